@@ -1,0 +1,248 @@
+"""Named models, and any other: open, place on a device, save; with errors that say what to do."""
+
+import hashlib
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from diffusers import FluxTransformer2DModel
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor
+
+from dsd import hub
+from dsd.hub import LoadError
+from dsd.pipeline import DSDPipeline
+from dsd.transformer import load_transformer, widen
+
+ASSETS = Path(__file__).parents[1] / "assets" / "pocket"
+LORA = "pytorch_lora_weights.safetensors"
+OFFLOADS = ("none", "model", "group", "sequential")
+WHOLE_HASH = 50_000_000  # parameters; larger models are hashed by samples, or 24 GB would be read
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    """A model by name: where its parts are, and what may be done with what it draws."""
+
+    name: str
+    base: str  # folder or hub id of a whole pipeline: text encoders, VAE, scheduler
+    weights: str | None  # folder or hub id of the widened transformer; None: the user brings one
+    lora: str | None = None  # file name of a LoRA beside the weights
+    dtype: torch.dtype | None = None  # None: as saved
+    licence: str = "unknown: see the model's card"
+    licence_page: str | None = None
+    description: str = ""
+
+
+PRESETS = {
+    preset.name: preset
+    for preset in (
+        Preset(
+            name="pocket",
+            base=str(ASSETS / "teacher"),
+            weights=str(ASSETS / "student"),
+            dtype=torch.float32,
+            licence="Apache-2.0",
+            description="Embedded and tiny: drawn critters in seconds on any laptop, no download, no key.",
+        ),
+        Preset(
+            name="flux-dev",
+            base="black-forest-labs/FLUX.1-dev",
+            weights="primecai/dsd_model",
+            lora=LORA,
+            dtype=torch.bfloat16,
+            licence="FLUX.1 [dev] Non-Commercial License",
+            licence_page="https://huggingface.co/black-forest-labs/FLUX.1-dev",
+            description="FLUX.1-dev with the published DSD weights: photographs and drawings, on a GPU.",
+        ),
+        Preset(
+            name="flux-schnell",
+            base="black-forest-labs/FLUX.1-schnell",
+            weights=None,
+            dtype=torch.bfloat16,
+            licence="Apache-2.0",
+            licence_page="https://huggingface.co/black-forest-labs/FLUX.1-schnell",
+            description="FLUX.1-schnell as a base for your own weights: free licence, on a GPU.",
+        ),
+    )
+}
+
+
+def load_pipeline(
+    name_or_path: str | Path = "pocket",
+    *,
+    weights: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    offload: str = "none",
+) -> DSDPipeline:
+    """Open a preset, or a folder or hub id of a whole pipeline that this project saved.
+
+    `weights` replaces the transformer: a folder or hub id of a widened one, or a LoRA file (.safetensors),
+    which goes on the model's own weights, or on the widened base if it brings input columns of its own.
+    `dtype` None is the preset's, or as saved. `device` None takes CUDA, else MPS, else the CPU. `offload`
+    trades speed for GPU memory. Weights are in memory once. LoadError (a ValueError) says which licence to
+    accept, which variable to set, or what was not found.
+    """
+    preset = resolve(name_or_path)
+    sources = [str(source) for source in (preset.base, weights or preset.weights) if source is not None]
+    for source in sources:
+        hub.check_source(source)
+    device = torch.device(device or best_device())
+    _check_offload(offload, device)
+    with hub.explained(preset.name, sources, preset.licence_page):
+        # First what a licence may guard: a closed door should show before gigabytes of other weights arrive.
+        DSDPipeline.load_config(preset.base)
+        transformer, lora = _open_transformer(preset, weights, dtype or preset.dtype)
+        _check_widened(transformer, weights or preset.weights)
+        pipe = DSDPipeline.from_pretrained(preset.base, transformer=transformer, dtype=transformer.dtype)
+        if lora is not None:
+            pipe.load_lora_weights(str(lora.parent), weight_name=lora.name, adapter_name="dsd")
+    return _place(pipe, device, offload)
+
+
+def resolve(name_or_path: str | Path) -> Preset:
+    """The preset of that name, or one made for a folder or hub id. LoadError lists the names otherwise."""
+    name = str(name_or_path)
+    if name in PRESETS:
+        return PRESETS[name]
+    if Path(name).is_dir() or hub.ID.fullmatch(name):
+        return Preset(name=name, base=name, weights=name, description="A pipeline saved by this project.")
+    raise LoadError(
+        f"unknown model {name!r}: pass one of {', '.join(PRESETS)}, a folder, or a hub id (owner/name)"
+    )
+
+
+def best_device() -> str:
+    """CUDA where there is one, else Apple's MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def save_pipeline(pipe: DSDPipeline, folder: str | Path) -> None:
+    """Save so that `load_pipeline` opens it, and plain diffusers too, as a `FluxControlPipeline`."""
+    if getattr(pipe.transformer, "peft_config", None):
+        raise ValueError(
+            "LoRA adapters are loaded; call pipe.fuse_lora() and pipe.unload_lora_weights() first"
+        )
+    pipe.save_pretrained(folder)
+
+
+def has_embedded_guidance(pipe: DSDPipeline) -> bool:
+    """Whether the model takes `guidance_scale`; where it does not, the option is refused."""
+    return bool(pipe.transformer.config.guidance_embeds)
+
+
+def model_hash(pipe: DSDPipeline) -> str:
+    """Twelve hex digits that name the transformer's weights, stacked LoRA and their strengths included.
+
+    All values count up to 50 million parameters; beyond, names, shapes and 64 values spread over each tensor.
+    """
+    state = pipe.transformer.state_dict()
+    if any(tensor.is_meta for tensor in state.values()):  # sequential offload holds the values elsewhere
+        return pipe.transformer._dsd_hash
+    whole = sum(tensor.numel() for tensor in state.values()) <= WHOLE_HASH
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {list(tensor.shape)}".encode())
+        digest.update(_values(tensor, whole).numpy().tobytes())
+    for name, module in pipe.transformer.named_modules():
+        if isinstance(module, BaseTunerLayer):  # a LoRA at another strength draws another picture
+            active = [(a, module.scaling[a]) for a in module.active_adapters if a in module.scaling]
+            digest.update(f"{name} {active}".encode())
+    return digest.hexdigest()[:12]
+
+
+def _values(tensor: Tensor, whole: bool) -> Tensor:
+    flat = tensor.detach().flatten()
+    flat = flat if whole else flat[:: max(1, flat.numel() // 64)]
+    return flat.float().cpu()  # float32: numpy knows no bfloat16
+
+
+def _open_transformer(
+    preset: Preset, weights: str | Path | None, dtype: torch.dtype | None
+) -> tuple[FluxTransformer2DModel, Path | None]:
+    """The widened transformer, and the LoRA file to load on it."""
+    if weights is None and preset.weights is None:
+        raise LoadError(
+            f"{preset.name} is a base without a reference input: pass weights=... (folder, hub id or LoRA)"
+        )
+    file = _lora_file(weights)
+    if file is not None:
+        return _under_lora(preset, file, dtype), file
+    source = str(preset.weights if weights is None else weights)
+    return load_transformer(source, dtype=dtype), _lora_beside(
+        source, preset.lora if weights is None else None
+    )
+
+
+def _lora_file(weights: str | Path | None) -> Path | None:
+    """The LoRA that `weights` stands for: a file, or a folder with a LoRA and no transformer."""
+    if weights is None or Path(weights).is_file():
+        return weights if weights is None else Path(weights)
+    whole = any(Path(weights, place, "config.json").is_file() for place in ("", "transformer"))
+    return Path(weights, LORA) if not whole and Path(weights, LORA).is_file() else None
+
+
+def _check_widened(transformer: FluxTransformer2DModel, source: str | Path | None) -> None:
+    inputs, outputs = transformer.config.in_channels, transformer.config.out_channels
+    if inputs != 2 * (outputs or inputs):
+        raise LoadError(
+            f"{source} is a FLUX that cannot see a reference ({inputs} input channels): pass weights=..."
+        )
+
+
+def _under_lora(preset: Preset, file: Path, dtype: torch.dtype | None) -> FluxTransformer2DModel:
+    """What a LoRA goes on: the widened base if it brings input columns, else the preset's own weights."""
+    if preset.weights is None or _brings_columns(file):
+        base = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
+        return widen(base) if base.config.out_channels in (None, base.config.in_channels) else base
+    return load_transformer(preset.weights, dtype=dtype)
+
+
+def _brings_columns(file: Path) -> bool:
+    """Whether the file's header names the input layer, `x_embedder`."""
+    with file.open("rb") as stream:
+        (length,) = struct.unpack("<Q", stream.read(8))
+        header = json.loads(stream.read(length))
+    return any("x_embedder." in key for key in header)
+
+
+def _lora_beside(source: str, expected: str | None) -> Path | None:
+    """The LoRA file next to a transformer, as in the published release, where both are needed."""
+    if Path(source).is_dir():
+        file = Path(source) / (expected or LORA)
+        return file if file.is_file() else None
+    try:
+        return Path(hf_hub_download(source, expected or LORA))
+    except EntryNotFoundError:
+        if expected is not None:
+            raise
+        return None
+
+
+def _check_offload(offload: str, device: torch.device) -> None:
+    if offload not in OFFLOADS:
+        raise LoadError(f"offload must be one of {', '.join(OFFLOADS)}, got {offload!r}")
+    if offload != "none" and device.type == "cpu":
+        raise LoadError(
+            f'offload={offload!r} moves weights between a GPU and memory, and this is the CPU: use "none"'
+        )
+
+
+def _place(pipe: DSDPipeline, device: torch.device, offload: str) -> DSDPipeline:
+    if offload == "model":
+        pipe.enable_model_cpu_offload(device=device)
+    elif offload == "sequential":
+        pipe.transformer._dsd_hash = model_hash(pipe)
+        pipe.enable_sequential_cpu_offload(device=device)
+    elif offload == "group":
+        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
+    else:
+        pipe.to(device)
+    return pipe

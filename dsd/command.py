@@ -1,0 +1,186 @@
+"""The command line of `python -m dsd.generate`: a picture and a prompt in, PNG files out.
+
+A person's mistake is one line on standard error and exit code 2. Drawing options default to None here, so that the
+one default is the field's in `Options`, and so that `--from` can tell which ones were given.
+"""
+
+import argparse
+import logging
+import os
+import random
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+DRAWING = {  # field of Options -> type and help; the flag is the name with dashes
+    "seed": (int, "seed of the first picture, the next ones count up; a new one each time when left out"),
+    "steps": (int, "denoising steps (28)"),
+    "image_guidance": (float, "how strongly to keep the subject (1.5; 1 is off)"),
+    "text_guidance": (float, "how strongly to follow the prompt (1; off)"),
+    "guidance": (float, "embedded guidance (3.5), only for models that were distilled with it, such as flux-dev"),
+    "count": (int, "pictures (1); more than one are written as OUT-1.png, OUT-2.png, ..."),
+    "width": (int, "width in pixels, a multiple of 16 (the model's own)"),
+    "height": (int, "height in pixels, a multiple of 16 (the model's own)"),
+    "fit": (str, "crop the picture to the frame, or pad it with white (crop)"),
+}
+ROUNDING = 2  # levels of 255 by which batching and threads may move a pixel
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message} (--help shows the options)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="dsd.generate", description="Draw the subject of a picture somewhere new.")
+    parser.add_argument("image", nargs="?", help="picture of the subject")
+    parser.add_argument("prompt", nargs="?", help="where the subject should be")
+    parser.add_argument("-o", "--output", metavar="OUT.png", help="file to write")
+    parser.add_argument("--from", dest="source", metavar="OUT.png", help="make a saved picture again from its settings")
+    parser.add_argument("--model", help="name, folder or hub id (pocket)")
+    parser.add_argument("--weights", help="trained weights to put on the model: a folder, file or hub id")
+    parser.add_argument("--device", help="cpu, cuda, mps; the best there is when left out")
+    parser.add_argument("--offload", default="none", choices=("none", "model", "group", "sequential"),
+                        help="keep parts of a large model in main memory")
+    for name, (kind, text) in DRAWING.items():
+        choices = ("crop", "pad") if name == "fit" else None
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=choices, help=text)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    _quiet()
+    # Imported here, so that `--help` and a mistyped flag answer at once.
+    from dsd.checkpoint import LoadError
+
+    try:
+        return _again(args) if args.source else _new(args)
+    except (ValueError, LoadError, OSError) as error:
+        return _fail(str(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        return _fail("not enough memory: choose a smaller size or --count, or try --offload model")
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+
+
+def _fail(message: str) -> int:
+    print(f"dsd.generate: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
+
+
+def _quiet() -> None:
+    """Leave the terminal to what a person needs: the libraries' warnings and bars go."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore")
+    logging.getLogger().setLevel(logging.ERROR)
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()
+
+
+def _new(args: argparse.Namespace) -> int:
+    from dsd import generate, intake
+
+    if args.image is None or args.prompt is None or args.output is None:
+        raise ValueError("a picture, a prompt and -o OUT.png are needed, or --from OUT.png (--help shows more)")
+    given = {name: getattr(args, name) for name in DRAWING if getattr(args, name) is not None}
+    given.setdefault("seed", random.randrange(generate.NEW_SEEDS))
+    options = generate.Options(prompt=args.prompt, **given)
+    targets = _targets(Path(args.output), options.count)
+    image = intake.open_image(args.image)
+    pipe = _load(args, args.model or "pocket", args.weights)
+    for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt)):
+        if notice:
+            print(f"note: {notice}", file=sys.stderr)
+    print(f"seed {options.seed}")
+    results = _draw(pipe, image, options, model=args.model or "pocket", weights=args.weights)
+    for result, target in zip(results, targets, strict=True):
+        print(f"{generate.save(result, target)} (seed {result.seed})")
+    return 0
+
+
+def _again(args: argparse.Namespace) -> int:
+    from dsd import generate, intake, provenance
+
+    given = [f"--{name.replace('_', '-')}" for name in DRAWING if getattr(args, name) is not None]
+    if args.image is not None or given:
+        raise ValueError(f"--from takes every setting from the picture: leave out {', '.join(given) or 'IMAGE'}")
+    source = Path(args.source)
+    original = intake.open_image(source)
+    settings = provenance.read_settings(original)
+    options, frame = generate.options_from(settings), provenance.read_reference(original)
+    (target,) = _targets(Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png"), 1)
+    model, weights = args.model or settings.get("model") or "pocket", args.weights or settings.get("weights")
+    pipe = _load(args, model, weights)
+    print(f"seed {options.seed}")
+    (result,) = _draw(pipe, frame, _known(pipe, options), model=model, weights=weights)
+    print(f"{generate.save(result, target)} (seed {result.seed})")
+    _compare(original, settings, result)
+    return 0
+
+
+def _known(pipe: Any, options: Any) -> Any:
+    """Drop an embedded guidance that the model at hand does not have: `--model` may name another one."""
+    from dsd.checkpoint import has_embedded_guidance
+
+    return options if has_embedded_guidance(pipe) else replace(options, guidance=None)
+
+
+def _compare(original: Any, settings: dict[str, Any], result: Any) -> None:
+    """Say whether the picture really is the same."""
+    from PIL import ImageChops
+
+    if settings.get("model_hash") != result.settings["model_hash"]:
+        print("warning: the model is not the one that made the picture, so the new one differs", file=sys.stderr)
+        return
+    difference = ImageChops.difference(original.convert("RGB"), result.image)
+    worst = max(high for _, high in difference.getextrema())
+    if worst == 0:
+        print("identical to the original")
+    elif worst <= ROUNDING:
+        print(f"the same as the original but for rounding (at most {worst} of 255 levels)")
+    else:
+        print(f"warning: differs from the original by up to {worst} of 255 levels: it was edited since, or made with "
+              f"other versions ({settings.get('versions')}) or on another device", file=sys.stderr)
+
+
+def _targets(output: Path, count: int) -> list[Path]:
+    """Where the pictures go; refused before anything is drawn."""
+    if output.suffix.lower() != ".png":
+        raise ValueError(f"-o must end in .png, which is lossless and carries the settings, got {output}")
+    if not output.parent.is_dir():
+        raise ValueError(f"there is no folder {output.parent}: make it first")
+    names = [output] if count == 1 else [output.with_name(f"{output.stem}-{i + 1}.png") for i in range(count)]
+    for name in names:
+        if name.is_dir() or not os.access(name if name.exists() else name.parent, os.W_OK):
+            raise ValueError(f"{name} cannot be written: choose another place")
+    return names
+
+
+def _load(args: argparse.Namespace, model: str, weights: str | None) -> Any:
+    from dsd.checkpoint import load_pipeline
+
+    return load_pipeline(model, weights=weights, device=args.device, offload=args.offload)
+
+
+def _draw(pipe: Any, image: Any, options: Any, **labels: str | None) -> list[Any]:
+    from tqdm import tqdm
+
+    from dsd import generate
+
+    with tqdm(total=options.steps * options.count, unit="step", leave=False) as bar:
+        return generate.generate(pipe, image, options, lambda done, _: bar.update(done - bar.n), **labels)

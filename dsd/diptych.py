@@ -1,0 +1,112 @@
+"""The 1x2 canvas `[reference | target]`: fit any picture to a frame, compose, split.
+
+Every size here is in pixels of ONE frame; the canvas is twice as wide. Pixels are in -1..1, so black is -1.
+"""
+
+from numbers import Integral
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+MULTIPLE = 16  # the VAE makes one latent of 8x8 pixels, FLUX packs 2x2 latents into one token
+FITS = ("crop", "pad")
+BLACK = -1.0
+WHITE = (255, 255, 255)
+
+
+def check_size(width: int, height: int) -> None:
+    """Raise ValueError unless both sides of a frame are positive multiples of 16."""
+    for name, side in (("width", width), ("height", height)):
+        if not isinstance(side, Integral):
+            raise ValueError(f"{name} must be a whole number of pixels, got {side!r}")
+        if side < MULTIPLE or side % MULTIPLE:
+            nearest = max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
+            raise ValueError(f"{name} must be a multiple of {MULTIPLE}, got {side}; the nearest is {nearest}")
+
+
+def fit(image: Image.Image, width: int, height: int, mode: str = "crop") -> Image.Image:
+    """The picture as an RGB frame of exactly `width` x `height`: what the model will see.
+
+    "crop" cuts the centre to the frame's shape; "pad" keeps all of it on white. Any mode is read: turned
+    as EXIF says, alpha laid on white, 16 bits scaled to 8, first frame of an animation; the input unchanged.
+    """
+    check_size(width, height)
+    if mode not in FITS:
+        raise ValueError(f"fit must be one of {', '.join(FITS)}, got {mode!r}")
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"expected a PIL picture, got {type(image).__name__}; open it with PIL.Image.open")
+    if 0 in image.size:
+        raise ValueError(f"the picture is empty: {image.width} x {image.height} pixels")
+    picture = to_rgb(ImageOps.exif_transpose(_first_frame(image)))
+    if mode == "pad":
+        return _pad(picture, width, height)
+    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode to RGB: deep greys scaled (PIL alone would clip them), transparency laid on white."""
+    if image.mode.startswith(("I", "F")):
+        return _deep_grey(image).convert("RGB")
+    if image.has_transparency_data:
+        return _on_white(image)
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"cannot read a picture of mode {image.mode}; save it as RGB first") from error
+
+
+def _first_frame(image: Image.Image) -> Image.Image:
+    if not getattr(image, "is_animated", False) or image.tell() == 0:
+        return image
+    position = image.tell()
+    image.seek(0)
+    frame = image.copy()
+    image.seek(position)
+    return frame
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Modes I;16, I and F to 8 bits; I and F do not say their range, so the largest value tells it."""
+    values = np.asarray(image, dtype=np.float64)
+    if image.mode.startswith("I;16") or values.max() > 255:
+        values = values / 257  # 65535 -> 255
+    elif image.mode == "F" and values.max() <= 1:
+        values = values * 255
+    return Image.fromarray(np.clip(values.round(), 0, 255).astype(np.uint8))
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode in ("La", "RGBa"):  # premultiplied: PIL only knows the step to its plain sibling
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image).convert("RGB")
+
+
+def _pad(image: Image.Image, width: int, height: int) -> Image.Image:
+    scale = min(width / image.width, height / image.height)
+    inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    frame = Image.new("RGB", (width, height), WHITE)
+    corner = ((width - inner[0]) // 2, (height - inner[1]) // 2)
+    frame.paste(image.resize(inner, Image.Resampling.LANCZOS), corner)
+    return frame
+
+
+def to_tensor(images: list[Image.Image]) -> Tensor:
+    """RGB pictures of one size to pixels [B, 3, H, W] in -1..1, float32."""
+    stack = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])  # [B, H, W, 3]
+    return torch.from_numpy(stack / 255.0 * 2.0 - 1.0).permute(0, 3, 1, 2).contiguous()  # [B, 3, H, W]
+
+
+def compose(reference: Tensor) -> Tensor:
+    """References [B, 3, H, W] to condition canvases [B, 3, H, 2W]: `[reference | black]`."""
+    return torch.cat([reference, torch.full_like(reference, BLACK)], dim=-1)  # [B, 3, H, 2W]
+
+
+def split(canvas: Tensor) -> tuple[Tensor, Tensor]:
+    """Halves of the last axis, `(reference, target)`: of pixels [B, 3, H, 2W] or of unpacked latents."""
+    if canvas.shape[-1] % 2:
+        raise ValueError(f"a canvas has two frames of one width, got a width of {canvas.shape[-1]}")
+    reference, target = canvas.chunk(2, dim=-1)  # [..., 2W] -> 2 x [..., W]
+    return reference, target

@@ -1,0 +1,42 @@
+"""Rectified flow: times, interpolation, target, loss.
+
+The one convention of this project, stated here and nowhere else: `t` in [0, 1], `t = 1` is noise, `t = 0` is
+data, and velocity = noise - data, so that one Euler step is `x + (t_next - t) * velocity`.
+"""
+
+import torch
+from torch import Tensor
+
+
+def sigmas(steps: int) -> list[float]:
+    """The noise levels before the scheduler's shift: `linspace(1, 1/N, N)` as in the FLUX release."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).tolist()
+
+
+def sample_times(count: int, *, generator: torch.Generator | None = None, device: str = "cpu") -> Tensor:
+    """Logit-normal times `t = sigmoid(N(0, 1))`, shape [count] (METHOD: the prior for what the paper leaves out)."""
+    return torch.sigmoid(torch.randn(count, generator=generator, device=device))
+
+
+def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """`x_t = (1 - t) data + t noise`; `data` and `noise` [B, ...], `t` [B]."""
+    t = t.view(-1, *[1] * (data.ndim - 1))  # [B] -> [B, 1, ...]
+    return (1 - t) * data + t * noise
+
+
+def velocity(data: Tensor, noise: Tensor) -> Tensor:
+    """What the model predicts."""
+    return noise - data
+
+
+def estimate_data(x_t: Tensor, predicted: Tensor, t: Tensor | float) -> Tensor:
+    """The clean data that a predicted velocity points at: `x_t - t v`."""
+    return x_t - t * predicted
+
+
+def loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean squared error over velocities [B, tokens, C]; `weight` broadcasts over them (for example per frame)."""
+    error = (predicted.float() - target.float()) ** 2
+    return error.mean() if weight is None else (error * weight).sum() / weight.expand_as(error).sum()

@@ -1,0 +1,49 @@
+"""Two-way guidance: which branches the two scales need, and how their velocities combine.
+
+    v = v(0,0) + s_image (v(I,0) - v(0,0)) + s_text (v(I,T) - v(I,0))
+
+I dropped is zeros in packed latent space (not an encoded black picture), T dropped is the empty prompt.
+The sum is linear, so each branch has one weight, and a branch whose weight is zero is never evaluated.
+"""
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One evaluation of the model: what it sees, and its weight in the sum."""
+
+    name: str  # also the name of its cache context
+    image: bool
+    text: bool
+    weight: float
+
+
+def branches(image_scale: float, text_scale: float) -> tuple[Branch, ...]:
+    """The branches that the scales need; their weights sum to 1.
+
+    One at (1, 1); two where the image scale is 1, both are equal or the text scale is 0; three otherwise.
+    """
+    for name, scale in (("image_guidance_scale", image_scale), ("text_guidance_scale", text_scale)):
+        if not math.isfinite(scale):
+            raise ValueError(f"{name} must be a finite number, got {scale}")
+    every = (
+        Branch("neither", image=False, text=False, weight=1.0 - image_scale),
+        Branch("image", image=True, text=False, weight=image_scale - text_scale),
+        Branch("image_text", image=True, text=True, weight=text_scale),
+    )
+    return tuple(branch for branch in every if abs(branch.weight) > 1e-9)
+
+
+PLAIN = branches(1.0, 1.0)  # guidance off: the one branch that sees picture and text
+
+
+def combine(velocities: list[Tensor], weights: list[float]) -> Tensor:
+    """The weighted sum of velocities [B, tokens, C], in float32: large weights of opposite sign meet here."""
+    if len(velocities) == 1 and weights[0] == 1.0:
+        return velocities[0]
+    total = sum(weight * velocity.float() for velocity, weight in zip(velocities, weights, strict=True))
+    return total.to(velocities[0].dtype)

@@ -1,0 +1,62 @@
+"""Pixels to packed latents and back, token positions, and the time schedule.
+
+One definition for training, validation and drawing, made of the stock pipeline's own parts. `vae_scale` is
+the number of pixels per latent on one side (8 for FLUX); a token is a 2x2 patch of latents.
+"""
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxControlPipeline
+from diffusers.pipelines.flux.pipeline_flux_control import calculate_shift, retrieve_timesteps
+from torch import Tensor
+
+from dsd import flow
+
+
+def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
+    """Pixels [B, 3, H, W] in -1..1 to shifted and scaled latents [B, C, H/8, W/8].
+
+    The mode of the VAE's distribution, never a sample: the picture then depends on the prompt's seed alone.
+    """
+    encoded = vae.encode(pixels.to(vae.dtype))
+    latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
+    return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+
+
+def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
+    """The inverse of `encode`: latents [B, C, h, w] to pixels [B, 3, 8h, 8w] in about -1..1."""
+    latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
+    return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+
+
+def pack(latents: Tensor) -> Tensor:
+    """Latents [B, C, h, w] to tokens [B, h/2 * w/2, 4C]."""
+    return FluxControlPipeline._pack_latents(latents, *latents.shape)
+
+
+def unpack(tokens: Tensor, height: int, width: int, *, vae_scale: int = 8) -> Tensor:
+    """Tokens [B, n, 4C] of a canvas of `height` x `width` pixels to latents [B, C, h, w]."""
+    return FluxControlPipeline._unpack_latents(tokens, height, width, vae_scale)
+
+
+def positions(height: int, width: int, *, vae_scale: int = 8, device: torch.device | str = "cpu") -> Tensor:
+    """Rotary positions [tokens, 3] of a canvas in pixels; float32, as bfloat16 merges integers above 256."""
+    rows, columns = height // (2 * vae_scale), width // (2 * vae_scale)
+    return FluxControlPipeline._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
+
+
+def timesteps(
+    scheduler: FlowMatchEulerDiscreteScheduler, steps: int, tokens: int, *, device: torch.device | str = "cpu"
+) -> Tensor:
+    """Set the scheduler to `steps` shifted times and return them [steps], in 0..1000.
+
+    The shift grows with the number of tokens: 2048 tokens (two frames of 512 x 512) give mu = 0.8033.
+    """
+    config = scheduler.config
+    mu = calculate_shift(
+        tokens,
+        config.get("base_image_seq_len", 256),
+        config.get("max_image_seq_len", 4096),
+        config.get("base_shift", 0.5),
+        config.get("max_shift", 1.15),
+    )
+    return retrieve_timesteps(scheduler, steps, device, sigmas=flow.sigmas(steps), mu=mu)[0]

@@ -1,0 +1,299 @@
+"""DSDPipeline: diffusers' `FluxControlPipeline` on the canvas `[reference | target]`, with two-way guidance.
+
+The stock pipeline draws the same picture from the same weights; this one adds the canvas, the guidance of
+`dsd.guidance`, a reference that is never sampled, and a loop that can be watched and stopped at every step.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxControlPipeline
+from diffusers.utils import BaseOutput
+from PIL import Image
+from torch import Tensor
+
+from dsd import diptych, flow, latents
+from dsd.guidance import PLAIN, Branch, combine
+from dsd.request import DEFAULT_GUIDANCE, Request, check, embedded_guidance
+
+__all__ = ["DEFAULT_GUIDANCE", "DSDPipeline", "DSDPipelineOutput", "Step"]
+
+LARGEST_DEFAULT_FRAME = 512  # FLUX draws larger, but the published weights were trained on 512
+
+
+@dataclass
+class DSDPipelineOutput(BaseOutput):
+    """The target frames (`images`), and the reference frames as the model redrew them.
+
+    PIL lists, arrays [B, H, W, 3] or tensors [B, 3, H, W] in 0..1; for "latent" the packed canvas and None.
+    """
+
+    images: Any
+    references: Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """One finished step of `total`; `preview()` decodes the present guess at the target frames to PIL."""
+
+    index: int
+    total: int
+    preview: Callable[[], list[Image.Image]] = field(repr=False)
+
+
+@dataclass
+class _Drawing:
+    """All that one call holds while it runs; B is the number of pictures."""
+
+    latents: Tensor  # [B, tokens, C]
+    condition: Tensor  # [B, tokens, C]
+    texts: dict[bool, tuple[Tensor, Tensor]]  # text kept or dropped -> embeds [B, T, D], pooled [B, P]
+    timesteps: Tensor  # [steps], 0..1000
+    guided: tuple[Branch, ...]
+    positions: Tensor  # [tokens, 3]
+    size: tuple[int, int]  # height, width of one frame
+
+
+class DSDPipeline(FluxControlPipeline):
+    """Draw the subject of a reference picture somewhere new; `dsd.request.Request` lists the options.
+
+    Text encoders and tokenizers may be None where embeddings are passed. `batch_branches`: evaluate the
+    branches of the guidance in one call (True), one after the other (False), or as suits the device (None).
+    """
+
+    _callback_tensor_inputs = ["latents"]
+    batch_branches: bool | None = None
+
+    def __call__(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        *,
+        return_dict: bool = True,
+        **options: Any,
+    ) -> DSDPipelineOutput | tuple:
+        """Draw to the end: `stream` without the steps. What cannot be is a ValueError with the remedy."""
+        with closing(self.stream(prompt, negative_prompt, **options)) as steps:
+            for output in steps:  # noqa: B007 (only the last one is the picture)
+                pass
+        return output if return_dict else output.to_tuple()
+
+    def stream(
+        self,
+        prompt: str | list[str] | None = None,
+        negative_prompt: str | list[str] | None = None,
+        **options: Any,
+    ) -> Iterator[Step | DSDPipelineOutput]:
+        """A `Step` after each step, then the `DSDPipelineOutput`. Closing it stops before the next step."""
+        request = Request(prompt=prompt, negative_prompt=negative_prompt, **options)
+        check(request, self)
+        return self._run(request)
+
+    @property
+    def frame_size(self) -> int:
+        """The side in pixels of the frames this model draws best: half its VAE's picture, at most 512."""
+        size = getattr(getattr(self.vae, "config", None), "sample_size", 2 * LARGEST_DEFAULT_FRAME)
+        side = min((size if isinstance(size, int) else min(size)) // 2, LARGEST_DEFAULT_FRAME)
+        return max(diptych.MULTIPLE, side // diptych.MULTIPLE * diptych.MULTIPLE)
+
+    def load_lora_weights(self, *args: Any, **options: Any) -> None:
+        """As in diffusers, except that a further LoRA joins the active ones.
+
+        Stock loading leaves only the newest active, so that stacking a style would silence the published DSD
+        LoRA. `set_adapters` still chooses freely: name every LoRA that should act.
+        """
+        active = self.get_active_adapters()
+        super().load_lora_weights(*args, **options)
+        if active:
+            self.transformer.set_adapter(list(dict.fromkeys([*active, *self.get_active_adapters()])))
+
+    def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
+        """Save under the stock class's name: plain diffusers opens the folder without this project."""
+        FluxControlPipeline(**self.components).save_pretrained(save_directory, **options)
+
+    # -- the loop
+
+    def _run(self, request: Request) -> Iterator[Step | DSDPipelineOutput]:
+        # no_grad must not span a yield: it would leak into whoever consumes the steps.
+        self._interrupt = False
+        self._guidance_scale = embedded_guidance(request, self)
+        self._joint_attention_kwargs = request.joint_attention_kwargs
+        try:
+            with torch.no_grad():
+                drawing = self._prepare(request)
+            yield from self._denoise(request, drawing)
+            with torch.no_grad():
+                output = self._output(request, drawing)
+        finally:
+            self.maybe_free_model_hooks()
+        yield output
+
+    def _denoise(self, request: Request, drawing: _Drawing) -> Iterator[Step]:
+        total = self._num_timesteps = len(drawing.timesteps)
+        with self.progress_bar(total=total) as bar:
+            for index, timestep in enumerate(drawing.timesteps):
+                if self.interrupt:
+                    return
+                with torch.no_grad():
+                    preview = self._advance(request, drawing, index, timestep)
+                bar.update()
+                yield Step(index, total, preview)
+
+    def _advance(self, request: Request, drawing: _Drawing, index: int, timestep: Tensor) -> Callable:
+        """One Euler step on `drawing.latents`; returns the preview of where it points."""
+        active = drawing.guided if index >= request.guidance_start_step else PLAIN
+        velocity, before = self._velocity(drawing, active, timestep), drawing.latents
+        after = self.scheduler.step(velocity, timestep, before, return_dict=False)[0].to(before.dtype)
+        drawing.latents = self._call_back(request, index, timestep, after)
+        t = float(timestep) / self.scheduler.config.num_train_timesteps
+        return lambda: self._preview(flow.estimate_data(before, velocity, t), drawing.size)
+
+    def _call_back(self, request: Request, index: int, timestep: Tensor, after: Tensor) -> Tensor:
+        if request.callback_on_step_end is None:
+            return after
+        tensors = {
+            name: after for name in request.callback_on_step_end_tensor_inputs
+        }  # only "latents" exists
+        return request.callback_on_step_end(self, index, timestep, tensors).get("latents", after)
+
+    # -- one evaluation of the model
+
+    def _velocity(self, drawing: _Drawing, active: tuple[Branch, ...], timestep: Tensor) -> Tensor:
+        lengths = {drawing.texts[branch.text][0].shape[1] for branch in active}
+        groups = [active] if self._together and len(lengths) == 1 else [(branch,) for branch in active]
+        velocities = [v for group in groups for v in self._evaluate(drawing, group, timestep)]
+        return combine(velocities, [branch.weight for branch in active])
+
+    @property
+    def _together(self) -> bool:
+        # On two CPU cores a batch of three was no faster than three calls, and takes three times the memory
+        return self._execution_device.type == "cuda" if self.batch_branches is None else self.batch_branches
+
+    def _evaluate(self, drawing: _Drawing, group: tuple[Branch, ...], timestep: Tensor) -> list[Tensor]:
+        """The velocities [B, tokens, C] of a group of branches, in one call of the transformer."""
+        absent = torch.zeros_like(drawing.condition)
+        conditions = torch.cat([drawing.condition if branch.image else absent for branch in group])
+        noisy = drawing.latents.repeat(len(group), 1, 1)
+        hidden = torch.cat([noisy, conditions], dim=2)  # [G * B, tokens, 2C]
+        embeds, pooled = (
+            torch.cat(parts) for parts in zip(*(drawing.texts[b.text] for b in group), strict=True)
+        )
+        with self.transformer.cache_context("+".join(branch.name for branch in group)):
+            velocity = self.transformer(
+                hidden_states=hidden,
+                timestep=timestep.expand(len(hidden)).to(hidden.dtype) / 1000,
+                guidance=self._guidance_vector(hidden),
+                pooled_projections=pooled,
+                encoder_hidden_states=embeds,
+                txt_ids=drawing.positions.new_zeros(embeds.shape[1], 3),
+                img_ids=drawing.positions,
+                joint_attention_kwargs=self._joint_attention_kwargs,
+                return_dict=False,
+            )[0]
+        return list(velocity.chunk(len(group)))  # [G * B, ...] -> G x [B, tokens, C]
+
+    def _guidance_vector(self, hidden: Tensor) -> Tensor | None:
+        if self._guidance_scale is None:
+            return None
+        return torch.full([len(hidden)], self._guidance_scale, device=hidden.device, dtype=torch.float32)
+
+    # -- before the loop
+
+    def _prepare(self, request: Request) -> _Drawing:
+        device, (height, width) = self._execution_device, request.size(self.frame_size)
+        texts = {
+            kept: self._text(request, kept) for kept in {True, *(branch.text for branch in request.guided)}
+        }
+        dtype = texts[True][0].dtype
+        condition = self._condition(request, height, width).to(dtype)
+        count, channels = request.batch * request.num_images_per_prompt, condition.shape[-1] // 4
+        noise, _ = self.prepare_latents(
+            count, channels, height, 2 * width, dtype, device, request.generator, request.latents
+        )
+        if noise.shape != condition.shape:
+            raise ValueError(
+                f"latents must be {list(condition.shape)} (packed canvas), got {list(noise.shape)}"
+            )
+        times = latents.timesteps(self.scheduler, request.num_inference_steps, noise.shape[1], device=device)
+        positions = latents.positions(height, 2 * width, vae_scale=self.vae_scale_factor, device=device)
+        return _Drawing(noise, condition, texts, times, request.guided, positions, (height, width))
+
+    def _condition(self, request: Request, height: int, width: int) -> Tensor:
+        """The packed latents [B, tokens, C] of `[reference | black]`, encoded in one go."""
+        image = request.image
+        if isinstance(image, Tensor) and image.ndim == 3:
+            return self._spread(image.to(self._execution_device), request)
+        if not isinstance(image, Tensor):
+            image = diptych.to_tensor(
+                [diptych.fit(one, width, height, request.fit) for one in request.pictures]
+            )
+        canvas = diptych.compose(image.to(self._execution_device))  # [B, 3, H, 2W]
+        return self._spread(latents.pack(latents.encode(self.vae, canvas)), request)
+
+    def _text(self, request: Request, kept: bool) -> tuple[Tensor, Tensor]:
+        """Embeddings [B, T, D] and pooled [B, P] of the prompt, or, when dropped, of what takes its place."""
+        prompt, embeds, pooled = request.prompt, request.prompt_embeds, request.pooled_prompt_embeds
+        if not kept:
+            embeds, pooled = request.negative_prompt_embeds, request.negative_pooled_prompt_embeds
+            prompt = (request.negative_prompt or "") if embeds is None else None
+        embeds, pooled, _ = self.encode_prompt(
+            prompt=prompt,
+            prompt_embeds=embeds,
+            pooled_prompt_embeds=pooled,
+            max_sequence_length=self._text_length(request),
+            lora_scale=(request.joint_attention_kwargs or {}).get("scale"),
+        )
+        return tuple(self._spread(tensor.to(self._execution_device), request) for tensor in (embeds, pooled))
+
+    def _text_length(self, request: Request) -> int:
+        if request.max_sequence_length is not None:
+            return request.max_sequence_length
+        if (
+            request.prompt_embeds is not None
+        ):  # the dropped text is then as long, so that branches can be batched
+            return request.prompt_embeds.shape[1]
+        return min(self.tokenizer_2.model_max_length, 512)
+
+    @staticmethod
+    def _spread(rows: Tensor, request: Request) -> Tensor:
+        """One row for all, or one per prompt, to one per picture: [n, ...] -> [B, ...]."""
+        rows = rows.expand(request.batch, *rows.shape[1:])
+        return rows.repeat_interleave(request.num_images_per_prompt, dim=0)
+
+    # -- after the loop
+
+    def _output(self, request: Request, drawing: _Drawing) -> DSDPipelineOutput:
+        if request.output_type == "latent":
+            return DSDPipelineOutput(images=drawing.latents, references=None)
+        frames = diptych.split(latents.decode(self.vae, self._unpack(drawing.latents, drawing.size)))
+        reference, target = (
+            self.image_processor.postprocess(f, output_type=request.output_type) for f in frames
+        )
+        return DSDPipelineOutput(images=target, references=reference)
+
+    def _preview(self, tokens: Tensor, size: tuple[int, int]) -> list[Image.Image]:
+        _, target = diptych.split(self._unpack(tokens, size))  # half a canvas to decode is half the wait
+        with torch.no_grad():
+            return self.image_processor.postprocess(latents.decode(self.vae, target), output_type="pil")
+
+    def _unpack(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
+        return latents.unpack(tokens, size[0], 2 * size[1], vae_scale=self.vae_scale_factor)
+
+
+def _signature() -> inspect.Signature:
+    """The options spelt out, for help() and for diffusers' own checks."""
+    keyword, either = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    options = [
+        inspect.Parameter(option.name, either if place < 2 else keyword, default=option.default)
+        for place, option in enumerate(fields(Request))
+    ]
+    return_dict = inspect.Parameter("return_dict", keyword, default=True)
+    return inspect.Signature([inspect.Parameter("self", either), *options, return_dict])
+
+
+DSDPipeline.__call__.__signature__ = _signature()

@@ -1,0 +1,133 @@
+"""The two-frame transformer is a stock FLUX transformer with a wider input: widen one, or open a saved one.
+
+The published model adds `c_embedder(condition)` to `x_embedder(latents)`: one `x_embedder` over both, so
+the published file becomes a stock model by setting the weights side by side and adding the biases.
+"""
+
+import json
+from pathlib import Path
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import FluxTransformer2DModel
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from safetensors import safe_open
+from torch import Tensor
+
+CONFIG = "config.json"
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+INDEX = f"{WEIGHTS}.index.json"
+
+
+def widen(transformer: FluxTransformer2DModel, extra: int | None = None) -> FluxTransformer2DModel:
+    """A transformer whose `x_embedder` also reads `extra` channels (default: as many as it has now).
+
+    The new columns are zero, so at first it answers as the old one does, whatever the condition. It shares
+    all its other weights with the old one: nothing is copied, and training one changes the other.
+    """
+    config = dict(transformer.config)
+    inputs, outputs = config["in_channels"], config["out_channels"] or config["in_channels"]
+    if extra is None and inputs != outputs:
+        raise ValueError(f"already widened: {inputs} channels in, {outputs} out; pass extra to add more")
+    if getattr(transformer, "peft_config", None):
+        raise ValueError("the transformer carries LoRA adapters; fuse them or unload them before widening")
+    extra = inputs if extra is None else extra
+    state = transformer.state_dict()
+    weight = state["x_embedder.weight"]  # [inner, inputs]
+    new = weight.new_zeros(weight.shape[0], extra)
+    state["x_embedder.weight"] = torch.cat([weight, new], dim=1)  # [inner, inputs + extra]
+    widened = _build({**config, "in_channels": inputs + extra, "out_channels": outputs}, state)
+    return widened.train(transformer.training)
+
+
+def load_transformer(
+    folder: str | Path,
+    *,
+    subfolder: str | None = None,
+    dtype: torch.dtype | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+) -> FluxTransformer2DModel:
+    """Open a folder or hub id, saved by us, by diffusers, or published with a `c_embedder`, as a stock model.
+
+    Without `subfolder` the weights may lie in the folder itself or in its `transformer/`. `dtype` None keeps
+    the file's own. Tensors are read one by one into an empty model, so memory holds the weights once.
+    Leftover `*.lora_*` keys are ignored; any other missing or unexpected key is a ValueError that names it.
+    """
+    config_file, files = _locate(folder, subfolder, token, revision)
+    config = json.loads(config_file.read_text())
+    state = _read(files, dtype)
+    if "c_embedder.weight" in state:
+        config, state = _fold(config, state)
+    return _build(config, state).eval()
+
+
+def _build(config: dict, state: dict[str, Tensor]) -> FluxTransformer2DModel:
+    # "_use_default_values" and its like would overrule the options beside them.
+    config = {name: value for name, value in config.items() if not name.startswith("_")}
+    with init_empty_weights():
+        model = FluxTransformer2DModel.from_config(config)
+    expected = model.state_dict().keys()
+    for problem, keys in (("misses", expected - state.keys()), ("has unexpected", state.keys() - expected)):
+        if keys:
+            raise ValueError(f"the checkpoint {problem} {len(keys)} keys: {', '.join(sorted(keys)[:8])}")
+    try:
+        model.load_state_dict(state, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f"the checkpoint does not fit its config.json: {error}") from error
+    return model
+
+
+def _fold(config: dict, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
+    """`x_embedder(x) + c_embedder(c)` as one Linear over `[x | c]`."""
+    inputs, condition = state["x_embedder.weight"], state.pop("c_embedder.weight")
+    outputs = config.get("out_channels") or config["in_channels"]
+    state["x_embedder.weight"] = torch.cat([inputs, condition], dim=1)  # [inner, in + in]
+    state["x_embedder.bias"] = state["x_embedder.bias"] + state.pop("c_embedder.bias")
+    return {**config, "in_channels": inputs.shape[1] + condition.shape[1], "out_channels": outputs}, state
+
+
+def _read(files: list[Path], dtype: torch.dtype | None) -> dict[str, Tensor]:
+    state = {}
+    for file in files:
+        with safe_open(file, framework="pt") as shard:
+            wanted = [key for key in shard.keys() if ".lora_" not in key]  # noqa: SIM118 (not a dict)
+            for key in wanted:
+                tensor = shard.get_tensor(key)
+                state[key] = tensor if dtype is None else tensor.to(dtype)
+    return state
+
+
+def _locate(folder: str | Path, subfolder: str | None, token: str | None, revision: str | None) -> tuple:
+    """The config file and the weight files, on disk or fetched from the hub."""
+    access = {"token": token, "revision": revision}
+    places = [subfolder] if subfolder is not None else ["", "transformer"]
+    for place in places:
+        config = _fetch(folder, place, CONFIG, access)
+        if config is not None:
+            return config, _weight_files(folder, place, access)
+    if not Path(folder).is_dir():  # the hub's own error says best why: no such file, or no network
+        hf_hub_download(str(folder), CONFIG, subfolder=places[-1] or None, **access)
+    raise FileNotFoundError(
+        f"no transformer in {folder}: no {' and no '.join(str(Path(p, CONFIG)) for p in places)}"
+    )
+
+
+def _weight_files(folder: str | Path, place: str, access: dict) -> list[Path]:
+    index = _fetch(folder, place, INDEX, access)
+    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index else [WEIGHTS]
+    files = [_fetch(folder, place, name, access) for name in names]
+    if None in files:
+        raise FileNotFoundError(f"{Path(place, names[files.index(None)])} is missing in {folder}")
+    return files
+
+
+def _fetch(folder: str | Path, place: str, name: str, access: dict) -> Path | None:
+    if Path(folder).is_dir():
+        file = Path(folder, place, name)
+        return file if file.is_file() else None
+    try:
+        return Path(hf_hub_download(str(folder), name, subfolder=place or None, **access))
+    except EntryNotFoundError:  # also "not in the cache" when offline
+        return None

@@ -1,0 +1,187 @@
+"""The page in a real browser. Without Chromium these are skipped, except in CI, where that is a failure."""
+
+import os
+import re
+import shutil
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsd import provenance
+from dsd.ui import page
+from dsd.ui.loaded import Loaded
+from tests import tiny
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+PHONE = {"width": 390, "height": 844}
+
+
+def chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+if chromium() is None and not os.environ.get("CI"):
+    pytest.skip("no Chromium on this machine", allow_module_level=True)
+sync_api = pytest.importorskip("playwright.sync_api") if not os.environ.get("CI") else __import__(
+    "playwright.sync_api", fromlist=["sync_playwright"]
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.pipeline(guidance_embeds=False)
+
+
+@pytest.fixture(scope="module")
+def server(pipe, tmp_path_factory):
+    examples = tmp_path_factory.mktemp("examples")
+    for index in range(2):
+        picture(index).save(examples / f"{index}.png")
+    (examples / "examples.json").write_text(
+        '[{"image": "0.png", "prompt": "in the snow"}, {"image": "1.png", "prompt": "at sea"}]'
+    )
+    blocks = page.build(Loaded(pipe=pipe, name="tiny", description="Random weights."), examples)
+    _, url, _ = page.launch(blocks, prevent_thread_lock=True, quiet=True)
+    yield url
+    blocks.close()
+
+
+def picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, server):
+    """Opens a fresh visitor's page; at the end no script may have failed on any of them."""
+    opened, errors = [], []
+
+    def open_page(**options):
+        tab = browser.new_context(accept_downloads=True, **options).new_page()
+        tab.set_default_timeout(20_000)
+        tab.on("pageerror", lambda error: errors.append(error))
+        tab.goto(server)
+        tab.get_by_role("button", name="Create").wait_for()
+        opened.append(tab)
+        return tab
+
+    yield open_page
+    [tab.context.close() for tab in opened]
+    assert not errors
+
+
+def slower(pipe, seconds: float):
+    return pipe.transformer.register_forward_hook(lambda *_: time.sleep(seconds))
+
+
+def upload(tab, path) -> None:
+    tab.locator("#upload input[type=file]").set_input_files(str(path))
+
+
+def download(tab, target):
+    with tab.expect_download() as waiting:
+        tab.locator("#pictures").get_by_label("Download").click()
+    waiting.value.save_as(target)
+    return target
+
+
+def test_upload_prompt_enter_download_and_drop_it_back(open_page, tmp_path):
+    picture(5).save(tmp_path / "photo.png")
+    tab = open_page()
+    upload(tab, tmp_path / "photo.png")
+    tab.locator("#seen img").wait_for()
+    tab.get_by_label("Where should it be?").fill("a red hat 帽子")
+    tab.get_by_label("Where should it be?").press("Enter")
+    tab.get_by_text("Done, seed").wait_for()
+    made = download(tab, tmp_path / "made.png")
+    settings = provenance.read_settings(made)
+    assert settings["prompt"] == "a red hat 帽子" and f"seed {settings['seed']}." in tab.locator("#status").inner_text()
+
+    other = open_page()
+    upload(other, made)
+    other.get_by_text("its settings and the picture it was made from are back").wait_for()
+    assert other.get_by_label("Where should it be?").input_value() == "a red hat 帽子"
+    other.locator("#seen img").wait_for()
+    other.get_by_role("button", name="Create").click()
+    other.get_by_text(f"Done, seed {settings['seed']}.").wait_for()
+    again = download(other, tmp_path / "again.png")
+    assert provenance.read_settings(again) == settings
+    with Image.open(made) as one, Image.open(again) as two:
+        assert one.tobytes() == two.tobytes()
+
+
+def test_one_click_on_an_example_draws_and_the_redrawn_reference_can_be_seen(open_page):
+    tab = open_page()
+    tab.locator("#examples button").nth(1).click()
+    tab.get_by_text("Done, seed").wait_for()
+    assert tab.get_by_label("Where should it be?").input_value() == "at sea"
+    assert tab.locator("#redrawn img").count() == 0
+    tab.get_by_label("Show your picture as the model redrew it").check()
+    tab.locator("#redrawn img").first.wait_for()
+
+
+def test_cancel_stops_and_the_next_run_works(open_page, pipe):
+    calls = []
+    hooks = [slower(pipe, 0.1), pipe.transformer.register_forward_hook(lambda *_: calls.append(1) and None)]
+    try:
+        tab = open_page()
+        tab.locator("#examples button").first.click()
+        tab.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
+        tab.locator("#pictures img").first.wait_for()  # the live preview
+        tab.get_by_role("button", name="Cancel").click()
+        tab.get_by_text("Cancelled.").wait_for()
+        time.sleep(0.5)
+        stopped = len(calls)
+        time.sleep(0.5)
+        assert len(calls) == stopped < 40
+    finally:
+        [hook.remove() for hook in hooks]
+    tab.get_by_role("button", name="Create").click()
+    tab.get_by_text("Done, seed").wait_for()
+
+
+def test_the_second_visitor_sees_the_place_in_the_queue(open_page, pipe):
+    hook = slower(pipe, 0.08)
+    try:
+        first, second = open_page(), open_page()
+        first.locator("#examples button").first.click()
+        first.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
+        second.locator("#examples button").first.click()
+        second.get_by_text("queue: 1").first.wait_for()
+    finally:
+        hook.remove()
+    for tab in (first, second):
+        tab.get_by_text("Done, seed").wait_for()
+
+
+@pytest.mark.parametrize(("name", "content"), [("notes.png", b"Dear diary"), ("empty.png", b"")])
+def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    tab = open_page()
+    upload(tab, tmp_path / name)
+    tab.locator("#remarks [role=alert]").wait_for()
+    assert name in tab.locator("#remarks").inner_text()
+    tab.locator("#examples button").first.click()
+    tab.get_by_text("Done, seed").wait_for()
+
+
+def test_nothing_uploaded_is_said_where_one_looks(open_page):
+    tab = open_page()
+    tab.get_by_role("button", name="Create").click()
+    tab.locator("#status").get_by_text("There is no picture yet").wait_for()
+    tab.get_by_test_id("toast-body").first.wait_for()
+
+
+def test_it_fits_a_phone(open_page):
+    tab = open_page(viewport=PHONE)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

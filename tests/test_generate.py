@@ -1,0 +1,236 @@
+"""Options in, pictures out: seeds, settings that survive, the same picture again, and an honest command line."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from tests import tiny
+from PIL import Image
+
+from dsd import command, generate, provenance
+from dsd.generate import Options
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.pipeline(guidance_embeds=False)
+
+
+@pytest.fixture(scope="module")
+def photo():
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+
+
+def options(**changes) -> Options:
+    return Options(**{"prompt": "a red hat", "seed": 7, "steps": 3} | changes)
+
+
+def far(one: Image.Image, other: Image.Image) -> int:
+    """The largest difference of any pixel."""
+    return int(np.abs(np.asarray(one, dtype=int) - np.asarray(other, dtype=int)).max())
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"prompt": " "}, "the prompt is empty"),
+        ({"steps": 0}, "steps must be a whole number from 1 to 200, got 0"),
+        ({"steps": 2.5}, "steps must be a whole number"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"seed": True}, "seed must be a whole number"),
+        ({"count": 0}, "count must be a whole number"),
+        ({"image_guidance": float("nan")}, "image guidance must be a number from 0 to 20, got nan"),
+        ({"text_guidance": "3"}, "text guidance must be a number"),
+        ({"guidance": 99.0}, "guidance must be a number"),
+        ({"width": 50}, "multiple of 16, got 50"),
+        ({"height": 100_000}, "height must be a whole number from 16 to 2048, got 100000"),
+        ({"fit": "stretch"}, "fit must be one of crop, pad, got 'stretch'"),
+    ],
+)
+def test_an_impossible_option_is_refused_with_its_value(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        options(**change)
+
+
+def test_each_picture_of_many_can_be_made_alone(pipe, photo):
+    many = generate.generate(pipe, photo, options(count=5))  # more than one batch
+    assert [result.seed for result in many] == [7, 8, 9, 10, 11]
+    alone = generate.generate(pipe, photo, options(seed=10))[0]
+    assert far(alone.image, many[3].image) <= command.ROUNDING
+    assert far(many[0].image, many[1].image) > 10
+
+
+def test_steps_are_counted_over_all_pictures_and_previews_come(pipe, photo):
+    seen = list(generate.stream(pipe, photo, options(count=5), preview_seconds=0.0))
+    assert [item.step for item in seen] == [4, 8, 12, 12, 13, 14, 15, 15]
+    assert all(item.total == 15 and item.seconds_left >= 0 for item in seen)
+    assert [len(item.results) for item in seen] == [0, 0, 0, 4, 4, 4, 4, 5]
+    assert [len(item.previews) for item in seen if item.previews] == [4, 4, 4, 1, 1, 1]
+    assert not any(item.previews for item in generate.stream(pipe, photo, options()))
+
+
+def test_closing_the_stream_stops_within_a_step(pipe, photo):
+    calls = []
+    handle = pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        steps = generate.stream(pipe, photo, options(steps=50, image_guidance=1.0))
+        for _ in range(3):
+            next(steps)
+        steps.close()
+        assert len(calls) == 3
+    finally:
+        handle.remove()
+
+
+def test_settings_and_reference_survive_the_file(pipe, photo, tmp_path):
+    prompt = 'a "red" hat, très chic, 帽子 🎩\nand a scarf'
+    result = generate.generate(pipe, photo, options(prompt=prompt, width=48, fit="pad"), model="tiny")[0]
+    path = generate.save(result, tmp_path / "out.png")
+    settings = provenance.read_settings(path)
+    assert settings == json.loads(json.dumps(result.settings))
+    assert settings["prompt"] == prompt and settings["seed"] == 7 and settings["model"] == "tiny"
+    assert settings["made_by"] == "AI-generated picture" and set(settings["versions"]) == {
+        "dsd",
+        "torch",
+        "diffusers",
+    }
+    assert (settings["width"], settings["height"], settings["fit"]) == (48, 32, "pad")
+    reference = provenance.read_reference(path)
+    assert provenance.picture_hash(reference) == settings["reference_sha256"]
+    with Image.open(path) as image:
+        assert image.info["Source"] == provenance.MARK and image.info["Description"] == prompt
+        assert far(image, result.image) == 0
+
+
+def test_the_same_picture_comes_from_its_file(pipe, photo, tmp_path):
+    result = generate.generate(pipe, photo, options(width=48, fit="pad"))[0]
+    path = generate.save(result, tmp_path / "out.png")
+    again = generate.options_from(provenance.read_settings(path))
+    assert far(generate.generate(pipe, provenance.read_reference(path), again)[0].image, result.image) == 0
+
+
+def test_a_large_frame_still_fits_in_the_text(tmp_path):
+    frame = Image.fromarray(np.random.default_rng(0).integers(0, 255, (1024, 1024, 3), dtype=np.uint8))
+    settings = {"prompt": "x", "versions": provenance.versions()}
+    path = provenance.save(tmp_path / "large.png", Image.new("RGB", (32, 32)), settings, frame)
+    assert far(provenance.read_reference(path), frame) == 0
+
+
+def test_a_picture_without_settings_says_so(photo, tmp_path):
+    photo.save(tmp_path / "plain.png")
+    with pytest.raises(ValueError, match="carries no settings"):
+        provenance.read_settings(tmp_path / "plain.png")
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"x"', "{}", '{"prompt": "x", "seed": "abc"}'])
+def test_forged_settings_end_in_a_sentence(text, tmp_path):
+    info = provenance.PngInfo()
+    info.add_itxt(provenance.SETTINGS, text)
+    info.add_text(provenance.REFERENCE, "not base64")
+    Image.new("RGB", (32, 32)).save(tmp_path / "forged.png", pnginfo=info)
+    with pytest.raises(ValueError, match="settings"):
+        generate.options_from(provenance.read_settings(tmp_path / "forged.png"))
+    with pytest.raises(ValueError, match="reference"):
+        provenance.read_reference(tmp_path / "forged.png")
+
+
+def test_names_of_private_folders_stay_out_of_the_file(pipe, photo, tmp_path):
+    result = generate.generate(
+        pipe, photo, options(), model=str(tmp_path / "mine"), weights=str(tmp_path / "w")
+    )[0]
+    assert (result.settings["model"], result.settings["weights"]) == ("mine", "w")
+
+
+# -- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(pipe, photo, tmp_path, monkeypatch, capsys):
+    """Run the command in `tmp_path` on the tiny pipeline; returns (exit code, output, errors)."""
+    monkeypatch.setattr("dsd.checkpoint.load_pipeline", lambda *_, **__: pipe)
+    monkeypatch.chdir(tmp_path)
+    photo.save("photo.png")
+
+    def run(*argv: str) -> tuple[int, str, str]:
+        try:
+            code = command.main(list(argv))
+        except SystemExit as stop:
+            code = stop.code
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_the_command_writes_a_picture_and_its_seed(run, tmp_path):
+    code, out, _ = run("photo.png", "a red hat", "-o", "out.png", "--steps", "2", "--seed", "5")
+    assert code == 0 and "seed 5" in out
+    assert provenance.read_settings(tmp_path / "out.png")["steps"] == 2
+
+
+def test_without_a_seed_it_takes_one_and_says_which(run, tmp_path):
+    code, out, _ = run("photo.png", "a red hat", "-o", "out.png", "--steps", "1")
+    assert code == 0 and f"seed {provenance.read_settings(tmp_path / 'out.png')['seed']}\n" in out
+
+
+def test_four_pictures_get_four_names(run, tmp_path):
+    code, _, _ = run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--count", "4", "--seed", "1")
+    assert code == 0 and sorted(path.name for path in tmp_path.glob("out*")) == [
+        f"out-{i}.png" for i in (1, 2, 3, 4)
+    ]
+    assert provenance.read_settings(tmp_path / "out-3.png")["seed"] == 3
+
+
+def test_from_makes_the_same_picture_again(run, tmp_path):
+    run("photo.png", "a hat", "-o", "out.png", "--steps", "3", "--seed", "5", "--width", "48", "--fit", "pad")
+    (tmp_path / "photo.png").unlink()  # the reference travels in the picture
+    code, out, err = run("--from", "out.png")
+    assert code == 0 and "identical to the original" in out and "warning" not in err
+    with Image.open(tmp_path / "out.png") as one, Image.open(tmp_path / "out-again.png") as other:
+        assert far(one, other) == 0
+
+
+def test_from_warns_when_the_model_is_another(run, monkeypatch):
+    run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "5")
+    monkeypatch.setattr("dsd.checkpoint.model_hash", lambda _: "another")
+    code, _, err = run("--from", "out.png", "-o", "b.png")
+    assert code == 0 and "the model is not the one" in err
+
+
+MISTAKES = {
+    "no arguments": ([], "are needed"),
+    "no such picture": (["none.png", "a hat", "-o", "o.png"], "there is no file none.png"),
+    "not a picture": (["notes.png", "a hat", "-o", "o.png"], "not a picture"),
+    "an empty prompt": (["photo.png", " ", "-o", "o.png"], "prompt is empty"),
+    "a bad size": (["photo.png", "a hat", "-o", "o.png", "--width", "50"], "multiple of 16"),
+    "no number": (["photo.png", "a hat", "-o", "o.png", "--steps", "many"], "invalid int value"),
+    "an unknown fit": (["photo.png", "a hat", "-o", "o.png", "--fit", "squash"], "invalid choice"),
+    "an unknown flag": (["photo.png", "a hat", "-o", "o.png", "--sharp"], "unrecognized"),
+    "guidance the model lacks": (["photo.png", "a hat", "-o", "o.png", "--guidance", "3.5"], "guidance"),
+    "no such folder": (["photo.png", "a hat", "-o", "none/o.png"], "there is no folder none"),
+    "a folder as output": (["photo.png", "a hat", "-o", "folder.png"], "cannot be written"),
+    "a lossy output": (["photo.png", "a hat", "-o", "o.jpg"], "must end in .png"),
+    "from without settings": (["--from", "photo.png"], "carries no settings"),
+    "from with a setting": (["--from", "photo.png", "--steps", "3"], "leave out --steps"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_one_line_and_exit_code_2(name, run, tmp_path):
+    argv, expected = MISTAKES[name]
+    (tmp_path / "notes.png").write_text("no picture")
+    (tmp_path / "folder.png").mkdir()
+    code, _, err = run(*argv)
+    assert code == 2 and expected in err and err.count("\n") == 1, err
+
+
+def test_an_unknown_model_in_a_real_process(tmp_path):
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
+    argv = ["-m", "dsd.generate", str(tmp_path / "photo.png"), "a hat", "-o", str(tmp_path / "o.png")]
+    done = subprocess.run(
+        [sys.executable, *argv, "--model", "nonesuch"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+    assert "nonesuch" in done.stderr and "pocket" in done.stderr

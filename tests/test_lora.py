@@ -1,0 +1,112 @@
+"""LoRA files: stacked styles, alpha kept, and files that bring their own input columns."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxControlPipeline
+from peft import LoraConfig, get_peft_model_state_dict
+
+from dsd.checkpoint import load_pipeline, model_hash, save_pipeline
+from dsd.transformer import widen
+from tests import tiny
+from tests.tiny import draw
+
+
+def lora_file(folder: Path, targets: list[str], seed: int) -> Path:
+    """A random LoRA (rank 2, alpha 4) saved as training saves one."""
+    torch.manual_seed(seed)
+    transformer = widen(tiny.plain_transformer())
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=targets, init_lora_weights=False)
+    transformer.add_adapter(config, adapter_name="new")
+    FluxControlPipeline.save_lora_weights(
+        folder,
+        transformer_lora_layers=get_peft_model_state_dict(transformer, adapter_name="new"),
+        transformer_lora_adapter_metadata=transformer.peft_config["new"].to_dict(),
+    )
+    return folder / "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory) -> Path:
+    return lora_file(tmp_path_factory.mktemp("subject"), ["to_q", "to_k"], 1)
+
+
+@pytest.fixture(scope="module")
+def style(tmp_path_factory) -> Path:
+    return lora_file(tmp_path_factory.mktemp("style"), ["to_v"], 2)
+
+
+def test_a_style_stacks_on_top_and_its_weight_counts(subject, style):
+    pipe = tiny.pipeline()
+    plain = draw(pipe)
+    pipe.load_lora_weights(subject.parent, adapter_name="dsd")
+    base = draw(pipe)
+    pipe.load_lora_weights(style.parent, weight_name=style.name, adapter_name="style")
+    stacked = draw(pipe)
+    assert pipe.get_active_adapters() == ["dsd", "style"]  # the first one still acts
+    name = model_hash(pipe)
+    pipe.set_adapters(["dsd", "style"], [1.0, 0.0])
+    assert model_hash(pipe) != name  # the strengths are part of the provenance
+    assert torch.equal(draw(pipe), base)
+    pipe.set_adapters(["dsd", "style"], [1.0, 1.0])
+    assert torch.equal(draw(pipe), stacked)
+    assert not torch.allclose(stacked, base) and not torch.allclose(base, plain)
+
+
+def test_the_scale_of_a_call_counts(style):
+    pipe = tiny.pipeline()
+    plain = draw(pipe)
+    pipe.load_lora_weights(style.parent)
+    assert torch.equal(draw(pipe, joint_attention_kwargs={"scale": 0.0}), plain)
+    assert not torch.allclose(draw(pipe, joint_attention_kwargs={"scale": 1.0}), plain)
+
+
+def test_unloading_restores_the_model(style):
+    pipe = tiny.pipeline()
+    plain, name = draw(pipe), model_hash(pipe)
+    pipe.load_lora_weights(style.parent)
+    assert model_hash(pipe) != name
+    pipe.unload_lora_weights()
+    assert torch.equal(draw(pipe), plain) and model_hash(pipe) == name
+
+
+def test_alpha_survives_the_file(style):
+    pipe = tiny.pipeline()
+    pipe.load_lora_weights(style.parent, adapter_name="style")
+    assert pipe.transformer.peft_config["style"].lora_alpha == 4
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("saved")
+    save_pipeline(tiny.pipeline(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_load_pipeline_puts_a_lora_on_the_models_own_weights(saved, style, as_folder):
+    pipe = load_pipeline(saved, weights=style.parent if as_folder else style, device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    ours, direct = draw(pipe), tiny.pipeline()
+    direct.load_lora_weights(style.parent)
+    torch.testing.assert_close(ours, draw(direct), rtol=1e-4, atol=1e-5)
+
+
+def test_a_lora_that_brings_input_columns_goes_on_the_widened_base(tmp_path):
+    teacher = FluxControlPipeline(**{**tiny.components(), "transformer": tiny.plain_transformer()})
+    teacher.save_pretrained(tmp_path / "teacher")
+    file = lora_file(tmp_path, ["to_q", "x_embedder"], 3)
+    pipe = load_pipeline(tmp_path / "teacher", weights=file, device="cpu")
+    assert pipe.transformer.config.in_channels == 32
+    weight = pipe.transformer.x_embedder.base_layer.weight
+    assert (
+        torch.equal(weight[:, :16], teacher.transformer.x_embedder.weight) and weight[:, 16:].abs().max() == 0
+    )
+
+
+def test_saving_with_a_lora_still_stacked_is_refused(tmp_path, style):
+    pipe = tiny.pipeline()
+    pipe.load_lora_weights(style.parent)
+    with pytest.raises(ValueError, match="call pipe.fuse_lora"):
+        save_pipeline(pipe, tmp_path)

@@ -1,0 +1,54 @@
+"""The pictures that every part is trained on, as families: one critter in several contexts, and two near misses.
+
+A scene is a function of (seed, index), so that only pixels are stored. Held-out critters are never drawn here.
+"""
+
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+from dsd.pocket.draw import draw
+from dsd.pocket.world import Context, Critter, change_one_trait, sample_context, sample_critter
+
+SAME, CHANGED = 6, 2  # panels of a family: the critter itself, then the critter with one trait changed
+FAMILY = SAME + CHANGED
+CHANGES = ("hue", "shape", "pattern", "ears", "eyes", "stripe_angle", "eye_size", "spots")
+
+
+def family(seed: int, index: int, *, held_out: bool = False) -> list[tuple[Critter, Context]]:
+    """`FAMILY` scenes; the first `SAME` show one critter."""
+    rng = np.random.default_rng((seed, index))
+    critter = sample_critter(rng, held_out=held_out)
+    critters = [critter] * SAME + [_changed(critter, rng) for _ in range(CHANGED)]
+    return [(each, sample_context(rng)) for each in critters]
+
+
+def _changed(critter: Critter, rng: np.random.Generator) -> Critter:
+    """A change may lead to a held-out combination: then another is tried."""
+    while True:
+        other = change_one_trait(critter, str(rng.choice(CHANGES)), rng)
+        if other.held_out == critter.held_out:
+            return other
+
+
+def _draw_families(job: tuple[int, int, int, int, bool]) -> np.ndarray:
+    seed, start, stop, size, held_out = job
+    scenes = [family(seed, i, held_out=held_out) for i in range(start, stop)]
+    return np.stack([[np.asarray(draw(*scene, size)) for scene in one] for one in scenes])
+
+
+def render(
+    seed: int, count: int, size: int, folder: Path, *, held_out: bool = False, processes: int = 2, chunk: int = 50
+) -> np.ndarray:
+    """`count` families, uint8 [count, FAMILY, size, size, 3], drawn once and kept in `folder`."""
+    path = folder / f"families-{seed}-{count}-{size}{'-held-out' * held_out}.npy"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        jobs = [(seed, i, min(i + chunk, count), size, held_out) for i in range(0, count, chunk)]
+        with get_context("spawn").Pool(processes) as pool:
+            drawn = np.concatenate(list(pool.imap(_draw_families, jobs)))
+        part = path.with_name(f"part-{path.name}")
+        np.save(part, drawn)
+        part.replace(path)
+    return np.load(path, mmap_mode="r")

@@ -1,0 +1,170 @@
+"""The pocket teacher, a stock `FluxPipeline` trained from nothing: `python -m train.pocket.teacher RUN`.
+
+It learns single pictures, diptychs and 2x2 sheets from captions, text encoders and transformer together. Most sheets
+show one critter, some do not: consistency within a sheet is learnt, imperfect, and leaves curation a real job.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+from torch import Tensor, nn
+
+from dsd import flow
+from dsd.pocket.words import NAMED, grid_prompt, phrase
+from train.pocket import latents as sheets
+from train.pocket import scenes, text
+from train.pocket.loop import State, device, learning_rate, running_average, step_seed
+from train.pocket.presets import PRESETS, Preset
+from train.pocket.vae import TRAIN_SEED
+
+PEAK, TEXT_DROPOUT, IMPERFECT, SEED = 1.2e-3, 0.1, 0.2, 11
+# (rows, columns) -> (share of steps, text tokens, batch relative to singles): a step costs about the same in each
+LAYOUTS = {(1, 1): (0.35, 24, 1.0), (1, 2): (0.15, 32, 0.6), (2, 2): (0.5, 40, 0.375)}
+
+
+class Teacher(nn.Module):
+    """Transformer and both text encoders, so that one optimiser and one average hold all that is learnt."""
+
+    def __init__(self, preset: Preset):
+        super().__init__()
+        self.tokenizer, self.tokenizer_2 = text.build_clip_tokenizer(), text.build_t5_tokenizer()
+        self.text_encoder = text.build_clip_encoder(self.tokenizer, preset.clip_width)
+        self.text_encoder_2 = text.build_t5_encoder(self.tokenizer_2, preset.t5_width)
+        self.transformer = build_transformer(preset)
+
+    def encode_text(self, prompts: list[str], tokens: int) -> tuple[Tensor, Tensor]:
+        """(T5 states [B, tokens, C], CLIP's pooled state [B, C]), padded as `FluxPipeline` pads."""
+        where = self.transformer.device
+        t5 = self.tokenizer_2(prompts, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
+        clip = self.tokenizer(prompts, padding="longest", truncation=True, return_tensors="pt")
+        states = self.text_encoder_2(t5.input_ids.to(where))[0]
+        return states, self.text_encoder(clip.input_ids.to(where)).pooler_output
+
+    def forward(self, x_t: Tensor, t: Tensor, prompts: list[str], tokens: int, image_ids: Tensor) -> Tensor:
+        states, pooled = self.encode_text(prompts, tokens)
+        return self.transformer(
+            hidden_states=x_t,
+            timestep=t,
+            encoder_hidden_states=states,
+            pooled_projections=pooled,
+            txt_ids=torch.zeros(tokens, 3, device=x_t.device),
+            img_ids=image_ids,
+            return_dict=False,
+        )[0]
+
+
+def build_transformer(preset: Preset) -> FluxTransformer2DModel:
+    rotary = preset.head_width // 12 * 2  # a sixth for the unused axis, the rest for rows and columns
+    side = (preset.head_width - rotary) // 2
+    return FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=preset.double_blocks,
+        num_single_layers=preset.single_blocks,
+        attention_head_dim=preset.head_width,
+        num_attention_heads=preset.heads,
+        joint_attention_dim=preset.t5_width,
+        pooled_projection_dim=preset.clip_width,
+        guidance_embeds=False,
+        axes_dims_rope=(rotary, side, side),
+    )
+
+
+def sample_sheet(seed: int, index: int, rows: int, columns: int, rng: np.random.Generator) -> tuple[list[int], str]:
+    """Which panels of family `index` make a sheet, and its prompt."""
+    family, count = scenes.family(seed, index), rows * columns
+    if count == 1:
+        panel = int(rng.integers(scenes.FAMILY))
+        return [panel], phrase(*family[panel], rng, describe=0.9)
+    panels = rng.permutation(scenes.SAME)[:count]
+    if rng.random() < IMPERFECT:
+        wrong = rng.permutation(count)[: int(rng.integers(1, count // 2 + 1))]
+        panels[wrong] = scenes.SAME + rng.permutation(scenes.CHANGED)[: len(wrong)]
+    traits = NAMED if rng.random() < 0.8 else tuple(t for t in NAMED if rng.random() < 0.5)
+    return panels.tolist(), grid_prompt(family[0][0], [family[p][1] for p in panels], traits=traits)
+
+
+def sample_batch(latents: Tensor, rows: int, columns: int, batch: int, step: int) -> tuple[Tensor, list[str]]:
+    """Tokens of `batch` sheets [B, tokens, 64] and their prompts, some of them dropped."""
+    rng = np.random.default_rng((SEED, step))
+    chosen, prompts = [], []
+    for index in rng.integers(len(latents), size=batch):
+        panels, prompt = sample_sheet(TRAIN_SEED, int(index), rows, columns, rng)
+        chosen.append(latents[int(index), panels])
+        prompts.append("" if rng.random() < TEXT_DROPOUT else prompt)
+    return sheets.pack(torch.cat(chosen), rows, columns), prompts
+
+
+def loss(teacher: Teacher, latents: Tensor, preset: Preset, step: int) -> Tensor:
+    rng = np.random.default_rng((SEED + 1, step))
+    names = list(LAYOUTS)
+    layout = names[int(rng.choice(len(names), p=[LAYOUTS[name][0] for name in names]))]
+    _, tokens, share = LAYOUTS[layout]
+    data, prompts = sample_batch(latents, *layout, round(share * preset.teacher_batch), step)
+    generator = step_seed(SEED, step)
+    noise, t = torch.randn(data.shape, generator=generator), flow.sample_times(len(data), generator=generator)
+    where = teacher.transformer.device
+    data, noise, t = data.to(where), noise.to(where), t.to(where)
+    ids = sheets.positions(*layout, latents.shape[-1], where)
+    predicted = teacher(flow.interpolate(data, noise, t), t, prompts, tokens, ids)
+    return flow.loss(predicted, flow.velocity(data, noise))
+
+
+def train(run: Path, preset: Preset, steps: int) -> Teacher:
+    torch.manual_seed(SEED)
+    vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
+    families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
+    latents = sheets.load(vae, families, run / "latents.npy")
+    teacher = Teacher(preset).to(device())
+    average = running_average(teacher)
+    optimizer = torch.optim.AdamW(teacher.parameters(), PEAK, betas=(0.9, 0.97), weight_decay=1e-2)
+    state = State(run / "teacher.pt", teacher=teacher, average=average, optimizer=optimizer).load()
+    total = 0.0
+    while state.step < steps:
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(state.step, steps, PEAK, warmup=400)
+        value = loss(teacher, latents, preset, state.step)
+        value.backward()
+        nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update_parameters(teacher)
+        state.tick()
+        total += value.item()
+        if state.step % 100 == 0:
+            print(f"teacher {state.step}/{steps}  loss {total / 100:.4f}", flush=True)
+            total = 0.0
+    state.save()
+    return average.module
+
+
+def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
+    """A folder that `FluxPipeline.from_pretrained` opens; big weights as float16, small ones as they are."""
+    pipeline = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=1.0),
+        vae=vae.half(),
+        text_encoder=teacher.text_encoder.eval(),
+        tokenizer=teacher.tokenizer,
+        text_encoder_2=teacher.text_encoder_2.eval(),
+        tokenizer_2=teacher.tokenizer_2,
+        transformer=teacher.transformer.half().eval(),
+    )
+    pipeline.save_pretrained(folder)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--steps", type=int, help="default: the preset's")
+    args = parser.parse_args()
+    preset = PRESETS[args.preset]
+    teacher = train(args.run, preset, args.steps or preset.teacher_steps)
+    save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
+    print(f"teacher saved in {args.run / 'teacher'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
