@@ -1,7 +1,7 @@
 """The command line of `python -m dsd.generate`: a picture and a prompt in, PNG files out.
 
-A person's mistake is one line on standard error and exit code 2. Drawing options default to None here, so that the
-one default is the field's in `Options`, and so that `--from` can tell which ones were given.
+A person's mistake is one line on standard error and exit code 2. Drawing options default to None here, so
+that the one default is the field's in `Options`, and so that `--from` can tell which ones were given.
 """
 
 import argparse
@@ -19,7 +19,10 @@ DRAWING = {  # field of Options -> type and help; the flag is the name with dash
     "steps": (int, "denoising steps (28)"),
     "image_guidance": (float, "how strongly to keep the subject (1.5; 1 is off)"),
     "text_guidance": (float, "how strongly to follow the prompt (1; off)"),
-    "guidance": (float, "embedded guidance (3.5), only for models that were distilled with it, such as flux-dev"),
+    "guidance": (
+        float,
+        "embedded guidance (3.5), only for models that were distilled with it, such as flux-dev",
+    ),
     "count": (int, "pictures (1); more than one are written as OUT-1.png, OUT-2.png, ..."),
     "width": (int, "width in pixels, a multiple of 16 (the model's own)"),
     "height": (int, "height in pixels, a multiple of 16 (the model's own)"),
@@ -38,12 +41,18 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("image", nargs="?", help="picture of the subject")
     parser.add_argument("prompt", nargs="?", help="where the subject should be")
     parser.add_argument("-o", "--output", metavar="OUT.png", help="file to write")
-    parser.add_argument("--from", dest="source", metavar="OUT.png", help="make a saved picture again from its settings")
+    parser.add_argument(
+        "--from", dest="source", metavar="OUT.png", help="make a saved picture again from its settings"
+    )
     parser.add_argument("--model", help="name, folder or hub id (pocket)")
     parser.add_argument("--weights", help="trained weights to put on the model: a folder, file or hub id")
     parser.add_argument("--device", help="cpu, cuda, mps; the best there is when left out")
-    parser.add_argument("--offload", default="none", choices=("none", "model", "group", "sequential"),
-                        help="keep parts of a large model in main memory")
+    parser.add_argument(
+        "--offload",
+        default="none",
+        choices=("none", "model", "group", "sequential"),
+        help="keep parts of a large model in main memory",
+    )
     for name, (kind, text) in DRAWING.items():
         choices = ("crop", "pad") if name == "fit" else None
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=choices, help=text)
@@ -53,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     args = _parser().parse_args(argv)
-    _quiet()
+    quiet()
     # Imported here, so that `--help` and a mistyped flag answer at once.
     from dsd.checkpoint import LoadError
 
@@ -79,7 +88,7 @@ def _out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
-def _quiet() -> None:
+def quiet() -> None:
     """Leave the terminal to what a person needs: the libraries' warnings and bars go."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
@@ -96,13 +105,16 @@ def _new(args: argparse.Namespace) -> int:
     from dsd import generate, intake
 
     if args.image is None or args.prompt is None or args.output is None:
-        raise ValueError("a picture, a prompt and -o OUT.png are needed, or --from OUT.png (--help shows more)")
+        raise ValueError(
+            "a picture, a prompt and -o OUT.png are needed, or --from OUT.png (--help shows more)"
+        )
     given = {name: getattr(args, name) for name in DRAWING if getattr(args, name) is not None}
     given.setdefault("seed", random.randrange(generate.NEW_SEEDS))
     options = generate.Options(prompt=args.prompt, **given)
     targets = _targets(Path(args.output), options.count)
     image = intake.open_image(args.image)
     pipe = _load(args, args.model or "pocket", args.weights)
+    generate.check(pipe, options)
     for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt)):
         if notice:
             print(f"note: {notice}", file=sys.stderr)
@@ -118,14 +130,23 @@ def _again(args: argparse.Namespace) -> int:
 
     given = [f"--{name.replace('_', '-')}" for name in DRAWING if getattr(args, name) is not None]
     if args.image is not None or given:
-        raise ValueError(f"--from takes every setting from the picture: leave out {', '.join(given) or 'IMAGE'}")
+        raise ValueError(
+            f"--from takes every setting from the picture: leave out {', '.join(given) or 'IMAGE'}"
+        )
     source = Path(args.source)
     original = intake.open_image(source)
     settings = provenance.read_settings(original)
     options, frame = generate.options_from(settings), provenance.read_reference(original)
-    (target,) = _targets(Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png"), 1)
+    (target,) = _targets(
+        Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png"), 1
+    )
     model, weights = args.model or settings.get("model") or "pocket", args.weights or settings.get("weights")
-    pipe = _load(args, model, weights)
+    try:
+        pipe = _load(args, model, weights)
+    except ValueError as error:
+        raise ValueError(
+            f"{error} (the picture was made by {model!r}: --model says where that is now)"
+        ) from error
     print(f"seed {options.seed}")
     (result,) = _draw(pipe, frame, _known(pipe, options), model=model, weights=weights)
     print(f"{generate.save(result, target)} (seed {result.seed})")
@@ -145,7 +166,9 @@ def _compare(original: Any, settings: dict[str, Any], result: Any) -> None:
     from PIL import ImageChops
 
     if settings.get("model_hash") != result.settings["model_hash"]:
-        print("warning: the model is not the one that made the picture, so the new one differs", file=sys.stderr)
+        print(
+            "warning: the model is not the one that made the picture, so the new one differs", file=sys.stderr
+        )
         return
     difference = ImageChops.difference(original.convert("RGB"), result.image)
     worst = max(high for _, high in difference.getextrema())
@@ -154,8 +177,11 @@ def _compare(original: Any, settings: dict[str, Any], result: Any) -> None:
     elif worst <= ROUNDING:
         print(f"the same as the original but for rounding (at most {worst} of 255 levels)")
     else:
-        print(f"warning: differs from the original by up to {worst} of 255 levels: it was edited since, or made with "
-              f"other versions ({settings.get('versions')}) or on another device", file=sys.stderr)
+        print(
+            f"warning: differs from the original by up to {worst} of 255 levels: it was edited, or made with "
+            f"other versions ({settings.get('versions')}) or on another device",
+            file=sys.stderr,
+        )
 
 
 def _targets(output: Path, count: int) -> list[Path]:
@@ -171,10 +197,22 @@ def _targets(output: Path, count: int) -> list[Path]:
     return names
 
 
-def _load(args: argparse.Namespace, model: str, weights: str | None) -> Any:
+def open_model(model: str, *, weights: str | None, device: str | None, offload: str) -> Any:
+    """`load_pipeline` for people: no bar of its own, and a device that is not there is a plain mistake."""
     from dsd.checkpoint import load_pipeline
 
-    return load_pipeline(model, weights=weights, device=args.device, offload=args.offload)
+    try:
+        pipe = load_pipeline(model, weights=weights, device=device, offload=offload)
+    except (AssertionError, RuntimeError) as error:  # torch's two ways of saying that there is no such device
+        if device is None or _out_of_memory(error):
+            raise
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _load(args: argparse.Namespace, model: str, weights: str | None) -> Any:
+    return open_model(model, weights=weights, device=args.device, offload=args.offload)
 
 
 def _draw(pipe: Any, image: Any, options: Any, **labels: str | None) -> list[Any]:

@@ -1,14 +1,14 @@
 """Options in, pictures out: one call for the command line, the app and your own script.
 
-Every picture has its own seed (`seed`, `seed + 1`, ...) and can be made again alone from it; every result carries the
-settings that `save` writes into its PNG. `python -m dsd.generate` is the command line (`dsd/command.py`).
+Every picture has its own seed (`seed`, `seed + 1`, ...) and can be made again alone from it; every result
+carries the settings that `save` writes into its PNG. `python -m dsd.generate` is `dsd/command.py`.
 """
 
 import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,9 @@ class Options:
     steps: int = 28  # denoising steps
     image_guidance: float = 1.5  # how strongly to keep the subject; 1 is off
     text_guidance: float = 1.0  # how strongly to follow the prompt; 1 is off
-    guidance: float | None = None  # embedded guidance of models distilled with it; None is the model's default
+    guidance: float | None = (
+        None  # embedded guidance of models distilled with it; None is the model's default
+    )
     count: int = 1  # pictures
     width: int | None = None
     height: int | None = None
@@ -117,9 +119,10 @@ def stream(
 ) -> Iterator[Progress]:
     """The same, step by step; closing it stops within a step.
 
-    `model` and `weights` are the names the pipeline was loaded by, for the settings. A preview is decoded whenever
-    `preview_seconds` have passed since the last one; None means never.
+    `model` and `weights` are the names the pipeline was loaded by, for the settings. A preview is decoded
+    whenever `preview_seconds` have passed since the last one; None means never.
     """
+    check(pipe, options)
     frame = diptych.fit(image, *_size(pipe, options), options.fit)
     common = _settings(pipe, frame, options, model, weights)
     clock = _Clock(options.steps * options.count, preview_seconds)
@@ -132,6 +135,12 @@ def stream(
             for picture, redrawn, seed in zip(drawn.images, drawn.references, seeds[start:], strict=False)
         ]
         yield Progress(clock.done, clock.total, clock.seconds_left(), None, results)
+
+
+def check(pipe: Any, options: Options) -> None:
+    """Refuse a setting that this model does not have, rather than ignore it."""
+    if options.guidance is not None and not checkpoint.has_embedded_guidance(pipe):
+        raise ValueError(f"this model has no embedded guidance: leave it out, got {options.guidance}")
 
 
 def _size(pipe: Any, options: Options) -> tuple[int, int]:
@@ -179,16 +188,16 @@ def _settings(
         "width": frame.width,
         "height": frame.height,
         "fit": options.fit,
-        "model": _public(model or pipe.config.get("_name_or_path") or ""),
-        "weights": _public(weights) if weights else None,
+        "model": public_name(model or pipe.config.get("_name_or_path") or ""),
+        "weights": public_name(weights) if weights else None,
         "model_hash": checkpoint.model_hash(pipe),
         "reference_sha256": provenance.picture_hash(frame),
         "versions": provenance.versions(),
     }
 
 
-def _public(name: str) -> str:
-    """A model's name without the folders of somebody's home: pictures get shared."""
+def public_name(name: str) -> str:
+    """A model's name without the folders of somebody's home: pictures and pages are for others."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
@@ -199,7 +208,17 @@ def save(result: Result, path: str | Path) -> Path:
 
 def options_from(settings: dict[str, Any]) -> Options:
     """The options that make a saved picture again. A stranger's file, so all of it is checked."""
-    names = ("prompt", "seed", "steps", "image_guidance", "text_guidance", "guidance", "width", "height", "fit")
+    names = (
+        "prompt",
+        "seed",
+        "steps",
+        "image_guidance",
+        "text_guidance",
+        "guidance",
+        "width",
+        "height",
+        "fit",
+    )
     try:
         return Options(**{name: settings[name] for name in names})
     except KeyError as error:

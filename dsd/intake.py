@@ -1,7 +1,7 @@
 """Opening what a stranger hands over: a picture file of any kind, a prompt of any length.
 
-Everything that can be wrong with an upload ends here in a `ValueError` of one plain sentence that says what to do
-about it. It does not change the picture: turning, flattening and fitting belong to `dsd.diptych.fit`.
+Everything that can be wrong with an upload ends here in a `ValueError` of one plain sentence that says what
+to do about it. It does not change the picture: turning, flattening and fitting belong to `dsd.diptych.fit`.
 """
 
 import warnings
@@ -13,7 +13,7 @@ from PIL import Image
 MAX_PIXELS = 50_000_000  # a 50-megapixel camera still fits; decoding it takes 200 MB
 MIN_SIDE = 16
 MAX_PROMPT = 20_000  # characters; beyond it tokenizing alone would keep others waiting
-# Pillow would also open formats that call other programs (EPS) or that nobody uploads: fewer readers, fewer holes.
+# Pillow would also open formats that call other programs (EPS) or that nobody uploads: fewer means safer.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 
@@ -55,7 +55,9 @@ def _checked(image: Image.Image, name: str) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise ValueError(_too_large(f"{name} ({width} x {height})"))
     if min(width, height) < MIN_SIDE:
-        raise ValueError(f"{name} is only {width} x {height} pixels: at least {MIN_SIDE} x {MIN_SIDE} are needed")
+        raise ValueError(
+            f"{name} is only {width} x {height} pixels: at least {MIN_SIDE} x {MIN_SIDE} are needed"
+        )
     return image
 
 
@@ -68,7 +70,8 @@ def _decoded(image: Image.Image, name: str) -> Image.Image:
 
 
 def _too_large(what: str) -> str:
-    return f"{what} is too large: at most {MAX_PIXELS // 1_000_000} megapixels are accepted, so make it smaller first"
+    limit = MAX_PIXELS // 1_000_000
+    return f"{what} is too large: at most {limit} megapixels are accepted, so make it smaller first"
 
 
 def image_notice(image: Image.Image) -> str | None:
@@ -92,7 +95,9 @@ def prompt_notice(pipe: Any, prompt: str) -> str | None:
     tokenizer, limit = _reader(pipe)
     if tokenizer is None:
         return None
-    offsets = tokenizer(prompt, return_offsets_mapping=True, truncation=False, verbose=False)["offset_mapping"]
+    offsets = tokenizer(prompt, return_offsets_mapping=True, truncation=False, verbose=False)[
+        "offset_mapping"
+    ]
     if len(offsets) <= limit:
         return None
     # The last token read is the end mark, so the first one lost stands at limit - 1.

@@ -1,5 +1,6 @@
 """The running app, asked as a program would: a tiny pipeline behind a real server."""
 
+import pickle
 import threading
 import time
 from pathlib import Path
@@ -11,16 +12,20 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from dsd import generate, provenance
+import app
+from dsd import command, generate, provenance
 from dsd.ui import page
 from dsd.ui.generating import Generating, gpu_seconds
 from dsd.ui.loaded import Loaded
 from tests import tiny
+from tests.test_intake import png_header
 
 
 @pytest.fixture(scope="module")
 def loaded():
-    return Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny", warn=lambda image: "Unlike <b>my</b> world.")
+    return Loaded(
+        pipe=tiny.pipeline(guidance_embeds=False), name="tiny", warn=lambda image: "Unlike <b>my</b> world."
+    )
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +63,9 @@ def test_the_endpoint_gives_png_files_that_carry_their_settings(client, photo):
 
 def test_the_endpoint_draws_what_the_library_draws(client, photo, loaded):
     (file,), _ = ask(client, photo)
-    expected = generate.generate(loaded.pipe, Image.open(photo), generate.Options(prompt="a red hat", seed=7, steps=3))
+    expected = generate.generate(
+        loaded.pipe, Image.open(photo), generate.Options(prompt="a red hat", seed=7, steps=3)
+    )
     with Image.open(file) as image:
         assert image.convert("RGB").tobytes() == expected[0].image.tobytes()
 
@@ -80,6 +87,7 @@ def test_the_endpoint_is_documented_and_nothing_else_is_offered(client):
     [
         (b"not a picture at all", {}, "is not a picture that can be read"),
         (b"", {}, "is empty"),
+        (png_header(30_000, 30_000), {}, "too large: at most 50 megapixels"),
         (None, {"prompt": "  "}, "The prompt is empty"),
         (None, {"width": 48.5}, "multiple of 16|whole number"),
         (None, {"height": 4096}, "4096"),
@@ -114,7 +122,9 @@ def test_cancel_stops_within_a_step(client, photo, loaded):
 
     handle = loaded.pipe.transformer.register_forward_hook(count)
     try:
-        job = client.submit(image=handle_file(photo), prompt="a hat", steps=100, image_guidance=1.0, api_name="/generate")
+        job = client.submit(
+            image=handle_file(photo), prompt="a hat", steps=100, image_guidance=1.0, api_name="/generate"
+        )
         assert started.wait(20)
         job.cancel()
         time.sleep(0.5)
@@ -133,11 +143,15 @@ def test_pictures_are_drawn_one_call_at_a_time(client, photo, loaded):
         most.append(len(running))
         time.sleep(0.01)
 
-    hooks = [loaded.pipe.transformer.register_forward_pre_hook(enter),
-             loaded.pipe.transformer.register_forward_hook(lambda *_: running.pop() and None)]  # fmt: skip
+    hooks = [
+        loaded.pipe.transformer.register_forward_pre_hook(enter),
+        loaded.pipe.transformer.register_forward_hook(lambda *_: running.pop() and None),
+    ]
     try:
-        jobs = [client.submit(image=handle_file(photo), prompt="a hat", steps=5, seed=i, api_name="/generate")
-                for i in range(3)]  # fmt: skip
+        jobs = [
+            client.submit(image=handle_file(photo), prompt="a hat", steps=5, seed=i, api_name="/generate")
+            for i in range(3)
+        ]
         assert [job.result(timeout=60)[1] for job in jobs] == [[0], [1], [2]]
         assert max(most) == 1
     finally:
@@ -155,16 +169,37 @@ def test_what_the_model_sees_is_the_fitted_frame(loaded, photo):
 
 
 def test_a_dropped_picture_brings_its_settings_back(loaded, photo, tmp_path):
-    made = generate.Options(prompt="a red hat", seed=9, steps=2, width=48, height=32, fit="pad", text_guidance=2.0)
+    made = generate.Options(
+        prompt="a red hat", seed=9, steps=2, width=48, height=32, fit="pad", text_guidance=2.0
+    )
     result = generate.generate(loaded.pipe, Image.open(photo), made)[0]
     back = Generating(loaded).restore(str(generate.save(result, tmp_path / "made.png")))
     assert back[0].tobytes() == result.frame.tobytes()
     assert back[1:6] == ("a red hat", 1, 2, 1.5, 2.0) and back[7:12] == (9, 48, 32, "pad", False)
+    assert "another model" not in back[13]
+
+
+def test_a_picture_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
+    other = tiny.pipeline(seed=1, guidance_embeds=True)
+    result = generate.generate(other, Image.open(photo), generate.Options(prompt="a hat", steps=1))[0]
+    back = Generating(loaded).restore(str(generate.save(result, tmp_path / "made.png")))
+    assert result.settings["guidance"] == 3.5 and back[6] == gr.skip()
+    assert "another model" in back[13]
+
+
+def test_settings_the_page_does_not_offer_are_refused_with_a_reason(loaded, photo, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
+    made = generate.Options(prompt="a hat", steps=1, image_guidance=15.0)
+    result = generate.generate(loaded.pipe, Image.open(photo), made)[0]
+    assert Generating(loaded).restore(str(generate.save(result, tmp_path / "made.png")))[1] == gr.skip()
+    assert "image guidance 15" in said[0]
 
 
 def test_a_plain_picture_brings_none(loaded, photo):
     skip = gr.skip()
-    assert all(value == skip for value in Generating(loaded).restore(photo)[:12])
+    back = Generating(loaded).restore(photo)
+    assert back[0] == photo and all(value == skip for value in back[1:12])
 
 
 def test_the_page_reports_trouble_in_its_status_line(loaded, photo, monkeypatch):
@@ -180,6 +215,33 @@ def test_a_long_prompt_runs_and_the_page_says_what_is_cut(loaded, photo):
     assert "characters are cut" in status and pictures.value
 
 
+def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(loaded, photo, monkeypatch):
+    monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
+    monkeypatch.setattr(loaded.pipe, "stream", lambda *_, **__: 1 / 0)
+    values = [1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", False]
+    *_, (_, _, status, _) = Generating(loaded).draw(photo, "a hat", *values)
+    assert "Something went wrong" in status and "ZeroDivision" not in status
+
+
+def test_what_leaves_the_gpu_process_can_be_pickled(loaded, photo):
+    steps = generate.stream(
+        loaded.pipe, Image.open(photo), generate.Options(prompt="x", steps=1), preview_seconds=0.0
+    )
+    for progress in steps:
+        assert pickle.loads(pickle.dumps(progress)).step == progress.step
+
+
+def test_an_unknown_model_stops_the_app_with_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(command, "quiet", lambda: None)
+    assert app.main(["--model", "nonesuch"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "nonesuch" in said and "pocket" in said
+
+
 def test_more_work_asks_for_more_of_the_gpu(photo):
     small = gpu_seconds(None, generate.Options(prompt="x", image_guidance=1.0))
-    assert small < gpu_seconds(None, generate.Options(prompt="x")) < gpu_seconds(None, generate.Options(prompt="x", count=2))
+    assert (
+        small
+        < gpu_seconds(None, generate.Options(prompt="x"))
+        < gpu_seconds(None, generate.Options(prompt="x", count=2))
+    )

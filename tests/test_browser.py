@@ -25,9 +25,11 @@ def chromium() -> str | None:
 
 if chromium() is None and not os.environ.get("CI"):
     pytest.skip("no Chromium on this machine", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api") if not os.environ.get("CI") else __import__(
-    "playwright.sync_api", fromlist=["sync_playwright"]
-)  # fmt: skip
+sync_api = (
+    pytest.importorskip("playwright.sync_api")
+    if not os.environ.get("CI")
+    else __import__("playwright.sync_api", fromlist=["sync_playwright"])
+)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,10 @@ def test_upload_prompt_enter_download_and_drop_it_back(open_page, tmp_path):
     tab.get_by_text("Done, seed").wait_for()
     made = download(tab, tmp_path / "made.png")
     settings = provenance.read_settings(made)
-    assert settings["prompt"] == "a red hat 帽子" and f"seed {settings['seed']}." in tab.locator("#status").inner_text()
+    assert (
+        settings["prompt"] == "a red hat 帽子"
+        and f"seed {settings['seed']}." in tab.locator("#status").inner_text()
+    )
 
     other = open_page()
     upload(other, made)
@@ -158,19 +163,30 @@ def test_the_second_visitor_sees_the_place_in_the_queue(open_page, pipe):
         first.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
         second.locator("#examples button").first.click()
         second.get_by_text("queue: 1").first.wait_for()
+        second.get_by_role("button", name="Cancel").click()  # leaving the queue works too
+        second.get_by_text("Cancelled.").wait_for()
     finally:
         hook.remove()
-    for tab in (first, second):
-        tab.get_by_text("Done, seed").wait_for()
+    first.get_by_text("Done, seed").wait_for()
+    assert "Cancelled." in second.locator("#status").inner_text()
+    second.get_by_role("button", name="Create").click()
+    second.get_by_text("Done, seed").wait_for()
 
 
 @pytest.mark.parametrize(("name", "content"), [("notes.png", b"Dear diary"), ("empty.png", b"")])
 def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
+    picture(5).save(tmp_path / "good.png")
     tab = open_page()
+    upload(tab, tmp_path / "good.png")
+    tab.locator("#seen img").wait_for()
+    tab.get_by_label("Remove Image").click()
     upload(tab, tmp_path / name)
     tab.locator("#remarks [role=alert]").wait_for()
     assert name in tab.locator("#remarks").inner_text()
+    tab.get_by_label("Where should it be?").fill("a hat")
+    tab.get_by_role("button", name="Create").click()
+    tab.locator("#status [role=alert]").get_by_text(name).wait_for()
     tab.locator("#examples button").first.click()
     tab.get_by_text("Done, seed").wait_for()
 

@@ -1,4 +1,4 @@
-"""Options in, pictures out: seeds, settings that survive, the same picture again, and an honest command line."""
+"""Options in, pictures out: seeds, settings that survive, the same picture again, an honest command line."""
 
 import json
 import subprocess
@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from tests import tiny
 from PIL import Image
 
 from dsd import command, generate, provenance
 from dsd.generate import Options
+from tests import tiny
 
 
 @pytest.fixture(scope="module")
@@ -143,13 +143,14 @@ def test_names_of_private_folders_stay_out_of_the_file(pipe, photo, tmp_path):
     assert (result.settings["model"], result.settings["weights"]) == ("mine", "w")
 
 
-# -- the command line ------------------------------------------------------------------------------------------------
+# -- the command line --------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def run(pipe, photo, tmp_path, monkeypatch, capsys):
     """Run the command in `tmp_path` on the tiny pipeline; returns (exit code, output, errors)."""
     monkeypatch.setattr("dsd.checkpoint.load_pipeline", lambda *_, **__: pipe)
+    monkeypatch.setattr(command, "quiet", lambda: None)  # it silences the whole process, other tests included
     monkeypatch.chdir(tmp_path)
     photo.save("photo.png")
 
@@ -224,6 +225,21 @@ def test_a_mistake_is_one_line_and_exit_code_2(name, run, tmp_path):
     (tmp_path / "folder.png").mkdir()
     code, _, err = run(*argv)
     assert code == 2 and expected in err and err.count("\n") == 1, err
+
+
+def test_a_device_that_is_not_there_is_a_mistake_too(capsys, tmp_path, monkeypatch):
+    def load(*_, **__):
+        raise AssertionError("Torch not compiled with CUDA enabled")
+
+    monkeypatch.setattr("dsd.checkpoint.load_pipeline", load)
+    monkeypatch.setattr(command, "quiet", lambda: None)
+    Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
+    argv = [str(tmp_path / "photo.png"), "a hat", "-o", str(tmp_path / "o.png"), "--device", "cuda"]
+    assert command.main(argv) == 2
+    assert (
+        capsys.readouterr().err
+        == "dsd.generate: device 'cuda' cannot be used: Torch not compiled with CUDA enabled\n"
+    )
 
 
 def test_an_unknown_model_in_a_real_process(tmp_path):

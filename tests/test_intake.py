@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests import tiny
 from PIL import Image
 
 from dsd import diptych, intake
+from tests import tiny
 
 
 def png_header(width: int, height: int) -> bytes:

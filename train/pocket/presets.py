@@ -2,16 +2,19 @@
 
 from dataclasses import dataclass, replace
 
+
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     """One set of sizes. Counts are pictures or grids to draw; steps are optimiser steps."""
 
     panel: int = 64  # pixels a side of one panel, and of the student's frame
-    vae_widths: tuple[int, ...] = (16, 32, 48, 96)  # at least 12, ..., then 6 times the 16 latents
+    vae_widths: tuple[int, ...] = (16, 32, 48, 96)  # the second at most 48: a 4x4 block has no more numbers
     families: int = 12_000
+    linear_steps: int = 3_000
     vae_steps: int = 5_000
-    vae_batch: int = 8
-    scorer_renders: int = 60_000
+    vae_batch: int = 16
+    scorer_families: int = 12_000
+    scorer_batch: int = 64
     scorer_steps: int = 4_000
     clip_width: int = 64
     t5_width: int = 96
@@ -22,15 +25,15 @@ class Preset:
 
     teacher_steps: int = 10_000
     teacher_batch: int = 40  # singles; a batch of sheets is smaller, so that every step takes about as long
-    pairs: int = 40_000
     student_steps: int = 6_000
     student_batch: int = 48
 
+
 SMALL = Preset()
 LARGE = replace(
-    SMALL, panel=128, vae_widths=(32, 64, 128, 256), families=50_000, vae_steps=20_000, vae_batch=64,
-    scorer_renders=200_000, scorer_steps=10_000, heads=6, head_width=64, double_blocks=4, single_blocks=8,
+    SMALL, panel=128, vae_widths=(32, 48, 96, 192), families=50_000, linear_steps=10_000, vae_steps=20_000, vae_batch=64,
+    scorer_families=50_000, scorer_batch=256, scorer_steps=10_000, heads=6, head_width=64, double_blocks=4, single_blocks=8,
     clip_width=128, t5_width=192, teacher_steps=40_000, teacher_batch=512,
-    pairs=200_000, student_steps=20_000, student_batch=256,
+    student_steps=20_000, student_batch=256,
 )  # fmt: skip
 PRESETS = {"small": SMALL, "large": LARGE}

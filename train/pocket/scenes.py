@@ -3,6 +3,7 @@
 A scene is a function of (seed, index), so that only pixels are stored. Held-out critters are never drawn here.
 """
 
+from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -16,6 +17,7 @@ FAMILY = SAME + CHANGED
 CHANGES = ("hue", "shape", "pattern", "ears", "eyes", "stripe_angle", "eye_size", "spots")
 
 
+@cache
 def family(seed: int, index: int, *, held_out: bool = False) -> list[tuple[Critter, Context]]:
     """`FAMILY` scenes; the first `SAME` show one critter."""
     rng = np.random.default_rng((seed, index))
@@ -39,7 +41,14 @@ def _draw_families(job: tuple[int, int, int, int, bool]) -> np.ndarray:
 
 
 def render(
-    seed: int, count: int, size: int, folder: Path, *, held_out: bool = False, processes: int = 2, chunk: int = 50
+    seed: int,
+    count: int,
+    size: int,
+    folder: Path,
+    *,
+    held_out: bool = False,
+    processes: int = 2,
+    chunk: int = 50,
 ) -> np.ndarray:
     """`count` families, uint8 [count, FAMILY, size, size, 3], drawn once and kept in `folder`."""
     path = folder / f"families-{seed}-{count}-{size}{'-held-out' * held_out}.npy"

@@ -13,6 +13,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from torch import Tensor, nn
 
 from dsd import flow
+from dsd.latents import positions
 from dsd.pocket.words import NAMED, grid_prompt, phrase
 from train.pocket import latents as sheets
 from train.pocket import scenes, text
@@ -38,7 +39,9 @@ class Teacher(nn.Module):
     def encode_text(self, prompts: list[str], tokens: int) -> tuple[Tensor, Tensor]:
         """(T5 states [B, tokens, C], CLIP's pooled state [B, C]), padded as `FluxPipeline` pads."""
         where = self.transformer.device
-        t5 = self.tokenizer_2(prompts, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt")
+        t5 = self.tokenizer_2(
+            prompts, padding="max_length", max_length=tokens, truncation=True, return_tensors="pt"
+        )
         clip = self.tokenizer(prompts, padding="longest", truncation=True, return_tensors="pt")
         states = self.text_encoder_2(t5.input_ids.to(where))[0]
         return states, self.text_encoder(clip.input_ids.to(where)).pooler_output
@@ -72,7 +75,9 @@ def build_transformer(preset: Preset) -> FluxTransformer2DModel:
     )
 
 
-def sample_sheet(seed: int, index: int, rows: int, columns: int, rng: np.random.Generator) -> tuple[list[int], str]:
+def sample_sheet(
+    seed: int, index: int, rows: int, columns: int, rng: np.random.Generator
+) -> tuple[list[int], str]:
     """Which panels of family `index` make a sheet, and its prompt."""
     family, count = scenes.family(seed, index), rows * columns
     if count == 1:
@@ -107,7 +112,7 @@ def loss(teacher: Teacher, latents: Tensor, preset: Preset, step: int) -> Tensor
     noise, t = torch.randn(data.shape, generator=generator), flow.sample_times(len(data), generator=generator)
     where = teacher.transformer.device
     data, noise, t = data.to(where), noise.to(where), t.to(where)
-    ids = sheets.positions(*layout, latents.shape[-1], where)
+    ids = positions(*(preset.panel * n for n in layout), device=where)
     predicted = teacher(flow.interpolate(data, noise, t), t, prompts, tokens, ids)
     return flow.loss(predicted, flow.velocity(data, noise))
 

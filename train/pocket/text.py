@@ -1,58 +1,49 @@
 """The pocket family's two tokenizers and text encoders: the stock FLUX classes, a few words wide.
 
-CLIP (pooled) reads byte pairs learnt from our own captions; T5 (token by token) reads whole words. A word that
-the drawn world does not know becomes one `<unk>`, which training teaches the model to overlook.
+CLIP (pooled) reads byte pairs, T5 (token by token) whole words. A word that the drawn world does not know becomes
+one `<unk>` for T5, which training teaches the model to overlook. Both are functions of the vocabulary alone.
 """
 
-import numpy as np
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, PreTrainedTokenizerFast, T5Config, T5EncoderModel
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    PreTrainedTokenizerFast,
+    T5Config,
+    T5EncoderModel,
+)
 
-from dsd.pocket.words import VOCABULARY, grid_prompt, phrase
-from dsd.pocket.world import sample_context, sample_critter
+from dsd.pocket.words import VOCABULARY
 
 CLIP_TOKENS = 48  # the longest pooled prompt; a 2x2 grid prompt has about 40 words
 T5_TOKENS = 24  # enough for one picture; grid prompts ask for 40 (`max_sequence_length=40`)
 
 
-def sample_prompts(count: int, seed: int = 0) -> list[str]:
-    rng = np.random.default_rng(seed)
-    return [_sample_prompt(rng, i) for i in range(count)]
-
-
-def _sample_prompt(rng: np.random.Generator, i: int) -> str:
-    critter = sample_critter(rng)
-    if i % 3 == 0:
-        return grid_prompt(critter, [sample_context(rng) for _ in range(4)])
-    return phrase(critter, sample_context(rng), rng)
-
-
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """Byte-pair merges learnt with CLIP's own splitting, so that our frequent words are one token each."""
-    bare = CLIPTokenizer(vocab={"<|startoftext|>": 0, "<|endoftext|>": 1}, merges=[])
-    backend = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token="<|endoftext|>"))
-    backend.normalizer, backend.pre_tokenizer = bare.backend_tokenizer.normalizer, bare.backend_tokenizer.pre_tokenizer
-    trainer = trainers.BpeTrainer(
-        vocab_size=900,
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
-        end_of_word_suffix="</w>",
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    backend.train_from_iterator(sample_prompts(3000), trainer)
-    model = _bpe_state(backend)
-    return CLIPTokenizer(vocab=model["vocab"], merges=model["merges"], model_max_length=CLIP_TOKENS)
+    """Byte pairs spelt out so that each of our words is one token; other words fall apart into letters."""
+    words = sorted(VOCABULARY, key=lambda word: (-len(word), word))
+    while True:
+        tokenizer = _byte_pairs(words)
+        broken = [word for word in words if len(tokenizer.tokenize(word)) > 1]
+        if not broken:
+            return tokenizer
+        words = broken + [word for word in words if word not in broken]  # earlier merges win
 
 
-def _bpe_state(backend: Tokenizer) -> dict:
-    """CLIP needs every letter as a last letter too (`a</w>`), which the trainer adds only where it met one."""
-    import json
-
-    state = json.loads(backend.to_str())["model"]
-    for letter in sorted(pre_tokenizers.ByteLevel.alphabet()):
-        state["vocab"].setdefault(f"{letter}</w>", len(state["vocab"]))
-    state["merges"] = [tuple(pair) for pair in state["merges"]]
-    return state
+def _byte_pairs(words: list[str]) -> CLIPTokenizer:
+    """A word's letters are merged from left to right; `</w>` ends a word."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    pieces = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
+    merges: dict[tuple[str, str], str] = {}
+    for word in words:
+        left = word[0]
+        for end, letter in enumerate(word[1:], 2):
+            right = f"{letter}</w>" if end == len(word) else letter
+            left = merges.setdefault((left, right), left + right)
+    pieces += list(dict.fromkeys(merges.values()))
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=CLIP_TOKENS)
 
 
 def build_t5_tokenizer() -> PreTrainedTokenizerFast:
@@ -66,7 +57,11 @@ def build_t5_tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.WordPiece(prefix="##", cleanup=False)
     backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=T5_TOKENS
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        model_max_length=T5_TOKENS,
     )
 
 

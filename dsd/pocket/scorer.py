@@ -1,0 +1,236 @@
+"""The ground-truth scorer: a small network, trained on renders only, that reads a picture's traits back.
+
+So identity and prompt following can be measured without another model's opinion. It also knows how far a picture is
+from anything drawn in its world (`strangeness`), which is what the app's warning rests on.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from huggingface_hub import PyTorchModelHubMixin
+from PIL import Image
+from torch import Tensor, nn
+
+from dsd.pocket.world import (
+    ACCESSORIES,
+    ACCESSORY_COLORS,
+    COLORS,
+    EARS,
+    LIGHTS,
+    PATTERNS,
+    PLACES,
+    SCENES,
+    SHAPES,
+    Context,
+    Critter,
+)  # fmt: skip
+
+FOLDER = Path(__file__).parents[2] / "assets" / "pocket" / "scorer"
+CHOICES = {
+    "color": tuple(COLORS), "shape": SHAPES, "pattern": PATTERNS, "ears": EARS, "eyes": (1, 2, 3),
+    "scene": SCENES, "accessory": ACCESSORIES, "accessory_color": tuple(ACCESSORY_COLORS), "light": LIGHTS,
+    "place": PLACES,
+}  # fmt: skip
+# Angles are read as (cos, sin) of `turns` times the angle: a stripe at 90 degrees is one at -90.
+ANGLES = {"hue": 1, "accent_hue": 1, "stripe_angle": 2, "spot_turn": 4}
+RANGES = {
+    "stripe_width": (0.8, 1.3),
+    "eye_size": (0.8, 1.25),
+    "ear_length": (0.75, 1.35),
+    "aspect": (0.9, 1.12),
+}
+NUMBERS = 2 * len(ANGLES) + len(RANGES)
+# How far an unnamed trait may be off and still count as kept: degrees, or a share of its range.
+TOLERANCE = {"hue": 14, "accent_hue": 45, "stripe_angle": 22, "spot_turn": 18, "stripe_width": 0.35,
+             "eye_size": 0.35, "ear_length": 0.35, "aspect": 0.4}  # fmt: skip
+SIZE = 64  # pixels a side that the network reads
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the network sees: the likeliest choice of each named thing, and the value of each number."""
+
+    choices: dict[str, str | int]
+    numbers: dict[str, float]
+    strangeness: float
+
+
+class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apache-2.0"):
+    """Pictures [B, 3, 64, 64] in -1..1 to choices' logits and numbers; opened by `Scorer.from_pretrained(folder)`."""
+
+    def __init__(self, width: int = 32, features: int = 192):
+        super().__init__()
+        w = width
+        self.body = nn.Sequential(
+            _conv(3, w, 2), _conv(w, 2 * w, 2), _Residual(2 * w), _conv(2 * w, 4 * w, 2), _Residual(4 * w),
+            _conv(4 * w, 5 * w, 2), nn.Flatten(), nn.Linear(5 * w * 16, features), nn.BatchNorm1d(features), nn.ReLU(),
+        )  # fmt: skip
+        self.heads = nn.ModuleDict(
+            {name: nn.Linear(features, len(values)) for name, values in CHOICES.items()}
+        )
+        self.numbers = nn.Linear(features, NUMBERS)
+        self.register_buffer("feature_mean", torch.zeros(features))
+        self.register_buffer("feature_whitening", torch.eye(features))
+        self.register_buffer("strange", torch.tensor(float("inf")))  # above it, a picture is unlike the world
+
+    def forward(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Logits by name [B, choices], numbers [B, NUMBERS], features [B, F]."""
+        features = self.body(pictures)
+        return {name: head(features) for name, head in self.heads.items()}, self.numbers(features), features
+
+    def strangeness(self, features: Tensor) -> Tensor:
+        """Mean squared whitened feature [B]: about 1 for pictures of the world, more the less they are like it."""
+        return ((features - self.feature_mean) @ self.feature_whitening.T).square().mean(1)
+
+    @torch.inference_mode()
+    def read(self, pictures: list[Image.Image], batch: int = 128) -> list[Reading]:
+        """One reading for each picture, of any size; PIL RGB."""
+        readings = []
+        for start in range(0, len(pictures), batch):
+            readings += self._read(to_tensor(pictures[start : start + batch]).to(self.feature_mean.device))
+        return readings
+
+    def _read(self, pictures: Tensor) -> list[Reading]:
+        logits, numbers, features = self.eval()(pictures)
+        strangeness = self.strangeness(features).tolist()
+        chosen = {
+            name: [CHOICES[name][i] for i in values.argmax(1).tolist()] for name, values in logits.items()
+        }
+        return [
+            Reading({name: values[i] for name, values in chosen.items()}, decode_numbers(row), strangeness[i])
+            for i, row in enumerate(numbers.cpu())
+        ]
+
+
+class _Residual(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.inner = nn.Sequential(_conv(width, width, 1), nn.Conv2d(width, width, 3, padding=1, bias=False),
+                                   nn.BatchNorm2d(width))  # fmt: skip
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(x + self.inner(x))
+
+
+def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
+    conv = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU())
+
+
+@cache
+def load(folder: str | Path = FOLDER) -> Scorer:
+    return Scorer.from_pretrained(folder).eval()
+
+
+def to_tensor(pictures: list[Image.Image]) -> Tensor:
+    """PIL RGB of any size -> [B, 3, 64, 64] in -1..1."""
+    arrays = [np.asarray(p.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)) for p in pictures]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+# ---------------------------------------------------------------- numbers, and which of them mean anything
+
+
+def encode_numbers(critter: Critter) -> list[float]:
+    """What the numbers' head should say; [NUMBERS]."""
+    angles = {
+        **{name: getattr(critter, name) for name in ("hue", "accent_hue", "stripe_angle")},
+        "spot_turn": _turn(critter),
+    }
+    encoded = []
+    for name, turns in ANGLES.items():
+        radians = math.radians(turns * angles[name])
+        encoded += [math.cos(radians), math.sin(radians)]
+    return encoded + [
+        2 * (getattr(critter, name) - low) / (high - low) - 1 for name, (low, high) in RANGES.items()
+    ]
+
+
+def decode_numbers(row: Tensor) -> dict[str, float]:
+    values = row.tolist()
+    numbers = {}
+    for i, (name, turns) in enumerate(ANGLES.items()):
+        numbers[name] = math.degrees(math.atan2(values[2 * i + 1], values[2 * i])) / turns
+    for value, (name, (low, high)) in zip(values[2 * len(ANGLES) :], RANGES.items(), strict=True):
+        numbers[name] = low + (value + 1) / 2 * (high - low)
+    return numbers
+
+
+def visible_numbers(critter: Critter) -> list[str]:
+    """The numbers that can be seen: a plain critter has no stripes, one without ears no ear length."""
+    seen = ["hue", "eye_size", "aspect"]
+    if critter.pattern != "plain":
+        seen.append("accent_hue")
+    if critter.pattern == "striped":
+        seen += ["stripe_angle", "stripe_width"]
+    if critter.pattern == "spotted":
+        seen.append("spot_turn")
+    return seen + (["ear_length"] if critter.ears != "no" else [])
+
+
+def number_mask(critter: Critter) -> list[float]:
+    """1 where a number can be seen; [NUMBERS]."""
+    seen = visible_numbers(critter)
+    return [float(n in seen) for n in ANGLES for _ in (0, 1)] + [float(n in seen) for n in RANGES]
+
+
+def _turn(critter: Critter) -> float:
+    """How far the four spots are turned from a cross, in degrees within a quarter turn."""
+    total = sum(np.exp(4j * math.atan2(y, x)) for x, y, _ in critter.spots)
+    return math.degrees(np.angle(total)) / 4
+
+
+# ---------------------------------------------------------------- what is kept, what is followed
+
+
+def kept(critter: Critter, reading: Reading) -> dict[str, bool]:
+    """For each trait of the critter that can be seen: is it in the picture? Named traits, then eyes, then numbers."""
+    result = {
+        name: reading.choices[name] == getattr(critter, name)
+        for name in ("color", "shape", "pattern", "ears", "eyes")
+    }
+    for name in visible_numbers(critter):
+        truth = _turn(critter) if name == "spot_turn" else getattr(critter, name)
+        result[name] = _distance(name, truth, reading.numbers[name]) <= TOLERANCE[name]
+    return result
+
+
+def identity(critter: Critter, reading: Reading) -> float:
+    """The share of the critter's visible traits, named and unnamed, that the picture keeps; 0..1."""
+    traits = kept(critter, reading)
+    return sum(traits.values()) / len(traits)
+
+
+def followed(context: Context, reading: Reading) -> dict[str, bool]:
+    """For each part of the asked context: is it there? Scene, accessory, its colour, light."""
+    parts = {
+        name: reading.choices[name] == getattr(context, name) for name in ("scene", "accessory", "light")
+    }
+    if context.accessory != "none":
+        parts["accessory_color"] = reading.choices["accessory_color"] == context.accessory_color
+    return parts
+
+
+def same_identity(readings: list[Reading]) -> bool:
+    """Do all pictures show one critter? Colour, shape, pattern, ears and eyes agree, and the exact hue does."""
+    first = readings[0]
+    names = ("color", "shape", "pattern", "ears", "eyes")
+    agree = all(r.choices[n] == first.choices[n] for r in readings for n in names)
+    return agree and all(
+        _distance("hue", a.numbers["hue"], b.numbers["hue"]) <= TOLERANCE["hue"]
+        for a in readings
+        for b in readings
+    )
+
+
+def _distance(name: str, a: float, b: float) -> float:
+    """Degrees within the angle's own period, or a share of the number's range."""
+    if name in ANGLES:
+        period = 360 / ANGLES[name]
+        return abs((a - b + period / 2) % period - period / 2)
+    low, high = RANGES[name]
+    return abs(a - b) / (high - low)

@@ -1,0 +1,180 @@
+"""The Generate tab as it stands on the page; `generate_tab` wires it."""
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import gradio as gr
+
+from dsd.generate import MAX_SEED, Options
+from dsd.pipeline import DEFAULT_GUIDANCE
+from dsd.ui.generating import OFFERED, Generating
+from dsd.ui.loaded import Loaded
+
+MAX_COUNT = 8
+FRAME = ["dsd-small-frame", "dsd-frame"]  # style.css
+PIXELS = 128  # frames up to this size are enlarged pixel by pixel: smoothing would only blur them
+EMPTY = '<div class="dsd-status dsd-idle">Your pictures will appear here.</div>'
+
+
+class Reference(NamedTuple):
+    """The visitor's picture."""
+
+    image: gr.Image
+    seen: gr.Image
+    remarks: gr.HTML
+    restored: gr.Group
+    note: gr.HTML
+    itself: gr.Button
+
+
+class Form(NamedTuple):
+    """What to draw from it."""
+
+    prompt: gr.Textbox
+    create: gr.Button
+    cancel: gr.Button
+    settings: list[Any]  # count, steps, image, text and embedded guidance, seed, width, height, fit
+    seed: gr.Number
+    new_seed: gr.Checkbox
+
+
+class Results(NamedTuple):
+    """What came of it."""
+
+    status: gr.HTML
+    pictures: gr.Gallery
+    redrawn: gr.Gallery
+    show_redrawn: gr.Checkbox
+
+
+def reference(loaded: Loaded) -> Reference:
+    """The upload beside what the model sees of it, and remarks on it below."""
+    enlarged = ", enlarged" if loaded.pipe.frame_size <= PIXELS else ""
+    with gr.Row(equal_height=True):
+        image = gr.Image(
+            label="Your picture", type="filepath", format="png", sources=["upload", "clipboard"], buttons=[],
+            height=250, min_width=150, elem_id="upload", elem_classes=FRAME,
+        )  # fmt: skip
+        image.preprocess = _as_sent
+        seen = gr.Image(
+            label=f"What the model sees{enlarged}", format="png", interactive=False, buttons=[],
+            height=250, min_width=150, elem_id="seen", elem_classes=_frame(loaded),
+        )  # fmt: skip
+    remarks = gr.HTML(elem_id="remarks", visible=False, padding=False)
+    with gr.Group(visible=False, elem_id="restored") as restored:
+        note = gr.HTML(padding=False)
+        itself = gr.Button("Use the picture itself instead", size="sm")
+    return Reference(image, seen, remarks, restored, note, itself)
+
+
+def _as_sent(payload: Any) -> str | None:
+    """An upload as the file that was sent: `dsd.intake` opens it, and says what is wrong with it.
+
+    Gradio would open it first, and answer a broken file with the one word "Error". This takes the place of
+    the component's `preprocess`, and lasts while no event answers the component with an update instead of a
+    value. A subclass would last longer, but gradio writes a file beside the source of each.
+    """
+    return payload.path if payload else None  # gradio has checked that it lies in its upload folder
+
+
+def _frame(loaded: Loaded) -> list[str]:
+    return [*FRAME, "dsd-pixels"] if loaded.pipe.frame_size <= PIXELS else FRAME
+
+
+def form(loaded: Loaded, work: Generating) -> Form:
+    """Prompt, number, buttons, and everything else folded away."""
+    prompt = gr.Textbox(
+        label="Where should it be?", placeholder="wearing a red hat on the beach", lines=1, max_lines=6,
+        elem_id="prompt",
+    )  # fmt: skip
+    count = gr.Slider(1, MAX_COUNT, 1, step=1, label="Number of pictures", elem_id="count")
+    with gr.Row():
+        create = gr.Button("Create", variant="primary", elem_id="create", scale=3, min_width=120)
+        cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
+    with gr.Accordion("More settings", open=False, elem_id="advanced"):
+        image_guidance, text_guidance, guidance = _guidance(work)
+        steps = gr.Slider(
+            *OFFERED["steps"], Options(prompt="-").steps, step=1, label="Steps",
+            info="More are slower and a little finer.",
+        )  # fmt: skip
+        seed, new_seed = _seed()
+        width, height, fit = _size(loaded)
+    settings = [count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit]
+    return Form(prompt, create, cancel, settings, seed, new_seed)
+
+
+def _guidance(work: Generating) -> tuple[Any, Any, Any]:
+    default = Options(prompt="-")
+    image_guidance = gr.Slider(
+        *OFFERED["image_guidance"], default.image_guidance, step=0.1, label="Keep the subject",
+        info="Raise it when the subject changes too much. 1 is neutral.",
+    )  # fmt: skip
+    text_guidance = gr.Slider(
+        *OFFERED["text_guidance"], default.text_guidance, step=0.1, label="Follow the prompt",
+        info="Raise it when the prompt is ignored. 1 is neutral.",
+    )  # fmt: skip
+    if not work.has_guidance:
+        return image_guidance, text_guidance, gr.State(None)  # nothing to set, neither here nor by a program
+    guidance = gr.Slider(
+        *OFFERED["guidance"], DEFAULT_GUIDANCE, step=0.1, label="Vividness",
+        info="Higher is bolder and more contrasty, lower is softer.",
+    )  # fmt: skip
+    return image_guidance, text_guidance, guidance
+
+
+def _seed() -> tuple[gr.Number, gr.Checkbox]:
+    with gr.Row():
+        seed = gr.Number(
+            None, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120,
+            info="The same seed and settings give the same picture.",
+        )  # fmt: skip
+        return seed, gr.Checkbox(True, label="New seed each time", min_width=120)
+
+
+def _size(loaded: Loaded) -> tuple[gr.Slider, gr.Slider, gr.Radio]:
+    low, high = loaded.side_range
+    with gr.Row():
+        width, height = (
+            gr.Slider(low, high, loaded.pipe.frame_size, step=16, label=label, min_width=120)
+            for label in ("Width", "Height")
+        )
+    fits = [("Crop to fill", "crop"), ("Keep all, add white", "pad")]
+    return width, height, gr.Radio(fits, value=Options(prompt="-").fit, label="Fitting your picture")
+
+
+def results(loaded: Loaded) -> Results:
+    """The pictures, and beside them, on request, the reference as the model redrew it."""
+    status = gr.HTML(EMPTY, elem_id="status", padding=False)
+    look: dict[str, Any] = {
+        "format": "png", "interactive": False, "object_fit": "contain", "height": "auto", "scale": 1,
+        "min_width": 220, "elem_classes": _frame(loaded),
+    }  # fmt: skip
+    with gr.Row(equal_height=False):
+        buttons = ["download", "fullscreen"]
+        pictures = gr.Gallery(label="Result", columns=2, buttons=buttons, elem_id="pictures", **look)
+        redrawn = gr.Gallery(
+            label="Your picture, redrawn", columns=2, buttons=[], visible=False, elem_id="redrawn", **look
+        )
+    show = gr.Checkbox(
+        False, label="Show your picture as the model redrew it", elem_id="show-redrawn",
+        info="The model draws your picture again beside the new one. "
+        "Where that copy is wrong, the result will be too.",
+    )  # fmt: skip
+    return Results(status, pictures, redrawn, show)
+
+
+def examples(folder: Path) -> tuple[gr.Gallery | None, list[dict[str, str]]]:
+    """Example pictures with their prompts from `examples.json`: [{"image": "name.png", "prompt": "..."}]."""
+    listing = folder / "examples.json"
+    rows = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
+    if not rows:
+        return None, []
+    gr.set_static_paths(folder)  # served where they lie, not copied for every visitor
+    gr.Markdown("### Or try one of these", elem_classes="dsd-heading")
+    items = [(str(folder / row["image"]), row["prompt"]) for row in rows]
+    gallery = gr.Gallery(
+        items, show_label=False, container=False, columns=8, height="auto", interactive=False,
+        allow_preview=False, buttons=[], object_fit="contain", elem_id="examples", elem_classes=FRAME,
+    )  # fmt: skip
+    return gallery, rows

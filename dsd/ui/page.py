@@ -1,0 +1,94 @@
+"""The whole page: header, tabs, footer, looks, and the settings it is served with."""
+
+import html
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read once, when gradio is imported
+
+import gradio as gr
+
+from dsd.generate import public_name
+from dsd.ui import generate_tab
+from dsd.ui.loaded import Loaded
+
+TITLE = "Same subject, somewhere new"
+QUEUE = 20  # visitors waiting before the page says that it is full
+THEME = gr.themes.Soft(
+    primary_hue="teal",
+    neutral_hue="stone",
+    radius_size="lg",
+    font=["system-ui", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+).set(
+    body_background_fill="*neutral_50",
+    block_background_fill="white",
+    block_border_width="1px",
+    block_border_color="*neutral_200",
+    block_shadow="none",
+    block_title_background_fill="transparent",
+    block_title_background_fill_dark="transparent",
+    block_title_text_color="*body_text_color",
+    block_title_text_color_dark="*body_text_color",
+    block_title_padding="0",
+    input_border_width="1px",
+    input_border_color="*neutral_200",
+    input_shadow="none",
+    checkbox_border_color="*neutral_400",
+    block_title_text_weight="600",
+    block_label_text_weight="500",
+    block_label_background_fill="*background_fill_primary",
+    block_label_text_color="*body_text_color_subdued",
+    button_primary_background_fill="*primary_600",
+    button_primary_background_fill_hover="*primary_700",
+)
+
+
+def build(loaded: Loaded, examples: Path) -> gr.Blocks:
+    """The page for one loaded model. `examples` is a folder with `examples.json`."""
+    # Uploads and results are private: gone from the server within six hours.
+    with gr.Blocks(title=TITLE, delete_cache=(3600, 21600), analytics_enabled=False) as page:
+        gr.HTML(_header(loaded), elem_id="header", padding=False)
+        with gr.Tabs():
+            with gr.Tab("Generate", id="generate"):
+                generate_tab.build(loaded, examples)
+        gr.HTML(_footer(loaded), elem_id="footer", padding=False)
+    return page.queue(max_size=QUEUE)
+
+
+def _header(loaded: Loaded) -> str:
+    about = f" {html.escape(loaded.description)}" if loaded.description else ""
+    return (
+        f"<h1>{TITLE}</h1><p>Give it a picture of a character or a thing and say where it should be. "
+        f"It draws the same one there.</p>"
+        f'<p class="dsd-model"><b>Model: {html.escape(public_name(loaded.name))}.</b>{about}</p>'
+    )
+
+
+def _footer(loaded: Loaded) -> str:
+    licence = (
+        f"Licence of the model and of what it makes: {html.escape(loaded.licence)}. "
+        if loaded.licence
+        else ""
+    )
+    return (
+        f"<p>All pictures made here are AI-generated, and their files say so. {licence}"
+        f"Uploads are not kept: they leave the server within six hours.</p>"
+    )
+
+
+def launch(page: gr.Blocks, **options: Any) -> Any:
+    """Serve the page. Nothing of a visitor's is recorded, and nothing is fetched from elsewhere."""
+    style = Path(__file__).with_name("style.css")
+    return page.launch(
+        theme=THEME,
+        css_paths=style,
+        footer_links=["api"],
+        run_history=False,
+        enable_monitoring=False,
+        ssr_mode=False,
+        pwa=False,
+        max_file_size="30mb",
+        **options,
+    )

@@ -1,0 +1,158 @@
+"""What builds the pocket family, at toy size: the linear VAE and its spelling, batches, a kill and a resume."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from dsd.pocket.draw import draw
+from dsd.pocket.words import VOCABULARY
+from train.pocket import latents, scenes, student, teacher, text, vae
+from train.pocket.linear import LinearAutoencoder, spell
+from train.pocket.loop import State, learning_rate
+from train.pocket.presets import SMALL
+
+TOY = replace(
+    SMALL, families=4, t5_width=32, clip_width=32, heads=2, head_width=24, double_blocks=1, single_blocks=1
+)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    panels = [np.asarray(draw(*scene)) for i in range(6) for scene in scenes.family(3, i)]
+    return vae.to_tensor(np.stack(panels))
+
+
+@pytest.fixture(scope="module")
+def linear(pictures) -> LinearAutoencoder:
+    torch.manual_seed(0)
+    model = LinearAutoencoder(SMALL.vae_widths)
+    model.start_at_principal_components(pictures)
+    model.normalise(pictures)
+    return model
+
+
+@pytest.fixture(scope="module")
+def spelled(linear):
+    model = vae.build(SMALL)
+    spell(linear, model)
+    return model
+
+
+@torch.no_grad()
+def test_the_stock_vae_spells_the_linear_autoencoder(linear, spelled, pictures):
+    code = linear.encode(pictures[:4])
+    torch.testing.assert_close(spelled.encode(pictures[:4]).latent_dist.mode(), code, atol=2e-3, rtol=0)
+    torch.testing.assert_close(spelled.decode(code).sample, linear.decode(code), atol=2e-3, rtol=0)
+
+
+@torch.no_grad()
+def test_a_sample_of_the_latents_is_their_mode(spelled, pictures):
+    encoded = spelled.encode(pictures[:2]).latent_dist
+    torch.testing.assert_close(encoded.sample(), encoded.mode(), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_a_sheets_latents_are_its_panels_latents_side_by_side(spelled, pictures):
+    alone = spelled.encode(pictures[:4]).latent_dist.mode()
+    together = spelled.encode(vae.tile(pictures[:4], 2, 2)).latent_dist.mode()
+    torch.testing.assert_close(together, vae.tile(alone, 2, 2), atol=2e-3, rtol=0)
+
+
+def test_the_probed_block_code_is_the_encoder(spelled, pictures):
+    weight, bias = latents.block_code(spelled)
+    with torch.no_grad():
+        expected = spelled.encode(pictures[:4]).latent_dist.mode()
+    code = torch.nn.functional.conv2d(pictures[:4], weight, bias, stride=8)
+    torch.testing.assert_close(code, expected, atol=3e-3, rtol=0)
+
+
+def test_the_code_is_normalised(linear, pictures):
+    with torch.no_grad():
+        code = linear.encode(pictures)
+    assert abs(code.mean().item()) < 0.01
+    assert abs(code.std().item() - 1) < 0.01
+
+
+def test_tokenizers_know_our_words_and_merge_unknown_ones():
+    t5, clip = text.build_t5_tokenizer(), text.build_clip_tokenizer()
+    assert t5.tokenize("A Red, round zebra!") == ["a", "red", "round", "<unk>"]
+    assert clip.tokenize("red critter") == ["red</w>", "critter</w>"]
+    assert all(len(clip.tokenize(word)) == 1 for word in VOCABULARY)
+
+
+def test_prompts_fit_their_token_counts():
+    t5, rng = text.build_t5_tokenizer(), np.random.default_rng(0)
+    for (rows, columns), (_, tokens, _) in teacher.LAYOUTS.items():
+        prompts = [teacher.sample_sheet(1, i % 5, rows, columns, rng)[1] for i in range(200)]
+        assert max(len(t5(prompt).input_ids) for prompt in prompts) <= tokens
+    assert teacher.LAYOUTS[1, 1][1] == text.T5_TOKENS
+
+
+def test_imperfect_sheets_are_some_and_not_most():
+    rng = np.random.default_rng(0)
+    sheets = [teacher.sample_sheet(1, i % 5, 2, 2, rng)[0] for i in range(3000)]
+    wrong = np.mean([max(panels) >= scenes.SAME for panels in sheets])
+    assert abs(wrong - teacher.IMPERFECT) < 0.03
+
+
+def toy_latents() -> torch.Tensor:
+    return torch.randn(4, scenes.FAMILY, 16, 8, 8, generator=torch.Generator().manual_seed(0)).half()
+
+
+def test_the_teachers_batches_are_a_function_of_the_step():
+    first, prompts = teacher.sample_batch(toy_latents(), 2, 2, 3, step=7)
+    again, same = teacher.sample_batch(toy_latents(), 2, 2, 3, step=7)
+    assert first.shape == (3, 64, 64)
+    assert torch.equal(first, again) and prompts == same
+    assert not torch.equal(first, teacher.sample_batch(toy_latents(), 2, 2, 3, step=8)[0])
+
+
+def test_the_students_condition_is_its_left_frame_beside_black():
+    black = torch.full((16, 8, 8), -2.0)
+    canvas, condition, _ = student.sample_batch(toy_latents(), black, 16, step=0)
+    left = torch.arange(32).view(4, 8)[:, :4].flatten()
+    right = torch.arange(32).view(4, 8)[:, 4:].flatten()
+    kept = condition.abs().sum((1, 2)) > 0
+    assert torch.equal(condition[kept][:, left], canvas[kept][:, left])
+    assert (condition[kept][:, right] == -2.0).all()
+    assert not torch.equal(canvas[:, left], canvas[:, right])
+
+
+def test_frame_weights_fall_on_the_left_frame_only():
+    weights = student.frame_weights(torch.zeros(1, 32, 64), 4).view(4, 8)
+    assert (weights[:, :4] == student.REFERENCE_WEIGHT).all() and (weights[:, 4:] == 1).all()
+
+
+def test_packing_panels_equals_packing_their_sheet():
+    panels = torch.randn(8, 16, 8, 8)
+    sheets = vae.tile(panels, 2, 2)
+    assert torch.equal(latents.pack(panels, 2, 2), latents.pack(sheets, 1, 1))
+
+
+def run_steps(path, steps: int, stop_at: int | None = None) -> torch.Tensor:
+    torch.manual_seed(0)
+    model = teacher.Teacher(TOY)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
+    state = State(path, model=model, optimizer=optimizer).load()
+    while state.step < steps:
+        teacher.loss(model, toy_latents(), replace(TOY, teacher_batch=4), state.step).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        state.tick()
+        if state.step == stop_at:
+            break
+    state.save()
+    return model.transformer.x_embedder.weight.detach().clone()
+
+
+def test_a_training_that_was_stopped_continues_as_if_it_were_not(tmp_path):
+    whole = run_steps(tmp_path / "whole.pt", 4)
+    run_steps(tmp_path / "parts.pt", 4, stop_at=2)
+    assert torch.equal(run_steps(tmp_path / "parts.pt", 4), whole)
+
+
+def test_the_learning_rate_warms_up_holds_and_decays():
+    rates = [learning_rate(step, 1000, 1.0, warmup=100) for step in range(1000)]
+    assert rates[0] < 0.05 and rates[400] == 1.0 and rates[-1] < 0.03

@@ -1,0 +1,54 @@
+"""The app's examples: held-out critters, drawn, with a prompt each: `python -m train.pocket.examples`."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from dsd.checkpoint import ASSETS
+from dsd.pocket.draw import draw
+from dsd.pocket.world import COLORS, PATTERNS, Context, Critter, sample_critter
+
+FOLDER = ASSETS.parent / "examples"
+SEED, PANEL = 77, 64
+CASES = (
+    ("beach", "wearing a red hat in the snow"),
+    ("forest", "holding a yellow balloon under the sea"),
+    ("snow", "on the beach at sunset"),
+    ("desert", "wearing a blue scarf in the city"),
+    ("city", "in space holding a white flag"),
+    ("sea", "in the forest wearing a black hat"),
+    ("space", "in a room holding a green balloon"),
+    ("room", "in the desert wearing a red scarf at sunset"),
+    ("beach", "in the city at night"),
+    ("forest", "holding a blue flag on the beach"),
+)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
+    make(FOLDER)
+
+
+def make(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rng, rows = np.random.default_rng(SEED), []
+    for number, (scene, prompt) in enumerate(CASES, 1):
+        critter = _varied(rng, number)
+        name = f"{number:02d}-{critter.color}-{critter.shape}-{critter.pattern}.png"
+        draw(critter, Context(scene=scene, backdrop=float(rng.random())), PANEL).save(folder / name)
+        rows.append({"image": name, "prompt": prompt})
+    (folder / "examples.json").write_text(json.dumps(rows, indent=1) + "\n")
+
+
+def _varied(rng: np.random.Generator, number: int) -> Critter:
+    """Held-out critters, so that colours and patterns take turns."""
+    while True:
+        critter = sample_critter(rng, held_out=True)
+        if critter.color == list(COLORS)[number % len(COLORS)] and critter.pattern == PATTERNS[number % 3]:
+            return critter
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""A linear autoencoder that a stock `AutoencoderKL` can spell exactly, and the spelling.
+
+On two CPU cores an `AutoencoderKL` learns slowly from nothing; its linear part alone learns in minutes. So the linear
+part comes first, is written into the stock weights with every residual branch at zero, and the branches learn the
+rest. Only one thing stands in the way, the last norm and SiLU of encoder and decoder; see `_spell_last`.
+"""
+
+import torch
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+from torch.nn import functional
+
+BLOCK, HALF, LATENTS = 8, 4, 16
+LAST = 4  # channels before the last convolution of the decoder
+CONSTANT = 100.0  # dwarfs every signal, so that the last norm divides by nearly the same number everywhere
+
+
+class LinearAutoencoder(nn.Module):
+    """Encoder: 8x8 blocks, each alone (pixels -> 4x4 blocks -> 8x8 blocks). Decoder: the stock ups, nothing else."""
+
+    def __init__(self, widths: tuple[int, ...]):
+        super().__init__()
+        c0, c1, c2, c3 = widths
+        self.fine = nn.Conv2d(3, c1, HALF, stride=HALF, bias=False)
+        self.coarse = nn.Conv2d(c1, LATENTS, 2, stride=2)
+        self.conv_in = nn.Conv2d(LATENTS, c3, 3, padding=1)
+        self.ups = nn.ModuleList([nn.Conv2d(c, c, 3, padding=1) for c in (c3, c2, c1)])
+        self.narrow = nn.ModuleList([nn.Conv2d(c3, c2, 1), nn.Conv2d(c2, c1, 1), nn.Conv2d(c1, LAST, 1)])
+        self.conv_out = nn.Conv2d(LAST, 3, 3, padding=1)
+        for module in (self.conv_in, *self.ups, *self.narrow, self.conv_out):
+            nn.init.orthogonal_(module.weight)
+            nn.init.zeros_(module.bias)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        return self.coarse(self.fine(pixels))  # [B, 3, H, W] -> [B, 16, H/8, W/8]
+
+    def decode(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for up, narrow in zip(self.ups, self.narrow, strict=True):
+            x = narrow(up(functional.interpolate(x, scale_factor=2.0)))
+        return self.conv_out(x)
+
+    @torch.no_grad()
+    def start_at_principal_components(self, pixels: Tensor) -> None:
+        """The best linear code of single blocks, halfway whitened: details count, noise does not."""
+        basis, _, _ = principal(blocks(pixels, HALF), self.fine.out_channels)
+        self.fine.weight.copy_(basis.view_as(self.fine.weight))
+        last, mean, deviation = principal(blocks(self.fine(pixels), 2), LATENTS)
+        scale = (deviation * deviation.mean()).sqrt()[:, None]
+        self.coarse.weight.copy_((last / scale).view_as(self.coarse.weight))
+        self.coarse.bias.copy_(-(last @ mean) / scale[:, 0])
+
+    @torch.no_grad()
+    def normalise(self, pixels: Tensor) -> None:
+        """Shift and scale the code to mean 0 and deviation 1, over all channels, without changing what is decoded."""
+        code = self.encode(pixels)
+        shift, scale = code.mean((0, 2, 3)), code.std()
+        self.conv_in.bias += (self.conv_in.weight * shift[:, None, None]).sum(
+            (1, 2, 3)
+        )  # exact but at the border
+        self.conv_in.weight *= scale
+        self.coarse.bias.copy_((self.coarse.bias - shift) / scale)
+        self.coarse.weight /= scale
+
+
+def blocks(x: Tensor, side: int) -> Tensor:
+    """[B, C, H, W] -> rows of single blocks [n, C side side]."""
+    return functional.unfold(x, side, stride=side).transpose(1, 2).reshape(-1, x.shape[1] * side * side)
+
+
+def principal(rows: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The `keep` strongest components of rows [n, C]: basis [keep, C], mean [C], deviation [keep]."""
+    rows = rows.double()
+    values, vectors = torch.linalg.eigh(torch.cov((rows - rows.mean(0)).T))
+    return (
+        vectors.T.flip(0)[:keep].float(),
+        rows.mean(0).float(),
+        values.flip(0)[:keep].clamp_min(0).sqrt().float(),
+    )
+
+
+# ---------------------------------------------------------------- spelling it in the stock class
+
+
+@torch.no_grad()
+def spell(linear: LinearAutoencoder, vae: AutoencoderKL) -> None:
+    """Write `linear` into `vae`, whose residual branches must be silent (their last convolutions zero)."""
+    silence_residuals(vae)
+    _spell_encoder(linear, vae.encoder)
+    _spell_decoder(linear, vae.decoder)
+
+
+def silence_residuals(vae: AutoencoderKL) -> None:
+    for name, parameter in vae.named_parameters():
+        if ".conv2." in name or ".to_out.0." in name:
+            nn.init.zeros_(parameter)
+
+
+def _spell_encoder(linear: LinearAutoencoder, encoder: nn.Module) -> None:
+    downs = [block.downsamplers[0].conv for block in encoder.down_blocks[:3]]
+    wider = [block.resnets[0].conv_shortcut for block in encoder.down_blocks[1:]]
+    _identity(encoder.conv_in, 3)
+    _write(downs[0], _unfolded_pairs())  # 2x2 pixels to 12 channels
+    _identity(wider[0], 12)
+    _write(downs[1], _regroup(linear.fine.weight))
+    _identity(wider[1], linear.fine.out_channels)
+    _write(downs[2], linear.coarse.weight, linear.coarse.bias)
+    signals = nn.Conv2d(wider[2].in_channels, LATENTS, 1)
+    _identity(signals, LATENTS)
+    readout = torch.eye(2 * LATENTS, LATENTS)[..., None, None]  # the log-variance half reads nothing
+    bias = torch.cat([torch.zeros(LATENTS), torch.full((LATENTS,), -30.0)])
+    _spell_last(signals, readout, bias, wider[2], encoder.conv_norm_out, encoder.conv_out)
+
+
+def _unfolded_pairs() -> Tensor:
+    """Pixels of a 2x2 block to channels ordered (row, column, colour): [12, 3, 2, 2]."""
+    return torch.eye(12).view(12, 2, 2, 3).permute(0, 3, 1, 2)
+
+
+def _regroup(weight: Tensor) -> Tensor:
+    """A 4x4 kernel over pixels as a 2x2 kernel over `_unfolded_pairs`: [K, 3, 4, 4] -> [K, 12, 2, 2]."""
+    kept = len(weight)
+    split = weight.view(kept, 3, 2, 2, 2, 2).permute(
+        0, 3, 5, 1, 2, 4
+    )  # [K, row, column, colour, block row, block col]
+    return split.reshape(kept, 12, 2, 2)
+
+
+def _spell_decoder(linear: LinearAutoencoder, decoder: nn.Module) -> None:
+    _write(decoder.conv_in, linear.conv_in.weight, linear.conv_in.bias)
+    for up, block in zip(linear.ups, decoder.up_blocks[:3], strict=True):
+        _write(block.upsamplers[0].conv, up.weight, up.bias)
+    shortcuts = [block.resnets[0].conv_shortcut for block in decoder.up_blocks[1:]]
+    for narrow, shortcut in zip(linear.narrow[:2], shortcuts[:2], strict=True):
+        _write(shortcut, narrow.weight, narrow.bias)
+    out = linear.conv_out
+    _spell_last(linear.narrow[2], out.weight, out.bias, shortcuts[2], decoder.conv_norm_out, decoder.conv_out)
+
+
+def _spell_last(
+    signal: nn.Conv2d, readout: Tensor, bias: Tensor, into: nn.Conv2d, norm: nn.GroupNorm, out: nn.Conv2d
+):
+    """`readout(signal(x))` through GroupNorm and SiLU, which a linear map has to pass unharmed.
+
+    Each signal p is carried twice, as +p and -p: then a group's mean is 0, and silu(p) - silu(-p) = p. The other
+    channels of a group hold +K and -K, so large that the group's deviation is the same everywhere, and the norm's
+    own weight undoes it.
+    """
+    into.weight.zero_(), into.bias.zero_(), out.weight.zero_(), out.bias.zero_(), norm.bias.zero_()
+    size, per_group = norm.num_channels // norm.num_groups, signal.out_channels // norm.num_groups
+    middle = (out.kernel_size[0] - readout.shape[-1]) // 2
+    taps = slice(middle, middle + readout.shape[-1])
+    for channel in range(norm.num_channels):
+        group, place = divmod(channel, size)
+        sign = 1.0 if place % 2 == 0 else -1.0
+        if place >= 2 * per_group:
+            into.bias[channel] = sign * CONSTANT
+            continue
+        k = group * per_group + place // 2
+        into.weight[channel, : signal.in_channels] = sign * signal.weight[k]
+        into.bias[channel] = sign * signal.bias[k]
+        out.weight[:, channel, taps, taps] = sign * readout[:, k]
+    out.bias.copy_(bias)
+    norm.weight.fill_(CONSTANT * ((size - 2 * per_group) / size) ** 0.5)
+
+
+def _identity(conv: nn.Conv2d, channels: int) -> None:
+    conv.weight.zero_(), conv.bias.zero_()
+    middle = conv.kernel_size[0] // 2
+    conv.weight[range(channels), range(channels), middle, middle] = 1.0
+
+
+def _write(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> None:
+    """Into the corner of a larger kernel; a stride-2 convolution of the stock class pads right and below only."""
+    conv.weight.zero_(), conv.bias.zero_()
+    kept, channels, height, width = weight.shape
+    conv.weight[:kept, :channels, :height, :width] = weight
+    if bias is not None:
+        conv.bias[:kept] = bias
