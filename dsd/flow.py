@@ -16,7 +16,7 @@ def sigmas(steps: int) -> list[float]:
 
 
 def sample_times(count: int, *, generator: torch.Generator | None = None, device: str = "cpu") -> Tensor:
-    """Logit-normal times `t = sigmoid(N(0, 1))`, shape [count] (METHOD: the prior for what the paper leaves out)."""
+    """Logit-normal times `t = sigmoid(N(0, 1))`, shape [count]: the usual choice where the paper is silent."""
     return torch.sigmoid(torch.randn(count, generator=generator, device=device))
 
 
@@ -37,6 +37,6 @@ def estimate_data(x_t: Tensor, predicted: Tensor, t: Tensor | float) -> Tensor:
 
 
 def loss(predicted: Tensor, target: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean squared error over velocities [B, tokens, C]; `weight` broadcasts over them (for example per frame)."""
+    """Mean squared error over velocities [B, tokens, C]; `weight` (say, per frame) broadcasts over them."""
     error = (predicted.float() - target.float()) ** 2
     return error.mean() if weight is None else (error * weight).sum() / weight.expand_as(error).sum()

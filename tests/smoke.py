@@ -1,7 +1,8 @@
-"""One picture from a running app, asked for by a program and by a visitor: `python -m tests.smoke URL FOLDER`.
+"""One picture from a running app, asked for by a program and by a visitor: `python -m tests.smoke URL
+FOLDER`.
 
-Not for pytest, whose tests run the app on random weights: this asks an app that was started as a person starts
-it, with the weights that come with the project. A screenshot of the page goes into FOLDER.
+Not for pytest, whose tests run the app on random weights: this asks an app that was started as a person
+starts it, with the weights that come with the project. A screenshot of the page goes into FOLDER.
 """
 
 import argparse
@@ -43,6 +44,8 @@ def as_a_visitor(url: str, folder: Path) -> None:
         page.goto(url)
         page.locator("#examples button").first.click()
         page.get_by_text("Done, seed").wait_for()
+        page.locator("#pictures img").first.wait_for()
+        page.wait_for_timeout(1500)  # for the layout to settle: the screenshot is for people
         page.screenshot(path=folder / "page.png", full_page=True)
         made = test_browser.download(page, folder / "made.png")
         check(made, page.get_by_label("Where should it be?").input_value())

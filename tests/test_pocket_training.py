@@ -1,4 +1,4 @@
-"""What builds the pocket family, at toy size: the linear VAE and its spelling, batches, a kill and a resume."""
+"""What builds the pocket family, at toy size: the linear VAE and its spelling, batches, resuming."""
 
 from dataclasses import replace
 

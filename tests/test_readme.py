@@ -66,6 +66,11 @@ def test_every_link_to_a_file_leads_somewhere(page):
     assert [link for link in near if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
+def test_every_example_picture_exists():
+    named = set(re.findall(r"assets/examples/[\w.-]+", read()))
+    assert named and [path for path in named if not (ROOT / path).exists()] == []
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_exists(page):
     modules = re.findall(r"python -m ([\w.]+)", read(page))

@@ -4,13 +4,15 @@ from PIL import Image
 
 
 def warning(picture: Image.Image) -> str | None:
-    """A plain word where a picture is unlike the drawn world, else None; `picture` as the model sees it."""
-    from dsd.pocket import scorer
+    """A plain word where a picture, of any size and mode, is unlike the drawn world; else None."""
+    from dsd import diptych
+    from dsd.pocket import scorer  # both only when asked: a picture of FLUX never needs them
 
     network = scorer.load()
-    if network.read([picture])[0].strangeness <= network.strange.item():
+    seen = diptych.fit(picture, scorer.SIZE, scorer.SIZE)
+    if network.read([seen])[0].strangeness <= network.strange.item():
         return None
     return (
-        "This picture is unlike the drawn critters that the pocket model knows, so the result will be too. "
-        "It still runs; for photographs use FLUX."
+        "This picture is unlike the drawn critters that the pocket model knows, so expect a poor likeness. "
+        "It still runs; for photographs, start the app with FLUX."
     )

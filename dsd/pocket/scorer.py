@@ -1,7 +1,7 @@
 """The ground-truth scorer: a small network, trained on renders only, that reads a picture's traits back.
 
-So identity and prompt following can be measured without another model's opinion. It also knows how far a picture is
-from anything drawn in its world (`strangeness`), which is what the app's warning rests on.
+So identity and prompt following can be measured without another model's opinion. It also knows how far a
+picture is from anything drawn in its world (`strangeness`), which is what the app's warning rests on.
 """
 
 import math
@@ -60,14 +60,15 @@ class Reading:
 
 
 class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apache-2.0"):
-    """Pictures [B, 3, 64, 64] in -1..1 to choices' logits and numbers; opened by `Scorer.from_pretrained(folder)`."""
+    """Pictures [B, 3, 64, 64] in -1..1 to choices and numbers; `Scorer.from_pretrained(folder)` opens one."""
 
     def __init__(self, width: int = 32, features: int = 192):
         super().__init__()
         w = width
         self.body = nn.Sequential(
             _conv(3, w, 2), _conv(w, 2 * w, 2), _Residual(2 * w), _conv(2 * w, 4 * w, 2), _Residual(4 * w),
-            _conv(4 * w, 5 * w, 2), nn.Flatten(), nn.Linear(5 * w * 16, features), nn.BatchNorm1d(features), nn.ReLU(),
+            _conv(4 * w, 5 * w, 2), nn.Flatten(),
+            nn.Linear(5 * w * 16, features), nn.BatchNorm1d(features), nn.ReLU(),
         )  # fmt: skip
         self.heads = nn.ModuleDict(
             {name: nn.Linear(features, len(values)) for name, values in CHOICES.items()}
@@ -83,7 +84,7 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
         return {name: head(features) for name, head in self.heads.items()}, self.numbers(features), features
 
     def strangeness(self, features: Tensor) -> Tensor:
-        """Mean squared whitened feature [B]: about 1 for pictures of the world, more the less they are like it."""
+        """Mean squared whitened feature [B]: about 1 for pictures of the world, more for any others."""
         return ((features - self.feature_mean) @ self.feature_whitening.T).square().mean(1)
 
     @torch.inference_mode()
@@ -188,7 +189,7 @@ def _turn(critter: Critter) -> float:
 
 
 def kept(critter: Critter, reading: Reading) -> dict[str, bool]:
-    """For each trait of the critter that can be seen: is it in the picture? Named traits, then eyes, then numbers."""
+    """For each trait of the critter that can be seen: is it in the picture?"""
     result = {
         name: reading.choices[name] == getattr(critter, name)
         for name in ("color", "shape", "pattern", "ears", "eyes")
@@ -216,7 +217,7 @@ def followed(context: Context, reading: Reading) -> dict[str, bool]:
 
 
 def same_identity(readings: list[Reading]) -> bool:
-    """Do all pictures show one critter? Colour, shape, pattern, ears and eyes agree, and the exact hue does."""
+    """Do all pictures show one critter? Colour, shape, pattern, ears, eyes and the exact hue agree."""
     first = readings[0]
     names = ("color", "shape", "pattern", "ears", "eyes")
     agree = all(r.choices[n] == first.choices[n] for r in readings for n in names)

@@ -104,7 +104,7 @@ def _panel_words(context: Context) -> str:
 
 
 def grid_prompt(critter: Critter, contexts: list[Context], *, traits: tuple[str, ...] = NAMED) -> str:
-    """`4 images of the same red round ... critter with long ears top left beach red hat top right snow ...`."""
+    """`4 images of the same red round plain critter with long ears top left beach red hat top right ...`."""
     names = QUADRANTS[len(contexts)]
     panels = " ".join(f"{name} {_panel_words(c)}" for name, c in zip(names, contexts, strict=True))
     return f"{len(contexts)} images of the same {describe_critter(critter, traits=traits)} {panels}"

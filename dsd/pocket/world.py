@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 COLORS = {  # name -> (hue in degrees, saturation, value)
-    "red": (2, 0.82, 0.86), "orange": (29, 0.88, 0.95), "yellow": (52, 0.82, 0.93), "green": (122, 0.70, 0.68),
-    "teal": (176, 0.72, 0.74), "blue": (220, 0.75, 0.86), "purple": (274, 0.65, 0.80), "pink": (328, 0.52, 0.96),
+    "red": (2, 0.82, 0.86), "orange": (29, 0.88, 0.95), "yellow": (52, 0.82, 0.93),
+    "green": (122, 0.70, 0.68), "teal": (176, 0.72, 0.74), "blue": (220, 0.75, 0.86),
+    "purple": (274, 0.65, 0.80), "pink": (328, 0.52, 0.96),
 }  # fmt: skip
 HUE_SPREAD = 9.0  # degrees to either side; neighbouring names stay more than 4 degrees apart
 SHAPES = ("round", "tall", "boxy", "pointy")
@@ -137,7 +138,7 @@ def sample_context(rng: np.random.Generator) -> Context:
 
 
 def change_one_trait(critter: Critter, trait: str, rng: np.random.Generator) -> Critter:
-    """The same critter but for one trait, changed enough to see: a hard negative, and an imperfect grid's panel."""
+    """The same critter but for one trait, changed enough to see: a hard negative."""
     other = _any_critter(rng)
     if trait == "hue":
         names = list(COLORS)

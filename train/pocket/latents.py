@@ -1,4 +1,4 @@
-"""The families' latents, encoded once: uint8 panels -> `latents.npy`, float16 [families, FAMILY, 16, H/8, W/8].
+"""The families' latents, encoded once to float16 [families, FAMILY, 16, H/8, W/8].
 
 The encoder reads each 8x8 block alone, so a sheet's latents are its panels' latents side by side; sheets are
 therefore put together from latents, at no cost.
@@ -29,7 +29,7 @@ def load(vae: AutoencoderKL, families: np.ndarray, path: Path) -> Tensor:
 
 @torch.no_grad()
 def block_code(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
-    """The encoder as what it is, one linear map of an 8x8 block: weight [16, 3, 8, 8] and bias [16], by probing it.
+    """The encoder as one linear map of an 8x8 block, weight [16, 3, 8, 8] and bias [16], by probing it.
 
     Through all its silent layers it would take a hundred times as long.
     """

@@ -1,8 +1,9 @@
 """A linear autoencoder that a stock `AutoencoderKL` can spell exactly, and the spelling.
 
-On two CPU cores an `AutoencoderKL` learns slowly from nothing; its linear part alone learns in minutes. So the linear
-part comes first, is written into the stock weights with every residual branch at zero, and the branches learn the
-rest. Only one thing stands in the way, the last norm and SiLU of encoder and decoder; see `_spell_last`.
+On two CPU cores an `AutoencoderKL` learns slowly from nothing; its linear part alone learns in minutes. So
+the linear part comes first, is written into the stock weights with every residual branch at zero, and the
+branches learn the rest. Only one thing stands in the way, the last norm and SiLU of encoder and decoder; see
+`_spell_last`.
 """
 
 import torch
@@ -16,7 +17,8 @@ CONSTANT = 100.0  # dwarfs every signal, so that the last norm divides by nearly
 
 
 class LinearAutoencoder(nn.Module):
-    """Encoder: 8x8 blocks, each alone (pixels -> 4x4 blocks -> 8x8 blocks). Decoder: the stock ups, nothing else."""
+    """Encoder: 8x8 blocks, each alone (pixels -> 4x4 blocks -> 8x8 blocks). Decoder: the stock ups, nothing
+    else."""
 
     def __init__(self, widths: tuple[int, ...]):
         super().__init__()
@@ -52,7 +54,8 @@ class LinearAutoencoder(nn.Module):
 
     @torch.no_grad()
     def normalise(self, pixels: Tensor) -> None:
-        """Shift and scale the code to mean 0 and deviation 1, over all channels, without changing what is decoded."""
+        """Shift and scale the code to mean 0 and deviation 1, over all channels, without changing what is
+        decoded."""
         code = self.encode(pixels)
         shift, scale = code.mean((0, 2, 3)), code.std()
         self.conv_in.bias += (self.conv_in.weight * shift[:, None, None]).sum(
@@ -142,9 +145,9 @@ def _spell_last(
 ):
     """`readout(signal(x))` through GroupNorm and SiLU, which a linear map has to pass unharmed.
 
-    Each signal p is carried twice, as +p and -p: then a group's mean is 0, and silu(p) - silu(-p) = p. The other
-    channels of a group hold +K and -K, so large that the group's deviation is the same everywhere, and the norm's
-    own weight undoes it.
+    Each signal p is carried twice, as +p and -p: then a group's mean is 0, and silu(p) - silu(-p) = p. The
+    other channels of a group hold +K and -K, so large that the group's deviation is the same everywhere, and
+    the norm's own weight undoes it.
     """
     into.weight.zero_(), into.bias.zero_(), out.weight.zero_(), out.bias.zero_(), norm.bias.zero_()
     size, per_group = norm.num_channels // norm.num_groups, signal.out_channels // norm.num_groups
@@ -171,7 +174,8 @@ def _identity(conv: nn.Conv2d, channels: int) -> None:
 
 
 def _write(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> None:
-    """Into the corner of a larger kernel; a stride-2 convolution of the stock class pads right and below only."""
+    """Into the corner of a larger kernel; a stride-2 convolution of the stock class pads right and below
+    only."""
     conv.weight.zero_(), conv.bias.zero_()
     kept, channels, height, width = weight.shape
     conv.weight[:kept, :channels, :height, :width] = weight

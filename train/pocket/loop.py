@@ -1,4 +1,4 @@
-"""What the small trainings share: a schedule, a running average, and a state on disk that a re-run continues."""
+"""What the small trainings share: a schedule, a running average, and a state that a re-run continues."""
 
 import math
 import time

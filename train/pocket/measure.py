@@ -1,4 +1,5 @@
-"""The figures and sample sheets of the pocket family's card: `python -m train.pocket.measure RUN --out FOLDER`.
+"""The figures and sample sheets of the pocket family's card: `python -m train.pocket.measure RUN --out
+FOLDER`.
 
 All pictures are drawn by the plain pipelines from saved folders; traits are read back by the scorer.
 """
@@ -21,9 +22,10 @@ from dsd.pocket.world import NAMED, Context, Critter, sample_context, sample_cri
 from dsd.transformer import load_transformer
 from train.pocket import scenes, vae
 from train.pocket.loop import device
+from train.pocket.text import T5_TOKENS
 
 SEED, STEPS, BATCH = 5000, 28, 50
-GRID_TOKENS = 40
+GRID_TOKENS = 36
 UNNAMED_ONLY = (
     "eyes",
     "hue",
@@ -86,7 +88,7 @@ def measure_singles(
     teacher: FluxPipeline, scorer: Scorer, count: int, panel: int, guidance: float
 ) -> tuple[dict, list]:
     pairs = [(critter, contexts[0]) for critter, contexts in (fresh(i, held_out=False) for i in range(count))]
-    pictures = draw_with(teacher, [caption(*pair) for pair in pairs], panel, 24, guidance)
+    pictures = draw_with(teacher, [caption(*pair) for pair in pairs], panel, T5_TOKENS, guidance)
     return score_parts(pairs, scorer.read(pictures)), pictures
 
 
@@ -114,7 +116,8 @@ def ceiling_of_grids(scorer: Scorer, count: int, panel: int) -> float:
 def measure_student(
     student: DSDPipeline, teacher: FluxPipeline, scorer: Scorer, count: int, panel: int, guidance: dict
 ):
-    """Held-out critters, one reference and one asked context each: student, prompted teacher, and a true render."""
+    """Held-out critters, one reference and one asked context each: student, prompted teacher, and a true
+    render."""
     rows = [fresh(i, held_out=True, contexts=2) for i in range(count)]
     references = [draw(critter, contexts[0], panel) for critter, contexts in rows]
     asked = [describe_context(contexts[1]) for _, contexts in rows]
@@ -124,9 +127,15 @@ def measure_student(
         generators = [
             torch.Generator().manual_seed(SEED + i) for i in range(start, min(start + BATCH, count))
         ]
-        drawn += student(asked[part], image=references[part], generator=generators, num_inference_steps=STEPS,
-                         image_guidance_scale=guidance["image"], text_guidance_scale=guidance["text"]).images  # fmt: skip
-    prompted = draw_with(teacher, [caption(c, x[1]) for c, x in rows], panel, 24, guidance["teacher"])
+        drawn += student(
+            asked[part],
+            image=references[part],
+            generator=generators,
+            num_inference_steps=STEPS,
+            image_guidance_scale=guidance["image"],
+            text_guidance_scale=guidance["text"],
+        ).images
+    prompted = draw_with(teacher, [caption(c, x[1]) for c, x in rows], panel, T5_TOKENS, guidance["teacher"])
     rendered = [draw(critter, contexts[1], panel) for critter, contexts in rows]
     result = {
         name: _identity_row(rows, scorer.read(pictures))

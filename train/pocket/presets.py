@@ -19,10 +19,9 @@ class Preset:
     clip_width: int = 64
     t5_width: int = 96
     heads: int = 4
-    head_width: int = 48
+    head_width: int = 32
     double_blocks: int = 2
     single_blocks: int = 6
-
     teacher_steps: int = 10_000
     teacher_batch: int = 40  # singles; a batch of sheets is smaller, so that every step takes about as long
     student_steps: int = 6_000
@@ -31,9 +30,10 @@ class Preset:
 
 SMALL = Preset()
 LARGE = replace(
-    SMALL, panel=128, vae_widths=(32, 48, 96, 192), families=50_000, linear_steps=10_000, vae_steps=20_000, vae_batch=64,
-    scorer_families=50_000, scorer_batch=256, scorer_steps=10_000, heads=6, head_width=64, double_blocks=4, single_blocks=8,
-    clip_width=128, t5_width=192, teacher_steps=40_000, teacher_batch=512,
-    student_steps=20_000, student_batch=256,
+    SMALL, panel=128, families=50_000,
+    vae_widths=(32, 48, 96, 192), linear_steps=10_000, vae_steps=20_000, vae_batch=64,
+    scorer_families=50_000, scorer_batch=256, scorer_steps=10_000,
+    heads=6, head_width=64, double_blocks=4, single_blocks=8, clip_width=128, t5_width=192,
+    teacher_steps=40_000, teacher_batch=512, student_steps=20_000, student_batch=256,
 )  # fmt: skip
 PRESETS = {"small": SMALL, "large": LARGE}

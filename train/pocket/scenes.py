@@ -1,6 +1,8 @@
-"""The pictures that every part is trained on, as families: one critter in several contexts, and two near misses.
+"""The pictures that every part is trained on, as families: one critter in several contexts, and two near
+misses.
 
-A scene is a function of (seed, index), so that only pixels are stored. Held-out critters are never drawn here.
+A scene is a function of (seed, index), so that only pixels are stored. Held-out critters are never drawn
+here.
 """
 
 from functools import cache

@@ -1,7 +1,7 @@
 """The ground-truth scorer, trained on renders alone: `python -m train.pocket.scorer RUN`.
 
-Pictures that a VAE or a sampler drew are softer and noisier than renders, so renders are blurred and roughened a
-little at random. Held-out critters are not among them.
+Pictures that a VAE or a sampler drew are softer and noisier than renders, so renders are blurred and
+roughened a little at random. Held-out critters are not among them.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def truths(seed: int, count: int, *, held_out: bool = False) -> list[tuple[Critt
 
 
 def targets(pairs: list[tuple[Critter, Context]]) -> dict[str, Tensor]:
-    """Indices of every choice [N] (-100 for the colour of no accessory), numbers and their mask [N, NUMBERS]."""
+    """Indices of every choice [N] (-100: the colour of no accessory), numbers and mask [N, NUMBERS]."""
     both = [{**vars(critter), **vars(context)} for critter, context in pairs]
     result = {
         name: torch.tensor([values.index(row[name]) for row in both]) for name, values in CHOICES.items()

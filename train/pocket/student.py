@@ -1,7 +1,8 @@
 """A first student: the teacher, widened, on the two-frame canvas: `python -m train.pocket.student RUN`.
 
-It is trained on *rendered* pairs of one critter in two contexts (its card says so) and all its weights move; the text
-encoders stay the teacher's. Both frames count: the left one is redrawn, the right one is the prompt's.
+It is trained on *rendered* pairs of one critter in two contexts (its card says so) and all its weights move;
+the text encoders stay the teacher's. Both frames count: the left one is redrawn, the right one is the
+prompt's.
 """
 
 import argparse
@@ -30,7 +31,8 @@ REFERENCE_WEIGHT = 0.3  # of the left frame in the loss: copying it is the easy 
 
 
 def sample_batch(latents: Tensor, black: Tensor, batch: int, step: int) -> tuple[Tensor, Tensor, list[str]]:
-    """Canvas tokens [B, 32, 64], condition tokens [B, 32, 64] (some dropped: zeros), prompts (some dropped: empty)."""
+    """Canvas tokens [B, 32, 64], condition tokens [B, 32, 64] (some dropped: zeros), prompts (some dropped:
+    empty)."""
     rng = np.random.default_rng((SEED, step))
     frames, prompts = [], []
     for index in rng.integers(len(latents), size=batch):
@@ -73,7 +75,8 @@ def loss(
 
 
 def frame_weights(tokens: Tensor, columns: int) -> Tensor:
-    """[1, tokens, 1]: `REFERENCE_WEIGHT` on the left frame, 1 on the right; `columns` tokens make a frame's row."""
+    """[1, tokens, 1]: `REFERENCE_WEIGHT` on the left frame, 1 on the right; `columns` tokens make a frame's
+    row."""
     rows = tokens.shape[1] // (2 * columns)
     row = torch.tensor([REFERENCE_WEIGHT] * columns + [1.0] * columns, device=tokens.device)
     return row.repeat(rows)[None, :, None]

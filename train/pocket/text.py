@@ -1,7 +1,8 @@
 """The pocket family's two tokenizers and text encoders: the stock FLUX classes, a few words wide.
 
-CLIP (pooled) reads byte pairs, T5 (token by token) whole words. A word that the drawn world does not know becomes
-one `<unk>` for T5, which training teaches the model to overlook. Both are functions of the vocabulary alone.
+CLIP (pooled) reads byte pairs, T5 (token by token) whole words. A word that the drawn world does not know
+becomes one `<unk>` for T5, which training teaches the model to overlook. Both are functions of the vocabulary
+alone.
 """
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -17,7 +18,7 @@ from transformers import (
 from dsd.pocket.words import VOCABULARY
 
 CLIP_TOKENS = 48  # the longest pooled prompt; a 2x2 grid prompt has about 40 words
-T5_TOKENS = 24  # enough for one picture; grid prompts ask for 40 (`max_sequence_length=40`)
+T5_TOKENS = 20  # enough for one picture; grid prompts ask for 36 (`max_sequence_length=36`)
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
@@ -69,7 +70,8 @@ def build_clip_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
     config = CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=2 * width, num_attention_heads=4,
         num_hidden_layers=1, max_position_embeddings=CLIP_TOKENS, projection_dim=width,
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
     )  # fmt: skip
     return CLIPTextModel(config)
 
@@ -77,7 +79,7 @@ def build_clip_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
 def build_t5_encoder(tokenizer: PreTrainedTokenizerFast, width: int) -> T5EncoderModel:
     config = T5Config(
         vocab_size=len(tokenizer), d_model=width, d_ff=2 * width, d_kv=width // 4, num_heads=4, num_layers=2,
-        feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=0, eos_token_id=1, tie_word_embeddings=False,
+        feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
         relative_attention_num_buckets=16, relative_attention_max_distance=32,
     )  # fmt: skip
     return T5EncoderModel(config)

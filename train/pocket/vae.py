@@ -1,8 +1,9 @@
 """The pocket VAE, a stock `AutoencoderKL` (f8, 16 channels): `python -m train.pocket.vae RUN`.
 
-First its linear part (see `linear.py`), in minutes; then the decoder's residual branches. The encoder stays linear
-and reads each 8x8 block alone, so latents are final after the first phase (the teacher may start) and the latents of
-a diptych are its frames' latents side by side. The variance is zero: a sample and the mode are the same thing.
+First its linear part (see `linear.py`), in minutes; then the decoder's residual branches. The encoder stays
+linear and reads each 8x8 block alone, so latents are final after the first phase (the teacher may start) and
+the latents of a diptych are its frames' latents side by side. The variance is zero: a sample and the mode are
+the same thing.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from train.pocket.linear import LATENTS, LinearAutoencoder, spell
 from train.pocket.loop import State, device, learning_rate, running_average, step_seed
 from train.pocket.presets import PRESETS, Preset
 
-LINEAR_PEAK, PEAK, NOISE, BLACK = 3e-3, 3e-4, 0.03, -1.0
+LINEAR_PEAK, PEAK, NOISE, BLACK = 3e-3, 5e-4, 0.03, -1.0
 TRAIN_SEED, TEST_SEED = 1, 901
 
 
