@@ -43,7 +43,7 @@ PRESETS = {
     for preset in (
         Preset(
             name="pocket",
-            base=str(ASSETS / "teacher"),
+            base=str(ASSETS / "student"),  # a whole pipeline, as training saves one
             weights=str(ASSETS / "student"),
             dtype=torch.float32,
             licence="Apache-2.0",

@@ -16,7 +16,7 @@ def sigmas(steps: int) -> list[float]:
 
 
 def sample_times(count: int, *, generator: torch.Generator | None = None, device: str = "cpu") -> Tensor:
-    """Logit-normal times `t = sigmoid(N(0, 1))`, shape [count]: the usual choice where the paper is silent."""
+    """Logit-normal times `t = sigmoid(N(0, 1))`, shape [count]; the paper does not say its own."""
     return torch.sigmoid(torch.randn(count, generator=generator, device=device))
 
 

@@ -47,7 +47,8 @@ def test_the_vae_redraws_unseen_renders(teacher):
 def test_the_scorer_reads_named_traits(scorer, held_out):
     scenes = fresh(150, 2, held_out=held_out)
     readings = scorer.read([draw(*scene) for scene in scenes])
-    right = [pocket_scorer.kept(c, r)[name] for (c, _), r in zip(scenes, readings, strict=True) for name in NAMED]
+    traits = [pocket_scorer.kept(c, r) for (c, _), r in zip(scenes, readings, strict=True)]
+    right = [kept[name] for kept in traits for name in NAMED]
     assert np.mean(right) >= 0.97
 
 
@@ -88,7 +89,7 @@ def test_critters_raise_no_alarm():
 
 def ordinary_photographs() -> list[Image.Image]:
     data = pytest.importorskip("skimage.data")
-    names = ("astronaut", "camera", "chelsea", "coffee", "coins", "page", "text", "moon", "brick", "grass", "gravel")
+    names = "astronaut camera chelsea coffee coins page text moon brick grass gravel".split()
     pictures = [Image.fromarray(getattr(data, name)()).convert("RGB") for name in names]
     return [crop for picture in pictures for crop in quarters(picture)]
 

@@ -1,17 +1,42 @@
 """What the small trainings share: a schedule, a running average, and a state that a re-run continues."""
 
 import math
+import os
 import time
 from pathlib import Path
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor, distributed
+from torch.optim.swa_utils import AveragedModel
 
 
 def device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def ranks() -> tuple[int, int]:
+    """(rank, processes) under `torchrun`, (0, 1) otherwise."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return 0, 1
+    if not distributed.is_initialized():
+        distributed.init_process_group("gloo")
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def average_gradients(model: torch.nn.Module) -> None:
+    """Mean over processes, in one message. Every process must have the same parameters with a gradient."""
+    _, processes = ranks()
+    if processes == 1:
+        return
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    flat = torch.cat([g.flatten() for g in gradients])
+    distributed.all_reduce(flat)
+    for gradient, mean in zip(
+        gradients, (flat / processes).split([g.numel() for g in gradients]), strict=True
+    ):
+        gradient.copy_(mean.view_as(gradient))
 
 
 def learning_rate(step: int, steps: int, peak: float, *, warmup: int = 200, decay: float = 0.3) -> float:
@@ -22,7 +47,13 @@ def learning_rate(step: int, steps: int, peak: float, *, warmup: int = 200, deca
 
 
 def running_average(model: torch.nn.Module, decay: float = 0.999) -> AveragedModel:
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    """An exponential average that forgets the first, bad weights: its decay grows to `decay`."""
+
+    @torch.no_grad()
+    def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
+        torch._foreach_lerp_(averaged, current, 1 - min(decay, (count.item() + 1) / (count.item() + 10)))
+
+    return AveragedModel(model, multi_avg_fn=update)
 
 
 class State:
@@ -43,6 +74,8 @@ class State:
         return self
 
     def save(self) -> None:
+        if ranks()[0] != 0:
+            return
         now = time.monotonic()
         self.seconds, self._began = self.seconds + now - self._began, now
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -60,5 +93,5 @@ class State:
 
 
 def step_seed(seed: int, step: int) -> torch.Generator:
-    """Randomness as a function of the step, so that a continued run draws what an unbroken one would."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+    """Randomness as a function of step and rank: a continued run draws what an unbroken one would."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + ranks()[0])

@@ -13,13 +13,12 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from dsd.checkpoint import ASSETS
+from dsd.checkpoint import ASSETS, load_pipeline
 from dsd.pipeline import DSDPipeline
 from dsd.pocket.draw import draw, draw_grid
 from dsd.pocket.scorer import Reading, Scorer, followed, identity, kept, same_identity
 from dsd.pocket.words import caption, describe_context, grid_prompt
 from dsd.pocket.world import NAMED, Context, Critter, sample_context, sample_critter
-from dsd.transformer import load_transformer
 from train.pocket import scenes, vae
 from train.pocket.loop import device
 from train.pocket.text import T5_TOKENS
@@ -201,12 +200,7 @@ def main() -> None:
 
 
 def add_student(args: argparse.Namespace, teacher: FluxPipeline, scorer: Scorer, panel: int) -> dict:
-    parts = {
-        **teacher.components,
-        "transformer": load_transformer(args.assets / "student", dtype=torch.float32),
-    }
-    parts = {k: v for k, v in parts.items() if k not in ("image_encoder", "feature_extractor")}
-    student = DSDPipeline(**parts).to(device())
+    student = load_pipeline(args.assets / "student", dtype=torch.float32)
     student.set_progress_bar_config(disable=True)
     scales = {"image": args.image_guidance, "text": args.text_guidance, "teacher": args.guidance}
     figures, columns, asked = measure_student(student, teacher, scorer, min(args.count, 200), panel, scales)

@@ -23,7 +23,7 @@ class Preset:
     double_blocks: int = 2
     single_blocks: int = 6
     teacher_steps: int = 10_000
-    teacher_batch: int = 40  # singles; a batch of sheets is smaller, so that every step takes about as long
+    teacher_batch: int = 28  # singles, in each process; sheets are fewer, so that a step takes as long
     student_steps: int = 6_000
     student_batch: int = 48
 

@@ -15,11 +15,20 @@ from torch import Tensor
 
 from dsd import flow
 from dsd.latents import encode, positions
+from dsd.pipeline import DSDPipeline
 from dsd.pocket.words import phrase
 from dsd.transformer import widen
 from train.pocket import latents as sheets
 from train.pocket import scenes
-from train.pocket.loop import State, device, learning_rate, running_average, step_seed
+from train.pocket.loop import (
+    State,
+    average_gradients,
+    device,
+    learning_rate,
+    ranks,
+    running_average,
+    step_seed,
+)  # fmt: skip
 from train.pocket.presets import PRESETS, Preset
 from train.pocket.text import T5_TOKENS
 from train.pocket.vae import TRAIN_SEED
@@ -27,13 +36,14 @@ from train.pocket.vae import TRAIN_SEED
 PEAK, SEED = 8e-4, 31
 TEXT_DROPOUT = IMAGE_DROPOUT = 0.1
 DESCRIBED = 0.35  # the share of prompts that name the critter's traits; the others leave them to the picture
+UNUSED = ("image_encoder", "feature_extractor")  # parts of FluxPipeline that a control pipeline has not
 REFERENCE_WEIGHT = 0.3  # of the left frame in the loss: copying it is the easy half
 
 
 def sample_batch(latents: Tensor, black: Tensor, batch: int, step: int) -> tuple[Tensor, Tensor, list[str]]:
     """Canvas tokens [B, 32, 64], condition tokens [B, 32, 64] (some dropped: zeros), prompts (some dropped:
     empty)."""
-    rng = np.random.default_rng((SEED, step))
+    rng = np.random.default_rng((SEED, step, ranks()[0]))
     frames, prompts = [], []
     for index in rng.integers(len(latents), size=batch):
         family = scenes.family(TRAIN_SEED, int(index))
@@ -98,17 +108,26 @@ def train(run: Path, preset: Preset, steps: int) -> FluxTransformer2DModel:
             group["lr"] = learning_rate(state.step, steps, PEAK, decay=0.4)
         value = loss(student, teacher, latents, black, preset, state.step)
         value.backward()
+        average_gradients(student)
         torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         average.update_parameters(student)
         state.tick()
         total += value.item()
-        if state.step % 100 == 0:
+        if state.step % 100 == 0 and ranks()[0] == 0:
             print(f"student {state.step}/{steps}  loss {total / 100:.4f}", flush=True)
             total = 0.0
     state.save()
     return average.module
+
+
+def save(student: FluxTransformer2DModel, run: Path) -> None:
+    """A folder that `load_pipeline` opens, and `FluxControlPipeline.from_pretrained`."""
+    teacher = FluxPipeline.from_pretrained(run / "teacher", dtype=torch.float32)
+    parts = {name: part for name, part in teacher.components.items() if name not in UNUSED}
+    pipeline = DSDPipeline(**{**parts, "transformer": student.half().eval(), "vae": teacher.vae.half()})
+    pipeline.save_pretrained(run / "student")
 
 
 @torch.no_grad()
@@ -125,8 +144,9 @@ def main() -> None:
     args = parser.parse_args()
     preset = PRESETS[args.preset]
     student = train(args.run, preset, args.steps or preset.student_steps)
-    student.half().save_pretrained(args.run / "student")
-    print(f"student saved in {args.run / 'student'}", flush=True)
+    if ranks()[0] == 0:
+        save(student, args.run)
+        print(f"student saved in {args.run / 'student'}", flush=True)
 
 
 if __name__ == "__main__":

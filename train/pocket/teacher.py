@@ -18,7 +18,15 @@ from dsd.latents import positions
 from dsd.pocket.words import NAMED, grid_prompt, phrase
 from train.pocket import latents as sheets
 from train.pocket import scenes, text
-from train.pocket.loop import State, device, learning_rate, running_average, step_seed
+from train.pocket.loop import (
+    State,
+    average_gradients,
+    device,
+    learning_rate,
+    ranks,
+    running_average,
+    step_seed,
+)  # fmt: skip
 from train.pocket.presets import PRESETS, Preset
 from train.pocket.vae import TRAIN_SEED
 
@@ -94,7 +102,7 @@ def sample_sheet(
 
 def sample_batch(latents: Tensor, rows: int, columns: int, batch: int, step: int) -> tuple[Tensor, list[str]]:
     """Tokens of `batch` sheets [B, tokens, 64] and their prompts, some of them dropped."""
-    rng = np.random.default_rng((SEED, step))
+    rng = np.random.default_rng((SEED, step, ranks()[0]))
     chosen, prompts = [], []
     for index in rng.integers(len(latents), size=batch):
         panels, prompt = sample_sheet(TRAIN_SEED, int(index), rows, columns, rng)
@@ -133,13 +141,14 @@ def train(run: Path, preset: Preset, steps: int) -> Teacher:
             group["lr"] = learning_rate(state.step, steps, PEAK, warmup=400)
         value = loss(teacher, latents, preset, state.step)
         value.backward()
+        average_gradients(teacher)
         nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         average.update_parameters(teacher)
         state.tick()
         total += value.item()
-        if state.step % 100 == 0:
+        if state.step % 100 == 0 and ranks()[0] == 0:
             print(f"teacher {state.step}/{steps}  loss {total / 100:.4f}", flush=True)
             total = 0.0
     state.save()
@@ -168,8 +177,9 @@ def main() -> None:
     args = parser.parse_args()
     preset = PRESETS[args.preset]
     teacher = train(args.run, preset, args.steps or preset.teacher_steps)
-    save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
-    print(f"teacher saved in {args.run / 'teacher'}", flush=True)
+    if ranks()[0] == 0:
+        save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
+        print(f"teacher saved in {args.run / 'teacher'}", flush=True)
 
 
 if __name__ == "__main__":

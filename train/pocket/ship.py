@@ -1,0 +1,34 @@
+"""What a run has made, into `assets/pocket`: `python -m train.pocket.ship RUN`.
+
+The decoder goes on improving after teacher and student were saved, and its latents never change: both get
+the newest.
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+
+from dsd.checkpoint import ASSETS
+
+
+def ship(run: Path, assets: Path) -> list[str]:
+    """Copy the parts that exist; returns their names."""
+    parts = [part for part in ("teacher", "student", "scorer") if (run / part).is_dir()]
+    for part in parts:
+        shutil.rmtree(assets / part, ignore_errors=True)
+        shutil.copytree(run / part, assets / part)
+        if part != "scorer":
+            shutil.copytree(run / "vae", assets / part / "vae", dirs_exist_ok=True)
+    return parts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--assets", type=Path, default=ASSETS)
+    args = parser.parse_args()
+    print(f"shipped {', '.join(ship(args.run, args.assets))} to {args.assets}")
+
+
+if __name__ == "__main__":
+    main()
