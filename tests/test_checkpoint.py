@@ -59,7 +59,7 @@ def test_plain_diffusers_opens_it_and_draws_the_same_picture(saved, opener):
 
 
 def test_a_teacher_and_a_student_folder_make_a_pipeline(tmp_path):
-    """The layout of assets/pocket: a text-to-image pipeline, and a widened transformer beside it."""
+    """As `flux-dev` does: a text-to-image pipeline is the base, and a widened transformer comes beside it."""
     parts, student = tiny.components(), tiny.transformer()
     FluxPipeline(**{**parts, "transformer": tiny.plain_transformer()}).save_pretrained(tmp_path / "teacher")
     student.save_pretrained(tmp_path / "student")

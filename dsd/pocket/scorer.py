@@ -74,30 +74,26 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
             {name: nn.Linear(features, len(values)) for name, values in CHOICES.items()}
         )
         self.numbers = nn.Linear(features, NUMBERS)
-        self.register_buffer("feature_mean", torch.zeros(features))
-        self.register_buffer("feature_whitening", torch.eye(features))
+        self.strangeness = nn.Linear(features, 1)
         self.register_buffer("strange", torch.tensor(float("inf")))  # above it, a picture is unlike the world
 
     def forward(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Logits by name [B, choices], numbers [B, NUMBERS], features [B, F]."""
+        """Logits by name [B, choices], numbers [B, NUMBERS], the logit of a stranger [B]."""
         features = self.body(pictures)
-        return {name: head(features) for name, head in self.heads.items()}, self.numbers(features), features
-
-    def strangeness(self, features: Tensor) -> Tensor:
-        """Mean squared whitened feature [B]: about 1 for pictures of the world, more for any others."""
-        return ((features - self.feature_mean) @ self.feature_whitening.T).square().mean(1)
+        named = {name: head(features) for name, head in self.heads.items()}
+        return named, self.numbers(features), self.strangeness(features)[:, 0]
 
     @torch.inference_mode()
     def read(self, pictures: list[Image.Image], batch: int = 128) -> list[Reading]:
         """One reading for each picture, of any size; PIL RGB."""
         readings = []
         for start in range(0, len(pictures), batch):
-            readings += self._read(to_tensor(pictures[start : start + batch]).to(self.feature_mean.device))
+            readings += self._read(to_tensor(pictures[start : start + batch]).to(self.strange.device))
         return readings
 
     def _read(self, pictures: Tensor) -> list[Reading]:
-        logits, numbers, features = self.eval()(pictures)
-        strangeness = self.strangeness(features).tolist()
+        logits, numbers, strangeness = self.eval()(pictures)
+        strangeness = strangeness.tolist()
         chosen = {
             name: [CHOICES[name][i] for i in values.argmax(1).tolist()] for name, values in logits.items()
         }

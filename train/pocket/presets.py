@@ -14,7 +14,8 @@ class Preset:
     vae_steps: int = 5_000
     vae_batch: int = 16
     scorer_families: int = 12_000
-    scorer_batch: int = 64
+    scorer_batch: int = 64  # and a third as many strangers
+    strangers: int = 6_000
     scorer_steps: int = 4_000
     clip_width: int = 64
     t5_width: int = 96

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dsd.pocket.scorer import CHOICES, Scorer, encode_numbers, kept, number_mask
+from dsd.pocket.scorer import CHOICES, SIZE, Scorer, encode_numbers, kept, number_mask
 from dsd.pocket.world import Context, Critter
 from train.pocket import scenes
 from train.pocket.loop import State, device, learning_rate, step_seed
 from train.pocket.presets import PRESETS, Preset
+from train.pocket.strangers import strangers
 from train.pocket.vae import TEST_SEED, TRAIN_SEED, to_tensor
 
 PEAK, FALSE_ALARMS, SEED = 2e-3, 0.03, 21
@@ -48,11 +49,15 @@ def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
     return pictures.lerp(blurred, share) + 0.12 * level * noise
 
 
-def loss(scorer: Scorer, pictures: Tensor, wanted: dict[str, Tensor]) -> Tensor:
-    logits, numbers, _ = scorer(pictures)
+def loss(scorer: Scorer, pictures: Tensor, others: Tensor, wanted: dict[str, Tensor]) -> Tensor:
+    """Of what is asked of drawn pictures, and of telling `others` apart from them."""
+    logits, numbers, strange = scorer(torch.cat([pictures, others]))
+    count = len(pictures)
+    logits, numbers = {name: values[:count] for name, values in logits.items()}, numbers[:count]
+    is_other = torch.cat([torch.zeros(count), torch.ones(len(others))]).to(strange.device)
     named = sum(functional.cross_entropy(logits[name], wanted[name]) for name in CHOICES)
     error = ((numbers - wanted["numbers"]).square() * wanted["mask"]).sum() / wanted["mask"].sum()
-    return named + 4 * error
+    return named + 4 * error + functional.binary_cross_entropy_with_logits(strange, is_other)
 
 
 def train(run: Path, preset: Preset, steps: int) -> Scorer:
@@ -64,14 +69,20 @@ def train(run: Path, preset: Preset, steps: int) -> Scorer:
     optimizer = torch.optim.AdamW(scorer.parameters(), PEAK, weight_decay=0.02)
     state = State(run / "scorer.pt", scorer=scorer, optimizer=optimizer).load()
     pictures = families.reshape(-1, *families.shape[2:])
+    others = to_tensor(strangers(preset.strangers, SIZE, SEED))
     while state.step < steps:
         generator = step_seed(SEED, state.step)
         rows = torch.randint(8 * count, (preset.scorer_batch,), generator=generator)
         batch = roughen(shrink(to_tensor(pictures[rows.numpy()])), generator).to(device())
+        chosen = torch.randint(len(others), (preset.scorer_batch // 3,), generator=generator)
+        unlike = roughen(others[chosen], generator).to(device())
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(state.step, steps, PEAK, decay=0.6)
         value = loss(
-            scorer.train(), batch, {name: tensor[rows].to(device()) for name, tensor in wanted.items()}
+            scorer.train(),
+            batch,
+            unlike,
+            {name: tensor[rows].to(device()) for name, tensor in wanted.items()},
         )
         value.backward()
         optimizer.step()
@@ -84,20 +95,18 @@ def train(run: Path, preset: Preset, steps: int) -> Scorer:
 
 
 def shrink(pictures: Tensor) -> Tensor:
-    return pictures if pictures.shape[-1] == 64 else functional.interpolate(pictures, (64, 64), mode="area")
+    return (
+        pictures
+        if pictures.shape[-1] == SIZE
+        else functional.interpolate(pictures, (SIZE, SIZE), mode="area")
+    )
 
 
 @torch.no_grad()
-def learn_strangeness(scorer: Scorer, pictures: Tensor) -> None:
-    """Whiten features by renders; above the threshold lie `FALSE_ALARMS` of them."""
-    generator = step_seed(SEED, -1)
-    batches = [roughen(part, generator) for part in pictures.split(200)]
-    features = torch.cat([scorer(batch.to(device()))[2] for batch in batches]).cpu().double()
-    scorer.cpu()
-    scorer.feature_mean.copy_(features.mean(0))
-    values, vectors = torch.linalg.eigh(torch.cov(features.T))
-    scorer.feature_whitening.copy_((vectors / (values + 0.05 * values.mean()).sqrt()).T)
-    scorer.strange.copy_(scorer.strangeness(features.float()).quantile(1 - FALSE_ALARMS))
+def set_threshold(scorer: Scorer, pictures: Tensor) -> None:
+    """Above it lie `FALSE_ALARMS` of fresh renders [B, 3, 64, 64]."""
+    roughened = [roughen(part, step_seed(SEED, -1)).to(device()) for part in pictures.split(200)]
+    scorer.strange.copy_(torch.cat([scorer(part)[2] for part in roughened]).quantile(1 - FALSE_ALARMS))
 
 
 def accuracy(scorer: Scorer, pictures: np.ndarray, pairs: list[tuple[Critter, Context]]) -> dict[str, float]:
@@ -126,7 +135,7 @@ def main() -> None:
     preset = PRESETS[args.preset]
     scorer = train(args.run, preset, args.steps or preset.scorer_steps)
     fresh = scenes.render(TEST_SEED + 1, 250, preset.panel, args.run / "renders")
-    learn_strangeness(scorer, shrink(to_tensor(fresh)))
+    set_threshold(scorer, shrink(to_tensor(fresh)))
     scorer.save_pretrained(args.run / "scorer")
     for held_out in (False, True):
         families = scenes.render(TEST_SEED + 2, 125, preset.panel, args.run / "renders", held_out=held_out)

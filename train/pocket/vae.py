@@ -19,7 +19,8 @@ from train.pocket.linear import LATENTS, LinearAutoencoder, spell
 from train.pocket.loop import State, device, learning_rate, running_average, step_seed
 from train.pocket.presets import PRESETS, Preset
 
-LINEAR_PEAK, PEAK, NOISE, BLACK = 3e-3, 5e-4, 0.03, -1.0
+LINEAR_PEAK, PEAK, BLACK = 3e-3, 5e-4, -1.0
+LINEAR_NOISE, NOISE = 0.03, 0.2  # on the latents: a sampler never hands the decoder a perfect code
 TRAIN_SEED, TEST_SEED = 1, 901
 
 
@@ -78,10 +79,12 @@ def vae_psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
     return psnr(lambda x: vae.encode(x).latent_dist.mode(), lambda z: vae.decode(z).sample, pictures)
 
 
-def reconstruction_loss(encode, decode, pictures: Tensor, generator: torch.Generator) -> Tensor:
+def reconstruction_loss(encode, decode, pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
+    """Mean squared error of what is decoded from a code with noise of a random level up to `most`."""
     code = encode(pictures)
-    noise = torch.randn(code.shape, generator=generator).to(code.device)
-    return (decode(code + NOISE * noise) - pictures).square().mean()
+    level = most * torch.rand(len(code), 1, 1, 1, generator=generator)
+    noise = (level * torch.randn(code.shape, generator=generator)).to(code.device)
+    return (decode(code + noise) - pictures).square().mean()
 
 
 def train_linear(
@@ -96,7 +99,7 @@ def train_linear(
     state = State(run / "linear.pt", linear=linear, optimizer=optimizer).load()
 
     def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
-        return reconstruction_loss(linear.encode, linear.decode, batch, generator)
+        return reconstruction_loss(linear.encode, linear.decode, batch, LINEAR_NOISE, generator)
 
     def report() -> str:
         return f"linear {psnr(linear.encode, linear.decode, test):.2f} dB"
@@ -121,7 +124,7 @@ def train_branches(
             return vae.encode(batch).latent_dist.mode()
 
     def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
-        value = reconstruction_loss(encode, lambda z: vae.decode(z).sample, batch, generator)
+        value = reconstruction_loss(encode, lambda z: vae.decode(z).sample, batch, NOISE, generator)
         average.update_parameters(vae)
         return value
 

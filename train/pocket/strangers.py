@@ -1,0 +1,83 @@
+"""Pictures that are not of the drawn world, made up at random: what the scorer learns to call unknown.
+
+No photograph takes part: clouds of noise with the falling spectrum of photographs, shapes, lines of text,
+drawn scenes without a critter, and drawn pictures cut up and shuffled.
+"""
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFilter
+
+from dsd.pocket.draw import BACKDROPS, SUPERSAMPLE, _Pen, draw
+from dsd.pocket.world import SCENES, sample_context, sample_critter
+
+LETTERS = list("abcdefghijklmnopqrstuvwxyz      .,ABC0123")
+
+
+def strangers(count: int, size: int, seed: int) -> np.ndarray:
+    """uint8 [count, size, size, 3], the kinds in turn."""
+    rng = np.random.default_rng(seed)
+    kinds = (clouds, patches_of_clouds, shapes, text, empty_scene, shuffled)
+    return np.stack([np.asarray(kinds[i % len(kinds)](size, rng)) for i in range(count)])
+
+
+def clouds(size: int, rng: np.random.Generator) -> Image.Image:
+    """Noise whose amplitude falls with frequency as photographs' does, in few or many colours."""
+    frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None]) + 1 / size
+    spectrum = np.fft.fft2(rng.normal(size=(3, size, size))) / frequency ** rng.uniform(0.6, 2.0)
+    fields = np.fft.ifft2(spectrum).real
+    grey = rng.uniform(0, 1) if rng.random() < 0.7 else 0.0
+    fields = grey * fields + (1 - grey) * fields[:1]  # colours differ, or all follow one
+    fields = (fields - fields.mean()) / fields.std() * rng.uniform(25, 80) + rng.uniform(60, 200)
+    return Image.fromarray(fields.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
+
+
+def patches_of_clouds(size: int, rng: np.random.Generator) -> Image.Image:
+    """Three textures with irregular borders between them, as things before a background."""
+    mask = clouds(size, rng).convert("L").point(lambda v: 255 if v > 128 else 0)
+    other = clouds(size, rng).convert("L").point(lambda v: 255 if v > 150 else 0)
+    picture = Image.composite(clouds(size, rng), clouds(size, rng), mask)
+    return Image.composite(clouds(size, rng), picture, other).filter(
+        ImageFilter.GaussianBlur(rng.uniform(0, 1))
+    )
+
+
+def shapes(size: int, rng: np.random.Generator) -> Image.Image:
+    picture = Image.new("RGB", (size, size), _color(rng))
+    pen = ImageDraw.Draw(picture)
+    for _ in range(int(rng.integers(1, 12))):
+        points = [tuple(p) for p in rng.uniform(-0.2, 1.2, size=(int(rng.integers(3, 7)), 2)) * size]
+        pen.polygon(points, fill=_color(rng))
+    return picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
+
+
+def text(size: int, rng: np.random.Generator) -> Image.Image:
+    big = size * int(rng.integers(1, 7))
+    page = Image.new("RGB", (big, big), _color(rng) if rng.random() < 0.4 else "white")
+    ink = _color(rng) if rng.random() < 0.4 else (0, 0, 0)
+    for y in range(int(rng.integers(0, 12)), big, int(rng.integers(11, 24))):
+        words = "".join(rng.choice(LETTERS, size=int(rng.integers(4, 80))))
+        ImageDraw.Draw(page).text((int(rng.integers(2, 12)), y), words, fill=ink)
+    return page.resize((size, size), Image.Resampling.LANCZOS)
+
+
+def empty_scene(size: int, rng: np.random.Generator) -> Image.Image:
+    image = Image.new("RGB", (size * SUPERSAMPLE,) * 2)
+    BACKDROPS[str(rng.choice(SCENES))](_Pen(image), float(rng.random()))
+    return image.reduce(SUPERSAMPLE).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+
+
+def shuffled(size: int, rng: np.random.Generator) -> Image.Image:
+    """A drawn picture cut into squares, put together in another order."""
+    picture = np.asarray(draw(sample_critter(rng), sample_context(rng), size))
+    side = size // int(rng.choice((2, 4)))
+    cuts = [(y, x) for y in range(0, size, side) for x in range(0, size, side)]
+    result = np.empty_like(picture)
+    for (y, x), (v, u) in zip(cuts, rng.permutation(cuts), strict=True):
+        result[y : y + side, x : x + side] = np.rot90(
+            picture[v : v + side, u : u + side], int(rng.integers(4))
+        )
+    return Image.fromarray(result)
+
+
+def _color(rng: np.random.Generator) -> tuple[int, int, int]:
+    return tuple(int(v) for v in rng.integers(0, 256, size=3))
