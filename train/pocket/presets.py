@@ -26,7 +26,7 @@ class Preset:
     teacher_steps: int = 10_000
     teacher_batch: int = 28  # singles, in each process; sheets are fewer, so that a step takes as long
     student_steps: int = 6_000
-    student_batch: int = 48
+    student_batch: int = 24  # in each process
 
 
 SMALL = Preset()

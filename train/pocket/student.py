@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL, FluxPipeline, FluxTransformer2DModel
+from diffusers.utils import logging
 from torch import Tensor
 
 from dsd import flow
@@ -94,6 +95,7 @@ def frame_weights(tokens: Tensor, columns: int) -> Tensor:
 
 def train(run: Path, preset: Preset, steps: int) -> FluxTransformer2DModel:
     torch.manual_seed(SEED)
+    logging.set_verbosity_error()  # a phrase that loses its last word is no news
     teacher = FluxPipeline.from_pretrained(run / "teacher", dtype=torch.float32).to(device())
     families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
     latents = sheets.load(teacher.vae, families, run / "latents.npy")

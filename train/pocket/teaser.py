@@ -10,7 +10,7 @@ from dsd import load_pipeline
 from dsd.checkpoint import ASSETS
 from train.pocket.examples import FOLDER
 
-SHOWN, CELL, LABEL, GAP, STEPS = (0, 4, 6), 192, 34, 12, 28
+SHOWN, CELL, LABEL, GAP, STEPS = (0, 1, 5), 192, 34, 12, 28
 PROMPTS = (
     "on the beach",
     "wearing a red hat in the snow",
