@@ -115,36 +115,36 @@ def ceiling_of_grids(scorer: Scorer, count: int, panel: int) -> float:
 def measure_student(
     student: DSDPipeline, teacher: FluxPipeline, scorer: Scorer, count: int, panel: int, guidance: dict
 ):
-    """Held-out critters, one reference and one asked context each: student, prompted teacher, and a true
-    render."""
+    """Held-out critters in an asked context: the student, the prompted teacher, and a true render."""
     rows = [fresh(i, held_out=True, contexts=2) for i in range(count)]
     references = [draw(critter, contexts[0], panel) for critter, contexts in rows]
     asked = [describe_context(contexts[1]) for _, contexts in rows]
+    drawn = draw_student(student, asked, references, guidance)
+    captions = [caption(critter, contexts[1]) for critter, contexts in rows]
+    described = draw_student(student, captions, references, guidance)
+    prompted = draw_with(teacher, captions, panel, T5_TOKENS, guidance["teacher"])
+    rendered = [draw(critter, contexts[1], panel) for critter, contexts in rows]
+    ways = {"student": drawn, "student_described": described, "prompted_teacher": prompted}
+    ways["true_render"] = rendered
+    result = {name: _identity_row(rows, scorer.read(pictures)) for name, pictures in ways.items()}
+    return result, [references, drawn, prompted, rendered], asked
+
+
+def draw_student(
+    student: DSDPipeline, prompts: list[str], references: list[Image.Image], guidance: dict
+) -> list[Image.Image]:
     drawn = []
-    for start in range(0, count, BATCH):
+    for start in range(0, len(prompts), BATCH):
         part = slice(start, start + BATCH)
-        generators = [
-            torch.Generator().manual_seed(SEED + i) for i in range(start, min(start + BATCH, count))
-        ]
         drawn += student(
-            asked[part],
+            prompts[part],
             image=references[part],
-            generator=generators,
+            generator=[torch.Generator().manual_seed(SEED + start + i) for i in range(len(prompts[part]))],
             num_inference_steps=STEPS,
             image_guidance_scale=guidance["image"],
             text_guidance_scale=guidance["text"],
         ).images
-    prompted = draw_with(teacher, [caption(c, x[1]) for c, x in rows], panel, T5_TOKENS, guidance["teacher"])
-    rendered = [draw(critter, contexts[1], panel) for critter, contexts in rows]
-    result = {
-        name: _identity_row(rows, scorer.read(pictures))
-        for name, pictures in {
-            "student": drawn,
-            "prompted_teacher": prompted,
-            "true_render": rendered,
-        }.items()
-    }
-    return result, [references, drawn, prompted, rendered], asked
+    return drawn
 
 
 def _identity_row(rows: list, readings: list[Reading]) -> dict:

@@ -10,13 +10,13 @@ class Preset:
     panel: int = 64  # pixels a side of one panel, and of the student's frame
     vae_widths: tuple[int, ...] = (16, 32, 48, 96)  # the second at most 48: a 4x4 block has no more numbers
     families: int = 12_000
-    linear_steps: int = 3_000
-    vae_steps: int = 5_000
+    linear_steps: int = 2_000
+    vae_steps: int = 2_000
     vae_batch: int = 16
     scorer_families: int = 12_000
     scorer_batch: int = 64  # and a third as many strangers
     strangers: int = 6_000
-    scorer_steps: int = 4_000
+    scorer_steps: int = 3_000
     clip_width: int = 64
     t5_width: int = 96
     heads: int = 4
