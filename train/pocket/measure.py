@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import FluxPipeline
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from dsd.checkpoint import ASSETS, load_pipeline
 from dsd.pipeline import DSDPipeline
@@ -158,11 +158,20 @@ def _identity_row(rows: list, readings: list[Reading]) -> dict:
     }
 
 
-def sheet_of(columns: list[list[Image.Image]], rows: int, scale: int = 2) -> Image.Image:
-    """A few rows of (reference, drawn, ...) as one picture, smoothly enlarged for the eye."""
-    cells = [column[row] for row in range(rows) for column in columns]
+def sheet_of(columns: list[list[Image.Image]], prompts: list[str], scale: int = 2) -> Image.Image:
+    """Rows of (reference, drawn, ...), smoothly enlarged for the eye, each with its prompt on the right."""
+    cells = [column[row] for row in range(len(prompts)) for column in columns]
     sheet = draw_grid(cells, len(columns))
-    return sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.BICUBIC)
+    sheet = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.BICUBIC)
+    labelled, height = (
+        Image.new("RGB", (sheet.width + 330, sheet.height), "white"),
+        sheet.height // len(prompts),
+    )
+    labelled.paste(sheet, (0, 0))
+    for row, prompt in enumerate(prompts):
+        place = (sheet.width + 12, row * height + height // 2 - 8)
+        ImageDraw.Draw(labelled).text(place, prompt, fill=(50, 50, 50), font=ImageFont.load_default(size=13))
+    return labelled
 
 
 def main() -> None:
@@ -204,8 +213,7 @@ def add_student(args: argparse.Namespace, teacher: FluxPipeline, scorer: Scorer,
     student.set_progress_bar_config(disable=True)
     scales = {"image": args.image_guidance, "text": args.text_guidance, "teacher": args.guidance}
     figures, columns, asked = measure_student(student, teacher, scorer, min(args.count, 200), panel, scales)
-    sheet_of(columns, 16).save(args.out / "student.png")
-    (args.out / "student.txt").write_text("\n".join(asked[:16]))
+    sheet_of(columns, asked[:16]).save(args.out / "student.png")
     return figures
 
 
