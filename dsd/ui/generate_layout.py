@@ -13,7 +13,7 @@ from dsd.ui.loaded import Loaded
 
 MAX_COUNT = 8
 FRAME = ["dsd-small-frame", "dsd-frame"]  # style.css
-PIXELS = 128  # frames up to this size are enlarged pixel by pixel: smoothing would only blur them
+PIXELS = 128  # frames up to this size are shown enlarged, and the page says so
 EMPTY = '<div class="dsd-status dsd-idle">Your pictures will appear here.</div>'
 
 
@@ -59,7 +59,7 @@ def reference(loaded: Loaded) -> Reference:
         image.preprocess = _as_sent
         seen = gr.Image(
             label=f"What the model sees{enlarged}", format="png", interactive=False, buttons=[],
-            height=250, min_width=150, elem_id="seen", elem_classes=_frame(loaded),
+            height=250, min_width=150, elem_id="seen", elem_classes=FRAME,
         )  # fmt: skip
     remarks = gr.HTML(elem_id="remarks", visible=False, padding=False)
     with gr.Group(visible=False, elem_id="restored") as restored:
@@ -76,10 +76,6 @@ def _as_sent(payload: Any) -> str | None:
     value. A subclass would last longer, but gradio writes a file beside the source of each.
     """
     return payload.path if payload else None  # gradio has checked that it lies in its upload folder
-
-
-def _frame(loaded: Loaded) -> list[str]:
-    return [*FRAME, "dsd-pixels"] if loaded.pipe.frame_size <= PIXELS else FRAME
 
 
 def form(loaded: Loaded, work: Generating) -> Form:
@@ -148,7 +144,7 @@ def results(loaded: Loaded) -> Results:
     status = gr.HTML(EMPTY, elem_id="status", padding=False)
     look: dict[str, Any] = {
         "format": "png", "interactive": False, "object_fit": "contain", "height": "auto", "scale": 1,
-        "min_width": 220, "elem_classes": _frame(loaded),
+        "min_width": 220, "elem_classes": FRAME,
     }  # fmt: skip
     with gr.Row(equal_height=False):
         buttons = ["download", "fullscreen"]
