@@ -196,6 +196,7 @@ def test_nothing_uploaded_is_said_where_one_looks(open_page):
     tab.get_by_role("button", name="Create").click()
     tab.locator("#status").get_by_text("There is no picture yet").wait_for()
     tab.get_by_test_id("toast-body").first.wait_for()
+    assert tab.locator("#pictures img").count() == 0
 
 
 def test_it_fits_a_phone(open_page):

@@ -87,7 +87,7 @@ def test_the_command_line_takes_what_the_readme_shows(line):
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.+?)```", read(), re.DOTALL))
 def test_the_python_examples_are_python(block):
-    compile(block, "README.md", "exec")
+    assert compile(block, "README.md", "exec").co_code
 
 
 def test_the_space_header_names_what_is_here():

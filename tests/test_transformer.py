@@ -120,7 +120,9 @@ def test_an_unexpected_key_is_named(tmp_path):
 
 
 def test_leftover_lora_keys_are_ignored(tmp_path):
-    load_transformer(edited(tmp_path, lambda state: state.update({"proj_out.lora_A.weight": torch.zeros(1)})))
+    leftover = {"proj_out.lora_A.weight": torch.zeros(1)}
+    model = load_transformer(edited(tmp_path, lambda state: state.update(leftover)))
+    assert not any("lora" in name for name in model.state_dict())
 
 
 def test_a_wrong_shape_is_named(tmp_path):

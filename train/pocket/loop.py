@@ -3,6 +3,7 @@
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -90,6 +91,37 @@ class State:
         self.step += 1
         if time.monotonic() - self._saved_at > self.every:
             self.save()
+
+
+def descend(
+    name: str,
+    state: State,
+    steps: int,
+    rate: Callable[[int], float],
+    loss: Callable[[int], Tensor],
+) -> None:
+    """Optimise up to `steps`, then save; `state` holds `model`, its `average` and its `optimizer`.
+
+    `loss` and `rate` are functions of the step. The mean loss since the last line is printed every 100 steps.
+    """
+    model, average, optimizer = (state.objects[part] for part in ("model", "average", "optimizer"))
+    losses = []
+    while state.step < steps:
+        for group in optimizer.param_groups:
+            group["lr"] = rate(state.step)
+        value = loss(state.step)
+        value.backward()
+        average_gradients(model)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        average.update_parameters(model)
+        losses.append(value.item())
+        state.tick()
+        if state.step % 100 == 0 and ranks()[0] == 0:
+            print(f"{name} {state.step}/{steps}  loss {sum(losses) / len(losses):.4f}", flush=True)
+            losses = []
+    state.save()
 
 
 def step_seed(seed: int, step: int) -> torch.Generator:

@@ -23,7 +23,7 @@ from train.pocket import latents as sheets
 from train.pocket import scenes
 from train.pocket.loop import (
     State,
-    average_gradients,
+    descend,
     device,
     learning_rate,
     ranks,
@@ -103,24 +103,14 @@ def train(run: Path, preset: Preset, steps: int) -> FluxTransformer2DModel:
     student = widen(teacher.transformer).train()
     average = running_average(student)
     optimizer = torch.optim.AdamW(student.parameters(), PEAK, betas=(0.9, 0.97), weight_decay=1e-2)
-    state = State(run / "student.pt", student=student, average=average, optimizer=optimizer).load()
-    total = 0.0
-    while state.step < steps:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, steps, PEAK, decay=0.4)
-        value = loss(student, teacher, latents, black, preset, state.step)
-        value.backward()
-        average_gradients(student)
-        torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update_parameters(student)
-        state.tick()
-        total += value.item()
-        if state.step % 100 == 0 and ranks()[0] == 0:
-            print(f"student {state.step}/{steps}  loss {total / 100:.4f}", flush=True)
-            total = 0.0
-    state.save()
+    state = State(run / "student.pt", model=student, average=average, optimizer=optimizer).load()
+    descend(
+        "student",
+        state,
+        steps,
+        rate=lambda step: learning_rate(step, steps, PEAK, decay=0.4),
+        loss=lambda step: loss(student, teacher, latents, black, preset, step),
+    )
     return average.module
 
 

@@ -20,7 +20,7 @@ from train.pocket import latents as sheets
 from train.pocket import scenes, text
 from train.pocket.loop import (
     State,
-    average_gradients,
+    descend,
     device,
     learning_rate,
     ranks,
@@ -134,24 +134,14 @@ def train(run: Path, preset: Preset, steps: int) -> Teacher:
     teacher = Teacher(preset).to(device())
     average = running_average(teacher)
     optimizer = torch.optim.AdamW(teacher.parameters(), PEAK, betas=(0.9, 0.97), weight_decay=1e-2)
-    state = State(run / "teacher.pt", teacher=teacher, average=average, optimizer=optimizer).load()
-    total = 0.0
-    while state.step < steps:
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, steps, PEAK, warmup=400)
-        value = loss(teacher, latents, preset, state.step)
-        value.backward()
-        average_gradients(teacher)
-        nn.utils.clip_grad_norm_(teacher.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update_parameters(teacher)
-        state.tick()
-        total += value.item()
-        if state.step % 100 == 0 and ranks()[0] == 0:
-            print(f"teacher {state.step}/{steps}  loss {total / 100:.4f}", flush=True)
-            total = 0.0
-    state.save()
+    state = State(run / "teacher.pt", model=teacher, average=average, optimizer=optimizer).load()
+    descend(
+        "teacher",
+        state,
+        steps,
+        rate=lambda step: learning_rate(step, steps, PEAK, warmup=400),
+        loss=lambda step: loss(teacher, latents, preset, step),
+    )
     return average.module
 
 
