@@ -4,6 +4,8 @@ The one convention of this project, stated here and nowhere else: `t` in [0, 1],
 data, and velocity = noise - data, so that one Euler step is `x + (t_next - t) * velocity`.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -15,9 +17,14 @@ def sigmas(steps: int) -> list[float]:
     return torch.linspace(1.0, 1.0 / steps, steps, dtype=torch.float64).tolist()
 
 
-def sample_times(count: int, *, generator: torch.Generator | None = None, device: str = "cpu") -> Tensor:
-    """Logit-normal times `t = sigmoid(N(0, 1))`, shape [count]; the paper does not say its own."""
-    return torch.sigmoid(torch.randn(count, generator=generator, device=device))
+def sample_times(
+    count: int, *, shift: float = 1.0, generator: torch.Generator | None = None, device: str = "cpu"
+) -> Tensor:
+    """Logit-normal times `t = sigmoid(N(log shift, 1))`, shape [count]; the paper does not say its own.
+
+    `shift` is the schedulers' `t' = shift t / (1 + (shift - 1) t)`: above 1, more times are near noise.
+    """
+    return torch.sigmoid(torch.randn(count, generator=generator, device=device) + math.log(shift))
 
 
 def interpolate(data: Tensor, noise: Tensor, t: Tensor) -> Tensor:

@@ -192,7 +192,7 @@ def kept(critter: Critter, reading: Reading) -> dict[str, bool]:
     }
     for name in visible_numbers(critter):
         truth = _turn(critter) if name == "spot_turn" else getattr(critter, name)
-        result[name] = _distance(name, truth, reading.numbers[name]) <= TOLERANCE[name]
+        result[name] = distance(name, truth, reading.numbers[name]) <= TOLERANCE[name]
     return result
 
 
@@ -218,13 +218,13 @@ def same_identity(readings: list[Reading]) -> bool:
     names = ("color", "shape", "pattern", "ears", "eyes")
     agree = all(r.choices[n] == first.choices[n] for r in readings for n in names)
     return agree and all(
-        _distance("hue", a.numbers["hue"], b.numbers["hue"]) <= TOLERANCE["hue"]
+        distance("hue", a.numbers["hue"], b.numbers["hue"]) <= TOLERANCE["hue"]
         for a in readings
         for b in readings
     )
 
 
-def _distance(name: str, a: float, b: float) -> float:
+def distance(name: str, a: float, b: float) -> float:
     """Degrees within the angle's own period, or a share of the number's range."""
     if name in ANGLES:
         period = 360 / ANGLES[name]

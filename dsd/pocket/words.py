@@ -3,6 +3,8 @@
 Only named traits and context have words. Text tokens cost a model as much as picture tokens, so all is short.
 """
 
+from collections.abc import Collection
+
 import numpy as np
 
 from dsd.pocket.world import (
@@ -103,8 +105,17 @@ def _panel_words(context: Context) -> str:
     return " ".join(words)
 
 
-def grid_prompt(critter: Critter, contexts: list[Context], *, traits: tuple[str, ...] = NAMED) -> str:
-    """`4 images of the same red round plain critter with long ears top left beach red hat top right ...`."""
-    names = QUADRANTS[len(contexts)]
-    panels = " ".join(f"{name} {_panel_words(c)}" for name, c in zip(names, contexts, strict=True))
-    return f"{len(contexts)} images of the same {describe_critter(critter, traits=traits)} {panels}"
+def grid_prompt(
+    critter: Critter,
+    contexts: list[Context],
+    *,
+    traits: tuple[str, ...] = NAMED,
+    said: Collection[int] | None = None,
+) -> str:
+    """`4 images of the same red round plain critter with long ears top left beach red hat top right ...`.
+
+    `said` are the panels that the words place; None: all.
+    """
+    places = list(zip(QUADRANTS[len(contexts)], contexts, strict=True))
+    words = [f"{name} {_panel_words(c)}" for i, (name, c) in enumerate(places) if said is None or i in said]
+    return f"{len(contexts)} images of the same {describe_critter(critter, traits=traits)} {' '.join(words)}"
