@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import DiffusionPipeline, FluxTransformer2DModel
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -93,7 +93,7 @@ def load_pipeline(
     for source in sources:
         hub.check_source(source)
     device = torch.device(device or best_device())
-    _check_offload(offload, device)
+    check_offload(offload, device)
     with hub.explained(preset.name, sources, preset.licence_page):
         # First what a licence may guard: a closed door should show before gigabytes of other weights arrive.
         DSDPipeline.load_config(preset.base)
@@ -102,7 +102,7 @@ def load_pipeline(
         pipe = DSDPipeline.from_pretrained(preset.base, transformer=transformer, dtype=transformer.dtype)
         if lora is not None:
             pipe.load_lora_weights(str(lora.parent), weight_name=lora.name, adapter_name="dsd")
-    return _place(pipe, device, offload)
+    return place(pipe, device, offload)
 
 
 def resolve(name_or_path: str | Path) -> Preset:
@@ -133,12 +133,12 @@ def save_pipeline(pipe: DSDPipeline, folder: str | Path) -> None:
     pipe.save_pretrained(folder)
 
 
-def has_embedded_guidance(pipe: DSDPipeline) -> bool:
+def has_embedded_guidance(pipe: DiffusionPipeline) -> bool:
     """Whether the model takes `guidance_scale`; where it does not, the option is refused."""
     return bool(pipe.transformer.config.guidance_embeds)
 
 
-def model_hash(pipe: DSDPipeline) -> str:
+def model_hash(pipe: DiffusionPipeline) -> str:
     """Twelve hex digits that name the transformer's weights, stacked LoRA and their strengths included.
 
     All values count up to 50 million parameters; beyond, names, shapes and 64 values spread over each tensor.
@@ -226,7 +226,8 @@ def _lora_beside(source: str, expected: str | None) -> Path | None:
         return None
 
 
-def _check_offload(offload: str, device: torch.device) -> None:
+def check_offload(offload: str, device: torch.device) -> None:
+    """LoadError unless `place` can do this."""
     if offload not in OFFLOADS:
         raise LoadError(f"offload must be one of {', '.join(OFFLOADS)}, got {offload!r}")
     if offload != "none" and device.type == "cpu":
@@ -235,7 +236,8 @@ def _check_offload(offload: str, device: torch.device) -> None:
         )
 
 
-def _place(pipe: DSDPipeline, device: torch.device, offload: str) -> DSDPipeline:
+def place(pipe: DiffusionPipeline, device: torch.device, offload: str) -> DiffusionPipeline:
+    """Put the pipeline where it works: on the device, or with weights that come and go (`OFFLOADS`)."""
     if offload == "model":
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":

@@ -13,7 +13,8 @@ FLOOR = {
     "dsd.guidance",
     "dsd.latents",
 }  # pure functions: they know only each other
-MIDDLE = {"dsd.pipeline", "dsd.transformer", "dsd.checkpoint", "dsd.vlm", "dsd.pairs"}
+MIDDLE = {"dsd.pipeline", "dsd.transformer", "dsd.checkpoint", "dsd.pairs", "dsd.similarity"}
+MIDDLE |= {"dsd.asking", "dsd.vlm", "dsd.vlm_local", "dsd.vlm_http", "dsd.vlm_line"}
 STAGES = {"dsd.generate", "dsd.grids", "dsd.curation", "dsd.command"}
 SURFACE = {"gradio", "gradio_client", "spaces"}  # what a visitor sees and what serves it
 

@@ -1,11 +1,32 @@
 """A whole pipeline of random weights, built offline in no time: the stock classes, as small as they go."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTokenizer,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLImageProcessorPil,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from dsd.pipeline import DSDPipeline
 from dsd.transformer import widen
@@ -142,3 +163,92 @@ def count_calls(pipe: DSDPipeline, monkeypatch: pytest.MonkeyPatch) -> list[int]
 
     monkeypatch.setattr(pipe.transformer, "forward", counted)
     return sizes
+
+
+TALK = (
+    "the same critter is red round striped on a hill with hat and no eyes compare describe what it"
+).split()
+END = 2
+LLAVA_TEMPLATE = (
+    "{% for message in messages %}{% for part in message['content'] %}"
+    "{% if part['type'] == 'image' %}<image>{% else %} {{ part['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %} answer:{% endif %}"
+)
+QWEN_MARKS = ("vision_start", "vision_end", "image_pad", "video_pad")
+QWEN_TEMPLATE = LLAVA_TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
+
+
+def word_tokenizer(*marks: str, **options) -> PreTrainedTokenizerFast:
+    """One token a word; `marks` are special tokens besides the usual four."""
+    vocab = ["<pad>", "<s>", "</s>", "<unk>", *marks, "answer:", *TALK]  # "</s>" is END
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocab)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        **options,
+    )  # fmt: skip
+    tokenizer.add_special_tokens({"additional_special_tokens": list(marks)})
+    return tokenizer
+
+
+def lively(model: PreTrainedModel, seed: int) -> PreTrainedModel:
+    """Weights so large that what is seen and asked moves the answer; as built it would hardly."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(std=1.5 / weight[0].numel() ** 0.5, generator=generator)
+        if (head := model.get_output_embeddings()) is not None:
+            head.weight[END] *= 0.5  # it may stop talking, but not too soon
+    return model.eval()
+
+
+def vlm(folder: Path, *, seed: int = 0) -> Path:
+    """A Llava with SigLIP eyes of 16 pixels and a vocabulary of twenty words, saved in `folder`."""
+    tokenizer = word_tokenizer(extra_special_tokens={"image_token": "<image>"})
+    eyes = SiglipImageProcessorPil(
+        size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = LlavaConfig(
+        vision_config=SiglipVisionConfig(**sizes, image_size=16, patch_size=8, vision_use_head=False),
+        text_config=LlamaConfig(
+            **sizes, vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=1, eos_token_id=END
+        ),
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+        image_seq_length=4,
+    )
+    lively(LlavaForConditionalGeneration(config), seed).save_pretrained(folder)
+    LlavaProcessor(
+        eyes, tokenizer, patch_size=8, vision_feature_select_strategy="full", chat_template=LLAVA_TEMPLATE
+    ).save_pretrained(folder)
+    return folder
+
+
+def qwen(folder: Path, *, seed: int = 0) -> Path:
+    """A Qwen2.5-VL, saved in `folder` as the published ones are: an image processor and a tokenizer."""
+    tokenizer = word_tokenizer(*(f"<|{name}|>" for name in QWEN_MARKS))
+    ids = {name: tokenizer.convert_tokens_to_ids(f"<|{name}|>") for name in QWEN_MARKS}
+    config = Qwen2_5_VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2,
+            "num_attention_heads": 2, "num_key_value_heads": 2, "bos_token_id": 1, "eos_token_id": END,
+            "pad_token_id": 0,
+            "rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 3, 3]},
+        },
+        vision_config={
+            "depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "out_hidden_size": 32,
+            "patch_size": 8, "window_size": 32, "fullatt_block_indexes": [1],
+        },
+        vision_start_token_id=ids["vision_start"], vision_end_token_id=ids["vision_end"],
+        image_token_id=ids["image_pad"], video_token_id=ids["video_pad"],
+    )  # fmt: skip
+    lively(Qwen2_5_VLForConditionalGeneration(config), seed).save_pretrained(folder)
+    tokenizer.chat_template = QWEN_TEMPLATE
+    tokenizer.save_pretrained(folder)
+    Qwen2VLImageProcessorPil(
+        patch_size=8, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}
+    ).save_pretrained(folder)
+    return folder

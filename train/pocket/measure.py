@@ -11,31 +11,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import FluxPipeline
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from dsd.checkpoint import ASSETS, load_pipeline
 from dsd.pipeline import DSDPipeline
 from dsd.pocket.draw import draw, draw_grid
-from dsd.pocket.scorer import Reading, Scorer, followed, identity, kept, same_identity
-from dsd.pocket.words import caption, describe_context, grid_prompt
-from dsd.pocket.world import NAMED, Context, Critter, sample_context, sample_critter
+from dsd.pocket.scorer import Reading, Scorer, followed, kept, same_identity
+from dsd.pocket.validation import CritterScorer, Scene, case
+from dsd.pocket.words import caption, grid_prompt
+from dsd.pocket.world import Context, Critter, sample_context, sample_critter
+from dsd.scores import Case, Interval, evaluate, measure_levels
+from dsd.validation import by_student, by_teacher, sample_sheet
 from train.pocket import scenes, vae
 from train.pocket.loop import device
 from train.pocket.text import T5_TOKENS
 
 SEED, STEPS, BATCH = 5000, 28, 50
 GRID_TOKENS = 36
-UNNAMED_ONLY = (
-    "eyes",
-    "hue",
-    "accent_hue",
-    "stripe_angle",
-    "spot_turn",
-    "stripe_width",
-    "eye_size",
-    "ear_length",
-    "aspect",
-)
 
 
 def fresh(index: int, *, held_out: bool, contexts: int = 1) -> tuple[Critter, list[Context]]:
@@ -47,31 +39,12 @@ def fresh(index: int, *, held_out: bool, contexts: int = 1) -> tuple[Critter, li
 def draw_with(
     teacher: FluxPipeline, prompts: list[str], side: int, tokens: int, guidance: float
 ) -> list[Image.Image]:
-    pictures = []
-    for start in range(0, len(prompts), BATCH):
-        part = prompts[start : start + BATCH]
-        pictures += teacher(
-            part,
-            negative_prompt=[""] * len(part),
-            true_cfg_scale=guidance,
-            height=side,
-            width=side,
-            num_inference_steps=STEPS,
-            max_sequence_length=tokens,
-            generator=[torch.Generator().manual_seed(SEED + start + i) for i in range(len(part))],
-        ).images
-    return pictures
+    draw = by_teacher(teacher, side=side, tokens=tokens, guidance=guidance, steps=STEPS, batch=BATCH)
+    return draw(prompts, [], [SEED + i for i in range(len(prompts))])
 
 
 def share(values) -> float:
     return round(float(np.mean([float(v) for v in values])), 4)
-
-
-def interval(values) -> list[float]:
-    """Mean and its 95 % bootstrap interval."""
-    values, rng = np.asarray(values, dtype=float), np.random.default_rng(0)
-    means = values[rng.integers(len(values), size=(2000, len(values)))].mean(1)
-    return [round(float(x), 4) for x in (values.mean(), *np.quantile(means, (0.025, 0.975)))]
 
 
 def score_parts(pairs: list[tuple[Critter, Context]], readings: list[Reading]) -> dict[str, float]:
@@ -112,66 +85,54 @@ def ceiling_of_grids(scorer: Scorer, count: int, panel: int) -> float:
     return share(same_identity(scorer.read([draw(c, x, panel) for x in xs])) for c, xs in rows)
 
 
+def held_out_cases(count: int, panel: int) -> list[Case]:
+    """Held-out critters, each asked for in one context."""
+    cases = []
+    for i in range(count):
+        critter, (shown, asked) = fresh(i, held_out=True, contexts=2)
+        scene = Scene(critter=critter, shown=shown, asked=asked)
+        cases.append(case(scene, f"{i:04d}", SEED + i, panel))
+    return cases
+
+
 def measure_student(
     student: DSDPipeline, teacher: FluxPipeline, scorer: Scorer, count: int, panel: int, guidance: dict
-):
+) -> tuple[dict, Image.Image]:
     """Held-out critters in an asked context: the student, the prompted teacher, and a true render."""
-    rows = [fresh(i, held_out=True, contexts=2) for i in range(count)]
-    references = [draw(critter, contexts[0], panel) for critter, contexts in rows]
-    asked = [describe_context(contexts[1]) for _, contexts in rows]
-    drawn = draw_student(student, asked, references, guidance)
-    captions = [caption(critter, contexts[1]) for critter, contexts in rows]
-    described = draw_student(student, captions, references, guidance)
-    prompted = draw_with(teacher, captions, panel, T5_TOKENS, guidance["teacher"])
-    rendered = [draw(critter, contexts[1], panel) for critter, contexts in rows]
-    ways = {"student": drawn, "student_described": described, "prompted_teacher": prompted}
-    ways["true_render"] = rendered
-    result = {name: _identity_row(rows, scorer.read(pictures)) for name, pictures in ways.items()}
-    return result, [references, drawn, prompted, rendered], asked
-
-
-def draw_student(
-    student: DSDPipeline, prompts: list[str], references: list[Image.Image], guidance: dict
-) -> list[Image.Image]:
-    drawn = []
-    for start in range(0, len(prompts), BATCH):
-        part = slice(start, start + BATCH)
-        drawn += student(
-            prompts[part],
-            image=references[part],
-            generator=[torch.Generator().manual_seed(SEED + start + i) for i in range(len(prompts[part]))],
-            num_inference_steps=STEPS,
-            image_guidance_scale=guidance["image"],
-            text_guidance_scale=guidance["text"],
-        ).images
-    return drawn
-
-
-def _identity_row(rows: list, readings: list[Reading]) -> dict:
-    traits = [kept(critter, reading) for (critter, _), reading in zip(rows, readings, strict=True)]
-    context = [followed(contexts[1], reading) for (_, contexts), reading in zip(rows, readings, strict=True)]
-    return {
-        "identity": interval([identity(c, r) for (c, _), r in zip(rows, readings, strict=True)]),
-        "named_traits": interval([share(t[n] for n in NAMED) for t in traits]),
-        "unnamed_traits": interval([share(v for n, v in t.items() if n in UNNAMED_ONLY) for t in traits]),
-        "context": interval([share(c.values()) for c in context]),
-    }
-
-
-def sheet_of(columns: list[list[Image.Image]], prompts: list[str], scale: int = 2) -> Image.Image:
-    """Rows of (reference, drawn, ...), smoothly enlarged for the eye, each with its prompt on the right."""
-    cells = [column[row] for row in range(len(prompts)) for column in columns]
-    sheet = draw_grid(cells, len(columns))
-    sheet = sheet.resize((sheet.width * scale, sheet.height * scale), Image.Resampling.BICUBIC)
-    labelled, height = (
-        Image.new("RGB", (sheet.width + 330, sheet.height), "white"),
-        sheet.height // len(prompts),
+    cases, readers = held_out_cases(count, panel), CritterScorer(scorer)
+    drawn = by_student(
+        student,
+        steps=STEPS,
+        batch=BATCH,
+        image_guidance=guidance["image"],
+        text_guidance=guidance["text"],
     )
-    labelled.paste(sheet, (0, 0))
-    for row, prompt in enumerate(prompts):
-        place = (sheet.width + 12, row * height + height // 2 - 8)
-        ImageDraw.Draw(labelled).text(place, prompt, fill=(50, 50, 50), font=ImageFont.load_default(size=13))
-    return labelled
+    told = by_teacher(
+        teacher, side=panel, tokens=T5_TOKENS, guidance=guidance["teacher"], steps=STEPS, batch=BATCH
+    )
+    levels = measure_levels(cases, readers)
+    ways = {
+        "student": evaluate(drawn, cases, readers, levels=levels),
+        "student_described": evaluate(drawn, cases, readers, described=True, levels=levels),
+        "prompted_teacher": evaluate(told, cases, readers, described=True, levels=levels),
+    }
+    result = {name: _identity_row(scores.means) for name, scores in ways.items()}
+    result["true_render"] = _identity_row(levels.ceiling)
+    shown = {
+        name: ways[way].pictures for name, way in (("student", "student"), ("teacher", "prompted_teacher"))
+    }
+    return result, sample_sheet(cases, shown)
+
+
+def _identity_row(means: dict[str, Interval]) -> dict[str, list[float]]:
+    """Mean and 95 % interval of what the card tells."""
+    names = {
+        "identity": "identity",
+        "named_traits": "named",
+        "unnamed_traits": "unnamed",
+        "context": "following",
+    }
+    return {title: [round(value, 4) for value in means[name]] for title, name in names.items()}
 
 
 def main() -> None:
@@ -212,8 +173,8 @@ def add_student(args: argparse.Namespace, teacher: FluxPipeline, scorer: Scorer,
     student = load_pipeline(args.assets / "student", dtype=torch.float32)
     student.set_progress_bar_config(disable=True)
     scales = {"image": args.image_guidance, "text": args.text_guidance, "teacher": args.guidance}
-    figures, columns, asked = measure_student(student, teacher, scorer, min(args.count, 200), panel, scales)
-    sheet_of(columns, asked[:16]).save(args.out / "student.png")
+    figures, sheet = measure_student(student, teacher, scorer, min(args.count, 200), panel, scales)
+    sheet.save(args.out / "student.png")
     return figures
 
 

@@ -1,0 +1,222 @@
+"""A run's pairs as parquet shards, and those shards on the hub.
+
+Nothing is copied before this point: a row of text says which two panels of which sheet make a pair, and only
+here they are cut and become pictures of their own, as lossless PNG. A dataset is a function of the run's rows
+and of a `Choice`, to the byte: it is written anew when they change, and left alone when they do not.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError
+
+from dsd import curation, hub, parquet, rows, samples
+from dsd.hub import LoadError
+from dsd.pairs import COLUMNS, PICTURES
+from dsd.rows import Row, RunError
+from dsd.selection import Choice, Item, Run, counts, read_run, select
+
+SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
+SHARD_ROWS = 1000
+GROUP = 50  # rows that are read together: 100 pictures
+FORMAT = 1  # raise it when the same rows make other files
+SHEETS_IN_MEMORY = 16
+UPLOADED = ["README.md", "samples.png", "train-*.parquet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What `write_dataset` did."""
+
+    folder: Path
+    shards: list[Path]
+    rows: list[Row]  # all of the dataset, in its order, without pictures
+    new: int  # shards that were not there yet
+
+
+def write_dataset(
+    run: Run | Path,
+    out: Path,
+    choice: Choice | None = None,
+    *,
+    shard_rows: int = SHARD_ROWS,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
+) -> Written:
+    """Write a run's dataset into the folder `out`, `shard_rows` rows a file; shards that are there stay.
+
+    Killed and run again it leaves the same bytes. `on_rows(done, total)` hears of the progress. RunError for
+    a run with nothing to write, for a sheet that cannot be read, and for files of somebody else in `out`.
+    """
+    if shard_rows < 1:
+        raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
+    run = run if isinstance(run, Run) else read_run(run)
+    items = select(run, choice or Choice())
+    if not items:
+        raise RunError(f"there is nothing to write: of the pairs of {run.folder} none is kept ({_tell(run)})")
+    blocks = [items[i : i + shard_rows] for i in range(0, len(items), shard_rows)]
+    paths = [out / f"train-{k:05}-of-{len(blocks):05}.parquet" for k in range(len(blocks))]
+    with rows.writing(out / "README.md"):  # holds the lock: one command at a time in this folder
+        new = _write_shards(run.folder, paths, blocks, _digest(items, shard_rows), on_rows)
+    return Written(folder=out, shards=paths, rows=[item.row for item in items], new=new)
+
+
+def _tell(run: Run) -> str:
+    found = counts(run)["pairs"].most_common()
+    return ", ".join(f"{count} {reason}" for reason, count in found) or "no pairs"
+
+
+def _digest(items: list[Item], shard_rows: int) -> bytes:
+    """Names the dataset by everything that its bytes depend on."""
+    geometry = ("file", "rows", "columns", "margin")
+    parts = [[i.row, i.conditioning, i.target, [i.sheet[key] for key in geometry]] for i in items]
+    text = json.dumps([FORMAT, GROUP, shard_rows, parts], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest().encode()
+
+
+# ---------------------------------------------------------------- shards
+
+
+def _write_shards(
+    run: Path, paths: list[Path], blocks: list[list[Item]], digest: bytes, on_rows: Callable[[int, int], None]
+) -> int:
+    """Write those that are missing or of another dataset, then remove the other's; returns how many."""
+    folder, total, done, new = paths[0].parent, sum(map(len, blocks)), 0, 0
+    old = _shards_of_ours(folder)
+    cut, schema = _cutter(run), _schema(digest)
+    for path, block in zip(paths, blocks, strict=True):
+        if old.get(path) != digest:
+            before = done
+            _write_shard(
+                path, block, cut, schema, lambda count, before=before: on_rows(before + count, total)
+            )
+            new += 1
+        done += len(block)
+        on_rows(done, total)
+    for path in old.keys() - set(paths):
+        path.unlink()
+    return new
+
+
+def _shards_of_ours(folder: Path) -> dict[Path, bytes]:
+    """Path -> the dataset it is a part of; what a killed command left half written goes."""
+    for part in folder.glob(".train-*.part"):
+        part.unlink()
+    owners = {path: _owner(path) for path in folder.glob("*.parquet")}
+    for path, owner in owners.items():
+        if owner is None:
+            raise RunError(f"{path} was not written by this command: choose another --out, or move it away")
+    return owners
+
+
+def _owner(path: Path) -> bytes | None:
+    """None for a file of somebody else; b"" for a damaged one of ours, which is to be written again."""
+    if not SHARD.fullmatch(path.name):
+        return None
+    try:
+        return parquet.owner(str(path))
+    except parquet.PairsError:
+        return b""
+
+
+def _write_shard(
+    path: Path, items: list[Item], cut: Callable[[Item], Row], schema: Any, on_rows: Callable[[int], None]
+) -> None:
+    """The whole file or none: written under another name, then renamed."""
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with rows.explained(path):
+        try:
+            with parquet.package().ParquetWriter(part, schema, write_page_checksum=True) as writer:
+                for start in range(0, len(items), GROUP):
+                    group = [item.row | cut(item) for item in items[start : start + GROUP]]
+                    writer.write_table(_table(group, schema))
+                    on_rows(start + len(group))
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+def _table(group: list[Row], schema: Any) -> Any:
+    import pyarrow
+
+    try:
+        return pyarrow.Table.from_pylist(group, schema=schema)
+    except (TypeError, ValueError) as error:  # Arrow's two ways of saying that a value is of another type
+        raise RunError(
+            f"the rows {group[0]['id']} to {group[-1]['id']} hold a value of the wrong type: {error}"
+        ) from error
+
+
+def _cutter(run: Path) -> Callable[[Item], Row]:
+    """Gives the two pictures of an item; pairs of one sheet that come close together open it once."""
+
+    @lru_cache(maxsize=SHEETS_IN_MEMORY)
+    def panels(sheet: str) -> list[bytes]:
+        return [samples.png(panel) for panel in curation.open_panels(run, json.loads(sheet))]
+
+    def cut(item: Item) -> Row:
+        found = panels(json.dumps(item.sheet))
+        places = zip(PICTURES, (item.conditioning, item.target), strict=True)
+        return {
+            name: {"bytes": found[panel], "path": f"{item.row['grid']}-{panel}.png"} for name, panel in places
+        }
+
+    return cut
+
+
+def _schema(digest: bytes) -> Any:
+    """Arrow's types, and what tells `datasets` that two of the columns are pictures."""
+    parquet.package()
+    import pyarrow
+
+    types = {"image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})}
+    fields = [(name, types.get(kind) or pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()]
+    features = {
+        name: {"_type": "Image"} if kind == "image" else {"_type": "Value", "dtype": kind}
+        for name, kind in COLUMNS.items()
+    }
+    metadata = {"huggingface": json.dumps({"info": {"features": features}}), parquet.DATASET: digest}
+    return pyarrow.schema(fields, metadata=metadata)
+
+
+# ---------------------------------------------------------------- the hub
+
+
+def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
+    """Upload a finished dataset, card and all, as the hub's dataset `name` (owner/name); returns its address.
+
+    A new one is private unless told otherwise, because what a generator drew may not be everybody's to
+    publish; one that is there stays as it is. The token is the variable HF_TOKEN's, or the one of `hf auth
+    login`. LoadError says what the hub refuses.
+    """
+    if not hub.ID.fullmatch(name):
+        raise LoadError(f"a dataset on the hub is called owner/name, got {name!r}")
+    api = api or HfApi()
+    with hub.explained(name, [f"datasets/{name}"]):
+        try:
+            api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=name,
+                repo_type="dataset",
+                folder_path=folder,
+                allow_patterns=UPLOADED,
+                delete_patterns=["train-*.parquet"],  # of a larger dataset that was there before
+                commit_message="Upload the dataset",
+            )
+        except HfHubHTTPError as error:
+            if error.response.status_code not in (401, 403, 404):
+                raise
+            raise LoadError(
+                f"the hub does not let you write {name}: set the variable HF_TOKEN to a token that may write "
+                "there (https://huggingface.co/settings/tokens)"
+            ) from error
+    return f"https://huggingface.co/datasets/{name}"

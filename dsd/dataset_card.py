@@ -1,0 +1,226 @@
+"""A dataset's card: what is in it, how it was made, what may be done with it, and a look at some pairs.
+
+Everything on it is read from the run's rows, so that it says what happened and not what was meant to.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+from huggingface_hub import DatasetCardData
+from PIL import Image, ImageOps
+
+from dsd import grading_page, rows, samples
+from dsd.captions import SHEET
+from dsd.dataset import Written
+from dsd.pairs import COLUMNS, Pairs
+from dsd.rows import Row, RunError
+from dsd.selection import FLUX_DEV, Choice, Run, counts, licence
+from dsd.verdict import KEEP
+
+SHOWN = 8  # pairs in the picture, in two columns
+BORDER = 12  # pixels
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+MEANING = {
+    "id": "sheet, panel of `conditioning`, panel of `target`",
+    "conditioning": "the picture that a model is shown",
+    "target": "the same subject somewhere else: what it is to draw",
+    "caption": "what `target` shows",
+    "instruction": "what to change to get from one to the other",
+    "caption_writer": f"the model that wrote both; `{SHEET}` if they are the words of the sheet's own prompt",
+    "subject": "the subject in the sheet's prompt",
+    "prompt": "of the whole sheet",
+    "seed": "of the whole sheet",
+    "grid": "the sheet",
+    "generator": "the model that drew it",
+    "generator_hash": "names that model's weights",
+    "generator_licence": "what may be done with what it drew",
+    "judge": "the model that judged the pair",
+    "reason": "of its verdict",
+    "similarity": "cosine of the two pictures' embeddings",
+    "scores": "JSON: how well each part of the subject agrees, 0 to 4",
+}
+KINDS = {
+    "judge": "A vision-language model judged every pair and kept those that show one and the same subject.",
+    "floor": "These pairs passed only a cheap check of how alike two pictures are; **no judge's verdict "
+    "counted**. They are made for comparison: many do not show one and the same subject.",
+    "all": "These are all pairs of all sheets, **uncurated**. They are made for comparison: many do not show "
+    "one and the same subject.",
+}
+NON_COMMERCIAL = """\
+**Non-commercial.** What FLUX.1 [dev] drew may be used for non-commercial purposes only, and not to train a
+model that competes with it; `generator_licence` marks every such row."""
+LIMITS = """\
+- Every picture was made by a model. So was every text, unless its `caption_writer` is `sheet`.
+- The judge errs; its grades, where they are known, are above. Pairs that it was too strict about are missing.
+- The words of a sheet's own prompt say what was asked for, which is not always what was drawn.
+- Subjects, places and styles are those that the generator knows and the prompts asked for, with their biases.
+- Panels of one sheet come back in several pairs, and each pair in both orders: rows are not independent. To
+  hold some out, hold out whole subjects.
+"""
+
+
+def write_card(run: Run, written: Written, choice: Choice, *, grades: Path | None = None) -> None:
+    """Put README.md and samples.png beside the shards; `grades` is grades.json of train.curate --grade."""
+    text = card(run, written, choice, grades=read_grades(grades) if grades else None)
+    _write(written.folder / "samples.png", samples.png(contact_sheet(written)))
+    _write(written.folder / "README.md", text.encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    if not path.exists() or path.read_bytes() != content:
+        rows.write(path, content)
+
+
+def read_grades(path: Path) -> str:
+    """The judge's grades as a section of the page; RunError for a file that holds none."""
+    try:
+        page = grading_page.markdown(json.loads(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        raise RunError(f"cannot read the judge's grades: {error}") from error
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RunError(
+            f"{path} holds no grades: give the grades.json that train.curate --grade writes"
+        ) from error
+    return f"#{page}"
+
+
+def contact_sheet(written: Written) -> Image.Image:
+    """Some pairs of different sheets, spread over the dataset, with their words."""
+    firsts: dict[str, int] = {}
+    for place, row in enumerate(written.rows):
+        firsts.setdefault(row["grid"], place)
+    places, count = list(firsts.values()), min(SHOWN, len(firsts))
+    pairs = Pairs([str(path) for path in written.shards])
+    shown = [pairs[places[k * len(places) // count]] for k in range(count)]
+    half = -(-count // 2)
+    columns = [_column(part) for part in (shown[:half], shown[half:]) if part]
+    page = Image.new("RGB", (sum(column.width for column in columns), columns[0].height), "white")
+    for k, column in enumerate(columns):
+        page.paste(column, (k * columns[0].width, 0))
+    return ImageOps.expand(page, BORDER, "white")
+
+
+def _column(shown: list[Row]) -> Image.Image:
+    pictures = {name: [row[name] for row in shown] for name in ("conditioning", "target")}
+    return samples.sheet(pictures, [f"{row['caption']} ({row['instruction']})" for row in shown])
+
+
+# ---------------------------------------------------------------- the text
+
+
+def card(run: Run, written: Written, choice: Choice, *, grades: str | None = None) -> str:
+    """The whole README.md: the head that the hub reads, and the page, with `grades` as a section of it."""
+    parts = [
+        f"---\n{_head(written).to_yaml()}\n---",
+        f"# Pairs of one subject in two places\n\n{_opening(written, choice)}",
+        "![Some pairs: the picture shown, the picture to draw, the words](samples.png)",
+        f"## In a row\n\n{grading_page.table(('column', 'what it holds'), MEANING.items())}",
+        f"## How many\n\n{_amounts(run, written, choice)}",
+        f"## How it was made\n\n{_making(run, written, choice)}",
+        *([grades] if grades else []),
+        f"## Licence\n\n{_licence_text(written)}",
+        f"## Limits\n\n{LIMITS}",
+    ]
+    return "\n\n".join(parts)
+
+
+def _head(written: Written) -> DatasetCardData:
+    size = sum(path.stat().st_size for path in written.shards)
+    features = [{"name": name, "dtype": kind} for name, kind in COLUMNS.items()]
+    split = {"name": "train", "num_bytes": size, "num_examples": len(written.rows)}
+    return DatasetCardData(
+        **_licence_head(written),
+        pretty_name="Pairs of one subject in two places",
+        task_categories=["image-to-image", "text-to-image"],
+        size_categories=[next((name for limit, name in SIZES if len(written.rows) < limit), "n>1M")],
+        tags=["diffusion-self-distillation", "subject-driven-generation", "synthetic"],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "train-*.parquet"}]}],
+        dataset_info={"features": features, "splits": [split], "download_size": size, "dataset_size": size},
+    )
+
+
+def _licence_head(written: Written) -> dict[str, str]:
+    """The strictest one that is in it."""
+    found = {row["generator_licence"] for row in written.rows}
+    if FLUX_DEV in found:
+        page = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"
+        return {"license": "other", "license_name": "flux-1-dev-non-commercial-license", "license_link": page}
+    return {"license": "apache-2.0" if found == {"Apache-2.0"} else "unknown"}
+
+
+def _licence_text(written: Written) -> str:
+    found = Counter(row["generator_licence"] for row in written.rows)
+    text = _table(("licence of the generator", "rows"), found)
+    if FLUX_DEV in found:
+        return f"{text}\n\n{NON_COMMERCIAL}"
+    return text
+
+
+def _opening(written: Written, choice: Choice) -> str:
+    count = len(written.rows)
+    return (
+        f"{count:,} rows, {count // 2:,} pairs in both orders, to train a model that is shown a picture and "
+        "told where its subject shall be. Made by diffusion self-distillation ([arXiv 2411.18616]"
+        "(https://arxiv.org/abs/2411.18616)): a text-to-image model drew sheets of one subject in several "
+        f"places, and the sheets were cut into panels. {KINDS[choice.which]}"
+    )
+
+
+def _amounts(run: Run, written: Written, choice: Choice) -> str:
+    sheets, pairs = counts(run).values()
+    grids, subjects = ({row[name] for row in written.rows} for name in ("grid", "subject"))
+    kept = sum(pair["verdict"] == KEEP for pair in run.pairs)
+    writers = Counter(row["caption_writer"] for row in written.rows)
+    overruled = [
+        p for p in run.pairs if choice.labels and run.labels.get(p["id"], p["verdict"]) != p["verdict"]
+    ]
+    return "\n\n".join(
+        [
+            f"{sheets.total():,} sheets were drawn, which gave {pairs.total():,} pairs of panels; the judge "
+            f"kept {kept:,} of them, {kept / pairs.total():.1%}. Here are {len(written.rows) // 2:,} pairs "
+            f"from {len(grids):,} sheets, of {len(subjects):,} differently worded subjects.",
+            *([f"People overruled the judge in {len(overruled):,} pairs."] if overruled else []),
+            _table(("sheets", "how many"), sheets),
+            _table(("pairs", "how many"), pairs),
+            _table(("words by", "rows"), writers),
+        ]
+    )
+
+
+def _making(run: Run, written: Written, choice: Choice) -> str:
+    grids = {row["grid"] for row in written.rows}
+    drawn = Counter(_drawing(sheet) for sheet in run.sheets.values() if sheet["id"] in grids)
+    judged = Counter(_judging(pair) for pair in run.pairs)
+    return "\n\n".join(
+        [
+            _table(("sheets drawn by", "sheets"), drawn),
+            _table(("pairs judged by", "pairs"), judged),
+            "With these commands of `dsd`, in this order, and the options that the tables tell:",
+            f"```bash\n{_commands(choice)}\n```",
+        ]
+    )
+
+
+def _drawing(sheet: Row) -> str:
+    return (
+        f"{sheet['generator']} (weights {sheet['generator_hash']}, {licence(sheet)}), {sheet['rows']}x"
+        f"{sheet['columns']} panels, {sheet['steps']} steps, guidance {sheet['guidance']}"
+    )
+
+
+def _judging(pair: Row) -> str:
+    limits = ", ".join(f"{name} {value}" for name, value in pair["thresholds"].items())
+    return f"{pair['judge']}, after {pair['embedder'] or 'no'} embeddings; {limits}"
+
+
+def _commands(choice: Choice) -> str:
+    options = {f"--{name}": value for name, value in choice.changed().items()}
+    flags = [name if value is True else f"{name} {value}" for name, value in options.items()]
+    stages = [f"python -m train.{stage} RUN" for stage in ("prompts", "grids", "curate", "dataset")]
+    return "\n".join([*stages[:-1], " ".join([stages[-1], *flags])])
+
+
+def _table(heads: tuple[str, str], found: Counter) -> str:
+    lines = [(name, f"{count:,} ({count / found.total():.1%})") for name, count in found.most_common()]
+    return grading_page.table(heads, lines)

@@ -1,0 +1,174 @@
+"""A trained model's card: what it was trained on, how, for how long, how well it draws, how to open it."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCardData
+from huggingface_hub.errors import HfHubHTTPError
+
+from dsd import hub
+from dsd.generate import public_name
+from dsd.hub import LoadError
+from dsd.training import Trained
+from dsd.training_options import TrainOptions
+
+LICENCES = {"Apache-2.0": "apache-2.0"}
+KEPT_BACK = ["run/*", "samples/*", ".*"]  # of the folder, when it is uploaded
+UNTOLD = ("cache", "model", "save_every", "validate_every", "log_every")
+OPENING = """\
+Give it a picture of a character or a thing and a few words, and it draws the same one somewhere else. It was
+made with `dsd`, by diffusion self-distillation ([arXiv 2411.18616](https://arxiv.org/abs/2411.18616)), from
+the model `{base}` and the pairs below."""
+USE = """\
+```python
+from PIL import Image
+from dsd import load_pipeline
+
+pipe = load_pipeline("{name}")
+image = pipe(prompt="on the beach", image=Image.open("subject.png"), image_guidance_scale=1.5).images[0]
+```
+
+Plain diffusers opens it as a `FluxControlPipeline`; its control image is the subject on the left half of a
+canvas twice as wide, and black on the right.{lora}"""
+LORA = """ `lora/pytorch_lora_weights.safetensors` is the same as one file, new input
+columns included: `load_lora_weights` puts it on `{base}`."""
+
+
+def dataset_facts(source: str, pairs: Any) -> dict[str, str]:
+    """What a dataset says of itself: its name, who drew and who judged it, and how much was kept."""
+    first = pairs[0]
+    facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
+    for name in ("generator", "generator_licence", "judge"):
+        if first.get(name):
+            facts[name.replace("_", "'s ")] = str(first[name])
+    return facts
+
+
+def keep_rates(source: str) -> str | None:
+    """The part of the dataset's own card that counts what was drawn and what was kept."""
+    for card in (Path(source, "README.md"), Path(source, "dataset", "README.md")):
+        if card.is_file():
+            found = re.search(
+                r"^## How many\n+(.*?)(?=^## |\Z)", card.read_text(encoding="utf-8"), re.M | re.S
+            )
+            return found[1].strip() if found else None
+    return None
+
+
+def card(
+    trained: Trained,
+    name: str,
+    *,
+    facts: dict[str, str],
+    kept: str | None = None,
+    scores: dict[str, float] | None = None,
+    samples: str | None = None,
+    curves: str | None = None,
+) -> str:
+    """The whole README.md; `samples` and `curves` are pictures beside it."""
+    base, options = trained.base, trained.options
+    lora = "" if options.full else LORA.format(base=public_name(base.name))
+    parts = [
+        f"---\n{_head(trained).to_yaml()}\n---",
+        f"# Same subject, somewhere new\n\n{OPENING.format(base=public_name(base.name))}",
+        *([f"![What it draws of subjects it never saw]({samples})"] if samples else []),
+        f"## Use\n\n{USE.format(name=name, lora=lora)}",
+        f"## Data\n\n{_table(('', ''), facts)}",
+        *([kept] if kept else []),
+        f"## Training\n\n{_cost(trained)}\n\n{_table(('setting', 'value'), settings(options))}",
+        *([f"![Loss and scores over the steps]({curves})"] if curves else []),
+        *([f"## Scores\n\n{_scores(scores)}"] if scores else []),
+        f"## Licence\n\n{_licence(trained)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _head(trained: Trained) -> ModelCardData:
+    base = trained.base
+    known = LICENCES.get(base.licence)
+    named = {} if known else {"license_name": "see-the-base-model", "license_link": base.licence_page}
+    return ModelCardData(
+        license=known or "other",
+        **{key: value for key, value in named.items() if value},
+        library_name="diffusers",
+        pipeline_tag="image-to-image",
+        base_model=base.source if hub.ID.fullmatch(base.source) else None,
+        tags=["diffusion-self-distillation", "subject-driven-generation", "flux"],
+    )
+
+
+def settings(options: TrainOptions) -> dict[str, Any]:
+    """The settings that shape the result, by the command line's names."""
+    told = {one.name: getattr(options, one.name) for one in fields(options) if one.name not in UNTOLD}
+    unused = ("rank", "alpha", "lora_dropout", "targets") if options.full else ()
+    return {
+        name.replace("_", "-"): " ".join(value) if isinstance(value, tuple) else value
+        for name, value in told.items()
+        if name not in unused and value is not None and value != ()
+    }
+
+
+def _cost(trained: Trained) -> str:
+    options = trained.options
+    pairs = options.batch * options.accumulate * trained.processes
+    samples, hours = options.steps * pairs, trained.seconds / 3600
+    skipped = f"; {trained.skipped:,} rows could not be used" if trained.skipped else ""
+    return (
+        f"{options.steps:,} steps of {pairs} pairs, {samples:,} samples of {trained.rows:,} rows"
+        f"{skipped}. {hours:.2f} hours on {trained.processes} x {trained.device}, "
+        f"{hours * trained.processes:.2f} device hours, without the encoding of the pictures."
+    )
+
+
+def _scores(scores: dict[str, float]) -> str:
+    """A line for each score, with its interval and its ends where they are known."""
+    names = [name for name in scores if not re.search(r"_(low|high|chance|ceiling)$", name)]
+    lines = {
+        name: [scores.get(f"{name}{end}") for end in ("", "_low", "_high", "_chance", "_ceiling")]
+        for name in names
+    }
+    return _table(("score", "mean", "95 % from", "to", "chance", "the truth"), lines)
+
+
+def _licence(trained: Trained) -> str:
+    page = f" ([text]({trained.base.licence_page}))" if trained.base.licence_page else ""
+    return (
+        f"The weights are made from `{public_name(trained.base.name)}`, whose licence holds for them too: "
+        f"{trained.base.licence}{page}. What the data's generator may be used for is said under Data."
+    )
+
+
+def _table(heads: tuple[str, ...], lines: dict[str, Any]) -> str:
+    cells = [[name, *(value if isinstance(value, list) else [value])] for name, value in lines.items()]
+    rows = (heads, ["---"] * len(heads), *cells)
+    return "\n".join(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows)
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
+    """Upload a checkpoint and its card as the hub's model `name` (owner/name); returns its address.
+
+    A new one is private unless told otherwise. LoadError says what the hub refuses.
+    """
+    if not hub.ID.fullmatch(name):
+        raise LoadError(f"a model on the hub is called owner/name, got {name!r}")
+    api = api or HfApi()
+    with hub.explained(name, [name]):
+        try:
+            api.create_repo(name, repo_type="model", private=private, exist_ok=True)
+            api.upload_folder(
+                repo_id=name, folder_path=folder, ignore_patterns=KEPT_BACK, commit_message="Upload the model"
+            )
+        except HfHubHTTPError as error:
+            if error.response.status_code not in (401, 403, 404):
+                raise
+            raise LoadError(
+                f"the hub does not let you write {name}: set the variable HF_TOKEN to a token that may write "
+                "there (https://huggingface.co/settings/tokens)"
+            ) from error
+    return f"https://huggingface.co/{name}"

@@ -1,0 +1,217 @@
+"""Pairs to train on, read from parquet: what `dsd.dataset` writes, and the published `primecai/dsd_data`.
+
+One reader for both, through a map of column names. Rows are reached by index or one after the other, on a
+disk or straight on the hub; a few dozen are in memory at a time, however large the dataset. A damaged row is
+never dropped in silence: it is named, and whoever reads decides what to do about it.
+"""
+
+import io
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property, lru_cache
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, NoReturn
+
+from PIL import Image
+
+from dsd import diptych, hub, parquet
+from dsd.parquet import PairsError
+
+COLUMNS = {  # of our own datasets, and what is in them
+    "id": "string",  # sheet, panel of the conditioning picture, panel of the target
+    "conditioning": "image",
+    "target": "image",
+    "caption": "string",  # what the target shows
+    "instruction": "string",  # what to change to get there
+    "caption_writer": "string",  # the model that wrote both, or "sheet": the sheet's own words
+    "subject": "string",
+    "prompt": "string",  # of the whole sheet
+    "seed": "int64",
+    "grid": "string",
+    "generator": "string",
+    "generator_hash": "string",
+    "generator_licence": "string",
+    "judge": "string",
+    "reason": "string",  # of the judge's verdict
+    "similarity": "float64",
+    "scores": "string",  # JSON: part of the subject -> 0 to 4
+}
+WANTED = ("conditioning", "target", "caption")
+PICTURES = ("conditioning", "target")
+
+Row = dict[str, Any]
+
+
+class BadRow(ValueError):
+    """One row that cannot be read; the message names it and says why."""
+
+
+def read_pairs(
+    source: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    split: str = "train",
+    streaming: bool = False,
+) -> "Pairs":
+    """Open a run, a folder of parquet files, one such file, or a hub id.
+
+    `columns` maps our names to the dataset's where they differ; a target is found without it, too, if it is
+    the only other picture. A hub dataset is downloaded once; with `streaming` it is read over the network
+    instead, each time anew. PairsError names what is missing, and LoadError what the hub refuses.
+    """
+    hub.check_source(source)
+    if Path(source).exists():
+        return Pairs(parquet.local_files(Path(source), split), columns=columns)
+    if not streaming:
+        return Pairs(parquet.downloaded_files(str(source), split), columns=columns)
+    files, filesystem = parquet.streamed_files(str(source), split)
+    return Pairs(files, columns=columns, filesystem=filesystem)
+
+
+class Pairs:
+    """A dataset of pairs: `len(pairs)`, `pairs[i]`, `for row in pairs`, and `pairs.each(on_bad)`.
+
+    A row is a dict with at least `id`, `conditioning` and `target` (RGB pictures), `caption`, `instruction`
+    (None where the dataset has none), and with what else of COLUMNS is there. An index reads the row's whole
+    group (50 rows in files of ours), so going through in order is quicker. Can be sent to other processes.
+    """
+
+    def __init__(
+        self,
+        files: list[str],
+        *,
+        columns: Mapping[str, str] | None = None,
+        filesystem: Any | None = None,
+    ) -> None:
+        self.files, self.columns, self.filesystem = list(files), columns, filesystem
+        self._file = lru_cache(maxsize=8)(self._open)
+        self._table = lru_cache(maxsize=4)(self._read)
+        self.names = column_names(self._file(0).schema_arrow, columns, where=self.files[0])
+
+    def __reduce__(self):
+        return _again, (self.files, self.columns, self.filesystem)
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, index: int) -> Row:
+        """BadRow if it is damaged."""
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"there is no row {index} among {len(self)}")
+        index %= len(self)
+        place = bisect_right(self._ends, index)
+        file, group, first, count = self._groups[place]
+        return self._row(file, group, first, index - (self._ends[place] - count))
+
+    def __iter__(self) -> Iterator[Row]:
+        return self.each()
+
+    def each(self, on_bad: Callable[[BadRow], None] | None = None) -> Iterator[Row]:
+        """All rows in order. `on_bad` is told of every damaged one; without it, the first one is raised."""
+        for file in range(len(self.files)):  # not `_groups`, which opens every file before the first row
+            for group, first, count in self._layout(file):
+                for offset in range(count):
+                    try:
+                        row = self._row(file, group, first, offset)
+                    except BadRow as error:
+                        (on_bad or _raise)(error)
+                    else:
+                        yield row
+
+    @cached_property
+    def _groups(self) -> list[tuple[int, int, int, int]]:
+        """(file, row group, its first row's number in the file, its number of rows), in order."""
+        return [(file, *found) for file in range(len(self.files)) for found in self._layout(file)]
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Where each row group ends, counted in rows of the whole dataset."""
+        return list(accumulate(count for *_, count in self._groups))
+
+    def _layout(self, file: int) -> list[tuple[int, int, int]]:
+        """(row group, its first row's number, its number of rows) of one file."""
+        metadata = self._file(file).metadata
+        counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+        firsts = accumulate(counts, initial=0)
+        return [
+            (group, first, count) for group, (first, count) in enumerate(zip(firsts, counts, strict=False))
+        ]
+
+    def _open(self, file: int) -> Any:
+        with self._explained():
+            return parquet.open_file(self.files[file], self.filesystem)
+
+    def _read(self, file: int, group: int) -> Any:
+        with self._explained():
+            return parquet.read_group(self._file(file), group, list(self.names.values()))
+
+    def _row(self, file: int, group: int, first: int, offset: int) -> Row:
+        where = f"{self.files[file]} row {first + offset}"
+        try:
+            table = self._table(file, group)
+            found = {ours: table.column(theirs)[offset].as_py() for ours, theirs in self.names.items()}
+        except (hub.LoadError, PairsError):
+            raise
+        except ValueError as error:
+            raise BadRow(f"{where} is damaged: {error}") from error
+        row = {"id": f"{Path(self.files[file]).stem}-{first + offset}", "instruction": None} | found
+        where = f"{where} ({row['id']})"
+        if not isinstance(row["caption"], str):
+            raise BadRow(f"{where} has no caption")
+        return row | {name: _picture(row[name], f"{where}: the {name} picture") for name in PICTURES}
+
+    def _explained(self) -> AbstractContextManager:
+        return parquet.on_hub("/".join(self.files[0].split("/")[1:3])) if self.filesystem else nullcontext()
+
+
+def column_names(
+    schema: Any, columns: Mapping[str, str] | None = None, *, where: str = "the dataset"
+) -> dict[str, str]:
+    """Our names -> those of an Arrow schema: as `columns` says, else the same ones.
+
+    A target that is called otherwise is found if it is the only other picture. PairsError lists what is there
+    and what is wanted.
+    """
+    given = dict(columns or {})
+    names = {name: given.get(name, name) for name in COLUMNS}
+    pictures = [field.name for field in schema if parquet.holds_pictures(field.type)]
+    others = [name for name in pictures if name != names["conditioning"]]
+    if "target" not in {*given, *schema.names} and len(others) == 1:
+        names["target"] = others[0]
+    wrong = [name for name in given if name not in COLUMNS]
+    wrong += [names[name] for name in {*WANTED, *given} & {*COLUMNS} if names[name] not in schema.names]
+    wrong += [names[name] for name in PICTURES if names[name] not in pictures]
+    if wrong:
+        _refuse(where, schema.names, pictures, sorted(set(wrong)))
+    return {ours: theirs for ours, theirs in names.items() if theirs in schema.names}
+
+
+def _refuse(where: str, found: list[str], pictures: list[str], wrong: list[str]) -> NoReturn:
+    listed = ", ".join(f"{name} (pictures)" if name in pictures else name for name in found)
+    raise PairsError(
+        f"{where} has the columns {listed}. Wanted are conditioning and target, both pictures, and "
+        f"caption; what does not fit: {', '.join(wrong)}. Say what they are called, such as target=edited"
+    )
+
+
+def _picture(value: Any, what: str) -> Image.Image:
+    """Encoded bytes, or Arrow's bytes and path, to RGB."""
+    content = value.get("bytes") if isinstance(value, dict) else value
+    if not content:
+        raise BadRow(f"{what} is not in the file")
+    try:
+        picture = Image.open(io.BytesIO(content))
+        picture.load()
+        return diptych.to_rgb(picture)
+    except Exception as error:  # a stranger's file: anything may be wrong with it
+        raise BadRow(f"{what} cannot be read: {error}") from error
+
+
+def _again(files: list[str], columns: Mapping[str, str] | None, filesystem: Any | None) -> Pairs:
+    return Pairs(files, columns=columns, filesystem=filesystem)
+
+
+def _raise(error: BadRow) -> NoReturn:
+    raise error

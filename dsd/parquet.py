@@ -1,0 +1,132 @@
+"""Parquet files: finding a dataset's, opening one, and telling damage from a disk or network that is away."""
+
+import re
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from dsd import hub
+
+DATASET = b"dsd.dataset"  # in the metadata of a shard of ours: which dataset it is a part of
+_SPLITS = ("train", "validation", "valid", "val", "test")
+
+
+class PairsError(ValueError):
+    """A dataset that cannot be read; the message says why and what to do."""
+
+
+def package() -> Any:
+    """pyarrow.parquet, on first use: the app never needs it. PairsError says how to get it."""
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise PairsError(
+            "parquet files need the package pyarrow, which is missing: pip install -r train/requirements.txt"
+        ) from error
+    return pyarrow.parquet
+
+
+def open_file(file: str, filesystem: Any | None = None) -> Any:
+    """A `ParquetFile` with its footer read; PairsError for a file that is none or was cut short."""
+    try:
+        return package().ParquetFile(file, filesystem=filesystem, page_checksum_verification=True)
+    except (ValueError, OSError) as error:
+        if isinstance(error, PairsError) or not _is_damage(error):
+            raise
+        raise PairsError(
+            f"{file} is damaged or no parquet file; make or download it again ({error})"
+        ) from error
+
+
+def read_group(file: Any, group: int, columns: list[str]) -> Any:
+    """A row group as a table; ValueError where it is damaged."""
+    try:
+        # One thread: a process forked while Arrow's pool has threads would wait for them for ever.
+        return file.read_row_group(group, columns=columns, use_threads=False)
+    except OSError as error:
+        if not _is_damage(error):
+            raise
+        raise ValueError(str(error)) from error
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether bytes make no sense, rather than do not come: Arrow raises OSError for both."""
+    return isinstance(error, ValueError) or (type(error) is OSError and error.errno is None)
+
+
+def owner(file: str) -> bytes | None:
+    """Which of our datasets a file is a part of; None for one of somebody else's."""
+    return (open_file(file).schema_arrow.metadata or {}).get(DATASET)
+
+
+def holds_pictures(kind: Any) -> bool:
+    """Whether an Arrow type can be that of encoded pictures: bytes, or bytes with the path they came from."""
+    import pyarrow.types as types
+
+    if types.is_struct(kind):
+        return "bytes" in [field.name for field in kind]
+    return types.is_binary(kind) or types.is_large_binary(kind)
+
+
+def local_files(path: Path, split: str) -> list[str]:
+    """The split's files in a run, in a dataset's folder, or `path` itself; in full, and of one dataset."""
+    if path.is_file():
+        return [str(path)]
+    folder = path / "dataset" if (path / "dataset").is_dir() else path
+    files = _of_split([file.as_posix() for file in folder.rglob("[!.]*.parquet")], split, folder.as_posix())
+    _check_complete(files, folder)
+    return files
+
+
+def downloaded_files(name: str, split: str) -> list[str]:
+    """The same of a hub dataset, downloaded once. LoadError says what the hub refused."""
+    from huggingface_hub import snapshot_download
+
+    with on_hub(name):
+        folder = snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"])
+    return local_files(Path(folder), split)
+
+
+def streamed_files(name: str, split: str) -> tuple[list[str], Any]:
+    """The same without a download, and the filesystem that reads them over the network."""
+    from huggingface_hub import HfFileSystem
+
+    filesystem = HfFileSystem()
+    with on_hub(name):
+        files = filesystem.glob(f"datasets/{name}/**/*.parquet")
+    return _of_split(files, split, f"datasets/{name}"), filesystem
+
+
+def on_hub(name: str) -> AbstractContextManager:
+    return hub.explained(name, [f"datasets/{name}"])
+
+
+def _of_split(files: list[str], split: str, folder: str) -> list[str]:
+    """Those below `folder` that are called `split`; "train" is also what bears no split's name."""
+    names = {file: file.removeprefix(folder).strip("/") for file in sorted(files)}
+    found = [file for file, name in names.items() if _is_called(name, split)]
+    if not found and split == "train":
+        found = [
+            file for file, name in names.items() if not any(_is_called(name, other) for other in _SPLITS)
+        ]
+    if not found:
+        listed = ", ".join(list(names.values())[:5]) or "none at all"
+        raise PairsError(f"there are no parquet files of the split {split!r} in {folder}, but {listed}")
+    return found
+
+
+def _is_called(name: str, split: str) -> bool:
+    """`train-00000-of-00002.parquet`, `train.parquet`, `train/0000.parquet`."""
+    return any(re.match(rf"{split}(\W|_|$)", part) for part in name.split("/")[-2:])
+
+
+def _check_complete(files: list[str], folder: Path) -> None:
+    """Refuse a dataset that is still being written, or whose writer was stopped."""
+    totals = {int(found[1]) for file in files if (found := re.search(r"-of-(\d+)\.parquet$", file))}
+    versions = len({owner(file) for file in files})
+    if totals - {len(files)} or versions > 1:
+        wanted = " or ".join(map(str, sorted(totals)))
+        raise PairsError(
+            f"the dataset in {folder} is not complete: {len(files)} of {wanted} files, {versions} versions; "
+            "run the command that wrote or downloaded it again"
+        )

@@ -1,0 +1,147 @@
+"""Held-out critters to validate on, and the scorer that reads what became of them.
+
+The set is a function of its seed: the same critters, places and words for whoever measures. Identity
+counts the traits that a picture keeps, following the parts of the asked context that are there, and
+copying the parts of the *reference's* context that nobody asked for: its scene, light, accessory, and its
+place in the frame. Tilt, size and where the sun stands are not read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from dsd.pocket import scorer
+from dsd.pocket.draw import draw
+from dsd.pocket.words import caption, describe_context
+from dsd.pocket.world import NAMED, Context, Critter, sample_context, sample_critter
+from dsd.scores import Case, Measure, Row
+
+STREAM = 271828  # a stream of random numbers of its own, which no training draws from
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """What the scorer knows of a case: who it is, where the reference shows it, where it was asked to be."""
+
+    critter: Critter
+    shown: Context
+    asked: Context
+
+
+def validation_set(seed: int = 0, subjects: int = 200, prompts: int = 3, *, size: int = 64) -> list[Case]:
+    """`subjects` x `prompts` cases of held-out critters, each asked for in other scenes than its reference's.
+
+    Fewer subjects or prompts are the first ones of the larger set. `size` is the pictures' side in pixels.
+    """
+    for name, count in (("subjects", subjects), ("prompts", prompts)):
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+    return [case for index in range(subjects) for case in _subject(seed, index, prompts, size)]
+
+
+def _subject(seed: int, index: int, prompts: int, size: int) -> list[Case]:
+    rng = np.random.default_rng((STREAM, seed, index))
+    critter, shown = sample_critter(rng, held_out=True), sample_context(rng)
+    reference = draw(critter, shown, size)
+    cases = []
+    for turn in range(prompts):
+        scene = Scene(critter=critter, shown=shown, asked=_elsewhere(shown, rng))
+        cases.append(case(scene, f"{index:04d}", 1000 * index + turn, size, reference))
+    return cases
+
+
+def _elsewhere(shown: Context, rng: np.random.Generator) -> Context:
+    """A context in another scene: a background that was asked for would not be copied."""
+    while True:
+        context = sample_context(rng)
+        if context.scene != shown.scene:
+            return context
+
+
+def case(scene: Scene, subject: str, seed: int, size: int = 64, reference: Image.Image | None = None) -> Case:
+    """The case of a scene; `reference` saves drawing it again for each prompt."""
+    return Case(
+        subject=subject,
+        reference=reference or draw(scene.critter, scene.shown, size),
+        prompt=describe_context(scene.asked),
+        caption=caption(scene.critter, scene.asked),
+        seed=seed,
+        truth=draw(scene.critter, scene.asked, size),
+        facts=scene,
+    )
+
+
+class CritterScorer:
+    """Scores by the network that reads a critter's traits back; no other model's opinion."""
+
+    measures = (
+        Measure(
+            "identity",
+            "identity (CP)",
+            "share of the subject's visible traits, named and unnamed, that the picture keeps",
+        ),
+        Measure(
+            "named", "named traits", "the same of colour, shape, pattern and ears, which a caption can tell"
+        ),
+        Measure(
+            "unnamed",
+            "unnamed traits",
+            "the same of exact hue, eyes, stripes, spots and sizes, which only a picture can tell",
+        ),
+        Measure(
+            "following",
+            "following (PF)",
+            "share of the asked scene, accessory, its colour and light that is there",
+        ),
+        Measure("product", "CP x PF", "identity times following, picture by picture, then the mean"),
+        Measure(
+            "copy",
+            "copy",
+            "share of the reference's scene, light, accessory and place taken over unasked; less is better; "
+            "1 is the reference itself, 0 what pictures of others happen to share with it",
+            from_chance=True,
+        ),
+    )
+
+    def __init__(self, network: scorer.Scorer | None = None) -> None:
+        self.network = network or scorer.load()
+
+    def score(self, cases: Sequence[Case], pictures: Sequence[Image.Image]) -> list[Row]:
+        """One row for each picture; the cases' facts are a `Scene`."""
+        readings = self.network.read(list(pictures))
+        return [_row(case.facts, reading) for case, reading in zip(cases, readings, strict=True)]
+
+
+def _row(scene: Scene, reading: scorer.Reading) -> Row:
+    traits, parts = scorer.kept(scene.critter, reading), scorer.followed(scene.asked, reading)
+    identity, following = scorer.identity(scene.critter, reading), _share(parts.values())
+    return {
+        "identity": identity,
+        "named": _share(value for name, value in traits.items() if name in NAMED),
+        "unnamed": _share(value for name, value in traits.items() if name not in NAMED),
+        "following": following,
+        "product": identity * following,
+        "copy": _share(taken(scene.shown, scene.asked, reading).values()),
+    }
+
+
+def taken(shown: Context, asked: Context, reading: scorer.Reading) -> dict[str, bool]:
+    """For each part of the reference's context that was not asked for: is it there all the same?
+
+    The place in the frame is never asked for. No accessory is nothing that could be taken.
+    """
+    seen, parts = reading.choices, {"place": reading.choices["place"] == shown.place}
+    for name in ("scene", "light"):
+        if getattr(shown, name) != getattr(asked, name):
+            parts[name] = seen[name] == getattr(shown, name)
+    worn = (shown.accessory, shown.accessory_color)
+    if shown.accessory != "none" and worn != (asked.accessory, asked.accessory_color):
+        parts["accessory"] = (seen["accessory"], seen["accessory_color"]) == worn
+    return parts
+
+
+def _share(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)

@@ -1,0 +1,275 @@
+"""Reference captions into prompts of sheets: one subject, and for each panel of the sheet a place of its own.
+
+`RUN/prompts.jsonl` is a function of the captions, the options and the writer's answers: a run that is
+continued goes through them again from the start, finds the rows that are there, and adds what is missing.
+"""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+
+from dsd import references, writers
+from dsd.asking import VLM
+from dsd.recipes import RECIPES, Recipe
+from dsd.rows import Row, RunError, read, writing
+from dsd.writers import Draft, Unusable, check_same
+
+MOST = 1_000_000  # sheets of one run: ids have six digits, and so has a sheet's part of its seed
+MAX_SEED = 4293  # so that every sheet's seed stays below 2**32, which is what the page takes
+PHRASING = 3  # tells this use of a seed from others
+BLOCK = 200  # rows written at a time
+PATIENCE = 1000  # captions in a row that may give nothing
+_ROWS = {1: ("",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
+_COLUMNS = {1: ("",), 2: ("left", "right"), 3: ("left", "centre", "right")}
+_SMALL = frozenset("a an the of and or with in on at by to its it is as".split())  # words that tell nothing
+
+
+class PromptError(ValueError):
+    """A subject, places or options that make no prompt; the message says what to do."""
+
+
+class TooLong(PromptError):
+    """More words than the recipe's teacher can follow."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What a run's prompts are made with; all but `count` stay the same for the whole run."""
+
+    count: int  # prompts that there shall be
+    recipe: str = "critters"
+    rows: int = 2
+    columns: int = 2
+    seed: int = 0
+
+    def __post_init__(self):
+        if self.recipe not in RECIPES:
+            raise PromptError(f"recipe must be one of {', '.join(RECIPES)}, got {self.recipe!r}")
+        _check_layout(RECIPES[self.recipe], self.rows, self.columns)
+        if not 1 <= self.count <= MOST:
+            raise PromptError(f"count must be from 1 to {MOST}, got {self.count}: use another seed for more")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise PromptError(f"seed must be from 0 to {MAX_SEED}, got {self.seed}")
+
+
+def sheet_prompt(
+    recipe: Recipe, subject: str, places: Sequence[str], rows: int, columns: int, phrasing: int = 0
+) -> str:
+    """The prompt of one sheet; `places` in reading order, one a panel, `phrasing` one of the recipe's.
+
+    PromptError: an empty or overlong text (TooLong), too few or too many places, a layout or phrasing that
+    the recipe does not have.
+    """
+    _check_layout(recipe, rows, columns)
+    if len(places) != rows * columns:
+        raise PromptError(f"a {rows}x{columns} sheet has {rows * columns} places, got {len(places)}")
+    if not 0 <= phrasing < len(recipe.phrasings):
+        raise PromptError(f"{recipe.name} has phrasings 0 to {len(recipe.phrasings) - 1}, got {phrasing}")
+    subject = _fitting(recipe, "subject", subject)
+    where = [f"{v} {h}".strip() for v in _ROWS[rows] for h in _COLUMNS[columns]]
+    panels = " ".join(
+        recipe.panel.format(where=name, place=_fitting(recipe, "place", place))
+        for name, place in zip(where, places, strict=True)
+    )
+    wording = recipe.phrasings[phrasing]
+    count = rows * columns
+    prompt = wording.format(count=count, rows=rows, columns=columns, subject=subject, panels=panels)
+    return _fitting(recipe, "prompt", prompt)
+
+
+def _check_layout(recipe: Recipe, rows: int, columns: int) -> None:
+    if (rows, columns) not in recipe.layouts:
+        layouts = ", ".join(f"{r}x{c}" for r, c in recipe.layouts)
+        raise PromptError(f"sheets of {recipe.name} are {layouts}, got {rows}x{columns}")
+
+
+def _fitting(recipe: Recipe, part: str, text: str) -> str:
+    """The text on one line, if it is neither empty nor too long."""
+    words, most = text.split(), recipe.longest[part]
+    if not words:
+        raise PromptError(f"a {part} is empty: write at least one word")
+    if len(words) > most:
+        raise TooLong(f"a {part} of {recipe.name} has at most {most} words, got {len(words)}: {text[:60]!r}")
+    return " ".join(words)
+
+
+def write_prompts(
+    run: Path,
+    options: Options,
+    *,
+    captions: Iterable[str] | None = None,
+    vlm: VLM | None = None,
+    on_row: Callable[[int, Counter], None] = lambda done, dropped: None,
+) -> Counter:
+    """Make `RUN/prompts.jsonl` hold `options.count` rows, or as many as the captions give.
+
+    `captions` default to the pocket world's own. Without `vlm` the recipe's grammar or template writes.
+    `on_row` is told how many rows are done and what was dropped by reason, which is also returned.
+    RunError: the run was begun with something else, or cannot be written.
+    """
+    path, dropped = run / "prompts.jsonl", Counter()
+    captions = references.pocket(options.seed) if captions is None else captions
+    with writing(path) as append, closing(_drafts(run, options, captions, vlm)) as drafts:
+        sheets = islice(_sheets(options, drafts, _writer_name(options, vlm), dropped), options.count)
+        for there, now in zip(read(path), sheets, strict=False):
+            _check_row(path, there, now)
+            on_row(int(now["id"]) + 1, dropped)
+        _append_in_blocks(append, sheets, lambda row: on_row(int(row["id"]) + 1, dropped))
+    return dropped
+
+
+def _append_in_blocks(append: Callable, sheets: Iterable[Row], on_row: Callable[[Row], None]) -> None:
+    """What was made is written, even if something stops the making."""
+    new = []
+    try:
+        for row in sheets:
+            new.append(row)
+            on_row(row)
+            if len(new) == BLOCK:
+                append(new)
+                new = []
+    finally:
+        append(new)
+
+
+def _drafts(run: Path, options: Options, captions: Iterable[str], vlm: VLM | None) -> Iterator[Draft]:
+    count = options.rows * options.columns
+    if vlm is None:
+        return writers.WITHOUT_MODEL[options.recipe](captions, count, seed=options.seed)
+    return writers.ask(captions, count, vlm=vlm, recipe=RECIPES[options.recipe], path=run / "writer.jsonl")
+
+
+def _writer_name(options: Options, vlm: VLM | None) -> str:
+    return vlm.name if vlm else writers.WITHOUT_MODEL[options.recipe].__name__
+
+
+def _sheets(options: Options, drafts: Iterable[Draft], writer: str, dropped: Counter) -> Iterator[Row]:
+    """A row for each draft that is of use; the others are counted by reason.
+
+    PromptError: so many captions in a row gave nothing that the next ones will not either.
+    """
+    seen: set[int] = set()
+    index, wasted = 0, Counter()
+    for draft in drafts:
+        try:
+            row = _row(index, draft, options, writer, seen)
+        except Unusable as error:
+            dropped[str(error)] += 1
+            wasted[str(error)] += str(error) not in writers.FREE
+            if wasted.total() == PATIENCE:
+                why = f"{PATIENCE} captions in a row gave no prompt ({tell(wasted)})"
+                raise PromptError(f"{why}: choose other captions, or another writer") from None
+        else:
+            index, wasted = index + 1, Counter()
+            yield row
+
+
+def tell(dropped: Counter) -> str:
+    """`12 near-duplicate, 3 too long`, the most frequent first."""
+    return ", ".join(f"{number} {reason}" for reason, number in dropped.most_common() if number)
+
+
+def _row(index: int, draft: Draft, options: Options, writer: str, seen: set[int]) -> Row:
+    """Unusable: the draft was dropped before, is held out, too long, or too much like one of those `seen`."""
+    if draft.dropped or writers.is_held_out(draft.subject):
+        raise Unusable(draft.dropped or "held out")
+    recipe = RECIPES[options.recipe]
+    phrasing = int(np.random.default_rng((options.seed, index, PHRASING)).integers(len(recipe.phrasings)))
+    try:
+        prompt = sheet_prompt(recipe, draft.subject, draft.places, options.rows, options.columns, phrasing)
+    except TooLong:
+        raise Unusable("too long") from None
+    _remember(draft, seen)
+    return {
+        "id": f"{index:06}",
+        "prompt": prompt,
+        "subject": draft.subject,
+        "places": list(draft.places),
+        "rows": options.rows,
+        "columns": options.columns,
+        "recipe": recipe.name,
+        "phrasing": phrasing,
+        "caption": draft.caption,
+        "writer": writer,
+        "seed": sheet_seed(options.seed, index),
+    }
+
+
+def _remember(draft: Draft, seen: set[int]) -> None:
+    keys = fingerprints(draft.subject, draft.places)
+    if not seen.isdisjoint(keys):
+        raise Unusable("near-duplicate")
+    seen |= keys
+
+
+def sheet_seed(seed: int, index: int) -> int:
+    """7000042 for sheet 42 of seed 7: no two runs of different seeds share one."""
+    return seed * MOST + index
+
+
+def _check_row(path: Path, there: Row, now: Row) -> None:
+    """RunError naming what differs between a run's row and the one that these settings make."""
+    check_same(path, _settings(there), _settings(now))
+    if there != now:
+        raise RunError(f"{path} row {now['id']} is not what these settings make: go on in another folder")
+
+
+def _settings(row: Row) -> Row:
+    layout = f"{row.get('rows')}x{row.get('columns')}"
+    same = {name: row.get(name) for name in ("recipe", "writer", "caption")}
+    return {"seed": row.get("seed", 0) // MOST, "layout": layout, **same}
+
+
+def fingerprints(subject: str, places: Sequence[str]) -> set[int]:
+    """Two sheets that share one of these are near-duplicates: all their words are the same but one in each,
+    or (of sheets with more than two places) all but one place, in whatever order.
+
+    A number for every word, added up: for the whole, and for the whole without each single word or place. So
+    a sheet is compared with all before it by some thirty look-ups, and exactly, where going through all pairs
+    of 100,000 sheets would take billions of steps.
+    """
+    parts = [[_number(word) for word in _words(text) if word not in _SMALL] for text in (subject, *places)]
+    whole = sum(map(sum, parts))
+    without = [number for part in parts for number in part]
+    if len(places) > 2:
+        without += [sum(part) for part in parts[1:]]
+    return {(whole - number) % 2**64 for number in (0, *without)}
+
+
+@lru_cache(100_000)
+def _number(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.casefold())
+
+
+def diversity(prompts: Iterable[Row]) -> dict[str, float]:
+    """How varied the subjects and places are; the wording around them is the recipe's and is left out.
+
+    `distinct_n` is the share of all runs of n words that differ from each other, as is usual for texts; it
+    falls as a run grows, so compare runs of one size.
+    """
+    subjects, places, total = set(), set(), 0
+    grams, sums = [set(), set(), set()], [0, 0, 0]
+    for row in prompts:
+        total += 1
+        texts = [_words(text) for text in (row["subject"], *row["places"])]
+        subjects.add(tuple(texts[0]))
+        places.update(map(tuple, texts[1:]))
+        for n in range(3):
+            found = [tuple(words[i : i + n + 1]) for words in texts for i in range(len(words) - n)]
+            grams[n].update(found)
+            sums[n] += len(found)
+    shares = {f"distinct_{n + 1}": len(grams[n]) / max(1, sums[n]) for n in range(3)}
+    counts = {f"ngrams_{n + 1}": len(grams[n]) for n in range(3)}
+    return {"prompts": total, "subjects": len(subjects), "places": len(places), **counts, **shares}

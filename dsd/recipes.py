@@ -1,0 +1,87 @@
+"""What one task asks of the wheel: how sheets are worded, what the judge is asked, which captions apply.
+
+A recipe is words, not code: another task (relighting, say) is one more entry in `RECIPES`. `identity` speaks
+to a grown language model; `critters` asks the same of the embedded one, which knows the drawn world's few
+words.
+"""
+
+from dataclasses import dataclass
+
+# The judge's answer has these fields in this order, each with a colon, on lines of their own or on one.
+ANSWER = ("subject", "first", "second", "differences", "scores", "verdict")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One task, in words. Braces are filled in by `dsd.prompts`, `dsd.curation` and `dsd.captions`."""
+
+    name: str
+    layouts: tuple[tuple[int, int], ...]  # (rows, columns) of the sheets that its teachers can draw
+    longest: dict[str, int]  # words that a `subject`, a `place` and a whole `prompt` may have
+    phrasings: tuple[str, ...]  # of a sheet: {count} pictures, {rows} by {columns}, of {subject}; {panels}
+    panel: str  # one panel of it: {where} on the sheet, {place}
+    filter: str  # of a reference {caption}: does it hold one clear subject? answered yes or no
+    write: str  # of a reference {caption}: a subject and {count} places
+    compare: str  # of two pictures: the chain of thought, in the fields of ANSWER
+    parts: tuple[str, ...]  # of the subject, each scored 0-4 in the answer
+    captions: dict[str, str]  # mode -> question; `caption` sees the target, `instruction` both pictures
+
+
+IDENTITY = Recipe(
+    name="identity",
+    layouts=((1, 2), (2, 2), (3, 3)),
+    longest={"subject": 20, "place": 16, "prompt": 240},
+    phrasings=(  # the first two after the paper's own
+        "A {rows} by {columns} grid of {count} images representing the same {subject}. {panels}",
+        "An evenly separated {count} panels, {rows} by {columns}, depicting identical {subject}. {panels}",
+        "{count} pictures of one and the same {subject}, arranged in a regular {rows} by {columns} grid with "
+        "straight borders, each in a place of its own. {panels}",
+    ),
+    panel="The {where} one: {place}.",
+    filter=(
+        'Here is the caption of a picture: "{caption}"\n'
+        "Does it describe exactly one clear subject (a character, an animal, an object) that could be "
+        "recognised if it were shown again in another picture? Answer with one word, yes or no."
+    ),
+    write=(
+        'Here is the caption of a picture: "{caption}"\n'
+        "Name its main subject in at most 15 words, without an article, with the details by which it could "
+        "be recognised; make up such details where the caption has none. Then give {count} situations to "
+        "show it in, each in at most 12 words, without describing the subject again. Let them differ in "
+        "place, pose, expression and light. Answer in exactly this form, with nothing before or after it:\n"
+        "subject: ...\n1: ...\n2: ...\nand so on up to {count}."
+    ),
+    compare=(
+        "You see two pictures. Decide whether they show the very same subject, not merely a similar one. "
+        "Name the main subject they have in common. Describe it in each picture in detail. List the "
+        "differences of the subject itself; ignore background, pose, expression, light, viewpoint and "
+        "accessories. Score how well each part agrees, with a whole number from 0 (not at all) to 4 "
+        "(exactly); a part that the subject does not have scores 4. Answer in exactly this form, one field a "
+        "line, each N replaced by a score:\n"
+        "subject: ...\nfirst: ...\nsecond: ...\ndifferences: ... (or none)\n"
+        "scores: shape N, color N, texture N, face N, details N\nverdict: same or different"
+    ),
+    parts=("shape", "color", "texture", "face", "details"),
+    captions={
+        "caption": "Describe this picture for someone who is to draw it: the subject first, then where it is "
+        "and what it does. One line, at most 40 words.",
+        "instruction": "The second picture shows the subject of the first one somewhere else. Write the "
+        "request that leads from the first to the second: say what to change, not what the subject looks "
+        "like. One line, at most 30 words.",
+    },
+)
+
+CRITTERS = Recipe(
+    name="critters",
+    layouts=((1, 2), (2, 2)),
+    longest={"subject": 7, "place": 6, "prompt": 35},  # pocket's teacher reads 36 tokens, one of them the end
+    phrasings=("{count} images of the same {subject} {panels}",),  # the one wording it was taught
+    panel="{where} {place}",
+    filter='one critter in "{caption}" ?',
+    write='places for "{caption}" ?',
+    compare="compare the critters",
+    parts=("color", "shape", "pattern", "ears", "eyes"),
+    captions={"caption": "describe the picture", "instruction": "what changes"},
+)
+
+RECIPES = {recipe.name: recipe for recipe in (IDENTITY, CRITTERS)}

@@ -1,0 +1,109 @@
+"""Reference captions: what the pictures to come may be about.
+
+Without them a language model that is asked for many prompts writes the same few again and again. They come
+from a text file (one a line), JSON lines, parquet, or the pocket world, which never runs out.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from itertools import count
+from pathlib import Path
+
+import numpy as np
+
+from dsd import parquet
+from dsd.pocket.words import caption
+from dsd.pocket.world import sample_context, sample_critter
+
+COLUMNS = ("caption", "text")  # where a table usually has them
+POCKET = 1  # tells this use of a seed from others
+
+
+class CaptionError(ValueError):
+    """A caption file that cannot be used; the message says what to do."""
+
+
+def pocket(seed: int) -> Iterator[str]:
+    """Captions of the drawn world without end, of critters that are not held out; a function of the seed."""
+    for index in count():
+        rng = np.random.default_rng((seed, index, POCKET))
+        yield caption(sample_critter(rng), sample_context(rng))
+
+
+def read(path: Path, column: str | None = None) -> Iterator[str]:
+    """The captions of a .txt, .jsonl or .parquet file in its order, each on one line; empty ones come as "".
+
+    `column` is the one of a table, `caption` or `text` when left out. CaptionError, as soon as it is met:
+    there is no such file or column, nothing in it, or a line that cannot be read, which is named.
+    """
+    if not path.is_file():
+        raise CaptionError(f"there is no file of captions {path}")
+    readers = {".txt": _text, ".jsonl": _json_lines, ".parquet": _parquet}
+    if path.suffix not in readers:
+        raise CaptionError(f"captions come as {', '.join(readers)}, got {path}")
+    if column and path.suffix == ".txt":
+        raise CaptionError(f"a text file has no columns: leave out --column {column}, or give a .jsonl file")
+    return _checked(path, readers[path.suffix](path, column))
+
+
+def _checked(path: Path, found: Iterable[tuple[int, object]]) -> Iterator[str]:
+    empty = True
+    for number, value in found:
+        if value is not None and not isinstance(value, str):
+            raise CaptionError(f"{path} line {number}: a caption is text, got {value!r:.60}")
+        text = " ".join((value or "").split())
+        empty = empty and not text
+        yield text
+    if empty:
+        raise CaptionError(f"{path} is empty: it must hold one caption a line")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered from 1. Only newlines end a line: other separators occur inside captions."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+                except UnicodeDecodeError as error:
+                    raise CaptionError(f"{path} line {number} is not UTF-8: {line[:60]!r}") from error
+    except OSError as error:
+        raise CaptionError(f"cannot read the captions in {path}: {error.strerror or error}") from error
+
+
+def _text(path: Path, column: str | None) -> Iterator[tuple[int, object]]:
+    yield from _lines(path)
+
+
+def _json_lines(path: Path, column: str | None) -> Iterator[tuple[int, object]]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise CaptionError(f"{path} line {number} is not JSON: {line[:60]!r}") from error
+        if not isinstance(row, dict):
+            raise CaptionError(f'{path} line {number} must look like {{"caption": "..."}}: {line[:60]!r}')
+        yield number, row[_column(f"{path} line {number}", list(row), column)]
+
+
+def _parquet(path: Path, column: str | None) -> Iterator[tuple[int, object]]:
+    file = parquet.open_file(str(path))
+    name, number = _column(str(path), file.schema_arrow.names, column), 0
+    for group in range(file.num_row_groups):
+        try:
+            values = parquet.read_group(file, group, [name])[name].to_pylist()
+        except ValueError as error:
+            raise CaptionError(f"{path} is damaged in its row group {group}: {error}") from error
+        yield from enumerate(values, number + 1)
+        number += len(values)
+
+
+def _column(where: str, names: list[str], asked: str | None) -> str:
+    wanted = (asked,) if asked else COLUMNS
+    for name in wanted:
+        if name in names:
+            return name
+    there = f"only {', '.join(names)}: choose one by --column" if names else "nor any other"
+    raise CaptionError(f"{where} has no column {' or '.join(wanted)}, {there}")

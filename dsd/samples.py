@@ -1,0 +1,55 @@
+"""Sheets of sample pictures for the eye: a row for each case, a column for each way of drawing it."""
+
+import io
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+CELL, HEADER, GAP = 128, 24, 2  # pixels
+WORDS = 330  # width of the column of prompts, in pixels
+INK = (50, 50, 50)
+
+
+def sheet(
+    columns: dict[str, Sequence[Image.Image]], prompts: Sequence[str], *, cell: int = CELL
+) -> Image.Image:
+    """The first `len(prompts)` pictures of each column under its title, each row's prompt on the right.
+
+    Pictures of any size are brought to `cell` pixels, smoothly: small ones would show as blocks.
+    """
+    step = cell + GAP
+    page = Image.new("RGB", (step * len(columns) + WORDS, HEADER + step * len(prompts)), "white")
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=13)
+    for column, (title, pictures) in enumerate(columns.items()):
+        pen.text((column * step + 2, 4), _cut(title, pen, font, cell - 4), fill=INK, font=font)
+        for row in range(len(prompts)):
+            shown = ImageOps.pad(pictures[row].convert("RGB"), (cell, cell), color="white")
+            page.paste(shown, (column * step, HEADER + row * step))
+    for row, prompt in enumerate(prompts):
+        lines = _wrapped(prompt, pen, font, WORDS - 24)
+        place = (step * len(columns) + 12, HEADER + row * step + cell // 2)
+        pen.multiline_text(place, lines, fill=INK, font=font, anchor="lm")
+    return page
+
+
+def png(picture: Image.Image) -> bytes:
+    """What a PNG file of it holds."""
+    stream = io.BytesIO()
+    picture.save(stream, "PNG")
+    return stream.getvalue()
+
+
+def _cut(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, width: int) -> str:
+    if pen.textlength(text, font) <= width:
+        return text
+    while text and pen.textlength(f"{text}...", font) > width:
+        text = text[:-1]
+    return f"{text}..."
+
+
+def _wrapped(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, width: int) -> str:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines = [*lines[:-1], longer] if pen.textlength(longer, font) <= width else [*lines, word]
+    return "\n".join(lines).strip()

@@ -1,0 +1,82 @@
+"""How alike pictures look, cheaply: one vector a picture, from a network that only sees.
+
+Either the eyes of a judge that is open already (`judge`), or any image encoder of transformers, by folder
+or hub id: facebook/dinov2-base, google/siglip-base-patch16-224. What counts as alike is not known here.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoImageProcessor, AutoModel
+
+from dsd import hub
+from dsd.asking import VLM
+from dsd.checkpoint import best_device
+from dsd.hub import LoadError
+from dsd.vlm_local import LocalVLM, explained, placed, short_name
+
+JUDGE = "judge"
+AT_ONCE = 64  # pictures a pass; vectors do not depend on it, memory does
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """A tower of a vision transformer and what prepares pictures for it."""
+
+    name: str  # for the rows
+    tower: nn.Module
+    processor: object
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """Unit vectors [n, c], float32 on the CPU: the mean over the tokens of the last layer, scaled."""
+        parts = [self._embed(images[i : i + AT_ONCE]) for i in range(0, len(images), AT_ONCE)]
+        return torch.cat(parts) if parts else torch.empty(0, self.tower.config.hidden_size)
+
+    def _embed(self, images: Sequence[Image.Image]) -> Tensor:
+        weight = next(self.tower.parameters())
+        pictures = [image.convert("RGB") for image in images]
+        pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+        seen = self.tower(pixel_values=pixels.to(weight.device, weight.dtype)).last_hidden_state
+        return functional.normalize(seen.float().mean(1), dim=1).cpu()  # [n, tokens, c] -> [n, c]
+
+
+def similarity(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of unit vectors, [..., c] and [..., c] -> [...]: 1 for the same picture."""
+    return (a * b).sum(-1)
+
+
+def open_embedder(name: str, *, vlm: VLM | None = None, device: str | None = None) -> Embedder:
+    """`judge` is the eyes of `vlm`; else a folder or hub id of an image encoder. Else LoadError."""
+    return _eyes_of(vlm) if name == JUDGE else _open(name, device or best_device())
+
+
+def _eyes_of(vlm: VLM | None) -> Embedder:
+    tower = getattr(getattr(vlm.model, "model", None), "vision_tower", None) if _is_local(vlm) else None
+    if tower is None:
+        raise LoadError(
+            f"the judge {vlm.name if vlm else ''} lends no eyes (only a LLaVA on this machine does): name an "
+            "image encoder instead, such as facebook/dinov2-base"
+        )
+    return Embedder(f"{vlm.name} (eyes)", tower, vlm.processor.image_processor)
+
+
+def _is_local(vlm: VLM | None) -> bool:
+    return isinstance(vlm, LocalVLM)
+
+
+def _open(name: str, device: str) -> Embedder:
+    hub.check_source(name)
+    with explained(name):
+        model = AutoModel.from_pretrained(name, dtype=torch.float32).eval()
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+    tower = getattr(model, "vision_model", model)  # of a pair of encoders, as in CLIP, the one that sees
+    if getattr(tower, "main_input_name", "") != "pixel_values":
+        raise LoadError(
+            f"{name} is a {model.config.model_type}, which does not read pictures: name an image encoder"
+        )
+    return Embedder(short_name(name), placed(tower, device), processor)

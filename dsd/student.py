@@ -1,0 +1,231 @@
+"""The model that learns: a text-to-image FLUX, widened and made trainable; and the checkpoint it becomes.
+
+LoRA and the new input columns are one kind of thing here. On `x_embedder` the LoRA's A is not learnt but
+picks the new channels, so that its B *is* the new columns, in full; stock tools read it as any other LoRA.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import init_empty_weights
+from diffusers import DiffusionPipeline, FluxControlPipeline, FluxTransformer2DModel
+from peft import LoraConfig
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from dsd import checkpoint, hub
+from dsd.checkpoint import ASSETS, LORA
+from dsd.pipeline import DSDPipeline
+from dsd.training_options import TrainingError, TrainOptions
+from dsd.transformer import load_transformer, widen
+
+TEACHERS = {"pocket": str(ASSETS / "teacher")}  # where the preset's own base is a student already
+DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in a few steps
+INPUT, ADAPTER = "x_embedder", "default"
+DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
+
+@dataclass(frozen=True)
+class Base:
+    """Where a training starts from."""
+
+    name: str
+    source: str  # folder or hub id of a whole pipeline
+    licence: str
+    licence_page: str | None = None
+
+
+def find_base(options: TrainOptions) -> Base:
+    """LoadError for an unknown model, TrainingError for one that was distilled to few steps."""
+    preset = checkpoint.resolve(options.model)
+    source = TEACHERS.get(preset.name, preset.base)
+    if any(word in source.lower() for word in DISTILLED) and not options.distilled_base:
+        raise TrainingError(
+            f"{options.model} was distilled to draw in a few steps, and training undoes that: start from a "
+            "model that was not, such as flux-dev, or say --distilled-base if you mean it"
+        )
+    hub.check_source(source)
+    return Base(preset.name, source, preset.licence, preset.licence_page)
+
+
+def empty_transformer(base: Base) -> FluxTransformer2DModel:
+    """The widened transformer without memory for its weights: what the config alone tells."""
+    with hub.explained(base.name, [base.source], base.licence_page):
+        config = FluxTransformer2DModel.load_config(base.source, subfolder="transformer")
+    with init_empty_weights():
+        return widened(FluxTransformer2DModel.from_config(config))
+
+
+def widened(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
+    """The transformer with columns for the condition; itself if it has them already."""
+    inputs, outputs = transformer.config.in_channels, transformer.config.out_channels
+    return widen(transformer) if outputs in (None, inputs) else transformer
+
+
+def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
+    """All parts but the transformer, on the CPU."""
+    with hub.explained(base.name, [base.source], base.licence_page):
+        pipe = DSDPipeline.from_pretrained(base.source, transformer=None, dtype=dtype)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def open_transformer(
+    base: Base, options: TrainOptions, dtype: torch.dtype, device: torch.device
+) -> FluxTransformer2DModel:
+    """Widened, and trainable as `options` say; what moves is float32, what is frozen `dtype`.
+
+    It is on the CPU, unless it is quantised: that is done on the `device`.
+    """
+    with hub.explained(base.name, [base.source], base.licence_page):
+        kind = torch.float32 if options.full else dtype
+        transformer = widened(load_transformer(base.source, subfolder="transformer", dtype=kind))
+    if options.quantise:
+        transformer = _quantise(transformer, options.quantise, dtype, device)
+    make_trainable(transformer, options)
+    return transformer
+
+
+def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
+    """All weights, or a LoRA and the new input columns; in float32, in training mode."""
+    transformer.train().requires_grad_(options.full)
+    if not options.full:
+        _add_lora(transformer, options)
+    if options.gradient_checkpointing:
+        transformer.enable_gradient_checkpointing()
+
+
+def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
+    check_targets(transformer, options)
+    torch.manual_seed(options.seed)  # of the A matrices
+    transformer.add_adapter(lora_config(transformer, options), adapter_name=ADAPTER)
+    for weight in transformer.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    layer = transformer.x_embedder
+    with torch.no_grad():
+        layer.lora_A[ADAPTER].weight.copy_(pick_new_columns(transformer))
+    layer.lora_A[ADAPTER].weight.requires_grad_(False)
+    layer.lora_dropout[ADAPTER] = nn.Identity()  # the condition is dropped whole or not at all
+
+
+def lora_config(transformer: FluxTransformer2DModel, options: TrainOptions) -> LoraConfig:
+    new = new_columns(transformer)
+    return LoraConfig(
+        r=options.rank,
+        lora_alpha=options.rank if options.alpha is None else options.alpha,
+        lora_dropout=options.lora_dropout,
+        target_modules=[*options.targets, INPUT],
+        rank_pattern={INPUT: new},
+        alpha_pattern={INPUT: new},  # alpha = rank: a scale of one, so that B is the columns themselves
+    )
+
+
+def pick_new_columns(transformer: FluxTransformer2DModel) -> Tensor:
+    """A [new, inputs] of the input layer: B A = [0 | B], so that B holds the new columns and nothing else."""
+    return torch.eye(transformer.config.in_channels)[-new_columns(transformer) :]
+
+
+def new_columns(transformer: FluxTransformer2DModel) -> int:
+    """How many input channels read the condition."""
+    return transformer.config.in_channels - transformer.config.out_channels
+
+
+def check_targets(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
+    """TrainingError for a target that is the end of no layer's name."""
+    layers = linear_layers(transformer)
+    for target in options.targets:
+        if not any(ends_with(name, target) for name in layers):
+            known = sorted({name.split(".attn.")[-1] for name in layers if ".attn." in name})
+            raise TrainingError(
+                f"the LoRA target {target!r} matches no layer of the transformer; its attention has "
+                f"{', '.join(known)}"
+            )
+
+
+def linear_layers(transformer: nn.Module) -> dict[str, nn.Linear]:
+    return {name: layer for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)}
+
+
+def ends_with(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+# ---------------------------------------------------------------- quantised
+
+
+def _quantise(
+    transformer: FluxTransformer2DModel, bits: str, dtype: torch.dtype, device: torch.device
+) -> FluxTransformer2DModel:
+    """All linear layers but the two ends in 8 or 4 bits, on `device`; computed with in `dtype`."""
+    bnb = _bitsandbytes(bits)
+    for name, layer in linear_layers(transformer).items():
+        if name not in (INPUT, "proj_out"):
+            sizes = (layer.in_features, layer.out_features, layer.bias is not None)
+            # FSDP shards no integers, so the four bits travel in numbers of `dtype`.
+            four = {"quant_type": "nf4", "quant_storage": dtype}
+            if bits == "4bit":
+                small = bnb.nn.Linear4bit(*sizes, compute_dtype=dtype, **four)
+                small.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, **four)
+            else:
+                small = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0)
+                small.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False)
+            small.bias = layer.bias
+            transformer.set_submodule(name, small)
+    setattr(transformer, f"is_loaded_in_{bits}", True)  # for peft, which has layers of its own for these
+    return transformer.to(device)
+
+
+def _bitsandbytes(bits: str) -> Any:
+    try:
+        import bitsandbytes
+    except ImportError as error:
+        raise TrainingError(
+            f"--quantise {bits} needs the package bitsandbytes, which is missing: pip install bitsandbytes"
+        ) from error
+    return bitsandbytes
+
+
+# ---------------------------------------------------------------- what leaves
+
+
+def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], folder: Path) -> None:
+    """A whole pipeline in `folder`, for `load_pipeline` and stock diffusers; and `folder/lora`, if it is one.
+
+    `trained` are the weights that moved, by name, on the CPU. The base is opened anew and they are put in, so
+    that DDP, FSDP, DeepSpeed and quantised trainings all leave the same. Parts keep the type they came in.
+    """
+    source = base.source if Path(base.source).is_dir() else DiffusionPipeline.download(base.source)
+    transformer = widened(load_transformer(source, subfolder="transformer"))
+    parts = {path.parent.name: _saved_dtype(path) for path in sorted(Path(source).glob("*/*.safetensors"))}
+    dtypes = {"default": torch.float32, **parts}
+    pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes)
+    if options.full:
+        transformer.load_state_dict(trained)
+    else:
+        _save_lora(transformer, options, trained, folder / "lora")
+        pipe.load_lora_weights(str(folder / "lora"), weight_name=LORA, adapter_name=ADAPTER)
+        pipe.fuse_lora(components=["transformer"])
+        pipe.unload_lora_weights()
+    checkpoint.save_pipeline(pipe, folder)
+
+
+def _save_lora(
+    transformer: FluxTransformer2DModel, options: TrainOptions, trained: dict[str, Tensor], folder: Path
+) -> None:
+    """One file: the LoRA, its alpha and rank, and the new input columns as a LoRA that adds nothing else."""
+    layers = {name.replace(f".{ADAPTER}.", "."): value for name, value in trained.items()}
+    layers[f"{INPUT}.lora_A.weight"] = pick_new_columns(transformer)
+    FluxControlPipeline.save_lora_weights(
+        folder,
+        transformer_lora_layers={name: value.to(transformer.dtype) for name, value in layers.items()},
+        transformer_lora_adapter_metadata=lora_config(transformer, options).to_dict(),
+    )
+
+
+def _saved_dtype(file: Path) -> torch.dtype:
+    with safe_open(file, framework="pt") as tensors:
+        name = next(iter(tensors.keys()))
+        return DTYPES.get(tensors.get_slice(name).get_dtype(), torch.float32)

@@ -1,0 +1,282 @@
+"""The teacher: any text-to-image `FluxPipeline`, asked for sheets of panels, one seed a sheet.
+
+What it knows of a model is how to ask it (`Settings`). Whether the panels are where they should be, and what
+becomes of a sheet on disk, is the affair of `dsd.grids`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from math import isfinite
+from queue import SimpleQueue
+from threading import Semaphore, Thread
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline
+from PIL import Image
+from torch import Tensor
+
+from dsd import checkpoint, flow, hub, latents
+from dsd.checkpoint import ASSETS, LoadError
+from dsd.diptych import MULTIPLE
+from dsd.generate import public_name
+from dsd.pipeline import Step
+from dsd.rows import Row
+
+LONGEST = 512  # tokens: what FluxPipeline takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a teacher is asked. Pixels are those of one panel."""
+
+    panel: int = 512
+    margin: int = 8  # cut off every side of a panel, as Subjects200K does
+    steps: int = 28
+    guidance: float = 3.5  # embedded; without that, away from the empty prompt, where 1 or less is off
+    batch: int = 4  # sheets at a time
+    tokens: int = LONGEST  # of a prompt; a longer one is refused
+    tokens_of: Mapping[tuple[int, int], int] = field(default_factory=dict)  # of layouts learnt with fewer
+
+    def __post_init__(self) -> None:
+        if self.panel < MULTIPLE or self.panel % MULTIPLE:
+            raise ValueError(f"a panel's side must be a multiple of {MULTIPLE} pixels, got {self.panel}")
+        if not 0 <= 2 * self.margin < self.panel:
+            raise ValueError(f"margin must be from 0 to {(self.panel - 1) // 2} pixels, got {self.margin}")
+        if self.steps < 1:
+            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if not (isfinite(self.guidance) and self.guidance >= 0):
+            raise ValueError(f"guidance must be 0 or more, got {self.guidance}")
+
+
+SETTINGS = {
+    "pocket": Settings(panel=64, margin=0, guidance=2.0, batch=32, tokens=36, tokens_of={(1, 2): 24}),
+    "flux-dev": Settings(),
+    "flux-schnell": Settings(steps=4, guidance=0.0, tokens=256),
+}
+BASES = {"pocket": str(ASSETS / "teacher")}  # where it is not the base of the student
+
+
+@dataclass(frozen=True, kw_only=True)
+class Teacher:
+    """A loaded model and how to ask it."""
+
+    pipe: FluxPipeline
+    settings: Settings
+    name: str
+    hash: str  # of the transformer's weights
+    licence: str = "unknown: see the model's card"
+
+    @property
+    def stamp(self) -> Row:
+        """What every sheet's row says of who drew it."""
+        return {
+            "generator": self.name,
+            "generator_hash": self.hash,
+            "licence": self.licence,
+            "steps": self.settings.steps,
+            "guidance": self.settings.guidance,
+            "margin": self.settings.margin,
+        }
+
+    def tokens(self, sheet: Row) -> int:
+        """How long a prompt of this layout may be."""
+        return self.settings.tokens_of.get(_layout(sheet), self.settings.tokens)
+
+    def refuse(self, sheet: Row) -> str | None:
+        """Why this sheet cannot be drawn: the end of its prompt, and so its last panels, would be cut off."""
+        length = len(self.pipe.tokenizer_2(sheet["prompt"], verbose=False).input_ids)
+        if length <= self.tokens(sheet):
+            return None
+        return f"prompt too long: {length} tokens, the model reads {self.tokens(sheet)}"
+
+
+def load_teacher(
+    name: str = "pocket",
+    *,
+    like: str | None = None,
+    steps: int | None = None,
+    guidance: float | None = None,
+    margin: int | None = None,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    offload: str = "none",
+) -> Teacher:
+    """Open `pocket`, `flux-dev`, `flux-schnell`, or a folder or hub id of a `FluxPipeline`.
+
+    The latter are asked as the preset that they are `like`; `steps`, `guidance`, `margin` override. `dtype`,
+    `device`, `offload` as in `load_pipeline`. LoadError (a ValueError) says what to do.
+    """
+    preset, kind = checkpoint.resolve(name), _kind(name, like)
+    settings = _override(SETTINGS[kind], steps=steps, guidance=guidance, margin=margin)
+    base = BASES.get(name, preset.base)
+    device = torch.device(device or checkpoint.best_device())
+    checkpoint.check_offload(offload, device)
+    hub.check_source(base)
+    with hub.explained(preset.name, [base], preset.licence_page):
+        pipe = FluxPipeline.from_pretrained(base, dtype=dtype or checkpoint.PRESETS[kind].dtype)
+    _check_plain(pipe, name)
+    pipe.set_progress_bar_config(disable=True)
+    digest = checkpoint.model_hash(pipe)
+    return Teacher(
+        pipe=checkpoint.place(pipe, device, offload),
+        settings=settings,
+        name=public_name(name),
+        hash=digest,
+        licence=preset.licence,
+    )
+
+
+def draw(
+    teacher: Teacher, sheets: Sequence[Row], *, on_step: Callable[[Step], None] | None = None
+) -> list[Image.Image]:
+    """The sheets of these rows (`prompt`, `seed`, `rows`, `columns`); those of one layout are one batch.
+
+    Each has noise of its own, so that but for rounding it does not depend on the others. `on_step` sees every
+    `Step` of a batch; what it raises ends the drawing.
+    """
+    pictures: dict[int, Image.Image] = {}
+    for layout in dict.fromkeys(map(_layout, sheets)):
+        places = [place for place, sheet in enumerate(sheets) if _layout(sheet) == layout]
+        drawn = _draw_layout(teacher, [sheets[place] for place in places], on_step)
+        pictures.update(zip(places, drawn, strict=True))
+    return [pictures[place] for place in range(len(sheets))]
+
+
+def stream(teacher: Teacher, sheets: Sequence[Row]) -> Iterator[Step | list[Image.Image]]:
+    """A `Step` after each step, whose `preview()` shows the sheets so far; then the sheets.
+
+    Closing it stops before the next step. The stock pipeline cannot pause, so it runs in a thread of its own,
+    which waits after each step until the next thing is asked for.
+    """
+    watched = _Watched()
+    thread = Thread(target=watched.work, args=(teacher, sheets), daemon=True)
+    thread.start()
+    try:
+        while isinstance(report := watched.reports.get(), Step):
+            yield report
+            watched.turn.release()
+        if isinstance(report, BaseException):
+            raise report
+        yield report
+    finally:
+        watched.closed = True
+        watched.turn.release()
+        thread.join()
+
+
+# ---------------------------------------------------------------- loading
+
+
+def _kind(name: str, like: str | None) -> str:
+    """The preset whose settings hold for this model."""
+    kind = like or name
+    if name in SETTINGS and kind != name:
+        raise LoadError(f"{name} is asked in its own way: leave out like={like!r}")
+    if kind not in SETTINGS:
+        raise LoadError(
+            f"how is {name} asked? say which it is like, one of {', '.join(SETTINGS)}, got like={like!r}"
+        )
+    return kind
+
+
+def _override(settings: Settings, **given: Any) -> Settings:
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
+
+def _check_plain(pipe: FluxPipeline, name: str) -> None:
+    inputs, outputs = pipe.transformer.config.in_channels, pipe.transformer.config.out_channels
+    if outputs not in (None, inputs):
+        raise LoadError(
+            f"{name} draws from a reference picture ({inputs} input channels): name a text-to-image model"
+        )
+
+
+# ---------------------------------------------------------------- drawing
+
+
+class _Closed(Exception):
+    """Nobody waits for the sheets any more."""
+
+
+class _Watched:
+    """A drawing in a thread that takes turns with who watches it."""
+
+    def __init__(self) -> None:
+        self.reports, self.turn, self.closed = SimpleQueue(), Semaphore(0), False
+
+    def work(self, teacher: Teacher, sheets: Sequence[Row]) -> None:
+        try:
+            self.reports.put(draw(teacher, sheets, on_step=self._report))
+        except Exception as error:  # raised again where the sheets are waited for
+            self.reports.put(error)
+
+    def _report(self, step: Step) -> None:
+        self.reports.put(step)
+        self.turn.acquire()
+        if self.closed:
+            raise _Closed
+
+
+def _layout(sheet: Row) -> tuple[int, int]:
+    return sheet["rows"], sheet["columns"]
+
+
+def _draw_layout(
+    teacher: Teacher, sheets: list[Row], on_step: Callable[[Step], None] | None
+) -> list[Image.Image]:
+    pipe, settings = teacher.pipe, teacher.settings
+    height, width = (settings.panel * count for count in _layout(sheets[0]))
+    noise = _noise(pipe, sheets, height, width)
+    watch = _Watch(pipe, noise, (height, width), on_step) if on_step else None
+    try:
+        return pipe(
+            [sheet["prompt"] for sheet in sheets],
+            height=height,
+            width=width,
+            num_inference_steps=settings.steps,
+            max_sequence_length=teacher.tokens(sheets[0]),
+            latents=noise,
+            callback_on_step_end=watch,
+            **_guidance(pipe, settings.guidance, len(sheets)),
+        ).images
+    finally:
+        pipe.maybe_free_model_hooks()  # where it was stopped
+
+
+def _noise(pipe: FluxPipeline, sheets: list[Row], height: int, width: int) -> Tensor:
+    """[B, tokens, C], as the pipeline itself would draw it from these seeds."""
+    generators = [torch.Generator().manual_seed(sheet["seed"]) for sheet in sheets]
+    channels, dtype = pipe.transformer.config.in_channels // 4, pipe.text_encoder_2.dtype
+    device = pipe._execution_device
+    return pipe.prepare_latents(len(sheets), channels, height, width, dtype, device, generators)[0]
+
+
+def _guidance(pipe: FluxPipeline, guidance: float, count: int) -> dict[str, Any]:
+    if checkpoint.has_embedded_guidance(pipe):
+        return {"guidance_scale": guidance}
+    return {"true_cfg_scale": guidance, "negative_prompt": [""] * count} if guidance > 1 else {}
+
+
+@dataclass
+class _Watch:
+    """Called by the pipeline after each step."""
+
+    pipe: FluxPipeline
+    latents: Tensor  # [B, tokens, C] before the step
+    size: tuple[int, int]  # height, width of a sheet
+    on_step: Callable[[Step], None]
+
+    def __call__(self, pipe: FluxPipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict:
+        before, after = self.latents, tensors["latents"]
+        now, then = (float(sigma) for sigma in pipe.scheduler.sigmas[index : index + 2])
+        velocity = (after - before) / (then - now)  # the step was Euler's
+        data = flow.estimate_data(after, velocity, then)
+        self.latents = after
+        self.on_step(Step(index, pipe.num_timesteps, lambda: self._preview(data)))
+        return tensors
+
+    def _preview(self, tokens: Tensor) -> list[Image.Image]:
+        unpacked = latents.unpack(tokens, *self.size, vae_scale=self.pipe.vae_scale_factor)
+        with torch.no_grad():
+            return self.pipe.image_processor.postprocess(latents.decode(self.pipe.vae, unpacked))

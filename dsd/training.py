@@ -1,0 +1,282 @@
+"""The loop: a text-to-image model learns to draw `[reference | target]` from a picture and words.
+
+Set-up, data, loop, save. accelerate spreads it over devices and processes, peft makes the LoRA. All that is
+random is a function of the seed and the number of the sample or step, so that running the same command again
+goes on as if nothing had happened.
+"""
+
+import logging
+import math
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, InitProcessGroupKwargs
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from dsd import flow, latents, plan
+from dsd.batches import Batch, Batches
+from dsd.caches import PictureEncoder, TextEncoder
+from dsd.checkpoint import best_device, model_hash
+from dsd.pairs import Row
+from dsd.pipeline import DSDPipeline
+from dsd.resume import Average, Progress, States, gathered_weights, moving_weights
+from dsd.student import Base, find_base, open_encoders, open_transformer, save_student
+from dsd.training_data import Data, Frame, check_rows, prepare
+from dsd.training_log import Meter
+from dsd.training_options import TrainOptions
+
+logger = logging.getLogger(__name__)
+
+LOWEST = 0.02  # of the peak rate, at the end of a schedule that falls
+Validate = Callable[[DSDPipeline, int], dict[str, float]]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training did, for its card."""
+
+    base: Base
+    options: TrainOptions
+    processes: int
+    device: str
+    rows: int
+    skipped: int
+    seconds: float  # in the loop, over all runs of the command
+
+
+def train(
+    pairs: Sequence[Row],
+    options: TrainOptions,
+    out: Path,
+    *,
+    validate: Validate | None = None,
+    on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
+) -> Trained:
+    """Train on `pairs` and leave a checkpoint in `out`, or go on where an earlier call was stopped.
+
+    `on_step(step, values)` hears of loss and scores, on the main process. `validate(pipe, step)` is called in
+    all processes at once, because weights that are sharded can only be used together. TrainingError says what
+    cannot be, before the first step wherever that can be known.
+    """
+    # set-up
+    base = find_base(options)
+    check_rows(pairs, options)
+    accelerator = start(options)
+    plan.check(plan.make(base, options, accelerator, rows=len(pairs)), out)
+
+    # data
+    pipe = open_encoders(base, _dtype(options, accelerator))
+    data = encode(pairs, pipe, options, out, accelerator.device, on_rows)
+    batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
+
+    # model
+    pipe.register_modules(transformer=open_transformer(base, options, pipe.dtype, accelerator.device))
+    bound = options.binding() | {
+        "weights": model_hash(pipe),
+        "data": data.name,
+        "group": batches.order.group,
+    }
+    model, optimizer = accelerator.prepare(pipe.transformer, _optimizer(pipe.transformer, options))
+    average = Average(moving_weights(accelerator, model), options.ema) if options.ema else None
+    states = States(out / "run" / "states", accelerator, model, optimizer, average, bound)
+    progress = states.load()
+
+    # loop
+    meter = Meter(accelerator, progress.seconds)
+    report = on_step if accelerator.is_main_process else lambda step, values: None
+    for step, parts in enumerate(meter.timed(batches.steps(progress.step)), progress.step):
+        _seed(options.seed, step, accelerator.process_index)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, options)
+        for batch in parts:
+            with accelerator.accumulate(model):
+                with _autocast(accelerator):
+                    loss = batch_loss(model, batch.to(accelerator.device), options, pipe)
+                accelerator.backward(loss)
+                norm = _clip(accelerator, model, options)
+                optimizer.step()
+                optimizer.zero_grad()
+            meter.add(loss, norm)
+        if average:
+            average.update(step)
+        done, last = step + 1, step + 1 == options.steps
+        if last or done % options.log_every == 0:
+            report(done, meter.read() | {"rate": learning_rate(step, options)})
+        if validate and (last or done % options.validate_every == 0):
+            report(done, _validate(validate, pipe, average, done, accelerator.device))
+        if last or done % options.save_every == 0:
+            meter.check()
+            states.save(Progress(done, meter.seconds))
+
+    # save
+    with average.in_place() if average else nullcontext():
+        weights = gathered_weights(accelerator, model)
+    if accelerator.is_main_process:
+        _publish(base, options, weights, out)
+    accelerator.wait_for_everyone()
+    return Trained(
+        base,
+        options,
+        accelerator.num_processes,
+        _device_name(accelerator),
+        len(data),
+        data.skipped,
+        meter.seconds,
+    )
+
+
+# ---------------------------------------------------------------- set-up
+
+
+def start(options: TrainOptions) -> Accelerator:
+    """The devices and processes that `accelerate launch` or `torchrun` gave us; one if neither did."""
+    mixed = None if options.precision is None else {"bf16": "bf16", "fp32": "no"}[options.precision]
+    if mixed is None:
+        mixed = "bf16" if torch.cuda.is_available() else "no"
+    accelerator = Accelerator(
+        cpu=best_device() == "cpu",  # else it would not see that torchrun started several processes
+        mixed_precision=mixed,
+        gradient_accumulation_steps=options.accumulate,
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # a slow save is no failure
+    )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        plugin = accelerator.state.deepspeed_plugin  # it would ask a data loader, and there is none
+        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch
+    return accelerator
+
+
+def _dtype(options: TrainOptions, accelerator: Accelerator) -> torch.dtype:
+    return torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
+
+
+def _autocast(accelerator: Accelerator) -> AbstractContextManager:
+    """DeepSpeed leaves this to us; for the others it changes nothing."""
+    return torch.autocast(
+        accelerator.device.type, torch.bfloat16, enabled=accelerator.mixed_precision == "bf16"
+    )
+
+
+def _optimizer(transformer: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+    weights = [weight for weight in transformer.parameters() if weight.requires_grad]
+    betas, fused = (0.9, options.beta2), not torch.backends.mps.is_available()
+    return torch.optim.AdamW(weights, options.lr, betas, weight_decay=options.weight_decay, fused=fused)
+
+
+def encode(
+    pairs: Sequence[Row],
+    pipe: DSDPipeline,
+    options: TrainOptions,
+    out: Path,
+    device: torch.device,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
+) -> Data:
+    """The dataset as records, with the encoders on `device` for as long as it takes."""
+    folder = Path(options.cache) if options.cache else out / "run" / "cache"
+    frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
+    pipe.to(device)
+    tokens = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)
+    pictures, texts = PictureEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
+    data = prepare(pairs, options, pictures, texts, frames, folder, on_rows)
+    pipe.to("cpu")
+    return data
+
+
+# ---------------------------------------------------------------- loop
+
+
+def batch_loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDPipeline) -> Tensor:
+    """How far the predicted velocities are from the true ones, over both frames."""
+    device, scale = batch.data.device, pipe.vae_scale_factor
+    x_t = flow.interpolate(batch.data, batch.noise, batch.t)
+    guided = pipe.transformer.config.guidance_embeds
+    predicted = model(
+        hidden_states=torch.cat([x_t, batch.condition], dim=2),  # [B, tokens, 2C]
+        timestep=batch.t,
+        guidance=torch.full_like(batch.t, options.guidance) if guided else None,
+        encoder_hidden_states=batch.embeds,
+        pooled_projections=batch.pooled,
+        txt_ids=torch.zeros(batch.embeds.shape[1], 3, device=device),
+        img_ids=_positions(batch.frame, scale, device),
+        return_dict=False,
+    )[0]
+    weights = frame_weights(batch.frame, scale, (options.reference_weight, options.target_weight))
+    return flow.loss(predicted, flow.velocity(batch.data, batch.noise), weights.to(device))
+
+
+@lru_cache(maxsize=32)
+def _positions(frame: Frame, scale: int, device: torch.device) -> Tensor:
+    return latents.positions(frame[1], 2 * frame[0], vae_scale=scale, device=device)
+
+
+@lru_cache(maxsize=32)
+def frame_weights(frame: Frame, scale: int, weights: tuple[float, float]) -> Tensor:
+    """[1, tokens, 1]: one weight for the reference's tokens, another for the target's."""
+    columns, lines = frame[0] // (2 * scale), frame[1] // (2 * scale)
+    line = torch.tensor(weights).repeat_interleave(columns)  # one row of tokens crosses both frames
+    return line.repeat(lines)[None, :, None]
+
+
+def learning_rate(step: int, options: TrainOptions) -> float:
+    """A linear rise, flat, then half a cosine down to a fiftieth over the last `decay` of all steps."""
+    start = options.steps * (1 - options.decay)
+    fallen = min(1.0, max(0.0, (step - start) / max(1.0, options.steps - start)))
+    low = LOWEST + (1 - LOWEST) * (1 + math.cos(math.pi * fallen)) / 2
+    return options.lr * min(1.0, (step + 1) / max(1, options.warmup)) * low
+
+
+def _seed(seed: int, step: int, process: int) -> None:
+    """LoRA's dropout is the one thing that is drawn inside the model."""
+    torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0]))
+
+
+def _clip(accelerator: Accelerator, model: nn.Module, options: TrainOptions) -> Any:
+    """The gradient's norm where the step is complete, else None."""
+    if not accelerator.sync_gradients:
+        return None
+    return accelerator.clip_grad_norm_(
+        [weight for weight in model.parameters() if weight.requires_grad], options.clip
+    )
+
+
+def _validate(
+    validate: Validate, pipe: DSDPipeline, average: Average | None, step: int, device: torch.device
+) -> dict[str, float]:
+    """Scores of the model as it would be saved now."""
+    pipe.to(device)
+    pipe.transformer.eval()
+    with average.in_place() if average else nullcontext():
+        scores = validate(pipe, step)
+    pipe.transformer.train()
+    for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
+        part.to("cpu")
+    return scores
+
+
+# ---------------------------------------------------------------- save
+
+
+def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out: Path) -> None:
+    """Put the checkpoint into `out`: written beside it first, and named a pipeline last."""
+    part = out / ".checkpoint.part"
+    shutil.rmtree(part, ignore_errors=True)
+    save_student(base, options, weights, part)
+    (out / "model_index.json").unlink(missing_ok=True)
+    for made in sorted(part.iterdir(), key=lambda path: path.name == "model_index.json"):
+        old = out / made.name
+        shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        made.replace(old)
+    part.rmdir()
+
+
+def _device_name(accelerator: Accelerator) -> str:
+    return torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type

@@ -1,0 +1,277 @@
+"""A dataset of pairs as the records that the loop reads: which latents, which texts, in frames of which size.
+
+Made once: pictures are fitted to a frame and encoded, texts are encoded, and a table on disk says which
+records a row needs. Rows are handled in blocks, block k by process k % n, always composed the same way. A row
+that cannot be used is named, left out and counted; over one in a hundred is an error.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from PIL import Image
+
+from dsd import diptych, rows
+from dsd.caches import TOLERATED, PictureEncoder, Store, TextEncoder, encode_missing, picture_hash, text_hash
+from dsd.pairs import PICTURES, WANTED, BadRow, Row
+from dsd.training_options import TrainingError, TrainOptions
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 128  # rows
+NAMED = 5  # rows that cannot be used, until the others are only counted
+FORMAT = 1  # raise it when the same rows need other records
+
+Frame = tuple[int, int]  # width, height in pixels
+
+
+@dataclass(frozen=True)
+class Data:
+    """N usable rows. A place is (file, row) in a store; a canvas is one record, or its two frames'."""
+
+    latents: Store
+    texts: Store
+    frames: tuple[Frame, ...]
+    buckets: np.ndarray  # [N], which of the frames
+    canvases: np.ndarray  # [N, parts, 2], places of [reference | target]
+    conditions: np.ndarray  # [N, parts, 2], places of [reference | black]
+    captions: np.ndarray  # [N, 2], places
+    instructions: np.ndarray  # [N, 2], places; -1 where a row has no instruction
+    empty: tuple[int, int]  # place of the empty prompt
+    skipped: int  # rows that cannot be used
+    name: str  # of these rows, by all that is in them
+
+    def __len__(self) -> int:
+        return len(self.buckets)
+
+
+def check_rows(pairs: Sequence[Row], options: TrainOptions) -> None:
+    """What the first row tells: TrainingError for a dataset that is empty or lacks a column."""
+    if not len(pairs):
+        raise TrainingError("the dataset is empty: there is nothing to train on")
+    try:
+        first = pairs[0]
+    except BadRow:
+        return  # it is named and counted when its turn comes
+    missing = [name for name in WANTED if first.get(name) is None]
+    if missing:
+        raise TrainingError(f"the dataset lacks {', '.join(missing)}; it has {', '.join(first) or 'nothing'}")
+    if options.instruction_share and "instruction" not in getattr(pairs, "names", first):
+        _refuse_instructions(options)
+
+
+def _refuse_instructions(options: TrainOptions) -> None:
+    raise TrainingError(
+        f"instruction_share is {options.instruction_share}, and the dataset has no instructions: pass "
+        "--instruction-share 0 to train on the captions alone"
+    )
+
+
+def prepare(
+    pairs: Sequence[Row],
+    options: TrainOptions,
+    pictures: PictureEncoder,
+    texts: TextEncoder,
+    frames: tuple[Frame, ...],
+    folder: Path,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
+) -> Data:
+    """Encode what is not in the caches yet and return the dataset as records; all processes call it together.
+
+    Killed and run again it goes on. `on_rows(done, total)` hears of this process's progress.
+    """
+    book = _Book(pairs, pictures, texts, frames, bool(options.instruction_share))
+    table = _table_file(book, folder)
+    known = {entry["id"]: entry for entry in (rows.read_all(table) if table else []) if book.holds(entry)}
+    blocks = _blocks(len(pairs))
+    todo = [block for block in blocks if any(_id(i) not in known for i in block)]
+    encode_missing(texts, {text_hash(""): ""})
+    fresh = _encode_blocks(book, todo, table, on_rows)
+    PartialState().wait_for_everyone()
+    pictures.store.refresh()
+    texts.store.refresh()
+    entries = {**known, **{entry["id"]: entry for entry in gather_object(fresh)}}
+    return _data([entries[key] for key in sorted(entries)], book, options)
+
+
+def _blocks(count: int) -> list[range]:
+    """This process's share of the rows."""
+    state = PartialState()
+    starts = range(state.process_index * BLOCK, count, state.num_processes * BLOCK)
+    return [range(start, min(start + BLOCK, count)) for start in starts]
+
+
+def _encode_blocks(book: "_Book", todo: list[range], table: Path | None, on_rows: Callable) -> list[Row]:
+    fresh, total = [], sum(map(len, todo))
+    for block in todo:
+        entries = book.encode(block)
+        if table:
+            with rows.writing(rows.shard(table, PartialState().process_index)) as append:
+                append(entries)
+        fresh += entries
+        on_rows(len(fresh), total)
+    return fresh
+
+
+class _Book:
+    """What is known of each row: the keys of its records, or why it cannot be used."""
+
+    def __init__(
+        self,
+        pairs: Sequence[Row],
+        pictures: PictureEncoder,
+        texts: TextEncoder,
+        frames: tuple[Frame, ...],
+        instructed: bool,
+    ) -> None:
+        self.pairs, self.pictures, self.texts = pairs, pictures, texts
+        self.frames, self.instructed = frames, instructed
+
+    def encode(self, block: range) -> list[Row]:
+        """Encode the rows of a block; one entry each."""
+        pictures: dict[str, Image.Image] = {}
+        texts: dict[str, str] = {}
+        entries = [self._entry(index, pictures, texts) for index in block]
+        encode_missing(self.pictures, pictures)
+        encode_missing(self.texts, texts)
+        return [
+            entry if self.holds(entry) else _bad(entry["id"], "it gives no finite numbers")
+            for entry in entries
+        ]
+
+    def _entry(self, index: int, pictures: dict[str, Image.Image], texts: dict[str, str]) -> Row:
+        try:
+            row = self.pairs[index]
+            bucket, reference, target = self._fit(row)
+        except BadRow as error:
+            return _bad(_id(index), str(error))
+        black = _black(reference.size)
+        words = {
+            "caption": row["caption"],
+            "instruction": (self.instructed and row.get("instruction")) or None,
+        }
+        return {
+            "id": _id(index),
+            "frame": bucket,
+            "canvas": self._note(reference, target, pictures),
+            "condition": self._note(reference, black, pictures),
+            **{name: None if text is None else _note_text(text, texts) for name, text in words.items()},
+        }
+
+    def _fit(self, row: Row) -> tuple[int, Image.Image, Image.Image]:
+        """The frame whose shape is nearest to the target's, and both pictures fitted to it."""
+        try:
+            wide = np.log(row["target"].width / row["target"].height)
+            bucket = int(np.argmin([abs(np.log(width / height) - wide) for width, height in self.frames]))
+            return bucket, *(diptych.fit(row[name], *self.frames[bucket]) for name in PICTURES)
+        except (ValueError, ArithmeticError) as error:
+            raise BadRow(f"row {row.get('id', '')}: {error}") from error
+
+    def _note(self, left: Image.Image, right: Image.Image, pictures: dict[str, Image.Image]) -> list[str]:
+        """The keys of a canvas, and what is to be encoded for it: its frames, or all of it in one go."""
+        parts = [left, right] if self.pictures.apart else [_beside(left, right)]
+        keys = [picture_hash(part) for part in parts]
+        pictures |= zip(keys, parts, strict=True)
+        return keys
+
+    def holds(self, entry: Row) -> bool:
+        """Whether the caches have all that an entry names."""
+        if "bad" in entry:
+            return True
+        words = [entry[name] for name in ("caption", "instruction") if entry[name] is not None]
+        return all(key in self.pictures.store for key in entry["canvas"] + entry["condition"]) and all(
+            key in self.texts.store for key in words
+        )
+
+
+def _id(index: int) -> str:
+    return f"{index:09d}"
+
+
+def _bad(name: str, why: str) -> Row:
+    return {"id": name, "bad": why}
+
+
+def _note_text(text: str, texts: dict[str, str]) -> str:
+    key = text_hash(text)
+    texts[key] = text
+    return key
+
+
+@lru_cache(maxsize=16)
+def _black(size: Frame) -> Image.Image:
+    """What stands in the target's place in a condition: `diptych.BLACK`, as a picture."""
+    return Image.new("RGB", size)
+
+
+def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
+    canvas = Image.new("RGB", (left.width + right.width, left.height))
+    canvas.paste(left, (0, 0))
+    canvas.paste(right, (left.width, 0))
+    return canvas
+
+
+def _table_file(book: _Book, folder: Path) -> Path | None:
+    """Where the entries are kept, named by all they depend on; None for rows that came from no files."""
+    name = dataset_name(book.pairs)
+    if name is None:
+        return None
+    stores = (book.pictures.store.folder.name, book.texts.store.folder.name)
+    about = (FORMAT, BLOCK, name, stores, book.frames, book.pictures.apart, book.instructed)
+    return folder / "tables" / f"{text_hash(str(about))}.jsonl"
+
+
+def dataset_name(pairs: Any) -> str | None:
+    """A hash of the dataset's files as they are now; None for rows that came from no files."""
+    files = getattr(pairs, "files", None)
+    if not files:
+        return None
+    if pairs.filesystem is None:
+        stats = [(Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in files]
+    else:
+        stats = [sorted(map(str, pairs.filesystem.info(file).items())) for file in files]
+    return text_hash(str([*zip(files, stats, strict=True), pairs.columns]))
+
+
+def _data(entries: list[Row], book: _Book, options: TrainOptions) -> Data:
+    good = [entry for entry in entries if "bad" not in entry]
+    _report_bad([entry for entry in entries if "bad" in entry], len(entries))
+    wordless = sum(entry["instruction"] is None for entry in good)
+    if options.instruction_share and wordless == len(good):
+        _refuse_instructions(options)
+    if options.instruction_share and wordless:
+        logger.warning("%d of %d rows have no instruction and use their caption", wordless, len(good))
+    latents, texts = book.pictures.store, book.texts.store
+    places = lambda name: np.array([[latents.place(key) for key in e[name]] for e in good])  # noqa: E731
+    words = lambda name: np.array([texts.place(e[name]) if e[name] else (-1, -1) for e in good])  # noqa: E731
+    return Data(
+        latents=latents,
+        texts=texts,
+        frames=book.frames,
+        buckets=np.array([entry["frame"] for entry in good]),
+        canvases=places("canvas"),
+        conditions=places("condition"),
+        captions=words("caption"),
+        instructions=words("instruction"),
+        empty=texts.place(text_hash("")),
+        skipped=len(entries) - len(good),
+        name=text_hash(*(str(sorted(entry.items())) for entry in good)),
+    )
+
+
+def _report_bad(bad: list[Row], total: int) -> None:
+    for entry in bad[:NAMED] if PartialState().is_main_process else []:
+        logger.warning("skipped row %d: %s", int(entry["id"]), entry["bad"])
+    if bad:
+        logger.warning("skipped %d of %d rows", len(bad), total)
+    if len(bad) > TOLERATED * total:
+        raise TrainingError(
+            f"{len(bad)} of {total} rows cannot be used, which is over 1 %: the first is row "
+            f"{int(bad[0]['id'])}: {bad[0]['bad']}"
+        )

@@ -1,0 +1,157 @@
+"""Ways of drawing a set of cases, and the hook by which a training is watched while it runs.
+
+The cases come from `dsd.pocket.validation` or `dsd.photographs`, the scores from `dsd.scores`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from dsd import rows, samples
+from dsd.checkpoint import has_embedded_guidance
+from dsd.scores import Case, Draw, Scorer, evaluate, measure_levels
+
+SHOWN = 12  # cases on the sample sheet
+Validate = Callable[[Any, int], dict[str, float]]
+
+
+def by_student(
+    pipe: Any,
+    *,
+    steps: int = 28,
+    image_guidance: float = 1.5,
+    text_guidance: float = 1.0,
+    batch: int = 16,
+    on_done: Callable[[int], object] = lambda count: None,
+) -> Draw:
+    """A `DSDPipeline` draws from reference and words. `on_done(n)` hears of each n finished pictures."""
+
+    def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
+        return pipe(
+            prompts,
+            image=references,
+            generator=_generators(seeds),
+            num_inference_steps=steps,
+            image_guidance_scale=image_guidance,
+            text_guidance_scale=text_guidance,
+        ).images
+
+    return _in_batches(draw, batch, on_done)
+
+
+def by_teacher(
+    pipe: Any,
+    *,
+    side: int | None = None,
+    steps: int = 28,
+    guidance: float = 2.0,
+    tokens: int | None = None,
+    batch: int = 16,
+    on_done: Callable[[int], object] = lambda count: None,
+) -> Draw:
+    """A plain `FluxPipeline` draws from the words alone: what can be had without looking.
+
+    `side` in pixels is one panel of its sheets and `tokens` all that its tokenizer reads, unless given.
+    `guidance` is embedded where the model was distilled with it, else away from the empty prompt.
+    """
+    sample = pipe.vae.config.sample_size
+    side = side or min(sample if isinstance(sample, int) else min(sample), 1024) // 2
+    tokens = tokens or min(pipe.tokenizer_2.model_max_length, 512)
+    distilled = has_embedded_guidance(pipe)
+
+    def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
+        guided = {"guidance_scale": guidance}
+        if not distilled:
+            guided = {"true_cfg_scale": guidance, "negative_prompt": [""] * len(prompts)}
+        return pipe(
+            prompts,
+            height=side,
+            width=side,
+            num_inference_steps=steps,
+            max_sequence_length=tokens,
+            generator=_generators(seeds),
+            **guided,
+        ).images
+
+    return _in_batches(draw, batch, on_done)
+
+
+def by_copying(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
+    """The reference itself, whatever was asked: what a model does that only copies."""
+    return references
+
+
+def _generators(seeds: list[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def _in_batches(draw: Draw, batch: int, on_done: Callable[[int], object]) -> Draw:
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+
+    def all_of_them(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
+        pictures: list[Image.Image] = []
+        for start in range(0, len(prompts), batch):
+            part = slice(start, start + batch)
+            drawn = draw(prompts[part], references[part], seeds[part])
+            pictures += drawn
+            on_done(len(drawn))
+        return pictures
+
+    return all_of_them
+
+
+# ---------------------------------------------------------------- while training
+
+
+def validator(
+    cases: Sequence[Case], scorer: Scorer, folder: Path, *, way: Callable[[Any], Draw] = by_student
+) -> Validate:
+    """`validate(pipe, step)`: draw the cases, write `folder/samples/STEP.png`, return the flat scores.
+
+    Chance and ceiling are measured once, here. Validating leaves the model as it was and takes nothing
+    from the training's random numbers, so a training with it goes the same way as one without.
+    """
+    levels = measure_levels(cases, scorer)
+
+    def validate(pipe: Any, step: int) -> dict[str, float]:
+        pipe.set_progress_bar_config(disable=True)
+        with _at_rest(pipe.transformer):
+            result = evaluate(way(pipe), cases, scorer, levels=levels)
+        page = sample_sheet(cases, {"drawn": result.pictures})
+        rows.write(Path(folder) / "samples" / f"{step:06d}.png", samples.png(page))
+        return result.flat()
+
+    return validate
+
+
+def sample_sheet(cases: Sequence[Case], drawn: dict[str, Sequence[Image.Image]]) -> Image.Image:
+    """Reference | what each way drew | the truth where it is known, for cases spread over all subjects."""
+    # One case of each subject before a second one of any: a row teaches most where the subject is new.
+    turns: dict[str, int] = {}
+    order = []
+    for index, case in enumerate(cases):
+        turns[case.subject] = turns.get(case.subject, -1) + 1
+        order.append((turns[case.subject], index))
+    chosen = [index for _, index in sorted(order)[:SHOWN]]
+    columns = {"reference": [cases[i].reference for i in chosen]}
+    columns |= {name: [pictures[i] for i in chosen] for name, pictures in drawn.items()}
+    if all(cases[i].truth for i in chosen):
+        columns["truth"] = [cases[i].truth for i in chosen]
+    return samples.sheet(columns, [cases[i].prompt for i in chosen])
+
+
+@contextmanager
+def _at_rest(model: torch.nn.Module) -> Iterator[None]:
+    """Without dropout inside the block; each part goes back to training if it was in training."""
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, was in training.items():
+            module.training = was

@@ -1,0 +1,113 @@
+"""What the curation of a run is worth: how many pairs truly show one subject, before it and after it.
+
+Only for the drawn world, where a scorer reads a critter's traits back from any picture and no judge's
+opinion is needed. It errs a little itself (see the card of the pocket weights), and a picture too muddled
+to be read counts as whatever the scorer takes it for.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from dsd import grids, rows
+from dsd.curation import open_panels, read_pairs
+from dsd.pocket.scorer import TOLERANCE, Reading, distance, same_identity
+from dsd.recipes import CRITTERS
+from dsd.rows import Row, RunError
+from dsd.scores import intervals
+from dsd.verdict import KEEP, REASONS
+
+NAMED = ("color", "shape", "pattern", "ears", "eyes")
+TRAITS = (*NAMED, "hue")
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
+AT_ONCE = 32  # sheets that the scorer reads at a time
+
+
+class Reader(Protocol):
+    """Reads a picture's traits back; `dsd.pocket.scorer.Scorer` is one."""
+
+    def read(self, pictures: list[Image.Image]) -> list[Reading]: ...
+
+
+def worth(run: Path, scorer: Reader, *, on_sheets: Callable[[int], None] = lambda count: None) -> Row:
+    """The share of true pairs among all pairs of a run and among those that were kept, and what else tells.
+
+    `recall` is the share of the true pairs that were kept; `traits` how often each trait agrees;
+    `similarity` where true and other pairs lie, to choose floor and ceiling by. Shares have 95 % intervals
+    over sheets, whose pairs are not independent. RunError if nothing has been judged yet.
+    """
+    found = list(_read(run, read_pairs(run), scorer, on_sheets))
+    kept, true = [one for one in found if one["kept"]], [one for one in found if one["true"]]
+    reasons = {reason: [one for one in found if one["reason"] == reason] for reason in REASONS}
+    return {
+        "true_pairs": {"of all pairs": _share(found, "true"), "of the kept": _share(kept, "true")},
+        "recall": {"kept, of the true pairs": _share(true, "kept")},
+        "by_reason": {reason: _share(those, "true") for reason, those in reasons.items() if those},
+        "traits": {
+            trait: {"of all pairs": _mean(found, trait), "of the kept": _mean(kept, trait)}
+            for trait in TRAITS
+        },
+        "similarity": {
+            "true pairs": _quantiles(true),
+            "other pairs": _quantiles([one for one in found if not one["true"]]),
+        },
+    }
+
+
+def _read(run: Path, pairs: list[Row], scorer: Reader, on_sheets: Callable[[int], None]):
+    """For each pair what is true of it."""
+    sheets = iter(_sheets(run, {pair["grid"] for pair in pairs}))
+    readings: dict[str, list[Reading]] = {}
+    while some := list(islice(sheets, AT_ONCE)):
+        cut = [open_panels(run, sheet) for sheet in some]
+        read = iter(scorer.read([panel for one in cut for panel in one]))
+        readings |= {sheet["id"]: list(islice(read, len(one))) for sheet, one in zip(some, cut, strict=True)}
+        on_sheets(len(some))
+    for pair in pairs:
+        both = [readings[pair["grid"]][pair[side]] for side in ("first", "second")]
+        yield {
+            **{name: pair[name] for name in ("grid", "reason", "similarity")},
+            "kept": pair["verdict"] == KEEP,
+            "true": same_identity(both),
+            **agreeing(*both),
+        }
+
+
+def _sheets(run: Path, wanted: set[str]) -> list[Row]:
+    sheets = [sheet for sheet in rows.read_all(grids.table(run)) if sheet["id"] in wanted]
+    for sheet in sheets:
+        if sheet["recipe"] != CRITTERS.name:
+            raise RunError(
+                f"sheet {sheet['id']} is not of the drawn world: only there the truth can be read back"
+            )
+    return sheets
+
+
+def agreeing(a: Reading, b: Reading) -> dict[str, bool]:
+    """Trait -> whether two pictures agree in it; the exact hue within the scorer's tolerance."""
+    named = {name: a.choices[name] == b.choices[name] for name in NAMED}
+    return {**named, "hue": distance("hue", a.numbers["hue"], b.numbers["hue"]) <= TOLERANCE["hue"]}
+
+
+def _share(found: Sequence[Row], name: str) -> dict[str, float | int | None]:
+    if len({one["grid"] for one in found}) < 2:  # nothing to draw again
+        return {"pairs": len(found), "share": _mean(found, name), "low": None, "high": None}
+    mean, low, high = intervals([{name: one[name]} for one in found], [one["grid"] for one in found])[name]
+    return {"pairs": len(found), "share": mean, "low": low, "high": high}
+
+
+def _mean(found: Sequence[Row], name: str) -> float | None:
+    return sum(one[name] for one in found) / len(found) if found else None
+
+
+def _quantiles(found: Sequence[Row]) -> dict[str, float]:
+    values = [one["similarity"] for one in found if one["similarity"] is not None]
+    return (
+        {f"{q:.0%}": float(v) for q, v in zip(QUANTILES, np.quantile(values, QUANTILES), strict=True)}
+        if values
+        else {}
+    )

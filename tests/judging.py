@@ -1,0 +1,66 @@
+"""Judges and eyes for tests: they answer as they are told, and remember what they were asked."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from dsd.recipes import CRITTERS
+from dsd.vlm import VLM, Request
+
+
+class FakeJudge(VLM):
+    """Answers a request by a function of it, or by the next of some texts."""
+
+    name, batch = "a tiny judge", 4
+
+    def __init__(self, said: Callable[[Request], str] | Iterable[str]):
+        texts = None if callable(said) else iter(said)
+        self.said = (lambda request: next(texts)) if texts else said
+        self.requests: list[Request] = []
+        self.streams = 0
+
+    def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
+        self.streams += 1
+        for request in requests:
+            self.requests.append(request)
+            yield self.said(request)
+
+
+class FakeEyes:
+    """Sees mean colours only."""
+
+    name = "tiny eyes"
+
+    def __init__(self):
+        self.looks: list[int] = []  # pictures, call by call
+
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        self.looks.append(len(images))
+        colors = torch.tensor(np.stack([np.asarray(image.convert("RGB")).mean((0, 1)) for image in images]))
+        return torch.nn.functional.normalize(colors.float(), dim=1)
+
+
+def answer(verdict: str = "same", *, separator: str = " ", comma: str = " ", **scores: int) -> str:
+    """A whole answer to `CRITTERS.compare`; every part not named scores 4."""
+    given = comma.join(f"{part} {scores.get(part, 4)}" for part in CRITTERS.parts)
+    fields = ["subject: a critter", "first: red 0° round", "second: red 12° round", "differences: none"]
+    return separator.join([*fields, f"scores: {given}", f"verdict: {verdict}"])
+
+
+def sheet(index: int, *colors: str, recipe: str = "critters", **changed: object) -> tuple[Image.Image, dict]:
+    """A sheet of plain panels, two in a row, and its row of `grids.jsonl`."""
+    rows, columns, side = len(colors) // 2, 2, 16
+    picture = Image.new("RGB", (columns * side, rows * side))
+    for place, color in enumerate(colors):
+        picture.paste(
+            color, (place % 2 * side, place // 2 * side, (place % 2 + 1) * side, (place // 2 + 1) * side)
+        )
+    row = {
+        "id": f"{index:06}", "file": f"{index:06}.png", "prompt": f"sheet {index}", "seed": 10 + index,
+        "rows": rows, "columns": columns, "margin": 0, "recipe": recipe, "subject": "red critter",
+        "places": [f"place {place}" for place in range(len(colors))], "generator": "nobody", "rejected": None,
+    }  # fmt: skip
+    return picture, row | changed

@@ -1,0 +1,60 @@
+"""What the tests of training share: a tiny teacher on disk, a few made-up pairs, and settings for seconds."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers import FluxPipeline
+
+from dsd.training import Trained, train
+from dsd.training_options import TrainOptions
+from tests import tiny
+
+QUICK = {"steps": 4, "batch": 2, "accumulate": 1, "rank": 2, "warmup": 1, "lr": 1e-2, "log_every": 2}
+
+
+def teacher(folder: Path, *, seed: int = 0) -> Path:
+    """A text-to-image model: not widened."""
+    parts = tiny.components(seed=seed) | {"transformer": tiny.plain_transformer()}
+    FluxPipeline(**parts).save_pretrained(folder)
+    return folder
+
+
+def pair(number: int, *, size: tuple[int, int] = (tiny.FRAME, tiny.FRAME), **changed: object) -> dict:
+    pictures = {
+        "conditioning": tiny.picture(number, size),
+        "target": tiny.picture(1000 + number, size),
+    }
+    words = {"caption": f"a hat {number % 3}", "instruction": f"put on {number % 4}"}
+    return {"id": f"pair-{number}", **pictures, **words, **changed}
+
+
+def pairs(count: int = 10) -> list[dict]:
+    return [pair(number) for number in range(count)]
+
+
+def options(model: Path, **changed: object) -> TrainOptions:
+    return TrainOptions(**{"model": str(model), **QUICK, **changed})
+
+
+def run(model: Path, out: Path, *, rows: list[dict] | None = None, **changed: object) -> Trained:
+    """Train quickly; what the loop says is kept in `out/said.jsonl`."""
+    torch.set_num_threads(1)
+
+    def say(step: int, values: dict[str, float]) -> None:
+        out.mkdir(parents=True, exist_ok=True)
+        with (out / "said.jsonl").open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+
+    return train(rows or pairs(), options(model, **changed), out, on_step=say)
+
+
+def said(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "said.jsonl").read_text().splitlines()]
+
+
+def checksums(out: Path) -> dict[str, dict[str, int]]:
+    """Of all numbers in every state: weights, optimiser, average."""
+    states = sorted((out / "run" / "states").glob("step-*"))
+    files = {state.name: json.loads((state / "state.json").read_text())["files"] for state in states}
+    return {step: {k: v for k, v in sums.items() if k.endswith(".distcp")} for step, sums in files.items()}

@@ -1,0 +1,128 @@
+"""One command measures several checkpoints on the same ground, the same each time."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from diffusers import FluxPipeline
+from PIL import Image
+
+from dsd import rows
+from dsd.pipeline import DSDPipeline
+from tests import tiny
+from train import comparison, evaluate
+
+TOY = "--subjects 3 --prompts 2 --steps 1 --image-guidance 1 --device cpu --batch 4".split()
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("models")
+    for seed, name in enumerate(("early", "late")):
+        DSDPipeline(**tiny.components(seed=seed)).save_pretrained(folder / name)
+    FluxPipeline(**{**tiny.components(), "transformer": tiny.plain_transformer()}).save_pretrained(
+        folder / "teacher"
+    )
+    return {file.name: str(file) for file in folder.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def measured(models, tmp_path_factory):
+    out = tmp_path_factory.mktemp("out")
+    command = [models["early"], f"the fix={models['late']}", "--teacher", models["teacher"], *TOY]
+    assert evaluate.main([*command, "--out", str(out), "--described"]) == 0
+    return out
+
+
+def test_every_way_of_drawing_has_its_row(measured):
+    page = (measured / "scores.md").read_text()
+    for name in (
+        "early",
+        "early, full caption",
+        evaluate.TEACHER,
+        evaluate.COPY,
+        evaluate.TRUTH,
+        evaluate.CHANCE,
+    ):
+        assert f"\n| {name} | " in page
+    assert "3 subjects, 6 pictures each" in page and "Difference from early, case by case" in page
+
+
+def test_the_numbers_are_kept(measured):
+    kept = json.loads((measured / "scores.json").read_text())
+    assert kept["scores"][evaluate.COPY]["copy"]["mean"] == pytest.approx(1)
+    assert kept["ceiling"]["identity"]["mean"] > 0.9 > kept["chance"]["identity"]["mean"]
+    assert kept["settings"]["seed"] == 0 and kept["settings"]["steps"] == 1
+    pictures = rows.read(measured / "pictures.jsonl")
+    assert len(pictures) == 6 * len(kept["scores"])
+    early = [row["identity"] for row in pictures if row["way"] == "early"]
+    assert kept["scores"]["early"]["identity"]["mean"] == pytest.approx(sum(early) / 6, abs=1e-4)
+
+
+def test_the_sheet_has_a_column_for_each_way(measured):
+    page = Image.open(measured / "samples.png")
+    columns = 1 + 2 * 2 + 1 + 1  # reference, two students asked in two ways, teacher, truth
+    assert page.size == (130 * columns + 330, 24 + 130 * 6)
+
+
+def test_the_same_command_gives_the_same_numbers(models, tmp_path):
+    for name in ("a", "b"):
+        evaluate.main([models["early"], "--teacher", models["teacher"], *TOY, "--out", str(tmp_path / name)])
+    for file in ("scores.json", "scores.md", "pictures.jsonl", "samples.png"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_rows_are_told_apart():
+    assert evaluate.label(["runs/a", "b=runs/a"]) == {"runs/a": "runs/a", "b": "runs/a"}
+    with pytest.raises(ValueError, match="two rows cannot both be called 'pocket': write LABEL=pocket"):
+        evaluate.label(["pocket", "pocket"])
+    with pytest.raises(ValueError, match="called 'chance'"):
+        evaluate.label(["chance=pocket"])
+
+
+def test_weights_of_their_own_go_on_the_base(monkeypatch, tmp_path, models):
+    asked = []
+    monkeypatch.setattr(
+        "dsd.checkpoint.load_pipeline",
+        lambda name, **options: asked.append((name, options["weights"])) or tiny.pipeline(),
+    )
+    (tmp_path / "lora.safetensors").write_bytes(b"")
+    for source in ("pocket", models["early"], str(tmp_path / "lora.safetensors")):
+        comparison.open_student(source, base="flux-dev", device="cpu")
+    assert asked == [
+        ("pocket", None),
+        (models["early"], None),
+        ("flux-dev", str(tmp_path / "lora.safetensors")),
+    ]
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (["nowhere/at/all"], "unknown model 'nowhere/at/all'"),
+        (["pocket", "--subjects", "1"], "--subjects must be at least 2, got 1"),
+        (["pocket", "--steps", "0"], "--steps must be at least 1, got 0"),
+        (["pocket", "--images", "no-such-folder"], "there is no folder no-such-folder"),
+    ],
+)
+def test_a_mistake_is_a_sentence_before_anything_is_drawn(wrong, said, tmp_path):
+    with pytest.raises(ValueError, match=said):
+        evaluate.main([*wrong, "--out", str(tmp_path)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_says_it_on_one_line(tmp_path):
+    command = [sys.executable, "-m", "train.evaluate", "pocket", "--subjects", "1", "--out", str(tmp_path)]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2 and ended.stdout == ""
+    assert (
+        ended.stderr.startswith("train.evaluate: --subjects must be at least 2")
+        and ended.stderr.count("\n") == 1
+    )
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_anything_is_drawn(tmp_path, models):
+    (tmp_path / "taken").write_text("a file")
+    with pytest.raises(ValueError, match="cannot write .*taken"):
+        evaluate.main([models["early"], *TOY, "--out", str(tmp_path / "taken")])

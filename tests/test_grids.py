@@ -1,0 +1,250 @@
+"""Sheets on disk are never lost, mixed or drawn twice, whoever was killed and however many share the work."""
+
+import multiprocessing
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from accelerate import PartialState
+from PIL import Image
+from tqdm import tqdm
+
+from dsd import grids, rows
+from dsd.rows import RunError
+from dsd.teacher import Settings
+from train import grids as command
+
+STAMP = {
+    "generator": "fake", "generator_hash": "0" * 12, "licence": "Apache-2.0",
+    "steps": 4, "guidance": 2.0, "margin": 1,
+}  # fmt: skip
+
+
+class Fake:
+    """A teacher whose sheets are noise in four colours, each a function of its seed alone."""
+
+    settings, stamp = Settings(batch=3), STAMP
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    def refuse(self, sheet: dict) -> str | None:
+        return "prompt too long: 9 tokens, the model reads 8" if "long" in sheet["prompt"] else None
+
+    def draw(self, sheets: list[dict]) -> list[Image.Image]:
+        self.asked.append([sheet["prompt"] for sheet in sheets])
+        time.sleep(0.002)
+        return [paint(sheet["seed"]) for sheet in sheets]
+
+
+def paint(seed: int) -> Image.Image:
+    rng = np.random.default_rng(seed)
+    colors = rng.permutation([(200, 30, 30), (30, 160, 30), (30, 30, 200), (230, 230, 60)])
+    colors = np.zeros_like(colors) if seed % 5 == 0 else colors  # no panels to be seen
+    pixels = np.kron(colors.reshape(2, 2, 3), np.ones((32, 32, 1), int)) + rng.integers(0, 8, (64, 64, 3))
+    return Image.fromarray(pixels.astype(np.uint8))
+
+
+def make_run(run: Path, count: int = 20, **other) -> Path:
+    prompts = [
+        {
+            "id": f"{i:06}", "prompt": f"{'long ' * (i % 7 == 3)}prompt {i}", "subject": f"fox {i}",
+            "places": ["a", "b", "c", "d"], "rows": 2, "columns": 2, "recipe": "critters", "phrasing": 0,
+            "caption": "a fox", "writer": "grammar", "seed": 100 + i, **other,
+        }
+        for i in range(count)
+    ]  # fmt: skip
+    with rows.writing(run / "prompts.jsonl") as append:
+        append(prompts)
+    return run
+
+
+def work(run: Path, fake: Fake | None = None, batch: int | None = None) -> list[dict]:
+    """What the command does, with a fake teacher; returns the rows."""
+    fake, prompts = fake or Fake(), grids.read_prompts(run)
+    grids.check_run(run, prompts, fake.stamp)
+    command.stage(run, prompts, fake, batch=batch, draw=lambda teacher, sheets: fake.draw(sheets)).run()
+    grids.sweep(run)
+    return rows.read(grids.table(run))
+
+
+def files(run: Path) -> dict[str, bytes]:
+    """All that a run left, but for the locks."""
+    return {path.name: path.read_bytes() for path in (run / "grids").iterdir() if path.suffix != ".lock"}
+
+
+def test_every_prompt_becomes_a_row_with_its_picture_or_its_reason(tmp_path):
+    found = work(make_run(tmp_path, 8))
+    assert [row["id"] for row in found] == [f"{i:06}" for i in range(8)]
+    assert found[1] == {
+        "id": "000001", "file": "000001.png", "prompt": "prompt 1", "seed": 101, "rows": 2, "columns": 2,
+        "recipe": "critters", "subject": "fox 1", "places": ["a", "b", "c", "d"], **STAMP, "rejected": None,
+    }  # fmt: skip
+    assert grids.open_sheet(tmp_path, found[1]) == paint(101)
+    assert found[3]["rejected"] == "prompt too long: 9 tokens, the model reads 8" and found[3]["file"] is None
+    assert found[5]["rejected"].startswith("gutters: ") and grids.open_sheet(tmp_path, found[5]) == paint(105)
+    assert sum(row["rejected"] is None for row in found) == 5
+    assert sorted(files(tmp_path)) == sorted([row["file"] for row in found if row["file"]] + ["grids.jsonl"])
+
+
+def test_what_is_done_is_not_drawn_again_and_more_prompts_are_added(tmp_path):
+    fake = Fake()
+    first = work(make_run(tmp_path, 8), fake, batch=3)
+    assert fake.asked == [
+        ["prompt 0", "prompt 1", "prompt 2"],
+        ["prompt 4", "prompt 5"],
+        ["prompt 6", "prompt 7"],
+    ]
+    work(tmp_path, fake, batch=3)
+    assert len(fake.asked) == 3
+    (tmp_path / "prompts.jsonl").unlink()
+    assert work(make_run(tmp_path, 11), fake, batch=3)[:8] == first
+    assert fake.asked[3:] == [["prompt 6", "prompt 7", "prompt 8"], ["prompt 9"]]  # whole blocks, as ever
+
+
+def test_processes_share_the_blocks_and_leave_what_one_would(tmp_path, monkeypatch):
+    work(make_run(tmp_path / "one"))
+    two, fakes = make_run(tmp_path / "two"), [Fake(), Fake()]
+    for process, fake in enumerate(fakes):
+        do = command.stage(two, [], fake, draw=lambda teacher, sheets: teacher.draw(sheets)).do
+        prompts = grids.read_prompts(two)
+        rows.run_blocks(grids.table(two), prompts, do, batch=3, process=process, processes=2)
+    assert len(rows.shards(grids.table(two))) == 2 and len(fakes[0].asked) == 4 and len(fakes[1].asked) == 3
+    rows.merge(grids.table(two))
+    assert files(two) == files(tmp_path / "one")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="forks")
+def test_killed_twenty_times_it_leaves_what_it_would_have_left_alone(tmp_path):
+    whole, killed = make_run(tmp_path / "whole", 90), make_run(tmp_path / "killed", 90)
+    work(whole)
+    fork, rng, seen = multiprocessing.get_context("fork"), np.random.default_rng(5), []
+    for _ in range(20):
+        child = fork.Process(target=work_alone, args=(killed,))
+        child.start()
+        wait_for(child, lambda: len(list(killed.glob("grids/*.png"))) > 3 * len(seen), rng.uniform(0, 0.02))
+        child.kill()
+        child.join()
+        seen.append(len(rows.read_all(grids.table(killed))))
+    assert seen == sorted(seen) and len(set(seen)) > 5 and seen[0] < 90  # it was killed while at work
+    work(killed)
+    assert files(killed) == files(whole)
+
+
+def work_alone(run: Path) -> None:
+    """Forked processes share the bar's lock, which one that is killed never gives back; commands do not."""
+    tqdm.set_lock(threading.RLock())
+    work(run)
+
+
+def wait_for(child, ready, seconds: float) -> None:
+    """Until it has got somewhere, and a random moment more."""
+    for _ in range(60_000):
+        if ready() or not child.is_alive():
+            break
+        time.sleep(0.001)
+    time.sleep(seconds)
+
+
+@pytest.mark.parametrize("damage", ["gone", "empty", "cut"])
+def test_a_picture_that_is_gone_or_damaged_is_named_and_mended(tmp_path, damage):
+    before = work(make_run(tmp_path)) and files(tmp_path)
+    path = tmp_path / "grids" / "000004.png"
+    whole = path.read_bytes()
+    path.unlink() if damage == "gone" else path.write_bytes(b"" if damage == "empty" else whole[:-400])
+    if damage == "cut":  # is too dear to look for each time
+        with pytest.raises(RunError, match="000004.png cannot be read .*--mend"):
+            grids.open_sheet(tmp_path, {"file": path.name})
+    else:
+        with pytest.raises(RunError, match="1 sheets are missing or empty, .*000004.png for one: .*--mend"):
+            work(tmp_path)
+    fake = Fake()
+    assert grids.mend(tmp_path) == 1
+    work(tmp_path, fake)
+    assert files(tmp_path) == before and len(fake.asked) == 1
+    assert grids.mend(tmp_path) == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 28}, "other settings .steps 4, now 28.: use those again, or another run folder"),
+        ({"guidance": 1.0, "margin": 0}, "guidance 2.0, now 1.0; margin 1, now 0"),
+        ({"generator_hash": "f" * 12}, "drawn by fake with other settings .generator_hash 0000"),
+    ],
+)
+def test_sheets_of_other_settings_are_not_mixed(tmp_path, change, message):
+    work(make_run(tmp_path))
+    fake = Fake()
+    fake.stamp = {**STAMP, **change}
+    with pytest.raises(RunError, match=message):
+        work(tmp_path, fake)
+
+
+def test_the_same_model_under_another_name_goes_on(tmp_path):
+    first = work(make_run(tmp_path))
+    fake = Fake()
+    fake.stamp = {**STAMP, "generator": "assets/fake"}
+    assert work(tmp_path, fake) == first
+
+
+def test_sheets_of_other_prompts_are_not_mixed(tmp_path):
+    work(make_run(tmp_path))
+    (tmp_path / "prompts.jsonl").unlink()
+    with pytest.raises(RunError, match="sheet 000000 by another prompt than prompts.jsonl now says"):
+        work(make_run(tmp_path, seed=5))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"has no prompts: python -m train.prompts .* --count 1000 writes them"),
+        (b"", "has no prompts"),
+        (b'{"id": "1", "prompt": "x", "seed": 1}\n', "line 1 lacks columns, places, recipe, rows, subject"),
+    ],
+)
+def test_prompts_that_are_missing_or_not_ours_are_named(tmp_path, content, message):
+    if content is not None:
+        (tmp_path / "prompts.jsonl").write_bytes(content)
+    with pytest.raises(RunError, match=message):
+        grids.read_prompts(tmp_path)
+
+
+def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
+    with pytest.raises(RunError, match="an id is letters and digits, got '../away'"):
+        grids.read_prompts(make_run(tmp_path, 1, id="../away"))
+    with pytest.raises(RunError, match="has an id twice"):
+        grids.read_prompts(make_run(tmp_path / "twice", 2, id="000001"))
+
+
+# -- the command
+
+
+@pytest.fixture
+def fake(monkeypatch) -> Fake:
+    fake = Fake()
+    monkeypatch.setattr("dsd.teacher.load_teacher", lambda name, **options: fake)
+    monkeypatch.setattr("dsd.teacher.draw", lambda teacher, sheets: teacher.draw(sheets))
+    yield fake
+    PartialState._reset_state()
+
+
+def test_the_command_draws_reports_and_goes_on(tmp_path, fake, capsys):
+    run = make_run(tmp_path / "run")
+    assert command.main([str(run), "--batch", "4"]) == 0
+    told = capsys.readouterr()
+    assert "20 sheets in " in told.out and "14 kept, 3 gutters, 3 prompt too long; " in told.out
+    assert "20/20" in told.err and "14 kept" in told.err and "sheet/s" in told.err
+    drawn = len(fake.asked)
+    (run / "grids" / "000001.png").write_bytes(b"")
+    with pytest.raises(RunError, match="--mend"):
+        command.main([str(run), "--batch", "4"])
+    assert command.main([str(run), "--batch", "4", "--mend"]) == 0 and len(fake.asked) == drawn + 1
+    assert "1 sheets are to be drawn again" in capsys.readouterr().out
+    shutil.rmtree(run / "grids")
+    with pytest.raises(ValueError, match="--batch must be at least 1, got 0"):
+        command.main([str(run), "--batch", "0"])

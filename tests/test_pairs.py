@@ -1,0 +1,287 @@
+"""Pairs are read from our datasets and from the published one, and nothing damaged is dropped in silence."""
+
+import io
+import pickle
+import sys
+
+import huggingface_hub
+import pyarrow
+import pyarrow.parquet
+import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from PIL import Image, ImageChops
+
+from dsd.dataset import write_dataset
+from dsd.hub import LoadError
+from dsd.pairs import COLUMNS, BadRow, column_names, read_pairs
+from dsd.parquet import PairsError
+from tests import wheel
+
+PICTURE = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = wheel.make_run(tmp_path_factory.mktemp("run"))
+    write_dataset(folder, folder / "dataset", shard_rows=5)  # 12 rows in files of 5, 5 and 2
+    return folder
+
+
+def picture(color: str, kind: str = "PNG", **options) -> dict:
+    content = io.BytesIO()
+    Image.new("RGB", (8, 8), color).save(content, kind, **options)
+    return {"bytes": content.getvalue(), "path": None}
+
+
+def write(path, *, group: int = 2, **columns):
+    """A parquet file of these columns; dicts are pictures."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    types = {name: PICTURE if isinstance(values[0], dict) else None for name, values in columns.items()}
+    arrays = {name: pyarrow.array(values, types[name]) for name, values in columns.items()}
+    pyarrow.parquet.write_table(
+        pyarrow.table(arrays), path, row_group_size=group, compression="none", write_page_checksum=True
+    )
+    return path
+
+
+def published(path, count: int = 5):
+    """The layout of `primecai/dsd_data`, as far as it is known."""
+    return write(
+        path,
+        conditioning=[picture("red", "JPEG")] * count,
+        image=[picture("blue", "JPEG")] * count,
+        caption=[f"words {i}" for i in range(count)],
+    )
+
+
+def same(one: dict, other: dict) -> bool:
+    """Rows with equal texts and pixels."""
+    pictures = [(one[name], other[name]) for name in ("conditioning", "target")]
+    texts = [{k: v for k, v in row.items() if not isinstance(v, Image.Image)} for row in (one, other)]
+    return texts[0] == texts[1] and not any(ImageChops.difference(*pair).getbbox() for pair in pictures)
+
+
+# ---------------------------------------------------------------- in order and by index
+
+
+def test_rows_come_in_order_with_every_column_and_decoded_pictures(run):
+    rows = list(read_pairs(run))
+    assert [row["id"] for row in rows] == sorted(row["id"] for row in rows) and len(rows) == 12
+    assert all(set(row) == set(COLUMNS) for row in rows)
+    assert {row["target"].size for row in rows} == {(wheel.SIZE, wheel.SIZE)}
+    assert {row["conditioning"].mode for row in rows} == {"RGB"}
+
+
+def test_an_index_finds_the_same_row_as_going_through_in_order(run):
+    pairs = read_pairs(run)
+    rows = list(pairs)
+    assert len(pairs) == len(rows)
+    assert all(same(pairs[i], rows[i]) and same(pairs[i - 12], rows[i]) for i in (11, 0, 5, 4, 9, 10))
+    with pytest.raises(IndexError, match="12 among 12"):
+        pairs[12]
+
+
+def test_an_index_counts_over_row_groups_of_any_size(tmp_path):
+    pairs = read_pairs(published(tmp_path / "data.parquet", 5))
+    assert [pairs[i]["caption"] for i in range(5)] == [f"words {i}" for i in range(5)]
+
+
+def test_a_run_its_dataset_and_a_file_can_be_opened(run):
+    assert len(read_pairs(run)) == len(read_pairs(run / "dataset")) == 12
+    assert len(read_pairs(run / "dataset" / "train-00001-of-00003.parquet")) == 5
+
+
+def test_a_dataset_can_be_sent_to_another_process(run):
+    pairs = read_pairs(run)
+    assert pairs[3]
+    assert same(pickle.loads(pickle.dumps(pairs))[3], pairs[3])
+
+
+# ---------------------------------------------------------------- other people's columns
+
+
+def test_the_published_layout_is_read_by_the_same_code(tmp_path):
+    row = read_pairs(published(tmp_path / "data" / "train-00000-of-00001.parquet"))[1]
+    assert row["caption"] == "words 1" and row["instruction"] is None
+    assert row["id"] == "train-00000-of-00001-1"
+    assert row["conditioning"].getpixel((4, 4))[0] > 200 and row["target"].getpixel((4, 4))[2] > 200
+
+
+def test_columns_can_be_named(tmp_path):
+    file = write(
+        tmp_path / "a.parquet",
+        conditioning=[picture("red")],
+        x=[picture("lime")],
+        y=[picture("blue")],
+        t=["w"],
+    )
+    row = read_pairs(file, columns={"target": "y", "caption": "t"})[0]
+    assert row["target"].getpixel((0, 0)) == (0, 0, 255) and row["caption"] == "w"
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "words"),
+    [
+        (
+            {"conditioning": picture("red"), "a": picture("red"), "b": picture("red"), "caption": "w"},
+            {},
+            "fit: target",
+        ),
+        ({"conditioning": picture("red"), "target": picture("red"), "text": "w"}, {}, "fit: caption"),
+        ({"conditioning": picture("red"), "target": "w", "caption": "w"}, {}, "fit: target"),
+        ({"conditioning": picture("red"), "a": picture("red"), "caption": "w"}, {"target": "b"}, "fit: b"),
+        ({"conditioning": picture("red"), "a": picture("red"), "caption": "w"}, {"goal": "a"}, "fit: goal"),
+    ],
+)
+def test_columns_that_do_not_fit_are_named_with_those_there_are(tmp_path, columns, given, words):
+    file = write(tmp_path / "a.parquet", **{name: [value] for name, value in columns.items()})
+    with pytest.raises(PairsError, match=words) as caught:
+        read_pairs(file, columns=given)
+    assert all(name in str(caught.value) for name in columns)
+
+
+def test_columns_nobody_knows_are_left_out():
+    schema = pyarrow.schema(
+        {"conditioning": PICTURE, "target": PICTURE, "caption": "string", "mood": "string"}
+    )
+    assert set(column_names(schema)) == {"conditioning", "target", "caption"}
+
+
+def test_other_splits_stay_out(tmp_path):
+    for name in ("data/train-0", "data/test-0", "validation/0"):
+        published(tmp_path / f"{name}.parquet", 2)
+    assert len(read_pairs(tmp_path)) == 2
+    assert read_pairs(tmp_path, split="validation").files == [(tmp_path / "validation/0.parquet").as_posix()]
+    with pytest.raises(PairsError, match="'dev'"):
+        read_pairs(tmp_path, split="dev")
+
+
+# ---------------------------------------------------------------- damage
+
+
+def test_a_damaged_picture_is_named_and_left_to_whoever_reads(tmp_path):
+    pictures = [picture(color) for color in ("red", "lime", "blue", "white")]
+    pictures[1]["bytes"] = pictures[1]["bytes"][:-30]
+    pictures[2]["bytes"] = None
+    pictures[3]["bytes"] = b"no picture"
+    file = write(
+        tmp_path / "a.parquet", conditioning=[picture("red")] * 4, target=pictures, caption=list("wxyz")
+    )
+    bad = []
+    assert [row["caption"] for row in read_pairs(file).each(bad.append)] == ["w"]
+    assert [f"{file} row {i} (a-{i}): the target picture" in str(e) for i, e in enumerate(bad, 1)] == [
+        True
+    ] * 3
+    with pytest.raises(BadRow, match="row 1"):
+        list(read_pairs(file))
+    with pytest.raises(BadRow, match="row 3"):
+        read_pairs(file)[3]
+
+
+def test_a_row_without_a_caption_is_named(tmp_path):
+    file = write(
+        tmp_path / "a.parquet",
+        conditioning=[picture("red")],
+        target=[picture("red")],
+        caption=pyarrow.array([None], "string"),
+    )
+    with pytest.raises(BadRow, match="row 0 .* has no caption"):
+        read_pairs(file)[0]
+
+
+def test_flipped_bytes_cost_their_own_rows_only(tmp_path):
+    file = published(tmp_path / "a.parquet", 6)
+    content = bytearray(file.read_bytes())
+    place = content.index(b"words 2")
+    content[place] ^= 1  # still a fine text, so that only the checksum can tell
+    file.write_bytes(content)
+    bad = []
+    rows = list(read_pairs(file).each(bad.append))
+    assert [row["caption"] for row in rows] == ["words 0", "words 1", "words 4", "words 5"]
+    assert [str(error).split(" is damaged")[0] for error in bad] == [f"{file} row {i}" for i in (2, 3)]
+
+
+def test_a_file_cut_short_is_refused(tmp_path):
+    file = published(tmp_path / "a.parquet")
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(PairsError, match="a.parquet is damaged or no parquet file"):
+        read_pairs(tmp_path)
+
+
+def test_a_dataset_with_a_missing_file_is_refused(tmp_path):
+    for index in (0, 2):
+        published(tmp_path / f"train-0000{index}-of-00003.parquet")
+    with pytest.raises(PairsError, match="not complete: 2 of 3 files"):
+        read_pairs(tmp_path)
+
+
+def test_files_of_two_versions_are_refused(run, tmp_path):
+    other = wheel.make_run(tmp_path / "run", generator="another teacher")
+    write_dataset(other, other / "dataset", shard_rows=5)
+    mixed = run / "dataset" / "train-00001-of-00003.parquet"
+    (other / "dataset" / mixed.name).write_bytes(mixed.read_bytes())
+    with pytest.raises(PairsError, match="2 versions"):
+        read_pairs(other)
+
+
+# ---------------------------------------------------------------- the hub
+
+
+def test_a_hub_dataset_is_downloaded_and_read(tmp_path, monkeypatch):
+    published(tmp_path / "data" / "train-00000-of-00001.parquet")
+    asked = {}
+
+    def download(name, **options):
+        asked.update(options, name=name)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    assert len(read_pairs("primecai/dsd_data")) == 5
+    assert asked["name"] == "primecai/dsd_data" and asked["repo_type"] == "dataset"
+
+
+def hub_files(folder, monkeypatch, kind=DirFileSystem):
+    filesystem = kind(str(folder), LocalFileSystem(skip_instance_cache=True))
+    monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: filesystem)
+    return filesystem
+
+
+def test_streaming_reads_over_the_network_and_downloads_nothing(tmp_path, monkeypatch):
+    published(tmp_path / "datasets" / "primecai" / "dsd_data" / "data" / "train-0.parquet")
+    hub_files(tmp_path, monkeypatch)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
+    pairs = read_pairs("primecai/dsd_data", streaming=True)
+    assert [row["caption"] for row in pairs] == [f"words {i}" for i in range(5)]
+
+
+def test_a_network_that_fails_is_no_damaged_row(tmp_path, monkeypatch):
+    published(tmp_path / "datasets" / "a" / "b" / "train-0.parquet", 200)
+    hub_files(tmp_path, monkeypatch)
+    pairs, bad = read_pairs("a/b", streaming=True), []
+    rows = pairs.each(bad.append)
+    assert next(rows)
+
+    def refuse(*args, **options):
+        raise ConnectionError("gone")
+
+    monkeypatch.setattr(pairs._file(0), "read_row_group", refuse, raising=False)
+    with pytest.raises(LoadError, match="a/b"):
+        list(rows)
+    assert bad == []
+
+
+def test_what_is_neither_here_nor_a_hub_id_is_named():
+    with pytest.raises(LoadError, match="no/such/dataset"):
+        read_pairs("no/such/dataset")
+
+
+def test_a_folder_without_parquet_is_named(tmp_path):
+    with pytest.raises(PairsError, match="no parquet files of the split 'train'"):
+        read_pairs(tmp_path)
+
+
+def test_the_missing_package_is_named(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(PairsError, match="pyarrow, which is missing: pip install"):
+        read_pairs(run)

@@ -1,0 +1,124 @@
+"""How alike pictures look: unit vectors from a judge's eyes or from an image encoder."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import (
+    BitImageProcessorPil,
+    Dinov2Config,
+    Dinov2Model,
+    SiglipConfig,
+    SiglipImageProcessorPil,
+    SiglipModel,
+)
+
+from dsd import similarity
+from dsd.similarity import open_embedder
+from dsd.vlm import LoadError, open_vlm
+from tests import tiny
+
+PICTURES = [tiny.picture(seed, (32, 48)) for seed in range(5)]
+SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+
+
+@pytest.fixture(scope="module")
+def vlm(tmp_path_factory):
+    return open_vlm(str(tiny.vlm(tmp_path_factory.mktemp("vlm") / "judge")))
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dino") / "dino"
+    model = Dinov2Model(Dinov2Config(**SIZES, image_size=16, patch_size=8))
+    tiny.lively(model, 0).save_pretrained(folder)
+    size = {"height": 16, "width": 16}
+    BitImageProcessorPil(size={"shortest_edge": 16}, crop_size=size).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("siglip") / "siglip"
+    config = SiglipConfig(
+        text_config={**SIZES, "vocab_size": 9, "max_position_embeddings": 8},
+        vision_config={**SIZES, "image_size": 16, "patch_size": 8},
+    )
+    tiny.lively(SiglipModel(config), 0).save_pretrained(folder)
+    SiglipImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(params=["judge", "dino", "siglip"])
+def embedder(request, vlm):
+    if request.param == "judge":
+        return open_embedder("judge", vlm=vlm)
+    return open_embedder(str(request.getfixturevalue(request.param)))
+
+
+def test_vectors_have_unit_length_and_pictures_differ(embedder):
+    vectors = embedder.embed(PICTURES)
+    assert vectors.shape == (5, 32) and vectors.dtype == torch.float32
+    assert torch.allclose(vectors.norm(dim=1), torch.ones(5))
+    alike = vectors @ vectors.T
+    assert (alike - torch.eye(5)).max() < 0.999
+
+
+def test_a_vector_is_the_same_in_any_company(embedder, monkeypatch):
+    together = embedder.embed(PICTURES)
+    monkeypatch.setattr(similarity, "AT_ONCE", 2)
+    assert torch.allclose(embedder.embed(PICTURES), together, atol=1e-5)
+    assert torch.allclose(embedder.embed(PICTURES[3:4])[0], together[3], atol=1e-5)
+
+
+def test_no_pictures_are_no_vectors(embedder):
+    assert embedder.embed([]).shape == (0, 32)
+
+
+def test_similarity_is_the_cosine(embedder):
+    vectors = embedder.embed(PICTURES)
+    same = similarity.similarity(vectors, vectors)
+    assert same.shape == (5,) and torch.allclose(same, torch.ones(5), atol=1e-6)
+    a, b = 3 * vectors[0], 5 * vectors[1]
+    expected = torch.nn.functional.cosine_similarity(a, b, dim=0)
+    assert torch.isclose(similarity.similarity(vectors[0], vectors[1]), expected, atol=1e-6)
+
+
+def test_the_judges_eyes_are_the_mean_over_the_tower(vlm):
+    pixels = vlm.processor.image_processor(images=[PICTURES[0]], return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        tokens = vlm.model.model.vision_tower(pixel_values=pixels).last_hidden_state[0]
+    mean = tokens.mean(0)
+    embedder = open_embedder("judge", vlm=vlm)
+    assert embedder.name == "judge (eyes)"
+    assert torch.allclose(embedder.embed(PICTURES[:1])[0], mean / mean.norm(), atol=1e-5)
+
+
+def test_an_encoder_goes_by_the_name_of_its_folder(dino):
+    assert open_embedder(str(dino)).name == "dino"
+
+
+@pytest.mark.parametrize("judge", [None, SimpleNamespace(name="a-server")])
+def test_a_judge_without_eyes_here_says_what_to_name(judge):
+    with pytest.raises(LoadError, match="lends no eyes.*facebook/dinov2-base"):
+        open_embedder("judge", vlm=judge)
+
+
+def test_a_judge_of_another_build_says_what_to_name(tmp_path):
+    with pytest.raises(LoadError, match="the judge qwen lends no eyes"):
+        open_embedder("judge", vlm=open_vlm(str(tiny.qwen(tmp_path / "qwen"))))
+
+
+def test_what_reads_no_pictures_is_refused(tmp_path):
+    tiny.text_encoders(*tiny.tokenizers())[0].save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match=str(tmp_path)):
+        open_embedder(str(tmp_path))
+    with pytest.raises(LoadError, match="not found: no-such-folder"):
+        open_embedder("no-such-folder")
+
+
+def test_a_text_model_with_an_image_processor_is_refused(tmp_path):
+    tiny.text_encoders(*tiny.tokenizers())[0].save_pretrained(tmp_path)
+    SiglipImageProcessorPil().save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match="does not read pictures"):
+        open_embedder(str(tmp_path))

@@ -1,0 +1,205 @@
+"""The teacher: one seed a sheet, stock pictures, prompts that fit; it can be watched and stopped."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from diffusers import FluxPipeline
+from PIL import ImageChops
+
+from dsd import teacher
+from dsd.checkpoint import LoadError, model_hash
+from dsd.pipeline import Step
+from dsd.teacher import SETTINGS, Settings, Teacher, draw, load_teacher, stream
+from tests import tiny
+from tests.tiny import FRAME
+
+STEPS = 3
+
+
+def flux(*, guidance_embeds: bool = True) -> FluxPipeline:
+    parts = tiny.components()
+    torch.manual_seed(0)
+    pipe = FluxPipeline(**{**parts, "transformer": tiny.plain_transformer(guidance_embeds)})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def taught(pipe: FluxPipeline, **settings) -> Teacher:
+    common = {"panel": FRAME, "margin": 0, "steps": STEPS, "tokens": 40}
+    return Teacher(pipe=pipe, settings=Settings(**{**common, **settings}), name="tiny", hash=model_hash(pipe))
+
+
+@pytest.fixture(scope="module")
+def tiny_teacher() -> Teacher:
+    return taught(flux())
+
+
+@pytest.fixture(scope="module")
+def undistilled() -> FluxPipeline:
+    return flux(guidance_embeds=False)
+
+
+def sheet(seed: int = 0, rows: int = 2, columns: int = 2, prompt: str = "four foxes") -> dict:
+    return {"prompt": prompt, "seed": seed, "rows": rows, "columns": columns}
+
+
+def apart(one, other) -> int:
+    """The largest difference in levels of 255."""
+    return max(high for _, high in ImageChops.difference(one, other).getextrema())
+
+
+# -- what is drawn
+
+
+def stock(pipe: FluxPipeline, **options):
+    return pipe(
+        "four foxes",
+        height=2 * FRAME,
+        width=2 * FRAME,
+        num_inference_steps=STEPS,
+        max_sequence_length=40,
+        generator=torch.Generator().manual_seed(7),
+        **options,
+    ).images[0]
+
+
+def test_a_sheet_is_what_the_stock_pipeline_draws(tiny_teacher):
+    (drawn,) = draw(tiny_teacher, [sheet(7)])
+    assert drawn == stock(tiny_teacher.pipe, guidance_scale=3.5)
+
+
+def test_a_model_without_embedded_guidance_is_guided_away_from_the_empty_prompt(undistilled):
+    (drawn,) = draw(taught(undistilled, guidance=2.0), [sheet(7)])
+    assert drawn == stock(undistilled, true_cfg_scale=2.0, negative_prompt="")
+    (plain,) = draw(taught(undistilled, guidance=1.0), [sheet(7)])
+    assert plain == stock(undistilled) and apart(plain, drawn) > 0
+
+
+def test_embedded_guidance_acts(tiny_teacher):
+    assert draw(tiny_teacher, [sheet()]) != draw(taught(tiny_teacher.pipe, guidance=1.0), [sheet()])
+
+
+def test_a_sheet_does_not_depend_on_those_beside_it(tiny_teacher):
+    sheets = [sheet(seed, prompt=f"{seed} foxes") for seed in range(5)]
+    together, alone = draw(tiny_teacher, sheets), [draw(tiny_teacher, [one])[0] for one in sheets]
+    assert all(apart(one, other) <= 1 for one, other in zip(together, alone, strict=True))
+    assert all(apart(together[0], other) > 5 for other in together[1:])
+
+
+def test_layouts_may_be_mixed_and_keep_their_order(tiny_teacher):
+    sheets = [sheet(0, 1, 2), sheet(1, 3, 3), sheet(2, 1, 2), sheet(3, 2, 2)]
+    drawn = draw(tiny_teacher, sheets)
+    assert [one.size for one in drawn] == [(64, 32), (96, 96), (64, 32), (64, 64)]
+    assert all(apart(one, draw(tiny_teacher, [row])[0]) <= 1 for one, row in zip(drawn, sheets, strict=True))
+
+
+def test_a_prompt_that_would_be_cut_is_refused(tiny_teacher):
+    fits, longer = sheet(prompt="x" * 38), sheet(prompt="x" * 39)  # with its start and its end: 40 tokens
+    assert tiny_teacher.refuse(fits) is None
+    assert tiny_teacher.refuse(longer) == "prompt too long: 41 tokens, the model reads 40"
+    short = taught(tiny_teacher.pipe, tokens_of={(1, 2): 24})
+    assert short.refuse(fits) is None
+    assert short.refuse(fits | {"rows": 1}) == "prompt too long: 40 tokens, the model reads 24"
+
+
+# -- watching
+
+
+def test_every_step_can_be_seen_and_the_last_one_is_the_sheet(tiny_teacher):
+    *steps, drawn = stream(tiny_teacher, [sheet(0), sheet(1)])
+    assert [(step.index, step.total) for step in steps] == [(i, STEPS) for i in range(STEPS)]
+    assert drawn == draw(tiny_teacher, [sheet(0), sheet(1)])
+    first, last = steps[0].preview(), steps[-1].preview()
+    assert [one.size for one in first] == [(64, 64)] * 2 and first != last
+    assert all(apart(one, other) <= 1 for one, other in zip(last, drawn, strict=True))
+
+
+def test_a_preview_shows_where_the_step_points_not_the_noise_on_the_way(tiny_teacher, monkeypatch):
+    """A model that always answers `noise - data` points at the data from the first step on."""
+    noise = teacher._noise(tiny_teacher.pipe, [sheet()], 64, 64)
+    data = torch.linspace(-1, 1, noise.numel()).view_as(noise)
+    monkeypatch.setattr(tiny_teacher.pipe.transformer, "forward", lambda **_: (noise - data,))
+    *steps, (drawn,) = stream(tiny_teacher, [sheet()])
+    assert all(apart(step.preview()[0], drawn) <= 1 for step in steps)
+
+
+def test_closing_the_stream_stops_within_a_step(tiny_teacher, monkeypatch):
+    calls = tiny.count_calls(tiny_teacher.pipe, monkeypatch)
+    steps = stream(taught(tiny_teacher.pipe, steps=500), [sheet()])
+    seen = next(steps)
+    steps.close()
+    assert isinstance(seen, Step) and sum(calls) == 1 and list(steps) == []
+    assert len(draw(tiny_teacher, [sheet()])) == 1  # and the next drawing is not stopped
+
+
+def test_what_goes_wrong_while_drawing_is_raised_where_one_waits(tiny_teacher, monkeypatch):
+    def fail(**_):
+        raise MemoryError("no more")
+
+    monkeypatch.setattr(tiny_teacher.pipe.transformer, "forward", fail)
+    with pytest.raises(MemoryError, match="no more"):
+        list(stream(tiny_teacher, [sheet()]))
+
+
+# -- loading
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    where = tmp_path_factory.mktemp("models") / "mine"
+    flux().save_pretrained(where)
+    return where
+
+
+def test_a_folder_is_asked_like_the_preset_it_is_said_to_be_like(folder):
+    opened = load_teacher(str(folder), like="pocket", steps=2, margin=3, device="cpu")
+    assert opened.settings == replace(SETTINGS["pocket"], steps=2, margin=3)
+    assert opened.stamp == {
+        "generator": "mine", "generator_hash": model_hash(flux()), "licence": "unknown: see the model's card",
+        "steps": 2, "guidance": 2.0, "margin": 3,
+    }  # fmt: skip
+    (drawn,) = draw(opened, [sheet(rows=1)])
+    assert drawn.size == (128, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("fluxdev", {}, "unknown model 'fluxdev': pass one of pocket, flux-dev, flux-schnell"),
+        ("me/mine", {}, "how is me/mine asked. say which it is like, one of pocket, flux-dev, flux-schnell"),
+        ("me/mine", {"like": "sdxl"}, "got like='sdxl'"),
+        ("pocket", {"like": "flux-dev"}, "pocket is asked in its own way: leave out like='flux-dev'"),
+        ("pocket", {"steps": 0}, "steps must be at least 1, got 0"),
+        ("pocket", {"guidance": float("nan")}, "guidance must be 0 or more, got nan"),
+        ("pocket", {"margin": 32}, "margin must be from 0 to 31 pixels, got 32"),
+        ("pocket", {"device": "cpu", "offload": "model"}, 'use "none"'),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_loaded(name, options, message, monkeypatch):
+    monkeypatch.setattr(FluxPipeline, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(ValueError, match=message):
+        load_teacher(name, **options)
+
+
+def test_what_the_hub_refuses_is_explained(monkeypatch):
+    def refuse(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(FluxPipeline, "from_pretrained", refuse)
+    with pytest.raises(LoadError, match="cannot open flux-dev .black-forest-labs/FLUX.1-dev.: disk full"):
+        load_teacher("flux-dev", device="cpu")
+
+
+def test_a_student_is_no_teacher(tmp_path):
+    tiny.pipeline().save_pretrained(tmp_path)
+    with pytest.raises(LoadError, match="draws from a reference picture .32 input channels."):
+        load_teacher(str(tmp_path), like="flux-dev", device="cpu")
+
+
+def test_the_shipped_teacher_draws_all_its_layouts():
+    pocket = load_teacher("pocket", steps=1, device="cpu")
+    rows = [sheet(0, 2, 2, "4 images of the same red round critter"), sheet(0, 1, 2, "2 images of the same")]
+    assert [one.size for one in draw(pocket, rows)] == [(128, 128), (128, 64)]
+    assert pocket.stamp["licence"] == "Apache-2.0" and len(pocket.hash) == 12
+    assert [pocket.tokens(row) for row in rows] == [36, 24]

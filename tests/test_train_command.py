@@ -1,0 +1,36 @@
+"""How every training command ends: a person's mistake in one sentence, our own with its traceback."""
+
+import pytest
+
+from dsd import rows
+from train import command
+
+
+def raising(error: BaseException):
+    def main() -> None:
+        raise error
+
+    return main
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (ValueError("a\nb"), 2, "a b"),
+        (rows.RunError("full"), 2, "full"),
+        (OSError("gone"), 2, "gone"),
+        (RuntimeError("CUDA out of memory"), 2, "not enough memory"),
+        (KeyboardInterrupt(), 130, "run the same command again"),
+    ],
+)
+def test_a_persons_mistake_ends_a_command_without_a_traceback(capsys, error, code, said):
+    with pytest.raises(SystemExit) as end:
+        command.run(raising(error))
+    assert end.value.code == code and said in capsys.readouterr().err
+
+
+def test_our_own_mistakes_keep_their_traceback():
+    for error in (KeyError("x"), RuntimeError("shapes differ")):
+        with pytest.raises(type(error)):
+            command.run(raising(error))
+    assert command.run(lambda: 0) is None

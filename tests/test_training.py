@@ -1,0 +1,275 @@
+"""The loop, on tiny models: it learns, goes on where it was killed, and leaves what everything opens."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import FluxControlPipeline
+from safetensors.torch import load_file
+
+from dsd import training
+from dsd.checkpoint import LORA, load_pipeline
+from dsd.student import find_base
+from dsd.training import batch_loss, frame_weights, learning_rate, train
+from dsd.training_options import TrainingError, TrainOptions
+from tests import student, tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    return student.teacher(tmp_path_factory.mktemp("teacher"))
+
+
+@pytest.fixture(scope="module")
+def lora(teacher, tmp_path_factory) -> Path:
+    """What a LoRA training left."""
+    out = tmp_path_factory.mktemp("lora")
+    student.run(teacher, out, steps=30, batch=8, alpha=4.0, ema=0.5, lora_dropout=0.0, save_every=10)
+    return out
+
+
+@pytest.fixture(scope="module")
+def full(teacher, tmp_path_factory) -> Path:
+    """What a training of all weights left, with validation."""
+    out = tmp_path_factory.mktemp("full")
+    seen = []
+
+    def validate(pipe, step: int) -> dict[str, float]:
+        assert not pipe.transformer.training
+        seen.append((step, pipe.transformer.x_embedder.weight.detach().clone()))
+        return {"identity": 0.5, "drawn": float(tiny.draw(pipe).mean())}
+
+    reports = []
+    options = student.options(teacher, full=True, lr=1e-3, ema=0.9, validate_every=2, steps=4)
+    train(student.pairs(), options, out, validate=validate, on_step=lambda *report: reports.append(report))
+    torch.save((seen, reports), out / "seen.pt")
+    return out
+
+
+# ---------------------------------------------------------------- the parts
+
+
+def test_the_rate_rises_stays_and_falls_to_a_fiftieth():
+    options = TrainOptions(lr=1.0, steps=100, warmup=10, decay=0.5)
+    rates = [learning_rate(step, options) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[9:50] == [pytest.approx(1.0)] * 41
+    assert rates[75] == pytest.approx(0.51) and rates[100] == pytest.approx(0.02)
+    assert rates[50:] == sorted(rates[50:], reverse=True)
+    assert learning_rate(99, TrainOptions(lr=1.0, steps=100, warmup=0)) == 1.0
+
+
+def test_each_frame_has_its_weight():
+    weights = frame_weights((48, 32), 8, (0.3, 1.0)).view(2, 6)
+    assert weights.tolist() == [[pytest.approx(0.3)] * 3 + [1.0] * 3] * 2
+
+
+class Model(torch.nn.Module):
+    """Answers with the reference frame's truth, and notes what it was asked."""
+
+    def __init__(self, batch) -> None:
+        super().__init__()
+        self.truth, self.asked = batch.noise - batch.data, {}
+
+    def forward(self, **asked):
+        self.asked = asked
+        half = frame_weights((32, 32), 8, (1.0, 0.0))
+        return (self.truth * half,)
+
+
+def test_the_loss_is_over_both_frames_and_the_model_is_asked_as_when_drawing():
+    pipe, shape = tiny.pipeline(), (2, 8, 16)
+    words = torch.randn(2, 4, 32), torch.randn(2, 32)
+    batch = training.Batch(*(torch.randn(shape) for _ in range(3)), torch.rand(2), *words, (32, 32))
+    model = Model(batch)
+    loss = lambda **weights: batch_loss(model, batch, TrainOptions(**weights), pipe).item()  # noqa: E731
+    error = (batch.noise - batch.data).square().view(2, 2, 4, 16)[:, :, 2:].mean().item()
+    assert loss(target_weight=0.0) == 0.0
+    assert loss(reference_weight=0.0) == pytest.approx(error)
+    assert loss() == pytest.approx(error / 2) and loss(reference_weight=3.0) == pytest.approx(error / 4)
+    t = batch.t[:, None, None]
+    x_t = (1 - t) * batch.data + t * batch.noise
+    torch.testing.assert_close(model.asked["hidden_states"], torch.cat([x_t, batch.condition], dim=2))
+    assert model.asked["guidance"].tolist() == [3.5, 3.5] and torch.equal(model.asked["timestep"], batch.t)
+    assert model.asked["img_ids"].shape == (8, 3) and model.asked["img_ids"][:, 2].max() == 3
+
+
+# ---------------------------------------------------------------- it learns
+
+
+def test_the_loss_falls(lora, full):
+    losses = [row["loss"] for row in student.said(lora)]
+    assert losses[-1] < 0.97 * losses[0]
+
+
+def test_reports_have_loss_norm_rate_time_and_waiting(lora):
+    said = student.said(lora)
+    assert [row["step"] for row in said] == list(range(2, 31, 2))
+    names = {"step", "loss", "norm", "rate", "seconds", "seconds_per_step", "waiting"}
+    assert all(row.keys() == names and 0 <= row["waiting"] <= 1 for row in said)
+
+
+def test_validation_sees_the_average_that_is_saved(full):
+    seen, reports = torch.load(full / "seen.pt")
+    scores = [(step, values) for step, values in reports if "identity" in values]
+    assert [step for step, _ in seen] == [step for step, _ in scores] == [2, 4]
+    saved = load_file(full / "transformer" / "diffusion_pytorch_model.safetensors")
+    assert torch.equal(saved["x_embedder.weight"], seen[-1][1])
+    assert not torch.equal(seen[0][1], seen[1][1])
+
+
+def test_all_weights_move_with_full_and_the_new_columns_too(full, teacher):
+    after = load_pipeline(full, device="cpu").transformer.state_dict()
+    before = FluxControlPipeline.from_pretrained(teacher).transformer.state_dict()
+    assert all(not torch.equal(after[name][..., : value.shape[-1]], value) for name, value in before.items())
+    assert after["x_embedder.weight"][:, 16:].abs().max() > 0 and not (full / "lora").exists()
+
+
+# ---------------------------------------------------------------- what leaves
+
+
+def draw(pipe, steps: int = 2) -> torch.Tensor:
+    pipe.set_progress_bar_config(disable=True)
+    return tiny.draw(pipe, num_inference_steps=steps)
+
+
+def test_the_lora_trains_attention_and_the_new_columns_only(lora, teacher):
+    after = load_pipeline(lora, device="cpu").transformer.state_dict()
+    before = FluxControlPipeline.from_pretrained(teacher).transformer.state_dict()
+    columns = after.pop("x_embedder.weight")
+    assert torch.equal(columns[:, :16], before.pop("x_embedder.weight")) and columns[:, 16:].abs().max() > 0
+    moved = {name for name in before if not torch.equal(after[name], before[name])}
+    assert len(moved) == 11 and all(".attn." in name and name.endswith("weight") for name in moved)
+
+
+def test_the_lora_file_holds_alpha_and_the_new_columns_and_opens_on_the_base(lora, teacher):
+    whole = load_pipeline(lora, device="cpu")
+    for weights in (lora / "lora", lora / "lora" / LORA):
+        light = load_pipeline(teacher, weights=weights, device="cpu")
+        torch.testing.assert_close(draw(light), draw(whole), rtol=1e-3, atol=1e-4)
+    assert light.transformer.peft_config["dsd"].lora_alpha == 4.0
+
+
+def test_stock_diffusers_draws_the_same_from_folder_and_lora(lora, teacher):
+    folder = FluxControlPipeline.from_pretrained(lora)
+    assert type(folder) is FluxControlPipeline and folder.transformer.config.in_channels == 32
+    light = FluxControlPipeline.from_pretrained(teacher)
+    light.load_lora_weights(lora / "lora", weight_name=LORA)
+    inputs = {
+        "hidden_states": torch.randn(1, 8, 32), "timestep": torch.rand(1), "guidance": torch.ones(1),
+        "pooled_projections": torch.randn(1, 32), "encoder_hidden_states": torch.randn(1, 4, 32),
+        "txt_ids": torch.zeros(4, 3), "img_ids": torch.zeros(8, 3), "return_dict": False,
+    }  # fmt: skip
+    models = [pipe.transformer for pipe in (folder, light, load_pipeline(lora, device="cpu"))]
+    with torch.no_grad():
+        one, two, ours = (model.eval()(**inputs)[0] for model in models)
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
+    assert torch.equal(ours, one)
+
+
+def test_parts_that_were_not_trained_are_the_bases(full, teacher):
+    for part in ("vae", "text_encoder", "text_encoder_2"):
+        (one,), (other,) = (list((folder / part).glob("*.safetensors")) for folder in (full, teacher))
+        ours, base = load_file(one), load_file(other)
+        assert ours.keys() == base.keys() and all(torch.equal(ours[name], base[name]) for name in ours)
+        assert {value.dtype for value in ours.values()} == {value.dtype for value in base.values()}
+
+
+# ---------------------------------------------------------------- going on
+
+
+def _train(teacher: Path, out: Path, steps: int) -> None:
+    """In a process of its own, to be killed."""
+    student.run(teacher, out, steps=steps, save_every=2, log_every=1, ema=0.9, lora_dropout=0.5, batch=1)
+
+
+def test_killed_at_random_and_run_again_it_ends_bit_for_bit_the_same(teacher, tmp_path):
+    context, dice = get_context("forkserver"), random.Random(0)
+    context.set_forkserver_preload(["tests.student"])
+    whole = context.Process(target=_train, args=(teacher, tmp_path / "whole", 12))
+    whole.start()
+    reached, kills = 0, 0
+    while reached < 12:
+        child = context.Process(target=_train, args=(teacher, tmp_path / "killed", 12))
+        child.start()
+        if kills < 3:
+            _wait_for_step(tmp_path / "killed", min(10, reached + dice.randint(1, 5)), child)
+            time.sleep(dice.random() * 0.05)
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.join()
+        reached = student.said(tmp_path / "killed")[-1]["step"]
+    whole.join()
+    assert kills == 3 and whole.exitcode == child.exitcode == 0
+    assert student.checksums(tmp_path / "whole") == student.checksums(tmp_path / "killed")
+    for file in ("transformer/diffusion_pytorch_model.safetensors", f"lora/{LORA}"):
+        one, other = load_file(tmp_path / "whole" / file), load_file(tmp_path / "killed" / file)
+        assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def _wait_for_step(out: Path, step: int, child) -> None:
+    while child.is_alive():
+        if (out / "said.jsonl").exists() and student.said(out)[-1]["step"] >= step:
+            return
+        time.sleep(0.005)
+
+
+def test_two_processes_match_one_and_so_do_sharded_weights(teacher, tmp_path):
+    student.run(teacher, tmp_path / "one", batch=4, lora_dropout=0.0)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    job = [*launch, "-m", "tests.two_processes", str(teacher), str(tmp_path)]
+    quiet = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(job, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one = load_file(tmp_path / "one" / "lora" / LORA)
+    for mode in ("ddp", "fsdp2"):
+        two = load_file(tmp_path / mode / "lora" / LORA)
+        assert two.keys() == one.keys()
+        for name, value in one.items():
+            assert (two[name] - value).norm() <= 1e-4 * value.norm(), (mode, name)
+
+
+# ---------------------------------------------------------------- mistakes
+
+
+def test_a_lora_target_that_matches_nothing_is_named_with_what_there_is(teacher, tmp_path):
+    with pytest.raises(TrainingError, match="'to_z' matches no layer .*has add_k_proj, .* to_q, to_v"):
+        student.run(teacher, tmp_path, targets=("to_q", "to_z"))
+
+
+@pytest.mark.parametrize("model", ["flux-schnell", "someone/FLUX-Turbo"])
+def test_a_distilled_base_must_be_meant(model):
+    with pytest.raises(TrainingError, match=f"{model} was distilled .* --distilled-base"):
+        find_base(TrainOptions(model=model))
+    assert find_base(TrainOptions(model=model, distilled_base=True)).source
+
+
+def test_pocket_starts_from_its_teacher():
+    base = find_base(TrainOptions(model="pocket"))
+    assert base.source.endswith("teacher") and base.licence == "Apache-2.0"
+
+
+def test_quantising_without_its_package_says_which_to_install(teacher, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(TrainingError, match="--quantise 4bit needs the package bitsandbytes"):
+        student.run(teacher, tmp_path, quantise="4bit")
+
+
+def test_a_run_of_other_settings_is_not_continued(lora, teacher):
+    with pytest.raises(TrainingError, match="was begun with rank 2, and now it is 3"):
+        student.run(teacher, lora, rank=3, steps=30, batch=8, alpha=4.0, ema=0.5, lora_dropout=0.0)
+
+
+def test_a_training_that_diverges_says_so_and_saves_nothing_broken(teacher, tmp_path):
+    with pytest.raises(TrainingError, match="the training has diverged .* smaller --lr"):
+        student.run(teacher, tmp_path, full=True, lr=1e30, clip=1e30, steps=8, save_every=1)
+    weights = [state for state in (tmp_path / "run" / "states").iterdir() if not state.name.startswith(".")]
+    assert len(weights) <= 2 and not (tmp_path / "model_index.json").exists()

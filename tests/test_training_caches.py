@@ -1,0 +1,175 @@
+"""The caches of latents and texts: never stale, never half written, damage found and named."""
+
+import logging
+
+import pytest
+import torch
+from PIL import Image
+
+from dsd import latents
+from dsd.caches import (
+    DamagedRecord,
+    PictureEncoder,
+    Store,
+    TextEncoder,
+    _checksum,
+    encode_missing,
+    encoder_hash,
+    picture_hash,
+    text_hash,
+)
+from dsd.diptych import to_tensor
+from dsd.training_options import TrainingError
+from tests import tiny
+
+
+def record(number: int) -> tuple[torch.Tensor, ...]:
+    values = torch.randn(5, 3, generator=torch.Generator().manual_seed(number))
+    return values.half(), values[0].bfloat16()
+
+
+@pytest.fixture
+def store(tmp_path) -> Store:
+    store = Store(tmp_path)
+    store.write({f"key {i}": record(i) for i in range(4)})
+    return store
+
+
+def test_what_is_written_is_read_back_by_another_process(store):
+    again = Store(store.folder)
+    assert "key 4" not in again
+    for i in range(4):
+        stored = again.read(again.place(f"key {i}"))
+        assert all(torch.equal(one, other) for one, other in zip(stored, record(i), strict=True))
+
+
+def test_records_of_different_shapes_go_together(tmp_path):
+    store = Store(tmp_path)
+    store.write({"small": (torch.zeros(2),), "large": (torch.ones(3),)})
+    again = Store(tmp_path)
+    assert [len(again.read(again.place(key))[0]) for key in ("small", "large")] == [2, 3]
+
+
+def test_a_record_with_a_flipped_bit_is_named(store):
+    (path,) = store.folder.glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1  # of the last tensor's last record
+    path.write_bytes(content)
+    again = Store(store.folder)
+    assert again.read(again.place("key 2"))
+    with pytest.raises(DamagedRecord, match=f"record 3 of .*{path.name} is damaged"):
+        again.read(again.place("key 3"))
+
+
+def test_a_file_that_was_cut_is_named_and_its_records_are_missing(store, caplog):
+    (path,) = store.folder.glob("*.safetensors")
+    path.write_bytes(path.read_bytes()[:-20])
+    with caplog.at_level(logging.WARNING):
+        again = Store(store.folder)
+    assert "key 0" not in again and again.damaged == [path.name]
+    assert path.name in caplog.text and "encoded again" in caplog.text
+    again.write({f"key {i}": record(i) for i in range(4)})  # the same records go into the same file
+    assert "key 0" in Store(store.folder) and not Store(store.folder).damaged
+    assert path.with_suffix(".damaged").exists()
+
+
+def test_many_damaged_files_are_an_error(tmp_path):
+    store = Store(tmp_path)
+    for i in range(3):
+        store.write({f"key {i}": record(i)})
+    for path in sorted(tmp_path.glob("*.safetensors"))[:2]:
+        path.write_bytes(b"nonsense")
+    with pytest.raises(TrainingError, match="2 of 3 files in .* are damaged"):
+        Store(tmp_path)
+
+
+def test_what_another_process_wrote_is_taken_in(store):
+    other = Store(store.folder)
+    other.write({"new": record(9)})
+    assert "new" not in store and "new" in store.refresh()
+
+
+def test_a_changed_encoder_has_another_folder(tmp_path):
+    pipe = tiny.pipeline()
+    before = PictureEncoder(pipe.vae, tmp_path).store.folder, TextEncoder(pipe, 8, tmp_path).store.folder
+    assert PictureEncoder(tiny.pipeline().vae, tmp_path).store.folder == before[0]
+    with torch.no_grad():
+        pipe.vae.encoder.conv_in.bias[0] += 1e-6
+        pipe.text_encoder_2.shared.weight[3, 3] += 1e-3
+    assert PictureEncoder(pipe.vae, tmp_path).store.folder != before[0]
+    assert TextEncoder(pipe, 8, tmp_path).store.folder != before[1]
+    assert TextEncoder(tiny.pipeline(), 9, tmp_path).store.folder != before[1]  # of another length
+
+
+def test_a_changed_tokenizer_has_another_name():
+    one, other = tiny.tokenizers()
+    assert encoder_hash(one) != encoder_hash(other)
+
+
+def test_pictures_are_named_by_size_and_pixels():
+    picture = tiny.picture(1, (32, 16))
+    turned = Image.frombytes("RGB", (16, 32), picture.tobytes())
+    assert len({picture_hash(picture), picture_hash(turned), picture_hash(tiny.picture(2, (32, 16)))}) == 3
+    assert picture_hash(picture.copy()) == picture_hash(picture)
+
+
+def test_cached_latents_are_the_encoders(tmp_path):
+    encoder = PictureEncoder(tiny.pipeline().vae, tmp_path)
+    pictures = {f"{i}": tiny.picture(i, (32 + 16 * (i % 2), 32)) for i in range(4)}
+    encode_missing(encoder, pictures)
+    for key, picture in pictures.items():
+        (stored,) = encoder.store.read(encoder.store.place(key))
+        with torch.no_grad():
+            expected = latents.encode(encoder.vae, to_tensor([picture]))[0]
+        torch.testing.assert_close(stored.float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_cached_texts_are_the_pipelines(tmp_path):
+    pipe = tiny.pipeline()
+    encoder = TextEncoder(pipe, 8, tmp_path)
+    encode_missing(encoder, {text_hash(text): text for text in ("", "a red hat")})
+    embeds, pooled = encoder.store.read(encoder.store.place(text_hash("a red hat")))
+    with torch.no_grad():
+        expected = pipe.encode_prompt("a red hat", None, max_sequence_length=8)
+    torch.testing.assert_close(embeds.float(), expected[0][0], rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(pooled.float(), expected[1][0], rtol=2e-3, atol=2e-3)
+
+
+def test_nothing_is_encoded_twice_and_nothing_infinite_is_kept(tmp_path):
+    class Encoder:
+        store, calls = Store(tmp_path), []
+
+        def kind(self, number: float) -> None:
+            return None
+
+        def batch(self, kind: None) -> int:
+            return 2
+
+        def encode(self, numbers: list[float]) -> list:
+            self.calls.append(numbers)
+            return [(torch.tensor([number]),) for number in numbers]
+
+    encoder = Encoder()
+    encode_missing(encoder, {"a": 1.0, "b": float("inf"), "c": 3.0})
+    encode_missing(encoder, {"a": 1.0, "c": 3.0, "d": 4.0})
+    assert encoder.calls == [[1.0, float("inf")], [3.0], [4.0]]
+    assert "b" not in encoder.store and encoder.store.read(encoder.store.place("d"))[0] == 4.0
+
+
+def test_a_vae_that_sees_across_blocks_encodes_whole_canvases(tmp_path):
+    class Blind(torch.nn.Conv2d):  # reads 8 x 8 blocks one by one, as pocket's VAE does
+        class config:
+            scaling_factor, shift_factor = 1.0, 0.0
+
+        dtype, device = torch.float32, torch.device("cpu")
+
+        def encode(self, pixels: torch.Tensor):
+            return type("Encoded", (), {"latents": self(pixels)})
+
+    assert not PictureEncoder(tiny.pipeline().vae, tmp_path).apart
+    assert PictureEncoder(Blind(3, 4, 8, stride=8), tmp_path).apart
+
+
+def test_the_checksum_is_of_all_parts():
+    one, other = torch.arange(4, dtype=torch.uint8).numpy(), torch.ones(4, dtype=torch.uint8).numpy()
+    assert len({_checksum([one, other]), _checksum([other, one]), _checksum([one])}) == 3

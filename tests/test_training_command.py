@@ -1,0 +1,129 @@
+"""`python -m train.train`: from parquet files to a checkpoint with card, curves and samples."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dsd.checkpoint import load_pipeline
+from dsd.training_log import Curves
+from dsd.training_options import TrainingError
+from tests import student
+from train import train as command
+
+pytest.importorskip("pyarrow")
+
+
+def dataset(folder: Path, count: int = 6, drop: tuple[str, ...] = ()) -> Path:
+    """Made-up pairs as a parquet file."""
+    import pyarrow
+    import pyarrow.parquet
+
+    from dsd.samples import png
+
+    folder.mkdir(parents=True)
+    rows = [{k: v for k, v in student.pair(number).items() if k not in drop} for number in range(count)]
+    for row in rows:
+        row |= {k: {"bytes": png(v), "path": None} for k, v in row.items() if isinstance(v, Image.Image)}
+        row["generator"] = "tiny"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory) -> Path:
+    return student.teacher(tmp_path_factory.mktemp("teacher"))
+
+
+FLAGS = (
+    "--steps 4 --batch 2 --accumulate 1 --rank 2 --log-every 2 --save-every 2 --warmup 1 --lr 0.01".split()
+)
+
+
+def call(teacher: Path, data: Path, out: Path, *flags: str) -> int:
+    return command.main([str(data), "--out", str(out), "--model", str(teacher), *FLAGS, *flags])
+
+
+@pytest.fixture(scope="module")
+def trained(teacher, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("command")
+    (folder / "run").mkdir()
+    dataset(folder / "run" / "dataset")
+    (folder / "run" / "dataset" / "README.md").write_text("## How many\n\nthe judge kept 40 %\n")
+    assert call(teacher, folder / "run", folder / "out") == 0
+    return folder
+
+
+def test_a_run_becomes_a_checkpoint_that_draws(trained):
+    pipe = load_pipeline(trained / "out", device="cpu")
+    assert student.tiny.draw(pipe).isfinite().all()
+
+
+def test_the_card_tells_data_and_keep_rates(trained):
+    text = (trained / "out" / "README.md").read_text()
+    assert "| generator | tiny |" in text and "the judge kept 40 %" in text
+    assert "4 steps of 2 pairs, 8 samples of 6 rows" in text and "(curves.png)" in text
+
+
+def test_curves_are_rows_and_a_picture(trained):
+    rows = [json.loads(line) for line in (trained / "out" / "curves.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4] and all(row["loss"] > 0 for row in rows)
+    assert Image.open(trained / "out" / "curves.png").width > 100
+
+
+def test_the_same_command_with_more_steps_goes_on(trained, teacher):
+    assert call(teacher, trained / "run", trained / "out", "--steps", "6") == 0
+    rows = [json.loads(line) for line in (trained / "out" / "curves.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == [2, 4, 6]
+
+
+def test_the_plan_is_printed_and_nothing_is_written(trained, teacher, tmp_path, capsys):
+    assert call(teacher, trained / "run", tmp_path / "out", "--plan") == 0
+    said = capsys.readouterr().out
+    assert "2 pairs" in said and "memory" in said and "in all   4 steps" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_columns_may_be_called_otherwise(teacher, tmp_path):
+    data = dataset(tmp_path / "data", drop=("instruction",))
+    with pytest.raises(TrainingError, match="the dataset has no instructions"):
+        call(teacher, data, tmp_path / "out")
+    with pytest.raises(ValueError, match="OURS=THEIRS"):
+        call(teacher, data, tmp_path / "out", "--columns", "caption")
+    with pytest.raises(ValueError, match="what does not fit: words"):
+        call(teacher, data, tmp_path / "out", "--columns", "caption=words")
+
+
+def test_an_empty_dataset_and_publicity_without_an_upload_are_refused(teacher, tmp_path):
+    with pytest.raises(TrainingError, match="the dataset is empty"):
+        call(teacher, empty(tmp_path), tmp_path / "out")
+    with pytest.raises(ValueError, match="--public says who sees what --push-to-hub uploads"):
+        call(teacher, tmp_path, tmp_path / "out", "--public")
+
+
+def empty(folder: Path) -> Path:
+    import pyarrow.parquet
+
+    file = dataset(folder / "empty") / "train-00000-of-00001.parquet"
+    pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).slice(0, 0), file)
+    return file.parent
+
+
+def test_curves_keep_the_last_of_repeated_reports_of_scores(tmp_path):
+    log = Curves(tmp_path / "curves.jsonl")
+    for step, values in (
+        (5, {"loss": 1.0}),
+        (5, {"identity": 0.1}),
+        (10, {"identity": 0.2}),
+        (5, {"identity": 0.3}),
+    ):
+        log.add(step, values)
+    assert log.scores() == [{"step": 5, "identity": 0.3}, {"step": 10, "identity": 0.2}]
+
+
+def test_without_tensorboard_curves_are_written_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
+    log = Curves(tmp_path / "curves.jsonl", tmp_path / "board")
+    log.add(1, {"loss": 0.5})
+    assert (tmp_path / "curves.jsonl").exists() and not (tmp_path / "board").exists()

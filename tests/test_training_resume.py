@@ -1,0 +1,143 @@
+"""States of a training: whole or not at all, the last two, exact; and the running average."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from dsd.resume import Average, Progress, States, gathered_weights, moving_weights
+from dsd.training_options import TrainingError
+
+BOUND = {"lr": 0.1, "data": "abc"}
+
+
+class Run:
+    """A small model in training, one weight of it frozen."""
+
+    def __init__(self, folder: Path, *, seed: int = 0, bound: dict = BOUND) -> None:
+        torch.manual_seed(seed)
+        self.net = nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 2))
+        self.net[2].bias.requires_grad_(False)
+        weights = [weight for weight in self.net.parameters() if weight.requires_grad]
+        accelerator = Accelerator(cpu=True)
+        self.model, self.optimizer = accelerator.prepare(
+            self.net, torch.optim.AdamW(weights, 0.1, fused=True)
+        )
+        self.average = Average(moving_weights(accelerator, self.model), 0.9)
+        self.states = States(folder, accelerator, self.model, self.optimizer, self.average, bound)
+        self.accelerator = accelerator
+
+    def go(self, first: int, last: int) -> None:
+        for step in range(first, last):
+            inputs = torch.randn(16, 4, generator=torch.Generator().manual_seed(step))
+            self.model(inputs).square().mean().backward()
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            self.average.update(step)
+
+    def everything(self) -> list[torch.Tensor]:
+        moments = [part for weight in self.net.parameters() for part in self.optimizer.state[weight].values()]
+        return [*self.net.parameters(), *self.average.weights.values(), *moments]
+
+
+def test_weights_average_and_moments_come_back_bit_for_bit(tmp_path):
+    unbroken = Run(tmp_path / "one")
+    unbroken.go(0, 6)
+    first = Run(tmp_path / "two")
+    first.go(0, 3)
+    first.states.save(Progress(3, 12.5))
+    second = Run(tmp_path / "two", seed=1)
+    second.net[2].bias.data.copy_(unbroken.net[2].bias)  # frozen weights come from the base, not from a state
+    assert second.states.load() == Progress(3, 12.5)
+    assert all(torch.equal(a, b) for a, b in zip(first.everything(), second.everything(), strict=True))
+    second.go(3, 6)
+    assert all(torch.equal(a, b) for a, b in zip(unbroken.everything(), second.everything(), strict=True))
+
+
+def test_a_new_run_begins_at_the_beginning(tmp_path):
+    assert Run(tmp_path).states.load() == Progress(0, 0.0)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
+def saved(tmp_path) -> Path:
+    run = Run(tmp_path)
+    for step in range(1, 5):
+        run.go(step - 1, step)
+        run.states.save(Progress(step))
+    return tmp_path
+
+
+def test_the_last_two_are_kept(saved):
+    assert names(saved) == ["step-00000003", "step-00000004"]
+
+
+@pytest.mark.parametrize("how", ["cut", "flipped", "gone", "no manifest", "more"])
+def test_a_damaged_newest_state_falls_back_to_the_one_before_and_says_so(saved, how, caplog):
+    newest = saved / "step-00000004"
+    (file,) = newest.glob("*.distcp")
+    content = bytearray(file.read_bytes())
+    if how == "cut":
+        file.write_bytes(content[:-1])
+    if how == "flipped":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    if how == "gone":
+        file.unlink()
+    if how == "no manifest":
+        (newest / "state.json").unlink()
+    if how == "more":
+        (newest / "stray").write_bytes(b"")
+    with caplog.at_level(logging.WARNING):
+        assert Run(saved).states.load().step == 3
+    assert f"{newest} is damaged: going back to the state before it" in caplog.text
+
+
+def test_with_no_whole_state_left_it_does_not_start_over_in_silence(saved):
+    for manifest in saved.glob("*/state.json"):
+        manifest.write_text("{}")
+    with pytest.raises(TrainingError, match="no state in .* is whole: delete that folder to start over"):
+        Run(saved).states.load()
+
+
+def test_a_state_that_was_being_written_is_not_one(saved):
+    (saved / ".step-00000005.part").mkdir()
+    assert Run(saved).states.load().step == 4
+
+
+@pytest.mark.parametrize("bound", [{**BOUND, "lr": 0.2}, {"lr": 0.1}, {**BOUND, "new": 1}])
+def test_other_settings_or_data_are_refused_by_name(saved, bound):
+    with pytest.raises(TrainingError, match="was begun with (lr 0.1, and now it is 0.2|data 'abc'|new None)"):
+        Run(saved, bound=bound).states.load()
+
+
+def test_the_average_follows_slowly_and_forgets_the_start(tmp_path):
+    run = Run(tmp_path)
+    run.go(0, 200)
+    weights = moving_weights(run.accelerator, run.model)
+    before = {name: weight.clone() for name, weight in run.average.weights.items()}
+    with torch.no_grad():
+        for weight in weights.values():
+            weight.fill_(1.0)
+    run.average.update(200)
+    for name, value in run.average.weights.items():
+        torch.testing.assert_close(value, 0.9 * before[name] + 0.1)
+
+
+def test_the_model_has_the_average_inside_the_block_only(tmp_path):
+    run = Run(tmp_path)
+    run.go(0, 5)
+    own = gathered_weights(run.accelerator, run.model)
+    with run.average.in_place():
+        averaged = gathered_weights(run.accelerator, run.model)
+    assert all(torch.equal(averaged[name], value) for name, value in run.average.weights.items())
+    after = gathered_weights(run.accelerator, run.model)
+    assert all(torch.equal(after[name], value) for name, value in own.items())
+    assert not any(torch.equal(averaged[name], value) for name, value in own.items())
+    assert own.keys() == {"0.weight", "0.bias", "2.weight"}  # only what is trained

@@ -1,0 +1,161 @@
+"""The held-out critters, what is read of them, and the hook by which a training is watched."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dsd import scores, validation
+from dsd.pocket.scorer import Reading
+from dsd.pocket.validation import CritterScorer, taken, validation_set
+from dsd.pocket.words import describe_context
+from dsd.pocket.world import Context
+from dsd.scores import Case
+from tests import tiny
+
+SUBJECTS, PROMPTS = 8, 2
+
+
+def truly(cases):
+    return lambda prompts, references, seeds: [case.truth for case in cases]
+
+
+@pytest.fixture(scope="module")
+def cases() -> list[Case]:
+    return validation_set(0, SUBJECTS, PROMPTS)
+
+
+@pytest.fixture(scope="module")
+def levels(cases) -> scores.Levels:
+    return scores.measure_levels(cases, CritterScorer())
+
+
+def test_the_validation_set_is_a_function_of_its_seed(cases):
+    again = validation_set(0, 2, 1)
+    first = [case for case in cases if case.subject in ("0000", "0001")][::PROMPTS]
+    for a, b in zip(again, first, strict=True):
+        assert a.facts == b.facts and a.prompt == b.prompt and a.seed == b.seed
+        assert a.reference.tobytes() == b.reference.tobytes() and a.truth.tobytes() == b.truth.tobytes()
+    assert validation_set(1, 2, 1)[0].facts != again[0].facts
+    assert len({case.seed for case in cases}) == len(cases)
+
+
+def test_its_critters_are_held_out_and_asked_for_somewhere_else(cases):
+    assert all(case.facts.critter.held_out for case in cases)
+    assert all(case.facts.asked.scene != case.facts.shown.scene for case in cases)
+    assert all(case.prompt == describe_context(case.facts.asked) for case in cases)
+    assert all(case.prompt in case.caption and case.facts.critter.color in case.caption for case in cases)
+
+
+@pytest.mark.parametrize("counts", [{"subjects": 0}, {"prompts": -1}])
+def test_a_validation_set_of_nothing_is_refused(counts):
+    with pytest.raises(ValueError, match=f"{next(iter(counts))} must be at least 1"):
+        validation_set(**counts)
+
+
+def test_a_true_render_is_the_ceiling(cases, levels):
+    result = scores.evaluate(truly(cases), cases, CritterScorer(), levels=levels)
+    assert result.means == levels.ceiling
+    assert result.means["identity"].mean > 0.93 and result.means["following"].mean > 0.93
+    assert result.means["copy"].mean < 0
+
+
+def test_a_copy_keeps_the_subject_and_leaves_the_prompt(cases, levels):
+    means = scores.evaluate(validation.by_copying, cases, CritterScorer(), levels=levels).means
+    assert means["identity"].mean > 0.9 and means["copy"].mean > 0.95
+    assert means["following"].mean < 0.5
+    assert means["product"].mean <= means["following"].mean
+
+
+def test_chance_is_far_below_the_ceiling(levels):
+    assert levels.chance["identity"].mean < 0.5 and levels.chance["following"].mean < 0.5
+    assert levels.chance["product"].mean < 0.25
+    assert 0.1 < levels.raw_chance["copy"] < 0.45
+
+
+def seen(**choices) -> Reading:
+    return Reading({"accessory": "none", "accessory_color": "red", "light": "day", **choices}, {}, 0.0)
+
+
+def test_only_what_was_not_asked_for_counts_as_taken():
+    shown = Context(scene="beach", accessory="hat", accessory_color="blue", light="night", place="left")
+    asked = Context(scene="snow", accessory="hat", accessory_color="red", light="night")
+    copied = taken(shown, asked, seen(**vars(shown)))
+    assert copied == {"place": True, "scene": True, "accessory": True}
+    obeyed = taken(shown, asked, seen(scene="snow", accessory="hat", light="night", place="right"))
+    assert obeyed == {"place": False, "scene": False, "accessory": False}
+    bare = taken(replace(shown, accessory="none"), asked, seen(scene="sea", place="left"))
+    assert bare == {"place": True, "scene": False}
+
+
+# ---------------------------------------------------------------- while training
+
+
+@pytest.fixture(scope="module")
+def hook(cases, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    way = lambda pipe: validation.by_student(pipe, steps=1, image_guidance=1.0, batch=3)  # noqa: E731
+    return folder, validation.validator(cases[:4], CritterScorer(), folder, way=way)
+
+
+def test_the_hook_scores_a_pipeline_and_leaves_a_sheet(hook):
+    folder, validate = hook
+    flat = validate(tiny.pipeline(), 40)
+    assert {"identity", "following", "product", "copy", "copy_low", "identity_ceiling"} <= set(flat)
+    sheet = Image.open(folder / "samples" / "000040.png")
+    assert sheet.width > 3 * 128 and sheet.height > 4 * 128  # reference, drawn, truth
+    assert validate(tiny.pipeline(), 41) == flat
+
+
+def test_the_hook_leaves_the_training_as_it_was(hook):
+    pipe = tiny.pipeline()
+    pipe.transformer.train()
+    pipe.transformer.norm_out.eval()  # a part that was put to rest on purpose
+    torch.manual_seed(5)
+    before = [module.training for module in pipe.transformer.modules()]
+    weights = [weight.clone() for weight in pipe.transformer.parameters()]
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    hook[1](pipe, 1)
+    assert [module.training for module in pipe.transformer.modules()] == before
+    assert torch.equal(torch.get_rng_state(), state) and (np.random.get_state()[1] == numpy_state).all()
+    assert all(torch.equal(a, b) for a, b in zip(weights, pipe.transformer.parameters(), strict=True))
+
+
+def test_the_hook_draws_without_dropout(hook):
+    resting, training = tiny.pipeline(), tiny.pipeline()
+    heard = []
+    training.transformer.train()
+    training.transformer.register_forward_pre_hook(lambda module, inputs: heard.append(module.training))
+    assert hook[1](training, 2) == hook[1](resting, 2)
+    assert heard and not any(heard)
+
+
+def test_the_sheet_shows_every_subject_before_any_twice(cases):
+    drawn = [Image.new("RGB", (8, 8), (i * 10, 0, 0)) for i in range(len(cases))]
+    page = validation.sample_sheet(cases, {"drawn": drawn})
+    rows = [page.getpixel((130 + 64, 24 + 130 * row + 64))[0] // 10 for row in range(12)]
+    assert rows == [*range(0, 16, 2), 1, 3, 5, 7]
+
+
+class Echo:
+    """Stands in for a pipeline: a picture is what it was asked for."""
+
+    def __init__(self):
+        self.sizes = []
+
+    def __call__(self, prompts, image, generator, **options):
+        self.sizes.append(len(prompts))
+        asked = zip(prompts, image, generator, strict=True)
+        return SimpleNamespace(images=[f"{p}{i}{g.initial_seed()}" for p, i, g in asked])
+
+
+def test_batches_together_are_the_whole():
+    pipe, done = Echo(), []
+    draw = validation.by_student(pipe, batch=2, on_done=done.append)
+    assert draw(list("abcde"), list("vwxyz"), [1, 2, 3, 4, 5]) == ["av1", "bw2", "cx3", "dy4", "ez5"]
+    assert pipe.sizes == done == [2, 2, 1]
+    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
+        validation.by_student(pipe, batch=0)

@@ -1,0 +1,169 @@
+"""What `train.evaluate` does: several ways of drawing the same cases, scored by the same scorer."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from dsd import checkpoint, hub, rows, samples, scores, validation
+from dsd.pipeline import DSDPipeline
+from dsd.scores import Case, Draw, Interval, Scorer, Scores
+from dsd.teacher import SETTINGS, load_teacher
+from train.evaluate import CHANCE, COPY, TEACHER, TRUTH
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What all ways of drawing are measured on."""
+
+    cases: list[Case]
+    scorer: Scorer
+    levels: scores.Levels
+
+
+def compare(args: argparse.Namespace, named: dict[str, str]) -> str:
+    """Draw, score and write everything; returns the page of tables."""
+    for source in named.values():
+        if not Path(source).is_file():  # a LoRA file; anything else must be a model by itself
+            hub.check_source(checkpoint.resolve(source).base)
+    with rows.explained(args.out):  # before the hours of drawing, not after them
+        args.out.mkdir(parents=True, exist_ok=True)
+    args.device = args.device or checkpoint.best_device()
+    ground = stand(args)
+    results = draw_all(args, named, ground)
+    page = report(results, ground)
+    write(args, results, ground, page)
+    return page
+
+
+def stand(args: argparse.Namespace) -> Ground:
+    """The cases, their scorer, and what chance and the truth score there."""
+    if args.images:
+        from dsd.photographs import PhotographScorer, read_cases
+
+        cases: list[Case] = read_cases(args.images, args.prompts, size=args.size)
+        scorer: Scorer = PhotographScorer(args.dino, args.clip, device=args.device)
+    else:
+        from dsd.pocket.validation import CritterScorer, validation_set
+
+        cases = validation_set(args.seed, args.subjects, args.prompts)
+        with redirect_stdout(sys.stderr):  # the hub says there what it opens; this output is the table's
+            scorer = CritterScorer()
+    return Ground(cases, scorer, scores.measure_levels(cases, scorer))
+
+
+def draw_all(args: argparse.Namespace, named: dict[str, str], ground: Ground) -> dict[str, Scores]:
+    """Each row's scores; one model is in memory at a time."""
+    results: dict[str, Scores] = {}
+    for name, source in named.items():
+        results |= _student_rows(name, _student(source, args), ground, described=args.described)
+    if teacher := args.teacher or (None if args.images else "pocket"):
+        results[TEACHER] = _score(TEACHER, _teacher(teacher, args), ground, described=True)
+    results[COPY] = _score(COPY, lambda on_done: validation.by_copying, ground)
+    return results
+
+
+def _student_rows(
+    name: str, way: Callable[..., Draw], ground: Ground, *, described: bool
+) -> dict[str, Scores]:
+    asked = {name: False, f"{name}, full caption": True} if described else {name: False}
+    return {row: _score(row, way, ground, described=told) for row, told in asked.items()}
+
+
+def _score(name: str, way: Callable[..., Draw], ground: Ground, *, described: bool = False) -> Scores:
+    with tqdm(total=len(ground.cases), desc=name, unit="picture") as bar:
+        draw = way(on_done=bar.update)
+        return scores.evaluate(draw, ground.cases, ground.scorer, described=described, levels=ground.levels)
+
+
+def _student(source: str, args: argparse.Namespace) -> Callable[..., Draw]:
+    return partial(
+        validation.by_student,
+        open_student(source, base=args.base, device=args.device),
+        steps=args.steps,
+        image_guidance=args.image_guidance,
+        text_guidance=args.text_guidance,
+        batch=args.batch,
+    )
+
+
+def _teacher(source: str, args: argparse.Namespace) -> Callable[..., Draw]:
+    like = None if source in SETTINGS else args.teacher_like
+    teacher = load_teacher(source, like=like, guidance=args.teacher_guidance, device=args.device)
+    guidance = teacher.settings.guidance
+    return partial(validation.by_teacher, teacher.pipe, steps=args.steps, guidance=guidance, batch=args.batch)
+
+
+def open_student(source: str, *, base: str, device: str) -> DSDPipeline:
+    """A whole pipeline, or weights (LoRA file or folder) on `base`. In float32 on a CPU: half is slow."""
+    dtype = torch.float32 if device == "cpu" else None
+    whole = (
+        source in checkpoint.PRESETS or not Path(source).exists() or Path(source, "model_index.json").exists()
+    )
+    name, weights = (source, None) if whole else (base, source)
+    pipe = checkpoint.load_pipeline(name, weights=weights, dtype=dtype, device=device)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+# ---------------------------------------------------------------- what is said and kept
+
+
+def report(results: dict[str, Scores], ground: Ground) -> str:
+    """The tables as markdown: scores, differences from the first checkpoint, and what they mean."""
+    measures, levels = ground.scorer.measures, ground.levels
+    subjects = len({case.subject for case in ground.cases})
+    means = {name: result.means for name, result in results.items()}
+    if levels.ceiling:
+        means[TRUTH] = levels.ceiling
+    means[CHANCE] = levels.chance
+    first, *others = (name for name in results if name != COPY)
+    parts = [
+        f"{subjects} subjects, {len(ground.cases)} pictures each; means, 95 % intervals over subjects",
+        scores.table(means, measures),
+    ]
+    if others:
+        differences = {name: scores.difference(results[name], results[first]) for name in others}
+        parts += [f"Difference from {first}, case by case:", scores.table(differences, measures)]
+    return "\n\n".join([*parts, scores.legend(measures, levels)])
+
+
+KEPT = "subjects prompts seed steps image_guidance text_guidance teacher_guidance batch base size".split()
+
+
+def write(args: argparse.Namespace, results: dict[str, Scores], ground: Ground, page: str) -> None:
+    """All of it into the folder; numbers and pictures of earlier runs there are replaced."""
+    whole = {
+        "settings": {name: getattr(args, name) for name in KEPT} | {"photographs": bool(args.images)},
+        "torch": torch.__version__,
+        "measures": [asdict(measure) for measure in ground.scorer.measures],
+        "chance": _plain(ground.levels.chance),
+        "ceiling": _plain(ground.levels.ceiling),
+        "scores": {name: _plain(result.means) for name, result in results.items()},
+    }
+    rows.write(args.out / "scores.json", json.dumps(whole, indent=2).encode())
+    rows.write(args.out / "scores.md", page.encode() + b"\n")
+    rows.write(args.out / "pictures.jsonl", b"".join(_lines(results, ground.cases)))
+    drawn = {name: result.pictures for name, result in results.items() if name != COPY}
+    rows.write(args.out / "samples.png", samples.png(validation.sample_sheet(ground.cases, drawn)))
+
+
+def _plain(means: dict[str, Interval]) -> dict[str, dict[str, float]]:
+    return {
+        name: {end: round(value, 4) for end, value in mean._asdict().items()} for name, mean in means.items()
+    }
+
+
+def _lines(results: dict[str, Scores], cases: list[Case]) -> Iterator[bytes]:
+    """One row for each picture, for whoever wants to look closer."""
+    for name, result in results.items():
+        for case, row in zip(cases, result.rows, strict=True):
+            about = {"way": name, "subject": case.subject, "prompt": case.prompt, "seed": case.seed}
+            yield json.dumps({**about, **row}).encode() + b"\n"

@@ -1,0 +1,296 @@
+"""Which pairs of panels show one subject, and in what words: `python -m train.curate RUN --judge pocket`.
+
+Compares all panels of each sheet in RUN/grids, asks the judge about the pairs that are neither too
+different nor too alike, and writes RUN/pairs.jsonl; then RUN/captions.jsonl for those that are kept. Stop
+it whenever you like: the same command goes on. `accelerate launch -m train.curate RUN ...` shares the
+sheets between processes.
+
+--grade finds out how good a judge is, --worth what the curation of a run is worth, and --redecide applies
+other thresholds to a run that was judged already.
+"""
+
+import argparse
+import json
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from accelerate import PartialState
+from tqdm import tqdm
+
+from dsd import captions, curation, grading, grading_page, grids, rows, samples
+from dsd.command import quiet
+from dsd.recipes import CRITTERS, RECIPES
+from dsd.rows import Row, RunError
+from dsd.verdict import KEEP, SAME, UNREADABLE, Thresholds
+from dsd.vlm import VLM, Request, open_vlm
+from train import command
+from train.blocks import Stage, join, say
+
+if TYPE_CHECKING:
+    from dsd.similarity import Embedder
+
+JUDGES_EYES, NO_EMBEDDER = "judge", "none"
+LIMITS = {
+    "floor": (float, "least similarity"),
+    "ceiling": (float, "greatest similarity"),
+    "minimum_score": (int, "least score of every part, 0-4"),
+}
+OF_JUDGE = {  # option of dsd.vlm -> type and help
+    "judge_batch": (int, "pairs that a judge on this machine sees at a time"),
+    "device": (str, "of a judge on this machine: cpu, cuda, mps; the best there is when left out"),
+    "max_tokens": (int, "longest answer (512)"),
+    "temperature": (float, "of the votes after the first (0.7)"),
+    "model": (str, "name of the model, on a server that has several"),
+    "key": (str, "name of the environment variable that holds a server's key (DSD_VLM_KEY)"),
+    "in_flight": (int, "requests that a server gets at a time (32)"),
+    "timeout": (float, "seconds to wait for one answer (120)"),
+    "retries": (int, "of one request, on errors that may pass (5)"),
+    "patience": (float, "seconds without any answer before giving up (1800)"),
+    "budget": (int, "requests to a server in all, retries included"),
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("run", metavar="RUN", type=Path, nargs="?", help="folder of the run")
+    add("--judge", metavar="MODEL", help="pocket, a folder, a hub id, or a server's http://host/v1")
+    looks = "who takes the first look: the judge's own eyes, an image encoder (folder or hub id), or none"
+    add("--embedder", default=JUDGES_EYES, metavar="MODEL", help=looks)
+    add("--recipe", choices=RECIPES, help="what the judge is asked; the sheets' own when left out")
+    add("--votes", type=int, nargs=2, metavar=("K", "N"), help="keep what K of N answers call the same (1 1)")
+    add("--batch", type=int, default=16, help="sheets that are done and written together (16)")
+    add("--no-captions", action="store_true", help="only judge")
+    add("--tokenizer", metavar="FOLDER", help="counts the captions' tokens; the generator's when left out")
+    others = parser.add_mutually_exclusive_group()
+    others.add_argument("--grade", action="store_true", help="grade the judge on drawn pairs of known truth")
+    others.add_argument("--worth", action="store_true", help="true pairs before and after, by the scorer")
+    others.add_argument("--redecide", action="store_true", help="apply other thresholds without the judge")
+    add("--count", type=int, default=2000, help="pairs to grade on (2000)")
+    add("--out", type=Path, metavar="FOLDER", help="where the grades go")
+    add("--size", type=int, default=64, help="pixels a side of a graded picture (64)")
+    for name, (kind, text) in {**LIMITS, **OF_JUDGE}.items():
+        default = f" ({getattr(Thresholds, name)})" if name in LIMITS else ""
+        add(f"--{name.replace('_', '-')}", type=kind, help=text + default)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    quiet()
+    join()
+    logging.getLogger("dsd").setLevel(logging.WARNING)  # a server that is away is worth a line
+    if args.grade:
+        _grade(args)
+    elif args.run is None:
+        raise ValueError("which run? give its folder: python -m train.curate RUN --judge pocket")
+    elif args.worth:
+        _worth(args.run)
+    elif args.redecide:
+        _redecide(args)
+    else:
+        _curate(args)
+    return 0
+
+
+# ---------------------------------------------------------------- options
+
+
+def _thresholds(args: argparse.Namespace, **usual: float) -> Thresholds:
+    given = {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
+    if args.votes:
+        given |= dict(zip(("needed", "votes"), args.votes, strict=True))
+    return Thresholds(**{**usual, **given})
+
+
+class Counted(VLM):
+    """A judge, and how many questions it was asked."""
+
+    def __init__(self, vlm: VLM):
+        self.vlm, self.name, self.batch, self.asked = vlm, vlm.name, vlm.batch, 0
+
+    def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
+        return self.vlm.ask_many(self._counted(requests))
+
+    def _counted(self, requests: Iterable[Request]) -> Iterator[Request]:
+        for request in requests:
+            self.asked += 1
+            yield request
+
+
+def _judge(args: argparse.Namespace) -> Counted:
+    if not args.judge:
+        raise ValueError("who judges? give --judge pocket, a folder or hub id, or a server's http://host/v1")
+    options = {name: getattr(args, name) for name in OF_JUDGE}
+    options["batch"] = options.pop("judge_batch")
+    if options["budget"]:  # shared out, so that all processes together stay within it
+        options["budget"] //= PartialState().num_processes
+    return Counted(open_vlm(args.judge, **options))
+
+
+def _embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
+    if args.embedder == NO_EMBEDDER:
+        return None
+    from dsd.similarity import open_embedder
+
+    return open_embedder(args.embedder, vlm=vlm, device=args.device)
+
+
+def _curate(args: argparse.Namespace) -> None:
+    sheets, thresholds = _sheets(args.run), _thresholds(args)
+    judge = _judge(args)
+    embedder = _embedder(args, judge.vlm)
+    _check(args, sheets, judge=judge.name, embedder=embedder and embedder.name, thresholds=asdict(thresholds))
+    do = partial(curation.judge_sheets, embedder=embedder, thresholds=thresholds)
+    stage = Stage(
+        path=args.run / "pairs.jsonl",
+        items=sheets,
+        do=partial(do, run=args.run, vlm=judge, recipe=args.recipe),
+        batch=args.batch,
+        unit="pair",
+        item_of=curation.grid_of,
+        rows_of=lambda sheet: math.comb(sheet["rows"] * sheet["columns"], 2),
+        tell=_kept_and_why_not,
+    )
+    speed = stage.run()
+    pairs = rows.read_all(stage.path)
+    say(*_summary(pairs), f"this process asked {judge.asked} questions, {speed:.1f} pairs/s")
+    if not args.no_captions:
+        _caption(args, judge, sheets, pairs)
+
+
+def _sheets(run: Path) -> list[Row]:
+    found = rows.read_all(grids.table(run))
+    sheets = [sheet for sheet in found if not sheet["rejected"]]
+    if not sheets:
+        why = f"all {len(found)} sheets were rejected" if found else "there are no sheets"
+        raise RunError(f"nothing to judge in {run}: {why}; train.grids draws them")
+    return sheets
+
+
+def _check(args: argparse.Namespace, sheets: list[Row], **settings: object) -> None:
+    """Refuse to go on with a run by other settings than before."""
+    asked = {args.recipe or sheet["recipe"] for sheet in sheets}
+    if len(asked) == 1:  # sheets of several recipes are each judged by their own
+        settings["recipe"] = asked.pop()
+    curation.check_settings(args.run / "pairs.jsonl", **settings)
+
+
+def _caption(args: argparse.Namespace, judge: Counted, sheets: list[Row], pairs: list[Row]) -> None:
+    items = _kept(sheets, pairs)
+    if not items:
+        return say("no pair was kept, so there is nothing to caption")
+    asked, tokenizer = judge.asked, args.tokenizer or _tokenizer(items[0]["generator"])
+    do = partial(captions.caption_sheets, count=captions.counter(tokenizer), recipe=args.recipe)
+    stage = Stage(
+        path=args.run / "captions.jsonl",
+        items=items,
+        do=partial(do, run=args.run, vlm=judge),
+        batch=args.batch,
+        unit="caption",
+        item_of=curation.grid_of,
+        rows_of=lambda sheet: 2 * len(sheet["kept"]),
+    )
+    speed = stage.run()
+    written = rows.read_all(stage.path)
+    say(
+        f"{len(written)} captions, {sum(row['cut'] for row in written)} of them cut to 77 tokens "
+        f"({'counted' if tokenizer else 'estimated: the tokenizer of the generator is not here'}), "
+        f"{sum(row['writer'] == captions.SHEET for row in written)} in the sheet's words for want of any",
+        f"this process asked {judge.asked - asked} questions, {speed:.1f} captions/s",
+    )
+
+
+def _kept(sheets: list[Row], pairs: list[Row]) -> list[Row]:
+    """The sheets with kept pairs, and these."""
+    kept: dict[str, list] = {}
+    for pair in pairs:
+        if pair["verdict"] == KEEP:
+            kept.setdefault(pair["grid"], []).append((pair["first"], pair["second"]))
+    return [{**sheet, "kept": kept[sheet["id"]]} for sheet in sheets if sheet["id"] in kept]
+
+
+def _tokenizer(generator: str) -> Path | None:
+    from dsd.checkpoint import LoadError, resolve
+
+    try:
+        return captions.tokenizer_of(resolve(generator).base)
+    except LoadError:  # drawn elsewhere, by a model that is not here
+        return None
+
+
+def _kept_and_why_not(seen: Counter) -> str:
+    return ", ".join([f"{seen[SAME]} kept", *_dropped(seen)])
+
+
+def _dropped(seen: Counter) -> list[str]:
+    return [f"{count} {reason}" for reason, count in seen.most_common() if reason != SAME]
+
+
+def _summary(pairs: list[Row]) -> list[str]:
+    seen, sheets = Counter(pair["reason"] for pair in pairs), len({pair["grid"] for pair in pairs})
+    lines = [f"{len(pairs)} pairs of {sheets} sheets, {seen[SAME]} kept ({seen[SAME] / len(pairs):.1%})"]
+    lines += [f"  {line}" for line in _dropped(seen)]
+    if one := next((pair for pair in pairs if pair["reason"] == UNREADABLE), None):
+        lines.append(f"  unreadable is, for one, {one['id']}: {one['answers'][0][:200]!r}")
+    return lines
+
+
+def _redecide(args: argparse.Namespace) -> None:
+    now = curation.read_pairs(args.run)[0]["thresholds"]
+    pairs = curation.redecide(args.run, _thresholds(args, **now))
+    say(*_summary(pairs), "run train.curate with these thresholds, without --redecide, to caption them")
+
+
+def _worth(run: Path) -> None:
+    from dsd.pocket import scorer
+    from dsd.worth import worth
+
+    with tqdm(unit="sheet") as bar:
+        found = worth(run, scorer.load(), on_sheets=bar.update)
+    rows.write(run / "worth.json", json.dumps(found, indent=1).encode())
+    say(grading_page.worth_page(found))
+
+
+def _grade(args: argparse.Namespace) -> None:
+    if args.out is None or args.run is not None:
+        raise ValueError("grades are of a judge, not of a run: leave out RUN, and give --out FOLDER")
+    if args.count < 16 or args.count % 2:
+        raise ValueError(f"--count must be even and at least 16, a turn for every trait, got {args.count}")
+    thresholds, judge = _thresholds(args), _judge(args)
+    settings = {"recipe": args.recipe or CRITTERS.name, "seed": grading.SEED, "size": args.size}
+    stage = Stage(
+        path=args.out / "graded.jsonl",
+        items=[{"id": f"{index:06}", "index": index} for index in range(args.count)],
+        do=partial(grading.judge_drawn, vlm=judge, thresholds=thresholds, **settings),
+        batch=4 * args.batch,
+        unit="pair",
+        tell=_kept_and_why_not,
+    )
+    curation.check_settings(stage.path, judge=judge.name, thresholds=asdict(thresholds), **settings)
+    speed = stage.run()
+    if PartialState().is_main_process:
+        page = _write_grades(args.out, grading.grades(rows.read_all(stage.path)[: args.count]))
+        print(
+            page,
+            f"this process asked {judge.asked} questions, {speed:.1f} pairs/s; see {args.out}",
+            sep="\n\n",
+        )
+
+
+def _write_grades(out: Path, grades: Row) -> str:
+    page = grading_page.markdown(grades)
+    rows.write(out / "grades.json", json.dumps(grades, indent=1).encode())
+    rows.write(out / "grades.png", samples.png(grading_page.chart(grades)))
+    rows.write(out / "grades.md", f"{page}\n\n![How often the judge errs](grades.png)\n".encode())
+    return page
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,123 @@
+"""A judge on this machine that thinks nothing: it speaks the OpenAI protocol and answers as it is told.
+
+For tests, and for timing what many requests in flight are worth, apart from any model.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from dsd.vlm import Request, open_vlm
+
+ROOT = Path(__file__).parents[1]
+MODELS = {"data": [{"id": "loopback"}]}
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What the server sends; a text becomes the answer to a chat, a dict is sent as it is."""
+
+    content: str | dict
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+    def body(self) -> bytes:
+        if isinstance(self.content, dict):
+            return json.dumps(self.content).encode()
+        if self.status != 200:
+            return self.content.encode()
+        return json.dumps({"choices": [{"message": {"content": self.content}}]}).encode()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads, request_queue_size = True, 256  # many connect at once; the usual queue holds five
+
+
+@contextmanager
+def serving(
+    answer: Callable[[dict], Reply | None],
+    *,
+    models: Callable[[], Reply | None] = lambda: Reply(MODELS),
+) -> Iterator[str]:
+    """Answer every chat by `answer(body)`, on a thread each; yields the address. None hangs up instead."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version, wbufsize = "HTTP/1.1", -1  # connections stay open; an answer leaves in one piece
+        disable_nagle_algorithm = True
+
+        def do_GET(self):
+            self.send(models())
+
+        def do_POST(self):
+            length = int(self.headers["Content-Length"])
+            self.send(answer({**json.loads(self.rfile.read(length)), "headers": dict(self.headers)}))
+
+        def send(self, reply: Reply | None):
+            if reply is None:
+                self.close_connection = True
+                return
+            body = reply.body()
+            self.send_response(reply.status)
+            for name, value in {**reply.headers, "Content-Length": str(len(body))}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    with _Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        finally:
+            server.shutdown()
+
+
+@contextmanager
+def elsewhere(delay: float) -> Iterator[str]:
+    """A server in a process of its own, as real ones are: it takes `delay` seconds for each answer."""
+    command = [sys.executable, "-m", "train.loopback", str(delay)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def answers_per_second(address: str, in_flight: int, count: int) -> float:
+    """How many answers a second the server gives, with so many requests in flight."""
+    vlm = open_vlm(address, in_flight=in_flight)
+    start = time.perf_counter()
+    answered = sum(1 for _ in vlm.ask_many(Request("same?") for _ in range(count)))
+    return answered / (time.perf_counter() - start)
+
+
+def speedup(in_flight: int = 32, *, rounds: int = 10, delay: float = 0.2) -> float:
+    """How many times as fast `in_flight` requests at a time are as one at a time; `rounds` answers each."""
+    with elsewhere(delay) as address:
+        many = answers_per_second(address, in_flight, rounds * in_flight)
+        return many / answers_per_second(address, 1, rounds)
+
+
+def main() -> None:
+    delay = float(sys.argv[1])
+
+    def late(_: dict) -> Reply:
+        time.sleep(delay)
+        return Reply("same")
+
+    with serving(late) as address:
+        print(address, flush=True)
+        threading.Event().wait()
+
+
+if __name__ == "__main__":
+    main()

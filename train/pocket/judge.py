@@ -1,0 +1,271 @@
+"""The embedded judge, a stock `LlavaForConditionalGeneration`: `python -m train.pocket.judge RUN`.
+
+First its eyes (a SigLIP tower) learn to read the drawn world's traits, then the whole model learns to compare
+two pictures, to describe one, and to say what changes, in the words of `dsd.recipes.CRITTERS`. It sees
+renders, and renders as the VAE redraws them; held-out critters are not among them.
+"""
+
+import argparse
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import (
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    LlavaProcessor,
+    PreTrainedTokenizerFast,
+    SiglipImageProcessorPil,
+    SiglipVisionConfig,
+)
+
+from dsd.latents import decode
+from dsd.pocket.scorer import CHOICES, NUMBERS
+from dsd.recipes import CRITTERS
+from train.pocket import judge_words as words
+from train.pocket import latents as sheets
+from train.pocket import scenes
+from train.pocket.loop import State, descend, device, learning_rate, ranks, running_average, step_seed
+from train.pocket.presets import PRESETS, Preset
+from train.pocket.scorer import roughen, targets, truths
+from train.pocket.vae import TRAIN_SEED, to_tensor
+
+PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 8
+SIDE = 64  # pixels a side of what it sees
+# The share of pairs: one critter; one trait changed; others of the same kind, colour and pattern; any other.
+PAIRS = {"same": 0.45, "changed": 0.25, "alike": 0.2, "any": 0.1}
+COMPARE, DESCRIBE = 6, 7  # of eight steps, six compare, one describes, one says what changes
+TEMPLATE = (
+    "{% for message in messages %}{% for item in message['content'] %}"
+    "{% if item['type'] == 'image' %}<image>{% else %} {{ item['text'] }}{% endif %}"
+    "{% endfor %}{% endfor %}{% if add_generation_prompt %} answer:{% endif %}"
+)
+
+
+def build_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, cut at spaces; an unknown word is one `<unk>`."""
+    vocab = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "answer:", *words.vocabulary()]
+    backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocab)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
+        extra_special_tokens={"image_token": "<image>"}, padding_side="left", model_max_length=512,
+    )  # fmt: skip
+
+
+def build_processor() -> LlavaProcessor:
+    eyes = SiglipImageProcessorPil(
+        size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    return LlavaProcessor(
+        image_processor=eyes, tokenizer=build_tokenizer(), patch_size=PATCH,
+        vision_feature_select_strategy="full", chat_template=TEMPLATE,
+    )  # fmt: skip
+
+
+def build(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditionalGeneration:
+    width = preset.judge_width
+    shared = {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": width // 32}
+    vision = SiglipVisionConfig(
+        **shared,
+        num_hidden_layers=preset.judge_eye_blocks,
+        image_size=SIDE,
+        patch_size=PATCH,
+        vision_use_head=False,
+    )
+    text = LlamaConfig(
+        **shared, num_hidden_layers=preset.judge_blocks, vocab_size=len(tokenizer),
+        max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
+    )  # fmt: skip
+    config = LlavaConfig(
+        vision_config=vision, text_config=text, image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        vision_feature_select_strategy="full", vision_feature_layer=-1, image_seq_length=(SIDE // PATCH) ** 2,
+        tie_word_embeddings=True,
+    )  # fmt: skip
+    return LlavaForConditionalGeneration(config)
+
+
+class Eyes(nn.Module):
+    """A SigLIP tower, and heads that read traits from the mean of what it sees; the heads are thrown away."""
+
+    def __init__(self, tower: nn.Module, width: int):
+        super().__init__()
+        self.tower = tower
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in CHOICES.items()})
+        self.numbers = nn.Linear(width, NUMBERS)
+
+    def forward(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        seen = self.tower(pixel_values=pictures).last_hidden_state.mean(1)  # [B, tokens, C] -> [B, C]
+        return {name: head(seen) for name, head in self.heads.items()}, self.numbers(seen)
+
+
+class Pictures:
+    """Renders, and the same redrawn by the VAE; row 8 f + p is panel p of family f."""
+
+    def __init__(self, run: Path, preset: Preset):
+        families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
+        self.count = min(preset.judge_families, len(families))
+        self.plain = families.reshape(-1, *families.shape[2:])
+        self.redrawn = redraw(run, families, min(preset.judge_redrawn, self.count))
+
+    def batch(self, rows: np.ndarray, generator: torch.Generator) -> Tensor:
+        """[B, 3, 64, 64] in -1..1, roughened; a half of those that were redrawn are taken from there."""
+        half = torch.rand(len(rows), generator=generator).numpy() < 0.5
+        chosen = [
+            self.redrawn[r] if h and r < len(self.redrawn) else self.plain[r]
+            for r, h in zip(rows, half, strict=True)
+        ]
+        pictures = to_tensor(np.stack(chosen))
+        if pictures.shape[-1] != SIDE:
+            pictures = functional.interpolate(pictures, (SIDE, SIDE), mode="area")
+        return roughen(pictures, generator)
+
+
+@torch.no_grad()
+def redraw(run: Path, families: np.ndarray, count: int) -> np.ndarray:
+    """The first `count` families after the VAE: what a teacher's picture looks like at best. uint8."""
+    path = run / "renders" / f"redrawn-{count}-{families.shape[2]}.npy"
+    if not path.exists() and ranks()[0] == 0:
+        vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
+        latents = sheets.load(vae, families, run / "latents.npy")
+        drawn = []
+        for part in latents[:count].flatten(0, 1).split(256):
+            pictures = decode(vae, part.float().to(device())).clamp(-1, 1)
+            drawn.append(((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+        with (part := path.with_suffix(".part")).open("wb") as file:
+            np.save(file, np.concatenate(drawn))
+        part.replace(path)
+    if ranks()[1] > 1:
+        torch.distributed.barrier()
+    return np.load(path, mmap_mode="r")
+
+
+def eyes_loss(eyes: Eyes, pictures: Pictures, wanted: dict[str, Tensor], batch: int, step: int) -> Tensor:
+    generator = step_seed(SEED, step)
+    rows = torch.randint(scenes.FAMILY * pictures.count, (batch,), generator=generator)
+    logits, numbers = eyes(pictures.batch(rows.numpy(), generator).to(device()))
+    truth = {name: values[rows].to(device()) for name, values in wanted.items()}
+    named = sum(functional.cross_entropy(logits[name], truth[name]) for name in CHOICES)
+    error = ((numbers - truth["numbers"]).square() * truth["mask"]).sum() / truth["mask"].sum()
+    return named + 4 * error
+
+
+def train_eyes(run: Path, preset: Preset, pictures: Pictures, eyes: Eyes) -> None:
+    wanted = targets(truths(TRAIN_SEED, pictures.count))
+    optimizer = torch.optim.AdamW(eyes.parameters(), PEAK, betas=BETAS, weight_decay=0.02, fused=True)
+    state = State(
+        run / "judge-eyes.pt", model=eyes, average=running_average(eyes), optimizer=optimizer
+    ).load()
+    descend(
+        "judge's eyes",
+        state,
+        preset.judge_eye_steps,
+        rate=lambda step: learning_rate(step, preset.judge_eye_steps, PEAK, decay=0.4),
+        loss=lambda step: eyes_loss(eyes, pictures, wanted, preset.judge_eye_batch, step),
+    )
+
+
+@cache
+def kinds(count: int) -> dict[tuple, list[int]]:
+    """Families by what words say of their critter: within a kind, only numbers and eyes differ."""
+    found: dict[tuple, list[int]] = {}
+    for index in range(count):
+        critter = scenes.family(TRAIN_SEED, index)[0][0]
+        found.setdefault((critter.color, critter.shape, critter.pattern, critter.ears), []).append(index)
+    return found
+
+
+def sample_pair(count: int, rng: np.random.Generator) -> list[int]:
+    """Two rows of `Pictures`: of one critter, or of two that are more or less alike."""
+    how = str(rng.choice(list(PAIRS), p=list(PAIRS.values())))
+    family = int(rng.integers(count))
+    first, second = (scenes.FAMILY * family + int(p) for p in rng.permutation(scenes.SAME)[:2])
+    if how == "changed":
+        second = scenes.FAMILY * family + scenes.SAME + int(rng.integers(scenes.CHANGED))
+    if how in ("alike", "any"):
+        critter = scenes.family(TRAIN_SEED, family)[0][0]
+        kind = kinds(count)[(critter.color, critter.shape, critter.pattern, critter.ears)]
+        other = int(rng.choice(kind)) if how == "alike" else int(rng.integers(count))
+        second = scenes.FAMILY * other + int(rng.integers(scenes.SAME))
+    return [first, second] if rng.random() < 0.5 else [second, first]
+
+
+def scene(row: int) -> tuple:
+    return scenes.family(TRAIN_SEED, row // scenes.FAMILY)[row % scenes.FAMILY]
+
+
+def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], str, list[str]]:
+    """The rows of each sample's pictures, the question of this step, and the answers."""
+    rng = np.random.default_rng((SEED, step, ranks()[0]))
+    turn = step % 8
+    if turn < COMPARE:
+        pairs = [sample_pair(count, rng) for _ in range(batch)]
+        return pairs, CRITTERS.compare, [words.comparison(scene(a)[0], scene(b)[0]) for a, b in pairs]
+    if turn < DESCRIBE:
+        rows = rng.integers(scenes.FAMILY * count, size=2 * batch).tolist()
+        return [[r] for r in rows], CRITTERS.captions["caption"], [words.caption(*scene(r)) for r in rows]
+    pairs = [
+        [scenes.FAMILY * int(f) + int(p) for p in rng.permutation(scenes.SAME)[:2]]
+        for f in rng.integers(count, size=batch)
+    ]
+    answers = [words.instruction(scene(second)[1]) for _, second in pairs]
+    return pairs, CRITTERS.captions["instruction"], answers
+
+
+def loss(
+    judge: nn.Module, tokenizer: PreTrainedTokenizerFast, pictures: Pictures, batch: int, step: int
+) -> Tensor:
+    chosen, question, answers = sample_batch(pictures.count, batch, step)
+    seen = pictures.batch(np.concatenate(chosen), step_seed(SEED, step)).to(device())
+    images = "<image>" * (len(chosen[0]) * (SIDE // PATCH) ** 2)
+    asked = f"{images} {question} answer:"
+    both = tokenizer([f"{asked} {answer} </s>" for answer in answers], padding=True, padding_side="right",
+                     return_tensors="pt").to(device())  # fmt: skip
+    labels = both.input_ids.masked_fill(both.attention_mask == 0, -100)
+    labels[:, : len(tokenizer(asked).input_ids)] = -100  # only the answer is learnt
+    return judge(
+        input_ids=both.input_ids, attention_mask=both.attention_mask, pixel_values=seen, labels=labels
+    ).loss
+
+
+def train(run: Path, preset: Preset, steps: int) -> LlavaForConditionalGeneration:
+    torch.manual_seed(SEED)
+    pictures, tokenizer = Pictures(run, preset), build_tokenizer()
+    judge = build(preset, tokenizer).to(device())
+    train_eyes(run, preset, pictures, Eyes(judge.model.vision_tower, preset.judge_width).to(device()))
+    average = running_average(judge)
+    optimizer = torch.optim.AdamW(judge.parameters(), PEAK, betas=BETAS, weight_decay=0.02, fused=True)
+    state = State(run / "judge.pt", model=judge, average=average, optimizer=optimizer).load()
+    descend(
+        "judge",
+        state,
+        steps,
+        rate=lambda step: learning_rate(step, steps, PEAK, decay=0.4),
+        loss=lambda step: loss(judge, tokenizer, pictures, preset.judge_batch, step),
+    )
+    return average.module
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--steps", type=int, help="default: the preset's")
+    args = parser.parse_args()
+    preset = PRESETS[args.preset]
+    judge = train(args.run, preset, args.steps or preset.judge_steps)
+    if ranks()[0] == 0:
+        judge.eval().half().save_pretrained(args.run / "judge")
+        build_processor().save_pretrained(args.run / "judge")
+        print(f"judge saved in {args.run / 'judge'}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

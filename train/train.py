@@ -1,0 +1,228 @@
+"""Train a student on pairs: `python -m train.train DATASET --out OUT --model pocket`.
+
+DATASET is a run, a folder of parquet files or a hub id. OUT becomes a checkpoint that the app and plain
+diffusers open, with a card, curves and samples. Stop it whenever you like: the same command goes on where it
+was. On several GPUs: `accelerate launch --config_file train/configs/... -m train.train ...`. --plan says
+beforehand what it will take.
+"""
+
+import argparse
+import logging
+import shutil
+import types
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+from accelerate import PartialState
+from tqdm import tqdm
+
+from dsd import curves, model_card, pairs, plan, rows, scores, validation
+from dsd.checkpoint import ASSETS
+from dsd.command import quiet
+from dsd.scores import Case, Scorer
+from dsd.student import find_base
+from dsd.training import Trained, start, train
+from dsd.training_data import check_rows
+from dsd.training_log import Curves
+from dsd.training_options import SUITED, TrainOptions
+from train import command
+
+CRITTERS = "critters"
+METAVARS = {int: "N", float: "X", str: "NAME"}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "dataset",
+        metavar="DATASET",
+        help="a run, a folder of parquet files, or a hub id such as primecai/dsd_data",
+    )
+    add("--out", type=Path, required=True, metavar="OUT", help="folder of the checkpoint")
+    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="what the dataset calls a column")
+    add("--split", default="train", help="of the dataset (train)")
+    add("--streaming", action="store_true", help="read a hub dataset over the network, without a download")
+    add("--plan", action="store_true", help="print memory and time to expect, and stop")
+    add("--validate", metavar="WHAT", help="critters, a folder of photographs, or none; critters for pocket")
+    add("--validate-subjects", type=int, default=32, metavar="N", help="critters to validate on (32)")
+    add("--validate-prompts", type=int, default=2, metavar="N", help="prompts for each subject (2)")
+    add("--push-to-hub", metavar="OWNER/NAME", help="upload it, with the token in HF_TOKEN; private")
+    add("--public", action="store_true", help="let everybody see what --push-to-hub creates")
+    _add_settings(parser)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """A flag for each field of `TrainOptions`. Left out it is None, so that a model's own setting counts."""
+    group = parser.add_argument_group("settings; [..] is for pocket where it differs")
+    kinds = get_type_hints(TrainOptions)
+    for one in fields(TrainOptions):
+        flag, kind = f"--{one.name.replace('_', '-')}", _plain(kinds[one.name])
+        special = {bool: {"action": argparse.BooleanOptionalAction}, tuple: {"nargs": "+"}}
+        how = special.get(kind, {"type": kind, "metavar": METAVARS.get(kind)})
+        group.add_argument(flag, default=None, help=f"{one.metadata['help']}{_default(one)}", **how)
+
+
+def _plain(kind: Any) -> type:
+    """`float` for `float | None`, `tuple` for `tuple[str, ...]`."""
+    if isinstance(kind, types.UnionType):
+        kind = next(part for part in get_args(kind) if part is not types.NoneType)
+    return getattr(kind, "__origin__", kind)
+
+
+def _default(one: Any) -> str:
+    said = "" if one.default in (None, False) or isinstance(one.default, tuple) else f" ({one.default})"
+    suited = SUITED["pocket"].get(one.name)
+    return said if suited is None else f"{said} [{suited}]"
+
+
+def options_of(args: argparse.Namespace) -> TrainOptions:
+    """What was given, then what suits the model, then the defaults."""
+    given = {one.name: getattr(args, one.name) for one in fields(TrainOptions)}
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    given = {name: value for name, value in given.items() if value is not None}
+    return TrainOptions(**{**SUITED.get(given.get("model", TrainOptions.model), {}), **given})
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    options = options_of(args)
+    if args.public and not args.push_to_hub:
+        raise ValueError("--public says who sees what --push-to-hub uploads: give that too")
+    quiet()
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("dsd").setLevel(logging.WARNING)
+    data = pairs.read_pairs(args.dataset, columns=_columns(args), split=args.split, streaming=args.streaming)
+    if args.plan:
+        return _plan(args, options, data)
+    report = Report(args, options)
+    trained = train(
+        data, options, args.out, validate=report.validate, on_step=report.step, on_rows=report.rows
+    )
+    if PartialState().is_main_process:
+        report.finish(trained, data)
+    return 0
+
+
+def _columns(args: argparse.Namespace) -> dict[str, str]:
+    for item in args.columns:
+        if "=" not in item:
+            raise ValueError(f"--columns takes OURS=THEIRS, such as target=edited, got {item!r}")
+    return dict(item.split("=", 1) for item in args.columns)
+
+
+def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> int:
+    base = find_base(options)
+    check_rows(data, options)
+    accelerator = start(options)
+    made = plan.make(base, options, accelerator, rows=len(data))
+    fits = made.needed <= plan.ROOM * made.free
+    seconds = plan.time_step(base, options, accelerator) if fits else None
+    if accelerator.is_main_process:
+        print(plan.describe(made, options, seconds))
+    plan.check(made, args.out)
+    return 0
+
+
+class Report:
+    """What the command shows and writes while the loop runs, and at its end."""
+
+    def __init__(self, args: argparse.Namespace, options: TrainOptions) -> None:
+        self.args, self.options = args, options
+        self.validate = _validator(args, options)
+        self.curves: Curves | None = None
+        self.bar: tqdm | None = None
+
+    def rows(self, done: int, total: int) -> None:
+        """Pictures and texts are being encoded."""
+        if not PartialState().is_main_process:
+            return
+        self.bar = self.bar or tqdm(total=total, unit="row", desc="encoding")
+        self.bar.update(done - self.bar.n)
+        if done == total:
+            self.bar = self.bar.close()
+
+    def step(self, done: int, values: dict[str, float]) -> None:
+        """The loop reports losses, or scores."""
+        self.curves = self.curves or Curves(
+            self.args.out / "curves.jsonl", self.args.out / "run" / "tensorboard"
+        )
+        self.curves.add(done, values)
+        if "loss" in values:
+            self._advance(done, values)
+        else:
+            self._tell(done, values)
+
+    def _advance(self, done: int, values: dict[str, float]) -> None:
+        before = max(0, done - self.options.log_every)
+        self.bar = self.bar or tqdm(total=self.options.steps, initial=before, unit="step", desc="training")
+        self.bar.set_postfix(loss=f"{values['loss']:.4f}", waiting=f"{values['waiting']:.1%}", refresh=False)
+        self.bar.update(done - self.bar.n)
+
+    def _tell(self, done: int, values: dict[str, float]) -> None:
+        """Scores on a line, the picture of the curves, and the alarm."""
+        plain = {name: value for name, value in values.items() if f"{name}_low" in values}
+        tqdm.write(f"step {done}: " + ", ".join(f"{name} {value:.3f}" for name, value in plain.items()))
+        warning = scores.alarm(self.curves.scores())
+        if warning:
+            tqdm.write(warning)
+        self.draw(warning)
+
+    def draw(self, note: str | None = None) -> None:
+        reference = ASSETS / "curves.jsonl" if self.options.model == "pocket" else None
+        file, picture = self.args.out / "curves.jsonl", self.args.out / "curves.png"
+        curves.write(file, picture, reference=reference, note=note)
+
+    def finish(self, trained: Trained, data: pairs.Pairs) -> None:
+        """Card, samples and picture of the curves beside the checkpoint; the upload, if one was asked for."""
+        out = self.args.out
+        if self.bar:
+            self.bar.close()
+        if (out / "curves.jsonl").exists():
+            self.draw()
+        drawn = sorted((out / "samples").glob("*.png"))
+        if drawn:
+            shutil.copyfile(drawn[-1], out / "samples.png")
+        past = Curves(out / "curves.jsonl").scores()
+        text = model_card.card(
+            trained,
+            self.args.push_to_hub or out.name,
+            facts=model_card.dataset_facts(self.args.dataset, data),
+            kept=model_card.keep_rates(self.args.dataset),
+            scores={name: value for name, value in past[-1].items() if name != "step"} if past else None,
+            samples="samples.png" if drawn else None,
+            curves="curves.png" if (out / "curves.png").exists() else None,
+        )
+        rows.write(out / "README.md", text.encode())
+        print(f"saved in {out}: python app.py --model {out}")
+        if self.args.push_to_hub:
+            print(f"uploaded to {model_card.push(out, self.args.push_to_hub, private=not self.args.public)}")
+
+
+def _validator(
+    args: argparse.Namespace, options: TrainOptions
+) -> Callable[[Any, int], dict[str, float]] | None:
+    what = args.validate or (CRITTERS if options.model == "pocket" else "none")
+    if what == "none":
+        return None
+    cases, scorer = _critters(args) if what == CRITTERS else _photographs(args, what)
+    return validation.validator(cases, scorer, args.out)
+
+
+def _critters(args: argparse.Namespace) -> tuple[list[Case], Scorer]:
+    from dsd.pocket.validation import CritterScorer, validation_set
+
+    return validation_set(subjects=args.validate_subjects, prompts=args.validate_prompts), CritterScorer()
+
+
+def _photographs(args: argparse.Namespace, folder: str) -> tuple[list[Case], Scorer]:
+    from dsd.photographs import PhotographScorer, read_cases
+
+    return read_cases(folder, args.validate_prompts), PhotographScorer()
+
+
+if __name__ == "__main__":
+    command.run(main)
