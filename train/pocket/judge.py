@@ -27,7 +27,7 @@ from transformers import (
 
 from dsd.latents import decode
 from dsd.pocket.scorer import CHOICES, NUMBERS
-from dsd.recipes import CRITTERS
+from dsd.recipes import ANSWER, CRITTERS
 from train.pocket import judge_words as words
 from train.pocket import latents as sheets
 from train.pocket import scenes
@@ -39,7 +39,8 @@ from train.pocket.vae import TRAIN_SEED, to_tensor
 PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 8
 SIDE = 64  # pixels a side of what it sees
 # The share of pairs: one critter; one trait changed; others of the same kind, colour and pattern; any other.
-PAIRS = {"same": 0.45, "changed": 0.25, "alike": 0.2, "any": 0.1}
+PAIRS = {"same": 0.4, "changed": 0.4, "alike": 0.15, "any": 0.05}
+CONCLUDING = 4.0  # how much more the words from `differences:` on count than the descriptions
 COMPARE, DESCRIBE = 6, 7  # of eight steps, six compare, one describes, one says what changes
 TEMPLATE = (
     "{% for message in messages %}{% for item in message['content'] %}"
@@ -228,11 +229,23 @@ def loss(
     asked = f"{images} {question} answer:"
     both = tokenizer([f"{asked} {answer} </s>" for answer in answers], padding=True, padding_side="right",
                      return_tensors="pt").to(device())  # fmt: skip
-    labels = both.input_ids.masked_fill(both.attention_mask == 0, -100)
-    labels[:, : len(tokenizer(asked).input_ids)] = -100  # only the answer is learnt
-    return judge(
-        input_ids=both.input_ids, attention_mask=both.attention_mask, pixel_values=seen, labels=labels
-    ).loss
+    logits = judge(
+        input_ids=both.input_ids, attention_mask=both.attention_mask, pixel_values=seen
+    ).logits  # [B, T, words]
+    weight = weights(both.input_ids, len(tokenizer(asked).input_ids), tokenizer) * both.attention_mask
+    error = functional.cross_entropy(logits[:, :-1].mT, both.input_ids[:, 1:], reduction="none")
+    return (error * weight[:, 1:]).sum() / weight[:, 1:].sum()
+
+
+def weights(ids: Tensor, asked: int, tokenizer: PreTrainedTokenizerFast) -> Tensor:
+    """[B, T]: 0 for the question, 1 for what is described, `CONCLUDING` for what is concluded from it.
+
+    Describing is most of the words and is learnt first; what is the same, and what is not, comes late.
+    """
+    concludes = (ids == tokenizer.convert_tokens_to_ids(f"{ANSWER[3]}:")).cumsum(1)  # from `differences:` on
+    weight = 1.0 + (CONCLUDING - 1.0) * concludes
+    weight[:, :asked] = 0.0  # only the answer is learnt
+    return weight
 
 
 def train(run: Path, preset: Preset, steps: int) -> LlavaForConditionalGeneration:
