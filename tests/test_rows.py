@@ -199,3 +199,15 @@ def test_writing_a_whole_file_leaves_the_old_one_until_the_new_one_is_there(tmp_
     assert [file.name for file in tmp_path.iterdir()] == ["grid.png"]
     rows.write(path, b"newer")
     assert path.read_bytes() == b"newer"
+
+
+def test_an_item_that_a_kill_left_with_some_of_its_rows_is_finished_without_doubles(tmp_path):
+    def do(block):
+        return [{"id": f"{item['id']}-{part}", "item": item["id"]} for item in block for part in range(3)]
+
+    items, path = [{"id": name} for name in "abcd"], tmp_path / "pairs.jsonl"
+    whole = do(items)
+    with rows.writing(rows.shard(path, 0)) as append:
+        append(whole[:4])  # `a` whole, `b` cut after its first row
+    rows.run_blocks(path, items, do, batch=2, item_of=lambda row: row["item"])
+    assert rows.read(rows.shard(path, 0)) == whole

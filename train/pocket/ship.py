@@ -13,11 +13,11 @@ from dsd.checkpoint import ASSETS
 
 def ship(run: Path, assets: Path) -> list[str]:
     """Copy the parts that exist, without the cards that libraries write unasked; returns their names."""
-    parts = [part for part in ("teacher", "student", "scorer") if (run / part).is_dir()]
+    parts = [part for part in ("teacher", "student", "scorer", "judge") if (run / part).is_dir()]
     for part in parts:
         shutil.rmtree(assets / part, ignore_errors=True)
         shutil.copytree(run / part, assets / part, ignore=shutil.ignore_patterns("README.md"))
-        if part != "scorer":
+        if part in ("teacher", "student"):  # both bring the VAE
             shutil.copytree(run / "vae", assets / part / "vae", dirs_exist_ok=True)
     return parts
 
