@@ -23,7 +23,7 @@ from dsd.checkpoint import ASSETS
 from dsd.command import quiet
 from dsd.scores import Case, Scorer
 from dsd.student import find_base
-from dsd.training import Trained, start, train
+from dsd.training import Trained, cache_folder, start, train
 from dsd.training_data import check_rows
 from dsd.training_log import Curves
 from dsd.training_options import SUITED, TrainOptions
@@ -123,7 +123,7 @@ def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) ->
     seconds = plan.time_step(base, options, accelerator) if fits else None
     if accelerator.is_main_process:
         print(plan.describe(made, options, seconds))
-    plan.check(made, args.out)
+    plan.check(made, cache_folder(options, args.out))
     return 0
 
 

@@ -1,0 +1,132 @@
+"""How fast the wheel turns: `python -m train.bench wheel`, one line of JSON a row.
+
+Sheets and judged pairs a second at several batch sizes, the share of the time that is not the models' own,
+and what many requests in flight are worth to a judge behind an address.
+"""
+
+import argparse
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dsd import curation, grids, prompts, rows
+from dsd.command import quiet
+from dsd.rows import Row
+from dsd.verdict import Thresholds
+from dsd.vlm import VLM, Request, open_vlm
+from train import command
+from train.blocks import join
+from train.grids import stage
+from train.loopback import speedup
+
+if TYPE_CHECKING:
+    from dsd.similarity import Embedder
+
+BATCHES = (1, 8, 32)
+
+
+class Timed:
+    """A function, and the seconds spent in it."""
+
+    def __init__(self, function: Callable):
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *args: object, **options: object) -> object:
+        began = time.perf_counter()
+        try:
+            return self.function(*args, **options)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+
+class TimedVLM(VLM):
+    """A judge, and the seconds that it thought."""
+
+    def __init__(self, vlm: VLM):
+        self.vlm, self.name, self.batch, self.seconds = vlm, vlm.name, vlm.batch, 0.0
+
+    def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
+        answer = Timed(partial(next, self.vlm.ask_many(requests), None))
+        while (text := answer()) is not None:
+            self.seconds, answer.seconds = self.seconds + answer.seconds, 0.0
+            yield text
+
+
+class TimedEyes:
+    """An embedder, and the seconds that it looked."""
+
+    def __init__(self, embedder: "Embedder"):
+        self.name, self.embed = embedder.name, Timed(embedder.embed)
+
+
+def _row(part: str, batch: int, count: int, unit: str, total: float, model: float) -> Row:
+    return {
+        "part": part, "batch": batch, unit: count, f"{unit}/s": round(count / total, 2),
+        "model s": round(model, 2), "everything else": round(1 - model / total, 4),
+    }  # fmt: skip
+
+
+def bench_grids(folder: Path, count: int, steps: int | None) -> Iterator[Row]:
+    """Prompts to checked PNGs on disk, as `train.grids` does it."""
+    from dsd.teacher import draw, load_teacher
+
+    teacher = load_teacher("pocket", steps=steps)
+    asked = _prompts(folder, count)
+    draw(teacher, asked[:1])  # the first call of a process is slower
+    for batch in BATCHES:
+        timed = Timed(draw)
+        work = stage(folder / f"{batch}", asked, teacher, batch=batch, draw=timed)
+        began = time.perf_counter()
+        work.run()
+        yield _row("grids", batch, count, "sheets", time.perf_counter() - began, timed.seconds)
+
+
+def _prompts(folder: Path, count: int) -> list[Row]:
+    """The first prompts of the drawn world."""
+    prompts.write_prompts(folder, prompts.Options(count=count))
+    return grids.read_prompts(folder)
+
+
+def bench_judge(run: Path) -> Iterator[Row]:
+    """Sheets on disk to judged rows on disk, as `train.curate` does it."""
+    from dsd.similarity import open_embedder
+
+    sheets = rows.read_all(grids.table(run))
+    for batch in BATCHES:
+        vlm = open_vlm("pocket", batch=batch)
+        judge, eyes = TimedVLM(vlm), TimedEyes(open_embedder("judge", vlm=vlm))
+        do = partial(curation.judge_sheets, run=run, vlm=judge, embedder=eyes, thresholds=Thresholds())
+        began = time.perf_counter()
+        rows.run_blocks(run / f"pairs-{batch}.jsonl", sheets, do, batch=16, item_of=curation.grid_of)
+        total, model = time.perf_counter() - began, judge.seconds + eyes.embed.seconds
+        yield _row("judge", batch, len(sheets) * math.comb(4, 2), "pairs", total, model)
+
+
+def wheel(count: int, steps: int | None) -> Iterator[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield from bench_grids(Path(folder), count, steps)
+        yield from bench_judge(Path(folder) / f"{BATCHES[-1]}")
+    part = "judge behind an address"
+    yield {"part": part, "s an answer": 0.2, "32 in flight against 1": round(speedup(), 1)}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("wheel",))
+    parser.add_argument("--count", type=int, default=64, help="sheets (64)")
+    parser.add_argument("--steps", type=int, help="denoising steps; the teacher's own when left out")
+    args = parser.parse_args(argv)
+    quiet()
+    join()
+    for row in wheel(args.count, args.steps):
+        print(json.dumps(row), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(main)
