@@ -46,6 +46,7 @@ WEIGHT, GRADIENT, MOMENTS, AVERAGE = 4, 4, 8, 4  # bytes per weight that moves: 
 WORKSPACE = 1_500_000_000  # bytes that CUDA and its libraries take
 ROOM = 0.95  # of what is free may be planned for
 TRIAL_BLOCKS = 2  # of each kind, in the copy that is timed
+PATIENCE = 5e12  # more operations than that are not timed on a CPU
 
 
 @dataclass(frozen=True)
@@ -98,17 +99,18 @@ def make(base: Base, options: TrainOptions, accelerator: Accelerator, *, rows: i
     )
 
 
-def check(plan: Plan, out: Path) -> None:
-    """TrainingError for what cannot fit into memory or onto the disk, with what would help."""
+def check(plan: Plan, cache: Path) -> None:
+    """TrainingError for what cannot fit into memory or, as the `cache`, onto the disk; says what helps."""
     if plan.needed > ROOM * plan.free:
         raise TrainingError(
             f"this training needs about {_gb(plan.needed)} on each {plan.device} device, and "
             f"{_gb(plan.free)} are free: try --gradient-checkpointing, a smaller --batch with a larger "
             "--accumulate, --quantise 8bit or 4bit, smaller --sizes, or train/configs/8x80gb.yaml"
         )
-    folder = next(folder for folder in (out, *out.absolute().parents) if folder.exists())
+    folder = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     free = shutil.disk_usage(folder).free
-    if plan.disk > free:
+    there = sum(file.stat().st_size for file in cache.glob("*/*.safetensors"))
+    if plan.disk > free + there:
         raise TrainingError(
             f"the encoded dataset may take {_gb(plan.disk)}, and {folder} has {_gb(free)} free: choose "
             "another --out or --cache, fewer --text-tokens, or smaller --sizes"
@@ -208,8 +210,7 @@ def _activations(
 def _encoding(pipe: DSDPipeline, size: int) -> int:
     """Text encoders and VAE, and some layers of the VAE at the width of its first."""
     parts = (pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
-    frame = pipe.frame_size
-    pixels = min(PIXELS, 32 * 2 * frame * frame)
+    pixels = min(PIXELS, 32 * 2 * pipe.frame_size**2)
     return size * (sum(map(_count, parts)) + 4 * pixels * pipe.vae.config.block_out_channels[0])
 
 
@@ -249,19 +250,18 @@ def _flops(transformer: FluxTransformer2DModel, options: TrainOptions, picture: 
 
 def time_step(base: Base, options: TrainOptions, accelerator: Accelerator) -> float | None:
     """Seconds of one step: a copy of the model with few blocks is timed and scaled; None if too long."""
-    whole = empty_transformer(base)
     pipe = _empty_pipeline(base)
     picture, text = _tokens(pipe, options)
-    config = dict(whole.config)
+    config = dict(pipe.transformer.config)
     for name in ("num_layers", "num_single_layers"):
         config[name] = min(TRIAL_BLOCKS, config[name])
     with init_empty_weights():
         empty = FluxTransformer2DModel.from_config(config)
-    share = _flops(empty, options, picture, text) / _flops(whole, options, picture, text)
-    if accelerator.device.type == "cpu" and share * _flops(whole, options, picture, text) > 5e12:
+    few, all_of_them = (_flops(model, options, picture, text) for model in (empty, pipe.transformer))
+    if accelerator.device.type == "cpu" and options.batch * few > PATIENCE:
         return None
     took = _time_copy(config, options, accelerator, picture, text)
-    return options.accumulate * took / share
+    return options.accumulate * took * all_of_them / few
 
 
 def _time_copy(

@@ -202,6 +202,8 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
     parts = {path.parent.name: _saved_dtype(path) for path in sorted(Path(source).glob("*/*.safetensors"))}
     dtypes = {"default": torch.float32, **parts}
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes)
+    if options.text_tokens:  # drawing takes as many as the tokenizer does, so that it does as was trained
+        pipe.tokenizer_2.model_max_length = options.text_tokens
     if options.full:
         transformer.load_state_dict(trained)
     else:

@@ -72,7 +72,7 @@ def train(
     base = find_base(options)
     check_rows(pairs, options)
     accelerator = start(options)
-    plan.check(plan.make(base, options, accelerator, rows=len(pairs)), out)
+    plan.check(plan.make(base, options, accelerator, rows=len(pairs)), cache_folder(options, out))
 
     # data
     pipe = open_encoders(base, _dtype(options, accelerator))
@@ -172,6 +172,10 @@ def _optimizer(transformer: nn.Module, options: TrainOptions) -> torch.optim.Opt
     return torch.optim.AdamW(weights, options.lr, betas, weight_decay=options.weight_decay, fused=fused)
 
 
+def cache_folder(options: TrainOptions, out: Path) -> Path:
+    return Path(options.cache) if options.cache else out / "run" / "cache"
+
+
 def encode(
     pairs: Sequence[Row],
     pipe: DSDPipeline,
@@ -181,7 +185,7 @@ def encode(
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> Data:
     """The dataset as records, with the encoders on `device` for as long as it takes."""
-    folder = Path(options.cache) if options.cache else out / "run" / "cache"
+    folder = cache_folder(options, out)
     frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
     pipe.to(device)
     tokens = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)

@@ -68,7 +68,9 @@ class TrainOptions:
     sizes: tuple[str, ...] = _option(
         (), "frames such as 512x512 384x640; a pair gets the nearest shape; the model's own when left out"
     )
-    text_tokens: int | None = _option(None, "tokens of a text; as many as the model draws with when left out")
+    text_tokens: int | None = _option(
+        None, "tokens of a text, in training and then in drawing; as many as the base takes when left out"
+    )
     precision: str | None = _option(None, "bf16 or fp32; bf16 on a GPU and fp32 elsewhere when left out")
     quantise: str | None = _option(
         None, "8bit or 4bit: keep the frozen weights so, for cards of 24 GB and less"
@@ -172,11 +174,12 @@ def _frame(size: str) -> tuple[int, int]:
 
 
 # A model of three million weights has no use for LoRA, and decides scene, colour and place close to noise.
+# Captions are at most 77 tokens of CLIP: of the 512 that FLUX.1-dev takes most would be padding kept on disk.
 SUITED: dict[str, dict[str, Any]] = {
     "pocket": {
         "full": True, "steps": 6_000, "batch": 24, "accumulate": 1, "lr": 8e-4, "beta2": 0.97, "clip": 1.0,
         "warmup": 200, "decay": 0.4, "ema": 0.999, "shift": 4.0, "reference_weight": 0.3,
     },
-    "flux-dev": {"gradient_checkpointing": True},
-    "flux-schnell": {"gradient_checkpointing": True},
+    "flux-dev": {"gradient_checkpointing": True, "text_tokens": 128},
+    "flux-schnell": {"gradient_checkpointing": True, "text_tokens": 128},
 }  # fmt: skip

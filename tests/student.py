@@ -50,7 +50,8 @@ def run(model: Path, out: Path, *, rows: list[dict] | None = None, **changed: ob
 
 
 def said(out: Path) -> list[dict]:
-    return [json.loads(line) for line in (out / "said.jsonl").read_text().splitlines()]
+    """The lines that are whole: a training that still runs may be in the midst of one."""
+    return [json.loads(line) for line in (out / "said.jsonl").read_text().split("\n")[:-1]]
 
 
 def checksums(out: Path) -> dict[str, dict[str, int]]:

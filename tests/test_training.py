@@ -40,8 +40,7 @@ def lora(teacher, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def full(teacher, tmp_path_factory) -> Path:
     """What a training of all weights left, with validation."""
-    out = tmp_path_factory.mktemp("full")
-    seen = []
+    out, seen = tmp_path_factory.mktemp("full"), []
 
     def validate(pipe, step: int) -> dict[str, float]:
         assert not pipe.transformer.training
@@ -49,7 +48,7 @@ def full(teacher, tmp_path_factory) -> Path:
         return {"identity": 0.5, "drawn": float(tiny.draw(pipe).mean())}
 
     reports = []
-    options = student.options(teacher, full=True, lr=1e-3, ema=0.9, validate_every=2, steps=4)
+    options = student.options(teacher, full=True, lr=1e-3, ema=0.9, validate_every=2, steps=4, text_tokens=9)
     train(student.pairs(), options, out, validate=validate, on_step=lambda *report: reports.append(report))
     torch.save((seen, reports), out / "seen.pt")
     return out
@@ -183,6 +182,11 @@ def test_parts_that_were_not_trained_are_the_bases(full, teacher):
         assert {value.dtype for value in ours.values()} == {value.dtype for value in base.values()}
 
 
+def test_drawing_takes_as_many_text_tokens_as_training_did(full, lora):
+    assert load_pipeline(full, device="cpu").tokenizer_2.model_max_length == 9
+    assert load_pipeline(lora, device="cpu").tokenizer_2.model_max_length == 16  # the base's
+
+
 # ---------------------------------------------------------------- going on
 
 
@@ -206,7 +210,7 @@ def test_killed_at_random_and_run_again_it_ends_bit_for_bit_the_same(teacher, tm
             os.kill(child.pid, signal.SIGKILL)
             kills += 1
         child.join()
-        reached = student.said(tmp_path / "killed")[-1]["step"]
+        reached = max((line["step"] for line in student.said(tmp_path / "killed")), default=0)
     whole.join()
     assert kills == 3 and whole.exitcode == child.exitcode == 0
     assert student.checksums(tmp_path / "whole") == student.checksums(tmp_path / "killed")
@@ -217,7 +221,7 @@ def test_killed_at_random_and_run_again_it_ends_bit_for_bit_the_same(teacher, tm
 
 def _wait_for_step(out: Path, step: int, child) -> None:
     while child.is_alive():
-        if (out / "said.jsonl").exists() and student.said(out)[-1]["step"] >= step:
+        if (out / "said.jsonl").exists() and any(line["step"] >= step for line in student.said(out)):
             return
         time.sleep(0.005)
 

@@ -94,6 +94,10 @@ def test_what_cannot_fit_is_refused_with_what_would_help(base, tmp_path):
     plan.check(fine, tmp_path / "not" / "there" / "yet")
     with pytest.raises(TrainingError, match="needs about .* free: try --gradient-checkpointing"):
         plan.check(replace(fine, free=fine.needed), tmp_path)
+    (tmp_path / "texts").mkdir()
+    with (tmp_path / "texts" / "a.safetensors").open("wb") as file:
+        file.truncate(10**12)  # a hole: takes no room, but says it is so large
+    plan.check(replace(fine, disk=10**12), tmp_path)  # it is all there already
     with pytest.raises(TrainingError, match=r"may take 1000000.0 GB, and .* free: choose another --out"):
         plan.check(replace(fine, disk=10**15), tmp_path)
 
