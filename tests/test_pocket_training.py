@@ -8,7 +8,7 @@ import torch
 
 from dsd.pocket.draw import draw
 from dsd.pocket.words import VOCABULARY
-from train.pocket import latents, scenes, student, teacher, text, vae
+from train.pocket import judge, latents, scenes, student, teacher, text, vae
 from train.pocket.linear import LinearAutoencoder, spell
 from train.pocket.loop import State, descend, learning_rate, running_average
 from train.pocket.presets import SMALL
@@ -153,3 +153,27 @@ def test_a_training_that_was_stopped_continues_as_if_it_were_not(tmp_path):
 def test_the_learning_rate_warms_up_holds_and_decays():
     rates = [learning_rate(step, 1000, 1.0, warmup=100) for step in range(1000)]
     assert rates[0] < 0.05 and rates[400] == 1.0 and rates[-1] < 0.03
+
+
+def test_a_judge_goes_on_from_an_earlier_one_word_by_word(tmp_path):
+    toy = replace(SMALL, judge_width=32, judge_eye_blocks=1, judge_blocks=1)
+    tokenizer = judge.build_tokenizer()
+    earlier = judge.build(toy, tokenizer)
+    earlier.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    swapped = judge.build_tokenizer()  # the same words at other places
+    vocab = swapped.get_vocab()
+    swapped.backend_tokenizer.model = type(swapped.backend_tokenizer.model)(
+        vocab={**vocab, "red": vocab["blue"], "blue": vocab["red"]}, unk_token="<unk>"
+    )
+    later = judge.build(toy, swapped)
+    judge.begin_with(later, swapped, tmp_path)
+
+    def embedding(model, words, word):
+        return model.get_input_embeddings().weight[words.convert_tokens_to_ids(word)]
+
+    torch.testing.assert_close(embedding(later, swapped, "red"), embedding(earlier, tokenizer, "red"))
+    assert swapped.convert_tokens_to_ids("red") != tokenizer.convert_tokens_to_ids("red")
+    eyes = "model.vision_tower.embeddings.patch_embedding.weight"
+    torch.testing.assert_close(later.state_dict()[eyes], earlier.state_dict()[eyes])
+    assert later.lm_head.weight is later.get_input_embeddings().weight

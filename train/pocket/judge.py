@@ -39,8 +39,8 @@ from train.pocket.vae import TRAIN_SEED, to_tensor
 PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 8
 SIDE = 64  # pixels a side of what it sees
 # The share of pairs: one critter; one trait changed; others of the same kind, colour and pattern; any other.
-PAIRS = {"same": 0.4, "changed": 0.4, "alike": 0.15, "any": 0.05}
-CONCLUDING = 4.0  # how much more the words from `differences:` on count than the descriptions
+PAIRS = {"same": 0.4, "changed": 0.35, "alike": 0.2, "any": 0.05}
+CONCLUDING = 2.0  # how much more the words from `differences:` on count than the descriptions
 COMPARE, DESCRIBE = 6, 7  # of eight steps, six compare, one describes, one says what changes
 TEMPLATE = (
     "{% for message in messages %}{% for item in message['content'] %}"
@@ -208,7 +208,8 @@ def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], st
     turn = step % 8
     if turn < COMPARE:
         pairs = [sample_pair(count, rng) for _ in range(batch)]
-        return pairs, CRITTERS.compare, [words.comparison(scene(a)[0], scene(b)[0]) for a, b in pairs]
+        answers = [words.comparison(scene(a)[0], scene(b)[0], rng) for a, b in pairs]
+        return pairs, CRITTERS.compare, answers
     if turn < DESCRIBE:
         rows = rng.integers(scenes.FAMILY * count, size=2 * batch).tolist()
         return [[r] for r in rows], CRITTERS.captions["caption"], [words.caption(*scene(r)) for r in rows]
@@ -248,11 +249,30 @@ def weights(ids: Tensor, asked: int, tokenizer: PreTrainedTokenizerFast) -> Tens
     return weight
 
 
-def train(run: Path, preset: Preset, steps: int) -> LlavaForConditionalGeneration:
+def begin_with(
+    judge: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
+) -> None:
+    """Take over an earlier judge's weights, its words' by spelling: words that it did not know start anew."""
+    earlier = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    spelt = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
+    known = {word: i for word, i in tokenizer.get_vocab().items() if word in spelt}
+    old = earlier.get_input_embeddings().weight.detach()  # [words, C]
+    new = judge.get_input_embeddings().weight.detach().clone()
+    new[list(known.values())] = old[[spelt[word] for word in known]]
+    earlier.resize_token_embeddings(len(new))
+    earlier.get_input_embeddings().weight.data = new
+    earlier.tie_weights()
+    judge.load_state_dict(earlier.state_dict())
+
+
+def train(run: Path, preset: Preset, steps: int, begin: Path | None = None) -> LlavaForConditionalGeneration:
     torch.manual_seed(SEED)
     pictures, tokenizer = Pictures(run, preset), build_tokenizer()
     judge = build(preset, tokenizer).to(device())
-    train_eyes(run, preset, pictures, Eyes(judge.model.vision_tower, preset.judge_width).to(device()))
+    if begin:
+        begin_with(judge, tokenizer, begin)
+    else:
+        train_eyes(run, preset, pictures, Eyes(judge.model.vision_tower, preset.judge_width).to(device()))
     average = running_average(judge)
     optimizer = torch.optim.AdamW(judge.parameters(), PEAK, betas=BETAS, weight_decay=0.02, fused=True)
     state = State(run / "judge.pt", model=judge, average=average, optimizer=optimizer).load()
@@ -271,9 +291,12 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--preset", choices=PRESETS, default="small")
     parser.add_argument("--steps", type=int, help="default: the preset's")
+    parser.add_argument(
+        "--begin", type=Path, metavar="JUDGE", help="an earlier judge's folder, to go on from"
+    )
     args = parser.parse_args()
     preset = PRESETS[args.preset]
-    judge = train(args.run, preset, args.steps or preset.judge_steps)
+    judge = train(args.run, preset, args.steps or preset.judge_steps, args.begin)
     if ranks()[0] == 0:
         judge.eval().half().save_pretrained(args.run / "judge")
         build_processor().save_pretrained(args.run / "judge")

@@ -1,79 +1,112 @@
 """What the embedded judge is taught to say of pictures whose truth is known, in the recipe's own form.
 
-Every answer is a function of two critters: the description names what a caption would, and the exact hue,
-angle and eye size in coarse steps, so that learning to describe is learning to look.
+It describes both critters, puts the two values of every part side by side and says whether they agree;
+scores and verdict follow. A small model can learn that: asked at once which parts differ, it would have to
+compare words far apart without having written anything down.
 """
 
 import numpy as np
 import torch
 
-from dsd.pocket.scorer import TOLERANCE, decode_numbers, distance, encode_numbers, visible_numbers
+from dsd.pocket.scorer import (
+    ANGLES,
+    RANGES,
+    TOLERANCE,
+    decode_numbers,
+    distance,
+    encode_numbers,
+    visible_numbers,
+)
 from dsd.pocket.words import VOCABULARY, describe_context, describe_critter
 from dsd.pocket.world import Context, Critter
 from dsd.recipes import ANSWER, CRITTERS
 
-# part of the subject -> the named traits and the numbers that belong to it
+# part of the subject -> the named traits and the numbers that belong to it; all of them have words
 PARTS = {
     "color": (("color",), ("hue",)),
-    "shape": (("shape",), ("aspect",)),
+    "shape": (("shape",), ()),
     "pattern": (("pattern",), ("accent_hue", "stripe_angle", "spot_turn")),
     "ears": (("ears",), ()),
     "eyes": (("eyes",), ("eye_size",)),
 }
 COUNTS = {1: "one", 2: "two", 3: "three"}
-HUE_STEP, TURN_STEP = 12, 15  # degrees
+STEPS = {
+    "hue": 12,
+    "accent_hue": 30,
+    "stripe_angle": 15,
+    "spot_turn": 15,
+}  # degrees from one word to the next
 # A part scores 4 within half of what the scorer tolerates, 3 within it, 2 within 1.5 times it, 1 beyond, 0
 # where the kind is another.
 SAME_FROM = 3
+AGREE, DIFFER = "agree", "differ"
+# How far a number is described from what it is (standard deviation, in what the scorer tolerates): the
+# judge's eyes are not exact, and what it compares has to forgive them that.
+MISREAD = 0.3
+
+Numbers = dict[str, float]
 
 
-def degrees(value: float, step: int, period: int) -> str:
+def exact(critter: Critter) -> Numbers:
+    """The numbers that can be seen, as the scorer would read them from a perfect picture."""
+    numbers = decode_numbers(torch.tensor(encode_numbers(critter)))
+    return {name: numbers[name] for name in visible_numbers(critter)}
+
+
+def misread(numbers: Numbers, rng: np.random.Generator) -> Numbers:
+    units = {name: np.ptp(RANGES[name]) if name in RANGES else 1.0 for name in numbers}
+    return {n: value + MISREAD * TOLERANCE[n] * units[n] * rng.normal() for n, value in numbers.items()}
+
+
+def said(critter: Critter, numbers: Numbers) -> dict[str, str]:
+    """The words of each part: `red 0°`, `round`, `striped 60° 30°`, `long`, `two large`."""
+    size = ("small", "medium", "large")[int(np.digitize(numbers["eye_size"], (0.95, 1.10)))]
+    pattern = [degrees(name, numbers[name]) for name in PARTS["pattern"][1] if name in numbers]
+    return {
+        "color": f"{critter.color} {degrees('hue', numbers['hue'])}",
+        "shape": critter.shape,
+        "pattern": " ".join([critter.pattern, *pattern]),
+        "ears": critter.ears,
+        "eyes": f"{COUNTS[critter.eyes]} {size}",
+    }
+
+
+def degrees(name: str, value: float) -> str:
+    step, period = STEPS[name], 360 // ANGLES[name]
     return f"{round(value / step) * step % period}°"
 
 
-def describe(critter: Critter) -> str:
-    """`red 0° round critter two large eyes long ears striped 30°`."""
-    size = ("small", "medium", "large")[int(np.digitize(critter.eye_size, (0.95, 1.10)))]
-    numbers = exact(critter)
-    words = [critter.color, degrees(critter.hue, HUE_STEP, 360), critter.shape, "critter"]
-    words += [COUNTS[critter.eyes], size, "eyes", critter.ears, "ears", critter.pattern]
-    if critter.pattern == "striped":
-        words.append(degrees(numbers["stripe_angle"], TURN_STEP, 180))
-    if critter.pattern == "spotted":
-        words.append(degrees(numbers["spot_turn"], TURN_STEP, 90))
-    return " ".join(words)
-
-
-def exact(critter: Critter) -> dict[str, float]:
-    """The numbers of a critter as the scorer would read them from a perfect picture."""
-    return decode_numbers(torch.tensor(encode_numbers(critter)))
+def describe(words: dict[str, str]) -> str:
+    """`red 0° round critter striped 60° 30° long ears two large eyes`."""
+    color, shape, pattern, ears, eyes = (words[part] for part in PARTS)
+    return f"{color} {shape} critter {pattern} {ears} ears {eyes} eyes"
 
 
 def scores(first: Critter, second: Critter) -> dict[str, int]:
     """0-4 for each part, over what can be seen in both."""
-    seen = set(visible_numbers(first)) & set(visible_numbers(second))
     one, two = exact(first), exact(second)
     result = {}
     for part, (named, numbers) in PARTS.items():
         if any(getattr(first, name) != getattr(second, name) for name in named):
             result[part] = 0
             continue
-        off = [distance(name, one[name], two[name]) / TOLERANCE[name] for name in numbers if name in seen]
+        off = [distance(n, one[n], two[n]) / TOLERANCE[n] for n in numbers if n in one and n in two]
         result[part] = 4 - int(np.digitize(max(off, default=0.0), (0.5, 1.0, 1.5)))
     return result
 
 
-def comparison(first: Critter, second: Critter) -> str:
-    """The whole answer to `CRITTERS.compare`."""
+def comparison(first: Critter, second: Critter, rng: np.random.Generator) -> str:
+    """The whole answer to `CRITTERS.compare`: numbers are described a little wrong, what follows is true."""
     given = scores(first, second)
-    different = [part for part, score in given.items() if score < SAME_FROM]
+    one, two = (said(critter, misread(exact(critter), rng)) for critter in (first, second))
+    agreed = {part: AGREE if score >= SAME_FROM else DIFFER for part, score in given.items()}
     fields = (
         describe_critter(first),
-        describe(first),
-        describe(second),
-        " ".join(different) or "none",
+        describe(one),
+        describe(two),
+        " , ".join(f"{part} {one[part]} – {two[part]} {agreed[part]}" for part in PARTS),
         " ".join(f"{part} {score}" for part, score in given.items()),
-        "different" if different else "same",
+        "different" if DIFFER in agreed.values() else "same",
     )
     return " ".join(f"{name}: {text}" for name, text in zip(ANSWER, fields, strict=True))
 
@@ -89,7 +122,7 @@ def instruction(context: Context) -> str:
 def vocabulary() -> list[str]:
     """Every word that a question or an answer may hold."""
     asked = " ".join([CRITTERS.compare, *CRITTERS.captions.values()]).split()
-    marks = [f"{name}:" for name in ANSWER] + ["none", "same", "different", "eyes", *map(str, range(5))]
-    sizes = [*COUNTS.values(), "small", "medium", "large"]
-    angles = {f"{a}°" for a in (*range(0, 360, HUE_STEP), *range(0, 180, TURN_STEP))}
+    marks = [f"{name}:" for name in ANSWER] + ["same", "different", "eyes", "–", ",", AGREE, DIFFER]
+    sizes = [*COUNTS.values(), "small", "medium", "large", *map(str, range(5))]
+    angles = {f"{a}°" for name, step in STEPS.items() for a in range(0, 360 // ANGLES[name], step)}
     return sorted({*VOCABULARY, *PARTS, *asked, *marks, *sizes, *angles})
