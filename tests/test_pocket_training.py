@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from dsd.pairs import read_pairs
 from dsd.pocket.draw import draw
 from dsd.pocket.words import VOCABULARY
-from train.pocket import judge, latents, scenes, student, teacher, text, vae
+from train.pocket import judge, latents, rendered, scenes, student, teacher, text, vae
 from train.pocket.linear import LinearAutoencoder, spell
 from train.pocket.loop import State, descend, learning_rate, running_average
 from train.pocket.presets import SMALL
@@ -177,3 +178,16 @@ def test_a_judge_goes_on_from_an_earlier_one_word_by_word(tmp_path):
     eyes = "model.vision_tower.embeddings.patch_embedding.weight"
     torch.testing.assert_close(later.state_dict()[eyes], earlier.state_dict()[eyes])
     assert later.lm_head.weight is later.get_input_embeddings().weight
+
+
+def test_rendered_pairs_are_a_dataset_of_true_pairs_in_both_orders(tmp_path):
+    families = scenes.render(rendered.TRAIN_SEED, 4, 64, tmp_path / "renders", processes=1)
+    rendered.write(tmp_path, TOY, 12, tmp_path / "pairs")
+    pairs = list(read_pairs(tmp_path / "pairs"))
+    assert len(pairs) == 12
+    for there, back in zip(pairs[::2], pairs[1::2], strict=True):
+        family, first, second = map(int, there["id"].split("-"))
+        assert back["id"] == f"{family:06d}-{second}-{first}" and max(first, second) < scenes.SAME
+        assert np.array_equal(np.asarray(there["target"]), families[family, second])
+        assert np.array_equal(np.asarray(there["target"]), np.asarray(back["conditioning"]))
+        assert there["caption"].endswith(there["instruction"].removeprefix("the same critter "))

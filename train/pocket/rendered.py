@@ -1,0 +1,80 @@
+"""Rendered pairs as a dataset, for an upper bound: `python -m train.pocket.rendered RUN --out FOLDER`.
+
+What a perfect teacher and a perfect judge would leave: true renders of one critter in two contexts, told in
+the sheet's own words. A student of these is what a self-distilled one is measured against.
+"""
+
+import argparse
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dsd import rows
+from dsd.pocket.words import caption, describe_context
+from train.pocket import scenes
+from train.pocket.presets import PRESETS, Preset
+from train.pocket.vae import TRAIN_SEED
+
+SEED = 61
+SHARD_ROWS = 5000
+
+
+def sample(families: np.ndarray, index: int) -> list[dict]:
+    """Both orders of pair number `index`, as rows of `dsd.pairs`; a function of the index."""
+    rng = np.random.default_rng((SEED, index))
+    family = int(rng.integers(len(families)))
+    first, second = (int(p) for p in rng.permutation(scenes.SAME)[:2])
+    return [row(families, family, *panels) for panels in ((first, second), (second, first))]
+
+
+def row(families: np.ndarray, family: int, conditioning: int, target: int) -> dict:
+    critter, context = scenes.family(TRAIN_SEED, family)[target]
+    return {
+        "id": f"{family:06d}-{conditioning}-{target}",
+        "conditioning": png(families[family, conditioning]),
+        "target": png(families[family, target]),
+        "caption": caption(critter, context),
+        "instruction": f"the same critter {describe_context(context)}",
+        "generator": "dsd.pocket.draw",
+        "generator_licence": "apache-2.0",
+    }
+
+
+def png(picture: np.ndarray) -> dict:
+    """A uint8 picture [h, w, 3] as `datasets` keeps one."""
+    file = io.BytesIO()
+    Image.fromarray(picture).save(file, "png")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def write(run: Path, preset: Preset, count: int, out: Path) -> None:
+    """`count` rows, an even number, as parquet files that `dsd.pairs.read_pairs` opens."""
+    import pyarrow
+    import pyarrow.parquet
+
+    families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
+    out.mkdir(parents=True, exist_ok=True)
+    starts = range(0, count // 2, SHARD_ROWS // 2)
+    for number, start in enumerate(starts):
+        indices = range(start, min(start + SHARD_ROWS // 2, count // 2))
+        shard = pyarrow.Table.from_pylist([one for index in indices for one in sample(families, index)])
+        file = io.BytesIO()
+        pyarrow.parquet.write_table(shard, file, row_group_size=50)
+        rows.write(out / f"train-{number:05d}-of-{len(starts):05d}.parquet", file.getvalue())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--rows", type=int, default=10_000)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    write(args.run, PRESETS[args.preset], args.rows, args.out)
+    print(f"{args.rows} rows in {args.out}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
