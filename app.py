@@ -1,44 +1,70 @@
-"""The app: `python app.py` opens the page with the embedded model; `--model flux-dev` with the large one."""
+"""The app: `python app.py` opens the page with the embedded models; `--model flux-dev` with the large one."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import spaces  # noqa: F401  On ZeroGPU it has to come before anything that touches the GPU.
 from PIL import Image
 
-from dsd import command
-from dsd.checkpoint import PRESETS
+from dsd import command, hub
+from dsd.asking import VLM
+from dsd.checkpoint import ASSETS, PRESETS
+from dsd.memory import QUANTISED
+from dsd.recipes import CRITTERS, IDENTITY
 from dsd.ui import page
-from dsd.ui.loaded import Loaded
+from dsd.ui.late import Late
+from dsd.ui.loaded import Loaded, Wheel
 
 EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
+SAMPLE_RUN, POCKET_JUDGE = ASSETS / "run", ASSETS / "judge"
+POCKET = "pocket"
+AUTH = "DSD_AUTH"
+# Somebody waits at the page, and others behind: a server that is away must not keep them for long.
+SERVER = {"timeout": 60, "retries": 1, "patience": 60}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default="pocket", help=f"{', '.join(PRESETS)}, a folder or a hub id")
-    parser.add_argument("--weights", help="trained weights to put on the model: a folder, file or hub id")
-    parser.add_argument("--device", help="cpu, cuda, mps; the best there is when left out")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--model", default=POCKET, help=f"{', '.join(PRESETS)}, a folder or a hub id")
+    add("--weights", help="trained weights to put on the model: a folder, file or hub id")
+    add("--device", help="cpu, cuda, mps; the best there is when left out")
+    add(
         "--offload",
         default="none",
         choices=("none", "model", "group", "sequential"),
-        help="keep parts of a large model in main memory",
+        help="keep parts of large models in main memory",
     )
-    parser.add_argument("--host", help="address to serve on; 0.0.0.0 for the whole network")
-    parser.add_argument(
-        "--port", type=int, help="port to serve on; the first free one from 7860 when left out"
+    add("--quantize", choices=QUANTISED, help="weights in 8bit or 4bit, on an NVIDIA GPU; needs bitsandbytes")
+    add(
+        "--teacher",
+        default=POCKET,
+        choices=PRESETS,
+        help="who draws on the Grids tab, opened when first used (pocket); a FLUX needs 24 GB of its own",
     )
-    parser.add_argument("--share", action="store_true", help="make a public link through gradio's servers")
+    add("--judge", help="who compares and describes pictures: pocket, a folder, a hub id, or http://host/v1")
+    add("--run", type=Path, help="folder of a judged run for the Curate tab (a small sample)")
+    add("--host", help="address to serve on; 0.0.0.0 for the whole network")
+    add("--port", type=int, help="port to serve on; the first free one from 7860 when left out")
+    add("--share", action="store_true", help="make a public link through gradio's servers")
+    add(
+        "--auth",
+        metavar="USER:PASSWORD",
+        help=f"ask visitors for these; the variable {AUTH} does too, unseen in the list of processes",
+    )
     return parser.parse_args(argv)
 
 
-def load(args: argparse.Namespace) -> Loaded:
+def load(args: argparse.Namespace, judge: Late[VLM]) -> Loaded:
     """The model and what the page says about it."""
-    pipe = command.open_model(args.model, weights=args.weights, device=args.device, offload=args.offload)
+    held = {"device": args.device, "offload": args.offload, "quantize": args.quantize}
+    pipe = command.open_model(args.model, weights=args.weights, **held)
     preset = PRESETS.get(args.model)
     return Loaded(
         pipe=pipe,
@@ -47,16 +73,97 @@ def load(args: argparse.Namespace) -> Loaded:
         warn=world_warning(args.model),
         description=preset.description if preset else "",
         licence=preset.licence if preset else "",
+        describer=judge if knows(args, args.model) else None,
+        recipe=CRITTERS if POCKET in (args.model, args.judge) else IDENTITY,
     )
 
 
 def world_warning(model: str) -> Callable[[Image.Image], str | None] | None:
     """The embedded model knows only its drawn world, and can tell when a picture is not from there."""
-    if model != "pocket":
+    if model != POCKET:
         return None
     from dsd.pocket import warning
 
     return warning
+
+
+def wheel(args: argparse.Namespace, judge: Late[VLM]) -> Wheel:
+    """What the Grids and the Curate tab work with. Nothing is opened yet."""
+    return Wheel(
+        teacher=Late(args.teacher, lambda: open_teacher(args)),
+        recipe=CRITTERS if args.teacher == POCKET else IDENTITY,
+        judge=judge if knows(args, args.teacher) else None,
+        about=about_teacher(args),
+        run=args.run or (SAMPLE_RUN if SAMPLE_RUN.is_dir() else None),
+        own=args.run is not None,
+    )
+
+
+def open_teacher(args: argparse.Namespace) -> Any:
+    """A `dsd.teacher.Teacher`; a small one stays where it is."""
+    from dsd.teacher import load_teacher
+
+    offload = "none" if args.teacher == POCKET else args.offload
+    return load_teacher(args.teacher, device=args.device, offload=offload)
+
+
+def about_teacher(args: argparse.Namespace) -> str:
+    """Who draws the sheets, for the page."""
+    if args.teacher != POCKET:
+        return f"{args.teacher} draws them here."
+    if args.model == POCKET:
+        return "A small embedded model draws them here; it knows one world of drawn critters."
+    return (
+        "Here a small embedded model draws them, which knows one world of drawn critters; "
+        "python app.py --teacher flux-dev loads a large one, which takes another 24 GB of memory."
+    )
+
+
+def judge(args: argparse.Namespace) -> Late[VLM]:
+    """The one named, or the embedded one. One for the whole app: it is opened once."""
+    name, missing = args.judge or POCKET, None
+    if name == POCKET and not POCKET_JUDGE.is_dir():
+        missing = "the embedded judge is not in this copy yet: python -m train.pocket.judge makes it"
+    return Late(name, lambda: open_judge(args, name), missing=missing)
+
+
+def knows(args: argparse.Namespace, model: str) -> bool:
+    """Whether the judge can tell what this model draws: the embedded one knows drawn critters only.
+
+    A model of somebody's own may draw critters too, and who names the embedded judge with it says so.
+    """
+    return model == POCKET or args.judge not in (None, POCKET) or (bool(args.judge) and model not in PRESETS)
+
+
+def open_judge(args: argparse.Namespace, name: str) -> VLM:
+    """On this machine, or behind an address."""
+    from dsd.vlm import open_vlm
+
+    is_server = name.startswith(("http://", "https://"))
+    return open_vlm(name, **(SERVER if is_server else {"device": args.device}))
+
+
+def check(args: argparse.Namespace) -> None:
+    """ValueError for what would only fail when a visitor needs it."""
+    if args.judge and args.judge != POCKET and "://" not in args.judge:
+        hub.check_source(args.judge)
+    if args.judge == POCKET and args.teacher != POCKET:
+        raise ValueError(
+            f"--judge pocket knows drawn critters only, not what {args.teacher} draws: name another"
+        )
+    if args.run is not None and not args.run.is_dir():
+        raise ValueError(f"--run {args.run} is not a folder: name one that train.curate has judged")
+
+
+def credentials(args: argparse.Namespace) -> tuple[str, str] | None:
+    """Name and password to ask of visitors; None lets everybody in. ValueError never quotes them."""
+    given = os.environ.get(AUTH) if args.auth is None else args.auth
+    if given is None:
+        return None
+    user, _, password = given.partition(":")
+    if not user.strip() or not password:  # an empty variable must not open the door
+        raise ValueError(f"--auth and {AUTH} take USER:PASSWORD, neither of them empty")
+    return user.strip(), password
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -64,11 +171,16 @@ def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
     command.quiet()
     try:
-        loaded = load(args)
+        check(args)
+        auth = credentials(args)
+        eyes = judge(args)
+        built = page.build(load(args, eyes), EXAMPLES, wheel(args, eyes))
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
-    page.launch(page.build(loaded, EXAMPLES), server_name=args.host, server_port=args.port, share=args.share)
+    # A service is stopped by SIGTERM: it too should end as Ctrl-C does, with no upload left behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    page.launch(built, server_name=args.host, server_port=args.port, share=args.share, auth=auth)
     return 0
 
 

@@ -13,8 +13,9 @@ from huggingface_hub.errors import EntryNotFoundError
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor
 
-from dsd import hub
+from dsd import doctor, hub, quantised
 from dsd.hub import LoadError
+from dsd.memory import Way
 from dsd.pipeline import DSDPipeline
 from dsd.transformer import load_transformer, widen
 
@@ -79,14 +80,16 @@ def load_pipeline(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     offload: str = "none",
+    quantize: str | None = None,
 ) -> DSDPipeline:
     """Open a preset, or a folder or hub id of a whole pipeline that this project saved.
 
     `weights` replaces the transformer: a folder or hub id of a widened one, or a LoRA file (.safetensors),
     which goes on the model's own weights, or on the widened base if it brings input columns of its own.
     `dtype` None is the preset's, or as saved. `device` None takes CUDA, else MPS, else the CPU. `offload`
-    trades speed for GPU memory. Weights are in memory once. LoadError (a ValueError) says which licence to
-    accept, which variable to set, or what was not found.
+    trades speed for GPU memory, and `quantize` ("8bit", "4bit"; CUDA only) exactness. Weights are in memory
+    once. LoadError (a ValueError) says which licence to accept, which variable to set, what was not found,
+    or, where memory does not suffice, what does fit.
     """
     preset = resolve(name_or_path)
     sources = [str(source) for source in (preset.base, weights or preset.weights) if source is not None]
@@ -94,15 +97,22 @@ def load_pipeline(
         hub.check_source(source)
     device = torch.device(device or best_device())
     check_offload(offload, device)
-    with hub.explained(preset.name, sources, preset.licence_page):
+    if quantize:
+        quantised.check(quantize, offload, device)
+    way = Way(offload, quantize)
+    with hub.explained(preset.name, sources, preset.licence_page), doctor.explained(preset.name, device, way):
         # First what a licence may guard: a closed door should show before gigabytes of other weights arrive.
         DSDPipeline.load_config(preset.base)
         transformer, lora = _open_transformer(preset, weights, dtype or preset.dtype)
         _check_widened(transformer, weights or preset.weights)
-        pipe = DSDPipeline.from_pretrained(preset.base, transformer=transformer, dtype=transformer.dtype)
+        parts = {"transformer": transformer, "dtype": transformer.dtype}
+        if quantize:
+            parts |= quantised.parts(transformer, quantize, device)
+        pipe = DSDPipeline.from_pretrained(preset.base, **parts, **hub.SAFE)
         if lora is not None:
-            pipe.load_lora_weights(str(lora.parent), weight_name=lora.name, adapter_name="dsd")
-    return place(pipe, device, offload)
+            named = {"weight_name": lora.name, "adapter_name": "dsd", "use_safetensors": True}
+            pipe.load_lora_weights(str(lora.parent), **named)
+        return place(pipe, device, offload)
 
 
 def resolve(name_or_path: str | Path) -> Preset:

@@ -14,9 +14,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dsd.memory import QUANTISED, Way, is_shortage
+from dsd.quality import QUALITIES
+
 DRAWING = {  # field of Options -> type and help; the flag is the name with dashes
     "seed": (int, "seed of the first picture, the next ones count up; a new one each time when left out"),
-    "steps": (int, "denoising steps (28)"),
+    "quality": (str, "how much time to take for how good a picture: draft, balanced or best (best)"),
+    "steps": (int, "denoising steps (the quality's: 28 at best)"),
     "image_guidance": (float, "how strongly to keep the subject (1.5; 1 is off)"),
     "text_guidance": (float, "how strongly to follow the prompt (1; off)"),
     "guidance": (
@@ -53,8 +57,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=("none", "model", "group", "sequential"),
         help="keep parts of a large model in main memory",
     )
+    parser.add_argument(
+        "--quantize", choices=tuple(QUANTISED), help="weights in fewer bits; an NVIDIA GPU and bitsandbytes"
+    )
+    parser.add_argument(
+        "--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft"
+    )
     for name, (kind, text) in DRAWING.items():
-        choices = ("crop", "pad") if name == "fit" else None
+        choices = {"fit": ("crop", "pad"), "quality": tuple(QUALITIES)}.get(name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=choices, help=text)
     return parser
 
@@ -71,9 +81,12 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, LoadError, OSError) as error:
         return _fail(str(error))
     except (MemoryError, RuntimeError) as error:
-        if not _out_of_memory(error):
+        if not is_shortage(error):
             raise
-        return _fail("not enough memory: choose a smaller size or --count, or try --offload model")
+        from dsd import doctor
+
+        hint = doctor.hint(args.model or "pocket", Way(args.offload, args.quantize))
+        return _fail(f"not enough memory: choose a smaller size or --count, or {hint}")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
@@ -82,10 +95,6 @@ def main(argv: list[str] | None = None) -> int:
 def _fail(message: str) -> int:
     print(f"dsd.generate: {' '.join(message.split())}", file=sys.stderr)
     return 2
-
-
-def _out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError) or "out of memory" in str(error).lower()
 
 
 def quiet() -> None:
@@ -197,14 +206,16 @@ def _targets(output: Path, count: int) -> list[Path]:
     return names
 
 
-def open_model(model: str, *, weights: str | None, device: str | None, offload: str) -> Any:
+def open_model(
+    model: str, *, weights: str | None, device: str | None, offload: str, quantize: str | None = None
+) -> Any:
     """`load_pipeline` for people: no bar of its own, and a device that is not there is a plain mistake."""
     from dsd.checkpoint import load_pipeline
 
     try:
-        pipe = load_pipeline(model, weights=weights, device=device, offload=offload)
+        pipe = load_pipeline(model, weights=weights, device=device, offload=offload, quantize=quantize)
     except (AssertionError, RuntimeError) as error:  # torch's two ways of saying that there is no such device
-        if device is None or _out_of_memory(error):
+        if device is None or is_shortage(error):
             raise
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     pipe.set_progress_bar_config(disable=True)
@@ -212,7 +223,9 @@ def open_model(model: str, *, weights: str | None, device: str | None, offload: 
 
 
 def _load(args: argparse.Namespace, model: str, weights: str | None) -> Any:
-    return open_model(model, weights=weights, device=args.device, offload=args.offload)
+    return open_model(
+        model, weights=weights, device=args.device, offload=args.offload, quantize=args.quantize
+    )
 
 
 def _draw(pipe: Any, image: Any, options: Any, **labels: str | None) -> list[Any]:

@@ -7,13 +7,14 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
 MULTIPLE = 16  # the VAE makes one latent of 8x8 pixels, FLUX packs 2x2 latents into one token
 FITS = ("crop", "pad")
 BLACK = -1.0
 WHITE = (255, 255, 255)
+STRIP = 256  # rows of a deep picture made shallow at a time
 
 
 def check_size(width: int, height: int) -> None:
@@ -39,7 +40,7 @@ def fit(image: Image.Image, width: int, height: int, mode: str = "crop") -> Imag
         raise ValueError(f"expected a PIL picture, got {type(image).__name__}; open it with PIL.Image.open")
     if 0 in image.size:
         raise ValueError(f"the picture is empty: {image.width} x {image.height} pixels")
-    picture = to_rgb(ImageOps.exif_transpose(_first_frame(image)))
+    picture = to_rgb(_upright(_first_frame(image)))
     if mode == "pad":
         return _pad(picture, width, height)
     return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
@@ -49,6 +50,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """Any PIL mode to RGB: deep greys scaled (PIL alone would clip them), transparency laid on white."""
     if image.mode.startswith(("I", "F")):
         return _deep_grey(image).convert("RGB")
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise ValueError("the picture's colours are missing, it has no palette: save it as RGB first")
     if image.has_transparency_data:
         return _on_white(image)
     try:
@@ -58,29 +61,42 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _first_frame(image: Image.Image) -> Image.Image:
-    if not getattr(image, "is_animated", False) or image.tell() == 0:
-        return image
     position = image.tell()
+    if position == 0:
+        return image
     image.seek(0)
     frame = image.copy()
     image.seek(position)
     return frame
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    """Turned as EXIF says; as it is where EXIF is damaged and says nothing."""
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
+        return ImageOps.exif_transpose(image) if turned else image
+    except Exception:  # Pillow meeting garbage raises anything from SyntaxError to struct.error
+        return image
+
+
 def _deep_grey(image: Image.Image) -> Image.Image:
     """Modes I;16, I and F to 8 bits; I and F do not say their range, so the largest value tells it."""
-    values = np.asarray(image, dtype=np.float64)
-    if image.mode.startswith("I;16") or values.max() > 255:
-        values = values / 257  # 65535 -> 255
-    elif image.mode == "F" and values.max() <= 1:
-        values = values * 255
-    return Image.fromarray(np.clip(values.round(), 0, 255).astype(np.uint8))
+    values = np.asarray(image)  # [H, W]
+    largest, grey = np.fmax.reduce(values, axis=None), np.empty(values.shape, np.uint8)
+    if image.mode.startswith("I;16") or largest > 255:
+        scale = 1 / 257  # 65535 -> 255
+    else:
+        scale = 255 if image.mode == "F" and largest <= 1 else 1
+    for top in range(0, len(values), STRIP):  # 50 megapixels of float64 at once are 400 MB
+        part = np.nan_to_num(values[top : top + STRIP].astype(np.float64) * scale, posinf=255, neginf=0)
+        grey[top : top + STRIP] = np.clip(part.round(), 0, 255)
+    return Image.fromarray(grey)
 
 
 def _on_white(image: Image.Image) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # premultiplied: PIL only knows the step to its plain sibling
         image = image.convert("LA" if image.mode == "La" else "RGBA")
-    image = image.convert("RGBA")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")  # a copy of 50 megapixels is 200 MB
     return Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image).convert("RGB")
 
 

@@ -4,19 +4,26 @@ Every picture has its own seed (`seed`, `seed + 1`, ...) and can be made again a
 carries the settings that `save` writes into its PNG. `python -m dsd.generate` is `dsd/command.py`.
 """
 
+if __name__ == "__main__":  # before torch comes in: --help and a mistyped flag answer at once
+    import sys
+
+    from dsd.command import main
+
+    sys.exit(main())
+
 import contextlib
-import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from dsd import checkpoint, diptych, intake, provenance
+from dsd import checkpoint, diptych, encoding, intake, provenance, quality
 from dsd.pipeline import DEFAULT_GUIDANCE
+from dsd.quality import Quality
 
 BATCH = 4  # pictures denoised together; more gain little speed and cost memory
 MAX_SEED = 2**32 - 1  # a browser's numbers are exact only to 2**53, and 32 bits are easier to copy
@@ -31,7 +38,8 @@ class Options:
 
     prompt: str  # where the subject should be
     seed: int = 0  # of the first picture; the next ones count up
-    steps: int = 28  # denoising steps
+    quality: str | Quality = "best"  # how much time to take: one of dsd.quality.QUALITIES
+    steps: int | None = None  # denoising steps; None becomes the quality's
     image_guidance: float = 1.5  # how strongly to keep the subject; 1 is off
     text_guidance: float = 1.0  # how strongly to follow the prompt; 1 is off
     guidance: float | None = (
@@ -46,6 +54,9 @@ class Options:
         intake.check_prompt(self.prompt)
         _whole("count", self.count, 1, 1000)
         _whole("seed", self.seed, 0, MAX_SEED - self.count + 1)
+        own = quality.find(self.quality)
+        if self.steps is None:
+            object.__setattr__(self, "steps", own.steps)  # frozen for others only
         _whole("steps", self.steps, 1, 200)
         _number("image guidance", self.image_guidance, 0, 20)
         _number("text guidance", self.text_guidance, 0, 20)
@@ -58,6 +69,11 @@ class Options:
         if self.fit not in diptych.FITS:
             raise ValueError(f"fit must be one of {', '.join(diptych.FITS)}, got {self.fit!r}")
 
+    @property
+    def plan(self) -> Quality:
+        """The quality, with the steps that these options take."""
+        return replace(quality.find(self.quality), steps=self.steps)
+
 
 def _whole(name: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
@@ -65,8 +81,8 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
 
 
 def _number(name: str, value: object, low: float, high: float) -> None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not usable or not low <= value <= high:
+    usable = isinstance(value, int | float) and not isinstance(value, bool)
+    if not usable or not low <= value <= high:  # which NaN is not, nor a whole number too long for a float
         raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
 
 
@@ -125,11 +141,12 @@ def stream(
     check(pipe, options)
     frame = diptych.fit(image, *_size(pipe, options), options.fit)
     common = _settings(pipe, frame, options, model, weights)
-    clock = _Clock(options.steps * options.count, preview_seconds)
+    asked = _encoded(pipe, frame, options)
+    clock = Clock(options.steps * options.count, preview_seconds)
     results: list[Result] = []
     seeds = range(options.seed, options.seed + options.count)
     for start in range(0, options.count, BATCH):
-        drawn = yield from _draw(pipe, frame, options, seeds[start : start + BATCH], clock, results)
+        drawn = yield from _draw(pipe, asked, seeds[start : start + BATCH], clock, results)
         results = results + [
             Result(picture, redrawn, frame, seed, {**common, "seed": seed})
             for picture, redrawn, seed in zip(drawn.images, drawn.references, seeds[start:], strict=False)
@@ -147,23 +164,28 @@ def _size(pipe: Any, options: Options) -> tuple[int, int]:
     return options.width or pipe.frame_size, options.height or pipe.frame_size
 
 
-def _draw(
-    pipe: Any, frame: Image.Image, options: Options, seeds: range, clock: "_Clock", results: list[Result]
-) -> Iterator[Progress]:
-    """Draw one batch; yields after each step and returns the pipeline's output."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    steps = pipe.stream(
-        options.prompt.strip(),
+def _encoded(pipe: Any, frame: Image.Image, options: Options) -> dict[str, Any]:
+    """What all pictures of a call share: its words and its reference are encoded once, not once a batch."""
+    return encoding.encoded(
+        pipe,
+        prompt=options.prompt.strip(),
         image=frame,
         width=frame.width,
         height=frame.height,
         num_inference_steps=options.steps,
+        quality=options.quality,
         guidance_scale=options.guidance,
         image_guidance_scale=options.image_guidance,
         text_guidance_scale=options.text_guidance,
-        num_images_per_prompt=len(seeds),
-        generator=generators,
     )
+
+
+def _draw(
+    pipe: Any, asked: dict[str, Any], seeds: range, clock: "Clock", results: list[Result]
+) -> Iterator[Progress]:
+    """Draw one batch; yields after each step and returns the pipeline's output."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    steps = pipe.stream(**asked, num_images_per_prompt=len(seeds), generator=generators)
     with contextlib.closing(steps):
         for step in steps:
             if hasattr(step, "images"):  # the last item is the output itself
@@ -182,6 +204,7 @@ def _settings(
         "prompt": options.prompt.strip(),
         "seed": options.seed,
         "steps": options.steps,
+        "quality": quality.settings(options.plan),
         "image_guidance": options.image_guidance,
         "text_guidance": options.text_guidance,
         "guidance": default if options.guidance is None else options.guidance,
@@ -219,13 +242,14 @@ def options_from(settings: dict[str, Any]) -> Options:
         "height",
         "fit",
     )
+    drawn = quality.from_settings(settings["quality"]) if "quality" in settings else "best"
     try:
-        return Options(**{name: settings[name] for name in names})
+        return Options(**{name: settings[name] for name in names}, quality=drawn)
     except KeyError as error:
         raise ValueError(f"the settings in this picture lack {error}: it cannot be made again") from error
 
 
-class _Clock:
+class Clock:
     """Counts steps over all batches and says how long the rest may take."""
 
     def __init__(self, total: int, preview_seconds: float | None) -> None:
@@ -247,11 +271,3 @@ class _Clock:
             return False
         self._previewed = time.monotonic()
         return True
-
-
-if __name__ == "__main__":
-    import sys
-
-    from dsd.command import main
-
-    sys.exit(main())

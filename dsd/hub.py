@@ -14,6 +14,9 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
 )
 
+# For every `from_pretrained`: opening a pickle, or a model's own code, would run whatever is in it.
+SAFE = {"use_safetensors": True, "trust_remote_code": False}
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
 NO_ANSWER = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
 
@@ -22,10 +25,23 @@ class LoadError(ValueError):
     """A model that cannot be opened; the message says what to do."""
 
 
-def check_source(source: str | Path) -> None:
-    """Raise LoadError unless this is a file, a folder, or could be a hub id."""
-    if not Path(source).exists() and not ID.fullmatch(str(source)):
+def check_source(source: str | Path, *, weights: bool = True) -> None:
+    """LoadError unless this is a file, a folder, or could be a hub id; weights must not be mere pickles."""
+    path = Path(source)
+    if not path.exists() and not ID.fullmatch(str(source)):
         raise LoadError(f"not found: {source} (no such file or folder, and not a hub id owner/name)")
+    if weights:
+        _check_safe(path)
+
+
+def _check_safe(path: Path) -> None:
+    found = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
+    pickles = sorted(file for file in found if file.suffix in PICKLES)
+    if pickles and not any(file.suffix == ".safetensors" for file in found):
+        raise LoadError(
+            f"{path} holds its weights in {pickles[0].name}, a pickle, which can run code when opened: "
+            "only .safetensors files are loaded, so convert it, or take a model that comes with them"
+        )
 
 
 @contextmanager
@@ -33,7 +49,11 @@ def explained(name: str, sources: list[str], licence_page: str | None = None) ->
     """Turn whatever the hub or the disk refuses inside the block into a LoadError about the model `name`."""
     try:
         yield
-    except (OSError, HfHubHTTPError, OfflineModeIsEnabled) as error:
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise LoadError(f"{name} brings code of its own, which is never run here: choose another") from error
+    except (OSError, ImportError, HfHubHTTPError, OfflineModeIsEnabled) as error:
         page = licence_page or f"https://huggingface.co/{sources[0]}"
         raise LoadError(
             _advice(name, ", ".join(dict.fromkeys(sources)), page, list(_chain(error)))

@@ -4,6 +4,7 @@ Everything that can be wrong with an upload ends here in a `ValueError` of one p
 to do about it. It does not change the picture: turning, flattening and fitting belong to `dsd.diptych.fit`.
 """
 
+import contextlib
 import warnings
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,15 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
     if not path.is_file():
         raise ValueError(f"there is no file {path}: check the name")
     if path.stat().st_size == 0:
-        raise ValueError(f'"{path.name}" is empty (0 bytes): save or upload it again')
-    name = f'"{path.name}"'
+        raise ValueError(f"{_shown(path.name)} is empty (0 bytes): save or upload it again")
+    name = _shown(path.name)
     return _decoded(_checked(_opened(path, name), name), name)
+
+
+def _shown(name: str) -> str:
+    """A file's name as it fits into a sentence: of one line, of letters that can be shown, not too long."""
+    name = "".join(letter if letter.isprintable() else "?" for letter in name)
+    return f'"{name}"' if len(name) <= 80 else f'"{name[:38]} ... {name[-38:]}"'
 
 
 def _opened(path: Path, name: str) -> Image.Image:
@@ -76,9 +83,15 @@ def _too_large(what: str) -> str:
 
 def image_notice(image: Image.Image) -> str | None:
     """What a person should know about a picture that is accepted all the same."""
-    if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's photograph with its depth
-        return f"This picture moves ({image.n_frames} frames): only its first frame is used."
-    return None
+    if image.format == "MPO":  # a phone's photograph with its depth
+        return None
+    try:
+        frames = getattr(image, "n_frames", 1)
+    except Exception:  # it is damaged after its first frame, which is all that is used
+        with contextlib.suppress(Exception):
+            image.seek(0)
+        return "This picture moves, and not all of it can be read: only its first frame is used."
+    return f"This picture moves ({frames:,} frames): only its first frame is used." if frames > 1 else None
 
 
 def check_prompt(prompt: str) -> str:
@@ -87,7 +100,19 @@ def check_prompt(prompt: str) -> str:
         raise ValueError("the prompt is empty: say in a few words where the subject should be")
     if len(prompt) > MAX_PROMPT:
         raise ValueError(f"the prompt has {len(prompt):,} characters: at most {MAX_PROMPT:,} are accepted")
+    _check_whole(prompt)
     return prompt.strip()
+
+
+def _check_whole(prompt: str) -> None:
+    """Half a character cannot be saved, shown or read by any tokenizer."""
+    try:
+        prompt.encode()
+    except UnicodeEncodeError as error:
+        half = f"U+{ord(prompt[error.start]):04X}"
+        raise ValueError(
+            f"the prompt holds half a character ({half}, number {error.start + 1}): type it again"
+        ) from error
 
 
 def prompt_notice(pipe: Any, prompt: str) -> str | None:

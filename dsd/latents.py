@@ -51,12 +51,17 @@ def timesteps(
 
     The shift grows with the number of tokens: 2048 tokens (two frames of 512 x 512) give mu = 0.8033.
     """
+    mu = dynamic_shift(scheduler, tokens)
+    return retrieve_timesteps(scheduler, steps, device, sigmas=flow.sigmas(steps), mu=mu)[0]
+
+
+def dynamic_shift(scheduler: FlowMatchEulerDiscreteScheduler, tokens: int) -> float:
+    """`mu`, the logarithm of the shift for so many tokens; schedulers without dynamic shifting ignore it."""
     config = scheduler.config
-    mu = calculate_shift(
+    return calculate_shift(
         tokens,
         config.get("base_image_seq_len", 256),
         config.get("max_image_seq_len", 4096),
         config.get("base_shift", 0.5),
         config.get("max_shift", 1.15),
     )
-    return retrieve_timesteps(scheduler, steps, device, sigmas=flow.sigmas(steps), mu=mu)[0]

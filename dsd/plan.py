@@ -21,6 +21,8 @@ from torch import nn
 
 from dsd import hub
 from dsd.caches import PIXELS
+from dsd.memory import QUANTISED, ROOM, WORKSPACE
+from dsd.memory import gb as _gb
 from dsd.pipeline import DSDPipeline
 from dsd.student import (
     INPUT,
@@ -41,10 +43,7 @@ KEPT = {
     ("full", 2): (56, 50),
     ("full", 4): (96, 84),
 }
-QUANTISED = {"8bit": 1.0, "4bit": 0.56}  # bytes per weight, scales included
 WEIGHT, GRADIENT, MOMENTS, AVERAGE = 4, 4, 8, 4  # bytes per weight that moves: all float32
-WORKSPACE = 1_500_000_000  # bytes that CUDA and its libraries take
-ROOM = 0.95  # of what is free may be planned for
 TRIAL_BLOCKS = 2  # of each kind, in the copy that is timed
 PATIENCE = 5e12  # more operations than that are not timed on a CPU
 
@@ -291,10 +290,6 @@ def _time_copy(
             torch.cuda.synchronize()
         seconds.append(time.monotonic() - began)
     return min(seconds[1:])
-
-
-def _gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
 def _duration(seconds: float) -> str:

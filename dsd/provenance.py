@@ -46,14 +46,25 @@ def save(path: str | Path, image: Image.Image, settings: dict[str, Any], referen
 
 
 def _text(settings: dict[str, Any], reference: Image.Image) -> PngInfo:
-    text = PngInfo()
-    text.add_itxt("Description", settings["prompt"])
-    text.add_text("Source", MARK)
-    text.add_text("Software", f"dsd {settings['versions']['dsd']}")
+    text = _marked(settings["prompt"])
     text.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
     frame = io.BytesIO()
     reference.save(frame, format="PNG")
     text.add_text(REFERENCE, base64.b64encode(frame.getvalue()).decode())
+    return text
+
+
+def save_marked(path: str | Path, image: Image.Image, prompt: str) -> Path:
+    """Write a lossless PNG that says who made it from which words, but not how to make it again."""
+    image.save(path, format="PNG", pnginfo=_marked(prompt))
+    return Path(path)
+
+
+def _marked(prompt: str) -> PngInfo:
+    text = PngInfo()
+    text.add_itxt("Description", prompt)
+    text.add_text("Source", MARK)
+    text.add_text("Software", f"dsd {dsd.__version__}")
     return text
 
 
@@ -66,7 +77,7 @@ def read_settings(source: str | Path | Image.Image) -> dict[str, Any]:
         )
     try:
         settings = json.loads(image.info[SETTINGS])
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:  # the last one: brackets without end
         raise ValueError("the settings in this picture are damaged and cannot be read") from error
     if not isinstance(settings, dict):
         raise ValueError("the settings in this picture are damaged and cannot be read")

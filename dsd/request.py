@@ -2,7 +2,8 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dsd import diptych
 from dsd.guidance import PLAIN, Branch, branches
+from dsd.quality import Quality, find
 
 logger = logging.getLogger(__name__)
 
@@ -28,11 +30,12 @@ class Request:
     image: Any = None  # PIL, list of PIL, pixels [B, 3, H, W] in -1..1, or packed condition [B, tokens, C]
     height: int | None = None  # pixels, a multiple of 16; None is the model's own frame
     width: int | None = None
-    num_inference_steps: int = 28
+    num_inference_steps: int | None = None  # None is the quality's: 28 at "best"
+    quality: str | Quality = "best"  # one of dsd.quality.QUALITIES, or a Quality of your own
     guidance_scale: float | None = None  # embedded guidance; None is 3.5 where the model has it
     image_guidance_scale: float = 1.0
     text_guidance_scale: float = 1.0
-    guidance_start_step: int = 2  # the two scales rest during the first steps
+    guidance_start_step: int | None = None  # the two scales rest before it; None is the quality's, 2
     num_images_per_prompt: int = 1
     generator: torch.Generator | list[torch.Generator] | None = None  # a list: one per picture
     latents: Tensor | None = None  # packed start noise [B, tokens, C]
@@ -53,11 +56,15 @@ class Request:
         self._check_image()
 
     def _check_choices(self) -> None:
-        for name in ("num_inference_steps", "num_images_per_prompt"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.guidance_start_step < 0:
-            raise ValueError(f"guidance_start_step must not be negative, got {self.guidance_start_step}")
+        find(self.quality)
+        for name, least in (
+            ("num_inference_steps", 1),
+            ("num_images_per_prompt", 1),
+            ("guidance_start_step", 0),
+        ):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
         for name, choices in (("output_type", OUTPUTS), ("fit", diptych.FITS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
@@ -125,11 +132,19 @@ class Request:
         """Whether the image is a condition that was already encoded and packed."""
         return isinstance(self.image, Tensor) and self.image.ndim == 3
 
+    @cached_property
+    def plan(self) -> Quality:
+        """The quality, with whatever of it this request sets itself."""
+        own = {"steps": self.num_inference_steps, "guidance_start": self.guidance_start_step}
+        return replace(
+            find(self.quality), **{name: value for name, value in own.items() if value is not None}
+        )
+
     @property
     def guided(self) -> tuple[Branch, ...]:
         """The branches of the guided steps; just the plain one where there are none."""
         guided = branches(self.image_guidance_scale, self.text_guidance_scale)
-        return guided if self.guidance_start_step < self.num_inference_steps else PLAIN
+        return guided if self.plan.guided else PLAIN
 
     @property
     def drops_text(self) -> bool:

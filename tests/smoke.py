@@ -1,8 +1,8 @@
-"""One picture from a running app, asked for by a program and by a visitor: `python -m tests.smoke URL
-FOLDER`.
+"""A running app, asked by a program and by a visitor of every tab: `python -m tests.smoke URL FOLDER`.
 
 Not for pytest, whose tests run the app on random weights: this asks an app that was started as a person
-starts it, with the weights that come with the project. A screenshot of the page goes into FOLDER.
+starts it, with the weights that come with the project. Screenshots of the tabs go into FOLDER: page.png,
+page-grids.png, page-curate.png.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from gradio_client import Client, handle_file
 from PIL import Image, ImageStat
 
 from dsd import provenance
-from tests import test_browser
+from tests import browsing, test_browser, test_browser_wheel
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
 
@@ -35,21 +35,44 @@ def as_a_program(url: str, folder: Path) -> None:
 
 
 def as_a_visitor(url: str, folder: Path) -> None:
-    with test_browser.sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=test_browser.chromium(), headless=True, args=test_browser.ARGUMENTS
-        )
-        page = browser.new_page(accept_downloads=True, viewport={"width": 1280, "height": 900})
+    """One tab after the other, as they stand on the page."""
+    with browsing.browser() as browser, browsing.visitors(browser, url) as open_page:
+        page = open_page(viewport={"width": 1280, "height": 900})
         page.set_default_timeout(60_000)
-        page.goto(url)
-        page.locator("#examples button").first.click()
-        page.get_by_text("Done, seed").wait_for()
-        page.locator("#pictures img").first.wait_for()
-        page.wait_for_timeout(1500)  # for the layout to settle: the screenshot is for people
-        page.screenshot(path=folder / "page.png", full_page=True)
-        made = test_browser.download(page, folder / "made.png")
-        check(made, page.get_by_label("Where should it be?").input_value())
-        browser.close()
+        for visit in (generate, grids, curate):
+            visit(page, folder)
+
+
+def generate(page, folder: Path) -> None:
+    page.locator("#examples button").first.click()
+    page.get_by_text("Done, seed").wait_for()
+    page.locator("#pictures img").first.wait_for()
+    shoot(page, folder / "page.png")
+    made = test_browser.download(page, folder / "made.png")
+    check(made, page.get_by_label("Where should it be?").input_value())
+
+
+def grids(page, folder: Path) -> None:
+    page.get_by_role("tab", name="Grids").click()
+    test_browser_wheel.begin(page)
+    page.locator("#grid-status").get_by_text("Done, seed").wait_for()
+    page.locator("#grid-facts .dsd-pair").nth(5).wait_for()
+    shoot(page, folder / "page-grids.png")
+
+
+def curate(page, folder: Path) -> None:
+    """The sample run, with a word of one's own against the judge's."""
+    page.get_by_role("tab", name="Curate").click()
+    page.locator("#pair-5 img").first.wait_for()
+    page.locator("#pair-0").get_by_role("button", name="Accept").click()
+    page.locator("#curate-agreement").get_by_text("of 1").wait_for()
+    shoot(page, folder / "page-curate.png")
+
+
+def shoot(page, path: Path) -> None:
+    """Once the layout has settled: the screenshot is for people."""
+    page.wait_for_timeout(1500)
+    page.screenshot(path=path, full_page=True)
 
 
 def main() -> None:
@@ -60,9 +83,7 @@ def main() -> None:
     for ask in (as_a_program, as_a_visitor):
         start = time.monotonic()
         ask(args.url, args.folder)
-        print(
-            f"{ask.__name__.replace('_', ' ')}: one picture in {time.monotonic() - start:.1f} s", flush=True
-        )
+        print(f"{ask.__name__.replace('_', ' ')}: {time.monotonic() - start:.1f} s", flush=True)
 
 
 if __name__ == "__main__":

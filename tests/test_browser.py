@@ -1,8 +1,6 @@
-"""The page in a real browser. Without Chromium these are skipped, except in CI, where that is a failure."""
+"""The Generate tab in a real browser."""
 
-import os
 import re
-import shutil
 import time
 
 import numpy as np
@@ -12,24 +10,7 @@ from PIL import Image
 from dsd import provenance
 from dsd.ui import page
 from dsd.ui.loaded import Loaded
-from tests import tiny
-
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
-PHONE = {"width": 390, "height": 844}
-
-
-def chromium() -> str | None:
-    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-    return next((path for path in map(shutil.which, names) if path), None)
-
-
-if chromium() is None and not os.environ.get("CI"):
-    pytest.skip("no Chromium on this machine", allow_module_level=True)
-sync_api = (
-    pytest.importorskip("playwright.sync_api")
-    if not os.environ.get("CI")
-    else __import__("playwright.sync_api", fromlist=["sync_playwright"])
-)
+from tests import browsing, tiny
 
 
 @pytest.fixture(scope="module")
@@ -57,29 +38,14 @@ def picture(seed: int) -> Image.Image:
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=ARGUMENTS)
+    with browsing.browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def open_page(browser, server):
-    """Opens a fresh visitor's page; at the end no script may have failed on any of them."""
-    opened, errors = [], []
-
-    def open_page(**options):
-        tab = browser.new_context(accept_downloads=True, **options).new_page()
-        tab.set_default_timeout(20_000)
-        tab.on("pageerror", lambda error: errors.append(error))
-        tab.goto(server)
-        tab.get_by_role("button", name="Create").wait_for()
-        opened.append(tab)
-        return tab
-
-    yield open_page
-    [tab.context.close() for tab in opened]
-    assert not errors
+    with browsing.visitors(browser, server) as open_page:
+        yield open_page
 
 
 def slower(pipe, seconds: float):
@@ -200,5 +166,5 @@ def test_nothing_uploaded_is_said_where_one_looks(open_page):
 
 
 def test_it_fits_a_phone(open_page):
-    tab = open_page(viewport=PHONE)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    tab = open_page(viewport=browsing.PHONE)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= browsing.PHONE["width"]

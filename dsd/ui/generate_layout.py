@@ -8,13 +8,14 @@ import gradio as gr
 
 from dsd.generate import MAX_SEED, Options
 from dsd.pipeline import DEFAULT_GUIDANCE
+from dsd.ui import messages
+from dsd.ui.enhancing import Enhancing
 from dsd.ui.generating import OFFERED, Generating
 from dsd.ui.loaded import Loaded
 
 MAX_COUNT = 8
 FRAME = ["dsd-small-frame", "dsd-frame"]  # style.css
 PIXELS = 128  # frames up to this size are shown enlarged, and the page says so
-EMPTY = '<div class="dsd-status dsd-idle">Your pictures will appear here.</div>'
 
 
 class Reference(NamedTuple):
@@ -28,6 +29,15 @@ class Reference(NamedTuple):
     itself: gr.Button
 
 
+class Description(NamedTuple):
+    """The picture in words, on request."""
+
+    describe: gr.Button
+    remark: gr.HTML
+    suggestion: gr.Textbox
+    use: gr.Button
+
+
 class Form(NamedTuple):
     """What to draw from it."""
 
@@ -37,6 +47,7 @@ class Form(NamedTuple):
     settings: list[Any]  # count, steps, image, text and embedded guidance, seed, width, height, fit
     seed: gr.Number
     new_seed: gr.Checkbox
+    description: Description
 
 
 class Results(NamedTuple):
@@ -78,12 +89,13 @@ def _as_sent(payload: Any) -> str | None:
     return payload.path if payload else None  # gradio has checked that it lies in its upload folder
 
 
-def form(loaded: Loaded, work: Generating) -> Form:
+def form(loaded: Loaded, work: Generating, enhancing: Enhancing) -> Form:
     """Prompt, number, buttons, and everything else folded away."""
     prompt = gr.Textbox(
         label="Where should it be?", placeholder="wearing a red hat on the beach", lines=1, max_lines=6,
         elem_id="prompt",
     )  # fmt: skip
+    description = _description(enhancing)
     count = gr.Slider(1, MAX_COUNT, 1, step=1, label="Number of pictures", elem_id="count")
     with gr.Row():
         create = gr.Button("Create", variant="primary", elem_id="create", scale=3, min_width=120)
@@ -97,7 +109,20 @@ def form(loaded: Loaded, work: Generating) -> Form:
         seed, new_seed = _seed()
         width, height, fit = _size(loaded)
     settings = [count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit]
-    return Form(prompt, create, cancel, settings, seed, new_seed)
+    return Form(prompt, create, cancel, settings, seed, new_seed, description)
+
+
+def _description(enhancing: Enhancing) -> Description:
+    able = enhancing.trouble is None
+    with gr.Accordion("Describe my picture for me", open=False, elem_id="describe"):
+        gr.HTML(enhancing.about(), padding=False)
+        describe = gr.Button("Describe it", size="sm", visible=able, elem_id="describe-it")
+        remark = gr.HTML(padding=False, elem_id="describe-remark")
+        suggestion = gr.Textbox(
+            label="Suggested prompt", lines=2, max_lines=6, visible=False, elem_id="suggestion"
+        )
+        use = gr.Button("Use this as my prompt", size="sm", visible=False, elem_id="use-suggestion")
+    return Description(describe, remark, suggestion, use)
 
 
 def _guidance(work: Generating) -> tuple[Any, Any, Any]:
@@ -141,7 +166,7 @@ def _size(loaded: Loaded) -> tuple[gr.Slider, gr.Slider, gr.Radio]:
 
 def results(loaded: Loaded) -> Results:
     """The pictures, and beside them, on request, the reference as the model redrew it."""
-    status = gr.HTML(EMPTY, elem_id="status", padding=False)
+    status = gr.HTML(messages.idle("Your pictures will appear here."), elem_id="status", padding=False)
     look: dict[str, Any] = {
         "format": "png", "interactive": False, "object_fit": "contain", "height": "auto", "scale": 1,
         "min_width": 220, "elem_classes": FRAME,

@@ -5,31 +5,26 @@ from typing import Any
 
 import gradio as gr
 
-from dsd.ui import generate_layout
+from dsd.ui import events, generate_layout
+from dsd.ui.enhancing import Enhancing
+from dsd.ui.events import AT_ONCE, LANE, PRIVATE, QUIET
 from dsd.ui.generate_layout import Form, Reference, Results
 from dsd.ui.generating import Generating
 from dsd.ui.loaded import Loaded
 
-LANE = {"concurrency_id": "model", "concurrency_limit": 1}  # one queue for the model, whatever tab asks
-PRIVATE = {"api_visibility": "private"}
-QUIET = {"show_progress": "hidden", **PRIVATE}
-AT_ONCE = {"queue": False, **QUIET}
-# On a phone the pictures are drawn out of sight, far from the button or the example that was touched.
-TO_RESULTS = """() => { document.querySelector("#status").scrollIntoView(
-  {behavior: "smooth", block: window.innerWidth < 720 ? "start" : "nearest"}); }"""
-
 
 def build(loaded: Loaded, examples: Path) -> None:
     """Add the tab to the page under construction."""
-    work = Generating(loaded)
+    work, enhancing = Generating(loaded), Enhancing(loaded)
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
         with gr.Column(scale=5, min_width=320):
             reference = generate_layout.reference(loaded)
-            form = generate_layout.form(loaded, work)
+            form = generate_layout.form(loaded, work, enhancing)
         with gr.Column(scale=6, min_width=320):
             results = generate_layout.results(loaded)
     gallery, rows = generate_layout.examples(examples)
     _wire_reference(reference, form, work)
+    _wire_description(reference, form, enhancing)
     _wire_runs(reference, form, results, work, gallery, rows)
     _wire_endpoint(reference, form, work)
 
@@ -53,6 +48,20 @@ def _wire_reference(reference: Reference, form: Form, work: Generating) -> None:
     reference.image.clear(lambda: gr.Group(visible=False), None, box, **AT_ONCE)
 
 
+def _wire_description(reference: Reference, form: Form, enhancing: Enhancing) -> None:
+    box = form.description
+    box.describe.click(
+        enhancing.describe,
+        [reference.image, form.prompt],
+        [box.suggestion, box.use, box.remark],
+        show_progress="minimal",
+        show_progress_on=box.remark,
+        **LANE,
+        **PRIVATE,
+    )
+    box.use.click(lambda text: text, box.suggestion, form.prompt, **AT_ONCE)
+
+
 def _wire_runs(
     reference: Reference,
     form: Form,
@@ -63,36 +72,24 @@ def _wire_runs(
 ) -> None:
     """Create, Enter and a click on an example all run the same three events: buttons, drawing, buttons."""
     buttons = [form.create, form.cancel]
-    start = {"js": TO_RESULTS, **AT_ONCE}
-    first = [gr.on([form.create.click, form.prompt.submit], _running, None, buttons, **start)]
+    start = {"js": events.scroll_to("#status"), **AT_ONCE}
+    first = [gr.on([form.create.click, form.prompt.submit], events.running, None, buttons, **start)]
     if gallery is not None:
 
         def fill(event: gr.SelectData) -> tuple[str, str]:
             return gallery.value[event.index]["image"]["path"], rows[event.index]["prompt"]
 
         filled = gallery.select(fill, None, [reference.image, form.prompt], **AT_ONCE)
-        first.append(filled.then(_running, None, buttons, **start))
+        first.append(filled.then(events.running, None, buttons, **start))
     inputs = [reference.image, form.prompt, *form.settings, form.new_seed]
     outputs = [results.pictures, results.redrawn, results.status, form.seed]
     shown: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": results.status}
     runs = [event.then(work.draw, inputs, outputs, **shown, **LANE, **PRIVATE) for event in first]
     for run in runs:
-        run.then(_idle, None, buttons, **AT_ONCE)
-    form.cancel.click(_cancelled, None, [*buttons, results.status], cancels=runs, **AT_ONCE)
+        run.then(events.idle, None, buttons, **AT_ONCE)
+    form.cancel.click(events.cancelled, None, [*buttons, results.status], cancels=runs, **AT_ONCE)
     show = results.show_redrawn
     show.change(lambda on: gr.Gallery(visible=on), show, results.redrawn, **AT_ONCE)
-
-
-def _running() -> tuple[gr.Button, gr.Button]:
-    return gr.Button(interactive=False), gr.Button(interactive=True)
-
-
-def _idle() -> tuple[gr.Button, gr.Button]:
-    return gr.Button(interactive=True), gr.Button(interactive=False)
-
-
-def _cancelled() -> tuple[gr.Button, gr.Button, str]:
-    return *_idle(), '<div class="dsd-status" role="status">Cancelled.</div>'
 
 
 def _wire_endpoint(reference: Reference, form: Form, work: Generating) -> None:

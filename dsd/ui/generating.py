@@ -5,9 +5,7 @@ visitor writes is escaped before it goes back into HTML.
 """
 
 import html
-import logging
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -20,9 +18,10 @@ from PIL import Image
 from dsd import checkpoint, diptych, generate, intake, provenance
 from dsd.generate import Options, Progress
 from dsd.guidance import branches
+from dsd.ui import uploads
 from dsd.ui.loaded import Loaded
+from dsd.ui.messages import done, explained, notice, problem, status, time_left
 
-logger = logging.getLogger(__name__)
 OFFERED = {"steps": (1, 100), "image_guidance": (0, 10), "text_guidance": (0, 10), "guidance": (0, 10)}
 PREVIEW_SECONDS = 0.4
 SECONDS_PER_EVALUATION = 0.35  # of a 512-pixel frame on a ZeroGPU device: an allowance, not a measurement
@@ -67,7 +66,7 @@ class Generating:
         try:
             picture, options = self._request(image, prompt, *settings, new_seed=new_seed)
             yield gr.skip(), [], status("Starting", 0.0), options.seed
-            with closing(self._steps(picture, options)) as steps, tempfile.TemporaryDirectory() as folder:
+            with closing(self._steps(picture, options)) as steps, uploads.workplace() as folder:
                 for progress in steps:
                     yield self._shown(progress, options, Path(folder))
         except Exception as error:  # the page must never be left waiting
@@ -112,13 +111,13 @@ class Generating:
         settings = (count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit)
         try:
             picture, options = self._request(image, prompt, *settings, new_seed=seed is None)
-            with closing(self._steps(picture, options)) as all_steps, tempfile.TemporaryDirectory() as folder:
+            with closing(self._steps(picture, options)) as all_steps, uploads.workplace() as folder:
                 for progress in all_steps:
                     files = [
                         str(generate.save(r, Path(folder) / f"dsd-{r.seed}.png")) for r in progress.results
                     ]
                     yield files, [result.seed for result in progress.results]
-        except (ValueError, OSError) as error:
+        except Exception as error:  # gradio would answer without a word, or with too many
             raise gr.Error(html.escape(explained(error)), print_exception=False) from error
 
     def _request(
@@ -154,7 +153,7 @@ class Generating:
             height=whole(height),
             fit=fit,
         )
-        return intake.open_image(image), options
+        return uploads.open_upload(image), options
 
     def _check_size(self, width: int, height: int) -> None:
         low, high = self.loaded.side_range
@@ -167,12 +166,12 @@ class Generating:
         if not image:
             return None, gr.HTML("", visible=False)
         try:
-            picture = intake.open_image(image)
+            picture = uploads.open_upload(image)
             self._check_size(width, height)
             frame = diptych.fit(picture, whole(width), whole(height), fit)
-        except ValueError as error:
+            warning = self.loaded.warn(picture) if self.loaded.warn else None
+        except Exception as error:  # the page must never be left waiting
             return None, gr.HTML(problem(explained(error)), visible=True)
-        warning = self.loaded.warn(picture) if self.loaded.warn else None
         remarks = [notice(text) for text in (intake.image_notice(picture), warning) if text]
         return frame, gr.HTML("".join(remarks), visible=bool(remarks))
 
@@ -190,7 +189,7 @@ class Generating:
             settings = provenance.read_settings(image)
             options, frame = generate.options_from(settings), provenance.read_reference(image)
             self._check_offered(options)
-        except ValueError as error:
+        except Exception as error:  # a stranger's file: anything may be wrong with it
             gr.Warning(html.escape(explained(error)), title="Its settings were not taken over")
             return keep
         guidance = gr.skip() if options.guidance is None or not self.has_guidance else options.guidance
@@ -238,38 +237,6 @@ def whole(value: float) -> int:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def explained(error: Exception) -> str:
-    """An error as a sentence for a visitor. What nobody foresaw goes to the log, with its trace."""
-    if isinstance(error, gr.Error):
-        return html.unescape(error.message)
-    if "out of memory" in str(error).lower():
-        return "There is not enough memory for this: choose a smaller size or fewer pictures."
-    if not isinstance(error, ValueError):
-        logger.error("unforeseen", exc_info=error)
-        return "Something went wrong here. Try again, or try another picture."
-    text = str(error).strip()
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
-
-
-def time_left(seconds: float) -> str:
-    """Rounded as far as the estimate deserves."""
-    if seconds < 1.5:
-        return "about a second left"
-    return (
-        f"about {round(seconds)} seconds left"
-        if seconds < 90
-        else f"about {round(seconds / 60)} minutes left"
-    )
-
-
-def status(line: str, share: float) -> str:
-    """The line above the pictures while they are drawn."""
-    return (
-        f'<div class="dsd-status" role="status">{html.escape(line)}'
-        f'<div class="dsd-bar"><span style="width:{share:.0%}"></span></div></div>'
-    )
-
-
 def finished(options: Options, cut: str | None) -> str:
     """The line above finished pictures."""
     seeds = (
@@ -277,14 +244,4 @@ def finished(options: Options, cut: str | None) -> str:
         if options.count == 1
         else f"seeds {options.seed} to {options.seed + options.count - 1}"
     )
-    return f'<div class="dsd-status" role="status">Done, {seeds}.</div>' + (notice(cut) if cut else "")
-
-
-def notice(text: str) -> str:
-    """Something worth knowing."""
-    return f'<div class="dsd-notice" role="status">{html.escape(text)}</div>'
-
-
-def problem(text: str) -> str:
-    """Something that stops the work."""
-    return f'<div class="dsd-notice dsd-problem" role="alert">{html.escape(text)}</div>'
+    return done(f"Done, {seeds}.") + (notice(cut) if cut else "")

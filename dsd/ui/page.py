@@ -10,11 +10,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read once, when gr
 import gradio as gr
 
 from dsd.generate import public_name
-from dsd.ui import generate_tab
-from dsd.ui.loaded import Loaded
+from dsd.ui import curate_tab, generate_tab, grids_tab, uploads
+from dsd.ui.loaded import Loaded, Wheel
 
 TITLE = "Same subject, somewhere new"
 QUEUE = 20  # visitors waiting before the page says that it is full
+SESSIONS = 100  # whose state is kept; each is a copy of the page, and every call of a program is a session
 THEME = gr.themes.Soft(
     primary_hue="teal",
     neutral_hue="stone",
@@ -42,17 +43,31 @@ THEME = gr.themes.Soft(
     block_label_text_color="*body_text_color_subdued",
     button_primary_background_fill="*primary_600",
     button_primary_background_fill_hover="*primary_700",
+    button_cancel_background_fill="#b91c1c",
+    button_cancel_background_fill_dark="#b91c1c",
+    button_cancel_background_fill_hover="#991b1b",
+    button_cancel_background_fill_hover_dark="#991b1b",
+    button_cancel_text_color="white",
 )
 
 
-def build(loaded: Loaded, examples: Path) -> gr.Blocks:
-    """The page for one loaded model. `examples` is a folder with `examples.json`."""
+def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Blocks:
+    """The page for one loaded model. `examples` is a folder with `examples.json`.
+
+    `wheel` adds the tabs that show where the training pairs come from.
+    """
     # Uploads and results are private: gone from the server within six hours.
-    with gr.Blocks(title=TITLE, delete_cache=(3600, 21600), analytics_enabled=False) as page:
+    uploads.settle()
+    with gr.Blocks(title=TITLE, delete_cache=(uploads.EVERY, uploads.KEPT), analytics_enabled=False) as page:
         gr.HTML(_header(loaded), elem_id="header", padding=False)
         with gr.Tabs():
             with gr.Tab("Generate", id="generate"):
                 generate_tab.build(loaded, examples)
+            if wheel is not None:
+                with gr.Tab("Grids", id="grids"):
+                    grids_tab.build(wheel)
+                with gr.Tab("Curate", id="curate") as tab:
+                    curate_tab.build(wheel, tab)
         gr.HTML(_footer(loaded), elem_id="footer", padding=False)
     return page.queue(max_size=QUEUE)
 
@@ -81,6 +96,7 @@ def _footer(loaded: Loaded) -> str:
 def launch(page: gr.Blocks, **options: Any) -> Any:
     """Serve the page. Nothing of a visitor's is recorded, and nothing is fetched from elsewhere."""
     style = Path(__file__).with_name("style.css")
+    uploads.keep_sweeping(uploads.settle())
     return page.launch(
         theme=THEME,
         css_paths=style,
@@ -90,5 +106,6 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
         ssr_mode=False,
         pwa=False,
         max_file_size="30mb",
+        state_session_capacity=SESSIONS,
         **options,
     )

@@ -1,0 +1,210 @@
+"""Will it run here? `python -m dsd.doctor` looks at this machine and says what to run, command included.
+
+`dsd.advice` decides; this gathers the facts, without any model and with torch as the only slow import. The
+same advice is given when memory runs out while a model is loaded (`explained`).
+"""
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from importlib import metadata
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from dsd.advice import (
+    BAD_TOKEN,
+    BASE,
+    DOWNLOADS,
+    GRANTED,
+    NO_TOKEN,
+    OFFLINE,
+    REFUSED,
+    REQUIRED,
+    SILENT,
+    Advice,
+    Facts,
+    advise,
+    lighter,
+    shortage,
+)
+from dsd.memory import PACKAGE, Way, gb, is_shortage
+
+PATIENCE = 4  # seconds for the hub to say whether the licence was accepted
+
+
+@contextmanager
+def explained(model: str, device: Any, way: Way) -> Iterator[None]:
+    """Turn a shortage of memory inside the block into a LoadError about `model` on this torch device."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_shortage(error):
+            raise
+        from dsd.hub import LoadError
+
+        main = device.type != "cuda" or type(error).__name__ != "OutOfMemoryError"
+        facts = gather(ask=False, index=device.index)
+        raise LoadError(shortage(facts, model, way, main=main)) from error
+
+
+# ---------------------------------------------------------------- facts
+
+
+def hint(model: str, way: Way) -> str:
+    """What to change where a picture did not fit beside the model."""
+    less = lighter(gather(ask=False), way) if model.startswith("flux-") else None
+    return f"use{less.flags}" if less else "ask python -m dsd.doctor what fits here"
+
+
+def gather(*, ask: bool = True, index: int | None = None) -> Facts:
+    """Look at this machine, and `ask` the hub about the licence. Memory that is ours already counts as free.
+
+    `index` is the GPU's, None the current one.
+    """
+    asked: dict[str, Any] = {"token": False, "access": SILENT}
+    asking = Thread(target=_ask, args=(asked, ask), daemon=True)
+    asking.start()  # while torch is imported
+    found = {**_gpu(index), **_ram(), **_disk()}
+    asking.join(PATIENCE)
+    versions = {
+        "python": platform.python_version(),
+        **{name: _version(name) for name in (*REQUIRED, PACKAGE)},
+    }
+    nvidia = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists()
+    return Facts(versions=versions, nvidia=nvidia, **found, **asked)
+
+
+def _gpu(index: int | None) -> dict[str, Any]:
+    try:
+        import torch
+    except ImportError:
+        return {}
+    if torch.cuda.is_available():
+        free, total = torch.cuda.mem_get_info(index)
+        free += torch.cuda.memory_reserved(index)
+        return {
+            "device": "cuda",
+            "gpu": torch.cuda.get_device_name(index),
+            "gpu_free": free,
+            "gpu_total": total,
+        }
+    return {"device": "mps", "gpu": "Apple GPU"} if torch.backends.mps.is_available() else {}
+
+
+def _ram() -> dict[str, int]:
+    try:
+        import psutil
+    except ImportError:  # it comes with accelerate
+        return {}
+    memory = psutil.virtual_memory()
+    own = psutil.Process().memory_info().rss
+    return {"ram_total": memory.total, "ram_free": min(memory.total, memory.available + own)}
+
+
+def _disk() -> dict[str, Any]:
+    try:
+        from huggingface_hub.constants import HF_HUB_CACHE
+    except ImportError:
+        return {}
+    cache = Path(HF_HUB_CACHE).absolute()
+    there = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    blobs = {name: cache / f"models--{name.replace('/', '--')}" / "blobs" for name in DOWNLOADS}
+    cached = {name: sum(file.stat().st_size for file in blobs[name].glob("*")) for name in blobs}
+    return {"cache": str(cache), "disk_free": shutil.disk_usage(there).free, "cached": cached}
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _ask(asked: dict[str, Any], ask: bool) -> None:
+    """Whether there is a token, and what it opens."""
+    try:
+        from huggingface_hub import constants, get_token
+    except ImportError:
+        return
+    asked["token"] = get_token() is not None
+    if constants.HF_HUB_OFFLINE:
+        asked["access"] = OFFLINE
+    elif not asked["token"]:
+        asked["access"] = NO_TOKEN
+    elif ask:
+        asked["access"] = _access()
+
+
+def _access() -> str:
+    from huggingface_hub import auth_check
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
+
+    try:
+        auth_check(BASE)
+    except GatedRepoError:
+        return REFUSED
+    except HfHubHTTPError as error:
+        return BAD_TOKEN if error.response.status_code == 401 else SILENT
+    except Exception:  # no network, in one of many ways: the advice is the same
+        return SILENT
+    return GRANTED
+
+
+# ---------------------------------------------------------------- the command
+
+
+def report(facts: Facts, advice: Advice) -> str:
+    """Facts and advice as a person reads them."""
+    gpu = f"{facts.gpu}, {gb(facts.gpu_free)} of {gb(facts.gpu_total)} free" if facts.gpu_total else facts.gpu
+    versions = ", ".join(f"{name} {version or 'missing'}" for name, version in facts.versions.items())
+    on_disk = ", ".join(f"{name} {gb(size)}" for name, size in facts.cached.items() if size) or "no FLUX yet"
+    lines = {
+        "device": f"{facts.device} ({gpu})" if gpu else facts.device,
+        "memory": f"{gb(facts.ram_free)} of {gb(facts.ram_total)} free",
+        "disk": f"{gb(facts.disk_free)} free in {facts.cache}; {on_disk}",
+        "versions": versions,
+        "token": f"{'there is one' if facts.token else 'none'}; FLUX.1-dev: {facts.access}",
+    }
+    parts = ["\n".join(f"{name:9} {text}" for name, text in lines.items()), _page("Run", advice)]
+    if advice.missing:
+        parts.append("\n".join(["Missing", *(f"  {one}" for one in advice.missing)]))
+    if advice.later:
+        parts.append(_page("Then this machine can run", advice.later))
+    return "\n\n".join(parts)
+
+
+def _page(title: str, advice: Advice) -> str:
+    """The choice, what to expect, the commands."""
+    held = f"offload {advice.offload}, quantize {advice.quantize or 'none'}"
+    choice = f"{title}: {advice.preset} on {advice.device}, {advice.dtype}, {held}, quality {advice.quality}"
+    commands = (f"    {command}" for command in advice.commands)
+    return "\n".join([choice, *(f"  {line}" for line in advice.expect), *commands])
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Look and say; 1 where a package is missing, so that nothing runs yet."""
+    parser = argparse.ArgumentParser(
+        prog="dsd.doctor", description="What of this project runs here, and how."
+    )
+    parser.add_argument("--json", action="store_true", help="facts and advice as JSON")
+    args = parser.parse_args(argv)
+    facts = gather()
+    advice = advise(facts)
+    if args.json:
+        print(json.dumps({"facts": asdict(facts), "advice": asdict(advice)}, indent=2))
+    else:
+        print(report(facts, advice))
+    return 0 if all(facts.versions[name] for name in REQUIRED) else 1
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    os._exit(code)  # a hub that does not answer must not hold the exit

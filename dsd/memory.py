@@ -1,0 +1,100 @@
+"""What FLUX.1-dev takes in memory, computed from its parameter counts; without torch, to be quick.
+
+The counts are those of its published configs (a test builds these models without weights and counts again).
+What one picture needs on top was counted in the tensors that are alive at once during one evaluation.
+"""
+
+import errno
+from dataclasses import dataclass
+
+QUANTISED = {"8bit": 1.0, "4bit": 0.56}  # bytes per weight, scales included
+PACKAGE = "bitsandbytes"
+INSTALL = f'pip install "{PACKAGE}>=0.48"'  # since then such models can move between a GPU and memory
+WORKSPACE = 1_500_000_000  # bytes that CUDA and its libraries take
+ROOM = 0.95  # of what is free may be planned for
+WIDTH = 2  # bytes of a bf16 number
+
+
+@dataclass(frozen=True)
+class Part:
+    """A model of the pipeline: how many weights, and how many of them quantising makes smaller."""
+
+    weights: int
+    linear: int = 0  # 0: it is never quantised
+    largest: int = 0  # weights of its largest layer
+
+    def size(self, bits: str | None = None) -> int:
+        """Bytes in bf16, or with linear layers in 8 or 4 bits."""
+        small = self.linear if bits else 0
+        return int(small * QUANTISED.get(bits, 0) + WIDTH * (self.weights - small))
+
+
+FLUX = {  # the widened transformer, T5-XXL, CLIP-L, VAE
+    "transformer": Part(11_901_604_928, 11_897_929_728, 56_623_104),
+    "text_encoder_2": Part(4_762_310_656, 4_630_511_616, 131_596_288),
+    "text_encoder": Part(123_060_480, largest=37_945_344),
+    "vae": Part(83_819_683, largest=2_359_296),
+}
+TOKENS, INNER, PIXELS, CHANNELS = 2 * 32 * 32 + 512, 3072, 512 * 1024, 128  # of one canvas, two frames of 512
+BRANCHES = 3  # evaluations in one batch with both guidances
+ALIVE = 18.5, 6.0  # numbers at once: per token and width in the transformer, per pixel and channel in the VAE
+# Bytes of one picture at work: while it is drawn, and while it is decoded.
+DRAWING = int(WIDTH * max(BRANCHES * ALIVE[0] * TOKENS * INNER, ALIVE[1] * PIXELS * CHANNELS))
+
+
+@dataclass(frozen=True)
+class Way:
+    """How FLUX is held: which parts wait in main memory, and in how many bits the weights are."""
+
+    offload: str = "none"
+    quantize: str | None = None
+
+    @property
+    def gpu(self) -> int:
+        """Bytes of GPU memory for one picture of 512 pixels."""
+        sizes = [part.size(self.quantize) for part in FLUX.values()]
+        layers = [WIDTH * part.largest for part in FLUX.values()]
+        weights = {"none": sum(sizes), "model": max(sizes), "group": 2 * max(layers)}.get(
+            self.offload, max(layers)
+        )
+        return weights + DRAWING + WORKSPACE
+
+    @property
+    def ram(self) -> int:
+        """Bytes of main memory: all weights pass through it, unless they go to the GPU one by one."""
+        if self.quantize and self.offload == "none":
+            return max(part.size() for part in FLUX.values() if not part.linear) + WORKSPACE
+        return sum(part.size(self.quantize) for part in FLUX.values()) + WORKSPACE
+
+    @property
+    def flags(self) -> str:
+        """As the command line writes it, with a blank in front of each."""
+        bits = f" --quantize {self.quantize}" if self.quantize else ""
+        return bits + (f" --offload {self.offload}" if self.offload != "none" else "")
+
+
+WAYS = (  # best first: exact before rounded, whole before moved, and layer by layer last, which is slowest
+    Way(),
+    Way("model"),
+    Way("none", "8bit"),
+    Way("model", "8bit"),
+    Way("none", "4bit"),
+    Way("model", "4bit"),
+    Way("group"),
+    Way("sequential"),
+)
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether this error says that memory ran out: torch.OutOfMemoryError, MemoryError, or the system's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    said = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+
+
+def gb(size: float) -> str:
+    """`size` bytes for people."""
+    return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"

@@ -1,0 +1,124 @@
+"""A judged run to look through: decided again by other thresholds, filtered, page by page.
+
+Nothing is written here and the judge is not asked: a row holds every number that its verdict rests on
+(`dsd.verdict`). Rows of 100,000 pairs are read in seconds; pictures are opened when they are shown.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+from PIL import Image
+
+from dsd import curation, grids, rows
+from dsd.rows import Row, RunError
+from dsd.verdict import DROP, KEEP, REASONS, SAME, Thresholds, decide
+
+ALL, UNLABELLED, LABELLED, DISAGREE = "all", "unlabelled", "labelled", "disagree"
+NEEDED = frozenset(
+    "id grid first second similarity answers subject descriptions differences scores votes lowest verdict "
+    "reason judge thresholds".split()
+)
+Decisions = list[tuple[str, str]]  # verdict and reason of each pair
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Review:
+    """A run's pairs in the order of their ids, and the sheets that they were cut from."""
+
+    run: Path
+    pairs: list[Row]
+    sheets: dict[str, Row]
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Those that the run was judged by."""
+        return Thresholds(**self.pairs[0]["thresholds"])
+
+    @cached_property
+    def decided(self) -> Callable[[Thresholds], Decisions]:
+        """What these thresholds make of every pair; the last few are kept, for the page turns to come."""
+        return lru_cache(maxsize=4)(lambda thresholds: [decide(pair, thresholds) for pair in self.pairs])
+
+
+def open_review(run: Path) -> Review:
+    """RunError if nothing has been judged yet, or if a row lacks what it should have."""
+    pairs = curation.read_pairs(run)
+    for pair in pairs:
+        if not pair.keys() >= NEEDED:
+            lacking = ", ".join(sorted(NEEDED - pair.keys()))
+            raise RunError(
+                f"pair {pair.get('id')} of {run} lacks {lacking}: it was edited, or is of another version"
+            )
+    return Review(
+        run=run, pairs=pairs, sheets={sheet["id"]: sheet for sheet in rows.read_all(grids.table(run))}
+    )
+
+
+def changed(run: Path) -> tuple:
+    """Differs from an earlier answer if pairs or sheets were written since."""
+    tables = (run / "pairs.jsonl", grids.table(run))
+    files = [file for table in tables for file in (table, *rows.shards(table)) if file.exists()]
+    return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+
+
+def counts(decided: Decisions) -> dict[str, int]:
+    """Reason -> pairs, in the order in which reasons are met; `SAME` is what was kept."""
+    found = Counter(reason for _, reason in decided)
+    return {reason: found[reason] for reason in REASONS if found[reason] or reason == SAME}
+
+
+def select(review: Review, decided: Decisions, show: str, labels: Mapping[str, str]) -> list[int]:
+    """Places of the pairs to show: all, kept or dropped ones, those of a reason, or by what people said.
+
+    `show` is ALL, KEEP, DROP, UNLABELLED, LABELLED, DISAGREE or one of the reasons.
+    """
+    if show == ALL:
+        return list(range(len(decided)))
+    if show in (KEEP, DROP):
+        return [place for place, (verdict, _) in enumerate(decided) if verdict == show]
+    if show in REASONS:
+        return [place for place, (_, reason) in enumerate(decided) if reason == show]
+    said = [labels.get(pair["id"]) for pair in review.pairs]
+    if show == UNLABELLED:
+        return [place for place, label in enumerate(said) if label is None]
+    if show == LABELLED:
+        return [place for place, label in enumerate(said) if label is not None]
+    if show == DISAGREE:
+        return [place for place, label in enumerate(said) if label not in (None, decided[place][0])]
+    raise ValueError(f"there is no selection {show!r}")
+
+
+def agreement(review: Review, decided: Decisions, labels: Mapping[str, str]) -> Row:
+    """Of person and machine by these decisions, as `curation.agreement` counts it."""
+    now = [
+        {"id": pair["id"], "verdict": verdict}
+        for pair, (verdict, _) in zip(review.pairs, decided, strict=True)
+        if pair["id"] in labels
+    ]
+    return curation.agreement(now, dict(labels))
+
+
+def pictures(review: Review, pair: Row) -> tuple[Image.Image, Image.Image]:
+    """The two panels of a pair. RunError if they are gone."""
+    sheet = review.sheets.get(pair["grid"])
+    if sheet is None:
+        raise RunError(f"sheet {pair['grid']} is not in grids.jsonl")
+    try:
+        panels = curation.open_panels(review.run, sheet)
+        return panels[pair["first"]], panels[pair["second"]]
+    except IndexError as error:
+        raise RunError(f"sheet {sheet['id']} has no panels {pair['first']} and {pair['second']}") from error
+
+
+def command(review: Review, thresholds: Thresholds) -> str | None:
+    """What applies these thresholds to the run for good; None if they are its own."""
+    was, now = asdict(review.thresholds), asdict(thresholds)
+    flags = [
+        f"--{name.replace('_', '-')} {now[name]:g}"
+        for name in ("floor", "ceiling", "minimum_score")
+        if now[name] != was[name]
+    ]
+    return f"python -m train.curate RUN --redecide {' '.join(flags)}" if flags else None

@@ -1,0 +1,116 @@
+"""The Curate tab as it stands on the page; `curate_tab` wires it."""
+
+from typing import NamedTuple
+
+import gradio as gr
+
+from dsd import review
+from dsd.ui import messages
+from dsd.ui.curating import CARDS
+from dsd.verdict import KEEP, TOP_SCORE, Thresholds
+
+
+class Limits(NamedTuple):
+    """What a pair must reach."""
+
+    floor: gr.Slider
+    ceiling: gr.Slider
+    minimum: gr.Slider
+    reset: gr.Button
+    rates: gr.HTML
+
+
+class Opinion(NamedTuple):
+    """The visitor's labels against the judge's verdicts."""
+
+    agreement: gr.HTML
+    download: gr.Button
+    text: gr.Textbox
+
+
+class Card(NamedTuple):
+    """One pair."""
+
+    card: gr.Column
+    pictures: gr.HTML
+    words: gr.HTML
+    accept: gr.Button
+    reject: gr.Button
+
+
+class Pages(NamedTuple):
+    """Which pairs are on the page."""
+
+    show: gr.Dropdown
+    page: gr.Number
+    back: gr.Button
+    forth: gr.Button
+    position: gr.HTML
+    cards: list[Card]
+
+
+def introduction() -> gr.HTML:
+    """What this is, and where labels go or why there is nothing to see."""
+    gr.Markdown(
+        "Any two panels of a sheet make a pair. A judge decides which pairs show the same subject, and says "
+        "why. Move the limits, read its reasons, and say where you disagree.",
+        elem_classes="dsd-introduction",
+    )
+    return gr.HTML(messages.idle("Reading the run."), elem_id="curate-message", padding=False)
+
+
+def limits() -> Limits:
+    """Thresholds as sliders and the keep rate that follows them."""
+    rates = gr.HTML(elem_id="curate-rates", padding=False)
+    default = Thresholds()
+    floor = gr.Slider(
+        0, 1, default.floor, step=0.01, label="Least similarity",
+        info="Below it, two pictures cannot show the same subject.", buttons=[], elem_id="curate-floor",
+    )  # fmt: skip
+    ceiling = gr.Slider(
+        0, 1, default.ceiling, step=0.01, label="Greatest similarity",
+        info="Above it, they are the same picture twice, which teaches copying.", buttons=[],
+        elem_id="curate-ceiling",
+    )  # fmt: skip
+    minimum = gr.Slider(
+        0, TOP_SCORE, default.minimum_score, step=1, label="Least score of every part",
+        info="0 is not alike at all, 4 exactly alike.", buttons=[], elem_id="curate-minimum",
+    )  # fmt: skip
+    reset = gr.Button("Back to the run's own limits", size="sm")
+    return Limits(floor, ceiling, minimum, reset, rates)
+
+
+def opinion() -> Opinion:
+    """How far person and judge agree, and the labels to take away."""
+    gr.Markdown("### You and the judge", elem_classes="dsd-heading")
+    agreement = gr.HTML(elem_id="curate-agreement", padding=False)
+    download = gr.Button("Download my labels", size="sm", elem_id="curate-download")
+    return Opinion(agreement, download, gr.Textbox(visible=False))
+
+
+def pages() -> Pages:
+    """The filter, a page of cards, and the way to the next."""
+    show = gr.Dropdown(
+        choices=[("All pairs", review.ALL), ("Kept", KEEP)], value=review.ALL, label="Show",
+        elem_id="curate-show", filterable=False,
+    )  # fmt: skip
+    position = gr.HTML(elem_id="curate-position", padding=False)
+    with gr.Row(elem_classes="dsd-cards"):
+        cards = [_card(index) for index in range(CARDS)]
+    with gr.Row(elem_classes="dsd-pages"):
+        back = gr.Button("← Previous", size="sm", min_width=100, elem_id="curate-back")
+        page = gr.Number(
+            1, label="Page", show_label=False, container=False, precision=0, minimum=1, min_width=70,
+            elem_id="curate-page",
+        )  # fmt: skip
+        forth = gr.Button("Next →", size="sm", min_width=100, elem_id="curate-forth")
+    return Pages(show, page, back, forth, position, cards)
+
+
+def _card(index: int) -> Card:
+    with gr.Column(visible=False, min_width=300, elem_classes="dsd-card", elem_id=f"pair-{index}") as card:
+        pictures, words = gr.HTML(padding=False), gr.HTML(padding=False)
+        with gr.Row():
+            accept = gr.Button("Accept", size="sm", min_width=80)
+            reject = gr.Button("Reject", size="sm", min_width=80)
+    return Card(card, pictures, words, accept, reject)

@@ -1,0 +1,261 @@
+"""What happens behind the Grids tab: words into a sheet, drawn before the visitor's eyes, cut and judged.
+
+Like `generating`, it takes the page's raw values and answers every mistake with a sentence. How well the
+panels agree is the judge's opinion; the sheet is shown whether or not there is a judge.
+"""
+
+import html
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import spaces
+from PIL import Image
+
+from dsd import curation, generate, grids, intake, prompts, provenance, references, writers
+from dsd.recipes import CRITTERS, IDENTITY, Recipe
+from dsd.rows import Row
+from dsd.ui import grid_facts, uploads
+from dsd.ui.generating import PREVIEW_SECONDS, SECONDS_PER_EVALUATION, START_SECONDS, whole
+from dsd.ui.loaded import Wheel
+from dsd.ui.messages import done, explained, problem, status, time_left
+from dsd.verdict import Thresholds
+
+ROWS, COLUMNS = 2, 2
+PANELS = ROWS * COLUMNS
+SECONDS_PER_PAIR = 2  # of a judge on a ZeroGPU device: an allowance, not a measurement
+EXAMPLES = {  # recipe -> subjects with four places
+    CRITTERS.name: (
+        ("red round striped critter with long ears", ("beach blue hat", "forest", "snow red scarf", "space")),
+        ("teal boxy spotted critter with no ears", ("city", "sea", "room yellow balloon", "desert night")),
+        ("purple tall plain critter with pointy ears", ("forest white flag", "beach sunset", "city", "snow")),
+        ("yellow pointy striped critter with round ears", ("room", "desert red hat", "space", "sea")),
+    ),
+    IDENTITY.name: (
+        (
+            "small ginger kitten with a white chin and a blue collar",
+            (
+                "on a sandy beach at noon",
+                "in deep snow on a clear morning",
+                "on a velvet sofa beside a lamp",
+                "under neon signs on a wet street",
+            ),
+        ),
+        (
+            "round wooden robot with a brass key in its back",
+            (
+                "in a pine forest, sunbeams between the trunks",
+                "on a kitchen table in the morning sun",
+                "on a rooftop at night, city lights below",
+                "in a field of sunflowers",
+            ),
+        ),
+        (
+            "green ceramic teapot shaped like a frog",
+            (
+                "on a mossy tree trunk in the rain",
+                "on a library shelf between old books",
+                "at a market stall heaped with fruit",
+                "beside a campfire under the stars",
+            ),
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Report:
+    """Where a sheet stands: a step of many, then the sheet, then one judged pair after another."""
+
+    step: int
+    total: int
+    seconds_left: float = 0.0
+    preview: Image.Image | None = None
+    sheet: Image.Image | None = None
+    pairs: tuple[Row, ...] = ()
+    unjudged: str | None = None  # why the judge could not go on
+
+
+class DrawingGrids:
+    """The handlers of one teacher and its judge."""
+
+    def __init__(self, wheel: Wheel) -> None:
+        self.wheel = wheel
+
+        # As in `generating`: on ZeroGPU this runs in another process, forked when it is called, so that
+        # models are opened before. Only rows and pictures go in and out.
+        @spaces.GPU(duration=self._gpu_seconds)
+        def steps(sheet: Row) -> Iterator[Report]:
+            try:
+                yield from drawn_and_judged(wheel, sheet)
+            except (ValueError, RuntimeError) as error:  # other errors would arrive without their message
+                raise gr.Error(html.escape(explained(error)), print_exception=False) from error
+
+        self._steps = steps
+
+    def _gpu_seconds(self, sheet: Row) -> int:
+        settings = self.wheel.teacher().settings
+        area = PANELS * (settings.panel / 512) ** 2
+        pairs = PANELS * (PANELS - 1) // 2 if self.wheel.judge else 0
+        return round(
+            START_SECONDS + SECONDS_PER_EVALUATION * settings.steps * area + SECONDS_PER_PAIR * pairs
+        )
+
+    def example(self, index: int) -> tuple[str, ...]:
+        """Subject and places, for the fields."""
+        subject, places = EXAMPLES[self.wheel.recipe.name][index]
+        return subject, *places
+
+    def surprise(self) -> tuple[str, ...]:
+        """Others every time."""
+        return surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS))
+
+    def draw(self, subject: str, *values: Any) -> Iterator[tuple[Any, ...]]:
+        """For the page: yields (sheet, panels, facts, status, seed) at every step."""
+        *places, seed, new_seed = values
+        try:
+            if new_seed or seed is None:
+                seed = random.randrange(generate.NEW_SEEDS)
+            sheet = sheet_row(self.wheel.recipe, subject, places, whole(seed))
+            yield None, gr.Gallery([], visible=False), "", status(self._opening(), 0.0), sheet["seed"]
+            judge_missing = self._open(sheet)
+            with closing(self._steps(sheet)) as reports, uploads.workplace() as folder:
+                for report in reports:
+                    yield self._shown(report, sheet, judge_missing, Path(folder))
+        except Exception as error:  # the page must never be left waiting
+            gr.Warning(html.escape(explained(error)), title="That did not work")
+            yield None, gr.Gallery([], visible=False), "", problem(explained(error)), gr.skip()
+
+    def _opening(self) -> str:
+        opened = self.wheel.teacher.is_open and (not self.wheel.judge or self.wheel.judge.is_open)
+        return "Starting" if opened else "Opening the models, which takes a moment the first time"
+
+    def _open(self, sheet: Row) -> str | None:
+        """Have both models ready and the words checked; returns why nobody can judge, if so."""
+        if reason := self.wheel.teacher().refuse(sheet):
+            raise ValueError(f"{reason}; use fewer words")
+        if self.wheel.judge is None:
+            return grid_facts.NO_JUDGE
+        try:
+            self.wheel.judge()
+        except ValueError as error:  # no reason to withhold the sheet
+            return explained(error)
+        return None
+
+    def _shown(self, report: Report, sheet: Row, judge_missing: str | None, folder: Path) -> tuple[Any, ...]:
+        if report.sheet is None:
+            line = f"Step {report.step} of {report.total} · {time_left(report.seconds_left)}"
+            preview = gr.skip() if report.preview is None else report.preview
+            return preview, gr.skip(), gr.skip(), status(line, report.step / report.total), gr.skip()
+        teacher, expected = self.wheel.teacher(), 0 if judge_missing else PANELS * (PANELS - 1) // 2
+        facts = grid_facts.facts(
+            sheet | teacher.stamp,
+            borders=grids.check_gutters(report.sheet, ROWS, COLUMNS),
+            unknown=unknown_words(teacher.pipe.tokenizer_2, sheet),
+            pairs=report.pairs,
+            expected=expected,
+            unjudged=judge_missing or report.unjudged,
+        )
+        judged = len(report.pairs)
+        finished = judged == expected or report.unjudged
+        line = (
+            done(f"Done, seed {sheet['seed']}.")
+            if finished
+            else status(f"Drawn. Comparing pair {judged + 1} of {expected}", judged / expected)
+        )
+        if judged:  # the pictures are there already
+            return gr.skip(), gr.skip(), facts, line, gr.skip()
+        picture, panels = self._saved(report.sheet, sheet, folder)
+        return picture, gr.Gallery(panels, visible=True), facts, line, gr.skip()
+
+    def _saved(self, picture: Image.Image, sheet: Row, folder: Path) -> tuple[str, list[tuple[str, str]]]:
+        """Files, which say that they are AI-generated."""
+        panels = grids.panels(picture, ROWS, COLUMNS, self.wheel.teacher().settings.margin)
+        named = [
+            (str(_marked(panel, place, folder / f"panel-{sheet['seed']}-{i}.png")), f"{i}. {place}")
+            for i, (panel, place) in enumerate(zip(panels, sheet["places"], strict=True), 1)
+        ]
+        return str(_marked(picture, sheet["prompt"], folder / f"sheet-{sheet['seed']}.png")), named
+
+
+def _marked(picture: Image.Image, prompt: str, path: Path) -> Path:
+    return provenance.save_marked(path, picture, prompt)
+
+
+def sheet_row(recipe: Recipe, subject: str, places: Sequence[str], seed: int) -> Row:
+    """What the teacher is asked for. PromptError says what is missing or too long."""
+    if not (isinstance(seed, int) and 0 <= seed <= generate.MAX_SEED):
+        raise prompts.PromptError(f"seed must be a whole number from 0 to {generate.MAX_SEED}, got {seed}")
+    prompt = prompts.sheet_prompt(recipe, subject, places, ROWS, COLUMNS)
+    return {
+        "prompt": intake.check_prompt(prompt),
+        "seed": seed,
+        "rows": ROWS,
+        "columns": COLUMNS,
+        "recipe": recipe.name,
+        "subject": " ".join(subject.split()),
+        "places": [" ".join(place.split()) for place in places],
+    }
+
+
+def surprise(recipe: Recipe, seed: int) -> tuple[str, ...]:
+    """A subject and four places that the recipe's own writer makes up, and that fit its prompt."""
+    subjects = [f"a {subject}" for subject, _ in EXAMPLES[IDENTITY.name]]
+    random.Random(seed).shuffle(subjects)
+    captions = references.pocket(seed) if recipe is CRITTERS else subjects
+    for draft in writers.WITHOUT_MODEL[recipe.name](captions, PANELS, seed=seed):
+        try:
+            prompts.sheet_prompt(recipe, draft.subject, draft.places, ROWS, COLUMNS)
+        except prompts.PromptError:
+            continue
+        return draft.subject, *draft.places
+    raise ValueError("no prompt could be made up: write one")
+
+
+def unknown_words(tokenizer: Any, sheet: Row) -> list[str]:
+    """The visitor's words that the model has no token for, and so does not read."""
+    words = dict.fromkeys(" ".join([sheet["subject"], *sheet["places"]]).split())
+    unknown = tokenizer.unk_token_id
+    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
+
+
+def drawn_and_judged(wheel: Wheel, sheet: Row) -> Iterator[Report]:
+    """A report after every step and after every judged pair; closing it stops before the next one."""
+    from dsd.teacher import stream  # brings in all of diffusers
+
+    teacher, picture = wheel.teacher(), None
+    clock = generate.Clock(teacher.settings.steps, PREVIEW_SECONDS)
+    with closing(stream(teacher, [sheet])) as drawing:
+        for made in drawing:
+            if isinstance(made, list):
+                (picture,) = made
+                break
+            clock.tick(1)
+            preview = made.preview()[0] if clock.preview_due() else None
+            yield Report(clock.done, clock.total, clock.seconds_left(), preview)
+    ended = (clock.done, clock.total, 0.0, None, picture)
+    yield Report(*ended)
+    if wheel.judge is None or not wheel.judge.is_open:
+        return
+    panels = grids.panels(picture, ROWS, COLUMNS, teacher.settings.margin)
+    yield from _judged(wheel, sheet, panels, lambda *more: Report(*ended, *more))
+
+
+def _judged(
+    wheel: Wheel, sheet: Row, panels: list[Image.Image], report: Callable[..., Report]
+) -> Iterator[Report]:
+    """Pair by pair, so that it can be watched and stopped."""
+    pairs: tuple[Row, ...] = ()
+    try:
+        for first, second in combinations(range(PANELS), 2):
+            pair = {"first": first, "second": second, "recipe": sheet["recipe"], "similarity": None}
+            pictures = [(panels[first], panels[second])]
+            pairs += tuple(curation.judge([pair], pictures, vlm=wheel.judge(), thresholds=Thresholds()))
+            yield report(pairs)
+    except ValueError as error:  # a server that is gone: the sheet is there all the same
+        yield report(pairs, explained(error))

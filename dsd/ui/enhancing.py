@@ -1,0 +1,79 @@
+"""Behind "Describe my picture for me": the reference in words, before the visitor's own, to be edited first.
+
+Off until somebody opens it. The model that looks is the judge, and it is on this machine unless who started
+the app named a server.
+"""
+
+import html
+from urllib.parse import urlsplit
+
+import gradio as gr
+import spaces
+from PIL import Image
+
+from dsd import captions, intake
+from dsd.ui import uploads
+from dsd.ui.loaded import Loaded
+from dsd.ui.messages import explained, notice, problem, sentence
+
+GPU_SECONDS = 20  # an allowance for one line of words
+NOBODY = (
+    "For this the app needs a vision-language model that knows such pictures: start it with --judge and a "
+    "name, such as Qwen/Qwen2.5-VL-3B-Instruct."
+)
+HINT = "Change it as you like, then use it. Nothing has been drawn yet."
+
+
+class Enhancing:
+    """The handlers of one describer."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.loaded, self.describer = loaded, loaded.describer
+
+        @spaces.GPU(duration=GPU_SECONDS)
+        def ask(picture: Image.Image, prompt: str) -> str:
+            try:
+                return captions.enhance(loaded.describer(), picture, prompt, loaded.recipe, count=self._count)
+            except (ValueError, RuntimeError) as error:  # other errors would arrive without their message
+                raise gr.Error(html.escape(explained(error)), print_exception=False) from error
+
+        self._ask = ask
+
+    def _count(self, text: str) -> int:
+        return len(self.loaded.pipe.tokenizer(text, verbose=False).input_ids)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why nobody can describe a picture, in a sentence; None if somebody can."""
+        return NOBODY if self.describer is None else self.describer.missing
+
+    def about(self) -> str:
+        """What happens, and where, before anybody clicks."""
+        if self.trouble:
+            return notice(sentence(self.trouble))
+        host = urlsplit(self.describer.name).hostname or "" if "://" in self.describer.name else None
+        where = (
+            "A model on this machine looks at your picture; nothing is sent anywhere."
+            if host is None
+            else f"Your picture is sent to {host}, whose model looks at it."
+        )
+        return (
+            f'<p class="dsd-quiet">{html.escape(where)} It puts the subject into words, before your own. '
+            "You can change them before they are used.</p>"
+        )
+
+    def describe(self, image: str | None, prompt: str) -> tuple[gr.Textbox, gr.Button, str]:
+        """(suggestion, the button that uses it, a remark)."""
+        try:
+            if not image:
+                raise ValueError("there is no picture yet: upload one, paste one or pick an example")
+            if (prompt or "").strip():
+                intake.check_prompt(prompt)
+            picture = uploads.open_upload(image)
+            self.describer()  # on ZeroGPU the process that asks could not keep what it opens
+            text = self._ask(picture, prompt or "")
+        except Exception as error:  # the page must never be left waiting
+            return gr.skip(), gr.skip(), problem(explained(error))
+        if not text:
+            return gr.skip(), gr.skip(), problem("The model had nothing to say about this picture.")
+        return gr.Textbox(text, visible=True), gr.Button(visible=True), f'<p class="dsd-quiet">{HINT}</p>'

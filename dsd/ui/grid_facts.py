@@ -1,0 +1,81 @@
+"""What there is to say of a drawn sheet, as HTML: its wording, its borders, and how far its panels agree."""
+
+import html
+from collections.abc import Sequence
+
+from dsd.rows import Row
+from dsd.ui import judged
+from dsd.ui.messages import notice, problem, sentence
+from dsd.verdict import KEEP
+
+NO_JUDGE = (
+    "Nobody can judge these sheets here: start the app with --judge and the name of a vision-language model, "
+    "such as Qwen/Qwen2.5-VL-3B-Instruct."
+)
+
+
+def facts(
+    sheet: Row,
+    *,
+    borders: str | None,
+    unknown: list[str],
+    pairs: Sequence[Row],
+    expected: int,
+    unjudged: str | None,
+) -> str:
+    """All of it. `sheet` is a row with the teacher's stamp, `borders` what is wrong with the gutters."""
+    return (
+        f'<div class="dsd-facts">{_borders(borders)}{_agreement(pairs, expected, unjudged)}'
+        f"{_wording(sheet, unknown)}{_origin(sheet)}</div>"
+    )
+
+
+def _agreement(pairs: Sequence[Row], expected: int, unjudged: str | None) -> str:
+    heading = "<h3>Is it the same one everywhere?</h3>"
+    trouble = notice(sentence(unjudged)) if unjudged else ""
+    if not pairs:
+        return heading + (trouble or '<p class="dsd-quiet">The judge is looking.</p>')
+    kept = sum(pair["verdict"] == KEEP for pair in pairs)
+    judge = html.escape(str(pairs[0]["judge"]))
+    told = (
+        f'<p><b class="dsd-large">{kept} of {len(pairs)}</b> pairs of panels show the same one.</p>'
+        f'<p class="dsd-quiet">The judge ({judge}) compares two panels at a time and scores each part of the '
+        "subject from 0 to 4.</p>"
+    )
+    rows = "".join(map(_pair, pairs))
+    waiting = "" if len(pairs) == expected or unjudged else '<p class="dsd-quiet">The judge goes on.</p>'
+    return f'{heading}{told}<div class="dsd-pairs">{rows}</div>{waiting}{trouble}'
+
+
+def _pair(pair: Row) -> str:
+    return (
+        f'<div class="dsd-pair"><div><b>Panels {pair["first"] + 1} and {pair["second"] + 1}</b> '
+        f"{judged.badge(pair['verdict'], pair['reason'])}</div>"
+        f"{judged.reasons(pair, pair['verdict'], pair['thresholds']['minimum_score'])}</div>"
+    )
+
+
+def _wording(sheet: Row, unknown: list[str]) -> str:
+    strange = (
+        notice(f"The model does not know these words and leaves them out: {', '.join(unknown)}.")
+        if unknown
+        else ""
+    )
+    words = html.escape(sheet["prompt"])
+    return f"<h3>The words the model was given</h3><blockquote>{words}</blockquote>{strange}"
+
+
+def _borders(reason: str | None) -> str:
+    if reason is None:
+        return '<p class="dsd-quiet">The borders between the panels are where they should be.</p>'
+    why = reason.removeprefix("gutters: ")
+    return problem(f"This sheet would be thrown away, because it cannot be cut cleanly: {why}.")
+
+
+def _origin(sheet: Row) -> str:
+    told = [
+        f"seed {sheet['seed']}",
+        f"drawn by {sheet['generator']} in {sheet['steps']} steps",
+        f"licence {sheet['licence']}",
+    ]
+    return f'<p class="dsd-quiet">{html.escape(" · ".join(told))}</p>'

@@ -1,0 +1,112 @@
+"""The Grids tab as it stands on the page; `grids_tab` wires it."""
+
+from typing import NamedTuple
+
+import gradio as gr
+
+from dsd.generate import MAX_SEED
+from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, LIGHTS, PATTERNS, SCENES, SHAPES
+from dsd.recipes import CRITTERS
+from dsd.ui import messages
+from dsd.ui.drawing_grids import EXAMPLES
+from dsd.ui.loaded import Wheel
+
+WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
+FRAME = ["dsd-small-frame", "dsd-frame"]  # style.css
+
+
+class Form(NamedTuple):
+    """What to draw."""
+
+    subject: gr.Textbox
+    places: list[gr.Textbox]
+    examples: gr.Dataset
+    surprise: gr.Button
+    draw: gr.Button
+    cancel: gr.Button
+    seed: gr.Number
+    new_seed: gr.Checkbox
+
+
+class Results(NamedTuple):
+    """What came of it."""
+
+    status: gr.HTML
+    sheet: gr.Image
+    panels: gr.Gallery
+    facts: gr.HTML
+
+
+def introduction(wheel: Wheel) -> None:
+    gr.Markdown(
+        "Models learn to keep a subject from pictures like these: one sheet, one subject, four places. "
+        f"Panels that really show the same one become training pairs. {wheel.about}",
+        elem_classes="dsd-introduction",
+    )
+
+
+def form(wheel: Wheel) -> Form:
+    """Subject, places as they lie on the sheet, buttons."""
+    first, *_ = EXAMPLES[wheel.recipe.name]
+    subject = gr.Textbox(
+        label="Who or what?", placeholder=first[0], lines=1, max_lines=3, elem_id="grid-subject"
+    )
+    examples = gr.Dataset(
+        components=["textbox"], samples=[[subject] for subject, _ in EXAMPLES[wheel.recipe.name]],
+        type="index", label="Or start from one of these", elem_id="grid-examples",
+    )  # fmt: skip
+    surprise = gr.Button("Surprise me", size="sm", elem_id="grid-surprise")
+    with gr.Group():
+        places = [
+            place for start in (0, 2) for place in _row(WHERE[start : start + 2], first[1][start : start + 2])
+        ]
+    if wheel.recipe is CRITTERS:
+        with gr.Accordion("The words it knows", open=False):
+            gr.HTML(_known_words(), padding=False)
+    with gr.Row():
+        draw = gr.Button("Draw the sheet", variant="primary", elem_id="grid-draw", scale=3, min_width=130)
+        cancel = gr.Button("Cancel", interactive=False, elem_id="grid-cancel", scale=1, min_width=90)
+    with gr.Accordion("More settings", open=False), gr.Row():
+        seed = gr.Number(
+            None, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120,
+            info="The same seed and words give the same sheet.",
+        )  # fmt: skip
+        new_seed = gr.Checkbox(True, label="New seed each time", min_width=120)
+    return Form(subject, places, examples, surprise, draw, cancel, seed, new_seed)
+
+
+def _known_words() -> str:
+    """Of the embedded model, which was taught no others."""
+    groups = {
+        "Who": "critter", "Colours": COLORS, "Shapes": SHAPES, "Patterns": PATTERNS,
+        "Ears, as in “with long ears”": EARS, "Where": SCENES, "With a": ACCESSORIES[1:],
+        "whose colour is": ACCESSORY_COLORS, "When": LIGHTS,
+    }  # fmt: skip
+    rows = "".join(
+        f"<dt>{name}</dt> <dd>{words if isinstance(words, str) else ', '.join(words)}</dd>"
+        for name, words in groups.items()
+    )
+    return f'<dl class="dsd-known">{rows}</dl>'
+
+
+def _row(names: tuple[str, ...], hints: tuple[str, ...]) -> list[gr.Textbox]:
+    with gr.Row():
+        return [
+            gr.Textbox(label=name, placeholder=hint, lines=1, max_lines=3, min_width=130)
+            for name, hint in zip(names, hints, strict=True)
+        ]
+
+
+def results() -> Results:
+    """The sheet while it is drawn, then its panels and what there is to say of them."""
+    status = gr.HTML(messages.idle("The sheet will appear here."), elem_id="grid-status", padding=False)
+    sheet = gr.Image(
+        label="The sheet", format="png", interactive=False, buttons=["download", "fullscreen"],
+        height=430, elem_id="grid-sheet", elem_classes=FRAME,
+    )  # fmt: skip
+    panels = gr.Gallery(
+        label="Cut into four panels", format="png", columns=4, height="auto", interactive=False,
+        object_fit="contain", buttons=[], allow_preview=False, visible=False, elem_id="grid-panels",
+        elem_classes=FRAME,
+    )  # fmt: skip
+    return Results(status, sheet, panels, gr.HTML(elem_id="grid-facts", padding=False))

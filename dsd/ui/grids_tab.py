@@ -1,0 +1,41 @@
+"""The Grids tab: which event does what. How it looks is in `grids_layout`, the work in `drawing_grids`."""
+
+import gradio as gr
+
+from dsd.ui import events, grids_layout
+from dsd.ui.drawing_grids import DrawingGrids
+from dsd.ui.events import AT_ONCE, LANE, PRIVATE
+from dsd.ui.grids_layout import Form, Results
+from dsd.ui.loaded import Wheel
+
+
+def build(wheel: Wheel) -> None:
+    """Add the tab to the page under construction. Models are opened by the first sheet."""
+    work = DrawingGrids(wheel)
+    grids_layout.introduction(wheel)
+    with gr.Row(equal_height=False, elem_classes="dsd-columns"):
+        with gr.Column(scale=5, min_width=320):
+            form = grids_layout.form(wheel)
+        with gr.Column(scale=6, min_width=320):
+            results = grids_layout.results()
+    _wire(form, results, work)
+
+
+def _wire(form: Form, results: Results, work: DrawingGrids) -> None:
+    fields = [form.subject, *form.places]
+    form.examples.click(work.example, form.examples, fields, **AT_ONCE)
+    form.surprise.click(work.surprise, None, fields, **AT_ONCE)
+    buttons = [form.draw, form.cancel]
+    begin = [form.draw.click, *(field.submit for field in fields)]
+    started = gr.on(begin, events.running, None, buttons, js=events.scroll_to("#grid-status"), **AT_ONCE)
+    run = started.then(
+        work.draw,
+        [*fields, form.seed, form.new_seed],
+        [results.sheet, results.panels, results.facts, results.status, form.seed],
+        show_progress="minimal",
+        show_progress_on=results.status,
+        **LANE,
+        **PRIVATE,
+    )
+    run.then(events.idle, None, buttons, **AT_ONCE)
+    form.cancel.click(events.cancelled, None, [*buttons, results.status], cancels=[run], **AT_ONCE)

@@ -1,0 +1,54 @@
+"""A real browser for tests. Without Chromium they are skipped, except in CI, where that is a failure."""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
+PHONE = {"width": 390, "height": 844}
+PATIENCE = 20_000  # milliseconds
+
+
+def chromium() -> str | None:
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    return next((path for path in map(shutil.which, names) if path), None)
+
+
+if chromium() is None and not os.environ.get("CI"):
+    pytest.skip("no Chromium on this machine", allow_module_level=True)
+sync_api = (
+    pytest.importorskip("playwright.sync_api")
+    if not os.environ.get("CI")
+    else __import__("playwright.sync_api", fromlist=["sync_playwright"])
+)
+
+
+@contextmanager
+def browser() -> Iterator:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visitors(browser, url: str) -> Iterator[Callable]:
+    """Yields what opens a fresh visitor's page; at the end no script may have failed on any of them."""
+    opened, errors = [], []
+
+    def open_page(**options):
+        tab = browser.new_context(accept_downloads=True, **options).new_page()
+        tab.set_default_timeout(PATIENCE)
+        tab.on("pageerror", lambda error: errors.append(error))
+        tab.goto(url)
+        tab.get_by_role("button", name="Create").wait_for()
+        opened.append(tab)
+        return tab
+
+    yield open_page
+    for tab in opened:
+        tab.context.close()
+    assert not errors

@@ -1,0 +1,410 @@
+"""Behind the Curate tab: a run by other thresholds, page by page, and what people say of it."""
+
+import base64
+import io
+import json
+import re
+import shlex
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from dsd import curation, review, rows
+from dsd.review import ALL, DISAGREE, LABELLED, UNLABELLED
+from dsd.rows import RunError
+from dsd.ui import curate_cards
+from dsd.ui.curating import CARDS, Curating
+from dsd.verdict import DIFFERENT, DROP, KEEP, LOW, REASONS, SAME, TOO_DIFFERENT, UNREADABLE, Thresholds
+from tests import judging, wheel_page
+from tests.wheel_page import LIMITS, judged_run
+from train import curate
+
+OWN = (LIMITS.floor, LIMITS.ceiling, LIMITS.minimum_score)
+TOLD = 6  # outputs before the cards: rates, agreement, filter, page, position, ids
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    return judged_run(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture
+def run(judged, tmp_path):
+    """One to write into."""
+    return Path(shutil.copytree(judged, tmp_path / "run"))
+
+
+@pytest.fixture(autouse=True)
+def toasts(monkeypatch):
+    said = []
+    monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
+    return said
+
+
+def curating(run: Path | None, *, own: bool = True) -> Curating:
+    return Curating(wheel_page.wheel(run=run, own=own))
+
+
+def view(work: Curating, *, limits=OWN, show=ALL, page=1, known=None, shown=(), said=None) -> tuple:
+    return work.view(*limits, show, page, known or {}, list(shown), said or {})
+
+
+def ids(seen: tuple) -> list[str]:
+    return seen[TOLD - 1]
+
+
+def cards(seen: tuple) -> list[tuple]:
+    """(card, pictures, words, accept, reject) of those that are shown."""
+    parts = seen[TOLD:]
+    found = [parts[i : i + 5] for i in range(0, len(parts), 5)]
+    return [card for card in found if card[0].visible]
+
+
+# -- deciding again
+
+
+def test_by_its_own_thresholds_a_run_is_what_it_was(judged):
+    found = review.open_review(judged)
+    assert found.thresholds == LIMITS
+    stored = [(pair["verdict"], pair["reason"]) for pair in found.pairs]
+    assert found.decided(LIMITS) == stored
+    assert set(review.counts(stored)) == {SAME, DIFFERENT, LOW, UNREADABLE, TOO_DIFFERENT, "too alike"}
+    assert sum(review.counts(stored).values()) == 18
+    assert review.command(found, LIMITS) is None
+
+
+@pytest.mark.parametrize(
+    ("changed", "moved"),
+    [({"minimum_score": 2}, 1), ({"minimum_score": 4}, -1), ({"floor": 0.96}, -1), ({"ceiling": 0.98}, -1)],
+)
+def test_the_command_that_the_page_shows_does_to_the_run_what_the_page_showed(run, changed, moved):
+    found, limits = review.open_review(run), replace(LIMITS, **changed)
+    decided = found.decided(limits)
+    kept = review.counts(decided)[SAME] - review.counts(found.decided(LIMITS))[SAME]
+    assert kept * moved > 0
+    _, _, _, _, *flags = shlex.split(review.command(found, limits))
+    curate.main([str(run), *flags])
+    now = [(pair["verdict"], pair["reason"]) for pair in curation.read_pairs(run)]
+    assert now == decided and review.open_review(run).thresholds == limits
+
+
+def test_what_the_judge_was_never_asked_stays_dropped_and_is_counted_as_such(judged):
+    found = review.open_review(judged)
+    counts = review.counts(found.decided(replace(LIMITS, floor=0.0)))
+    assert counts["not judged"] == 1 and TOO_DIFFERENT not in counts
+
+
+def test_every_selection_is_what_it_says(judged):
+    found = review.open_review(judged)
+    decided = found.decided(LIMITS)
+    kept = review.select(found, decided, KEEP, {})
+    assert kept == [i for i, (verdict, _) in enumerate(decided) if verdict == KEEP] and kept
+    by_reason = [review.select(found, decided, reason, {}) for reason in REASONS]
+    assert sorted(sum(by_reason, [])) == review.select(found, decided, ALL, {}) == list(range(18))
+    assert sorted(kept + review.select(found, decided, DROP, {})) == list(range(18))
+    labels = {found.pairs[0]["id"]: decided[0][0], found.pairs[kept[-1]]["id"]: DROP}
+    assert review.select(found, decided, LABELLED, labels) == [0, kept[-1]]
+    assert review.select(found, decided, DISAGREE, labels) == [kept[-1]]
+    assert len(review.select(found, decided, UNLABELLED, labels)) == 16
+    with pytest.raises(ValueError, match="the best"):
+        review.select(found, decided, "the best", {})
+
+
+def test_a_run_that_is_not_judged_or_was_edited_is_named(tmp_path, run):
+    with pytest.raises(RunError, match="no judged pairs"):
+        review.open_review(tmp_path)
+    pairs = curation.read_pairs(run)
+    del pairs[3]["lowest"]
+    (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    with pytest.raises(RunError, match=f"{pairs[3]['id']}.*lacks lowest"):
+        review.open_review(run)
+
+
+# -- the page
+
+
+def test_the_pages_show_every_pair_once_with_both_pictures(judged):
+    work = curating(judged)
+    seen = [view(work, page=page) for page in (1, 2, 3)]
+    assert sum(map(ids, seen), []) == [pair["id"] for pair in curation.read_pairs(judged)]
+    assert all(card[1].count("<img") == 2 for one in seen for card in cards(one))
+    assert "Pairs 13 to 18 of 18" in seen[2][4]
+
+
+def test_a_page_beyond_the_end_is_the_last_and_a_last_page_is_as_short_as_it_is(judged):
+    work = curating(judged)
+    assert ids(view(work, page=99)) == ids(view(work, page=3))
+    assert view(work, page=99)[3].value == 3 and view(work, page=-5)[3].value == 1
+    kept = view(work, show=KEEP, page=2)
+    total = len(review.select(work.review(), work.review().decided(LIMITS), KEEP, {}))
+    assert len(cards(kept)) == total - CARDS > 0
+    assert view(work, show="not judged")[4].count("no such pairs") == 1
+
+
+def test_a_card_tells_scores_reasons_similarity_and_what_was_asked(judged):
+    (first, *_), pair = cards(view(curating(judged))), curation.read_pairs(judged)[0]
+    words = first[2]
+    assert "both show the same one" in words and words.count("of 4") == 2 * len(pair["scores"])
+    assert words.count("class=on") == sum(pair["scores"].values())
+    assert f"{pair['similarity']:.2f}" in words and pair["prompt"] in words and "none" in words
+    places = review.open_review(judged).sheets["000000"]["places"]
+    assert all(place in first[1] for place in places[:2])
+
+
+def differences(card: tuple) -> str | None:
+    """What a card says of them before anything is unfolded."""
+    found = re.search(r'<p class="dsd-differences">(.*?)</p>', card[2])
+    return found and found[1]
+
+
+def test_the_comparison_is_told_on_dropped_cards_with_the_parts_that_score_low_marked(run):
+    pairs = curation.read_pairs(run)
+    text = "color red – red agree , Pattern striped 60° – spotted & <b> differ , patterns are not a part"
+    judged = [pair for pair in pairs if pair["scores"]]
+    for pair in judged:
+        pair["differences"] = text
+    (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    low = next(pair for pair in judged if pair["scores"]["pattern"] == 2)
+    work = curating(run)
+
+    def card(minimum: int) -> tuple:
+        (place,) = [place for place, pair in enumerate(pairs) if pair["id"] == low["id"]]
+        return cards(view(work, limits=(*OWN[:2], minimum), page=place // CARDS + 1))[place % CARDS]
+
+    told = differences(card(3))
+    assert re.findall(r'<b class="dsd-low">(.*?)</b>', told) == ["Pattern"]
+    assert "&amp; &lt;b&gt; differ , patterns" in told and card(3)[2].count("<li class=dsd-low>") == 1
+    assert differences(card(2)) is None and "<li class=dsd-low>" not in card(2)[2]
+
+
+def test_a_judge_who_contradicts_its_scores_is_shown_with_its_words_and_no_part_marked(run):
+    pairs = curation.read_pairs(run)
+    pair = next(pair for pair in pairs if pair["reason"] == DIFFERENT)
+    pair |= {"scores": dict.fromkeys(pair["scores"], 4), "differences": "eyes, somehow"}
+    (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    shown = cards(view(curating(run), show=DIFFERENT))[0]
+    assert differences(shown) == "<b>Comparison:</b> eyes, somehow"
+
+
+def test_moving_a_threshold_moves_the_rate_and_the_verdicts_but_sends_no_picture_again(judged):
+    work = curating(judged)
+    before = view(work)
+    after = view(work, limits=(*OWN[:2], 4), shown=ids(before))
+    assert before[0] != after[0] and "by your thresholds" in after[0] and "--minimum-score 4" in after[0]
+    assert all(card[1] == gr.skip() for card in cards(after))
+    assert [card[2] for card in cards(before)] != [card[2] for card in cards(after)]
+    labels = dict(after[2].choices)
+    assert {value: name for name, value in labels.items()}[KEEP] != next(
+        name for name, value in before[2].choices if value == KEEP
+    )
+
+
+def test_the_command_is_only_shown_to_whom_the_run_belongs(judged):
+    assert "train.curate" not in view(curating(judged, own=False), limits=(*OWN[:2], 4))[0]
+
+
+def test_only_the_sheets_on_the_page_are_opened(judged, monkeypatch):
+    opened, work = [], curating(judged)
+    monkeypatch.setattr(curation, "open_panels", lambda run, sheet: opened.append(sheet["id"]) or panels())
+    work.open(False, {})
+    assert opened == []
+    view(work)
+    assert len(opened) == CARDS
+
+
+def panels() -> list[Image.Image]:
+    return [Image.new("RGB", (1024, 1024), "red")] * 4
+
+
+def test_large_pictures_are_made_smaller_for_the_page():
+    shown = curate_cards.pictures(*panels()[:2], {"first": 0, "second": 1}, ["here", "there"])
+    data = re.findall(r'base64,([^"]+)"', shown)
+    assert [Image.open(io.BytesIO(base64.b64decode(one))).size for one in data] == [(256, 256)] * 2
+
+
+def test_a_floor_above_the_ceiling_is_answered_by_a_sentence(judged):
+    seen = view(curating(judged), limits=(0.99, 0.95, 3))
+    assert "is above the greatest" in seen[0] and len(seen) == len(view(curating(judged)))
+
+
+def test_one_damaged_sheet_hides_no_other(run):
+    (run / "grids" / "000000.png").write_bytes(b"not a picture")
+    seen = cards(view(curating(run))) + cards(view(curating(run), page=2))
+    assert sum("cannot be read" in card[1] for card in seen) == 6
+    assert sum(card[1].count("<img") == 2 for card in seen) == 6
+
+
+def test_nothing_in_a_run_becomes_html(tmp_path):
+    evil = "<img src=x onerror=alert(1)>"
+    run = judged_run(tmp_path / "run", sheets=1, places=[evil] * 4, prompt=evil)
+    pairs = curation.read_pairs(run)
+    for pair in pairs:
+        pair |= {"subject": evil, "judge": evil, "differences": evil, "answers": [evil]}
+        pair["scores"] = pair["scores"] and {evil: 3}
+        pair["descriptions"] = pair["descriptions"] and [evil, evil]
+    (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    work = curating(run)
+    work.label(0, KEEP, [pairs[0]["id"]], {}, *OWN)
+    told = [part for part in view(work) if isinstance(part, str)]
+    assert sum(text.count("&lt;img") for text in told) > 10
+    assert not any(evil in text for text in told)
+
+
+def test_a_row_with_nonsense_in_it_hides_no_other(run):
+    pairs = curation.read_pairs(run)
+    pairs[0]["scores"] = {"color": "<b>"}
+    (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    first, second, *_ = cards(view(curating(run)))
+    assert "cannot be shown" in first[2] and "cannot be shown" not in second[2]
+
+
+# -- coming to the tab
+
+
+def test_at_first_the_sliders_are_the_runs_own_and_later_as_they_were_left(judged):
+    work = curating(judged)
+    opened, body, message, floor, ceiling, minimum, known = work.open(False, {})
+    assert opened and body.visible and known == {} and "labels.jsonl" in message
+    assert (floor.value, ceiling.value, minimum.value) == OWN == work.own_thresholds()
+    assert work.open(True, {})[3:6] == (gr.skip(),) * 3
+
+
+def test_without_a_run_or_without_pairs_the_page_says_how_to_get_some(tmp_path):
+    for run, words in ((None, "--run FOLDER"), (tmp_path, "train.curate")):
+        opened, body, message, *_ = curating(run).open(False, {})
+        assert not opened and not body.visible and words in message and 'role="alert"' in message
+
+
+def test_what_is_judged_meanwhile_is_there_when_one_comes_back(run):
+    work = curating(run)
+    work.open(False, {})
+    assert len(work.review().pairs) == 18
+    more = {**curation.read_pairs(run)[0], "id": "000009-0-1"}
+    with rows.writing(rows.shard(run / "pairs.jsonl", 0)) as append:
+        append([more])
+    assert len(work.review().pairs) == 18  # nothing moves while one looks
+    work.open(True, {})
+    assert len(work.review().pairs) == 19
+
+
+# -- labels
+
+
+def label(work: Curating, index: int, verdict: str, shown: list[str], said: dict | None = None) -> tuple:
+    return work.label(index, verdict, shown, said or {}, *OWN)
+
+
+def test_a_label_goes_into_ones_own_run_beside_the_machines_verdict(run):
+    work, before = curating(run), (run / "pairs.jsonl").read_bytes()
+    shown = ids(view(work))
+    accept, reject, agreement, said = label(work, 1, KEEP, shown)
+    assert (accept.variant, reject.variant, said) == ("primary", "secondary", {})
+    assert "0 of 1" in agreement
+    label(work, 0, KEEP, shown), label(work, 1, DROP, shown)
+    assert curation.labels(run) == {shown[0]: KEEP, shown[1]: DROP}
+    assert (run / "pairs.jsonl").read_bytes() == before
+    again = curating(run)
+    seen = view(again)
+    assert [card[3].variant for card in cards(seen)[:3]] == ["primary", "secondary", "secondary"]
+    assert [card[4].variant for card in cards(seen)[:3]] == ["secondary", "stop", "secondary"]
+    assert "2 of 2" in seen[1]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["the sample", "a read-only run"])
+def test_labels_of_a_run_that_is_not_to_be_written_to_stay_with_the_visitor(run, own, monkeypatch):
+    if own:
+        monkeypatch.setattr("os.access", lambda *_: False)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    work = curating(run, own=own)
+    message, shown = work.open(False, {})[2], ids(view(work))
+    assert "Download them" in message
+    *_, said = label(work, 0, KEEP, shown)
+    *_, agreement, said = label(work, 1, KEEP, shown, said)
+    assert "1 of 2" in agreement and cards(view(work, said=said))[0][3].variant == "primary"
+    assert cards(view(work))[0][3].variant == "secondary"  # another visitor sees none of it
+    work.export(said)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_the_export_is_a_labels_file_with_the_verdict_beside_each(run, tmp_path, own):
+    work, said = curating(run, own=own), {}
+    shown = ids(view(work))
+    for index, verdict in ((0, DROP), (1, DROP), (0, KEEP)):
+        *_, said = label(work, index, verdict, shown, said)
+    exported = work.export(said)
+    (tmp_path / "labels.jsonl").write_text(exported)
+    assert curation.labels(tmp_path) == {shown[0]: KEEP, shown[1]: DROP}
+    first, second = map(json.loads, exported.splitlines())
+    assert (first["verdict"], second["reason"]) == (KEEP, DIFFERENT) and first["time"]
+
+
+def test_with_no_labels_there_is_nothing_to_download(judged, toasts):
+    assert curating(judged, own=False).export({}) == "" and len(toasts) == 1
+
+
+def test_pages_do_not_shift_while_one_labels(run):
+    work = curating(run)
+    first = ids(view(work, show=UNLABELLED))
+    for index in range(CARDS):
+        label(work, index, KEEP, first)
+    second = ids(view(work, show=UNLABELLED, page=2, known={}))
+    assert not set(first) & set(second) and len(second) == CARDS
+    fresh = ids(view(work, show=UNLABELLED, known=work.labels({})))
+    assert fresh == second
+
+
+def test_the_agreement_is_with_the_verdicts_that_are_shown(run):
+    work = curating(run)
+    pairs = curation.read_pairs(run)
+    low = next(pair["id"] for pair in pairs if pair["reason"] == LOW)
+    curation.label(run, low, KEEP)
+    assert "0 of 1" in view(work)[1] and "1 of 1" in view(work, limits=(*OWN[:2], 2))[1]
+
+
+def test_agreement_shows_share_kappa_and_all_four_counts():
+    found = {"pairs": 10, "both_keep": 3, "both_drop": 4, "only_machine": 2, "only_person": 1}
+    told = curate_cards.agreement({**found, "share": 0.7, "kappa": 0.4})
+    assert "7 of 10" in told and "70%" in told and "0.40" in told
+    cells = told.split("<tbody>")[1]
+    assert [cells.index(f">{n}<") for n in (3, 1, 2, 4)] == sorted(cells.index(f">{n}<") for n in range(1, 5))
+
+
+def test_a_label_that_cannot_be_written_is_said_and_not_shown(run, monkeypatch, toasts):
+    def refuse(*_):
+        raise RunError("cannot write labels.jsonl: no space left on device")
+
+    work = curating(run)
+    shown = ids(view(work))
+    monkeypatch.setattr(curation, "label", refuse)
+    assert label(work, 0, KEEP, shown) == (gr.skip(),) * 4
+    assert "no space left" in toasts[0]
+
+
+def test_labels_of_a_card_that_is_gone_do_nothing(run):
+    assert label(curating(run), 3, KEEP, ["000000-0-1"]) == (gr.skip(),) * 4
+    assert curation.labels(run) == {}
+
+
+def test_a_judge_with_votes_is_decided_by_the_runs_votes(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    said = [judging.answer("different"), judging.answer(), judging.answer()]
+    votes = Thresholds(floor=-1.0, ceiling=1.0, needed=2, votes=3)
+    picture, sheet = judging.sheet(0, "red", "blue")
+    (run / "grids").mkdir()
+    picture.save(run / "grids" / sheet["file"])
+    pairs = curation.judge_sheets(
+        [sheet], run=run, vlm=judging.FakeJudge(said), embedder=None, thresholds=votes
+    )
+    for name, found in (("grids/grids.jsonl", [sheet]), ("pairs.jsonl", pairs)):
+        (run / name).write_text("".join(json.dumps(row) + "\n" for row in found))
+    work = curating(run)
+    assert work.open(False, {})[3].minimum == -1.0
+    (card,) = cards(view(work, limits=(-1.0, 1.0, 3)))
+    assert "both show the same one" in card[2] and "different, same, same" in card[2]
+    assert "similarity" not in card[2]

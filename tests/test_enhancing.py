@@ -1,0 +1,86 @@
+"""Behind "Describe my picture for me": who looks, what is suggested, what is sent where."""
+
+import pytest
+
+from dsd.asking import VLMError
+from dsd.captions import LONGEST
+from dsd.recipes import CRITTERS
+from dsd.ui.enhancing import Enhancing
+from dsd.ui.late import Late
+from dsd.ui.loaded import Loaded
+from tests import tiny, wheel_page
+from tests.judging import FakeJudge
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.pipeline(guidance_embeds=False)
+
+
+@pytest.fixture
+def photo(tmp_path) -> str:
+    tiny.picture().save(tmp_path / "photo.png")
+    return str(tmp_path / "photo.png")
+
+
+def enhancing(pipe, said: str = "a red round critter on the beach", **changed) -> Enhancing:
+    describer = wheel_page.late(FakeJudge(lambda request: said), changed.pop("name", "pocket"))
+    return Enhancing(Loaded(pipe=pipe, name="tiny", recipe=CRITTERS, **{"describer": describer, **changed}))
+
+
+def test_the_subject_comes_before_the_visitors_own_words_and_nothing_is_used_yet(pipe, photo):
+    work = enhancing(pipe)
+    suggestion, use, remark = work.describe(photo, "in the forest with a hat")
+    assert suggestion.value == "a red round critter in the forest with a hat"
+    assert suggestion.visible and use.visible and "Change it as you like" in remark
+    (asked,) = work.describer().requests
+    assert asked.question == CRITTERS.captions["caption"] and asked.images[0].size == (32, 32)
+
+
+def test_the_suggestion_fits_what_the_models_own_tokenizer_can_read(pipe, photo):
+    suggestion, *_ = enhancing(pipe, said="wonderful " * 30).describe(photo, "in the forest")
+    length = len(pipe.tokenizer(suggestion.value, verbose=False).input_ids)
+    assert LONGEST // 2 < length <= LONGEST and suggestion.value.endswith("in the forest")
+
+
+def test_without_words_of_ones_own_it_is_the_description(pipe, photo):
+    for nothing in ("", None):
+        assert enhancing(pipe).describe(photo, nothing)[0].value == "a red round critter"
+
+
+def test_the_model_is_not_opened_before_somebody_asks(pipe, photo):
+    work = enhancing(pipe)
+    work.about()
+    assert not work.describer.is_open
+    work.describe(photo, "in the forest")
+    assert work.describer.is_open
+
+
+def test_what_is_missing_is_said(pipe, photo):
+    assert "--judge" in enhancing(pipe, describer=None).about()
+    gone = Late("pocket", lambda: 1 / 0, missing="the embedded judge is not in this copy")
+    work = enhancing(pipe, describer=gone)
+    assert "The embedded judge is not in this copy." in work.about()
+    assert "not in this copy" in work.describe(photo, "in the forest")[2]
+
+
+def test_it_says_where_the_picture_goes(pipe):
+    assert "nothing is sent anywhere" in enhancing(pipe).about()
+    assert "nothing is sent anywhere" in enhancing(pipe, name="/home/me/judge").about()
+    assert "/home" not in enhancing(pipe, name="/home/me/judge").about()
+    told = enhancing(pipe, name="http://me:secret@example.org/v1").about()
+    assert "example.org" in told and "secret" not in told and "nothing is sent" not in told
+
+
+def test_mistakes_and_a_silent_model_are_answered_by_a_sentence(pipe, photo, tmp_path):
+    assert "There is no picture yet" in enhancing(pipe).describe(None, "a hat")[2]
+    (tmp_path / "notes.png").write_text("Dear diary")
+    assert "notes.png" in enhancing(pipe).describe(str(tmp_path / "notes.png"), "a hat")[2]
+    assert "nothing to say" in enhancing(pipe, said="").describe(photo, "")[2]
+
+    def refuse(request):
+        raise VLMError("no answer <b>at all</b>")
+
+    silent = wheel_page.late(FakeJudge(refuse))
+    remark = enhancing(pipe, describer=silent).describe(photo, "a hat")[2]
+    assert "No answer &lt;b&gt;" in remark and 'role="alert"' in remark

@@ -1,0 +1,281 @@
+"""Behind the Grids tab: words into a sheet, its panels, and what the judge makes of them."""
+
+import pickle
+from dataclasses import replace
+from threading import Thread
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import AutoTokenizer
+
+from dsd import grids, provenance
+from dsd import teacher as teachers
+from dsd.asking import VLMError
+from dsd.checkpoint import ASSETS
+from dsd.hub import LoadError
+from dsd.recipes import CRITTERS, IDENTITY
+from dsd.ui import drawing_grids
+from dsd.ui.drawing_grids import EXAMPLES, DrawingGrids, drawn_and_judged, sheet_row, surprise
+from dsd.ui.late import Late
+from tests import judging, wheel_page
+
+SUBJECT, PLACES = "red round critter", ["beach", "forest hat", "snow", "space"]
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return wheel_page.teacher()
+
+
+@pytest.fixture(autouse=True)
+def toasts(monkeypatch):
+    said = []
+    monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
+    return said
+
+
+def draw(work: DrawingGrids, subject: str = SUBJECT, places: list | None = None, seed=7, new=False) -> list:
+    """All that the page is sent; the files are read at once, because they do not outlive the drawing."""
+    seen = []
+    for sheet, panels, facts, status, used in work.draw(subject, *(places or PLACES), seed, new):
+        if isinstance(sheet, str):
+            sheet, path = Image.open(sheet), sheet
+            sheet.load()
+            panels = [(provenance_of(file), caption) for file, caption in _files(panels)]
+            assert provenance_of(path) == provenance.MARK
+        seen.append((sheet, panels, facts, status, used))
+    return seen
+
+
+def _files(gallery: gr.Gallery) -> list[tuple[str, str]]:
+    return [(item["image"]["path"], item["caption"]) for item in gallery.value]
+
+
+def provenance_of(path: str) -> str:
+    with Image.open(path) as picture:
+        return picture.info["Source"]
+
+
+def last(work: DrawingGrids, *given, **changed) -> tuple[str, str]:
+    """Facts and status at the end."""
+    *_, (_, _, facts, status, _) = draw(work, *given, **changed)
+    return facts, status
+
+
+# -- the sheet
+
+
+def test_the_sheet_is_what_the_teacher_draws_from_these_words_and_this_seed(teacher):
+    work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher), judge=None))
+    shown = [sheet for sheet, *_ in draw(work) if isinstance(sheet, Image.Image)]
+    (expected,) = teachers.draw(teacher, [sheet_row(CRITTERS, SUBJECT, PLACES, 7)])
+    assert shown[-1].convert("RGB").tobytes() == expected.tobytes()
+
+
+def test_it_is_watched_step_by_step_and_then_cut_into_four_named_panels_that_say_who_made_them(
+    teacher, monkeypatch
+):
+    monkeypatch.setattr(drawing_grids, "PREVIEW_SECONDS", 0.0)
+    seen = draw(DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher))))
+    steps = [status for *_, status, _ in seen if "Step" in status]
+    assert len(steps) == wheel_page.STEPS and "left" in steps[0]
+    previews = [sheet for sheet, _, _, status, _ in seen if "Step" in status]
+    assert {preview.size for preview in previews} == {(64, 64)}
+    (panels,) = [panels for _, panels, *_ in seen if isinstance(panels, list)]
+    captions = ["1. beach", "2. forest hat", "3. snow", "4. space"]
+    assert panels == [(provenance.MARK, caption) for caption in captions]
+
+
+def test_another_seed_gives_another_sheet_and_a_new_one_is_taken_unless_told_not_to(teacher):
+    work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher), judge=None))
+
+    def drawn(**seed):
+        (*_, used), *_, (sheet, *_) = draw(work, **seed)
+        return np.asarray(sheet).tobytes(), used
+
+    assert drawn(seed=7) == drawn(seed=7) and drawn(seed=7)[0] != drawn(seed=8)[0]
+    assert drawn(seed=7)[1] == 7 and drawn(seed=7, new=True)[1] != 7
+    assert isinstance(drawn(seed=None)[1], int)
+
+
+def test_closing_it_stops_before_the_next_step(teacher):
+    calls = []
+    hook = teacher.pipe.transformer.register_forward_hook(lambda *_: calls.append(1) and None)
+    try:
+        slow = replace(teacher, settings=replace(teacher.settings, steps=50))
+        steps = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(slow))).draw(SUBJECT, *PLACES, 7, False)
+        next(steps), next(steps)
+        steps.close()
+        assert len(calls) <= 2
+    finally:
+        hook.remove()
+
+
+def test_what_leaves_the_gpu_process_can_be_pickled(teacher):
+    reports = list(drawn_and_judged(opened(wheel_page.wheel(teacher=wheel_page.late(teacher))), sheet()))
+    again = pickle.loads(pickle.dumps(reports))
+    assert [report.pairs for report in again] == [report.pairs for report in reports]
+    assert again[-1].sheet == reports[-1].sheet and len(again[-1].pairs) == 6
+
+
+def opened(wheel):
+    wheel.judge()
+    return wheel
+
+
+def sheet() -> dict:
+    return sheet_row(CRITTERS, SUBJECT, PLACES, 7)
+
+
+# -- what is said of it
+
+
+def test_the_six_pairs_are_judged_one_by_one_on_their_own_panels(teacher):
+    wheel = wheel_page.wheel(teacher=wheel_page.late(teacher))
+    facts = [facts for _, _, facts, _, _ in draw(DrawingGrids(wheel)) if isinstance(facts, str)]
+    assert [text.count('class="dsd-pair"') for text in facts] == [0, 0, 1, 2, 3, 4, 5, 6]
+    assert "Panels 1 and 2" in facts[2] and "Panels 3 and 4" in facts[-1] and "6 of 6" in facts[-1]
+    (drawn,) = teachers.draw(teacher, [sheet()])
+    panels = grids.panels(drawn, 2, 2)
+    first, *_, final = wheel.judge().requests
+    assert first.images == (panels[0], panels[1]) and final.images == (panels[2], panels[3])
+    assert first.question == CRITTERS.compare
+
+
+def test_each_verdict_is_shown_with_its_scores_and_its_reason():
+    said = iter([*wheel_page.SAID, judging.answer()])
+    facts, status = last(DrawingGrids(wheel_page.wheel(judge=wheel_page.judge(said))))
+    assert "3 of 6" in facts and "Done, seed 7." in status
+    for words in ("sees two subjects", "one part does not agree", "cannot be read", "no idea"):
+        assert facts.count(words) == 1
+    assert facts.count('aria-label="2 of 4"') == 1 and facts.count('aria-label="0 of 4"') == 1
+
+
+def test_without_a_judge_the_sheet_is_drawn_and_the_page_says_what_is_missing():
+    facts, status = last(DrawingGrids(wheel_page.wheel(judge=None)))
+    assert "--judge" in facts and "Done" in status and "beach" in facts
+    gone = Late("pocket", lambda: 1 / 0, missing="the embedded judge is not here")
+    facts, status = last(DrawingGrids(wheel_page.wheel(judge=gone)))
+    assert "The embedded judge is not here." in facts and "Done" in status
+
+
+def test_a_judge_who_falls_silent_leaves_the_sheet_and_what_was_said_before():
+    answers = iter([judging.answer()] * 2)
+
+    def said(request):
+        if (answer := next(answers, None)) is None:
+            raise VLMError("no answer from the server: start it again")
+        return answer
+
+    facts, status = last(DrawingGrids(wheel_page.wheel(judge=wheel_page.judge(said))))
+    assert "2 of 2" in facts and "No answer from the server" in facts and "Done" in status
+
+
+def test_the_wording_the_origin_and_the_borders_are_told(monkeypatch):
+    monkeypatch.setattr(grids, "check_gutters", lambda *_: None)
+    facts, _ = last(DrawingGrids(wheel_page.wheel()))
+    assert sheet()["prompt"] in facts and "drawn by tiny in 3 steps" in facts
+    assert "where they should be" in facts and "thrown away" not in facts
+    monkeypatch.setattr(grids, "check_gutters", lambda *_: "gutters: no boundary between rows 1 and 2")
+    facts, _ = last(DrawingGrids(wheel_page.wheel()))
+    assert "thrown away" in facts and "no boundary between rows 1 and 2" in facts
+
+
+def test_words_that_the_model_does_not_know_are_named():
+    facts, _ = last(DrawingGrids(wheel_page.wheel()), "red 帽子 critter")
+    assert "does not know" in facts and "帽子" in facts.split("does not know")[1]
+    assert "does not know" not in last(DrawingGrids(wheel_page.wheel()))[0]
+
+
+def test_nothing_that_a_visitor_or_a_model_says_becomes_html():
+    evil = judging.answer().replace("a critter", "<img src=x>")
+    work = DrawingGrids(wheel_page.wheel(judge=wheel_page.judge(lambda request: evil)))
+    facts, _ = last(work, "<b>red</b> critter")
+    assert "<img" not in facts and "<b>red" not in facts and "&lt;b&gt;red" in facts
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize(
+    ("subject", "places", "seed", "sentence"),
+    [
+        ("  ", PLACES, 7, "A subject is empty"),
+        (SUBJECT, ["beach", "", "snow", "space"], 7, "A place is empty"),
+        ("one two three four five six seven eight", PLACES, 7, "at most 7 words"),
+        (SUBJECT, PLACES, -1, "Seed must be"),
+        (SUBJECT, PLACES, 2.5, "Seed must be"),
+        ("x" * 400, PLACES, 7, "Prompt too long"),
+    ],
+)
+def test_a_mistake_is_answered_by_a_sentence_and_nothing_is_drawn(subject, places, seed, sentence, toasts):
+    seen = draw(DrawingGrids(wheel_page.wheel()), subject, places, seed)
+    assert sentence in seen[-1][3] and 'role="alert"' in seen[-1][3] and len(toasts) == 1
+    assert not any(isinstance(sheet, Image.Image) for sheet, *_ in seen)
+
+
+def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(monkeypatch):
+    monkeypatch.setattr(teachers, "stream", lambda *_: 1 / 0)
+    assert "Something went wrong" in last(DrawingGrids(wheel_page.wheel()))[1]
+
+
+# -- words to start from
+
+
+@pytest.mark.parametrize("recipe", [CRITTERS, IDENTITY], ids=lambda recipe: recipe.name)
+def test_every_example_and_every_surprise_makes_a_prompt(recipe):
+    for subject, places in EXAMPLES[recipe.name]:
+        assert sheet_row(recipe, subject, places, 0)["prompt"]
+    made = [surprise(recipe, seed) for seed in range(40)]
+    assert all(sheet_row(recipe, subject, places, 0) for subject, *places in made)
+    assert len(set(made)) > 30 and surprise(recipe, 3) == made[3]
+
+
+def test_the_embedded_teacher_knows_every_word_of_its_examples():
+    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "teacher" / "tokenizer_2")
+    for subject, places in EXAMPLES[CRITTERS.name]:
+        assert drawing_grids.unknown_words(tokenizer, {"subject": subject, "places": places}) == []
+    assert drawing_grids.unknown_words(tokenizer, {"subject": "red dragon", "places": []}) == ["dragon"]
+
+
+def test_an_example_fills_subject_and_places():
+    work = DrawingGrids(wheel_page.wheel())
+    subject, *places = work.example(1)
+    assert (subject, tuple(places)) == EXAMPLES[CRITTERS.name][1]
+
+
+# -- models that are opened late
+
+
+def test_a_model_is_opened_once_however_many_ask_for_it():
+    opened = []
+    late = Late("slow", lambda: opened.append(1) or object())
+    threads = [Thread(target=late) for _ in range(8)]
+    [thread.start() for thread in threads]
+    [thread.join() for thread in threads]
+    assert opened == [1] and late() is late() and late.is_open
+
+
+def test_a_model_that_could_not_be_opened_is_tried_again():
+    answers = iter([LoadError("no network"), "the model"])
+
+    def opener():
+        answer = next(answers)
+        if isinstance(answer, LoadError):
+            raise answer
+        return answer
+
+    late = Late("hub", opener)
+    with pytest.raises(LoadError, match="no network"):
+        late()
+    assert not late.is_open and late() == "the model"
+
+
+def test_the_models_are_opened_by_the_first_sheet_and_not_before():
+    wheel = wheel_page.wheel()
+    work = DrawingGrids(wheel)
+    assert not wheel.teacher.is_open and not wheel.judge.is_open
+    first, second = draw(work), draw(work)
+    assert "first time" in first[0][3] and "first time" not in second[0][3]

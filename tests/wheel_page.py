@@ -1,0 +1,64 @@
+"""What the Grids and Curate tabs work with in tests: a tiny teacher, a judge who says as told, a run."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import torch
+from diffusers import FluxPipeline
+
+from dsd import curation
+from dsd.checkpoint import model_hash
+from dsd.recipes import CRITTERS
+from dsd.teacher import Settings, Teacher
+from dsd.ui.late import Late
+from dsd.ui.loaded import Wheel
+from dsd.verdict import Thresholds
+from dsd.vlm import Request
+from tests import judging, tiny
+from tests.wheel import append, draw_sheet
+
+STEPS = 3
+SAID = (  # of the six pairs of every sheet that get as far as the judge, in turn
+    judging.answer(),
+    judging.answer("different", eyes=0),
+    judging.answer(pattern=2),
+    "no idea",
+    judging.answer(color=3),
+)
+LIMITS = Thresholds(floor=0.9, ceiling=0.9994)
+
+
+def teacher(*, steps: int = STEPS, tokens: int = 400) -> Teacher:
+    """Its tokenizer makes a token of every letter."""
+    parts = tiny.components()
+    torch.manual_seed(0)
+    pipe = FluxPipeline(**{**parts, "transformer": tiny.plain_transformer()})
+    pipe.set_progress_bar_config(disable=True)
+    settings = Settings(panel=tiny.FRAME, margin=0, steps=steps, tokens=tokens)
+    return Teacher(pipe=pipe, settings=settings, name="tiny", hash=model_hash(pipe))
+
+
+def late(thing: object, name: str = "tiny") -> Late:
+    return Late(name, lambda: thing)
+
+
+def judge(said: Callable[[Request], str] | Iterable[str] = lambda request: judging.answer()) -> Late:
+    return late(judging.FakeJudge(said))
+
+
+def wheel(**changed: object) -> Wheel:
+    return Wheel(**{"teacher": late(teacher()), "recipe": CRITTERS, "judge": judge(), **changed})
+
+
+def judged_run(folder: Path, *, sheets: int = 3, **changed: object) -> Path:
+    """Judged by the library itself; `changed` replaces fields of every sheet's row."""
+    turn = iter(range(10_000))
+    vlm = judging.FakeJudge(lambda request: SAID[next(turn) % len(SAID)])
+    for index in range(sheets):
+        sheet = draw_sheet(folder, index) | changed
+        append(folder / "grids" / "grids.jsonl", [sheet])
+        pairs = curation.judge_sheets(
+            [sheet], run=folder, vlm=vlm, embedder=judging.FakeEyes(), thresholds=LIMITS
+        )
+        append(folder / "pairs.jsonl", pairs)
+    return folder
