@@ -56,9 +56,9 @@ def counter(tokenizer: str | Path | None) -> Count:
         return estimate
     from transformers import AutoTokenizer  # imported here: it takes seconds, and the estimate needs none
 
-    hub.check_source(tokenizer)
+    hub.check_source(tokenizer, weights=False)
     with hub.explained(str(tokenizer), [str(tokenizer)]):
-        known = AutoTokenizer.from_pretrained(str(tokenizer))
+        known = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
     return lambda text: len(known(text, verbose=False)["input_ids"])
 
 

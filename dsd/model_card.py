@@ -5,8 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCardData
-from huggingface_hub.errors import HfHubHTTPError
+from httpx import TransportError
+from huggingface_hub import HfApi, ModelCardData, get_token
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
 from dsd import hub
 from dsd.generate import public_name
@@ -150,13 +151,27 @@ def _cell(value: Any) -> str:
     return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
+def check_upload(name: str) -> None:
+    """LoadError for a name that the hub cannot have, and where there is no token to write there with."""
+    _check_name(name)
+    if get_token() is None:
+        raise LoadError(
+            f"uploading {name} needs a token: set the variable HF_TOKEN to one that may write there "
+            "(https://huggingface.co/settings/tokens)"
+        )
+
+
+def _check_name(name: str) -> None:
+    if not hub.ID.fullmatch(name):
+        raise LoadError(f"a model on the hub is called owner/name, got {name!r}")
+
+
 def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
     """Upload a checkpoint and its card as the hub's model `name` (owner/name); returns its address.
 
     A new one is private unless told otherwise. LoadError says what the hub refuses.
     """
-    if not hub.ID.fullmatch(name):
-        raise LoadError(f"a model on the hub is called owner/name, got {name!r}")
+    _check_name(name)
     api = api or HfApi()
     with hub.explained(name, [name]):
         try:
@@ -164,6 +179,11 @@ def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = N
             api.upload_folder(
                 repo_id=name, folder_path=folder, ignore_patterns=KEPT_BACK, commit_message="Upload the model"
             )
+        except (OfflineModeIsEnabled, TransportError) as error:
+            raise LoadError(
+                f"the hub cannot be reached, so {name} was not uploaded. What is in {folder} is whole: run "
+                "the same command again when there is a network"
+            ) from error
         except HfHubHTTPError as error:
             if error.response.status_code not in (401, 403, 404):
                 raise

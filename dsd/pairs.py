@@ -61,7 +61,7 @@ def read_pairs(
     the only other picture. A hub dataset is downloaded once; with `streaming` it is read over the network
     instead, each time anew. PairsError names what is missing, and LoadError what the hub refuses.
     """
-    hub.check_source(source)
+    hub.check_source(source, weights=False)
     if Path(source).exists():
         return Pairs(parquet.local_files(Path(source), split), columns=columns)
     if not streaming:

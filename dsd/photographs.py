@@ -144,7 +144,7 @@ class PhotographScorer:
         self.dino, self.dino_pixels = _network(identity, self.device)
         self.clip, self.clip_pixels = _network(clip, self.device)
         with hub.explained(clip, [clip]):
-            self.words = AutoTokenizer.from_pretrained(clip)
+            self.words = AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
 
     def score(self, cases: Sequence[Case], pictures: Sequence[Image.Image]) -> list[Row]:
         """One row for each picture."""
@@ -199,8 +199,8 @@ class PhotographScorer:
 def _network(name: str, device: str) -> tuple[torch.nn.Module, Any]:
     hub.check_source(name)
     with hub.explained(name, [name]):
-        model = AutoModel.from_pretrained(name, dtype=torch.float32).eval().to(device)
-        return model, AutoImageProcessor.from_pretrained(name, backend="pil")
+        model = AutoModel.from_pretrained(name, dtype=torch.float32, **hub.SAFE).eval().to(device)
+        return model, AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
 
 
 def _cosines(a: Tensor, b: Tensor) -> list[float]:

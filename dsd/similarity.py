@@ -72,8 +72,8 @@ def _is_local(vlm: VLM | None) -> bool:
 def _open(name: str, device: str) -> Embedder:
     hub.check_source(name)
     with explained(name):
-        model = AutoModel.from_pretrained(name, dtype=torch.float32).eval()
-        processor = AutoImageProcessor.from_pretrained(name, backend="pil")
+        model = AutoModel.from_pretrained(name, dtype=torch.float32, **hub.SAFE).eval()
+        processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     tower = getattr(model, "vision_model", model)  # of a pair of encoders, as in CLIP, the one that sees
     if getattr(tower, "main_input_name", "") != "pixel_values":
         raise LoadError(

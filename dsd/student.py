@@ -67,7 +67,7 @@ def widened(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
 def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
     """All parts but the transformer, on the CPU."""
     with hub.explained(base.name, [base.source], base.licence_page):
-        pipe = DSDPipeline.from_pretrained(base.source, transformer=None, dtype=dtype)
+        pipe = DSDPipeline.from_pretrained(base.source, transformer=None, dtype=dtype, **hub.SAFE)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -201,7 +201,7 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
     transformer = widened(load_transformer(source, subfolder="transformer"))
     parts = {path.parent.name: _saved_dtype(path) for path in sorted(Path(source).glob("*/*.safetensors"))}
     dtypes = {"default": torch.float32, **parts}
-    pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes)
+    pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
     if options.text_tokens:  # drawing takes as many as the tokenizer does, so that it does as was trained
         pipe.tokenizer_2.model_max_length = options.text_tokens
     if options.full:

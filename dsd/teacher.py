@@ -114,7 +114,7 @@ def load_teacher(
     checkpoint.check_offload(offload, device)
     hub.check_source(base)
     with hub.explained(preset.name, [base], preset.licence_page):
-        pipe = FluxPipeline.from_pretrained(base, dtype=dtype or checkpoint.PRESETS[kind].dtype)
+        pipe = FluxPipeline.from_pretrained(base, dtype=dtype or checkpoint.PRESETS[kind].dtype, **hub.SAFE)
     _check_plain(pipe, name)
     pipe.set_progress_bar_config(disable=True)
     digest = checkpoint.model_hash(pipe)

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import Tensor, nn
 
 from dsd import flow, latents, plan
@@ -146,13 +146,20 @@ def start(options: TrainOptions) -> Accelerator:
     accelerator = Accelerator(
         cpu=best_device() == "cpu",  # else it would not see that torchrun started several processes
         mixed_precision=mixed,
-        gradient_accumulation_steps=options.accumulate,
+        # As a plugin: as a number it would give way to what the launcher says, which may be "auto".
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=options.accumulate),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # a slow save is no failure
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        plugin = accelerator.state.deepspeed_plugin  # it would ask a data loader, and there is none
-        plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = options.batch
+        tell_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, options)
     return accelerator
+
+
+def tell_deepspeed(config: dict[str, Any], options: TrainOptions) -> None:
+    """What accelerate would ask a data loader, which there is none, and what it would decide by itself."""
+    config["train_micro_batch_size_per_gpu"] = options.batch
+    config["gradient_accumulation_steps"] = options.accumulate
+    config["gradient_clipping"] = options.clip
 
 
 def _dtype(options: TrainOptions, accelerator: Accelerator) -> torch.dtype:

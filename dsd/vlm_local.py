@@ -172,7 +172,7 @@ def open_local(
     device = device or best_device()
     dtype = dtype or (torch.float32 if pocket or device == "cpu" else torch.bfloat16)
     with explained(source):
-        config = AutoConfig.from_pretrained(place)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         model = _open_model(source, place, config, dtype)
         processor = _open_processor(source, place, config)
     model = placed(model, device)
@@ -189,7 +189,7 @@ def _open_model(source: str, place: str, config: PreTrainedConfig, dtype: torch.
             "and text, such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
     model, loading = AutoModelForImageTextToText.from_pretrained(
-        place, config=config, dtype=dtype, output_loading_info=True
+        place, config=config, dtype=dtype, output_loading_info=True, **hub.SAFE
     )
     missing = sorted(loading["missing_keys"])
     if missing:  # they would be filled with random numbers, and the answers too
@@ -199,7 +199,8 @@ def _open_model(source: str, place: str, config: PreTrainedConfig, dtype: torch.
 
 def _open_processor(source: str, place: str, config: PreTrainedConfig) -> ProcessorMixin:
     by_hand = config.model_type in QWEN and not is_torchvision_available()
-    processor = (PictureProcessor if by_hand else AutoProcessor).from_pretrained(place)
+    opener = PictureProcessor if by_hand else AutoProcessor
+    processor = opener.from_pretrained(place, trust_remote_code=False)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise LoadError(f"{source} comes without a processor for pictures and text")
     if getattr(processor, "chat_template", None) is None:
@@ -245,5 +246,7 @@ def explained(source: str) -> Iterator[None]:
         except LoadError:
             raise
         except (ValueError, ImportError, SafetensorError) as error:
+            if "trust_remote_code" in str(error):
+                raise  # `hub.explained` has the words for it
             hint = "; pip install torchvision" if "torchvision" in str(error).lower() else ""
             raise LoadError(f"cannot open {source}: {error}{hint}") from error

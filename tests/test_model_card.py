@@ -3,7 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from huggingface_hub import ModelCard
+from huggingface_hub import HfApi, ModelCard
 
 from dsd import model_card
 from dsd.hub import LoadError
@@ -98,3 +98,9 @@ def test_the_upload_leaves_states_and_cache_at_home(tmp_path):
     assert calls[0][1]["private"] is True and "run/*" in calls[1]["ignore_patterns"]
     with pytest.raises(LoadError, match="called owner/name, got 'model'"):
         model_card.push(tmp_path, "model", api=api)
+
+
+def test_without_a_network_the_upload_says_that_nothing_is_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(LoadError, match="me/model was not uploaded.* is whole: run the same command again"):
+        model_card.push(tmp_path, "me/model", api=HfApi(token="hf_none"))

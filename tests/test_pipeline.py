@@ -58,6 +58,7 @@ def test_branches_together_or_one_by_one_draw_the_same(pipe, monkeypatch):
 
 def test_the_dropped_picture_is_zeros_and_the_dropped_text_is_the_empty_prompt(pipe, monkeypatch):
     seen, forward = [], pipe.transformer.forward
+    monkeypatch.setattr(pipe, "batch_branches", False)
     monkeypatch.setattr(
         pipe.transformer, "forward", lambda **inputs: seen.append(inputs) or forward(**inputs)
     )
@@ -268,4 +269,4 @@ def test_a_plain_flux_is_refused():
 def test_the_signature_spells_out_the_options():
     parameters = inspect.signature(DSDPipeline.__call__).parameters
     assert list(parameters)[:3] == ["self", "prompt", "negative_prompt"]
-    assert parameters["num_inference_steps"].default == 28 and "return_dict" in parameters
+    assert parameters["quality"].default == "best" and "return_dict" in parameters

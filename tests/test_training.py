@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from diffusers import FluxControlPipeline
 from safetensors.torch import load_file
 
@@ -34,6 +35,17 @@ def lora(teacher, tmp_path_factory) -> Path:
     """What a LoRA training left."""
     out = tmp_path_factory.mktemp("lora")
     student.run(teacher, out, steps=30, batch=8, alpha=4.0, ema=0.5, lora_dropout=0.0, save_every=10)
+    return out
+
+
+PLAIN = {"batch": 4, "lora_dropout": 0.0}
+
+
+@pytest.fixture(scope="module")
+def plain(teacher, tmp_path_factory) -> Path:
+    """What one process left, and every other way of doing the same is to leave."""
+    out = tmp_path_factory.mktemp("plain")
+    student.run(teacher, out, **PLAIN)
     return out
 
 
@@ -226,19 +238,69 @@ def _wait_for_step(out: Path, step: int, child) -> None:
         time.sleep(0.005)
 
 
-def test_two_processes_match_one_and_so_do_sharded_weights(teacher, tmp_path):
-    student.run(teacher, tmp_path / "one", batch=4, lora_dropout=0.0)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    job = [*launch, "-m", "tests.two_processes", str(teacher), str(tmp_path)]
+def assert_same(out: Path, other: Path) -> None:
+    """The LoRA files are equal within 1e-4 of each weight's norm."""
+    one, two = (load_file(folder / "lora" / LORA) for folder in (out, other))
+    assert two.keys() == one.keys()
+    for name, value in one.items():
+        assert (two[name] - value).norm() <= 1e-4 * value.norm(), (other, name)
+
+
+# Without --multi_gpu accelerate starts one process on a CPU, whatever --num_processes says.
+LAUNCH = "-m accelerate.commands.launch --multi_gpu --num_processes 2 --main_process_port 0".split()
+
+
+def test_two_processes_match_one_and_so_do_sharded_weights(plain, teacher, tmp_path):
+    job = [sys.executable, *LAUNCH, "-m", "tests.two_processes", str(teacher), str(tmp_path)]
     quiet = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(job, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(job, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
-    one = load_file(tmp_path / "one" / "lora" / LORA)
     for mode in ("ddp", "fsdp2"):
-        two = load_file(tmp_path / mode / "lora" / LORA)
-        assert two.keys() == one.keys()
-        for name, value in one.items():
-            assert (two[name] - value).norm() <= 1e-4 * value.norm(), (mode, name)
+        assert_same(plain, tmp_path / mode)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"batch": 2, "accumulate": 2}, {"gradient_checkpointing": True}], ids=["parts", "twice"]
+)
+def test_what_saves_memory_leaves_the_same_weights(plain, teacher, tmp_path, changed):
+    student.run(teacher, tmp_path, **{**PLAIN, **changed})
+    assert_same(plain, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"seed": 1}, {"clip": 1e-9}, {"beta2": 0.5}, {"weight_decay": 0.9}, {"guidance": 1.0}, {"warmup": 4}],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_a_setting_counts(plain, teacher, tmp_path, changed):
+    student.run(teacher, tmp_path, **{**PLAIN, "cache": str(plain / "run" / "cache"), **changed})
+    with pytest.raises(AssertionError):
+        assert_same(plain, tmp_path)
+
+
+@pytest.fixture
+def new_process():
+    """accelerate settles the precision once in a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+def test_bf16_trains_float32_weights_nearly_as_float32_does(plain, teacher, tmp_path, new_process):
+    student.run(teacher, tmp_path, **PLAIN, precision="bf16")
+    ours, theirs = ([row["loss"] for row in student.said(out)] for out in (tmp_path, plain))
+    assert ours == pytest.approx(theirs, rel=0.05) and ours != theirs
+
+
+@pytest.mark.parametrize("bits", ["8bit", "4bit"])
+def test_a_quantised_base_leaves_a_checkpoint_like_any_other(plain, teacher, tmp_path, bits):
+    pytest.importorskip("bitsandbytes")
+    student.run(teacher, tmp_path, **PLAIN, quantise=bits)
+    ours, theirs = ([row["loss"] for row in student.said(out)] for out in (tmp_path, plain))
+    assert ours == pytest.approx(theirs, rel=0.1) and ours != theirs
+    ours, theirs = (load_pipeline(out, device="cpu").transformer.state_dict() for out in (tmp_path, plain))
+    frozen = "transformer_blocks.0.ff.net.2.weight"
+    assert ours.keys() == theirs.keys() and torch.equal(ours[frozen], theirs[frozen])  # not the few bits
 
 
 # ---------------------------------------------------------------- mistakes

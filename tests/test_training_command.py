@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from dsd.checkpoint import load_pipeline
+from dsd.hub import LoadError
 from dsd.training_log import Curves
 from dsd.training_options import TrainingError
 from tests import student
@@ -41,6 +42,9 @@ FLAGS = (
 )
 
 
+WATCHED = "--validate critters --validate-subjects 2 --validate-prompts 1 --validate-every 2".split()
+
+
 def call(teacher: Path, data: Path, out: Path, *flags: str) -> int:
     return command.main([str(data), "--out", str(out), "--model", str(teacher), *FLAGS, *flags])
 
@@ -51,7 +55,7 @@ def trained(teacher, tmp_path_factory) -> Path:
     (folder / "run").mkdir()
     dataset(folder / "run" / "dataset")
     (folder / "run" / "dataset" / "README.md").write_text("## How many\n\nthe judge kept 40 %\n")
-    assert call(teacher, folder / "run", folder / "out") == 0
+    assert call(teacher, folder / "run", folder / "out", *WATCHED) == 0
     return folder
 
 
@@ -66,16 +70,63 @@ def test_the_card_tells_data_and_keep_rates(trained):
     assert "4 steps of 2 pairs, 8 samples of 6 rows" in text and "(curves.png)" in text
 
 
-def test_curves_are_rows_and_a_picture(trained):
-    rows = [json.loads(line) for line in (trained / "out" / "curves.jsonl").read_text().splitlines()]
+def lines(out: Path, name: str) -> list[dict]:
+    rows = [json.loads(line) for line in (out / "curves.jsonl").read_text().splitlines()]
+    return [row for row in rows if name in row]
+
+
+def test_curves_are_rows_and_a_picture_and_on_tensorboard(trained):
+    rows = lines(trained / "out", "loss")
     assert [row["step"] for row in rows] == [2, 4] and all(row["loss"] > 0 for row in rows)
     assert Image.open(trained / "out" / "curves.png").width > 100
+    pytest.importorskip("tensorboard")
+    assert list((trained / "out" / "run" / "tensorboard").glob("events*"))
+
+
+def test_held_out_subjects_are_drawn_and_scored_every_k_steps(trained):
+    out = trained / "out"
+    scored = lines(out, "identity")
+    assert [row["step"] for row in scored] == [2, 4]
+    assert all({"following", "product", "copy", "copy_low", "identity_ceiling"} <= set(row) for row in scored)
+    assert [path.name for path in sorted((out / "samples").iterdir())] == ["000002.png", "000004.png"]
+    assert (out / "samples.png").read_bytes() == (out / "samples" / "000004.png").read_bytes()
+    text = (out / "README.md").read_text()
+    assert f"| identity | {scored[-1]['identity']:.4g} |" in text and "(samples.png)" in text
+
+
+def report(out: Path, model: str = "elsewhere") -> command.Report:
+    args = command._parser().parse_args(["data", "--out", str(out), "--model", model, "--validate", "none"])
+    return command.Report(args, command.options_of(args))
+
+
+def test_the_alarm_is_said_and_stands_on_the_picture(tmp_path, capsys):
+    watching, heights = report(tmp_path), []
+    for step in range(10):
+        copy = {"copy": 0.05 * step, "copy_low": 0.0, "following": 0.9 - 0.05 * step, "following_low": 0.0}
+        watching.step(1 + step, copy)
+        heights.append(Image.open(tmp_path / "curves.png").height)
+    assert "alarm: over the last 10 evaluations copying rose" in capsys.readouterr().out
+    assert heights[0] < heights[-1]  # it stands below
+
+
+def test_pockets_curves_are_drawn_beside_those_that_ship(tmp_path, monkeypatch):
+    monkeypatch.setattr(command, "ASSETS", tmp_path / "assets")
+    own = tmp_path / "own"
+    Curves(own / "curves.jsonl").add(1, {"loss": 0.5})
+    alone = _picture(report(own, "pocket"))
+    Curves(tmp_path / "assets" / "curves.jsonl").add(1, {"loss": 0.9})
+    Curves(tmp_path / "assets" / "curves.jsonl").add(2, {"loss": 0.4})
+    assert _picture(report(own, "elsewhere")) == alone != _picture(report(own, "pocket"))
+
+
+def _picture(watching: command.Report) -> bytes:
+    watching.draw()
+    return (watching.args.out / "curves.png").read_bytes()
 
 
 def test_the_same_command_with_more_steps_goes_on(trained, teacher):
     assert call(teacher, trained / "run", trained / "out", "--steps", "6") == 0
-    rows = [json.loads(line) for line in (trained / "out" / "curves.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == [2, 4, 6]
+    assert [row["step"] for row in lines(trained / "out", "loss")] == [2, 4, 6]
 
 
 def test_the_plan_is_printed_and_nothing_is_written(trained, teacher, tmp_path, capsys):
@@ -100,6 +151,16 @@ def test_an_empty_dataset_and_publicity_without_an_upload_are_refused(teacher, t
         call(teacher, empty(tmp_path), tmp_path / "out")
     with pytest.raises(ValueError, match="--public says who sees what --push-to-hub uploads"):
         call(teacher, tmp_path, tmp_path / "out", "--public")
+
+
+def test_an_upload_that_cannot_be_is_refused_before_any_work(teacher, tmp_path, monkeypatch):
+    with pytest.raises(LoadError, match="called owner/name, got 'model'"):
+        call(teacher, tmp_path, tmp_path / "out", "--push-to-hub", "model")
+    monkeypatch.setenv("HF_TOKEN", "")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "none"))
+    with pytest.raises(LoadError, match="uploading me/model needs a token: set the variable HF_TOKEN"):
+        call(teacher, tmp_path, tmp_path / "out", "--push-to-hub", "me/model")
+    assert not (tmp_path / "out").exists()
 
 
 def empty(folder: Path) -> Path:

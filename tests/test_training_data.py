@@ -1,7 +1,9 @@
 """A dataset as records: what is refused, what is skipped, which frames, which texts, and going on."""
 
 import logging
+from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,7 @@ from dsd import latents, training_data
 from dsd.caches import PictureEncoder, TextEncoder
 from dsd.diptych import compose, fit, to_tensor
 from dsd.pairs import BadRow
-from dsd.training_data import Data, check_rows, prepare
+from dsd.training_data import Data, check_rows, dataset_name, prepare
 from dsd.training_options import TrainingError, TrainOptions
 from tests import tiny
 from tests.student import pair, pairs
@@ -160,6 +162,14 @@ def test_the_second_time_nothing_is_read_or_encoded(pipe, tmp_path, named):
     (tmp_path / "train.parquet").write_bytes(b"other rows")
     encode(pipe, named, tmp_path)
     assert named.reads == 6  # the file has changed
+
+
+def test_a_dataset_over_the_network_is_known_again_until_its_files_change(named):
+    named.filesystem = fsspec.filesystem("file")
+    name = dataset_name(named)
+    assert dataset_name(named) == name
+    Path(named.files[0]).write_bytes(b"other rows")
+    assert dataset_name(named) != name
 
 
 def test_a_lost_cache_file_is_made_again(pipe, tmp_path, named):

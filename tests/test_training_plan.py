@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.utils import DeepSpeedPlugin
 
 from dsd import plan
 from dsd.plan import Plan
 from dsd.student import Base, find_base, open_encoders, open_transformer
-from dsd.training import start
+from dsd.training import start, tell_deepspeed
 from dsd.training_options import SUITED, TrainingError, TrainOptions
 from tests import student
 
@@ -129,11 +130,29 @@ CONFIGS = sorted((Path(__file__).parents[1] / "train" / "configs").glob("*.yaml"
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_the_shipped_launch_settings_are_ones_that_accelerate_knows(file):
+    from accelerate.commands import launch
     from accelerate.commands.config.config_args import ClusterConfig
 
     config = ClusterConfig.from_yaml_file(str(file))
     assert config.mixed_precision == "bf16" and config.num_processes in (1, 8, 16)
+    given = launch.launch_command_parser().parse_args(["--config_file", str(file), "script.py"])
+    args, _, _ = launch._validate_launch_command(given)
+    assert (args.use_fsdp, args.use_deepspeed) == (
+        "FSDP" in config.distributed_type,
+        "deepspeed" in file.stem,
+    )
+    assert args.gradient_accumulation_steps is None and args.gradient_clipping is None  # ours to say
     for name in config.fsdp_config.get("fsdp_transformer_layer_cls_to_wrap", "").split(","):
         assert not name or hasattr(
             __import__("diffusers.models.transformers.transformer_flux", fromlist=[name]), name
         )
+
+
+def test_what_a_launcher_says_does_not_replace_our_settings(monkeypatch):
+    options = TrainOptions(accumulate=3, clip=0.5, batch=7)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")
+    assert start(options).gradient_accumulation_steps == 3
+    plugin = DeepSpeedPlugin(gradient_clipping=1.0, gradient_accumulation_steps=1)
+    tell_deepspeed(plugin.deepspeed_config, options)
+    asked = ("gradient_accumulation_steps", "gradient_clipping", "train_micro_batch_size_per_gpu")
+    assert [plugin.get_value(name) for name in asked] == [3, 0.5, 7]

@@ -156,7 +156,7 @@ def test_qwen_forgets_the_last_pictures_when_there_are_none(folders, qwen):
 def test_with_torchvision_the_stock_processor_is_taken(folders, monkeypatch):
     by_hand, asked = PictureProcessor.from_pretrained(folders["qwen"]), []
     monkeypatch.setattr(vlm_local, "is_torchvision_available", lambda: True)
-    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda place: asked.append(place) or by_hand)
+    monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda place, **_: asked.append(place) or by_hand)
     open_vlm(str(folders["qwen"]))
     assert asked == [str(folders["qwen"])]
 

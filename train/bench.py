@@ -1,4 +1,4 @@
-"""How fast the wheel turns: `python -m train.bench wheel`, one line of JSON a row.
+"""How fast things are: `python -m train.bench WHAT`, one line of JSON a row. What follows is on the wheel.
 
 Sheets and judged pairs a second at several batch sizes, the share of the time that is not the models' own,
 and what many requests in flight are worth to a judge behind an address.
@@ -117,15 +117,47 @@ def wheel(count: int, steps: int | None) -> Iterator[Row]:
 
 def main(argv: list[str] | None = None) -> int:
     parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("wheel",))
-    parser.add_argument("--count", type=int, default=64, help="sheets (64)")
-    parser.add_argument("--steps", type=int, help="denoising steps; the teacher's own when left out")
+    parser.add_argument("what", choices=("wheel", "training", "load", "inference", "qualities"))
+    parser.add_argument("--count", type=int, default=64, help="sheets, or pairs to train on (64)")
+    parser.add_argument(
+        "--steps", type=int, help="wheel: denoising steps (the teacher's own); training: steps compared (64)"
+    )
+    parser.add_argument("--model", default="pocket", help="all but wheel and load: the model (pocket)")
+    add = parser.add_argument
+    add("--clients", type=int, default=50, help="load: clients at once (50)")
+    add("--minutes", type=float, default=5.0, help="load: how long they stay (5)")
+    add("--pictures", type=int, default=500, help="load: pictures in a row (500)")
+    add("--device", help="inference, qualities: cpu, cuda, mps; the best there is when left out")
+    add("--rounds", type=int, default=5, help="inference: turns of each way (5)")
+    add("--subjects", type=int, default=24, help="qualities: held-out critters (24)")
+    add("--prompts", type=int, default=1, help="qualities: prompts for each of them (1)")
+    add("--only", nargs="+", metavar="WORD", help="qualities: only ways with one of these in the name")
     args = parser.parse_args(argv)
     quiet()
     join()
-    for row in wheel(args.count, args.steps):
+    for row in _rows(args):
         print(json.dumps(row), flush=True)
     return 0
+
+
+def _rows(args: argparse.Namespace) -> Iterator[Row]:
+    if args.what == "load":
+        from train.bench_load import load
+
+        return load(args.clients, args.minutes, args.pictures, args.steps or 4)
+    if args.what == "training":
+        from train.bench_training import training_rows
+
+        return training_rows(args.count, args.steps, args.model)
+    if args.what == "inference":
+        from train.bench_inference import inference_rows
+
+        return inference_rows(args)
+    if args.what == "qualities":
+        from train.bench_qualities import quality_rows
+
+        return quality_rows(args)
+    return wheel(args.count, args.steps)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from dsd.training_data import check_rows
 from dsd.training_log import Curves
 from dsd.training_options import SUITED, TrainOptions
 from train import command
+from train.blocks import join
 
 CRITTERS = "critters"
 METAVARS = {int: "N", float: "X", str: "NAME"}
@@ -60,10 +61,11 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("settings; [..] is for pocket where it differs")
     kinds = get_type_hints(TrainOptions)
     for one in fields(TrainOptions):
-        flag, kind = f"--{one.name.replace('_', '-')}", _plain(kinds[one.name])
+        flags, kind = [f"--{one.name.replace('_', '-')}"], _plain(kinds[one.name])
+        flags += ["--quantize"] if one.name == "quantise" else []  # as drawing spells it
         special = {bool: {"action": argparse.BooleanOptionalAction}, tuple: {"nargs": "+"}}
         how = special.get(kind, {"type": kind, "metavar": METAVARS.get(kind)})
-        group.add_argument(flag, default=None, help=f"{one.metadata['help']}{_default(one)}", **how)
+        group.add_argument(*flags, default=None, help=f"{one.metadata['help']}{_default(one)}", **how)
 
 
 def _plain(kind: Any) -> type:
@@ -92,7 +94,10 @@ def main(argv: list[str] | None = None) -> int:
     options = options_of(args)
     if args.public and not args.push_to_hub:
         raise ValueError("--public says who sees what --push-to-hub uploads: give that too")
+    if args.push_to_hub:
+        model_card.check_upload(args.push_to_hub)  # now, not after the days that training takes
     quiet()
+    join()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("dsd").setLevel(logging.WARNING)
     data = pairs.read_pairs(args.dataset, columns=_columns(args), split=args.split, streaming=args.streaming)
@@ -181,12 +186,12 @@ class Report:
         out = self.args.out
         if self.bar:
             self.bar.close()
-        if (out / "curves.jsonl").exists():
-            self.draw()
         drawn = sorted((out / "samples").glob("*.png"))
         if drawn:
             shutil.copyfile(drawn[-1], out / "samples.png")
         past = Curves(out / "curves.jsonl").scores()
+        if (out / "curves.jsonl").exists():
+            self.draw(scores.alarm(past))
         text = model_card.card(
             trained,
             self.args.push_to_hub or out.name,

@@ -1,0 +1,119 @@
+"""The app as a process of its own, under a small crowd: who is served, what is left behind, what leaks."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from dsd import provenance
+from dsd.ui import uploads
+from train import bench_load
+from train.bench_load import API, Client, Tally, once
+
+KEYS = {"HF_TOKEN": "hf_sesame0opensesame0open", "DSD_VLM_KEY": "sk-abracadabra-abracadabra"}
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the app keeps temporary files."""
+    return tmp_path_factory.mktemp("tmp")
+
+
+@pytest.fixture(scope="module")
+def log(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("log") / "app.log"
+
+
+@pytest.fixture(scope="module")
+def killed(folder, log) -> list[Path]:
+    """The app is killed in the midst of a picture; yields what it has left on disk."""
+    with bench_load.serving(folder, log=log, **KEYS) as app:
+        client = Client(app, 0)
+        ticket, _ = client.join(100)
+        messages = client.follow(ticket)
+        next(message for message in messages if message["msg"] == "process_generating")
+        app.process.send_signal(signal.SIGKILL)
+        app.process.wait(30)
+        return app.files
+
+
+@pytest.fixture(scope="module")
+def app(killed, folder, log):
+    """The app again, in the same place."""
+    with bench_load.serving(folder, log=log, **KEYS) as app:
+        yield app
+
+
+def test_what_a_killed_app_leaves_is_in_one_place_and_is_swept(killed, folder, tmp_path):
+    assert killed, "at least the upload"
+    own = folder / uploads._own().name
+    assert all(path.is_relative_to(own) for path in killed)
+    for path in killed:
+        copy = tmp_path / path.relative_to(own)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(path.read_bytes())
+    uploads.sweep(tmp_path, age=3600)
+    assert [path.is_file() for path in tmp_path.rglob("*")].count(True) == len(killed), "too young"
+    time.sleep(0.05)
+    uploads.sweep(tmp_path, age=0)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_the_app_that_comes_after_serves_as_if_nothing_had_been(app):
+    tally = Tally()
+    assert once(Client(app, 1), tally, steps=2) == "picture" and len(tally.seconds) == 1
+
+
+def test_a_crowd_is_served_its_own_pictures_or_told_to_wait(app):
+    row = bench_load.crowd(app, clients=8, seconds=4, steps=2)
+    assert row["picture"] > 0 and row["told a place"] > 0
+    assert (row["errors"], row["no answer"], row["somebody else's picture"]) == (0, 0, 0), row
+
+
+def test_when_the_queue_is_full_it_says_so(app):
+    client = Client(app, 3)
+    tickets = [client.join(100) for _ in range(30)]
+    waiting = [ticket for ticket, _ in filter(None, tickets)]
+    assert None in tickets and len(waiting) >= 20
+    for ticket in reversed(waiting):
+        client.cancel(ticket)
+    tally = Tally()
+    assert once(client, tally, steps=1) == "picture"
+
+
+@pytest.mark.parametrize("how", ["cancels", "vanishes"])
+def test_one_who_leaves_makes_room_at_once(app, how):
+    row = bench_load.leaving(app, how)
+    assert row["next is right"] and row["s until the next begins"] < 5
+
+
+def test_memory_does_not_grow_with_every_picture(app):
+    row = bench_load.row_of_pictures(app, 20, 1)
+    assert row["pictures"] == 20 and row["growth"] < 0.05, row
+
+
+def test_keys_are_in_no_page_no_picture_and_no_log(app, log, tmp_path):
+    client = Client(app, 4)
+    ticket, _ = client.join(1)
+    (done,) = [message for message in client.follow(ticket) if message["msg"] == bench_load.DONE]
+    (file,), _ = done["output"]["data"]
+    picture = app.http.get(f"{API}/file={file['path']}").content
+    (tmp_path / "a.png").write_bytes(picture)
+    assert provenance.read_settings(tmp_path / "a.png")["seed"]
+    pages = [app.http.get(path).content for path in ("/", "/config", f"{API}/info", "/theme.css")]
+    for key in KEYS.values():
+        for said in (picture, *pages, str(done).encode(), log.read_bytes()):
+            assert key.encode() not in said and key[:12].encode() not in said
+
+
+def test_stopped_it_leaves_nothing(killed, folder, log):
+    """Last, because it takes an app of its own."""
+    with bench_load.serving(folder, log=log) as app:
+        client = Client(app, 5)
+        before = set(app.files)
+        assert once(client, Tally(), steps=1) == "picture"
+        assert set(app.files) - before
+    assert not set(app.files) - before

@@ -1,0 +1,269 @@
+"""Qualities: what they cost, that their solvers solve, that pictures made with them can be made again."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from PIL import Image
+
+from dsd import command, generate, provenance, quality
+from dsd.encoding import encoded
+from dsd.generate import Options
+from dsd.latents import timesteps
+from dsd.quality import QUALITIES, SOLVERS, Quality
+from tests import tiny
+from tests.tiny import draw, seeded
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.pipeline(guidance_embeds=False)
+
+
+@pytest.fixture
+def calls(pipe, monkeypatch) -> list[int]:
+    return tiny.count_calls(pipe, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def own() -> FlowMatchEulerDiscreteScheduler:
+    return FlowMatchEulerDiscreteScheduler()
+
+
+def photo() -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
+
+
+def options(**changes) -> Options:
+    return Options(**{"prompt": "a red hat", "seed": 7} | changes)
+
+
+# -- what they cost
+
+
+def evaluations(name: str, branches: int = 3) -> int:
+    """Of one picture; the two guidance scales of the default take three branches."""
+    asked = QUALITIES[name]
+    return asked.steps + (branches - 1) * len(asked.guided)
+
+
+def test_each_quality_takes_the_evaluations_that_it_says(pipe, calls):
+    for name in ("draft", "balanced"):
+        calls.clear()
+        draw(pipe, quality=name, num_inference_steps=None, image_guidance_scale=1.5)
+        assert sum(calls) == evaluations(name)
+
+
+def test_balanced_takes_less_than_half_and_draft_less_than_a_fifth():
+    assert evaluations("best") >= 2 * evaluations("balanced") >= 4 * evaluations("draft")
+    assert evaluations("best") >= 5 * evaluations("draft")
+
+
+def test_best_is_the_pipelines_own_schedule(pipe):
+    base = draw(pipe, image_guidance_scale=1.5, guidance_start_step=2)
+    assert torch.equal(draw(pipe, quality="best", image_guidance_scale=1.5), base)
+    assert quality.schedule(QUALITIES["best"], pipe.scheduler, 8)[0] is pipe.scheduler
+    assert (QUALITIES["best"].steps, QUALITIES["best"].guidance_stop) == (28, 1.0)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"solver": "unipc"}, {"shift": 2.0}, {"guidance_start": 1}, {"guidance_stop": 0.5}]
+)
+def test_every_setting_acts(pipe, changed):
+    asked = {"num_inference_steps": 4, "image_guidance_scale": 1.5}
+    assert not torch.equal(draw(pipe, **asked, quality=Quality(**changed)), draw(pipe, **asked))
+
+
+def test_what_a_request_says_itself_goes_before_the_quality(pipe, calls):
+    draw(pipe, quality="draft", num_inference_steps=5, guidance_start_step=0, image_guidance_scale=1.5)
+    assert sum(calls) == 5 + 2 * round(5 * QUALITIES["draft"].guidance_stop)
+
+
+def test_guidance_rests_after_its_share_of_the_steps(pipe, calls):
+    own = Quality(steps=6, guidance_start=1, guidance_stop=0.5)
+    draw(pipe, quality=own, num_inference_steps=None, image_guidance_scale=1.5)
+    assert calls == [1, 3, 3, 1, 1, 1]
+
+
+def test_branches_are_one_call_for_a_few_pictures_and_one_each_for_many(pipe, calls):
+    for pictures, expected in ((1, [3]), (4, [12]), (5, [5, 5, 5])):
+        calls.clear()
+        asked = {"num_inference_steps": 1, "guidance_start_step": 0, "image_guidance_scale": 1.5}
+        draw(pipe, num_images_per_prompt=pictures, generator=seeded(*range(pictures)), **asked)
+        assert calls == expected
+
+
+# -- solvers
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_a_straight_flow_is_followed_to_its_end(own, solver):
+    data, noise = torch.randn(2, 3, 8, generator=seeded(1)[0])
+    assert (
+        walk(own, solver, 5, noise, lambda x, t: noise - data) - data
+    ).abs().max() < 1e-2  # some begin at 0.999
+
+
+@pytest.mark.parametrize("solver", sorted(set(SOLVERS) - {"euler"}))
+def test_a_bent_flow_is_followed_better_than_by_euler(own, solver):
+    """Data of one Gaussian of deviation 0.3: x at time t is known, and so is its velocity."""
+    spread = lambda t: math.sqrt(t**2 + (0.3 * (1 - t)) ** 2)  # noqa: E731
+    velocity = lambda x, t: x * (t - 0.09 * (1 - t)) / spread(t) ** 2  # noqa: E731
+    start = torch.ones(4, 8)
+    error = {s: (walk(own, s, 9, start, velocity) - 0.3).abs().max().item() for s in ("euler", solver)}
+    assert error[solver] < error["euler"] / 2
+
+
+def walk(own, solver, steps, x, velocity):
+    made, times = quality.schedule(Quality(solver=solver, steps=steps), own, 8)
+    assert len(times) == steps
+    for t in times:
+        x = made.step(velocity(x, float(t) / 1000), t, x, return_dict=False)[0]
+    return x
+
+
+@pytest.mark.parametrize("solver", ["euler", "unipc", "dpm++"])
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_solvers_keep_the_models_own_times(solver, dynamic):
+    own = FlowMatchEulerDiscreteScheduler(shift=2.0, use_dynamic_shifting=dynamic)
+    times = quality.schedule(Quality(solver=solver, shift=1.0001), own, 2048)[1]
+    assert (times - timesteps(own, 28, 2048)).abs().max() < 4  # of 1000; some solvers round
+
+
+def test_shift_moves_times_towards_noise(own):
+    times = [quality.schedule(Quality(solver="unipc", shift=s), own, 8)[1][14].item() for s in (0.5, 1, 3)]
+    assert times == sorted(times) and times[2] > times[0] + 300
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"solver": "magic"}, "solver must be one of euler, .* got 'magic'"),
+        ({"steps": 0}, "steps must be a number from 1 to 1000, got 0"),
+        ({"steps": 8, "solver": "heun"}, "8 must be odd"),
+        ({"shift": float("nan")}, "shift must be a number .* got nan"),
+        ({"guidance_stop": 2}, "guidance_stop is a share of the steps, 0 to 1, got 2"),
+        ({"name": "<b>"}, "a quality's name is one of"),
+    ],
+)
+def test_an_impossible_quality_is_refused_with_its_value(change, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Quality(**change)
+
+
+def test_an_unknown_name_is_refused(pipe):
+    for name in ("ultra", None, ["best"]):
+        with pytest.raises(ValueError, match="quality must be one of draft, balanced, best"):
+            draw(pipe, quality=name)
+        with pytest.raises(ValueError, match="quality must be one of draft, balanced, best"):
+            options(quality=name)
+
+
+# -- in pictures' settings and on the command line
+
+
+def test_a_draft_is_made_again_from_its_file(pipe, tmp_path):
+    result = generate.generate(pipe, photo(), options(quality="draft"))[0]
+    settings = provenance.read_settings(generate.save(result, tmp_path / "draft.png"))
+    assert settings["steps"] == QUALITIES["draft"].steps and settings["quality"]["name"] == "draft"
+    again = generate.generate(pipe, photo(), generate.options_from(settings))[0]
+    assert again.image.tobytes() == result.image.tobytes()
+    assert generate.options_from(settings).plan == QUALITIES["draft"]
+
+
+def test_pictures_from_before_there_were_qualities_are_best(pipe):
+    settings = generate.generate(pipe, photo(), options(steps=2))[0].settings
+    del settings["quality"]
+    assert generate.options_from(settings).plan == replace(QUALITIES["best"], steps=2)
+
+
+@pytest.mark.parametrize("forged", [None, 3, [1], {"speed": 1}, {"solver": "x"}, {"steps": "many"}])
+def test_a_forged_quality_ends_in_a_sentence(pipe, forged):
+    settings = generate.generate(pipe, photo(), options(steps=1))[0].settings
+    with pytest.raises(ValueError):
+        generate.options_from(settings | {"quality": forged})
+
+
+@pytest.mark.parametrize(
+    ("flags", "name", "steps"),
+    [
+        ([], "best", 28),
+        (["--fast"], "draft", QUALITIES["draft"].steps),
+        (["--quality", "balanced", "--steps", "5"], "balanced", 5),
+    ],
+)
+def test_the_command_takes_a_quality(pipe, tmp_path, monkeypatch, capsys, flags, name, steps):
+    monkeypatch.setattr("dsd.checkpoint.load_pipeline", lambda *_, **__: pipe)
+    monkeypatch.setattr(command, "quiet", lambda: None)
+    photo().save(tmp_path / "in.png")
+    out = str(tmp_path / "out.png")
+    assert command.main([str(tmp_path / "in.png"), "a hat", "-o", out, *flags]) == 0
+    settings = provenance.read_settings(out)
+    assert (settings["quality"]["name"], settings["steps"]) == (name, steps)
+
+
+# -- once per request, and nothing before it is needed
+
+
+def test_words_and_reference_are_encoded_once_for_all_pictures(pipe):
+    parts = {"text": pipe.text_encoder_2, "pooled": pipe.text_encoder, "reference": pipe.vae.encoder}
+    seen = dict.fromkeys(parts, 0)
+
+    def look(name: str):
+        return lambda *_: seen.update({name: seen[name] + 1})
+
+    handles = [part.register_forward_hook(look(name)) for name, part in parts.items()]
+    try:
+        generate.generate(pipe, photo(), options(steps=3, count=2 * generate.BATCH + 1))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert seen == {"text": 2, "pooled": 2, "reference": 1}  # two: the prompt, and what drops it
+
+
+def test_more_steps_do_not_ask_more_often_where_the_pipeline_is(pipe, monkeypatch):
+    """diffusers looks through every module of every part for an answer: 2 ms at every step of pocket."""
+    find, asked = type(pipe)._execution_device.fget, []
+    monkeypatch.setattr(type(pipe), "_execution_device", property(lambda p: asked.append(1) or find(p)))
+    counts = []
+    for steps in (2, 6):
+        asked.clear()
+        draw(pipe, num_inference_steps=steps, image_guidance_scale=1.5, guidance_start_step=0)
+        counts.append(len(asked))
+    assert counts[0] == counts[1]
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.5, 1.0), (1.0, 2.0)])
+def test_a_request_that_is_already_encoded_draws_the_same(pipe, scales):
+    image, text = scales
+    asked = {"image": tiny.picture(), "image_guidance_scale": image, "text_guidance_scale": text}
+    asked |= {"prompt": "a red hat", "negative_prompt": "a hat", "num_inference_steps": 3}
+    drawn = [
+        pipe(**given, generator=seeded(0), output_type="latent").images
+        for given in (asked, encoded(pipe, **asked))
+    ]
+    assert torch.equal(*drawn)
+
+
+HEAVY = ("torch", "diffusers", "transformers", "peft", "numpy", "PIL", "gradio", "huggingface_hub")
+
+
+@pytest.mark.parametrize("argv", [["--help"], ["photo.png", "a hat", "--sharp"]])
+def test_help_and_a_mistyped_flag_import_nothing_heavy(argv):
+    script = "\n".join(
+        [
+            "import json, runpy, sys",
+            f"sys.argv = ['dsd.generate', *{argv!r}]",
+            "try: runpy.run_module('dsd.generate', run_name='__main__')",
+            "except SystemExit as stop: code = stop.code",
+            f"print(json.dumps([code, sorted(set(sys.modules) & set({HEAVY!r}))]))",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == [0 if argv == ["--help"] else 2, []]

@@ -1,0 +1,402 @@
+"""What a stranger must not get: files, other models, code of their own, a way past the password."""
+
+import json
+import os
+import pickle
+from http.client import HTTPConnection
+from itertools import chain
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from gradio_client import Client, handle_file
+from PIL import Image
+
+import app
+from dsd import hub, intake
+from dsd.checkpoint import load_pipeline, save_pipeline
+from dsd.hub import LoadError
+from dsd.similarity import open_embedder
+from dsd.teacher import load_teacher
+from dsd.ui import page, uploads
+from dsd.ui.loaded import Loaded
+from dsd.vlm import open_vlm
+from tests import tiny
+from tests import uploads as corpus
+
+ROOT = Path(__file__).resolve().parents[1]
+API = "/gradio_api"
+SECRET = "this is nobody's business"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the app keeps what it must not show: `secret.txt`, beside its uploads."""
+    folder = tmp_path_factory.mktemp("machine")
+    (folder / "secret.txt").write_text(SECRET)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def loaded() -> Loaded:
+    return Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny")
+
+
+@pytest.fixture(scope="module")
+def serve(loaded, folder):
+    """Opens servers, which keep their uploads in `folder`."""
+    before, opened = os.environ.get(uploads.VARIABLE), []
+    os.environ[uploads.VARIABLE] = str(folder)
+
+    def serve(**options) -> str:
+        blocks = page.build(loaded, ROOT / "assets" / "examples")
+        opened.append(blocks)
+        return page.launch(blocks, prevent_thread_lock=True, quiet=True, **options)[1].rstrip("/")
+
+    yield serve
+    [blocks.close() for blocks in opened]
+    os.environ.pop(uploads.VARIABLE)
+    os.environ |= {} if before is None else {uploads.VARIABLE: before}
+
+
+@pytest.fixture(scope="module")
+def server(serve) -> str:
+    return serve()
+
+
+@pytest.fixture(scope="module")
+def http(server):
+    with httpx.Client(base_url=server, trust_env=False, timeout=600) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def uploaded(http) -> Path:
+    """A visitor's own upload, on the server's disk."""
+    data = corpus.saved(corpus.noise(), "PNG")
+    (path,) = http.post(f"{API}/upload", files={"files": ("mine.png", data)}).raise_for_status().json()
+    return Path(path)
+
+
+def asked(http: httpx.Client, **changes) -> httpx.Response:
+    """The endpoint's last word, of a request for one step."""
+    body = {"prompt": "a hat", "steps": 1, "seed": 7} | changes
+    sent = {"content": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
+    joined = http.post(f"{API}/call/v2/generate", **sent)
+    if joined.status_code != 200:
+        return joined
+    return http.get(f"{API}/call/generate/{joined.json()['event_id']}")
+
+
+def file(path: Path | str) -> dict:
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
+# ------------------------------------------------------------ files
+
+
+def test_an_upload_lies_in_a_folder_of_ones_own(uploaded, folder, http):
+    assert uploaded.is_relative_to(folder / uploads.NAME)
+    assert uploads._own().stat().st_mode & 0o077 == 0 and (folder / uploads.NAME).stat().st_mode & 0o077 == 0
+    assert http.get(f"{API}/file={uploaded}").content == uploaded.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "{folder}/secret.txt",
+        "{uploads}/../secret.txt",
+        "{uploads}/%2e%2e/secret.txt",
+        "{uploads}/..%2fsecret.txt",
+        "{uploads}/link.txt",
+        "{uploads}/door/secret.txt",
+        "{uploads}",
+        "{uploads}/",
+        "{root}/app.py",
+        "{root}/README.md",
+        "{root}/assets/examples/../../app.py",
+        "{root}/assets/pocket/student/model_index.json",
+        "{root}/.git/config",
+        "app.py",
+        "./app.py",
+        "assets/pocket/README.md",
+        "/etc/passwd",
+        "//etc/passwd",
+        "/proc/self/environ",
+        "/dev/zero",
+        "~/.bashrc",
+        "file:///etc/passwd",
+        "/etc/passwd%00.png",
+        "C:/Windows/win.ini",
+    ],
+)
+def test_no_other_file_is_served(http, folder, path):
+    place = folder / uploads.NAME
+    if not (place / "link.txt").is_symlink():
+        (place / "link.txt").symlink_to(folder / "secret.txt")
+        (place / "door").symlink_to(folder)
+    path = path.format(folder=folder, uploads=place, root=ROOT)
+    for before in (f"{API}/file=", f"{API}/file/", "/file=", "/static/", "/assets/"):
+        code, text = as_it_is(http, before + path)
+        assert code >= 300 or text.startswith("<!doctype html>"), before
+        assert SECRET not in text and "root:x:" not in text and "argparse" not in text
+
+
+def as_it_is(http: httpx.Client, path: str) -> tuple[int, str]:
+    """Without the tidying of paths that httpx does."""
+    connection = HTTPConnection(http.base_url.host, http.base_url.port, timeout=600)
+    connection.request("GET", path)
+    answer = connection.getresponse()
+    return answer.status, answer.read().decode(errors="replace")
+
+
+def test_the_examples_are_served_and_nothing_else_of_the_project(http):
+    example = next((ROOT / "assets" / "examples").glob("*.png"))
+    assert http.get(f"{API}/file={example}").status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["{folder}/secret.txt", "{uploads}/../photo.png", "{folder}/photo.png", "/etc/passwd"]
+)
+def test_no_file_becomes_a_reference_that_was_not_uploaded(http, folder, path):
+    corpus.noise().save(folder / "photo.png")
+    path = path.format(folder=folder, uploads=folder / uploads.NAME)
+    answer = asked(http, image=file(path))
+    assert "event: error" in answer.text or answer.status_code in (400, 422, 500)
+    assert (
+        "event: complete" not in answer.text and SECRET not in answer.text and "Traceback" not in answer.text
+    )
+
+
+def test_the_ones_own_upload_does(http, uploaded):
+    assert "event: complete" in asked(http, image=file(uploaded)).text
+
+
+def test_a_picture_that_is_gone_is_asked_for_again_without_naming_a_folder(http):
+    data = corpus.saved(corpus.noise(seed=3), "PNG")
+    (path,) = http.post(f"{API}/upload", files={"files": ("gone.png", data)}).json()
+    Path(path).unlink()
+    answer = asked(http, image=file(path)).text
+    assert "event: complete" not in answer and "Traceback" not in answer
+
+
+@pytest.mark.parametrize(
+    "name", ["../../evil.png", "/etc/evil.png", "a\nb.png", "x" * 300 + ".png", "<b>.png", ".."]
+)
+def test_an_uploads_name_leads_nowhere(http, folder, name):
+    data = corpus.saved(corpus.noise(), "PNG")
+    answer = http.post(f"{API}/upload", files={"files": (name, data)})
+    if answer.status_code == 200:
+        (path,) = answer.json()
+        assert Path(path).resolve().is_relative_to((folder / uploads.NAME).resolve())
+        assert "event: complete" in asked(http, image=file(path)).text
+    assert not (folder / "evil.png").exists() and not Path("/etc/evil.png").exists()
+
+
+# ------------------------------------------------------------ odd requests over the network
+
+
+@pytest.mark.parametrize(
+    ("kind", "sentence"),
+    [
+        ("html", "is not a picture"),
+        ("nothing", "is empty"),
+        ("png 65500 x 65500", "too large"),
+        ("png with 30 MB of packed text", "is not a picture"),
+        ("postscript that runs", "is not a picture"),
+    ],
+)
+def test_a_bad_upload_gets_a_sentence_through_the_network(http, kind, sentence):
+    data = dict(chain(corpus.junk(), corpus.liars(), corpus.laden()))[kind]
+    (path,) = http.post(f"{API}/upload", files={"files": ("upload.png", data)}).json()
+    answer = asked(http, image=file(path)).text
+    assert (
+        sentence in answer
+        and "event: error" in answer
+        and "Traceback" not in answer
+        and str(path) not in answer
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        ("a \ud800 hat", "half a character"),
+        ("x" * 100_000, "100,000 characters"),
+        ("\0", None),
+        ("<b>", None),
+    ],
+)
+def test_a_bad_prompt_gets_a_sentence_through_the_network(http, uploaded, prompt, sentence):
+    answer = asked(http, image=file(uploaded), prompt=prompt).text
+    assert ("event: complete" in answer) if sentence is None else (sentence in answer)
+    assert "Traceback" not in answer and "<b>" not in answer
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"steps": float("nan")}, {"seed": 1e400}, {"width": [1]}, {"fit": {"a": 1}}, 
+     {"image": "x"}, {"seed": 10**30}, {"image_guidance": "1; import os"}, {"count": 10**9}],
+)  # fmt: skip
+def test_values_of_the_wrong_kind_are_refused_and_the_app_lives_on(http, uploaded, changes):
+    answer = asked(http, **({"image": file(uploaded)} | changes))
+    assert "event: complete" not in answer.text and "Traceback" not in answer.text
+    assert "event: complete" in asked(http, image=file(uploaded)).text
+
+
+# ------------------------------------------------------------ which models
+
+
+def test_no_request_names_a_model_a_run_or_a_server(server):
+    named = Client(server, verbose=False).view_api(return_format="dict")["named_endpoints"]
+    given = {
+        parameter["parameter_name"] for endpoint in named.values() for parameter in endpoint["parameters"]
+    }
+    assert list(named) == ["/generate"] and given & {"prompt", "image", "steps"}
+    assert not given & {"model", "weights", "teacher", "judge", "run", "folder", "path", "device", "lora"}
+
+
+class Boom:
+    """Unpickling it leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self):
+        return Path.touch, (self.mark,)
+
+
+def pickled(folder: Path, mark: Path) -> Path:
+    """The same folder with every weight in a pickle instead, which does harm when it is opened."""
+    for weights in folder.rglob("*.safetensors"):
+        name = {"model": "pytorch_model"}.get(weights.stem, weights.stem)
+        weights.with_name(f"{name}.bin").write_bytes(pickle.dumps(Boom(mark)))
+        weights.unlink()
+    return folder
+
+
+@pytest.fixture
+def student(tmp_path) -> Path:
+    save_pipeline(tiny.pipeline(), tmp_path / "student")
+    return tmp_path / "student"
+
+
+def test_a_folder_of_pickles_is_refused_and_none_is_opened(student, tmp_path):
+    mark = tmp_path / "mark"
+    for opener, options in ((load_pipeline, {}), (load_teacher, {"like": "pocket"})):
+        with pytest.raises(LoadError, match=r"a pickle, which can run code.*only .safetensors"):
+            opener(str(pickled(student, mark)), **options)
+    for opener in (open_vlm, open_embedder):
+        with pytest.raises(LoadError, match="a pickle, which can run code"):
+            opener(str(pickled(tiny.vlm(tmp_path / opener.__name__), mark)))
+    assert not mark.exists()
+
+
+def test_one_part_in_a_pickle_is_refused_too(student, tmp_path):
+    pickled(student / "text_encoder_2", tmp_path / "mark")
+    with pytest.raises(LoadError, match="cannot open"):
+        load_pipeline(str(student))
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("name", ["lora.bin", "lora.pt", "lora.ckpt"])
+def test_a_lora_in_a_pickle_is_refused(student, tmp_path, name):
+    torch.save({"x": torch.zeros(1)}, tmp_path / name)
+    with pytest.raises(LoadError, match=f"{name}, a pickle"):
+        load_pipeline(str(student), weights=tmp_path / name)
+
+
+def test_a_model_that_brings_code_is_refused_and_it_is_not_run(tmp_path):
+    folder, mark = tiny.vlm(tmp_path / "vlm"), tmp_path / "mark"
+    config = json.loads((folder / "config.json").read_text())
+    auto = {"AutoConfig": "evil.Config", "AutoModelForImageTextToText": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps(config | {"model_type": "evil", "auto_map": auto}))
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass Config: ...\nclass Model: ...\n")
+    with pytest.raises(LoadError, match="code of its own, which is never run"):
+        open_vlm(str(folder))
+    assert not mark.exists()
+
+
+def test_a_pipeline_that_brings_code_does_not_run_it(student, tmp_path):
+    index, mark = student / "model_index.json", tmp_path / "mark"
+    (student / "vae" / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"vae": ["evil", "AutoencoderKL"]}))
+    with pytest.raises(LoadError, match="code of its own, which is never run"):
+        load_pipeline(str(student))
+    assert not mark.exists()
+
+
+def test_what_is_needed_to_draw_comes_as_safetensors_alone():
+    assert hub.SAFE == {"use_safetensors": True, "trust_remote_code": False}
+    shipped = [path for path in (ROOT / "assets").rglob("*") if path.suffix in hub.PICKLES]
+    assert shipped == []
+
+
+def test_postscript_and_other_formats_that_call_programs_are_not_even_tried():
+    assert not set(intake.FORMATS) & {"EPS", "PDF", "WMF", "GRIB", "HDF5", "BUFR", "MPEG", "FITS"}
+
+
+# ------------------------------------------------------------ a password
+
+
+PAIR = {"username": "ada", "password": "lo:velace"}
+
+
+@pytest.fixture(scope="module")
+def private(serve) -> str:
+    return serve(auth=(PAIR["username"], PAIR["password"]))
+
+
+@pytest.mark.parametrize(
+    "path", ["/config", f"{API}/info", f"{API}/queue/data?session_hash=x", f"{API}/file={ROOT}/app.py"]
+)
+def test_without_the_password_nothing_is_told(private, path):
+    with httpx.Client(base_url=private, trust_env=False, timeout=600) as http:
+        assert http.get(path).status_code == 401
+        front = http.get("/").text
+        assert '"auth_required":true' in front and '"components":[],"dependencies":[]' in front
+
+
+def test_without_the_password_nothing_is_taken(private):
+    with httpx.Client(base_url=private, trust_env=False, timeout=600) as http:
+        assert http.post(f"{API}/upload", files={"files": ("a.png", b"x")}).status_code == 401
+        assert http.post(f"{API}/call/generate", json={"data": []}).status_code == 401
+        assert http.post(f"{API}/call/v2/generate", json={}).status_code == 401
+        assert http.post(f"{API}/queue/join", json={"data": [], "session_hash": "x"}).status_code == 401
+        for wrong in (PAIR | {"password": "lovelace"}, PAIR | {"username": "eve"}, PAIR | {"password": ""}):
+            assert http.post("/login", data=wrong).status_code in (400, 422)
+        assert http.get("/config").status_code == 401
+
+
+def test_with_the_password_all_is_as_ever(private, tmp_path):
+    with httpx.Client(base_url=private, trust_env=False, timeout=600) as http:
+        assert http.post("/login", data=PAIR).json() == {"success": True}
+        assert "dependencies" in http.get("/config").text
+        data = corpus.saved(corpus.noise(), "PNG")
+        (path,) = http.post(f"{API}/upload", files={"files": ("mine.png", data)}).json()
+        assert "event: complete" in asked(http, image=file(path)).text
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    client = Client(private, verbose=False, auth=tuple(PAIR.values()), download_files=tmp_path)
+    files, _ = client.predict(
+        image=handle_file(tmp_path / "a.png"), prompt="a hat", steps=1, api_name="/generate"
+    )
+    assert len(files) == 1
+
+
+def test_the_password_may_come_from_a_variable_and_a_flag_goes_first(monkeypatch):
+    monkeypatch.delenv(app.AUTH, raising=False)
+    assert app.credentials(app.parse([])) is None
+    assert app.credentials(app.parse(["--auth", "ada:lo:ve"])) == ("ada", "lo:ve")
+    monkeypatch.setenv(app.AUTH, "eve:secret")
+    assert app.credentials(app.parse([])) == ("eve", "secret")
+    assert app.credentials(app.parse(["--auth", "ada:love"])) == ("ada", "love")
+
+
+@pytest.mark.parametrize("given", ["", ":", "ada", "ada:", ":hunter2", "  :hunter2"])
+def test_half_a_password_opens_nothing_and_is_not_repeated(monkeypatch, capsys, given):
+    monkeypatch.setenv(app.AUTH, given)
+    monkeypatch.setattr(app.command, "quiet", lambda: None)
+    assert app.main([]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "USER:PASSWORD" in said and "hunter2" not in said

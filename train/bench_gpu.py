@@ -1,0 +1,279 @@
+"""What FLUX.1-dev's architecture costs on a card: part of `python -m train.bench inference`.
+
+Random weights, so that no licence and no download is needed: time and memory do not depend on what they say.
+Without CUDA each row says that it was not measured. A row that does not fit the card, or needs a package that
+is missing, says so and the others go on.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+
+from dsd import checkpoint, flow, latents
+from dsd.pipeline import DSDPipeline
+from dsd.rows import Row
+from dsd.student import _quantise, make_trainable
+from dsd.training_options import TrainOptions
+
+FRAMES = (512, 768)  # pixels
+TEXT = 512  # tokens
+RANK = 128
+# FLUX.1-dev as its config.json has it, with columns for the reference.
+TRANSFORMER = {
+    "in_channels": 128, "out_channels": 64, "num_layers": 19, "num_single_layers": 38,
+    "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768, "guidance_embeds": True, "axes_dims_rope": (16, 56, 56),
+}  # fmt: skip
+T5 = {
+    "vocab_size": 32128, "d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64,
+    "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+}  # fmt: skip
+CLIP = {
+    "vocab_size": 49408, "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12,
+    "num_attention_heads": 12, "projection_dim": 768,
+}  # fmt: skip
+VAE = {
+    "down_block_types": ["DownEncoderBlock2D"] * 4, "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512], "layers_per_block": 2, "latent_channels": 16,
+    "sample_size": 1024, "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}  # fmt: skip
+SCHEDULER = {"shift": 3.0, "use_dynamic_shifting": True}
+
+
+@contextmanager
+def _made_in(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """New tensors are made there and in that type, so that no second copy of the weights is needed."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with device:
+            yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def transformer(device: torch.device, sizes: dict = TRANSFORMER) -> FluxTransformer2DModel:
+    with _made_in(device, _dtype(device)):
+        return FluxTransformer2DModel(**sizes).eval().requires_grad_(False)
+
+
+def _dtype(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "cpu" and not torch.cuda.is_available() else torch.bfloat16
+
+
+def pipeline(device: torch.device, sizes: tuple = (TRANSFORMER, T5, CLIP, VAE)) -> DSDPipeline:
+    """A whole pipeline; the tokenizers are pocket's, whose few words every vocabulary has room for."""
+    flux, t5, clip, vae = sizes
+    student = Path(checkpoint.ASSETS, "student")
+    tokenizers = {
+        "tokenizer": AutoTokenizer.from_pretrained(student / "tokenizer"),
+        "tokenizer_2": AutoTokenizer.from_pretrained(student / "tokenizer_2"),
+    }
+    with _made_in(device, _dtype(device)):
+        models = {
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**clip)).eval(),
+            "text_encoder_2": T5EncoderModel(T5Config(**t5)).eval(),
+            "vae": AutoencoderKL(**vae).eval(),
+        }
+    pipe = DSDPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
+        transformer=transformer(device, flux),
+        **models,
+        **tokenizers,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+# ---------------------------------------------------------------- one evaluation
+
+
+def inputs(model: FluxTransformer2DModel, side: int, text: int = TEXT) -> dict[str, Any]:
+    """What one branch of one picture asks of the transformer, at half of the way."""
+    weight, config = model.proj_out.weight, model.config
+    make = {"device": weight.device, "dtype": weight.dtype}
+    tokens = 2 * (side // 16) ** 2
+    return {
+        "hidden_states": torch.randn(1, tokens, config.in_channels, **make),
+        "encoder_hidden_states": torch.randn(1, text, config.joint_attention_dim, **make),
+        "pooled_projections": torch.randn(1, config.pooled_projection_dim, **make),
+        "timestep": torch.tensor([0.5], **make),
+        "guidance": torch.tensor([3.5], device=weight.device) if config.guidance_embeds else None,
+        "img_ids": latents.positions(side, 2 * side, device=weight.device),
+        "txt_ids": torch.zeros(text, 3, device=weight.device),
+        "return_dict": False,
+    }
+
+
+def seconds(work: Callable[[], object], rounds: int = 5) -> float:
+    """The shortest of some rounds, after one that does not count."""
+    times = []
+    for _ in range(rounds + 1):
+        began = _now()
+        work()
+        times.append(_now() - began)
+    return min(times[1:])
+
+
+def _now() -> float:
+    """The time when all that the card was told to do is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def peak(device: torch.device, size: int = 8192) -> float:
+    """FLOP/s of a large bf16 product of matrices: what the card can do, rather than what it is sold as."""
+    one = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    return 2 * size**3 / seconds(lambda: one @ one)
+
+
+@torch.no_grad()
+def evaluation_rows(model: FluxTransformer2DModel, frames: tuple[int, ...], most: float) -> Iterator[Row]:
+    """Seconds an evaluation and share of `most` FLOP/s, as it comes and with compiled blocks."""
+    flops = {}
+    for side in frames:
+        given = inputs(model, side)
+        with FlopCounterMode(display=False) as counter:
+            model(**given)
+        flops[side] = counter.get_total_flops()
+        yield _evaluation(model, given, side, flops[side], most, compiled=False)
+    model.compile_repeated_blocks(fullgraph=True)
+    for side in frames:
+        yield _evaluation(model, inputs(model, side), side, flops[side], most, compiled=True)
+
+
+def _evaluation(model: nn.Module, given: dict, side: int, flops: int, most: float, *, compiled: bool) -> Row:
+    took = seconds(lambda: model(**given))
+    return {
+        "part": "evaluation", "frame": side, "compiled": compiled, "s": round(took, 4),
+        "TFLOP": round(flops / 1e12, 2), "share of a matrix product's speed": round(flops / took / most, 3),
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- memory of drawing
+
+
+def offload_rows(
+    make: Callable[[torch.device], DSDPipeline], device: torch.device, offload: str, side: int
+) -> Iterator[Row]:
+    """Peak memory and seconds a step of one picture without guidance."""
+    pipe = checkpoint.place(make(device if offload == "none" else torch.device("cpu")), device, offload)
+    yield {"part": "offload", "offload": offload, **_drawn(pipe, side)}
+
+
+def quantised_rows(model: FluxTransformer2DModel, bits: str, side: int) -> Iterator[Row]:
+    """The transformer alone in 8 or 4 bits, on the card; text and picture arrive encoded."""
+    small = _in_bits(model, bits)
+    given = inputs(small, side)
+    _forget()
+    with torch.no_grad():
+        took = seconds(lambda: small(**given))
+    yield {"part": "quantised", "weights": bits, "frame": side, "s": round(took, 4), **_peak()}
+
+
+def _in_bits(model: FluxTransformer2DModel, bits: str) -> FluxTransformer2DModel:
+    device = model.proj_out.weight.device
+    return _quantise(model.cpu(), bits, model.dtype, device)  # 8 bits are made on the way to the card only
+
+
+def _drawn(pipe: DSDPipeline, side: int, steps: int = 4) -> Row:
+    _forget()
+    asked = {"image": Image.new("RGB", (side, side)), "height": side, "width": side}
+    drawing = pipe.stream("a red hat", num_inference_steps=steps, max_sequence_length=TEXT, **asked)
+    stamps = [_now() for _ in drawing]
+    each = (stamps[-2] - stamps[0]) / (steps - 1)  # the last stamp is the decoded picture's
+    return {"frame": side, "s a step": round(each, 4), **_peak()}
+
+
+def _forget() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def _peak() -> Row:
+    return {"peak GB": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if torch.cuda.is_available() else {}
+
+
+# ---------------------------------------------------------------- training
+
+
+def training_rows(
+    model: FluxTransformer2DModel, side: int, *, checkpointing: bool, base: str, rank: int = RANK
+) -> Iterator[Row]:
+    """A step of one pair: LoRA and new columns in float32 on a frozen base, AdamW."""
+    options = TrainOptions(rank=rank, full=False, gradient_checkpointing=checkpointing)
+    device = model.proj_out.weight.device
+    if base != "bf16":
+        model = _in_bits(model, base)
+    make_trainable(model, options)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
+    given = inputs(model, side)
+    _forget()
+
+    def step() -> None:
+        with torch.autocast(device.type, torch.bfloat16):
+            predicted: Tensor = model(**given)[0]
+        flow.loss(predicted, torch.zeros_like(predicted)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    took = seconds(step, 3)
+    yield {
+        "part": "training", "rank": rank, "frame": side, "checkpointing": checkpointing, "base": base,
+        "s a step": round(took, 4), **_peak(),
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- all of it
+
+
+def gpu_rows(frames: tuple[int, ...] = FRAMES) -> Iterator[Row]:
+    """Every row; without CUDA one for each part that says that it was not measured."""
+    if not torch.cuda.is_available():
+        for part in ("evaluation", "offload", "quantised", "training"):
+            yield {"part": part, "measured": False, "why": "no CUDA"}
+        return
+    device, side = torch.device("cuda"), frames[0]
+    most = peak(device)
+    card = torch.cuda.get_device_name()
+    yield {"part": "card", "device": card, "matrix product, TFLOP/s": round(most / 1e12)}
+    yield from _tried("evaluation", lambda: evaluation_rows(transformer(device), frames, most))
+    for offload in checkpoint.OFFLOADS:
+        yield from _tried(
+            "offload", lambda o=offload: offload_rows(pipeline, device, o, side), offload=offload
+        )
+    for bits in ("8bit", "4bit"):
+        yield from _tried(
+            "quantised", lambda b=bits: quantised_rows(transformer(device), b, side), weights=bits
+        )
+    for base, thrifty in (("bf16", False), ("bf16", True), ("8bit", True), ("4bit", True)):
+        yield from _tried(
+            "training",
+            lambda b=base, c=thrifty: training_rows(transformer(device), side, checkpointing=c, base=b),
+            base=base,
+            checkpointing=thrifty,
+        )
+
+
+def _tried(part: str, rows: Callable[[], Iterator[Row]], **about: object) -> Iterator[Row]:
+    """The rows, or one that says why there are none: out of memory, or a package that is missing."""
+    try:
+        yield from rows()
+    except (RuntimeError, ValueError, ImportError) as error:
+        yield {"part": part, **about, "measured": False, "why": str(error).splitlines()[0]}
+    finally:
+        _forget()

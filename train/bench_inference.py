@@ -1,0 +1,163 @@
+"""The pipeline against the published way: `python -m train.bench inference`, one line of JSON a row.
+
+The published way is a straight loop, written here out of diffusers' parts: with guidance three separate
+evaluations a step, whatever the scales are, but for the first two steps. Both draw the same picture from the
+same noise; they take turns, and each row is a ratio of medians within this one run. What the architecture of
+FLUX.1-dev costs on a card comes last (`train.bench_gpu`).
+"""
+
+import argparse
+import time
+from collections.abc import Callable, Iterator
+from statistics import median
+from typing import Any
+
+import torch
+from diffusers.pipelines.flux.pipeline_flux_control import calculate_shift, retrieve_timesteps
+from PIL import Image
+from torch import Tensor
+
+from dsd.pocket.validation import validation_set
+from dsd.rows import Row
+
+UNGUIDED = 2  # steps before guidance starts
+SCALES = ((1.0, 1.0), (1.5, 1.5), (1.0, 2.0), (1.5, 1.0))  # image, text: one, two, two and three branches
+ROUNDS = 5
+
+
+@torch.no_grad()
+def straight(
+    pipe: Any, prompt: str, image: Image.Image, *, scales: tuple[float, float], steps: int, seed: int
+) -> Tensor:
+    """The published way; pixels [1, 3, side, side] in 0..1 of the right frame."""
+    side, vae, model = image.width, pipe.vae, pipe.transformer
+    length = min(pipe.tokenizer_2.model_max_length, 512)
+    embeds, pooled, text_ids = pipe.encode_prompt(prompt, max_sequence_length=length)
+    no_embeds, no_pooled, _ = pipe.encode_prompt("", max_sequence_length=length)
+    canvas = torch.full((1, 3, side, 2 * side), -1.0, device=vae.device, dtype=vae.dtype)
+    canvas[..., :side] = pipe.image_processor.preprocess(image).to(canvas)
+    shown = (vae.encode(canvas).latent_dist.mode() - vae.config.shift_factor) * vae.config.scaling_factor
+    shown = pipe._pack_latents(shown, *shown.shape)
+    noise = torch.Generator().manual_seed(seed)
+    x, ids = pipe.prepare_latents(1, shown.shape[2] // 4, side, 2 * side, embeds.dtype, vae.device, noise)
+    times = _times(pipe.scheduler, steps, x.shape[1], x.device)
+    embedded = torch.full([1], 3.5, device=x.device) if model.config.guidance_embeds else None
+
+    def velocity(t: Tensor, condition: Tensor, embeds: Tensor, pooled: Tensor) -> Tensor:
+        return model(
+            hidden_states=torch.cat([x, condition], dim=2),
+            timestep=t.expand(1).to(x.dtype) / 1000,
+            guidance=embedded,
+            encoder_hidden_states=embeds,
+            pooled_projections=pooled,
+            txt_ids=text_ids,
+            img_ids=ids,
+            return_dict=False,
+        )[0]
+
+    for index, t in enumerate(times):
+        both = velocity(t, shown, embeds, pooled)
+        if index >= UNGUIDED and scales != (1.0, 1.0):
+            neither = velocity(t, torch.zeros_like(shown), no_embeds, no_pooled)
+            seen = velocity(t, shown, no_embeds, no_pooled)
+            both = neither + scales[0] * (seen - neither) + scales[1] * (both - seen)
+        x = pipe.scheduler.step(both, t, x, return_dict=False)[0]
+    x = pipe._unpack_latents(x, side, 2 * side, pipe.vae_scale_factor)
+    pixels = vae.decode(x / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
+    return pipe.image_processor.postprocess(pixels, output_type="pt")[..., side:]
+
+
+def _times(scheduler: Any, steps: int, tokens: int, device: torch.device) -> Tensor:
+    names = ("base_image_seq_len", "max_image_seq_len", "base_shift", "max_shift")
+    mu = calculate_shift(tokens, *(scheduler.config[name] for name in names))
+    sigmas = torch.linspace(1, 1 / steps, steps).tolist()
+    return retrieve_timesteps(scheduler, steps, device, sigmas=sigmas, mu=mu)[0]
+
+
+def ours(
+    pipe: Any, prompt: str, image: Image.Image, *, scales: tuple[float, float], steps: int, seed: int
+) -> Tensor:
+    """The same picture from the pipeline."""
+    return pipe(
+        prompt,
+        image=image,
+        num_inference_steps=steps,
+        image_guidance_scale=scales[0],
+        text_guidance_scale=scales[1],
+        generator=torch.Generator().manual_seed(seed),
+        output_type="pt",
+    ).images
+
+
+# ---------------------------------------------------------------- by turns
+
+
+def compare(pipe: Any, scales: tuple[float, float], *, steps: int, rounds: int, together: bool | None) -> Row:
+    """Both ways by turns; ratios above 1 mean that the pipeline is faster."""
+    case = validation_set(0, 1, 1, size=pipe.frame_size)[0]
+    asked = {"scales": scales, "steps": steps, "seed": case.seed}
+    ways = {
+        "straight": lambda: straight(pipe, case.prompt, case.reference, **asked),
+        "ours": lambda: ours(pipe, case.prompt, case.reference, **asked),
+    }
+    before, pipe.batch_branches = pipe.batch_branches, together
+    try:
+        sizes, pictures = {}, {}
+        for name, draw in ways.items():  # also the round that does not count
+            sizes[name], pictures[name] = counted(pipe.transformer, draw)
+        took = by_turns(ways, rounds)
+    finally:
+        pipe.batch_branches = before
+    difference = (pictures["straight"] - pictures["ours"]).abs().max().item()
+    wall, processor = ({name: median(t[i] for t in took[name]) for name in ways} for i in (0, 1))
+    return {
+        "part": "against three separate evaluations",
+        "image and text guidance": list(scales),
+        "steps": steps,
+        "evaluations": sum(sizes["ours"]),
+        "calls": len(sizes["ours"]),
+        "theirs": len(sizes["straight"]),
+        "s": round(wall["ours"], 3),
+        "times faster": round(wall["straight"] / wall["ours"], 3),
+        "in CPU time": round(processor["straight"] / processor["ours"], 3),
+        "largest difference of a pixel, 0..1": float(f"{difference:.2g}"),
+    }
+
+
+def counted(model: torch.nn.Module, draw: Callable[[], Tensor]) -> tuple[list[int], Tensor]:
+    """How many branches each call of the model evaluates while drawing, and what is drawn."""
+    sizes: list[int] = []
+
+    def look(module: torch.nn.Module, inputs: tuple, given: dict[str, Any]) -> None:
+        sizes.append(len(given["hidden_states"]))
+
+    handle = model.register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        picture = draw()
+    finally:
+        handle.remove()
+    return sizes, picture
+
+
+def by_turns(ways: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, list[tuple[float, float]]]:
+    """Seconds on the wall and of the processor for each round: what else runs slows all ways alike."""
+    took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(rounds):
+        for name, draw in ways.items():
+            wall, processor = time.perf_counter(), time.process_time()
+            draw().cpu()
+            took[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    return took
+
+
+def inference_rows(args: argparse.Namespace) -> Iterator[Row]:
+    """The pipeline against the straight loop, then the card."""
+    from dsd.checkpoint import best_device
+    from train.bench_gpu import gpu_rows
+    from train.comparison import open_student
+
+    pipe = open_student(args.model, base="pocket", device=args.device or best_device())
+    for scales in SCALES:
+        for together in (False, True) if scales == SCALES[-1] else (None,):
+            yield compare(pipe, scales, steps=args.steps or 28, rounds=args.rounds, together=together)
+    yield from gpu_rows()
