@@ -15,6 +15,7 @@ from dsd.ui.loaded import Loaded
 from tests import tiny, uploads
 from tests.markup import Reading
 
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")  # damaged metadata is the point here
 UNFORESEEN = "Something went wrong"
 UNREADABLE = {"TIFF YCbCr"}  # Pillow itself cannot read what it has written there
 BOUND = 700  # MB that one accepted upload may take while it is read; decoded, 49 megapixels are 200

@@ -39,7 +39,8 @@ from train.pocket.vae import TRAIN_SEED, to_tensor
 PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 8
 SIDE = 64  # pixels a side of what it sees
 # The share of pairs: one critter; one trait changed; others of the same kind, colour and pattern; any other.
-PAIRS = {"same": 0.4, "changed": 0.35, "alike": 0.2, "any": 0.05}
+# Where too few numbers differ, the second description is soon copied from the first instead of looked for.
+PAIRS = {"same": 0.3, "changed": 0.3, "alike": 0.3, "any": 0.1}
 CONCLUDING = 2.0  # how much more the words from `differences:` on count than the descriptions
 COMPARE, DESCRIBE = 6, 7  # of eight steps, six compare, one describes, one says what changes
 TEMPLATE = (

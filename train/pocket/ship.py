@@ -14,11 +14,14 @@ from dsd.checkpoint import ASSETS
 def ship(run: Path, assets: Path) -> list[str]:
     """Copy the parts that exist, without the cards that libraries write unasked; returns their names."""
     parts = [part for part in ("teacher", "student", "scorer", "judge") if (run / part).is_dir()]
+    beside = shutil.ignore_patterns("README.md", "run", "samples*", "curves*", ".*")  # what a training keeps
     for part in parts:
         shutil.rmtree(assets / part, ignore_errors=True)
-        shutil.copytree(run / part, assets / part, ignore=shutil.ignore_patterns("README.md"))
+        shutil.copytree(run / part, assets / part, ignore=beside)
         if part in ("teacher", "student"):  # both bring the VAE
             shutil.copytree(run / "vae", assets / part / "vae", dirs_exist_ok=True)
+    if (run / "student" / "curves.jsonl").exists():  # for others to compare their own training with
+        shutil.copyfile(run / "student" / "curves.jsonl", assets / "curves.jsonl")
     return parts
 
 
