@@ -50,7 +50,10 @@ class Settings:
 
 
 SETTINGS = {
-    "pocket": Settings(panel=64, margin=0, guidance=2.0, batch=32, tokens=36, tokens_of={(1, 2): 24}),
+    # 12 steps: as many true pairs as with 28, in half the time. Guidance: what the model card is measured at.
+    "pocket": Settings(
+        panel=64, margin=0, steps=12, guidance=3.0, batch=32, tokens=36, tokens_of={(1, 2): 24}
+    ),
     "flux-dev": Settings(),
     "flux-schnell": Settings(steps=4, guidance=0.0, tokens=256),
 }

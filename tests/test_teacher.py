@@ -157,7 +157,7 @@ def test_a_folder_is_asked_like_the_preset_it_is_said_to_be_like(folder):
     assert opened.settings == replace(SETTINGS["pocket"], steps=2, margin=3)
     assert opened.stamp == {
         "generator": "mine", "generator_hash": model_hash(flux()), "licence": "unknown: see the model's card",
-        "steps": 2, "guidance": 2.0, "margin": 3,
+        "steps": 2, "guidance": 3.0, "margin": 3,
     }  # fmt: skip
     (drawn,) = draw(opened, [sheet(rows=1)])
     assert drawn.size == (128, 64)

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from dsd.teacher import Teacher
 
 OVERRIDES = {  # field of dsd.teacher.Settings -> type and help
-    "steps": (int, "denoising steps (pocket and flux-dev 28, flux-schnell 4)"),
-    "guidance": (float, "how closely to follow the prompt (pocket 2, flux-dev 3.5, flux-schnell has none)"),
+    "steps": (int, "denoising steps (pocket 12, flux-dev 28, flux-schnell 4)"),
+    "guidance": (float, "how closely to follow the prompt (pocket 3, flux-dev 3.5, flux-schnell has none)"),
     "margin": (int, "pixels to cut off each side of a panel (pocket 0, FLUX 8)"),
 }
 
