@@ -191,3 +191,15 @@ def test_rendered_pairs_are_a_dataset_of_true_pairs_in_both_orders(tmp_path):
         assert np.array_equal(np.asarray(there["target"]), families[family, second])
         assert np.array_equal(np.asarray(there["target"]), np.asarray(back["conditioning"]))
         assert there["caption"].endswith(there["instruction"].removeprefix("the same critter "))
+
+
+def test_a_teacher_goes_on_from_a_saved_one(tmp_path, spelled):
+    torch.manual_seed(1)
+    earlier = teacher.Teacher(TOY).float()
+    weights = {name: value.clone() for name, value in earlier.state_dict().items()}
+    teacher.save(earlier, spelled, tmp_path)
+    torch.manual_seed(2)
+    later = teacher.Teacher(TOY)
+    teacher.begin_with(later, tmp_path)
+    for name, value in later.state_dict().items():
+        torch.testing.assert_close(value, weights[name], atol=1e-3, rtol=1e-2, msg=name)

@@ -5,7 +5,6 @@ two pictures, to describe one, and to say what changes, in the words of `dsd.rec
 renders, and renders as the VAE redraws them; held-out critters are not among them.
 """
 
-import argparse
 from functools import cache
 from pathlib import Path
 
@@ -32,7 +31,7 @@ from train.pocket import judge_words as words
 from train.pocket import latents as sheets
 from train.pocket import scenes
 from train.pocket.loop import State, descend, device, learning_rate, ranks, running_average, step_seed
-from train.pocket.presets import PRESETS, Preset
+from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.scorer import roughen, targets, truths
 from train.pocket.vae import TRAIN_SEED, to_tensor
 
@@ -288,14 +287,9 @@ def train(run: Path, preset: Preset, steps: int, begin: Path | None = None) -> L
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--steps", type=int, help="default: the preset's")
-    parser.add_argument(
-        "--begin", type=Path, metavar="JUDGE", help="an earlier judge's folder, to go on from"
-    )
-    args = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--begin", type=Path, metavar="JUDGE", help="an earlier judge's folder, to go on from")
+    args = flags.parse_args()
     preset = PRESETS[args.preset]
     judge = train(args.run, preset, args.steps or preset.judge_steps, args.begin)
     if ranks()[0] == 0:

@@ -1,6 +1,8 @@
 """Sizes of the pocket family: `small` for two CPU cores, `large` for one GPU."""
 
+import argparse
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +35,7 @@ class Preset:
     judge_eye_batch: int = 64  # pictures, in each process
     judge_eye_steps: int = 1_500
     judge_batch: int = 24  # pairs, in each process
-    judge_steps: int = 4_300
+    judge_steps: int = 5_600
     student_steps: int = 6_000
     student_batch: int = 24  # in each process
 
@@ -49,3 +51,12 @@ LARGE = replace(
     teacher_steps=40_000, teacher_batch=512, student_steps=20_000, student_batch=256,
 )  # fmt: skip
 PRESETS = {"small": SMALL, "large": LARGE}
+
+
+def parser(about: str) -> argparse.ArgumentParser:
+    """What the trainings' commands share; `about` is their module's docstring."""
+    made = argparse.ArgumentParser(description=about.split("\n")[0])
+    made.add_argument("run", type=Path, help="folder that the parts are made in")
+    made.add_argument("--preset", choices=PRESETS, default="small")
+    made.add_argument("--steps", type=int, help="default: the preset's")
+    return made

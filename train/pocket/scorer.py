@@ -4,7 +4,6 @@ Pictures that a VAE or a sampler drew are softer and noisier than renders, so re
 roughened a little at random. Held-out critters are not among them.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from dsd.pocket.scorer import CHOICES, SIZE, Scorer, encode_numbers, kept, numbe
 from dsd.pocket.world import Context, Critter
 from train.pocket import scenes
 from train.pocket.loop import State, device, learning_rate, step_seed
-from train.pocket.presets import PRESETS, Preset
+from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.strangers import strangers
 from train.pocket.vae import TEST_SEED, TRAIN_SEED, to_tensor
 
@@ -127,11 +126,7 @@ def accuracy(scorer: Scorer, pictures: np.ndarray, pairs: list[tuple[Critter, Co
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--steps", type=int, help="default: the preset's")
-    args = parser.parse_args()
+    args = parser(__doc__).parse_args()
     preset = PRESETS[args.preset]
     scorer = train(args.run, preset, args.steps or preset.scorer_steps)
     fresh = scenes.render(TEST_SEED + 1, 250, preset.panel, args.run / "renders")

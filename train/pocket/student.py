@@ -5,7 +5,6 @@ the text encoders stay the teacher's. Both frames count: the left one is redrawn
 prompt's.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +29,7 @@ from train.pocket.loop import (
     running_average,
     step_seed,
 )  # fmt: skip
-from train.pocket.presets import PRESETS, Preset
+from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.text import T5_TOKENS
 from train.pocket.vae import TRAIN_SEED
 
@@ -129,11 +128,7 @@ def black_latents(vae: AutoencoderKL, panel: int) -> Tensor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--steps", type=int, help="default: the preset's")
-    args = parser.parse_args()
+    args = parser(__doc__).parse_args()
     preset = PRESETS[args.preset]
     student = train(args.run, preset, args.steps or preset.student_steps)
     if ranks()[0] == 0:

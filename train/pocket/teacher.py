@@ -5,7 +5,6 @@ sheets show one critter, some do not: consistency within a sheet is learnt, impe
 real job.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +26,7 @@ from train.pocket.loop import (
     running_average,
     step_seed,
 )  # fmt: skip
-from train.pocket.presets import PRESETS, Preset
+from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.vae import TRAIN_SEED
 
 PEAK, BETAS, TEXT_DROPOUT, IMPERFECT, SEED = 1.5e-3, (0.9, 0.97), 0.1, 0.1, 11
@@ -135,12 +134,21 @@ def loss(teacher: Teacher, latents: Tensor, preset: Preset, step: int) -> Tensor
     return flow.loss(predicted, flow.velocity(data, noise))
 
 
-def train(run: Path, preset: Preset, steps: int) -> Teacher:
+def begin_with(teacher: Teacher, folder: Path) -> None:
+    """Take over the weights of a saved teacher of the same sizes."""
+    earlier = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
+    for part in ("text_encoder", "text_encoder_2", "transformer"):
+        getattr(teacher, part).load_state_dict(getattr(earlier, part).state_dict())
+
+
+def train(run: Path, preset: Preset, steps: int, begin: Path | None = None) -> Teacher:
     torch.manual_seed(SEED)
     vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
     families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
     latents = sheets.load(vae, families, run / "latents.npy")
     teacher = Teacher(preset).to(device())
+    if begin:
+        begin_with(teacher, begin)
     average = running_average(teacher)
     optimizer = torch.optim.AdamW(teacher.parameters(), PEAK, betas=BETAS, weight_decay=1e-2, fused=True)
     state = State(run / "teacher.pt", model=teacher, average=average, optimizer=optimizer).load()
@@ -169,13 +177,11 @@ def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--preset", choices=PRESETS, default="small")
-    parser.add_argument("--steps", type=int, help="default: the preset's")
-    args = parser.parse_args()
+    flags = parser(__doc__)
+    flags.add_argument("--begin", type=Path, metavar="TEACHER", help="a saved one's folder, to go on from")
+    args = flags.parse_args()
     preset = PRESETS[args.preset]
-    teacher = train(args.run, preset, args.steps or preset.teacher_steps)
+    teacher = train(args.run, preset, args.steps or preset.teacher_steps, args.begin)
     if ranks()[0] == 0:
         save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
         print(f"teacher saved in {args.run / 'teacher'}", flush=True)
