@@ -5,22 +5,24 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import spaces  # noqa: F401  On ZeroGPU it has to come before anything that touches the GPU.
 from PIL import Image
 
-from dsd import command, hub
+from dsd import command, hub, space
 from dsd.asking import VLM
-from dsd.checkpoint import ASSETS, PRESETS
+from dsd.checkpoint import ASSETS, PRESETS, best_device
 from dsd.memory import QUANTISED
 from dsd.recipes import CRITTERS, IDENTITY
 from dsd.ui import page
 from dsd.ui.late import Late
 from dsd.ui.loaded import Loaded, Wheel
 
-EXAMPLES = Path(__file__).resolve().parent / "assets" / "examples"
+ROOT = Path(__file__).resolve().parent
+EXAMPLES = ROOT / "assets" / "examples"
 SAMPLE_RUN, POCKET_JUDGE = ASSETS / "run", ASSETS / "judge"
 POCKET = "pocket"
 AUTH = "DSD_AUTH"
@@ -32,7 +34,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """The flags."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
-    add("--model", default=POCKET, help=f"{', '.join(PRESETS)}, a folder or a hub id")
+    add(
+        "--model",
+        default=os.environ.get(space.MODEL) or POCKET,
+        help=f"{', '.join(PRESETS)}, a folder or a hub id; the variable {space.MODEL} does too, for a Space",
+    )
     add("--weights", help="trained weights to put on the model: a folder, file or hub id")
     add("--device", help="cpu, cuda, mps; the best there is when left out")
     add(
@@ -58,7 +64,52 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="USER:PASSWORD",
         help=f"ask visitors for these; the variable {AUTH} does too, unseen in the list of processes",
     )
+    add("--check-space", action="store_true", help="check that this folder runs as a Space, then stop")
     return parser.parse_args(argv)
+
+
+def check_space(args: argparse.Namespace) -> int:
+    """Say what would fail on a Space, 1 if anything: what is in the folder, and whether the page comes up."""
+    problems = space.check(ROOT)
+    try:
+        args, loaded = settle(args, eyes := judge(args))
+        page.build(loaded, EXAMPLES, wheel(args, eyes)).close()
+    except ValueError as error:
+        problems.append(str(error))
+    for problem in problems:
+        print(f"app.py: {problem}", file=sys.stderr)
+    if not problems:
+        print("Nothing here stands against a Space. Only a Space can tell how its build and its GPU behave.")
+    return 1 if problems else 0
+
+
+def settle(args: argparse.Namespace, judge: Late[VLM]) -> tuple[argparse.Namespace, Loaded]:
+    """The model asked for; on a Space that lacks something for it, pocket, which says what is missing.
+
+    Elsewhere who started the app is there to read the error.
+    """
+    if not space.is_space():
+        return args, load(args, judge)
+    try:
+        if lacks := space.lacking(args.model, device=best_device(), token=hub.has_token()):
+            raise hub.LoadError(lacks)
+        return args, load(args, judge)
+    except ValueError as error:
+        if args.model == POCKET:
+            raise
+        print(f"app.py: {error}; pocket runs instead", file=sys.stderr)
+        embedded = {"model": POCKET, "weights": None, "offload": "none", "quantize": None}
+        args = argparse.Namespace(**vars(args) | embedded)
+        return args, replace(load(args, judge), missing=str(error))
+
+
+def open_now(wheel: Wheel) -> None:
+    """Open the other models too: on ZeroGPU a visitor's thread cannot place weights, only this one."""
+    for late in filter(None, (wheel.teacher, wheel.judge)):
+        try:
+            late()
+        except ValueError as error:  # the tab that needs it says so again
+            print(f"app.py: {error}", file=sys.stderr)
 
 
 def load(args: argparse.Namespace, judge: Late[VLM]) -> Loaded:
@@ -172,9 +223,14 @@ def main(argv: list[str] | None = None) -> int:
     command.quiet()
     try:
         check(args)
+        if args.check_space:
+            return check_space(args)
         auth = credentials(args)
-        eyes = judge(args)
-        built = page.build(load(args, eyes), EXAMPLES, wheel(args, eyes))
+        args, loaded = settle(args, eyes := judge(args))
+        tabs = wheel(args, eyes)
+        if space.is_zero():
+            open_now(tabs)
+        built = page.build(loaded, EXAMPLES, tabs)
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from huggingface_hub import get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -23,6 +24,11 @@ NO_ANSWER = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
 
 class LoadError(ValueError):
     """A model that cannot be opened; the message says what to do."""
+
+
+def has_token() -> bool:
+    """Whether a token of the hub is at hand; it is never read further."""
+    return get_token() is not None
 
 
 def check_source(source: str | Path, *, weights: bool = True) -> None:

@@ -14,8 +14,10 @@ from PIL import Image
 
 import app
 from dsd import command, generate, provenance
+from dsd.quality import QUALITIES, Quality
 from dsd.ui import page
-from dsd.ui.generating import Generating, gpu_seconds
+from dsd.ui.generate_layout import QUALITY
+from dsd.ui.generating import SECONDS_PER_EVALUATION, START_SECONDS, Generating, evaluations, gpu_seconds
 from dsd.ui.loaded import Loaded
 from tests import tiny
 from tests.test_intake import png_header
@@ -79,7 +81,20 @@ def test_the_endpoint_is_documented_and_nothing_else_is_offered(client):
     assert list(named) == ["/generate"]
     parameters = {p["parameter_name"]: p for p in named["/generate"]["parameters"]}
     assert list(parameters)[:3] == ["image", "prompt", "count"] and "guidance" not in parameters
-    assert parameters["steps"]["parameter_default"] == 28 and parameters["fit"]["parameter_default"] == "crop"
+    defaults = {name: parameters[name]["parameter_default"] for name in ("steps", "fit", "quality")}
+    assert defaults == {"steps": None, "fit": "crop", "quality": "best"}
+    assert list(parameters)[-1] == "quality", "the last: values without names go on meaning the same"
+
+
+def test_the_endpoint_takes_the_quality_s_steps_unless_asked_for_others(client, photo):
+    def drawn(**changes):
+        ((file,), _) = ask(client, photo, **changes)
+        settings = provenance.read_settings(file)
+        return settings["quality"]["name"], settings["steps"]
+
+    assert drawn(quality="draft", steps=None) == ("draft", 6)
+    assert drawn(quality="draft") == ("draft", 3)
+    assert drawn(steps=None) == ("best", 28)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +109,8 @@ def test_the_endpoint_is_documented_and_nothing_else_is_offered(client):
         (None, {"steps": 0}, "0"),
         (None, {"seed": -4}, "-4"),
         (None, {"fit": "stretch"}, "stretch"),
+        (None, {"quality": "superb"}, "superb"),
+        (None, {"steps": 2.5}, "whole number"),
     ],
 )
 def test_bad_input_gives_a_sentence_and_the_app_lives_on(client, photo, tmp_path, content, changes, sentence):
@@ -175,8 +192,32 @@ def test_a_dropped_picture_brings_its_settings_back(loaded, photo, tmp_path):
     result = generate.generate(loaded.pipe, Image.open(photo), made)[0]
     back = Generating(loaded).restore(str(generate.save(result, tmp_path / "made.png")))
     assert back[0].tobytes() == result.frame.tobytes()
-    assert back[1:6] == ("a red hat", 1, 2, 1.5, 2.0) and back[7:12] == (9, 48, 32, "pad", False)
-    assert "another model" not in back[13]
+    assert back[1:6] == ("a red hat", 1, 2, 1.5, 2.0) and back[7:13] == (9, 48, 32, "pad", "best", False)
+    assert "another model" not in back[14]
+
+
+@pytest.mark.parametrize("asked", [{"quality": "draft"}, {"quality": "balanced", "steps": 5}])
+def test_a_dropped_picture_is_redrawn_at_the_quality_it_was_drawn_at(loaded, photo, tmp_path, asked):
+    made = generate.Options(prompt="a hat", seed=9, **asked)
+    result = generate.generate(loaded.pipe, Image.open(photo), made, model="tiny")[0]
+    work = Generating(loaded)
+    frame, prompt, *values = work.restore(str(generate.save(result, tmp_path / "made.png")))[:13]
+    frame.save(tmp_path / "frame.png")
+    values[4] = None  # the embedded guidance that this model lacks stays as it is on the page
+    *_, (pictures, *_) = work.draw(str(tmp_path / "frame.png"), prompt, *values)
+    again = pictures.value[0]["image"]["path"]
+    assert provenance.read_settings(again) == result.settings
+    with Image.open(again) as image:
+        assert image.convert("RGB").tobytes() == result.image.tobytes()
+
+
+def test_a_quality_the_page_does_not_offer_is_refused_with_a_reason(loaded, photo, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
+    made = generate.Options(prompt="a hat", quality=Quality(steps=2, solver="dpm++"))
+    result = generate.generate(loaded.pipe, Image.open(photo), made)[0]
+    assert Generating(loaded).restore(str(generate.save(result, tmp_path / "made.png")))[3] == gr.skip()
+    assert "dpm++" in said[0] and "draft, balanced, best" in said[0]
 
 
 def test_a_picture_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
@@ -184,7 +225,7 @@ def test_a_picture_of_another_model_says_so_and_brings_no_setting_this_one_lacks
     result = generate.generate(other, Image.open(photo), generate.Options(prompt="a hat", steps=1))[0]
     back = Generating(loaded).restore(str(generate.save(result, tmp_path / "made.png")))
     assert result.settings["guidance"] == 3.5 and back[6] == gr.skip()
-    assert "another model" in back[13]
+    assert "another model" in back[14]
 
 
 def test_settings_the_page_does_not_offer_are_refused_with_a_reason(loaded, photo, tmp_path, monkeypatch):
@@ -199,7 +240,7 @@ def test_settings_the_page_does_not_offer_are_refused_with_a_reason(loaded, phot
 def test_a_plain_picture_brings_none(loaded, photo):
     skip = gr.skip()
     back = Generating(loaded).restore(photo)
-    assert back[0] == photo and all(value == skip for value in back[1:12])
+    assert back[0] == photo and all(value == skip for value in back[1:13])
 
 
 def test_the_page_reports_trouble_in_its_status_line(loaded, photo, monkeypatch):
@@ -245,3 +286,33 @@ def test_more_work_asks_for_more_of_the_gpu(photo):
         < gpu_seconds(None, generate.Options(prompt="x"))
         < gpu_seconds(None, generate.Options(prompt="x", count=2))
     )
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.5, 1.0), (2.0, 3.0)])
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_the_gpu_is_asked_for_the_evaluations_that_there_are(loaded, photo, quality, scales):
+    image, text = scales
+    options = generate.Options(
+        prompt="a hat", quality=quality, image_guidance=image, text_guidance=text, count=2
+    )
+    seen = []
+    hook = loaded.pipe.transformer.register_forward_hook(
+        lambda _, __, given, ___: seen.append(len(given["hidden_states"])), with_kwargs=True
+    )
+    try:
+        generate.generate(loaded.pipe, Image.open(photo), options)
+    finally:
+        hook.remove()
+    assert gpu_seconds(None, options) == round(START_SECONDS + SECONDS_PER_EVALUATION * sum(seen))
+
+
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.5, 1.0), (2.0, 3.0)])
+def test_what_the_page_says_of_a_quality_s_work_holds_at_any_guidance(scales):
+    image, text = scales
+    draft, balanced, best = (
+        evaluations(generate.Options(prompt="x", quality=name, image_guidance=image, text_guidance=text))
+        for name in QUALITIES
+    )
+    assert 4 * draft <= best and "a quarter of the work" in QUALITY["draft"]
+    assert 2 * balanced <= best and "half of the work" in QUALITY["balanced"]
+    assert list(QUALITY) == list(QUALITIES)

@@ -91,6 +91,35 @@ def test_upload_prompt_enter_download_and_drop_it_back(open_page, tmp_path):
         assert one.tobytes() == two.tobytes()
 
 
+def test_a_quality_sets_the_steps_and_both_come_back_with_the_picture(open_page, tmp_path):
+    tab = open_page()
+    tab.get_by_role("button", name="More settings").click()
+    steps = tab.get_by_label("number input for Steps")
+    assert tab.get_by_label("Best:").is_checked() and steps.input_value() == "28"
+    tab.get_by_label("Balanced:").check()
+    tab.wait_for_function("e => e.value === '14'", arg=steps.element_handle())
+    tab.get_by_label("Draft:").check()
+    tab.wait_for_function("e => e.value === '6'", arg=steps.element_handle())
+    steps.fill("3")
+    steps.blur()
+    tab.locator("#examples button").first.click()
+    tab.get_by_text("Done, seed").wait_for()
+    assert tab.get_by_label("Draft:").is_checked() and steps.input_value() == "3"
+    made = download(tab, tmp_path / "made.png")
+    settings = provenance.read_settings(made)
+    assert (settings["steps"], settings["quality"]["name"]) == (3, "draft")
+
+    other = open_page()
+    upload(other, made)
+    other.get_by_text("its settings and the picture it was made from are back").wait_for()
+    other.get_by_role("button", name="Create").click()
+    other.get_by_text(f"Done, seed {settings['seed']}.").wait_for()
+    assert provenance.read_settings(download(other, tmp_path / "again.png")) == settings
+    other.get_by_role("button", name="More settings").click()
+    assert other.get_by_label("Draft:").is_checked()
+    assert other.get_by_label("number input for Steps").input_value() == "3"
+
+
 def test_one_click_on_an_example_draws_and_the_redrawn_reference_can_be_seen(open_page):
     tab = open_page()
     tab.locator("#examples button").nth(1).click()

@@ -94,7 +94,7 @@ def test_the_page_sees_each_upload_or_says_in_a_sentence_why_not(work, files, sa
 def test_a_picture_of_settings_brings_them_back_or_says_why_not(work, files, said):
     for name, path in files.items():
         back = work.restore(str(path))
-        assert len(back) == 15, name
+        assert len(back) == 16, name
     assert said and not any(faults(text, path.parent) for text in said)
 
 

@@ -8,6 +8,7 @@ import gradio as gr
 
 from dsd.generate import MAX_SEED, Options
 from dsd.pipeline import DEFAULT_GUIDANCE
+from dsd.quality import QUALITIES
 from dsd.ui import messages
 from dsd.ui.enhancing import Enhancing
 from dsd.ui.generating import OFFERED, Generating
@@ -15,6 +16,11 @@ from dsd.ui.loaded import Loaded
 
 MAX_COUNT = 8
 FRAME = ["dsd-small-frame", "dsd-frame"]  # style.css
+QUALITY = {  # work: evaluations of the model against those of best
+    "draft": "Draft: to try things, at most a quarter of the work.",
+    "balanced": "Balanced: at most half of the work.",
+    "best": "Best: takes its time, for a picture to keep.",
+}
 PIXELS = 128  # frames up to this size are shown enlarged, and the page says so
 
 
@@ -44,7 +50,7 @@ class Form(NamedTuple):
     prompt: gr.Textbox
     create: gr.Button
     cancel: gr.Button
-    settings: list[Any]  # count, steps, image, text and embedded guidance, seed, width, height, fit
+    settings: list[Any]  # count, steps, image, text and embedded guidance, seed, width, height, fit, quality
     seed: gr.Number
     new_seed: gr.Checkbox
     description: Description
@@ -101,14 +107,11 @@ def form(loaded: Loaded, work: Generating, enhancing: Enhancing) -> Form:
         create = gr.Button("Create", variant="primary", elem_id="create", scale=3, min_width=120)
         cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
     with gr.Accordion("More settings", open=False, elem_id="advanced"):
+        quality, steps = _quality()
         image_guidance, text_guidance, guidance = _guidance(work)
-        steps = gr.Slider(
-            *OFFERED["steps"], Options(prompt="-").steps, step=1, label="Steps",
-            info="More are slower and a little finer.",
-        )  # fmt: skip
         seed, new_seed = _seed()
         width, height, fit = _size(loaded)
-    settings = [count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit]
+    settings = [count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit, quality]
     return Form(prompt, create, cancel, settings, seed, new_seed, description)
 
 
@@ -123,6 +126,17 @@ def _description(enhancing: Enhancing) -> Description:
         )
         use = gr.Button("Use this as my prompt", size="sm", visible=False, elem_id="use-suggestion")
     return Description(describe, remark, suggestion, use)
+
+
+def _quality() -> tuple[gr.Radio, gr.Slider]:
+    default = Options(prompt="-")
+    choices = [(QUALITY[name], name) for name in QUALITIES]
+    quality = gr.Radio(choices, value=default.quality, label="Quality", elem_id="quality")
+    steps = gr.Slider(
+        *OFFERED["steps"], default.steps, step=1, label="Steps", elem_id="steps",
+        info="More are slower and a little finer. Each quality brings its own number.",
+    )  # fmt: skip
+    return quality, steps
 
 
 def _guidance(work: Generating) -> tuple[Any, Any, Any]:

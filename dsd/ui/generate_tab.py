@@ -1,15 +1,17 @@
 """The Generate tab: which event does what. How it looks is in `generate_layout`, the work in `generating`."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from dsd.quality import QUALITIES
 from dsd.ui import events, generate_layout
 from dsd.ui.enhancing import Enhancing
 from dsd.ui.events import AT_ONCE, LANE, PRIVATE, QUIET
 from dsd.ui.generate_layout import Form, Reference, Results
-from dsd.ui.generating import Generating
+from dsd.ui.generating import OFFERED, Generating
 from dsd.ui.loaded import Loaded
 
 
@@ -25,12 +27,13 @@ def build(loaded: Loaded, examples: Path) -> None:
     gallery, rows = generate_layout.examples(examples)
     _wire_reference(reference, form, work)
     _wire_description(reference, form, enhancing)
+    _wire_quality(form)
     _wire_runs(reference, form, results, work, gallery, rows)
     _wire_endpoint(reference, form, work)
 
 
 def _wire_reference(reference: Reference, form: Form, work: Generating) -> None:
-    *_, width, height, fit = form.settings
+    *_, width, height, fit, _ = form.settings
     gr.on(
         [reference.image.change, fit.change, width.change, height.change],
         work.see,
@@ -60,6 +63,13 @@ def _wire_description(reference: Reference, form: Form, enhancing: Enhancing) ->
         **PRIVATE,
     )
     box.use.click(lambda text: text, box.suggestion, form.prompt, **AT_ONCE)
+
+
+def _wire_quality(form: Form) -> None:
+    """A choice sets the steps. Only a visitor's does: settings that come back bring steps of their own."""
+    _, steps, *_, quality = form.settings
+    own = json.dumps({name: known.steps for name, known in QUALITIES.items()})
+    quality.input(None, quality, steps, js=f"(name) => ({own})[name]", **PRIVATE)  # in the browser: at once
 
 
 def _wire_runs(
@@ -93,16 +103,22 @@ def _wire_runs(
 
 
 def _wire_endpoint(reference: Reference, form: Form, work: Generating) -> None:
-    """`/generate` for programs: the page's own inputs, so that ranges and defaults cannot drift apart."""
+    """`/generate` for programs: the page's own inputs, so that ranges and defaults cannot drift apart.
+
+    All but the steps, which the page always sends: a program that names a quality need not know its steps.
+    """
+    low, high = OFFERED["steps"]
+    count, _, *others = form.settings
     with gr.Row(visible=False):
+        steps = gr.Number(None, label="Steps", minimum=low, maximum=high)
         files = gr.File(label="PNG files", file_count="multiple")
         seeds, trigger = gr.JSON(label="Seeds"), gr.Button()
     trigger.click(
         work.endpoint,
-        [reference.image, form.prompt, *form.settings],
+        [reference.image, form.prompt, count, steps, *others],
         [files, seeds],
         api_name="generate",
         api_description="Draw the subject of a picture somewhere new. Returns PNG files, which carry their "
-        "settings, and their seeds. Without a seed a new one is taken.",
+        "settings, and their seeds. Without a seed a new one is taken, without steps the quality's.",
         **LANE,
     )

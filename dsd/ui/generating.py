@@ -8,6 +8,7 @@ import html
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from PIL import Image
 from dsd import checkpoint, diptych, generate, intake, provenance
 from dsd.generate import Options, Progress
 from dsd.guidance import branches
+from dsd.quality import QUALITIES
 from dsd.ui import uploads
 from dsd.ui.loaded import Loaded
 from dsd.ui.messages import done, explained, notice, problem, status, time_left
@@ -30,9 +32,15 @@ START_SECONDS = 15  # text, reference and decoding
 
 def gpu_seconds(image: Image.Image, options: Options) -> int:
     """What to ask of ZeroGPU: a visitor's quota refuses a call that asks for more than is left."""
-    calls = len(branches(options.image_guidance, options.text_guidance)) * options.steps * options.count
     area = (options.width or 512) * (options.height or 512) / 512**2
-    return round(START_SECONDS + SECONDS_PER_EVALUATION * calls * max(0.25, area))
+    return round(START_SECONDS + SECONDS_PER_EVALUATION * evaluations(options) * max(0.25, area))
+
+
+def evaluations(options: Options) -> int:
+    """How often all pictures together need the model: once a step, and more where guidance acts."""
+    plan = options.plan
+    more = len(branches(options.image_guidance, options.text_guidance)) - 1
+    return options.count * (plan.steps + more * len(plan.guided))
 
 
 class Generating:
@@ -41,6 +49,8 @@ class Generating:
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self.has_guidance = checkpoint.has_embedded_guidance(loaded.pipe)
+        # Now, in the main thread: on ZeroGPU a visitor's thread finds no weights where it looks for them.
+        self.model_hash = checkpoint.model_hash(loaded.pipe)
 
         # A plain function, because ZeroGPU runs it in another process: pictures and numbers go in and out,
         # and it yields at every step, because that is where the other process learns of a cancel.
@@ -67,11 +77,26 @@ class Generating:
             picture, options = self._request(image, prompt, *settings, new_seed=new_seed)
             yield gr.skip(), [], status("Starting", 0.0), options.seed
             with closing(self._steps(picture, options)) as steps, uploads.workplace() as folder:
-                for progress in steps:
-                    yield self._shown(progress, options, Path(folder))
+                yield from self._watched(steps, options, Path(folder))
         except Exception as error:  # the page must never be left waiting
             gr.Warning(html.escape(explained(error)), title="That did not work")
             yield [], [], problem(explained(error)), gr.skip()
+
+    def _watched(
+        self, steps: Iterator[Progress], options: Options, folder: Path
+    ) -> Iterator[tuple[Any, ...]]:
+        """What to show at every step; finished pictures stay when ZeroGPU's time ends before the others."""
+        results: list[generate.Result] = []
+        try:
+            for progress in steps:
+                results = progress.results
+                yield self._shown(progress, options, folder)
+        except Exception as error:
+            if not results:
+                raise
+            pictures, redrawn = self._saved(results, folder)
+            line = f"{len(results)} of {options.count} pictures are done. {explained(error)}"
+            yield _gallery(pictures), _gallery(redrawn), problem(line), gr.skip()
 
     def _shown(self, progress: Progress, options: Options, folder: Path) -> tuple[Any, ...]:
         if len(progress.results) == options.count:
@@ -97,18 +122,22 @@ class Generating:
         self,
         image: str,
         prompt: str,
-        count: int,
-        steps: int,
-        image_guidance: float,
-        text_guidance: float,
-        guidance: float | None,
-        seed: int | None = None,  # gradio takes a missing value as allowed only where the default is None
+        count: int = 1,
+        steps: int | None = None,  # gradio takes a missing value as allowed only where the default is None
+        image_guidance: float | None = None,
+        text_guidance: float | None = None,
+        guidance: float | None = None,
+        seed: int | None = None,
         width: int | None = None,
         height: int | None = None,
         fit: str | None = None,
+        quality: str = "best",  # the last: it came later, and programs may pass values without names
     ) -> Iterator[tuple[list[str], list[int]]]:
-        """For programs: PNG files that carry their settings, and their seeds. Without a seed, a new one."""
-        settings = (count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit)
+        """For programs: PNG files that carry their settings, and their seeds.
+
+        Without a seed a new one is taken, without steps the quality's.
+        """
+        settings = (count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit, quality)
         try:
             picture, options = self._request(image, prompt, *settings, new_seed=seed is None)
             with closing(self._steps(picture, options)) as all_steps, uploads.workplace() as folder:
@@ -125,7 +154,7 @@ class Generating:
         image: str | None,
         prompt: str,
         count: int,
-        steps: int,
+        steps: int | None,
         image_guidance: float,
         text_guidance: float,
         guidance: float | None,
@@ -133,6 +162,7 @@ class Generating:
         width: int,
         height: int,
         fit: str,
+        quality: str = "best",
         *,
         new_seed: bool,
     ) -> tuple[Image.Image, Options]:
@@ -152,6 +182,7 @@ class Generating:
             width=whole(width),
             height=whole(height),
             fit=fit,
+            quality=quality,
         )
         return uploads.open_upload(image), options
 
@@ -179,16 +210,17 @@ class Generating:
         """Settings from a picture that was made here, and the reference it was made from.
 
         Returns (image, prompt, count, steps, image, text and embedded guidance, seed, width, height, fit,
-        new seed, box, note, own path).
+        quality, new seed, box, note, own path).
         """
         # The picture itself, not gr.skip(): an update would rebuild the component and lose its `preprocess`.
-        keep = (image, *[gr.skip()] * 11, gr.Group(visible=False), "", None)
+        keep = (image, *[gr.skip()] * 12, gr.Group(visible=False), "", None)
         if not image or not provenance.carries_settings(image):
             return keep
         try:
             settings = provenance.read_settings(image)
             options, frame = generate.options_from(settings), provenance.read_reference(image)
             self._check_offered(options)
+            quality = offered_quality(options)
         except Exception as error:  # a stranger's file: anything may be wrong with it
             gr.Warning(html.escape(explained(error)), title="Its settings were not taken over")
             return keep
@@ -205,6 +237,7 @@ class Generating:
             options.width,
             options.height,
             options.fit,
+            quality,
             False,
             gr.Group(visible=True),
             notice(self._restored(settings)),
@@ -222,7 +255,7 @@ class Generating:
 
     def _restored(self, settings: dict[str, Any]) -> str:
         text = "This picture was made here: its settings and the picture it was made from are back."
-        if settings.get("model_hash") != checkpoint.model_hash(self.loaded.pipe):
+        if settings.get("model_hash") != self.model_hash:
             text += " It was made by another model, so this one will draw it differently."
         return text
 
@@ -232,7 +265,19 @@ def _gallery(items: list, buttons: Sequence[str] = ("download", "fullscreen")) -
     return gr.Gallery(value=items, selected_index=0 if len(items) == 1 else None, buttons=list(buttons))
 
 
-def whole(value: float) -> int:
+def offered_quality(options: Options) -> str:
+    """The quality on the page that draws as these options did, whatever it was called then."""
+    plan = options.plan
+    for name, quality in QUALITIES.items():
+        if replace(quality, name=plan.name, steps=plan.steps) == plan:
+            return name
+    raise ValueError(
+        f"it was drawn in a way of its own ({plan.solver}, shift {plan.shift}, guidance from step "
+        f"{plan.guidance_start} to {plan.guidance_stop:.0%}); the page offers {', '.join(QUALITIES)}"
+    )
+
+
+def whole(value: float | None) -> int | None:
     """Sliders and programs may send 2.0 for 2; anything else is left for `Options` to refuse."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 

@@ -21,6 +21,7 @@ class Loaded:
     weights: str | None = None
     description: str = ""  # what it is good for, one or two sentences
     licence: str = ""
+    missing: str | None = None  # why the model that was asked for does not run here
     warn: Callable[[Image.Image], str | None] | None = None  # says why a picture will not suit this model
     describer: Late[VLM] | None = None  # puts pictures of this model's world into words
     recipe: Recipe = IDENTITY  # how it is asked to

@@ -12,6 +12,7 @@ import gradio as gr
 from dsd.generate import public_name
 from dsd.ui import curate_tab, generate_tab, grids_tab, uploads
 from dsd.ui.loaded import Loaded, Wheel
+from dsd.ui.messages import notice, sentence
 
 TITLE = "Same subject, somewhere new"
 QUEUE = 20  # visitors waiting before the page says that it is full
@@ -74,10 +75,11 @@ def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Bloc
 
 def _header(loaded: Loaded) -> str:
     about = f" {html.escape(loaded.description)}" if loaded.description else ""
+    missing = notice(sentence(loaded.missing)) if loaded.missing else ""
     return (
         f"<h1>{TITLE}</h1><p>Give it a picture of a character or a thing and say where it should be. "
         f"It draws the same one there.</p>"
-        f'<p class="dsd-model"><b>Model: {html.escape(public_name(loaded.name))}.</b>{about}</p>'
+        f'<p class="dsd-model"><b>Model: {html.escape(public_name(loaded.name))}.</b>{about}</p>{missing}'
     )
 
 

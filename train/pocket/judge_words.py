@@ -30,6 +30,7 @@ PARTS = {
     "eyes": (("eyes",), ("eye_size",)),
 }
 COUNTS = {1: "one", 2: "two", 3: "three"}
+SIZES = range(60, 150, 10)  # percent, of eyes
 STEPS = {
     "hue": 12,
     "accent_hue": 30,
@@ -59,15 +60,15 @@ def misread(numbers: Numbers, rng: np.random.Generator) -> Numbers:
 
 
 def said(critter: Critter, numbers: Numbers) -> dict[str, str]:
-    """The words of each part: `red 0°`, `round`, `striped 60° 30°`, `long`, `two large`."""
-    size = ("small", "medium", "large")[int(np.digitize(numbers["eye_size"], (0.95, 1.10)))]
+    """The words of each part: `red 0°`, `round`, `striped 60° 30°`, `long`, `two 110%`."""
+    size = min(SIZES, key=lambda percent: abs(percent - 100 * numbers["eye_size"]))
     pattern = [degrees(name, numbers[name]) for name in PARTS["pattern"][1] if name in numbers]
     return {
         "color": f"{critter.color} {degrees('hue', numbers['hue'])}",
         "shape": critter.shape,
         "pattern": " ".join([critter.pattern, *pattern]),
         "ears": critter.ears,
-        "eyes": f"{COUNTS[critter.eyes]} {size}",
+        "eyes": f"{COUNTS[critter.eyes]} {size}%",
     }
 
 
@@ -77,7 +78,7 @@ def degrees(name: str, value: float) -> str:
 
 
 def describe(words: dict[str, str]) -> str:
-    """`red 0° round critter striped 60° 30° long ears two large eyes`."""
+    """`red 0° round critter striped 60° 30° long ears two 110% eyes`."""
     color, shape, pattern, ears, eyes = (words[part] for part in PARTS)
     return f"{color} {shape} critter {pattern} {ears} ears {eyes} eyes"
 
@@ -123,6 +124,6 @@ def vocabulary() -> list[str]:
     """Every word that a question or an answer may hold."""
     asked = " ".join([CRITTERS.compare, *CRITTERS.captions.values()]).split()
     marks = [f"{name}:" for name in ANSWER] + ["same", "different", "eyes", "–", ",", AGREE, DIFFER]
-    sizes = [*COUNTS.values(), "small", "medium", "large", *map(str, range(5))]
+    sizes = [*COUNTS.values(), *(f"{percent}%" for percent in SIZES), *map(str, range(5))]
     angles = {f"{a}°" for name, step in STEPS.items() for a in range(0, 360 // ANGLES[name], step)}
     return sorted({*VOCABULARY, *PARTS, *asked, *marks, *sizes, *angles})

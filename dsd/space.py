@@ -1,0 +1,129 @@
+"""As a Hugging Face Space: which model runs there, what it lacks, and whether this folder can be pushed.
+
+`python app.py --check-space` checks what can be checked without a Space. What ZeroGPU offers is written down
+here, as its documentation had it in August 2026: no Space says it beforehand.
+"""
+
+import os
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+MODEL = "DSD_MODEL"  # a Space passes no flags, so a variable names its model
+TORCH = ("2.8.0", "2.9.1", "2.10.0", "2.11.0")
+PYTHON = ("3.10", "3.12")
+KEYS = (
+    "title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file",
+    "short_description", "models", "tags", "license", "suggested_hardware", "startup_duration_timeout",
+)  # fmt: skip
+DESCRIPTION = 60  # characters that the hub takes
+LARGE = 10 * 2**20  # bytes of a file that git may push there
+
+
+def is_space() -> bool:
+    """Whether this process runs on a Space."""
+    return bool(os.environ.get("SPACE_ID")) or is_zero()
+
+
+def is_zero() -> bool:
+    """Whether it runs on ZeroGPU, where only the main thread can place weights, and only before serving."""
+    return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def lacking(model: str, *, device: str, token: bool) -> str | None:
+    """What this Space lacks for `model`, known before gigabytes arrive; None if nothing."""
+    if not model.startswith("flux-"):
+        return None
+    if device == "cpu":
+        return f"{model} needs a GPU: choose ZeroGPU as hardware in the settings of this Space"
+    if model == "flux-dev" and not token:
+        return (
+            f"{model} is gated: accept its licence, then add a secret HF_TOKEN with a token of that account "
+            "in the settings of this Space"
+        )
+    return None
+
+
+def check(root: Path) -> list[str]:
+    """What would fail on a Space, a sentence each; empty if all is well."""
+    from huggingface_hub import metadata_load
+
+    header = metadata_load(root / "README.md") or {}
+    missing = [key for key in KEYS if not header.get(key)]
+    if missing:
+        return [f"README.md: its front matter lacks {', '.join(missing)}"]
+    lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [
+        *(f"README.md: {problem}" for problem in check_header(header, root)),
+        *(f"requirements.txt: {problem}" for problem in check_requirements(lines, header["sdk_version"])),
+        *check_files(root),
+    ]
+
+
+def check_header(header: dict[str, Any], root: Path) -> list[str]:
+    """What is wrong with the front matter, whose keys are all there."""
+    from huggingface_hub import SpaceHardware
+
+    gradio, python = metadata.version("gradio"), header["python_version"]
+    flavours = [flavour.value for flavour in SpaceHardware]
+    found = {
+        f"sdk is {header['sdk']}, not gradio": header["sdk"] != "gradio",
+        f"sdk_version {header['sdk_version']} is not the gradio at hand, {gradio}": (
+            str(header["sdk_version"]) != gradio
+        ),
+        f"python_version {python!r} must be one of {', '.join(PYTHON)}, in quotes": python not in PYTHON,
+        f"app_file {header['app_file']} is not there": not (root / header["app_file"]).is_file(),
+        f"short_description has more than {DESCRIPTION} characters": (
+            len(header["short_description"]) > DESCRIPTION
+        ),
+        f"suggested_hardware {header['suggested_hardware']} is none of {', '.join(flavours)}": (
+            header["suggested_hardware"] not in flavours
+        ),
+    }
+    return [problem for problem, is_there in found.items() if is_there]
+
+
+def check_requirements(lines: list[str], sdk_version: str) -> list[str]:
+    """What ZeroGPU could not install, or what is not what was tested here."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    wanted: dict[str, Any] = {}
+    problems = []
+    for line in filter(None, (line.split("#")[0].strip() for line in lines)):
+        try:
+            wanted[Requirement(line).name] = Requirement(line).specifier
+        except InvalidRequirement:
+            problems.append(f"{line!r} is no package with a range of versions")
+    if "torch" in wanted and not any(wanted["torch"].filter(TORCH)):
+        problems.append(f"torch{wanted['torch']} leaves out all that ZeroGPU offers: {', '.join(TORCH)}")
+    if "gradio" in wanted and sdk_version not in wanted["gradio"]:
+        problems.append(f"gradio{wanted['gradio']} contradicts the front matter's sdk_version {sdk_version}")
+    for name in {"torch", "spaces"} - wanted.keys():
+        problems.append(f"{name} is missing")
+    return problems + [problem for name in wanted if (problem := _untested(name, wanted[name]))]
+
+
+def _untested(name: str, specifier: Any) -> str | None:
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return f"{name} is not installed here, so nothing was tested with it"
+    inside = specifier.contains(version.split("+")[0], prereleases=True)
+    return None if inside else f"{name}{specifier} leaves out the version at hand, {version}"
+
+
+def check_files(root: Path) -> list[str]:
+    """What is too large to push, or only a pointer to what was never fetched."""
+    problems = []
+    for folder in ("assets", "dsd", "train", "tests"):
+        for file in sorted(path for path in (root / folder).rglob("*") if path.is_file()):
+            if file.stat().st_size > LARGE:
+                problems.append(f"{file.relative_to(root)} has more than 10 MB: git cannot push it as it is")
+            elif file.suffix == ".safetensors" and _is_pointer(file):
+                problems.append(f"{file.relative_to(root)} is a pointer of Git LFS: run git lfs pull")
+    return problems
+
+
+def _is_pointer(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(20).startswith(b"version https://git")

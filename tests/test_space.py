@@ -1,0 +1,242 @@
+"""The folder as a Hugging Face Space: front matter, pins, and a page that comes up whatever is missing."""
+
+import inspect
+import os
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+
+import gradio as gr
+import huggingface_hub
+import pytest
+from huggingface_hub import metadata_load
+from PIL import Image
+
+import app
+from dsd import checkpoint, command, generate, hub, space
+from dsd.ui import page
+from dsd.ui.generating import Generating, gpu_seconds
+from dsd.ui.loaded import Loaded
+from tests import tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+HEADER = metadata_load(ROOT / "README.md")
+LINES = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.fixture
+def on_a_space(monkeypatch):
+    """A Space without a GPU and without a token."""
+    monkeypatch.setenv("SPACE_ID", "somebody/somewhere")
+    monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
+    monkeypatch.setattr(app, "best_device", lambda: "cpu")
+    monkeypatch.setattr(hub, "has_token", lambda: False)
+
+
+@pytest.fixture
+def opened(monkeypatch) -> list[str]:
+    """The names of the models that are opened; a tiny one stands for each."""
+    names: list[str] = []
+
+    def open_model(name: str, **_):
+        names.append(name)
+        return tiny.pipeline(guidance_embeds=False)
+
+    monkeypatch.setattr(command, "open_model", open_model)
+    return names
+
+
+def settle(*flags: str):
+    args = app.parse(list(flags))
+    return app.settle(args, app.judge(args))
+
+
+# ---------------------------------------------------------------- front matter and pins
+
+
+def test_this_folder_can_be_pushed():
+    assert space.check(ROOT) == []
+
+
+def test_the_front_matter_names_the_gradio_that_is_tested_and_the_models_that_are_used():
+    assert HEADER["sdk_version"] == metadata.version("gradio") and HEADER["python_version"] == "3.12"
+    flux = checkpoint.PRESETS["flux-dev"]
+    assert HEADER["models"] == [flux.base, flux.weights]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sdk": "docker"}, "docker"),
+        ({"sdk_version": "5.49.0"}, "5.49.0"),
+        ({"python_version": 3.12}, "in quotes"),
+        ({"python_version": "3.11"}, "3.11"),
+        ({"app_file": "main.py"}, "main.py"),
+        ({"short_description": "x" * 61}, "60 characters"),
+        ({"suggested_hardware": "zero-h200"}, "zero-h200"),
+    ],
+)
+def test_a_mistake_in_the_front_matter_is_named(changes, words):
+    (problem,) = space.check_header(HEADER | changes, ROOT)
+    assert words in problem
+
+
+def test_a_key_that_is_not_there_is_named(tmp_path):
+    (tmp_path / "README.md").write_text("---\nsdk: gradio\n---\n", encoding="utf-8")
+    (problem,) = space.check(tmp_path)
+    assert "python_version" in problem and "sdk," not in problem
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("torch>=2.11", "torch>=2.12", "2.11.0"),
+        ("gradio>=6.31", "gradio>=6.99", "sdk_version"),
+        ("gradio>=6.31,<7", "gradio==6.0.0", "sdk_version"),
+        ("spaces>=0.51,<1", "", "spaces is missing"),
+        ("pillow>=12,<13", "pillow>=2,<3", "pillow"),
+        ("pillow>=12,<13", "git+https://example.org/pillow", "example.org"),
+        ("pillow>=12,<13", "a-package-of-nobody>=1", "not installed here"),
+    ],
+)
+def test_a_pin_that_a_space_cannot_meet_is_named(old, new, words):
+    assert any(old in line for line in LINES)
+    problems = space.check_requirements([line.replace(old, new) for line in LINES], HEADER["sdk_version"])
+    assert problems and words in problems[0]
+
+
+def test_a_file_that_git_cannot_push_or_never_fetched_is_named(tmp_path):
+    (tmp_path / "assets").mkdir()
+    with (tmp_path / "assets" / "large.bin").open("wb") as file:
+        file.truncate(space.LARGE + 1)
+    (tmp_path / "assets" / "a.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    pointer, large = space.check_files(tmp_path)
+    assert "large.bin" in large and "git lfs pull" in pointer
+
+
+# ---------------------------------------------------------------- what runs there
+
+
+def test_the_variable_names_the_model_and_a_flag_has_the_last_word(monkeypatch):
+    monkeypatch.setenv(space.MODEL, "flux-dev")
+    assert app.parse([]).model == "flux-dev" and app.parse(["--model", "pocket"]).model == "pocket"
+    monkeypatch.setenv(space.MODEL, "")
+    assert app.parse([]).model == "pocket"
+
+
+@pytest.mark.parametrize(
+    ("device", "token", "words"),
+    [("cpu", True, "needs a GPU"), ("cuda", False, "HF_TOKEN"), ("cuda", True, None)],
+)
+def test_what_flux_lacks_is_known_before_it_is_downloaded(device, token, words):
+    said = space.lacking("flux-dev", device=device, token=token)
+    assert said is None if words is None else words in said
+    assert space.lacking("pocket", device="cpu", token=False) is None
+
+
+def test_a_space_that_lacks_something_comes_up_with_pocket_and_says_so(on_a_space, opened, tmp_path, capsys):
+    args, loaded = settle("--model", "flux-dev", "--offload", "model")
+    assert opened == ["pocket"] and args.model == loaded.name == "pocket"
+    assert loaded.description == checkpoint.PRESETS["pocket"].description and "needs a GPU" in loaded.missing
+    built = page.build(loaded, tmp_path)
+    shown = " ".join(str(part.value) for part in built.blocks.values() if isinstance(part, gr.HTML))
+    assert "Flux-dev needs a GPU" in shown and "pocket runs instead" in capsys.readouterr().err
+    built.close()
+
+
+def test_what_the_hub_refuses_ends_there_too_and_cannot_smuggle_in_html(on_a_space, monkeypatch):
+    def refuse(name: str, **_):
+        if name != "pocket":
+            raise hub.LoadError(f"{name} is <b>gated</b>")
+        return tiny.pipeline(guidance_embeds=False)
+
+    monkeypatch.setattr(command, "open_model", refuse)
+    _, loaded = settle("--model", "some/body")
+    assert loaded.missing == "some/body is <b>gated</b>" and "<b>gated" not in page._header(loaded)
+
+
+def test_with_all_there_or_elsewhere_the_model_asked_for_runs(on_a_space, opened, monkeypatch):
+    monkeypatch.setattr(app, "best_device", lambda: "cuda")
+    monkeypatch.setattr(hub, "has_token", lambda: True)
+    assert settle("--model", "flux-dev")[1].missing is None
+    monkeypatch.delenv("SPACE_ID")
+    monkeypatch.setattr(hub, "has_token", lambda: False)
+    assert settle("--model", "flux-dev")[1].missing is None and opened == ["flux-dev"] * 2
+
+
+def test_on_zero_gpu_all_models_are_open_before_anybody_is_served(monkeypatch, opened):
+    monkeypatch.setenv("SPACES_ZERO_GPU", "true")
+    monkeypatch.setattr(command, "quiet", lambda: None)
+    monkeypatch.setattr(app, "open_teacher", lambda args: opened.append("teacher"))
+    monkeypatch.setattr(app, "open_judge", lambda args, name: opened.append("judge"))
+    monkeypatch.setattr(page, "build", lambda *_: opened.append("page"))
+    monkeypatch.setattr(page, "launch", lambda *_, **__: opened.append("served"))
+    monkeypatch.setattr(app, "POCKET_JUDGE", ROOT)
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    assert app.main([]) == 0
+    assert opened == ["pocket", "teacher", "judge", "page", "served"]
+
+
+# ---------------------------------------------------------------- the rules of ZeroGPU
+
+
+@pytest.fixture(scope="module")
+def work() -> Generating:
+    return Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+
+
+def test_what_runs_on_the_gpu_yields_and_takes_what_its_duration_takes(work):
+    assert inspect.isgeneratorfunction(work._steps)
+    assert list(inspect.signature(work._steps).parameters) == list(inspect.signature(gpu_seconds).parameters)
+
+
+def test_the_queue_has_an_end(work, tmp_path):
+    built = page.build(work.loaded, tmp_path)
+    assert built._queue.max_size == page.QUEUE > 1
+    built.close()
+
+
+def test_pictures_that_are_done_stay_when_the_time_ends(work, tmp_path):
+    options = generate.Options(prompt="x", steps=1, count=2, width=32, height=32)
+    image = Image.new("RGB", (32, 32), "red")
+    *_, last = generate.stream(work.loaded.pipe, image, options)
+
+    def stopped():
+        yield generate.Progress(1, 2, 1.0, None, last.results[:1])
+        raise gr.Error("GPU task aborted")
+
+    *_, (pictures, redrawn, line, _) = work._watched(stopped(), options, tmp_path)
+    assert len(pictures.value) == len(redrawn.value) == 1
+    assert "1 of 2 pictures are done. GPU task aborted" in line
+    with pytest.raises(gr.Error):
+        list(work._watched(aborted(), options, tmp_path))
+
+
+def aborted():
+    """Before the first picture."""
+    raise gr.Error("GPU task aborted")
+    yield
+
+
+# ---------------------------------------------------------------- the command
+
+
+def test_the_command_says_that_nothing_stands_against_a_space():
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    command_line = [sys.executable, "app.py", "--check-space"]
+    done = subprocess.run(
+        command_line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stderr) == (0, "") and "Nothing here stands against" in done.stdout
+
+
+def test_the_command_lists_what_does(monkeypatch, opened, capsys):
+    monkeypatch.setattr(command, "quiet", lambda: None)
+    monkeypatch.setattr(space, "check", lambda root: ["README.md: one", "requirements.txt: two"])
+    assert app.main(["--check-space"]) == 1
+    assert capsys.readouterr().err == "app.py: README.md: one\napp.py: requirements.txt: two\n"
+
+
+def test_the_hardware_names_come_from_the_hub():
+    assert HEADER["suggested_hardware"] == huggingface_hub.SpaceHardware.ZERO_A10G.value
