@@ -24,6 +24,7 @@ class VLM(Protocol):
     """A model that sees pictures and answers in words."""
 
     name: str  # who answered, for the rows
+    weights: str | None = None  # names a local model's weights: one that was trained on is another
     batch: int  # how many requests to hand over at a time, to keep it busy
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:

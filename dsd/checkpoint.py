@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline, FluxTransformer2DModel
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor
+from torch import Tensor, nn
 
 from dsd import doctor, hub, quantised
 from dsd.hub import LoadError
@@ -149,19 +149,24 @@ def has_embedded_guidance(pipe: DiffusionPipeline) -> bool:
 
 
 def model_hash(pipe: DiffusionPipeline) -> str:
-    """Twelve hex digits that name the transformer's weights, stacked LoRA and their strengths included.
+    """Twelve hex digits that name the transformer's weights, as `weights_hash` does."""
+    if any(tensor.is_meta for tensor in pipe.transformer.state_dict().values()):
+        return pipe.transformer._dsd_hash  # sequential offload holds the values elsewhere
+    return weights_hash(pipe.transformer)
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Twelve hex digits that name a model's weights, stacked LoRA and their strengths included.
 
     All values count up to 50 million parameters; beyond, names, shapes and 64 values spread over each tensor.
     """
-    state = pipe.transformer.state_dict()
-    if any(tensor.is_meta for tensor in state.values()):  # sequential offload holds the values elsewhere
-        return pipe.transformer._dsd_hash
+    state = model.state_dict()
     whole = sum(tensor.numel() for tensor in state.values()) <= WHOLE_HASH
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(_values(tensor, whole).numpy().tobytes())
-    for name, module in pipe.transformer.named_modules():
+    for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):  # a LoRA at another strength draws another picture
             active = [(a, module.scaling[a]) for a in module.active_adapters if a in module.scaling]
             digest.update(f"{name} {active}".encode())

@@ -49,7 +49,8 @@ def judge(
     )
     heard = {i: [next(answers) for _ in range(thresholds.votes)] for i in asked}
     judged = [
-        {**pair, **_heard(heard.get(i, []), recipes[i]), "judge": vlm.name} for i, pair in enumerate(pairs)
+        {**pair, **_heard(heard.get(i, []), recipes[i]), "judge": vlm.name, "judge_hash": vlm.weights}
+        for i, pair in enumerate(pairs)
     ]
     return [_decided(pair, thresholds) for pair in judged]
 
@@ -138,7 +139,7 @@ def check_settings(path: Path, **now: object) -> None:
     """
     settings = _flat(now)
     for row in rows.read_all(path):
-        was = _flat({name: row[name] for name in now})
+        was = _flat({name: row.get(name) for name in now})
         if other := [
             f"{name} was {was.get(name)}, now {it}" for name, it in settings.items() if was.get(name) != it
         ]:

@@ -31,7 +31,7 @@ from transformers.utils import is_torchvision_available
 
 from dsd import hub
 from dsd.asking import VLM, Request, check_options
-from dsd.checkpoint import ASSETS, best_device
+from dsd.checkpoint import ASSETS, best_device, weights_hash
 from dsd.hub import LoadError
 
 POCKET = ASSETS / "judge"
@@ -55,6 +55,7 @@ class LocalVLM(VLM):
         """`max_tokens` bounds an answer; `temperature` acts on requests with a seed only."""
         check_options(max_tokens=max_tokens, temperature=temperature, batch=batch)
         self.name, self.model, self.processor = name, model.eval(), processor
+        self.weights = weights_hash(model)
         self.batch, self.temperature = batch, temperature
         tokenizer = processor.tokenizer
         tokenizer.padding_side = "left"  # answers continue the question: nothing may stand between the two

@@ -308,6 +308,8 @@ def test_a_run_judged_otherwise_is_refused_and_the_difference_named(tmp_path):
     curation.check_settings(path, **same)
     with pytest.raises(RunError, match=r"\(judge was a tiny judge, now pocket\)"):
         curation.check_settings(path, **same | {"judge": "pocket"})
+    with pytest.raises(RunError, match="judge_hash was None, now 0123456789ab"):  # the same name, retrained
+        curation.check_settings(path, **same | {"judge_hash": "0123456789ab"})
     other = {"thresholds": asdict(replace(USUAL, floor=0.6, minimum_score=4)), "recipe": "identity"}
     with pytest.raises(
         RunError, match="recipe was critters, now identity; floor was 0.5, now 0.6; minimum_score"

@@ -48,7 +48,8 @@ class TimedVLM(VLM):
     """A judge, and the seconds that it thought."""
 
     def __init__(self, vlm: VLM):
-        self.vlm, self.name, self.batch, self.seconds = vlm, vlm.name, vlm.batch, 0.0
+        self.vlm, self.name, self.weights = vlm, vlm.name, vlm.weights
+        self.batch, self.seconds = vlm.batch, 0.0
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         answer = Timed(partial(next, self.vlm.ask_many(requests), None))

@@ -113,7 +113,8 @@ class Counted(VLM):
     """A judge, and how many questions it was asked."""
 
     def __init__(self, vlm: VLM):
-        self.vlm, self.name, self.batch, self.asked = vlm, vlm.name, vlm.batch, 0
+        self.vlm, self.name, self.weights = vlm, vlm.name, vlm.weights
+        self.batch, self.asked = vlm.batch, 0
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         return self.vlm.ask_many(self._counted(requests))
@@ -146,7 +147,8 @@ def _curate(args: argparse.Namespace) -> None:
     sheets, thresholds = _sheets(args.run), _thresholds(args)
     judge = _judge(args)
     embedder = _embedder(args, judge.vlm)
-    _check(args, sheets, judge=judge.name, embedder=embedder and embedder.name, thresholds=asdict(thresholds))
+    who = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
+    _check(args, sheets, **who, thresholds=asdict(thresholds))
     do = partial(curation.judge_sheets, embedder=embedder, thresholds=thresholds)
     stage = Stage(
         path=args.run / "pairs.jsonl",
@@ -273,7 +275,9 @@ def _grade(args: argparse.Namespace) -> None:
         unit="pair",
         tell=_kept_and_why_not,
     )
-    curation.check_settings(stage.path, judge=judge.name, thresholds=asdict(thresholds), **settings)
+    curation.check_settings(
+        stage.path, judge=judge.name, judge_hash=judge.weights, thresholds=asdict(thresholds), **settings
+    )
     speed = stage.run()
     if PartialState().is_main_process:
         page = _write_grades(args.out, grading.grades(rows.read_all(stage.path)[: args.count]))

@@ -44,15 +44,8 @@ PAIRS = {"same": 0.3, "changed": 0.4, "alike": 0.2, "any": 0.1}
 # What is changed, in parts: the less there is to see of it, the oftener. Drawn evenly, moved spots would be
 # one pair in a hundred, since only a spotted critter shows them.
 CHANGED = {
-    "spots": 4,
-    "eye_size": 4,
-    "stripe_angle": 3,
-    "ears": 2,
-    "hue": 1,
-    "shape": 1,
-    "pattern": 1,
-    "eyes": 1,
-}
+    "spots": 5, "eye_size": 4, "ears": 4, "stripe_angle": 2, "shape": 2, "hue": 1, "pattern": 1, "eyes": 1,
+}  # fmt: skip
 CONCLUDING = 2.0  # how much more the words from `differences:` on count than the descriptions
 COMPARE, DESCRIBE = 6, 7  # of eight steps, six compare, one describes, one says what changes
 TEMPLATE = (
