@@ -9,10 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import spaces  # noqa: F401  On ZeroGPU it has to come before anything that touches the GPU.
+import spaces  # On ZeroGPU it has to come before anything that touches the GPU.
 from PIL import Image
 
-from dsd import command, hub, space
+from dsd import command, compiling, hub, space
 from dsd.asking import VLM
 from dsd.checkpoint import ASSETS, PRESETS, best_device
 from dsd.memory import QUANTISED
@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent
 EXAMPLES = ROOT / "assets" / "examples"
 SAMPLE_RUN, POCKET_JUDGE = ASSETS / "run", ASSETS / "judge"
 POCKET = "pocket"
-AUTH = "DSD_AUTH"
+AUTH, COMPILE = "DSD_AUTH", "DSD_COMPILE"
 # Somebody waits at the page, and others behind: a server that is away must not keep them for long.
 SERVER = {"timeout": 60, "retries": 1, "patience": 60}
 
@@ -49,6 +49,13 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add("--quantize", choices=QUANTISED, help="weights in 8bit or 4bit, on an NVIDIA GPU; needs bitsandbytes")
     add(
+        "--compile",
+        action="store_true",
+        default=os.environ.get(COMPILE, "").lower() in ("1", "t", "true"),
+        help="compile the model for the GPU: a later start, faster pictures; "
+        f"{COMPILE}=1 does too, for a Space",
+    )
+    add(
         "--teacher",
         default=POCKET,
         choices=PRESETS,
@@ -64,6 +71,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         metavar="USER:PASSWORD",
         help=f"ask visitors for these; the variable {AUTH} does too, unseen in the list of processes",
     )
+    add("--mcp", action="store_true", help="offer the same to language models, as a tool; needs gradio[mcp]")
     add("--check-space", action="store_true", help="check that this folder runs as a Space, then stop")
     return parser.parse_args(argv)
 
@@ -202,6 +210,10 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--judge pocket knows drawn critters only, not what {args.teacher} draws: name another"
         )
+    if args.mcp:
+        page.check_mcp()
+        if credentials(args):
+            raise ValueError(f"--mcp asks nobody for a password: leave it out, or --auth and {AUTH}")
     if args.run is not None and not args.run.is_dir():
         raise ValueError(f"--run {args.run} is not a folder: name one that train.curate has judged")
 
@@ -227,6 +239,9 @@ def main(argv: list[str] | None = None) -> int:
             return check_space(args)
         auth = credentials(args)
         args, loaded = settle(args, eyes := judge(args))
+        if args.compile:
+            zero = spaces if space.is_zero() else None
+            print(f"app.py: {compiling.compile_blocks(loaded.pipe, zero)}", file=sys.stderr, flush=True)
         tabs = wheel(args, eyes)
         if space.is_zero():
             open_now(tabs)
@@ -236,7 +251,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     # A service is stopped by SIGTERM: it too should end as Ctrl-C does, with no upload left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    page.launch(built, server_name=args.host, server_port=args.port, share=args.share, auth=auth)
+    page.launch(
+        built, server_name=args.host, server_port=args.port, share=args.share, auth=auth, mcp=args.mcp
+    )
     return 0
 
 

@@ -14,10 +14,9 @@ from PIL import Image
 
 import app
 from dsd import command, generate, provenance
-from dsd.quality import QUALITIES, Quality
+from dsd.quality import Quality
 from dsd.ui import page
-from dsd.ui.generate_layout import QUALITY
-from dsd.ui.generating import SECONDS_PER_EVALUATION, START_SECONDS, Generating, evaluations, gpu_seconds
+from dsd.ui.generating import Generating
 from dsd.ui.loaded import Loaded
 from tests import tiny
 from tests.test_intake import png_header
@@ -277,42 +276,3 @@ def test_an_unknown_model_stops_the_app_with_one_line(capsys, monkeypatch):
     assert app.main(["--model", "nonesuch"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "nonesuch" in said and "pocket" in said
-
-
-def test_more_work_asks_for_more_of_the_gpu(photo):
-    small = gpu_seconds(None, generate.Options(prompt="x", image_guidance=1.0))
-    assert (
-        small
-        < gpu_seconds(None, generate.Options(prompt="x"))
-        < gpu_seconds(None, generate.Options(prompt="x", count=2))
-    )
-
-
-@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.5, 1.0), (2.0, 3.0)])
-@pytest.mark.parametrize("quality", QUALITIES)
-def test_the_gpu_is_asked_for_the_evaluations_that_there_are(loaded, photo, quality, scales):
-    image, text = scales
-    options = generate.Options(
-        prompt="a hat", quality=quality, image_guidance=image, text_guidance=text, count=2
-    )
-    seen = []
-    hook = loaded.pipe.transformer.register_forward_hook(
-        lambda _, __, given, ___: seen.append(len(given["hidden_states"])), with_kwargs=True
-    )
-    try:
-        generate.generate(loaded.pipe, Image.open(photo), options)
-    finally:
-        hook.remove()
-    assert gpu_seconds(None, options) == round(START_SECONDS + SECONDS_PER_EVALUATION * sum(seen))
-
-
-@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.5, 1.0), (2.0, 3.0)])
-def test_what_the_page_says_of_a_quality_s_work_holds_at_any_guidance(scales):
-    image, text = scales
-    draft, balanced, best = (
-        evaluations(generate.Options(prompt="x", quality=name, image_guidance=image, text_guidance=text))
-        for name in QUALITIES
-    )
-    assert 4 * draft <= best and "a quarter of the work" in QUALITY["draft"]
-    assert 2 * balanced <= best and "half of the work" in QUALITY["balanced"]
-    assert list(QUALITY) == list(QUALITIES)

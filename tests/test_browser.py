@@ -197,3 +197,66 @@ def test_nothing_uploaded_is_said_where_one_looks(open_page):
 def test_it_fits_a_phone(open_page):
     tab = open_page(viewport=browsing.PHONE)
     assert tab.evaluate("document.documentElement.scrollWidth") <= browsing.PHONE["width"]
+
+
+def test_the_pictures_of_a_visit_are_compared_and_used_again_and_nobody_else_sees_them(open_page):
+    tab = open_page()
+    assert tab.locator("#history").is_hidden()
+    for index in range(2):
+        tab.locator("#examples button").nth(index).click()
+        tab.locator("#history-strip button").nth(index).wait_for()
+    tab.locator("#history-strip button").nth(1).click()  # the newest is the first
+    tab.locator("#history-about").get_by_text("in the snow").wait_for()
+    after = tab.locator("#history-slider img").nth(1)
+    meet = tab.locator("#history-position input[type=range]")
+    meet.press("ArrowRight")  # without a mouse
+    tab.wait_for_function("e => e.style.clipPath.includes('51%')", arg=after.element_handle())
+    assert tab.get_by_label("The one picked before").is_hidden()
+    tab.locator("#history-strip button").nth(0).click()
+    tab.get_by_label("The one picked before").check()
+    tab.locator("#history-slider").get_by_text("Left: the one picked before.").wait_for()
+
+    tab.get_by_label("Where should it be?").fill("elsewhere")
+    tab.get_by_role("button", name="Use these settings").click()
+    tab.get_by_text("its settings and the picture it was made from are back").wait_for()
+    assert tab.get_by_label("Where should it be?").input_value() == "at sea"
+    tab.get_by_role("button", name="Use as reference").click()
+    tab.get_by_text("its settings and the picture it was made from are back").wait_for(state="hidden")
+    tab.wait_for_function("document.querySelector('#upload img').src.includes('dsd-')")
+    assert open_page().locator("#history").is_hidden()
+
+
+def test_the_history_fits_a_phone_and_a_finger(open_page):
+    tab = open_page(viewport=browsing.PHONE, has_touch=True)
+    tab.locator("#examples button").first.tap()
+    tab.locator("#history-strip button").first.tap()
+    handle = tab.get_by_test_id("slider")
+    handle.wait_for()
+    assert handle.bounding_box()["width"] >= 40
+    assert tab.evaluate("document.documentElement.scrollWidth") <= browsing.PHONE["width"]
+
+
+def test_a_link_brings_its_settings_and_the_form_gives_it_back(open_page, server):
+    link = (
+        f"{server}?prompt=a+red+hat+%F0%9F%8E%A9&count=2&steps=5&image_guidance=1.5&text_guidance=2.5"
+        "&seed=7&width=48&height=32&fit=pad&quality=draft"
+    )
+    tab = open_page()
+    tab.goto(f"{link}&__theme=dark")
+    tab.locator("#brought").get_by_text("links never carry a picture").wait_for()
+    assert tab.get_by_label("Where should it be?").input_value() == "a red hat 🎩"
+    tab.get_by_role("button", name="More settings").click()
+    assert not tab.get_by_label("New seed each time").is_checked()
+    tab.get_by_role("button", name="Copy link").click()
+    box = tab.locator("#link").get_by_role("textbox")
+    box.wait_for()
+    assert box.input_value() == link
+
+
+def test_a_bad_link_gets_a_sentence_and_the_page_stays_as_it_is(open_page, server):
+    tab = open_page()
+    tab.goto(f"{server}?prompt=a+hat&steps=%3Cimg+src%3Dx+onerror%3Dalert(1)%3E")
+    tab.locator("#brought [role=alert]").get_by_text(
+        'Steps must be a whole number, got "<img src=x'
+    ).wait_for()
+    assert tab.get_by_label("Where should it be?").input_value() == ""

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from dsd import command
 
@@ -62,6 +63,7 @@ def test_every_file_of_the_library_and_of_the_trainings_is_in_the_tree():
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_to_a_file_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)\)", read(page))
+    links += re.findall(r"^\[[\w ]+\]: (\S+)$", read(page), re.MULTILINE)
     near = [link for link in links if not link.startswith("http")]
     assert [link for link in near if not (ROOT / page).parent.joinpath(link).exists()] == []
 
@@ -69,6 +71,15 @@ def test_every_link_to_a_file_leads_somewhere(page):
 def test_every_example_picture_exists():
     named = set(re.findall(r"assets/examples/[\w.-]+", read()))
     assert named and [path for path in named if not (ROOT / path).exists()] == []
+
+
+def test_the_page_is_shown_tab_by_tab_in_pictures_that_load_at_once():
+    shown = sorted({ROOT / path for path in re.findall(r"assets/screens/[\w.-]+", read())})
+    assert [path.stem for path in shown] == ["curate", "generate", "grids"]
+    assert sum(path.stat().st_size for path in shown) < 600_000
+    for path in shown:
+        with Image.open(path) as picture:
+            assert picture.width == 1280
 
 
 @pytest.mark.parametrize("page", PAGES)

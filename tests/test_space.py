@@ -16,7 +16,7 @@ from PIL import Image
 import app
 from dsd import checkpoint, command, generate, hub, space
 from dsd.ui import page
-from dsd.ui.generating import Generating, gpu_seconds
+from dsd.ui.generating import Generating
 from dsd.ui.loaded import Loaded
 from tests import tiny
 
@@ -188,7 +188,9 @@ def work() -> Generating:
 
 def test_what_runs_on_the_gpu_yields_and_takes_what_its_duration_takes(work):
     assert inspect.isgeneratorfunction(work._steps)
-    assert list(inspect.signature(work._steps).parameters) == list(inspect.signature(gpu_seconds).parameters)
+    assert list(inspect.signature(work._steps).parameters) == list(
+        inspect.signature(work.pace.gpu_seconds).parameters
+    )
 
 
 def test_the_queue_has_an_end(work, tmp_path):

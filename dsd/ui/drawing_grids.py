@@ -21,7 +21,8 @@ from dsd import curation, generate, grids, intake, prompts, provenance, referenc
 from dsd.recipes import CRITTERS, IDENTITY, Recipe
 from dsd.rows import Row
 from dsd.ui import grid_facts, uploads
-from dsd.ui.generating import PREVIEW_SECONDS, SECONDS_PER_EVALUATION, START_SECONDS, whole
+from dsd.ui.cost import SECONDS_PER_EVALUATION, START_SECONDS
+from dsd.ui.generating import PREVIEW_SECONDS, whole
 from dsd.ui.loaded import Wheel
 from dsd.ui.messages import done, explained, problem, status, time_left
 from dsd.verdict import Thresholds

@@ -11,8 +11,9 @@ from dsd.pipeline import DEFAULT_GUIDANCE
 from dsd.quality import QUALITIES
 from dsd.ui import messages
 from dsd.ui.enhancing import Enhancing
-from dsd.ui.generating import OFFERED, Generating
+from dsd.ui.generating import Generating
 from dsd.ui.loaded import Loaded
+from dsd.ui.restoring import OFFERED
 
 MAX_COUNT = 8
 FRAME = ["dsd-small-frame", "dsd-frame"]  # style.css
@@ -44,6 +45,15 @@ class Description(NamedTuple):
     use: gr.Button
 
 
+class Link(NamedTuple):
+    """A link that carries the settings; `address` is filled in by the browser."""
+
+    make: gr.Button
+    box: gr.Textbox
+    remark: gr.HTML
+    address: gr.Textbox
+
+
 class Form(NamedTuple):
     """What to draw from it."""
 
@@ -54,6 +64,9 @@ class Form(NamedTuple):
     seed: gr.Number
     new_seed: gr.Checkbox
     description: Description
+    brought: gr.HTML  # what a link brought when the page was opened by it
+    link: Link
+    cost: gr.HTML  # how long it will take
 
 
 class Results(NamedTuple):
@@ -97,6 +110,7 @@ def _as_sent(payload: Any) -> str | None:
 
 def form(loaded: Loaded, work: Generating, enhancing: Enhancing) -> Form:
     """Prompt, number, buttons, and everything else folded away."""
+    brought = gr.HTML(elem_id="brought", visible=False, padding=False)
     prompt = gr.Textbox(
         label="Where should it be?", placeholder="wearing a red hat on the beach", lines=1, max_lines=6,
         elem_id="prompt",
@@ -106,13 +120,15 @@ def form(loaded: Loaded, work: Generating, enhancing: Enhancing) -> Form:
     with gr.Row():
         create = gr.Button("Create", variant="primary", elem_id="create", scale=3, min_width=120)
         cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
+    cost = gr.HTML(elem_id="cost", padding=False)  # filled in when a page opens
     with gr.Accordion("More settings", open=False, elem_id="advanced"):
         quality, steps = _quality()
         image_guidance, text_guidance, guidance = _guidance(work)
         seed, new_seed = _seed()
         width, height, fit = _size(loaded)
+        link = _link()
     settings = [count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit, quality]
-    return Form(prompt, create, cancel, settings, seed, new_seed, description)
+    return Form(prompt, create, cancel, settings, seed, new_seed, description, brought, link, cost)
 
 
 def _description(enhancing: Enhancing) -> Description:
@@ -178,6 +194,16 @@ def _size(loaded: Loaded) -> tuple[gr.Slider, gr.Slider, gr.Radio]:
     return width, height, gr.Radio(fits, value=Options(prompt="-").fit, label="Fitting your picture")
 
 
+def _link() -> Link:
+    make = gr.Button("Copy link", size="sm", elem_id="link-make")
+    box = gr.Textbox(
+        label="Link", info="It carries the prompt and these settings, never your picture.", lines=1,
+        max_lines=1, interactive=False, buttons=["copy"], visible=False, elem_id="link",
+    )  # fmt: skip
+    remark = gr.HTML(elem_id="link-remark", padding=False)
+    return Link(make, box, remark, gr.Textbox(visible=False))
+
+
 def results(loaded: Loaded) -> Results:
     """The pictures, and beside them, on request, the reference as the model redrew it."""
     status = gr.HTML(messages.idle("Your pictures will appear here."), elem_id="status", padding=False)
@@ -187,7 +213,9 @@ def results(loaded: Loaded) -> Results:
     }  # fmt: skip
     with gr.Row(equal_height=False):
         buttons = ["download", "fullscreen"]
-        pictures = gr.Gallery(label="Result", columns=2, buttons=buttons, elem_id="pictures", **look)
+        pictures = gr.Gallery(
+            label="Result", columns=2, type="filepath", buttons=buttons, elem_id="pictures", **look
+        )
         redrawn = gr.Gallery(
             label="Your picture, redrawn", columns=2, buttons=[], visible=False, elem_id="redrawn", **look
         )

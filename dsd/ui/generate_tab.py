@@ -7,12 +7,23 @@ from typing import Any
 import gradio as gr
 
 from dsd.quality import QUALITIES
-from dsd.ui import events, generate_layout
+from dsd.ui import events, generate_layout, history_layout
 from dsd.ui.enhancing import Enhancing
 from dsd.ui.events import AT_ONCE, LANE, PRIVATE, QUIET
 from dsd.ui.generate_layout import Form, Reference, Results
-from dsd.ui.generating import OFFERED, Generating
+from dsd.ui.generating import Generating
+from dsd.ui.history import History
+from dsd.ui.history_layout import HistoryBox
+from dsd.ui.link import Linking
 from dsd.ui.loaded import Loaded
+from dsd.ui.restoring import OFFERED
+
+_MEET = "(position) => ({__type__: 'update', slider_position: position})"
+_COPY = """async (link, remark) => {
+  if (!link) return remark;  // what was wrong with the form
+  try { await navigator.clipboard.writeText(link); } catch { return ""; }  // refused, or not a safe address
+  return '<p class="dsd-quiet" role="status">The link is copied.</p>';
+}"""
 
 
 def build(loaded: Loaded, examples: Path) -> None:
@@ -24,15 +35,20 @@ def build(loaded: Loaded, examples: Path) -> None:
             form = generate_layout.form(loaded, work, enhancing)
         with gr.Column(scale=6, min_width=320):
             results = generate_layout.results(loaded)
+            past = history_layout.history()
     gallery, rows = generate_layout.examples(examples)
-    _wire_reference(reference, form, work)
+    back = _wire_reference(reference, form, work)
     _wire_description(reference, form, enhancing)
     _wire_quality(form)
-    _wire_runs(reference, form, results, work, gallery, rows)
+    ends = _wire_runs(reference, form, results, work, gallery, rows)
+    _wire_cost(form, ends, work)
+    _wire_history(past, ends, results, History(work), back)
+    _wire_link(reference, form, Linking(loaded))
     _wire_endpoint(reference, form, work)
 
 
-def _wire_reference(reference: Reference, form: Form, work: Generating) -> None:
+def _wire_reference(reference: Reference, form: Form, work: Generating) -> list[Any]:
+    """Returns what settings that come back fill in."""
     *_, width, height, fit, _ = form.settings
     gr.on(
         [reference.image.change, fit.change, width.change, height.change],
@@ -49,6 +65,7 @@ def _wire_reference(reference: Reference, form: Form, work: Generating) -> None:
         lambda path: (path, gr.Group(visible=False)), own_path, [reference.image, box], **AT_ONCE
     )
     reference.image.clear(lambda: gr.Group(visible=False), None, box, **AT_ONCE)
+    return back
 
 
 def _wire_description(reference: Reference, form: Form, enhancing: Enhancing) -> None:
@@ -79,8 +96,11 @@ def _wire_runs(
     work: Generating,
     gallery: gr.Gallery | None,
     rows: list[dict[str, str]],
-) -> None:
-    """Create, Enter and a click on an example all run the same three events: buttons, drawing, buttons."""
+) -> list[Any]:
+    """Create, Enter and a click on an example all run the same three events: buttons, drawing, buttons.
+
+    Returns the events that end a run, of which a cancel is one.
+    """
     buttons = [form.create, form.cancel]
     start = {"js": events.scroll_to("#status"), **AT_ONCE}
     first = [gr.on([form.create.click, form.prompt.submit], events.running, None, buttons, **start)]
@@ -95,11 +115,53 @@ def _wire_runs(
     outputs = [results.pictures, results.redrawn, results.status, form.seed]
     shown: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": results.status}
     runs = [event.then(work.draw, inputs, outputs, **shown, **LANE, **PRIVATE) for event in first]
-    for run in runs:
-        run.then(events.idle, None, buttons, **AT_ONCE)
-    form.cancel.click(events.cancelled, None, [*buttons, results.status], cancels=runs, **AT_ONCE)
+    ends = [run.then(events.idle, None, buttons, **AT_ONCE) for run in runs]
+    ends.append(
+        form.cancel.click(events.cancelled, None, [*buttons, results.status], cancels=runs, **AT_ONCE)
+    )
     show = results.show_redrawn
     show.change(lambda on: gr.Gallery(visible=on), show, results.redrawn, **AT_ONCE)
+    return ends
+
+
+def _wire_cost(form: Form, ends: list[Any], work: Generating) -> None:
+    """How long it will take, before the click: when a page opens, when a setting changes, when a run ends.
+
+    As the browser sends it, because gradio would answer a number that is still being typed with an error.
+    """
+    count, steps, image_guidance, text_guidance, _, _, width, height, _, quality = form.settings
+    asked = [count, steps, image_guidance, text_guidance, width, height, quality]
+    said: dict[str, Any] = {"preprocess": False, **AT_ONCE}
+    gr.on(None, work.cost, asked, form.cost, trigger_mode="always_last", **said)
+    for end in ends:
+        end.then(work.cost, asked, form.cost, **said)
+
+
+def _wire_history(
+    past: HistoryBox, ends: list[Any], results: Results, history: History, back: list[Any]
+) -> None:
+    """`back` is what settings that come back fill in: first the reference, at -3 the box that says so."""
+    visit, panel = past.visit, past.panel
+    for end in ends:
+        end.then(history.add, [visit, results.pictures], [visit, past.box, past.strip], **AT_ONCE)
+    shown = [visit, past.strip, panel.box, panel.pair, panel.slider, panel.against, panel.about]
+    past.strip.select(history.pick, [visit, panel.against], shown, **AT_ONCE)
+    panel.position.input(None, panel.position, panel.slider, js=_MEET, **PRIVATE)
+    panel.against.input(history.compare, [visit, panel.against], [panel.pair, panel.slider], **AT_ONCE)
+    up = {"js": events.scroll_to("#upload"), **PRIVATE}
+    image, restored = back[0], back[-3]
+    panel.reuse.click(history.reuse, visit, back, **AT_ONCE).success(None, **up)
+    panel.refer.click(history.refer, visit, [image, restored], **AT_ONCE).success(None, **up)
+
+
+def _wire_link(reference: Reference, form: Form, linking: Linking) -> None:
+    """The link is shown, and put on the clipboard where the browser allows it."""
+    link, fields = form.link, [form.prompt, *form.settings]
+    here = "(...form) => [...form.slice(0, -1), location.origin + location.pathname]"
+    made = link.make.click(linking.make, [*fields, link.address], [link.box, link.remark], js=here, **AT_ONCE)
+    made.then(None, [link.box, link.remark], link.remark, js=_COPY, **PRIVATE)
+    gr.on(None, linking.read, None, [*fields, form.new_seed, form.brought], **AT_ONCE)  # when a page opens
+    reference.image.change(lambda: gr.HTML(visible=False), None, form.brought, **AT_ONCE)
 
 
 def _wire_endpoint(reference: Reference, form: Form, work: Generating) -> None:

@@ -8,7 +8,6 @@ import html
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +15,14 @@ import gradio as gr
 import spaces
 from PIL import Image
 
-from dsd import checkpoint, diptych, generate, intake, provenance
+from dsd import checkpoint, diptych, generate, intake
 from dsd.generate import Options, Progress
-from dsd.guidance import branches
-from dsd.quality import QUALITIES
-from dsd.ui import uploads
+from dsd.ui import restoring, uploads
+from dsd.ui.cost import Pace
 from dsd.ui.loaded import Loaded
 from dsd.ui.messages import done, explained, notice, problem, status, time_left
 
-OFFERED = {"steps": (1, 100), "image_guidance": (0, 10), "text_guidance": (0, 10), "guidance": (0, 10)}
 PREVIEW_SECONDS = 0.4
-SECONDS_PER_EVALUATION = 0.35  # of a 512-pixel frame on a ZeroGPU device: an allowance, not a measurement
-START_SECONDS = 15  # text, reference and decoding
-
-
-def gpu_seconds(image: Image.Image, options: Options) -> int:
-    """What to ask of ZeroGPU: a visitor's quota refuses a call that asks for more than is left."""
-    area = (options.width or 512) * (options.height or 512) / 512**2
-    return round(START_SECONDS + SECONDS_PER_EVALUATION * evaluations(options) * max(0.25, area))
-
-
-def evaluations(options: Options) -> int:
-    """How often all pictures together need the model: once a step, and more where guidance acts."""
-    plan = options.plan
-    more = len(branches(options.image_guidance, options.text_guidance)) - 1
-    return options.count * (plan.steps + more * len(plan.guided))
 
 
 class Generating:
@@ -51,10 +33,11 @@ class Generating:
         self.has_guidance = checkpoint.has_embedded_guidance(loaded.pipe)
         # Now, in the main thread: on ZeroGPU a visitor's thread finds no weights where it looks for them.
         self.model_hash = checkpoint.model_hash(loaded.pipe)
+        self.pace = Pace(loaded.pipe.frame_size)
 
         # A plain function, because ZeroGPU runs it in another process: pictures and numbers go in and out,
         # and it yields at every step, because that is where the other process learns of a cancel.
-        @spaces.GPU(duration=gpu_seconds)
+        @spaces.GPU(duration=self.pace.gpu_seconds)
         def steps(image: Image.Image, options: Options) -> Iterator[Progress]:
             try:
                 yield from generate.stream(
@@ -74,13 +57,16 @@ class Generating:
         """For the page: yields (pictures, redrawn references, status, seed) at every step."""
         *settings, new_seed = values
         try:
-            picture, options = self._request(image, prompt, *settings, new_seed=new_seed)
+            frame, options = self._request(image, prompt, *settings, new_seed=new_seed)
             yield gr.skip(), [], status("Starting", 0.0), options.seed
-            with closing(self._steps(picture, options)) as steps, uploads.workplace() as folder:
+            with closing(self._timed(frame, options)) as steps, uploads.workplace() as folder:
                 yield from self._watched(steps, options, Path(folder))
         except Exception as error:  # the page must never be left waiting
-            gr.Warning(html.escape(explained(error)), title="That did not work")
-            yield [], [], problem(explained(error)), gr.skip()
+            gr.Warning(html.escape(_said(error)), title="That did not work")
+            yield [], [], problem(_said(error)), gr.skip()
+
+    def _timed(self, frame: Image.Image, options: Options) -> Iterator[Progress]:
+        return self.pace.timed(self._steps(frame, options), options)
 
     def _watched(
         self, steps: Iterator[Progress], options: Options, folder: Path
@@ -95,7 +81,7 @@ class Generating:
             if not results:
                 raise
             pictures, redrawn = self._saved(results, folder)
-            line = f"{len(results)} of {options.count} pictures are done. {explained(error)}"
+            line = f"{len(results)} of {options.count} pictures are done. {_said(error)}"
             yield _gallery(pictures), _gallery(redrawn), problem(line), gr.skip()
 
     def _shown(self, progress: Progress, options: Options, folder: Path) -> tuple[Any, ...]:
@@ -136,18 +122,34 @@ class Generating:
         """For programs: PNG files that carry their settings, and their seeds.
 
         Without a seed a new one is taken, without steps the quality's.
+
+        Args:
+            image: the subject, one character or thing
+            prompt: where that subject should be, in a few words
+            count: how many pictures
+            steps: more are slower and a little finer; the quality's own number when left out
+            image_guidance: higher keeps more of the subject, 1 is neutral
+            text_guidance: higher follows the prompt more closely, 1 is neutral
+            guidance: higher is bolder and more contrasty
+            seed: the same seed and settings give the same picture; a new one when left out
+            width: in pixels, a multiple of 16
+            height: in pixels, a multiple of 16
+            fit: crop the given picture to fill the frame, or pad it with white
+            quality: draft and balanced are faster than best
         """
         settings = (count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit, quality)
         try:
-            picture, options = self._request(image, prompt, *settings, new_seed=seed is None)
-            with closing(self._steps(picture, options)) as all_steps, uploads.workplace() as folder:
+            frame, options = self._request(image, prompt, *settings, new_seed=seed is None)
+            with closing(self._timed(frame, options)) as all_steps, uploads.workplace() as folder:
                 for progress in all_steps:
                     files = [
                         str(generate.save(r, Path(folder) / f"dsd-{r.seed}.png")) for r in progress.results
                     ]
                     yield files, [result.seed for result in progress.results]
         except Exception as error:  # gradio would answer without a word, or with too many
-            raise gr.Error(html.escape(explained(error)), print_exception=False) from error
+            raise gr.Error(html.escape(_said(error)), print_exception=False) from error
+
+    endpoint.__name__ = "generate"  # by which a language model calls it
 
     def _request(
         self,
@@ -166,9 +168,10 @@ class Generating:
         *,
         new_seed: bool,
     ) -> tuple[Image.Image, Options]:
+        """The frame and the options, both checked: all that can be done, and refused, without the GPU."""
         if not image:
             raise ValueError("there is no picture yet: upload one, paste one or pick an example")
-        self._check_size(width, height)
+        restoring.check_size(self.loaded, width, height)
         if new_seed or seed is None:
             seed = random.randrange(generate.NEW_SEEDS)
         options = Options(
@@ -184,13 +187,8 @@ class Generating:
             fit=fit,
             quality=quality,
         )
-        return uploads.open_upload(image), options
-
-    def _check_size(self, width: int, height: int) -> None:
-        low, high = self.loaded.side_range
-        for name, side in (("width", width), ("height", height)):
-            if not isinstance(side, int | float) or not low <= side <= high:
-                raise ValueError(f"{name} must be from {low} to {high} with this model, got {side}")
+        generate.check(self.loaded.pipe, options)
+        return diptych.fit(uploads.open_upload(image), options.width, options.height, options.fit), options
 
     def see(self, image: str | None, width: int, height: int, fit: str) -> tuple[Image.Image | None, gr.HTML]:
         """What the model will see of an upload, and what there is to say about it."""
@@ -198,7 +196,7 @@ class Generating:
             return None, gr.HTML("", visible=False)
         try:
             picture = uploads.open_upload(image)
-            self._check_size(width, height)
+            restoring.check_size(self.loaded, width, height)
             frame = diptych.fit(picture, whole(width), whole(height), fit)
             warning = self.loaded.warn(picture) if self.loaded.warn else None
         except Exception as error:  # the page must never be left waiting
@@ -206,75 +204,34 @@ class Generating:
         remarks = [notice(text) for text in (intake.image_notice(picture), warning) if text]
         return frame, gr.HTML("".join(remarks), visible=bool(remarks))
 
-    def restore(self, image: str | None) -> tuple[Any, ...]:
-        """Settings from a picture that was made here, and the reference it was made from.
+    def cost(self, *asked: Any) -> str:
+        """How long the form will take, as HTML; nothing while a field holds what cannot be drawn.
 
-        Returns (image, prompt, count, steps, image, text and embedded guidance, seed, width, height, fit,
-        quality, new seed, box, note, own path).
+        `asked`: count, steps, image and text guidance, width, height, quality, as the browser sends them.
         """
-        # The picture itself, not gr.skip(): an update would rebuild the component and lose its `preprocess`.
-        keep = (image, *[gr.skip()] * 12, gr.Group(visible=False), "", None)
-        if not image or not provenance.carries_settings(image):
-            return keep
+        names = ("count", "steps", "image_guidance", "text_guidance", "width", "height", "quality")
         try:
-            settings = provenance.read_settings(image)
-            options, frame = generate.options_from(settings), provenance.read_reference(image)
-            self._check_offered(options)
-            quality = offered_quality(options)
-        except Exception as error:  # a stranger's file: anything may be wrong with it
-            gr.Warning(html.escape(explained(error)), title="Its settings were not taken over")
-            return keep
-        guidance = gr.skip() if options.guidance is None or not self.has_guidance else options.guidance
-        return (
-            frame,
-            options.prompt,
-            1,
-            options.steps,
-            options.image_guidance,
-            options.text_guidance,
-            guidance,
-            options.seed,
-            options.width,
-            options.height,
-            options.fit,
-            quality,
-            False,
-            gr.Group(visible=True),
-            notice(self._restored(settings)),
-            image,
-        )
+            values = {name: whole(value) for name, value in zip(names, asked, strict=True)}
+            line = self.pace.line(Options(prompt="-", **values))
+        except ValueError:
+            line = ""  # Create says what is wrong, when that is what is wanted
+        return f'<p class="dsd-quiet">{html.escape(line)}</p>'
 
-    def _check_offered(self, options: Options) -> None:
-        self._check_size(options.width, options.height)
-        for name, (low, high) in OFFERED.items():
-            value = getattr(options, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(
-                    f"it was made with {name.replace('_', ' ')} {value}; the page offers {low} to {high}"
-                )
+    def restore(self, image: str | None) -> tuple[Any, ...]:
+        """As `restoring.restore`, for the model that runs here."""
+        return restoring.restore(image, self.loaded, self.model_hash)
 
-    def _restored(self, settings: dict[str, Any]) -> str:
-        text = "This picture was made here: its settings and the picture it was made from are back."
-        if settings.get("model_hash") != self.model_hash:
-            text += " It was made by another model, so this one will draw it differently."
-        return text
+
+def _said(error: Exception) -> str:
+    """`explained`, with the remedy where more was asked of ZeroGPU than it gives, as it says in numbers."""
+    text = explained(error)
+    too_much = getattr(error, "title", "").startswith("ZeroGPU") and "requested" in text
+    return f"{text.removesuffix('.')}. Fewer or smaller pictures ask for less." if too_much else text
 
 
 def _gallery(items: list, buttons: Sequence[str] = ("download", "fullscreen")) -> gr.Gallery:
     """One picture is shown large, with its buttons; of several, the one that is clicked."""
     return gr.Gallery(value=items, selected_index=0 if len(items) == 1 else None, buttons=list(buttons))
-
-
-def offered_quality(options: Options) -> str:
-    """The quality on the page that draws as these options did, whatever it was called then."""
-    plan = options.plan
-    for name, quality in QUALITIES.items():
-        if replace(quality, name=plan.name, steps=plan.steps) == plan:
-            return name
-    raise ValueError(
-        f"it was drawn in a way of its own ({plan.solver}, shift {plan.shift}, guidance from step "
-        f"{plan.guidance_start} to {plan.guidance_stop:.0%}); the page offers {', '.join(QUALITIES)}"
-    )
 
 
 def whole(value: float | None) -> int | None:

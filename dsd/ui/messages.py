@@ -5,16 +5,19 @@ Whatever a visitor or a file says is escaped here, before it goes back into a pa
 
 import html
 import logging
+import re
 
 import gradio as gr
 
 logger = logging.getLogger(__name__)
+LINK = re.compile(r"\[([^\]]+)\]\((https://[^)\s]+)\)")  # of Markdown
 
 
 def explained(error: Exception) -> str:
     """An error as a sentence for a visitor. What nobody foresaw goes to the log, with its trace."""
     if isinstance(error, gr.Error):
-        return html.unescape(error.message)
+        # str(): some of ZeroGPU's refusals are HTML, and answer str() with the same as Markdown.
+        return LINK.sub(r"\1 (\2)", html.unescape(str(error.message))).strip()
     if "out of memory" in str(error).lower():
         return "There is not enough memory for this: choose a smaller size or fewer pictures."
     if not isinstance(error, ValueError):
@@ -31,13 +34,14 @@ def sentence(text: str) -> str:
 
 def time_left(seconds: float) -> str:
     """Rounded as far as the estimate deserves."""
+    return f"about {roughly(seconds)} left"
+
+
+def roughly(seconds: float) -> str:
+    """A time that is only estimated."""
     if seconds < 1.5:
-        return "about a second left"
-    return (
-        f"about {round(seconds)} seconds left"
-        if seconds < 90
-        else f"about {round(seconds / 60)} minutes left"
-    )
+        return "a second"
+    return f"{round(seconds)} seconds" if seconds < 90 else f"{round(seconds / 60)} minutes"
 
 
 def status(line: str, share: float) -> str:

@@ -42,8 +42,18 @@ THEME = gr.themes.Soft(
     block_label_text_weight="500",
     block_label_background_fill="*background_fill_primary",
     block_label_text_color="*body_text_color_subdued",
-    button_primary_background_fill="*primary_600",
-    button_primary_background_fill_hover="*primary_700",
+    # Gradio's own greys and its accent are too faint to read: 4.5 to 1 is the least (WCAG 2.2 AA).
+    color_accent="*primary_700",  # style.css has the dark one, for which there is no word here
+    body_text_color_subdued="*neutral_600",
+    input_placeholder_color="*neutral_500",
+    input_placeholder_color_dark="*neutral_300",
+    checkbox_label_background_fill_selected="*primary_700",
+    checkbox_label_background_fill_selected_dark="*primary_700",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_dark="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_hover_dark="*primary_800",
+    button_secondary_background_fill_hover_dark="*primary_700",
     button_cancel_background_fill="#b91c1c",
     button_cancel_background_fill_dark="#b91c1c",
     button_cancel_background_fill_hover="#991b1b",
@@ -95,10 +105,24 @@ def _footer(loaded: Loaded) -> str:
     )
 
 
-def launch(page: gr.Blocks, **options: Any) -> Any:
-    """Serve the page. Nothing of a visitor's is recorded, and nothing is fetched from elsewhere."""
+def check_mcp() -> None:
+    """ValueError where `launch(mcp=True)` would go on without it: gradio only prints that it failed."""
+    from gradio.mcp import GradioMCPServer
+
+    try:
+        GradioMCPServer(gr.Blocks(analytics_enabled=False))
+    except (ImportError, AttributeError, TypeError) as error:  # not there, or a version that does not fit
+        raise ValueError('--mcp needs an extra that is missing here: pip install "gradio[mcp]"') from error
+
+
+def launch(page: gr.Blocks, *, mcp: bool = False, **options: Any) -> Any:
+    """Serve the page. Nothing of a visitor's is recorded, and nothing is fetched from elsewhere.
+
+    `mcp` offers `/generate` as a tool to language models too, to whoever reaches the address: no login there.
+    """
     style = Path(__file__).with_name("style.css")
-    uploads.keep_sweeping(uploads.settle())
+    uploads.keep_sweeping(folder := uploads.settle())
+    gr.mcp.DEFAULT_TEMP_DIR = str(folder)  # gradio settles it when it is imported, where nothing is swept
     return page.launch(
         theme=THEME,
         css_paths=style,
@@ -106,6 +130,7 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
+        mcp_server=mcp,  # said either way, for a variable of gradio's would open it past the login too
         pwa=False,
         max_file_size="30mb",
         state_session_capacity=SESSIONS,

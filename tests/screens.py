@@ -1,0 +1,115 @@
+"""The README's pictures of the page: `python -m tests.screens` writes assets/screens/*.png.
+
+One file for every tab, as it looks after a little work there. Without `--url` an app is started for it, with
+the embedded weights. Subjects, words and seeds are fixed, so that a picture changes when page or weights do.
+"""
+
+import argparse
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from tests import browsing, test_browser_wheel
+from train import bench_load
+
+SCREENS = Path(__file__).resolve().parents[1] / "assets" / "screens"
+WIDTH = 1280
+PATIENCE = 600_000  # milliseconds that a machine which is busy with other things may take for one step
+PROMPTS = ("wearing a red hat on the beach", "at night in the snow")
+SEED = 7
+
+
+@contextmanager
+def address(url: str | None) -> Iterator[str]:
+    """Of the running app, or of one that is started and stopped here."""
+    if url:
+        yield url
+        return
+    with tempfile.TemporaryDirectory() as folder, bench_load.serving(Path(folder)) as app:
+        yield str(app.http.base_url)
+
+
+def generate(page) -> str:
+    """Two pictures of one subject, the second compared with what it was made from."""
+    fix_seed(page)
+    page.locator("#examples button").first.click()
+    done(page)
+    for prompt in PROMPTS:
+        page.get_by_label("Where should it be?").fill(prompt)
+        page.get_by_role("button", name="Create").click()
+        page.locator("#create:disabled").wait_for()
+        done(page)
+    page.locator("#history-strip button").first.click()
+    page.locator("#history-slider img").first.wait_for()
+    return "#history-slider"
+
+
+def fix_seed(page) -> None:
+    """The one of the tab that is open; its settings are folded away again at the end."""
+    page.get_by_role("button", name="More settings").click()
+    page.get_by_role("checkbox", name="New seed each time").uncheck()
+    seed = page.get_by_role("spinbutton", name=re.compile("^Seed"))
+    seed.fill(str(SEED))
+    seed.blur()
+    page.get_by_role("button", name="More settings").click()
+
+
+def done(page) -> None:
+    page.locator("#create:enabled").wait_for()
+    page.locator("#status").get_by_text("Done, seed").wait_for()
+    page.locator("#pictures img").first.wait_for()
+
+
+def grids(page) -> str:
+    """A sheet, cut and judged."""
+    page.get_by_role("tab", name="Grids").click()
+    fix_seed(page)
+    test_browser_wheel.begin(page)
+    page.locator("#grid-status").get_by_text("Done, seed").wait_for()
+    page.locator("#grid-facts .dsd-pair").nth(5).wait_for()
+    return "#grid-facts .dsd-pair:nth-child(2)"
+
+
+def curate(page) -> str:
+    """The sample run, with a word of one's own against the judge's."""
+    page.get_by_role("tab", name="Curate").click()
+    page.locator("#pair-5 img").first.wait_for()
+    page.locator("#pair-0").get_by_role("button", name="Accept").click()
+    page.locator("#curate-agreement").get_by_text("of 1").wait_for()
+    return "#pair-3"
+
+
+def shoot(page, last: str, path: Path) -> None:
+    """From the top of the page to the lower edge of `last`, as a palette PNG: a page has few colours."""
+    page.mouse.move(0, 0)
+    page.evaluate("window.scrollTo(0, 0); document.activeElement.blur()")
+    page.wait_for_timeout(2000)  # for people: no toast, no half-faded picture
+    box = page.locator(last).bounding_box()
+    clip = {"x": 0, "y": 0, "width": WIDTH, "height": round(box["y"] + box["height"] + 16)}
+    taken = Image.open(BytesIO(page.screenshot(full_page=True, clip=clip)))
+    taken.convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--url", help="a running app; one is started when left out")
+    parser.add_argument("--out", type=Path, default=SCREENS, help="folder for the pictures (assets/screens)")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    with address(args.url) as url, browsing.browser() as browser:
+        page = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="light")
+        page.set_default_timeout(PATIENCE)
+        page.goto(url)
+        page.get_by_role("button", name="Create").wait_for()
+        for visit in (generate, grids, curate):
+            shoot(page, visit(page), path := args.out / f"{visit.__name__}.png")
+            print(f"{path}: {path.stat().st_size // 1024} KB", flush=True)
+
+
+if __name__ == "__main__":
+    main()

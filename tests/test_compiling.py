@@ -1,0 +1,119 @@
+"""Compiled blocks draw what the others drew, and a compiler that fails leaves the model as it was.
+
+No GPU here: what is meant for one runs on the CPU, by the same calls.
+"""
+
+import shutil
+import sys
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import numpy as np
+import pytest
+import spaces
+import torch
+
+import app
+from dsd import command, compiling, generate
+from dsd.ui import page
+from tests import tiny
+
+CALLS = [{"count": 1}, {"count": 3}, {"count": 1, "width": 48, "image_guidance": 1.0}]  # all unlike the trial
+
+
+@pytest.fixture
+def pipe():
+    torch._dynamo.reset()
+    return tiny.pipeline(guidance_embeds=False)
+
+
+def drawn(pipe) -> list[generate.Result]:
+    options = [generate.Options(prompt="a hat", steps=3, **call) for call in CALLS]
+    return [result for o in options for result in generate.generate(pipe, tiny.picture(), o)]
+
+
+def unlike(some: list[generate.Result], others: list[generate.Result]) -> int:
+    """The largest difference of any pixel, of 255."""
+    pairs = zip(some, others, strict=True)
+    return max(np.abs(np.subtract(a.image, b.image, dtype=np.int16)).max() for a, b in pairs)
+
+
+def forwards(pipe) -> list:
+    return [block.forward for block in compiling._blocks(pipe.transformer)]
+
+
+def test_on_a_cpu_it_says_that_it_does_nothing_and_does_nothing(pipe):
+    said = compiling.compile_blocks(pipe)
+    assert "NVIDIA" in said and "on cpu" in said
+    assert all(block._compiled_call_impl is None for block in compiling._blocks(pipe.transformer))
+
+
+def test_every_block_of_the_transformer_is_meant(pipe):
+    kinds = [type(block).__name__ for block in compiling._blocks(pipe.transformer)]
+    assert sorted(kinds) == sorted(pipe.transformer._repeated_blocks)
+
+
+def test_compiled_just_in_time_it_draws_the_same_without_compiling_for_a_visitor(pipe):
+    before = drawn(pipe)
+    compiling.just_in_time(pipe, backend="eager")
+    assert all(block._compiled_call_impl is not None for block in compiling._blocks(pipe.transformer))
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        after = drawn(pipe)
+    assert unlike(before, after) <= 1
+    assert [a.settings for a in before] == [b.settings for b in after]  # the model's hash among them
+
+
+@pytest.mark.skipif(
+    not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="no C++ compiler on this machine"
+)
+def test_compiled_ahead_of_time_it_draws_the_same(pipe, monkeypatch):
+    if torch.version.cuda is None:  # what patches CUDA cannot be imported without it, and is not needed here
+        monkeypatch.setitem(sys.modules, "spaces.zero.torch.patching", MagicMock())
+    before, forward = drawn(pipe), forwards(pipe)
+    assert compiling.compile_blocks(pipe, spaces) == "the model is compiled"
+    assert not set(map(type, forward)) & set(map(type, forwards(pipe)))
+    after = drawn(pipe)
+    assert unlike(before, after) <= 1
+    assert [a.settings for a in before] == [b.settings for b in after]
+
+
+def test_a_compiler_that_fails_leaves_the_model_as_it_was(pipe, monkeypatch):
+    monkeypatch.setattr(compiling, "_device", lambda pipe: "cuda")
+    before, block = drawn(pipe), pipe.transformer.transformer_blocks[0]
+
+    def forward(*given, plain=block.forward, **named):
+        torch._dynamo.graph_break()
+        return plain(*given, **named)
+
+    block.forward = forward
+    said = compiling.compile_blocks(pipe)
+    assert said.startswith("compiling did not work, and the model runs as it is: ") and "\n" not in said
+    assert block.forward is forward and unlike(before, drawn(pipe)) == 0
+
+
+def test_what_fails_after_a_part_is_done_is_undone_too(pipe):
+    before, forward = drawn(pipe), forwards(pipe)
+
+    def broken(transformer, folder):
+        transformer.transformer_blocks[0].forward = None
+        raise RuntimeError("no such device\nand a long trace")
+
+    zero = SimpleNamespace(GPU=lambda duration: lambda build: lambda: None, aoti_load_from_package_dir=broken)
+    said = compiling.compile_blocks(pipe, zero)
+    assert said.endswith("RuntimeError: no such device")
+    assert forwards(pipe) == forward and unlike(before, drawn(pipe)) == 0
+
+
+@pytest.mark.parametrize(("variable", "flags", "asked"), [("", [], 0), ("1", [], 1), ("", ["--compile"], 1)])
+def test_the_flag_and_the_variable_ask_for_it_and_the_app_comes_up(
+    pipe, monkeypatch, capsys, variable, flags, asked
+):
+    monkeypatch.setenv(app.COMPILE, variable)
+    monkeypatch.setattr(command, "quiet", lambda: None)
+    monkeypatch.setattr(command, "open_model", lambda *_, **__: pipe)
+    monkeypatch.setattr(page, "build", lambda *_: "page")
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    served = []
+    monkeypatch.setattr(page, "launch", lambda built, **_: served.append(built))
+    assert app.main(flags) == 0 and served == ["page"]
+    assert capsys.readouterr().err.count("compiling is for NVIDIA GPUs") == asked

@@ -1,0 +1,285 @@
+"""What a request takes: counted, then measured, and said before the click."""
+
+import math
+import time
+
+import gradio as gr
+import pytest
+from PIL import Image
+from spaces.zero import client, config
+from spaces.zero.gradio import error as zero_error
+
+from dsd import generate
+from dsd.generate import Options, Progress
+from dsd.quality import QUALITIES
+from dsd.ui import cost, generate_layout, page
+from dsd.ui.cost import MARGIN, SECONDS_PER_EVALUATION, START_SECONDS, Pace, evaluations
+from dsd.ui.generating import Generating
+from dsd.ui.loaded import Loaded
+from dsd.ui.messages import explained
+from tests import tiny
+
+SCALES = pytest.mark.parametrize("scales", [(1.0, 1.0), (1.5, 1.0), (2.0, 3.0)])
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.pipeline(guidance_embeds=False)
+
+
+@pytest.fixture
+def work(pipe) -> Generating:
+    return Generating(Loaded(pipe=pipe, name="tiny"))
+
+
+@pytest.fixture
+def on_zero_gpu(monkeypatch):
+    monkeypatch.setenv("SPACES_ZERO_GPU", "1")
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> str:
+    tiny.picture(size=(96, 80)).save(path := tmp_path_factory.mktemp("photo") / "photo.png")
+    return str(path)
+
+
+def asked(**changes) -> Options:
+    return Options(**{"prompt": "x", "width": 512, "height": 512} | changes)
+
+
+# ---------------------------------------------------------------- counted
+
+
+def test_more_work_asks_for_more_of_the_gpu():
+    pace = Pace(512)
+    less = asked(image_guidance=1.0)
+    more = [asked(), asked(count=2), asked(count=2, width=1024)]
+    seconds = [pace.gpu_seconds(None, options) for options in [less, *more]]
+    assert seconds == sorted(set(seconds))
+
+
+@SCALES
+@pytest.mark.parametrize("quality", QUALITIES)
+def test_the_evaluations_that_are_counted_are_those_that_there_are(pipe, quality, scales):
+    image, text = scales
+    options = Options(prompt="a hat", quality=quality, image_guidance=image, text_guidance=text, count=2)
+    seen = []
+    hook = pipe.transformer.register_forward_hook(
+        lambda _, __, given, ___: seen.append(len(given["hidden_states"])), with_kwargs=True
+    )
+    try:
+        steps = generate.stream(pipe, tiny.picture(), options)
+        next(steps)
+        assert cost._in_first_step(options) == sum(seen)
+        list(steps)
+    finally:
+        hook.remove()
+    assert evaluations(options) == sum(seen)
+
+
+@SCALES
+def test_what_the_page_says_of_a_quality_s_work_holds_at_any_guidance(scales):
+    image, text = scales
+    draft, balanced, best = (
+        evaluations(Options(prompt="x", quality=name, image_guidance=image, text_guidance=text))
+        for name in QUALITIES
+    )
+    assert 4 * draft <= best and "a quarter of the work" in generate_layout.QUALITY["draft"]
+    assert 2 * balanced <= best and "half of the work" in generate_layout.QUALITY["balanced"]
+    assert list(generate_layout.QUALITY) == list(QUALITIES)
+
+
+# ---------------------------------------------------------------- measured
+
+
+def test_before_the_first_run_no_seconds_are_made_up():
+    pace = Pace(512)
+    assert pace.seconds(asked()) is None and "first picture will show" in pace.line(asked())
+    allowance = START_SECONDS + SECONDS_PER_EVALUATION * evaluations(asked())
+    assert pace.gpu_seconds(None, asked()) == math.ceil(allowance)
+
+
+def test_a_run_teaches_what_others_will_take():
+    pace = Pace(512)
+    options = asked(steps=11, image_guidance=1.0)
+    pace.learn(options, 1.5, 10.0)  # a second before the first step, then a second each
+    assert pace.seconds(options) == pytest.approx(11.5 + 0.0) and pace.start == pytest.approx(0.5)
+    assert pace.seconds(asked(steps=22, image_guidance=1.0)) == pytest.approx(22.5)
+    assert pace.seconds(asked(steps=11, image_guidance=1.0, count=3)) == pytest.approx(33.5)
+    assert pace.seconds(asked(steps=11, image_guidance=1.0, width=1024)) == pytest.approx(22.5)
+    assert pace.line(options) == "Takes about 12 seconds."
+    assert pace.gpu_seconds(None, options) == math.ceil(START_SECONDS + MARGIN * 11)
+
+
+def test_a_later_run_moves_the_figure_halfway():
+    pace, options = Pace(512), asked(steps=11, image_guidance=1.0)
+    pace.learn(options, 1.0, 10.0)
+    pace.learn(options, 3.0, 30.0)
+    assert pace.seconds(options) == pytest.approx(22.0)
+
+
+def test_a_single_step_teaches_nothing():
+    pace = Pace(512)
+    pace.learn(asked(steps=1), 3.0, 0.0)
+    assert pace.rate is None
+
+
+def test_what_is_timed_is_what_arrives_and_a_cancel_teaches_nothing():
+    def steps():
+        for step in range(1, 5):
+            time.sleep(0.02)
+            yield Progress(step, 4, 0.0)
+
+    options = asked(steps=4, image_guidance=1.0)
+    pace = Pace(512)
+    stopped = pace.timed(steps(), options)
+    next(stopped)
+    stopped.close()
+    assert pace.rate is None
+    assert [progress.step for progress in pace.timed(steps(), options)] == [1, 2, 3, 4]
+    assert 0.08 <= pace.seconds(options) < 0.8
+
+
+def test_a_run_of_the_page_is_timed_and_the_line_follows(work, photo):
+    form = [1, 28, 1.5, 1.0, 32, 32, "best"]
+    assert "first picture will show" in work.cost(*form)
+    begun = time.monotonic()
+    list(work.draw(photo, "a hat", 2, 4, 1.5, 1.0, None, 7, 32, 32, "crop", "best", False))
+    taken = time.monotonic() - begun
+    known = work.pace.seconds(Options(prompt="x", count=2, steps=4, width=32, height=32))
+    assert 0 < known <= taken and "Takes about" in work.cost(*form)
+
+
+def test_a_call_of_a_program_is_timed_too(work, photo):
+    list(work.endpoint(photo, "a hat", 1, 3, 1.5, 1.0, None, 7, 32, 32, "crop"))
+    assert work.pace.rate > 0
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        [None, 28, 1.5, 1.0, 32, 32, "best"],
+        [1, 28, 1.5, 1.0, 3, 32, "best"],
+        [1, 28, "many", 1.0, 32, 32, "best"],
+        [1, 28, 1.5, 1.0, 32, 32, ["superb"]],
+    ],
+)
+def test_a_field_that_is_still_being_typed_is_no_error(work, form):
+    assert work.cost(*form) == '<p class="dsd-quiet"></p>'
+
+
+def test_the_line_follows_every_setting_that_costs_and_waits_in_no_queue(work, tmp_path):
+    built = page.build(work.loaded, tmp_path)
+    events = [event for event in built.fns.values() if event.name == "cost"]
+    triggers = [trigger for event in events for trigger in event.targets]
+    assert {built.blocks[target].label for target, name in triggers if name == "change"} == {
+        "Number of pictures", "Steps", "Keep the subject", "Follow the prompt", "Width", "Height", "Quality"
+    }  # fmt: skip
+    assert {name for _, name in triggers} >= {"load", "change", "then"}
+    assert not any(event.queue or event.preprocess for event in events)
+    assert {event.api_visibility for event in events} == {"private"}
+    built.close()
+
+
+# ---------------------------------------------------------------- on ZeroGPU
+
+
+def test_there_the_seconds_that_are_asked_for_are_said(on_zero_gpu):
+    pace = Pace(512)
+    said = pace.line(asked())
+    assert f"Asks for {pace.gpu_seconds(None, asked())} seconds" in said and "allowance" in said
+    pace.learn(asked(steps=11), 1.0, 10.0)
+    said = pace.line(asked())
+    assert f"Asks for {pace.gpu_seconds(None, asked())} seconds" in said and "allowance" not in said
+
+
+def test_a_device_that_counts_more_against_the_quota_is_told_of(on_zero_gpu, monkeypatch):
+    assert "quota" not in Pace(512).line(asked())
+    monkeypatch.setattr(config, "get_config", lambda: {"duration_factor": 1.5})
+    pace = Pace(512)
+    seconds = pace.gpu_seconds(None, asked())
+    assert cost.counted(60) == 90
+    assert f"which count as {round(1.5 * seconds)} of your quota" in pace.line(asked())
+
+
+def test_the_number_on_the_page_is_the_one_that_the_gpu_is_asked_for(pipe, monkeypatch):
+    given = []
+    monkeypatch.setattr("spaces.GPU", lambda duration: given.append(duration) or (lambda steps: steps))
+    work = Generating(Loaded(pipe=pipe, name="tiny"))
+    assert given == [work.pace.gpu_seconds]
+
+
+@pytest.mark.parametrize(
+    ("title", "words"),
+    [
+        (
+            "ZeroGPU quota exceeded",
+            "You have exceeded your free ZeroGPU quota (38s requested vs. 20s left). Try again in 1:02:03. ",
+        ),
+        ("ZeroGPU illegal duration", "The requested GPU duration (400s) is larger than the maximum allowed"),
+    ],
+)
+def test_what_zero_gpu_refuses_with_reaches_the_visitor_with_its_numbers_and_the_remedy(
+    work, photo, monkeypatch, title, words
+):
+    toasts = []
+    monkeypatch.setattr(gr, "Warning", lambda text, **_: toasts.append(text))
+    said = f"{words.strip(' .')}. Fewer or smaller pictures ask for less."
+
+    def refused(*_):
+        raise zero_error(title, words)
+        yield
+
+    monkeypatch.setattr(work, "_steps", refused)
+    *_, (_, _, status, _) = work.draw(photo, "a hat", 1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", "best", False)
+    assert said in status and toasts == [said]
+    with pytest.raises(gr.Error) as caught:
+        list(work.endpoint(photo, "a hat", 1, 2, 1.5, 1.0, None, 7, 32, 32, "crop"))
+    assert caught.value.message == said
+
+
+def test_a_refusal_that_is_written_in_html_reaches_the_visitor_without(work):
+    text = "No GPU was available after 60s [Create a free account](https://huggingface.co/join) to get more."
+    message = client.html_string('No GPU. <a style="x" href="https://huggingface.co/join">Create</a>', text)
+    said = explained(zero_error("ZeroGPU queue timeout", message, html=True))
+    assert said.startswith(
+        "No GPU was available after 60s Create a free account (https://huggingface.co/join)"
+    )
+    assert "<" not in said
+
+
+# ---------------------------------------------------------------- what needs no GPU stays outside
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"image": None}, "no picture yet"),
+        ({"prompt": " "}, "prompt is empty"),
+        ({"steps": 0}, "Steps must be"),
+        ({"width": 33}, "multiple of 16"),
+        ({"quality": "superb"}, "superb"),
+        ({"guidance": 3.5}, "no embedded guidance"),
+    ],
+)
+def test_what_can_be_refused_without_the_gpu_never_asks_for_it(work, photo, monkeypatch, changes, words):
+    monkeypatch.setattr(work, "_steps", lambda *_: pytest.fail("it asked for the GPU"))
+    call = {"image": photo, "prompt": "a hat", "count": 1, "steps": 2, "image_guidance": 1.5}
+    call |= {"text_guidance": 1.0, "seed": 7, "width": 32, "height": 32, "fit": "crop"}
+    with pytest.raises(gr.Error, match=words):
+        list(work.endpoint(**call | changes))
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad"])
+def test_only_the_frame_goes_to_the_gpu_and_the_picture_is_the_same(work, pipe, photo, monkeypatch, fit):
+    sent, steps = [], work._steps
+    monkeypatch.setattr(work, "_steps", lambda *given: sent.append(given) or steps(*given))
+    *_, (files, _) = work.endpoint(photo, "a hat", 1, 2, 1.5, 1.0, None, 7, 48, 32, fit)
+    ((frame, options),) = sent
+    assert frame.size == (48, 32)
+    with Image.open(photo) as picture:
+        whole = generate.generate(pipe, picture, options)[0]
+    again = generate.generate(pipe, frame, options)[0]
+    assert whole.frame.tobytes() == frame.tobytes() == again.frame.tobytes()
+    assert whole.image.tobytes() == again.image.tobytes()
+    assert whole.settings == again.settings
