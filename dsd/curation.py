@@ -22,7 +22,7 @@ from PIL import Image
 from dsd import grids, rows
 from dsd.recipes import RECIPES, Recipe
 from dsd.rows import Row, RunError
-from dsd.verdict import DROP, KEEP, UNASKED, Thresholds, decide, outside, read_answer
+from dsd.verdict import DROP, KEEP, UNASKED, Thresholds, decide, read_answer, turned_back
 from dsd.vlm import VLM, Request
 
 if TYPE_CHECKING:
@@ -36,29 +36,40 @@ def judge(
 ) -> list[Row]:
     """The pairs with what the judge said of their pictures, and the verdict.
 
-    A pair has at least `recipe` (a name) and `similarity`. All questions go to the judge as one ordered
-    stream, so that a server has many of them in flight.
+    A pair has at least `recipe` (a name) and `similarity`. All questions of a vote go to the judge as one
+    ordered stream, so that a server has many of them in flight. Nobody votes where all is decided already.
     """
     recipes = [recipe_named(pair["recipe"]) for pair in pairs]
-    asked = [i for i, pair in enumerate(pairs) if not outside(pair["similarity"], thresholds)]
-    # The first vote is greedy, which is the best single answer; only the others need a seed.
-    answers = vlm.ask_many(
-        Request(recipes[i].compare, tuple(pictures[i]), seed=vote or None)
-        for i in asked
-        for vote in range(thresholds.votes)
-    )
-    heard = {i: [next(answers) for _ in range(thresholds.votes)] for i in asked}
-    judged = [
-        {**pair, **_heard(heard.get(i, []), recipes[i]), "judge": vlm.name, "judge_hash": vlm.weights}
-        for i, pair in enumerate(pairs)
-    ]
-    return [_decided(pair, thresholds) for pair in judged]
+    texts: list[list[str]] = [[] for _ in pairs]
+    judged = _heard_all(pairs, texts, recipes)
+    for vote in range(thresholds.votes):
+        asked = [i for i, pair in enumerate(judged) if decide(pair, thresholds)[1] == UNASKED]
+        answers = vlm.ask_many(_question(recipes[i], pictures[i], vote) for i in asked)
+        for i, text in zip(asked, answers, strict=True):
+            texts[i].append(text)
+        judged = _heard_all(pairs, texts, recipes)
+    who = {"judge": vlm.name, "judge_hash": vlm.weights}
+    return [_decided(pair | who, thresholds) for pair in judged]
+
+
+def _heard_all(pairs: list[Row], texts: list[list[str]], recipes: list[Recipe]) -> list[Row]:
+    return [pair | _heard(said, recipe) for pair, said, recipe in zip(pairs, texts, recipes, strict=True)]
+
+
+def _question(recipe: Recipe, pictures: tuple[Image.Image, Image.Image], vote: int) -> Request:
+    """Every other vote sees the pictures in the other order, which a judge's mind should not depend on.
+
+    The first of either order is greedy, the best single answer; only the others need a seed.
+    """
+    turned = pictures[::-1] if vote % 2 else pictures
+    return Request(recipe.compare, tuple(turned), seed=vote // 2 or None)
 
 
 def _heard(texts: list[str], recipe: Recipe) -> Row:
     """All votes as numbers, all texts as they came, and the parts of the first answer that can be read."""
     answers = [read_answer(text, recipe) for text in texts]
-    shown = next((answer for answer in answers if answer), None)
+    in_order = (turned_back(answer) if vote % 2 else answer for vote, answer in enumerate(answers) if answer)
+    shown = next(in_order, None)
     return {
         "answers": texts,
         "subject": shown and shown.subject,

@@ -6,7 +6,7 @@ other thresholds, live, without the judge.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from dsd.recipes import ANSWER, Recipe
 from dsd.rows import Row
@@ -27,7 +27,7 @@ class Thresholds:
     ceiling: float = 0.98  # above it the pair is too alike (SynCD's ceiling)
     minimum_score: int = 3  # of every part, 0-4; a vote that scores one part lower is a no
     needed: int = 1  # votes for keeping ...
-    votes: int = 1  # ... of so many; the first is greedy, the others are sampled
+    votes: int = 1  # ... of so many: one for each order of the pictures, then sampled ones
 
     def __post_init__(self) -> None:
         if not -1 <= self.floor <= self.ceiling <= 1:
@@ -76,6 +76,11 @@ def read_answer(text: str, recipe: Recipe) -> Answer | None:
     return Answer(**fields, scores=scores, same=verdict == "same")
 
 
+def turned_back(answer: Answer) -> Answer:
+    """An answer about the pictures in the other order, as one about them in theirs; not its `differences`."""
+    return replace(answer, first=answer.second, second=answer.first)
+
+
 def _read_scores(text: str, parts: tuple[str, ...]) -> dict[str, int] | None:
     """`color 4, shape 3` or `color 4 shape 3`: each part once, in any order."""
     score = rf"({'|'.join(map(re.escape, parts))})\s+([0-{TOP_SCORE}])"
@@ -94,24 +99,24 @@ def decide(row: Row, thresholds: Thresholds) -> tuple[str, str]:
     """Verdict and reason from the numbers in a row alone, so that thresholds can be moved afterwards.
 
     What was never asked cannot be known: a pair that the run's own floor or ceiling kept from the judge
-    stays dropped when these are loosened, as "not judged"; so does one with fewer votes than the thresholds
-    ask for. A vote that cannot be read counts as a no. It is the reason where it could have kept the pair
-    as a yes.
+    stays dropped when these are loosened, as "not judged"; so does one that votes never cast could keep. A
+    vote that cannot be read counts as a no. It is the reason where it could have kept the pair as a yes.
     """
     if reason := outside(row["similarity"], thresholds):
         return DROP, reason
-    if len(row["votes"]) < thresholds.votes:
-        return DROP, UNASKED
     votes, lowest = row["votes"][: thresholds.votes], row["lowest"][: thresholds.votes]
+    missing = thresholds.votes - len(votes)
     same = sum(vote is True for vote in votes)
     high = sum(
         vote is True and low >= thresholds.minimum_score for vote, low in zip(votes, lowest, strict=True)
     )
     if high >= thresholds.needed:
         return KEEP, SAME
-    if same >= thresholds.needed:
+    if high + missing >= thresholds.needed:
+        return DROP, UNASKED
+    if same + missing >= thresholds.needed:
         return DROP, LOW
-    return DROP, UNREADABLE if same + votes.count(None) >= thresholds.needed else DIFFERENT
+    return DROP, UNREADABLE if same + votes.count(None) + missing >= thresholds.needed else DIFFERENT
 
 
 def outside(similarity: float | None, thresholds: Thresholds) -> str | None:

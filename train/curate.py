@@ -45,7 +45,10 @@ OF_JUDGE = {  # option of dsd.vlm -> type and help
     "judge_batch": (int, "pairs that a judge on this machine sees at a time"),
     "device": (str, "of a judge on this machine: cpu, cuda, mps; the best there is when left out"),
     "max_tokens": (int, "longest answer (512)"),
-    "temperature": (float, "of the votes after the first (0.7)"),
+    "temperature": (
+        float,
+        "of the votes after the first two, which are the likeliest answers, one in each order (0.7)",
+    ),
     "model": (str, "name of the model, on a server that has several"),
     "key": (str, "name of the environment variable that holds a server's key (DSD_VLM_KEY)"),
     "in_flight": (int, "requests that a server gets at a time (32)"),

@@ -25,12 +25,11 @@ from transformers import (
 )
 
 from dsd.grading import NEEDS
-from dsd.latents import decode
 from dsd.pocket.scorer import CHOICES, NUMBERS
 from dsd.recipes import ANSWER, CRITTERS
 from train.pocket import judge_words as words
 from train.pocket import latents as sheets
-from train.pocket import scenes
+from train.pocket import redrawn, scenes
 from train.pocket.loop import State, descend, device, learning_rate, ranks, running_average, step_seed
 from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.scorer import roughen, targets, truths
@@ -114,44 +113,30 @@ class Eyes(nn.Module):
 
 
 class Pictures:
-    """Renders, and the same redrawn by the VAE; row 8 f + p is panel p of family f."""
+    """Renders, and the same redrawn by the VAE and by the teacher; row 8 f + p is panel p of family f."""
 
     def __init__(self, run: Path, preset: Preset):
         families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
+        latents = sheets.load(AutoencoderKL.from_pretrained(run / "vae"), families, run / "latents.npy")
         self.count = min(preset.judge_families, len(families))
+        self.taught_count = min(preset.judge_taught, self.count)
         self.plain = families.reshape(-1, *families.shape[2:])
-        self.redrawn = redraw(run, families, min(preset.judge_redrawn, self.count))
+        self.redrawn = redrawn.by_vae(run, families, latents, min(preset.judge_redrawn, self.count))
+        self.taught, self.true = redrawn.by_teacher(run, preset, latents, self.taught_count)
+
+    def pick(self, row: int, chance: float) -> np.ndarray:
+        """Half of the pictures that the teacher has redrawn truly, then half of those that the VAE has."""
+        if row < len(self.true) and self.true[row] and chance < 0.5:
+            return self.taught[row]
+        return self.redrawn[row] if row < len(self.redrawn) and chance < 0.75 else self.plain[row]
 
     def batch(self, rows: np.ndarray, generator: torch.Generator) -> Tensor:
-        """[B, 3, 64, 64] in -1..1, roughened; a half of those that were redrawn are taken from there."""
-        half = torch.rand(len(rows), generator=generator).numpy() < 0.5
-        chosen = [
-            self.redrawn[r] if h and r < len(self.redrawn) else self.plain[r]
-            for r, h in zip(rows, half, strict=True)
-        ]
-        pictures = to_tensor(np.stack(chosen))
+        """[B, 3, 64, 64] in -1..1, roughened."""
+        chances = torch.rand(len(rows), generator=generator).tolist()
+        pictures = to_tensor(np.stack([self.pick(*one) for one in zip(rows, chances, strict=True)]))
         if pictures.shape[-1] != SIDE:
             pictures = functional.interpolate(pictures, (SIDE, SIDE), mode="area")
         return roughen(pictures, generator)
-
-
-@torch.no_grad()
-def redraw(run: Path, families: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` families after the VAE: what a teacher's picture looks like at best. uint8."""
-    path = run / "renders" / f"redrawn-{count}-{families.shape[2]}.npy"
-    if not path.exists() and ranks()[0] == 0:
-        vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
-        latents = sheets.load(vae, families, run / "latents.npy")
-        drawn = []
-        for part in latents[:count].flatten(0, 1).split(256):
-            pictures = decode(vae, part.float().to(device())).clamp(-1, 1)
-            drawn.append(((pictures + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-        with (part := path.with_suffix(".part")).open("wb") as file:
-            np.save(file, np.concatenate(drawn))
-        part.replace(path)
-    if ranks()[1] > 1:
-        torch.distributed.barrier()
-    return np.load(path, mmap_mode="r")
 
 
 def eyes_loss(eyes: Eyes, pictures: Pictures, wanted: dict[str, Tensor], batch: int, step: int) -> Tensor:
@@ -244,7 +229,9 @@ def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], st
 def loss(
     judge: nn.Module, tokenizer: PreTrainedTokenizerFast, pictures: Pictures, batch: int, step: int
 ) -> Tensor:
-    chosen, question, answers = sample_batch(pictures.count, batch, step)
+    # Every other step keeps to the families that the teacher has redrawn, which are fewer.
+    count = pictures.taught_count if step // 8 % 2 else pictures.count
+    chosen, question, answers = sample_batch(count, batch, step)
     seen = pictures.batch(np.concatenate(chosen), step_seed(SEED, step)).to(device())
     images = "<image>" * (len(chosen[0]) * (SIDE // PATCH) ** 2)
     asked = f"{images} {question} answer:"

@@ -29,6 +29,7 @@ class Preset:
     teacher_batch: int = 28  # singles, in each process; sheets are fewer, so that a step takes as long
     judge_families: int = 12_000
     judge_redrawn: int = 4_000  # families that the judge also sees as the VAE redraws them
+    judge_taught: int = 2_400  # families that it also sees as the teacher redraws them
     judge_width: int = 128
     judge_eye_blocks: int = 4
     judge_blocks: int = 3
@@ -46,8 +47,8 @@ LARGE = replace(
     vae_widths=(32, 48, 96, 192), linear_steps=10_000, vae_steps=20_000, vae_batch=64,
     scorer_families=50_000, scorer_batch=256, scorer_steps=10_000,
     heads=6, head_width=64, double_blocks=4, single_blocks=8, clip_width=128, t5_width=192,
-    judge_families=50_000, judge_redrawn=20_000, judge_width=256, judge_eye_batch=512, judge_eye_steps=15_000,
-    judge_batch=256, judge_steps=20_000,
+    judge_families=50_000, judge_redrawn=20_000, judge_taught=20_000, judge_width=256, judge_eye_batch=512,
+    judge_eye_steps=15_000, judge_batch=256, judge_steps=20_000,
     teacher_steps=40_000, teacher_batch=512, student_steps=20_000, student_batch=256,
 )  # fmt: skip
 PRESETS = {"small": SMALL, "large": LARGE}
