@@ -36,7 +36,7 @@ class Preset:
     judge_eye_batch: int = 64  # pictures, in each process
     judge_eye_steps: int = 1_500
     judge_batch: int = 24  # pairs, in each process
-    judge_steps: int = 5_600
+    judge_steps: int = 10_000
     student_steps: int = 6_000
     student_batch: int = 24  # in each process
 
