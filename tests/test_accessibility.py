@@ -98,7 +98,7 @@ def tab_to(tab, selector: str, *, most: int = 60) -> None:
 def test_a_picture_is_uploaded_drawn_and_saved_by_keyboard_alone(open_page, tmp_path):
     tiny.picture().save(tmp_path / "photo.png")
     tab = open_page()
-    tab.wait_for_load_state("networkidle")  # the first page of a server: its scripts are still arriving
+    tab.locator("#cost").get_by_text("The first picture").wait_for()  # so the page's events are at work
     tab_to(tab, "#upload button")
     with tab.expect_file_chooser() as waiting:
         tab.keyboard.press("Enter")
