@@ -66,15 +66,20 @@ def _question(recipe: Recipe, pictures: tuple[Image.Image, Image.Image], vote: i
 
 
 def _heard(texts: list[str], recipe: Recipe) -> Row:
-    """All votes as numbers, all texts as they came, and the parts of the first answer that can be read."""
+    """All votes as numbers, all texts as they came, and the parts of the last answer that can be read.
+
+    Nobody votes where all is decided, so the last one decided; `turned` says whether it saw the second
+    picture first.
+    """
     answers = [read_answer(text, recipe) for text in texts]
-    in_order = (turned_back(answer) if vote % 2 else answer for vote, answer in enumerate(answers) if answer)
-    shown = next(in_order, None)
+    vote, shown = next(((v, answers[v]) for v in reversed(range(len(answers))) if answers[v]), (0, None))
+    shown = turned_back(shown) if shown and vote % 2 else shown
     return {
         "answers": texts,
         "subject": shown and shown.subject,
         "descriptions": shown and [shown.first, shown.second],
         "differences": shown and shown.differences,
+        "turned": bool(vote % 2),
         "scores": shown and shown.scores,
         "votes": [answer and answer.same for answer in answers],
         "lowest": [answer and min(answer.scores.values()) for answer in answers],

@@ -249,6 +249,13 @@ def test_nobody_votes_where_all_is_decided(tmp_path):
     assert len(judge.requests) == 3
 
 
+def test_the_answer_that_decided_is_the_one_that_is_shown(tmp_path):
+    judge = FakeJudge([answer(), answer("different", ears=0)])
+    (pair,) = judged(make_run(tmp_path, (RED, ORANGE)), judge, replace(USUAL, needed=2, votes=2))
+    assert pair["votes"] == [True, False] and pair["scores"]["ears"] == 0 and pair["turned"]
+    assert pair["descriptions"] == ["red 12° round", "red 0° round"], "in the pair's own order"
+
+
 def test_what_was_said_in_the_other_order_is_shown_in_the_pair_s_own(tmp_path):
     judge = FakeJudge(["?", answer()])
     (pair,) = judged(make_run(tmp_path, (RED, ORANGE)), judge, replace(USUAL, needed=1, votes=2))

@@ -73,7 +73,12 @@ def _differences(pair: Row, minimum: int) -> str:
         f'<b class="dsd-low">{html.escape(piece)}</b>' if index % 2 else html.escape(piece)
         for index, piece in enumerate(pieces)
     )
-    return f'<p class="dsd-differences"><b>Comparison:</b> {"".join(marked)}</p>'
+    return f'<p class="dsd-differences"><b>{_comparison(pair)}:</b> {"".join(marked)}</p>'
+
+
+def _comparison(pair: Row) -> str:
+    """What to call it; its words keep the order in which the judge saw the pictures."""
+    return "Comparison, the second picture first" if pair.get("turned") else "Comparison"
 
 
 def _words(pair: Row) -> str:
@@ -83,7 +88,12 @@ def _words(pair: Row) -> str:
     if not pair["descriptions"]:
         return f"<p>What the judge said:</p><pre>{html.escape(str(pair['answers'][0]))}</pre>"
     first, second = pair["descriptions"]
-    said = {"Subject": pair["subject"], "First": first, "Second": second, "Comparison": pair["differences"]}
+    said = {
+        "Subject": pair["subject"],
+        "First": first,
+        "Second": second,
+        _comparison(pair): pair["differences"],
+    }
     rows = "".join(f"<dt>{name}</dt><dd>{html.escape(str(text))}</dd>" for name, text in said.items())
     return f'<dl class="dsd-reasons">{rows}</dl>{_votes(pair["votes"])}'
 
