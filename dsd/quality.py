@@ -5,6 +5,7 @@ up to three evaluations a step, only where it decides something. What a name sta
 table of `python -m train.bench qualities`. torch comes in on first use: the command's --help reads the names.
 """
 
+import copy
 import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,12 +92,14 @@ def schedule(
 ) -> "tuple[SchedulerMixin, torch.Tensor]":
     """The solver, and the times [steps], in 0..1000, of a canvas of so many tokens.
 
-    "euler" with a shift of 1 is `own` itself, the pipeline's flow-matching scheduler. For all others a
-    dynamic shift of `mu` is a static one of exp(mu), and as shifts in a row multiply, one number says all.
+    "euler" with a shift of 1 is a copy of `own`, the pipeline's flow-matching scheduler: it counts steps, and a
+    drawing that is cancelled may still take its last one when the next has begun. For all others a dynamic
+    shift of `mu` is a static one of exp(mu), and as shifts in a row multiply, one number says all.
     """
     from dsd import latents
 
     if quality.solver == "euler" and quality.shift == 1.0:
+        own = copy.deepcopy(own)
         return own, latents.timesteps(own, quality.steps, tokens, device=device)
     dynamic = own.config.get("use_dynamic_shifting", False)
     base = math.exp(latents.dynamic_shift(own, tokens)) if dynamic else own.config.get("shift", 1.0)

@@ -250,3 +250,15 @@ def test_an_unknown_model_in_a_real_process(tmp_path):
     )
     assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
     assert "nonesuch" in done.stderr and "pocket" in done.stderr
+
+
+@pytest.mark.parametrize("quality", ["best", "draft"])
+def test_two_drawings_at_once_do_not_disturb_each_other(pipe, quality):
+    """A cancelled one may still be in its last step when the next begins."""
+    options = [Options(prompt="a hat", steps=steps, seed=steps, quality=quality) for steps in (4, 3)]
+    alone = [generate.generate(pipe, tiny.picture(), one)[0].image.tobytes() for one in options]
+    slow, quick = (generate.stream(pipe, tiny.picture(), one) for one in options)
+    next(slow)
+    *_, first = quick
+    *_, second = slow
+    assert [second.results[0].image.tobytes(), first.results[0].image.tobytes()] == alone
