@@ -92,8 +92,8 @@ def schedule(
 ) -> "tuple[SchedulerMixin, torch.Tensor]":
     """The solver, and the times [steps], in 0..1000, of a canvas of so many tokens.
 
-    "euler" with a shift of 1 is a copy of `own`, the pipeline's flow-matching scheduler: it counts steps, and a
-    drawing that is cancelled may still take its last one when the next has begun. For all others a dynamic
+    "euler" with a shift of 1 is a copy of `own`, the pipeline's flow-matching scheduler: it counts steps, and
+    a drawing that is cancelled may still take its last one when the next has begun. For all others a dynamic
     shift of `mu` is a static one of exp(mu), and as shifts in a row multiply, one number says all.
     """
     from dsd import latents
