@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import pytest
 
+from dsd.ui import page
+
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 PHONE = {"width": 390, "height": 844}
 PATIENCE = 20_000  # milliseconds
@@ -32,6 +34,15 @@ def browser() -> Iterator:
         browser = playwright.chromium.launch(executable_path=chromium(), headless=True, args=ARGUMENTS)
         yield browser
         browser.close()
+
+
+@contextmanager
+def serving(loaded, examples, wheel=None) -> Iterator[str]:
+    """The address of a page that is served meanwhile."""
+    blocks = page.build(loaded, examples, wheel)
+    _, url, _ = page.launch(blocks, prevent_thread_lock=True, quiet=True)
+    yield url
+    blocks.close()
 
 
 @contextmanager

@@ -8,7 +8,6 @@ import pytest
 
 from dsd import provenance
 from dsd.recipes import CRITTERS
-from dsd.ui import page
 from dsd.ui.loaded import Loaded
 from tests import browsing, test_browser_wheel, tiny, wheel_page
 
@@ -66,22 +65,8 @@ def server(tmp_path_factory):
         describer=wheel_page.judge(), recipe=CRITTERS,
     )  # fmt: skip
     run = wheel_page.judged_run(tmp_path_factory.mktemp("run") / "run")
-    blocks = page.build(loaded, examples, wheel_page.wheel(run=run))
-    _, url, _ = page.launch(blocks, prevent_thread_lock=True, quiet=True)
-    yield url
-    blocks.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing.browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser, server):
-    with browsing.visitors(browser, server) as open_page:
-        yield open_page
+    with browsing.serving(loaded, examples, wheel_page.wheel(run=run)) as url:
+        yield url
 
 
 # ------------------------------------------------------------ by keyboard alone

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image
 
 from dsd import provenance
-from dsd.ui import page
 from dsd.ui.loaded import Loaded
 from tests import browsing, tiny
 
@@ -26,26 +25,12 @@ def server(pipe, tmp_path_factory):
     (examples / "examples.json").write_text(
         '[{"image": "0.png", "prompt": "in the snow"}, {"image": "1.png", "prompt": "at sea"}]'
     )
-    blocks = page.build(Loaded(pipe=pipe, name="tiny", description="Random weights."), examples)
-    _, url, _ = page.launch(blocks, prevent_thread_lock=True, quiet=True)
-    yield url
-    blocks.close()
+    with browsing.serving(Loaded(pipe=pipe, name="tiny", description="Random weights."), examples) as url:
+        yield url
 
 
 def picture(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing.browser() as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser, server):
-    with browsing.visitors(browser, server) as open_page:
-        yield open_page
 
 
 def slower(pipe, seconds: float):

@@ -2,10 +2,9 @@
 
 First its eyes (a SigLIP tower) learn to read the drawn world's traits, then the whole model learns to compare
 two pictures, to describe one, and to say what changes, in the words of `dsd.recipes.CRITTERS`. It sees
-renders, and renders as the VAE redraws them; held-out critters are not among them.
+renders, and renders as the VAE and the teacher redraw them; held-out critters are not among them.
 """
 
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +23,12 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from dsd.grading import NEEDS
 from dsd.pocket.scorer import CHOICES, NUMBERS
 from dsd.recipes import ANSWER, CRITTERS
 from train.pocket import judge_words as words
 from train.pocket import latents as sheets
 from train.pocket import redrawn, scenes
+from train.pocket.judge_pairs import sample_pair, scene
 from train.pocket.loop import State, descend, device, learning_rate, ranks, running_average, step_seed
 from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.scorer import roughen, targets, truths
@@ -37,14 +36,6 @@ from train.pocket.vae import TRAIN_SEED, to_tensor
 
 PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 8
 SIDE = 64  # pixels a side of what it sees
-# The share of pairs: one critter; one trait changed; others of the same kind, colour and pattern; any other.
-# Where too few numbers differ, the second description is soon copied from the first instead of looked for.
-PAIRS = {"same": 0.3, "changed": 0.4, "alike": 0.2, "any": 0.1}
-# What is changed, in parts: the less there is to see of it, the oftener. Drawn evenly, moved spots would be
-# one pair in a hundred, since only a spotted critter shows them.
-CHANGED = {
-    "spots": 5, "eye_size": 4, "ears": 4, "stripe_angle": 2, "shape": 2, "hue": 1, "pattern": 1, "eyes": 1,
-}  # fmt: skip
 CONCLUDING = 2.0  # how much more the words from `differences:` on count than the descriptions
 COMPARE, DESCRIBE = 6, 7  # of eight steps, six compare, one describes, one says what changes
 TEMPLATE = (
@@ -162,49 +153,6 @@ def train_eyes(run: Path, preset: Preset, pictures: Pictures, eyes: Eyes) -> Non
         rate=lambda step: learning_rate(step, preset.judge_eye_steps, PEAK, decay=0.4),
         loss=lambda step: eyes_loss(eyes, pictures, wanted, preset.judge_eye_batch, step),
     )
-
-
-@cache
-def kinds(count: int) -> dict[tuple, list[int]]:
-    """Families by what words say of their critter: within a kind, only numbers and eyes differ."""
-    found: dict[tuple, list[int]] = {}
-    for index in range(count):
-        critter = scenes.family(TRAIN_SEED, index)[0][0]
-        found.setdefault((critter.color, critter.shape, critter.pattern, critter.ears), []).append(index)
-    return found
-
-
-@cache
-def changes(count: int) -> dict[str, list[int]]:
-    """Rows of `Pictures` by the trait that they show changed; what their critter cannot show is left out."""
-    found: dict[str, list[int]] = {trait: [] for trait in CHANGED}
-    for row in (scenes.FAMILY * f + p for f in range(count) for p in range(scenes.SAME, scenes.FAMILY)):
-        before, after = scene(row - row % scenes.FAMILY)[0], scene(row)[0]
-        trait = next(trait for trait in CHANGED if getattr(before, trait) != getattr(after, trait))
-        if NEEDS.get(trait, after.pattern) == after.pattern:
-            found[trait].append(row)
-    return found
-
-
-def sample_pair(count: int, rng: np.random.Generator) -> list[int]:
-    """Two rows of `Pictures`: of one critter, or of two that are more or less alike."""
-    how = str(rng.choice(list(PAIRS), p=list(PAIRS.values())))
-    family = int(rng.integers(count))
-    first, second = (scenes.FAMILY * family + int(p) for p in rng.permutation(scenes.SAME)[:2])
-    if how == "changed":
-        shares = np.array(list(CHANGED.values())) / sum(CHANGED.values())
-        second = int(rng.choice(changes(count)[str(rng.choice(list(CHANGED), p=shares))]))
-        first = second - second % scenes.FAMILY + int(rng.integers(scenes.SAME))
-    if how in ("alike", "any"):
-        critter = scenes.family(TRAIN_SEED, family)[0][0]
-        kind = kinds(count)[(critter.color, critter.shape, critter.pattern, critter.ears)]
-        other = int(rng.choice(kind)) if how == "alike" else int(rng.integers(count))
-        second = scenes.FAMILY * other + int(rng.integers(scenes.SAME))
-    return [first, second] if rng.random() < 0.5 else [second, first]
-
-
-def scene(row: int) -> tuple:
-    return scenes.family(TRAIN_SEED, row // scenes.FAMILY)[row % scenes.FAMILY]
 
 
 def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], str, list[str]]:

@@ -14,17 +14,18 @@ from torch.nn import functional
 
 from dsd import latents
 from train.pocket import vae as pocket_vae
+from train.pocket.loop import once
 
 
 @torch.no_grad()
 def load(vae: AutoencoderKL, families: np.ndarray, path: Path) -> Tensor:
-    if not path.exists():
+    def encode() -> np.ndarray:
         weight, bias = block_code(vae)
-        parts = [_encode(weight, bias, families[i : i + 100]) for i in range(0, len(families), 100)]
-        part = path.with_suffix(".part.npy")
-        np.save(part, np.concatenate(parts))
-        part.replace(path)
-    return torch.from_numpy(np.load(path))
+        return np.concatenate(
+            [_encode(weight, bias, families[i : i + 100]) for i in range(0, len(families), 100)]
+        )
+
+    return torch.from_numpy(np.array(once(path, encode)))  # a copy: in memory, and of our own
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, distributed
 from torch.optim.swa_utils import AveragedModel
@@ -38,6 +39,18 @@ def average_gradients(model: torch.nn.Module) -> None:
         gradients, (flat / processes).split([g.numel() for g in gradients]), strict=True
     ):
         gradient.copy_(mean.view_as(gradient))
+
+
+def once(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
+    """What is in the file, which the first process makes where it is not there yet."""
+    if not path.exists() and ranks()[0] == 0:
+        made = make()
+        with (part := path.with_suffix(".part")).open("wb") as file:
+            np.save(file, made)
+        part.replace(path)
+    if ranks()[1] > 1:
+        distributed.barrier()
+    return np.load(path, mmap_mode="r")
 
 
 def learning_rate(step: int, steps: int, peak: float, *, warmup: int = 200, decay: float = 0.3) -> float:

@@ -6,7 +6,6 @@ noised, some more, some less, and drawn to the end; panels whose critter the sco
 not used.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,8 @@ from dsd.pocket.words import grid_prompt
 from dsd.teacher import SETTINGS
 from train.pocket import latents as sheets
 from train.pocket import scenes
-from train.pocket.loop import device, ranks, step_seed
+from train.pocket.judge_words import PARTS
+from train.pocket.loop import device, once, step_seed
 from train.pocket.presets import Preset
 from train.pocket.teacher import LAYOUTS, Teacher, begin_with
 from train.pocket.vae import TRAIN_SEED
@@ -32,19 +32,8 @@ SEED, BATCH, STEPS = 43, 24, 6
 NOISE = (0.4, 0.85)  # times that drawing begins at: least and most noise
 SHEETS = ((0, 1, 2, 6), (3, 4, 5, 7))  # panels of a family that share a sheet: three of one critter, one not
 SIDE = 2  # panels a side
-# What tells one critter from another in the judge's words; the other numbers may go.
-TOLD = {
-    "color",
-    "shape",
-    "pattern",
-    "ears",
-    "eyes",
-    "hue",
-    "accent_hue",
-    "stripe_angle",
-    "spot_turn",
-    "eye_size",
-}
+# What the judge tells of a critter; its other numbers may go.
+TOLD = {trait for named, numbers in PARTS.values() for trait in (*named, *numbers)}
 
 
 @torch.no_grad()
@@ -125,15 +114,3 @@ def true(row: int, reading: scorer.Reading) -> bool:
 def to_pixels(pictures: Tensor) -> np.ndarray:
     """[B, 3, H, W] in -1..1 -> uint8 [B, H, W, 3]."""
     return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-
-
-def once(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """What is in the file, which the first process makes where it is not there yet."""
-    if not path.exists() and ranks()[0] == 0:
-        made = make()
-        with (part := path.with_suffix(".part")).open("wb") as file:
-            np.save(file, made)
-        part.replace(path)
-    if ranks()[1] > 1:
-        torch.distributed.barrier()
-    return np.load(path, mmap_mode="r")

@@ -1,7 +1,8 @@
 """Rendered pairs as a dataset, for an upper bound: `python -m train.pocket.rendered RUN --out FOLDER`.
 
-What a perfect teacher and a perfect judge would leave: true renders of one critter in two contexts, told in
-the sheet's own words. A student of these is what a self-distilled one is measured against.
+What a perfect teacher and a perfect judge would leave: true renders of one critter in two contexts, told as
+people ask: the place alone, or the critter too. A student of these is what a self-distilled one is measured
+against.
 """
 
 import argparse
@@ -36,7 +37,7 @@ def row(families: np.ndarray, family: int, conditioning: int, target: int) -> di
         "conditioning": png(families[family, conditioning]),
         "target": png(families[family, target]),
         "caption": caption(critter, context),
-        "instruction": f"the same critter {describe_context(context)}",
+        "instruction": describe_context(context),
         "generator": "dsd.pocket.draw",
         "generator_licence": "apache-2.0",
     }
