@@ -83,7 +83,7 @@ def open_transformer(
         kind = torch.float32 if options.full else dtype
         transformer = widened(load_transformer(base.source, subfolder="transformer", dtype=kind))
     if options.quantise:
-        transformer = _quantise(transformer, options.quantise, dtype, device)
+        transformer = quantise(transformer, options.quantise, dtype, device)
     make_trainable(transformer, options)
     return transformer
 
@@ -156,7 +156,7 @@ def ends_with(name: str, target: str) -> bool:
 # ---------------------------------------------------------------- quantised
 
 
-def _quantise(
+def quantise(
     transformer: FluxTransformer2DModel, bits: str, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
     """All linear layers but the two ends in 8 or 4 bits, on `device`; computed with in `dtype`."""

@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from dsd import rows, samples
-from dsd.checkpoint import has_embedded_guidance
 from dsd.scores import Case, Draw, Scorer, evaluate, measure_levels
+from dsd.teacher import guidance_settings
 
 SHOWN = 12  # cases on the sample sheet
 Validate = Callable[[Any, int], dict[str, float]]
@@ -56,17 +56,13 @@ def by_teacher(
     """A plain `FluxPipeline` draws from the words alone: what can be had without looking.
 
     `side` in pixels is one panel of its sheets and `tokens` all that its tokenizer reads, unless given.
-    `guidance` is embedded where the model was distilled with it, else away from the empty prompt.
+    `guidance` is as in `dsd.teacher.guidance_settings`.
     """
     sample = pipe.vae.config.sample_size
     side = side or min(sample if isinstance(sample, int) else min(sample), 1024) // 2
     tokens = tokens or min(pipe.tokenizer_2.model_max_length, 512)
-    distilled = has_embedded_guidance(pipe)
 
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
-        guided = {"guidance_scale": guidance}
-        if not distilled:
-            guided = {"true_cfg_scale": guidance, "negative_prompt": [""] * len(prompts)}
         return pipe(
             prompts,
             height=side,
@@ -74,7 +70,7 @@ def by_teacher(
             num_inference_steps=steps,
             max_sequence_length=tokens,
             generator=_generators(seeds),
-            **guided,
+            **guidance_settings(pipe, guidance, len(prompts)),
         ).images
 
     return _in_batches(draw, batch, on_done)

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config,
 from dsd import checkpoint, flow, latents
 from dsd.pipeline import DSDPipeline
 from dsd.rows import Row
-from dsd.student import _quantise, make_trainable
+from dsd.student import make_trainable, quantise
 from dsd.training_options import TrainOptions
 
 FRAMES = (512, 768)  # pixels
@@ -185,7 +185,7 @@ def quantised_rows(model: FluxTransformer2DModel, bits: str, side: int) -> Itera
 
 def _in_bits(model: FluxTransformer2DModel, bits: str) -> FluxTransformer2DModel:
     device = model.proj_out.weight.device
-    return _quantise(model.cpu(), bits, model.dtype, device)  # 8 bits are made on the way to the card only
+    return quantise(model.cpu(), bits, model.dtype, device)  # 8 bits are made on the way to the card only
 
 
 def _drawn(pipe: DSDPipeline, side: int, steps: int = 4) -> Row:

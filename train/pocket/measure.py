@@ -142,7 +142,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--guidance", type=float, default=2.0, help="the teacher's true_cfg_scale")
+    parser.add_argument("--guidance", type=float, default=3.0, help="the teacher's true_cfg_scale")
     parser.add_argument("--image-guidance", type=float, default=1.5)
     parser.add_argument("--text-guidance", type=float, default=1.0)
     args = parser.parse_args()
