@@ -12,6 +12,7 @@ from dsd import rows
 from dsd.pipeline import DSDPipeline
 from tests import tiny
 from train import comparison, evaluate
+from train.drawn import kept
 
 TOY = "--subjects 3 --prompts 2 --steps 1 --image-guidance 1 --device cpu --batch 4".split()
 
@@ -71,6 +72,45 @@ def test_the_same_command_gives_the_same_numbers(models, tmp_path):
         evaluate.main([models["early"], "--teacher", models["teacher"], *TOY, "--out", str(tmp_path / name)])
     for file in ("scores.json", "scores.md", "pictures.jsonl", "samples.png"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_a_stopped_command_goes_on_and_draws_nothing_twice(models, measured, tmp_path, monkeypatch):
+    command = [models["early"], "--teacher", models["teacher"], *TOY, "--out", str(tmp_path)]
+    drawn, draw = [], DSDPipeline.__call__
+
+    def counting(pipe, prompts, **settings):
+        drawn.extend(prompts)
+        return draw(pipe, prompts, **settings)
+
+    def stopping(pipe, prompts, **settings):
+        if len(drawn) == 4:
+            raise KeyboardInterrupt
+        return counting(pipe, prompts, **settings)
+
+    monkeypatch.setattr(DSDPipeline, "__call__", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(command)  # the second batch, of two
+    assert len(list((tmp_path / "pictures").iterdir())) == 4
+    monkeypatch.setattr(DSDPipeline, "__call__", counting)
+    evaluate.main(command)
+    assert len(drawn) == 6
+    scores = [json.loads((out / "scores.json").read_text())["scores"] for out in (measured, tmp_path)]
+    assert scores[0]["early"] == scores[1]["early"]
+
+
+def test_another_setting_draws_anew(tmp_path):
+    asked = ["a hat"], [tiny.picture()], [0]
+    drawn = []
+
+    def draw(prompts, references, seeds):
+        drawn.extend(seeds)
+        return references
+
+    for way in ("28 steps", "28 steps", "14 steps"):
+        keep = kept(draw, tmp_path, way, batch=4, on_done=lambda count: None)
+        assert keep(*asked)[0].tobytes() == tiny.picture().convert("RGB").tobytes()
+    keep(asked[0], asked[1], [1])
+    assert drawn == [0, 0, 1]
 
 
 def test_rows_are_told_apart():

@@ -6,16 +6,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
 from dsd import checkpoint, hub, rows, samples, scores, validation
 from dsd.pipeline import DSDPipeline
 from dsd.scores import Case, Draw, Interval, Scorer, Scores
 from dsd.teacher import SETTINGS, load_teacher
+from train import drawn
 from train.evaluate import CHANCE, COPY, TEACHER, TRUTH
 
 
@@ -84,21 +86,29 @@ def _score(name: str, way: Callable[..., Draw], ground: Ground, *, described: bo
 
 
 def _student(source: str, args: argparse.Namespace) -> Callable[..., Draw]:
-    return partial(
-        validation.by_student,
-        open_student(source, base=args.base, device=args.device),
-        steps=args.steps,
-        image_guidance=args.image_guidance,
-        text_guidance=args.text_guidance,
-        batch=args.batch,
-    )
+    pipe = open_student(source, base=args.base, device=args.device)
+    settings = {name: getattr(args, name) for name in ("steps", "image_guidance", "text_guidance", "batch")}
+    return _resumed(validation.by_student, pipe, settings, args.out)
 
 
 def _teacher(source: str, args: argparse.Namespace) -> Callable[..., Draw]:
     like = None if source in SETTINGS else args.teacher_like
     teacher = load_teacher(source, like=like, guidance=args.teacher_guidance, device=args.device)
-    guidance = teacher.settings.guidance
-    return partial(validation.by_teacher, teacher.pipe, steps=args.steps, guidance=guidance, batch=args.batch)
+    settings = {"steps": args.steps, "guidance": teacher.settings.guidance, "batch": args.batch}
+    return _resumed(validation.by_teacher, teacher.pipe, settings, args.out)
+
+
+def _resumed(
+    way: Callable[..., Draw], pipe: DiffusionPipeline, settings: dict[str, Any], out: Path
+) -> Callable[..., Draw]:
+    """The same, but for pictures that an earlier run of the command has left in `out`."""
+    name = f"{way.__name__} {checkpoint.model_hash(pipe)} {settings}"
+
+    def resumed(on_done: Callable[[int], object]) -> Draw:
+        draw = way(pipe, **settings, on_done=on_done)
+        return drawn.kept(draw, out / "pictures", name, batch=settings["batch"], on_done=on_done)
+
+    return resumed
 
 
 def open_student(source: str, *, base: str, device: str) -> DSDPipeline:
@@ -151,8 +161,8 @@ def write(args: argparse.Namespace, results: dict[str, Scores], ground: Ground, 
     rows.write(args.out / "scores.json", json.dumps(whole, indent=2).encode())
     rows.write(args.out / "scores.md", page.encode() + b"\n")
     rows.write(args.out / "pictures.jsonl", b"".join(_lines(results, ground.cases)))
-    drawn = {name: result.pictures for name, result in results.items() if name != COPY}
-    rows.write(args.out / "samples.png", samples.png(validation.sample_sheet(ground.cases, drawn)))
+    shown = {name: result.pictures for name, result in results.items() if name != COPY}
+    rows.write(args.out / "samples.png", samples.png(validation.sample_sheet(ground.cases, shown)))
 
 
 def _plain(means: dict[str, Interval]) -> dict[str, dict[str, float]]:

@@ -3,7 +3,8 @@
 Draws held-out critters in places they were asked for, by each checkpoint, by the prompted teacher and
 truly, and scores all of them with the same scorer. With --images the subjects are photographs. Prints a
 markdown table with 95 % intervals over subjects; FOLDER gets scores.json, pictures.jsonl (the scores of
-each picture) and a sheet of samples. The same command gives the same numbers.
+each picture), a sheet of samples and all pictures. The same command gives the same numbers, and goes on where
+it was stopped.
 """
 
 import argparse

@@ -1,0 +1,38 @@
+"""The pictures of an evaluation, kept as they come: the same command goes on where it was stopped."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from PIL import Image
+
+from dsd import rows, samples
+from dsd.scores import Draw
+
+
+def kept(draw: Draw, folder: Path, way: str, *, batch: int, on_done: Callable[[int], object]) -> Draw:
+    """Draws only what `folder` lacks, `batch` pictures at a time; `way` names the weights and settings.
+
+    `on_done(n)` hears of the n pictures that were there; of the others `draw` tells.
+    """
+
+    def resumed(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
+        asked = list(zip(prompts, references, seeds, strict=True))
+        files = [folder / f"{_name(way, *one)}.png" for one in asked]
+        missing = [i for i, file in enumerate(files) if not file.exists()]
+        on_done(len(files) - len(missing))
+        for start in range(0, len(missing), batch):
+            part = missing[start : start + batch]
+            pictures = draw(*map(list, zip(*(asked[i] for i in part), strict=True)))
+            for i, picture in zip(part, pictures, strict=True):
+                rows.write(files[i], samples.png(picture))
+        return [Image.open(file).convert("RGB") for file in files]
+
+    return resumed
+
+
+def _name(way: str, prompt: str, reference: Image.Image, seed: int) -> str:
+    """All that a picture depends on."""
+    digest = hashlib.sha256(repr((way, prompt, seed, reference.mode, reference.size)).encode())
+    digest.update(reference.tobytes())
+    return digest.hexdigest()[:24]
