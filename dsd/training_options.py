@@ -177,7 +177,7 @@ def _frame(size: str) -> tuple[int, int]:
 # Captions are at most 77 tokens of CLIP: of the 512 that FLUX.1-dev takes most would be padding kept on disk.
 SUITED: dict[str, dict[str, Any]] = {
     "pocket": {
-        "full": True, "steps": 8_000, "batch": 24, "accumulate": 1, "lr": 2e-3, "beta2": 0.97, "clip": 1.0,
+        "full": True, "steps": 10_000, "batch": 24, "accumulate": 1, "lr": 2e-3, "beta2": 0.97, "clip": 1.0,
         "warmup": 200, "decay": 0.4, "ema": 0.999, "shift": 4.0, "reference_weight": 0.3,
         "instruction_share": 0.8, "text_tokens": 20,
     },

@@ -286,10 +286,21 @@ def new_process():
     AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def test_bf16_trains_float32_weights_nearly_as_float32_does(plain, teacher, tmp_path, new_process):
-    student.run(teacher, tmp_path, **PLAIN, precision="bf16")
+@pytest.mark.parametrize("twice", [False, True], ids=["once", "twice"])
+def test_bf16_trains_float32_weights_nearly_as_float32_does(
+    plain, teacher, tmp_path, new_process, monkeypatch, twice
+):
+    fused = []
+
+    def watched(*given):
+        fused.append(torch.backends.cuda.flash_sdp_enabled())  # of all devices, whatever its name says
+        return batch_loss(*given)
+
+    monkeypatch.setattr(training, "batch_loss", watched)
+    student.run(teacher, tmp_path, **PLAIN, precision="bf16", gradient_checkpointing=twice)
     ours, theirs = ([row["loss"] for row in student.said(out)] for out in (tmp_path, plain))
     assert ours == pytest.approx(theirs, rel=0.05) and ours != theirs
+    assert set(fused) == {twice} and torch.backends.cuda.flash_sdp_enabled()
 
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
