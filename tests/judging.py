@@ -1,14 +1,20 @@
 """Judges and eyes for tests: they answer as they are told, and remember what they were asked."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from dsd import rows
 from dsd.recipes import CRITTERS
+from dsd.verdict import Thresholds
 from dsd.vlm import VLM, Request
+
+RED, DARK_RED, ORANGE, BLUE = "#ff0000", "#800000", "#ff7000", "#0000ff"
+USUAL = Thresholds(floor=0.5, ceiling=0.98)
 
 
 class FakeJudge(VLM):
@@ -64,3 +70,19 @@ def sheet(index: int, *colors: str, recipe: str = "critters", **changed: object)
         "places": [f"place {place}" for place in range(len(colors))], "generator": "nobody", "rejected": None,
     }  # fmt: skip
     return picture, row | changed
+
+
+def by_colors(request) -> str:
+    """Calls two panels the same if both have red in them, and says which it saw."""
+    first, second = (image.getpixel((8, 8)) for image in request.images)
+    return answer("same" if first[0] and second[0] else "different").replace("red 0°", f"{first}")
+
+
+def make_run(folder: Path, *panels: tuple[str, ...], **changed: object) -> Path:
+    (folder / "grids").mkdir(parents=True)
+    with rows.writing(folder / "grids" / "grids.jsonl") as append:
+        for index, colors in enumerate(panels):
+            picture, row = sheet(index, *colors, **changed)
+            picture.save(folder / "grids" / row["file"])
+            append([row])
+    return folder

@@ -1,4 +1,4 @@
-"""Behind the Curate tab: a run by other thresholds, page by page, and what people say of it."""
+"""Behind the Curate tab: a run by other thresholds, page by page."""
 
 import base64
 import io
@@ -17,14 +17,11 @@ from dsd import curation, review, rows
 from dsd.review import ALL, DISAGREE, LABELLED, UNLABELLED
 from dsd.rows import RunError
 from dsd.ui import curate_cards
-from dsd.ui.curating import CARDS, Curating
+from dsd.ui.curating import CARDS
 from dsd.verdict import DIFFERENT, DROP, KEEP, LOW, REASONS, SAME, TOO_DIFFERENT, UNREADABLE, Thresholds
-from tests import judging, wheel_page
-from tests.wheel_page import LIMITS, judged_run
+from tests import judging
+from tests.wheel_page import LIMITS, OWN, cards, curating, ids, judged_run, view
 from train import curate
-
-OWN = (LIMITS.floor, LIMITS.ceiling, LIMITS.minimum_score)
-TOLD = 6  # outputs before the cards: rates, agreement, filter, page, position, ids
 
 
 @pytest.fixture(scope="module")
@@ -43,25 +40,6 @@ def toasts(monkeypatch):
     said = []
     monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
     return said
-
-
-def curating(run: Path | None, *, own: bool = True) -> Curating:
-    return Curating(wheel_page.wheel(run=run, own=own))
-
-
-def view(work: Curating, *, limits=OWN, show=ALL, page=1, known=None, shown=(), said=None) -> tuple:
-    return work.view(*limits, show, page, known or {}, list(shown), said or {})
-
-
-def ids(seen: tuple) -> list[str]:
-    return seen[TOLD - 1]
-
-
-def cards(seen: tuple) -> list[tuple]:
-    """(card, pictures, words, accept, reject) of those that are shown."""
-    parts = seen[TOLD:]
-    found = [parts[i : i + 5] for i in range(0, len(parts), 5)]
-    return [card for card in found if card[0].visible]
 
 
 # -- deciding again
@@ -289,105 +267,6 @@ def test_what_is_judged_meanwhile_is_there_when_one_comes_back(run):
     assert len(work.review().pairs) == 18  # nothing moves while one looks
     work.open(True, {})
     assert len(work.review().pairs) == 19
-
-
-# -- labels
-
-
-def label(work: Curating, index: int, verdict: str, shown: list[str], said: dict | None = None) -> tuple:
-    return work.label(index, verdict, shown, said or {}, *OWN)
-
-
-def test_a_label_goes_into_ones_own_run_beside_the_machines_verdict(run):
-    work, before = curating(run), (run / "pairs.jsonl").read_bytes()
-    shown = ids(view(work))
-    accept, reject, agreement, said = label(work, 1, KEEP, shown)
-    assert (accept.variant, reject.variant, said) == ("primary", "secondary", {})
-    assert "0 of 1" in agreement
-    label(work, 0, KEEP, shown), label(work, 1, DROP, shown)
-    assert curation.labels(run) == {shown[0]: KEEP, shown[1]: DROP}
-    assert (run / "pairs.jsonl").read_bytes() == before
-    again = curating(run)
-    seen = view(again)
-    assert [card[3].variant for card in cards(seen)[:3]] == ["primary", "secondary", "secondary"]
-    assert [card[4].variant for card in cards(seen)[:3]] == ["secondary", "stop", "secondary"]
-    assert "2 of 2" in seen[1]
-
-
-@pytest.mark.parametrize("own", [False, True], ids=["the sample", "a read-only run"])
-def test_labels_of_a_run_that_is_not_to_be_written_to_stay_with_the_visitor(run, own, monkeypatch):
-    if own:
-        monkeypatch.setattr("os.access", lambda *_: False)
-    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-    work = curating(run, own=own)
-    message, shown = work.open(False, {})[2], ids(view(work))
-    assert "Download them" in message
-    *_, said = label(work, 0, KEEP, shown)
-    *_, agreement, said = label(work, 1, KEEP, shown, said)
-    assert "1 of 2" in agreement and cards(view(work, said=said))[0][3].variant == "primary"
-    assert cards(view(work))[0][3].variant == "secondary"  # another visitor sees none of it
-    work.export(said)
-    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.parametrize("own", [True, False])
-def test_the_export_is_a_labels_file_with_the_verdict_beside_each(run, tmp_path, own):
-    work, said = curating(run, own=own), {}
-    shown = ids(view(work))
-    for index, verdict in ((0, DROP), (1, DROP), (0, KEEP)):
-        *_, said = label(work, index, verdict, shown, said)
-    exported = work.export(said)
-    (tmp_path / "labels.jsonl").write_text(exported)
-    assert curation.labels(tmp_path) == {shown[0]: KEEP, shown[1]: DROP}
-    first, second = map(json.loads, exported.splitlines())
-    assert (first["verdict"], second["reason"]) == (KEEP, DIFFERENT) and first["time"]
-
-
-def test_with_no_labels_there_is_nothing_to_download(judged, toasts):
-    assert curating(judged, own=False).export({}) == "" and len(toasts) == 1
-
-
-def test_pages_do_not_shift_while_one_labels(run):
-    work = curating(run)
-    first = ids(view(work, show=UNLABELLED))
-    for index in range(CARDS):
-        label(work, index, KEEP, first)
-    second = ids(view(work, show=UNLABELLED, page=2, known={}))
-    assert not set(first) & set(second) and len(second) == CARDS
-    fresh = ids(view(work, show=UNLABELLED, known=work.labels({})))
-    assert fresh == second
-
-
-def test_the_agreement_is_with_the_verdicts_that_are_shown(run):
-    work = curating(run)
-    pairs = curation.read_pairs(run)
-    low = next(pair["id"] for pair in pairs if pair["reason"] == LOW)
-    curation.label(run, low, KEEP)
-    assert "0 of 1" in view(work)[1] and "1 of 1" in view(work, limits=(*OWN[:2], 2))[1]
-
-
-def test_agreement_shows_share_kappa_and_all_four_counts():
-    found = {"pairs": 10, "both_keep": 3, "both_drop": 4, "only_machine": 2, "only_person": 1}
-    told = curate_cards.agreement({**found, "share": 0.7, "kappa": 0.4})
-    assert "7 of 10" in told and "70%" in told and "0.40" in told
-    cells = told.split("<tbody>")[1]
-    assert [cells.index(f">{n}<") for n in (3, 1, 2, 4)] == sorted(cells.index(f">{n}<") for n in range(1, 5))
-
-
-def test_a_label_that_cannot_be_written_is_said_and_not_shown(run, monkeypatch, toasts):
-    def refuse(*_):
-        raise RunError("cannot write labels.jsonl: no space left on device")
-
-    work = curating(run)
-    shown = ids(view(work))
-    monkeypatch.setattr(curation, "label", refuse)
-    assert label(work, 0, KEEP, shown) == (gr.skip(),) * 4
-    assert "no space left" in toasts[0]
-
-
-def test_labels_of_a_card_that_is_gone_do_nothing(run):
-    assert label(curating(run), 3, KEEP, ["000000-0-1"]) == (gr.skip(),) * 4
-    assert curation.labels(run) == {}
 
 
 def test_a_judge_with_votes_is_decided_by_the_runs_votes(tmp_path):

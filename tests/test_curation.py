@@ -1,4 +1,4 @@
-"""From panels to verdicts: strict reading, honest decisions, and a run that can be killed at any moment."""
+"""From panels to verdicts: every pair is judged once, honestly, in a run that can be killed at any moment."""
 
 import json
 import os
@@ -15,28 +15,8 @@ from PIL import Image
 from dsd import curation, rows
 from dsd.recipes import CRITTERS, IDENTITY
 from dsd.rows import RunError
-from dsd.verdict import REASONS, Thresholds, decide, read_answer
-from tests.judging import FakeEyes, FakeJudge, answer, sheet
-from train import command, curate
-
-RED, DARK_RED, ORANGE, BLUE = "#ff0000", "#800000", "#ff7000", "#0000ff"
-USUAL = Thresholds(floor=0.5, ceiling=0.98)
-
-
-def by_colors(request) -> str:
-    """Calls two panels the same if both have red in them, and says which it saw."""
-    first, second = (image.getpixel((8, 8)) for image in request.images)
-    return answer("same" if first[0] and second[0] else "different").replace("red 0°", f"{first}")
-
-
-def make_run(folder: Path, *panels: tuple[str, ...], **changed: object) -> Path:
-    (folder / "grids").mkdir(parents=True)
-    with rows.writing(folder / "grids" / "grids.jsonl") as append:
-        for index, colors in enumerate(panels):
-            picture, row = sheet(index, *colors, **changed)
-            picture.save(folder / "grids" / row["file"])
-            append([row])
-    return folder
+from dsd.verdict import Thresholds
+from tests.judging import BLUE, DARK_RED, ORANGE, RED, USUAL, FakeEyes, FakeJudge, answer, by_colors, make_run
 
 
 def sheets(run: Path) -> list[dict]:
@@ -48,136 +28,6 @@ def judged(run: Path, judge: FakeJudge, thresholds: Thresholds = USUAL, **option
     return curation.judge_sheets(
         sheets(run), run=run, vlm=judge, embedder=eyes, thresholds=thresholds, **options
     )
-
-
-# ---------------------------------------------------------------- reading
-
-
-@pytest.mark.parametrize("separator", [" ", "\n", "\n\n", "  \n "])
-@pytest.mark.parametrize("comma", [" ", ", ", ",", " ,\n"])
-def test_an_answer_is_read_whatever_separates_its_fields_and_scores(separator, comma):
-    read = read_answer(answer("different", separator=separator, comma=comma, ears=1), CRITTERS)
-    assert (read.subject, read.first, read.second) == ("a critter", "red 0° round", "red 12° round")
-    assert read.scores == {"color": 4, "shape": 4, "pattern": 4, "ears": 1, "eyes": 4}
-    assert read.differences == "none" and read.same is False
-    assert read_answer(answer("same"), CRITTERS).same is True
-
-
-def test_parts_may_come_in_any_order_and_are_those_of_the_recipe():
-    text = answer().replace("color 4 shape 4", "shape 2 color 4")
-    assert read_answer(text, CRITTERS).scores["shape"] == 2
-    assert read_answer(text, IDENTITY) is None
-    asked = IDENTITY.compare.split("one field a line")[1]
-    assert all(part in asked for part in IDENTITY.parts)
-
-
-UNREADABLE = {
-    "nothing": "",
-    "a chat": "Yes, these are the same.",
-    "a word that holds the verdict's opposite": answer("not the same"),
-    "a negated word": answer("insame"),
-    "INCORRECT": answer("INCORRECT"),
-    "another case": answer("Same"),
-    "a full stop": answer("same."),
-    "both verdicts": answer("same or different"),
-    "trailing junk": answer() + " I hope this helps!",
-    "a second answer": answer() + "\n" + answer("different"),
-    "leading words": "Sure! " + answer(),
-    "no verdict": answer().replace(" verdict: same", ""),
-    "an empty verdict": answer(""),
-    "an empty field": answer().replace("differences: none", "differences:"),
-    "fields out of order": answer()
-    .replace("first:", "x:")
-    .replace("second:", "first:")
-    .replace("x:", "second:"),
-    "a field twice": answer().replace("differences: none", "differences: first: a hat"),
-    "a missing field": answer().replace("differences: none ", ""),
-    "a capital field": answer().replace("subject:", "Subject:"),
-    "a score above the scale": answer(color=5),
-    "a score below it": answer(color=-1),
-    "two digits": answer(color=44),
-    "a fraction": answer().replace("color 4", "color 3.5"),
-    "the scale itself": answer().replace("color 4", "color 0-4"),
-    "a word for a score": answer().replace("color 4", "color four"),
-    "a score out of": answer().replace("color 4", "color 4/4"),
-    "a part missing": answer().replace("color 4 ", ""),
-    "a part twice": answer().replace("shape 4", "color 4"),
-    "a part too many": answer().replace("color 4", "color 4 tail 4"),
-    "a part of another name": answer().replace("color 4", "colors 4"),
-    "another digit's alphabet": answer().replace("color 4", "color ٤"),
-    "a comma too many": answer(comma=", ").replace(" verdict", ", verdict"),
-}
-
-
-@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
-def test_what_is_not_exactly_an_answer_is_unreadable(text):
-    assert read_answer(text, CRITTERS) is None
-
-
-# ---------------------------------------------------------------- deciding
-
-
-@pytest.mark.parametrize(
-    "wrong, named",
-    [
-        ({"floor": 0.9, "ceiling": 0.5}, "floor and ceiling.*0.9 and 0.5"),
-        ({"floor": -2}, "-2"),
-        ({"ceiling": 1.5}, "1.5"),
-        ({"minimum_score": 5}, "minimum_score.*5"),
-        ({"needed": 0}, "got 0"),
-        ({"needed": 3, "votes": 2}, r"1\.\.2.*got 3"),
-    ],
-)
-def test_thresholds_that_make_no_sense_are_refused_by_value(wrong, named):
-    with pytest.raises(ValueError, match=named):
-        Thresholds(**wrong)
-
-
-def row(similarity: float | None = 0.8, votes=(), lowest=()) -> dict:
-    return {"similarity": similarity, "votes": list(votes), "lowest": list(lowest)}
-
-
-@pytest.mark.parametrize(
-    "pair, thresholds, reason",
-    [
-        (row(0.4999), {}, "too different"),
-        (row(0.5, [True], [4]), {}, "same subject"),
-        (row(0.98, [True], [4]), {}, "same subject"),
-        (row(0.9801), {}, "too alike"),
-        (row(None, [True], [3]), {}, "same subject"),  # without a first look the judge alone decides
-        (row(0.8, [False], [4]), {}, "judged different"),
-        (row(0.8, [True], [2]), {}, "a part scores low"),
-        (row(0.8, [True], [2]), {"minimum_score": 2}, "same subject"),
-        (row(0.8, [None], [None]), {}, "unreadable"),
-        (row(0.8, [None] * 3, [None] * 3), {"needed": 2, "votes": 3}, "unreadable"),
-        (row(0.8, [True, False, True], [4, 4, 3]), {"needed": 2, "votes": 3}, "same subject"),
-        (row(0.8, [True, False, True], [4, 4, 2]), {"needed": 2, "votes": 3}, "a part scores low"),
-        (row(0.8, [True, False, False], [4, 4, 4]), {"needed": 2, "votes": 3}, "judged different"),
-        (row(0.8, [True, False, None], [4, 4, None]), {"needed": 2, "votes": 3}, "unreadable"),
-        (row(0.8, [None, False, False], [None, 0, 0]), {"needed": 2, "votes": 3}, "judged different"),
-        (row(0.8, [True, True, None], [4, 4, None]), {"needed": 2, "votes": 3}, "same subject"),
-        (row(0.8), {}, "not judged"),  # the run's own floor kept it from the judge; this one would not have
-        (row(0.8, [True], [4]), {"needed": 2, "votes": 3}, "not judged"),
-        (row(0.8, [True, False, False], [4, 4, 4]), {}, "same subject"),  # of one vote, the first
-    ],
-)
-def test_a_row_is_decided_by_its_numbers_alone(pair, thresholds, reason):
-    before = json.dumps(pair)
-    verdict, found = decide(pair, replace(USUAL, **thresholds))
-    assert (verdict, found) == ("keep" if reason == "same subject" else "drop", reason)
-    assert found in REASONS and json.dumps(pair) == before
-
-
-def test_stricter_thresholds_never_keep_more():
-    rng = random.Random(0)
-    for _ in range(300):
-        votes = [rng.choice((True, False, None)) for _ in range(3)]
-        pair = row(rng.uniform(0, 1), votes, [None if v is None else rng.randrange(5) for v in votes])
-        loose = Thresholds(floor=0.2, ceiling=0.9, minimum_score=rng.randrange(4), needed=1, votes=3)
-        stricter = {"floor": 0.4, "ceiling": 0.7, "minimum_score": loose.minimum_score + 1, "needed": 2}
-        for name, value in stricter.items():
-            if decide(pair, replace(loose, **{name: value}))[0] == "keep":
-                assert decide(pair, loose)[0] == "keep"
 
 
 # ---------------------------------------------------------------- judging sheets
@@ -364,6 +214,13 @@ def test_stricter_thresholds_are_applied_afterwards_and_only_their_captions_go(t
     assert (run / "pairs.jsonl").read_bytes() == before
 
 
+def test_a_panel_is_what_was_cut_from_its_place(tmp_path):
+    run = make_run(tmp_path, (RED, DARK_RED, ORANGE, BLUE))
+    cut = curation.open_panels(run, sheets(run)[0])
+    assert [panel.getpixel((8, 8)) for panel in cut] == [(255, 0, 0), (128, 0, 0), (255, 112, 0), (0, 0, 255)]
+    assert all(isinstance(panel, Image.Image) and panel.mode == "RGB" for panel in cut)
+
+
 # ---------------------------------------------------------------- people
 
 
@@ -392,95 +249,3 @@ def test_agreement_beyond_chance_is_told(tmp_path):
     assert found["kappa"] == pytest.approx((0.6 - 0.52) / (1 - 0.52))  # both keep two of five
     assert curation.agreement(pairs, {})["share"] is None
     assert curation.agreement(pairs, {"a": "keep"})["kappa"] is None  # nothing to disagree about
-
-
-# ---------------------------------------------------------------- the command
-
-
-@pytest.fixture
-def judge(monkeypatch) -> FakeJudge:
-    """Whatever judge the command opens, it is this one."""
-
-    def said(request) -> str:
-        return by_colors(request) if request.question == CRITTERS.compare else "a red critter on the beach"
-
-    judge = FakeJudge(said)
-    monkeypatch.setattr(curate, "open_vlm", lambda name, **options: judge)
-    monkeypatch.setattr(
-        curate, "_embedder", lambda args, vlm: FakeEyes() if args.embedder == "judge" else None
-    )
-    return judge
-
-
-def test_the_command_judges_captions_and_tells_what_it_did(tmp_path, judge, capsys):
-    run = make_run(tmp_path, (RED, DARK_RED, ORANGE, BLUE), (RED, ORANGE), (RED, BLUE))
-    assert curate.main([str(run), "--judge", "pocket"]) == 0
-    told = capsys.readouterr().out
-    assert (
-        "8 pairs of 3 sheets, 3 kept (37.5%)" in told and "4 too different" in told and "1 too alike" in told
-    )
-    assert "this process asked 3 questions" in told and "6 captions, 0 of them cut" in told
-    assert len(rows.read(run / "pairs.jsonl")) == 8 and rows.shards(run / "pairs.jsonl") == []
-    captions = rows.read(run / "captions.jsonl")
-    assert {row["id"] for row in captions} == {
-        "000000-0-2", "000000-2-0", "000000-1-2", "000000-2-1", "000001-0-1", "000001-1-0",
-    }  # fmt: skip
-    asked = len(judge.requests)
-    assert curate.main([str(run), "--judge", "pocket"]) == 0
-    assert len(judge.requests) == asked and "asked 0 questions" in capsys.readouterr().out
-    assert rows.read(run / "captions.jsonl") == captions
-
-
-def test_the_command_applies_stricter_thresholds_to_what_is_there(tmp_path, judge, capsys):
-    run = make_run(tmp_path, (RED, ORANGE), (RED, "#ff9000"))
-    curate.main([str(run), "--judge", "pocket", "--no-captions"])
-    assert not (run / "captions.jsonl").exists()
-    kept = sorted(pair["similarity"] for pair in rows.read(run / "pairs.jsonl"))
-    asked = len(judge.requests)
-    curate.main([str(run), "--redecide", "--floor", str(sum(kept) / 2)])
-    assert len(judge.requests) == asked and "2 pairs of 2 sheets, 1 kept (50.0%)" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize(
-    "flags, sentence",
-    [
-        ([], "which run?"),
-        (["RUN"], "who judges?"),
-        (["RUN", "--judge", "pocket", "--batch", "0"], "--batch must be at least 1, got 0"),
-        (["RUN", "--judge", "pocket", "--votes", "3", "2"], "needed votes must be in 1..2"),
-        (["RUN", "--judge", "pocket", "--floor", "0.99"], "floor and ceiling"),
-        (["RUN", "--judge", "pocket", "--minimum-score", "4"], "minimum_score was 3, now 4"),
-        (["RUN", "--judge", "pocket", "--recipe", "identity"], "recipe was critters, now identity"),
-        (["RUN", "--judge", "pocket", "--embedder", "none"], "embedder was tiny eyes, now None"),
-        (["--grade", "RUN", "--judge", "pocket", "--out", "grades"], "leave out RUN"),
-        (["nowhere", "--judge", "pocket"], "nothing to judge in nowhere: there are no sheets"),
-        (["nowhere", "--redecide"], "no judged pairs"),
-        (["nowhere", "--worth"], "no judged pairs"),
-        (["--grade", "--judge", "pocket"], "give --out FOLDER"),
-        (["--grade", "--judge", "pocket", "--out", "grades", "--count", "21"], "must be even"),
-    ],
-)
-def test_a_mistake_ends_in_one_sentence_and_exit_code_2(
-    tmp_path, judge, capsys, monkeypatch, flags, sentence
-):
-    run = make_run(tmp_path / "run", (RED, ORANGE))
-    curate.main([str(run), "--judge", "pocket", "--no-captions"])
-    monkeypatch.chdir(tmp_path)
-    capsys.readouterr()
-    with pytest.raises(SystemExit) as ended:
-        command.run(lambda: curate.main([str(run) if flag == "RUN" else flag for flag in flags]))
-    error = capsys.readouterr().err
-    assert ended.value.code == 2 and sentence in error.splitlines()[-1] and "Traceback" not in error
-
-
-def test_a_folder_of_sheets_that_were_all_rejected_says_so(tmp_path, judge):
-    run = make_run(tmp_path, (RED, ORANGE), rejected="no gutters")
-    with pytest.raises(RunError, match="all 1 sheets were rejected"):
-        curate.main([str(run), "--judge", "pocket"])
-
-
-def test_a_panel_is_what_was_cut_from_its_place(tmp_path):
-    run = make_run(tmp_path, (RED, DARK_RED, ORANGE, BLUE))
-    cut = curation.open_panels(run, sheets(run)[0])
-    assert [panel.getpixel((8, 8)) for panel in cut] == [(255, 0, 0), (128, 0, 0), (255, 112, 0), (0, 0, 255)]
-    assert all(isinstance(panel, Image.Image) and panel.mode == "RGB" for panel in cut)

@@ -9,7 +9,9 @@ from diffusers import FluxPipeline
 from dsd import curation
 from dsd.checkpoint import model_hash
 from dsd.recipes import CRITTERS
+from dsd.review import ALL
 from dsd.teacher import Settings, Teacher
+from dsd.ui.curating import Curating
 from dsd.ui.late import Late
 from dsd.ui.loaded import Wheel
 from dsd.verdict import Thresholds
@@ -26,6 +28,8 @@ SAID = (  # of the six pairs of every sheet that get as far as the judge, in tur
     judging.answer(color=3),
 )
 LIMITS = Thresholds(floor=0.9, ceiling=0.9994)
+OWN = (LIMITS.floor, LIMITS.ceiling, LIMITS.minimum_score)
+TOLD = 6  # outputs before the cards: rates, agreement, filter, page, position, ids
 
 
 def teacher(*, steps: int = STEPS, tokens: int = 400) -> Teacher:
@@ -62,3 +66,22 @@ def judged_run(folder: Path, *, sheets: int = 3, **changed: object) -> Path:
         )
         append(folder / "pairs.jsonl", pairs)
     return folder
+
+
+def curating(run: Path | None, *, own: bool = True) -> Curating:
+    return Curating(wheel(run=run, own=own))
+
+
+def view(work: Curating, *, limits=OWN, show=ALL, page=1, known=None, shown=(), said=None) -> tuple:
+    return work.view(*limits, show, page, known or {}, list(shown), said or {})
+
+
+def ids(seen: tuple) -> list[str]:
+    return seen[TOLD - 1]
+
+
+def cards(seen: tuple) -> list[tuple]:
+    """(card, pictures, words, accept, reject) of those that are shown."""
+    parts = seen[TOLD:]
+    found = [parts[i : i + 5] for i in range(0, len(parts), 5)]
+    return [card for card in found if card[0].visible]
