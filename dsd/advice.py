@@ -1,6 +1,6 @@
 """What to run on a machine, and how: pure functions of the facts about it, so that any machine can be tested.
 
-What FLUX takes is computed from parameter counts; how fast it is depends on the machine and is not measured.
+What FLUX takes is computed from parameter counts; how fast it is was measured on one card.
 """
 
 from collections.abc import Iterator
@@ -201,7 +201,14 @@ def _expect(facts: Facts, way: Way, quality: str) -> Iterator[str]:
         yield "weights wait in main memory and travel to the GPU when it is their turn, which costs time"
     left = sum(_downloads(facts).values())
     yield f"{gb(left)} to download first" if left else "all files are on this disk already"
-    yield f"{QUALITIES[quality].steps} steps a picture; seconds: not measured on such a machine"
+    yield f"{QUALITIES[quality].steps} steps a picture; {_seconds(facts)}"
+
+
+def _seconds(facts: Facts) -> str:
+    """What is known of a step: README, Hardware."""
+    if facts.device != "cuda":
+        return "seconds: not measured on such a machine"
+    return "an H200 takes 0.095 s an evaluation, 0.070 s with --compile; other cards: not measured"
 
 
 # ---------------------------------------------------------------- where memory ran out

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from dsd.curation import judge
-from dsd.pocket.draw import draw
+from dsd.pocket.draw import SIDE, draw
 from dsd.pocket.world import PATTERNS, Context, Critter, change_one_trait, sample_context, sample_critter
 from dsd.rows import Row
 from dsd.verdict import DIFFERENT, KEEP, LOW, SAME, UNREADABLE, Thresholds
@@ -27,8 +27,8 @@ from dsd.vlm import VLM
 TRAITS = ("hue", "stripe_angle", "eye_size", "spots", "eyes", "shape", "pattern", "ears")
 NEEDS = {"stripe_angle": "striped", "spots": "spotted"}  # trait -> the pattern that shows it
 SEED = 77_003  # no training draws scenes from it
-# A change can be seen if at least this share of the picture changes by at least so many of 255 levels: of
-# 64 x 64 pixels that is 25, about the tip of an ear.
+# A change can be seen if at least this share of the picture changes by at least so many of 255 levels:
+# about the tip of an ear.
 VISIBLE_SHARE, VISIBLE_LEVELS = 0.006, 30
 Z = NormalDist().inv_cdf(0.975)
 
@@ -47,7 +47,7 @@ class Drawn:
     changed: str | None
 
 
-def drawn_pair(index: int, *, seed: int = SEED, size: int = 64) -> Drawn:
+def drawn_pair(index: int, *, seed: int = SEED, size: int = SIDE) -> Drawn:
     """Pair number `index`: even ones show one critter, odd ones take the traits in turn.
 
     A function of (seed, index); pictures of `size` x `size` pixels.
@@ -71,7 +71,7 @@ def _can_be_seen(critter: Critter, other: Critter, context: Context) -> bool:
 
 
 def judge_drawn(
-    items: list[Row], *, vlm: VLM, recipe: str, thresholds: Thresholds, seed: int = SEED, size: int = 64
+    items: list[Row], *, vlm: VLM, recipe: str, thresholds: Thresholds, seed: int = SEED, size: int = SIDE
 ) -> list[Row]:
     """The drawn pairs of these `index`es, judged as a run's are, but by the judge alone: no similarity."""
     drawn = [drawn_pair(item["index"], seed=seed, size=size) for item in items]

@@ -7,6 +7,7 @@ show is not looked at here.
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -108,11 +109,14 @@ def draw_sheets(
     """
     reasons = {prompt["id"]: refuse(prompt) for prompt in block}
     drawn = [prompt for prompt in block if reasons[prompt["id"]] is None]
-    files = {}
-    for prompt, sheet in zip(drawn, draw(drawn) if drawn else [], strict=True):
-        files[prompt["id"]] = f"{prompt['id']}.png"
+    files = {prompt["id"]: f"{prompt['id']}.png" for prompt in drawn}
+
+    def keep(prompt: Row, sheet: Image.Image) -> None:
         rows.write(folder / files[prompt["id"]], png(sheet))
         reasons[prompt["id"]] = check_gutters(sheet, prompt["rows"], prompt["columns"])
+
+    with ThreadPoolExecutor() as pool:  # a large PNG takes as long to pack as a small GPU takes to draw it
+        list(pool.map(keep, drawn, draw(drawn) if drawn else []))
     return [_row(prompt, files.get(prompt["id"]), reasons[prompt["id"]], stamp) for prompt in block]
 
 

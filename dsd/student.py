@@ -89,7 +89,12 @@ def open_transformer(
 
 
 def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    """All weights, or a LoRA and the new input columns; in float32, in training mode."""
+    """All weights, or a LoRA and the new input columns; in float32, in training mode.
+
+    From here on attention is not cuDNN's: on an H200 (torch 2.11, CUDA 13) its backward pass in bf16 ended in
+    illegal memory accesses, at 48 and at 128 numbers a head.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     transformer.train().requires_grad_(options.full)
     if not options.full:
         _add_lora(transformer, options)

@@ -30,7 +30,7 @@ LONGEST = 512  # tokens: what FluxPipeline takes
 class Settings:
     """How a teacher is asked. Pixels are those of one panel."""
 
-    panel: int = 512
+    panel: int = 512  # of a model that is opened: its own, see `panel_side`
     margin: int = 8  # cut off every side of a panel, as Subjects200K does
     steps: int = 28
     guidance: float = 3.5  # embedded; without that, away from the empty prompt, where 1 or less is off
@@ -119,6 +119,7 @@ def load_teacher(
     with hub.explained(preset.name, [base], preset.licence_page):
         pipe = FluxPipeline.from_pretrained(base, dtype=dtype or checkpoint.PRESETS[kind].dtype, **hub.SAFE)
     _check_plain(pipe, name)
+    settings = replace(settings, panel=panel_side(pipe))
     pipe.set_progress_bar_config(disable=True)
     digest = checkpoint.model_hash(pipe)
     return Teacher(
@@ -166,6 +167,12 @@ def stream(teacher: Teacher, sheets: Sequence[Row]) -> Iterator[Step | list[Imag
         watched.closed = True
         watched.turn.release()
         thread.join()
+
+
+def panel_side(pipe: FluxPipeline) -> int:
+    """Pixels a side of a panel: half of what the model draws at best, for FLUX 512."""
+    side = pipe.vae.config.sample_size
+    return min(side if isinstance(side, int) else min(side), 1024) // 2
 
 
 # ---------------------------------------------------------------- loading

@@ -13,7 +13,7 @@ from PIL import Image
 
 from dsd import rows, samples
 from dsd.scores import Case, Draw, Scorer, evaluate, measure_levels
-from dsd.teacher import guidance_settings
+from dsd.teacher import guidance_settings, panel_side
 
 SHOWN = 12  # cases on the sample sheet
 Validate = Callable[[Any, int], dict[str, float]]
@@ -58,8 +58,7 @@ def by_teacher(
     `side` in pixels is one panel of its sheets and `tokens` all that its tokenizer reads, unless given.
     `guidance` is as in `dsd.teacher.guidance_settings`.
     """
-    sample = pipe.vae.config.sample_size
-    side = side or min(sample if isinstance(sample, int) else min(sample), 1024) // 2
+    side = side or panel_side(pipe)
     tokens = tokens or min(pipe.tokenizer_2.model_max_length, 512)
 
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:

@@ -9,9 +9,9 @@ import torch
 from dsd.pairs import read_pairs
 from dsd.pocket.draw import draw
 from dsd.pocket.words import VOCABULARY
-from train.pocket import judge, latents, rendered, scenes, student, teacher, text, vae
+from train.pocket import judge, latents, loop, rendered, scenes, student, teacher, text, vae
 from train.pocket.linear import LinearAutoencoder, spell
-from train.pocket.loop import State, descend, learning_rate, running_average
+from train.pocket.loop import State, descend, learning_rate, made_ahead, running_average
 from train.pocket.presets import SMALL
 
 TOY = replace(
@@ -21,7 +21,7 @@ TOY = replace(
 
 @pytest.fixture(scope="module")
 def pictures() -> torch.Tensor:
-    panels = [np.asarray(draw(*scene)) for i in range(6) for scene in scenes.family(3, i)]
+    panels = [np.asarray(draw(*scene, SMALL.panel)) for i in range(6) for scene in scenes.family(3, i)]
     return vae.to_tensor(np.stack(panels))
 
 
@@ -104,11 +104,20 @@ def toy_latents() -> torch.Tensor:
 
 
 def test_the_teachers_batches_are_a_function_of_the_step():
-    first, prompts = teacher.sample_batch(toy_latents(), 2, 2, 3, step=7)
-    again, same = teacher.sample_batch(toy_latents(), 2, 2, 3, step=7)
-    assert first.shape == (3, 64, 64)
-    assert torch.equal(first, again) and prompts == same
-    assert not torch.equal(first, teacher.sample_batch(toy_latents(), 2, 2, 3, step=8)[0])
+    sample = teacher.Sampler(4, 12)
+    first, again, other = sample(7), sample(7), sample(8)
+    assert first.panels.shape == (len(first.families), first.layout[0] * first.layout[1])
+    for name in ("families", "panels", "t5", "clip"):
+        assert torch.equal(getattr(first, name), getattr(again, name))
+    assert not torch.equal(first.families, other.families)
+
+
+def test_batches_made_by_workers_are_those_made_here(monkeypatch):
+    here = list(made_ahead(teacher.Sampler(4, 6), 3, 6))
+    monkeypatch.setattr(loop, "device", lambda: "cuda")
+    ahead = list(made_ahead(teacher.Sampler(4, 6), 3, 6))
+    assert len(here) == len(ahead) == 3
+    assert all(torch.equal(a.t5, b.t5) and a.layout == b.layout for a, b in zip(here, ahead, strict=True))
 
 
 def test_the_students_condition_is_its_left_frame_beside_black():
@@ -135,12 +144,16 @@ def test_packing_panels_equals_packing_their_sheet():
 
 def run_steps(path, steps: int) -> torch.Tensor:
     torch.manual_seed(0)
-    model, preset = teacher.Teacher(TOY), replace(TOY, teacher_batch=4)
+    model, preset, sample = teacher.Teacher(TOY), replace(TOY, teacher_batch=4), teacher.Sampler(4, 4)
     state = State(
         path, model=model, average=running_average(model), optimizer=torch.optim.AdamW(model.parameters())
     ).load()
     descend(
-        "toy", state, steps, lambda step: 1e-3, lambda step: teacher.loss(model, toy_latents(), preset, step)
+        "toy",
+        state,
+        steps,
+        lambda step: 1e-3,
+        lambda step: teacher.loss(model, toy_latents(), preset, step, sample(step)),
     )
     return model.transformer.x_embedder.weight.detach().clone()
 

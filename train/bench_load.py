@@ -28,14 +28,13 @@ import numpy as np
 from PIL import Image
 
 from dsd import diptych, intake, provenance
-from dsd.pocket.draw import draw
+from dsd.pocket.draw import SIDE, draw
 from dsd.pocket.words import phrase
 from dsd.pocket.world import sample_context, sample_critter
 from dsd.rows import Row
 
 ROOT = Path(__file__).resolve().parents[1]
 API = "/gradio_api"
-FRAME = 64  # pixels, pocket's own
 WARM = 120  # pictures before memory is read for the first time: by then as many sessions are kept as may be
 START = 900  # seconds that a machine which is busy with other things may take to open the app
 LONG = 100  # steps of a picture that is there to be cancelled
@@ -110,7 +109,7 @@ class Client:
         self.random = random.Random(self.number)
         rng = np.random.default_rng([5, self.number])
         critter = sample_critter(rng)
-        self.picture = draw(critter, sample_context(rng), FRAME)
+        self.picture = draw(critter, sample_context(rng), SIDE)
         self.prompt = phrase(critter, sample_context(rng), rng)
         sent = BytesIO()
         self.picture.save(sent, "PNG")
@@ -147,7 +146,7 @@ class Client:
         data = self.app.http.get(f"{API}/file={file['path']}").raise_for_status().content
         with Image.open(BytesIO(data)) as picture:
             settings, frame = provenance.read_settings(picture), provenance.read_reference(picture)
-        expected = diptych.fit(self.picture, FRAME, FRAME)
+        expected = diptych.fit(self.picture, SIDE, SIDE)
         mine = (settings["seed"], settings["prompt"]) == (seed, intake.check_prompt(self.prompt))
         return said == seed and mine and frame.tobytes() == expected.tobytes()
 

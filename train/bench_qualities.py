@@ -110,7 +110,8 @@ def _mag(pipe: Any) -> Any:
     pipe.transformer.enable_cache(MagCacheConfig(num_inference_steps=steps, calibrate=True))
     said = io.StringIO()
     with contextlib.redirect_stdout(said):  # that is the only place where it tells them
-        pipe("on the beach", image=Image.new("RGB", (64, 64)), generator=torch.Generator().manual_seed(0))
+        black = Image.new("RGB", (pipe.frame_size, pipe.frame_size))
+        pipe("on the beach", image=black, generator=torch.Generator().manual_seed(0))
     pipe.transformer.disable_cache()
     ratios = json.loads(re.search(r"\[[\d.].*\]", said.getvalue()).group())
     return MagCacheConfig(num_inference_steps=steps, mag_ratios=ratios)

@@ -26,15 +26,22 @@ def join() -> PartialState:
     """This process among those of its launch; to be called before anything else asks for that.
 
     accelerate counts CPU processes only if it is told that there is no GPU, and lets nobody wait for more
-    than ten or thirty minutes unless it is told for how long.
+    than ten or thirty minutes unless it is told for how long. Of more processes than GPUs, several work on
+    one: a small model leaves most of it idle.
     """
+    from torch import cuda
+
     from dsd.checkpoint import best_device  # here, so that --help answers at once
 
     alone = os.environ.get("ACCELERATE_USE_CPU") == "True" and "WORLD_SIZE" not in os.environ
     if alone and "MASTER_ADDR" in os.environ:  # --num_processes was given, and is ignored
         note = "note: accelerate starts one process on a CPU; torchrun --nproc-per-node N -m ... starts more"
         print(note, file=sys.stderr)
-    return PartialState(cpu=best_device() == "cpu", timeout=FOR_THE_SLOWEST)
+    gpus = cuda.device_count()
+    crowded = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > gpus
+    if crowded and gpus:
+        cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
+    return PartialState(cpu=best_device() == "cpu" or crowded, timeout=FOR_THE_SLOWEST)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
     prompts, state = grids.read_prompts(args.run), join()
     if args.mend:
         _mend(args.run, state)
-    teacher = _load(args, state)
+    teacher = _load(args)
     grids.check_run(args.run, prompts, teacher.stamp)
     speed = stage(args.run, prompts, teacher, batch=args.batch).run()
     if state.is_main_process:
@@ -66,13 +66,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _load(args: argparse.Namespace, state: PartialState) -> "Teacher":
+def _load(args: argparse.Namespace) -> "Teacher":
     quiet()  # before what follows is imported, which would talk
     from dsd.teacher import load_teacher
 
     given = {name: getattr(args, name) for name in OVERRIDES}
-    device = args.device or state.device
-    return load_teacher(args.model, like=args.like, device=device, offload=args.offload, **given)
+    return load_teacher(args.model, like=args.like, device=args.device, offload=args.offload, **given)
 
 
 def stage(

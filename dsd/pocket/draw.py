@@ -1,4 +1,4 @@
-"""Drawing one panel of the drawn world with Pillow, four times too large, then averaged down and softened.
+"""Drawing one panel of the drawn world with Pillow, on a larger canvas, then averaged down and softened.
 
 Coordinates are fractions of the panel, x to the right and y down, until `_Pen` turns them into pixels.
 """
@@ -10,8 +10,9 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from dsd.pocket.world import ACCESSORY_COLORS, Context, Critter
 
-SUPERSAMPLE = 4
-SOFTNESS = 0.0125  # standard deviation of the final blur, in panel widths: soft edges suit a small VAE
+SIDE = 64  # pixels of a panel of the family that ships
+CANVAS = 256  # pixels: four times a panel of 64, twice one of 128, whose softening hides the rest
+SOFTNESS = 0.8  # standard deviation of the final blur, in pixels: soft edges suit a small VAE
 PLACE_X = {"left": 0.34, "centre": 0.5, "right": 0.66}
 LIGHT_RGB = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.80, 0.62), "night": (0.58, 0.63, 0.88)}
 BODY_RADIUS = 0.25
@@ -281,15 +282,23 @@ def _worn(pen: _Pen, critter: Critter, kind: str, rgb) -> None:
 # ---------------------------------------------------------------- pictures
 
 
-def draw(critter: Critter, context: Context, size: int = 64) -> Image.Image:
+def draw(critter: Critter, context: Context, size: int = SIDE) -> Image.Image:
     """One panel, RGB, `size` x `size` pixels."""
-    image = Image.new("RGB", (size * SUPERSAMPLE,) * 2)
+    image = blank(size)
     BACKDROPS[context.scene](_Pen(image), context.backdrop)
     x, y = PLACE_X[context.place] + context.jitter[0], 0.585 + context.jitter[1]
     pen = _Pen(image, (x, y), BODY_RADIUS * context.scale, context.tilt)
     _draw_critter(pen, critter, context)
-    soft = image.reduce(SUPERSAMPLE).filter(ImageFilter.GaussianBlur(SOFTNESS * size))
-    return _lit(soft, context.light)
+    return _lit(shrink(image, size), context.light)
+
+
+def blank(size: int) -> Image.Image:
+    """A canvas for a panel of `size` pixels."""
+    return Image.new("RGB", (size * max(2, CANVAS // size),) * 2)
+
+
+def shrink(image: Image.Image, size: int, softness: float = SOFTNESS) -> Image.Image:
+    return image.reduce(image.width // size).filter(ImageFilter.GaussianBlur(softness))
 
 
 def _draw_critter(pen: _Pen, critter: Critter, context: Context) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dsd.pocket import scorer
-from dsd.pocket.draw import draw
+from dsd.pocket.draw import SIDE, draw
 from dsd.pocket.words import caption, describe_context
 from dsd.pocket.world import NAMED, Context, Critter, sample_context, sample_critter
 from dsd.scores import Case, Measure, Row
@@ -30,7 +30,7 @@ class Scene:
     asked: Context
 
 
-def validation_set(seed: int = 0, subjects: int = 200, prompts: int = 3, *, size: int = 64) -> list[Case]:
+def validation_set(seed: int = 0, subjects: int = 200, prompts: int = 3, *, size: int = SIDE) -> list[Case]:
     """`subjects` x `prompts` cases of held-out critters, each asked for in other scenes than its reference's.
 
     Fewer subjects or prompts are the first ones of the larger set. `size` is the pictures' side in pixels.
@@ -60,7 +60,9 @@ def _elsewhere(shown: Context, rng: np.random.Generator) -> Context:
             return context
 
 
-def case(scene: Scene, subject: str, seed: int, size: int = 64, reference: Image.Image | None = None) -> Case:
+def case(
+    scene: Scene, subject: str, seed: int, size: int = SIDE, reference: Image.Image | None = None
+) -> Case:
     """The case of a scene; `reference` saves drawing it again for each prompt."""
     return Case(
         subject=subject,

@@ -11,7 +11,7 @@ from dsd.pocket.draw import draw
 from dsd.pocket.world import PATTERNS, SHAPES, Context, Critter, sample_critter
 
 FOLDER = ASSETS.parent / "examples"
-SEED, PANEL = 77, 64
+SEED = 77
 CASES = (
     ("beach", "wearing a red hat in the snow"),
     ("forest", "holding a yellow balloon under the sea"),
@@ -36,7 +36,7 @@ def make(folder: Path) -> None:
         critter = _varied(rng, number, colors)
         colors.add(critter.color)
         name = f"{number:02d}-{critter.color}-{critter.shape}-{critter.pattern}.png"
-        draw(critter, Context(scene=scene, backdrop=float(rng.random())), PANEL).save(folder / name)
+        draw(critter, Context(scene=scene, backdrop=float(rng.random()))).save(folder / name)
         rows.append({"image": name, "prompt": prompt})
     (folder / "examples.json").write_text(json.dumps(rows, indent=1) + "\n")
 

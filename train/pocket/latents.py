@@ -41,7 +41,7 @@ def block_code(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
 
 
 def _encode(weight: Tensor, bias: Tensor, families: np.ndarray) -> np.ndarray:
-    pixels = pocket_vae.to_tensor(families).to(weight.device)
+    pixels = pocket_vae.to_tensor(families, weight.device)
     code = functional.conv2d(pixels, weight, bias, stride=8)  # [B, 16, H/8, W/8]
     return code.view(*families.shape[:2], *code.shape[1:]).half().cpu().numpy()
 

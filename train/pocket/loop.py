@@ -3,19 +3,27 @@
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
 from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Dataset
 
 
 def device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def mixed_precision() -> AbstractContextManager:
+    """bfloat16 on a GPU, where it is twice as fast; on a CPU it gains nothing at these widths."""
+    return torch.autocast(device(), torch.bfloat16, enabled=device() == "cuda")
 
 
 def ranks() -> tuple[int, int]:
@@ -51,6 +59,24 @@ def once(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
     if ranks()[1] > 1:
         distributed.barrier()
     return np.load(path, mmap_mode="r")
+
+
+class _Steps(Dataset):
+    def __init__(self, make: Callable[[int], Any]):
+        self.make = make
+
+    def __getitem__(self, step: int) -> Any:
+        return self.make(step)
+
+
+def made_ahead(make: Callable[[int], Any], first: int, steps: int) -> Iterator[Any]:
+    """`make(step)` for each step from `first` on.
+
+    Beside a GPU by worker processes, ahead of time, so that it never waits; else when it is asked for.
+    """
+    workers = min(12, max(1, (os.cpu_count() or 1) - 2)) if device() == "cuda" else 0
+    order = range(first, steps)
+    return iter(DataLoader(_Steps(make), batch_size=None, sampler=order, num_workers=workers))
 
 
 def learning_rate(step: int, steps: int, peak: float, *, warmup: int = 200, decay: float = 0.3) -> float:
@@ -117,6 +143,7 @@ def descend(
 
     `loss` and `rate` are functions of the step. The mean loss since the last line is printed every 100 steps.
     """
+    torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.student.make_trainable`
     model, average, optimizer = (state.objects[part] for part in ("model", "average", "optimizer"))
     losses = []
     while state.step < steps:
@@ -129,14 +156,14 @@ def descend(
         optimizer.step()
         optimizer.zero_grad()
         average.update_parameters(model)
-        losses.append(value.item())
+        losses.append(value.detach())  # looked at later: a GPU shall not wait for it
         state.tick()
         if state.step % 100 == 0 and ranks()[0] == 0:
-            print(f"{name} {state.step}/{steps}  loss {sum(losses) / len(losses):.4f}", flush=True)
+            print(f"{name} {state.step}/{steps}  loss {torch.stack(losses).mean():.4f}", flush=True)
             losses = []
     state.save()
 
 
-def step_seed(seed: int, step: int) -> torch.Generator:
+def step_seed(seed: int, step: int, where: str | torch.device = "cpu") -> torch.Generator:
     """Randomness as a function of step and rank: a continued run draws what an unbroken one would."""
-    return torch.Generator().manual_seed((seed * 1_000_003 + step) * 64 + ranks()[0])
+    return torch.Generator(where).manual_seed((seed * 1_000_003 + step) * 64 + ranks()[0])

@@ -92,9 +92,10 @@ def finish(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], sid
     """Euler's way from time `begin` [B] to 0, guided as the wheel's sheets are."""
     tokens, guidance = LAYOUTS[(SIDE, SIDE)][1], SETTINGS["pocket"].guidance
     ids = positions(side, side, device=device())
+    words = [part.to(device()) for part in teacher.spell(prompts + [""] * len(prompts), tokens)]
     for step in range(STEPS):
         t = begin * (1 - step / STEPS)
-        both = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), prompts + [""] * len(prompts), tokens, ids)
+        both = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), *words, ids)
         asked, empty = both.chunk(2)
         x_t = x_t - (begin / STEPS)[:, None, None] * (empty + guidance * (asked - empty))
     return x_t

@@ -5,6 +5,7 @@ A scene is a function of (seed, index), so that only pixels are stored. Held-out
 here.
 """
 
+import os
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -36,10 +37,12 @@ def _changed(critter: Critter, rng: np.random.Generator) -> Critter:
             return other
 
 
-def _draw_families(job: tuple[int, int, int, int, bool]) -> np.ndarray:
-    seed, start, stop, size, held_out = job
-    scenes = [family(seed, i, held_out=held_out) for i in range(start, stop)]
-    return np.stack([[np.asarray(draw(*scene, size)) for scene in one] for one in scenes])
+def _draw_families(job: tuple[Path, int, int, int, bool]) -> None:
+    """Straight into the file: nothing has to pass from one process to another."""
+    path, seed, start, stop, held_out = job
+    file = np.lib.format.open_memmap(path, mode="r+")
+    for i in range(start, stop):
+        file[i] = [np.asarray(draw(*scene, file.shape[2])) for scene in family(seed, i, held_out=held_out)]
 
 
 def render(
@@ -49,17 +52,20 @@ def render(
     folder: Path,
     *,
     held_out: bool = False,
-    processes: int = 2,
-    chunk: int = 50,
+    processes: int | None = None,
+    chunk: int = 25,
 ) -> np.ndarray:
-    """`count` families, uint8 [count, FAMILY, size, size, 3], drawn once and kept in `folder`."""
+    """`count` families, uint8 [count, FAMILY, size, size, 3], drawn once and kept in `folder`.
+
+    `processes` None is one for each core.
+    """
     path = folder / f"families-{seed}-{count}-{size}{'-held-out' * held_out}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        jobs = [(seed, i, min(i + chunk, count), size, held_out) for i in range(0, count, chunk)]
-        with get_context("spawn").Pool(processes) as pool:
-            drawn = np.concatenate(list(pool.imap(_draw_families, jobs)))
         part = path.with_name(f"part-{path.name}")
-        np.save(part, drawn)
+        np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, FAMILY, size, size, 3))
+        jobs = [(part, seed, i, min(i + chunk, count), held_out) for i in range(0, count, chunk)]
+        with get_context("spawn").Pool(processes or os.cpu_count()) as pool:
+            list(pool.imap_unordered(_draw_families, jobs))
         part.replace(path)
     return np.load(path, mmap_mode="r")

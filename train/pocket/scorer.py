@@ -39,12 +39,11 @@ def targets(pairs: list[tuple[Critter, Context]]) -> dict[str, Tensor]:
 
 
 def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """A random mix with a blurred copy, and a little noise: [B, 3, H, W] in -1..1."""
-    share, level = torch.rand(2, len(pictures), 1, 1, 1, generator=generator)
+    """A random mix with a blurred copy, and a little noise: [B, 3, H, W] in -1..1, where the generator is."""
+    make = {"generator": generator, "device": pictures.device}
+    share, level = torch.rand(2, len(pictures), 1, 1, 1, **make)
     blurred = functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
-    noise = functional.interpolate(
-        torch.randn(len(pictures), 3, 32, 32, generator=generator), pictures.shape[-2:]
-    )
+    noise = functional.interpolate(torch.randn(len(pictures), 3, 32, 32, **make), pictures.shape[-2:])
     return pictures.lerp(blurred, share) + 0.12 * level * noise
 
 
@@ -61,28 +60,23 @@ def loss(scorer: Scorer, pictures: Tensor, others: Tensor, wanted: dict[str, Ten
 
 def train(run: Path, preset: Preset, steps: int) -> Scorer:
     torch.manual_seed(SEED)
+    where = device()
     families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
-    count = min(preset.scorer_families, len(families))
-    wanted = targets(truths(TRAIN_SEED, count))
-    scorer = Scorer().to(device(), memory_format=torch.channels_last)
+    families = families[: preset.scorer_families]
+    wanted = {name: row.to(where) for name, row in targets(truths(TRAIN_SEED, len(families))).items()}
+    scorer = Scorer().to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(scorer.parameters(), PEAK, weight_decay=0.02)
     state = State(run / "scorer.pt", scorer=scorer, optimizer=optimizer).load()
-    pictures = families.reshape(-1, *families.shape[2:])
-    others = to_tensor(strangers(preset.strangers, SIZE, SEED))
+    pictures, others = shrunk(families, where), to_tensor(strangers(preset.strangers, SIZE, SEED), where)
     while state.step < steps:
-        generator = step_seed(SEED, state.step)
-        rows = torch.randint(8 * count, (preset.scorer_batch,), generator=generator)
-        batch = roughen(shrink(to_tensor(pictures[rows.numpy()])), generator).to(device())
-        chosen = torch.randint(len(others), (preset.scorer_batch // 3,), generator=generator)
-        unlike = roughen(others[chosen], generator).to(device())
+        generator = step_seed(SEED, state.step, where)
+        make = {"generator": generator, "device": where}
+        rows = torch.randint(len(pictures), (preset.scorer_batch,), **make)
+        batch = roughen(pictures[rows].float() / 127.5 - 1, generator)
+        unlike = roughen(others[torch.randint(len(others), (preset.scorer_batch // 3,), **make)], generator)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(state.step, steps, PEAK, decay=0.6)
-        value = loss(
-            scorer.train(),
-            batch,
-            unlike,
-            {name: tensor[rows].to(device()) for name, tensor in wanted.items()},
-        )
+        value = loss(scorer.train(), batch, unlike, {name: tensor[rows] for name, tensor in wanted.items()})
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -91,6 +85,12 @@ def train(run: Path, preset: Preset, steps: int) -> Scorer:
             print(f"scorer {state.step}/{steps}  loss {value.item():.3f}", flush=True)
     state.save()
     return scorer.eval()
+
+
+def shrunk(families: np.ndarray, where: str) -> Tensor:
+    """All pictures as the scorer sees them, uint8 [N, 3, 64, 64], on the device: no step waits."""
+    parts = [shrink(to_tensor(part, where)) for part in np.array_split(families, max(1, len(families) // 50))]
+    return torch.cat([((part + 1) * 127.5).round().byte() for part in parts])
 
 
 def shrink(pictures: Tensor) -> Tensor:

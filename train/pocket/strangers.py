@@ -7,7 +7,7 @@ drawn scenes without a critter, and drawn pictures cut up and shuffled.
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from dsd.pocket.draw import BACKDROPS, SUPERSAMPLE, _Pen, draw
+from dsd.pocket.draw import BACKDROPS, _Pen, blank, draw, shrink
 from dsd.pocket.world import SCENES, sample_context, sample_critter
 
 LETTERS = list("abcdefghijklmnopqrstuvwxyz      .,ABC0123")
@@ -61,9 +61,9 @@ def text(size: int, rng: np.random.Generator) -> Image.Image:
 
 
 def empty_scene(size: int, rng: np.random.Generator) -> Image.Image:
-    image = Image.new("RGB", (size * SUPERSAMPLE,) * 2)
+    image = blank(size)
     BACKDROPS[str(rng.choice(SCENES))](_Pen(image), float(rng.random()))
-    return image.reduce(SUPERSAMPLE).filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+    return shrink(image, size, rng.uniform(0.3, 1.2))
 
 
 def shuffled(size: int, rng: np.random.Generator) -> Image.Image:

@@ -6,6 +6,7 @@ alone.
 """
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
 from transformers import (
     CLIPTextConfig,
     CLIPTextModel,
@@ -19,6 +20,22 @@ from dsd.pocket.words import VOCABULARY
 
 CLIP_TOKENS = 48  # the longest pooled prompt; a 2x2 grid prompt has about 40 words
 T5_TOKENS = 20  # enough for one picture; grid prompts ask for 36 (`max_sequence_length=36`)
+
+
+class Speller:
+    """Both tokenizers at once. Nothing else is in it, so that worker processes can have one."""
+
+    def __init__(self):
+        self.clip, self.t5 = build_clip_tokenizer(), build_t5_tokenizer()
+
+    def __call__(self, prompts: list[str], tokens: int) -> tuple[Tensor, Tensor]:
+        """Ids for T5 [B, tokens], as `FluxPipeline` pads them, and for CLIP [B, CLIP_TOKENS].
+
+        What follows a prompt's end changes nothing of CLIP's pooled state.
+        """
+        how = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+        t5 = self.t5(prompts, max_length=tokens, **how).input_ids
+        return t5, self.clip(prompts, max_length=CLIP_TOKENS, **how).input_ids
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:

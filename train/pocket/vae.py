@@ -41,10 +41,10 @@ def build(preset: Preset) -> AutoencoderKL:
     )
 
 
-def to_tensor(pictures: np.ndarray) -> Tensor:
+def to_tensor(pictures: np.ndarray, where: str | torch.device = "cpu") -> Tensor:
     """uint8 [..., H, W, 3] -> float [B, 3, H, W] in -1..1."""
     flat = np.array(pictures.reshape(-1, *pictures.shape[-3:]))
-    return torch.from_numpy(flat).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return torch.from_numpy(flat).to(where).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def tile(panels: Tensor, rows: int, columns: int) -> Tensor:
@@ -54,10 +54,10 @@ def tile(panels: Tensor, rows: int, columns: int) -> Tensor:
     return grid.reshape(-1, channels, rows * size, columns * size)
 
 
-def sample_batch(pictures: np.ndarray, batch: int, generator: torch.Generator) -> Tensor:
+def sample_batch(pictures: np.ndarray, batch: int, generator: torch.Generator, where: str = "cpu") -> Tensor:
     """`batch` panels as singles, diptychs (some half black) or 2x2 sheets, all of one layout."""
     chosen = torch.randint(len(pictures), (batch,), generator=generator).numpy()
-    panels = to_tensor(pictures[chosen])
+    panels = to_tensor(pictures[chosen], where)
     rows, columns = ((1, 1), (1, 2), (2, 2))[int(torch.randint(3, (1,), generator=generator))]
     if columns == 2 and rows == 1:
         panels[1::8] = BLACK
@@ -137,7 +137,7 @@ def _loop(state, optimizer, pictures, batch, steps, peak, loss, report) -> None:
     where = device()
     while state.step < steps:
         generator = step_seed(TRAIN_SEED, state.step)
-        pixels = sample_batch(pictures, batch, generator).to(where, memory_format=torch.channels_last)
+        pixels = sample_batch(pictures, batch, generator, where).to(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(state.step, steps, peak, decay=0.5)
         loss(pixels, generator).backward()
@@ -159,7 +159,7 @@ def main() -> None:
     args = parser.parse_args()
     preset = PRESETS[args.preset]
     torch.manual_seed(0)
-    families = scenes.render(TRAIN_SEED, preset.families, preset.panel, args.run / "renders")
+    families = scenes.render(TRAIN_SEED, preset.vae_families, preset.panel, args.run / "renders")
     pictures = families.reshape(-1, *families.shape[2:])
     test = to_tensor(scenes.render(TEST_SEED, 64, preset.panel, args.run / "renders")).to(device())
     linear = train_linear(pictures, test[:128], args.run, preset, args.linear_steps or preset.linear_steps)
