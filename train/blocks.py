@@ -44,6 +44,17 @@ def join() -> PartialState:
     return PartialState(cpu=best_device() == "cpu" or crowded, timeout=FOR_THE_SLOWEST)
 
 
+def wait_for_all() -> None:
+    """Until every process of this launch is here.
+
+    accelerate's own names a GPU to wait on, which processes that share one, and meet on the CPU, do not have.
+    """
+    if PartialState().num_processes > 1:
+        from torch import distributed
+
+        distributed.barrier()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """Items whose rows go to one file."""
@@ -80,10 +91,10 @@ class Stage:
                 bar.update(len(new))
 
             self._do(state, show)
-        state.wait_for_everyone()
+        wait_for_all()
         if state.is_main_process:
             rows.merge(self.path)
-        state.wait_for_everyone()
+        wait_for_all()
         return (seen.total() - len(done)) / max(time.monotonic() - began, 1e-9)
 
     def _share(self, process: int, processes: int) -> list[Row]:

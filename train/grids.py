@@ -18,7 +18,7 @@ from dsd import grids, rows
 from dsd.command import quiet
 from dsd.rows import Row
 from train import command
-from train.blocks import Stage, join
+from train.blocks import Stage, join, wait_for_all
 
 if TYPE_CHECKING:
     from dsd.teacher import Teacher
@@ -106,7 +106,7 @@ def stage(
 def _mend(run: Path, state: PartialState) -> None:
     if state.is_main_process:
         print(f"{grids.mend(run)} sheets are to be drawn again")
-    state.wait_for_everyone()
+    wait_for_all()
 
 
 def _reason(row: Row) -> str | None:
