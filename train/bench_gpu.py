@@ -149,7 +149,7 @@ def evaluation_rows(model: FluxTransformer2DModel, frames: tuple[int, ...], most
             model(**given)
         flops[side] = counter.get_total_flops()
         yield _evaluation(model, given, side, flops[side], most, compiled=False)
-    model.compile_repeated_blocks(fullgraph=True)
+    model.compile_repeated_blocks(fullgraph=True, dynamic=True)  # as `dsd.compiling` does
     for side in frames:
         yield _evaluation(model, inputs(model, side), side, flops[side], most, compiled=True)
 
