@@ -1,6 +1,6 @@
 """The README's pictures of the page: `python -m tests.screens` writes assets/screens/*.png.
 
-One file for every tab, as it looks after a little work there. Without `--url` an app is started for it, with
+One file for every tab, as it looks after a little work there, and the first on a phone, in the dark. Without `--url` an app is started for it, with
 the embedded weights. Subjects, words and seeds are fixed, so that a picture changes when page or weights do.
 """
 
@@ -90,9 +90,11 @@ def shoot(page, last: str, path: Path) -> None:
     page.evaluate("window.scrollTo(0, 0); document.activeElement.blur()")
     page.wait_for_timeout(2000)  # for people: no toast, no half-faded picture
     box = page.locator(last).bounding_box()
-    clip = {"x": 0, "y": 0, "width": WIDTH, "height": round(box["y"] + box["height"] + 16)}
+    width, height = page.viewport_size["width"], round(box["y"] + box["height"] + 16)
+    clip = {"x": 0, "y": 0, "width": width, "height": height}
     taken = Image.open(BytesIO(page.screenshot(full_page=True, clip=clip)))
     taken.convert("RGB").quantize(256, kmeans=2, dither=Image.Dither.NONE).save(path, optimize=True)
+    print(f"{path}: {path.stat().st_size // 1024} KB", flush=True)
 
 
 def main() -> None:
@@ -102,13 +104,20 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     with address(args.url) as url, browsing.browser() as browser:
-        page = browser.new_page(viewport={"width": WIDTH, "height": 900}, color_scheme="light")
-        page.set_default_timeout(PATIENCE)
-        page.goto(url)
-        page.get_by_role("button", name="Create").wait_for()
+        page = opened(browser, url, {"width": WIDTH, "height": 900}, "light")
         for visit in (generate, grids, curate):
-            shoot(page, visit(page), path := args.out / f"{visit.__name__}.png")
-            print(f"{path}: {path.stat().st_size // 1024} KB", flush=True)
+            shoot(page, visit(page), args.out / f"{visit.__name__}.png")
+        page.close()
+        page = opened(browser, url, browsing.PHONE, "dark")
+        shoot(page, generate(page), args.out / "phone.png")
+
+
+def opened(browser, url: str, size: dict, scheme: str):
+    page = browser.new_page(viewport=size, color_scheme=scheme)
+    page.set_default_timeout(PATIENCE)
+    page.goto(url)
+    page.get_by_role("button", name="Create").wait_for()
+    return page
 
 
 if __name__ == "__main__":
