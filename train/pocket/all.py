@@ -1,0 +1,83 @@
+"""All of the pocket family from nothing, the wheel included: `python -m train.pocket.all RUN`.
+
+The commands of train/README.md in their order; RUN/all.jsonl has what each of them took. Stop it whenever you
+like: the same command goes on with the part that was not finished.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from dsd import rows
+from train.pocket.presets import PRESETS
+
+SHEETS, ROWS = 20_000, 24_000
+PROCESSES = min(8, os.cpu_count() or 1)  # that share a GPU, or the cores
+Part = tuple[str, list[str]]  # name, what comes after `python`
+
+
+def parts(run: Path, preset: str, *, sheets: int = SHEETS, max_rows: int = ROWS) -> Iterator[Part]:
+    """Every part comes after those that it is made from."""
+    small, wheel, student = ["--preset", preset], f"{run / 'wheel'}", f"{run / 'student'}"
+    for name in ("vae", "scorer", "teacher", "judge"):
+        yield name, _module(f"train.pocket.{name}", f"{run}", *small)
+    yield "ship", _module("train.pocket.ship", f"{run}")
+    yield "prompts", _module("train.prompts", wheel, "--count", f"{sheets}")
+    yield "grids", _shared("train.grids", wheel, "--model", "pocket")
+    yield "curate", _shared("train.curate", wheel, "--judge", "pocket", "--votes", "2", "2", "--no-captions")
+    yield "dataset", _module("train.dataset", wheel, "--words", "sheet", "--max-rows", f"{max_rows}")
+    yield "student", _module("train.train", wheel, "--out", student, "--model", "pocket")
+    yield "ship the student", _module("train.pocket.ship", f"{run}")
+    yield "measure", _module("train.pocket.measure", "--out", f"{run / 'figures'}")
+    yield "evaluate", _module("train.evaluate", "pocket", "--described", "--out", f"{run / 'scores'}")
+
+
+def _module(name: str, *arguments: str) -> list[str]:
+    return ["-m", name, *arguments]
+
+
+def _shared(name: str, *arguments: str) -> list[str]:
+    """In several processes at once."""
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", f"{PROCESSES}"]
+    return [*launcher, *_module(name, *arguments)]
+
+
+def build(run: Path, todo: Iterator[Part], call: Callable[[list[str]], int]) -> None:
+    """Do what is not done yet; SystemExit with the code of a part that fails."""
+    table = run / "all.jsonl"
+    done = {row["id"] for row in rows.read_all(table)}
+    for name, arguments in todo:
+        if name in done:
+            continue
+        print(f"== {name}: python {' '.join(arguments)}", flush=True)
+        began = time.monotonic()
+        if code := call(arguments):
+            print(f"{name} failed; the same command goes on with it", file=sys.stderr)
+            raise SystemExit(code)
+        with rows.writing(table) as append:
+            append([{"id": name, "seconds": round(time.monotonic() - began)}])
+
+
+def _call(arguments: list[str]) -> int:
+    return subprocess.run([sys.executable, *arguments]).returncode
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("run", type=Path, help="folder that all is made in; assets/pocket gets the result")
+    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--sheets", type=int, default=SHEETS, help=f"that the teacher draws ({SHEETS})")
+    parser.add_argument(
+        "--rows", type=int, default=ROWS, help=f"that the student learns from, at most ({ROWS})"
+    )
+    args = parser.parse_args()
+    args.run.mkdir(parents=True, exist_ok=True)
+    build(args.run, parts(args.run, args.preset, sheets=args.sheets, max_rows=args.rows), _call)
+
+
+if __name__ == "__main__":
+    main()
