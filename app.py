@@ -14,12 +14,12 @@ from PIL import Image
 
 from dsd import command, compiling, hub, space
 from dsd.asking import VLM
-from dsd.checkpoint import ASSETS, PRESETS, best_device
+from dsd.checkpoint import ASSETS, PRESETS, Preset, best_device, resolve
 from dsd.memory import QUANTISED
 from dsd.recipes import CRITTERS, IDENTITY
 from dsd.ui import page
 from dsd.ui.late import Late
-from dsd.ui.loaded import Loaded, Wheel
+from dsd.ui.loaded import Loaded, Wheel, shown_name
 
 ROOT = Path(__file__).resolve().parent
 EXAMPLES = ROOT / "assets" / "examples"
@@ -28,6 +28,7 @@ POCKET = "pocket"
 AUTH, COMPILE = "DSD_AUTH", "DSD_COMPILE"
 # Somebody waits at the page, and others behind: a server that is away must not keep them for long.
 SERVER = {"timeout": 60, "retries": 1, "patience": 60}
+OWN_WEIGHTS = "What it draws well depends on these weights."
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -92,7 +93,7 @@ def check_space(args: argparse.Namespace) -> int:
 
 
 def settle(args: argparse.Namespace, judge: Late[VLM]) -> tuple[argparse.Namespace, Loaded]:
-    """The model asked for; on a Space that lacks something for it, pocket, which says what is missing.
+    """The model asked for; on a Space where it cannot be opened, pocket, which says what is missing.
 
     Elsewhere who started the app is there to read the error.
     """
@@ -102,13 +103,28 @@ def settle(args: argparse.Namespace, judge: Late[VLM]) -> tuple[argparse.Namespa
         if lacks := space.lacking(args.model, device=best_device(), token=hub.has_token()):
             raise hub.LoadError(lacks)
         return args, load(args, judge)
-    except ValueError as error:
+    except Exception as error:  # whatever it is, a page that says so is better than none
         if args.model == POCKET:
             raise
-        print(f"app.py: {error}; pocket runs instead", file=sys.stderr)
-        embedded = {"model": POCKET, "weights": None, "offload": "none", "quantize": None}
-        args = argparse.Namespace(**vars(args) | embedded)
-        return args, replace(load(args, judge), missing=str(error))
+        print(f"app.py: {told(error)}; pocket runs instead", file=sys.stderr)
+        missing = why_missing(args.model, error)
+    # Not before the error is gone, which holds on to all that had been loaded.
+    embedded = {"model": POCKET, "weights": None, "offload": "none", "quantize": None}
+    args = argparse.Namespace(**vars(args) | embedded)
+    return args, replace(load(args, judge), missing=missing)
+
+
+def why_missing(model: str, error: Exception) -> str:
+    """For the page: an error that nobody foresaw has nothing to say to visitors."""
+    if isinstance(error, ValueError):
+        return str(error)
+    return f"{shown_name(model)} could not be opened: the log of this Space says why"
+
+
+def told(error: Exception) -> str:
+    """An error as a line for the log; one that nobody foresaw says its kind, for its text may say little."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
 def open_now(wheel: Wheel) -> None:
@@ -116,22 +132,22 @@ def open_now(wheel: Wheel) -> None:
     for late in filter(None, (wheel.teacher, wheel.judge)):
         try:
             late()
-        except ValueError as error:  # the tab that needs it says so again
-            print(f"app.py: {error}", file=sys.stderr)
+        except Exception as error:  # the tab that needs it says so again
+            print(f"app.py: {told(error)}", file=sys.stderr)
 
 
 def load(args: argparse.Namespace, judge: Late[VLM]) -> Loaded:
     """The model and what the page says about it."""
     held = {"device": args.device, "offload": args.offload, "quantize": args.quantize}
     pipe = command.open_model(args.model, weights=args.weights, **held)
-    preset = PRESETS.get(args.model)
+    preset = resolve(args.model)
     return Loaded(
         pipe=pipe,
         name=args.model,
         weights=args.weights,
         warn=world_warning(args.model),
-        description=preset.description if preset else "",
-        licence=preset.licence if preset else "",
+        description=OWN_WEIGHTS if args.weights else preset.description,
+        licence="" if preset.licence == Preset.licence else preset.licence,  # an unknown one tells nothing
         describer=judge if knows(args, args.model) else None,
         recipe=CRITTERS if POCKET in (args.model, args.judge) else IDENTITY,
     )
@@ -251,10 +267,26 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     # A service is stopped by SIGTERM: it too should end as Ctrl-C does, with no upload left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    page.launch(
-        built, server_name=args.host, server_port=args.port, share=args.share, auth=auth, mcp=args.mcp
-    )
+    place = {"server_name": args.host, "server_port": args.port, "share": args.share}
+    try:
+        page.launch(built, auth=auth, mcp=args.mcp, **place)
+    except (OSError, OverflowError, ValueError) as error:  # the second: no number of a port
+        print(f"app.py: {unserved(args, error)}", file=sys.stderr)
+        return 2
     return 0
+
+
+def unserved(args: argparse.Namespace, error: Exception) -> str:
+    """Why the page is not served, and what to do: gradio's own words are for who calls it."""
+    if isinstance(error, ValueError):
+        return told(error)
+    where = f" at {args.host}" if args.host else ""
+    if args.port is None:
+        return f"no free port was found{where}: name one with --port"
+    return (
+        f"port {args.port} cannot be used{where}, another program may have it: name another with --port, "
+        "or leave it out for the first free one"
+    )
 
 
 if __name__ == "__main__":

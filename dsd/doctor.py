@@ -10,7 +10,7 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
@@ -34,14 +34,17 @@ from dsd.advice import (
     lighter,
     shortage,
 )
-from dsd.memory import PACKAGE, Way, gb, is_shortage
+from dsd.memory import PACKAGE, WAYS, Way, gb, is_shortage
 
 PATIENCE = 4  # seconds for the hub to say whether the licence was accepted
 
 
 @contextmanager
-def explained(model: str, device: Any, way: Way) -> Iterator[None]:
-    """Turn a shortage of memory inside the block into a LoadError about `model` on this torch device."""
+def explained(model: str, device: Any, way: Way, say: Callable[..., str] = shortage) -> Iterator[None]:
+    """Turn a shortage of memory inside the block into a LoadError about `model` on this torch device.
+
+    `say` finds the words, as `dsd.advice.shortage` does.
+    """
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
@@ -51,7 +54,18 @@ def explained(model: str, device: Any, way: Way) -> Iterator[None]:
 
         main = device.type != "cuda" or type(error).__name__ != "OutOfMemoryError"
         facts = gather(ask=False, index=device.index)
-        raise LoadError(shortage(facts, model, way, main=main)) from error
+        raise LoadError(say(facts, model, way, main=main)) from error
+
+
+def teacher_shortage(facts: Facts, model: str, way: Way, *, main: bool) -> str:
+    """As `shortage`, for a model that is never quantised: only an offload makes it lighter."""
+    kind, free = ("main memory", facts.ram_free) if main else ("GPU memory", facts.gpu_free)
+    less = [one.offload for one in WAYS if not (main or one.quantize) and one.gpu < way.gpu]
+    remedy = f"try --offload {' or '.join(less)}" if less else "close other programs"
+    return (
+        f"the teacher {model} does not fit into {kind}, of which {gb(free)} can be had here: {remedy}; "
+        "python -m dsd.doctor says more"
+    )
 
 
 # ---------------------------------------------------------------- facts

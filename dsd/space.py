@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 MODEL = "DSD_MODEL"  # a Space passes no flags, so a variable names its model
+PINS = "pre-requirements.txt"  # what a Space installs before requirements.txt
 TORCH = ("2.8.0", "2.9.1", "2.10.0", "2.11.0")
 PYTHON = ("3.10", "3.12")
 KEYS = (
@@ -52,12 +53,18 @@ def check(root: Path) -> list[str]:
     missing = [key for key in KEYS if not header.get(key)]
     if missing:
         return [f"README.md: its front matter lacks {', '.join(missing)}"]
-    lines = (root / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    wanted, pins = lines_of(root / "requirements.txt"), lines_of(root / PINS)
     return [
         *(f"README.md: {problem}" for problem in check_header(header, root)),
-        *(f"requirements.txt: {problem}" for problem in check_requirements(lines, header["sdk_version"])),
+        *(f"{PINS}: {problem}" for problem in check_pins(pins, wanted)),
+        *(f"requirements.txt: {problem}" for problem in check_requirements(wanted, header["sdk_version"])),
         *check_files(root),
     ]
+
+
+def lines_of(file: Path) -> list[str]:
+    """Those of a text; none if it is not there."""
+    return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
 
 
 def check_header(header: dict[str, Any], root: Path) -> list[str]:
@@ -83,8 +90,32 @@ def check_header(header: dict[str, Any], root: Path) -> list[str]:
     return [problem for problem, is_there in found.items() if is_there]
 
 
+def check_pins(pins: list[str], lines: list[str]) -> list[str]:
+    """Whether torch is pinned to what ZeroGPU offers: of a range, pip takes what is newest."""
+    pin, torch = _wanted(pins)[0].get("torch"), _wanted(lines)[0].get("torch")
+    version = str(pin).removeprefix("==")
+    if version not in TORCH:
+        got = "nothing" if pin is None else f"torch{pin}"
+        return [f"torch must be pinned, as torch==VERSION, to one of {', '.join(TORCH)}, got {got}"]
+    if torch is not None and version not in torch:
+        return [f"torch{torch} in requirements.txt leaves out torch=={version}, and would replace it"]
+    return []
+
+
 def check_requirements(lines: list[str], sdk_version: str) -> list[str]:
     """What ZeroGPU could not install, or what is not what was tested here."""
+    wanted, problems = _wanted(lines)
+    if "torch" in wanted and not any(wanted["torch"].filter(TORCH)):
+        problems.append(f"torch{wanted['torch']} leaves out all that ZeroGPU offers: {', '.join(TORCH)}")
+    if "gradio" in wanted and sdk_version not in wanted["gradio"]:
+        problems.append(f"gradio{wanted['gradio']} contradicts the front matter's sdk_version {sdk_version}")
+    for name in {"torch", "spaces"} - wanted.keys():
+        problems.append(f"{name} is missing")
+    return problems + [problem for name in wanted if (problem := _untested(name, wanted[name]))]
+
+
+def _wanted(lines: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Ranges by package, and what is wrong with lines that have none."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     wanted: dict[str, Any] = {}
@@ -94,13 +125,7 @@ def check_requirements(lines: list[str], sdk_version: str) -> list[str]:
             wanted[Requirement(line).name] = Requirement(line).specifier
         except InvalidRequirement:
             problems.append(f"{line!r} is no package with a range of versions")
-    if "torch" in wanted and not any(wanted["torch"].filter(TORCH)):
-        problems.append(f"torch{wanted['torch']} leaves out all that ZeroGPU offers: {', '.join(TORCH)}")
-    if "gradio" in wanted and sdk_version not in wanted["gradio"]:
-        problems.append(f"gradio{wanted['gradio']} contradicts the front matter's sdk_version {sdk_version}")
-    for name in {"torch", "spaces"} - wanted.keys():
-        problems.append(f"{name} is missing")
-    return problems + [problem for name in wanted if (problem := _untested(name, wanted[name]))]
+    return wanted, problems
 
 
 def _untested(name: str, specifier: Any) -> str | None:

@@ -16,10 +16,11 @@ from diffusers import FluxPipeline
 from PIL import Image
 from torch import Tensor
 
-from dsd import checkpoint, flow, hub, latents
+from dsd import checkpoint, doctor, flow, hub, latents
 from dsd.checkpoint import ASSETS, LoadError
 from dsd.diptych import MULTIPLE
 from dsd.generate import public_name
+from dsd.memory import Way
 from dsd.pipeline import Step
 from dsd.rows import Row
 
@@ -116,15 +117,16 @@ def load_teacher(
     device = torch.device(device or checkpoint.best_device())
     checkpoint.check_offload(offload, device)
     hub.check_source(base)
-    with hub.explained(preset.name, [base], preset.licence_page):
+    memory = doctor.explained(preset.name, device, Way(offload), doctor.teacher_shortage)
+    with hub.explained(preset.name, [base], preset.licence_page), memory:
         pipe = FluxPipeline.from_pretrained(base, dtype=dtype or checkpoint.PRESETS[kind].dtype, **hub.SAFE)
-    _check_plain(pipe, name)
-    settings = replace(settings, panel=panel_side(pipe))
+        _check_plain(pipe, name)
+        digest = checkpoint.model_hash(pipe)
+        checkpoint.place(pipe, device, offload)
     pipe.set_progress_bar_config(disable=True)
-    digest = checkpoint.model_hash(pipe)
     return Teacher(
-        pipe=checkpoint.place(pipe, device, offload),
-        settings=settings,
+        pipe=pipe,
+        settings=replace(settings, panel=panel_side(pipe)),
         name=public_name(name),
         hash=digest,
         licence=preset.licence,

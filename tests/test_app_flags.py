@@ -1,11 +1,14 @@
 """What the app's flags open, and when: nothing that a visitor has not asked for."""
 
+import socket
+
 import pytest
 
 import app
-from dsd import command
+from dsd import checkpoint, command
 from dsd.recipes import CRITTERS, IDENTITY
 from dsd.ui import page
+from dsd.ui.loaded import Loaded
 from tests import tiny
 
 
@@ -84,3 +87,81 @@ def test_a_mistake_stops_the_app_with_one_line(flags, words, capsys, monkeypatch
     assert app.main(flags) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and words in said
+
+
+# ---------------------------------------------------------------- what the page says of the model
+
+
+def shown(loaded: Loaded) -> str:
+    return page._header(loaded) + page._footer(loaded)
+
+
+def test_a_folder_is_shown_by_its_last_name_with_what_is_known_of_it(load, tmp_path, monkeypatch):
+    (folder := tmp_path / "private" / "fox<b>").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for model in (str(folder), "private/fox<b>", "private/../private/fox<b>/"):
+        said = shown(load("--model", model)[0])
+        assert "Model: fox&lt;b&gt;.</b> A pipeline saved by this project." in said
+        assert "private" not in said and "Licence" not in said and "unknown" not in said
+
+
+def test_a_hub_id_is_shown_whole(load):
+    said = shown(load("--model", "ada/fox")[0])
+    assert "Model: ada/fox.</b> A pipeline saved by this project." in said and "Licence" not in said
+
+
+def test_a_preset_says_what_it_is_good_for_and_its_licence(load):
+    flux = checkpoint.PRESETS["flux-dev"]
+    said = shown(load("--model", "flux-dev")[0])
+    assert f"Model: flux-dev.</b> {flux.description}" in said and flux.licence in said
+
+
+def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):
+    (tmp_path / "fox.safetensors").touch()
+    for weights, name in ((str(tmp_path / "fox.safetensors"), "fox.safetensors"), ("ada/fox", "ada/fox")):
+        said = shown(load("--model", "flux-dev", "--weights", weights)[0])
+        assert f"Model: flux-dev with the weights {name}.</b> What it draws well depends" in said
+        assert str(tmp_path) not in said and "published DSD weights" not in said
+        assert checkpoint.PRESETS["flux-dev"].licence in said, "the base's holds for them too"
+
+
+# ---------------------------------------------------------------- an address that cannot be had
+
+
+@pytest.fixture
+def start(load, monkeypatch):
+    """Starts the app by some flags, as the command does."""
+    monkeypatch.setattr(command, "quiet", lambda: None)
+    monkeypatch.setattr(app.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(page.uploads, "keep_sweeping", lambda _: None)
+    return lambda *flags: app.main(list(flags))
+
+
+def test_a_port_that_is_taken_ends_in_one_sentence(start, capsys):
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert start("--port", str(port)) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and f"port {port} cannot be used" in said and "--port" in said
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "words"),
+    [
+        (["--port", "70000"], None, "port 70000 cannot be used"),
+        ([], OSError("Cannot find empty port"), "no free port was found: name one with --port"),
+        (["--host", "10.9.9.9"], OSError("Cannot find empty port"), "found at 10.9.9.9"),
+        ([], ValueError("localhost is\nnot accessible"), "localhost is not accessible"),
+    ],
+)
+def test_so_does_whatever_else_the_server_refuses(start, capsys, monkeypatch, flags, error, words):
+    def refuse(*_, **__):
+        raise error
+
+    if error:
+        monkeypatch.setattr(page, "launch", refuse)
+    assert start(*flags) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and said.startswith("app.py: ") and words in said

@@ -169,6 +169,8 @@ def test_each_way_of_saving_saves():
     assert Way("sequential").gpu < Way("group").gpu
     assert Way("none", "4bit").gpu < Way("none", "8bit").gpu < Way().gpu
     assert Way("none", "4bit").ram < Way("model", "4bit").ram < Way().ram
+    beside = Way("model").gpu - memory.DRAWING - memory.WORKSPACE - FLUX["transformer"].size()
+    assert beside == FLUX["vae"].size()  # it stays on the GPU for the previews
 
 
 # -- where loading fails

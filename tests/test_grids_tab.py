@@ -7,6 +7,7 @@ from threading import Thread
 import gradio as gr
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
@@ -43,6 +44,7 @@ def draw(work: DrawingGrids, subject: str = SUBJECT, places: list | None = None,
         if isinstance(sheet, str):
             sheet, path = Image.open(sheet), sheet
             sheet.load()
+        if isinstance(panels, gr.Gallery) and panels.visible:  # a preview comes without
             panels = [(provenance_of(file), caption) for file, caption in _files(panels)]
             assert provenance_of(path) == provenance.MARK
         seen.append((sheet, panels, facts, status, used))
@@ -219,6 +221,18 @@ def test_a_mistake_is_answered_by_a_sentence_and_nothing_is_drawn(subject, place
 def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(monkeypatch):
     monkeypatch.setattr(teachers, "stream", lambda *_: 1 / 0)
     assert "Something went wrong" in last(DrawingGrids(wheel_page.wheel()))[1]
+
+
+def test_a_teacher_that_does_not_fit_is_told_as_it_is(monkeypatch):
+    """Nothing on this tab asks for a size or for fewer pictures."""
+
+    def fail(*_, **__):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(teachers.FluxPipeline, "from_pretrained", fail)
+    late = Late("flux-dev", lambda: teachers.load_teacher("flux-dev", device="cpu"))
+    _, status = last(DrawingGrids(wheel_page.wheel(teacher=late)))
+    assert "The teacher flux-dev does not fit into" in status and "fewer pictures" not in status
 
 
 # -- words to start from

@@ -11,18 +11,19 @@ import gradio as gr
 import huggingface_hub
 import pytest
 from huggingface_hub import metadata_load
-from PIL import Image
+from safetensors import SafetensorError
 
 import app
-from dsd import checkpoint, command, generate, hub, space
+from dsd import checkpoint, command, hub, space
 from dsd.ui import page
 from dsd.ui.generating import Generating
+from dsd.ui.late import Late
 from dsd.ui.loaded import Loaded
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 HEADER = metadata_load(ROOT / "README.md")
-LINES = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+LINES = space.lines_of(ROOT / "requirements.txt")
 
 
 @pytest.fixture
@@ -106,6 +107,28 @@ def test_a_pin_that_a_space_cannot_meet_is_named(old, new, words):
     assert problems and words in problems[0]
 
 
+@pytest.mark.parametrize(
+    ("pins", "words"),
+    [
+        ([], "torch==VERSION"),
+        (["torch>=2.11"], "got torch>=2.11"),
+        (["torch==2.13.0"], "2.10.0, 2.11.0"),
+        (["torch==2.10.0"], "leaves out torch==2.10.0"),
+    ],
+)
+def test_torch_has_to_be_pinned_to_what_zero_gpu_offers_before_the_ranges_are_read(pins, words):
+    (problem,) = space.check_pins(pins, LINES)
+    assert words in problem
+    assert space.check_pins(["torch==2.11.0  # why"], LINES) == []
+
+
+def test_a_folder_without_the_pin_cannot_be_pushed(tmp_path):
+    for name in ("README.md", "requirements.txt", "app.py"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    (problem,) = space.check(tmp_path)
+    assert problem.startswith("pre-requirements.txt: ")
+
+
 def test_a_file_that_git_cannot_push_or_never_fetched_is_named(tmp_path):
     (tmp_path / "assets").mkdir()
     with (tmp_path / "assets" / "large.bin").open("wb") as file:
@@ -145,15 +168,37 @@ def test_a_space_that_lacks_something_comes_up_with_pocket_and_says_so(on_a_spac
     built.close()
 
 
-def test_what_the_hub_refuses_ends_there_too_and_cannot_smuggle_in_html(on_a_space, monkeypatch):
+LOG = "the log of this Space says why"
+
+
+@pytest.mark.parametrize(
+    ("error", "shown", "logged"),
+    [
+        (hub.LoadError("it is <b>gated</b>"), "it is <b>gated</b>", "it is <b>gated</b>"),
+        (RuntimeError("CUDA\nerror"), f"some/body could not be opened: {LOG}", "RuntimeError: CUDA error"),
+        (SafetensorError("cut off"), f"some/body could not be opened: {LOG}", "SafetensorError: cut off"),
+        (KeyError("vae"), f"some/body could not be opened: {LOG}", "KeyError: 'vae'"),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_what_cannot_be_loaded_ends_there_too_and_cannot_smuggle_in_html(
+    on_a_space, monkeypatch, capsys, error, shown, logged
+):
     def refuse(name: str, **_):
         if name != "pocket":
-            raise hub.LoadError(f"{name} is <b>gated</b>")
+            raise error
         return tiny.pipeline(guidance_embeds=False)
 
     monkeypatch.setattr(command, "open_model", refuse)
     _, loaded = settle("--model", "some/body")
-    assert loaded.missing == "some/body is <b>gated</b>" and "<b>gated" not in page._header(loaded)
+    assert loaded.name == "pocket" and loaded.missing == shown and "<b>gated" not in page._header(loaded)
+    assert capsys.readouterr().err == f"app.py: {logged}; pocket runs instead\n"
+
+
+def test_where_pocket_itself_cannot_be_loaded_nothing_else_runs(on_a_space, monkeypatch):
+    monkeypatch.setattr(command, "open_model", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        settle()
 
 
 def test_with_all_there_or_elsewhere_the_model_asked_for_runs(on_a_space, opened, monkeypatch):
@@ -178,6 +223,16 @@ def test_on_zero_gpu_all_models_are_open_before_anybody_is_served(monkeypatch, o
     assert opened == ["pocket", "teacher", "judge", "page", "served"]
 
 
+@pytest.mark.parametrize("error", [hub.LoadError("gone"), RuntimeError("CUDA error")])
+def test_a_teacher_that_cannot_be_opened_does_not_stop_the_start(monkeypatch, capsys, error):
+    def fail(args):
+        raise error
+
+    monkeypatch.setattr(app, "open_teacher", fail)
+    app.open_now(app.wheel(args := app.parse([]), Late("pocket", lambda: None)))
+    assert str(error) in capsys.readouterr().err and args.teacher == "pocket"
+
+
 # ---------------------------------------------------------------- the rules of ZeroGPU
 
 
@@ -197,28 +252,6 @@ def test_the_queue_has_an_end(work, tmp_path):
     built = page.build(work.loaded, tmp_path)
     assert built._queue.max_size == page.QUEUE > 1
     built.close()
-
-
-def test_pictures_that_are_done_stay_when_the_time_ends(work, tmp_path):
-    options = generate.Options(prompt="x", steps=1, count=2, width=32, height=32)
-    image = Image.new("RGB", (32, 32), "red")
-    *_, last = generate.stream(work.loaded.pipe, image, options)
-
-    def stopped():
-        yield generate.Progress(1, 2, 1.0, None, last.results[:1])
-        raise gr.Error("GPU task aborted")
-
-    *_, (pictures, redrawn, line, _) = work._watched(stopped(), options, tmp_path)
-    assert len(pictures.value) == len(redrawn.value) == 1
-    assert "1 of 2 pictures are done. GPU task aborted" in line
-    with pytest.raises(gr.Error):
-        list(work._watched(aborted(), options, tmp_path))
-
-
-def aborted():
-    """Before the first picture."""
-    raise gr.Error("GPU task aborted")
-    yield
 
 
 # ---------------------------------------------------------------- the command

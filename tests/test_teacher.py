@@ -7,8 +7,10 @@ import torch
 from diffusers import FluxPipeline
 from PIL import ImageChops
 
-from dsd import teacher
+from dsd import doctor, teacher
+from dsd.advice import Facts
 from dsd.checkpoint import LoadError, model_hash
+from dsd.memory import Way
 from dsd.pipeline import Step
 from dsd.teacher import SETTINGS, Settings, Teacher, draw, load_teacher, stream
 from tests import tiny
@@ -154,7 +156,7 @@ def folder(tmp_path_factory):
 
 def test_a_folder_is_asked_like_the_preset_it_is_said_to_be_like(folder):
     opened = load_teacher(str(folder), like="pocket", steps=2, margin=3, device="cpu")
-    own = opened.pipe.vae.config.sample_size // 2  # a panel is as large as the model draws best, whatever it is like
+    own = opened.pipe.vae.config.sample_size // 2  # as large as the model draws best, whatever it is like
     assert opened.settings == replace(SETTINGS["pocket"], steps=2, margin=3, panel=own)
     assert opened.stamp == {
         "generator": "mine", "generator_hash": model_hash(flux()), "licence": "unknown: see the model's card",
@@ -190,6 +192,41 @@ def test_what_the_hub_refuses_is_explained(monkeypatch):
     monkeypatch.setattr(FluxPipeline, "from_pretrained", refuse)
     with pytest.raises(LoadError, match="cannot open flux-dev .black-forest-labs/FLUX.1-dev.: disk full"):
         load_teacher("flux-dev", device="cpu")
+
+
+@pytest.mark.parametrize(
+    "error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), MemoryError(), RuntimeError("out of memory")]
+)
+@pytest.mark.parametrize("stage", ["from_pretrained", "to"])
+def test_memory_that_runs_out_is_explained(monkeypatch, folder, error, stage):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(FluxPipeline, stage, fail)
+    words = r"the teacher .*mine does not fit into .*memory, of which .* can be had here: .*dsd.doctor"
+    with pytest.raises(LoadError, match=words):
+        load_teacher(str(folder), like="pocket", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("offload", "main", "remedy"),
+    [
+        ("none", False, "4.0 GB can be had here: try --offload model or group or sequential;"),
+        ("group", False, "try --offload sequential;"),
+        ("sequential", False, "close other programs;"),
+        ("none", True, "9.0 GB can be had here: close other programs;"),
+    ],
+)
+def test_a_teacher_is_made_lighter_by_an_offload_alone(offload, main, remedy):
+    facts = Facts(device="cuda", gpu_free=4_000_000_000, ram_free=9_000_000_000)
+    said = doctor.teacher_shortage(facts, "flux-dev", Way(offload), main=main)
+    assert remedy in said and "--quantize" not in said and "\n" not in said
+
+
+def test_other_errors_stay_what_they_are(monkeypatch, folder):
+    monkeypatch.setattr(FluxPipeline, "from_pretrained", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        load_teacher(str(folder), like="pocket", device="cpu")
 
 
 def test_a_student_is_no_teacher(tmp_path):

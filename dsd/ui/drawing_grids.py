@@ -8,7 +8,7 @@ import html
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from dsd.verdict import Thresholds
 
 ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS
+PAIRS = PANELS * (PANELS - 1) // 2
 SECONDS_PER_PAIR = 2  # of a judge on a ZeroGPU device: an allowance, not a measurement
 EXAMPLES = {  # recipe -> subjects with four places
     CRITTERS.name: (
@@ -102,7 +103,7 @@ class DrawingGrids:
     def _gpu_seconds(self, sheet: Row) -> int:
         settings = self.wheel.teacher().settings
         area = PANELS * (settings.panel / 512) ** 2
-        pairs = PANELS * (PANELS - 1) // 2 if self.wheel.judge else 0
+        pairs = PAIRS if self.wheel.judge else 0
         return round(
             START_SECONDS + SECONDS_PER_EVALUATION * settings.steps * area + SECONDS_PER_PAIR * pairs
         )
@@ -117,7 +118,10 @@ class DrawingGrids:
         return surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS))
 
     def draw(self, subject: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """For the page: yields (sheet, panels, facts, status, seed) at every step."""
+        """For the page: yields (sheet, panels, facts, status, seed) at every step.
+
+        What goes wrong takes nothing away that is shown.
+        """
         *places, seed, new_seed = values
         try:
             if new_seed or seed is None:
@@ -126,11 +130,10 @@ class DrawingGrids:
             yield None, gr.Gallery([], visible=False), "", status(self._opening(), 0.0), sheet["seed"]
             judge_missing = self._open(sheet)
             with closing(self._steps(sheet)) as reports, uploads.workplace() as folder:
-                for report in reports:
-                    yield self._shown(report, sheet, judge_missing, Path(folder))
+                yield from self._watched(reports, sheet, judge_missing, Path(folder))
         except Exception as error:  # the page must never be left waiting
-            gr.Warning(html.escape(explained(error)), title="That did not work")
-            yield None, gr.Gallery([], visible=False), "", problem(explained(error)), gr.skip()
+            gr.Warning(html.escape(said := explained(error)), title="That did not work")
+            yield gr.skip(), gr.skip(), gr.skip(), problem(said), gr.skip()
 
     def _opening(self) -> str:
         opened = self.wheel.teacher.is_open and (not self.wheel.judge or self.wheel.judge.is_open)
@@ -148,31 +151,49 @@ class DrawingGrids:
             return explained(error)
         return None
 
+    def _watched(
+        self, reports: Iterator[Report], sheet: Row, judge_missing: str | None, folder: Path
+    ) -> Iterator[tuple[Any, ...]]:
+        """What to show at every step; a sheet stays when ZeroGPU's time ends before its pairs are judged."""
+        shown = None
+        try:
+            for report in reports:
+                yield self._shown(report, sheet, judge_missing, folder)
+                shown = report
+        except Exception as error:
+            if shown is None or shown.sheet is None:
+                raise
+            left = replace(shown, unjudged="the judge did not get to the end")
+            line = problem(f"The sheet is drawn. {explained(error)}")
+            yield gr.skip(), gr.skip(), self._facts(left, sheet, judge_missing), line, gr.skip()
+
     def _shown(self, report: Report, sheet: Row, judge_missing: str | None, folder: Path) -> tuple[Any, ...]:
         if report.sheet is None:
             line = f"Step {report.step} of {report.total} · {time_left(report.seconds_left)}"
-            preview = gr.skip() if report.preview is None else report.preview
-            return preview, gr.skip(), gr.skip(), status(line, report.step / report.total), gr.skip()
-        teacher, expected = self.wheel.teacher(), 0 if judge_missing else PANELS * (PANELS - 1) // 2
-        facts = grid_facts.facts(
-            sheet | teacher.stamp,
-            borders=grids.check_gutters(report.sheet, ROWS, COLUMNS),
-            unknown=unknown_words(teacher.pipe.tokenizer_2, sheet),
-            pairs=report.pairs,
-            expected=expected,
-            unjudged=judge_missing or report.unjudged,
-        )
-        judged = len(report.pairs)
-        finished = judged == expected or report.unjudged
+            picture = gr.skip() if report.preview is None else uploads.preview(report.preview, folder)
+            return picture, gr.skip(), gr.skip(), status(line, report.step / report.total), gr.skip()
+        facts, judged = self._facts(report, sheet, judge_missing), len(report.pairs)
+        finished = judge_missing or report.unjudged or judged == PAIRS
         line = (
             done(f"Done, seed {sheet['seed']}.")
             if finished
-            else status(f"Drawn. Comparing pair {judged + 1} of {expected}", judged / expected)
+            else status(f"Drawn. Comparing pair {judged + 1} of {PAIRS}", judged / PAIRS)
         )
         if judged:  # the pictures are there already
             return gr.skip(), gr.skip(), facts, line, gr.skip()
         picture, panels = self._saved(report.sheet, sheet, folder)
         return picture, gr.Gallery(panels, visible=True), facts, line, gr.skip()
+
+    def _facts(self, report: Report, sheet: Row, judge_missing: str | None) -> str:
+        teacher = self.wheel.teacher()
+        return grid_facts.facts(
+            sheet | teacher.stamp,
+            borders=grids.check_gutters(report.sheet, ROWS, COLUMNS),
+            unknown=unknown_words(teacher.pipe.tokenizer_2, sheet),
+            pairs=report.pairs,
+            expected=PAIRS,
+            unjudged=judge_missing or report.unjudged,
+        )
 
     def _saved(self, picture: Image.Image, sheet: Row, folder: Path) -> tuple[str, list[tuple[str, str]]]:
         """Files, which say that they are AI-generated."""

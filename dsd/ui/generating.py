@@ -54,7 +54,10 @@ class Generating:
         self._steps = steps
 
     def draw(self, image: str | None, prompt: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """For the page: yields (pictures, redrawn references, status, seed) at every step."""
+        """For the page: yields (pictures, redrawn references, status, seed) at every step.
+
+        What goes wrong takes nothing away that is shown: neither previews nor the pictures of an earlier run.
+        """
         *settings, new_seed = values
         try:
             frame, options = self._request(image, prompt, *settings, new_seed=new_seed)
@@ -63,7 +66,7 @@ class Generating:
                 yield from self._watched(steps, options, Path(folder))
         except Exception as error:  # the page must never be left waiting
             gr.Warning(html.escape(_said(error)), title="That did not work")
-            yield [], [], problem(_said(error)), gr.skip()
+            yield gr.skip(), gr.skip(), problem(_said(error)), gr.skip()
 
     def _timed(self, frame: Image.Image, options: Options) -> Iterator[Progress]:
         return self.pace.timed(self._steps(frame, options), options)
@@ -94,7 +97,10 @@ class Generating:
         if progress.previews is None:
             return gr.skip(), gr.skip(), status(line, share), gr.skip()
         ready, _ = self._saved(progress.results, folder)
-        growing = [(preview, "preview") for preview in progress.previews]
+        growing = [
+            (uploads.preview(preview, folder, number), "preview")
+            for number, preview in enumerate(progress.previews, 1)
+        ]
         return _gallery(ready + growing, buttons=["fullscreen"]), gr.skip(), status(line, share), gr.skip()
 
     @staticmethod

@@ -1,5 +1,6 @@
 """What the tabs need to know about the models that run, and about the run that is shown."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from dsd.asking import VLM
+from dsd.generate import public_name
 from dsd.recipes import IDENTITY, Recipe
 from dsd.ui.late import Late
 
@@ -43,3 +45,8 @@ class Wheel:
     about: str = ""  # what a visitor should know of who draws and who judges
     run: Path | None = None  # the folder to look through
     own: bool = False  # it belongs to who started the app, so that labels are saved in it
+
+
+def shown_name(source: str) -> str:
+    """A model's or weights' name for visitors: of what lies on this machine the last name, never the path."""
+    return public_name(os.path.abspath(source) if Path(source).exists() else source)

@@ -9,9 +9,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read once, when gr
 
 import gradio as gr
 
-from dsd.generate import public_name
 from dsd.ui import curate_tab, generate_tab, grids_tab, uploads
-from dsd.ui.loaded import Loaded, Wheel
+from dsd.ui.loaded import Loaded, Wheel, shown_name
 from dsd.ui.messages import notice, sentence
 
 TITLE = "Same subject, somewhere new"
@@ -84,13 +83,19 @@ def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Bloc
 
 
 def _header(loaded: Loaded) -> str:
-    about = f" {html.escape(loaded.description)}" if loaded.description else ""
     missing = notice(sentence(loaded.missing)) if loaded.missing else ""
     return (
         f"<h1>{TITLE}</h1><p>Give it a picture of a character or a thing and say where it should be. "
         f"It draws the same one there.</p>"
-        f'<p class="dsd-model"><b>Model: {html.escape(public_name(loaded.name))}.</b>{about}</p>{missing}'
+        f'<p class="dsd-model">{_model(loaded)}</p>{missing}'
     )
+
+
+def _model(loaded: Loaded) -> str:
+    """Which one runs, and what it is good for."""
+    weights = f" with the weights {html.escape(shown_name(loaded.weights))}" if loaded.weights else ""
+    about = f" {html.escape(loaded.description)}" if loaded.description else ""
+    return f"<b>Model: {html.escape(shown_name(loaded.name))}{weights}.</b>{about}"
 
 
 def _footer(loaded: Loaded) -> str:

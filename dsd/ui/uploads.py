@@ -13,12 +13,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from dsd import intake
+from dsd import intake, provenance
 
 KEPT = 6 * 3600  # seconds
 EVERY = 3600  # seconds between two sweeps
 VARIABLE = "GRADIO_TEMP_DIR"  # where gradio keeps its files; read again each time it needs to know
 NAME = "dsd-uploads"
+PREVIEW = 75  # quality of a JPEG
 
 
 def settle() -> Path:
@@ -36,6 +37,16 @@ def workplace() -> tempfile.TemporaryDirectory:
     """For pictures on their way to gradio, which copies them: outside its folder, where it would not."""
     (folder := _own() / "work").mkdir(mode=0o700, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=folder)
+
+
+def preview(picture: Image.Image, folder: Path, number: int = 1) -> str:
+    """A picture that is only looked at while another one is drawn, as a file in `folder`.
+
+    Gradio keeps a copy of every one for hours: as the PNG that it would make of 512 pixels they fill a disk.
+    """
+    path = folder / f"preview-{number}.jpg"
+    picture.convert("RGB").save(path, quality=PREVIEW, comment=provenance.MARK)
+    return str(path)
 
 
 def _own() -> Path:

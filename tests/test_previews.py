@@ -1,0 +1,80 @@
+"""Previews are many and looked at for a moment: small files, where a finished picture is exact."""
+
+import gradio as gr
+import numpy as np
+import pytest
+from PIL import Image, ImageFilter
+
+from dsd import generate, provenance
+from dsd.generate import Options, Progress
+from dsd.ui import uploads
+from dsd.ui.drawing_grids import DrawingGrids, Report
+from dsd.ui.generating import Generating
+from dsd.ui.loaded import Loaded
+from tests import tiny, wheel_page
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    """As large as FLUX draws, and with a grain, as photographs have it."""
+    random = np.random.default_rng(0)
+    smooth = Image.fromarray(random.integers(0, 255, (512, 512, 3), dtype=np.uint8))
+    smooth = np.asarray(smooth.filter(ImageFilter.GaussianBlur(8))).astype(float)
+    return Image.fromarray((smooth + random.normal(0, 4, smooth.shape)).clip(0, 255).astype(np.uint8))
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """Where gradio keeps its copies."""
+    monkeypatch.setenv(uploads.VARIABLE, str(tmp_path / "kept"))
+    return tmp_path / "kept"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (folder := tmp_path / "work").mkdir()
+    return folder
+
+
+def copies(cache) -> dict[str, int]:
+    """Names and bytes of what gradio has kept."""
+    return {file.suffix: file.stat().st_size for file in cache.rglob("*") if file.is_file()}
+
+
+def as_png(picture: Image.Image, folder) -> int:
+    picture.save(path := folder / "exact.png")
+    return path.stat().st_size
+
+
+def test_the_generate_tab_keeps_small_previews_and_exact_pictures(picture, cache, folder):
+    work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+    options = Options(prompt="a hat", steps=1, count=2, image_guidance=1.0)
+    (done,) = generate.generate(work.loaded.pipe, tiny.picture(), Options(prompt="a hat", steps=1))
+    gallery, *_ = work._shown(Progress(1, 2, 1.0, [picture], [done]), options, folder)
+    finished, preview = gallery.value
+    assert finished["image"]["path"].endswith("dsd-0.png") and preview["caption"] == "preview"
+    with Image.open(finished["image"]["path"]) as file:
+        assert file.convert("RGB").tobytes() == done.image.tobytes()
+    with Image.open(preview["image"]["path"]) as file:
+        assert file.format == "JPEG" and file.size == (512, 512)
+        assert file.info["comment"].decode() == provenance.MARK
+    assert copies(cache)[".jpg"] < as_png(picture, folder) / 8
+
+
+def test_previews_of_one_moment_are_not_mixed_up(cache, folder):
+    work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+    red, blue = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+    options, orders = Options(prompt="a hat", steps=1, count=2), ([red, blue], [blue, red])
+    shown = [work._shown(Progress(1, 2, 1.0, both), options, folder)[0] for both in orders]
+    paths = [[item["image"]["path"] for item in gallery.value] for gallery in shown]
+    colours = [[Image.open(path).convert("RGB").getpixel((9, 9)) for path in both] for both in paths]
+    assert [[pixel[0] > pixel[2] for pixel in both] for both in colours] == [[True, False], [False, True]]
+
+
+def test_the_grids_tab_keeps_small_previews(picture, cache, folder, monkeypatch):
+    work = DrawingGrids(wheel_page.wheel())
+    shown, *_ = work._shown(Report(1, 2, 1.0, picture), {}, None, folder)
+    on_page = gr.Image(format="png").postprocess(shown)  # what `grids_layout` shows it in
+    with Image.open(on_page.path) as file:
+        assert file.format == "JPEG" and file.size == (512, 512)
+    assert (folder / "preview-1.jpg").stat().st_size < as_png(picture, folder) / 8

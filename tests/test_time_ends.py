@@ -1,0 +1,116 @@
+"""ZeroGPU gives so many seconds and no more: what is shown by then stays on the page, on both tabs."""
+
+from collections.abc import Callable, Iterator
+
+import gradio as gr
+import pytest
+
+from dsd import generate
+from dsd.generate import Progress
+from dsd.ui import drawing_grids, generating
+from dsd.ui.drawing_grids import DrawingGrids, Report
+from dsd.ui.generating import Generating
+from dsd.ui.loaded import Loaded
+from tests import tiny, wheel_page
+
+SKIP = gr.skip()
+
+
+@pytest.fixture(autouse=True)
+def watched(monkeypatch) -> None:
+    """Every step brings a preview, and toasts need no page."""
+    for module in (generating, drawing_grids):
+        monkeypatch.setattr(module, "PREVIEW_SECONDS", 0.0)
+    monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
+
+
+def stopped(steps: Iterator, when: Callable[[object], bool], error: Exception) -> Iterator:
+    """As ZeroGPU ends them: after the first step of which `when` is true."""
+    for step in steps:
+        yield step
+        if when(step):
+            raise error
+
+
+# ---------------------------------------------------------------- Generate
+
+
+@pytest.fixture(scope="module")
+def generating_tab() -> Generating:
+    return Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+
+
+@pytest.fixture
+def drawn(generating_tab, monkeypatch, tmp_path):
+    """All that the page is sent of five pictures, which take two batches, until the time ends."""
+    tiny.picture().save(tmp_path / "a.png")
+    steps = generating_tab._steps
+
+    def drawn(when: Callable[[Progress], bool], image: str | None = str(tmp_path / "a.png")) -> list[tuple]:
+        error = gr.Error("GPU task aborted")
+        monkeypatch.setattr(generating_tab, "_steps", lambda *asked: stopped(steps(*asked), when, error))
+        values = [5, 2, 1.0, 1.0, None, 7, 32, 32, "crop", "best", False]
+        return list(generating_tab.draw(image, "a hat", *values))
+
+    return drawn
+
+
+def captions(gallery: gr.Gallery) -> list[str]:
+    return [item["caption"] for item in gallery.value]
+
+
+def test_pictures_that_are_done_stay(drawn):
+    seen = drawn(lambda progress: progress.results and progress.previews)
+    finished = [f"seed {seed}" for seed in (7, 8, 9, 10)]
+    assert len(finished) == generate.BATCH and captions(seen[-2][0]) == [*finished, "preview"]
+    pictures, redrawn, line, _ = seen[-1]
+    assert captions(pictures) == captions(redrawn) == finished
+    assert "4 of 5 pictures are done. GPU task aborted" in line
+
+
+def test_previews_stay_when_no_picture_is_done(drawn):
+    *_, before, last = drawn(lambda progress: progress.previews)
+    assert captions(before[0]) == ["preview"] * generate.BATCH
+    assert last[0] == last[1] == SKIP and "GPU task aborted" in last[2] and 'role="alert"' in last[2]
+
+
+def test_a_mistake_takes_no_earlier_picture_away(drawn):
+    ((pictures, redrawn, line, _),) = drawn(lambda progress: False, image=None)
+    assert pictures == redrawn == SKIP and "There is no picture yet" in line
+
+
+# ---------------------------------------------------------------- Grids
+
+
+def sheet(when: Callable[[Report], bool], error: Exception, *, subject: str = "red critter") -> list[tuple]:
+    """All that the page is sent of a sheet until the time ends."""
+    work = DrawingGrids(wheel_page.wheel())
+    steps = work._steps
+    work._steps = lambda row: stopped(steps(row), when, error)
+    return list(work.draw(subject, "beach", "forest", "snow", "space", 7, False))
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(gr.Error("GPU task aborted"), "GPU task aborted"), (OSError("disk"), "Something went wrong")],
+)
+@pytest.mark.parametrize("judged", [0, 2])
+def test_a_sheet_stays_when_its_pairs_are_not_all_judged(judged, error, words):
+    seen = sheet(lambda report: report.sheet and len(report.pairs) == judged, error)
+    pictures = [index for index, row in enumerate(seen) if row[0] != SKIP]
+    assert seen[pictures[-1]][0].endswith("sheet-7.png") and seen[pictures[-1]][1].visible
+    picture, panels, facts, line, _ = seen[-1]
+    assert picture == panels == SKIP and f"The sheet is drawn. {words}" in line and 'role="alert"' in line
+    assert facts.count('class="dsd-pair"') == judged and "did not get to the end" in facts
+    assert "goes on" not in facts and "is looking" not in facts
+
+
+def test_a_preview_of_a_sheet_stays_too():
+    *_, before, last = sheet(lambda report: report.preview, gr.Error("GPU task aborted"))
+    assert before[0] not in (None, SKIP) and last[:3] == (SKIP, SKIP, SKIP)
+    assert "GPU task aborted" in last[3] and "is drawn" not in last[3]
+
+
+def test_a_mistake_takes_no_earlier_sheet_away():
+    ((picture, panels, facts, line, _),) = sheet(lambda report: False, ValueError(), subject=" ")
+    assert picture == panels == facts == SKIP and "A subject is empty" in line
