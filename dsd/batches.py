@@ -157,7 +157,7 @@ class Batches:
         if row not in self.damaged:
             self.damaged.add(row)
             logger.warning("skipped a row: %s", error)
-        if len(self.damaged) > max(1, TOLERATED * len(self.data)):
+        if len(self.damaged) > TOLERATED * len(self.data):
             raise TrainingError(
                 f"{len(self.damaged)} of {len(self.data)} rows are damaged in the cache, over 1 %: the "
                 f"disk may be failing. Delete {self.data.latents.folder.parent}, and all is encoded again"

@@ -212,7 +212,8 @@ class TextEncoder:
 
     def __init__(self, pipe: Any, tokens: int, folder: Path) -> None:
         self.pipe, self.tokens = pipe, tokens
-        parts = (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2, tokens)
+        lengths = pipe.tokenizer_max_length, tokens  # of CLIP's texts, which are padded to it, and of T5's
+        parts = (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2, *lengths)
         self.store = Store(folder / f"texts-{encoder_hash(*parts)}")
 
     def kind(self, prompt: str) -> None:

@@ -1,16 +1,15 @@
 """Named models, and any other: open, place on a device, save; with errors that say what to do."""
 
 import hashlib
-import json
-import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from diffusers import DiffusionPipeline, FluxTransformer2DModel
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from dsd import doctor, hub, quantised
@@ -214,7 +213,7 @@ def _check_widened(transformer: FluxTransformer2DModel, source: str | Path | Non
 
 def _under_lora(preset: Preset, file: Path, dtype: torch.dtype | None) -> FluxTransformer2DModel:
     """What a LoRA goes on: the widened base if it brings input columns, else the preset's own weights."""
-    if preset.weights is None or _brings_columns(file):
+    if _brings_columns(file) or preset.weights is None:  # in this order: a damaged file shows at once
         base = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
         return widen(base) if base.config.out_channels in (None, base.config.in_channels) else base
     return load_transformer(preset.weights, dtype=dtype)
@@ -222,10 +221,8 @@ def _under_lora(preset: Preset, file: Path, dtype: torch.dtype | None) -> FluxTr
 
 def _brings_columns(file: Path) -> bool:
     """Whether the file's header names the input layer, `x_embedder`."""
-    with file.open("rb") as stream:
-        (length,) = struct.unpack("<Q", stream.read(8))
-        header = json.loads(stream.read(length))
-    return any("x_embedder." in key for key in header)
+    with safe_open(file, framework="pt") as tensors:
+        return any("x_embedder." in key for key in tensors.keys())  # noqa: SIM118 (not a dict)
 
 
 def _lora_beside(source: str, expected: str | None) -> Path | None:
@@ -235,10 +232,17 @@ def _lora_beside(source: str, expected: str | None) -> Path | None:
         return file if file.is_file() else None
     try:
         return Path(hf_hub_download(source, expected or LORA))
-    except EntryNotFoundError:
-        if expected is not None:
+    except EntryNotFoundError as error:
+        # Without a network "not here" does not mean "not there": only what the hub itself once said does.
+        unknown = isinstance(error, LocalEntryNotFoundError) and not _known_absent(source, LORA)
+        if expected is not None or unknown:
             raise
         return None
+
+
+def _known_absent(source: str, name: str) -> bool:
+    """Whether the hub said at an earlier time that it has no such file."""
+    return try_to_load_from_cache(source, name) is _CACHED_NO_EXIST
 
 
 def check_offload(offload: str, device: torch.device) -> None:
@@ -254,6 +258,10 @@ def check_offload(offload: str, device: torch.device) -> None:
 def place(pipe: DiffusionPipeline, device: torch.device, offload: str) -> DiffusionPipeline:
     """Put the pipeline where it works: on the device, or with weights that come and go (`OFFLOADS`)."""
     if offload == "model":
+        # The VAE stays on the GPU: as the last one of the chain it would send the transformer away at every
+        # preview between two steps, and back for the next one. It is small.
+        pipe.model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer"
+        pipe._exclude_from_cpu_offload = ["vae"]
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
         pipe.transformer._dsd_hash = model_hash(pipe)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import get_token
+from huggingface_hub import constants, get_token
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -14,6 +14,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from safetensors import SafetensorError, safe_open
 
 # For every `from_pretrained`: opening a pickle, or a model's own code, would run whatever is in it.
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
@@ -59,11 +60,10 @@ def explained(name: str, sources: list[str], licence_page: str | None = None) ->
         if "trust_remote_code" not in str(error):
             raise
         raise LoadError(f"{name} brings code of its own, which is never run here: choose another") from error
-    except (OSError, ImportError, HfHubHTTPError, OfflineModeIsEnabled) as error:
-        page = licence_page or f"https://huggingface.co/{sources[0]}"
-        raise LoadError(
-            _advice(name, ", ".join(dict.fromkeys(sources)), page, list(_chain(error)))
-        ) from error
+    except (OSError, ImportError, HfHubHTTPError, OfflineModeIsEnabled, SafetensorError) as error:
+        page, chain = licence_page or f"https://huggingface.co/{sources[0]}", list(_chain(error))
+        damage = any(isinstance(one, SafetensorError) for one in chain) and _damage(sources)
+        raise LoadError(damage or _advice(name, ", ".join(dict.fromkeys(sources)), page, chain)) from error
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
@@ -71,6 +71,31 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def _damage(sources: list[str]) -> str | None:
+    """The first weight file that cannot be read, and what to do: the error itself names none."""
+    for source in sources:
+        local = Path(source).exists()
+        remedy = "copy, download or save it again" if local else "delete it, and it is downloaded again"
+        for file in _weight_files(source):
+            try:
+                safe_open(file, framework="pt")
+            except SafetensorError as error:
+                return f"{file} is damaged, or no safetensors file ({error}): {remedy}"
+    return None
+
+
+def _weight_files(source: str) -> list[Path]:
+    """Those of a file, of a folder, or of what the cache has of a hub id."""
+    path = Path(source)
+    if path.is_file():
+        return [path]
+    if path.is_dir():
+        return sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")])
+    snapshots = Path(constants.HF_HUB_CACHE, f"models--{source.replace('/', '--')}", "snapshots")
+    # A name there points to the file itself, which would be back at once if only the name were deleted.
+    return sorted(file.resolve() for file in snapshots.rglob("*.safetensors"))
 
 
 def _advice(name: str, sources: str, page: str, chain: list[BaseException]) -> str:

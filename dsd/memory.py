@@ -54,10 +54,9 @@ class Way:
         """Bytes of GPU memory for one picture of 512 pixels."""
         sizes = [part.size(self.quantize) for part in FLUX.values()]
         layers = [WIDTH * part.largest for part in FLUX.values()]
-        weights = {"none": sum(sizes), "model": max(sizes), "group": 2 * max(layers)}.get(
-            self.offload, max(layers)
-        )
-        return weights + DRAWING + WORKSPACE
+        moved = max(sizes) + FLUX["vae"].size()  # the VAE stays there, for the previews
+        held = {"none": sum(sizes), "model": moved, "group": 2 * max(layers)}
+        return held.get(self.offload, max(layers)) + DRAWING + WORKSPACE
 
     @property
     def ram(self) -> int:

@@ -130,6 +130,13 @@ class PhotographScorer:
             truth_is_best=False,  # other photographs of the subject do not show what the prompt asks for
         ),
         Measure(
+            "product",
+            "CP x PF",
+            "identity (DINOv2) times following, picture by picture, then the mean",
+            low=-1,
+            truth_is_best=False,  # it is made of following
+        ),
+        Measure(
             "copy",
             "copy",
             f"correlation of picture and reference shrunk to {THUMBNAIL} x {THUMBNAIL} pixels, where little "
@@ -151,10 +158,13 @@ class PhotographScorer:
         references = [case.reference for case in cases]
         captions = self._texts([case.caption for case in cases])
         seen = self._clip(pictures)
+        identity = _cosines(self._dino(pictures), self._dino(references))
+        following = _cosines(seen, captions)
         columns = {
-            "identity": _cosines(self._dino(pictures), self._dino(references)),
+            "identity": identity,
             "clip_i": _cosines(seen, self._clip(references)),
-            "following": _cosines(seen, captions),
+            "following": following,
+            "product": [kept * followed for kept, followed in zip(identity, following, strict=True)],
             "copy": [layout(*pair) for pair in zip(pictures, references, strict=True)],
         }
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

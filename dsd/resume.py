@@ -142,12 +142,13 @@ class States:
 
     # -- load
 
-    def load(self) -> Progress:
+    def load(self, steps: int | None = None) -> Progress:
         """Go back to the newest whole state; the beginning where there is none.
 
-        A damaged one is named and the one before is taken. TrainingError for a run of other settings or data.
+        A damaged one is named and the one before is taken. TrainingError for a run of other settings or data,
+        and for one that has done more than `steps`.
         """
-        (about,) = broadcast_object_list([self._newest() if self.accelerator.is_main_process else None])
+        (about,) = broadcast_object_list([self._newest(steps) if self.accelerator.is_main_process else None])
         if isinstance(about, TrainingError):
             raise about
         if about is None:
@@ -155,12 +156,12 @@ class States:
         self._read(self.folder / _name(about["step"]))
         return Progress(about["step"], about["seconds"])
 
-    def _newest(self) -> dict[str, Any] | TrainingError | None:
+    def _newest(self, steps: int | None) -> dict[str, Any] | TrainingError | None:
         found = self._found()
         for folder in found:
             about = _whole(folder)
             if about is not None:
-                return self._misfit(about) or about
+                return self._misfit(about) or self._beyond(about["step"], steps) or about
             logger.warning("%s is damaged: going back to the state before it", folder)
         if found:
             return TrainingError(
@@ -178,6 +179,15 @@ class States:
                     f"and now it is {self.bound.get(name)!r}: keep to it, or choose another --out"
                 )
         return None
+
+    def _beyond(self, done: int, steps: int | None) -> TrainingError | None:
+        """Weights of more steps must not leave under a card that names fewer."""
+        if steps is None or done <= steps:
+            return None
+        return TrainingError(
+            f"the training in {self.folder.parents[1]} has done {done} steps already, and now --steps is "
+            f"{steps}: ask for {done} or more, or choose another --out"
+        )
 
     def _read(self, folder: Path) -> None:
         if self._deepspeed:

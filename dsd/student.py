@@ -38,14 +38,20 @@ class Base:
 
 
 def find_base(options: TrainOptions) -> Base:
-    """LoadError for an unknown model, TrainingError for one that was distilled to few steps."""
+    """LoadError for an unknown model, TrainingError for one that was distilled to few steps.
+
+    TrainingError, too, where the package is missing that quantising it takes.
+    """
     preset = checkpoint.resolve(options.model)
     source = TEACHERS.get(preset.name, preset.base)
-    if any(word in source.lower() for word in DISTILLED) and not options.distilled_base:
+    name = Path(source).name.lower()  # not the whole path: a folder above may be called anything
+    if any(word in name for word in DISTILLED) and not options.distilled_base:
         raise TrainingError(
             f"{options.model} was distilled to draw in a few steps, and training undoes that: start from a "
             "model that was not, such as flux-dev, or say --distilled-base if you mean it"
         )
+    if options.quantise:
+        _bitsandbytes(options.quantise)
     hub.check_source(source)
     return Base(preset.name, source, preset.licence, preset.licence_page)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather_object
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -50,7 +50,7 @@ class Trained:
     processes: int
     device: str
     rows: int
-    skipped: int
+    skipped: int  # could not be used: as they came, or as they lay in the cache
     seconds: float  # in the loop, over all runs of the command
 
 
@@ -91,7 +91,7 @@ def train(
     model, optimizer = accelerator.prepare(pipe.transformer, _optimizer(pipe.transformer, options))
     average = Average(moving_weights(accelerator, model), options.ema) if options.ema else None
     states = States(out / "run" / "states", accelerator, model, optimizer, average, bound)
-    progress = states.load()
+    progress = states.load(options.steps)
 
     # loop
     meter = Meter(accelerator, progress.seconds)
@@ -115,10 +115,11 @@ def train(
         if last or done % options.log_every == 0:
             report(done, meter.read() | {"rate": learning_rate(step, options)})
         if validate and (last or done % options.validate_every == 0):
-            report(done, _validate(validate, pipe, average, done, accelerator.device))
+            with meter.paused():
+                report(done, _validate(validate, pipe, average, done, accelerator.device))
         if last or done % options.save_every == 0:
-            meter.check()
-            states.save(Progress(done, meter.seconds))
+            with meter.paused():
+                states.save(Progress(done, meter.seconds))
 
     # save
     with average.in_place() if average else nullcontext():
@@ -126,15 +127,9 @@ def train(
     if accelerator.is_main_process:
         _publish(base, options, weights, out)
     accelerator.wait_for_everyone()
-    return Trained(
-        base,
-        options,
-        accelerator.num_processes,
-        _device_name(accelerator),
-        len(data),
-        data.skipped,
-        meter.seconds,
-    )
+    processes, device = accelerator.num_processes, _device_name(accelerator)
+    skipped = data.skipped + len(set(gather_object(sorted(batches.damaged))))  # two may meet the same row
+    return Trained(base, options, processes, device, len(data), skipped, meter.seconds)
 
 
 # ---------------------------------------------------------------- set-up

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,14 @@ class Meter:
         self._mark = now
         self._clear()
         return values
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done inside the block, validating or saving, is no step's time."""
+        self.check()  # it waits for what the device has still to do of the steps, too
+        began = time.monotonic()
+        yield
+        self._mark += time.monotonic() - began
 
     def check(self) -> None:
         """TrainingError once numbers are no longer finite: what was saved before is still good."""

@@ -179,7 +179,7 @@ SUITED: dict[str, dict[str, Any]] = {
     "pocket": {
         "full": True, "steps": 10_000, "batch": 24, "accumulate": 1, "lr": 2e-3, "beta2": 0.97, "clip": 1.0,
         "warmup": 200, "decay": 0.4, "ema": 0.999, "shift": 4.0, "reference_weight": 0.3,
-        "instruction_share": 0.8, "text_tokens": 20,
+        "instruction_share": 0.8, "text_tokens": 20, "validate_every": 500,
     },
     "flux-dev": {"gradient_checkpointing": True, "text_tokens": 128},
     "flux-schnell": {"gradient_checkpointing": True, "text_tokens": 128},

@@ -1,6 +1,8 @@
 """The benchmark of training compares the same work: the usual way's batches are the cache's."""
 
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -48,6 +50,14 @@ def test_rounds_are_what_the_loop_took_without_the_time_between_them(pairs, teac
     bench._watched(pairs, settings(teacher, log_every=1), tmp_path, rounds.append)
     assert [row["step"] for row in rounds] == [1, 2, 3]
     assert all(0 < row["wall"] and 0 <= row["waited"] and row["loss"] > 0 for row in rounds)
+
+
+def test_the_peak_is_known_where_there_is_no_resource_too(monkeypatch):
+    assert 10 < bench._peak() < 1e6
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    told = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=123_000_000))
+    monkeypatch.setattr(bench.psutil, "Process", lambda: told)
+    assert bench._peak() == 123
 
 
 def test_fewer_steps_than_two_rounds_are_refused():

@@ -8,7 +8,13 @@ import httpx2
 import pytest
 import torch
 from diffusers import DiffusionPipeline, FluxControlPipeline, FluxPipeline
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
+from diffusers.pipelines import pipeline_utils
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 
 import dsd
 from dsd import checkpoint, diptych
@@ -128,6 +134,48 @@ def test_offload_needs_a_gpu(saved):
         load_pipeline(saved, device="cpu", offload="disk")
 
 
+def chain(pipe) -> dict[str, str | None]:
+    """Each part that comes and goes -> the part that it sends away; as if the CPU were a GPU."""
+    names = {id(part): name for name, part in pipe.components.items()}
+    found = {}
+    for moved in pipe._all_hooks:
+        before = moved.hook.prev_module_hook
+        found[names[id(moved.model)]] = before and names[id(before.model)]
+    return found
+
+
+@pytest.mark.parametrize("kind", ["student", "teacher"])
+def test_a_preview_between_two_steps_sends_no_transformer_away(kind):
+    parts = tiny.components()
+    plain = {**parts, "transformer": tiny.plain_transformer()}
+    pipe = quiet(tiny.pipeline() if kind == "student" else FluxPipeline(**plain))
+    checkpoint.place(pipe, torch.device("cpu"), "model")
+    for _ in range(2):
+        assert chain(pipe) == {
+            "text_encoder": None,
+            "text_encoder_2": "text_encoder",
+            "transformer": "text_encoder_2",
+        }
+        assert not hasattr(pipe.vae, "_hf_hook")
+        pipe.maybe_free_model_hooks()  # as at the end of every drawing: it puts all hooks on anew
+
+
+def test_with_offload_the_vae_alone_stays_on_the_gpu(monkeypatch):
+    """The meta device stands for it: nothing can be drawn there, but things can be put there."""
+    monkeypatch.setattr(pipeline_utils, "empty_device_cache", lambda kind: None)
+    pipe = tiny.pipeline()
+    checkpoint.place(pipe, torch.device("meta"), "model")
+    assert pipe.vae.device.type == "meta" and pipe.transformer.device.type == "cpu"
+    assert pipe._execution_device.type == "meta"
+
+
+def test_a_drawing_with_offload_is_the_one_without():
+    pipe = tiny.pipeline()
+    expected = draw(pipe)
+    checkpoint.place(pipe, torch.device("cpu"), "model")
+    assert torch.equal(draw(pipe), expected)
+
+
 def response(status: int) -> httpx2.Response:
     return httpx2.Response(status, request=httpx2.Request("GET", "https://huggingface.co"))
 
@@ -157,6 +205,49 @@ def test_what_the_hub_refuses_is_explained(monkeypatch, cause, message, wrapped)
     monkeypatch.setattr(checkpoint.DSDPipeline, "load_config", refuse)
     with pytest.raises(LoadError, match=message):
         load_pipeline("flux-dev", device="cpu")
+
+
+# -- a LoRA beside weights on the hub
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    """The hub's cache, with a model's first commit in it and no network."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = tmp_path / "models--me--model"
+    (model / "refs").mkdir(parents=True)
+    (model / "refs" / "main").write_text("abc")
+    (model / "snapshots" / "abc").mkdir(parents=True)
+    return model
+
+
+def test_without_a_network_a_lora_that_is_not_in_the_cache_is_not_left_out_in_silence(cache):
+    for expected in (None, checkpoint.LORA):
+        with pytest.raises(LoadError, match="m must be downloaded once .me/model., and"):
+            with checkpoint.hub.explained("m", ["me/model"]):
+                checkpoint._lora_beside("me/model", expected)
+
+
+def test_a_lora_that_the_hub_once_said_it_has_not_needs_no_network(cache):
+    (cache / ".no_exist" / "abc").mkdir(parents=True)
+    (cache / ".no_exist" / "abc" / checkpoint.LORA).touch()
+    assert checkpoint._lora_beside("me/model", None) is None
+
+
+def test_a_lora_in_the_cache_is_taken_without_a_network(cache):
+    (file := cache / "snapshots" / "abc" / checkpoint.LORA).touch()
+    assert checkpoint._lora_beside("me/model", None) == file
+
+
+def test_a_lora_that_is_not_on_the_hub_is_none_or_an_error_where_it_is_expected(monkeypatch):
+    def refuse(*_):
+        raise EntryNotFoundError("not there")
+
+    monkeypatch.setattr(checkpoint, "hf_hub_download", refuse)
+    assert checkpoint._lora_beside("me/model", None) is None
+    with pytest.raises(EntryNotFoundError):
+        checkpoint._lora_beside("me/model", checkpoint.LORA)
 
 
 # -- the public face

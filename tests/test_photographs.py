@@ -16,6 +16,7 @@ from transformers import (
 from dsd import scores, validation
 from dsd.hub import LoadError
 from dsd.photographs import PROMPTS, PhotographScorer, layout, read_cases
+from dsd.pocket.validation import CritterScorer
 from tests import tiny
 from train import evaluate
 
@@ -111,7 +112,7 @@ def test_other_photographs_of_the_subjects_are_the_ceiling_but_not_of_prompts(fo
     for number in range(2):
         tiny.picture(20 + number).save(folder / "cat" / f"{number}.png")
     levels = scores.measure_levels(read_cases(folder, 1, size=32), scorer)
-    assert {"identity", "clip_i"} <= set(levels.ceiling) and "following" not in levels.ceiling
+    assert set(levels.ceiling) == {"identity", "clip_i", "copy"}
 
 
 def test_the_vectors_are_those_of_the_stock_forward_passes(folder, networks, scorer):
@@ -133,6 +134,17 @@ def test_the_vectors_are_those_of_the_stock_forward_passes(folder, networks, sco
     assert row["identity"] == pytest.approx(float(expected), abs=1e-5)
 
 
+def test_the_product_is_of_identity_and_following_picture_by_picture(folder, scorer):
+    cases = read_cases(folder, 1, size=32)
+    scored = scorer.score(cases, [tiny.picture(seed) for seed in (30, 31, 32)])
+    assert all(row["product"] == pytest.approx(row["identity"] * row["following"]) for row in scored)
+    ours, critters = (
+        {measure.name: measure.title for measure in kind.measures}
+        for kind in (PhotographScorer, CritterScorer)
+    )
+    assert list(scored[0]) == list(ours) and ours["product"] == critters["product"]
+
+
 def test_a_caption_longer_than_clip_reads_is_cut(folder, scorer):
     cases = [scores.Case(subject="s", reference=tiny.picture(), prompt="p", caption="very " * 200, seed=0)]
     assert -1 <= scorer.score(cases, [tiny.picture(1)])[0]["following"] <= 1
@@ -146,7 +158,7 @@ def test_checkpoints_are_compared_on_photographs(folder, networks, tmp_path, cap
     assert evaluate.main([f"toy={student}", "--images", str(folder), *options]) == 0
     page = capsys.readouterr().out
     assert "| toy | " in page and evaluate.TEACHER not in page
-    assert "3 subjects, 3 pictures each" in page and "following (CLIP-T)" in page
+    assert "3 subjects, 3 pictures each" in page and "| following (CLIP-T) | CP x PF |" in page
     assert Image.open(out / "samples.png").width == 130 * 2 + 330  # no truth for most of them
 
 

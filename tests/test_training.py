@@ -17,9 +17,8 @@ from safetensors.torch import load_file
 
 from dsd import training
 from dsd.checkpoint import LORA, load_pipeline
-from dsd.student import find_base
 from dsd.training import batch_loss, frame_weights, learning_rate, train
-from dsd.training_options import TrainingError, TrainOptions
+from dsd.training_options import TrainOptions
 from tests import student, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -312,41 +311,3 @@ def test_a_quantised_base_leaves_a_checkpoint_like_any_other(plain, teacher, tmp
     ours, theirs = (load_pipeline(out, device="cpu").transformer.state_dict() for out in (tmp_path, plain))
     frozen = "transformer_blocks.0.ff.net.2.weight"
     assert ours.keys() == theirs.keys() and torch.equal(ours[frozen], theirs[frozen])  # not the few bits
-
-
-# ---------------------------------------------------------------- mistakes
-
-
-def test_a_lora_target_that_matches_nothing_is_named_with_what_there_is(teacher, tmp_path):
-    with pytest.raises(TrainingError, match="'to_z' matches no layer .*has add_k_proj, .* to_q, to_v"):
-        student.run(teacher, tmp_path, targets=("to_q", "to_z"))
-
-
-@pytest.mark.parametrize("model", ["flux-schnell", "someone/FLUX-Turbo"])
-def test_a_distilled_base_must_be_meant(model):
-    with pytest.raises(TrainingError, match=f"{model} was distilled .* --distilled-base"):
-        find_base(TrainOptions(model=model))
-    assert find_base(TrainOptions(model=model, distilled_base=True)).source
-
-
-def test_pocket_starts_from_its_teacher():
-    base = find_base(TrainOptions(model="pocket"))
-    assert base.source.endswith("teacher") and base.licence == "Apache-2.0"
-
-
-def test_quantising_without_its_package_says_which_to_install(teacher, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(TrainingError, match="--quantise 4bit needs the package bitsandbytes"):
-        student.run(teacher, tmp_path, quantise="4bit")
-
-
-def test_a_run_of_other_settings_is_not_continued(lora, teacher):
-    with pytest.raises(TrainingError, match="was begun with rank 2, and now it is 3"):
-        student.run(teacher, lora, rank=3, steps=30, batch=8, alpha=4.0, ema=0.5, lora_dropout=0.0)
-
-
-def test_a_training_that_diverges_says_so_and_saves_nothing_broken(teacher, tmp_path):
-    with pytest.raises(TrainingError, match="the training has diverged .* smaller --lr"):
-        student.run(teacher, tmp_path, full=True, lr=1e30, clip=1e30, steps=8, save_every=1)
-    weights = [state for state in (tmp_path / "run" / "states").iterdir() if not state.name.startswith(".")]
-    assert len(weights) <= 2 and not (tmp_path / "model_index.json").exists()

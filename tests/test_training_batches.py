@@ -11,7 +11,7 @@ import torch
 
 from dsd import flow, latents
 from dsd.batches import Batch, Batches, Order
-from dsd.caches import PictureEncoder, TextEncoder
+from dsd.caches import DamagedRecord, PictureEncoder, TextEncoder
 from dsd.training_data import Data, prepare
 from dsd.training_options import TrainingError, TrainOptions
 from tests import tiny
@@ -177,7 +177,8 @@ def damaged(data: Data, rows: list[int]) -> Data:
     return replace(data, latents=latents)
 
 
-def test_a_damaged_record_is_named_and_the_next_row_takes_its_place(data, caplog):
+def test_a_damaged_record_is_named_and_the_next_row_takes_its_place(data, caplog, monkeypatch):
+    monkeypatch.setattr("dsd.batches.TOLERATED", 1 / 12)  # there are twelve rows
     made = batches(data, batch=12)
     rows = made.order.rows(0)
     bad = int(rows[3])
@@ -193,11 +194,23 @@ def test_a_damaged_record_is_named_and_the_next_row_takes_its_place(data, caplog
     assert "skipped a row: record" in caplog.text and made.damaged == {bad}
 
 
-def test_over_one_in_a_hundred_damaged_records_are_an_error(data):
-    made = batches(damaged(data, [0, 1, 2]), batch=12)
-    with pytest.raises(TrainingError, match="rows are damaged in the cache, over 1 %"):
+@pytest.mark.parametrize("rows", [[0], [0, 1, 2]], ids=["one of twelve", "three of twelve"])
+def test_over_one_in_a_hundred_damaged_records_are_an_error(data, rows):
+    made = batches(damaged(data, rows), batch=12)
+    with pytest.raises(TrainingError, match="1 of 12 rows are damaged in the cache, over 1 %"):
         for step in range(20):
             made.step(step)
+
+
+def test_one_in_a_hundred_is_not_over_it(data):
+    again = np.arange(108) % 12  # each row nine times, but for the last hundred's damaged one
+    names = ("buckets", "canvases", "conditions", "captions", "instructions")
+    many = replace(data, **{name: getattr(data, name)[again][:100] for name in names})
+    made = batches(many)
+    error = DamagedRecord("record 3 of a file is damaged")
+    made._next(3, error)
+    with pytest.raises(TrainingError, match="2 of 100 rows"):
+        made._next(4, error)
 
 
 def test_an_error_while_assembling_reaches_the_loop(data, monkeypatch):

@@ -101,6 +101,12 @@ def test_a_changed_encoder_has_another_folder(tmp_path):
     assert TextEncoder(tiny.pipeline(), 9, tmp_path).store.folder != before[1]  # of another length
 
 
+def test_texts_that_clip_pads_to_another_length_are_kept_apart(tmp_path):
+    pipe, other = tiny.pipeline(), tiny.pipeline()
+    other.tokenizer_max_length = 40
+    assert TextEncoder(pipe, 8, tmp_path).store.folder != TextEncoder(other, 8, tmp_path).store.folder
+
+
 def test_a_changed_tokenizer_has_another_name():
     one, other = tiny.tokenizers()
     assert encoder_hash(one) != encoder_hash(other)

@@ -1,11 +1,17 @@
 """`python -m train.train`: from parquet files to a checkpoint with card, curves and samples."""
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from fsspec.implementations.dirfs import DirFileSystem
+from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
+from dsd import plan
 from dsd.checkpoint import load_pipeline
 from dsd.hub import LoadError
 from dsd.training_log import Curves
@@ -45,7 +51,7 @@ FLAGS = (
 WATCHED = "--validate critters --validate-subjects 2 --validate-prompts 1 --validate-every 2".split()
 
 
-def call(teacher: Path, data: Path, out: Path, *flags: str) -> int:
+def call(teacher: Path, data: Path | str, out: Path, *flags: str) -> int:
     return command.main([str(data), "--out", str(out), "--model", str(teacher), *FLAGS, *flags])
 
 
@@ -134,6 +140,38 @@ def test_the_plan_is_printed_and_nothing_is_written(trained, teacher, tmp_path, 
     said = capsys.readouterr().out
     assert "2 pairs" in said and "memory" in said and "in all   4 steps" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_for_a_dataset_on_the_hub_downloads_nothing_and_counts_all_rows(
+    teacher, tmp_path, monkeypatch
+):
+    data = dataset(tmp_path / "datasets" / "me" / "pairs", count=6)
+    (file,) = data.iterdir()
+    file.rename(data / "train-0.parquet")
+    shutil.copy(data / "train-0.parquet", data / "train-1.parquet")
+    filesystem = DirFileSystem(str(tmp_path), LocalFileSystem(skip_instance_cache=True))
+    monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: filesystem)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("a download"))
+    made, make = [], plan.make
+    monkeypatch.setattr(plan, "make", lambda *args, rows: made.append(rows) or make(*args, rows=rows))
+    assert call(teacher, "me/pairs", tmp_path / "out", "--plan") == 0
+    assert made == [12] and not (tmp_path / "out").exists()
+
+
+def test_without_a_network_a_plan_takes_the_dataset_that_is_there(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    data = dataset(tmp_path / "snapshot")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(data))
+    monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: pytest.fail("the network was asked"))
+    assert call(teacher, "me/pairs", tmp_path / "out", "--plan") == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--plan",)], ids=["training", "plan"])
+def test_what_the_base_cannot_be_is_said_before_the_dataset_is_read(teacher, tmp_path, monkeypatch, flags):
+    monkeypatch.setattr(command.pairs, "read_pairs", lambda *_, **__: pytest.fail("it was read"))
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(TrainingError, match="needs the package bitsandbytes"):
+        call(teacher, "me/pairs", tmp_path / "out", "--quantise", "4bit", *flags)
 
 
 def test_columns_may_be_called_otherwise(teacher, tmp_path):

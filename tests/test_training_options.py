@@ -4,6 +4,7 @@ from dataclasses import fields
 
 import pytest
 
+from dsd import scores
 from dsd.training_options import ATTENTION, SUITED, TrainingError, TrainOptions
 from train import train as command
 
@@ -60,6 +61,11 @@ def test_every_setting_has_a_flag_with_help():
     assert all(
         f"--{one.name.replace('_', '-')}" in page and one.metadata["help"] for one in fields(TrainOptions)
     )
+
+
+def test_pocket_is_validated_often_enough_for_the_alarm():
+    options = parse()
+    assert options.steps / options.validate_every >= 2 * scores.FEWEST
 
 
 def test_flags_become_settings():

@@ -117,6 +117,12 @@ def test_other_settings_or_data_are_refused_by_name(saved, bound):
         Run(saved, bound=bound).states.load()
 
 
+def test_a_run_that_has_done_more_is_not_continued_as_one_of_fewer_steps(saved):
+    assert Run(saved).states.load(4) == Run(saved).states.load(5) == Progress(4)
+    with pytest.raises(TrainingError, match="done 4 steps already, and now --steps is 3: .* another --out"):
+        Run(saved).states.load(3)
+
+
 def test_the_average_follows_slowly_and_forgets_the_start(tmp_path):
     run = Run(tmp_path)
     run.go(0, 200)

@@ -7,7 +7,6 @@ other work moves less, is told beside the wall time.
 """
 
 import io
-import resource
 import sys
 import tempfile
 import time
@@ -20,6 +19,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import psutil
 import torch
 from PIL import Image
 from torch import Tensor
@@ -157,6 +157,10 @@ def _peak() -> float:
     """The most memory so far in MB: the GPU's, or the process's."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
+    try:
+        import resource
+    except ImportError:  # Windows, where psutil knows it
+        return psutil.Process().memory_info().peak_wset / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 

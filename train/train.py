@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from accelerate import PartialState
+from huggingface_hub import constants
 from tqdm import tqdm
 
 from dsd import curves, model_card, pairs, plan, rows, scores, validation
@@ -46,7 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="what the dataset calls a column")
     add("--split", default="train", help="of the dataset (train)")
     add("--streaming", action="store_true", help="read a hub dataset over the network, without a download")
-    add("--plan", action="store_true", help="print memory and time to expect, and stop")
+    add("--plan", action="store_true", help="print memory and time to expect, and stop; downloads no dataset")
     add("--validate", metavar="WHAT", help="critters, a folder of photographs, or none; critters for pocket")
     add("--validate-subjects", type=int, default=32, metavar="N", help="critters to validate on (32)")
     add("--validate-prompts", type=int, default=2, metavar="N", help="prompts for each subject (2)")
@@ -100,7 +101,8 @@ def main(argv: list[str] | None = None) -> int:
     join()
     logging.basicConfig(format="%(message)s")
     logging.getLogger("dsd").setLevel(logging.WARNING)
-    data = pairs.read_pairs(args.dataset, columns=_columns(args), split=args.split, streaming=args.streaming)
+    find_base(options)  # now, not after a dataset was downloaded
+    data = _pairs(args)
     if args.plan:
         return _plan(args, options, data)
     report = Report(args, options)
@@ -110,6 +112,12 @@ def main(argv: list[str] | None = None) -> int:
     if PartialState().is_main_process:
         report.finish(trained, data)
     return 0
+
+
+def _pairs(args: argparse.Namespace) -> pairs.Pairs:
+    # A plan takes the number of rows and the first one: the ends of the files and a piece, not all of them.
+    streaming = args.streaming or (args.plan and not constants.HF_HUB_OFFLINE)
+    return pairs.read_pairs(args.dataset, columns=_columns(args), split=args.split, streaming=streaming)
 
 
 def _columns(args: argparse.Namespace) -> dict[str, str]:
