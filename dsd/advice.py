@@ -211,8 +211,8 @@ def _seconds(facts: Facts, way: Way, quality: str) -> str:
     chosen = QUALITIES[quality]
     evaluations = chosen.steps + 2 * len(chosen.guided)  # three at each step that is guided
     return (
-        f"that is {evaluations} evaluations of the transformer with the usual guidance; of 512 pixels one took "
-        "0.095 s on an H200, other cards: not measured"
+        f"that is {evaluations} evaluations of the transformer with the usual guidance; one of 512 pixels "
+        "took 0.095 s on an H200, other cards: not measured"
     )
 
 

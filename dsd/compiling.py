@@ -5,8 +5,8 @@ what a process compiled when the process ends, so there the blocks are compiled 
 that each process opens. Either way some pictures are drawn before a visitor is let in: a compiler that fails
 shall fail then, and the model runs as it was.
 
-The tests run both ways on a CPU. On an H200 compiled blocks took a quarter off an evaluation (README, Hardware);
-on ZeroGPU nothing of this has been run yet.
+The tests run both ways on a CPU. On an H200 compiled blocks took a quarter off an evaluation (README,
+Hardware); on ZeroGPU nothing of this has been run yet.
 """
 
 import atexit

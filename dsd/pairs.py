@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, lru_cache
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import Any, NoReturn
 
 from PIL import Image
@@ -75,7 +76,8 @@ class Pairs:
 
     A row is a dict with at least `id`, `conditioning` and `target` (RGB pictures), `caption`, `instruction`
     (None where the dataset has none), and with what else of COLUMNS is there. An index reads the row's whole
-    group (50 rows in files of ours), so going through in order is quicker. Can be sent to other processes.
+    group (50 rows in files of ours), so going through in order is quicker. Threads can share it, and it can
+    be sent to other processes.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Pairs:
         filesystem: Any | None = None,
     ) -> None:
         self.files, self.columns, self.filesystem = list(files), columns, filesystem
+        self._reading = Lock()  # a file has one place where it is read; unpacking the pictures is free to all
         self._file = lru_cache(maxsize=8)(self._open)
         self._table = lru_cache(maxsize=4)(self._read)
         self.names = column_names(self._file(0).schema_arrow, columns, where=self.files[0])
@@ -150,7 +153,8 @@ class Pairs:
     def _row(self, file: int, group: int, first: int, offset: int) -> Row:
         where = f"{self.files[file]} row {first + offset}"
         try:
-            table = self._table(file, group)
+            with self._reading:
+                table = self._table(file, group)
             found = {ours: table.column(theirs)[offset].as_py() for ours, theirs in self.names.items()}
         except (hub.LoadError, PairsError):
             raise

@@ -7,6 +7,7 @@ that cannot be used is named, left out and counted; over one in a hundred is an 
 
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +30,7 @@ NAMED = 5  # rows that cannot be used, until the others are only counted
 FORMAT = 1  # raise it when the same rows need other records
 
 Frame = tuple[int, int]  # width, height in pixels
+Fitted = tuple[Row, int, Image.Image, Image.Image]  # a row, which frame, and its two pictures in it
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,9 @@ class _Book:
         """Encode the rows of a block; one entry each."""
         pictures: dict[str, Image.Image] = {}
         texts: dict[str, str] = {}
-        entries = [self._entry(index, pictures, texts) for index in block]
+        with ThreadPoolExecutor() as pool:  # unpacking and resizing large pictures takes longest
+            opened = list(pool.map(self._open, block))
+        entries = [self._entry(*one, pictures, texts) for one in zip(block, opened, strict=True)]
         encode_missing(self.pictures, pictures)
         encode_missing(self.texts, texts)
         return [
@@ -145,12 +149,19 @@ class _Book:
             for entry in entries
         ]
 
-    def _entry(self, index: int, pictures: dict[str, Image.Image], texts: dict[str, str]) -> Row:
+    def _open(self, index: int) -> Fitted | BadRow:
         try:
             row = self.pairs[index]
-            bucket, reference, target = self._fit(row)
+            return row, *self._fit(row)
         except BadRow as error:
-            return _bad(_id(index), str(error))
+            return error
+
+    def _entry(
+        self, index: int, opened: Fitted | BadRow, pictures: dict[str, Image.Image], texts: dict[str, str]
+    ) -> Row:
+        if isinstance(opened, BadRow):
+            return _bad(_id(index), str(opened))
+        row, bucket, reference, target = opened
         black = _black(reference.size)
         words = {
             "caption": row["caption"],

@@ -1,7 +1,8 @@
 """The README's pictures of the page: `python -m tests.screens` writes assets/screens/*.png.
 
-One file for every tab, as it looks after a little work there, and the first on a phone, in the dark. Without `--url` an app is started for it, with
-the embedded weights. Subjects, words and seeds are fixed, so that a picture changes when page or weights do.
+One file for every tab, as it looks after a little work there, and the first on a phone, in the dark. Without
+`--url` an app is started for it, with the embedded weights. Subjects, words and seeds are fixed, so that a
+picture changes when page or weights do.
 """
 
 import argparse

@@ -3,6 +3,7 @@
 import io
 import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import huggingface_hub
 import pyarrow
@@ -285,3 +286,15 @@ def test_the_missing_package_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(PairsError, match="pyarrow, which is missing: pip install"):
         read_pairs(run)
+
+
+def test_threads_that_share_a_dataset_find_what_one_would(tmp_path):
+    colors = [(i, 255 - i, i // 2) for i in range(120)]
+    file = write(
+        tmp_path / "train-0.parquet", group=7, caption=[f"words {i}" for i in range(120)],
+        conditioning=[picture(color) for color in colors], target=[picture(color) for color in colors],
+    )  # fmt: skip
+    shared = read_pairs(file)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(shared.__getitem__, range(len(shared))))
+    assert [row["target"].getpixel((0, 0)) for row in found] == colors
