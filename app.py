@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import socket
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -267,6 +268,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     # A service is stopped by SIGTERM: it too should end as Ctrl-C does, with no upload left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if args.host and (problem := no_host(args.host)):
+        print(f"app.py: {problem}", file=sys.stderr)
+        return 2
     place = {"server_name": args.host, "server_port": args.port, "share": args.share}
     try:
         page.launch(built, auth=auth, mcp=args.mcp, **place)
@@ -274,6 +278,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"app.py: {unserved(args, error)}", file=sys.stderr)
         return 2
     return 0
+
+
+def no_host(host: str) -> str | None:
+    """Why nothing can be served there, if so; gradio would find out on a hundred ports, seconds each."""
+    try:
+        family, kind, _, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(place)
+    except OSError as error:
+        return f"{host} is no address of this machine ({error}): leave out --host, or try --host 0.0.0.0"
+    return None
 
 
 def unserved(args: argparse.Namespace, error: Exception) -> str:

@@ -111,12 +111,13 @@ def draw_sheets(
     drawn = [prompt for prompt in block if reasons[prompt["id"]] is None]
     files = {prompt["id"]: f"{prompt['id']}.png" for prompt in drawn}
 
-    def keep(prompt: Row, sheet: Image.Image) -> None:
+    def keep(pair: tuple[Row, Image.Image]) -> None:
+        prompt, sheet = pair
         rows.write(folder / files[prompt["id"]], png(sheet))
         reasons[prompt["id"]] = check_gutters(sheet, prompt["rows"], prompt["columns"])
 
     with ThreadPoolExecutor() as pool:  # a large PNG takes as long to pack as a small GPU takes to draw it
-        list(pool.map(keep, drawn, draw(drawn) if drawn else []))
+        list(pool.map(keep, zip(drawn, draw(drawn) if drawn else [], strict=True)))
     return [_row(prompt, files.get(prompt["id"]), reasons[prompt["id"]], stamp) for prompt in block]
 
 

@@ -53,6 +53,7 @@ def test_rounds_are_what_the_loop_took_without_the_time_between_them(pairs, teac
 
 
 def test_the_peak_is_known_where_there_is_no_resource_too(monkeypatch):
+    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
     assert 10 < bench._peak() < 1e6
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
     told = SimpleNamespace(memory_info=lambda: SimpleNamespace(peak_wset=123_000_000))

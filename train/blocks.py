@@ -37,11 +37,26 @@ def join() -> PartialState:
     if alone and "MASTER_ADDR" in os.environ:  # --num_processes was given, and is ignored
         note = "note: accelerate starts one process on a CPU; torchrun --nproc-per-node N -m ... starts more"
         print(note, file=sys.stderr)
-    gpus = cuda.device_count()
-    crowded = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > gpus
-    if crowded and gpus:
-        cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
-    return PartialState(cpu=best_device() == "cpu" or crowded, timeout=FOR_THE_SLOWEST)
+    if crowded():
+        cuda.set_device(int(os.environ["LOCAL_RANK"]) % cuda.device_count())
+    return PartialState(cpu=best_device() == "cpu" or crowded(), timeout=FOR_THE_SLOWEST)
+
+
+def crowded() -> bool:
+    """Whether several processes of this machine have to share a GPU."""
+    from torch import cuda
+
+    return 0 < cuda.device_count() < int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def own_device() -> str:
+    """This process's, by a name that holds for whoever is told; after `join`."""
+    from torch import cuda
+
+    from dsd.checkpoint import best_device
+
+    best = best_device()
+    return f"cuda:{cuda.current_device()}" if best == "cuda" else best
 
 
 def wait_for_all() -> None:

@@ -18,7 +18,7 @@ from dsd import grids, rows
 from dsd.command import quiet
 from dsd.rows import Row
 from train import command
-from train.blocks import Stage, join, wait_for_all
+from train.blocks import Stage, join, own_device, wait_for_all
 
 if TYPE_CHECKING:
     from dsd.teacher import Teacher
@@ -71,7 +71,8 @@ def _load(args: argparse.Namespace) -> "Teacher":
     from dsd.teacher import load_teacher
 
     given = {name: getattr(args, name) for name in OVERRIDES}
-    return load_teacher(args.model, like=args.like, device=args.device, offload=args.offload, **given)
+    device = args.device or own_device()
+    return load_teacher(args.model, like=args.like, device=device, offload=args.offload, **given)
 
 
 def stage(

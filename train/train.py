@@ -29,7 +29,7 @@ from dsd.training_data import check_rows
 from dsd.training_log import Curves
 from dsd.training_options import SUITED, TrainOptions
 from train import command
-from train.blocks import join
+from train.blocks import crowded, join
 
 CRITTERS = "critters"
 METAVARS = {int: "N", float: "X", str: "NAME"}
@@ -99,6 +99,8 @@ def main(argv: list[str] | None = None) -> int:
         model_card.check_upload(args.push_to_hub)  # now, not after the days that training takes
     quiet()
     join()
+    if crowded():
+        raise ValueError("more processes than GPUs: training wants one for each, start as many as there are")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("dsd").setLevel(logging.WARNING)
     find_base(options)  # now, not after a dataset was downloaded

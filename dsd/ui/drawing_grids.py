@@ -127,8 +127,9 @@ class DrawingGrids:
             if new_seed or seed is None:
                 seed = random.randrange(generate.NEW_SEEDS)
             sheet = sheet_row(self.wheel.recipe, subject, places, whole(seed))
-            yield None, gr.Gallery([], visible=False), "", status(self._opening(), 0.0), sheet["seed"]
+            yield gr.skip(), gr.skip(), gr.skip(), status(self._opening(), 0.0), sheet["seed"]
             judge_missing = self._open(sheet)
+            yield None, gr.Gallery([], visible=False), "", gr.skip(), gr.skip()
             with closing(self._steps(sheet)) as reports, uploads.workplace() as folder:
                 yield from self._watched(reports, sheet, judge_missing, Path(folder))
         except Exception as error:  # the page must never be left waiting

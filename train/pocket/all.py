@@ -1,7 +1,7 @@
 """All of the pocket family from nothing, the wheel included: `python -m train.pocket.all RUN`.
 
-The commands of train/README.md in their order; RUN/all.jsonl has what each of them took. Stop it whenever you
-like: the same command goes on with the part that was not finished.
+The commands of train/README.md in their order; RUN/all.jsonl has how long each took, in its last attempt.
+Stop it whenever you like: the same command goes on with the part that was not finished.
 """
 
 import argparse
@@ -49,17 +49,19 @@ def _shared(name: str, *arguments: str) -> list[str]:
 def build(run: Path, todo: Iterator[Part], call: Callable[[list[str]], int]) -> None:
     """Do what is not done yet; SystemExit with the code of a part that fails."""
     table = run / "all.jsonl"
-    done = {row["id"] for row in rows.read_all(table)}
+    done = {row["id"]: row["arguments"] for row in rows.read_all(table)}
     for name, arguments in todo:
-        if name in done:
+        if done.get(name) == arguments:
             continue
+        if name in done:
+            raise SystemExit(f"{run} was begun with other settings ({name}): use those, or another folder")
         print(f"== {name}: python {' '.join(arguments)}", flush=True)
         began = time.monotonic()
         if code := call(arguments):
             print(f"{name} failed; the same command goes on with it", file=sys.stderr)
             raise SystemExit(code)
         with rows.writing(table) as append:
-            append([{"id": name, "seconds": round(time.monotonic() - began)}])
+            append([{"id": name, "seconds": round(time.monotonic() - began), "arguments": arguments}])
 
 
 def _call(arguments: list[str]) -> int:

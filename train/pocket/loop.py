@@ -156,10 +156,11 @@ def descend(
         optimizer.step()
         optimizer.zero_grad()
         average.update_parameters(model)
-        losses.append(value.detach())  # looked at later: a GPU shall not wait for it
+        losses.append(value.detach())  # read when it is printed
         state.tick()
-        if state.step % 100 == 0 and ranks()[0] == 0:
-            print(f"{name} {state.step}/{steps}  loss {torch.stack(losses).mean():.4f}", flush=True)
+        if state.step % 100 == 0:
+            if ranks()[0] == 0:
+                print(f"{name} {state.step}/{steps}  loss {torch.stack(losses).mean():.4f}", flush=True)
             losses = []
     state.save()
 

@@ -1,4 +1,6 @@
-"""Sizes of the pocket family: `small` for two CPU cores, which is what ships, and `large` for one GPU."""
+"""Sizes of the pocket family: `small` for two CPU cores, which made all that ships but the scorer; `large`
+for one GPU.
+"""
 
 import argparse
 from dataclasses import dataclass, replace

@@ -62,7 +62,7 @@ def render(
     path = folder / f"families-{seed}-{count}-{size}{'-held-out' * held_out}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"part-{path.name}")
+        part = path.with_name(f"part-{os.getpid()}-{path.name}")  # commands may run side by side
         np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, FAMILY, size, size, 3))
         jobs = [(part, seed, i, min(i + chunk, count), held_out) for i in range(0, count, chunk)]
         with get_context("spawn").Pool(processes or os.cpu_count()) as pool:

@@ -117,12 +117,13 @@ class Sampler:
 
     def __init__(self, families: int, batch: int):
         self.spell, self.families, self.batch = text.Speller(), families, batch
+        self.rank = ranks()[0]  # now: a worker process has none
 
     def __call__(self, step: int) -> Batch:
         names, rng = list(LAYOUTS), np.random.default_rng((SEED + 1, step))
         layout = names[int(rng.choice(len(names), p=[LAYOUTS[name][0] for name in names]))]
         _, tokens, share = LAYOUTS[layout]
-        rng = np.random.default_rng((SEED, step, ranks()[0]))
+        rng = np.random.default_rng((SEED, step, self.rank))
         families = rng.integers(self.families, size=round(share * self.batch))
         chosen = [sample_sheet(TRAIN_SEED, int(family), *layout, rng) for family in families]
         prompts = ["" if rng.random() < TEXT_DROPOUT else prompt for _, prompt in chosen]
