@@ -145,6 +145,7 @@ def test_the_plan_is_printed_and_nothing_is_written(trained, teacher, tmp_path, 
 def test_a_plan_for_a_dataset_on_the_hub_downloads_nothing_and_counts_all_rows(
     teacher, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     data = dataset(tmp_path / "datasets" / "me" / "pairs", count=6)
     (file,) = data.iterdir()
     file.rename(data / "train-0.parquet")
