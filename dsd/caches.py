@@ -185,7 +185,7 @@ class PictureEncoder:
         return picture.size
 
     def batch(self, size: tuple[int, int]) -> int:
-        return max(1, min(128, PIXELS // (size[0] * size[1])))
+        return max(1, min(32, PIXELS // (size[0] * size[1])))
 
     @torch.no_grad()
     def encode(self, pictures: list[Image.Image]) -> list[Record]:

@@ -19,11 +19,14 @@ def test_every_part_is_a_command_that_train_readme_tells():
 
 
 def test_flags_are_known_to_the_commands_of_the_wheel():
+    known = []
     for name, arguments in building.parts(Path("runs/x"), "large", sheets=8):
         if "train.grids" in arguments or name in ("prompts", "dataset", "student", "evaluate", "curate"):
             module = arguments[len(arguments) - 1 - arguments[::-1].index("-m") + 1]
             given = arguments[arguments.index(module) + 1 :]
             import_module(module)._parser().parse_args(given)  # SystemExit for a flag that is not there
+            known.append(module.removeprefix("train."))
+    assert known == ["prompts", "grids", "curate", "dataset", "train", "evaluate"]
 
 
 def test_it_goes_on_with_the_part_that_failed(tmp_path):
