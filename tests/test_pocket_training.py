@@ -9,7 +9,7 @@ import torch
 from dsd.pairs import read_pairs
 from dsd.pocket.draw import draw
 from dsd.pocket.words import VOCABULARY
-from train.pocket import judge, latents, loop, rendered, scenes, student, teacher, text, vae
+from train.pocket import judge, latents, loop, reader, rendered, scenes, student, teacher, text, vae
 from train.pocket.linear import LinearAutoencoder, spell
 from train.pocket.loop import State, descend, learning_rate, made_ahead, running_average
 from train.pocket.presets import SMALL
@@ -17,6 +17,9 @@ from train.pocket.presets import SMALL
 TOY = replace(
     SMALL, families=4, t5_width=32, clip_width=32, heads=2, head_width=24, double_blocks=1, single_blocks=1
 )
+
+
+_, _, SHEET, _, COPIED_SHEET = teacher.LESSONS
 
 
 @pytest.fixture(scope="module")
@@ -85,29 +88,103 @@ def test_tokenizers_know_our_words_and_merge_unknown_ones():
 
 def test_prompts_fit_their_token_counts():
     t5, rng = text.build_t5_tokenizer(), np.random.default_rng(0)
-    for (rows, columns), (_, tokens, _) in teacher.LAYOUTS.items():
-        prompts = [teacher.sample_sheet(1, i % 5, rows, columns, rng)[1] for i in range(200)]
-        fits = [len(t5(prompt).input_ids) <= tokens for prompt in prompts]
+    for lesson in teacher.LESSONS:
+        prompts = [teacher.sample_sheet(1, i % 5, lesson, rng).prompt for i in range(200)]
+        fits = [len(t5(prompt).input_ids) <= lesson.tokens for prompt in prompts]
         assert np.mean(fits) > 0.95  # of the longest phrases the last word or two may be cut
-    assert teacher.LAYOUTS[1, 1][1] == text.T5_TOKENS
+    assert teacher.LESSONS[0].tokens == text.T5_TOKENS
+
+
+def test_the_lessons_shares_are_a_whole():
+    assert sum(lesson.share for lesson in teacher.LESSONS) == pytest.approx(1)
 
 
 def test_imperfect_sheets_are_some_and_not_most():
     rng = np.random.default_rng(0)
-    sheets = [teacher.sample_sheet(1, i % 5, 2, 2, rng)[0] for i in range(3000)]
-    wrong = np.mean([max(panels) >= scenes.SAME for panels in sheets])
+    sheets = [teacher.sample_sheet(1, i % 5, SHEET, rng) for i in range(3000)]
+    wrong = np.mean([max(sheet.panels) >= scenes.SAME for sheet in sheets])
     assert abs(wrong - teacher.IMPERFECT) < 0.03
+    assert not any(any(sheet.clean) for sheet in sheets)
+
+
+def test_copying_shows_one_critter_some_of_it_clean_and_seldom_tells_its_traits():
+    rng = np.random.default_rng(0)
+    sheets = [teacher.sample_sheet(1, i % 5, COPIED_SHEET, rng) for i in range(600)]
+    assert {sum(sheet.clean) for sheet in sheets} == {1, 2, 3}
+    assert max(max(sheet.panels) for sheet in sheets) < scenes.SAME
+    untold = np.mean(
+        ["of the same critter top" in s.prompt or "of the same critter bottom" in s.prompt for s in sheets]
+    )
+    assert abs(untold - teacher.UNTOLD_COPYING) < 0.08
+    silent = [teacher.sample_sheet(1, i % 5, teacher.COPYING, rng) for i in range(20)]
+    assert all(sheet.prompt == "" and sum(sheet.clean) == 1 for sheet in silent)
+
+
+def test_the_first_lessons_may_all_be_copying():
+    sample = teacher.Sampler(4, 6, copying=30)
+    assert {sample(step).lesson for step in range(30)} == {teacher.COPYING}
+    assert len({sample(step).lesson for step in range(30, 70)}) > 2
 
 
 def toy_latents() -> torch.Tensor:
     return torch.randn(4, scenes.FAMILY, 16, 8, 8, generator=torch.Generator().manual_seed(0)).half()
 
 
+def toy_pictures() -> teacher.Pictures:
+    return teacher.Pictures.of(toy_latents(), "cpu")
+
+
+def copied(clean: list[bool], panels: list[int]) -> teacher.Batch:
+    """One diptych without words."""
+    words = text.Speller()([""], teacher.WORDLESS)
+    rows = torch.zeros(1, dtype=torch.long), torch.tensor([panels]), torch.tensor([clean])
+    return teacher.Batch(teacher.COPYING, *rows, *words)
+
+
+def test_a_clean_panel_is_seen_as_it_is_and_only_the_others_are_learnt(monkeypatch):
+    torch.manual_seed(0)
+    model, pictures = teacher.Teacher(TOY), toy_pictures()
+    seen = []
+    study = model.study
+    monkeypatch.setattr(model, "study", lambda x_t, *rest: seen.append(x_t) or study(x_t, *rest))
+    monkeypatch.setattr(teacher, "READING", 0.0)
+    left, both = copied([True, False], [0, 1]), copied([False, False], [0, 1])
+    teacher.loss(model, pictures, TOY, 0, left)
+    teacher.loss(model, pictures, TOY, 0, both)
+    truth = latents.pack(toy_latents()[0, :2].float(), 1, 2).view(1, 4, 8, 64)
+    with_clean, noisy = (x_t.view(1, 4, 8, 64) for x_t in seen)
+    assert torch.equal(with_clean[:, :, :4], truth[:, :, :4])
+    assert torch.equal(with_clean[:, :, 4:], noisy[:, :, 4:])
+    assert not torch.allclose(noisy[:, :, :4], truth[:, :, :4])
+    model.transformer.proj_out.weight.data.zero_(), model.transformer.proj_out.bias.data.zero_()
+    noise = torch.randn(1, 32, 64, generator=loop.step_seed(teacher.SEED, 0))
+    error = (noise - truth.view(1, 32, 64)).square().view(1, 4, 8, 64)[:, :, 4:].mean()
+    assert teacher.loss(model, pictures, TOY, 0, left).item() == pytest.approx(error.item(), rel=1e-5)
+
+
+def test_panels_are_cut_from_a_sheets_tokens_as_they_were_put_together():
+    panels = torch.randn(8, 16, 8, 8)  # two sheets of four
+    alone, together = latents.pack(panels, 1, 1), latents.pack(panels, 2, 2)
+    assert torch.equal(reader.by_panel(together, 2, 2), alone)
+
+
+def test_the_readers_question_teaches_the_transformer(monkeypatch):
+    torch.manual_seed(0)
+    model, pictures, batch = teacher.Teacher(TOY), toy_pictures(), copied([True, False], [0, 1])
+    weight = model.transformer.transformer_blocks[0].attn.to_q.weight
+
+    def pull(reading: float) -> torch.Tensor:
+        monkeypatch.setattr(teacher, "READING", reading)
+        return torch.autograd.grad(teacher.loss(model, pictures, TOY, 0, batch), weight)[0]
+
+    assert not torch.allclose(pull(0.0), pull(1.0))
+
+
 def test_the_teachers_batches_are_a_function_of_the_step():
     sample = teacher.Sampler(4, 12)
     first, again, other = sample(7), sample(7), sample(8)
-    assert first.panels.shape == (len(first.families), first.layout[0] * first.layout[1])
-    for name in ("families", "panels", "t5", "clip"):
+    assert first.panels.shape == (len(first.families), first.lesson.rows * first.lesson.columns)
+    for name in ("families", "panels", "clean", "t5", "clip"):
         assert torch.equal(getattr(first, name), getattr(again, name))
     assert not torch.equal(first.families, other.families)
 
@@ -119,8 +196,8 @@ def test_batches_made_by_workers_are_those_made_here(monkeypatch):
     ahead = list(made_ahead(teacher.Sampler(4, 6), 3, 6))
     assert len(here) == len(ahead) == 3
     for one, other in zip(here, ahead, strict=True):
-        assert one.layout == other.layout
-        for name in ("families", "panels", "t5", "clip"):
+        assert one.lesson == other.lesson
+        for name in ("families", "panels", "clean", "t5", "clip"):
             assert torch.equal(getattr(one, name), getattr(other, name))
 
 
@@ -152,13 +229,13 @@ def run_steps(path, steps: int) -> torch.Tensor:
     state = State(
         path, model=model, average=running_average(model), optimizer=torch.optim.AdamW(model.parameters())
     ).load()
-    batches = made_ahead(teacher.Sampler(4, 4), state.step, steps)
+    batches, pictures = made_ahead(teacher.Sampler(4, 4), state.step, steps), toy_pictures()
     descend(
         "toy",
         state,
         steps,
         lambda step: 1e-3,
-        lambda step: teacher.loss(model, toy_latents(), preset, step, next(batches)),
+        lambda step: teacher.loss(model, pictures, preset, step, next(batches)),
     )
     return model.transformer.x_embedder.weight.detach().clone()
 
@@ -214,10 +291,10 @@ def test_rendered_pairs_are_a_dataset_of_true_pairs_in_both_orders(tmp_path):
 def test_a_teacher_goes_on_from_a_saved_one(tmp_path, spelled):
     torch.manual_seed(1)
     earlier = teacher.Teacher(TOY).float()
-    weights = {name: value.clone() for name, value in earlier.state_dict().items()}
+    weights = {n: value.clone() for n, value in earlier.state_dict().items() if not n.startswith("reader")}
     teacher.save(earlier, spelled, tmp_path)
     torch.manual_seed(2)
     later = teacher.Teacher(TOY)
     teacher.begin_with(later, tmp_path)
-    for name, value in later.state_dict().items():
-        torch.testing.assert_close(value, weights[name], atol=1e-3, rtol=1e-2, msg=name)
+    for name, value in weights.items():
+        torch.testing.assert_close(later.state_dict()[name], value, atol=1e-3, rtol=1e-2, msg=name)

@@ -25,7 +25,7 @@ from train.pocket import scenes
 from train.pocket.judge_words import PARTS
 from train.pocket.loop import device, once, step_seed
 from train.pocket.presets import Preset
-from train.pocket.teacher import LAYOUTS, Teacher, begin_with
+from train.pocket.teacher import SHEET_TOKENS, Teacher, begin_with
 from train.pocket.vae import TRAIN_SEED
 
 SEED, BATCH, STEPS = 43, 24, 6
@@ -90,9 +90,9 @@ def prompt(family: int, panels: tuple[int, ...]) -> str:
 
 def finish(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], side: int) -> Tensor:
     """Euler's way from time `begin` [B] to 0, guided as the wheel's sheets are."""
-    tokens, guidance = LAYOUTS[(SIDE, SIDE)][1], SETTINGS["pocket"].guidance
+    guidance = SETTINGS["pocket"].guidance
     ids = positions(side, side, device=device())
-    words = [part.to(device()) for part in teacher.spell(prompts + [""] * len(prompts), tokens)]
+    words = [part.to(device()) for part in teacher.spell(prompts + [""] * len(prompts), SHEET_TOKENS)]
     for step in range(STEPS):
         t = begin * (1 - step / STEPS)
         both = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), *words, ids)
