@@ -117,7 +117,7 @@ def test_one_click_on_an_example_draws_and_the_redrawn_reference_can_be_seen(ope
 
 def test_cancel_stops_and_the_next_run_works(open_page, pipe):
     calls = []
-    hooks = [slower(pipe, 0.1), pipe.transformer.register_forward_hook(lambda *_: calls.append(1) and None)]
+    hooks = [slower(pipe, 0.25), pipe.transformer.register_forward_hook(lambda *_: calls.append(1) and None)]
     try:
         tab = open_page()
         tab.locator("#examples button").first.click()
@@ -125,9 +125,9 @@ def test_cancel_stops_and_the_next_run_works(open_page, pipe):
         tab.locator("#pictures img").first.wait_for()  # the live preview
         tab.get_by_role("button", name="Cancel").click()
         tab.get_by_text("Cancelled.").wait_for()
-        time.sleep(0.5)
+        time.sleep(0.8)
         stopped = len(calls)
-        time.sleep(0.5)
+        time.sleep(0.8)
         assert len(calls) == stopped < 40
     finally:
         [hook.remove() for hook in hooks]
