@@ -49,8 +49,3 @@ def by_panel(tokens: Tensor, rows: int, columns: int) -> Tensor:
         2, 3
     )  # [B, rows, columns, side, side, w]
     return split.flatten(0, 2).flatten(1, 2)
-
-
-def to(wanted: dict[str, Tensor], rows: Tensor) -> dict[str, Tensor]:
-    """The targets of some pictures, on the device of `rows`."""
-    return {name: values[rows.to(values.device)].to(rows.device) for name, values in wanted.items()}

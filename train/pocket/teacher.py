@@ -32,7 +32,7 @@ from train.pocket.loop import (
     step_seed,
 )  # fmt: skip
 from train.pocket.presets import PRESETS, Preset, parser
-from train.pocket.reader import Reader, by_panel, to
+from train.pocket.reader import Reader, by_panel
 from train.pocket.scorer import targets, truths
 from train.pocket.vae import TRAIN_SEED
 
@@ -137,10 +137,12 @@ def sample_sheet(seed: int, index: int, lesson: Lesson, rng: np.random.Generator
     elif rng.random() < IMPERFECT:
         wrong = rng.permutation(count)[: int(rng.integers(1, count // 2 + 1))]
         panels[wrong] = scenes.SAME + rng.permutation(scenes.CHANGED)[: len(wrong)]
+    if lesson.tokens == WORDLESS:
+        return Sheet(panels.tolist(), "", clean.tolist())
     said = rng.permutation(count)[: count if rng.random() < ALL_SAID else int(rng.integers(1, count))]
     contexts, traits = [family[p][1] for p in panels], _told(lesson, rng)
     words = grid_prompt(family[0][0], contexts, traits=traits, said=set(said.tolist()))
-    return Sheet(panels.tolist(), words if lesson.tokens > WORDLESS else "", clean.tolist())
+    return Sheet(panels.tolist(), words, clean.tolist())
 
 
 def _told(lesson: Lesson, rng: np.random.Generator) -> tuple[str, ...]:
@@ -176,9 +178,9 @@ class Sampler:
         lesson = COPYING if step < self.copying else choose(step)
         rng = np.random.default_rng((SEED, step, self.rank))
         families = rng.integers(self.families, size=round(lesson.batch * self.batch))
-        sheets = [sample_sheet(TRAIN_SEED, int(family), lesson, rng) for family in families]
-        prompts = ["" if rng.random() < TEXT_DROPOUT else sheet.prompt for sheet in sheets]
-        panels, clean = (torch.tensor([getattr(s, name) for s in sheets]) for name in ("panels", "clean"))
+        chosen = [sample_sheet(TRAIN_SEED, int(family), lesson, rng) for family in families]
+        prompts = ["" if rng.random() < TEXT_DROPOUT else sheet.prompt for sheet in chosen]
+        panels, clean = (torch.tensor([getattr(s, name) for s in chosen]) for name in ("panels", "clean"))
         spelled = self.spell(prompts, lesson.tokens)
         return Batch(lesson, torch.from_numpy(families), panels, clean, *spelled)
 
@@ -216,7 +218,8 @@ def loss(teacher: Teacher, pictures: Pictures, preset: Preset, step: int, batch:
     ids = positions(*(preset.panel * n for n in layout), device=where)
     with mixed_precision():
         predicted, halfway = teacher.study(x_t, t, batch.t5.to(where), batch.clip.to(where), ids)
-        asked = to(pictures.traits, (families * scenes.FAMILY + panels).flatten())
+        rows = (families * scenes.FAMILY + panels).flatten()
+        asked = {name: values[rows] for name, values in pictures.traits.items()}
         read = teacher.reader.loss(by_panel(halfway, *layout), asked)
     return flow.loss(predicted, flow.velocity(data, noise), noisy) + READING * read
 
