@@ -1,5 +1,5 @@
-"""Sizes of the pocket family: `small` for two CPU cores, which made all that ships but the scorer; `large`
-for one GPU.
+"""Sizes of the pocket family: `small` for two CPU cores, `medium` for a few minutes of a GPU on the same
+pictures, `large` for one GPU and pictures twice as wide.
 """
 
 import argparse
@@ -29,6 +29,7 @@ class Preset:
     double_blocks: int = 2
     single_blocks: int = 6
     teacher_steps: int = 10_000
+    teacher_rate: float = 1e-3
     teacher_batch: int = 28  # singles, in each process; sheets are fewer, so that a step takes as long
     judge_families: int = 12_000
     judge_redrawn: int = 4_000  # families that the judge also sees as the VAE redraws them
@@ -45,6 +46,9 @@ class Preset:
 
 
 SMALL = Preset()
+MEDIUM = replace(
+    SMALL, families=40_000, heads=5, teacher_steps=12_000, teacher_rate=1.5e-3, teacher_batch=1536
+)
 # Wide enough for twice the pixels, small enough that two CPU cores draw with it in seconds.
 LARGE = replace(
     SMALL, panel=128, families=24_000, vae_families=3_000, vae_steps=4_000, vae_batch=64,
@@ -53,7 +57,7 @@ LARGE = replace(
     judge_families=24_000, judge_redrawn=8_000, judge_taught=8_000, judge_eye_batch=256,
     judge_eye_steps=4_000, judge_batch=128, judge_steps=10_000,
 )  # fmt: skip
-PRESETS = {"small": SMALL, "large": LARGE}
+PRESETS = {"small": SMALL, "medium": MEDIUM, "large": LARGE}
 
 
 def parser(about: str) -> argparse.ArgumentParser:

@@ -23,9 +23,10 @@ from dsd.teacher import SETTINGS
 from train.pocket import latents as sheets
 from train.pocket import scenes
 from train.pocket.judge_words import PARTS
+from train.pocket.lessons import SHEET_TOKENS
 from train.pocket.loop import device, once, step_seed
 from train.pocket.presets import Preset
-from train.pocket.teacher import SHEET_TOKENS, Teacher, begin_with
+from train.pocket.teacher import Teacher, begin_with
 from train.pocket.vae import TRAIN_SEED
 
 SEED, BATCH, STEPS = 43, 24, 6

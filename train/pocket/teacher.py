@@ -2,24 +2,23 @@
 
 It learns single pictures, diptychs and 2x2 sheets from captions, text encoders and transformer together. Most
 sheets show one critter, some do not: consistency within a sheet is learnt, imperfect, and leaves curation a
-real job. In some lessons part of the panels is clean: then only the others are learnt, and what no word tells
+real job. In some lessons part of the panels is shown: then only the others are learnt, and what no word tells
 pays at once. From noise in all panels alone, eyes and ears agreed by chance after 17 400 steps.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
 from dsd import flow
 from dsd.latents import positions
-from dsd.pocket.words import NAMED, grid_prompt, phrase
 from train.pocket import latents as sheets
 from train.pocket import scenes, text
+from train.pocket.lessons import FIRST_SHARE, SEED, Batch, Sampler
 from train.pocket.loop import (
     State,
     descend,
@@ -33,41 +32,18 @@ from train.pocket.loop import (
 )  # fmt: skip
 from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.reader import Reader, by_panel
-from train.pocket.scorer import targets, truths
+from train.pocket.truths import load as load_truths
 from train.pocket.vae import TRAIN_SEED
 
-PEAK, BETAS, TEXT_DROPOUT, IMPERFECT, SEED = 1e-3, (0.9, 0.97), 0.1, 0.1, 11
+BETAS = (0.9, 0.97)
 # Scene, colour, which panel: all is decided above t = 0.8, where plain logit-normal times are rare. There a
 # wrong prompt makes the loss up to three times as large, at t = 0.4 a third larger. Eyes and ears are decided
 # below, in times that a shift of 4 hardly shows.
 SHIFT = 2.0
-# The rest of the sheets' prompts place fewer panels. Where all are always placed, the model learns which
-# scenes a sheet has and never where: knowing its quadrant and reading the right words pay only together.
-ALL_SAID = 0.5
-SHEET_TOKENS, WORDLESS = 36, 2  # of text
 READING = 0.3  # the weight of what the reader asks
-UNTOLD, UNTOLD_COPYING = 0.25, 0.7  # of the sheets' prompts name no trait: panels must look at each other
-
-
-class Lesson(NamedTuple):
-    """What a step may teach: sheets of one layout."""
-
-    rows: int
-    columns: int
-    share: float  # of the steps
-    tokens: int  # of text
-    batch: float  # relative to singles, so that all lessons cost about as much
-    copying: bool = False  # some panels are clean, all show one critter, and only the others are learnt
-
-
-COPYING = Lesson(1, 2, 0.25, WORDLESS, 1.0, copying=True)  # cheap
-LESSONS = (
-    Lesson(1, 1, 0.15, 20, 1.0),
-    Lesson(1, 2, 0.10, 24, 0.65),
-    Lesson(2, 2, 0.35, SHEET_TOKENS, 0.35),
-    COPYING,
-    Lesson(2, 2, 0.15, SHEET_TOKENS, 0.35, copying=True),
-)
+# Of the panels that are shown so many have noise, too, though less than those to be drawn: on whole sheets no
+# panel is ever ahead of the others by much.
+HAZY = 0.5
 
 
 class Teacher(nn.Module):
@@ -119,109 +95,41 @@ def build_transformer(preset: Preset) -> FluxTransformer2DModel:
     )
 
 
-class Sheet(NamedTuple):
-    panels: list[int]  # of the family
-    prompt: str
-    clean: list[bool]  # panel by panel
-
-
-def sample_sheet(seed: int, index: int, lesson: Lesson, rng: np.random.Generator) -> Sheet:
-    """A sheet of family `index`."""
-    family, count = scenes.family(seed, index), lesson.rows * lesson.columns
-    if count == 1:
-        panel = int(rng.integers(scenes.FAMILY))
-        return Sheet([panel], phrase(*family[panel], rng, describe=0.9), [False])
-    panels, clean = rng.permutation(scenes.SAME)[:count], np.zeros(count, bool)
-    if lesson.copying:
-        clean[rng.permutation(count)[: int(rng.integers(1, count))]] = True
-    elif rng.random() < IMPERFECT:
-        wrong = rng.permutation(count)[: int(rng.integers(1, count // 2 + 1))]
-        panels[wrong] = scenes.SAME + rng.permutation(scenes.CHANGED)[: len(wrong)]
-    if lesson.tokens == WORDLESS:
-        return Sheet(panels.tolist(), "", clean.tolist())
-    said = rng.permutation(count)[: count if rng.random() < ALL_SAID else int(rng.integers(1, count))]
-    contexts, traits = [family[p][1] for p in panels], _told(lesson, rng)
-    words = grid_prompt(family[0][0], contexts, traits=traits, said=set(said.tolist()))
-    return Sheet(panels.tolist(), words, clean.tolist())
-
-
-def _told(lesson: Lesson, rng: np.random.Generator) -> tuple[str, ...]:
-    """The traits that a sheet's words name."""
-    if rng.random() < (UNTOLD_COPYING if lesson.copying else UNTOLD):
-        return ()
-    return NAMED if rng.random() < 0.8 else tuple(t for t in NAMED if rng.random() < 0.5)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one step learns from: sheets of one lesson."""
-
-    lesson: Lesson
-    families: Tensor  # [B]
-    panels: Tensor  # [B, rows columns]
-    clean: Tensor  # [B, rows columns], bool
-    t5: Tensor  # [B, tokens]
-    clip: Tensor  # [B, CLIP_TOKENS]
-
-
-class Sampler:
-    """`sampler(step)` is the batch of a step; holds nothing that worker processes could not have.
-
-    The first `copying` steps all are lessons in copying, without words.
-    """
-
-    def __init__(self, families: int, batch: int, copying: int = 0):
-        self.spell, self.families, self.batch, self.copying = text.Speller(), families, batch, copying
-        self.rank = ranks()[0]  # now: a worker process has none
-
-    def __call__(self, step: int) -> Batch:
-        lesson = COPYING if step < self.copying else choose(step)
-        rng = np.random.default_rng((SEED, step, self.rank))
-        families = rng.integers(self.families, size=round(lesson.batch * self.batch))
-        chosen = [sample_sheet(TRAIN_SEED, int(family), lesson, rng) for family in families]
-        prompts = ["" if rng.random() < TEXT_DROPOUT else sheet.prompt for sheet in chosen]
-        panels, clean = (torch.tensor([getattr(s, name) for s in chosen]) for name in ("panels", "clean"))
-        spelled = self.spell(prompts, lesson.tokens)
-        return Batch(lesson, torch.from_numpy(families), panels, clean, *spelled)
-
-
-def choose(step: int) -> Lesson:
-    """The same in every process."""
-    shares = [lesson.share for lesson in LESSONS]
-    return LESSONS[np.random.default_rng((SEED + 1, step)).choice(len(LESSONS), p=shares)]
-
-
 class Pictures(NamedTuple):
     """What all batches are taken from, on the device."""
 
     latents: Tensor  # [families, FAMILY, 16, h, w]
-    traits: dict[str, Tensor]  # `targets`, picture by picture
-
-    @classmethod
-    def of(cls, latents: Tensor, where: str) -> "Pictures":
-        traits = targets(truths(TRAIN_SEED, len(latents)))
-        return cls(latents.to(where), {name: row.to(where) for name, row in traits.items()})
+    traits: dict[str, Tensor]  # `train.pocket.scorer.targets`, picture by picture
 
 
 def loss(teacher: Teacher, pictures: Pictures, preset: Preset, step: int, batch: Batch) -> Tensor:
-    """Velocities of the panels that are not clean, and what the reader makes of all panels."""
+    """Velocities of the panels that are not shown, and what the reader makes of all panels."""
     where, layout = pictures.latents.device, batch.lesson[:2]
-    families, panels = batch.families.to(where)[:, None], batch.panels.to(where)
+    families, panels, shown = (x.to(where) for x in (batch.families[:, None], batch.panels, batch.shown))
     chosen = pictures.latents[families, panels]  # [B, panels, 16, h, w]
     data = sheets.pack(chosen.flatten(0, 1), *layout)  # [B, tokens, 64]
-    mask = torch.ones_like(chosen[:, :, :1]) * ~batch.clean.to(where)[:, :, None, None, None]
-    noisy = sheets.pack(mask.flatten(0, 1), *layout)[..., :1]  # [B, tokens, 1]
     generator = step_seed(SEED, step, where)
     noise = torch.randn(data.shape, generator=generator, device=where)
     t = flow.sample_times(len(data), shift=SHIFT, generator=generator, device=where)
-    x_t = data.lerp(flow.interpolate(data, noise, t), noisy)
+
+    def by_token(values: Tensor) -> Tensor:  # [B, panels] -> [B, tokens, 1]
+        panels = values.float()[..., None, None, None].expand(*chosen.shape[:2], 1, *chosen.shape[3:])
+        return sheets.pack(panels.flatten(0, 1), *layout)[..., :1]
+
+    x_t = data.lerp(noise, by_token(t[:, None] * _haze(shown, generator)))
     ids = positions(*(preset.panel * n for n in layout), device=where)
     with mixed_precision():
         predicted, halfway = teacher.study(x_t, t, batch.t5.to(where), batch.clip.to(where), ids)
         rows = (families * scenes.FAMILY + panels).flatten()
         asked = {name: values[rows] for name, values in pictures.traits.items()}
         read = teacher.reader.loss(by_panel(halfway, *layout), asked)
-    return flow.loss(predicted, flow.velocity(data, noise), noisy) + READING * read
+    return flow.loss(predicted, flow.velocity(data, noise), by_token(~shown)) + READING * read
+
+
+def _haze(shown: Tensor, generator: torch.Generator) -> Tensor:
+    """What share of the noise each panel has [B, panels]: 1 where it is to be drawn."""
+    much, hazy = torch.rand(2, *shown.shape, generator=generator, device=shown.device)
+    return torch.where(shown, much * (hazy < HAZY), 1.0)
 
 
 def begin_with(teacher: Teacher, folder: Path) -> None:
@@ -231,23 +139,39 @@ def begin_with(teacher: Teacher, folder: Path) -> None:
         getattr(teacher, part).load_state_dict(getattr(earlier, part).state_dict())
 
 
-def train(run: Path, preset: Preset, steps: int, begin: Path | None = None, copying: int = 0) -> Teacher:
+def compile_blocks(transformer: FluxTransformer2DModel) -> None:
+    """For a GPU: twice as fast after a minute or two. Every lesson has one shape, so all shapes are fixed.
+
+    Only what a block computes is compiled, not its call, which `Teacher.study` listens to.
+    """
+    for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
+        block.forward = torch.compile(block.forward, dynamic=False)
+
+
+def train(
+    run: Path, preset: Preset, steps: int, *, first: int, begin: Path | None = None, compiled: bool = False
+) -> Teacher:
     torch.manual_seed(SEED)
     vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
     families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
-    pictures = Pictures.of(sheets.load(vae, families, run / "latents.npy"), device())
+    truths = load_truths(TRAIN_SEED, preset.families, run / "renders")
+    latents = sheets.load(vae, families, run / "latents.npy").to(device())
+    pictures = Pictures(latents, truths.targets(device()))
     teacher = Teacher(preset).to(device())
     if begin:
         begin_with(teacher, begin)
     average = running_average(teacher)
-    optimizer = torch.optim.AdamW(teacher.parameters(), PEAK, betas=BETAS, weight_decay=1e-2, fused=True)
+    if compiled:
+        compile_blocks(teacher.transformer)
+    rate = preset.teacher_rate
+    optimizer = torch.optim.AdamW(teacher.parameters(), rate, betas=BETAS, weight_decay=1e-2, fused=True)
     state = State(run / "teacher.pt", model=teacher, average=average, optimizer=optimizer).load()
-    batches = made_ahead(Sampler(len(families), preset.teacher_batch, copying), state.step, steps)
+    batches = made_ahead(Sampler(truths, preset.teacher_batch, first), state.step, steps)
     descend(
         "teacher",
         state,
         steps,
-        rate=lambda step: learning_rate(step, steps, PEAK, warmup=400),
+        rate=lambda step: learning_rate(step, steps, rate, warmup=400),
         loss=lambda step: loss(teacher, pictures, preset, step, next(batches)),
     )
     return average.module
@@ -271,11 +195,19 @@ def main() -> None:
     flags = parser(__doc__)
     flags.add_argument("--begin", type=Path, metavar="TEACHER", help="a saved one's folder, to go on from")
     flags.add_argument("--batch", type=int, help="singles, in each process; default: the preset's")
-    flags.add_argument("--copying", type=int, default=0, metavar="N", help="lessons in copying first")
+    flags.add_argument(
+        "--first",
+        type=int,
+        metavar="N",
+        help="steps before the first 2x2 sheet; default: 15 %%, 0 with --begin",
+    )
+    flags.add_argument("--compile", action="store_true", help="the transformer's blocks, for a GPU")
     args = flags.parse_args()
     preset = PRESETS[args.preset]
     preset = replace(preset, teacher_batch=args.batch or preset.teacher_batch)
-    teacher = train(args.run, preset, args.steps or preset.teacher_steps, args.begin, args.copying)
+    steps = args.steps or preset.teacher_steps
+    first = args.first if args.first is not None else 0 if args.begin else round(FIRST_SHARE * steps)
+    teacher = train(args.run, preset, steps, first=first, begin=args.begin, compiled=args.compile)
     if ranks()[0] == 0:
         save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
         print(f"teacher saved in {args.run / 'teacher'}", flush=True)

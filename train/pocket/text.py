@@ -5,6 +5,7 @@ becomes one `<unk>` for T5, which training teaches the model to overlook. Both a
 alone.
 """
 
+import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 from transformers import (
@@ -23,19 +24,35 @@ T5_TOKENS = 20  # enough for one picture; grid prompts ask for 36 (`max_sequence
 
 
 class Speller:
-    """Both tokenizers at once. Nothing else is in it, so that worker processes can have one."""
+    """Both tokenizers at once, word by word. Nothing else is in it, so that worker processes can have one.
+
+    Neither lets a word's ids depend on its neighbours, and there are some eighty words: remembering them is
+    ten times as fast as asking the tokenizers for every prompt.
+    """
 
     def __init__(self):
         self.clip, self.t5 = build_clip_tokenizer(), build_t5_tokenizer()
+        self._known: dict[str, tuple[list[int], list[int]]] = {}
 
     def __call__(self, prompts: list[str], tokens: int) -> tuple[Tensor, Tensor]:
-        """Ids for T5 [B, tokens], as `FluxPipeline` pads them, and for CLIP [B, CLIP_TOKENS].
+        """Ids for T5 [B, tokens], as `FluxPipeline` pads them, and for CLIP [B, CLIP_TOKENS]."""
+        words = [[self._ids(word) for word in prompt.split()] for prompt in prompts]
+        t5 = [_framed(self.t5, [i for ids, _ in each for i in ids], tokens) for each in words]
+        clip = [_framed(self.clip, [i for _, ids in each for i in ids], CLIP_TOKENS) for each in words]
+        return torch.tensor(t5), torch.tensor(clip)
 
-        What follows a prompt's end changes nothing of CLIP's pooled state.
-        """
-        how = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        t5 = self.t5(prompts, max_length=tokens, **how).input_ids
-        return t5, self.clip(prompts, max_length=CLIP_TOKENS, **how).input_ids
+    def _ids(self, word: str) -> tuple[list[int], list[int]]:
+        if word not in self._known:
+            bare = (self.t5(word, add_special_tokens=False), self.clip(word, add_special_tokens=False))
+            self._known[word] = tuple(spelled.input_ids for spelled in bare)
+        return self._known[word]
+
+
+def _framed(tokenizer: PreTrainedTokenizerFast, ids: list[int], length: int) -> list[int]:
+    """Of that length, and with its end, however long the prompt."""
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    whole = [*start, *ids[: length - len(start) - 1], tokenizer.eos_token_id]
+    return whole + [tokenizer.pad_token_id] * (length - len(whole))
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:

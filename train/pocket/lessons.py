@@ -1,0 +1,115 @@
+"""What a step of the teacher's training may teach: sheets of some layout, with their words.
+
+Most sheets show one critter, some do not: consistency within a sheet is learnt, imperfect, and leaves
+curation a real job. In lessons of copying some of the panels are shown: then only the others are learnt, and
+what no word tells pays at once.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dsd.pocket.words import NAMED, grid_prompt, phrase
+from train.pocket import scenes, text
+from train.pocket.loop import ranks
+from train.pocket.truths import Truths
+
+TEXT_DROPOUT, IMPERFECT, SEED = 0.1, 0.1, 11
+# The rest of the sheets' prompts place fewer panels. Where all are always placed, the model learns which
+# scenes a sheet has and never where: knowing its quadrant and reading the right words pay only together.
+ALL_SAID = 0.5
+SHEET_TOKENS = 36  # of text
+UNTOLD, UNTOLD_COPYING = 0.4, 0.7  # of the sheets' prompts name no trait: panels must look at each other
+
+
+class Lesson(NamedTuple):
+    """What a step may teach: sheets of one layout."""
+
+    rows: int
+    columns: int
+    tokens: int  # of text
+    batch: float  # relative to singles, so that all lessons cost about as much
+    copying: bool = False  # some panels are shown, all are of one critter, and only the others are learnt
+
+
+SINGLES = Lesson(1, 1, 20, 1.0)
+PAIRS, COPIED_PAIRS = (Lesson(1, 2, 24, 0.65, copying) for copying in (False, True))
+SHEETS, COPIED_SHEETS = (Lesson(2, 2, SHEET_TOKENS, 0.35, copying) for copying in (False, True))
+# Of the steps. What words say and where to look is learnt soonest from few panels.
+FIRST = {SINGLES: 0.3, PAIRS: 0.2, COPIED_PAIRS: 0.5}
+THEN = {SINGLES: 0.1, PAIRS: 0.12, COPIED_PAIRS: 0.13, SHEETS: 0.4, COPIED_SHEETS: 0.25}
+FIRST_SHARE = 0.15  # of a training from nothing
+
+
+class Sheet(NamedTuple):
+    panels: list[int]  # of the family
+    prompt: str
+    shown: list[bool]  # panel by panel
+
+
+def sample_sheet(truths: Truths, index: int, lesson: Lesson, rng: np.random.Generator) -> Sheet:
+    """A sheet of family `index`."""
+    count = lesson.rows * lesson.columns
+    if count == 1:
+        panel = int(rng.integers(scenes.FAMILY))
+        scene = truths.scene(index, panel)
+        return Sheet([panel], phrase(scene, scene, rng, describe=0.9), [False])
+    panels, shown = rng.permutation(scenes.SAME)[:count], np.zeros(count, bool)
+    if lesson.copying:
+        shown[rng.permutation(count)[: int(rng.integers(1, count))]] = True
+    elif rng.random() < IMPERFECT:
+        wrong = rng.permutation(count)[: int(rng.integers(1, count // 2 + 1))]
+        panels[wrong] = scenes.SAME + rng.permutation(scenes.CHANGED)[: len(wrong)]
+    said = rng.permutation(count)[: count if rng.random() < ALL_SAID else int(rng.integers(1, count))]
+    contexts, traits = [truths.scene(index, p) for p in panels.tolist()], _told(lesson, rng)
+    words = grid_prompt(truths.scene(index, 0), contexts, traits=traits, said=set(said.tolist()))
+    return Sheet(panels.tolist(), words, shown.tolist())
+
+
+def _told(lesson: Lesson, rng: np.random.Generator) -> tuple[str, ...]:
+    """The traits that a sheet's words name."""
+    if rng.random() < (UNTOLD_COPYING if lesson.copying else UNTOLD):
+        return ()
+    return NAMED if rng.random() < 0.8 else tuple(t for t in NAMED if rng.random() < 0.5)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one step learns from: sheets of one lesson."""
+
+    lesson: Lesson
+    families: Tensor  # [B]
+    panels: Tensor  # [B, rows columns]
+    shown: Tensor  # [B, rows columns], bool
+    t5: Tensor  # [B, tokens]
+    clip: Tensor  # [B, CLIP_TOKENS]
+
+
+class Sampler:
+    """`sampler(step)` is the batch of a step; holds nothing that worker processes could not have.
+
+    In the first `first` steps no sheet has more than two panels.
+    """
+
+    def __init__(self, truths: Truths, batch: int, first: int = 0):
+        self.spell, self.truths, self.batch, self.first = text.Speller(), truths, batch, first
+        self.rank = ranks()[0]  # now: a worker process has none
+
+    def __call__(self, step: int) -> Batch:
+        lesson = choose(step, FIRST if step < self.first else THEN)
+        rng = np.random.default_rng((SEED, step, self.rank))
+        families = rng.integers(self.truths.families, size=round(lesson.batch * self.batch))
+        chosen = [sample_sheet(self.truths, family, lesson, rng) for family in families.tolist()]
+        prompts = ["" if rng.random() < TEXT_DROPOUT else sheet.prompt for sheet in chosen]
+        panels, shown = (torch.tensor([getattr(s, name) for s in chosen]) for name in ("panels", "shown"))
+        spelled = self.spell(prompts, lesson.tokens)
+        return Batch(lesson, torch.from_numpy(families), panels, shown, *spelled)
+
+
+def choose(step: int, lessons: dict[Lesson, float]) -> Lesson:
+    """The same in every process."""
+    rng = np.random.default_rng((SEED + 1, step))
+    return list(lessons)[rng.choice(len(lessons), p=list(lessons.values()))]
