@@ -15,7 +15,7 @@ from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from dsd import checkpoint, hub
+from dsd import checkpoint, diptych, hub, latents
 from dsd.checkpoint import ASSETS, LORA
 from dsd.pipeline import DSDPipeline
 from dsd.training_options import TrainingError, TrainOptions
@@ -120,6 +120,30 @@ def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> Non
         layer.lora_A[ADAPTER].weight.copy_(pick_new_columns(transformer))
     layer.lora_A[ADAPTER].weight.requires_grad_(False)
     layer.lora_dropout[ADAPTER] = nn.Identity()  # the condition is dropped whole or not at all
+
+
+@torch.no_grad()
+def start_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
+    """Let the new columns begin as `columns_start` times the old ones; 0 leaves them zero, as in the paper.
+
+    The reference then stands in its frame's tokens as a picture does, and whatever the model has learnt of
+    looking from one panel of a sheet to another finds it there at once. Black, the condition's other half,
+    must change nothing: its direction is taken out.
+    """
+    if not options.columns_start:
+        return
+    layer, new = pipe.transformer.x_embedder, new_columns(pipe.transformer)
+    weight = layer.weight  # [inner, C + new]; with a LoRA that of the layer below it
+    old, black = weight[:, :-new], black_token(pipe).to(weight)
+    towards = black / black.norm()
+    started = options.columns_start * (old - torch.outer(old @ towards, towards))
+    (weight[:, -new:] if options.full else layer.lora_B[ADAPTER].weight).copy_(started)
+
+
+def black_token(pipe: DSDPipeline) -> Tensor:
+    """What a black frame is to the transformer: the mean of its tokens, [C]."""
+    black = torch.full((1, 3, pipe.frame_size, pipe.frame_size), diptych.BLACK, device=pipe.vae.device)
+    return latents.pack(latents.encode(pipe.vae, black))[0].float().mean(0)
 
 
 def lora_config(transformer: FluxTransformer2DModel, options: TrainOptions) -> LoraConfig:

@@ -30,7 +30,7 @@ from dsd.checkpoint import best_device, model_hash
 from dsd.pairs import Row
 from dsd.pipeline import DSDPipeline
 from dsd.resume import Average, Progress, States, gathered_weights, moving_weights
-from dsd.student import Base, find_base, open_encoders, open_transformer, save_student
+from dsd.student import Base, find_base, open_encoders, open_transformer, save_student, start_columns
 from dsd.training_data import Data, Frame, check_rows, prepare
 from dsd.training_log import Meter
 from dsd.training_options import TrainOptions
@@ -83,6 +83,7 @@ def train(
 
     # model
     pipe.register_modules(transformer=open_transformer(base, options, pipe.dtype, accelerator.device))
+    start_columns(pipe, options)
     bound = options.binding() | {
         "weights": model_hash(pipe),
         "data": data.name,

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from dsd import training
 from dsd.checkpoint import LORA, load_pipeline
+from dsd.student import black_token, find_base, open_encoders, open_transformer, start_columns
 from dsd.training import batch_loss, frame_weights, learning_rate, train
 from dsd.training_options import TrainOptions
 from tests import student, tiny
@@ -141,6 +142,23 @@ def test_all_weights_move_with_full_and_the_new_columns_too(full, teacher):
     before = FluxControlPipeline.from_pretrained(teacher).transformer.state_dict()
     assert all(not torch.equal(after[name][..., : value.shape[-1]], value) for name, value in before.items())
     assert after["x_embedder.weight"][:, 16:].abs().max() > 0 and not (full / "lora").exists()
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
+def test_new_columns_may_begin_as_the_old_ones_and_take_black_for_nothing(teacher, full):
+    options = student.options(teacher, full=full, columns_start=2.0)
+    base = find_base(options)
+    pipe = open_encoders(base, torch.float32)
+    pipe.register_modules(transformer=open_transformer(base, options, torch.float32, torch.device("cpu")))
+    embed, black = pipe.transformer.x_embedder, black_token(pipe)
+    noise, picture = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    before = embed(torch.cat([noise, picture], 1))
+    torch.testing.assert_close(before, embed(torch.cat([noise, 0 * picture], 1)))  # zero, as in the paper
+    start_columns(pipe, options)
+    torch.testing.assert_close(embed(torch.cat([noise, black.expand(5, -1)], 1)), before)
+    unlike_black = picture - (picture @ black)[:, None] * black / black.square().sum()
+    both = embed(torch.cat([noise, unlike_black], 1))
+    torch.testing.assert_close(both, embed(torch.cat([noise + 2 * unlike_black, 0 * noise], 1)))
 
 
 # ---------------------------------------------------------------- what leaves
@@ -268,7 +286,15 @@ def test_what_saves_memory_leaves_the_same_weights(plain, teacher, tmp_path, cha
 
 @pytest.mark.parametrize(
     "changed",
-    [{"seed": 1}, {"clip": 1e-9}, {"beta2": 0.5}, {"weight_decay": 0.9}, {"guidance": 1.0}, {"warmup": 4}],
+    [
+        {"seed": 1},
+        {"clip": 1e-9},
+        {"beta2": 0.5},
+        {"weight_decay": 0.9},
+        {"guidance": 1.0},
+        {"warmup": 4},
+        {"columns_start": 1.0},
+    ],
     ids=lambda changed: next(iter(changed)),
 )
 def test_a_setting_counts(plain, teacher, tmp_path, changed):

@@ -114,7 +114,7 @@ def test_a_training_that_cannot_fit_is_refused_before_anything_is_loaded(tmp_pat
 
 def test_the_plan_reads_as_a_page(base):
     page = plan.describe(made(base, POCKET), replace(POCKET, steps=8_000), 0.5)
-    assert "24 pairs" in page and "2.8 M, of which 2.8 M are trained" in page
+    assert "24 pairs" in page and "4.4 M, of which 4.4 M are trained" in page
     assert "8,000 steps, about 1 h 7 min" in page
     assert "unknown" in plan.describe(made(base, POCKET), POCKET, None)
 
