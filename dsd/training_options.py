@@ -182,9 +182,9 @@ def _frame(size: str) -> tuple[int, int]:
 # Captions are at most 77 tokens of CLIP: of the 512 that FLUX.1-dev takes most would be padding kept on disk.
 SUITED: dict[str, dict[str, Any]] = {
     "pocket": {
-        "full": True, "columns_start": 3.0, "steps": 2_000, "batch": 24, "accumulate": 1, "lr": 5e-4,
+        "full": True, "columns_start": 3.0, "steps": 4_000, "batch": 24, "accumulate": 1, "lr": 5e-4,
         "beta2": 0.97, "clip": 1.0, "warmup": 100, "decay": 0.4, "ema": 0.998, "shift": 2.0,
-        "reference_weight": 0.1, "instruction_share": 0.8, "text_tokens": 20, "validate_every": 500,
+        "reference_weight": 0.1, "instruction_share": 0.8, "text_tokens": 20, "validate_every": 250,
     },
     "flux-dev": {"gradient_checkpointing": True, "text_tokens": 128},
     "flux-schnell": {"gradient_checkpointing": True, "text_tokens": 128},

@@ -10,7 +10,7 @@ from dsd.latents import decode
 from dsd.pocket.draw import draw
 from train.pocket import latents as sheets
 from train.pocket import redrawn, scenes
-from train.pocket.presets import SMALL
+from train.pocket.presets import MEDIUM
 from train.pocket.teacher import Teacher, begin_with
 from train.pocket.vae import TRAIN_SEED
 
@@ -30,7 +30,7 @@ def latents(vae, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def teacher():
-    begin_with(made := Teacher(SMALL).eval(), ASSETS / "teacher")
+    begin_with(made := Teacher(MEDIUM).eval(), ASSETS / "teacher")
     return made
 
 
