@@ -349,3 +349,5 @@ def test_a_teacher_goes_on_from_a_saved_one(tmp_path, spelled):
     teacher.begin_with(later, tmp_path)
     for name, value in weights.items():
         torch.testing.assert_close(later.state_dict()[name], value, atol=1e-3, rtol=1e-2, msg=name)
+    with pytest.raises(SystemExit, match="other sizes than this --preset"):
+        teacher.begin_with(teacher.Teacher(replace(TOY, heads=3)), tmp_path)

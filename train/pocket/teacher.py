@@ -135,8 +135,13 @@ def _haze(shown: Tensor, generator: torch.Generator) -> Tensor:
 def begin_with(teacher: Teacher, folder: Path) -> None:
     """Take over the weights of a saved teacher of the same sizes."""
     earlier = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
-    for part in ("text_encoder", "text_encoder_2", "transformer"):
-        getattr(teacher, part).load_state_dict(getattr(earlier, part).state_dict())
+    try:
+        for part in ("text_encoder", "text_encoder_2", "transformer"):
+            getattr(teacher, part).load_state_dict(getattr(earlier, part).state_dict())
+    except RuntimeError as error:
+        raise SystemExit(
+            f"{folder} has other sizes than this --preset: choose the one it was made with"
+        ) from error
 
 
 def compile_blocks(transformer: FluxTransformer2DModel) -> None:
