@@ -2,6 +2,7 @@
 
 import re
 import time
+from threading import Event
 
 import numpy as np
 import pytest
@@ -116,20 +117,28 @@ def test_one_click_on_an_example_draws_and_the_redrawn_reference_can_be_seen(ope
 
 
 def test_cancel_stops_and_the_next_run_works(open_page, pipe):
-    calls = []
-    hooks = [slower(pipe, 0.25), pipe.transformer.register_forward_hook(lambda *_: calls.append(1) and None)]
+    calls, clicked = [], Event()
+
+    def count(*_) -> None:
+        calls.append(1)
+        if len(calls) > 20:  # half of it is done: however slow the browser is, the rest is yet to come
+            clicked.wait(60)
+
+    hooks = [slower(pipe, 0.25), pipe.transformer.register_forward_hook(count)]
     try:
         tab = open_page()
         tab.locator("#examples button").first.click()
         tab.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
         tab.locator("#pictures img").first.wait_for()  # the live preview
         tab.get_by_role("button", name="Cancel").click()
+        clicked.set()
         tab.get_by_text("Cancelled.").wait_for()
         time.sleep(0.8)
         stopped = len(calls)
         time.sleep(0.8)
         assert len(calls) == stopped < 40
     finally:
+        clicked.set()
         [hook.remove() for hook in hooks]
     tab.get_by_role("button", name="Create").click()
     tab.get_by_text("Done, seed").wait_for()
