@@ -83,12 +83,12 @@ def train(
 
     # model
     pipe.register_modules(transformer=open_transformer(base, options, pipe.dtype, accelerator.device))
-    start_columns(pipe, options)
     bound = options.binding() | {
         "weights": model_hash(pipe),
         "data": data.name,
         "group": batches.order.group,
     }
+    start_columns(pipe, options)  # after the hash, which must not hang on a GPU's last digits
     model, optimizer = accelerator.prepare(pipe.transformer, _optimizer(pipe.transformer, options))
     average = Average(moving_weights(accelerator, model), options.ema) if options.ema else None
     states = States(out / "run" / "states", accelerator, model, optimizer, average, bound)
