@@ -1,5 +1,12 @@
 """The app: `python app.py` opens the page with the embedded models; `--model flux-dev` with the large one."""
 
+import gc
+
+if __name__ == "__main__":
+    # A fifth of the start went into looking for garbage among modules that are here to stay; `main` turns it
+    # on again when they are.
+    gc.disable()
+
 import argparse
 import os
 import signal
@@ -266,6 +273,8 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
+    gc.freeze()
+    gc.enable()
     # A service is stopped by SIGTERM: it too should end as Ctrl-C does, with no upload left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.host and (problem := no_host(args.host)):

@@ -1,5 +1,6 @@
 """What the app's flags open, and when: nothing that a visitor has not asked for."""
 
+import gc
 import socket
 
 import pytest
@@ -125,7 +126,7 @@ def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):
         assert checkpoint.PRESETS["flux-dev"].licence in said, "the base's holds for them too"
 
 
-# ---------------------------------------------------------------- an address that cannot be had
+# ---------------------------------------------------------------- serving
 
 
 @pytest.fixture
@@ -135,6 +136,17 @@ def start(load, monkeypatch):
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
     monkeypatch.setattr(page.uploads, "keep_sweeping", lambda _: None)
     return lambda *flags: app.main(list(flags))
+
+
+def test_garbage_is_collected_again_before_the_first_visitor(start, monkeypatch):
+    collected = []
+    monkeypatch.setattr(page, "launch", lambda *_, **__: collected.append(gc.isenabled()))
+    gc.disable()  # as the command begins
+    try:
+        assert start() == 0 and collected == [True]
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def test_a_port_that_is_taken_ends_in_one_sentence(start, capsys):
