@@ -1,5 +1,7 @@
 """The shipped pocket family: each part opens in the stock class and does what its card says."""
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context
 from dsd.pocket.world import NAMED, sample_context, sample_critter
 from train.pocket import vae
+from train.pocket.scorer import fit_tilt
 
 SIDE = 64
 
@@ -44,12 +47,29 @@ def test_the_vae_redraws_unseen_renders(teacher):
 
 
 @pytest.mark.parametrize("held_out", [False, True])
-def test_the_scorer_reads_named_traits(scorer, held_out):
+def test_the_scorer_reads_named_traits_and_how_far_a_critter_leans(scorer, held_out):
     scenes = fresh(150, 2, held_out=held_out)
     readings = scorer.read([draw(*scene) for scene in scenes])
+    off = [abs(r.tilt - context.tilt) for (_, context), r in zip(scenes, readings, strict=True)]
+    assert np.mean(np.array(off) <= pocket_scorer.LEAN) >= 0.9
     traits = [pocket_scorer.kept(c, r) for (c, _), r in zip(scenes, readings, strict=True)]
     right = [kept[name] for kept in traits for name in NAMED]
     assert np.mean(right) >= 0.97
+
+
+def test_fitting_how_far_they_lean_changes_nothing_else_of_the_scorer(scorer):
+    scenes, other = fresh(24, 5), deepcopy(scorer)
+    torch.nn.init.zeros_(other.tilt.weight)
+    fit_tilt(
+        other,
+        pocket_scorer.to_tensor([draw(*scene) for scene in scenes]),
+        torch.tensor([context.tilt for _, context in scenes]),
+    )
+    before = scorer.state_dict()
+    changed = {name for name, value in other.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"tilt.weight", "tilt.bias"}
+    read = [reading.tilt for reading in other.read([draw(*scene) for scene in scenes])]
+    assert np.corrcoef(read, [context.tilt for _, context in scenes])[0, 1] > 0.9
 
 
 def test_the_teacher_draws_the_scene_in_plain_diffusers(teacher, scorer):

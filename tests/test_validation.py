@@ -76,19 +76,21 @@ def test_chance_is_far_below_the_ceiling(levels):
     assert 0.1 < levels.raw_chance["copy"] < 0.45
 
 
-def seen(**choices) -> Reading:
-    return Reading({"accessory": "none", "accessory_color": "red", "light": "day", **choices}, {}, 0.0)
+def seen(tilt: float = 0.0, **choices) -> Reading:
+    return Reading({"accessory": "none", "accessory_color": "red", "light": "day", **choices}, {}, 0.0, tilt)
 
 
 def test_only_what_was_not_asked_for_counts_as_taken():
-    shown = Context(scene="beach", accessory="hat", accessory_color="blue", light="night", place="left")
+    shown = Context(
+        scene="beach", accessory="hat", accessory_color="blue", light="night", place="left", tilt=8
+    )
     asked = Context(scene="snow", accessory="hat", accessory_color="red", light="night")
     copied = taken(shown, asked, seen(**vars(shown)))
-    assert copied == {"place": True, "scene": True, "accessory": True}
+    assert copied == {"place": True, "pose": True, "scene": True, "accessory": True}
     obeyed = taken(shown, asked, seen(scene="snow", accessory="hat", light="night", place="right"))
-    assert obeyed == {"place": False, "scene": False, "accessory": False}
-    bare = taken(replace(shown, accessory="none"), asked, seen(scene="sea", place="left"))
-    assert bare == {"place": True, "scene": False}
+    assert obeyed == {"place": False, "pose": False, "scene": False, "accessory": False}
+    bare = taken(replace(shown, accessory="none"), asked, seen(scene="sea", place="left", tilt=4))
+    assert bare == {"place": True, "pose": True, "scene": False}
 
 
 # ---------------------------------------------------------------- while training

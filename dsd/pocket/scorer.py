@@ -48,15 +48,21 @@ NUMBERS = 2 * len(ANGLES) + len(RANGES)
 TOLERANCE = {"hue": 14, "accent_hue": 45, "stripe_angle": 22, "spot_turn": 18, "stripe_width": 0.35,
              "eye_size": 0.35, "ear_length": 0.35, "aspect": 0.4}  # fmt: skip
 SIZE = 64  # pixels a side that the network reads
+FLAT = -3  # where `Scorer.body` turns from convolutions to features
+LEAN = 5  # degrees that two tilts may differ and still be one pose
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the network sees: the likeliest choice of each named thing, and the value of each number."""
+    """What the network sees: the likeliest choice of each named thing, and the value of each number.
+
+    `tilt` is how far the critter leans, in degrees.
+    """
 
     choices: dict[str, str | int]
     numbers: dict[str, float]
     strangeness: float
+    tilt: float = 0.0
 
 
 class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apache-2.0"):
@@ -70,6 +76,7 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
             _conv(4 * w, 5 * w, 2), nn.Flatten(),
             nn.Linear(5 * w * 16, features), nn.BatchNorm1d(features), nn.ReLU(),
         )  # fmt: skip
+        self.tilt = nn.Linear(5 * w * 16, 1)  # degrees; from before the features, which hardly tell it
         self.heads = nn.ModuleDict(
             {name: nn.Linear(features, len(values)) for name, values in CHOICES.items()}
         )
@@ -77,11 +84,16 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
         self.strangeness = nn.Linear(features, 1)
         self.register_buffer("strange", torch.tensor(float("inf")))  # above it, a picture is unlike the world
 
-    def forward(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Logits by name [B, choices], numbers [B, NUMBERS], the logit of a stranger [B]."""
-        features = self.body(pictures)
+    def forward(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+        """Logits by name [B, choices], numbers [B, NUMBERS], the logit of a stranger [B], tilt [B]."""
+        seen = self.see(pictures)
+        features = self.body[FLAT:](seen)
         named = {name: head(features) for name, head in self.heads.items()}
-        return named, self.numbers(features), self.strangeness(features)[:, 0]
+        return named, self.numbers(features), self.strangeness(features)[:, 0], self.tilt(seen)[:, 0]
+
+    def see(self, pictures: Tensor) -> Tensor:
+        """What the convolutions make of pictures, [B, 80 width]."""
+        return self.body[:FLAT](pictures)
 
     @torch.inference_mode()
     def read(self, pictures: list[Image.Image], batch: int = 128) -> list[Reading]:
@@ -92,14 +104,14 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
         return readings
 
     def _read(self, pictures: Tensor) -> list[Reading]:
-        logits, numbers, strangeness = self.eval()(pictures)
-        strangeness = strangeness.tolist()
+        logits, numbers, strangeness, tilt = self.eval()(pictures)
         chosen = {
             name: [CHOICES[name][i] for i in values.argmax(1).tolist()] for name, values in logits.items()
         }
+        told = zip(numbers.cpu(), strangeness.tolist(), tilt.tolist(), strict=True)
         return [
-            Reading({name: values[i] for name, values in chosen.items()}, decode_numbers(row), strangeness[i])
-            for i, row in enumerate(numbers.cpu())
+            Reading({name: values[i] for name, values in chosen.items()}, decode_numbers(row), strange, lean)
+            for i, (row, strange, lean) in enumerate(told)
         ]
 
 

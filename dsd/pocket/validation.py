@@ -2,8 +2,8 @@
 
 The set is a function of its seed: the same critters, places and words for whoever measures. Identity
 counts the traits that a picture keeps, following the parts of the asked context that are there, and
-copying the parts of the *reference's* context that nobody asked for: its scene, light, accessory, and its
-place in the frame. Tilt, size and where the sun stands are not read.
+copying the parts of the *reference's* context that nobody asked for: its scene, light, accessory, its place
+in the frame and its pose, which in this world is how far it leans. Where the sun stands is not read.
 """
 
 from collections.abc import Sequence
@@ -101,8 +101,8 @@ class CritterScorer:
         Measure(
             "copy",
             "copy",
-            "share of the reference's scene, light, accessory and place taken over unasked; less is better; "
-            "1 is the reference itself, 0 what pictures of others happen to share with it",
+            "share of the reference's scene, light, accessory, place and pose taken over unasked; less is "
+            "better; 1 is the reference itself, 0 what pictures of others happen to share with it",
             from_chance=True,
         ),
     )
@@ -132,9 +132,13 @@ def _row(scene: Scene, reading: scorer.Reading) -> Row:
 def taken(shown: Context, asked: Context, reading: scorer.Reading) -> dict[str, bool]:
     """For each part of the reference's context that was not asked for: is it there all the same?
 
-    The place in the frame is never asked for. No accessory is nothing that could be taken.
+    Place in the frame and pose are never asked for. No accessory is nothing that could be taken.
     """
-    seen, parts = reading.choices, {"place": reading.choices["place"] == shown.place}
+    seen = reading.choices
+    parts = {
+        "place": seen["place"] == shown.place,
+        "pose": abs(reading.tilt - shown.tilt) <= scorer.LEAN,
+    }
     for name in ("scene", "light"):
         if getattr(shown, name) != getattr(asked, name):
             parts[name] = seen[name] == getattr(shown, name)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dsd.pocket.scorer import CHOICES, SIZE, Scorer, encode_numbers, kept, number_mask
+from dsd.pocket.scorer import CHOICES, LEAN, SIZE, Scorer, encode_numbers, kept, number_mask
 from dsd.pocket.world import Context, Critter
 from train.pocket import scenes
 from train.pocket.loop import State, device, learning_rate, step_seed
@@ -20,6 +20,7 @@ from train.pocket.strangers import strangers
 from train.pocket.vae import TEST_SEED, TRAIN_SEED, to_tensor
 
 PEAK, FALSE_ALARMS, SEED = 2e-3, 0.03, 21
+TILTED, RIDGE = 2_000, 1e-4  # families that the reading of tilt is fitted to, and how far it is held back
 
 
 def truths(seed: int, count: int, *, held_out: bool = False) -> list[tuple[Critter, Context]]:
@@ -49,7 +50,7 @@ def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 def loss(scorer: Scorer, pictures: Tensor, others: Tensor, wanted: dict[str, Tensor]) -> Tensor:
     """Of what is asked of drawn pictures, and of telling `others` apart from them."""
-    logits, numbers, strange = scorer(torch.cat([pictures, others]))
+    logits, numbers, strange, _ = scorer(torch.cat([pictures, others]))
     count = len(pictures)
     logits, numbers = {name: values[:count] for name, values in logits.items()}, numbers[:count]
     is_other = torch.cat([torch.zeros(count), torch.ones(len(others))]).to(strange.device)
@@ -108,6 +109,23 @@ def set_threshold(scorer: Scorer, pictures: Tensor) -> None:
     scorer.strange.copy_(torch.cat([scorer(part)[2] for part in roughened]).quantile(1 - FALSE_ALARMS))
 
 
+@torch.no_grad()
+def fit_tilt(scorer: Scorer, pictures: Tensor, tilts: Tensor) -> None:
+    """Read how far critters lean by least squares on what the finished network sees.
+
+    Pictures [N, 3, 64, 64] in -1..1, tilts [N] in degrees. Nothing else of the network changes.
+    """
+    inner, outer = 0.0, 0.0
+    for i, (part, wanted) in enumerate(zip(pictures.split(200), tilts.split(200), strict=True)):
+        seen = scorer.eval().see(roughen(part, step_seed(SEED, i)).to(device()))
+        seen = functional.pad(seen, (0, 1), value=1.0).double()  # [B, inputs + 1], the last for the bias
+        inner, outer = inner + seen.T @ seen, outer + seen.T @ wanted.to(seen)
+    held = RIDGE * inner.diagonal().mean() * torch.eye(len(inner)).to(inner)
+    *weight, bias = torch.linalg.solve(inner + held, outer)
+    scorer.tilt.weight.copy_(torch.stack(weight)[None])
+    scorer.tilt.bias.fill_(bias)
+
+
 def accuracy(scorer: Scorer, pictures: np.ndarray, pairs: list[tuple[Critter, Context]]) -> dict[str, float]:
     """Share of fresh renders read right, trait by trait (a number within its tolerance)."""
     from PIL import Image
@@ -118,6 +136,7 @@ def accuracy(scorer: Scorer, pictures: np.ndarray, pairs: list[tuple[Critter, Co
         rows = kept(critter, reading)
         for name in ("scene", "accessory", "light", "place"):
             rows[name] = reading.choices[name] == getattr(context, name)
+        rows["tilt"] = abs(reading.tilt - context.tilt) <= LEAN
         if context.accessory != "none":
             rows["accessory_color"] = reading.choices["accessory_color"] == context.accessory_color
         for name, value in rows.items():
@@ -126,11 +145,21 @@ def accuracy(scorer: Scorer, pictures: np.ndarray, pairs: list[tuple[Critter, Co
 
 
 def main() -> None:
-    args = parser(__doc__).parse_args()
+    flags = parser(__doc__)
+    flags.add_argument(
+        "--only-tilt", type=Path, metavar="SCORER", help="an earlier one's folder, to fit its reading of tilt"
+    )
+    args = flags.parse_args()
     preset = PRESETS[args.preset]
-    scorer = train(args.run, preset, args.steps or preset.scorer_steps)
-    fresh = scenes.render(TEST_SEED + 1, 250, preset.panel, args.run / "renders")
-    set_threshold(scorer, shrink(to_tensor(fresh)))
+    if args.only_tilt:
+        scorer = Scorer.from_pretrained(args.only_tilt).to(device())
+    else:
+        scorer = train(args.run, preset, args.steps or preset.scorer_steps)
+        fresh = scenes.render(TEST_SEED + 1, 250, preset.panel, args.run / "renders")
+        set_threshold(scorer, shrink(to_tensor(fresh)))
+    families = scenes.render(TRAIN_SEED, preset.families, preset.panel, args.run / "renders")[:TILTED]
+    tilts = torch.tensor([context.tilt for _, context in truths(TRAIN_SEED, len(families))])
+    fit_tilt(scorer, shrink(to_tensor(families)), tilts)
     scorer.save_pretrained(args.run / "scorer")
     for held_out in (False, True):
         families = scenes.render(TEST_SEED + 2, 125, preset.panel, args.run / "renders", held_out=held_out)
