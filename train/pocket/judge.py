@@ -29,7 +29,16 @@ from train.pocket import judge_words as words
 from train.pocket import latents as sheets
 from train.pocket import redrawn, scenes
 from train.pocket.judge_pairs import sample_pair, scene
-from train.pocket.loop import State, descend, device, learning_rate, ranks, running_average, step_seed
+from train.pocket.loop import (
+    State,
+    descend,
+    device,
+    learning_rate,
+    mixed_precision,
+    ranks,
+    running_average,
+    step_seed,
+)
 from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.scorer import roughen, targets, truths
 from train.pocket.vae import TRAIN_SEED, to_tensor
@@ -185,7 +194,7 @@ def loss(
     asked = f"{images} {question} answer:"
     both = tokenizer([f"{asked} {answer} </s>" for answer in answers], padding=True, padding_side="right",
                      return_tensors="pt").to(device())  # fmt: skip
-    with torch.autocast(device(), torch.bfloat16):  # a sixth faster on a CPU that knows bf16
+    with mixed_precision():
         logits = judge(
             input_ids=both.input_ids, attention_mask=both.attention_mask, pixel_values=seen
         ).logits.float()  # [B, T, words]

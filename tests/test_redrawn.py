@@ -1,0 +1,67 @@
+"""What the judge sees in training of the teacher's way of drawing: the same panels, only worse drawn."""
+
+import numpy as np
+import pytest
+import torch
+from diffusers import AutoencoderKL
+
+from dsd.checkpoint import ASSETS
+from dsd.latents import decode
+from dsd.pocket.draw import draw
+from train.pocket import latents as sheets
+from train.pocket import redrawn, scenes
+from train.pocket.presets import MEDIUM
+from train.pocket.teacher import Teacher, begin_with
+from train.pocket.vae import TRAIN_SEED
+
+FAMILIES, SIDE = range(0, 2), 64
+
+
+@pytest.fixture(scope="module")
+def vae():
+    return AutoencoderKL.from_pretrained(ASSETS / "teacher" / "vae", torch_dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def latents(vae, tmp_path_factory):
+    drawn = [[np.asarray(draw(*one, SIDE)) for one in scenes.family(TRAIN_SEED, f)] for f in FAMILIES]
+    return sheets.load(vae, np.stack(drawn), tmp_path_factory.mktemp("latents") / "latents.npy")
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    begin_with(made := Teacher(MEDIUM).eval(), ASSETS / "teacher")
+    return made
+
+
+@torch.no_grad()
+def test_with_hardly_any_noise_every_panel_comes_back_in_its_place(teacher, vae, latents, monkeypatch):
+    monkeypatch.setattr(redrawn, "NOISE", (0.01, 0.02))
+    panels = redrawn.SHEETS[0]
+    drawn = redrawn.redraw(teacher, vae, latents, FAMILIES, panels, SIDE)
+    assert drawn.shape == (len(FAMILIES), len(panels), SIDE, SIDE, 3)
+    plain = redrawn.to_pixels(decode(vae, latents[: len(FAMILIES), list(panels)].flatten(0, 1).float()))
+    off = np.abs(drawn.reshape(-1, 1, SIDE, SIDE, 3).astype(float) - plain[None].astype(float)).mean(
+        (2, 3, 4)
+    )
+    assert off.argmin(1).tolist() == list(range(len(off))) and off.diagonal().max() < 6
+
+
+@torch.no_grad()
+def test_more_noise_changes_more_and_the_same_call_draws_the_same(teacher, vae, latents, monkeypatch):
+    def drawn(noise):
+        monkeypatch.setattr(redrawn, "NOISE", (noise, noise))
+        return redrawn.redraw(teacher, vae, latents, FAMILIES, redrawn.SHEETS[1], SIDE).astype(float)
+
+    little, much, again = drawn(0.02), drawn(0.6), drawn(0.6)
+    assert (much == again).all() and np.abs(much - little).mean() > 3
+
+
+def test_only_pictures_that_still_tell_the_critter_count_as_true():
+    from dsd.pocket import scorer
+
+    pictures = np.stack([np.asarray(draw(*one, SIDE)) for one in scenes.family(TRAIN_SEED, 0)])
+    readings = scorer.load().read([redrawn.Image.fromarray(picture) for picture in pictures])
+    assert sum(redrawn.true(row, reading) for row, reading in enumerate(readings)) >= 6
+    other = scenes.FAMILY * 5  # another critter
+    assert not any(redrawn.true(other + row, reading) for row, reading in enumerate(readings))

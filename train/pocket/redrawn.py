@@ -1,0 +1,118 @@
+"""Renders as models redraw them, so that the judge sees in training what it will be shown: the VAE's blur,
+and the teacher's way of drawing.
+
+The teacher's pictures have no truth of their own. So it draws the end of the way only: true sheets are
+noised, some more, some less, and drawn to the end; panels whose critter the scorer no longer reads truly are
+not used.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+
+from dsd import flow
+from dsd.latents import decode, positions, unpack
+from dsd.pocket import scorer
+from dsd.pocket.scorer import kept
+from dsd.pocket.words import grid_prompt
+from dsd.teacher import SETTINGS
+from train.pocket import latents as sheets
+from train.pocket import scenes
+from train.pocket.judge_words import PARTS
+from train.pocket.lessons import SHEET_TOKENS
+from train.pocket.loop import device, once, step_seed
+from train.pocket.presets import Preset
+from train.pocket.teacher import Teacher, begin_with
+from train.pocket.vae import TRAIN_SEED
+
+SEED, BATCH, STEPS = 43, 24, 6
+NOISE = (0.4, 0.85)  # times that drawing begins at: least and most noise
+SHEETS = ((0, 1, 2, 6), (3, 4, 5, 7))  # panels of a family that share a sheet: three of one critter, one not
+SIDE = 2  # panels a side
+# What the judge tells of a critter; its other numbers may go.
+TOLD = {trait for named, numbers in PARTS.values() for trait in (*named, *numbers)}
+
+
+@torch.no_grad()
+def by_vae(run: Path, families: np.ndarray, latents: Tensor, count: int) -> np.ndarray:
+    """The first `count` families after the VAE, uint8 [8 count, H, W, 3]: a teacher's pictures at best."""
+
+    def draw() -> np.ndarray:
+        vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
+        parts = latents[:count].flatten(0, 1).split(256)
+        return np.concatenate([to_pixels(decode(vae, part.float().to(device()))) for part in parts])
+
+    return once(run / "renders" / f"redrawn-{count}-{families.shape[2]}.npy", draw)
+
+
+@torch.no_grad()
+def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` families after the teacher, uint8 [8 count, H, W, 3]; bool: which still are true."""
+
+    def draw() -> np.ndarray:
+        teacher = Teacher(preset).to(device()).eval()
+        begin_with(teacher, run / "teacher")
+        vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
+        drawn = np.empty((count, scenes.FAMILY, preset.panel, preset.panel, 3), np.uint8)
+        for first in range(0, count, BATCH):
+            some = range(first, min(first + BATCH, count))
+            for panels in SHEETS:
+                drawn[np.ix_(some, panels)] = redraw(teacher, vae, latents, some, panels, preset.panel)
+        return drawn.reshape(-1, *drawn.shape[2:])
+
+    pictures = once(run / "renders" / f"taught-{count}-{preset.panel}.npy", draw)
+    return pictures, once(run / "renders" / f"true-{count}-{preset.panel}.npy", lambda: tell(run, pictures))
+
+
+def redraw(
+    teacher: Teacher, vae: AutoencoderKL, latents: Tensor, families: range, panels: tuple[int, ...], side: int
+) -> np.ndarray:
+    """One sheet for each family, of these panels: uint8 [B, 4, side, side, 3]."""
+    generator = step_seed(SEED, families.start * scenes.FAMILY + panels[0])
+    data = sheets.pack(latents[list(families)][:, list(panels)].flatten(0, 1), SIDE, SIDE)  # [B, tokens, 64]
+    begin = NOISE[0] + (NOISE[1] - NOISE[0]) * torch.rand(len(data), generator=generator)
+    noise = torch.randn(data.shape, generator=generator)
+    prompts = [prompt(family, panels) for family in families]
+    x_t = flow.interpolate(data, noise, begin).to(device())
+    drawn = finish(teacher, x_t, begin.to(device()), prompts, SIDE * side)
+    pixels = to_pixels(decode(vae, unpack(drawn, SIDE * side, SIDE * side)))
+    rows = pixels.reshape(len(data), SIDE, side, SIDE, side, 3)  # [B, 2 side, 2 side, 3], cut into panels
+    return rows.transpose(0, 1, 3, 2, 4, 5).reshape(len(data), SIDE * SIDE, side, side, 3)
+
+
+def prompt(family: int, panels: tuple[int, ...]) -> str:
+    shown = scenes.family(TRAIN_SEED, family)
+    return grid_prompt(shown[0][0], [shown[p][1] for p in panels], said=set(range(len(panels))))
+
+
+def finish(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], side: int) -> Tensor:
+    """Euler's way from time `begin` [B] to 0, guided as the wheel's sheets are."""
+    guidance = SETTINGS["pocket"].guidance
+    ids = positions(side, side, device=device())
+    words = [part.to(device()) for part in teacher.spell(prompts + [""] * len(prompts), SHEET_TOKENS)]
+    for step in range(STEPS):
+        t = begin * (1 - step / STEPS)
+        both = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), *words, ids)
+        asked, empty = both.chunk(2)
+        x_t = x_t - (begin / STEPS)[:, None, None] * (empty + guidance * (asked - empty))
+    return x_t
+
+
+def tell(run: Path, pictures: np.ndarray) -> np.ndarray:
+    """bool [8 count]: does the scorer read all that words tell of the critter that was there?"""
+    readings = scorer.load(run / "scorer").read([Image.fromarray(picture) for picture in pictures])
+    return np.array([true(row, reading) for row, reading in enumerate(readings)])
+
+
+def true(row: int, reading: scorer.Reading) -> bool:
+    critter = scenes.family(TRAIN_SEED, row // scenes.FAMILY)[row % scenes.FAMILY][0]
+    return all(ok for trait, ok in kept(critter, reading).items() if trait in TOLD)
+
+
+def to_pixels(pictures: Tensor) -> np.ndarray:
+    """[B, 3, H, W] in -1..1 -> uint8 [B, H, W, 3]."""
+    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
