@@ -1,6 +1,12 @@
 """What tests in a browser share. A module has a `server` of its own, which is an address."""
 
+import os
+
 import pytest
+
+if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
+    # Before torch is imported: each process, and what it starts, keeps to its share of the cores.
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
 
 
 @pytest.fixture(scope="module")
