@@ -131,12 +131,14 @@ class Batches:
 
     def _sample(self, row: int, instructed: float, wordless: float, blind: float) -> Record:
         """Canvas, condition (zeros if dropped), embeddings, pooled; the next row in a damaged one's place."""
-        try:
-            canvas = self._canvas(self.data.canvases[row])
-            condition = self._canvas(self.data.conditions[row])
-            embeds, pooled = self.data.texts.read(self._text(row, instructed, wordless))
-        except DamagedRecord as error:
-            return self._sample(self._next(row, error), instructed, wordless, blind)
+        while True:
+            try:
+                canvas = self._canvas(self.data.canvases[row])
+                condition = self._canvas(self.data.conditions[row])
+                embeds, pooled = self.data.texts.read(self._text(row, instructed, wordless))
+                break
+            except DamagedRecord as error:
+                row = self._next(row, error)
         if blind < self.options.image_dropout:
             condition = torch.zeros_like(condition)  # what guidance means by no picture, not a black one
         return canvas, condition, embeds, pooled

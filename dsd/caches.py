@@ -9,6 +9,7 @@ import json
 import logging
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ logger = logging.getLogger(__name__)
 TOLERATED = 0.01  # the share of damage above which something must be wrong with more than a few rows
 FILE_BYTES = 256_000_000  # a file is closed when it holds more
 PIXELS = 4 * 512 * 1024  # encoded together: about 3 GB of activations in FLUX's VAE
+UNTOLD = (
+    "transformers_version",
+    "dtype",
+    "torch_dtype",
+    "architectures",
+)  # nothing of these shows in a record
 FORMAT = 1  # raise it when the same inputs give other records
 
 Record = tuple[Tensor, ...]
@@ -57,6 +64,8 @@ class Store:
             if path.name not in self._names:
                 try:
                     self._open(path)
+                except FileNotFoundError:  # another process was quicker to set it aside
+                    self.damaged.append(path.name)
                 except (SafetensorError, KeyError, TypeError, ValueError) as error:
                     self._set_aside(path, error)
         files = len(self._names) + len(self.damaged)
@@ -71,7 +80,7 @@ class Store:
     def _set_aside(self, path: Path, error: Exception) -> None:
         self.damaged.append(path.name)
         logger.warning("%s is damaged (%s): what it held is encoded again", path, error)
-        if path.exists():  # another process may have been quicker
+        with suppress(FileNotFoundError):  # another process may have been quicker
             path.replace(path.with_suffix(".damaged"))
 
     def _open(self, path: Path) -> None:
@@ -155,10 +164,14 @@ def picture_hash(picture: Image.Image) -> str:
 
 
 def encoder_hash(*parts: Any) -> str:
-    """Twelve hex digits that name networks, tokenizers and settings by all that their outputs depend on."""
+    """Twelve hex digits that name networks, tokenizers and settings by all that their outputs depend on.
+
+    Of a network that is its numbers and its config: a number of heads or an activation is not in the weights.
+    """
     digest = hashlib.blake2b(str(FORMAT).encode(), digest_size=6)
     for part in parts:
         if isinstance(part, nn.Module):
+            digest.update(_config(part).encode())
             for name, tensor in sorted(part.state_dict().items()):
                 digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
@@ -166,6 +179,14 @@ def encoder_hash(*parts: Any) -> str:
             tokenizer = getattr(part, "backend_tokenizer", None)
             digest.update(str(part if tokenizer is None else tokenizer.to_str()).encode())
     return digest.hexdigest()
+
+
+def _config(part: nn.Module) -> str:
+    """Without names of folders, versions and the type of the numbers, which the numbers themselves tell."""
+    config = getattr(part, "config", {})
+    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    kept = {name: value for name, value in config.items() if name[0] != "_" and name not in UNTOLD}
+    return json.dumps(kept, sort_keys=True, default=str)
 
 
 # ---------------------------------------------------------------- encoders

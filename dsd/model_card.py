@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from dsd import hub
 from dsd.generate import public_name
 from dsd.hub import LoadError
+from dsd.pairs import BadRow
 from dsd.training import Trained
 from dsd.training_options import TrainOptions
 
@@ -39,12 +40,22 @@ columns included: `load_lora_weights` puts it on `{base}`."""
 
 def dataset_facts(source: str, pairs: Any) -> dict[str, str]:
     """What a dataset says of itself: its name, who drew and who judged it, and how much was kept."""
-    first = pairs[0]
+    first = _first_readable(pairs)
     facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
     for name in ("generator", "generator_licence", "judge"):
         if first.get(name):
             facts[name.replace("_", "'s ")] = str(first[name])
     return facts
+
+
+def _first_readable(pairs: Any) -> dict[str, Any]:
+    """A training passes over damaged rows, and so does its card."""
+    for index in range(len(pairs)):
+        try:
+            return pairs[index]
+        except BadRow:
+            continue
+    return {}
 
 
 def keep_rates(source: str) -> str | None:

@@ -243,14 +243,16 @@ def _end(measure: Measure, raw: float, levels: Levels) -> float:
 
 
 WINDOW, FEWEST = 10, 8  # evaluations that the alarm looks back on, and without which it says nothing
-STEADY, VISIBLE = 0.6, 0.05  # tau, and change over the window, from where a trend counts
+STEADY = 0.6  # tau from where a trend counts
+COPIED, LOST = 0.05, 0.07  # and by how much: of copying, and of following's share above chance
 
 
 def alarm(history: Sequence[dict[str, float]]) -> str | None:
     """A line when copying climbs while prompt following falls over the last evaluations; else None.
 
     `history` holds the flat scores of each evaluation, oldest first; rows without scores are passed over.
-    Both trends must hold over most pairs of evaluations (Kendall's tau) and be large enough to see
+    Following is measured by what it has above chance, because CLIP's scores lie close together: a fall from
+    0.31 to 0.27 is half of it. Both trends must hold over most pairs of evaluations (Kendall's tau) and be large enough to see
     (Theil-Sen slope), so that neither one bad evaluation nor steady noise raises it: of 1500 made-up runs
     of noise alone, however large and with the two scores mirroring each other, less than 1 % did.
     """
@@ -258,8 +260,9 @@ def alarm(history: Sequence[dict[str, float]]) -> str | None:
     if len(rows) < FEWEST:
         return None
     copy, following = _trend([row["copy"] for row in rows]), _trend([row["following"] for row in rows])
-    climbs = copy[0] >= STEADY and copy[1] >= VISIBLE
-    falls = following[0] <= -STEADY and following[1] <= -VISIBLE
+    above = max(row["following"] for row in rows) - rows[-1].get("following_chance", 0.0)
+    climbs = copy[0] >= STEADY and copy[1] >= COPIED
+    falls = following[0] <= -STEADY and following[1] <= -LOST * above
     if not (climbs and falls):
         return None
     return (

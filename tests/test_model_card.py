@@ -7,6 +7,7 @@ from huggingface_hub import HfApi, ModelCard
 
 from dsd import model_card
 from dsd.hub import LoadError
+from dsd.pairs import BadRow
 from dsd.student import Base
 from dsd.training import Trained
 from dsd.training_options import TrainOptions
@@ -87,6 +88,17 @@ def test_facts_come_from_the_rows():
     rows = [{"generator": "flux-dev", "generator_licence": "free", "judge": None}]
     facts = model_card.dataset_facts("/home/me/run", rows)
     assert facts == {"dataset": "run", "rows": "1", "generator": "flux-dev", "generator's licence": "free"}
+
+
+def test_a_damaged_first_row_does_not_cost_the_card():
+    class Damaged(list):
+        def __getitem__(self, index):
+            if index == 0:
+                raise BadRow("row 0 is damaged")
+            return super().__getitem__(index)
+
+    facts = model_card.dataset_facts("run", Damaged([{}, {"generator": "tiny"}]))
+    assert facts == {"dataset": "run", "rows": "2", "generator": "tiny"}
 
 
 def test_the_upload_leaves_states_and_cache_at_home(tmp_path):

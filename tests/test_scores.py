@@ -192,5 +192,14 @@ def test_small_trends_and_short_histories_raise_no_alarm():
     assert scores.alarm(mixed)
 
 
+def test_a_fall_counts_by_what_following_has_above_chance():
+    clip = [row | {"following_chance": 0.2} for row in history(UP, np.linspace(0.31, 0.27, 12))]
+    assert "following fell by 0.03" in scores.alarm(clip)
+    assert (
+        scores.alarm([row | {"following_chance": 0.0} for row in history(UP, np.linspace(0.9, 0.86, 12))])
+        is None
+    )
+
+
 def test_an_interval_reads_as_words():
     assert str(Interval(0.5, 0.25, 0.75)) == "0.500 (0.250 to 0.750)"

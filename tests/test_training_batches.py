@@ -213,6 +213,18 @@ def test_one_in_a_hundred_is_not_over_it(data):
         made._next(4, error)
 
 
+def test_a_damaged_record_that_all_rows_share_is_an_error_however_many_there_are(data, caplog):
+    names = ("buckets", "canvases", "conditions", "captions", "instructions")
+    rows = np.arange(120_000) % len(data)
+    many = replace(
+        data, texts=copy.deepcopy(data.texts), **{name: getattr(data, name)[rows] for name in names}
+    )
+    file, place = many.empty
+    many.texts._files[file].sums[place] ^= 1
+    with pytest.raises(TrainingError, match="1201 of 120000 rows are damaged in the cache, over 1 %"):
+        batches(many, batch=1, text_dropout=1.0).step(0)
+
+
 def test_an_error_while_assembling_reaches_the_loop(data, monkeypatch):
     made = batches(data, steps=3)
     monkeypatch.setattr(made, "_batch", lambda *_: 1 / 0)

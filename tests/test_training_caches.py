@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 
 from dsd import latents
@@ -101,6 +102,26 @@ def test_a_changed_encoder_has_another_folder(tmp_path):
     assert TextEncoder(tiny.pipeline(), 9, tmp_path).store.folder != before[1]  # of another length
 
 
+def test_another_config_over_the_same_weights_has_another_name():
+    parts = tiny.components()
+    for name, changed in (("text_encoder", {"num_attention_heads": 1}), ("vae", {"act_fn": "relu"})):
+        part = parts[name]
+        before = encoder_hash(part)
+        part.config._name_or_path = "elsewhere"
+        assert encoder_hash(part) == before
+        if name == "vae":
+            part.register_to_config(**changed)
+        else:
+            part.config.update(changed)
+        assert encoder_hash(part) != before
+
+
+def test_a_file_that_another_process_set_aside_is_counted(store, monkeypatch):
+    (path,) = store.folder.glob("*.safetensors")
+    monkeypatch.setattr("dsd.caches.safe_open", lambda *_, **__: path.unlink() or open(path))
+    assert Store(store.folder).damaged == [path.name]
+
+
 def test_texts_that_clip_pads_to_another_length_are_kept_apart(tmp_path):
     pipe, other = tiny.pipeline(), tiny.pipeline()
     other.tokenizer_max_length = 40
@@ -164,9 +185,7 @@ def test_nothing_is_encoded_twice_and_nothing_infinite_is_kept(tmp_path):
 
 def test_a_vae_that_sees_across_blocks_encodes_whole_canvases(tmp_path):
     class Blind(torch.nn.Conv2d):  # reads 8 x 8 blocks one by one, as pocket's VAE does
-        class config:
-            scaling_factor, shift_factor = 1.0, 0.0
-
+        config = FrozenDict(scaling_factor=1.0, shift_factor=0.0)
         dtype, device = torch.float32, torch.device("cpu")
 
         def encode(self, pixels: torch.Tensor):
