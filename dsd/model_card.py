@@ -1,6 +1,7 @@
 """A trained model's card: what it was trained on, how, for how long, how well it draws, how to open it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from dsd.generate import public_name
 from dsd.hub import LoadError
 from dsd.pairs import BadRow
 from dsd.training import Trained
-from dsd.training_options import TrainOptions
+from dsd.training_options import OF_LORA, TrainOptions
 
 LICENCES = {"Apache-2.0": "apache-2.0"}
 KEPT_BACK = ["run/*", "samples/*", ".*"]  # of the folder, when it is uploaded
@@ -58,9 +59,13 @@ def _first_readable(pairs: Any) -> dict[str, Any]:
     return {}
 
 
-def keep_rates(source: str) -> str | None:
-    """The part of the dataset's own card that counts what was drawn and what was kept."""
-    for card in (Path(source, "README.md"), Path(source, "dataset", "README.md")):
+def keep_rates(source: str, files: Sequence[str] = ()) -> str | None:
+    """The part of the dataset's own card that counts what was drawn and what was kept.
+
+    It stands in the folder `source`; or, for a dataset of the hub, in that of its parquet `files` or above.
+    """
+    folders = [Path(source), Path(source, "dataset"), *Path(*files[:1]).parents[:2]]
+    for card in (folder / "README.md" for folder in folders):
         if card.is_file():
             found = re.search(
                 r"^## How many\n+(.*?)(?=^## |\Z)", card.read_text(encoding="utf-8"), re.M | re.S
@@ -76,10 +81,11 @@ def card(
     facts: dict[str, str],
     kept: str | None = None,
     scores: dict[str, float] | None = None,
+    legend: str | None = None,
     samples: str | None = None,
     curves: str | None = None,
 ) -> str:
-    """The whole README.md; `samples` and `curves` are pictures beside it."""
+    """The whole README.md. `legend` says what scores mean; `samples` and `curves` are pictures beside it."""
     base, options = trained.base, trained.options
     lora = "" if options.full else LORA.format(base=public_name(base.name))
     parts = [
@@ -92,6 +98,7 @@ def card(
         f"## Training\n\n{_cost(trained)}\n\n{_table(('setting', 'value'), settings(options))}",
         *([f"![Loss and scores over the steps]({curves})"] if curves else []),
         *([f"## Scores\n\n{_scores(scores)}"] if scores else []),
+        *([legend] if scores and legend else []),
         f"## Licence\n\n{_licence(trained)}",
     ]
     return "\n\n".join(parts) + "\n"
@@ -114,7 +121,7 @@ def _head(trained: Trained) -> ModelCardData:
 def settings(options: TrainOptions) -> dict[str, Any]:
     """The settings that shape the result, by the command line's names."""
     told = {one.name: getattr(options, one.name) for one in fields(options) if one.name not in UNTOLD}
-    unused = ("rank", "alpha", "lora_dropout", "targets") if options.full else ()
+    unused = OF_LORA if options.full else ()
     return {
         name.replace("_", "-"): " ".join(value) if isinstance(value, tuple) else value
         for name, value in told.items()

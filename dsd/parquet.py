@@ -83,7 +83,7 @@ def downloaded_files(name: str, split: str) -> list[str]:
     from huggingface_hub import snapshot_download
 
     with on_hub(name):
-        folder = snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet"])
+        folder = snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet", "README.md"])
     return local_files(Path(folder), split)
 
 

@@ -1,16 +1,13 @@
 """How much memory, disk and time a training takes, worked out from the model's config before it is loaded.
 
 Weights are counted. What is kept for the way back is proportional to tokens, width and blocks; by how much
-was measured once, in the tensors that autograd saves, and a test measures it again. Time is measured on a
-copy of the model with few blocks.
+was measured once, in the tensors that autograd saves, and a test measures it again.
 """
 
 import importlib
 import shutil
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
@@ -19,11 +16,12 @@ from accelerate.utils import DistributedType
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
-from dsd import hub
+from dsd import hub, step_cost
 from dsd.caches import PIXELS
-from dsd.memory import QUANTISED, ROOM, WORKSPACE
+from dsd.memory import ALIVE, BRANCHES, QUANTISED, ROOM, WORKSPACE
 from dsd.memory import gb as _gb
 from dsd.pipeline import DSDPipeline
+from dsd.resume import KEPT as KEPT_STATES
 from dsd.student import (
     INPUT,
     Base,
@@ -31,7 +29,6 @@ from dsd.student import (
     empty_transformer,
     ends_with,
     linear_layers,
-    make_trainable,
     new_columns,
 )
 from dsd.training_options import TrainingError, TrainOptions
@@ -44,8 +41,6 @@ KEPT = {
     ("full", 4): (96, 84),
 }
 WEIGHT, GRADIENT, MOMENTS, AVERAGE = 4, 4, 8, 4  # bytes per weight that moves: all float32
-TRIAL_BLOCKS = 2  # of each kind, in the copy that is timed
-PATIENCE = 5e12  # more operations than that are not timed on a CPU
 
 
 @dataclass(frozen=True)
@@ -60,20 +55,25 @@ class Plan:
     moving: int  # those that do, their gradients, moments and average
     activations: int
     encoding: int  # text encoders and VAE at work; they leave before training
+    validation: int  # those, one picture being drawn, and the weights aside that the average stands in for
     free: int
     flops: float  # of one step
     disk: int  # the cache, for all rows
+    saved: int  # states to go on from, one more while it is written, and the checkpoint before and after
 
     @property
     def needed(self) -> int:
         """The most that is in memory at once."""
         space = WORKSPACE if self.device == "cuda" else 0
-        return space + max(self.frozen + self.moving + self.activations, self.encoding)
+        loop = self.frozen + self.moving + max(self.activations, self.validation)
+        return space + max(loop, self.encoding)
 
 
-def make(base: Base, options: TrainOptions, accelerator: Accelerator, *, rows: int) -> Plan:
+def make(
+    base: Base, options: TrainOptions, accelerator: Accelerator, *, rows: int, validates: bool = False
+) -> Plan:
     """The plan of a training on these devices. TrainingError for LoRA targets that match nothing."""
-    pipe = _empty_pipeline(base)
+    pipe = _empty_pipeline(base, options)
     if not options.full:
         check_targets(pipe.transformer, options)
     size = 2 if accelerator.mixed_precision == "bf16" else 4
@@ -92,27 +92,34 @@ def make(base: Base, options: TrainOptions, accelerator: Accelerator, *, rows: i
         moving=_moving(moved, options, accelerator),
         activations=kept,
         encoding=_encoding(pipe, size),
+        validation=_validation(pipe, options, moved, picture + text, size) if validates else 0,
         free=_free(accelerator),
-        flops=options.accumulate * options.batch * _flops(pipe.transformer, options, picture, text),
+        flops=options.accumulate * options.batch * step_cost.flops(pipe.transformer, options, picture, text),
         disk=rows * _row_bytes(pipe, options, text),
+        saved=_saved(pipe, options, moved, size),
     )
 
 
-def check(plan: Plan, cache: Path) -> None:
-    """TrainingError for what cannot fit into memory or, as the `cache`, onto the disk; says what helps."""
+def check(plan: Plan, cache: Path, out: Path) -> None:
+    """TrainingError for what cannot fit into memory or, in `cache` and `out`, onto a disk."""
     if plan.needed > ROOM * plan.free:
         raise TrainingError(
             f"this training needs about {_gb(plan.needed)} on each {plan.device} device, and "
             f"{_gb(plan.free)} are free: try --gradient-checkpointing, a smaller --batch with a larger "
             "--accumulate, --quantise 8bit or 4bit, smaller --sizes, or train/configs/8x80gb.yaml"
         )
-    folder = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
-    free = shutil.disk_usage(folder).free
-    there = sum(file.stat().st_size for file in cache.glob("*/*.safetensors"))
-    if plan.disk > free + there:
+    _check_disk(_gb(plan.disk) + " for the encoded dataset", plan.disk, cache, "*/*.safetensors")
+    _check_disk(_gb(plan.saved) + " for states and checkpoint", plan.saved, out, "run/states/*/*")
+
+
+def _check_disk(what: str, size: int, folder: Path, there: str) -> None:
+    """`there` are the files in `folder` that a run before has written already."""
+    disk = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free, written = shutil.disk_usage(disk).free, sum(file.stat().st_size for file in folder.glob(there))
+    if size > free + written:
         raise TrainingError(
-            f"the encoded dataset may take {_gb(plan.disk)}, and {folder} has {_gb(free)} free: choose "
-            "another --out or --cache, fewer --text-tokens, or smaller --sizes"
+            f"this training may take {what}, and {disk} has {_gb(free)} free: choose another --out or "
+            "--cache, fewer --text-tokens, or smaller --sizes"
         )
 
 
@@ -124,8 +131,10 @@ def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
         "devices": f"{plan.processes} x {plan.device}, {_gb(plan.free)} free on each",
         "weights": f"{plan.parameters / 1e6:,.1f} M, of which {plan.trained / 1e6:,.1f} M are trained",
         "memory": f"{_gb(plan.needed)} on each device: frozen weights {_gb(plan.frozen)}, trained ones "
-        f"{_gb(plan.moving)}, activations {_gb(plan.activations)}; {_gb(plan.encoding)} to encode",
-        "disk": f"at most {_gb(plan.disk)} for the encoded dataset",
+        f"{_gb(plan.moving)}, activations {_gb(plan.activations)}; {_gb(plan.encoding)} to encode"
+        + (f", {_gb(plan.validation)} to validate in the activations' place" if plan.validation else ""),
+        "disk": f"at most {_gb(plan.disk)} for the encoded dataset, and {_gb(plan.saved)} for states and "
+        "checkpoint",
         "a step": f"{pairs} pairs, {plan.flops / 1e12:.3g} TFLOP on each device, {took}",
     }
     if seconds is not None:
@@ -136,12 +145,12 @@ def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
 # ---------------------------------------------------------------- counting
 
 
-def _empty_pipeline(base: Base) -> DSDPipeline:
+def _empty_pipeline(base: Base, options: TrainOptions) -> DSDPipeline:
     """The whole pipeline, tokenizers and all, with no memory for any weight."""
     with hub.explained(base.name, [base.source], base.licence_page):
         index = DSDPipeline.load_config(base.source)
         parts = {name: _empty(base, name, index[name]) for name in ("vae", "text_encoder", "text_encoder_2")}
-        return DSDPipeline.from_pretrained(base.source, transformer=empty_transformer(base), **parts)
+        return DSDPipeline.from_pretrained(base.source, transformer=empty_transformer(base, options), **parts)
 
 
 def _empty(base: Base, name: str, place: list[str]) -> nn.Module:
@@ -208,9 +217,18 @@ def _activations(
 
 def _encoding(pipe: DSDPipeline, size: int) -> int:
     """Text encoders and VAE, and some layers of the VAE at the width of its first."""
-    parts = (pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
     pixels = min(PIXELS, 32 * 2 * pipe.frame_size**2)
-    return size * (sum(map(_count, parts)) + 4 * pixels * pipe.vae.config.block_out_channels[0])
+    return _encoders(pipe, size) + size * 4 * pixels * pipe.vae.config.block_out_channels[0]
+
+
+def _encoders(pipe: DSDPipeline, size: int) -> int:
+    return size * sum(map(_count, (pipe.vae, pipe.text_encoder, pipe.text_encoder_2)))
+
+
+def _validation(pipe: DSDPipeline, options: TrainOptions, moved: int, tokens: int, size: int) -> int:
+    drawing = BRANCHES * ALIVE[0] * tokens * pipe.transformer.inner_dim
+    decoding = ALIVE[1] * 2 * pipe.frame_size**2 * pipe.vae.config.block_out_channels[0]
+    return int(size * max(drawing, decoding)) + _encoders(pipe, size) + (WEIGHT * moved if options.ema else 0)
 
 
 def _free(accelerator: Accelerator) -> int:
@@ -229,67 +247,20 @@ def _row_bytes(pipe: DSDPipeline, options: TrainOptions, text: int) -> int:
     return 2 * (2 * canvas + (2 if options.instruction_share else 1) * words)
 
 
+def _saved(pipe: DSDPipeline, options: TrainOptions, moved: int, size: int) -> int:
+    """Parts of a checkpoint keep their own type, which is about that of the training."""
+    state = moved * (WEIGHT + MOMENTS + (AVERAGE if options.ema else 0))
+    checkpoint = _encoders(pipe, size) + size * _count(pipe.transformer)
+    return (KEPT_STATES + 1) * state + 2 * checkpoint
+
+
 # ---------------------------------------------------------------- time
 
 
-def _flops(transformer: FluxTransformer2DModel, options: TrainOptions, picture: int, text: int) -> float:
-    """Of one sample there and back: every weight twice a token, and attention."""
-    forward = 0
-    for name, layer in linear_layers(transformer).items():
-        if "blocks." not in name or "norm" in name:  # once a sample, not once a token
-            continue
-        words = "add_" in name or "_context" in name
-        tokens = picture + text if "single" in name else text if words else picture
-        forward += 2 * tokens * layer.weight.numel()
-    blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
-    forward += 4 * (picture + text) ** 2 * transformer.inner_dim * blocks
-    # The way back costs as much again for the inputs, and again for weights that move.
-    return forward * (2 + options.full + options.gradient_checkpointing)
-
-
 def time_step(base: Base, options: TrainOptions, accelerator: Accelerator) -> float | None:
-    """Seconds of one step: a copy of the model with few blocks is timed and scaled; None if too long."""
-    pipe = _empty_pipeline(base)
-    picture, text = _tokens(pipe, options)
-    config = dict(pipe.transformer.config)
-    for name in ("num_layers", "num_single_layers"):
-        config[name] = min(TRIAL_BLOCKS, config[name])
-    with init_empty_weights():
-        empty = FluxTransformer2DModel.from_config(config)
-    few, all_of_them = (_flops(model, options, picture, text) for model in (empty, pipe.transformer))
-    if accelerator.device.type == "cpu" and options.batch * few > PATIENCE:
-        return None
-    took = _time_copy(config, options, accelerator, picture, text)
-    return options.accumulate * took * all_of_them / few
-
-
-def _time_copy(
-    config: dict[str, Any], options: TrainOptions, accelerator: Accelerator, picture: int, text: int
-) -> float:
-    """Seconds there and back of one batch through a model of random weights."""
-    device, bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
-    model = FluxTransformer2DModel.from_config(config)
-    model.to(device, torch.bfloat16 if bf16 and not options.full else torch.float32)
-    make_trainable(model, options)
-    rand = lambda *shape: torch.randn(options.batch, *shape, device=device)  # noqa: E731
-    inputs = {
-        "hidden_states": rand(picture, config["in_channels"]),
-        "timestep": torch.rand(options.batch, device=device),
-        "guidance": torch.ones(options.batch, device=device) if config["guidance_embeds"] else None,
-        "encoder_hidden_states": rand(text, config["joint_attention_dim"]),
-        "pooled_projections": rand(config["pooled_projection_dim"]),
-        "txt_ids": torch.zeros(text, 3, device=device),
-        "img_ids": torch.zeros(picture, 3, device=device),
-    }
-    seconds = []
-    for _ in range(3):  # the first one warms up
-        began = time.monotonic()
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            model(**inputs, return_dict=False)[0].float().square().mean().backward()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.monotonic() - began)
-    return min(seconds[1:])
+    """Seconds of one step on these devices, or None where measuring them would take too long."""
+    pipe = _empty_pipeline(base, options)
+    return step_cost.time_step(pipe.transformer, options, accelerator, *_tokens(pipe, options))
 
 
 def _duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 
 from dsd import rows
 from dsd.training_options import TrainingError
@@ -85,6 +86,13 @@ class Average:
     def _put(self, weights: dict[str, Tensor]) -> None:
         for name, weight in self._live.items():
             _local(weight).copy_(_local(weights[name]))
+
+
+def shard_again(model: nn.Module) -> None:
+    """After drawing, which leaves FSDP's outermost weights gathered: the average's, for the steps to come."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def _local(weight: Tensor) -> Tensor:

@@ -252,9 +252,10 @@ def alarm(history: Sequence[dict[str, float]]) -> str | None:
 
     `history` holds the flat scores of each evaluation, oldest first; rows without scores are passed over.
     Following is measured by what it has above chance, because CLIP's scores lie close together: a fall from
-    0.31 to 0.27 is half of it. Both trends must hold over most pairs of evaluations (Kendall's tau) and be large enough to see
-    (Theil-Sen slope), so that neither one bad evaluation nor steady noise raises it: of 1500 made-up runs
-    of noise alone, however large and with the two scores mirroring each other, less than 1 % did.
+    0.31 to 0.27 is half of it. Both trends must hold over most pairs of evaluations (Kendall's tau) and be
+    large enough to see (Theil-Sen slope), so that neither one bad evaluation nor steady noise raises it: of
+    1500 made-up runs of noise alone, however large and with the two scores mirroring each other, less than
+    1 % did.
     """
     rows = [row for row in history if "copy" in row and "following" in row][-WINDOW:]
     if len(rows) < FEWEST:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dsd import checkpoint, diptych, hub, latents
 from dsd.checkpoint import ASSETS, LORA
+from dsd.memory import INSTALL
 from dsd.pipeline import DSDPipeline
 from dsd.training_options import TrainingError, TrainOptions
 from dsd.transformer import load_transformer, widen
@@ -44,8 +45,9 @@ def find_base(options: TrainOptions) -> Base:
     """
     preset = checkpoint.resolve(options.model)
     source = TEACHERS.get(preset.name, preset.base)
-    name = Path(source).name.lower()  # not the whole path: a folder above may be called anything
-    if any(word in name for word in DISTILLED) and not options.distilled_base:
+    # Not the whole path: a folder above may be called anything, but for that of a hub's snapshot.
+    names = [part for part in Path(source).parts if part.startswith("models--")] + [Path(source).name]
+    if any(word in name.lower() for word in DISTILLED for name in names) and not options.distilled_base:
         raise TrainingError(
             f"{options.model} was distilled to draw in a few steps, and training undoes that: start from a "
             "model that was not, such as flux-dev, or say --distilled-base if you mean it"
@@ -56,12 +58,22 @@ def find_base(options: TrainOptions) -> Base:
     return Base(preset.name, source, preset.licence, preset.licence_page)
 
 
-def empty_transformer(base: Base) -> FluxTransformer2DModel:
-    """The widened transformer without memory for its weights: what the config alone tells."""
+def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DModel:
+    """The widened transformer without memory for its weights: what the config alone tells.
+
+    TrainingError for columns that have learnt already and would be begun anew.
+    """
     with hub.explained(base.name, [base.source], base.licence_page):
         config = FluxTransformer2DModel.load_config(base.source, subfolder="transformer")
     with init_empty_weights():
-        return widened(FluxTransformer2DModel.from_config(config))
+        plain = FluxTransformer2DModel.from_config(config)
+        made = widened(plain)
+    if made is plain and options.columns_start:
+        raise TrainingError(
+            f"{base.name} has its new input columns already, and --columns-start {options.columns_start} "
+            "would write over what they have learnt: pass --columns-start 0"
+        )
+    return made
 
 
 def widened(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
@@ -218,7 +230,7 @@ def _bitsandbytes(bits: str) -> Any:
         import bitsandbytes
     except ImportError as error:
         raise TrainingError(
-            f"--quantise {bits} needs the package bitsandbytes, which is missing: pip install bitsandbytes"
+            f"--quantise {bits} needs the package bitsandbytes, which is missing: {INSTALL}"
         ) from error
     return bitsandbytes
 

@@ -29,7 +29,7 @@ from dsd.caches import PictureEncoder, TextEncoder
 from dsd.checkpoint import best_device, model_hash
 from dsd.pairs import Row
 from dsd.pipeline import DSDPipeline
-from dsd.resume import Average, Progress, States, gathered_weights, moving_weights
+from dsd.resume import Average, Progress, States, gathered_weights, moving_weights, shard_again
 from dsd.student import Base, find_base, open_encoders, open_transformer, save_student, start_columns
 from dsd.training_data import Data, Frame, check_rows, prepare
 from dsd.training_log import Meter
@@ -73,7 +73,8 @@ def train(
     base = find_base(options)
     check_rows(pairs, options)
     accelerator = start(options)
-    plan.check(plan.make(base, options, accelerator, rows=len(pairs)), cache_folder(options, out))
+    made = plan.make(base, options, accelerator, rows=len(pairs), validates=validate is not None)
+    plan.check(made, cache_folder(options, out), out)
 
     # data
     bf16 = accelerator.mixed_precision == "bf16"
@@ -270,6 +271,7 @@ def _validate(
     pipe.transformer.eval()
     with average.in_place() if average else nullcontext():
         scores = validate(pipe, step)
+    shard_again(pipe.transformer)
     pipe.transformer.train()
     for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
         part.to("cpu")

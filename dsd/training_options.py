@@ -30,6 +30,14 @@ def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
+OF_LORA = (
+    "rank",
+    "alpha",
+    "lora_dropout",
+    "targets",
+)  # settings that a training of all weights has no use for
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
     """The settings of a training. Names are those of the command line, with _ for -."""

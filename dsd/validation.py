@@ -12,11 +12,10 @@ import torch
 from PIL import Image
 
 from dsd import rows, samples
-from dsd.scores import Case, Draw, Scorer, evaluate, measure_levels
+from dsd.scores import Case, Draw, Scorer, evaluate, legend, measure_levels
 from dsd.teacher import guidance_settings, panel_side
 
 SHOWN = 12  # cases on the sample sheet
-Validate = Callable[[Any, int], dict[str, float]]
 
 
 def by_student(
@@ -103,25 +102,36 @@ def _in_batches(draw: Draw, batch: int, on_done: Callable[[int], object]) -> Dra
 # ---------------------------------------------------------------- while training
 
 
-def validator(
-    cases: Sequence[Case], scorer: Scorer, folder: Path, *, way: Callable[[Any], Draw] = by_student
-) -> Validate:
-    """`validate(pipe, step)`: draw the cases, write `folder/samples/STEP.png`, return the flat scores.
+class Validator:
+    """Called as `validate(pipe, step)`: draws the cases, writes `samples/STEP.png`, returns flat scores.
 
     Chance and ceiling are measured once, here. Validating leaves the model as it was and takes nothing
     from the training's random numbers, so a training with it goes the same way as one without.
     """
-    levels = measure_levels(cases, scorer)
 
-    def validate(pipe: Any, step: int) -> dict[str, float]:
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        scorer: Scorer,
+        folder: Path,
+        *,
+        way: Callable[[Any], Draw] = by_student,
+    ) -> None:
+        self.cases, self.scorer, self.folder, self.way = cases, scorer, Path(folder), way
+        self.levels = measure_levels(cases, scorer)
+
+    def __call__(self, pipe: Any, step: int) -> dict[str, float]:
         pipe.set_progress_bar_config(disable=True)
         with _at_rest(pipe.transformer):
-            result = evaluate(way(pipe), cases, scorer, levels=levels)
-        page = sample_sheet(cases, {"drawn": result.pictures})
-        rows.write(Path(folder) / "samples" / f"{step:06d}.png", samples.png(page))
+            result = evaluate(self.way(pipe), self.cases, self.scorer, levels=self.levels)
+        page = sample_sheet(self.cases, {"drawn": result.pictures})
+        rows.write(self.folder / "samples" / f"{step:06d}.png", samples.png(page))
         return result.flat()
 
-    return validate
+    @property
+    def legend(self) -> str:
+        """What each score says, for people."""
+        return legend(self.scorer.measures, self.levels)
 
 
 def sample_sheet(cases: Sequence[Case], drawn: dict[str, Sequence[Image.Image]]) -> Image.Image:

@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 from diffusers import FluxPipeline
 
-from dsd.training import Trained, train
+from dsd.pipeline import DSDPipeline
+from dsd.training import Trained, Validate, train
 from dsd.training_options import TrainOptions
 from tests import tiny
 
@@ -37,7 +38,14 @@ def options(model: Path, **changed: object) -> TrainOptions:
     return TrainOptions(**{"model": str(model), **QUICK, **changed})
 
 
-def run(model: Path, out: Path, *, rows: list[dict] | None = None, **changed: object) -> Trained:
+def run(
+    model: Path,
+    out: Path,
+    *,
+    rows: list[dict] | None = None,
+    validate: Validate | None = None,
+    **changed: object,
+) -> Trained:
     """Train quickly; what the loop says is kept in `out/said.jsonl`."""
     torch.set_num_threads(1)
 
@@ -46,7 +54,12 @@ def run(model: Path, out: Path, *, rows: list[dict] | None = None, **changed: ob
         with (out / "said.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
-    return train(rows or pairs(), options(model, **changed), out, on_step=say)
+    return train(rows or pairs(), options(model, **changed), out, validate=validate, on_step=say)
+
+
+def validate(pipe: DSDPipeline, step: int) -> dict[str, float]:
+    """A number that every weight has a part in."""
+    return {"drawn": float(tiny.draw(pipe).square().mean())}
 
 
 def said(out: Path) -> list[dict]:

@@ -84,6 +84,14 @@ def test_the_datasets_own_counts_are_taken_over(tmp_path):
         assert model_card.keep_rates(str(source)) == "10 drawn, 4 kept.\n\n| a | b |"
 
 
+def test_a_hub_datasets_counts_are_taken_from_the_card_above_its_files(tmp_path):
+    (tmp_path / "README.md").write_text("## How many\n\n10 drawn, 4 kept.\n")
+    for file in ("train-0.parquet", "data/train-0.parquet"):
+        assert model_card.keep_rates("me/pairs", [str(tmp_path / file)]) == "10 drawn, 4 kept."
+    assert model_card.keep_rates("me/pairs", [str(tmp_path / "a/b/train-0.parquet")]) is None
+    assert model_card.keep_rates("me/pairs") is None
+
+
 def test_facts_come_from_the_rows():
     rows = [{"generator": "flux-dev", "generator_licence": "free", "judge": None}]
     facts = model_card.dataset_facts("/home/me/run", rows)

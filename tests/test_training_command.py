@@ -17,6 +17,7 @@ from dsd.hub import LoadError
 from dsd.training_log import Curves
 from dsd.training_options import TrainingError
 from tests import student
+from tests.test_pairs import published
 from train import train as command
 
 pytest.importorskip("pyarrow")
@@ -98,6 +99,7 @@ def test_held_out_subjects_are_drawn_and_scored_every_k_steps(trained):
     assert (out / "samples.png").read_bytes() == (out / "samples" / "000004.png").read_bytes()
     text = (out / "README.md").read_text()
     assert f"| identity | {scored[-1]['identity']:.4g} |" in text and "(samples.png)" in text
+    assert "- identity (CP): " in text and "- copy: " in text and "less is better" in text
 
 
 def report(out: Path, model: str = "elsewhere") -> command.Report:
@@ -154,7 +156,9 @@ def test_a_plan_for_a_dataset_on_the_hub_downloads_nothing_and_counts_all_rows(
     monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: filesystem)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("a download"))
     made, make = [], plan.make
-    monkeypatch.setattr(plan, "make", lambda *args, rows: made.append(rows) or make(*args, rows=rows))
+    monkeypatch.setattr(
+        plan, "make", lambda *args, rows, **given: made.append(rows) or make(*args, rows=rows, **given)
+    )
     assert call(teacher, "me/pairs", tmp_path / "out", "--plan") == 0
     assert made == [12] and not (tmp_path / "out").exists()
 
@@ -183,6 +187,22 @@ def test_columns_may_be_called_otherwise(teacher, tmp_path):
         call(teacher, data, tmp_path / "out", "--columns", "caption")
     with pytest.raises(ValueError, match="what does not fit: words"):
         call(teacher, data, tmp_path / "out", "--columns", "caption=words")
+
+
+def test_the_published_layout_trains_over_the_network(teacher, tmp_path, monkeypatch):
+    published(tmp_path / "datasets" / "me" / "pairs" / "data" / "train-00000-of-00001.parquet")
+    filesystem = DirFileSystem(str(tmp_path), LocalFileSystem(skip_instance_cache=True))
+    monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: filesystem)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("a download"))
+    flags = ("--columns", "target=image", "--streaming", "--instruction-share", "0")
+    assert call(teacher, "me/pairs", tmp_path / "out", *flags) == 0
+    assert "| rows | 5 |" in (tmp_path / "out" / "README.md").read_text()
+    load_pipeline(tmp_path / "out", device="cpu")
+
+
+def test_streaming_what_lies_here_is_refused(teacher, tmp_path):
+    with pytest.raises(ValueError, match=f"--streaming is for datasets of the hub, and {tmp_path} lies here"):
+        call(teacher, tmp_path, tmp_path / "out", "--streaming")
 
 
 def test_an_empty_dataset_and_publicity_without_an_upload_are_refused(teacher, tmp_path):

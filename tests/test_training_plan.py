@@ -92,15 +92,42 @@ def test_the_work_of_a_step_grows_as_it_should(base):
 
 def test_what_cannot_fit_is_refused_with_what_would_help(base, tmp_path):
     fine = made(base, POCKET)
-    plan.check(fine, tmp_path / "not" / "there" / "yet")
+    elsewhere = tmp_path / "not" / "there" / "yet"
+    plan.check(fine, elsewhere, elsewhere)
     with pytest.raises(TrainingError, match="needs about .* free: try --gradient-checkpointing"):
-        plan.check(replace(fine, free=fine.needed), tmp_path)
+        plan.check(replace(fine, free=fine.needed), tmp_path, elsewhere)
     (tmp_path / "texts").mkdir()
     with (tmp_path / "texts" / "a.safetensors").open("wb") as file:
         file.truncate(10**12)  # a hole: takes no room, but says it is so large
-    plan.check(replace(fine, disk=10**12), tmp_path)  # it is all there already
-    with pytest.raises(TrainingError, match=r"may take 1000000.0 GB, and .* free: choose another --out"):
-        plan.check(replace(fine, disk=10**15), tmp_path)
+    plan.check(replace(fine, disk=10**12), tmp_path, elsewhere)  # it is all there already
+    refused = r"may take 1000000.0 GB for {}, and .* free: choose another --out"
+    with pytest.raises(TrainingError, match=refused.format("the encoded dataset")):
+        plan.check(replace(fine, disk=10**15), tmp_path, elsewhere)
+    with pytest.raises(TrainingError, match=refused.format("states and checkpoint")):
+        plan.check(replace(fine, saved=10**15), tmp_path, elsewhere)
+
+
+def test_what_is_saved_fits_the_plan(tmp_path):
+    model = student.teacher(tmp_path / "teacher")
+    options = student.options(model, full=True, ema=0.9, save_every=1, steps=4)
+    base, out = find_base(options), tmp_path / "out"
+    counted = plan.make(base, options, start(options), rows=10)
+    student.run(model, out, full=True, ema=0.9, save_every=1, steps=4)
+    files = [file for file in out.rglob("*") if file.is_file() and "cache" not in file.parts]
+    numbers = sum(file.stat().st_size for file in files if file.suffix in (".safetensors", ".distcp"))
+    assert 0.5 * counted.saved < numbers < counted.saved
+
+
+def test_validating_takes_the_encoders_and_a_picture_beside_the_weights(base):
+    options, plain = start(POCKET), made(base, POCKET)
+    watched = plan.make(base, POCKET, options, rows=100, validates=True)
+    pipe = open_encoders(base, torch.float32)
+    parts = (pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
+    assert plain.validation == 0 and "to validate" not in plan.describe(plain, POCKET, None)
+    assert watched.validation > sum(weight.nbytes for part in parts for weight in part.parameters())
+    assert "to validate in the activations' place" in plan.describe(watched, POCKET, None)
+    tight = replace(watched, activations=0)
+    assert tight.needed >= tight.frozen + tight.moving + tight.validation
 
 
 def test_a_training_that_cannot_fit_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):

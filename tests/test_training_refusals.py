@@ -42,6 +42,22 @@ def test_what_the_folders_above_a_base_are_called_says_nothing_of_it(tmp_path, p
         find_base(TrainOptions(model=f"{distilled}/"))
 
 
+def test_a_snapshot_of_the_hub_is_known_by_the_folder_that_names_it(tmp_path):
+    snapshot = tmp_path / "models--black-forest-labs--FLUX.1-schnell" / "snapshots" / "0a1b2c"
+    snapshot.mkdir(parents=True)
+    with pytest.raises(TrainingError, match="was distilled"):
+        find_base(TrainOptions(model=str(snapshot)))
+
+
+def test_columns_that_have_learnt_are_not_begun_anew(plain, tmp_path):
+    with pytest.raises(
+        TrainingError, match="input columns already, and --columns-start 3.0 would write over"
+    ):
+        student.run(plain, tmp_path / "out", columns_start=3.0)
+    assert not (tmp_path / "out").exists()  # nothing was encoded
+    student.run(plain, tmp_path / "out", columns_start=0.0)  # training goes on from them
+
+
 def test_pocket_starts_from_its_teacher():
     base = find_base(TrainOptions(model="pocket"))
     assert base.source.endswith("teacher") and base.licence == "Apache-2.0"

@@ -100,7 +100,7 @@ def test_only_what_was_not_asked_for_counts_as_taken():
 def hook(cases, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     way = lambda pipe: validation.by_student(pipe, steps=1, image_guidance=1.0, batch=3)  # noqa: E731
-    return folder, validation.validator(cases[:4], CritterScorer(), folder, way=way)
+    return folder, validation.Validator(cases[:4], CritterScorer(), folder, way=way)
 
 
 def test_the_hook_scores_a_pipeline_and_leaves_a_sheet(hook):

@@ -1,11 +1,12 @@
-"""Run by torchrun in two processes: `tests/test_training.py` compares what they leave with what one leaves.
+"""Two processes train as one would: `tests/test_training.py` compares what they leave.
 
 First DDP; then FSDP2, which accelerate turns on for GPUs only, so it is turned on by hand here.
 """
 
-import sys
+import os
 from pathlib import Path
 
+import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
@@ -13,6 +14,9 @@ from dsd import training
 from dsd.command import quiet
 from dsd.training_options import TrainOptions
 from tests import student
+
+LORA = {"accumulate": 2, "ema": 0.9, "lora_dropout": 0.0, "validate_every": 2}
+FULL = {"accumulate": 2, "full": True, "lr": 1e-3}
 
 
 def start_sharded(options: TrainOptions) -> Accelerator:
@@ -29,10 +33,21 @@ def start_sharded(options: TrainOptions) -> Accelerator:
     return accelerator
 
 
-if __name__ == "__main__":
+start = training.start
+
+
+def main(rank: int, port: int, teacher: Path, out: Path) -> None:
+    """One of the two; what torchrun and accelerate's launcher tell a process is told here."""
+    ranks = dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank)) | dict.fromkeys(
+        ("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "2"
+    )
+    os.environ.update({**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     quiet()
-    teacher, out, start = Path(sys.argv[1]), Path(sys.argv[2]), training.start
-    student.run(teacher, out / "ddp", lora_dropout=0.0)
+    student.run(teacher, out / "ddp", **LORA, validate=student.validate)
     training.start = start_sharded
-    student.run(teacher, out / "fsdp2", lora_dropout=0.0, steps=2)
-    student.run(teacher, out / "fsdp2", lora_dropout=0.0)  # goes on from the state of the first
+    student.run(teacher, out / "fsdp2", **LORA, steps=2, validate=student.validate)
+    student.run(
+        teacher, out / "fsdp2", **LORA, validate=student.validate
+    )  # goes on from the first one's state
+    student.run(teacher, out / "fsdp2-full", **FULL)
+    torch.distributed.destroy_process_group()

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=28, help="denoising steps (28)")
     add("--image-guidance", type=float, default=1.5, help="1.5; 1 is off")
     add("--text-guidance", type=float, default=1.0, help="1; off")
-    add("--batch", type=int, default=16, help="pictures drawn together (16)")
+    add("--batch", type=int, help="pictures drawn together (16 critters, 1 for --images)")
     add("--seed", type=int, default=0, help="of the held-out critters and their places (0)")
     add("--device", help="cpu, cuda, mps; the best there is when left out")
     return parser
@@ -79,6 +79,7 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError(
             f"--subjects must be at least 2, got {args.subjects}: intervals are taken over subjects"
         )
+    args.batch = (1 if args.images else 16) if args.batch is None else args.batch
     for flag in ("prompts", "steps", "batch"):
         if getattr(args, flag) < 1:
             raise ValueError(f"--{flag} must be at least 1, got {getattr(args, flag)}")

@@ -10,8 +10,8 @@ import argparse
 import logging
 import shutil
 import types
-from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -19,7 +19,7 @@ from accelerate import PartialState
 from huggingface_hub import constants
 from tqdm import tqdm
 
-from dsd import curves, model_card, pairs, plan, rows, scores, validation
+from dsd import curves, model_card, pairs, plan, rows, scores
 from dsd.checkpoint import ASSETS
 from dsd.command import quiet
 from dsd.scores import Case, Scorer
@@ -27,7 +27,8 @@ from dsd.student import find_base
 from dsd.training import Trained, cache_folder, start, train
 from dsd.training_data import check_rows
 from dsd.training_log import Curves
-from dsd.training_options import SUITED, TrainOptions
+from dsd.training_options import OF_LORA, SUITED, TrainOptions
+from dsd.validation import Validator, by_student
 from train import command
 from train.blocks import crowded, join
 
@@ -87,7 +88,14 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
     given = {one.name: getattr(args, one.name) for one in fields(TrainOptions)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     given = {name: value for name, value in given.items() if value is not None}
-    return TrainOptions(**{**SUITED.get(given.get("model", TrainOptions.model), {}), **given})
+    options = TrainOptions(**{**SUITED.get(given.get("model", TrainOptions.model), {}), **given})
+    if options.full and (idle := [name for name in OF_LORA if name in given]):
+        flags = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
+        raise ValueError(
+            f"{flags} would do nothing: all weights are trained, as --full asks or suits {options.model}. "
+            "Leave it out, or add --no-full for a LoRA"
+        )
+    return options
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,6 +125,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _pairs(args: argparse.Namespace) -> pairs.Pairs:
+    if args.streaming and Path(args.dataset).exists():
+        raise ValueError(
+            f"--streaming is for datasets of the hub, and {args.dataset} lies here: leave it out"
+        )
     # A plan takes the number of rows and the first one: the ends of the files and a piece, not all of them.
     streaming = args.streaming or (args.plan and not constants.HF_HUB_OFFLINE)
     return pairs.read_pairs(args.dataset, columns=_columns(args), split=args.split, streaming=streaming)
@@ -133,12 +145,12 @@ def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) ->
     base = find_base(options)
     check_rows(data, options)
     accelerator = start(options)
-    made = plan.make(base, options, accelerator, rows=len(data))
+    made = plan.make(base, options, accelerator, rows=len(data), validates=_watched(args, options) != "none")
     fits = made.needed <= plan.ROOM * made.free
     seconds = plan.time_step(base, options, accelerator) if fits else None
     if accelerator.is_main_process:
         print(plan.describe(made, options, seconds))
-    plan.check(made, cache_folder(options, args.out))
+    plan.check(made, cache_folder(options, args.out), args.out)
     return 0
 
 
@@ -206,8 +218,9 @@ class Report:
             trained,
             self.args.push_to_hub or out.name,
             facts=model_card.dataset_facts(self.args.dataset, data),
-            kept=model_card.keep_rates(self.args.dataset),
+            kept=model_card.keep_rates(self.args.dataset, data.files),
             scores={name: value for name, value in past[-1].items() if name != "step"} if past else None,
+            legend=self.validate.legend if self.validate else None,
             samples="samples.png" if drawn else None,
             curves="curves.png" if (out / "curves.png").exists() else None,
         )
@@ -217,14 +230,19 @@ class Report:
             print(f"uploaded to {model_card.push(out, self.args.push_to_hub, private=not self.args.public)}")
 
 
-def _validator(
-    args: argparse.Namespace, options: TrainOptions
-) -> Callable[[Any, int], dict[str, float]] | None:
-    what = args.validate or (CRITTERS if options.model == "pocket" else "none")
+def _validator(args: argparse.Namespace, options: TrainOptions) -> Validator | None:
+    what = _watched(args, options)
     if what == "none":
         return None
-    cases, scorer = _critters(args) if what == CRITTERS else _photographs(args, what)
-    return validation.validator(cases, scorer, args.out)
+    if what == CRITTERS:
+        return Validator(*_critters(args), args.out)
+    # One at a time: beside what a training keeps in memory there is room for no more than the plan counts.
+    return Validator(*_photographs(args, what), args.out, way=partial(by_student, batch=1))
+
+
+def _watched(args: argparse.Namespace, options: TrainOptions) -> str:
+    """What the training is validated on."""
+    return args.validate or (CRITTERS if options.model == "pocket" else "none")
 
 
 def _critters(args: argparse.Namespace) -> tuple[list[Case], Scorer]:
