@@ -47,14 +47,14 @@ def serving(loaded, examples, wheel=None) -> Iterator[str]:
 
 @contextmanager
 def visitors(browser, url: str) -> Iterator[Callable]:
-    """Yields what opens a fresh visitor's page; at the end no script may have failed on any of them."""
+    """Yields what opens a fresh visitor's page, `at` a query; at the end no script may have failed on any."""
     opened, errors = [], []
 
-    def open_page(**options):
+    def open_page(at: str = "", **options):
         tab = browser.new_context(accept_downloads=True, **options).new_page()
         tab.set_default_timeout(PATIENCE)
         tab.on("pageerror", lambda error: errors.append(error))
-        tab.goto(url)
+        tab.goto(url + at)
         tab.get_by_role("button", name="Create").wait_for()
         opened.append(tab)
         return tab

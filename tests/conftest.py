@@ -1,12 +1,30 @@
-"""What tests in a browser share. A module has a `server` of its own, which is an address."""
+"""In which order files run, and what tests in a browser share: a module has its own `server`, an address."""
 
+import gc
 import os
 
 import pytest
 
+LONGEST = (
+    "test_browser", "test_training", "test_app_process", "test_browser_wheel", "test_compiling",
+    "test_accessibility", "test_space", "test_pocket", "test_evaluate", "test_parity", "test_blocks",
+)  # fmt: skip
+
 if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # Before torch is imported: each process, and what it starts, keeps to its share of the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
+    gc.disable()  # imports make many objects: looking through them again and again takes a fifth of the time
+
+
+def pytest_collection_modifyitems(items):
+    """A long file that began last would be waited for; two with a browser would get in each other's way."""
+    place = {name: index for index, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+
+
+def pytest_collection_finish():
+    gc.freeze()  # what was imported is here to stay
+    gc.enable()
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,8 @@ CONTROLS = "button|checkbox|combobox|link|radio|slider|spinbutton|switch|tab|tex
 PICTURE = (
     "button"  # gradio puts a picture that is only shown into a button without a name, which does nothing
 )
+DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+STILL = "*,*::before,*::after{transition:none!important;animation:none!important}"  # colours fade over
 CONTRAST, LARGE = 4.5, 3.0  # the least that WCAG 2.2 AA allows (1.4.3), of text and of large text
 # Chromium itself lays the colours of an element's ancestors over one another, whatever notation they are in.
 FAINT = """([normal, large]) => {
@@ -108,13 +110,13 @@ def test_a_picture_is_uploaded_drawn_and_saved_by_keyboard_alone(open_page, tmp_
 
 def test_tabs_and_folded_settings_open_by_keyboard_and_the_focus_can_be_seen(open_page):
     tab = open_page()
+    tab.add_style_tag(content=STILL)
     look = "e => { const s = getComputedStyle(e); return [s.outline, s.boxShadow, s.borderColor].join(); }"
     closed = "[role=tab]:not([aria-selected=true])"
     for selector in ("#upload button", "#create", closed):
         before = tab.locator(selector).first.evaluate(look)
         tab.evaluate("document.activeElement.blur()")
         tab_to(tab, selector)
-        tab.wait_for_timeout(300)  # it may fade in
         assert tab.evaluate(f"({look})(document.activeElement)") != before, selector
     tab.keyboard.press("Enter")
     tab.get_by_role("tab", name="Grids", selected=True).wait_for()
@@ -155,7 +157,7 @@ def unfold(tab) -> None:
       folded.forEach((e) => e.checkVisibility() && e.click());
       document.querySelectorAll("details").forEach((e) => { e.open = true; });
     }""")
-    tab.wait_for_timeout(1000)  # what was folded is only drawn now
+    tab.wait_for_timeout(300)  # what was folded is only drawn now
 
 
 class Seen(NamedTuple):
@@ -172,6 +174,7 @@ def seen(browser, server) -> dict[str, Seen]:
     found = {}
     with browsing.visitors(browser, server) as open_page:
         tab = open_page()
+        tab.add_style_tag(content=STILL)
         for name, visit in VISITS.items():
             tab.set_viewport_size({"width": 1280, "height": 900})
             tab.get_by_role("tab", name=name).click()
@@ -186,11 +189,10 @@ def look(tab) -> Seen:
     faint = {}
     for theme in THEMES:  # as gradio does it, which follows the system's choice when a page is opened
         tab.evaluate("dark => document.body.classList.toggle('dark', dark)", theme == "dark")
-        tab.wait_for_timeout(500)  # colours fade over
         faint[theme] = tab.evaluate(FAINT, [CONTRAST, LARGE])
     tab.evaluate("document.body.classList.remove('dark')")
     tab.set_viewport_size(browsing.PHONE)
-    tab.wait_for_timeout(500)
+    tab.evaluate(DRAWN)  # some widths follow by script
     width = tab.evaluate("document.documentElement.scrollWidth")
     return Seen(re.findall(rf"- ((?:{CONTROLS})\b.*)", said), faint, width)
 

@@ -112,11 +112,14 @@ def test_the_endpoint_takes_the_quality_s_steps_unless_asked_for_others(client, 
         (None, {"steps": 2.5}, "whole number"),
     ],
 )
-def test_bad_input_gives_a_sentence_and_the_app_lives_on(client, photo, tmp_path, content, changes, sentence):
+def test_bad_input_gives_a_sentence(client, photo, tmp_path, content, changes, sentence):
     bad = tmp_path / "upload.png"
     bad.write_bytes(Path(photo).read_bytes() if content is None else content)
     with pytest.raises(AppError, match=sentence):
         ask(client, str(bad), **changes)
+
+
+def test_after_all_bad_input_the_app_lives_on(client, photo):
     assert ask(client, photo, steps=1)[1] == [7]
 
 

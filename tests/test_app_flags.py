@@ -3,6 +3,7 @@
 import gc
 import socket
 
+import gradio as gr
 import pytest
 
 import app
@@ -129,10 +130,16 @@ def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):
 # ---------------------------------------------------------------- serving
 
 
+def empty_page(*_) -> gr.Blocks:
+    with gr.Blocks(analytics_enabled=False) as blocks:
+        return blocks
+
+
 @pytest.fixture
 def start(load, monkeypatch):
-    """Starts the app by some flags, as the command does."""
+    """Starts the app by some flags, as the command does, with an empty page."""
     monkeypatch.setattr(command, "quiet", lambda: None)
+    monkeypatch.setattr(page, "build", empty_page)
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
     monkeypatch.setattr(page.uploads, "keep_sweeping", lambda _: None)
     return lambda *flags: app.main(list(flags))
@@ -146,7 +153,6 @@ def test_garbage_is_collected_again_before_the_first_visitor(start, monkeypatch)
         assert start() == 0 and collected == [True]
     finally:
         gc.enable()
-        gc.unfreeze()
 
 
 def test_a_port_that_is_taken_ends_in_one_sentence(start, capsys):

@@ -231,9 +231,12 @@ def test_a_bad_prompt_gets_a_sentence_through_the_network(http, uploaded, prompt
     [{"steps": float("nan")}, {"seed": 1e400}, {"width": [1]}, {"fit": {"a": 1}}, 
      {"image": "x"}, {"seed": 10**30}, {"image_guidance": "1; import os"}, {"count": 10**9}],
 )  # fmt: skip
-def test_values_of_the_wrong_kind_are_refused_and_the_app_lives_on(http, uploaded, changes):
+def test_values_of_the_wrong_kind_are_refused(http, uploaded, changes):
     answer = asked(http, **({"image": file(uploaded)} | changes))
     assert "event: complete" not in answer.text and "Traceback" not in answer.text
+
+
+def test_after_all_of_them_the_app_lives_on(http, uploaded):
     assert "event: complete" in asked(http, image=file(uploaded)).text
 
 

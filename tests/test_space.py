@@ -1,9 +1,6 @@
 """The folder as a Hugging Face Space: front matter, pins, and a page that comes up whatever is missing."""
 
 import inspect
-import os
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 
@@ -257,13 +254,11 @@ def test_the_queue_has_an_end(work, tmp_path):
 # ---------------------------------------------------------------- the command
 
 
-def test_the_command_says_that_nothing_stands_against_a_space():
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    command_line = [sys.executable, "app.py", "--check-space"]
-    done = subprocess.run(
-        command_line, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120
-    )
-    assert (done.returncode, done.stderr) == (0, "") and "Nothing here stands against" in done.stdout
+def test_the_command_says_that_nothing_stands_against_a_space(monkeypatch, opened, capsys):
+    monkeypatch.setattr(command, "quiet", lambda: None)
+    assert app.main(["--check-space"]) == 0
+    said = capsys.readouterr()
+    assert said.err == "" and "Nothing here stands against" in said.out and opened == ["pocket"]
 
 
 def test_the_command_lists_what_does(monkeypatch, opened, capsys):

@@ -292,13 +292,13 @@ def test_two_processes_match_one_and_so_do_sharded_weights(plain, teacher, tmp_p
     assert [process.exitcode for process in processes] == [0, 0]
     for mode in ("ddp", "fsdp2"):
         assert_same(plain, tmp_path / mode)
-        ours, theirs = (scored(out) for out in (tmp_path / mode, plain))
+        ours, theirs = (told("drawn", out) for out in (tmp_path / mode, plain))
         assert ours == pytest.approx(theirs, rel=1e-3)
     assert_same(tmp_path / "full", tmp_path / "fsdp2-full", "transformer/diffusion_pytorch_model.safetensors")
 
 
-def scored(out: Path) -> list[float]:
-    return [row["drawn"] for row in student.said(out) if "drawn" in row]
+def told(name: str, out: Path) -> list[float]:
+    return [row[name] for row in student.said(out) if name in row]
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_bf16_trains_float32_weights_nearly_as_float32_does(
 
     monkeypatch.setattr(training, "batch_loss", watched)
     student.run(teacher, tmp_path, **PLAIN, precision="bf16", gradient_checkpointing=twice)
-    ours, theirs = ([row["loss"] for row in student.said(out)] for out in (tmp_path, plain))
+    ours, theirs = (told("loss", out) for out in (tmp_path, plain))
     assert ours == pytest.approx(theirs, rel=0.05) and ours != theirs
     assert set(fused) == {twice} and torch.backends.cuda.flash_sdp_enabled()
 
@@ -357,7 +357,7 @@ def test_bf16_trains_float32_weights_nearly_as_float32_does(
 def test_a_quantised_base_leaves_a_checkpoint_like_any_other(plain, teacher, tmp_path, bits):
     pytest.importorskip("bitsandbytes")
     student.run(teacher, tmp_path, **PLAIN, quantise=bits)
-    ours, theirs = ([row["loss"] for row in student.said(out)] for out in (tmp_path, plain))
+    ours, theirs = (told("loss", out) for out in (tmp_path, plain))
     assert ours == pytest.approx(theirs, rel=0.1) and ours != theirs
     ours, theirs = (load_pipeline(out, device="cpu").transformer.state_dict() for out in (tmp_path, plain))
     frozen = "transformer_blocks.0.ff.net.2.weight"
