@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsd import curves
+from dsd import curves, scores
+from dsd.checkpoint import ASSETS
+from dsd.training_options import SUITED
 
 STEPS = range(10, 410, 10)
 
@@ -148,3 +150,11 @@ def test_a_long_line_keeps_its_shape():
     steps, values = curves._binned(np.arange(60_000), np.linspace(0, 1, 60_000))
     assert len(steps) == curves.POINTS and values[0] < 0.01 and values[-1] > 0.99
     assert np.allclose(np.diff(steps), 100)
+
+
+def test_the_reference_that_ships_is_of_the_default_training_and_its_scores_are_a_line():
+    rows = [json.loads(line) for line in (ASSETS / "curves.jsonl").read_text().splitlines()]
+    scored = [row["step"] for row in rows if "identity" in row]
+    assert len(set(scored)) >= scores.FEWEST  # as many as the alarm looks at
+    assert max(row["step"] for row in rows) == max(scored) == SUITED["pocket"]["steps"]
+    assert len({(row["step"], "loss" in row) for row in rows}) == len(rows)
