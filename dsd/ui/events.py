@@ -1,5 +1,7 @@
 """How events are run, the same on every tab: one lane for the models, buttons that follow the work."""
 
+from typing import Any
+
 import gradio as gr
 
 from dsd.ui import messages
@@ -20,9 +22,13 @@ def idle() -> tuple[gr.Button, gr.Button]:
     return gr.Button(interactive=True), gr.Button(interactive=False)
 
 
-def cancelled() -> tuple[gr.Button, gr.Button, str]:
-    """The same two and the status line after a cancel."""
-    return *idle(), messages.done("Cancelled.")
+def cancels(runs: list[Any], cancel: gr.Button, buttons: list[gr.Button], status: gr.HTML) -> Any:
+    """A click on `cancel` stops the runs, and only then it is said; returns the event that says it.
+
+    Said at once, it could be overwritten by the news of a step that were on their way to the browser.
+    """
+    stopped = cancel.click(idle, None, buttons, cancels=runs, **AT_ONCE)
+    return stopped.then(lambda: messages.done("Cancelled."), None, status, **AT_ONCE)
 
 
 def scroll_to(selector: str) -> str:

@@ -116,9 +116,7 @@ def _wire_runs(
     shown: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": results.status}
     runs = [event.then(work.draw, inputs, outputs, **shown, **LANE, **PRIVATE) for event in first]
     ends = [run.then(events.idle, None, buttons, **AT_ONCE) for run in runs]
-    ends.append(
-        form.cancel.click(events.cancelled, None, [*buttons, results.status], cancels=runs, **AT_ONCE)
-    )
+    ends.append(events.cancels(runs, form.cancel, buttons, results.status))
     show = results.show_redrawn
     show.change(lambda on: gr.Gallery(visible=on), show, results.redrawn, **AT_ONCE)
     return ends

@@ -38,4 +38,4 @@ def _wire(form: Form, results: Results, work: DrawingGrids) -> None:
         **PRIVATE,
     )
     run.then(events.idle, None, buttons, **AT_ONCE)
-    form.cancel.click(events.cancelled, None, [*buttons, results.status], cancels=[run], **AT_ONCE)
+    events.cancels([run], form.cancel, buttons, results.status)
