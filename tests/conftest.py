@@ -1,6 +1,7 @@
 """In which order files run, and what tests in a browser share: a module has its own `server`, an address."""
 
 import gc
+import logging
 import os
 
 import pytest
@@ -25,6 +26,12 @@ def pytest_collection_modifyitems(items):
 def pytest_collection_finish():
     gc.freeze()  # what was imported is here to stay
     gc.enable()
+
+
+@pytest.fixture(autouse=True)
+def warnings_are_logged():
+    """A command that another test ran here has silenced the whole process."""
+    logging.getLogger().setLevel(logging.WARNING)
 
 
 @pytest.fixture(scope="module")
