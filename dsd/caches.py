@@ -29,12 +29,8 @@ logger = logging.getLogger(__name__)
 TOLERATED = 0.01  # the share of damage above which something must be wrong with more than a few rows
 FILE_BYTES = 256_000_000  # a file is closed when it holds more
 PIXELS = 4 * 512 * 1024  # encoded together: about 3 GB of activations in FLUX's VAE
-UNTOLD = (
-    "transformers_version",
-    "dtype",
-    "torch_dtype",
-    "architectures",
-)  # nothing of these shows in a record
+# Of a config; nothing of these shows in a record.
+UNTOLD = ("transformers_version", "dtype", "torch_dtype", "architectures")
 FORMAT = 1  # raise it when the same inputs give other records
 
 Record = tuple[Tensor, ...]

@@ -30,12 +30,8 @@ def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-OF_LORA = (
-    "rank",
-    "alpha",
-    "lora_dropout",
-    "targets",
-)  # settings that a training of all weights has no use for
+# Settings that a training of all weights has no use for.
+OF_LORA = ("rank", "alpha", "lora_dropout", "targets")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,6 +173,7 @@ def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path)
         tab.locator("#status [role=alert]").get_by_text(name).wait_for()
         tab.locator("#examples button").first.click()
         tab.get_by_text("Done, seed").wait_for()
+        assert tab.locator("#status [role=alert]").count() == 0
 
 
 def test_the_pictures_of_a_visit_are_compared_and_used_again(open_page):
