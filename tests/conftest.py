@@ -7,7 +7,7 @@ import os
 import pytest
 
 LONGEST = (
-    "test_browser", "test_training", "test_app_process", "test_browser_wheel", "test_compiling",
+    "test_browser", "test_training_ways", "test_app_process", "test_browser_wheel", "test_compiling",
     "test_accessibility", "test_space", "test_pocket", "test_evaluate", "test_parity", "test_blocks",
 )  # fmt: skip
 
