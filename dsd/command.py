@@ -7,7 +7,6 @@ that the one default is the field's in `Options`, and so that `--from` can tell 
 import argparse
 import logging
 import os
-import random
 import sys
 import warnings
 from dataclasses import replace
@@ -18,7 +17,7 @@ from dsd.memory import QUANTISED, Way, is_shortage
 from dsd.quality import QUALITIES
 
 DRAWING = {  # field of Options -> type and help; the flag is the name with dashes
-    "seed": (int, "seed of the first picture, the next ones count up; a new one each time when left out"),
+    "seed": (int, "seed of the first picture, the next ones count up; a new one when left out, or -1"),
     "quality": (str, "how much time to take for how good a picture: draft, balanced or best (best)"),
     "steps": (int, "denoising steps (the quality's: 28 at best)"),
     "image_guidance": (float, "how strongly to keep the subject (1.5; 1 is off)"),
@@ -118,7 +117,7 @@ def _new(args: argparse.Namespace) -> int:
             "a picture, a prompt and -o OUT.png are needed, or --from OUT.png (--help shows more)"
         )
     given = {name: getattr(args, name) for name in DRAWING if getattr(args, name) is not None}
-    given.setdefault("seed", random.randrange(generate.NEW_SEEDS))
+    given["seed"] = generate.pick_seed(given.get("seed"))
     options = generate.Options(prompt=args.prompt, **given)
     targets = _targets(Path(args.output), options.count)
     image = intake.open_image(args.image)

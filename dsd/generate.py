@@ -12,6 +12,7 @@ if __name__ == "__main__":  # before torch comes in: --help and a mistyped flag 
     sys.exit(main())
 
 import contextlib
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -29,6 +30,7 @@ BATCH = 4  # pictures denoised together; more gain little speed and cost memory
 MAX_SEED = 2**32 - 1  # a browser's numbers are exact only to 2**53, and 32 bits are easier to copy
 NEW_SEEDS = 1_000_000  # where seeds are taken from when none is given: short enough to copy
 MAX_SIDE = 2048
+RANDOM_SEED = -1  # as programs of this field write "any seed"
 PACE = 5  # steps that the estimate of the time left looks back on
 
 
@@ -73,6 +75,11 @@ class Options:
     def plan(self) -> Quality:
         """The quality, with the steps that these options take."""
         return replace(quality.find(self.quality), steps=self.steps)
+
+
+def pick_seed(seed: int | None) -> int:
+    """Return `seed`, or a random one where it is None or -1."""
+    return random.randrange(NEW_SEEDS) if seed is None or seed == RANDOM_SEED else seed
 
 
 def _whole(name: str, value: object, low: int, high: int) -> None:

@@ -136,6 +136,49 @@ def test_cancel_stops_and_the_next_run_works(open_page, pipe):
     tab.get_by_text("Done, seed").wait_for()
 
 
+def test_create_is_usable_again_after_every_kind_of_error(open_page):
+    tab = open_page()
+    tab.locator("#examples button").first.click()
+    tab.get_by_text("Done, seed").wait_for()
+    tab.get_by_role("button", name="More settings").click()
+    tab.get_by_label("New seed each time").uncheck()
+    seed, create = tab.get_by_label("Seed", exact=True), tab.get_by_role("button", name="Create")
+    seed.fill("-5")
+    create.click()
+    tab.locator("#status").get_by_text("seed must be a whole number").wait_for()
+    seed.fill("-1")  # as other programs write "any"
+    full = {"detail": "Queue is full. Please try again later."}
+    tab.route("**/queue/join*", lambda way: way.fulfill(status=503, json=full))
+    create.click()
+    tab.get_by_text("currently busy").wait_for()
+    tab.unroute("**/queue/join*")
+    create.click()
+    tab.locator("#history-strip button").nth(1).wait_for()
+    assert int(seed.input_value()) >= 0
+    tab.route("**/queue/join*", lambda way: way.abort())
+    create.click()
+    tab.get_by_text("Connection to the server was lost").wait_for()
+    tab.unroute("**/queue/join*")  # gradio loads the page anew when the server answers again
+    tab.locator("#status").get_by_text("Your pictures will appear here").wait_for()
+    tab.locator("#examples button").first.click()
+    tab.get_by_text("Done, seed").wait_for()
+
+
+def test_a_second_click_while_one_is_drawn_starts_nothing(open_page, pipe):
+    hook, tab = slower(pipe, 0.05), open_page()
+    try:
+        tab.locator("#examples button").first.click()
+        tab.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
+        tab.get_by_role("button", name="Create").click()
+        tab.get_by_text("Done, seed").wait_for()
+    finally:
+        hook.remove()
+    tab.locator("#history-strip button").wait_for()
+    time.sleep(1)
+    assert tab.locator("#history-strip button").count() == 1
+    assert "Done, seed" in tab.locator("#status").inner_text()
+
+
 def test_the_second_visitor_sees_the_place_in_the_queue_and_no_picture_of_the_first(open_page, pipe):
     hook = slower(pipe, 0.08)
     try:

@@ -207,7 +207,7 @@ def test_nothing_that_a_visitor_or_a_model_says_becomes_html():
         ("  ", PLACES, 7, "A subject is empty"),
         (SUBJECT, ["beach", "", "snow", "space"], 7, "A place is empty"),
         ("one two three four five six seven eight", PLACES, 7, "at most 7 words"),
-        (SUBJECT, PLACES, -1, "Seed must be"),
+        (SUBJECT, PLACES, -2, "Seed must be"),
         (SUBJECT, PLACES, 2.5, "Seed must be"),
         ("x" * 400, PLACES, 7, "Prompt too long"),
     ],

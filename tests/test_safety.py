@@ -16,6 +16,7 @@ from dsd.ui import page, uploads
 from dsd.ui.loaded import Loaded
 from tests import tiny
 from tests import uploads as corpus
+from train import loopback
 
 ROOT = Path(__file__).resolve().parents[1]
 API = "/gradio_api"
@@ -171,6 +172,34 @@ def test_a_picture_that_is_gone_is_asked_for_again_without_naming_a_folder(http)
     Path(path).unlink()
     answer = asked(http, image=file(path)).text
     assert "event: complete" not in answer and "Traceback" not in answer
+
+
+def call(http: httpx.Client, way: str, image: object) -> str:
+    """The answer of one way into the app; those that queue are followed to their end."""
+    values = [image, "a hat", 1, 1, 1.5, 1, None, 7, None, None, None, "best"]
+    if way == "call/v2":
+        return asked(http, image=image).text
+    joined = http.post(f"{API}/{way}/generate", json={"data": values})
+    if way == "call" and joined.status_code == 200:
+        return http.get(f"{API}/call/generate/{joined.json()['event_id']}").text
+    return joined.text
+
+
+@pytest.mark.parametrize("way", ["call", "call/v2", "run", "api"])
+def test_no_way_into_the_app_opens_a_foreign_file(http, way):
+    for named in ({"path": str(ROOT / "assets" / "teaser.png")}, file("assets/teaser.png")):
+        answer = call(http, way, named)
+        assert "complete" not in answer and "dsd-7" not in answer and "Traceback" not in answer
+        assert "picture is gone" in answer or not way.startswith("call")  # the others never take what queues
+
+
+def test_no_address_is_fetched(http, uploaded):
+    seen = []
+    with loopback.serving(lambda body: None, models=lambda: seen.append(1)) as address:
+        for named in (file(f"{address}/a.png"), {"url": f"{address}/a.png"}):
+            assert "upload it" in asked(http, image=named).text
+    assert not seen
+    assert "event: complete" in asked(http, image={"path": str(uploaded)}).text, "the app lives on"
 
 
 @pytest.mark.parametrize(

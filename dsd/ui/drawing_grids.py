@@ -124,8 +124,7 @@ class DrawingGrids:
         """
         *places, seed, new_seed = values
         try:
-            if new_seed or seed is None:
-                seed = random.randrange(generate.NEW_SEEDS)
+            seed = generate.pick_seed(None if new_seed else seed)
             sheet = sheet_row(self.wheel.recipe, subject, places, whole(seed))
             yield gr.skip(), gr.skip(), gr.skip(), status(self._opening(), 0.0), sheet["seed"]
             judge_missing = self._open(sheet)

@@ -12,22 +12,26 @@ QUIET = {"show_progress": "hidden", **PRIVATE}
 AT_ONCE = {"queue": False, **QUIET}
 
 
-def running() -> tuple[gr.Button, gr.Button]:
-    """The buttons that start and cancel, while something runs."""
-    return gr.Button(interactive=False), gr.Button(interactive=True)
+def running() -> gr.Button:
+    """Return the button that cancels, while something runs.
+
+    The button that starts is never locked: an error anywhere on the way back would leave it so, and a second
+    click while an event runs starts nothing.
+    """
+    return gr.Button(interactive=True)
 
 
-def idle() -> tuple[gr.Button, gr.Button]:
-    """The same two when nothing does."""
-    return gr.Button(interactive=True), gr.Button(interactive=False)
+def idle() -> gr.Button:
+    """Return the same button when nothing runs."""
+    return gr.Button(interactive=False)
 
 
-def cancels(runs: list[Any], cancel: gr.Button, buttons: list[gr.Button], status: gr.HTML) -> Any:
+def cancels(runs: list[Any], cancel: gr.Button, status: gr.HTML) -> Any:
     """A click on `cancel` stops the runs, and only then it is said; returns the event that says it.
 
     Said at once, it could be overwritten by the news of a step that were on their way to the browser.
     """
-    stopped = cancel.click(idle, None, buttons, cancels=runs, **AT_ONCE)
+    stopped = cancel.click(idle, None, cancel, cancels=runs, **AT_ONCE)
     return stopped.then(lambda: messages.done("Cancelled."), None, status, **AT_ONCE)
 
 

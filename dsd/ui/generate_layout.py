@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from dsd.generate import MAX_SEED, Options
+from dsd.generate import Options
 from dsd.pipeline import DEFAULT_GUIDANCE
 from dsd.quality import QUALITIES
 from dsd.ui import messages
@@ -177,8 +177,8 @@ def _guidance(work: Generating) -> tuple[Any, Any, Any]:
 def _seed() -> tuple[gr.Number, gr.Checkbox]:
     with gr.Row():
         seed = gr.Number(
-            None, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120,
-            info="The same seed and settings give the same picture.",
+            None, label="Seed", min_width=120,
+            info="The same seed and settings give the same picture; -1 takes a new one.",
         )  # fmt: skip
         return seed, gr.Checkbox(True, label="New seed each time", min_width=120)
 

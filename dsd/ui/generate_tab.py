@@ -97,26 +97,32 @@ def _wire_runs(
     gallery: gr.Gallery | None,
     rows: list[dict[str, str]],
 ) -> list[Any]:
-    """Create, Enter and a click on an example all run the same three events: buttons, drawing, buttons.
+    """Let Create, Enter and a click on an example draw, and Cancel be usable meanwhile.
 
     Returns the events that end a run, of which a cancel is one.
     """
-    buttons = [form.create, form.cancel]
-    start = {"js": events.scroll_to("#status"), **AT_ONCE}
-    first = [gr.on([form.create.click, form.prompt.submit], events.running, None, buttons, **start)]
+    asked = [form.create.click, form.prompt.submit]
+    gr.on(asked, events.running, None, form.cancel, js=events.scroll_to("#status"), **AT_ONCE)
+    run = gr.on(
+        asked,
+        work.draw,
+        [reference.image, form.prompt, *form.settings, form.new_seed],
+        [results.pictures, results.redrawn, results.status, form.seed],
+        trigger_mode="once",  # holds for this event alone: one that follows another would run twice
+        show_progress="minimal",
+        show_progress_on=results.status,
+        **LANE,
+        **PRIVATE,
+    )
     if gallery is not None:
 
         def fill(event: gr.SelectData) -> tuple[str, str]:
             return gallery.value[event.index]["image"]["path"], rows[event.index]["prompt"]
 
         filled = gallery.select(fill, None, [reference.image, form.prompt], **AT_ONCE)
-        first.append(filled.then(events.running, None, buttons, **start))
-    inputs = [reference.image, form.prompt, *form.settings, form.new_seed]
-    outputs = [results.pictures, results.redrawn, results.status, form.seed]
-    shown: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": results.status}
-    runs = [event.then(work.draw, inputs, outputs, **shown, **LANE, **PRIVATE) for event in first]
-    ends = [run.then(events.idle, None, buttons, **AT_ONCE) for run in runs]
-    ends.append(events.cancels(runs, form.cancel, buttons, results.status))
+        filled.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)
+    ends = [run.then(events.idle, None, form.cancel, **AT_ONCE)]
+    ends.append(events.cancels([run], form.cancel, results.status))
     show = results.show_redrawn
     show.change(lambda on: gr.Gallery(visible=on), show, results.redrawn, **AT_ONCE)
     return ends

@@ -5,7 +5,6 @@ visitor writes is escaped before it goes back into HTML.
 """
 
 import html
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -130,14 +129,14 @@ class Generating:
         Without a seed a new one is taken, without steps the quality's.
 
         Args:
-            image: the subject, one character or thing
+            image: the subject, one character or thing; an uploaded file or a data: address
             prompt: where that subject should be, in a few words
             count: how many pictures
             steps: more are slower and a little finer; the quality's own number when left out
             image_guidance: higher keeps more of the subject, 1 is neutral
             text_guidance: higher follows the prompt more closely, 1 is neutral
             guidance: higher is bolder and more contrasty
-            seed: the same seed and settings give the same picture; a new one when left out
+            seed: the same seed and settings give the same picture; a new one when left out, or -1
             width: in pixels, a multiple of 16
             height: in pixels, a multiple of 16
             fit: crop the given picture to fill the frame, or pad it with white
@@ -145,7 +144,7 @@ class Generating:
         """
         settings = (count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit, quality)
         try:
-            frame, options = self._request(image, prompt, *settings, new_seed=seed is None)
+            frame, options = self._request(image, prompt, *settings, new_seed=False)
             with closing(self._timed(frame, options)) as all_steps, uploads.workplace() as folder:
                 for progress in all_steps:
                     files = [
@@ -178,13 +177,11 @@ class Generating:
         if not image:
             raise ValueError("there is no picture yet: upload one, paste one or pick an example")
         restoring.check_size(self.loaded, width, height)
-        if new_seed or seed is None:
-            seed = random.randrange(generate.NEW_SEEDS)
         options = Options(
             prompt=intake.check_prompt(prompt),
             count=whole(count),
             steps=whole(steps),
-            seed=whole(seed),
+            seed=whole(generate.pick_seed(None if new_seed else seed)),
             image_guidance=image_guidance,
             text_guidance=text_guidance,
             guidance=guidance,

@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from dsd.generate import MAX_SEED
 from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, LIGHTS, PATTERNS, SCENES, SHAPES
 from dsd.recipes import CRITTERS
 from dsd.ui import messages
@@ -68,8 +67,8 @@ def form(wheel: Wheel) -> Form:
         cancel = gr.Button("Cancel", interactive=False, elem_id="grid-cancel", scale=1, min_width=90)
     with gr.Accordion("More settings", open=False), gr.Row():
         seed = gr.Number(
-            None, label="Seed", precision=0, minimum=0, maximum=MAX_SEED, min_width=120,
-            info="The same seed and words give the same sheet.",
+            None, label="Seed", min_width=120,
+            info="The same seed and words give the same sheet; -1 takes a new one.",
         )  # fmt: skip
         new_seed = gr.Checkbox(True, label="New seed each time", min_width=120)
     return Form(subject, places, examples, surprise, draw, cancel, seed, new_seed)

@@ -25,17 +25,18 @@ def _wire(form: Form, results: Results, work: DrawingGrids) -> None:
     fields = [form.subject, *form.places]
     form.examples.click(work.example, form.examples, fields, **AT_ONCE)
     form.surprise.click(work.surprise, None, fields, **AT_ONCE)
-    buttons = [form.draw, form.cancel]
     begin = [form.draw.click, *(field.submit for field in fields)]
-    started = gr.on(begin, events.running, None, buttons, js=events.scroll_to("#grid-status"), **AT_ONCE)
-    run = started.then(
+    gr.on(begin, events.running, None, form.cancel, js=events.scroll_to("#grid-status"), **AT_ONCE)
+    run = gr.on(
+        begin,
         work.draw,
         [*fields, form.seed, form.new_seed],
         [results.sheet, results.panels, results.facts, results.status, form.seed],
+        trigger_mode="once",
         show_progress="minimal",
         show_progress_on=results.status,
         **LANE,
         **PRIVATE,
     )
-    run.then(events.idle, None, buttons, **AT_ONCE)
-    events.cancels([run], form.cancel, buttons, results.status)
+    run.then(events.idle, None, form.cancel, **AT_ONCE)
+    events.cancels([run], form.cancel, results.status)

@@ -10,6 +10,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read once, when gr
 import gradio as gr
 
 from dsd.ui import curate_tab, generate_tab, grids_tab, uploads
+from dsd.ui.gate import Page
 from dsd.ui.loaded import Loaded, Wheel, shown_name
 from dsd.ui.messages import notice, sentence
 
@@ -68,7 +69,8 @@ def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Bloc
     """
     # Uploads and results are private: gone from the server within six hours.
     uploads.settle()
-    with gr.Blocks(title=TITLE, delete_cache=(uploads.EVERY, uploads.KEPT), analytics_enabled=False) as page:
+    with Page(title=TITLE, delete_cache=(uploads.EVERY, uploads.KEPT), analytics_enabled=False) as page:
+        page.public = (examples,)
         gr.HTML(_header(loaded), elem_id="header", padding=False)
         with gr.Tabs():
             with gr.Tab("Generate", id="generate"):

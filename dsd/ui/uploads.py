@@ -33,6 +33,11 @@ def settle() -> Path:
     return folder
 
 
+def settled() -> Path:
+    """Return the folder that `settle` made, where alone gradio keeps what visitors send."""
+    return Path(os.environ[VARIABLE])
+
+
 def workplace() -> tempfile.TemporaryDirectory:
     """For pictures on their way to gradio, which copies them: outside its folder, where it would not."""
     (folder := _own() / "work").mkdir(mode=0o700, exist_ok=True)

@@ -1,0 +1,83 @@
+"""The one check of the files that a request names: uploads, what was made of them, and the examples.
+
+Gradio checks a file only where the request marks it as one, opens any other, and fetches web addresses of any
+size while others wait. Every event and endpoint goes through `Page.preprocess_data`, MCP's too.
+"""
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dsd.ui import uploads
+
+GONE = "your picture is gone, because uploads are not kept for long: upload it again"
+ADDRESS = "web addresses are not fetched here: save the picture and upload it"
+MAX_INLINE = 40_000_000  # characters of a `data:` address, which are 30 MB of a file
+META = {"_type": "gradio.FileData"}
+_OWN_ADDRESS = re.compile(r"^(https?://[^/]+)?/(\S*/)?gradio_api/file=")
+
+
+class Page(gr.Blocks):
+    """A page whose events take only files that `admit` lets in: of the upload folder and of `public` ones."""
+
+    public: tuple[Path, ...] = ()
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> Any:
+        """Check the raw inputs of an event before gradio opens, copies or fetches anything."""
+        try:
+            admitted = admit(inputs, (uploads.settled(), *self.public))
+        except ValueError as error:
+            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+        return await super().preprocess_data(block_fn, admitted, *args, **options)
+
+
+def admit(value: Any, folders: tuple[Path, ...]) -> Any:
+    """Return `value` with every file in it checked, named by its real path and marked as a file.
+
+    Raise ValueError for a file outside `folders`, with one message for all: whether it exists is not told.
+    """
+    if isinstance(value, list | tuple):
+        return [admit(item, folders) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "path" in value or "url" in value:
+        return _file(value, folders)
+    return {key: admit(item, folders) for key, item in value.items()}
+
+
+def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
+    path, url = data.get("path"), data.get("url")
+    inline = isinstance(url, str) and url.startswith("data:")
+    if path is None and inline:
+        if len(url) > MAX_INLINE:
+            raise ValueError("the picture is too large: at most 30 MB are accepted")
+        return {"path": None, "url": url, "orig_name": None, "meta": META}
+    return {
+        "path": str(_upload(url if path is None else path, folders)),
+        "orig_name": _name(data),
+        "meta": META,
+    }
+
+
+def _upload(path: Any, folders: tuple[Path, ...]) -> Path:
+    if not isinstance(path, str):
+        raise ValueError(GONE)
+    path = _OWN_ADDRESS.sub("", path)
+    if re.match(r"[a-z]+:", path, re.IGNORECASE) and not Path(path).drive:
+        raise ValueError(ADDRESS)
+    try:
+        real = Path(path).resolve()
+        known = any(real.is_relative_to(folder.resolve()) for folder in folders) and real.is_file()
+    except (OSError, RuntimeError, ValueError):  # too long, a ring of links, a zero byte
+        known = False
+    if not known:
+        raise ValueError(GONE)
+    return real
+
+
+def _name(data: dict[str, Any]) -> str | None:
+    name = data.get("orig_name")
+    return Path(name).name if isinstance(name, str) else None
