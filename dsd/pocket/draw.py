@@ -4,17 +4,18 @@ Coordinates are fractions of the panel, x to the right and y down, until `_Pen` 
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
+from dsd.pocket import light
 from dsd.pocket.world import ACCESSORY_COLORS, Context, Critter
 
 SIDE = 64  # pixels of a panel of the family that ships
 CANVAS = 256  # pixels: four times a panel of 64, twice one of 128, whose softening hides the rest
 SOFTNESS = 0.8  # standard deviation of the final blur, in pixels: soft edges suit a small VAE
 PLACE_X = {"left": 0.34, "centre": 0.5, "right": 0.66}
-LIGHT_RGB = {"day": (1.0, 1.0, 1.0), "sunset": (1.0, 0.80, 0.62), "night": (0.58, 0.63, 0.88)}
 BODY_RADIUS = 0.25
 WHITE, INK = (1.0, 1.0, 1.0), (0.10, 0.08, 0.12)
 
@@ -50,7 +51,7 @@ class _Pen:
 
 
 def _ink(rgb, mode: str):
-    return 255 if mode == "L" else tuple(round(255 * c) for c in rgb)
+    return 255 if mode == "L" else (*(round(255 * c) for c in rgb), *((255,) if mode == "RGBA" else ()))
 
 
 def _ellipse(x, y, rx, ry, count=28):
@@ -64,16 +65,19 @@ def _darker(rgb, factor=0.62):
 
 # ---------------------------------------------------------------- scenes
 
+Sky = Callable[[_Pen], None]  # draws the sun or the moon; called between the sky and what stands before it
 
-def _beach(pen: _Pen, u: float) -> None:
+
+def _beach(pen: _Pen, u: float, sky: Sky) -> None:
     pen.polygon([(0, 0), (1, 0), (1, 0.45), (0, 0.45)], (0.53, 0.80, 0.97))
+    sky(pen)
     pen.polygon([(0, 0.45), (1, 0.45), (1, 0.66), (0, 0.66)], (0.16, 0.52, 0.78))
     pen.polygon([(0, 0.66), (1, 0.66), (1, 1), (0, 1)], (0.94, 0.84, 0.60))
-    pen.ellipse(0.12 + 0.76 * (u > 0.5), 0.13, 0.09, 0.09, (1.0, 0.93, 0.45))
 
 
-def _forest(pen: _Pen, u: float) -> None:
+def _forest(pen: _Pen, u: float, sky: Sky) -> None:
     pen.polygon([(0, 0), (1, 0), (1, 0.65), (0, 0.65)], (0.66, 0.84, 0.68))
+    sky(pen)
     pen.polygon([(0, 0.65), (1, 0.65), (1, 1), (0, 1)], (0.30, 0.50, 0.24))
     for x in (0.10 + 0.06 * u, 0.42 - 0.06 * u, 0.70 + 0.04 * u, 0.95):
         pen.polygon(
@@ -82,16 +86,18 @@ def _forest(pen: _Pen, u: float) -> None:
         pen.polygon([(x - 0.14, 0.56), (x, 0.06), (x + 0.14, 0.56)], (0.12, 0.36, 0.20))
 
 
-def _snow(pen: _Pen, u: float) -> None:
+def _snow(pen: _Pen, u: float, sky: Sky) -> None:
     pen.polygon([(0, 0), (1, 0), (1, 0.62), (0, 0.62)], (0.70, 0.79, 0.88))
+    sky(pen)
     left, right = 0.22 + 0.1 * u, 0.74 + 0.1 * u
     pen.polygon([(left - 0.3, 0.62), (left, 0.24), (left + 0.3, 0.62)], (0.55, 0.64, 0.75))
     pen.polygon([(right - 0.26, 0.62), (right, 0.34), (right + 0.26, 0.62)], (0.60, 0.69, 0.79))
     pen.polygon([(0, 0.62), (1, 0.62), (1, 1), (0, 1)], (0.97, 0.98, 1.0))
 
 
-def _desert(pen: _Pen, u: float) -> None:
+def _desert(pen: _Pen, u: float, sky: Sky) -> None:
     pen.polygon([(0, 0), (1, 0), (1, 0.6), (0, 0.6)], (0.99, 0.78, 0.52))
+    sky(pen)
     pen.polygon([(0, 0.6), (1, 0.6), (1, 1), (0, 1)], (0.88, 0.63, 0.34))
     x, green = 0.1 + 0.8 * (u > 0.5), (0.25, 0.50, 0.28)
     pen.polygon([(x - 0.035, 0.24), (x + 0.035, 0.24), (x + 0.035, 0.68), (x - 0.035, 0.68)], green)
@@ -100,8 +106,9 @@ def _desert(pen: _Pen, u: float) -> None:
     pen.polygon([(x + 0.055, 0.28), (x + 0.11, 0.28), (x + 0.11, 0.49), (x + 0.055, 0.49)], green)
 
 
-def _city(pen: _Pen, u: float) -> None:
+def _city(pen: _Pen, u: float, sky: Sky) -> None:
     pen.polygon([(0, 0), (1, 0), (1, 0.72), (0, 0.72)], (0.83, 0.80, 0.90))
+    sky(pen)
     pen.polygon([(0, 0.72), (1, 0.72), (1, 1), (0, 1)], (0.38, 0.37, 0.42))
     for i, height in enumerate((0.24, 0.42, 0.16, 0.34)):
         x = 0.25 * i
@@ -112,7 +119,7 @@ def _city(pen: _Pen, u: float) -> None:
                          (x + 0.06, top + row + 0.07)], (0.98, 0.88, 0.55))  # fmt: skip
 
 
-def _sea(pen: _Pen, u: float) -> None:
+def _sea(pen: _Pen, u: float, sky: Sky) -> None:
     for i in range(8):
         shade = i / 7
         pen.polygon([(0, i / 8), (1, i / 8), (1, i / 8 + 0.13), (0, i / 8 + 0.13)],
@@ -121,7 +128,7 @@ def _sea(pen: _Pen, u: float) -> None:
         pen.ellipse(x, y, r, r, (0.55, 0.82, 0.95))
 
 
-def _space(pen: _Pen, u: float) -> None:
+def _space(pen: _Pen, u: float, sky: Sky) -> None:
     pen.polygon([(0, 0), (1, 0), (1, 1), (0, 1)], (0.06, 0.05, 0.16))
     x = 0.15 + 0.7 * (u > 0.5)
     pen.ellipse(x, 0.16, 0.12, 0.12, (0.80, 0.56, 0.36))
@@ -129,7 +136,7 @@ def _space(pen: _Pen, u: float) -> None:
         pen.ellipse(sx, sy, 0.018, 0.018, (0.95, 0.95, 1.0))
 
 
-def _room(pen: _Pen, u: float) -> None:
+def _room(pen: _Pen, u: float, sky: Sky) -> None:
     pen.polygon([(0, 0), (1, 0), (1, 0.7), (0, 0.7)], (0.90, 0.81, 0.73))
     pen.polygon([(0, 0.7), (1, 0.7), (1, 1), (0, 1)], (0.58, 0.40, 0.28))
     x = 0.06 + 0.6 * (u > 0.5)
@@ -141,6 +148,7 @@ BACKDROPS = {
     "beach": _beach, "forest": _forest, "snow": _snow, "desert": _desert,
     "city": _city, "sea": _sea, "space": _space, "room": _room,
 }  # fmt: skip
+GROUND = ("beach", "forest", "snow", "desert", "city", "room")  # the scenes that a shadow falls on
 
 
 # ---------------------------------------------------------------- critters, in units of the body's radius
@@ -215,7 +223,7 @@ def _pattern(size: int, pen: _Pen, critter: Critter, body: list) -> None:
     else:
         for x, y, r in critter.spots:
             marker.ellipse(0.95 * x, 0.95 * y, r, r, WHITE)
-    pen.image.paste(_ink(critter.accent_rgb, "RGB"), (0, 0), ImageChops.multiply(clip, marks))
+    pen.image.paste(_ink(critter.accent_rgb, pen.image.mode), (0, 0), ImageChops.multiply(clip, marks))
 
 
 def _stripes(pen: _Pen, critter: Critter) -> None:
@@ -283,13 +291,25 @@ def _worn(pen: _Pen, critter: Critter, kind: str, rgb) -> None:
 
 
 def draw(critter: Critter, context: Context, size: int = SIDE) -> Image.Image:
-    """One panel, RGB, `size` x `size` pixels."""
-    image = blank(size)
-    BACKDROPS[context.scene](_Pen(image), context.backdrop)
+    """Return one panel, RGB, `size` x `size` pixels."""
+    image, lamp = blank(size), light.BY_NAME[context.light]
+    BACKDROPS[context.scene](_Pen(image), context.backdrop, lambda pen: _sun(pen, context, lamp))
     x, y = PLACE_X[context.place] + context.jitter[0], 0.585 + context.jitter[1]
-    pen = _Pen(image, (x, y), BODY_RADIUS * context.scale, context.tilt)
-    _draw_critter(pen, critter, context)
-    return _lit(shrink(image, size), context.light)
+    unit = BODY_RADIUS * context.scale
+    layer = Image.new("RGBA", image.size)
+    _draw_critter(_Pen(layer, (x, y), unit, context.tilt), critter, context)
+    if context.scene in GROUND:
+        light.cast_shadow(image, layer, lamp, foot=y + 1.1 * unit)
+    image.paste(light.shade(layer, lamp, center=(x, y), radius=unit), mask=layer.getchannel("A"))
+    return light.tint(shrink(image, size), lamp)
+
+
+def _sun(pen: _Pen, context: Context, lamp: light.Light) -> None:
+    """Draw the sun or the moon on the side that the light comes from; high light shows only on the beach."""
+    if lamp.side:
+        pen.ellipse(0.5 + 0.38 * lamp.side, 0.13, 0.09, 0.09, lamp.disk)
+    elif context.scene == "beach" and lamp.disk:
+        pen.ellipse(0.12 + 0.76 * (context.backdrop > 0.5), 0.13, 0.09, 0.09, lamp.disk)
 
 
 def blank(size: int) -> Image.Image:
@@ -310,13 +330,6 @@ def _draw_critter(pen: _Pen, critter: Critter, context: Context) -> None:
     _pattern(pen.image.width, pen, critter, body)
     _worn(pen, critter, context.accessory, rgb)
     _face(pen, critter)
-
-
-def _lit(image: Image.Image, light: str) -> Image.Image:
-    if light == "day":
-        return image
-    tables = [round(i * gain) for gain in LIGHT_RGB[light] for i in range(256)]
-    return image.point(tables)
 
 
 def draw_grid(panels: list[Image.Image], columns: int) -> Image.Image:

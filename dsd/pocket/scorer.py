@@ -5,6 +5,7 @@ picture is from anything drawn in its world (`strangeness`), which is what the a
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -47,7 +48,6 @@ NUMBERS = 2 * len(ANGLES) + len(RANGES)
 # How far an unnamed trait may be off and still count as kept: degrees, or a share of its range.
 TOLERANCE = {"hue": 14, "accent_hue": 45, "stripe_angle": 22, "spot_turn": 18, "stripe_width": 0.35,
              "eye_size": 0.35, "ear_length": 0.35, "aspect": 0.4}  # fmt: skip
-SIZE = 64  # pixels a side that the network reads
 FLAT = -3  # where `Scorer.body` turns from convolutions to features
 LEAN = 5  # degrees that two tilts may differ and still be one pose
 
@@ -66,19 +66,24 @@ class Reading:
 
 
 class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apache-2.0"):
-    """Pictures [B, 3, 64, 64] in -1..1 to choices and numbers; `Scorer.from_pretrained(folder)` opens one."""
+    """Images [B, 3, size, size] in -1..1 to choices and numbers; `Scorer.from_pretrained(folder)` opens one.
 
-    def __init__(self, width: int = 32, features: int = 192):
+    `lights` are the names of the lights that it tells apart.
+    """
+
+    def __init__(self, width: int = 32, features: int = 192, size: int = 128, lights: Sequence[str] = LIGHTS):
         super().__init__()
+        self.size, self.choices = size, CHOICES | {"light": tuple(lights)}
         w = width
+        first = [_conv(3, w, 2)] if size == 64 else [_conv(3, w // 2, 2), _conv(w // 2, w, 2)]
         self.body = nn.Sequential(
-            _conv(3, w, 2), _conv(w, 2 * w, 2), _Residual(2 * w), _conv(2 * w, 4 * w, 2), _Residual(4 * w),
+            *first, _conv(w, 2 * w, 2), _Residual(2 * w), _conv(2 * w, 4 * w, 2), _Residual(4 * w),
             _conv(4 * w, 5 * w, 2), nn.Flatten(),
             nn.Linear(5 * w * 16, features), nn.BatchNorm1d(features), nn.ReLU(),
         )  # fmt: skip
         self.tilt = nn.Linear(5 * w * 16, 1)  # degrees; from before the features, which hardly tell it
         self.heads = nn.ModuleDict(
-            {name: nn.Linear(features, len(values)) for name, values in CHOICES.items()}
+            {name: nn.Linear(features, len(values)) for name, values in self.choices.items()}
         )
         self.numbers = nn.Linear(features, NUMBERS)
         self.strangeness = nn.Linear(features, 1)
@@ -100,13 +105,16 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
         """One reading for each picture, of any size; PIL RGB."""
         readings = []
         for start in range(0, len(pictures), batch):
-            readings += self._read(to_tensor(pictures[start : start + batch]).to(self.strange.device))
+            readings += self._read(
+                to_tensor(pictures[start : start + batch], self.size).to(self.strange.device)
+            )
         return readings
 
     def _read(self, pictures: Tensor) -> list[Reading]:
         logits, numbers, strangeness, tilt = self.eval()(pictures)
         chosen = {
-            name: [CHOICES[name][i] for i in values.argmax(1).tolist()] for name, values in logits.items()
+            name: [self.choices[name][i] for i in values.argmax(1).tolist()]
+            for name, values in logits.items()
         }
         told = zip(numbers.cpu(), strangeness.tolist(), tilt.tolist(), strict=True)
         return [
@@ -135,9 +143,9 @@ def load(folder: str | Path = FOLDER) -> Scorer:
     return Scorer.from_pretrained(folder).eval()
 
 
-def to_tensor(pictures: list[Image.Image]) -> Tensor:
-    """PIL RGB of any size -> [B, 3, 64, 64] in -1..1."""
-    arrays = [np.asarray(p.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BOX)) for p in pictures]
+def to_tensor(pictures: list[Image.Image], size: int) -> Tensor:
+    """PIL RGB of any size -> [B, 3, size, size] in -1..1."""
+    arrays = [np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BOX)) for p in pictures]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

@@ -1,4 +1,4 @@
-"""What words say of the drawn world: captions, short phrases as a person types them, and grid prompts.
+"""What words say of the drawn world: captions and grid prompts, in one wording for everything.
 
 Only named traits and context have words. Text tokens cost a model as much as picture tokens, so all is short.
 """
@@ -25,23 +25,20 @@ PLACE_WORDS = {
     "city": "in the city", "sea": "under the sea", "space": "in space", "room": "in a room",
 }  # fmt: skip
 QUADRANTS = {2: ("left", "right"), 4: ("top left", "top right", "bottom left", "bottom right")}
-SUBJECTS = (
-    "the critter",
-    "the same critter",
-    "this critter",
-    "it",
-    "a critter",
-    "the creature",
-    "this character",
-    "",
-)
-FILLERS = ("standing", "happily", "picture", "photo", "now", "please", "one", "sunny", "is")
+LIGHT_WORDS = {  # what a caption says; nothing of the usual light
+    "daylight": "", "overcast": "under clouds", "day": "", "sunset": "at sunset", "night": "at night",
+    **{f"sunset {side}": f"at sunset light from the {side}" for side in ("left", "right")},
+    **{f"moonlight {side}": f"at night moonlight from the {side}" for side in ("left", "right")},
+}  # fmt: skip
+USUAL = ("day", "daylight")
 _OTHER = "a an the of and with in on at under same this it is critter creature character ears wearing holding"
 _GRID = "2 4 images image grid panels subject left right top bottom centre sunset night day"
+_LIGHT = "daylight overcast moonlight light from clouds"
 VOCABULARY = sorted(
     {
         *_OTHER.split(),
         *_GRID.split(),
+        *_LIGHT.split(),
         *COLORS,
         *SHAPES,
         *PATTERNS,
@@ -66,8 +63,8 @@ def describe_context(context: Context, *, say_place: bool = False, place_first: 
     if context.accessory != "none":
         verb = "wearing" if context.accessory in ("hat", "scarf") else "holding"
         parts.insert(1 if place_first else 0, f"{verb} a {context.accessory_color} {context.accessory}")
-    if context.light != "day":
-        parts.append(f"at {context.light}")
+    if LIGHT_WORDS[context.light]:
+        parts.append(LIGHT_WORDS[context.light])
     if say_place and context.place != "centre":
         parts.append(f"on the {context.place}")
     return " ".join(parts)
@@ -78,29 +75,11 @@ def caption(critter: Critter, context: Context) -> str:
     return f"a {describe_critter(critter)} {describe_context(context)}"
 
 
-def phrase(critter: Critter, context: Context, rng: np.random.Generator, *, describe: float = 0.8) -> str:
-    """The caption as people vary it: traits left out, another order, a word nobody taught the model.
-
-    `describe` is the share of phrases that name the critter's traits; the rest say `it` or `the critter`.
-    """
-    traits = NAMED if rng.random() < 0.7 else tuple(t for t in NAMED if rng.random() < 0.5)
-    subject = (
-        f"a {describe_critter(critter, traits=traits)}"
-        if rng.random() < describe
-        else str(rng.choice(SUBJECTS))
-    )
-    say, first = rng.random() < 0.3, rng.random() < 0.3
-    words = f"{subject} {describe_context(context, say_place=say, place_first=first)}".split()
-    if rng.random() < 0.15:
-        words.insert(int(rng.integers(len(words) + 1)), str(rng.choice(FILLERS)))
-    return " ".join(words)
-
-
 def _panel_words(context: Context) -> str:
     words = [context.scene]
     if context.accessory != "none":
         words.append(f"{context.accessory_color} {context.accessory}")
-    if context.light != "day":
+    if context.light not in USUAL:
         words.append(context.light)
     return " ".join(words)
 
@@ -119,3 +98,21 @@ def grid_prompt(
     places = list(zip(QUADRANTS[len(contexts)], contexts, strict=True))
     words = [f"{name} {_panel_words(c)}" for i, (name, c) in enumerate(places) if said is None or i in said]
     return f"{len(contexts)} images of the same {describe_critter(critter, traits=traits)} {' '.join(words)}"
+
+
+def relight_prompt(critter: Critter, contexts: list[Context], *, traits: tuple[str, ...] = NAMED) -> str:
+    """Return the prompt of a grid whose panels differ in light only: what they share, then each one's light.
+
+    `4 images of the same red round plain critter with long ears beach red hat top left daylight ...`.
+    """
+    first = contexts[0]
+    shared = (
+        first.scene
+        if first.accessory == "none"
+        else f"{first.scene} {first.accessory_color} {first.accessory}"
+    )
+    lights = [
+        f"{name} {context.light}" for name, context in zip(QUADRANTS[len(contexts)], contexts, strict=True)
+    ]
+    subject = describe_critter(critter, traits=traits)
+    return f"{len(contexts)} images of the same {subject} {shared} {' '.join(lights)}"

@@ -27,7 +27,12 @@ ACCESSORY_COLORS = {
     "red": (0.88, 0.12, 0.16), "blue": (0.13, 0.33, 0.90), "yellow": (0.98, 0.83, 0.12),
     "green": (0.10, 0.66, 0.25), "white": (0.97, 0.97, 0.97), "black": (0.10, 0.10, 0.13),
 }  # fmt: skip
-LIGHTS = ("day", "sunset", "night")
+LIGHTS = (
+    "daylight", "overcast", "sunset left", "sunset right", "moonlight left", "moonlight right",
+)  # fmt: skip
+# What the family with panels of 64 pixels was trained on: a tint, without direction, shading or shadow.
+FLAT_LIGHTS = ("day", "sunset", "night")
+LIGHT_SHARES = {LIGHTS: (0.4, 0.12, 0.12, 0.12, 0.12, 0.12), FLAT_LIGHTS: (0.7, 0.15, 0.15)}
 PLACES = ("left", "centre", "right")
 NAMED = ("color", "shape", "pattern", "ears")
 UNNAMED = ("hue", "accent_hue", "stripe_angle", "stripe_width", "eyes", "eye_size", "ear_length", "aspect")
@@ -123,12 +128,13 @@ def _sample_spots(rng: np.random.Generator) -> tuple[tuple[float, float, float],
     )
 
 
-def sample_context(rng: np.random.Generator) -> Context:
+def sample_context(rng: np.random.Generator, lights: tuple[str, ...] = FLAT_LIGHTS) -> Context:
+    """Return a random context; its light is one of `lights`, which is `LIGHTS` or `FLAT_LIGHTS`."""
     return Context(
         scene=str(rng.choice(SCENES)),
         accessory=str(rng.choice(ACCESSORIES, p=(0.36, 0.16, 0.16, 0.16, 0.16))),
         accessory_color=str(rng.choice(list(ACCESSORY_COLORS))),
-        light=str(rng.choice(LIGHTS, p=(0.7, 0.15, 0.15))),
+        light=str(rng.choice(lights, p=LIGHT_SHARES[lights])),
         place=str(rng.choice(PLACES, p=(0.25, 0.5, 0.25))),
         tilt=float(rng.uniform(-12, 12)),
         scale=float(rng.uniform(0.92, 1.08)),

@@ -71,7 +71,7 @@ def _call(arguments: list[str]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="folder that all is made in; assets/pocket gets the result")
-    parser.add_argument("--preset", choices=PRESETS, default="small")
+    parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--sheets", type=int, default=SHEETS, help=f"that the teacher draws ({SHEETS})")
     parser.add_argument(
         "--rows", type=int, default=ROWS, help=f"that the student learns from, at most ({ROWS})"

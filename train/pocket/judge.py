@@ -159,7 +159,7 @@ def train_eyes(run: Path, preset: Preset, pictures: Pictures, eyes: Eyes) -> Non
         "judge's eyes",
         state,
         preset.judge_eye_steps,
-        rate=lambda step: learning_rate(step, preset.judge_eye_steps, PEAK, decay=0.4),
+        rate=lambda step: learning_rate(step, preset.judge_eye_steps, decay=0.4),
         loss=lambda step: eyes_loss(eyes, pictures, wanted, preset.judge_eye_batch, step),
     )
 
@@ -245,7 +245,7 @@ def train(run: Path, preset: Preset, steps: int, begin: Path | None = None) -> L
         "judge",
         state,
         steps,
-        rate=lambda step: learning_rate(step, steps, PEAK, decay=0.4),
+        rate=lambda step: learning_rate(step, steps, decay=0.4),
         loss=lambda step: loss(judge, tokenizer, pictures, preset.judge_batch, step),
     )
     return average.module

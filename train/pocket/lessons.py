@@ -5,6 +5,7 @@ curation a real job. In lessons of copying some of the panels are shown: then on
 what no word tells pays at once.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsd.pocket.words import NAMED, grid_prompt, phrase
+from dsd.pocket.phrases import phrase
+from dsd.pocket.words import NAMED, grid_prompt, relight_prompt
 from train.pocket import scenes, text
 from train.pocket.loop import ranks
 from train.pocket.truths import Truths
@@ -21,27 +23,33 @@ TEXT_DROPOUT, IMPERFECT, SEED = 0.1, 0.1, 11
 # The rest of the sheets' prompts place fewer panels. Where all are always placed, the model learns which
 # scenes a sheet has and never where: knowing its quadrant and reading the right words pay only together.
 ALL_SAID = 0.5
-SHEET_TOKENS = 36  # of text
+GRID_TOKENS = 44  # of text
 UNTOLD, UNTOLD_COPYING = 0.4, 0.7  # of the sheets' prompts name no trait: panels must look at each other
 
 
 class Lesson(NamedTuple):
-    """What a step may teach: sheets of one layout."""
+    """What a step may teach: grids of one layout."""
 
     rows: int
     columns: int
     tokens: int  # of text
-    batch: float  # relative to singles, so that all lessons cost about as much
+    batch: float  # relative to single images, so that all lessons cost about as much
     copying: bool = False  # some panels are shown, all are of one critter, and only the others are learnt
+    relit: bool = False  # all panels show one scene, each in another light
 
 
-SINGLES = Lesson(1, 1, 20, 1.0)
-PAIRS, COPIED_PAIRS = (Lesson(1, 2, 24, 0.65, copying) for copying in (False, True))
-SHEETS, COPIED_SHEETS = (Lesson(2, 2, SHEET_TOKENS, 0.35, copying) for copying in (False, True))
-# Of the steps. What words say and where to look is learnt soonest from few panels.
-FIRST = {SINGLES: 0.3, PAIRS: 0.2, COPIED_PAIRS: 0.5}
-THEN = {SINGLES: 0.1, PAIRS: 0.12, COPIED_PAIRS: 0.13, SHEETS: 0.4, COPIED_SHEETS: 0.25}
-FIRST_SHARE = 0.15  # of a training from nothing
+SINGLES = Lesson(1, 1, text.T5_TOKENS, 1.0)
+PAIRS, COPIED_PAIRS = (Lesson(1, 2, 32, 0.57, copying) for copying in (False, True))
+GRIDS, COPIED_GRIDS = (Lesson(2, 2, GRID_TOKENS, 0.29, copying) for copying in (False, True))
+RELIT, COPIED_RELIT = (Lesson(2, 2, GRID_TOKENS, 0.29, copying, relit=True) for copying in (False, True))
+# What the steps teach, by the share of the training that has passed. Words are learnt from single images, many
+# of them; until they hold, grids teach little.
+STAGES = {
+    0.0: {SINGLES: 1.0},
+    0.4: {SINGLES: 0.3, PAIRS: 0.2, COPIED_PAIRS: 0.5},
+    0.55: {SINGLES: 0.22, PAIRS: 0.1, COPIED_PAIRS: 0.13, GRIDS: 0.28, COPIED_GRIDS: 0.17, RELIT: 0.05,
+           COPIED_RELIT: 0.05},
+}  # fmt: skip
 
 
 class Sheet(NamedTuple):
@@ -57,16 +65,25 @@ def sample_sheet(truths: Truths, index: int, lesson: Lesson, rng: np.random.Gene
         panel = int(rng.integers(scenes.FAMILY))
         scene = truths.scene(index, panel)
         return Sheet([panel], phrase(scene, scene, rng, describe=0.9), [False])
-    panels, shown = rng.permutation(scenes.SAME)[:count], np.zeros(count, bool)
+    panels, shown = _of_one_critter(lesson, count, rng), np.zeros(count, bool)
     if lesson.copying:
         shown[rng.permutation(count)[: int(rng.integers(1, count))]] = True
-    elif rng.random() < IMPERFECT:
+    elif not lesson.relit and rng.random() < IMPERFECT:
         wrong = rng.permutation(count)[: int(rng.integers(1, count // 2 + 1))]
         panels[wrong] = scenes.SAME + rng.permutation(scenes.CHANGED)[: len(wrong)]
     said = rng.permutation(count)[: count if rng.random() < ALL_SAID else int(rng.integers(1, count))]
     contexts, traits = [truths.scene(index, p) for p in panels.tolist()], _told(lesson, rng)
+    if lesson.relit:
+        return Sheet(panels.tolist(), relight_prompt(contexts[0], contexts, traits=traits), shown.tolist())
     words = grid_prompt(truths.scene(index, 0), contexts, traits=traits, said=set(said.tolist()))
     return Sheet(panels.tolist(), words, shown.tolist())
+
+
+def _of_one_critter(lesson: Lesson, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Return panels of a family that show one critter, in random order; with `relit`, in one context."""
+    if not lesson.relit:
+        return rng.permutation(scenes.SAME)[:count]
+    return rng.permutation([0, *range(scenes.FAMILY - scenes.RELIT, scenes.FAMILY)])[:count]
 
 
 def _told(lesson: Lesson, rng: np.random.Generator) -> tuple[str, ...]:
@@ -91,15 +108,15 @@ class Batch:
 class Sampler:
     """`sampler(step)` is the batch of a step; holds nothing that worker processes could not have.
 
-    In the first `first` steps no sheet has more than two panels.
+    `passed(step)` is the share of the training that has passed, which chooses the stage.
     """
 
-    def __init__(self, truths: Truths, batch: int, first: int = 0):
-        self.spell, self.truths, self.batch, self.first = text.Speller(), truths, batch, first
+    def __init__(self, truths: Truths, batch: int, passed: Callable[[int], float]):
+        self.spell, self.truths, self.batch, self.passed = text.Speller(), truths, batch, passed
         self.rank = ranks()[0]  # now: a worker process has none
 
     def __call__(self, step: int) -> Batch:
-        lesson = choose(step, FIRST if step < self.first else THEN)
+        lesson = choose(step, stage(self.passed(step)))
         rng = np.random.default_rng((SEED, step, self.rank))
         families = rng.integers(self.truths.families, size=round(lesson.batch * self.batch))
         chosen = [sample_sheet(self.truths, family, lesson, rng) for family in families.tolist()]
@@ -107,6 +124,11 @@ class Sampler:
         panels, shown = (torch.tensor([getattr(s, name) for s in chosen]) for name in ("panels", "shown"))
         spelled = self.spell(prompts, lesson.tokens)
         return Batch(lesson, torch.from_numpy(families), panels, shown, *spelled)
+
+
+def stage(passed: float) -> dict[Lesson, float]:
+    """Return the lessons, and their shares, when this share of the training has passed."""
+    return STAGES[max(start for start in STAGES if start <= passed)]
 
 
 def choose(step: int, lessons: dict[Lesson, float]) -> Lesson:

@@ -2,16 +2,19 @@
 
 import math
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, distributed
+from torch.nn import functional
 from torch.optim.swa_utils import AveragedModel
+from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
 
@@ -22,9 +25,32 @@ def device() -> str:
 
 
 def mixed_precision() -> AbstractContextManager:
-    """bfloat16 on a GPU, where it is twice as fast; on a CPU it gains at most a sixth at these widths, and
-    one that does not know it takes many times as long."""
-    return torch.autocast(device(), torch.bfloat16, enabled=device() == "cuda")
+    """Compute in bfloat16 where it is fast: on a GPU, and on a CPU that multiplies it in hardware.
+
+    Such a CPU (AVX-512 BF16 or AMX) is up to 2.7 times as fast with it; any other takes many times as long.
+    Its attention stays in float32, whose fused kernel is twice as fast as any in bfloat16.
+    """
+    if device() == "cuda":
+        return torch.autocast("cuda", torch.bfloat16)
+    stack = ExitStack()
+    if device() == "cpu" and _cpu_multiplies_bfloat16():
+        stack.enter_context(torch.autocast("cpu", torch.bfloat16))
+        stack.enter_context(_Float32Attention())
+    return stack
+
+
+class _Float32Attention(TorchFunctionMode):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is not functional.scaled_dot_product_attention:
+            return function(*args, **(kwargs or {}))
+        full = {name: v.float() if isinstance(v, Tensor) else v for name, v in (kwargs or {}).items()}
+        with torch.autocast("cpu", enabled=False):
+            return function(*(v.float() for v in args), **full).bfloat16()
+
+
+def _cpu_multiplies_bfloat16() -> bool:
+    known = torch.cpu.get_capabilities() if platform.machine() in ("x86_64", "AMD64") else {}
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def ranks() -> tuple[int, int]:
@@ -80,11 +106,61 @@ def made_ahead(make: Callable[[int], Any], first: int, steps: int) -> Iterator[A
     return iter(DataLoader(_Steps(make), batch_size=None, sampler=order, num_workers=workers))
 
 
-def learning_rate(step: int, steps: int, peak: float, *, warmup: int = 200, decay: float = 0.3) -> float:
-    """Linear warm-up, flat, then a cosine down to a fiftieth over the last `decay` of all steps."""
+def learning_rate(step: int, steps: int, *, warmup: int = 200, decay: float = 0.3) -> float:
+    """Return the share of the peak: linear warm-up, flat, then a cosine to a fiftieth over the last `decay`."""
     start = steps * (1 - decay)
     fraction = min(1.0, max(0.0, (step - start) / max(1.0, steps - start)))
-    return peak * min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
+    return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
+
+
+MUON = {"lr": 0.015, "momentum": 0.95, "weight_decay": 0.01, "adjust_lr_fn": "original"}
+PER_SAMPLE = ("norm", "embed")  # matrices that see one vector a sample: too few rows for Muon to pay
+
+
+class Optimizers:
+    """Muon for the matrices of the transformer's blocks, AdamW for all else, as one optimizer.
+
+    Muon learns several times as much from an image (Jordan et al. 2024).
+    """
+
+    def __init__(self, model: torch.nn.Module, rate: float, betas: tuple[float, float] = (0.9, 0.97)):
+        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+        matrices = [p for name, p in named if _is_block_matrix(name, p)]
+        chosen = {id(p) for p in matrices}
+        others = [p for _, p in named if id(p) not in chosen]
+        adam = torch.optim.AdamW(others, rate, betas=betas, weight_decay=1e-2, fused=True)
+        self.parts = ([torch.optim.Muon(matrices, **MUON)] if matrices else []) + [adam]
+        for group in self.param_groups:
+            group["initial_lr"] = group["lr"]
+
+    @property
+    def param_groups(self) -> list[dict]:
+        return [group for part in self.parts for group in part.param_groups]
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad()
+
+    def state_dict(self) -> dict:
+        return {f"{i}": part.state_dict() for i, part in enumerate(self.parts)}
+
+    def load_state_dict(self, saved: dict) -> None:
+        for i, part in enumerate(self.parts):
+            part.load_state_dict(saved[f"{i}"])
+
+
+def _is_block_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    return parameter.ndim == 2 and "transformer_blocks" in name and not any(n in name for n in PER_SAMPLE)
+
+
+def set_rate(optimizer, share: float) -> None:
+    """Set every group's rate to a share of its peak, which is the one that it began with."""
+    for group in optimizer.param_groups:
+        group["lr"] = share * group.setdefault("initial_lr", group["lr"])
 
 
 def running_average(model: torch.nn.Module, decay: float = 0.999) -> AveragedModel:
@@ -140,16 +216,16 @@ def descend(
     rate: Callable[[int], float],
     loss: Callable[[int], Tensor],
 ) -> None:
-    """Optimise up to `steps`, then save; `state` holds `model`, its `average` and its `optimizer`.
+    """Optimize up to `steps`, then save; `state` holds `model`, its `average` and its `optimizer`.
 
-    `loss` and `rate` are functions of the step. The mean loss since the last line is printed every 100 steps.
+    `loss` and `rate` (a share of the peak) are functions of the step. The mean loss since the last line is
+    printed every 100 steps.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.student.make_trainable`
     model, average, optimizer = (state.objects[part] for part in ("model", "average", "optimizer"))
     losses = []
     while state.step < steps:
-        for group in optimizer.param_groups:
-            group["lr"] = rate(state.step)
+        set_rate(optimizer, rate(state.step))
         value = loss(state.step)
         value.backward()
         average_gradients(model)

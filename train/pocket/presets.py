@@ -1,6 +1,4 @@
-"""Sizes of the pocket family: `small` for two CPU cores, `medium` for a few minutes of a GPU on the same
-pictures, `large` for one GPU and pictures twice as wide.
-"""
+"""Sizes and lengths of the pocket family's trainings: the same models on two CPU cores and on one GPU."""
 
 import argparse
 from dataclasses import dataclass, replace
@@ -9,61 +7,55 @@ from pathlib import Path
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One set of sizes. Counts are pictures or grids to draw; steps are optimiser steps."""
+    """One set of sizes. Counts are families, images or grids; steps are optimizer steps."""
 
-    panel: int = 64  # pixels a side of one panel, and of the student's frame
+    panel: int = 128  # pixels a side of one panel, and of the student's frame
     vae_widths: tuple[int, ...] = (16, 32, 48, 96)  # the second at most 48: a 4x4 block has no more numbers
     families: int = 12_000
-    vae_families: int = 12_000
-    linear_steps: int = 2_000
-    vae_steps: int = 2_000
-    vae_batch: int = 16
-    scorer_families: int = 12_000
+    vae_families: int = 2_000
+    linear_steps: int = 1_000
+    vae_steps: int = 14_000
+    vae_batch: int = 8  # panels
+    scorer_families: int = 6_000
     scorer_batch: int = 64  # and a third as many strangers
     strangers: int = 6_000
-    scorer_steps: int = 3_000
+    scorer_steps: int = 4_000
     clip_width: int = 64
     t5_width: int = 96
-    heads: int = 4
+    heads: int = 8
     head_width: int = 32
-    double_blocks: int = 2
+    double_blocks: int = 1
     single_blocks: int = 6
-    teacher_steps: int = 10_000
-    teacher_rate: float = 1e-3
-    teacher_batch: int = 28  # singles, in each process; sheets are fewer, so that a step takes as long
+    teacher_steps: int = 40_000
+    teacher_rate: float = 1e-3  # of AdamW; see `loop.optimizer` for the blocks' matrices
+    teacher_batch: int = 28  # single images, in each process; grids are fewer, so that a step takes as long
     judge_families: int = 12_000
     judge_redrawn: int = 4_000  # families that the judge also sees as the VAE redraws them
     judge_taught: int = 2_400  # families that it also sees as the teacher redraws them
     judge_width: int = 128
     judge_eye_blocks: int = 4
     judge_blocks: int = 3
-    judge_eye_batch: int = 64  # pictures, in each process
+    judge_eye_batch: int = 64  # images, in each process
     judge_eye_steps: int = 1_500
     judge_batch: int = 24  # pairs, in each process
     judge_steps: int = 10_000
-    student_steps: int = 6_000
+    student_steps: int = 4_000
     student_batch: int = 24  # in each process
 
 
-SMALL = Preset()
-MEDIUM = replace(
-    SMALL, families=40_000, heads=5, teacher_steps=12_000, teacher_rate=1.5e-3, teacher_batch=1536
-)
-# Wide enough for twice the pixels, small enough that two CPU cores draw with it in seconds.
-LARGE = replace(
-    SMALL, panel=128, families=24_000, vae_families=3_000, vae_steps=4_000, vae_batch=64,
-    scorer_families=24_000, scorer_batch=256, scorer_steps=8_000,
-    head_width=48, teacher_steps=10_000, teacher_batch=384, student_steps=6_000, student_batch=192,
-    judge_families=24_000, judge_redrawn=8_000, judge_taught=8_000, judge_eye_batch=256,
-    judge_eye_steps=4_000, judge_batch=128, judge_steps=10_000,
+CPU = Preset()
+GPU = replace(
+    CPU, families=40_000, vae_families=3_000, vae_batch=64, scorer_families=12_000, scorer_batch=256,
+    teacher_batch=1024, judge_families=24_000, judge_redrawn=8_000, judge_taught=8_000, judge_eye_batch=256,
+    judge_eye_steps=4_000, judge_batch=128, student_batch=192,
 )  # fmt: skip
-PRESETS = {"small": SMALL, "medium": MEDIUM, "large": LARGE}
+PRESETS = {"cpu": CPU, "gpu": GPU}
 
 
 def parser(about: str) -> argparse.ArgumentParser:
-    """What the trainings' commands share; `about` is their module's docstring."""
+    """Return a parser with the arguments that all trainings share; `about` is their module's docstring."""
     made = argparse.ArgumentParser(description=about.split("\n")[0])
     made.add_argument("run", type=Path, help="folder that the parts are made in")
-    made.add_argument("--preset", choices=PRESETS, default="small")
+    made.add_argument("--preset", choices=PRESETS, default="cpu")
     made.add_argument("--steps", type=int, help="default: the preset's")
     return made

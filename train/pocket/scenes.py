@@ -1,11 +1,12 @@
-"""The pictures that every part is trained on, as families: one critter in several contexts, and two near
-misses.
+"""The pictures that every part is trained on, as families: one critter in several contexts, two near misses,
+and the first context again in other lights.
 
 A scene is a function of (seed, index), so that only pixels are stored. Held-out critters are never drawn
 here.
 """
 
 import os
+from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,20 +14,24 @@ from pathlib import Path
 import numpy as np
 
 from dsd.pocket.draw import draw
-from dsd.pocket.world import Context, Critter, change_one_trait, sample_context, sample_critter
+from dsd.pocket.world import LIGHTS, Context, Critter, change_one_trait, sample_context, sample_critter
 
-SAME, CHANGED = 6, 2  # panels of a family: the critter itself, then the critter with one trait changed
-FAMILY = SAME + CHANGED
+# Panels of a family: the critter itself, the critter with one trait changed, and panel 0 in another light.
+SAME, CHANGED, RELIT = 6, 2, 3
+FAMILY = SAME + CHANGED + RELIT
 CHANGES = ("hue", "shape", "pattern", "ears", "eyes", "stripe_angle", "eye_size", "spots")
 
 
 @cache
 def family(seed: int, index: int, *, held_out: bool = False) -> list[tuple[Critter, Context]]:
-    """`FAMILY` scenes; the first `SAME` show one critter."""
+    """Return the `FAMILY` scenes of a family; the first `SAME` and the last `RELIT` show one critter."""
     rng = np.random.default_rng((seed, index))
     critter = sample_critter(rng, held_out=held_out)
     critters = [critter] * SAME + [_changed(critter, rng) for _ in range(CHANGED)]
-    return [(each, sample_context(rng)) for each in critters]
+    scenes = [(each, sample_context(rng, LIGHTS)) for each in critters]
+    first = scenes[0][1]
+    others = rng.permutation([name for name in LIGHTS if name != first.light])[:RELIT]
+    return scenes + [(critter, replace(first, light=str(name))) for name in others]
 
 
 def _changed(critter: Critter, rng: np.random.Generator) -> Critter:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dsd.pocket.scorer import CHOICES, LEAN, SIZE, Scorer, encode_numbers, kept, number_mask
+from dsd.pocket.scorer import CHOICES, LEAN, Scorer, encode_numbers, kept, number_mask
 from dsd.pocket.world import Context, Critter
 from train.pocket import scenes
-from train.pocket.loop import State, device, learning_rate, step_seed
+from train.pocket.loop import State, device, learning_rate, mixed_precision, set_rate, step_seed
 from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.strangers import strangers
 from train.pocket.vae import TEST_SEED, TRAIN_SEED, to_tensor
@@ -44,7 +44,8 @@ def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
     make = {"generator": generator, "device": pictures.device}
     share, level = torch.rand(2, len(pictures), 1, 1, 1, **make)
     blurred = functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
-    noise = functional.interpolate(torch.randn(len(pictures), 3, 32, 32, **make), pictures.shape[-2:])
+    side = pictures.shape[-1] // 2
+    noise = functional.interpolate(torch.randn(len(pictures), 3, side, side, **make), pictures.shape[-2:])
     return pictures.lerp(blurred, share) + 0.12 * level * noise
 
 
@@ -62,22 +63,23 @@ def loss(scorer: Scorer, pictures: Tensor, others: Tensor, wanted: dict[str, Ten
 def train(run: Path, preset: Preset, steps: int) -> Scorer:
     torch.manual_seed(SEED)
     where = device()
-    families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
-    families = families[: preset.scorer_families]
+    families = scenes.render(TRAIN_SEED, preset.scorer_families, preset.panel, run / "renders")
     wanted = {name: row.to(where) for name, row in targets(truths(TRAIN_SEED, len(families))).items()}
     scorer = Scorer().to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(scorer.parameters(), PEAK, weight_decay=0.02)
     state = State(run / "scorer.pt", scorer=scorer, optimizer=optimizer).load()
-    pictures, others = shrunk(families, where), to_tensor(strangers(preset.strangers, SIZE, SEED), where)
+    pictures, others = flat(families, where), flat(strangers(preset.strangers, preset.panel, SEED), where)
     while state.step < steps:
         generator = step_seed(SEED, state.step, where)
         make = {"generator": generator, "device": where}
         rows = torch.randint(len(pictures), (preset.scorer_batch,), **make)
         batch = roughen(pictures[rows].float() / 127.5 - 1, generator)
-        unlike = roughen(others[torch.randint(len(others), (preset.scorer_batch // 3,), **make)], generator)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(state.step, steps, PEAK, decay=0.6)
-        value = loss(scorer.train(), batch, unlike, {name: tensor[rows] for name, tensor in wanted.items()})
+        unlike = others[torch.randint(len(others), (preset.scorer_batch // 3,), **make)].float() / 127.5 - 1
+        unlike = roughen(unlike, generator)
+        set_rate(optimizer, learning_rate(state.step, steps, decay=0.6))
+        asked = {name: tensor[rows] for name, tensor in wanted.items()}
+        with mixed_precision():
+            value = loss(scorer.train(), batch, unlike, asked)
         value.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -88,23 +90,16 @@ def train(run: Path, preset: Preset, steps: int) -> Scorer:
     return scorer.eval()
 
 
-def shrunk(families: np.ndarray, where: str) -> Tensor:
-    """All pictures as the scorer sees them, uint8 [N, 3, 64, 64], on the device: no step waits."""
-    parts = [shrink(to_tensor(part, where)) for part in np.array_split(families, max(1, len(families) // 50))]
-    return torch.cat([((part + 1) * 127.5).round().byte() for part in parts])
-
-
-def shrink(pictures: Tensor) -> Tensor:
+def flat(families: np.ndarray, where: str) -> Tensor:
+    """All images of [..., H, W, 3] as uint8 [N, 3, H, W], on the device: no step waits."""
     return (
-        pictures
-        if pictures.shape[-1] == SIZE
-        else functional.interpolate(pictures, (SIZE, SIZE), mode="area")
+        torch.from_numpy(np.array(families.reshape(-1, *families.shape[-3:]))).permute(0, 3, 1, 2).to(where)
     )
 
 
 @torch.no_grad()
 def set_threshold(scorer: Scorer, pictures: Tensor) -> None:
-    """Above it lie `FALSE_ALARMS` of fresh renders [B, 3, 64, 64]."""
+    """Above it lie `FALSE_ALARMS` of fresh renders [B, 3, H, W]."""
     roughened = [roughen(part, step_seed(SEED, -1)).to(device()) for part in pictures.split(200)]
     scorer.strange.copy_(torch.cat([scorer(part)[2] for part in roughened]).quantile(1 - FALSE_ALARMS))
 
@@ -113,7 +108,7 @@ def set_threshold(scorer: Scorer, pictures: Tensor) -> None:
 def fit_tilt(scorer: Scorer, pictures: Tensor, tilts: Tensor) -> None:
     """Read how far critters lean by least squares on what the finished network sees.
 
-    Pictures [N, 3, 64, 64] in -1..1, tilts [N] in degrees. Nothing else of the network changes.
+    Pictures [N, 3, H, W] in -1..1, tilts [N] in degrees. Nothing else of the network changes.
     """
     inner, outer = 0.0, 0.0
     for i, (part, wanted) in enumerate(zip(pictures.split(200), tilts.split(200), strict=True)):
@@ -156,10 +151,10 @@ def main() -> None:
     else:
         scorer = train(args.run, preset, args.steps or preset.scorer_steps)
         fresh = scenes.render(TEST_SEED + 1, 250, preset.panel, args.run / "renders")
-        set_threshold(scorer, shrink(to_tensor(fresh)))
-    families = scenes.render(TRAIN_SEED, preset.families, preset.panel, args.run / "renders")[:TILTED]
+        set_threshold(scorer, to_tensor(fresh))
+    families = scenes.render(TRAIN_SEED, preset.scorer_families, preset.panel, args.run / "renders")[:TILTED]
     tilts = torch.tensor([context.tilt for _, context in truths(TRAIN_SEED, len(families))])
-    fit_tilt(scorer, shrink(to_tensor(families)), tilts)
+    fit_tilt(scorer, to_tensor(families), tilts)
     scorer.save_pretrained(args.run / "scorer")
     for held_out in (False, True):
         families = scenes.render(TEST_SEED + 2, 125, preset.panel, args.run / "renders", held_out=held_out)

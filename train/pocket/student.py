@@ -107,7 +107,7 @@ def train(run: Path, preset: Preset, steps: int) -> FluxTransformer2DModel:
         "student",
         state,
         steps,
-        rate=lambda step: learning_rate(step, steps, PEAK, decay=0.4),
+        rate=lambda step: learning_rate(step, steps, decay=0.4),
         loss=lambda step: loss(student, teacher, latents, black, preset, step),
     )
     return average.module

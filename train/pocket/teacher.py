@@ -6,7 +6,7 @@ real job. In some lessons part of the panels is shown: then only the others are 
 pays at once. From noise in all panels alone, eyes and ears agreed by chance after 17 400 steps.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +18,9 @@ from dsd import flow
 from dsd.latents import positions
 from train.pocket import latents as sheets
 from train.pocket import scenes, text
-from train.pocket.lessons import FIRST_SHARE, SEED, Batch, Sampler
+from train.pocket.lessons import SEED, Batch, Sampler
 from train.pocket.loop import (
+    Optimizers,
     State,
     descend,
     device,
@@ -35,7 +36,6 @@ from train.pocket.reader import Reader, by_panel
 from train.pocket.truths import load as load_truths
 from train.pocket.vae import TRAIN_SEED
 
-BETAS = (0.9, 0.97)
 # Scene, colour, which panel: all is decided above t = 0.8, where plain logit-normal times are rare. There a
 # wrong prompt makes the loss up to three times as large, at t = 0.4 a third larger. Eyes and ears are decided
 # below, in times that a shift of 4 hardly shows.
@@ -154,13 +154,19 @@ def compile_blocks(transformer: FluxTransformer2DModel) -> None:
 
 
 def train(
-    run: Path, preset: Preset, steps: int, *, first: int, begin: Path | None = None, compiled: bool = False
+    run: Path,
+    preset: Preset,
+    steps: int,
+    *,
+    start: float = 0.0,
+    begin: Path | None = None,
+    compiled: bool = False,
 ) -> Teacher:
+    """Return the averaged teacher after `steps` steps, whose lessons begin at the stage of share `start`."""
     torch.manual_seed(SEED)
     vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
-    families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
     truths = load_truths(TRAIN_SEED, preset.families, run / "renders")
-    latents = sheets.load(vae, families, run / "latents.npy").to(device())
+    latents = sheets.load(vae, TRAIN_SEED, preset.families, preset.panel, run / "latents.npy").to(device())
     pictures = Pictures(latents, truths.targets(device()))
     teacher = Teacher(preset).to(device())
     if begin:
@@ -168,18 +174,29 @@ def train(
     average = running_average(teacher)
     if compiled:
         compile_blocks(teacher.transformer)
-    rate = preset.teacher_rate
-    optimizer = torch.optim.AdamW(teacher.parameters(), rate, betas=BETAS, weight_decay=1e-2, fused=True)
+    optimizer = Optimizers(teacher, preset.teacher_rate)
     state = State(run / "teacher.pt", model=teacher, average=average, optimizer=optimizer).load()
-    batches = made_ahead(Sampler(truths, preset.teacher_batch, first), state.step, steps)
+    passed = Passed(steps, start)
+    batches = made_ahead(Sampler(truths, preset.teacher_batch, passed), state.step, steps)
     descend(
         "teacher",
         state,
         steps,
-        rate=lambda step: learning_rate(step, steps, rate, warmup=400),
+        rate=lambda step: learning_rate(step, steps, warmup=400),
         loss=lambda step: loss(teacher, pictures, preset, step, next(batches)),
     )
     return average.module
+
+
+@dataclass(frozen=True)
+class Passed:
+    """The share of a training that has passed at a step; a training that goes on from another begins late."""
+
+    steps: int
+    start: float
+
+    def __call__(self, step: int) -> float:
+        return self.start + (1 - self.start) * step / self.steps
 
 
 def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
@@ -201,18 +218,14 @@ def main() -> None:
     flags.add_argument("--begin", type=Path, metavar="TEACHER", help="a saved one's folder, to go on from")
     flags.add_argument("--batch", type=int, help="singles, in each process; default: the preset's")
     flags.add_argument(
-        "--first",
-        type=int,
-        metavar="N",
-        help="steps before the first 2x2 sheet; default: 15 %%, 0 with --begin",
+        "--start", type=float, default=0.0, metavar="SHARE", help="of the lessons to leave out (0)"
     )
     flags.add_argument("--compile", action="store_true", help="the transformer's blocks, for a GPU")
     args = flags.parse_args()
     preset = PRESETS[args.preset]
     preset = replace(preset, teacher_batch=args.batch or preset.teacher_batch)
     steps = args.steps or preset.teacher_steps
-    first = args.first if args.first is not None else 0 if args.begin else round(FIRST_SHARE * steps)
-    teacher = train(args.run, preset, steps, first=first, begin=args.begin, compiled=args.compile)
+    teacher = train(args.run, preset, steps, start=args.start, begin=args.begin, compiled=args.compile)
     if ranks()[0] == 0:
         save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
         print(f"teacher saved in {args.run / 'teacher'}", flush=True)

@@ -17,10 +17,10 @@ from transformers import (
     T5EncoderModel,
 )
 
-from dsd.pocket.words import VOCABULARY
+from dsd.pocket.phrases import VOCABULARY
 
-CLIP_TOKENS = 48  # the longest pooled prompt; a 2x2 grid prompt has about 40 words
-T5_TOKENS = 20  # enough for one picture; grid prompts ask for 36 (`max_sequence_length=36`)
+CLIP_TOKENS = 48  # the longest pooled prompt; a 2x2 grid prompt has up to 40 words
+T5_TOKENS = 28  # enough for one image; grid prompts ask for more: `lessons.GRID_TOKENS`
 
 
 class Speller:
@@ -56,26 +56,17 @@ def _framed(tokenizer: PreTrainedTokenizerFast, ids: list[int], length: int) -> 
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """Byte pairs spelt out so that each of our words is one token; other words fall apart into letters."""
-    words = sorted(VOCABULARY, key=lambda word: (-len(word), word))
-    while True:
-        tokenizer = _byte_pairs(words)
-        broken = [word for word in words if len(tokenizer.tokenize(word)) > 1]
-        if not broken:
-            return tokenizer
-        words = broken + [word for word in words if word not in broken]  # earlier merges win
+    """Return byte pairs that make one token of each of our words; other words fall apart into letters.
 
-
-def _byte_pairs(words: list[str]) -> CLIPTokenizer:
-    """A word's letters are merged from left to right; `</w>` ends a word."""
+    A word is merged from its end, which `</w>` marks, so no merge ever applies within another word.
+    """
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     merges: dict[tuple[str, str], str] = {}
-    for word in words:
-        left = word[0]
-        for end, letter in enumerate(word[1:], 2):
-            right = f"{letter}</w>" if end == len(word) else letter
-            left = merges.setdefault((left, right), left + right)
+    for word in VOCABULARY:
+        right = f"{word[-1]}</w>"
+        for letter in reversed(word[:-1]):
+            right = merges.setdefault((letter, right), letter + right)
     pieces += list(dict.fromkeys(merges.values()))
     vocab = {piece: i for i, piece in enumerate(pieces)}
     return CLIPTokenizer(vocab=vocab, merges=list(merges), model_max_length=CLIP_TOKENS)

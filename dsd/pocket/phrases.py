@@ -1,0 +1,192 @@
+"""Prompts as people type them: other words for the same thing, any order, small mistakes.
+
+`dsd.pocket.words` has one wording for everything; this module has many, and the models learn from them.
+"""
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from dsd.pocket import words
+from dsd.pocket.world import NAMED, Context, Critter
+
+PLACES = {
+    "beach": (
+        "on the beach",
+        "at the beach",
+        "at the seaside",
+        "on the shore",
+        "by the coast",
+        "on the sand",
+    ),
+    "forest": ("in the forest", "in the woods", "among the trees", "between the trees", "in a wood"),
+    "snow": ("in the snow", "on the snow", "in winter", "in a snowy landscape", "in the snowy mountains"),
+    "desert": ("in the desert", "on a dune", "in the dunes", "by a cactus", "near a cactus"),
+    "city": ("in the city", "in the town", "in town", "on the street", "downtown", "in front of buildings"),
+    "sea": ("under the sea", "in the sea", "underwater", "in the ocean", "under water", "in the deep ocean"),
+    "space": ("in space", "in outer space", "among the stars", "near a planet", "in the galaxy"),
+    "room": ("in a room", "at home", "indoors", "inside the house", "in the bedroom", "by the window"),
+}
+ACCESSORIES = {
+    "hat": (("wearing", "with", "in", "has"), ("hat", "cap", "top hat")),
+    "scarf": (("wearing", "with", "in", "has"), ("scarf", "shawl", "neck scarf")),
+    "balloon": (("holding", "with", "carrying", "has"), ("balloon", "party balloon", "ballon")),
+    "flag": (("holding", "with", "carrying", "waving"), ("flag", "banner", "pennant")),
+}
+SUNSET = ("at sunset", "at dusk", "in the evening", "in the evening sun")
+NIGHT = ("at night", "at midnight", "in the dark", "in moonlight", "under the moon")
+SUN_FROM = (
+    "light from the {}",
+    "sun from the {}",
+    "lit from the {}",
+    "sun on the {}",
+    "sunlight from the {}",
+)
+MOON_FROM = ("moonlight from the {}", "moon from the {}", "lit from the {}", "moon on the {}")
+LIGHTS = {
+    "daylight": ("by day", "in daylight", "at noon", "on a sunny day", "in the sun", "in the morning"),
+    "overcast": (
+        "under clouds",
+        "on a cloudy day",
+        "under an overcast sky",
+        "in grey weather",
+        "on a gray day",
+    ),
+}
+SIDES = {
+    "left": ("on the left", "to the left", "at the left side", "on the left side"),
+    "right": ("on the right", "to the right", "at the right side", "on the right side"),
+    "centre": ("in the centre", "in the middle", "in the center"),
+}
+OTHER_WORDS = {
+    "red": ("crimson", "scarlet", "ruby"), "orange": ("tangerine", "carrot"), "yellow": ("golden", "lemon"),
+    "green": ("emerald", "lime"), "teal": ("turquoise", "cyan"), "blue": ("navy", "azure"),
+    "purple": ("violet", "lilac"), "pink": ("rose", "rosy", "magenta"), "white": ("snowy", "pale"),
+    "black": ("dark", "coal"), "round": ("circular", "ball-shaped"), "tall": ("slim", "egg-shaped", "oval"),
+    "boxy": ("square", "cubic", "blocky"), "pointy": ("triangular", "pointed"),
+    "plain": ("solid", "simple"), "striped": ("stripy", "stripey", "lined"), "spotted": ("dotted", "spotty"),
+}  # fmt: skip
+NOUNS = ("critter", "monster", "creature", "character", "animal", "little monster", "fellow", "guy", "being")
+SUBJECTS = (
+    "the critter", "the same critter", "this critter", "it", "a critter", "the creature", "this character", "",
+    "my monster", "the monster", "my critter", "our friend", "she", "he", "they", "her", "him", "the subject",
+    "the same one", "this one", "my character", "the little guy",
+)  # fmt: skip
+FILLERS = (
+    "standing", "happily", "picture", "photo", "now", "please", "one", "is", "sitting", "smiling", "nice",
+    "cute", "very", "playing", "walking", "a photo of", "a picture of", "drawing of", "show", "draw", "put",
+    "make", "there", "beautiful", "funny", "looking", "happy", "and", "please draw", "living", "goes",
+)  # fmt: skip
+SAID_AS_TAUGHT = 0.3  # of the phrases have the words and the order of `dsd.pocket.words`
+OTHER_WORD, MISSPELLED, NO_ARTICLES, FILLED = 0.4, 0.01, 0.15, 0.25
+
+
+def phrase(critter: Critter, context: Context, rng: np.random.Generator, *, describe: float = 0.8) -> str:
+    """Return a prompt for a critter in a context, as one of many people would type it.
+
+    `describe` is the share of phrases that name the critter's traits; the rest say `it` or `my monster`.
+    """
+    described, traits = rng.random() < describe, _some_traits(rng)
+    if rng.random() < SAID_AS_TAUGHT:
+        subject = f"a {words.describe_critter(critter, traits=traits)}" if described else _one(SUBJECTS, rng)
+        return f"{subject} {words.describe_context(context, say_place=rng.random() < 0.3)}".strip()
+    parts = [part for part in (_worn(context, rng), _place(context, rng), _light(context.light, rng)) if part]
+    if rng.random() < (0.1 if context.place == "centre" else 0.3):
+        parts.append(_one(SIDES[context.place], rng))
+    rng.shuffle(parts)
+    subject = _subject(critter, traits, rng) if described else _one(SUBJECTS, rng)
+    parts.insert(0 if rng.random() < 0.85 else len(parts), subject)
+    return _typed(" ".join(parts).split(), rng)
+
+
+def light_words(light: str, rng: np.random.Generator) -> str:
+    """Return words for a light: `at dusk sun from the left`; its side is mostly told."""
+    return _light(light, rng) or _one(LIGHTS["daylight"], rng)
+
+
+def _some_traits(rng: np.random.Generator) -> tuple[str, ...]:
+    return NAMED if rng.random() < 0.7 else tuple(trait for trait in NAMED if rng.random() < 0.5)
+
+
+def _one(choices: tuple[str, ...], rng: np.random.Generator) -> str:
+    return choices[int(rng.integers(len(choices)))]
+
+
+def _other(word: str, rng: np.random.Generator) -> str:
+    return _one(OTHER_WORDS[word], rng) if word in OTHER_WORDS and rng.random() < OTHER_WORD else word
+
+
+def _subject(critter: Critter, traits: tuple[str, ...], rng: np.random.Generator) -> str:
+    """Return `a rosy boxy monster with pointy ears`, its adjectives in any order."""
+    adjectives = [
+        _other(getattr(critter, name), rng) for name in ("color", "shape", "pattern") if name in traits
+    ]
+    if rng.random() < 0.3:
+        rng.shuffle(adjectives)
+    noun = _one(NOUNS, rng) if rng.random() < OTHER_WORD else "critter"
+    ears = (f"with {critter.ears} ears", f"{critter.ears} ears", f"and {critter.ears} ears")
+    if critter.ears == "no":
+        ears = ("with no ears", "without ears", "no ears")
+    return " ".join(["a", *adjectives, noun, *([_one(ears, rng)] if "ears" in traits else [])])
+
+
+def _worn(context: Context, rng: np.random.Generator) -> str:
+    if context.accessory == "none":
+        return ""
+    verbs, nouns = ACCESSORIES[context.accessory]
+    verb, noun = (_one(x, rng) if rng.random() < OTHER_WORD else x[0] for x in (verbs, nouns))
+    return f"{verb} a {_other(context.accessory_color, rng)} {noun}"
+
+
+def _place(context: Context, rng: np.random.Generator) -> str:
+    return _one(PLACES[context.scene], rng) if rng.random() < OTHER_WORD else PLACES[context.scene][0]
+
+
+def _light(light: str, rng: np.random.Generator) -> str:
+    """Return words for a light, or nothing for most daylight."""
+    if light == "daylight" and rng.random() < 0.7:
+        return ""
+    if light in LIGHTS:
+        return _one(LIGHTS[light], rng)
+    kind, side = light.split()
+    when, whence = (SUNSET, SUN_FROM) if kind == "sunset" else (NIGHT, MOON_FROM)
+    first = _one(when, rng) if rng.random() < OTHER_WORD else when[0]
+    return first if rng.random() < 0.25 else f"{first} {_one(whence, rng).format(side)}"
+
+
+def _typed(spoken: list[str], rng: np.random.Generator) -> str:
+    """Return the words with what people add, leave out and get wrong."""
+    if rng.random() < NO_ARTICLES:
+        spoken = [word for word in spoken if word not in ("a", "an", "the")]
+    if rng.random() < FILLED:
+        spoken.insert(int(rng.integers(len(spoken) + 1)), _one(FILLERS, rng))
+    return " ".join(_misspelled(word, rng) if rng.random() < MISSPELLED else word for word in spoken)
+
+
+def _misspelled(word: str, rng: np.random.Generator) -> str:
+    """Return the word with two letters swapped, one doubled or one left out."""
+    if len(word) < 4:
+        return word
+    i = int(rng.integers(1, len(word) - 1))
+    ways = (
+        word[:i] + word[i + 1] + word[i] + word[i + 2 :],
+        word[:i] + word[i] + word[i:],
+        word[:i] + word[i + 1 :],
+    )
+    return _one(ways, rng)
+
+
+def _vocabulary() -> list[str]:
+    tables = SimpleNamespace(
+        places=[text for texts in PLACES.values() for text in texts],
+        worn=[text for verbs, nouns in ACCESSORIES.values() for text in (*verbs, *nouns)],
+        lights=[text for texts in (*LIGHTS.values(), SUNSET, NIGHT) for text in texts],
+        sides=[text for texts in SIDES.values() for text in texts],
+        others=[text.replace("-", " ") for texts in OTHER_WORDS.values() for text in texts],
+        whence=[text.format("left") for text in (*SUN_FROM, *MOON_FROM)],
+    )
+    texts = [*sum(vars(tables).values(), []), *NOUNS, *SUBJECTS, *FILLERS, "without"]
+    return sorted({*words.VOCABULARY, *" ".join(texts).split()})
+
+
+VOCABULARY = _vocabulary()  # every word that the models are taught, correctly spelled
