@@ -62,7 +62,7 @@ def test_fitting_how_far_they_lean_changes_nothing_else_of_the_scorer(scorer):
     torch.nn.init.zeros_(other.tilt.weight)
     fit_tilt(
         other,
-        pocket_scorer.to_tensor([draw(*scene) for scene in scenes]),
+        pocket_scorer.to_tensor([draw(*scene) for scene in scenes], other.size),
         torch.tensor([context.tilt for _, context in scenes]),
     )
     before = scorer.state_dict()

@@ -13,7 +13,12 @@ from train.pocket import latents, lessons, loop, reader, scenes, teacher, text, 
 from train.pocket.loop import State, descend, made_ahead, running_average
 from train.pocket.scorer import targets
 
-EVERY_LESSON = tuple(lessons.THEN)
+EVERY_LESSON = tuple(max(lessons.STAGES.items())[1])
+
+
+def whole(step: int) -> float:
+    """The last stage, which has all lessons; a function that worker processes can be sent."""
+    return 0.9
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +59,13 @@ def test_truths_are_those_of_the_scenes(known, tmp_path, monkeypatch):
 
 
 def test_the_lessons_shares_are_a_whole():
-    for shares in (lessons.FIRST, lessons.THEN):
+    for shares in lessons.STAGES.values():
         assert sum(shares.values()) == pytest.approx(1)
 
 
 def test_imperfect_sheets_are_some_and_not_most(known):
     rng = np.random.default_rng(0)
-    sheets = [lessons.sample_sheet(known, i % 4, lessons.SHEETS, rng) for i in range(3000)]
+    sheets = [lessons.sample_sheet(known, i % 4, lessons.GRIDS, rng) for i in range(3000)]
     wrong = np.mean([max(sheet.panels) >= scenes.SAME for sheet in sheets])
     assert abs(wrong - lessons.IMPERFECT) < 0.03
     assert not any(any(sheet.shown) for sheet in sheets)
@@ -68,7 +73,7 @@ def test_imperfect_sheets_are_some_and_not_most(known):
 
 def test_copying_shows_one_critter_some_of_its_panels_and_seldom_tells_its_traits(known):
     rng = np.random.default_rng(0)
-    sheets = [lessons.sample_sheet(known, i % 4, lessons.COPIED_SHEETS, rng) for i in range(600)]
+    sheets = [lessons.sample_sheet(known, i % 4, lessons.COPIED_GRIDS, rng) for i in range(600)]
     assert {sum(sheet.shown) for sheet in sheets} == {1, 2, 3}
     assert max(max(sheet.panels) for sheet in sheets) < scenes.SAME
     untold = np.mean(
@@ -77,10 +82,23 @@ def test_copying_shows_one_critter_some_of_its_panels_and_seldom_tells_its_trait
     assert abs(untold - lessons.UNTOLD_COPYING) < 0.08
 
 
-def test_the_first_lessons_have_two_panels_at_most(known):
-    sample = lessons.Sampler(known, 6, first=30)
-    assert {sample(step).lesson for step in range(30)} == set(lessons.FIRST)
-    assert {sample(step).lesson for step in range(30, 90)} == set(lessons.THEN)
+def test_relit_grids_show_one_context_in_different_lights(known):
+    rng = np.random.default_rng(0)
+    for lesson in (lessons.RELIT, lessons.COPIED_RELIT):
+        grids = [lessons.sample_sheet(known, i % 4, lesson, rng) for i in range(60)]
+        for i, grid in enumerate(grids):
+            told = [known.scene(i % 4, panel) for panel in grid.panels]
+            assert len({one.light for one in told}) == 4 and len({one.scene for one in told}) == 1
+            assert grid.prompt.endswith(f"bottom right {told[-1].light}")
+            assert any(grid.shown) == lesson.copying
+
+
+def test_words_come_first_then_pairs_then_grids(known):
+    sample = lessons.Sampler(known, 6, lambda step: step / 300)
+    assert {sample(step).lesson for step in range(120)} == {lessons.SINGLES}
+    assert {max(sample(step).lesson[:2]) for step in range(120, 165)} == {1, 2}
+    assert any(sample(step).lesson.rows == 2 for step in range(165, 200))
+    assert teacher.Passed(100, 0.55)(0) == 0.55 and teacher.Passed(100, 0.0)(50) == 0.5
 
 
 def toy_pictures() -> teacher.Pictures:
@@ -143,7 +161,7 @@ def test_the_readers_question_teaches_the_transformer(monkeypatch):
 
 
 def test_the_teachers_batches_are_a_function_of_the_step(known):
-    sample = lessons.Sampler(known, 12)
+    sample = lessons.Sampler(known, 12, whole)
     first, again, other = sample(7), sample(7), sample(8)
     assert first.panels.shape == (len(first.families), first.lesson.rows * first.lesson.columns)
     for name in ("families", "panels", "shown", "t5", "clip"):
@@ -152,10 +170,10 @@ def test_the_teachers_batches_are_a_function_of_the_step(known):
 
 
 def test_batches_made_by_workers_are_those_made_here(monkeypatch, known):
-    here = list(made_ahead(lessons.Sampler(known, 6), 3, 6))
+    here = list(made_ahead(lessons.Sampler(known, 6, whole), 3, 6))
     monkeypatch.setattr(loop, "device", lambda: "cuda")
     monkeypatch.setattr(loop.os, "cpu_count", lambda: 4)  # two workers
-    ahead = list(made_ahead(lessons.Sampler(known, 6), 3, 6))
+    ahead = list(made_ahead(lessons.Sampler(known, 6, whole), 3, 6))
     assert len(here) == len(ahead) == 3
     for one, other in zip(here, ahead, strict=True):
         assert one.lesson == other.lesson
@@ -169,7 +187,7 @@ def run_steps(path, known, steps: int) -> torch.Tensor:
     state = State(
         path, model=model, average=running_average(model), optimizer=torch.optim.AdamW(model.parameters())
     ).load()
-    batches, pictures = made_ahead(lessons.Sampler(known, 4), state.step, steps), toy_pictures()
+    batches, pictures = made_ahead(lessons.Sampler(known, 4, whole), state.step, steps), toy_pictures()
     descend(
         "toy",
         state,

@@ -1,5 +1,7 @@
 """What the judge sees in training of the teacher's way of drawing: the same panels, only worse drawn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,8 @@ from dsd.latents import decode
 from dsd.pocket.draw import draw
 from train.pocket import latents as sheets
 from train.pocket import redrawn, scenes
-from train.pocket.presets import MEDIUM
-from train.pocket.teacher import Teacher, begin_with
+from train.pocket.presets import CPU
+from train.pocket.teacher import Teacher
 from train.pocket.vae import TRAIN_SEED
 
 FAMILIES, SIDE = range(0, 2), 64
@@ -24,14 +26,15 @@ def vae():
 
 @pytest.fixture(scope="module")
 def latents(vae, tmp_path_factory):
-    drawn = [[np.asarray(draw(*one, SIDE)) for one in scenes.family(TRAIN_SEED, f)] for f in FAMILIES]
-    return sheets.load(vae, np.stack(drawn), tmp_path_factory.mktemp("latents") / "latents.npy")
+    return sheets.load(
+        vae, TRAIN_SEED, len(FAMILIES), SIDE, tmp_path_factory.mktemp("latents") / "latents.npy"
+    )
 
 
 @pytest.fixture(scope="module")
 def teacher():
-    begin_with(made := Teacher(MEDIUM).eval(), ASSETS / "teacher")
-    return made
+    torch.manual_seed(0)
+    return Teacher(replace(CPU, panel=SIDE, heads=2, single_blocks=1)).eval()
 
 
 @torch.no_grad()

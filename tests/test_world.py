@@ -1,11 +1,24 @@
 """The drawn world: identities, words and pictures."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from dsd.pocket import light, phrases
 from dsd.pocket.draw import draw
-from dsd.pocket.words import VOCABULARY, caption, grid_prompt, phrase
-from dsd.pocket.world import UNNAMED, Context, change_one_trait, sample_context, sample_critter
+from dsd.pocket.phrases import phrase
+from dsd.pocket.words import VOCABULARY, caption, grid_prompt, relight_prompt
+from dsd.pocket.world import (
+    FLAT_LIGHTS,
+    LIGHTS,
+    SCENES,
+    UNNAMED,
+    Context,
+    change_one_trait,
+    sample_context,
+    sample_critter,
+)
 from train.pocket import scenes
 
 
@@ -56,10 +69,53 @@ def test_held_out_critters_are_about_a_tenth_and_never_in_training_scenes():
     assert all(sample_critter(rng(i), held_out=True).held_out for i in range(20))
 
 
-def test_a_family_shows_one_critter_and_two_near_misses():
-    critters = [critter for critter, _ in scenes.family(1, 0)]
-    assert len(set(critters[: scenes.SAME])) == 1
-    assert all(critter != critters[0] for critter in critters[scenes.SAME :])
+def test_a_family_shows_one_critter_two_near_misses_and_the_first_context_in_other_lights():
+    family = scenes.family(1, 0)
+    critters, near, relit = (
+        family[: scenes.SAME],
+        family[scenes.SAME : -scenes.RELIT],
+        family[-scenes.RELIT :],
+    )
+    critter, first = family[0]
+    assert len({critter for critter, _ in critters + relit}) == 1
+    assert len(near) == scenes.CHANGED and all(other != critter for other, _ in near)
+    assert all(replace(context, light=first.light) == first for _, context in relit)
+    assert len({context.light for _, context in [family[0], *relit]}) == 1 + scenes.RELIT
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_every_light_can_be_told_from_every_other_in_every_scene(scene):
+    critter = sample_critter(rng(8))
+    drawn = [np.asarray(draw(critter, Context(scene=scene, light=name), 128), float) for name in LIGHTS]
+    off = [np.abs(one - other).mean() for i, one in enumerate(drawn) for other in drawn[:i]]
+    assert min(off) > 1  # the least: light from the left and from the right, where no shadow falls
+
+
+@pytest.mark.parametrize("name", ["sunset", "moonlight"])
+def test_light_from_one_side_shades_the_other_and_throws_its_shadow_there(name):
+    critter = replace(sample_critter(rng(8)), pattern="plain", shape="round", ears="no", eyes=1)
+    left, right = (
+        np.asarray(draw(critter, Context(scene="snow", light=f"{name} {side}"), 128).convert("L"), float)
+        for side in ("left", "right")
+    )
+    body = left[60:90, 40:88]
+    assert body[:, :15].mean() > 1.2 * body[:, -15:].mean()
+    ground = left[110:118]
+    assert ground[:, 80:110].mean() < 0.9 * ground[:, 18:48].mean()
+    assert np.abs(left[108:, 1:] - right[108:, :0:-1]).mean() < 3, "shadows are each other's mirror image"
+
+
+def test_flat_lights_neither_shade_nor_cast_a_shadow():
+    assert not any(light.BY_NAME[name].shade or light.BY_NAME[name].shadow for name in FLAT_LIGHTS)
+
+
+def test_a_relit_grid_tells_what_its_panels_share_once_and_their_lights():
+    critter = sample_critter(rng(4))
+    contexts = [Context(scene="beach", accessory="hat", light=name) for name in LIGHTS[:4]]
+    prompt = relight_prompt(critter, contexts)
+    assert prompt.count("beach") == prompt.count("red hat") == 1
+    assert prompt.endswith("bottom left sunset left bottom right sunset right")
+    assert set(prompt.split()) <= set(VOCABULARY)
 
 
 def test_prompts_use_only_words_that_the_tokenizer_knows():
@@ -70,6 +126,25 @@ def test_prompts_use_only_words_that_the_tokenizer_knows():
         assert set(words) <= set(VOCABULARY)
 
 
+@pytest.mark.parametrize("light", LIGHTS)
+def test_phrases_tell_the_light_in_many_ways_and_never_a_wrong_side(light):
+    critter, context = sample_critter(rng(6)), Context(scene="forest", light=light)
+    said = [phrase(critter, context, rng(i)) for i in range(200)]
+    wrong = {"left": "from the right", "right": "from the left"}.get(light.split()[-1], "from the")
+    assert len(set(said)) > 100 and not any(wrong in text for text in said)
+
+
+def test_nearly_all_words_of_phrases_are_in_the_vocabulary():
+    generator = rng(5)
+    words = [
+        word
+        for _ in range(500)
+        for word in phrase(sample_critter(generator), sample_context(generator, LIGHTS), generator).split()
+    ]
+    unknown = [word for word in words if not set(word.split("-")) <= set(phrases.VOCABULARY)]
+    assert 0 < len(unknown) / len(words) < 2 * phrases.MISSPELLED
+
+
 def test_phrases_vary_but_always_name_the_scene():
     critter, context = (
         sample_critter(rng(6)),
@@ -77,4 +152,5 @@ def test_phrases_vary_but_always_name_the_scene():
     )
     said = {phrase(critter, context, rng(i)) for i in range(40)}
     assert len(said) > 10
-    assert all("forest" in words and "blue" in words for words in said)
+    places = [place for place in phrases.PLACES["forest"]]
+    assert all("forest" in words or any(place.split()[-1] in words for place in places) for words in said)

@@ -9,7 +9,7 @@ def warning(picture: Image.Image) -> str | None:
     from dsd.pocket import scorer  # both only when asked: a picture of FLUX never needs them
 
     network = scorer.load()
-    seen = diptych.fit(picture, scorer.SIZE, scorer.SIZE)
+    seen = diptych.fit(picture, network.size, network.size)
     if network.read([seen])[0].strangeness <= network.strange.item():
         return None
     return (

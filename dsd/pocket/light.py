@@ -15,7 +15,7 @@ SUN, MOON = (1.0, 0.93, 0.45), (0.96, 0.97, 1.0)
 
 @dataclass(frozen=True, kw_only=True)
 class Light:
-    """One named light. `shade` and `shadow` are the share of brightness lost on the far side and in shadow."""
+    """One named light; `shade` and `shadow`: the share of brightness lost on the far side and in shadow."""
 
     rgb: tuple[float, float, float]  # gain of each channel, over the whole panel
     side: int = 0
@@ -61,7 +61,7 @@ def shade(layer: Image.Image, light: Light, *, center: tuple[float, float], radi
 
 
 def cast_shadow(image: Image.Image, layer: Image.Image, light: Light, *, foot: float) -> None:
-    """Darken `image` where the shadow of `layer` (RGBA) falls on the ground, which starts at height `foot`."""
+    """Darken `image` where the shadow of `layer` (RGBA) falls on the ground, which it meets at `foot`."""
     if not light.shadow:
         return
     size, lean = image.width, light.side * light.reach / FLATTENED

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from dsd.pocket import words
+from dsd.pocket.words import USUAL
 from dsd.pocket.world import NAMED, Context, Critter
 
 PLACES = {
@@ -44,7 +45,9 @@ SUN_FROM = (
 )
 MOON_FROM = ("moonlight from the {}", "moon from the {}", "lit from the {}", "moon on the {}")
 LIGHTS = {
-    "daylight": ("by day", "in daylight", "at noon", "on a sunny day", "in the sun", "in the morning"),
+    **dict.fromkeys(
+        USUAL, ("by day", "in daylight", "at noon", "on a sunny day", "in the sun", "in the morning")
+    ),
     "overcast": (
         "under clouds",
         "on a cloudy day",
@@ -68,9 +71,9 @@ OTHER_WORDS = {
 }  # fmt: skip
 NOUNS = ("critter", "monster", "creature", "character", "animal", "little monster", "fellow", "guy", "being")
 SUBJECTS = (
-    "the critter", "the same critter", "this critter", "it", "a critter", "the creature", "this character", "",
+    "the critter", "the same critter", "this critter", "it", "a critter", "the creature", "this character",
     "my monster", "the monster", "my critter", "our friend", "she", "he", "they", "her", "him", "the subject",
-    "the same one", "this one", "my character", "the little guy",
+    "", "the same one", "this one", "my character", "the little guy",
 )  # fmt: skip
 FILLERS = (
     "standing", "happily", "picture", "photo", "now", "please", "one", "is", "sitting", "smiling", "nice",
@@ -97,11 +100,6 @@ def phrase(critter: Critter, context: Context, rng: np.random.Generator, *, desc
     subject = _subject(critter, traits, rng) if described else _one(SUBJECTS, rng)
     parts.insert(0 if rng.random() < 0.85 else len(parts), subject)
     return _typed(" ".join(parts).split(), rng)
-
-
-def light_words(light: str, rng: np.random.Generator) -> str:
-    """Return words for a light: `at dusk sun from the left`; its side is mostly told."""
-    return _light(light, rng) or _one(LIGHTS["daylight"], rng)
 
 
 def _some_traits(rng: np.random.Generator) -> tuple[str, ...]:
@@ -144,14 +142,14 @@ def _place(context: Context, rng: np.random.Generator) -> str:
 
 def _light(light: str, rng: np.random.Generator) -> str:
     """Return words for a light, or nothing for most daylight."""
-    if light == "daylight" and rng.random() < 0.7:
+    if light in USUAL and rng.random() < 0.7:
         return ""
     if light in LIGHTS:
         return _one(LIGHTS[light], rng)
-    kind, side = light.split()
+    kind, _, side = light.partition(" ")
     when, whence = (SUNSET, SUN_FROM) if kind == "sunset" else (NIGHT, MOON_FROM)
     first = _one(when, rng) if rng.random() < OTHER_WORD else when[0]
-    return first if rng.random() < 0.25 else f"{first} {_one(whence, rng).format(side)}"
+    return first if not side or rng.random() < 0.25 else f"{first} {_one(whence, rng).format(side)}"
 
 
 def _typed(spoken: list[str], rng: np.random.Generator) -> str:

@@ -5,8 +5,6 @@ Only named traits and context have words. Text tokens cost a model as much as pi
 
 from collections.abc import Collection
 
-import numpy as np
-
 from dsd.pocket.world import (
     ACCESSORIES,
     ACCESSORY_COLORS,

@@ -43,8 +43,8 @@ from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.scorer import roughen, targets, truths
 from train.pocket.vae import TRAIN_SEED, to_tensor
 
-PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 8
-SIDE = 64  # pixels a side of what it sees
+PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 16
+SIDE = 128  # pixels a side of what it sees
 CONCLUDING = 2.0  # how much more the words from `differences:` on count than the descriptions
 COMPARE, DESCRIBE = 6, 7  # of eight steps, six compare, one describes, one says what changes
 TEMPLATE = (
@@ -113,15 +113,16 @@ class Eyes(nn.Module):
 
 
 class Pictures:
-    """Renders, and the same redrawn by the VAE and by the teacher; row 8 f + p is panel p of family f."""
+    """Renders, and the same redrawn by VAE and teacher; row FAMILY f + p is panel p of family f."""
 
     def __init__(self, run: Path, preset: Preset):
-        families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
-        latents = sheets.load(AutoencoderKL.from_pretrained(run / "vae"), families, run / "latents.npy")
-        self.count = min(preset.judge_families, len(families))
+        families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders")
+        vae = AutoencoderKL.from_pretrained(run / "vae")
+        latents = sheets.load(vae, TRAIN_SEED, preset.families, preset.panel, run / "latents.npy")
+        self.count = len(families)
         self.taught_count = min(preset.judge_taught, self.count)
         self.plain = families.reshape(-1, *families.shape[2:])
-        self.redrawn = redrawn.by_vae(run, families, latents, min(preset.judge_redrawn, self.count))
+        self.redrawn = redrawn.by_vae(run, preset.panel, latents, min(preset.judge_redrawn, self.count))
         self.taught, self.true = redrawn.by_teacher(run, preset, latents, self.taught_count)
 
     def pick(self, row: int, chance: float) -> np.ndarray:
@@ -131,7 +132,7 @@ class Pictures:
         return self.redrawn[row] if row < len(self.redrawn) and chance < 0.75 else self.plain[row]
 
     def batch(self, rows: np.ndarray, generator: torch.Generator) -> Tensor:
-        """[B, 3, 64, 64] in -1..1, roughened."""
+        """Return images [B, 3, SIDE, SIDE] in -1..1, roughened."""
         chances = torch.rand(len(rows), generator=generator).tolist()
         pictures = to_tensor(np.stack([self.pick(*one) for one in zip(rows, chances, strict=True)]))
         if pictures.shape[-1] != SIDE:

@@ -33,7 +33,9 @@ def kinds(count: int) -> dict[tuple, list[int]]:
 def changes(count: int) -> dict[str, list[int]]:
     """Rows of `Pictures` by the trait that they show changed; what their critter cannot show is left out."""
     found: dict[str, list[int]] = {trait: [] for trait in CHANGED}
-    for row in (scenes.FAMILY * f + p for f in range(count) for p in range(scenes.SAME, scenes.FAMILY)):
+    for row in (
+        scenes.FAMILY * f + p for f in range(count) for p in range(scenes.SAME, scenes.SAME + scenes.CHANGED)
+    ):
         before, after = scene(row - row % scenes.FAMILY)[0], scene(row)[0]
         trait = next(trait for trait in CHANGED if getattr(before, trait) != getattr(after, trait))
         if NEEDS.get(trait, after.pattern) == after.pattern:

@@ -42,8 +42,8 @@ SINGLES = Lesson(1, 1, text.T5_TOKENS, 1.0)
 PAIRS, COPIED_PAIRS = (Lesson(1, 2, 32, 0.57, copying) for copying in (False, True))
 GRIDS, COPIED_GRIDS = (Lesson(2, 2, GRID_TOKENS, 0.29, copying) for copying in (False, True))
 RELIT, COPIED_RELIT = (Lesson(2, 2, GRID_TOKENS, 0.29, copying, relit=True) for copying in (False, True))
-# What the steps teach, by the share of the training that has passed. Words are learnt from single images, many
-# of them; until they hold, grids teach little.
+# What the steps teach, by the share of the training that has passed. Words are learnt from single images,
+# many of them; until they hold, grids teach little.
 STAGES = {
     0.0: {SINGLES: 1.0},
     0.4: {SINGLES: 0.3, PAIRS: 0.2, COPIED_PAIRS: 0.5},

@@ -107,7 +107,7 @@ def made_ahead(make: Callable[[int], Any], first: int, steps: int) -> Iterator[A
 
 
 def learning_rate(step: int, steps: int, *, warmup: int = 200, decay: float = 0.3) -> float:
-    """Return the share of the peak: linear warm-up, flat, then a cosine to a fiftieth over the last `decay`."""
+    """Return the share of the peak: a warm-up, flat, then a cosine to a fiftieth over the last `decay`."""
     start = steps * (1 - decay)
     fraction = min(1.0, max(0.0, (step - start) / max(1.0, steps - start)))
     return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))

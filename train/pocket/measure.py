@@ -6,6 +6,7 @@ All pictures are drawn by the plain pipelines from saved folders; traits are rea
 
 import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,19 +22,27 @@ from dsd.pocket.validation import CritterScorer, Scene, case
 from dsd.pocket.words import caption, grid_prompt
 from dsd.pocket.world import Context, Critter, sample_context, sample_critter
 from dsd.scores import Case, Interval, evaluate, measure_levels
+from dsd.teacher import SETTINGS
 from dsd.validation import by_student, by_teacher, sample_sheet
 from train.pocket import scenes, vae
+from train.pocket.edges import sharpness, token_edges
 from train.pocket.loop import device
-from train.pocket.text import T5_TOKENS
 
 SEED, STEPS, BATCH = 5000, 28, 50
-GRID_TOKENS = 36
 
 
-def fresh(index: int, *, held_out: bool, contexts: int = 1) -> tuple[Critter, list[Context]]:
-    """Scene `index` of the measurements: never one that was trained on."""
-    rng = np.random.default_rng((SEED, index, held_out))
-    return sample_critter(rng, held_out=held_out), [sample_context(rng) for _ in range(contexts)]
+@dataclass(frozen=True)
+class World:
+    """What is measured: panels of `panel` pixels, in the lights that the scorer knows."""
+
+    scorer: Scorer
+    panel: int
+
+    def fresh(self, index: int, *, held_out: bool, contexts: int = 1) -> tuple[Critter, list[Context]]:
+        """Return scene `index` of the measurements: never one that was trained on."""
+        rng = np.random.default_rng((SEED, index, held_out))
+        lights = self.scorer.choices["light"]
+        return sample_critter(rng, held_out=held_out), [sample_context(rng, lights) for _ in range(contexts)]
 
 
 def draw_with(
@@ -56,50 +65,70 @@ def score_parts(pairs: list[tuple[Critter, Context]], readings: list[Reading]) -
     return {name: share(values) for name, values in rows.items()}
 
 
+def looks(drawn: list[Image.Image], pairs: list[tuple[Critter, Context]], panel: int) -> dict[str, float]:
+    """Return sharpness and token edges of images, against renders of what they were to show."""
+    renders = [draw(*pair, panel) for pair in pairs]
+    return {
+        "sharpness": round(sharpness(drawn, renders), 3),
+        "token_edges": round(token_edges(drawn, renders), 3),
+    }
+
+
 def measure_singles(
-    teacher: FluxPipeline, scorer: Scorer, count: int, panel: int, guidance: float
-) -> tuple[dict, list]:
-    pairs = [(critter, contexts[0]) for critter, contexts in (fresh(i, held_out=False) for i in range(count))]
-    pictures = draw_with(teacher, [caption(*pair) for pair in pairs], panel, T5_TOKENS, guidance)
-    return score_parts(pairs, scorer.read(pictures)), pictures
+    teacher: FluxPipeline, world: World, count: int, guidance: float
+) -> tuple[dict, list[Image.Image]]:
+    scenes = [world.fresh(i, held_out=False) for i in range(count)]
+    pairs = [(critter, contexts[0]) for critter, contexts in scenes]
+    prompts, tokens = [caption(*pair) for pair in pairs], teacher.tokenizer_2.model_max_length
+    pictures = draw_with(teacher, prompts, world.panel, tokens, guidance)
+    parts = score_parts(pairs, world.scorer.read(pictures))
+    return parts | looks(pictures, pairs, world.panel), pictures
 
 
 def measure_grids(
-    teacher: FluxPipeline, scorer: Scorer, count: int, panel: int, guidance: float
-) -> tuple[dict, list]:
-    rows = [fresh(i, held_out=False, contexts=4) for i in range(count)]
-    sheets = draw_with(teacher, [grid_prompt(c, x) for c, x in rows], 2 * panel, GRID_TOKENS, guidance)
-    readings = [scorer.read(split(sheet, panel)) for sheet in sheets]
-    flat = [(critter, x) for critter, contexts in rows for x in contexts]
-    parts = score_parts(flat, [r for four in readings for r in four])
-    return {"one_identity_in_all_four": share(same_identity(four) for four in readings), **parts}, sheets
+    teacher: FluxPipeline, world: World, count: int, tokens: int, guidance: float
+) -> tuple[dict, list[Image.Image]]:
+    rows = [world.fresh(i, held_out=False, contexts=4) for i in range(count)]
+    prompts = [grid_prompt(critter, contexts) for critter, contexts in rows]
+    sheets = draw_with(teacher, prompts, 2 * world.panel, tokens, guidance)
+    panels = [split(sheet, world.panel) for sheet in sheets]
+    readings = [world.scorer.read(four) for four in panels]
+    flat = [(critter, context) for critter, contexts in rows for context in contexts]
+    parts = score_parts(flat, [reading for four in readings for reading in four])
+    agreed = {
+        "one_identity_in_all_four": share(same_identity(four) for four in readings),
+        "pairs_that_agree": share(
+            same_identity([four[a], four[b]]) for four in readings for a in range(4) for b in range(a)
+        ),
+    }
+    return agreed | parts | looks([p for four in panels for p in four], flat, world.panel), sheets
 
 
 def split(sheet: Image.Image, panel: int) -> list[Image.Image]:
     return [sheet.crop((x, y, x + panel, y + panel)) for y in (0, panel) for x in (0, panel)]
 
 
-def ceiling_of_grids(scorer: Scorer, count: int, panel: int) -> float:
+def ceiling_of_grids(world: World, count: int) -> float:
     """How many truly consistent rendered sheets the same test accepts."""
-    rows = [fresh(i, held_out=False, contexts=4) for i in range(count)]
-    return share(same_identity(scorer.read([draw(c, x, panel) for x in xs])) for c, xs in rows)
+    rows = [world.fresh(i, held_out=False, contexts=4) for i in range(count)]
+    return share(same_identity(world.scorer.read([draw(c, x, world.panel) for x in xs])) for c, xs in rows)
 
 
-def held_out_cases(count: int, panel: int) -> list[Case]:
+def held_out_cases(world: World, count: int) -> list[Case]:
     """Held-out critters, each asked for in one context."""
     cases = []
     for i in range(count):
-        critter, (shown, asked) = fresh(i, held_out=True, contexts=2)
+        critter, (shown, asked) = world.fresh(i, held_out=True, contexts=2)
         scene = Scene(critter=critter, shown=shown, asked=asked)
-        cases.append(case(scene, f"{i:04d}", SEED + i, panel))
+        cases.append(case(scene, f"{i:04d}", SEED + i, world.panel))
     return cases
 
 
 def measure_student(
-    student: DSDPipeline, teacher: FluxPipeline, scorer: Scorer, count: int, panel: int, guidance: dict
+    student: DSDPipeline, teacher: FluxPipeline, world: World, count: int, guidance: dict
 ) -> tuple[dict, Image.Image]:
     """Held-out critters in an asked context: the student, the prompted teacher, and a true render."""
-    cases, readers = held_out_cases(count, panel), CritterScorer(scorer)
+    cases, readers = held_out_cases(world, count), CritterScorer(world.scorer)
     drawn = by_student(
         student,
         steps=STEPS,
@@ -108,8 +137,9 @@ def measure_student(
         text_guidance=guidance["text"],
     )
     told = by_teacher(
-        teacher, side=panel, tokens=T5_TOKENS, guidance=guidance["teacher"], steps=STEPS, batch=BATCH
-    )
+        teacher, side=world.panel, tokens=teacher.tokenizer_2.model_max_length,
+        guidance=guidance["teacher"], steps=STEPS, batch=BATCH,
+    )  # fmt: skip
     levels = measure_levels(cases, readers)
     ways = {
         "student": evaluate(drawn, cases, readers, levels=levels),
@@ -118,6 +148,8 @@ def measure_student(
     }
     result = {name: _identity_row(scores.means) for name, scores in ways.items()}
     result["true_render"] = _identity_row(levels.ceiling)
+    asked = [(case.facts.critter, case.facts.asked) for case in cases]
+    result["student_looks"] = looks(ways["student"].pictures, asked, world.panel)
     shown = {
         name: ways[way].pictures for name, way in (("student", "student"), ("teacher", "prompted_teacher"))
     }
@@ -145,35 +177,42 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0, help="the teacher's true_cfg_scale")
     parser.add_argument("--image-guidance", type=float, default=1.5)
     parser.add_argument("--text-guidance", type=float, default=1.0)
+    parser.add_argument(
+        "--grid-tokens", type=int, default=SETTINGS["pocket"].tokens, help="of text, in a grid's prompt"
+    )
+    parser.add_argument("--only-singles", action="store_true", help="of the teacher; for a look on the way")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     scorer = Scorer.from_pretrained(args.assets / "scorer").to(device())
     teacher = FluxPipeline.from_pretrained(args.assets / "teacher", dtype=torch.float32).to(device())
     teacher.set_progress_bar_config(disable=True)
-    panel = teacher.vae.config.sample_size // 2
-    figures = {"vae_psnr_db": round(measure_vae(teacher.vae, panel), 2)}
-    figures["teacher_singles"], singles = measure_singles(teacher, scorer, args.count, panel, args.guidance)
-    figures["teacher_grids"], grids = measure_grids(
-        teacher, scorer, max(args.count // 2, 10), panel, args.guidance
-    )
-    figures["grids_ceiling"] = ceiling_of_grids(scorer, max(args.count // 2, 10), panel)
-    draw_grid(singles[:40], 8).resize((8 * 128, 5 * 128), Image.Resampling.BICUBIC).save(
-        args.out / "teacher_singles.png"
-    )
-    draw_grid(grids[:12], 4).resize((4 * 256, 3 * 256), Image.Resampling.BICUBIC).save(
-        args.out / "teacher_grids.png"
-    )
-    if (args.assets / "student").exists():
-        figures["held_out"] = add_student(args, teacher, scorer, panel)
+    world, grids = World(scorer, teacher.vae.config.sample_size // 2), max(args.count // 2, 10)
+    figures = {"vae_psnr_db": round(measure_vae(teacher.vae, world.panel), 2)}
+    figures["teacher_singles"], singles = measure_singles(teacher, world, args.count, args.guidance)
+    save_sheet(singles[:40], 8, args.out / "teacher_singles.png")
+    if not args.only_singles:
+        figures["teacher_grids"], drawn = measure_grids(
+            teacher, world, grids, args.grid_tokens, args.guidance
+        )
+        figures["grids_ceiling"] = ceiling_of_grids(world, grids)
+        save_sheet(drawn[:12], 4, args.out / "teacher_grids.png")
+    if (args.assets / "student").exists() and not args.only_singles:
+        figures["held_out"] = add_student(args, teacher, world)
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2))
     print(json.dumps(figures, indent=2))
 
 
-def add_student(args: argparse.Namespace, teacher: FluxPipeline, scorer: Scorer, panel: int) -> dict:
+def save_sheet(images: list[Image.Image], columns: int, path: Path) -> None:
+    sheet, largest = draw_grid(images, columns), 1024
+    scale = max(1, largest // sheet.width)
+    sheet.resize((scale * sheet.width, scale * sheet.height), Image.Resampling.BICUBIC).save(path)
+
+
+def add_student(args: argparse.Namespace, teacher: FluxPipeline, world: World) -> dict:
     student = load_pipeline(args.assets / "student", dtype=torch.float32)
     student.set_progress_bar_config(disable=True)
     scales = {"image": args.image_guidance, "text": args.text_guidance, "teacher": args.guidance}
-    figures, sheet = measure_student(student, teacher, scorer, min(args.count, 200), panel, scales)
+    figures, sheet = measure_student(student, teacher, world, min(args.count, 200), scales)
     sheet.save(args.out / "student.png")
     return figures
 

@@ -16,7 +16,7 @@ class Preset:
     linear_steps: int = 1_000
     vae_steps: int = 14_000
     vae_batch: int = 8  # panels
-    scorer_families: int = 6_000
+    rendered: int = 6_000  # families whose images are kept, for scorer and judge
     scorer_batch: int = 64  # and a third as many strangers
     strangers: int = 6_000
     scorer_steps: int = 4_000
@@ -29,7 +29,6 @@ class Preset:
     teacher_steps: int = 40_000
     teacher_rate: float = 1e-3  # of AdamW; see `loop.optimizer` for the blocks' matrices
     teacher_batch: int = 28  # single images, in each process; grids are fewer, so that a step takes as long
-    judge_families: int = 12_000
     judge_redrawn: int = 4_000  # families that the judge also sees as the VAE redraws them
     judge_taught: int = 2_400  # families that it also sees as the teacher redraws them
     judge_width: int = 128
@@ -39,15 +38,13 @@ class Preset:
     judge_eye_steps: int = 1_500
     judge_batch: int = 24  # pairs, in each process
     judge_steps: int = 10_000
-    student_steps: int = 4_000
-    student_batch: int = 24  # in each process
 
 
 CPU = Preset()
 GPU = replace(
-    CPU, families=40_000, vae_families=3_000, vae_batch=64, scorer_families=12_000, scorer_batch=256,
-    teacher_batch=1024, judge_families=24_000, judge_redrawn=8_000, judge_taught=8_000, judge_eye_batch=256,
-    judge_eye_steps=4_000, judge_batch=128, student_batch=192,
+    CPU, families=40_000, vae_families=3_000, vae_batch=64, rendered=12_000, scorer_batch=256,
+    teacher_batch=1024, judge_redrawn=8_000, judge_taught=8_000, judge_eye_batch=256,
+    judge_eye_steps=4_000, judge_batch=128,
 )  # fmt: skip
 PRESETS = {"cpu": CPU, "gpu": GPU}
 

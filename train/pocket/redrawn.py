@@ -18,12 +18,12 @@ from dsd import flow
 from dsd.latents import decode, positions, unpack
 from dsd.pocket import scorer
 from dsd.pocket.scorer import kept
-from dsd.pocket.words import grid_prompt
+from dsd.pocket.words import grid_prompt, relight_prompt
 from dsd.teacher import SETTINGS
 from train.pocket import latents as sheets
 from train.pocket import scenes
 from train.pocket.judge_words import PARTS
-from train.pocket.lessons import SHEET_TOKENS
+from train.pocket.lessons import GRID_TOKENS
 from train.pocket.loop import device, once, step_seed
 from train.pocket.presets import Preset
 from train.pocket.teacher import Teacher, begin_with
@@ -31,27 +31,29 @@ from train.pocket.vae import TRAIN_SEED
 
 SEED, BATCH, STEPS = 43, 24, 6
 NOISE = (0.4, 0.85)  # times that drawing begins at: least and most noise
-SHEETS = ((0, 1, 2, 6), (3, 4, 5, 7))  # panels of a family that share a sheet: three of one critter, one not
+# Panels of a family that share a grid: three of one critter and one not, twice; one context in four lights.
+RELIT = (0, *range(scenes.FAMILY - scenes.RELIT, scenes.FAMILY))
+SHEETS = ((0, 1, 2, 6), (3, 4, 5, 7), RELIT)
 SIDE = 2  # panels a side
 # What the judge tells of a critter; its other numbers may go.
 TOLD = {trait for named, numbers in PARTS.values() for trait in (*named, *numbers)}
 
 
 @torch.no_grad()
-def by_vae(run: Path, families: np.ndarray, latents: Tensor, count: int) -> np.ndarray:
-    """The first `count` families after the VAE, uint8 [8 count, H, W, 3]: a teacher's pictures at best."""
+def by_vae(run: Path, panel: int, latents: Tensor, count: int) -> np.ndarray:
+    """Return the first `count` families after the VAE, uint8 [FAMILY count, H, W, 3]."""
 
     def draw() -> np.ndarray:
         vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
         parts = latents[:count].flatten(0, 1).split(256)
         return np.concatenate([to_pixels(decode(vae, part.float().to(device()))) for part in parts])
 
-    return once(run / "renders" / f"redrawn-{count}-{families.shape[2]}.npy", draw)
+    return once(run / "renders" / f"redrawn-{count}-{panel}.npy", draw)
 
 
 @torch.no_grad()
 def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` families after the teacher, uint8 [8 count, H, W, 3]; bool: which still are true."""
+    """Return `count` families after the teacher, uint8 [FAMILY count, H, W, 3], and which are still true."""
 
     def draw() -> np.ndarray:
         teacher = Teacher(preset).to(device()).eval()
@@ -86,14 +88,15 @@ def redraw(
 
 def prompt(family: int, panels: tuple[int, ...]) -> str:
     shown = scenes.family(TRAIN_SEED, family)
-    return grid_prompt(shown[0][0], [shown[p][1] for p in panels], said=set(range(len(panels))))
+    contexts = [shown[p][1] for p in panels]
+    return (relight_prompt if panels == RELIT else grid_prompt)(shown[0][0], contexts)
 
 
 def finish(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], side: int) -> Tensor:
     """Euler's way from time `begin` [B] to 0, guided as the wheel's sheets are."""
     guidance = SETTINGS["pocket"].guidance
     ids = positions(side, side, device=device())
-    words = [part.to(device()) for part in teacher.spell(prompts + [""] * len(prompts), SHEET_TOKENS)]
+    words = [part.to(device()) for part in teacher.spell(prompts + [""] * len(prompts), GRID_TOKENS)]
     for step in range(STEPS):
         t = begin * (1 - step / STEPS)
         both = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), *words, ids)
@@ -103,7 +106,7 @@ def finish(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], sid
 
 
 def tell(run: Path, pictures: np.ndarray) -> np.ndarray:
-    """bool [8 count]: does the scorer read all that words tell of the critter that was there?"""
+    """bool [FAMILY count]: does the scorer read all that words tell of the critter that was there?"""
     readings = scorer.load(run / "scorer").read([Image.fromarray(picture) for picture in pictures])
     return np.array([true(row, reading) for row, reading in enumerate(readings)])
 

@@ -1,4 +1,4 @@
-"""Rendered pairs as a dataset, for an upper bound: `python -m train.pocket.rendered RUN --out FOLDER`.
+"""Rendered pairs as a dataset, for an upper bound: `python -m train.pocket.rendered --out FOLDER`.
 
 What a perfect teacher and a perfect judge would leave: true renders of one critter in two contexts, told as
 people ask: the place alone, or the critter too. A student of these is what a self-distilled one is measured
@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dsd import rows
+from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context
 from train.pocket import scenes
 from train.pocket.presets import PRESETS, Preset
@@ -22,20 +23,21 @@ SEED = 61
 SHARD_ROWS = 5000
 
 
-def sample(families: np.ndarray, index: int) -> list[dict]:
-    """Both orders of pair number `index`, as rows of `dsd.pairs`; a function of the index."""
+def sample(index: int, families: int, panel: int) -> list[dict]:
+    """Return both orders of pair number `index`, as rows of `dsd.pairs`; a function of the index."""
     rng = np.random.default_rng((SEED, index))
-    family = int(rng.integers(len(families)))
+    family = int(rng.integers(families))
     first, second = (int(p) for p in rng.permutation(scenes.SAME)[:2])
-    return [row(families, family, *panels) for panels in ((first, second), (second, first))]
+    images = {p: draw(*scenes.family(TRAIN_SEED, family)[p], panel) for p in (first, second)}
+    return [row(images, family, *panels) for panels in ((first, second), (second, first))]
 
 
-def row(families: np.ndarray, family: int, conditioning: int, target: int) -> dict:
+def row(images: dict[int, Image.Image], family: int, conditioning: int, target: int) -> dict:
     critter, context = scenes.family(TRAIN_SEED, family)[target]
     return {
         "id": f"{family:06d}-{conditioning}-{target}",
-        "conditioning": png(families[family, conditioning]),
-        "target": png(families[family, target]),
+        "conditioning": png(images[conditioning]),
+        "target": png(images[target]),
         "caption": caption(critter, context),
         "instruction": describe_context(context),
         "generator": "dsd.pocket.draw",
@@ -43,24 +45,24 @@ def row(families: np.ndarray, family: int, conditioning: int, target: int) -> di
     }
 
 
-def png(picture: np.ndarray) -> dict:
-    """A uint8 picture [h, w, 3] as `datasets` keeps one."""
+def png(image: Image.Image) -> dict:
+    """Return an image as `datasets` keeps one."""
     file = io.BytesIO()
-    Image.fromarray(picture).save(file, "png")
+    image.save(file, "png")
     return {"bytes": file.getvalue(), "path": None}
 
 
-def write(run: Path, preset: Preset, count: int, out: Path) -> None:
+def write(preset: Preset, count: int, out: Path) -> None:
     """`count` rows, an even number, as parquet files that `dsd.pairs.read_pairs` opens."""
     import pyarrow
     import pyarrow.parquet
 
-    families = scenes.render(TRAIN_SEED, preset.families, preset.panel, run / "renders")
     out.mkdir(parents=True, exist_ok=True)
     starts = range(0, count // 2, SHARD_ROWS // 2)
     for number, start in enumerate(starts):
         indices = range(start, min(start + SHARD_ROWS // 2, count // 2))
-        shard = pyarrow.Table.from_pylist([one for index in indices for one in sample(families, index)])
+        pairs = (sample(index, preset.families, preset.panel) for index in indices)
+        shard = pyarrow.Table.from_pylist([one for both in pairs for one in both])
         file = io.BytesIO()
         pyarrow.parquet.write_table(shard, file, row_group_size=50)
         rows.write(out / f"train-{number:05d}-of-{len(starts):05d}.parquet", file.getvalue())
@@ -68,12 +70,11 @@ def write(run: Path, preset: Preset, count: int, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    write(args.run, PRESETS[args.preset], args.rows, args.out)
+    write(PRESETS[args.preset], args.rows, args.out)
     print(f"{args.rows} rows in {args.out}", flush=True)
 
 

@@ -63,7 +63,7 @@ def loss(scorer: Scorer, pictures: Tensor, others: Tensor, wanted: dict[str, Ten
 def train(run: Path, preset: Preset, steps: int) -> Scorer:
     torch.manual_seed(SEED)
     where = device()
-    families = scenes.render(TRAIN_SEED, preset.scorer_families, preset.panel, run / "renders")
+    families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders")
     wanted = {name: row.to(where) for name, row in targets(truths(TRAIN_SEED, len(families))).items()}
     scorer = Scorer().to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(scorer.parameters(), PEAK, weight_decay=0.02)
@@ -152,7 +152,7 @@ def main() -> None:
         scorer = train(args.run, preset, args.steps or preset.scorer_steps)
         fresh = scenes.render(TEST_SEED + 1, 250, preset.panel, args.run / "renders")
         set_threshold(scorer, to_tensor(fresh))
-    families = scenes.render(TRAIN_SEED, preset.scorer_families, preset.panel, args.run / "renders")[:TILTED]
+    families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, args.run / "renders")[:TILTED]
     tilts = torch.tensor([context.tilt for _, context in truths(TRAIN_SEED, len(families))])
     fit_tilt(scorer, to_tensor(families), tilts)
     scorer.save_pretrained(args.run / "scorer")

@@ -147,7 +147,7 @@ def train_branches(
 
 
 def last_layers(decoder: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
-    """Return the layers that pass the linear code through the last norm: large constants, which must not move.
+    """Return the layers that pass the linear code through the last norm: large constants, not to be moved.
 
     Trained with the rest, they cost 10 dB within 60 steps.
     """
