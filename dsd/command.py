@@ -110,7 +110,7 @@ def quiet() -> None:
 
 
 def _new(args: argparse.Namespace) -> int:
-    from dsd import generate, intake
+    from dsd import generate, intake, known_words
 
     if args.image is None or args.prompt is None or args.output is None:
         raise ValueError(
@@ -123,7 +123,8 @@ def _new(args: argparse.Namespace) -> int:
     image = intake.open_image(args.image)
     pipe = _load(args, args.model or "pocket", args.weights)
     generate.check(pipe, options)
-    for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt)):
+    unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
+    for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
         if notice:
             print(f"note: {notice}", file=sys.stderr)
     print(f"seed {options.seed}")

@@ -11,6 +11,7 @@ from PIL import Image
 from dsd import provenance
 from dsd.ui.loaded import Loaded
 from tests import browsing, tiny
+from train.pocket import text
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +107,20 @@ def test_nothing_uploaded_is_said_where_one_looks_and_one_click_on_an_example_dr
     assert tab.locator("#redrawn img").count() == 0
     tab.get_by_label("Show your picture as the model redrew it").check()
     tab.locator("#redrawn img").first.wait_for()
+
+
+def test_unknown_words_are_named_while_the_prompt_is_typed(browser, tmp_path_factory):
+    pipe = tiny.pipeline(guidance_embeds=False)
+    pipe.tokenizer_2 = text.build_t5_tokenizer()
+    with browsing.serving(Loaded(pipe=pipe, name="tiny"), tmp_path_factory.mktemp("none")) as url:
+        with browsing.visitors(browser, url) as open_page:
+            tab = open_page()
+            prompt, remark = tab.get_by_label("Where should it be?"), tab.locator("#unknown-words")
+            prompt.press_sequentially("on the beech")
+            remark.get_by_text('does not know "beech"').wait_for()
+            assert "beach" in remark.inner_text()
+            prompt.fill("on the beach")
+            remark.wait_for(state="hidden")
 
 
 def test_cancel_stops_and_the_next_run_works(open_page, pipe):

@@ -58,6 +58,7 @@ class Form(NamedTuple):
     """What to draw from it."""
 
     prompt: gr.Textbox
+    unknown: gr.HTML  # words of the prompt that the model does not know
     create: gr.Button
     cancel: gr.Button
     settings: list[Any]  # count, steps, image, text and embedded guidance, seed, width, height, fit, quality
@@ -115,6 +116,7 @@ def form(loaded: Loaded, work: Generating, enhancing: Enhancing) -> Form:
         label="Where should it be?", placeholder="wearing a red hat on the beach", lines=1, max_lines=6,
         elem_id="prompt",
     )  # fmt: skip
+    unknown = gr.HTML(elem_id="unknown-words", visible=False, padding=False)
     description = _description(enhancing)
     count = gr.Slider(1, MAX_COUNT, 1, step=1, label="Number of pictures", elem_id="count")
     with gr.Row():
@@ -128,7 +130,7 @@ def form(loaded: Loaded, work: Generating, enhancing: Enhancing) -> Form:
         width, height, fit = _size(loaded)
         link = _link()
     settings = [count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit, quality]
-    return Form(prompt, create, cancel, settings, seed, new_seed, description, brought, link, cost)
+    return Form(prompt, unknown, create, cancel, settings, seed, new_seed, description, brought, link, cost)
 
 
 def _description(enhancing: Enhancing) -> Description:

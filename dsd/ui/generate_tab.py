@@ -40,6 +40,7 @@ def build(loaded: Loaded, examples: Path) -> None:
     back = _wire_reference(reference, form, work)
     _wire_description(reference, form, enhancing)
     _wire_quality(form)
+    form.prompt.change(work.remark, form.prompt, form.unknown, trigger_mode="always_last", **AT_ONCE)
     ends = _wire_runs(reference, form, results, work, gallery, rows)
     _wire_cost(form, ends, work)
     _wire_history(past, ends, results, History(work), back)
@@ -179,6 +180,7 @@ def _wire_endpoint(reference: Reference, form: Form, work: Generating) -> None:
         steps = gr.Number(None, label="Steps", minimum=low, maximum=high)
         files = gr.File(label="PNG files", file_count="multiple")
         seeds, trigger = gr.JSON(label="Seeds"), gr.Button()
+        words, ask = gr.JSON(label="Unknown words"), gr.Button()
     trigger.click(
         work.endpoint,
         [reference.image, form.prompt, count, steps, *others],
@@ -188,3 +190,4 @@ def _wire_endpoint(reference: Reference, form: Form, work: Generating) -> None:
         "settings, and their seeds. Without a seed a new one is taken, without steps the quality's.",
         **LANE,
     )
+    ask.click(work.unknown_words, form.prompt, words, queue=False, api_name="unknown_words")

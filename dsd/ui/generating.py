@@ -14,7 +14,7 @@ import gradio as gr
 import spaces
 from PIL import Image
 
-from dsd import checkpoint, diptych, generate, intake
+from dsd import checkpoint, diptych, generate, intake, known_words
 from dsd.generate import Options, Progress
 from dsd.ui import restoring, uploads
 from dsd.ui.cost import Pace
@@ -89,8 +89,8 @@ class Generating:
     def _shown(self, progress: Progress, options: Options, folder: Path) -> tuple[Any, ...]:
         if len(progress.results) == options.count:
             pictures, redrawn = self._saved(progress.results, folder)
-            cut = intake.prompt_notice(self.loaded.pipe, options.prompt)
-            return _gallery(pictures), _gallery(redrawn), finished(options, cut), gr.skip()
+            remarks = [intake.prompt_notice(self.loaded.pipe, options.prompt), self._unknown(options.prompt)]
+            return _gallery(pictures), _gallery(redrawn), finished(options, remarks), gr.skip()
         share = progress.step / progress.total
         line = f"Step {progress.step} of {progress.total} · {time_left(progress.seconds_left)}"
         if progress.previews is None:
@@ -155,6 +155,22 @@ class Generating:
             raise gr.Error(html.escape(_said(error)), print_exception=False) from error
 
     endpoint.__name__ = "generate"  # by which a language model calls it
+
+    def unknown_words(self, prompt: str) -> dict[str, list[str]]:
+        """List the words of a prompt that the model does not know, each with the nearest that it knows.
+
+        Args:
+            prompt: where the subject should be, in a few words
+        """
+        return known_words.unknown_words(self.loaded.pipe, prompt)
+
+    def _unknown(self, prompt: str) -> str | None:
+        return known_words.notice(self.unknown_words(prompt))
+
+    def remark(self, prompt: str) -> gr.HTML:
+        """What the page says under a prompt while it is typed: the words that the model does not know."""
+        text = self._unknown(prompt)
+        return gr.HTML(notice(text) if text else "", visible=bool(text))
 
     def _request(
         self,
@@ -242,11 +258,11 @@ def whole(value: float | None) -> int | None:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def finished(options: Options, cut: str | None) -> str:
-    """The line above finished pictures."""
+def finished(options: Options, remarks: list[str | None]) -> str:
+    """The line above finished pictures, and what there is to say about the prompt."""
     seeds = (
         f"seed {options.seed}"
         if options.count == 1
         else f"seeds {options.seed} to {options.seed + options.count - 1}"
     )
-    return done(f"Done, {seeds}.") + (notice(cut) if cut else "")
+    return done(f"Done, {seeds}.") + "".join(notice(remark) for remark in remarks if remark)
