@@ -98,7 +98,7 @@ def test_words_come_first_then_pairs_then_grids(known):
     assert {sample(step).lesson for step in range(120)} == {lessons.SINGLES}
     assert {max(sample(step).lesson[:2]) for step in range(120, 165)} == {1, 2}
     assert any(sample(step).lesson.rows == 2 for step in range(165, 200))
-    assert teacher.Passed(100, 0.55)(0) == 0.55 and teacher.Passed(100, 0.0)(50) == 0.5
+    assert teacher.Passed(100, 0.55, 1.0)(0) == 0.55 and teacher.Passed(100, 0.0, 0.4)(50) == 0.2
 
 
 def toy_pictures() -> teacher.Pictures:
@@ -181,24 +181,30 @@ def test_batches_made_by_workers_are_those_made_here(monkeypatch, known):
             assert torch.equal(getattr(one, name), getattr(other, name))
 
 
-def run_steps(path, known, steps: int) -> torch.Tensor:
+def run_steps(path, known, monkeypatch, steps: int) -> torch.Tensor:
     torch.manual_seed(0)
     model, preset = teacher.Teacher(TOY), replace(TOY, teacher_batch=4)
-    state = State(
-        path, model=model, average=running_average(model), optimizer=torch.optim.AdamW(model.parameters())
-    ).load()
+    parts = {"model": model, "average": running_average(model), "optimizer": loop.Optimizers(model, 1e-3)}
+    state = State(path, steps, **parts).load()
     batches, pictures = made_ahead(lessons.Sampler(known, 4, whole), state.step, steps), toy_pictures()
-    descend(
-        "toy",
-        state,
-        steps,
-        lambda step: 1e-3,
-        lambda step: teacher.loss(model, pictures, preset, step, next(batches)),
-    )
+    monkeypatch.setattr(loop, "learning_rate", lambda *_, **__: 1.0)  # whatever the length
+    descend("toy", state, lambda step: teacher.loss(model, pictures, preset, step, next(batches)))
     return model.transformer.x_embedder.weight.detach().clone()
 
 
-def test_a_training_that_was_stopped_continues_as_if_it_were_not(tmp_path, known):
-    whole = run_steps(tmp_path / "whole.pt", known, 4)
-    assert not torch.equal(run_steps(tmp_path / "parts.pt", known, 2), whole)
-    assert torch.equal(run_steps(tmp_path / "parts.pt", known, 4), whole)
+def test_a_training_that_was_stopped_continues_as_if_it_were_not(tmp_path, known, monkeypatch):
+    whole = run_steps(tmp_path / "whole.pt", known, monkeypatch, 4)
+    assert not torch.equal(run_steps(tmp_path / "parts.pt", known, monkeypatch, 2), whole)
+    assert torch.equal(run_steps(tmp_path / "parts.pt", known, monkeypatch, 4), whole)
+
+
+def test_a_training_ends_after_its_minutes_and_decays_before(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
+    state, shares = State(tmp_path / "a.pt", 1000, 2.0), []
+    while state.passed < 1:
+        shares.append(loop.learning_rate(300, state.passed))
+        now[0] += 6
+        state.tick()
+    assert state.step == 20 and shares[0] == shares[10] == 1 and shares[-1] < 0.2
+    assert State(tmp_path / "b.pt", 10).passed == 0

@@ -120,7 +120,7 @@ def test_packing_panels_equals_packing_their_sheet():
 
 
 def test_the_learning_rate_warms_up_holds_and_decays():
-    rates = [learning_rate(step, 1000, warmup=100) for step in range(1000)]
+    rates = [learning_rate(step, step / 1000, warmup=100) for step in range(1000)]
     assert rates[0] < 0.05 and rates[400] == 1.0 and rates[-1] < 0.03
 
 

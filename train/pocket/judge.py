@@ -33,7 +33,6 @@ from train.pocket.loop import (
     State,
     descend,
     device,
-    learning_rate,
     mixed_precision,
     ranks,
     running_average,
@@ -153,16 +152,10 @@ def eyes_loss(eyes: Eyes, pictures: Pictures, wanted: dict[str, Tensor], batch: 
 def train_eyes(run: Path, preset: Preset, pictures: Pictures, eyes: Eyes) -> None:
     wanted = targets(truths(TRAIN_SEED, pictures.count))
     optimizer = torch.optim.AdamW(eyes.parameters(), PEAK, betas=BETAS, weight_decay=0.02, fused=True)
-    state = State(
-        run / "judge-eyes.pt", model=eyes, average=running_average(eyes), optimizer=optimizer
-    ).load()
-    descend(
-        "judge's eyes",
-        state,
-        preset.judge_eye_steps,
-        rate=lambda step: learning_rate(step, preset.judge_eye_steps, decay=0.4),
-        loss=lambda step: eyes_loss(eyes, pictures, wanted, preset.judge_eye_batch, step),
-    )
+    parts = {"model": eyes, "average": running_average(eyes), "optimizer": optimizer}
+    state = State(run / "judge-eyes.pt", preset.judge_eye_steps, **parts).load()
+    batch = preset.judge_eye_batch
+    descend("judge's eyes", state, lambda step: eyes_loss(eyes, pictures, wanted, batch, step), decay=0.4)
 
 
 def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], str, list[str]]:
@@ -231,7 +224,9 @@ def begin_with(
     judge.load_state_dict(earlier.state_dict())
 
 
-def train(run: Path, preset: Preset, steps: int, begin: Path | None = None) -> LlavaForConditionalGeneration:
+def train(
+    run: Path, preset: Preset, steps: int, minutes: float | None = None, *, begin: Path | None = None
+) -> LlavaForConditionalGeneration:
     torch.manual_seed(SEED)
     pictures, tokenizer = Pictures(run, preset), build_tokenizer()
     judge = build(preset, tokenizer).to(device())
@@ -241,14 +236,10 @@ def train(run: Path, preset: Preset, steps: int, begin: Path | None = None) -> L
         train_eyes(run, preset, pictures, Eyes(judge.model.vision_tower, preset.judge_width).to(device()))
     average = running_average(judge)
     optimizer = torch.optim.AdamW(judge.parameters(), PEAK, betas=BETAS, weight_decay=0.02, fused=True)
-    state = State(run / "judge.pt", model=judge, average=average, optimizer=optimizer).load()
-    descend(
-        "judge",
-        state,
-        steps,
-        rate=lambda step: learning_rate(step, steps, decay=0.4),
-        loss=lambda step: loss(judge, tokenizer, pictures, preset.judge_batch, step),
-    )
+    parts = {"model": judge, "average": average, "optimizer": optimizer}
+    state = State(run / "judge.pt", steps, minutes, **parts).load()
+    batch = preset.judge_batch
+    descend("judge", state, lambda step: loss(judge, tokenizer, pictures, batch, step), decay=0.4)
     return average.module
 
 
@@ -257,7 +248,8 @@ def main() -> None:
     flags.add_argument("--begin", type=Path, metavar="JUDGE", help="an earlier judge's folder, to go on from")
     args = flags.parse_args()
     preset = PRESETS[args.preset]
-    judge = train(args.run, preset, args.steps or preset.judge_steps, args.begin)
+    steps = args.steps or preset.judge_steps
+    judge = train(args.run, preset, steps, args.minutes, begin=args.begin)
     if ranks()[0] == 0:
         judge.eval().half().save_pretrained(args.run / "judge")
         build_processor().save_pretrained(args.run / "judge")

@@ -106,10 +106,12 @@ def made_ahead(make: Callable[[int], Any], first: int, steps: int) -> Iterator[A
     return iter(DataLoader(_Steps(make), batch_size=None, sampler=order, num_workers=workers))
 
 
-def learning_rate(step: int, steps: int, *, warmup: int = 200, decay: float = 0.3) -> float:
-    """Return the share of the peak: a warm-up, flat, then a cosine to a fiftieth over the last `decay`."""
-    start = steps * (1 - decay)
-    fraction = min(1.0, max(0.0, (step - start) / max(1.0, steps - start)))
+def learning_rate(step: int, passed: float, *, warmup: int = 200, decay: float = 0.3) -> float:
+    """Return the share of the peak rate: a warm-up, flat, then a cosine to a fiftieth.
+
+    `passed` is the share of the training that has passed; the cosine takes the last `decay` of it.
+    """
+    fraction = min(1.0, max(0.0, (passed - (1 - decay)) / decay))
     return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
 
 
@@ -174,12 +176,27 @@ def running_average(model: torch.nn.Module, decay: float = 0.999) -> AveragedMod
 
 
 class State:
-    """Named stateful objects saved together, whole or not at all; `step` counts the steps done."""
+    """Named stateful objects saved together, whole or not at all; `step` counts the steps done.
 
-    def __init__(self, path: Path, every: float = 120.0, **objects):
-        self.path, self.every, self.objects = path, every, objects
+    A training ends after `steps` steps, or after `minutes` where they are fewer. Only without a limit in
+    minutes is a training that was stopped and continued the same as one that was not.
+    """
+
+    def __init__(
+        self, path: Path, steps: int, minutes: float | None = None, *, every: float = 120.0, **objects
+    ):
+        self.path, self.steps, self.minutes = path, steps, minutes
+        self.every, self.objects = every, objects
         self.step, self.seconds = 0, 0.0
         self._saved_at = self._began = time.monotonic()
+
+    @property
+    def passed(self) -> float:
+        """The share of the training that has passed; 1 when it is over."""
+        timed = 0.0
+        if self.minutes is not None:
+            timed = (self.seconds + time.monotonic() - self._began) / (60 * self.minutes)
+        return max(self.step / max(1, self.steps), timed)
 
     def load(self) -> "State":
         if self.path.exists():
@@ -210,22 +227,18 @@ class State:
 
 
 def descend(
-    name: str,
-    state: State,
-    steps: int,
-    rate: Callable[[int], float],
-    loss: Callable[[int], Tensor],
+    name: str, state: State, loss: Callable[[int], Tensor], *, warmup: int = 200, decay: float = 0.3
 ) -> None:
-    """Optimize up to `steps`, then save; `state` holds `model`, its `average` and its `optimizer`.
+    """Optimize until `state` says that the training is over, then save.
 
-    `loss` and `rate` (a share of the peak) are functions of the step. The mean loss since the last line is
-    printed every 100 steps.
+    `state` holds `model`, its `average` and its `optimizer`; `loss` is a function of the step. The mean loss
+    since the last line, and the steps a second, are printed every 100 steps.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.student.make_trainable`
     model, average, optimizer = (state.objects[part] for part in ("model", "average", "optimizer"))
-    losses = []
-    while state.step < steps:
-        set_rate(optimizer, rate(state.step))
+    losses, since = [], time.monotonic()
+    while (passed := state.passed) < 1:
+        set_rate(optimizer, learning_rate(state.step, passed, warmup=warmup, decay=decay))
         value = loss(state.step)
         value.backward()
         average_gradients(model)
@@ -237,7 +250,10 @@ def descend(
         state.tick()
         if state.step % 100 == 0:
             if ranks()[0] == 0:
-                print(f"{name} {state.step}/{steps}  loss {torch.stack(losses).mean():.4f}", flush=True)
+                mean, now = torch.stack(losses).mean().item(), time.monotonic()
+                speed = len(losses) / (now - since)
+                print(f"{name} {state.step} ({passed:.1%})  loss {mean:.4f}  {speed:.2f} steps/s", flush=True)
+                since = now
             losses = []
     state.save()
 

@@ -43,7 +43,7 @@ class Preset:
 CPU = Preset()
 GPU = replace(
     CPU, families=40_000, vae_families=3_000, vae_batch=64, rendered=12_000, scorer_batch=256,
-    teacher_batch=1024, judge_redrawn=8_000, judge_taught=8_000, judge_eye_batch=256,
+    teacher_batch=2048, judge_redrawn=8_000, judge_taught=8_000, judge_eye_batch=256,
     judge_eye_steps=4_000, judge_batch=128,
 )  # fmt: skip
 PRESETS = {"cpu": CPU, "gpu": GPU}
@@ -55,4 +55,5 @@ def parser(about: str) -> argparse.ArgumentParser:
     made.add_argument("run", type=Path, help="folder that the parts are made in")
     made.add_argument("--preset", choices=PRESETS, default="cpu")
     made.add_argument("--steps", type=int, help="default: the preset's")
+    made.add_argument("--minutes", type=float, help="end after these, where the steps would take longer")
     return made

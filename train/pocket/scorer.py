@@ -60,23 +60,23 @@ def loss(scorer: Scorer, pictures: Tensor, others: Tensor, wanted: dict[str, Ten
     return named + 4 * error + functional.binary_cross_entropy_with_logits(strange, is_other)
 
 
-def train(run: Path, preset: Preset, steps: int) -> Scorer:
+def train(run: Path, preset: Preset, steps: int, minutes: float | None = None) -> Scorer:
     torch.manual_seed(SEED)
     where = device()
     families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders")
     wanted = {name: row.to(where) for name, row in targets(truths(TRAIN_SEED, len(families))).items()}
     scorer = Scorer().to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(scorer.parameters(), PEAK, weight_decay=0.02)
-    state = State(run / "scorer.pt", scorer=scorer, optimizer=optimizer).load()
+    state = State(run / "scorer.pt", steps, minutes, scorer=scorer, optimizer=optimizer).load()
     pictures, others = flat(families, where), flat(strangers(preset.strangers, preset.panel, SEED), where)
-    while state.step < steps:
+    while (passed := state.passed) < 1:
         generator = step_seed(SEED, state.step, where)
         make = {"generator": generator, "device": where}
         rows = torch.randint(len(pictures), (preset.scorer_batch,), **make)
         batch = roughen(pictures[rows].float() / 127.5 - 1, generator)
         unlike = others[torch.randint(len(others), (preset.scorer_batch // 3,), **make)].float() / 127.5 - 1
         unlike = roughen(unlike, generator)
-        set_rate(optimizer, learning_rate(state.step, steps, decay=0.6))
+        set_rate(optimizer, learning_rate(state.step, passed, decay=0.6))
         asked = {name: tensor[rows] for name, tensor in wanted.items()}
         with mixed_precision():
             value = loss(scorer.train(), batch, unlike, asked)
@@ -85,7 +85,7 @@ def train(run: Path, preset: Preset, steps: int) -> Scorer:
         optimizer.zero_grad()
         state.tick()
         if state.step % 200 == 0:
-            print(f"scorer {state.step}/{steps}  loss {value.item():.3f}", flush=True)
+            print(f"scorer {state.step} ({passed:.1%})  loss {value.item():.3f}", flush=True)
     state.save()
     return scorer.eval()
 
@@ -149,7 +149,7 @@ def main() -> None:
     if args.only_tilt:
         scorer = Scorer.from_pretrained(args.only_tilt).to(device())
     else:
-        scorer = train(args.run, preset, args.steps or preset.scorer_steps)
+        scorer = train(args.run, preset, args.steps or preset.scorer_steps, args.minutes)
         fresh = scenes.render(TEST_SEED + 1, 250, preset.panel, args.run / "renders")
         set_threshold(scorer, to_tensor(fresh))
     families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, args.run / "renders")[:TILTED]

@@ -24,7 +24,6 @@ from train.pocket.loop import (
     State,
     descend,
     device,
-    learning_rate,
     made_ahead,
     mixed_precision,
     ranks,
@@ -157,12 +156,13 @@ def train(
     run: Path,
     preset: Preset,
     steps: int,
+    minutes: float | None = None,
     *,
-    start: float = 0.0,
+    lessons: tuple[float, float] = (0.0, 1.0),
     begin: Path | None = None,
     compiled: bool = False,
 ) -> Teacher:
-    """Return the averaged teacher after `steps` steps, whose lessons begin at the stage of share `start`."""
+    """Return the averaged teacher; `lessons` are the shares of the whole training to begin and to end at."""
     torch.manual_seed(SEED)
     vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
     truths = load_truths(TRAIN_SEED, preset.families, run / "renders")
@@ -175,28 +175,24 @@ def train(
     if compiled:
         compile_blocks(teacher.transformer)
     optimizer = Optimizers(teacher, preset.teacher_rate)
-    state = State(run / "teacher.pt", model=teacher, average=average, optimizer=optimizer).load()
-    passed = Passed(steps, start)
-    batches = made_ahead(Sampler(truths, preset.teacher_batch, passed), state.step, steps)
-    descend(
-        "teacher",
-        state,
-        steps,
-        rate=lambda step: learning_rate(step, steps, warmup=400),
-        loss=lambda step: loss(teacher, pictures, preset, step, next(batches)),
-    )
+    parts = {"model": teacher, "average": average, "optimizer": optimizer}
+    state = State(run / "teacher.pt", steps, minutes, **parts).load()
+    sample = Sampler(truths, preset.teacher_batch, Passed(steps, *lessons))
+    batches = made_ahead(sample, state.step, steps)
+    descend("teacher", state, lambda step: loss(teacher, pictures, preset, step, next(batches)), warmup=400)
     return average.module
 
 
 @dataclass(frozen=True)
 class Passed:
-    """The share of a training that has passed at a step; a training that goes on from another begins late."""
+    """The share of the whole training that has passed at a step of a piece, from `start` to `stop` of it."""
 
     steps: int
     start: float
+    stop: float
 
     def __call__(self, step: int) -> float:
-        return self.start + (1 - self.start) * step / self.steps
+        return self.start + (self.stop - self.start) * step / self.steps
 
 
 def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
@@ -218,14 +214,20 @@ def main() -> None:
     flags.add_argument("--begin", type=Path, metavar="TEACHER", help="a saved one's folder, to go on from")
     flags.add_argument("--batch", type=int, help="singles, in each process; default: the preset's")
     flags.add_argument(
-        "--start", type=float, default=0.0, metavar="SHARE", help="of the lessons to leave out (0)"
+        "--lessons",
+        type=float,
+        nargs=2,
+        default=(0.0, 1.0),
+        metavar=("FROM", "TO"),
+        help="the piece of the whole training's lessons to teach, in shares of it (0 1)",
     )
     flags.add_argument("--compile", action="store_true", help="the transformer's blocks, for a GPU")
     args = flags.parse_args()
     preset = PRESETS[args.preset]
     preset = replace(preset, teacher_batch=args.batch or preset.teacher_batch)
     steps = args.steps or preset.teacher_steps
-    teacher = train(args.run, preset, steps, start=args.start, begin=args.begin, compiled=args.compile)
+    how = {"lessons": tuple(args.lessons), "begin": args.begin, "compiled": args.compile}
+    teacher = train(args.run, preset, steps, args.minutes, **how)
     if ranks()[0] == 0:
         save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
         print(f"teacher saved in {args.run / 'teacher'}", flush=True)

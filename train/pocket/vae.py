@@ -106,7 +106,7 @@ def train_linear(
     linear.start_at_principal_components(sample)
     linear = linear.to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(linear.parameters(), LINEAR_PEAK, betas=(0.9, 0.95))
-    state = State(run / "linear.pt", linear=linear, optimizer=optimizer).load()
+    state = State(run / "linear.pt", steps, linear=linear, optimizer=optimizer).load()
 
     def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
         return reconstruction_loss(linear.encode, linear.decode, batch, LINEAR_NOISE, generator)
@@ -114,15 +114,21 @@ def train_linear(
     def report() -> str:
         return f"linear {psnr(linear.encode, linear.decode, test):.2f} dB"
 
-    _loop(state, optimizer, pictures, preset.vae_batch, steps, LINEAR_PEAK, loss, report)
+    _loop(state, optimizer, pictures, preset.vae_batch, loss, report)
     linear.normalise(sample.to(where))
     return linear
 
 
 def train_branches(
-    vae: AutoencoderKL, pictures: np.ndarray, test: Tensor, run: Path, preset: Preset, steps: int
-):
-    """The decoder's residual branches; returns the running average of the VAE."""
+    vae: AutoencoderKL,
+    pictures: np.ndarray,
+    test: Tensor,
+    run: Path,
+    preset: Preset,
+    steps: int,
+    minutes: float | None,
+) -> AutoencoderKL:
+    """Train the decoder's residual branches; return the running average of the VAE."""
     vae = vae.to(device(), memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)
     for spelled in last_layers(vae.decoder):
@@ -130,7 +136,7 @@ def train_branches(
     average = running_average(vae)
     learning = [parameter for parameter in vae.decoder.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learning, PEAK, betas=(0.9, 0.95), weight_decay=0.0)
-    state = State(run / "vae.pt", vae=vae, average=average, optimizer=optimizer).load()
+    state = State(run / "vae.pt", steps, minutes, vae=vae, average=average, optimizer=optimizer).load()
 
     def encode(batch: Tensor) -> Tensor:
         with torch.no_grad():
@@ -141,7 +147,7 @@ def train_branches(
         average.update_parameters(vae)
         return value
 
-    _loop(state, optimizer, pictures, preset.vae_batch, steps, PEAK, loss,
+    _loop(state, optimizer, pictures, preset.vae_batch, loss,
           lambda: f"vae {vae_psnr(average.module, test):.2f} dB")  # fmt: skip
     return average.module
 
@@ -154,19 +160,19 @@ def last_layers(decoder: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
     return decoder.conv_norm_out, decoder.conv_out, decoder.up_blocks[-1].resnets[0].conv_shortcut
 
 
-def _loop(state, optimizer, pictures, batch, steps, peak, loss, report) -> None:
+def _loop(state: State, optimizer, pictures: np.ndarray, batch: int, loss, report) -> None:
     where = device()
-    while state.step < steps:
+    while (passed := state.passed) < 1:
         generator = step_seed(TRAIN_SEED, state.step)
         pixels = sample_batch(pictures, batch, generator, where).to(memory_format=torch.channels_last)
-        set_rate(optimizer, learning_rate(state.step, steps, decay=0.5))
+        set_rate(optimizer, learning_rate(state.step, passed, decay=0.5))
         loss(pixels, generator).backward()
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
         optimizer.step()
         optimizer.zero_grad()
         state.tick()
         if state.step % 100 == 0:
-            print(f"{state.step}/{steps}  {report()}", flush=True)
+            print(f"{state.step} ({passed:.1%})  {report()}", flush=True)
     state.save()
 
 
@@ -176,6 +182,7 @@ def main() -> None:
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
     parser.add_argument("--linear-steps", type=int, help="default: the preset's")
     parser.add_argument("--steps", type=int, help="of the decoder's branches; default: the preset's")
+    parser.add_argument("--minutes", type=float, help="of the same: end after these")
     args = parser.parse_args()
     preset = PRESETS[args.preset]
     torch.manual_seed(0)
@@ -187,7 +194,7 @@ def main() -> None:
     spell(linear.cpu(), vae)
     save(vae, args.run / "vae", test)
     steps = preset.vae_steps if args.steps is None else args.steps
-    vae = train_branches(vae, pictures, test[:128], args.run, preset, steps)
+    vae = train_branches(vae, pictures, test[:128], args.run, preset, steps, args.minutes)
     save(vae, args.run / "vae", test)
 
 
