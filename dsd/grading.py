@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from dsd.curation import judge
-from dsd.pocket.draw import SIDE, draw
+from dsd.pocket.draw import draw
 from dsd.pocket.world import PATTERNS, Context, Critter, change_one_trait, sample_context, sample_critter
 from dsd.rows import Row
 from dsd.verdict import DIFFERENT, KEEP, LOW, SAME, UNREADABLE, Thresholds
@@ -47,10 +47,10 @@ class Drawn:
     changed: str | None
 
 
-def drawn_pair(index: int, *, seed: int = SEED, size: int = SIDE) -> Drawn:
+def drawn_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Drawn:
     """Pair number `index`: even ones show one critter, odd ones take the traits in turn.
 
-    A function of (seed, index); pictures of `size` x `size` pixels.
+    A function of (seed, index); pictures of `size` x `size` pixels, by default the shipped family's.
     """
     rng = np.random.default_rng((seed, index))
     changed = TRAITS[index // 2 % len(TRAITS)] if index % 2 else None
@@ -71,7 +71,13 @@ def _can_be_seen(critter: Critter, other: Critter, context: Context) -> bool:
 
 
 def judge_drawn(
-    items: list[Row], *, vlm: VLM, recipe: str, thresholds: Thresholds, seed: int = SEED, size: int = SIDE
+    items: list[Row],
+    *,
+    vlm: VLM,
+    recipe: str,
+    thresholds: Thresholds,
+    seed: int = SEED,
+    size: int | None = None,
 ) -> list[Row]:
     """The drawn pairs of these `index`es, judged as a run's are, but by the judge alone: no similarity."""
     drawn = [drawn_pair(item["index"], seed=seed, size=size) for item in items]

@@ -126,11 +126,20 @@ def load_teacher(
     pipe.set_progress_bar_config(disable=True)
     return Teacher(
         pipe=pipe,
-        settings=replace(settings, panel=panel_side(pipe)),
+        settings=replace(settings, panel=panel_side(pipe), **_taught_lengths(pipe)),
         name=public_name(name),
         hash=digest,
         licence=preset.licence,
     )
+
+
+def _taught_lengths(pipe: FluxPipeline) -> dict[str, Any]:
+    """Return the text lengths that the weights learnt grids with, where their tokenizer's file tells them."""
+    known = pipe.tokenizer_2.init_kwargs.get("layout_tokens")
+    if not known:
+        return {}
+    lengths = {tuple(int(n) for n in layout.split("x")): tokens for layout, tokens in known.items()}
+    return {"tokens": max(lengths.values()), "tokens_of": lengths}
 
 
 def draw(

@@ -17,6 +17,7 @@ from dsd import rows
 from dsd.asking import VLM, Request
 from dsd.places import PLACES
 from dsd.pocket import world
+from dsd.pocket.family import shipped
 from dsd.pocket.words import _panel_words
 from dsd.recipes import Recipe
 
@@ -125,8 +126,13 @@ def _context(scene: str, has: float, which: float, color: float, light: float) -
         scene=scene,
         accessory="none" if has < 0.36 else accessories[int(which * len(accessories))],
         accessory_color=colors[int(color * len(colors))],
-        light="day" if light < 0.7 else "sunset" if light < 0.85 else "night",
+        light=_light(light),
     )
+
+
+def _light(chance: float) -> str:
+    lights = shipped().lights
+    return lights[int(np.searchsorted(np.cumsum(world.LIGHT_SHARES[lights])[:-1], chance, side="right"))]
 
 
 def listed_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:

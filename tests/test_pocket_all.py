@@ -43,3 +43,25 @@ def test_it_goes_on_with_the_part_that_failed(tmp_path):
     assert called == ["1", "2", "2", "3"]
     building.build(tmp_path, iter(todo), call)
     assert called == ["1", "2", "2", "3"]
+
+
+def test_it_ends_after_so_many_parts(tmp_path):
+    todo, called = [(name, [name]) for name in "abc"], []
+    for _ in range(2):
+        building.build(tmp_path, iter(todo), lambda arguments: called.append(arguments[0]) or 0, most=1)
+    assert called == ["a", "b"]
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gpu"])
+def test_the_teachers_pieces_take_every_lesson_once_and_each_goes_on_from_the_one_before(preset):
+    pieces = [arguments for name, arguments in building.parts(Path("runs/x"), preset) if "teacher" in name]
+    shares = [piece[piece.index("--lessons") + 1 :][:2] for piece in pieces]
+    assert shares[0][0] == "0.0" and shares[-1][1] == "1.0"
+    assert all(one[1] == other[0] for one, other in zip(shares, shares[1:], strict=False))
+    assert [("--begin" in piece) for piece in pieces] == [False] + [True] * (len(pieces) - 1)
+
+
+def test_no_part_on_a_gpu_may_take_more_than_eight_minutes():
+    for _, arguments in building.parts(Path("runs/x"), "gpu"):
+        if "--minutes" in arguments:
+            assert float(arguments[arguments.index("--minutes") + 1]) <= 8

@@ -1,14 +1,18 @@
 """What builds the pocket family, at toy size: the linear VAE and its spelling, batches, resuming."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from transformers import PreTrainedTokenizerFast
 
+from dsd.checkpoint import ASSETS
 from dsd.pairs import read_pairs
 from dsd.pocket.draw import draw
 from dsd.pocket.phrases import VOCABULARY
+from dsd.teacher import SETTINGS, _taught_lengths
 from train.pocket import (
     judge,
     latents,
@@ -23,6 +27,7 @@ from train.pocket.linear import LinearAutoencoder, spell
 from train.pocket.loop import learning_rate
 from train.pocket.presets import CPU
 
+SHIPPED = ASSETS / "teacher" / "tokenizer_2"
 TOY = replace(
     CPU,
     panel=64,
@@ -99,6 +104,14 @@ def test_tokenizers_know_our_words_and_merge_unknown_ones():
     assert t5.tokenize("A Red, round zebra!") == ["a", "red", "round", "<unk>"]
     assert clip.tokenize("red critter") == ["red</w>", "critter</w>"]
     assert all(len(clip.tokenize(word)) == 1 for word in VOCABULARY)
+
+
+def test_a_tokenizers_file_tells_the_text_lengths_of_grids(tmp_path):
+    text.build_t5_tokenizer().save_pretrained(tmp_path)
+    back = SimpleNamespace(tokenizer_2=PreTrainedTokenizerFast.from_pretrained(tmp_path))
+    assert _taught_lengths(back) == {"tokens": 44, "tokens_of": {(1, 2): 32, (2, 2): 44}}
+    shipped = SimpleNamespace(tokenizer_2=PreTrainedTokenizerFast.from_pretrained(SHIPPED))
+    assert _taught_lengths(shipped).get("tokens", SETTINGS["pocket"].tokens) in (36, 44)
 
 
 def toy_latents() -> torch.Tensor:

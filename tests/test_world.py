@@ -1,11 +1,12 @@
 """The drawn world: identities, words and pictures."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dsd.pocket import light, phrases
+from dsd.pocket import family, light, phrases
 from dsd.pocket.draw import draw
 from dsd.pocket.phrases import phrase
 from dsd.pocket.words import VOCABULARY, caption, grid_prompt, relight_prompt
@@ -154,3 +155,13 @@ def test_phrases_vary_but_always_name_the_scene():
     assert len(said) > 10
     places = [place for place in phrases.PLACES["forest"]]
     assert all("forest" in words or any(place.split()[-1] in words for place in places) for words in said)
+
+
+def test_the_family_that_ships_is_told_by_its_own_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(family, "SCORER", tmp_path)
+    for size, expected in ((64, (64, FLAT_LIGHTS)), (128, (128, LIGHTS)), (None, (128, LIGHTS))):
+        (tmp_path / "config.json").unlink(missing_ok=True)
+        if size:
+            (tmp_path / "config.json").write_text(json.dumps({"size": size}))
+        found = family.shipped.__wrapped__()
+        assert (found.panel, found.lights) == expected

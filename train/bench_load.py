@@ -28,7 +28,7 @@ import numpy as np
 from PIL import Image
 
 from dsd import diptych, intake, provenance
-from dsd.pocket.draw import SIDE, draw
+from dsd.pocket.draw import draw
 from dsd.pocket.words import phrase
 from dsd.pocket.world import sample_context, sample_critter
 from dsd.rows import Row
@@ -109,7 +109,7 @@ class Client:
         self.random = random.Random(self.number)
         rng = np.random.default_rng([5, self.number])
         critter = sample_critter(rng)
-        self.picture = draw(critter, sample_context(rng), SIDE)
+        self.picture = draw(critter, sample_context(rng))
         self.prompt = phrase(critter, sample_context(rng), rng)
         sent = BytesIO()
         self.picture.save(sent, "PNG")
@@ -146,7 +146,7 @@ class Client:
         data = self.app.http.get(f"{API}/file={file['path']}").raise_for_status().content
         with Image.open(BytesIO(data)) as picture:
             settings, frame = provenance.read_settings(picture), provenance.read_reference(picture)
-        expected = diptych.fit(self.picture, SIDE, SIDE)
+        expected = diptych.fit(self.picture, *self.picture.size)
         mine = (settings["seed"], settings["prompt"]) == (seed, intake.check_prompt(self.prompt))
         return said == seed and mine and frame.tobytes() == expected.tobytes()
 

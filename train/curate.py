@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from dsd import captions, curation, grading, grading_page, grids, rows, samples
 from dsd.command import quiet
-from dsd.pocket.draw import SIDE
 from dsd.recipes import CRITTERS, RECIPES
 from dsd.rows import Row, RunError
 from dsd.verdict import KEEP, SAME, UNREADABLE, Thresholds
@@ -78,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     others.add_argument("--redecide", action="store_true", help="apply other thresholds without the judge")
     add("--count", type=int, default=2000, help="pairs to grade on (2000)")
     add("--out", type=Path, metavar="FOLDER", help="where the grades go")
-    add("--size", type=int, default=SIDE, help=f"pixels a side of a graded picture ({SIDE})")
+    add("--size", type=int, help="pixels a side of a graded picture; default: as the embedded model draws")
     for name, (kind, text) in {**LIMITS, **OF_JUDGE}.items():
         default = f" ({getattr(Thresholds, name)})" if name in LIMITS else ""
         add(f"--{name.replace('_', '-')}", type=kind, help=text + default)

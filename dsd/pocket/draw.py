@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from dsd.pocket import light
+from dsd.pocket.family import shipped
 from dsd.pocket.world import ACCESSORY_COLORS, Context, Critter
 
-SIDE = 64  # pixels of a panel of the family that ships
 CANVAS = 256  # pixels: four times a panel of 64, twice one of 128, whose softening hides the rest
 SOFTNESS = 0.8  # standard deviation of the final blur, in pixels: soft edges suit a small VAE
 PLACE_X = {"left": 0.34, "centre": 0.5, "right": 0.66}
@@ -290,8 +290,9 @@ def _worn(pen: _Pen, critter: Critter, kind: str, rgb) -> None:
 # ---------------------------------------------------------------- pictures
 
 
-def draw(critter: Critter, context: Context, size: int = SIDE) -> Image.Image:
-    """Return one panel, RGB, `size` x `size` pixels."""
+def draw(critter: Critter, context: Context, size: int | None = None) -> Image.Image:
+    """Return one panel, RGB, `size` x `size` pixels, by default as large as the shipped family's."""
+    size = size or shipped().panel
     image, lamp = blank(size), light.BY_NAME[context.light]
     BACKDROPS[context.scene](_Pen(image), context.backdrop, lambda pen: _sun(pen, context, lamp))
     x, y = PLACE_X[context.place] + context.jitter[0], 0.585 + context.jitter[1]

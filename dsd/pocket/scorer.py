@@ -16,6 +16,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
 from torch import Tensor, nn
 
+from dsd.pocket.family import SCORER
 from dsd.pocket.world import (
     ACCESSORIES,
     ACCESSORY_COLORS,
@@ -30,7 +31,6 @@ from dsd.pocket.world import (
     Critter,
 )  # fmt: skip
 
-FOLDER = Path(__file__).parents[2] / "assets" / "pocket" / "scorer"
 CHOICES = {
     "color": tuple(COLORS), "shape": SHAPES, "pattern": PATTERNS, "ears": EARS, "eyes": (1, 2, 3),
     "scene": SCENES, "accessory": ACCESSORIES, "accessory_color": tuple(ACCESSORY_COLORS), "light": LIGHTS,
@@ -139,7 +139,7 @@ def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 
 @cache
-def load(folder: str | Path = FOLDER) -> Scorer:
+def load(folder: str | Path = SCORER) -> Scorer:
     return Scorer.from_pretrained(folder).eval()
 
 

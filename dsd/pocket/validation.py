@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from dsd.pocket import scorer
-from dsd.pocket.draw import SIDE, draw
+from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context
 from dsd.pocket.world import NAMED, Context, Critter, sample_context, sample_critter
 from dsd.scores import Case, Measure, Row
@@ -30,10 +30,13 @@ class Scene:
     asked: Context
 
 
-def validation_set(seed: int = 0, subjects: int = 200, prompts: int = 3, *, size: int = SIDE) -> list[Case]:
+def validation_set(
+    seed: int = 0, subjects: int = 200, prompts: int = 3, *, size: int | None = None
+) -> list[Case]:
     """`subjects` x `prompts` cases of held-out critters, each asked for in other scenes than its reference's.
 
-    Fewer subjects or prompts are the first ones of the larger set. `size` is the pictures' side in pixels.
+    Fewer subjects or prompts are the first ones of the larger set. `size` is the pictures' side in pixels,
+    by default the shipped family's.
     """
     for name, count in (("subjects", subjects), ("prompts", prompts)):
         if count < 1:
@@ -41,7 +44,7 @@ def validation_set(seed: int = 0, subjects: int = 200, prompts: int = 3, *, size
     return [case for index in range(subjects) for case in _subject(seed, index, prompts, size)]
 
 
-def _subject(seed: int, index: int, prompts: int, size: int) -> list[Case]:
+def _subject(seed: int, index: int, prompts: int, size: int | None) -> list[Case]:
     rng = np.random.default_rng((STREAM, seed, index))
     critter, shown = sample_critter(rng, held_out=True), sample_context(rng)
     reference = draw(critter, shown, size)
@@ -61,7 +64,7 @@ def _elsewhere(shown: Context, rng: np.random.Generator) -> Context:
 
 
 def case(
-    scene: Scene, subject: str, seed: int, size: int = SIDE, reference: Image.Image | None = None
+    scene: Scene, subject: str, seed: int, size: int | None = None, reference: Image.Image | None = None
 ) -> Case:
     """The case of a scene; `reference` saves drawing it again for each prompt."""
     return Case(

@@ -12,6 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dsd.pocket.family import FLAT_LIGHTS, LIGHTS, shipped
+
 COLORS = {  # name -> (hue in degrees, saturation, value)
     "red": (2, 0.82, 0.86), "orange": (29, 0.88, 0.95), "yellow": (52, 0.82, 0.93),
     "green": (122, 0.70, 0.68), "teal": (176, 0.72, 0.74), "blue": (220, 0.75, 0.86),
@@ -27,11 +29,6 @@ ACCESSORY_COLORS = {
     "red": (0.88, 0.12, 0.16), "blue": (0.13, 0.33, 0.90), "yellow": (0.98, 0.83, 0.12),
     "green": (0.10, 0.66, 0.25), "white": (0.97, 0.97, 0.97), "black": (0.10, 0.10, 0.13),
 }  # fmt: skip
-LIGHTS = (
-    "daylight", "overcast", "sunset left", "sunset right", "moonlight left", "moonlight right",
-)  # fmt: skip
-# What the family with panels of 64 pixels was trained on: a tint, without direction, shading or shadow.
-FLAT_LIGHTS = ("day", "sunset", "night")
 LIGHT_SHARES = {LIGHTS: (0.4, 0.12, 0.12, 0.12, 0.12, 0.12), FLAT_LIGHTS: (0.7, 0.15, 0.15)}
 PLACES = ("left", "centre", "right")
 NAMED = ("color", "shape", "pattern", "ears")
@@ -128,8 +125,9 @@ def _sample_spots(rng: np.random.Generator) -> tuple[tuple[float, float, float],
     )
 
 
-def sample_context(rng: np.random.Generator, lights: tuple[str, ...] = FLAT_LIGHTS) -> Context:
-    """Return a random context; its light is one of `lights`, which is `LIGHTS` or `FLAT_LIGHTS`."""
+def sample_context(rng: np.random.Generator, lights: tuple[str, ...] | None = None) -> Context:
+    """Return a random context in one of `lights`: `LIGHTS`, `FLAT_LIGHTS`, or those of the shipped family."""
+    lights = lights or shipped().lights
     return Context(
         scene=str(rng.choice(SCENES)),
         accessory=str(rng.choice(ACCESSORIES, p=(0.36, 0.16, 0.16, 0.16, 0.16))),

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, LIGHTS, PATTERNS, SCENES, SHAPES
+from dsd.pocket.family import shipped
+from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES
 from dsd.recipes import CRITTERS
 from dsd.ui import messages
 from dsd.ui.drawing_grids import EXAMPLES
@@ -79,7 +80,7 @@ def _known_words() -> str:
     groups = {
         "Who": "critter", "Colours": COLORS, "Shapes": SHAPES, "Patterns": PATTERNS,
         "Ears, as in “with long ears”": EARS, "Where": SCENES, "With a": ACCESSORIES[1:],
-        "whose colour is": ACCESSORY_COLORS, "When": LIGHTS,
+        "whose colour is": ACCESSORY_COLORS, "When": shipped().lights,
     }  # fmt: skip
     rows = "".join(
         f"<dt>{name}</dt> <dd>{words if isinstance(words, str) else ', '.join(words)}</dd>"

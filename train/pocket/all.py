@@ -1,7 +1,8 @@
 """All of the pocket family from nothing, the wheel included: `python -m train.pocket.all RUN`.
 
 The commands of train/README.md in their order; RUN/all.jsonl has how long each took, in its last attempt.
-Stop it whenever you like: the same command goes on with the part that was not finished.
+Stop it whenever you like: the same command goes on with the part that was not finished. With `--preset gpu`
+no part takes more than about 8 minutes, and `--parts 1` ends after one.
 """
 
 import argparse
@@ -18,13 +19,25 @@ from train.pocket.presets import PRESETS
 SHEETS, ROWS = 20_000, 24_000
 PROCESSES = min(8, os.cpu_count() or 1)  # that share a GPU, or the cores
 Part = tuple[str, list[str]]  # name, what comes after `python`
+# The teacher's pieces: lessons from and to, and minutes on a GPU. Each goes on from the weights before it.
+PIECES = {
+    "cpu": ((0.0, 1.0, None),),
+    "gpu": ((0.0, 0.4, 8), (0.4, 0.55, 3), (0.55, 0.7, 8), (0.7, 0.85, 8), (0.85, 1.0, 8)),
+}
 
 
 def parts(run: Path, preset: str, *, sheets: int = SHEETS, max_rows: int = ROWS) -> Iterator[Part]:
     """Every part comes after those that it is made from."""
     small, wheel, student = ["--preset", preset], f"{run / 'wheel'}", f"{run / 'student'}"
-    for name in ("vae", "scorer", "teacher", "judge"):
-        yield name, _module(f"train.pocket.{name}", f"{run}", *small)
+    limit = ["--minutes", "8"] if preset == "gpu" else []
+    yield "vae", _module("train.pocket.vae", f"{run}", *small, *limit)
+    yield "scorer", _module("train.pocket.scorer", f"{run}", *small, *limit)
+    for i, (first, last, minutes) in enumerate(PIECES[preset]):
+        timed = ["--minutes", f"{minutes}", "--compile"] if minutes else []
+        begin = ["--begin", f"{run / 'teacher'}"] if i else []
+        lessons = ["--lessons", f"{first}", f"{last}"]
+        yield f"teacher {i}", _module("train.pocket.teacher", f"{run}", *small, *lessons, *timed, *begin)
+    yield "judge", _module("train.pocket.judge", f"{run}", *small, *limit)
     yield "ship", _module("train.pocket.ship", f"{run}")
     yield "prompts", _module("train.prompts", wheel, "--count", f"{sheets}")
     yield "grids", _shared("train.grids", wheel, "--model", "pocket")
@@ -46,13 +59,16 @@ def _shared(name: str, *arguments: str) -> list[str]:
     return [*launcher, *_module(name, *arguments)]
 
 
-def build(run: Path, todo: Iterator[Part], call: Callable[[list[str]], int]) -> None:
-    """Do what is not done yet; SystemExit with the code of a part that fails."""
+def build(run: Path, todo: Iterator[Part], call: Callable[[list[str]], int], most: int | None = None) -> None:
+    """Do what is not done yet, at most `most` parts; raise SystemExit with the code of a part that fails."""
     table = run / "all.jsonl"
     done = {row["id"]: row["arguments"] for row in rows.read_all(table)}
     for name, arguments in todo:
         if done.get(name) == arguments:
             continue
+        if most == 0:
+            return
+        most = None if most is None else most - 1
         if name in done:
             raise SystemExit(f"{run} was begun with other settings ({name}): use those, or another folder")
         print(f"== {name}: python {' '.join(arguments)}", flush=True)
@@ -76,9 +92,13 @@ def main() -> None:
     parser.add_argument(
         "--rows", type=int, default=ROWS, help=f"that the student learns from, at most ({ROWS})"
     )
+    parser.add_argument(
+        "--parts", type=int, metavar="N", help="end after N of them; the same command goes on"
+    )
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
-    build(args.run, parts(args.run, args.preset, sheets=args.sheets, max_rows=args.rows), _call)
+    todo = parts(args.run, args.preset, sheets=args.sheets, max_rows=args.rows)
+    build(args.run, todo, _call, args.parts)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ TEXT_DROPOUT, IMPERFECT, SEED = 0.1, 0.1, 11
 # The rest of the sheets' prompts place fewer panels. Where all are always placed, the model learns which
 # scenes a sheet has and never where: knowing its quadrant and reading the right words pay only together.
 ALL_SAID = 0.5
-GRID_TOKENS = 44  # of text
+PAIR_TOKENS, GRID_TOKENS = text.LAYOUT_TOKENS["1x2"], text.LAYOUT_TOKENS["2x2"]
 UNTOLD, UNTOLD_COPYING = 0.4, 0.7  # of the sheets' prompts name no trait: panels must look at each other
 
 
@@ -39,7 +39,7 @@ class Lesson(NamedTuple):
 
 
 SINGLES = Lesson(1, 1, text.T5_TOKENS, 1.0)
-PAIRS, COPIED_PAIRS = (Lesson(1, 2, 32, 0.57, copying) for copying in (False, True))
+PAIRS, COPIED_PAIRS = (Lesson(1, 2, PAIR_TOKENS, 0.57, copying) for copying in (False, True))
 GRIDS, COPIED_GRIDS = (Lesson(2, 2, GRID_TOKENS, 0.29, copying) for copying in (False, True))
 RELIT, COPIED_RELIT = (Lesson(2, 2, GRID_TOKENS, 0.29, copying, relit=True) for copying in (False, True))
 # What the steps teach, by the share of the training that has passed. Words are learnt from single images,

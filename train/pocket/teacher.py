@@ -176,7 +176,7 @@ def train(
         compile_blocks(teacher.transformer)
     optimizer = Optimizers(teacher, preset.teacher_rate)
     parts = {"model": teacher, "average": average, "optimizer": optimizer}
-    state = State(run / "teacher.pt", steps, minutes, **parts).load()
+    state = State(run / f"teacher-{lessons[0]:g}-{lessons[1]:g}.pt", steps, minutes, **parts).load()
     sample = Sampler(truths, preset.teacher_batch, Passed(steps, *lessons))
     batches = made_ahead(sample, state.step, steps)
     descend("teacher", state, lambda step: loss(teacher, pictures, preset, step, next(batches)), warmup=400)

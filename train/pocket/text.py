@@ -20,7 +20,8 @@ from transformers import (
 from dsd.pocket.phrases import VOCABULARY
 
 CLIP_TOKENS = 48  # the longest pooled prompt; a 2x2 grid prompt has up to 40 words
-T5_TOKENS = 28  # enough for one image; grid prompts ask for more: `lessons.GRID_TOKENS`
+T5_TOKENS = 28  # enough for one image; grid prompts ask for more
+LAYOUT_TOKENS = {"1x2": 32, "2x2": 44}  # rows x columns: of a grid's prompt
 
 
 class Speller:
@@ -88,6 +89,7 @@ def build_t5_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
         model_max_length=T5_TOKENS,
+        layout_tokens=LAYOUT_TOKENS,  # kept in its file, for whoever draws grids with these weights
     )
 
 
