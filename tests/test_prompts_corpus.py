@@ -124,7 +124,7 @@ def test_what_is_said_about_a_prompt_is_text(work, accepted):
     """The longest quote on the page is the part of the prompt that the model never reads."""
     for prompt in accepted:
         cut = intake.prompt_notice(work.loaded.pipe, prompt)
-        assert is_ours(finished(generate.Options(prompt=prompt), cut)), prompt[:80]
+        assert is_ours(finished(generate.Options(prompt=prompt), [cut])), prompt[:80]
         for said in (messages.problem, messages.notice, messages.done, messages.idle):
             assert is_ours(said(prompt)) and is_ours(messages.status(prompt, 0.5))
 
