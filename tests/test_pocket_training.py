@@ -19,6 +19,8 @@ from train.pocket import (
     loop,
     rendered,
     scenes,
+    scorer,
+    strangers,
     teacher,
     text,
     vae,
@@ -230,3 +232,18 @@ def test_a_teacher_goes_on_from_a_saved_one(tmp_path, spelled):
         torch.testing.assert_close(later.state_dict()[name], value, atol=1e-3, rtol=1e-2, msg=name)
     with pytest.raises(SystemExit, match="other sizes than this --preset"):
         teacher.begin_with(teacher.Teacher(replace(TOY, heads=3)), tmp_path)
+
+
+def test_strangers_of_every_kind_are_drawn_and_are_a_function_of_the_seed():
+    made = strangers.strangers(12, 64, 3)
+    assert made.shape == (12, 64, 64, 3) and np.array_equal(made, strangers.strangers(12, 64, 3))
+    assert all(image.std() > 1 for image in made)
+
+
+def test_scorer_and_ranker_learn_from_different_seeds(tmp_path):
+    toy = replace(TOY, rendered=2, strangers=6, scorer_batch=6)
+    one, again, other = (
+        scorer.train(tmp_path / folder, toy, 2, name=name).numbers.weight.detach()
+        for folder, name in (("a", "scorer"), ("b", "scorer"), ("a", "ranker"))
+    )
+    assert torch.equal(one, again) and not torch.allclose(one, other)

@@ -32,6 +32,7 @@ def parts(run: Path, preset: str, *, sheets: int = SHEETS, max_rows: int = ROWS)
     limit = ["--minutes", "8"] if preset == "gpu" else []
     yield "vae", _module("train.pocket.vae", f"{run}", *small, *limit)
     yield "scorer", _module("train.pocket.scorer", f"{run}", *small, *limit)
+    yield "ranker", _module("train.pocket.scorer", f"{run}", *small, *limit, "--ranker")
     for i, (first, last, minutes) in enumerate(PIECES[preset]):
         timed = ["--minutes", f"{minutes}", "--compile"] if minutes else []
         begin = ["--begin", f"{run / 'teacher'}"] if i else []

@@ -1,5 +1,8 @@
 """The ground-truth scorer, trained on renders alone: `python -m train.pocket.scorer RUN`.
 
+Two are made, from different seeds: `scorer` measures, `ranker` (`--ranker`) ranks and selects. A network that
+has chosen an image would measure its own mistakes in it.
+
 Pictures that a VAE or a sampler drew are softer and noisier than renders, so renders are blurred and
 roughened a little at random. Held-out critters are not among them.
 """
@@ -19,7 +22,8 @@ from train.pocket.presets import PRESETS, Preset, parser
 from train.pocket.strangers import strangers
 from train.pocket.vae import TEST_SEED, TRAIN_SEED, to_tensor
 
-PEAK, FALSE_ALARMS, SEED = 2e-3, 0.03, 21
+PEAK, FALSE_ALARMS = 2e-3, 0.03
+SEEDS = {"scorer": 21, "ranker": 22}
 TILTED, RIDGE = 2_000, 1e-4  # families that the reading of tilt is fitted to, and how far it is held back
 
 
@@ -60,17 +64,18 @@ def loss(scorer: Scorer, pictures: Tensor, others: Tensor, wanted: dict[str, Ten
     return named + 4 * error + functional.binary_cross_entropy_with_logits(strange, is_other)
 
 
-def train(run: Path, preset: Preset, steps: int, minutes: float | None = None) -> Scorer:
-    torch.manual_seed(SEED)
+def train(run: Path, preset: Preset, steps: int, minutes: float | None = None, *, name: str) -> Scorer:
+    """Return the trained network; `name` is one of SEEDS."""
+    torch.manual_seed(seed := SEEDS[name])
     where = device()
     families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders")
     wanted = {name: row.to(where) for name, row in targets(truths(TRAIN_SEED, len(families))).items()}
-    scorer = Scorer().to(where, memory_format=torch.channels_last)
+    scorer = Scorer(size=preset.panel).to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(scorer.parameters(), PEAK, weight_decay=0.02)
-    state = State(run / "scorer.pt", steps, minutes, scorer=scorer, optimizer=optimizer).load()
-    pictures, others = flat(families, where), flat(strangers(preset.strangers, preset.panel, SEED), where)
+    state = State(run / f"{name}.pt", steps, minutes, scorer=scorer, optimizer=optimizer).load()
+    pictures, others = flat(families, where), flat(strangers(preset.strangers, preset.panel, seed), where)
     while (passed := state.passed) < 1:
-        generator = step_seed(SEED, state.step, where)
+        generator = step_seed(seed, state.step, where)
         make = {"generator": generator, "device": where}
         rows = torch.randint(len(pictures), (preset.scorer_batch,), **make)
         batch = roughen(pictures[rows].float() / 127.5 - 1, generator)
@@ -85,7 +90,7 @@ def train(run: Path, preset: Preset, steps: int, minutes: float | None = None) -
         optimizer.zero_grad()
         state.tick()
         if state.step % 200 == 0:
-            print(f"scorer {state.step} ({passed:.1%})  loss {value.item():.3f}", flush=True)
+            print(f"{name} {state.step} ({passed:.1%})  loss {value.item():.3f}", flush=True)
     state.save()
     return scorer.eval()
 
@@ -100,7 +105,7 @@ def flat(families: np.ndarray, where: str) -> Tensor:
 @torch.no_grad()
 def set_threshold(scorer: Scorer, pictures: Tensor) -> None:
     """Above it lie `FALSE_ALARMS` of fresh renders [B, 3, H, W]."""
-    roughened = [roughen(part, step_seed(SEED, -1)).to(device()) for part in pictures.split(200)]
+    roughened = [roughen(part, step_seed(0, -1)).to(device()) for part in pictures.split(200)]
     scorer.strange.copy_(torch.cat([scorer(part)[2] for part in roughened]).quantile(1 - FALSE_ALARMS))
 
 
@@ -112,7 +117,7 @@ def fit_tilt(scorer: Scorer, pictures: Tensor, tilts: Tensor) -> None:
     """
     inner, outer = 0.0, 0.0
     for i, (part, wanted) in enumerate(zip(pictures.split(200), tilts.split(200), strict=True)):
-        seen = scorer.eval().see(roughen(part, step_seed(SEED, i)).to(device()))
+        seen = scorer.eval().see(roughen(part, step_seed(0, i)).to(device()))
         seen = functional.pad(seen, (0, 1), value=1.0).double()  # [B, inputs + 1], the last for the bias
         inner, outer = inner + seen.T @ seen, outer + seen.T @ wanted.to(seen)
     held = RIDGE * inner.diagonal().mean() * torch.eye(len(inner)).to(inner)
@@ -144,24 +149,25 @@ def main() -> None:
     flags.add_argument(
         "--only-tilt", type=Path, metavar="SCORER", help="an earlier one's folder, to fit its reading of tilt"
     )
+    flags.add_argument("--ranker", action="store_true", help="make the one that ranks, from another seed")
     args = flags.parse_args()
-    preset = PRESETS[args.preset]
+    preset, name = PRESETS[args.preset], "ranker" if args.ranker else "scorer"
     if args.only_tilt:
         scorer = Scorer.from_pretrained(args.only_tilt).to(device())
     else:
-        scorer = train(args.run, preset, args.steps or preset.scorer_steps, args.minutes)
+        scorer = train(args.run, preset, args.steps or preset.scorer_steps, args.minutes, name=name)
         fresh = scenes.render(TEST_SEED + 1, 250, preset.panel, args.run / "renders")
         set_threshold(scorer, to_tensor(fresh))
     families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, args.run / "renders")[:TILTED]
     tilts = torch.tensor([context.tilt for _, context in truths(TRAIN_SEED, len(families))])
     fit_tilt(scorer, to_tensor(families), tilts)
-    scorer.save_pretrained(args.run / "scorer")
+    scorer.save_pretrained(args.run / name)
     for held_out in (False, True):
         families = scenes.render(TEST_SEED + 2, 125, preset.panel, args.run / "renders", held_out=held_out)
         rows = accuracy(
             scorer, families.reshape(-1, *families.shape[2:]), truths(TEST_SEED + 2, 125, held_out=held_out)
         )
-        print(f"scorer on 1000 fresh renders, held out {held_out}: {rows}", flush=True)
+        print(f"{name} on 1000 fresh renders, held out {held_out}: {rows}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dsd.checkpoint import ASSETS
 
 def ship(run: Path, assets: Path) -> list[str]:
     """Copy the parts that exist, without the cards that libraries write unasked; returns their names."""
-    parts = [part for part in ("teacher", "student", "scorer", "judge") if (run / part).is_dir()]
+    parts = [part for part in ("teacher", "student", "scorer", "ranker", "judge") if (run / part).is_dir()]
     beside = shutil.ignore_patterns("README.md", "run", "samples*", "curves*", ".*")  # what a training keeps
     for part in parts:
         shutil.rmtree(assets / part, ignore_errors=True)

@@ -62,7 +62,7 @@ def text(size: int, rng: np.random.Generator) -> Image.Image:
 
 def empty_scene(size: int, rng: np.random.Generator) -> Image.Image:
     image = blank(size)
-    BACKDROPS[str(rng.choice(SCENES))](_Pen(image), float(rng.random()))
+    BACKDROPS[str(rng.choice(SCENES))](_Pen(image), float(rng.random()), lambda pen: None)  # without a sun
     return shrink(image, size, rng.uniform(0.3, 1.2))
 
 

@@ -223,6 +223,8 @@ def main() -> None:
     )
     flags.add_argument("--compile", action="store_true", help="the transformer's blocks, for a GPU")
     args = flags.parse_args()
+    if args.compile and device() != "cuda":
+        raise SystemExit("--compile needs a GPU: on a CPU it saves nothing, leave it out")
     preset = PRESETS[args.preset]
     preset = replace(preset, teacher_batch=args.batch or preset.teacher_batch)
     steps = args.steps or preset.teacher_steps
