@@ -20,14 +20,17 @@ from typing import Any
 import spaces  # On ZeroGPU it has to come before anything that touches the GPU.
 from PIL import Image
 
-from dsd import command, compiling, hub, space
-from dsd.asking import VLM
-from dsd.checkpoint import ASSETS, PRESETS, Preset, best_device, resolve
-from dsd.memory import QUANTISED
-from dsd.recipes import CRITTERS, IDENTITY
+from dsd.doctor import space
+from dsd.files import hub
+from dsd.generate import command
+from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.model import compile as compiling
+from dsd.model.checkpoint import ASSETS, PRESETS, Preset, best_device, resolve
+from dsd.model.memory import QUANTISED
 from dsd.ui import page
 from dsd.ui.late import Late
 from dsd.ui.loaded import Loaded, Wheel, shown_name
+from dsd.vlm.base import VLM
 
 ROOT = Path(__file__).resolve().parent
 EXAMPLES = ROOT / "assets" / "examples"
@@ -183,8 +186,8 @@ def wheel(args: argparse.Namespace, judge: Late[VLM]) -> Wheel:
 
 
 def open_teacher(args: argparse.Namespace) -> Any:
-    """A `dsd.teacher.Teacher`; a small one stays where it is."""
-    from dsd.teacher import load_teacher
+    """A `dsd.grids.teacher.Teacher`; a small one stays where it is."""
+    from dsd.grids.teacher import load_teacher
 
     offload = "none" if args.teacher == POCKET else args.offload
     return load_teacher(args.teacher, device=args.device, offload=offload)
@@ -220,7 +223,7 @@ def knows(args: argparse.Namespace, model: str) -> bool:
 
 def open_judge(args: argparse.Namespace, name: str) -> VLM:
     """On this machine, or behind an address."""
-    from dsd.vlm import open_vlm
+    from dsd.vlm.open import open_vlm
 
     is_server = name.startswith(("http://", "https://"))
     return open_vlm(name, **(SERVER if is_server else {"device": args.device}))

@@ -8,7 +8,7 @@ import importlib
 __version__ = "0.1.0"
 __all__ = ["DSDPipeline", "load_pipeline"]
 
-_HOMES = {"DSDPipeline": "dsd.pipeline", "load_pipeline": "dsd.checkpoint"}
+_HOMES = {"DSDPipeline": "dsd.model.pipeline", "load_pipeline": "dsd.model.checkpoint"}
 
 
 def __getattr__(name: str) -> object:

@@ -8,10 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dsd import rows
-from dsd.recipes import CRITTERS
-from dsd.verdict import Thresholds
-from dsd.vlm import VLM, Request
+from dsd.curation.verdict import Thresholds
+from dsd.files import jsonl
+from dsd.grids.recipes import CRITTERS
+from dsd.vlm.open import VLM, Request
 
 RED, DARK_RED, ORANGE, BLUE = "#ff0000", "#800000", "#ff7000", "#0000ff"
 USUAL = Thresholds(floor=0.5, ceiling=0.98)
@@ -80,7 +80,7 @@ def by_colors(request) -> str:
 
 def make_run(folder: Path, *panels: tuple[str, ...], **changed: object) -> Path:
     (folder / "grids").mkdir(parents=True)
-    with rows.writing(folder / "grids" / "grids.jsonl") as append:
+    with jsonl.writing(folder / "grids" / "grids.jsonl") as append:
         for index, colors in enumerate(panels):
             picture, row = sheet(index, *colors, **changed)
             picture.save(folder / "grids" / row["file"])

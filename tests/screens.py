@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests import browsing, test_browser_wheel
-from train import bench_load
+from train.bench import load as bench_load
 
 SCREENS = Path(__file__).resolve().parents[1] / "assets" / "screens"
 WIDTH = 1280

@@ -2,8 +2,8 @@
 
 import threading
 
-from dsd.vlm import Request, open_vlm
-from train.loopback import Reply
+from dsd.vlm.open import Request, open_vlm
+from train.bench.loopback import Reply
 
 
 class Clock:

@@ -13,7 +13,7 @@ from pathlib import Path
 from gradio_client import Client, handle_file
 from PIL import Image, ImageStat
 
-from dsd import provenance
+from dsd.generate import provenance
 from tests import browsing, test_browser, test_browser_wheel
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"

@@ -6,9 +6,9 @@ from pathlib import Path
 import torch
 from diffusers import FluxPipeline
 
-from dsd.pipeline import DSDPipeline
-from dsd.training import Trained, Validate, train
-from dsd.training_options import TrainOptions
+from dsd.model.pipeline import DSDPipeline
+from dsd.training.loop import Trained, Validate, train
+from dsd.training.options import TrainOptions
 from tests import tiny
 
 QUICK = {"steps": 4, "batch": 2, "accumulate": 1, "rank": 2, "warmup": 1, "lr": 1e-2, "log_every": 2}

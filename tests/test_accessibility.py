@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import pytest
 
-from dsd import provenance
-from dsd.recipes import CRITTERS
+from dsd.generate import provenance
+from dsd.grids.recipes import CRITTERS
 from dsd.ui.loaded import Loaded
 from tests import browsing, test_browser_wheel, tiny, wheel_page
 

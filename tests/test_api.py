@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 import app
-from dsd import command, provenance
+from dsd.generate import command, provenance
 from dsd.ui import page
 from dsd.ui.loaded import Loaded
 from tests import tiny

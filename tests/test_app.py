@@ -13,10 +13,10 @@ from gradio_client.exceptions import AppError
 from PIL import Image
 
 import app
-from dsd import command, generate, provenance
-from dsd.quality import Quality
+from dsd.generate import command, drawing, provenance
+from dsd.model.sampling import Quality
 from dsd.ui import page
-from dsd.ui.generating import Generating
+from dsd.ui.generate.handlers import Generating
 from dsd.ui.loaded import Loaded
 from tests import tiny
 from tests.test_intake import png_header
@@ -64,8 +64,8 @@ def test_the_endpoint_gives_png_files_that_carry_their_settings(client, photo):
 
 def test_the_endpoint_draws_what_the_library_draws(client, photo, loaded):
     (file,), _ = ask(client, photo)
-    expected = generate.generate(
-        loaded.pipe, Image.open(photo), generate.Options(prompt="a red hat", seed=7, steps=3)
+    expected = drawing.generate(
+        loaded.pipe, Image.open(photo), drawing.Options(prompt="a red hat", seed=7, steps=3)
     )
     with Image.open(file) as image:
         assert image.convert("RGB").tobytes() == expected[0].image.tobytes()
@@ -178,21 +178,21 @@ def test_pictures_are_drawn_one_call_at_a_time(client, photo, loaded):
 
 
 def test_what_the_model_sees_is_the_fitted_frame(loaded, photo):
-    from dsd import diptych
+    from dsd.model import canvas
 
     frame, remarks = Generating(loaded).see(photo, 48, 32, "pad")
-    assert frame.tobytes() == diptych.fit(Image.open(photo), 48, 32, "pad").tobytes()
+    assert frame.tobytes() == canvas.fit(Image.open(photo), 48, 32, "pad").tobytes()
     assert remarks.visible and "Unlike &lt;b&gt;my" in remarks.value
     frame, remarks = Generating(loaded).see(None, 48, 32, "pad")
     assert frame is None and not remarks.visible
 
 
 def test_a_dropped_picture_brings_its_settings_back(loaded, photo, tmp_path):
-    made = generate.Options(
+    made = drawing.Options(
         prompt="a red hat", seed=9, steps=2, width=48, height=32, fit="pad", text_guidance=2.0
     )
-    result = generate.generate(loaded.pipe, Image.open(photo), made)[0]
-    back = Generating(loaded).restore(str(generate.save(result, tmp_path / "made.png")))
+    result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
+    back = Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))
     assert back[0].tobytes() == result.frame.tobytes()
     assert back[1:6] == ("a red hat", 1, 2, 1.5, 2.0) and back[7:13] == (9, 48, 32, "pad", "best", False)
     assert "another model" not in back[14]
@@ -200,10 +200,10 @@ def test_a_dropped_picture_brings_its_settings_back(loaded, photo, tmp_path):
 
 @pytest.mark.parametrize("asked", [{"quality": "draft"}, {"quality": "balanced", "steps": 5}])
 def test_a_dropped_picture_is_redrawn_at_the_quality_it_was_drawn_at(loaded, photo, tmp_path, asked):
-    made = generate.Options(prompt="a hat", seed=9, **asked)
-    result = generate.generate(loaded.pipe, Image.open(photo), made, model="tiny")[0]
+    made = drawing.Options(prompt="a hat", seed=9, **asked)
+    result = drawing.generate(loaded.pipe, Image.open(photo), made, model="tiny")[0]
     work = Generating(loaded)
-    frame, prompt, *values = work.restore(str(generate.save(result, tmp_path / "made.png")))[:13]
+    frame, prompt, *values = work.restore(str(drawing.save(result, tmp_path / "made.png")))[:13]
     frame.save(tmp_path / "frame.png")
     values[4] = None  # the embedded guidance that this model lacks stays as it is on the page
     *_, (pictures, *_) = work.draw(str(tmp_path / "frame.png"), prompt, *values)
@@ -216,16 +216,16 @@ def test_a_dropped_picture_is_redrawn_at_the_quality_it_was_drawn_at(loaded, pho
 def test_a_quality_the_page_does_not_offer_is_refused_with_a_reason(loaded, photo, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
-    made = generate.Options(prompt="a hat", quality=Quality(steps=2, solver="dpm++"))
-    result = generate.generate(loaded.pipe, Image.open(photo), made)[0]
-    assert Generating(loaded).restore(str(generate.save(result, tmp_path / "made.png")))[3] == gr.skip()
+    made = drawing.Options(prompt="a hat", quality=Quality(steps=2, solver="dpm++"))
+    result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
+    assert Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))[3] == gr.skip()
     assert "dpm++" in said[0] and "draft, balanced, best" in said[0]
 
 
 def test_a_picture_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
     other = tiny.pipeline(seed=1, guidance_embeds=True)
-    result = generate.generate(other, Image.open(photo), generate.Options(prompt="a hat", steps=1))[0]
-    back = Generating(loaded).restore(str(generate.save(result, tmp_path / "made.png")))
+    result = drawing.generate(other, Image.open(photo), drawing.Options(prompt="a hat", steps=1))[0]
+    back = Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))
     assert result.settings["guidance"] == 3.5 and back[6] == gr.skip()
     assert "another model" in back[14]
 
@@ -233,9 +233,9 @@ def test_a_picture_of_another_model_says_so_and_brings_no_setting_this_one_lacks
 def test_settings_the_page_does_not_offer_are_refused_with_a_reason(loaded, photo, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
-    made = generate.Options(prompt="a hat", steps=1, image_guidance=15.0)
-    result = generate.generate(loaded.pipe, Image.open(photo), made)[0]
-    assert Generating(loaded).restore(str(generate.save(result, tmp_path / "made.png")))[1] == gr.skip()
+    made = drawing.Options(prompt="a hat", steps=1, image_guidance=15.0)
+    result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
+    assert Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))[1] == gr.skip()
     assert "image guidance 15" in said[0]
 
 
@@ -267,8 +267,8 @@ def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(loaded, photo, mo
 
 
 def test_what_leaves_the_gpu_process_can_be_pickled(loaded, photo):
-    steps = generate.stream(
-        loaded.pipe, Image.open(photo), generate.Options(prompt="x", steps=1), preview_seconds=0.0
+    steps = drawing.stream(
+        loaded.pipe, Image.open(photo), drawing.Options(prompt="x", steps=1), preview_seconds=0.0
     )
     for progress in steps:
         assert pickle.loads(pickle.dumps(progress)).step == progress.step

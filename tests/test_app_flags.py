@@ -7,8 +7,9 @@ import gradio as gr
 import pytest
 
 import app
-from dsd import checkpoint, command
-from dsd.recipes import CRITTERS, IDENTITY
+from dsd.generate import command
+from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.model import checkpoint
 from dsd.ui import page
 from dsd.ui.loaded import Loaded
 from tests import tiny

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dsd import provenance
+from dsd.generate import provenance
 from dsd.ui import uploads
-from train import bench_load
-from train.bench_load import API, Client, Tally, once
+from train.bench import load as bench_load
+from train.bench.load import API, Client, Tally, once
 
 KEYS = {"HF_TOKEN": "hf_sesame0opensesame0open", "DSD_VLM_KEY": "sk-abracadabra-abracadabra"}
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")

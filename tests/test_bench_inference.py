@@ -6,12 +6,14 @@ from argparse import Namespace
 import pytest
 import torch
 
-from dsd.pocket.validation import CritterScorer, validation_set
-from dsd.quality import QUALITIES, Quality
-from dsd.scores import evaluate, measure_levels
+from dsd.evaluation.critters import CritterScorer, validation_set
+from dsd.evaluation.scores import evaluate, measure_levels
+from dsd.model.sampling import QUALITIES, Quality
 from tests import tiny
-from train import bench_gpu, bench_inference, bench_qualities
-from train.bench_qualities import Cost, Way, counted
+from train.bench import gpu as bench_gpu
+from train.bench import inference as bench_inference
+from train.bench import qualities as bench_qualities
+from train.bench.qualities import Cost, Way, counted
 
 CPU = torch.device("cpu")
 FLUX = {
@@ -136,7 +138,7 @@ def test_what_does_not_fit_or_is_missing_says_so():
 
 
 def test_the_command_runs_them(monkeypatch, capsys):
-    from train import bench
+    from train.bench import wheel as bench
 
     monkeypatch.setattr(bench_inference, "inference_rows", lambda args: iter([{"rounds": args.rounds}]))
     monkeypatch.setattr(bench_qualities, "quality_rows", lambda args: iter([{"only": args.only}]))

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dsd.batches import Batches
-from dsd.caches import PictureEncoder, TextEncoder
-from dsd.resume import States
-from dsd.training_data import prepare
+from dsd.training.batches import Batches
+from dsd.training.cache import PictureEncoder, TextEncoder
+from dsd.training.data import prepare
+from dsd.training.state import States
 from tests import student, tiny
-from train import bench_training as bench
+from train.bench import training as bench
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsd import provenance
+from dsd.generate import provenance
 from dsd.ui.loaded import Loaded
 from tests import browsing, tiny
 from train.pocket import text

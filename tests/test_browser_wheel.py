@@ -7,8 +7,9 @@ import time
 import pytest
 from PIL import Image
 
-from dsd import curation, provenance
-from dsd.recipes import CRITTERS
+from dsd.curation import judge as curation
+from dsd.generate import provenance
+from dsd.grids.recipes import CRITTERS
 from dsd.ui.loaded import Loaded
 from tests import browsing, tiny, wheel_page
 

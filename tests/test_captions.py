@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dsd import captions
-from dsd.captions import (
+from dsd.curation import captions
+from dsd.curation.captions import (
     LONGEST,
     SHORTER,
     caption_sheets,
@@ -17,9 +17,9 @@ from dsd.captions import (
     tokenizer_of,
     write,
 )
-from dsd.hub import LoadError
-from dsd.recipes import CRITTERS, IDENTITY
-from dsd.vlm import Request
+from dsd.files.hub import LoadError
+from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.vlm.open import Request
 from tests import tiny
 from tests.judging import FakeJudge, sheet
 

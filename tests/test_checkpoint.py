@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
 )
 
 import dsd
-from dsd import checkpoint, diptych
-from dsd.checkpoint import LoadError, has_embedded_guidance, load_pipeline, model_hash, save_pipeline
+from dsd.model import canvas, checkpoint
+from dsd.model.checkpoint import LoadError, has_embedded_guidance, load_pipeline, model_hash, save_pipeline
 from tests import tiny
 from tests.tiny import PROMPTS, draw, picture, seeded
 
@@ -52,7 +52,7 @@ def test_plain_diffusers_opens_it_and_draws_the_same_picture(saved, opener):
     assert type(stock) is FluxControlPipeline
     theirs = stock(
         PROMPTS[0],
-        control_image=diptych.compose(diptych.to_tensor([diptych.fit(picture(), 32, 32)])),
+        control_image=canvas.compose(canvas.to_tensor([canvas.fit(picture(), 32, 32)])),
         height=32,
         width=64,
         num_inference_steps=3,

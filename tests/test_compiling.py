@@ -15,7 +15,8 @@ import spaces
 import torch
 
 import app
-from dsd import command, compiling, generate
+from dsd.generate import command, drawing
+from dsd.model import compile as compiling
 from dsd.ui import page
 from tests import tiny
 
@@ -28,12 +29,12 @@ def pipe():
     return tiny.pipeline(guidance_embeds=False)
 
 
-def drawn(pipe) -> list[generate.Result]:
-    options = [generate.Options(prompt="a hat", steps=3, **call) for call in CALLS]
-    return [result for o in options for result in generate.generate(pipe, tiny.picture(), o)]
+def drawn(pipe) -> list[drawing.Result]:
+    options = [drawing.Options(prompt="a hat", steps=3, **call) for call in CALLS]
+    return [result for o in options for result in drawing.generate(pipe, tiny.picture(), o)]
 
 
-def unlike(some: list[generate.Result], others: list[generate.Result]) -> int:
+def unlike(some: list[drawing.Result], others: list[drawing.Result]) -> int:
     """The largest difference of any pixel, of 255."""
     pairs = zip(some, others, strict=True)
     return max(np.abs(np.subtract(a.image, b.image, dtype=np.int16)).max() for a, b in pairs)

@@ -9,12 +9,14 @@ from PIL import Image
 from spaces.zero import client, config
 from spaces.zero.gradio import error as zero_error
 
-from dsd import generate
-from dsd.generate import Options, Progress
-from dsd.quality import QUALITIES
-from dsd.ui import cost, generate_layout, page
-from dsd.ui.cost import MARGIN, SECONDS_PER_EVALUATION, START_SECONDS, Pace, evaluations
-from dsd.ui.generating import Generating
+from dsd.generate import drawing
+from dsd.generate.drawing import Options, Progress
+from dsd.model.sampling import QUALITIES
+from dsd.ui import page
+from dsd.ui.generate import cost
+from dsd.ui.generate import layout as generate_layout
+from dsd.ui.generate.cost import MARGIN, SECONDS_PER_EVALUATION, START_SECONDS, Pace, evaluations
+from dsd.ui.generate.handlers import Generating
 from dsd.ui.loaded import Loaded
 from dsd.ui.messages import explained
 from tests import tiny
@@ -68,7 +70,7 @@ def test_the_evaluations_that_are_counted_are_those_that_there_are(pipe, quality
         lambda _, __, given, ___: seen.append(len(given["hidden_states"])), with_kwargs=True
     )
     try:
-        steps = generate.stream(pipe, tiny.picture(), options)
+        steps = drawing.stream(pipe, tiny.picture(), options)
         next(steps)
         assert cost._in_first_step(options) == sum(seen)
         list(steps)
@@ -278,8 +280,8 @@ def test_only_the_frame_goes_to_the_gpu_and_the_picture_is_the_same(work, pipe, 
     ((frame, options),) = sent
     assert frame.size == (48, 32)
     with Image.open(photo) as picture:
-        whole = generate.generate(pipe, picture, options)[0]
-    again = generate.generate(pipe, frame, options)[0]
+        whole = drawing.generate(pipe, picture, options)[0]
+    again = drawing.generate(pipe, frame, options)[0]
     assert whole.frame.tobytes() == frame.tobytes() == again.frame.tobytes()
     assert whole.image.tobytes() == again.image.tobytes()
     assert whole.settings == again.settings

@@ -2,9 +2,9 @@
 
 import pytest
 
-from dsd import rows
-from dsd.recipes import CRITTERS
-from dsd.rows import RunError
+from dsd.files import jsonl
+from dsd.files.jsonl import RunError
+from dsd.grids.recipes import CRITTERS
 from tests.judging import BLUE, DARK_RED, ORANGE, RED, FakeEyes, FakeJudge, by_colors, make_run
 from train import command, curate
 
@@ -32,22 +32,22 @@ def test_the_command_judges_captions_and_tells_what_it_did(tmp_path, judge, caps
         "8 pairs of 3 sheets, 3 kept (37.5%)" in told and "4 too different" in told and "1 too alike" in told
     )
     assert "this process asked 3 questions" in told and "6 captions, 0 of them cut" in told
-    assert len(rows.read(run / "pairs.jsonl")) == 8 and rows.shards(run / "pairs.jsonl") == []
-    captions = rows.read(run / "captions.jsonl")
+    assert len(jsonl.read(run / "pairs.jsonl")) == 8 and jsonl.shards(run / "pairs.jsonl") == []
+    captions = jsonl.read(run / "captions.jsonl")
     assert {row["id"] for row in captions} == {
         "000000-0-2", "000000-2-0", "000000-1-2", "000000-2-1", "000001-0-1", "000001-1-0",
     }  # fmt: skip
     asked = len(judge.requests)
     assert curate.main([str(run), "--judge", "pocket"]) == 0
     assert len(judge.requests) == asked and "asked 0 questions" in capsys.readouterr().out
-    assert rows.read(run / "captions.jsonl") == captions
+    assert jsonl.read(run / "captions.jsonl") == captions
 
 
 def test_the_command_applies_stricter_thresholds_to_what_is_there(tmp_path, judge, capsys):
     run = make_run(tmp_path, (RED, ORANGE), (RED, "#ff9000"))
     curate.main([str(run), "--judge", "pocket", "--no-captions"])
     assert not (run / "captions.jsonl").exists()
-    kept = sorted(pair["similarity"] for pair in rows.read(run / "pairs.jsonl"))
+    kept = sorted(pair["similarity"] for pair in jsonl.read(run / "pairs.jsonl"))
     asked = len(judge.requests)
     curate.main([str(run), "--redecide", "--floor", str(sum(kept) / 2)])
     assert len(judge.requests) == asked and "2 pairs of 2 sheets, 1 kept (50.0%)" in capsys.readouterr().out

@@ -6,12 +6,12 @@ from pathlib import Path
 import gradio as gr
 import pytest
 
-from dsd import curation
-from dsd.review import UNLABELLED
-from dsd.rows import RunError
-from dsd.ui import curate_cards
-from dsd.ui.curating import CARDS, Curating
-from dsd.verdict import DIFFERENT, DROP, KEEP, LOW
+from dsd.curation import judge as curation
+from dsd.curation.review import UNLABELLED
+from dsd.curation.verdict import DIFFERENT, DROP, KEEP, LOW
+from dsd.files.jsonl import RunError
+from dsd.ui.curate import cards as curate_cards
+from dsd.ui.curate.handlers import CARDS, Curating
 from tests.wheel_page import OWN, cards, curating, ids, judged_run, view
 
 

@@ -13,12 +13,24 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from dsd import curation, review, rows
-from dsd.review import ALL, DISAGREE, LABELLED, UNLABELLED
-from dsd.rows import RunError
-from dsd.ui import curate_cards
-from dsd.ui.curating import CARDS
-from dsd.verdict import DIFFERENT, DROP, KEEP, LOW, REASONS, SAME, TOO_DIFFERENT, UNREADABLE, Thresholds
+from dsd.curation import judge as curation
+from dsd.curation import review
+from dsd.curation.review import ALL, DISAGREE, LABELLED, UNLABELLED
+from dsd.curation.verdict import (
+    DIFFERENT,
+    DROP,
+    KEEP,
+    LOW,
+    REASONS,
+    SAME,
+    TOO_DIFFERENT,
+    UNREADABLE,
+    Thresholds,
+)
+from dsd.files import jsonl
+from dsd.files.jsonl import RunError
+from dsd.ui.curate import cards as curate_cards
+from dsd.ui.curate.handlers import CARDS
 from tests import judging
 from tests.wheel_page import LIMITS, OWN, cards, curating, ids, judged_run, view
 from train import curate
@@ -262,7 +274,7 @@ def test_what_is_judged_meanwhile_is_there_when_one_comes_back(run):
     work.open(False, {})
     assert len(work.review().pairs) == 18
     more = {**curation.read_pairs(run)[0], "id": "000009-0-1"}
-    with rows.writing(rows.shard(run / "pairs.jsonl", 0)) as append:
+    with jsonl.writing(jsonl.shard(run / "pairs.jsonl", 0)) as append:
         append([more])
     assert len(work.review().pairs) == 18  # nothing moves while one looks
     work.open(True, {})

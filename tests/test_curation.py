@@ -12,15 +12,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dsd import curation, rows
-from dsd.recipes import CRITTERS, IDENTITY
-from dsd.rows import RunError
-from dsd.verdict import Thresholds
+from dsd.curation import judge as curation
+from dsd.curation.verdict import Thresholds
+from dsd.files import jsonl
+from dsd.files.jsonl import RunError
+from dsd.grids.recipes import CRITTERS, IDENTITY
 from tests.judging import BLUE, DARK_RED, ORANGE, RED, USUAL, FakeEyes, FakeJudge, answer, by_colors, make_run
 
 
 def sheets(run: Path) -> list[dict]:
-    return rows.read(run / "grids" / "grids.jsonl")
+    return jsonl.read(run / "grids" / "grids.jsonl")
 
 
 def judged(run: Path, judge: FakeJudge, thresholds: Thresholds = USUAL, **options) -> list[dict]:
@@ -143,7 +144,7 @@ MANY = [(RED, DARK_RED, ORANGE, BLUE)] * 24
 
 def blocks(run: Path, judge: FakeJudge) -> None:
     do = partial(curation.judge_sheets, run=run, vlm=judge, embedder=FakeEyes(), thresholds=USUAL)
-    rows.run_blocks(run / "pairs.jsonl", sheets(run), do, batch=2, item_of=curation.grid_of)
+    jsonl.run_blocks(run / "pairs.jsonl", sheets(run), do, batch=2, item_of=curation.grid_of)
 
 
 def test_killed_at_twenty_moments_a_run_equals_one_that_was_not(tmp_path):
@@ -165,14 +166,14 @@ def test_killed_at_twenty_moments_a_run_equals_one_that_was_not(tmp_path):
         os.waitpid(child, 0)
     blocks(killed, FakeJudge(by_colors))
     for run in (whole, killed):
-        rows.merge(run / "pairs.jsonl")
+        jsonl.merge(run / "pairs.jsonl")
     assert (killed / "pairs.jsonl").read_bytes() == (whole / "pairs.jsonl").read_bytes()
-    assert len(rows.read(whole / "pairs.jsonl")) == 6 * len(MANY)
+    assert len(jsonl.read(whole / "pairs.jsonl")) == 6 * len(MANY)
 
 
 def test_a_run_judged_otherwise_is_refused_and_the_difference_named(tmp_path):
     path = make_run(tmp_path, (RED, ORANGE)) / "pairs.jsonl"
-    with rows.writing(path) as append:
+    with jsonl.writing(path) as append:
         append(judged(tmp_path, FakeJudge(by_colors)))
     same = {
         "judge": "a tiny judge",
@@ -195,18 +196,18 @@ def test_a_run_judged_otherwise_is_refused_and_the_difference_named(tmp_path):
 def test_stricter_thresholds_are_applied_afterwards_and_only_their_captions_go(tmp_path):
     run = make_run(tmp_path, (RED, DARK_RED, ORANGE, BLUE), (RED, ORANGE))
     texts = [answer(), answer(ears=3), answer()]
-    with rows.writing(run / "pairs.jsonl") as append:
+    with jsonl.writing(run / "pairs.jsonl") as append:
         append(judged(run, FakeJudge(texts)))
-    with rows.writing(run / "captions.jsonl") as append:
+    with jsonl.writing(run / "captions.jsonl") as append:
         append([{"id": name} for name in ("000000-0-2", "000000-2-0", "000001-0-1", "000001-1-0")])
     stricter = replace(USUAL, minimum_score=4)
     found = curation.redecide(run, stricter)
-    assert rows.read(run / "pairs.jsonl") == found
+    assert jsonl.read(run / "pairs.jsonl") == found
     assert [pair["verdict"] for pair in found].count("keep") == 2 and found[3][
         "reason"
     ] == "a part scores low"
     assert all(pair["thresholds"] == asdict(stricter) for pair in found)
-    assert [row["id"] for row in rows.read(run / "captions.jsonl")] == ["000001-0-1", "000001-1-0"]
+    assert [row["id"] for row in jsonl.read(run / "captions.jsonl")] == ["000001-0-1", "000001-1-0"]
     before = (run / "pairs.jsonl").read_bytes()
     for looser in ({"floor": -1.0}, {"ceiling": 1.0}, {"votes": 2}):
         with pytest.raises(RunError, match="pairs would have to be shown to the judge"):
@@ -228,7 +229,9 @@ def test_the_last_label_of_a_pair_counts(tmp_path):
     for name, verdict in (("a", "keep"), ("b", "drop"), ("a", "drop")):
         curation.label(tmp_path, name, verdict)
     assert curation.labels(tmp_path) == {"a": "drop", "b": "drop"}
-    assert len(rows.read(tmp_path / "labels.jsonl")) == 3 and rows.read(tmp_path / "labels.jsonl")[0]["time"]
+    assert (
+        len(jsonl.read(tmp_path / "labels.jsonl")) == 3 and jsonl.read(tmp_path / "labels.jsonl")[0]["time"]
+    )
     with pytest.raises(ValueError, match="'keep' or 'drop', got 'maybe'"):
         curation.label(tmp_path, "a", "maybe")
 

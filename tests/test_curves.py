@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsd import curves, scores
-from dsd.checkpoint import ASSETS
-from dsd.training_options import SUITED
+from dsd.evaluation import scores
+from dsd.model.checkpoint import ASSETS
+from dsd.training import curves
+from dsd.training.options import SUITED
 
 STEPS = range(10, 410, 10)
 

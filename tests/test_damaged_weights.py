@@ -7,10 +7,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from dsd import checkpoint, hub, student
-from dsd import command as drawing
-from dsd.checkpoint import LORA, LoadError, load_pipeline, save_pipeline
-from dsd.training_options import TrainOptions
+from dsd.files import hub
+from dsd.generate import command as drawing
+from dsd.model import checkpoint
+from dsd.model.checkpoint import LORA, LoadError, load_pipeline, save_pipeline
+from dsd.training import student
+from dsd.training.options import TrainOptions
 from tests import tiny
 from train import command
 

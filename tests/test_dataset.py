@@ -11,11 +11,11 @@ import pyarrow
 import pytest
 from PIL import Image, ImageChops
 
-from dsd.dataset import write_dataset
-from dsd.pairs import COLUMNS, read_pairs
-from dsd.parquet import PairsError
-from dsd.rows import RunError
-from dsd.selection import Choice, read_run
+from dsd.curation.dataset import write_dataset
+from dsd.curation.selection import Choice, read_run
+from dsd.files.jsonl import RunError
+from dsd.files.pairs import COLUMNS, read_pairs
+from dsd.files.parquet import PairsError
 from tests import wheel
 from train import dataset as command
 
@@ -181,7 +181,7 @@ def test_without_its_card_datasets_opens_it_too(run, tmp_path):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from dsd.dataset import write_dataset
+from dsd.curation.dataset import write_dataset
 def die(done, total):
     if done >= int(sys.argv[2]):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -9,13 +9,13 @@ from huggingface_hub import DatasetCard
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image, ImageChops
 
-from dsd.checkpoint import PRESETS
-from dsd.dataset import push, write_dataset
-from dsd.dataset_card import contact_sheet, write_card
-from dsd.hub import LoadError
-from dsd.pairs import COLUMNS, read_pairs
-from dsd.rows import RunError
-from dsd.selection import FLUX_DEV, Choice, read_run
+from dsd.curation.dataset import push, write_dataset
+from dsd.curation.dataset_card import contact_sheet, write_card
+from dsd.curation.selection import FLUX_DEV, Choice, read_run
+from dsd.files.hub import LoadError
+from dsd.files.jsonl import RunError
+from dsd.files.pairs import COLUMNS, read_pairs
+from dsd.model.checkpoint import PRESETS
 from tests import wheel
 from train import dataset as command
 

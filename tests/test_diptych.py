@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dsd import diptych
+from dsd.model import canvas as diptych
 
 
 def gradient(width: int = 60, height: int = 40) -> Image.Image:

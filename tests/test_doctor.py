@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,10 +14,13 @@ import pytest
 import torch
 
 import app
-from dsd import advice, checkpoint, command, doctor, memory, quantised
-from dsd.advice import BASE, DOWNLOADS, WEIGHTS, Facts, advise, lighter, shortage
-from dsd.checkpoint import PRESETS, LoadError, load_pipeline
-from dsd.memory import FLUX, ROOM, WAYS, Way
+from dsd.doctor import advice, doctor
+from dsd.doctor.advice import BASE, DOWNLOADS, WEIGHTS, Facts, advise, lighter, shortage
+from dsd.generate import command
+from dsd.model import checkpoint, memory
+from dsd.model import quantize as quantised
+from dsd.model.checkpoint import PRESETS, LoadError, load_pipeline
+from dsd.model.memory import FLUX, ROOM, WAYS, Way
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
@@ -206,8 +210,10 @@ def test_loading_that_runs_out_of_memory_says_what_to_do(monkeypatch, error, sta
         raise error
 
     monkeypatch.setattr(checkpoint, stage, fail)
-    with pytest.raises(LoadError, match=r"pocket does not fit into .*memory, of which .* can be had.*doctor"):
+    with pytest.raises(LoadError, match=r"pocket does not fit into .*memory: python -m dsd.doctor") as raised:
         load_pipeline("pocket", device="cpu")
+    words = r"pocket does not fit into .*memory, of which .* can be had.*doctor"
+    assert re.match(words, doctor.remedy(raised.value))
 
 
 def test_other_errors_stay_what_they_are(monkeypatch):
@@ -290,7 +296,7 @@ def test_the_command_asks_the_hub_loads_no_model_library_and_never_shows_the_tok
         "NO_PROXY": "127.0.0.1",
     }
     code = (
-        "import sys; from dsd import doctor; doctor.PATIENCE = 60; code = doctor.main(['--json']);"
+        "import sys; from dsd.doctor import doctor; doctor.PATIENCE = 60; code = doctor.main(['--json']);"
         "assert not {'diffusers', 'transformers', 'gradio'} & set(sys.modules); sys.exit(code)"
     )
     done = subprocess.run(

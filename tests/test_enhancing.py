@@ -2,12 +2,12 @@
 
 import pytest
 
-from dsd.asking import VLMError
-from dsd.captions import LONGEST
-from dsd.recipes import CRITTERS
-from dsd.ui.enhancing import Enhancing
+from dsd.curation.captions import LONGEST
+from dsd.grids.recipes import CRITTERS
+from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.late import Late
 from dsd.ui.loaded import Loaded
+from dsd.vlm.base import VLMError
 from tests import tiny, wheel_page
 from tests.judging import FakeJudge
 

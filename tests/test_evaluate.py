@@ -8,8 +8,8 @@ import pytest
 from diffusers import FluxPipeline
 from PIL import Image
 
-from dsd import rows
-from dsd.pipeline import DSDPipeline
+from dsd.files import jsonl
+from dsd.model.pipeline import DSDPipeline
 from tests import tiny
 from train import comparison, evaluate
 from train.drawn import kept
@@ -55,7 +55,7 @@ def test_the_numbers_are_kept(measured):
     assert kept["scores"][evaluate.COPY]["copy"]["mean"] == pytest.approx(1)
     assert kept["ceiling"]["identity"]["mean"] > 0.9 > kept["chance"]["identity"]["mean"]
     assert kept["settings"]["seed"] == 0 and kept["settings"]["steps"] == 1
-    pictures = rows.read(measured / "pictures.jsonl")
+    pictures = jsonl.read(measured / "pictures.jsonl")
     assert len(pictures) == 6 * len(kept["scores"])
     early = [row["identity"] for row in pictures if row["way"] == "early"]
     assert kept["scores"]["early"]["identity"]["mean"] == pytest.approx(sum(early) / 6, abs=1e-4)
@@ -124,7 +124,7 @@ def test_rows_are_told_apart():
 def test_weights_of_their_own_go_on_the_base(monkeypatch, tmp_path, models):
     asked = []
     monkeypatch.setattr(
-        "dsd.checkpoint.load_pipeline",
+        "dsd.model.checkpoint.load_pipeline",
         lambda name, **options: asked.append((name, options["weights"])) or tiny.pipeline(),
     )
     (tmp_path / "lora.safetensors").write_bytes(b"")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsd import command, generate, provenance
-from dsd.generate import Options
+from dsd.generate import command, drawing, provenance
+from dsd.generate.drawing import Options
 from tests import tiny
 
 
@@ -53,27 +53,27 @@ def test_an_impossible_option_is_refused_with_its_value(change, sentence):
 
 
 def test_each_picture_of_many_can_be_made_alone(pipe, photo):
-    many = generate.generate(pipe, photo, options(count=5))  # more than one batch
+    many = drawing.generate(pipe, photo, options(count=5))  # more than one batch
     assert [result.seed for result in many] == [7, 8, 9, 10, 11]
-    alone = generate.generate(pipe, photo, options(seed=10))[0]
+    alone = drawing.generate(pipe, photo, options(seed=10))[0]
     assert far(alone.image, many[3].image) <= command.ROUNDING
     assert far(many[0].image, many[1].image) > 10
 
 
 def test_steps_are_counted_over_all_pictures_and_previews_come(pipe, photo):
-    seen = list(generate.stream(pipe, photo, options(count=5), preview_seconds=0.0))
+    seen = list(drawing.stream(pipe, photo, options(count=5), preview_seconds=0.0))
     assert [item.step for item in seen] == [4, 8, 12, 12, 13, 14, 15, 15]
     assert all(item.total == 15 and item.seconds_left >= 0 for item in seen)
     assert [len(item.results) for item in seen] == [0, 0, 0, 4, 4, 4, 4, 5]
     assert [len(item.previews) for item in seen if item.previews] == [4, 4, 4, 1, 1, 1]
-    assert not any(item.previews for item in generate.stream(pipe, photo, options()))
+    assert not any(item.previews for item in drawing.stream(pipe, photo, options()))
 
 
 def test_closing_the_stream_stops_within_a_step(pipe, photo):
     calls = []
     handle = pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
     try:
-        steps = generate.stream(pipe, photo, options(steps=50, image_guidance=1.0))
+        steps = drawing.stream(pipe, photo, options(steps=50, image_guidance=1.0))
         for _ in range(3):
             next(steps)
         steps.close()
@@ -84,8 +84,8 @@ def test_closing_the_stream_stops_within_a_step(pipe, photo):
 
 def test_settings_and_reference_survive_the_file(pipe, photo, tmp_path):
     prompt = 'a "red" hat, très chic, 帽子 🎩\nand a scarf'
-    result = generate.generate(pipe, photo, options(prompt=prompt, width=48, fit="pad"), model="tiny")[0]
-    path = generate.save(result, tmp_path / "out.png")
+    result = drawing.generate(pipe, photo, options(prompt=prompt, width=48, fit="pad"), model="tiny")[0]
+    path = drawing.save(result, tmp_path / "out.png")
     settings = provenance.read_settings(path)
     assert settings == json.loads(json.dumps(result.settings))
     assert settings["prompt"] == prompt and settings["seed"] == 7 and settings["model"] == "tiny"
@@ -103,10 +103,10 @@ def test_settings_and_reference_survive_the_file(pipe, photo, tmp_path):
 
 
 def test_the_same_picture_comes_from_its_file(pipe, photo, tmp_path):
-    result = generate.generate(pipe, photo, options(width=48, fit="pad"))[0]
-    path = generate.save(result, tmp_path / "out.png")
-    again = generate.options_from(provenance.read_settings(path))
-    assert far(generate.generate(pipe, provenance.read_reference(path), again)[0].image, result.image) == 0
+    result = drawing.generate(pipe, photo, options(width=48, fit="pad"))[0]
+    path = drawing.save(result, tmp_path / "out.png")
+    again = drawing.options_from(provenance.read_settings(path))
+    assert far(drawing.generate(pipe, provenance.read_reference(path), again)[0].image, result.image) == 0
 
 
 def test_a_large_frame_still_fits_in_the_text(tmp_path):
@@ -129,13 +129,13 @@ def test_forged_settings_end_in_a_sentence(text, tmp_path):
     info.add_text(provenance.REFERENCE, "not base64")
     Image.new("RGB", (32, 32)).save(tmp_path / "forged.png", pnginfo=info)
     with pytest.raises(ValueError, match="settings"):
-        generate.options_from(provenance.read_settings(tmp_path / "forged.png"))
+        drawing.options_from(provenance.read_settings(tmp_path / "forged.png"))
     with pytest.raises(ValueError, match="reference"):
         provenance.read_reference(tmp_path / "forged.png")
 
 
 def test_names_of_private_folders_stay_out_of_the_file(pipe, photo, tmp_path):
-    result = generate.generate(
+    result = drawing.generate(
         pipe, photo, options(), model=str(tmp_path / "mine"), weights=str(tmp_path / "w")
     )[0]
     assert (result.settings["model"], result.settings["weights"]) == ("mine", "w")
@@ -147,7 +147,7 @@ def test_names_of_private_folders_stay_out_of_the_file(pipe, photo, tmp_path):
 @pytest.fixture
 def run(pipe, photo, tmp_path, monkeypatch, capsys):
     """Run the command in `tmp_path` on the tiny pipeline; returns (exit code, output, errors)."""
-    monkeypatch.setattr("dsd.checkpoint.load_pipeline", lambda *_, **__: pipe)
+    monkeypatch.setattr("dsd.model.checkpoint.load_pipeline", lambda *_, **__: pipe)
     monkeypatch.setattr(command, "quiet", lambda: None)  # it silences the whole process, other tests included
     monkeypatch.chdir(tmp_path)
     photo.save("photo.png")
@@ -193,7 +193,7 @@ def test_from_makes_the_same_picture_again(run, tmp_path):
 
 def test_from_warns_when_the_model_is_another(run, monkeypatch):
     run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "5")
-    monkeypatch.setattr("dsd.checkpoint.model_hash", lambda _: "another")
+    monkeypatch.setattr("dsd.model.checkpoint.model_hash", lambda _: "another")
     code, _, err = run("--from", "out.png", "-o", "b.png")
     assert code == 0 and "the model is not the one" in err
 
@@ -229,7 +229,7 @@ def test_a_device_that_is_not_there_is_a_mistake_too(capsys, tmp_path, monkeypat
     def load(*_, **__):
         raise AssertionError("Torch not compiled with CUDA enabled")
 
-    monkeypatch.setattr("dsd.checkpoint.load_pipeline", load)
+    monkeypatch.setattr("dsd.model.checkpoint.load_pipeline", load)
     monkeypatch.setattr(command, "quiet", lambda: None)
     Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
     argv = [str(tmp_path / "photo.png"), "a hat", "-o", str(tmp_path / "o.png"), "--device", "cuda"]
@@ -253,8 +253,8 @@ def test_an_unknown_model_is_named_with_those_there_are(capsys, tmp_path, monkey
 def test_two_drawings_at_once_do_not_disturb_each_other(pipe, quality):
     """A cancelled one may still be in its last step when the next begins."""
     options = [Options(prompt="a hat", steps=steps, seed=steps, quality=quality) for steps in (4, 3)]
-    alone = [generate.generate(pipe, tiny.picture(), one)[0].image.tobytes() for one in options]
-    slow, quick = (generate.stream(pipe, tiny.picture(), one) for one in options)
+    alone = [drawing.generate(pipe, tiny.picture(), one)[0].image.tobytes() for one in options]
+    slow, quick = (drawing.stream(pipe, tiny.picture(), one) for one in options)
     next(slow)
     *_, first = quick
     *_, second = slow

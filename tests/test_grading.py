@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops
 
-from dsd import grading, rows
-from dsd.grading import TRAITS, drawn_pair, grades, judge_drawn, wilson
-from dsd.grading_page import chart, markdown, worth_page
+from dsd.curation import judge_evaluation
+from dsd.curation.judge_evaluation import TRAITS, drawn_pair, grades, judge_drawn, wilson
+from dsd.curation.report import chart, markdown, worth_page
+from dsd.curation.verdict import Thresholds
+from dsd.evaluation.worth import agreeing, worth
+from dsd.files import jsonl
+from dsd.files.jsonl import RunError
+from dsd.grids.recipes import CRITTERS
 from dsd.pocket.draw import draw
 from dsd.pocket.scorer import Reading
 from dsd.pocket.world import Context, change_one_trait, sample_critter
-from dsd.recipes import CRITTERS
-from dsd.rows import RunError
-from dsd.verdict import Thresholds
-from dsd.worth import agreeing, worth
 from tests.judging import FakeJudge, answer, sheet
 from train import curate
 
@@ -30,12 +31,12 @@ DRAWN = cache(drawn_pair)
 @pytest.fixture(autouse=True)
 def drawn_once(monkeypatch):
     """The same pairs again and again: only the first test waits for them."""
-    monkeypatch.setattr(grading, "drawn_pair", DRAWN)
+    monkeypatch.setattr(judge_evaluation, "drawn_pair", DRAWN)
 
 
 @pytest.fixture
-def pairs() -> list[grading.Drawn]:
-    return [DRAWN(index, seed=grading.SEED, size=64) for index in range(SOME)]
+def pairs() -> list[judge_evaluation.Drawn]:
+    return [DRAWN(index, seed=judge_evaluation.SEED, size=64) for index in range(SOME)]
 
 
 def judged(judge: FakeJudge, count: int = SOME, **options) -> list[dict]:
@@ -44,7 +45,7 @@ def judged(judge: FakeJudge, count: int = SOME, **options) -> list[dict]:
     return judge_drawn(items, vlm=judge, **given)
 
 
-def truth(pairs: list[grading.Drawn], *, blind_to: str = "", strict: bool = False) -> list[str]:
+def truth(pairs: list[judge_evaluation.Drawn], *, blind_to: str = "", strict: bool = False) -> list[str]:
     """What a judge says who sees everything but one trait; a strict one sees differences everywhere."""
     return [
         answer("different" if strict or pair.changed not in (None, blind_to) else "same") for pair in pairs
@@ -105,7 +106,7 @@ def test_a_change_that_is_hidden_in_either_context_is_drawn_anew(monkeypatch):
         asked.append((critter, context))
         return next(seen)
 
-    monkeypatch.setattr(grading, "_can_be_seen", can_be_seen)
+    monkeypatch.setattr(judge_evaluation, "_can_be_seen", can_be_seen)
     found = drawn_pair(1)
     assert [found.critter == critter for critter, _ in asked] == [False, False, False, True, True]
     assert tuple(context for _, context in asked[-2:]) == found.contexts
@@ -116,9 +117,9 @@ def test_what_cannot_be_seen_is_no_hard_negative():
     critter = sample_critter(rng)
     plain = replace(critter, pattern="plain")
     other = change_one_trait(plain, "spots", rng)
-    assert plain != other and not grading._can_be_seen(plain, other, Context(scene="beach"))
+    assert plain != other and not judge_evaluation._can_be_seen(plain, other, Context(scene="beach"))
     bald = replace(critter, ears="no")
-    assert not grading._can_be_seen(bald, replace(bald, ear_length=0.75), Context(scene="snow"))
+    assert not judge_evaluation._can_be_seen(bald, replace(bald, ear_length=0.75), Context(scene="snow"))
 
 
 # ---------------------------------------------------------------- grades
@@ -244,7 +245,7 @@ def make_judged_run(folder, verdicts: dict[str, str], **changed: object):
     )
     for picture, row in zip(pictures, content, strict=True):
         picture.save(folder / "grids" / row["file"])
-    with rows.writing(folder / "grids" / "grids.jsonl") as append:
+    with jsonl.writing(folder / "grids" / "grids.jsonl") as append:
         append(list(content))
     found = [
         {"id": f"{grid}-{name}", "grid": grid, "first": int(name[0]), "second": int(name[2])}
@@ -252,7 +253,7 @@ def make_judged_run(folder, verdicts: dict[str, str], **changed: object):
         for grid in ("000000", "000001")
         for name, verdict in verdicts.items()
     ]
-    with rows.writing(folder / "pairs.jsonl") as append:
+    with jsonl.writing(folder / "pairs.jsonl") as append:
         append(found)
     return folder
 

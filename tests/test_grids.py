@@ -13,9 +13,10 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
-from dsd import grids, rows
-from dsd.rows import RunError
-from dsd.teacher import Settings
+from dsd.files import jsonl
+from dsd.files.jsonl import RunError
+from dsd.grids import grids
+from dsd.grids.teacher import Settings
 from train import grids as command
 
 STAMP = {
@@ -58,7 +59,7 @@ def make_run(run: Path, count: int = 20, **other) -> Path:
         }
         for i in range(count)
     ]  # fmt: skip
-    with rows.writing(run / "prompts.jsonl") as append:
+    with jsonl.writing(run / "prompts.jsonl") as append:
         append(prompts)
     return run
 
@@ -69,7 +70,7 @@ def work(run: Path, fake: Fake | None = None, batch: int | None = None) -> list[
     grids.check_run(run, prompts, fake.stamp)
     command.stage(run, prompts, fake, batch=batch, draw=lambda teacher, sheets: fake.draw(sheets)).run()
     grids.sweep(run)
-    return rows.read(grids.table(run))
+    return jsonl.read(grids.table(run))
 
 
 def files(run: Path) -> dict[str, bytes]:
@@ -112,9 +113,9 @@ def test_processes_share_the_blocks_and_leave_what_one_would(tmp_path, monkeypat
     for process, fake in enumerate(fakes):
         do = command.stage(two, [], fake, draw=lambda teacher, sheets: teacher.draw(sheets)).do
         prompts = grids.read_prompts(two)
-        rows.run_blocks(grids.table(two), prompts, do, batch=3, process=process, processes=2)
-    assert len(rows.shards(grids.table(two))) == 2 and len(fakes[0].asked) == 4 and len(fakes[1].asked) == 3
-    rows.merge(grids.table(two))
+        jsonl.run_blocks(grids.table(two), prompts, do, batch=3, process=process, processes=2)
+    assert len(jsonl.shards(grids.table(two))) == 2 and len(fakes[0].asked) == 4 and len(fakes[1].asked) == 3
+    jsonl.merge(grids.table(two))
     assert files(two) == files(tmp_path / "one")
 
 
@@ -129,7 +130,7 @@ def test_killed_twenty_times_it_leaves_what_it_would_have_left_alone(tmp_path):
         wait_for(child, lambda: len(list(killed.glob("grids/*.png"))) > 3 * len(seen), rng.uniform(0, 0.02))
         child.kill()
         child.join()
-        seen.append(len(rows.read_all(grids.table(killed))))
+        seen.append(len(jsonl.read_all(grids.table(killed))))
     assert seen == sorted(seen) and len(set(seen)) > 5 and seen[0] < 90  # it was killed while at work
     work(killed)
     assert files(killed) == files(whole)
@@ -227,8 +228,8 @@ def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
 @pytest.fixture
 def fake(monkeypatch) -> Fake:
     fake = Fake()
-    monkeypatch.setattr("dsd.teacher.load_teacher", lambda name, **options: fake)
-    monkeypatch.setattr("dsd.teacher.draw", lambda teacher, sheets: teacher.draw(sheets))
+    monkeypatch.setattr("dsd.grids.teacher.load_teacher", lambda name, **options: fake)
+    monkeypatch.setattr("dsd.grids.teacher.draw", lambda teacher, sheets: teacher.draw(sheets))
     yield fake
     PartialState._reset_state()
 

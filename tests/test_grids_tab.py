@@ -11,15 +11,16 @@ import torch
 from PIL import Image
 from transformers import AutoTokenizer
 
-from dsd import grids, provenance
-from dsd import teacher as teachers
-from dsd.asking import VLMError
-from dsd.checkpoint import ASSETS
-from dsd.hub import LoadError
-from dsd.recipes import CRITTERS, IDENTITY
-from dsd.ui import drawing_grids
-from dsd.ui.drawing_grids import EXAMPLES, DrawingGrids, drawn_and_judged, sheet_row, surprise
+from dsd.files.hub import LoadError
+from dsd.generate import provenance
+from dsd.grids import grids
+from dsd.grids import teacher as teachers
+from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.model.checkpoint import ASSETS
+from dsd.ui.grids import handlers as drawing_grids
+from dsd.ui.grids.handlers import EXAMPLES, DrawingGrids, drawn_and_judged, sheet_row, surprise
 from dsd.ui.late import Late
+from dsd.vlm.base import VLMError
 from tests import judging, wheel_page
 
 SUBJECT, PLACES = "red round critter", ["beach", "forest hat", "snow", "space"]

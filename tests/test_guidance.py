@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsd.guidance import branches, combine
+from dsd.model.guidance import branches, combine
 
 
 @pytest.mark.parametrize(

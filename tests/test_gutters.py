@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsd.grids import check_gutters, panels
+from dsd.grids.grids import check_gutters, panels
 from dsd.pocket.draw import draw, draw_grid
 from dsd.pocket.world import SCENES, Context, sample_context, sample_critter
 

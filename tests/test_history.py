@@ -7,10 +7,10 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from dsd import generate, provenance
-from dsd.generate import Options
-from dsd.ui.generating import Generating
-from dsd.ui.history import BEFORE, KEPT, REFERENCE, History, Visit, in_words
+from dsd.generate import drawing, provenance
+from dsd.generate.drawing import Options
+from dsd.ui.generate.handlers import Generating
+from dsd.ui.generate.history import BEFORE, KEPT, REFERENCE, History, Visit, in_words
 from dsd.ui.loaded import Loaded
 from tests import tiny
 
@@ -33,8 +33,8 @@ def made(work, tmp_path):
 
     def make(**asked) -> str:
         options = Options(**{"prompt": "a red hat", "steps": 1, "image_guidance": 1.0} | asked)
-        (result,) = generate.generate(work.loaded.pipe, tiny.picture(), options)
-        return str(generate.save(result, tmp_path / f"dsd-{options.seed}.png"))
+        (result,) = drawing.generate(work.loaded.pipe, tiny.picture(), options)
+        return str(drawing.save(result, tmp_path / f"dsd-{options.seed}.png"))
 
     return make
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsd import diptych, intake
+from dsd.files import intake
+from dsd.model import canvas
 from tests import tiny
 
 
@@ -74,25 +75,25 @@ def test_an_animated_gif_gives_its_first_frame_and_says_so(tmp_path):
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     image = intake.open_image(tmp_path / "a.gif")
     assert "3 frames" in intake.image_notice(image)
-    assert diptych.fit(image, 32, 32).getpixel((16, 16)) == (255, 0, 0)
+    assert canvas.fit(image, 32, 32).getpixel((16, 16)) == (255, 0, 0)
     assert intake.image_notice(noise()) is None
 
 
 def test_cmyk_is_read_as_the_colours_it_means(tmp_path):
     Image.new("RGB", (40, 40), (250, 10, 10)).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
-    red, green, blue = diptych.fit(intake.open_image(tmp_path / "a.jpg"), 32, 32).getpixel((16, 16))
+    red, green, blue = canvas.fit(intake.open_image(tmp_path / "a.jpg"), 32, 32).getpixel((16, 16))
     assert red > 200 and green < 60 and blue < 60
 
 
 def test_sixteen_bits_keep_their_greys(tmp_path):
     Image.fromarray(np.full((40, 40), 32_768, dtype=np.uint16)).save(tmp_path / "a.png")
-    grey = diptych.fit(intake.open_image(tmp_path / "a.png"), 32, 32).getpixel((16, 16))
+    grey = canvas.fit(intake.open_image(tmp_path / "a.png"), 32, 32).getpixel((16, 16))
     assert all(abs(level - 128) <= 1 for level in grey)
 
 
 def test_transparency_becomes_white(tmp_path):
     Image.new("RGBA", (40, 40), (0, 0, 0, 0)).save(tmp_path / "a.png")
-    assert diptych.fit(intake.open_image(tmp_path / "a.png"), 32, 32).getpixel((16, 16)) == (255, 255, 255)
+    assert canvas.fit(intake.open_image(tmp_path / "a.png"), 32, 32).getpixel((16, 16)) == (255, 255, 255)
 
 
 def test_a_turned_photograph_is_set_upright(tmp_path):
@@ -101,7 +102,7 @@ def test_a_turned_photograph_is_set_upright(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 3  # the camera was upside down
     picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
-    frame = diptych.fit(intake.open_image(tmp_path / "a.jpg"), 32, 32)
+    frame = canvas.fit(intake.open_image(tmp_path / "a.jpg"), 32, 32)
     assert frame.getpixel((16, 4))[0] > 200 and frame.getpixel((16, 28))[0] < 50
 
 

@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dsd.curation.verdict import read_answer
+from dsd.grids.recipes import CRITTERS
 from dsd.pocket.world import change_one_trait, sample_critter
-from dsd.recipes import CRITTERS
-from dsd.verdict import read_answer
 from train.pocket import judge_words as words
 from train.pocket.judge import build_tokenizer
 from train.pocket.scenes import CHANGES

@@ -7,8 +7,8 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from dsd import known_words
-from dsd.known_words import unknown_words
+from dsd.model import known_words
+from dsd.model.known_words import unknown_words
 from dsd.pocket.phrases import VOCABULARY, phrase
 from dsd.pocket.world import LIGHTS, sample_context, sample_critter
 from train.pocket import text

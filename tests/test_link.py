@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, urlsplit
 import gradio as gr
 import pytest
 
-from dsd.ui.link import LONGEST, SETTINGS, SPACE, Linking
+from dsd.ui.generate.link import LONGEST, SETTINGS, SPACE, Linking
 from dsd.ui.loaded import Loaded
 from tests import tiny
 from tests.markup import Reading

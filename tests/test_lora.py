@@ -7,8 +7,8 @@ import torch
 from diffusers import FluxControlPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 
-from dsd.checkpoint import load_pipeline, model_hash, save_pipeline
-from dsd.transformer import widen
+from dsd.model.checkpoint import load_pipeline, model_hash, save_pipeline
+from dsd.model.transformer import widen
 from tests import tiny
 from tests.tiny import draw
 

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import HfApi, ModelCard
 
-from dsd import model_card
-from dsd.hub import LoadError
-from dsd.pairs import BadRow
-from dsd.student import Base
-from dsd.training import Trained
-from dsd.training_options import TrainOptions
+from dsd.files.hub import LoadError
+from dsd.files.pairs import BadRow
+from dsd.training import card as model_card
+from dsd.training.loop import Trained
+from dsd.training.options import TrainOptions
+from dsd.training.student import Base
 
 POCKET = Base("pocket", "/somewhere/teacher", "Apache-2.0")
 FLUX = Base(

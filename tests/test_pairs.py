@@ -13,10 +13,10 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image, ImageChops
 
-from dsd.dataset import write_dataset
-from dsd.hub import LoadError
-from dsd.pairs import COLUMNS, BadRow, column_names, read_pairs
-from dsd.parquet import PairsError
+from dsd.curation.dataset import write_dataset
+from dsd.files.hub import LoadError
+from dsd.files.pairs import COLUMNS, BadRow, column_names, read_pairs
+from dsd.files.parquet import PairsError
 from tests import wheel
 
 PICTURE = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})

@@ -8,10 +8,10 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import load_file
 
-from dsd.encoding import condition
-from dsd.pipeline import DSDPipeline
-from dsd.request import Request
-from dsd.transformer import load_transformer
+from dsd.model.encoding import condition
+from dsd.model.pipeline import DSDPipeline
+from dsd.model.request import Request
+from dsd.model.transformer import load_transformer
 
 REFERENCE = Path(__file__).parent / "reference_parity"
 EMBEDS = ("prompt_embeds", "pooled_prompt_embeds", "negative_prompt_embeds", "negative_pooled_prompt_embeds")

@@ -13,10 +13,10 @@ from transformers import (
     Dinov2Model,
 )
 
-from dsd import scores, validation
-from dsd.hub import LoadError
-from dsd.photographs import PROMPTS, PhotographScorer, layout, read_cases
-from dsd.pocket.validation import CritterScorer
+from dsd.evaluation import scores, validation
+from dsd.evaluation.critters import CritterScorer
+from dsd.evaluation.photographs import PROMPTS, PhotographScorer, layout, read_cases
+from dsd.files.hub import LoadError
 from tests import tiny
 from train import evaluate
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
 
-from dsd.latents import timesteps
-from dsd.pipeline import DSDPipeline
+from dsd.model.latents import timesteps
+from dsd.model.pipeline import DSDPipeline
 from tests import tiny
 from tests.tiny import PROMPTS, draw, picture, seeded
 

@@ -8,11 +8,11 @@ import pytest
 import torch
 from transformers import PreTrainedTokenizerFast
 
-from dsd.checkpoint import ASSETS
-from dsd.pairs import read_pairs
+from dsd.files.pairs import read_pairs
+from dsd.grids.teacher import SETTINGS, _taught_lengths
+from dsd.model.checkpoint import ASSETS
 from dsd.pocket.draw import draw
 from dsd.pocket.phrases import VOCABULARY
-from dsd.teacher import SETTINGS, _taught_lengths
 from train.pocket import (
     judge,
     latents,

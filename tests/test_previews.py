@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from dsd import generate, provenance
-from dsd.generate import Options, Progress
+from dsd.generate import drawing, provenance
+from dsd.generate.drawing import Options, Progress
 from dsd.ui import uploads
-from dsd.ui.drawing_grids import DrawingGrids, Report
-from dsd.ui.generating import Generating
+from dsd.ui.generate.handlers import Generating
+from dsd.ui.grids.handlers import DrawingGrids, Report
 from dsd.ui.loaded import Loaded
 from tests import tiny, wheel_page
 
@@ -49,7 +49,7 @@ def as_png(picture: Image.Image, folder) -> int:
 def test_the_generate_tab_keeps_small_previews_and_exact_pictures(picture, cache, folder):
     work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
     options = Options(prompt="a hat", steps=1, count=2, image_guidance=1.0)
-    (done,) = generate.generate(work.loaded.pipe, tiny.picture(), Options(prompt="a hat", steps=1))
+    (done,) = drawing.generate(work.loaded.pipe, tiny.picture(), Options(prompt="a hat", steps=1))
     gallery, *_ = work._shown(Progress(1, 2, 1.0, [picture], [done]), options, folder)
     finished, preview = gallery.value
     assert finished["image"]["path"].endswith("dsd-0.png") and preview["caption"] == "preview"

@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dsd import prompts, references, rows, writers
+from dsd.files import jsonl
+from dsd.grids import prompts, references, writers
+from dsd.grids.prompts import PromptError, diversity, fingerprints, sheet_prompt, write_prompts
+from dsd.grids.recipes import CRITTERS, IDENTITY, RECIPES
 from dsd.pocket.words import VOCABULARY, _panel_words, describe_critter, grid_prompt
 from dsd.pocket.world import SCENES, sample_context, sample_critter
-from dsd.prompts import PromptError, diversity, fingerprints, sheet_prompt, write_prompts
-from dsd.recipes import CRITTERS, IDENTITY, RECIPES
 from tests.writing import FOX, PETS, Fake, options, pairs, rng, written
 from train import prompts as train_prompts
 
@@ -84,7 +85,7 @@ def test_every_recipe_has_its_questions_filled_from_a_caption():
 
 
 @pytest.fixture(scope="module")
-def critters(tmp_path_factory) -> list[rows.Row]:
+def critters(tmp_path_factory) -> list[jsonl.Row]:
     return written(tmp_path_factory.mktemp("critters"), count=200)
 
 
@@ -125,7 +126,7 @@ def test_held_out_critters_are_never_asked_for(tmp_path):
     held = "a yellow boxy spotted critter with round ears in the snow"  # with one eye, two or three
     assert writers.is_held_out(held)
     dropped = write_prompts(tmp_path, options(), captions=[held, "a red round plain critter with no ears"])
-    assert dropped == {"held out": 1} and len(rows.read(tmp_path / "prompts.jsonl")) == 1
+    assert dropped == {"held out": 1} and len(jsonl.read(tmp_path / "prompts.jsonl")) == 1
 
 
 FOUR = ("on a sandy beach", "in deep snow", "under neon signs", "by a fireplace")
@@ -207,9 +208,9 @@ def test_another_seed_gives_other_prompts(tmp_path):
 )
 def test_a_run_is_not_continued_with_other_settings(tmp_path, changes, difference):
     before = written(tmp_path, PETS, **pairs())
-    with pytest.raises(rows.RunError, match=f"made with {difference}: use that, or another folder"):
+    with pytest.raises(jsonl.RunError, match=f"made with {difference}: use that, or another folder"):
         written(tmp_path, **pairs(captions=PETS) | changes)
-    assert rows.read(tmp_path / "prompts.jsonl") == before
+    assert jsonl.read(tmp_path / "prompts.jsonl") == before
 
 
 @pytest.mark.parametrize("change", [{"batch": 3}, {"name": "other"}])
@@ -219,7 +220,7 @@ def test_answers_are_only_used_for_the_questions_they_answer(tmp_path, change):
     vlm = Fake()
     vars(vlm).update(change)
     if "name" in change:
-        with pytest.raises(rows.RunError, match="writer.jsonl was made with writer 'fake', not 'other'"):
+        with pytest.raises(jsonl.RunError, match="writer.jsonl was made with writer 'fake', not 'other'"):
             written(tmp_path, PETS, vlm, **pairs())
     else:
         assert len(written(tmp_path, PETS, vlm, **pairs())) == 3 and vlm.asked == []
@@ -228,10 +229,10 @@ def test_answers_are_only_used_for_the_questions_they_answer(tmp_path, change):
 def test_an_edited_row_is_not_built_upon(tmp_path):
     made = written(tmp_path)
     made[4]["prompt"] = "something else"
-    with rows.writing(tmp_path / "prompts.jsonl") as append:
+    with jsonl.writing(tmp_path / "prompts.jsonl") as append:
         (tmp_path / "prompts.jsonl").write_text("")
         append(made)
-    with pytest.raises(rows.RunError, match="row 000004 is not what these settings make"):
+    with pytest.raises(jsonl.RunError, match="row 000004 is not what these settings make"):
         written(tmp_path)
 
 

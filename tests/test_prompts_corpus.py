@@ -8,10 +8,13 @@ import gradio as gr
 import pytest
 from PIL import Image
 
-from dsd import generate, intake, provenance
-from dsd.recipes import CRITTERS, IDENTITY
-from dsd.ui import drawing_grids, grid_facts, messages
-from dsd.ui.generating import Generating, finished
+from dsd.files import intake
+from dsd.generate import drawing, provenance
+from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.ui import messages
+from dsd.ui.generate.handlers import Generating, finished
+from dsd.ui.grids import facts as grid_facts
+from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.loaded import Loaded
 from tests import tiny
 from tests.markup import Reading
@@ -83,7 +86,7 @@ def accepted(corpus) -> list[str]:
     good = []
     for prompt in corpus:
         try:
-            good.append(generate.Options(prompt=prompt).prompt.strip())
+            good.append(drawing.Options(prompt=prompt).prompt.strip())
         except ValueError as error:
             assert str(error).startswith("the prompt") and len(str(error)) < 200 and str(error).isprintable()
     return good
@@ -124,7 +127,7 @@ def test_what_is_said_about_a_prompt_is_text(work, accepted):
     """The longest quote on the page is the part of the prompt that the model never reads."""
     for prompt in accepted:
         cut = intake.prompt_notice(work.loaded.pipe, prompt)
-        assert is_ours(finished(generate.Options(prompt=prompt), [cut])), prompt[:80]
+        assert is_ours(finished(drawing.Options(prompt=prompt), [cut])), prompt[:80]
         for said in (messages.problem, messages.notice, messages.done, messages.idle):
             assert is_ours(said(prompt)) and is_ours(messages.status(prompt, 0.5))
 

@@ -12,11 +12,12 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from PIL import Image
 
-from dsd import command, generate, provenance, quality
-from dsd.encoding import encoded
-from dsd.generate import Options
-from dsd.latents import timesteps
-from dsd.quality import QUALITIES, SOLVERS, Quality
+from dsd.generate import command, drawing, provenance
+from dsd.generate.drawing import Options
+from dsd.model import sampling as quality
+from dsd.model.encoding import encoded
+from dsd.model.latents import timesteps
+from dsd.model.sampling import QUALITIES, SOLVERS, Quality
 from tests import tiny
 from tests.tiny import draw, seeded
 
@@ -170,25 +171,25 @@ def test_an_unknown_name_is_refused(pipe):
 
 
 def test_a_draft_is_made_again_from_its_file(pipe, tmp_path):
-    result = generate.generate(pipe, photo(), options(quality="draft"))[0]
-    settings = provenance.read_settings(generate.save(result, tmp_path / "draft.png"))
+    result = drawing.generate(pipe, photo(), options(quality="draft"))[0]
+    settings = provenance.read_settings(drawing.save(result, tmp_path / "draft.png"))
     assert settings["steps"] == QUALITIES["draft"].steps and settings["quality"]["name"] == "draft"
-    again = generate.generate(pipe, photo(), generate.options_from(settings))[0]
+    again = drawing.generate(pipe, photo(), drawing.options_from(settings))[0]
     assert again.image.tobytes() == result.image.tobytes()
-    assert generate.options_from(settings).plan == QUALITIES["draft"]
+    assert drawing.options_from(settings).plan == QUALITIES["draft"]
 
 
 def test_pictures_from_before_there_were_qualities_are_best(pipe):
-    settings = generate.generate(pipe, photo(), options(steps=2))[0].settings
+    settings = drawing.generate(pipe, photo(), options(steps=2))[0].settings
     del settings["quality"]
-    assert generate.options_from(settings).plan == replace(QUALITIES["best"], steps=2)
+    assert drawing.options_from(settings).plan == replace(QUALITIES["best"], steps=2)
 
 
 @pytest.mark.parametrize("forged", [None, 3, [1], {"speed": 1}, {"solver": "x"}, {"steps": "many"}])
 def test_a_forged_quality_ends_in_a_sentence(pipe, forged):
-    settings = generate.generate(pipe, photo(), options(steps=1))[0].settings
+    settings = drawing.generate(pipe, photo(), options(steps=1))[0].settings
     with pytest.raises(ValueError):
-        generate.options_from(settings | {"quality": forged})
+        drawing.options_from(settings | {"quality": forged})
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_a_forged_quality_ends_in_a_sentence(pipe, forged):
     ],
 )
 def test_the_command_takes_a_quality(pipe, tmp_path, monkeypatch, capsys, flags, name, steps):
-    monkeypatch.setattr("dsd.checkpoint.load_pipeline", lambda *_, **__: pipe)
+    monkeypatch.setattr("dsd.model.checkpoint.load_pipeline", lambda *_, **__: pipe)
     monkeypatch.setattr(command, "quiet", lambda: None)
     photo().save(tmp_path / "in.png")
     out = str(tmp_path / "out.png")
@@ -221,7 +222,7 @@ def test_words_and_reference_are_encoded_once_for_all_pictures(pipe):
 
     handles = [part.register_forward_hook(look(name)) for name, part in parts.items()]
     try:
-        generate.generate(pipe, photo(), options(steps=3, count=2 * generate.BATCH + 1))
+        drawing.generate(pipe, photo(), options(steps=3, count=2 * drawing.BATCH + 1))
     finally:
         for handle in handles:
             handle.remove()

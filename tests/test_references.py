@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dsd import references
+from dsd.grids import references
 
 
 def test_captions_are_read_from_text_json_lines_and_parquet(tmp_path):

@@ -9,26 +9,26 @@ from pathlib import Path
 
 import pytest
 
-from dsd import rows
+from dsd.files import jsonl
 
 ROWS = [{"id": f"{i:06}", "text": "Grüße, 世界 " * 40} for i in range(60)]
 
 
-def filled(path: Path, content: list[rows.Row] = ROWS) -> Path:
-    with rows.writing(path) as append:
+def filled(path: Path, content: list[jsonl.Row] = ROWS) -> Path:
+    with jsonl.writing(path) as append:
         append(content)
     return path
 
 
-def append(path: Path, *content: rows.Row) -> None:
-    with rows.writing(path) as write:
+def append(path: Path, *content: jsonl.Row) -> None:
+    with jsonl.writing(path) as write:
         write(list(content))
 
 
 def test_rows_come_back_as_they_were_written(tmp_path):
     path = filled(tmp_path / "new" / "folder" / "grids.jsonl")
-    assert rows.read(path) == ROWS
-    assert rows.read(tmp_path / "none.jsonl") == []
+    assert jsonl.read(path) == ROWS
+    assert jsonl.read(tmp_path / "none.jsonl") == []
 
 
 @pytest.mark.parametrize("cut", [1, 2, 17, 500, 2000])
@@ -36,7 +36,7 @@ def test_a_cut_last_line_is_not_there_and_is_written_anew(tmp_path, cut):
     whole = filled(tmp_path / "whole.jsonl").read_bytes()
     path = tmp_path / "cut.jsonl"
     path.write_bytes(whole[:-cut])
-    left = rows.read(path)
+    left = jsonl.read(path)
     assert left == ROWS[: len(left)] and len(left) < len(ROWS)
     append(path, *ROWS[len(left) :])
     assert path.read_bytes() == whole
@@ -47,7 +47,7 @@ def test_a_cut_line_longer_than_any_buffer_is_dropped(tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole + b'{"id": "' + b"x" * 200_000)
     append(path, ROWS[1])
-    assert rows.read(path) == ROWS[:2]
+    assert jsonl.read(path) == ROWS[:2]
     path.write_bytes(b'{"id": "' + b"x" * 200_000)  # no whole row at all
     append(path, ROWS[0])
     assert path.read_bytes() == whole
@@ -59,8 +59,8 @@ def test_a_corrupt_row_in_the_middle_is_named_and_nothing_is_dropped(tmp_path, d
     lines = path.read_bytes().split(b"\n")
     lines[4] = damage
     path.write_bytes(b"\n".join(lines))
-    with pytest.raises(rows.RunError, match=r"grids.jsonl line 5 is not a row.*delete that line"):
-        rows.read(path)
+    with pytest.raises(jsonl.RunError, match=r"grids.jsonl line 5 is not a row.*delete that line"):
+        jsonl.read(path)
     assert path.read_bytes() == b"\n".join(lines)
 
 
@@ -90,11 +90,11 @@ def test_a_full_disk_keeps_the_rows_of_before_and_no_half_row(tmp_path, monkeypa
                 FullDisk(path, mode) if buffering == 0 else io.BufferedRandom(FullDisk(path, mode))
             ),
         )
-        with pytest.raises(rows.RunError, match=r"cannot write .*grids.jsonl: No space left"):
+        with pytest.raises(jsonl.RunError, match=r"cannot write .*grids.jsonl: No space left"):
             append(path, *ROWS)
     assert path.read_bytes() == before
     append(path, *ROWS)
-    assert rows.read(path) == ROWS + ROWS
+    assert jsonl.read(path) == ROWS + ROWS
 
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
@@ -103,19 +103,19 @@ def test_a_folder_that_cannot_be_written_is_said_plainly(tmp_path, monkeypatch, 
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "mkdir", refuse)  # chmod would not stop an administrator
-    for write in (lambda path: append(path, ROWS[0]), lambda path: rows.write(path, b"")):
-        with pytest.raises(rows.RunError, match=rf"cannot write .*: {os.strerror(number)}.*run the same"):
+    for write in (lambda path: append(path, ROWS[0]), lambda path: jsonl.write(path, b"")):
+        with pytest.raises(jsonl.RunError, match=rf"cannot write .*: {os.strerror(number)}.*run the same"):
             write(tmp_path / "run" / "grids.jsonl")
 
 
 def test_a_file_where_the_folder_should_be_is_said_plainly(tmp_path):
     (tmp_path / "run").write_text("not a folder")
-    with pytest.raises(rows.RunError, match="cannot write"):
+    with pytest.raises(jsonl.RunError, match="cannot write"):
         append(tmp_path / "run" / "grids.jsonl", ROWS[0])
 
 
 def hold(path: Path, ready) -> None:
-    with rows.writing(path) as write:
+    with jsonl.writing(path) as write:
         write(ROWS[:1])
         ready.set()
         signal.pause()
@@ -129,40 +129,40 @@ def test_a_second_writer_is_refused_until_the_first_is_gone_even_by_being_killed
     other.start()
     try:
         assert ready.wait(20)
-        with pytest.raises(rows.RunError, match=r"another command is writing .*grids.jsonl"):
+        with pytest.raises(jsonl.RunError, match=r"another command is writing .*grids.jsonl"):
             append(path, ROWS[1])
     finally:
         other.kill()
         other.join()
     append(path, ROWS[1])
-    assert rows.read(path) == ROWS[:2]
+    assert jsonl.read(path) == ROWS[:2]
 
 
 def test_two_files_of_one_run_can_be_written_at_once(tmp_path):
-    with rows.writing(tmp_path / "a.jsonl") as one, rows.writing(tmp_path / "b.jsonl") as other:
+    with jsonl.writing(tmp_path / "a.jsonl") as one, jsonl.writing(tmp_path / "b.jsonl") as other:
         one(ROWS[:1])
         other(ROWS[1:2])
-    assert rows.read(tmp_path / "a.jsonl") + rows.read(tmp_path / "b.jsonl") == ROWS[:2]
+    assert jsonl.read(tmp_path / "a.jsonl") + jsonl.read(tmp_path / "b.jsonl") == ROWS[:2]
 
 
 def sharded(folder: Path) -> Path:
     """Rows 0 to 9 merged earlier, the others in two shards; row 9 is in two files, one shard's end is cut."""
     path = filled(folder / "grids.jsonl", ROWS[:10])
-    filled(rows.shard(path, 0), ROWS[10::2] + ROWS[9:10])
-    filled(rows.shard(path, 1), ROWS[11::2])
-    with rows.shard(path, 1).open("ab") as file:
+    filled(jsonl.shard(path, 0), ROWS[10::2] + ROWS[9:10])
+    filled(jsonl.shard(path, 1), ROWS[11::2])
+    with jsonl.shard(path, 1).open("ab") as file:
         file.write(b'{"id": "000099", "te')
     return path
 
 
 def test_merging_gives_every_row_once_in_order_and_removes_the_shards(tmp_path):
     path = sharded(tmp_path)
-    assert [file.name for file in rows.shards(path)] == ["grids.0.jsonl", "grids.1.jsonl"]
-    assert rows.read_all(path) == ROWS
-    rows.merge(path)
-    assert rows.read(path) == ROWS and rows.shards(path) == []
+    assert [file.name for file in jsonl.shards(path)] == ["grids.0.jsonl", "grids.1.jsonl"]
+    assert jsonl.read_all(path) == ROWS
+    jsonl.merge(path)
+    assert jsonl.read(path) == ROWS and jsonl.shards(path) == []
     merged = path.read_bytes()
-    rows.merge(path)
+    jsonl.merge(path)
     assert path.read_bytes() == merged
 
 
@@ -171,21 +171,21 @@ def test_a_merge_that_was_stopped_is_finished_by_the_next(tmp_path, monkeypatch)
     with monkeypatch.context() as killed:
         killed.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
-            rows.merge(path)
-    rows.merge(path)
-    assert rows.read(path) == ROWS and rows.shards(path) == []
+            jsonl.merge(path)
+    jsonl.merge(path)
+    assert jsonl.read(path) == ROWS and jsonl.shards(path) == []
 
 
 def test_the_shards_of_another_file_are_left_alone(tmp_path):
     path = sharded(tmp_path)
     other = filled(tmp_path / "pairs.0.jsonl", ROWS[:1])
-    rows.merge(path)
+    jsonl.merge(path)
     assert other.exists()
 
 
 def test_writing_a_whole_file_leaves_the_old_one_until_the_new_one_is_there(tmp_path, monkeypatch):
     path = tmp_path / "grid.png"
-    rows.write(path, b"old")
+    jsonl.write(path, b"old")
 
     def half(part: Path, content: bytes) -> None:
         part.open("wb").write(content[:2])
@@ -193,11 +193,11 @@ def test_writing_a_whole_file_leaves_the_old_one_until_the_new_one_is_there(tmp_
 
     with monkeypatch.context() as full:
         full.setattr(Path, "write_bytes", half)
-        with pytest.raises(rows.RunError, match=r"cannot write .*grid.png: No space left"):
-            rows.write(path, b"newer")
+        with pytest.raises(jsonl.RunError, match=r"cannot write .*grid.png: No space left"):
+            jsonl.write(path, b"newer")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["grid.png"]
-    rows.write(path, b"newer")
+    jsonl.write(path, b"newer")
     assert path.read_bytes() == b"newer"
 
 
@@ -207,7 +207,7 @@ def test_an_item_that_a_kill_left_with_some_of_its_rows_is_finished_without_doub
 
     items, path = [{"id": name} for name in "abcd"], tmp_path / "pairs.jsonl"
     whole = do(items)
-    with rows.writing(rows.shard(path, 0)) as append:
+    with jsonl.writing(jsonl.shard(path, 0)) as append:
         append(whole[:4])  # `a` whole, `b` cut after its first row
-    rows.run_blocks(path, items, do, batch=2, item_of=lambda row: row["item"])
-    assert rows.read(rows.shard(path, 0)) == whole
+    jsonl.run_blocks(path, items, do, batch=2, item_of=lambda row: row["item"])
+    assert jsonl.read(jsonl.shard(path, 0)) == whole

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsd import hub, intake
-from dsd.checkpoint import load_pipeline, save_pipeline
-from dsd.hub import LoadError
-from dsd.similarity import open_embedder
-from dsd.teacher import load_teacher
-from dsd.vlm import open_vlm
+from dsd.files import hub, intake
+from dsd.files.hub import LoadError
+from dsd.grids.teacher import load_teacher
+from dsd.model.checkpoint import load_pipeline, save_pipeline
+from dsd.vlm.embed import open_embedder
+from dsd.vlm.open import open_vlm
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[1]

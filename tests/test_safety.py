@@ -16,7 +16,7 @@ from dsd.ui import page, uploads
 from dsd.ui.loaded import Loaded
 from tests import tiny
 from tests import uploads as corpus
-from train import loopback
+from train.bench import loopback
 
 ROOT = Path(__file__).resolve().parents[1]
 API = "/gradio_api"

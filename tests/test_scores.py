@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsd import scores, validation
-from dsd.scores import Case, Interval, Measure
+from dsd.evaluation import scores, validation
+from dsd.evaluation.scores import Case, Interval, Measure
 
 # ---------------------------------------------------------------- a world of greys: identity is brightness
 

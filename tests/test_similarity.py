@@ -13,9 +13,9 @@ from transformers import (
     SiglipModel,
 )
 
-from dsd import similarity
-from dsd.similarity import open_embedder
-from dsd.vlm import LoadError, open_vlm
+from dsd.vlm import embed as similarity
+from dsd.vlm.embed import open_embedder
+from dsd.vlm.open import LoadError, open_vlm
 from tests import tiny
 
 PICTURES = [tiny.picture(seed, (32, 48)) for seed in range(5)]

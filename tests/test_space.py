@@ -11,9 +11,12 @@ from huggingface_hub import metadata_load
 from safetensors import SafetensorError
 
 import app
-from dsd import checkpoint, command, hub, space
+from dsd.doctor import space
+from dsd.files import hub
+from dsd.generate import command
+from dsd.model import checkpoint
 from dsd.ui import page
-from dsd.ui.generating import Generating
+from dsd.ui.generate.handlers import Generating
 from dsd.ui.late import Late
 from dsd.ui.loaded import Loaded
 from tests import tiny

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dsd.pipeline import DSDPipeline, DSDPipelineOutput, Step
+from dsd.model.pipeline import DSDPipeline, DSDPipelineOutput, Step
 from tests import tiny
 from tests.tiny import PROMPTS, draw, picture, seeded
 

@@ -1,5 +1,6 @@
 """The teacher: one seed a sheet, stock pictures, prompts that fit; it can be watched and stopped."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -7,12 +8,13 @@ import torch
 from diffusers import FluxPipeline
 from PIL import ImageChops
 
-from dsd import doctor, teacher
-from dsd.advice import Facts
-from dsd.checkpoint import LoadError, model_hash
-from dsd.memory import Way
-from dsd.pipeline import Step
-from dsd.teacher import SETTINGS, Settings, Teacher, draw, load_teacher, stream
+from dsd.doctor import doctor
+from dsd.doctor.advice import Facts
+from dsd.grids import teacher
+from dsd.grids.teacher import SETTINGS, Settings, Teacher, draw, load_teacher, stream
+from dsd.model.checkpoint import LoadError, model_hash
+from dsd.model.memory import Way
+from dsd.model.pipeline import Step
 from tests import tiny
 from tests.tiny import FRAME
 
@@ -203,9 +205,10 @@ def test_memory_that_runs_out_is_explained(monkeypatch, folder, error, stage):
         raise error
 
     monkeypatch.setattr(FluxPipeline, stage, fail)
-    words = r"the teacher .*mine does not fit into .*memory, of which .* can be had here: .*dsd.doctor"
-    with pytest.raises(LoadError, match=words):
+    with pytest.raises(LoadError, match=r"mine does not fit into .*memory: python -m dsd.doctor") as raised:
         load_teacher(str(folder), like="pocket", device="cpu")
+    words = r"the teacher .*mine does not fit into .*memory, of which .* can be had here: .*dsd.doctor"
+    assert re.match(words, doctor.remedy(raised.value))
 
 
 @pytest.mark.parametrize(

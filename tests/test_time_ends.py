@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 import gradio as gr
 import pytest
 
-from dsd import generate
-from dsd.generate import Progress
-from dsd.ui import drawing_grids, generating
-from dsd.ui.drawing_grids import DrawingGrids, Report
-from dsd.ui.generating import Generating
+from dsd.generate import drawing
+from dsd.generate.drawing import Progress
+from dsd.ui.generate import handlers as generating
+from dsd.ui.generate.handlers import Generating
+from dsd.ui.grids import handlers as drawing_grids
+from dsd.ui.grids.handlers import DrawingGrids, Report
 from dsd.ui.loaded import Loaded
 from tests import tiny, wheel_page
 
@@ -62,7 +63,7 @@ def captions(gallery: gr.Gallery) -> list[str]:
 def test_pictures_that_are_done_stay(drawn):
     seen = drawn(lambda progress: progress.results and progress.previews)
     finished = [f"seed {seed}" for seed in (7, 8, 9, 10)]
-    assert len(finished) == generate.BATCH and captions(seen[-2][0]) == [*finished, "preview"]
+    assert len(finished) == drawing.BATCH and captions(seen[-2][0]) == [*finished, "preview"]
     pictures, redrawn, line, _ = seen[-1]
     assert captions(pictures) == captions(redrawn) == finished
     assert "4 of 5 pictures are done. GPU task aborted" in line
@@ -70,7 +71,7 @@ def test_pictures_that_are_done_stay(drawn):
 
 def test_previews_stay_when_no_picture_is_done(drawn):
     *_, before, last = drawn(lambda progress: progress.previews)
-    assert captions(before[0]) == ["preview"] * generate.BATCH
+    assert captions(before[0]) == ["preview"] * drawing.BATCH
     assert last[0] == last[1] == SKIP and "GPU task aborted" in last[2] and 'role="alert"' in last[2]
 
 

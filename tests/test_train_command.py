@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsd import rows
+from dsd.files import jsonl
 from train import command
 
 
@@ -17,7 +17,7 @@ def raising(error: BaseException):
     ("error", "code", "said"),
     [
         (ValueError("a\nb"), 2, "a b"),
-        (rows.RunError("full"), 2, "full"),
+        (jsonl.RunError("full"), 2, "full"),
         (OSError("gone"), 2, "gone"),
         (RuntimeError("CUDA out of memory"), 2, "not enough memory"),
         (KeyboardInterrupt(), 130, "run the same command again"),

@@ -9,12 +9,14 @@ from diffusers import FluxControlPipeline
 from safetensors.torch import load_file
 
 import app
-from dsd import diptych, generate, training
-from dsd.checkpoint import LORA, load_pipeline
-from dsd.generate import Options
-from dsd.student import black_token, find_base, open_encoders, open_transformer, start_columns
-from dsd.training import batch_loss, frame_weights, learning_rate, train
-from dsd.training_options import TrainOptions
+from dsd.generate import drawing
+from dsd.generate.drawing import Options
+from dsd.model import canvas
+from dsd.model.checkpoint import LORA, load_pipeline
+from dsd.training import loop as training
+from dsd.training.loop import batch_loss, frame_weights, learning_rate, train
+from dsd.training.options import TrainOptions
+from dsd.training.student import black_token, find_base, open_encoders, open_transformer, start_columns
 from tests import student, tiny
 
 
@@ -180,10 +182,10 @@ def test_stock_diffusers_draws_the_same_from_folder_and_lora(lora, teacher):
 
 def _drawn_by_stock(pipe: FluxControlPipeline) -> torch.Tensor:
     pipe.set_progress_bar_config(disable=True)
-    frame = diptych.fit(tiny.picture(), tiny.FRAME, tiny.FRAME)
+    frame = canvas.fit(tiny.picture(), tiny.FRAME, tiny.FRAME)
     noise = pipe.prepare_latents(1, 4, tiny.FRAME, 2 * tiny.FRAME, torch.float32, "cpu", tiny.seeded(0))[0]
     return pipe(
-        tiny.PROMPTS[0], control_image=diptych.compose(diptych.to_tensor([frame])), latents=noise,
+        tiny.PROMPTS[0], control_image=canvas.compose(canvas.to_tensor([frame])), latents=noise,
         height=tiny.FRAME, width=2 * tiny.FRAME, num_inference_steps=2, max_sequence_length=16,
         output_type="latent",
     ).images  # fmt: skip
@@ -194,7 +196,7 @@ def test_the_app_opens_folder_and_lora_and_draws_the_same(lora, teacher):
     for flags in (["--model", lora], ["--model", teacher, "--weights", lora / "lora"]):
         args = app.parse([*map(str, flags), "--device", "cpu"])
         loaded = app.load(args, app.judge(args))
-        (result,) = generate.generate(loaded.pipe, tiny.picture(), Options(prompt=tiny.PROMPTS[0], steps=2))
+        (result,) = drawing.generate(loaded.pipe, tiny.picture(), Options(prompt=tiny.PROMPTS[0], steps=2))
         drawn.append(np.asarray(result.image, dtype=int))
     assert drawn[0].std() > 0 and abs(drawn[0] - drawn[1]).max() <= 1  # of 255
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dsd import flow, latents
-from dsd.batches import Batch, Batches, Order
-from dsd.caches import DamagedRecord, PictureEncoder, TextEncoder
-from dsd.training_data import Data, prepare
-from dsd.training_options import TrainingError, TrainOptions
+from dsd.model import flow, latents
+from dsd.training.batches import Batch, Batches, Order
+from dsd.training.cache import DamagedRecord, PictureEncoder, TextEncoder
+from dsd.training.data import Data, prepare
+from dsd.training.options import TrainingError, TrainOptions
 from tests import tiny
 from tests.student import pair
 
@@ -178,7 +178,7 @@ def damaged(data: Data, rows: list[int]) -> Data:
 
 
 def test_a_damaged_record_is_named_and_the_next_row_takes_its_place(data, caplog, monkeypatch):
-    monkeypatch.setattr("dsd.batches.TOLERATED", 1 / 12)  # there are twelve rows
+    monkeypatch.setattr("dsd.training.batches.TOLERATED", 1 / 12)  # there are twelve rows
     made = batches(data, batch=12)
     rows = made.order.rows(0)
     bad = int(rows[3])

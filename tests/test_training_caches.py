@@ -7,8 +7,9 @@ import torch
 from diffusers.configuration_utils import FrozenDict
 from PIL import Image
 
-from dsd import latents
-from dsd.caches import (
+from dsd.model import latents
+from dsd.model.canvas import to_tensor
+from dsd.training.cache import (
     DamagedRecord,
     PictureEncoder,
     Store,
@@ -19,8 +20,7 @@ from dsd.caches import (
     picture_hash,
     text_hash,
 )
-from dsd.diptych import to_tensor
-from dsd.training_options import TrainingError
+from dsd.training.options import TrainingError
 from tests import tiny
 
 
@@ -118,7 +118,7 @@ def test_another_config_over_the_same_weights_has_another_name():
 
 def test_a_file_that_another_process_set_aside_is_counted(store, monkeypatch):
     (path,) = store.folder.glob("*.safetensors")
-    monkeypatch.setattr("dsd.caches.safe_open", lambda *_, **__: path.unlink() or open(path))
+    monkeypatch.setattr("dsd.training.cache.safe_open", lambda *_, **__: path.unlink() or open(path))
     assert Store(store.folder).damaged == [path.name]
 
 

@@ -11,11 +11,11 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
-from dsd import plan
-from dsd.checkpoint import load_pipeline
-from dsd.hub import LoadError
-from dsd.training_log import Curves
-from dsd.training_options import TrainingError
+from dsd.files.hub import LoadError
+from dsd.model.checkpoint import load_pipeline
+from dsd.training import estimate as plan
+from dsd.training.log import Curves
+from dsd.training.options import TrainingError
 from tests import student
 from tests.test_pairs import published
 from train import train as command
@@ -28,7 +28,7 @@ def dataset(folder: Path, count: int = 6, drop: tuple[str, ...] = ()) -> Path:
     import pyarrow
     import pyarrow.parquet
 
-    from dsd.samples import png
+    from dsd.files.contact_sheet import png
 
     folder.mkdir(parents=True)
     rows = [{k: v for k, v in student.pair(number).items() if k not in drop} for number in range(count)]

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from dsd import latents, training_data
-from dsd.caches import PictureEncoder, TextEncoder
-from dsd.diptych import compose, fit, to_tensor
-from dsd.pairs import BadRow
-from dsd.training_data import Data, check_rows, dataset_name, prepare
-from dsd.training_options import TrainingError, TrainOptions
+from dsd.files.pairs import BadRow
+from dsd.model import latents
+from dsd.model.canvas import compose, fit, to_tensor
+from dsd.training import data as training_data
+from dsd.training.cache import PictureEncoder, TextEncoder
+from dsd.training.data import Data, check_rows, dataset_name, prepare
+from dsd.training.options import TrainingError, TrainOptions
 from tests import tiny
 from tests.student import pair, pairs
 
@@ -78,7 +79,7 @@ def test_a_row_becomes_the_canvas_and_the_condition_that_drawing_uses(pipe, tmp_
 
 
 def test_frames_encoded_apart_give_the_same_as_whole_canvases(tmp_path):
-    from dsd.checkpoint import load_pipeline
+    from dsd.model.checkpoint import load_pipeline
 
     pocket = load_pipeline("pocket", device="cpu")
     rows = [pair(0, size=(64, 64))]

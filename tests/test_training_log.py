@@ -6,10 +6,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from dsd import training, training_log
-from dsd.resume import States
-from dsd.training_log import Meter
-from dsd.training_options import TrainingError
+from dsd.training import log as training_log
+from dsd.training import loop as training
+from dsd.training.log import Meter
+from dsd.training.options import TrainingError
+from dsd.training.state import States
 from tests import student
 
 

@@ -4,8 +4,8 @@ from dataclasses import fields
 
 import pytest
 
-from dsd import scores
-from dsd.training_options import ATTENTION, SUITED, TrainingError, TrainOptions
+from dsd.evaluation import scores
+from dsd.training.options import ATTENTION, SUITED, TrainingError, TrainOptions
 from train import train as command
 
 WRONG = [

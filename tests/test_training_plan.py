@@ -7,11 +7,11 @@ import pytest
 import torch
 from accelerate.utils import DeepSpeedPlugin
 
-from dsd import plan
-from dsd.plan import Plan
-from dsd.student import Base, find_base, open_encoders, open_transformer
-from dsd.training import start, tell_deepspeed
-from dsd.training_options import SUITED, TrainingError, TrainOptions
+from dsd.training import estimate as plan
+from dsd.training.estimate import Plan
+from dsd.training.loop import start, tell_deepspeed
+from dsd.training.options import SUITED, TrainingError, TrainOptions
+from dsd.training.student import Base, find_base, open_encoders, open_transformer
 from tests import student
 
 CPU = torch.device("cpu")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from dsd import training
-from dsd.caches import DamagedRecord, Store
-from dsd.student import find_base
-from dsd.training import train
-from dsd.training_options import TrainingError, TrainOptions
+from dsd.training import loop as training
+from dsd.training.cache import DamagedRecord, Store
+from dsd.training.loop import train
+from dsd.training.options import TrainingError, TrainOptions
+from dsd.training.student import find_base
 from tests import student, tiny
 
 
@@ -71,7 +71,7 @@ def test_quantising_without_its_package_says_which_to_install_before_any_work(te
 
 
 def test_rows_damaged_in_the_cache_are_counted_with_those_that_came_so(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr("dsd.batches.TOLERATED", 0.5)
+    monkeypatch.setattr("dsd.training.batches.TOLERATED", 0.5)
     read = Store.read
 
     def damaged(store: Store, place) -> tuple:

@@ -8,8 +8,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from dsd.resume import Average, Progress, States, gathered_weights, moving_weights
-from dsd.training_options import TrainingError
+from dsd.training.options import TrainingError
+from dsd.training.state import Average, Progress, States, gathered_weights, moving_weights
 
 BOUND = {"lr": 0.1, "data": "abc"}
 

@@ -12,9 +12,9 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from dsd import training
-from dsd.checkpoint import LORA, load_pipeline
-from dsd.training import batch_loss
+from dsd.model.checkpoint import LORA, load_pipeline
+from dsd.training import loop as training
+from dsd.training.loop import batch_loss
 from tests import student, two_processes
 from tests.test_blocks import free_port
 

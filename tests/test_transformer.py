@@ -9,8 +9,8 @@ from diffusers import FluxTransformer2DModel
 from huggingface_hub.errors import EntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-import dsd.transformer
-from dsd.transformer import load_transformer, widen
+import dsd.model.transformer
+from dsd.model.transformer import load_transformer, widen
 from tests import tiny
 
 PUBLISHED = Path(__file__).parent / "reference_parity" / "transformer"
@@ -87,7 +87,7 @@ def test_a_hub_id_opens_with_or_without_a_subfolder(tmp_path, monkeypatch, place
             raise EntryNotFoundError(f"{repo} has no {file}")
         return str(file)
 
-    monkeypatch.setattr(dsd.transformer, "hf_hub_download", download)
+    monkeypatch.setattr(dsd.model.transformer, "hf_hub_download", download)
     assert load_transformer("owner/name").config.in_channels == 32
     with pytest.raises(EntryNotFoundError, match="owner/name has no"):
         load_transformer("owner/name", subfolder="elsewhere")

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsd import diptych, generate, intake, provenance
-from dsd.ui.generating import Generating
+from dsd.files import intake, rgb
+from dsd.generate import drawing, provenance
+from dsd.model import canvas
+from dsd.ui.generate.handlers import Generating
 from dsd.ui.loaded import Loaded
 from tests import tiny, uploads
 from tests.markup import Reading
@@ -69,7 +71,7 @@ def test_what_pillow_writes_in_a_format_that_is_accepted_is_accepted(files):
     kinds = [name for name in files if name.split()[0] in intake.FORMATS and name.split()[1] in uploads.MODES]
     assert len(kinds) > 30
     for name in set(kinds) - UNREADABLE:
-        frame = diptych.fit(intake.open_image(files[name]), 32, 32)
+        frame = canvas.fit(intake.open_image(files[name]), 32, 32)
         faithful = name.split()[1] in (
             "L",
             "LA",
@@ -101,7 +103,7 @@ def test_a_picture_of_settings_brings_them_back_or_says_why_not(work, files, sai
 def test_the_library_refuses_with_value_errors_only(files):
     readers = (intake.open_image, provenance.carries_settings, provenance.read_reference)
     for path in files.values():
-        for read in (*readers, lambda path: generate.options_from(provenance.read_settings(path))):
+        for read in (*readers, lambda path: drawing.options_from(provenance.read_settings(path))):
             try:
                 read(path)
             except ValueError as error:
@@ -113,11 +115,11 @@ def test_a_remark_on_a_damaged_animation_leaves_its_first_frame_alone(files):
         if "moving" in name:
             try:
                 image = intake.open_image(path)
-                before = diptych.fit(image, 32, 32).tobytes()
+                before = canvas.fit(image, 32, 32).tobytes()
             except ValueError:
                 continue
             intake.image_notice(image)
-            assert diptych.fit(image, 32, 32).tobytes() == before, name
+            assert canvas.fit(image, 32, 32).tobytes() == before, name
 
 
 def test_a_name_of_many_odd_letters_is_shown_short_and_on_one_line(tmp_path):
@@ -131,7 +133,7 @@ def test_a_name_of_many_odd_letters_is_shown_short_and_on_one_line(tmp_path):
 
 def test_deep_greys_may_hold_no_number_at_all():
     values = [[float("nan"), 0.0, 0.5, 1.0]] * 20
-    grey = diptych.to_rgb(Image.fromarray(np.array(values, dtype=np.float32)))
+    grey = rgb.to_rgb(Image.fromarray(np.array(values, dtype=np.float32)))
     assert [grey.getpixel((x, 0))[0] for x in range(4)] == [0, 0, 128, 255]
 
 
@@ -140,7 +142,7 @@ def test_deep_greys_may_hold_no_number_at_all():
 def test_the_largest_picture_takes_bounded_memory(tmp_path, depth):
     path = tmp_path / "large.png"
     path.write_bytes(uploads.black_png(7_000, 7_000, depth=depth))
-    assert peak(lambda: diptych.fit(intake.open_image(path), 32, 32)) < BOUND
+    assert peak(lambda: canvas.fit(intake.open_image(path), 32, 32)) < BOUND
 
 
 def peak(work) -> float:

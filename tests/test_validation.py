@@ -8,12 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from dsd import scores, validation
+from dsd.evaluation import scores, validation
+from dsd.evaluation.critters import CritterScorer, taken, validation_set
+from dsd.evaluation.scores import Case
 from dsd.pocket.scorer import Reading
-from dsd.pocket.validation import CritterScorer, taken, validation_set
 from dsd.pocket.words import describe_context
 from dsd.pocket.world import Context
-from dsd.scores import Case
 from tests import tiny
 
 SUBJECTS, PROMPTS = 8, 2

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from dsd.recipes import CRITTERS, IDENTITY
-from dsd.verdict import REASONS, Thresholds, decide, read_answer
+from dsd.curation.verdict import REASONS, Thresholds, decide, read_answer
+from dsd.grids.recipes import CRITTERS, IDENTITY
 from tests.judging import USUAL, answer
 
 # ---------------------------------------------------------------- reading

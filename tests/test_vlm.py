@@ -10,9 +10,9 @@ from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
-from dsd import vlm_local
-from dsd.vlm import LoadError, Request, VLMError, open_vlm
-from dsd.vlm_local import PictureProcessor, SeededDraws
+from dsd.vlm import local as vlm_local
+from dsd.vlm.local import PictureProcessor, SeededDraws
+from dsd.vlm.open import LoadError, Request, VLMError, open_vlm
 from tests import tiny
 
 PICTURES = [tiny.picture(seed) for seed in range(4)]

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
-from dsd.vlm import LoadError, VLMError, open_vlm
-from dsd.vlm_line import is_loopback
+from dsd.vlm.client import is_loopback
+from dsd.vlm.open import LoadError, VLMError, open_vlm
 from tests import tiny
 from tests.servers import Clock, judge, question, script, words
-from train.loopback import Reply, serving, speedup
+from train.bench.loopback import Reply, serving, speedup
 
 
 @pytest.fixture
@@ -179,7 +179,7 @@ def test_an_option_of_another_kind_of_judge_is_refused():
 
 def test_asking_a_server_loads_no_model_library():
     code = (
-        "import sys; from dsd.vlm import open_vlm\n"
+        "import sys; from dsd.vlm.open import open_vlm\n"
         "try: open_vlm('http://127.0.0.1:9/v1')\n"
         "except ValueError: print('torch' in sys.modules, 'transformers' in sys.modules)"
     )

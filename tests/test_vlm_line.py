@@ -7,10 +7,10 @@ import traceback
 import httpx
 import pytest
 
-from dsd.vlm import LoadError, VLMError
-from dsd.vlm_line import BudgetError, told_to_wait
+from dsd.vlm.client import BudgetError, told_to_wait
+from dsd.vlm.open import LoadError, VLMError
 from tests.servers import Clock, judge, question, script, words
-from train.loopback import Reply, serving
+from train.bench.loopback import Reply, serving
 
 SECRET = "sk-loopback-0123456789abcdef"
 
@@ -301,7 +301,7 @@ def echo(status: int):
 def test_the_key_is_sent_and_never_shown(status, clock, monkeypatch, caplog):
     monkeypatch.setenv("DSD_VLM_KEY", SECRET)
     caplog.set_level(logging.DEBUG)
-    caplog.set_level(logging.DEBUG, "dsd.vlm_line")
+    caplog.set_level(logging.DEBUG, "dsd.vlm.client")
     with serving(echo(status)) as address:
         vlm = judge(address, clock, retries=1)
         try:

@@ -2,11 +2,12 @@
 
 import pytest
 
-from dsd import prompts, rows, writers
-from dsd.places import PLACES
-from dsd.prompts import PromptError, fingerprints, write_prompts
-from dsd.recipes import IDENTITY
-from dsd.writers import Unusable
+from dsd.files import jsonl
+from dsd.grids import prompts, writers
+from dsd.grids.places import PLACES
+from dsd.grids.prompts import PromptError, fingerprints, write_prompts
+from dsd.grids.recipes import IDENTITY
+from dsd.grids.writers import Unusable
 from tests.writing import FOX, PETS, Fake, options, pairs, written
 
 
@@ -92,9 +93,9 @@ def test_captions_are_filtered_strictly_and_every_loss_is_counted(tmp_path):
         "a place twice": 1,
         "too long": 2,
     }
-    assert [row["caption"] for row in rows.read(tmp_path / "prompts.jsonl")] == ["a b", "j"]
+    assert [row["caption"] for row in jsonl.read(tmp_path / "prompts.jsonl")] == ["a b", "j"]
     assert len(vlm.asked) == 9 + 5  # nothing asked about the empty, repeated and endless ones
-    kept = rows.read(tmp_path / "writer.jsonl")
+    kept = jsonl.read(tmp_path / "writer.jsonl")
     assert [row.get("clear") for row in kept[2:6]] == ["no", "Yes, it does.", " **No** ", "perhaps"]
 
 
@@ -158,7 +159,7 @@ def test_a_writer_that_fails_keeps_what_was_made_and_can_be_gone_on_with(tmp_pat
     captions = [f"photo of a fox called {name}" for name in ("Ada", "Bob", "Cid", "Dee", "Eve", "Flo")]
     with pytest.raises(ValueError, match="the server is gone"):
         written(tmp_path, captions, Failing(), **pairs())
-    assert len(rows.read(tmp_path / "prompts.jsonl")) == 4
+    assert len(jsonl.read(tmp_path / "prompts.jsonl")) == 4
     assert len(written(tmp_path, captions, Fake(), **pairs())) == 6
 
 
@@ -168,4 +169,4 @@ def test_a_writer_that_never_gives_anything_is_stopped(tmp_path, monkeypatch):
     vlm = Fake(clear={f"caption {i}": "maybe" for i in range(2, 99)})
     with pytest.raises(PromptError, match=r"10 captions in a row gave no prompt \(10 unreadable\)"):
         written(tmp_path, endless, vlm, **pairs())
-    assert len(rows.read(tmp_path / "prompts.jsonl")) == 2
+    assert len(jsonl.read(tmp_path / "prompts.jsonl")) == 2

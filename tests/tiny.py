@@ -28,8 +28,8 @@ from transformers import (
     T5Tokenizer,
 )
 
-from dsd.pipeline import DSDPipeline
-from dsd.transformer import widen
+from dsd.model.pipeline import DSDPipeline
+from dsd.model.transformer import widen
 
 LETTERS = [chr(code) for code in range(33, 127)]
 FRAME = 32  # pixels

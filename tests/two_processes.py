@@ -10,9 +10,9 @@ import torch.distributed
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
-from dsd import training
-from dsd.command import quiet
-from dsd.training_options import TrainOptions
+from dsd.generate.command import quiet
+from dsd.training import loop as training
+from dsd.training.options import TrainOptions
 from tests import student
 
 LORA = {"accumulate": 2, "ema": 0.9, "lora_dropout": 0.0, "validate_every": 2}

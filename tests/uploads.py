@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from PIL import ExifTags, Image, PngImagePlugin
 
-from dsd.intake import FORMATS
+from dsd.files.intake import FORMATS
 
 MODES = "1 L LA La P PA RGB RGBA RGBa RGBX CMYK YCbCr LAB HSV I I;16 I;16B F".split()
 SIZE = (40, 30)

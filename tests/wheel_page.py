@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 from diffusers import FluxPipeline
 
-from dsd import curation
-from dsd.checkpoint import model_hash
-from dsd.recipes import CRITTERS
-from dsd.review import ALL
-from dsd.teacher import Settings, Teacher
-from dsd.ui.curating import Curating
+from dsd.curation import judge as curation
+from dsd.curation.review import ALL
+from dsd.curation.verdict import Thresholds
+from dsd.grids.recipes import CRITTERS
+from dsd.grids.teacher import Settings, Teacher
+from dsd.model.checkpoint import model_hash
+from dsd.ui.curate.handlers import Curating
 from dsd.ui.late import Late
 from dsd.ui.loaded import Wheel
-from dsd.verdict import Thresholds
-from dsd.vlm import Request
+from dsd.vlm.open import Request
 from tests import judging, tiny
 from tests.wheel import append, draw_sheet
 

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dsd import rows, writers
-from dsd.asking import Request
-from dsd.prompts import Options, write_prompts
+from dsd.files import jsonl
+from dsd.grids import writers
+from dsd.grids.prompts import Options, write_prompts
+from dsd.vlm.base import Request
 
 PETS = [
     "a photo of a red fox in the snow",
@@ -26,9 +27,9 @@ def options(**changes) -> Options:
     return Options(**{"count": 12, "seed": 3} | changes)
 
 
-def written(run: Path, captions: Iterable[str] | None = None, vlm=None, **changes) -> list[rows.Row]:
+def written(run: Path, captions: Iterable[str] | None = None, vlm=None, **changes) -> list[jsonl.Row]:
     write_prompts(run, options(**changes), captions=captions, vlm=vlm)
-    return rows.read(run / "prompts.jsonl")
+    return jsonl.read(run / "prompts.jsonl")
 
 
 class Fake:

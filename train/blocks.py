@@ -1,6 +1,6 @@
 """A stage of the wheel, shared between processes, under one bar: its items in blocks, its rows in one file.
 
-What a block becomes is `dsd.rows.run_blocks`' affair; here is who does which, and how it is shown.
+What a block becomes is `dsd.files.jsonl.run_blocks`' affair; here is who does which, and how it is shown.
 """
 
 import math
@@ -16,8 +16,8 @@ from pathlib import Path
 from accelerate import PartialState
 from tqdm import tqdm
 
-from dsd import rows
-from dsd.rows import Row
+from dsd.files import jsonl
+from dsd.files.jsonl import Row
 
 FOR_THE_SLOWEST = timedelta(days=30)  # a run that goes on may leave one process far more than the others
 
@@ -31,7 +31,7 @@ def join() -> PartialState:
     """
     from torch import cuda
 
-    from dsd.checkpoint import best_device  # here, so that --help answers at once
+    from dsd.model.checkpoint import best_device  # here, so that --help answers at once
 
     alone = os.environ.get("ACCELERATE_USE_CPU") == "True" and "WORLD_SIZE" not in os.environ
     if alone and "MASTER_ADDR" in os.environ:  # --num_processes was given, and is ignored
@@ -53,7 +53,7 @@ def own_device() -> str:
     """This process's, by a name that holds for whoever is told; after `join`."""
     from torch import cuda
 
-    from dsd.checkpoint import best_device
+    from dsd.model.checkpoint import best_device
 
     best = best_device()
     return f"cuda:{cuda.current_device()}" if best == "cuda" else best
@@ -96,7 +96,7 @@ class Stage:
         """
         state, began = PartialState(), time.monotonic()
         mine = {item["id"]: item for item in self._share(state.process_index, state.num_processes)}
-        done = [row for row in rows.read_all(self.path) if self.item_of(row) in mine]
+        done = [row for row in jsonl.read_all(self.path) if self.item_of(row) in mine]
         seen = Counter(map(self.reason_of, done))
         with self._bar(list(mine.values()), len(done), hidden=not state.is_main_process) as bar:
 
@@ -108,7 +108,7 @@ class Stage:
             self._do(state, show)
         wait_for_all()
         if state.is_main_process:
-            rows.merge(self.path)
+            jsonl.merge(self.path)
         wait_for_all()
         return (seen.total() - len(done)) / max(time.monotonic() - began, 1e-9)
 
@@ -120,7 +120,7 @@ class Stage:
         return tqdm(total=sum(map(self.rows_of, mine)), initial=done, unit=self.unit, disable=hidden)
 
     def _do(self, state: PartialState, show: Callable[[list[Row]], None]) -> None:
-        rows.run_blocks(
+        jsonl.run_blocks(
             self.path,
             self.items,
             self.do,

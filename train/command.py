@@ -23,7 +23,7 @@ def run(main: Callable[[], int | None]) -> None:
     try:
         code = main()
     except (ValueError, OSError) as error:
-        code = fail(str(error))
+        code = fail(_remedy(error))
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
             raise
@@ -35,6 +35,12 @@ def run(main: Callable[[], int | None]) -> None:
         sys.exit(code)
 
 
+def _remedy(error: ValueError | OSError) -> str:
+    from dsd.doctor import doctor  # only where it is needed: it takes its time to look around
+
+    return doctor.remedy(error)
+
+
 def fail(message: str) -> int:
     """Say it in one line on standard error; returns the exit code of a mistake."""
     print(f"{_name()}: {' '.join(message.split())}", file=sys.stderr)
@@ -44,4 +50,4 @@ def fail(message: str) -> int:
 def _name() -> str:
     """`train.prompts` for `python -m train.prompts`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec else Path(sys.argv[0]).stem
+    return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem

@@ -13,12 +13,14 @@ import torch
 from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
-from dsd import checkpoint, hub, rows, samples, scores, validation
-from dsd.pipeline import DSDPipeline
-from dsd.scores import Case, Draw, Interval, Scorer, Scores
-from dsd.teacher import SETTINGS, load_teacher
+from dsd.evaluation import scores, validation
+from dsd.evaluation.scores import Case, Draw, Interval, Scorer, Scores
+from dsd.files import contact_sheet, hub, jsonl
+from dsd.grids.teacher import SETTINGS, load_teacher
+from dsd.model import checkpoint
+from dsd.model.pipeline import DSDPipeline
 from train import drawn
-from train.evaluate import CHANCE, COPY, TEACHER, TRUTH
+from train.row_names import CHANCE, COPY, TEACHER, TRUTH
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ def compare(args: argparse.Namespace, named: dict[str, str]) -> str:
     for source in named.values():
         if not Path(source).is_file():  # a LoRA file; anything else must be a model by itself
             hub.check_source(checkpoint.resolve(source).base)
-    with rows.explained(args.out):  # before the hours of drawing, not after them
+    with jsonl.explained(args.out):  # before the hours of drawing, not after them
         args.out.mkdir(parents=True, exist_ok=True)
     args.device = args.device or checkpoint.best_device()
     ground = stand(args)
@@ -48,12 +50,12 @@ def compare(args: argparse.Namespace, named: dict[str, str]) -> str:
 def stand(args: argparse.Namespace) -> Ground:
     """The cases, their scorer, and what chance and the truth score there."""
     if args.images:
-        from dsd.photographs import PhotographScorer, read_cases
+        from dsd.evaluation.photographs import PhotographScorer, read_cases
 
         cases: list[Case] = read_cases(args.images, args.prompts, size=args.size)
         scorer: Scorer = PhotographScorer(args.dino, args.clip, device=args.device)
     else:
-        from dsd.pocket.validation import CritterScorer, validation_set
+        from dsd.evaluation.critters import CritterScorer, validation_set
 
         cases = validation_set(args.seed, args.subjects, args.prompts)
         with redirect_stdout(sys.stderr):  # the hub says there what it opens; this output is the table's
@@ -158,11 +160,11 @@ def write(args: argparse.Namespace, results: dict[str, Scores], ground: Ground, 
         "ceiling": _plain(ground.levels.ceiling),
         "scores": {name: _plain(result.means) for name, result in results.items()},
     }
-    rows.write(args.out / "scores.json", json.dumps(whole, indent=2).encode())
-    rows.write(args.out / "scores.md", page.encode() + b"\n")
-    rows.write(args.out / "pictures.jsonl", b"".join(_lines(results, ground.cases)))
+    jsonl.write(args.out / "scores.json", json.dumps(whole, indent=2).encode())
+    jsonl.write(args.out / "scores.md", page.encode() + b"\n")
+    jsonl.write(args.out / "pictures.jsonl", b"".join(_lines(results, ground.cases)))
     shown = {name: result.pictures for name, result in results.items() if name != COPY}
-    rows.write(args.out / "samples.png", samples.png(validation.sample_sheet(ground.cases, shown)))
+    jsonl.write(args.out / "samples.png", contact_sheet.png(validation.sample_sheet(ground.cases, shown)))
 
 
 def _plain(means: dict[str, Interval]) -> dict[str, dict[str, float]]:

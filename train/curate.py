@@ -23,17 +23,21 @@ from typing import TYPE_CHECKING
 from accelerate import PartialState
 from tqdm import tqdm
 
-from dsd import captions, curation, grading, grading_page, grids, rows, samples
-from dsd.command import quiet
-from dsd.recipes import CRITTERS, RECIPES
-from dsd.rows import Row, RunError
-from dsd.verdict import KEEP, SAME, UNREADABLE, Thresholds
-from dsd.vlm import VLM, Request, open_vlm
+from dsd.curation import captions, judge_evaluation
+from dsd.curation import judge as curation
+from dsd.curation import report as grading_page
+from dsd.curation.verdict import KEEP, SAME, UNREADABLE, Thresholds
+from dsd.files import contact_sheet, jsonl
+from dsd.files.jsonl import Row, RunError
+from dsd.generate.command import quiet
+from dsd.grids import grids
+from dsd.grids.recipes import CRITTERS, RECIPES
+from dsd.vlm.open import VLM, Request, open_vlm
 from train import command
 from train.blocks import Stage, join, say
 
 if TYPE_CHECKING:
-    from dsd.similarity import Embedder
+    from dsd.vlm.embed import Embedder
 
 JUDGES_EYES, NO_EMBEDDER = "judge", "none"
 LIMITS = {
@@ -41,7 +45,7 @@ LIMITS = {
     "ceiling": (float, "greatest similarity"),
     "minimum_score": (int, "least score of every part, 0-4"),
 }
-OF_JUDGE = {  # option of dsd.vlm -> type and help
+OF_JUDGE = {  # option of dsd.vlm.open -> type and help
     "judge_batch": (int, "pairs that a judge on this machine sees at a time"),
     "device": (str, "of a judge on this machine: cpu, cuda, mps; the best there is when left out"),
     "max_tokens": (int, "longest answer (512)"),
@@ -141,7 +145,7 @@ def _judge(args: argparse.Namespace) -> Counted:
 def _embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
     if args.embedder == NO_EMBEDDER:
         return None
-    from dsd.similarity import open_embedder
+    from dsd.vlm.embed import open_embedder
 
     return open_embedder(args.embedder, vlm=vlm, device=args.device)
 
@@ -164,14 +168,14 @@ def _curate(args: argparse.Namespace) -> None:
         tell=_kept_and_why_not,
     )
     speed = stage.run()
-    pairs = rows.read_all(stage.path)
+    pairs = jsonl.read_all(stage.path)
     say(*_summary(pairs), f"this process asked {judge.asked} questions, {speed:.1f} pairs/s")
     if not args.no_captions:
         _caption(args, judge, sheets, pairs)
 
 
 def _sheets(run: Path) -> list[Row]:
-    found = rows.read_all(grids.table(run))
+    found = jsonl.read_all(grids.table(run))
     sheets = [sheet for sheet in found if not sheet["rejected"]]
     if not sheets:
         why = f"all {len(found)} sheets were rejected" if found else "there are no sheets"
@@ -203,7 +207,7 @@ def _caption(args: argparse.Namespace, judge: Counted, sheets: list[Row], pairs:
         rows_of=lambda sheet: 2 * len(sheet["kept"]),
     )
     speed = stage.run()
-    written = rows.read_all(stage.path)
+    written = jsonl.read_all(stage.path)
     say(
         f"{len(written)} captions, {sum(row['cut'] for row in written)} of them cut to 77 tokens "
         f"({'counted' if tokenizer else 'estimated: the tokenizer of the generator is not here'}), "
@@ -222,7 +226,7 @@ def _kept(sheets: list[Row], pairs: list[Row]) -> list[Row]:
 
 
 def _tokenizer(generator: str) -> Path | None:
-    from dsd.checkpoint import LoadError, resolve
+    from dsd.model.checkpoint import LoadError, resolve
 
     try:
         return captions.tokenizer_of(resolve(generator).base)
@@ -254,12 +258,12 @@ def _redecide(args: argparse.Namespace) -> None:
 
 
 def _worth(run: Path) -> None:
+    from dsd.evaluation.worth import worth
     from dsd.pocket import scorer
-    from dsd.worth import worth
 
     with tqdm(unit="sheet") as bar:
         found = worth(run, scorer.load(), on_sheets=bar.update)
-    rows.write(run / "worth.json", json.dumps(found, indent=1).encode())
+    jsonl.write(run / "worth.json", json.dumps(found, indent=1).encode())
     say(grading_page.worth_page(found))
 
 
@@ -269,11 +273,11 @@ def _grade(args: argparse.Namespace) -> None:
     if args.count < 16 or args.count % 2:
         raise ValueError(f"--count must be even and at least 16, a turn for every trait, got {args.count}")
     thresholds, judge = _thresholds(args), _judge(args)
-    settings = {"recipe": args.recipe or CRITTERS.name, "seed": grading.SEED, "size": args.size}
+    settings = {"recipe": args.recipe or CRITTERS.name, "seed": judge_evaluation.SEED, "size": args.size}
     stage = Stage(
         path=args.out / "graded.jsonl",
         items=[{"id": f"{index:06}", "index": index} for index in range(args.count)],
-        do=partial(grading.judge_drawn, vlm=judge, thresholds=thresholds, **settings),
+        do=partial(judge_evaluation.judge_drawn, vlm=judge, thresholds=thresholds, **settings),
         batch=4 * args.batch,
         unit="pair",
         tell=_kept_and_why_not,
@@ -283,7 +287,7 @@ def _grade(args: argparse.Namespace) -> None:
     )
     speed = stage.run()
     if PartialState().is_main_process:
-        page = _write_grades(args.out, grading.grades(rows.read_all(stage.path)[: args.count]))
+        page = _write_grades(args.out, judge_evaluation.grades(jsonl.read_all(stage.path)[: args.count]))
         print(
             page,
             f"this process asked {judge.asked} questions, {speed:.1f} pairs/s; see {args.out}",
@@ -293,9 +297,9 @@ def _grade(args: argparse.Namespace) -> None:
 
 def _write_grades(out: Path, grades: Row) -> str:
     page = grading_page.markdown(grades)
-    rows.write(out / "grades.json", json.dumps(grades, indent=1).encode())
-    rows.write(out / "grades.png", samples.png(grading_page.chart(grades)))
-    rows.write(out / "grades.md", f"{page}\n\n![How often the judge errs](grades.png)\n".encode())
+    jsonl.write(out / "grades.json", json.dumps(grades, indent=1).encode())
+    jsonl.write(out / "grades.png", contact_sheet.png(grading_page.chart(grades)))
+    jsonl.write(out / "grades.md", f"{page}\n\n![How often the judge errs](grades.png)\n".encode())
     return page
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dsd.dataset import SHARD_ROWS, Written, push, write_dataset
-from dsd.dataset_card import write_card
-from dsd.selection import WHICH, WORDS, Choice, Run, counts, read_run
+from dsd.curation.dataset import SHARD_ROWS, Written, push, write_dataset
+from dsd.curation.dataset_card import write_card
+from dsd.curation.selection import WHICH, WORDS, Choice, Run, counts, read_run
 from train import command
 
 

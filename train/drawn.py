@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dsd import rows, samples
-from dsd.scores import Draw
+from dsd.evaluation.scores import Draw
+from dsd.files import contact_sheet, jsonl
 
 
 def kept(draw: Draw, folder: Path, way: str, *, batch: int, on_done: Callable[[int], object]) -> Draw:
@@ -25,7 +25,7 @@ def kept(draw: Draw, folder: Path, way: str, *, batch: int, on_done: Callable[[i
             part = missing[start : start + batch]
             pictures = draw(*map(list, zip(*(asked[i] for i in part), strict=True)))
             for i, picture in zip(part, pictures, strict=True):
-                rows.write(files[i], samples.png(picture))
+                jsonl.write(files[i], contact_sheet.png(picture))
         return [Image.open(file).convert("RGB") for file in files]
 
     return resumed

@@ -11,8 +11,7 @@ import argparse
 from pathlib import Path
 
 from train import command
-
-TEACHER, TRUTH, COPY, CHANCE = "teacher, prompted", "truth (ceiling)", "copy of the reference", "chance"
+from train.row_names import CHANCE, COPY, TEACHER, TRUTH
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     named = label(args.checkpoints)
     _check(args)
     # Imported here: `--help` and a mistyped flag answer at once, and libraries are told to be quiet in time.
-    from dsd.command import quiet
+    from dsd.generate.command import quiet
 
     quiet()
     from train import comparison

@@ -14,16 +14,17 @@ from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 
-from dsd import grids, rows
-from dsd.command import quiet
-from dsd.rows import Row
+from dsd.files import jsonl
+from dsd.files.jsonl import Row
+from dsd.generate.command import quiet
+from dsd.grids import grids
 from train import command
 from train.blocks import Stage, join, own_device, wait_for_all
 
 if TYPE_CHECKING:
-    from dsd.teacher import Teacher
+    from dsd.grids.teacher import Teacher
 
-OVERRIDES = {  # field of dsd.teacher.Settings -> type and help
+OVERRIDES = {  # field of dsd.grids.teacher.Settings -> type and help
     "steps": (int, "denoising steps (pocket 12, flux-dev 28, flux-schnell 4)"),
     "guidance": (float, "how closely to follow the prompt (pocket 3, flux-dev 3.5, flux-schnell has none)"),
     "margin": (int, "pixels to cut off each side of a panel (pocket 0, FLUX 8)"),
@@ -62,13 +63,13 @@ def main(argv: list[str] | None = None) -> int:
     if state.is_main_process:
         grids.sweep(args.run)
         each = " in each process" if state.num_processes > 1 else ""
-        print(f"{_summary(args.run, rows.read(grids.table(args.run)))}; {speed:.2f} sheets/s{each}")
+        print(f"{_summary(args.run, jsonl.read(grids.table(args.run)))}; {speed:.2f} sheets/s{each}")
     return 0
 
 
 def _load(args: argparse.Namespace) -> "Teacher":
     quiet()  # before what follows is imported, which would talk
-    from dsd.teacher import load_teacher
+    from dsd.grids.teacher import load_teacher
 
     given = {name: getattr(args, name) for name in OVERRIDES}
     device = args.device or own_device()
@@ -83,9 +84,9 @@ def stage(
     batch: int | None = None,
     draw: Callable | None = None,
 ) -> Stage:
-    """What `main` runs. `draw` replaces `dsd.teacher.draw`, say by one that takes the time."""
+    """What `main` runs. `draw` replaces `dsd.grids.teacher.draw`, say by one that takes the time."""
     if draw is None:
-        from dsd.teacher import draw
+        from dsd.grids.teacher import draw
     do = partial(
         grids.draw_sheets,
         folder=grids.table(run).parent,

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from dsd import references, rows
-from dsd.asking import VLM
-from dsd.prompts import Options, diversity, tell, write_prompts
-from dsd.recipes import RECIPES
+from dsd.files import jsonl
+from dsd.grids import references
+from dsd.grids.prompts import Options, diversity, tell, write_prompts
+from dsd.grids.recipes import RECIPES
+from dsd.vlm.base import VLM
 from train import command
 
 
@@ -55,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _open(args: argparse.Namespace) -> VLM:
-    from dsd.vlm import open_vlm
+    from dsd.vlm.open import open_vlm
 
     return open_vlm(args.writer, model=args.writer_model, key=args.writer_key)
 
@@ -71,7 +72,7 @@ def _write(run: Path, options: Options, captions: object, vlm: VLM | None) -> Co
 
 
 def _report(path: Path, options: Options, dropped: Counter) -> None:
-    found = rows.read(path)
+    found = jsonl.read(path)
     print(f"{len(found)} prompts in {path}")
     if len(found) < options.count:
         print(f"the captions gave no more; give more of them for the {options.count} that were asked for")

@@ -19,16 +19,20 @@ from accelerate import PartialState
 from huggingface_hub import constants
 from tqdm import tqdm
 
-from dsd import curves, model_card, pairs, plan, rows, scores
-from dsd.checkpoint import ASSETS
-from dsd.command import quiet
-from dsd.scores import Case, Scorer
-from dsd.student import find_base
-from dsd.training import Trained, cache_folder, start, train
-from dsd.training_data import check_rows
-from dsd.training_log import Curves
-from dsd.training_options import OF_LORA, SUITED, TrainOptions
-from dsd.validation import Validator, by_student
+from dsd.evaluation import scores
+from dsd.evaluation.scores import Case, Scorer
+from dsd.evaluation.validation import Validator, by_student
+from dsd.files import jsonl, pairs
+from dsd.generate.command import quiet
+from dsd.model.checkpoint import ASSETS
+from dsd.training import card as model_card
+from dsd.training import curves
+from dsd.training import estimate as plan
+from dsd.training.data import check_rows
+from dsd.training.log import Curves
+from dsd.training.loop import Trained, cache_folder, start, train
+from dsd.training.options import OF_LORA, SUITED, TrainOptions
+from dsd.training.student import find_base
 from train import command
 from train.blocks import crowded, join
 
@@ -224,7 +228,7 @@ class Report:
             samples="samples.png" if drawn else None,
             curves="curves.png" if (out / "curves.png").exists() else None,
         )
-        rows.write(out / "README.md", text.encode())
+        jsonl.write(out / "README.md", text.encode())
         print(f"saved in {out}: python app.py --model {out}")
         if self.args.push_to_hub:
             print(f"uploaded to {model_card.push(out, self.args.push_to_hub, private=not self.args.public)}")
@@ -246,13 +250,13 @@ def _watched(args: argparse.Namespace, options: TrainOptions) -> str:
 
 
 def _critters(args: argparse.Namespace) -> tuple[list[Case], Scorer]:
-    from dsd.pocket.validation import CritterScorer, validation_set
+    from dsd.evaluation.critters import CritterScorer, validation_set
 
     return validation_set(subjects=args.validate_subjects, prompts=args.validate_prompts), CritterScorer()
 
 
 def _photographs(args: argparse.Namespace, folder: str) -> tuple[list[Case], Scorer]:
-    from dsd.photographs import PhotographScorer, read_cases
+    from dsd.evaluation.photographs import PhotographScorer, read_cases
 
     return read_cases(folder, args.validate_prompts), PhotographScorer()
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 
-from dsd import hub
-from dsd.curation import open_panels, recipe_named
-from dsd.recipes import Recipe
-from dsd.rows import Row
-from dsd.vlm import VLM, Request
+from dsd.curation.judge import open_panels, recipe_named
+from dsd.files import hub
+from dsd.files.jsonl import Row
+from dsd.grids.recipes import Recipe
+from dsd.vlm.open import VLM, Request
 
 SHEET = "sheet"  # who wrote a caption that nobody wrote
 LONGEST = 77  # tokens, the two marks of CLIP's tokenizer included

@@ -18,11 +18,12 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError
 
-from dsd import curation, hub, parquet, rows, samples
-from dsd.hub import LoadError
-from dsd.pairs import COLUMNS, PICTURES
-from dsd.rows import Row, RunError
-from dsd.selection import Choice, Item, Run, counts, read_run, select
+from dsd.curation import judge
+from dsd.curation.selection import Choice, Item, Run, counts, read_run, select
+from dsd.files import contact_sheet, hub, jsonl, parquet
+from dsd.files.hub import LoadError
+from dsd.files.jsonl import Row, RunError
+from dsd.files.pairs import COLUMNS, PICTURES
 
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
@@ -63,7 +64,7 @@ def write_dataset(
         raise RunError(f"there is nothing to write: of the pairs of {run.folder} none is kept ({_tell(run)})")
     blocks = [items[i : i + shard_rows] for i in range(0, len(items), shard_rows)]
     paths = [out / f"train-{k:05}-of-{len(blocks):05}.parquet" for k in range(len(blocks))]
-    with rows.writing(out / "README.md"):  # holds the lock: one command at a time in this folder
+    with jsonl.writing(out / "README.md"):  # holds the lock: one command at a time in this folder
         new = _write_shards(run.folder, paths, blocks, _digest(items, shard_rows), on_rows)
     return Written(folder=out, shards=paths, rows=[item.row for item in items], new=new)
 
@@ -131,7 +132,7 @@ def _write_shard(
 ) -> None:
     """The whole file or none: written under another name, then renamed."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with rows.explained(path):
+    with jsonl.explained(path):
         try:
             with parquet.package().ParquetWriter(part, schema, write_page_checksum=True) as writer:
                 for start in range(0, len(items), GROUP):
@@ -161,7 +162,7 @@ def _cutter(run: Path) -> Callable[[Item], Row]:
 
     @lru_cache(maxsize=SHEETS_IN_MEMORY)
     def panels(sheet: str) -> list[bytes]:
-        return [samples.png(panel) for panel in curation.open_panels(run, json.loads(sheet))]
+        return [contact_sheet.png(panel) for panel in judge.open_panels(run, json.loads(sheet))]
 
     def cut(item: Item) -> Row:
         found = panels(json.dumps(item.sheet))

@@ -10,13 +10,15 @@ from pathlib import Path
 from huggingface_hub import DatasetCardData
 from PIL import Image, ImageOps
 
-from dsd import grading_page, rows, samples
-from dsd.captions import SHEET
-from dsd.dataset import Written
-from dsd.pairs import COLUMNS, Pairs
-from dsd.rows import Row, RunError
-from dsd.selection import FLUX_DEV, Choice, Run, counts, licence
-from dsd.verdict import KEEP
+from dsd.curation import report
+from dsd.curation.captions import SHEET
+from dsd.curation.dataset import Written
+from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, licence
+from dsd.curation.verdict import KEEP
+from dsd.files import contact_sheet as samples
+from dsd.files import jsonl
+from dsd.files.jsonl import Row, RunError
+from dsd.files.pairs import COLUMNS, Pairs
 
 SHOWN = 8  # pairs in the picture, in two columns
 BORDER = 12  # pixels
@@ -69,13 +71,13 @@ def write_card(run: Run, written: Written, choice: Choice, *, grades: Path | Non
 
 def _write(path: Path, content: bytes) -> None:
     if not path.exists() or path.read_bytes() != content:
-        rows.write(path, content)
+        jsonl.write(path, content)
 
 
 def read_grades(path: Path) -> str:
     """The judge's grades as a section of the page; RunError for a file that holds none."""
     try:
-        page = grading_page.markdown(json.loads(path.read_text(encoding="utf-8")))
+        page = report.markdown(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
         raise RunError(f"cannot read the judge's grades: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -115,7 +117,7 @@ def card(run: Run, written: Written, choice: Choice, *, grades: str | None = Non
         f"---\n{_head(written).to_yaml()}\n---",
         f"# Pairs of one subject in two places\n\n{_opening(written, choice)}",
         "![Some pairs: the picture shown, the picture to draw, the words](samples.png)",
-        f"## In a row\n\n{grading_page.table(('column', 'what it holds'), MEANING.items())}",
+        f"## In a row\n\n{report.table(('column', 'what it holds'), MEANING.items())}",
         f"## How many\n\n{_amounts(run, written, choice)}",
         f"## How it was made\n\n{_making(run, written, choice)}",
         *([grades] if grades else []),
@@ -223,4 +225,4 @@ def _commands(choice: Choice) -> str:
 
 def _table(heads: tuple[str, str], found: Counter) -> str:
     lines = [(name, f"{count:,} ({count / found.total():.1%})") for name, count in found.most_common()]
-    return grading_page.table(heads, lines)
+    return report.table(heads, lines)

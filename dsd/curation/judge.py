@@ -3,10 +3,11 @@ reasons.
 
 Stage 1 compares embeddings. Pairs below the floor cannot be one subject; pairs above the ceiling are
 near-copies, which teach copy-paste. Stage 2 asks a vision-language model about the rest: it describes
-before it decides, scores each part of the subject, and is read strictly (`dsd.verdict`). Its words and all
-numbers stay in the row.
+before it decides, scores each part of the subject, and is read strictly (`dsd.curation.verdict`). Its words
+and all numbers stay in the row.
 
-What this does not know: whether the judge is right. `dsd.grading` measures that where the truth is known.
+What this does not know: whether the judge is right. `dsd.curation.judge_evaluation` measures that where the
+truth is known.
 """
 
 import json
@@ -19,14 +20,15 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from dsd import grids, rows
-from dsd.recipes import RECIPES, Recipe
-from dsd.rows import Row, RunError
-from dsd.verdict import DROP, KEEP, UNASKED, Thresholds, decide, read_answer, turned_back
-from dsd.vlm import VLM, Request
+from dsd.curation.verdict import DROP, KEEP, UNASKED, Thresholds, decide, read_answer, turned_back
+from dsd.files import jsonl
+from dsd.files.jsonl import Row, RunError
+from dsd.grids import grids
+from dsd.grids.recipes import RECIPES, Recipe
+from dsd.vlm.open import VLM, Request
 
 if TYPE_CHECKING:
-    from dsd.similarity import Embedder
+    from dsd.vlm.embed import Embedder
 
 # ---------------------------------------------------------------- judging
 
@@ -142,7 +144,7 @@ def recipe_named(name: str) -> Recipe:
 
 def read_pairs(run: Path) -> list[Row]:
     """All pairs of a run; RunError if nothing has been judged yet."""
-    pairs = rows.read_all(run / "pairs.jsonl")
+    pairs = jsonl.read_all(run / "pairs.jsonl")
     if not pairs:
         raise RunError(f"{run} has no judged pairs yet: run train.curate with a --judge first")
     return pairs
@@ -154,7 +156,7 @@ def check_settings(path: Path, **now: object) -> None:
     `now` is by the name in the row: `judge`, `embedder`, `recipe`, `thresholds` ...
     """
     settings = _flat(now)
-    for row in rows.read_all(path):
+    for row in jsonl.read_all(path):
         was = _flat({name: row.get(name) for name in now})
         if other := [
             f"{name} was {was.get(name)}, now {it}" for name, it in settings.items() if was.get(name) != it
@@ -179,9 +181,9 @@ def redecide(run: Path, thresholds: Thresholds) -> list[Row]:
     """
     read_pairs(run)  # there are some
     path, captions = run / "pairs.jsonl", run / "captions.jsonl"
-    with rows.writing(rows.shard(path, 0)):  # so nobody is judging meanwhile
-        rows.merge(path)
-        old = rows.read(path)
+    with jsonl.writing(jsonl.shard(path, 0)):  # so nobody is judging meanwhile
+        jsonl.merge(path)
+        old = jsonl.read(path)
         new = [_decided(pair, thresholds) for pair in old]
         if unasked := sum(pair["reason"] == UNASKED for pair in new):
             raise RunError(
@@ -192,9 +194,9 @@ def redecide(run: Path, thresholds: Thresholds) -> list[Row]:
             pair["grid"] for pair, now in zip(old, new, strict=True) if pair["verdict"] != now["verdict"]
         }
         # Captions first: killed in between, they are merely written again.
-        if captions.exists() or rows.shards(captions):
-            rows.merge(captions, keep=lambda row: grid_of(row) not in changed)
-        rows.write(path, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in new).encode())
+        if captions.exists() or jsonl.shards(captions):
+            jsonl.merge(captions, keep=lambda row: grid_of(row) not in changed)
+        jsonl.write(path, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in new).encode())
     return new
 
 
@@ -216,13 +218,13 @@ def label(run: Path, pair_id: str, verdict: str) -> None:
     if verdict not in (KEEP, DROP):
         raise ValueError(f"a label is {KEEP!r} or {DROP!r}, got {verdict!r}")
     time = datetime.now(UTC).isoformat(timespec="seconds")
-    with rows.writing(run / "labels.jsonl") as append:
+    with jsonl.writing(run / "labels.jsonl") as append:
         append([{"id": pair_id, "label": verdict, "time": time}])
 
 
 def labels(run: Path) -> dict[str, str]:
     """Pair id -> `keep` or `drop`, as people last said."""
-    return {row["id"]: row["label"] for row in rows.read(run / "labels.jsonl")}
+    return {row["id"]: row["label"] for row in jsonl.read(run / "labels.jsonl")}
 
 
 def agreement(pairs: Iterable[Row], labels: dict[str, str]) -> dict[str, float | int | None]:

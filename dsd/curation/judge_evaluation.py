@@ -3,9 +3,10 @@
 Half of them show one critter in two contexts. The other half are hard negatives: the second picture's
 critter differs in one single trait, by a step that can be seen in both of the pair's contexts (no changed
 ears under a hat). All critters are held out, and the seed is one that no training draws scenes from. The
-judge is asked through `dsd.curation.judge`, and held to the same thresholds as on a run's pairs.
+judge is asked through `dsd.curation.judge.judge`, and held to the same thresholds as on a run's pairs.
 
-What this does not know: how the judge does on a teacher's own, less tidy pictures. That asks `dsd.worth`.
+What this does not know: how the judge does on a teacher's own, less tidy pictures. That asks
+`dsd.evaluation.worth`.
 """
 
 from collections import Counter
@@ -17,12 +18,12 @@ from statistics import NormalDist
 import numpy as np
 from PIL import Image, ImageChops
 
-from dsd.curation import judge
+from dsd.curation.judge import judge
+from dsd.curation.verdict import DIFFERENT, KEEP, LOW, SAME, UNREADABLE, Thresholds
+from dsd.files.jsonl import Row
 from dsd.pocket.draw import draw
 from dsd.pocket.world import PATTERNS, Context, Critter, change_one_trait, sample_context, sample_critter
-from dsd.rows import Row
-from dsd.verdict import DIFFERENT, KEEP, LOW, SAME, UNREADABLE, Thresholds
-from dsd.vlm import VLM
+from dsd.vlm.open import VLM
 
 TRAITS = ("hue", "stripe_angle", "eye_size", "spots", "eyes", "shape", "pattern", "ears")
 NEEDS = {"stripe_angle": "striped", "spots": "spotted"}  # trait -> the pattern that shows it

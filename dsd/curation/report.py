@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dsd.rows import Row
+from dsd.files.jsonl import Row
 
 WIDTH, PAD, LEFT, RIGHT, HEAD, FOOT = 860, 20, 180, 150, 66, 12  # pixels
 TITLE, STEP, BAR, AXIS = 34, 26, 16, 34

@@ -1,7 +1,7 @@
 """A judged run to look through: decided again by other thresholds, filtered, page by page.
 
 Nothing is written here and the judge is not asked: a row holds every number that its verdict rests on
-(`dsd.verdict`). Rows of 100,000 pairs are read in seconds; pictures are opened when they are shown.
+(`dsd.curation.verdict`). Rows of 100,000 pairs are read in seconds; pictures are opened when they are shown.
 """
 
 from collections import Counter
@@ -12,9 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from dsd import curation, grids, rows
-from dsd.rows import Row, RunError
-from dsd.verdict import DROP, KEEP, REASONS, SAME, Thresholds, decide
+from dsd.curation import judge
+from dsd.curation.verdict import DROP, KEEP, REASONS, SAME, Thresholds, decide
+from dsd.files import jsonl
+from dsd.files.jsonl import Row, RunError
+from dsd.grids import grids
 
 ALL, UNLABELLED, LABELLED, DISAGREE = "all", "unlabelled", "labelled", "disagree"
 NEEDED = frozenset(
@@ -45,7 +47,7 @@ class Review:
 
 def open_review(run: Path) -> Review:
     """RunError if nothing has been judged yet, or if a row lacks what it should have."""
-    pairs = curation.read_pairs(run)
+    pairs = judge.read_pairs(run)
     for pair in pairs:
         if not pair.keys() >= NEEDED:
             lacking = ", ".join(sorted(NEEDED - pair.keys()))
@@ -53,14 +55,14 @@ def open_review(run: Path) -> Review:
                 f"pair {pair.get('id')} of {run} lacks {lacking}: it was edited, or is of another version"
             )
     return Review(
-        run=run, pairs=pairs, sheets={sheet["id"]: sheet for sheet in rows.read_all(grids.table(run))}
+        run=run, pairs=pairs, sheets={sheet["id"]: sheet for sheet in jsonl.read_all(grids.table(run))}
     )
 
 
 def changed(run: Path) -> tuple:
     """Differs from an earlier answer if pairs or sheets were written since."""
     tables = (run / "pairs.jsonl", grids.table(run))
-    files = [file for table in tables for file in (table, *rows.shards(table)) if file.exists()]
+    files = [file for table in tables for file in (table, *jsonl.shards(table)) if file.exists()]
     return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
@@ -98,7 +100,7 @@ def agreement(review: Review, decided: Decisions, labels: Mapping[str, str]) -> 
         for pair, (verdict, _) in zip(review.pairs, decided, strict=True)
         if pair["id"] in labels
     ]
-    return curation.agreement(now, dict(labels))
+    return judge.agreement(now, dict(labels))
 
 
 def pictures(review: Review, pair: Row) -> tuple[Image.Image, Image.Image]:
@@ -107,7 +109,7 @@ def pictures(review: Review, pair: Row) -> tuple[Image.Image, Image.Image]:
     if sheet is None:
         raise RunError(f"sheet {pair['grid']} is not in grids.jsonl")
     try:
-        panels = curation.open_panels(review.run, sheet)
+        panels = judge.open_panels(review.run, sheet)
         return panels[pair["first"]], panels[pair["second"]]
     except IndexError as error:
         raise RunError(f"sheet {sheet['id']} has no panels {pair['first']} and {pair['second']}") from error

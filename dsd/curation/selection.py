@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dsd import captions, curation, rows
-from dsd.rows import Row, RunError
-from dsd.verdict import KEEP, TOO_ALIKE, TOO_DIFFERENT
+from dsd.curation import captions, judge
+from dsd.curation.verdict import KEEP, TOO_ALIKE, TOO_DIFFERENT
+from dsd.files import jsonl
+from dsd.files.jsonl import Row, RunError
 
 WHICH = ("judge", "floor", "all")
 WORDS = ("written", "sheet")
@@ -26,7 +27,7 @@ class Choice:
     """Which pairs of a run, with which words, in which order."""
 
     which: str = "judge"  # kept by the judge; or all that passed the cheap floor and ceiling; or all pairs
-    words: str = "written"  # captions of `dsd.captions` where there are any; or always the sheet's own words
+    words: str = "written"  # captions where there are any; or always the sheet's own words
     labels: bool = False  # a person's verdict overrules the judge's
     max_rows: int | None = None  # at most so many, drawn by `seed`; even, because both orders go together
     shuffle: bool = False  # an order drawn by `seed` in place of the order of the ids
@@ -75,14 +76,14 @@ def read_run(folder: Path) -> Run:
     """RunError says which command is still to be run."""
     for name, command in (("grids/grids.jsonl", "train.grids"), ("pairs.jsonl", "train.curate")):
         path = folder / name
-        if not path.exists() and not rows.shards(path):
+        if not path.exists() and not jsonl.shards(path):
             raise RunError(f"there is no {path}: python -m {command} makes it")
     return Run(
         folder=folder,
-        sheets={row["id"]: row for row in rows.read_all(folder / "grids" / "grids.jsonl")},
-        pairs=rows.read_all(folder / "pairs.jsonl"),
-        captions={row["id"]: row for row in rows.read_all(folder / "captions.jsonl")},
-        labels=curation.labels(folder),
+        sheets={row["id"]: row for row in jsonl.read_all(folder / "grids" / "grids.jsonl")},
+        pairs=jsonl.read_all(folder / "pairs.jsonl"),
+        captions={row["id"]: row for row in jsonl.read_all(folder / "captions.jsonl")},
+        labels=judge.labels(folder),
     )
 
 

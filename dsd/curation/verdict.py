@@ -8,8 +8,8 @@ other thresholds, live, without the judge.
 import re
 from dataclasses import dataclass, replace
 
-from dsd.recipes import ANSWER, Recipe
-from dsd.rows import Row
+from dsd.files.jsonl import Row
+from dsd.grids.recipes import ANSWER, Recipe
 
 KEEP, DROP = "keep", "drop"
 SAME, DIFFERENT, LOW, UNREADABLE = "same subject", "judged different", "a part scores low", "unreadable"

@@ -6,8 +6,8 @@ What FLUX takes is computed from parameter counts; how fast it is was measured o
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dsd.memory import DRAWING, FLUX, INSTALL, PACKAGE, ROOM, WAYS, WORKSPACE, Way, gb
-from dsd.quality import QUALITIES
+from dsd.model.memory import DRAWING, FLUX, INSTALL, PACKAGE, ROOM, WAYS, WORKSPACE, Way, gb
+from dsd.model.sampling import QUALITIES
 
 BASE, WEIGHTS = "black-forest-labs/FLUX.1-dev", "primecai/dsd_model"  # what the preset flux-dev is made of
 PAGE = f"https://huggingface.co/{BASE}"

@@ -1,24 +1,20 @@
 """Will it run here? `python -m dsd.doctor` looks at this machine and says what to run, command included.
 
-`dsd.advice` decides; this gathers the facts, without any model and with torch as the only slow import. The
-same advice is given when memory runs out while a model is loaded (`explained`).
+`dsd.doctor.advice` decides; this gathers the facts, without any model and with torch as the only slow import.
+The same advice is given where memory ran out while a model was loaded (`remedy`).
 """
 
 import argparse
 import json
-import os
 import platform
 import shutil
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from dsd.advice import (
+from dsd.doctor.advice import (
     BAD_TOKEN,
     BASE,
     DOWNLOADS,
@@ -34,27 +30,17 @@ from dsd.advice import (
     lighter,
     shortage,
 )
-from dsd.memory import PACKAGE, WAYS, Way, gb, is_shortage
+from dsd.model.memory import PACKAGE, WAYS, MemoryShortage, Way, gb
 
 PATIENCE = 4  # seconds for the hub to say whether the licence was accepted
 
 
-@contextmanager
-def explained(model: str, device: Any, way: Way, say: Callable[..., str] = shortage) -> Iterator[None]:
-    """Turn a shortage of memory inside the block into a LoadError about `model` on this torch device.
-
-    `say` finds the words, as `dsd.advice.shortage` does.
-    """
-    try:
-        yield
-    except (MemoryError, RuntimeError, OSError) as error:
-        if not is_shortage(error):
-            raise
-        from dsd.hub import LoadError
-
-        main = device.type != "cuda" or type(error).__name__ != "OutOfMemoryError"
-        facts = gather(ask=False, index=device.index)
-        raise LoadError(say(facts, model, way, main=main)) from error
+def remedy(error: ValueError) -> str:
+    """Return what an error says; of a MemoryShortage, what does fit on this machine."""
+    if not isinstance(error, MemoryShortage):
+        return str(error)
+    say = teacher_shortage if error.teacher else shortage
+    return say(gather(ask=False, index=error.index), error.model, error.way, main=error.main)
 
 
 def teacher_shortage(facts: Facts, model: str, way: Way, *, main: bool) -> str:
@@ -216,9 +202,3 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(report(facts, advice))
     return 0 if all(facts.versions[name] for name in REQUIRED) else 1
-
-
-if __name__ == "__main__":
-    code = main()
-    sys.stdout.flush()
-    os._exit(code)  # a hub that does not answer must not hold the exit

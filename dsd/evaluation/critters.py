@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
+from dsd.evaluation.scores import Case, Measure, Row
 from dsd.pocket import scorer
 from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context
 from dsd.pocket.world import NAMED, Context, Critter, sample_context, sample_critter
-from dsd.scores import Case, Measure, Row
 
 STREAM = 271828  # a stream of random numbers of its own, which no training draws from
 

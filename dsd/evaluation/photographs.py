@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from dsd import diptych, hub, intake
-from dsd.checkpoint import best_device
-from dsd.scores import Case, Measure, Row
+from dsd.evaluation.scores import Case, Measure, Row
+from dsd.files import hub, intake
+from dsd.model import canvas
+from dsd.model.checkpoint import best_device
 
 DINO, CLIP = "facebook/dinov2-base", "openai/clip-vit-base-patch32"
 AT_ONCE = 32  # pictures a pass
@@ -91,7 +92,7 @@ def _suffixes() -> set[str]:
 
 
 def _open(file: Path, size: int) -> Image.Image:
-    return diptych.fit(intake.open_image(file), size, size)
+    return canvas.fit(intake.open_image(file), size, size)
 
 
 def _cases(name: str, photographs: list[Image.Image], prompts: list[str], seed: int) -> list[Case]:
@@ -170,7 +171,7 @@ class PhotographScorer:
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     # DINOv2 is customarily compared by its class token and CLIP by its projected vectors, unlike the mean
-    # over all tokens of `dsd.similarity`: that one looks for near-copies, these are to stand beside
+    # over all tokens of `dsd.vlm.embed`: that one looks for near-copies, these are to stand beside
     # published numbers.
 
     def _dino(self, pictures: Sequence[Image.Image]) -> Tensor:

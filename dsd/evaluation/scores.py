@@ -1,8 +1,8 @@
 """Does the model keep the subject, follow the prompt, and not merely copy? Scores, chance and ceiling.
 
 Whatever draws (a student, a prompted teacher, a render of the truth) is a callable and runs through the same
-lines on the same cases. What a picture is worth says a scorer: `dsd.pocket.validation` reads drawn critters,
-`dsd.photographs` asks DINOv2 and CLIP. Higher is better for every score but `copy`.
+lines on the same cases. What a picture is worth says a scorer: `dsd.evaluation.critters` reads drawn
+critters, `dsd.evaluation.photographs` asks DINOv2 and CLIP. Higher is better for every score but `copy`.
 """
 
 from collections.abc import Callable, Sequence

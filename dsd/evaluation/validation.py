@@ -1,6 +1,6 @@
 """Ways of drawing a set of cases, and the hook by which a training is watched while it runs.
 
-The cases come from `dsd.pocket.validation` or `dsd.photographs`, the scores from `dsd.scores`.
+The cases come from `critters` or `photographs`, the scores from `scores`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dsd import rows, samples
-from dsd.scores import Case, Draw, Scorer, evaluate, legend, measure_levels
-from dsd.teacher import guidance_settings, panel_side
+from dsd.evaluation.scores import Case, Draw, Scorer, evaluate, legend, measure_levels
+from dsd.files import contact_sheet, jsonl
+from dsd.grids.teacher import guidance_settings, panel_side
 
 SHOWN = 12  # cases on the sample sheet
 
@@ -55,7 +55,7 @@ def by_teacher(
     """A plain `FluxPipeline` draws from the words alone: what can be had without looking.
 
     `side` in pixels is one panel of its sheets and `tokens` all that its tokenizer reads, unless given.
-    `guidance` is as in `dsd.teacher.guidance_settings`.
+    `guidance` is as in `dsd.grids.teacher.guidance_settings`.
     """
     side = side or panel_side(pipe)
     tokens = tokens or min(pipe.tokenizer_2.model_max_length, 512)
@@ -125,7 +125,7 @@ class Validator:
         with _at_rest(pipe.transformer):
             result = evaluate(self.way(pipe), self.cases, self.scorer, levels=self.levels)
         page = sample_sheet(self.cases, {"drawn": result.pictures})
-        rows.write(self.folder / "samples" / f"{step:06d}.png", samples.png(page))
+        jsonl.write(self.folder / "samples" / f"{step:06d}.png", contact_sheet.png(page))
         return result.flat()
 
     @property
@@ -147,7 +147,7 @@ def sample_sheet(cases: Sequence[Case], drawn: dict[str, Sequence[Image.Image]])
     columns |= {name: [pictures[i] for i in chosen] for name, pictures in drawn.items()}
     if all(cases[i].truth for i in chosen):
         columns["truth"] = [cases[i].truth for i in chosen]
-    return samples.sheet(columns, [cases[i].prompt for i in chosen])
+    return contact_sheet.sheet(columns, [cases[i].prompt for i in chosen])
 
 
 @contextmanager

@@ -13,13 +13,14 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from dsd import grids, rows
-from dsd.curation import open_panels, read_pairs
+from dsd.curation.judge import open_panels, read_pairs
+from dsd.curation.verdict import KEEP, REASONS
+from dsd.evaluation.scores import intervals
+from dsd.files import jsonl
+from dsd.files.jsonl import Row, RunError
+from dsd.grids import grids
+from dsd.grids.recipes import CRITTERS
 from dsd.pocket.scorer import TOLERANCE, Reading, distance, same_identity
-from dsd.recipes import CRITTERS
-from dsd.rows import Row, RunError
-from dsd.scores import intervals
-from dsd.verdict import KEEP, REASONS
 
 NAMED = ("color", "shape", "pattern", "ears", "eyes")
 TRAITS = (*NAMED, "hue")
@@ -78,7 +79,7 @@ def _read(run: Path, pairs: list[Row], scorer: Reader, on_sheets: Callable[[int]
 
 
 def _sheets(run: Path, wanted: set[str]) -> list[Row]:
-    sheets = [sheet for sheet in rows.read_all(grids.table(run)) if sheet["id"] in wanted]
+    sheets = [sheet for sheet in jsonl.read_all(grids.table(run)) if sheet["id"] in wanted]
     for sheet in sheets:
         if sheet["recipe"] != CRITTERS.name:
             raise RunError(

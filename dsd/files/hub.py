@@ -16,15 +16,13 @@ from huggingface_hub.errors import (
 )
 from safetensors import SafetensorError, safe_open
 
+from dsd.files.errors import LoadError
+
 # For every `from_pretrained`: opening a pickle, or a model's own code, would run whatever is in it.
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
 NO_ANSWER = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
-
-
-class LoadError(ValueError):
-    """A model that cannot be opened; the message says what to do."""
 
 
 def has_token() -> bool:

@@ -1,7 +1,8 @@
 """Opening what a stranger hands over: a picture file of any kind, a prompt of any length.
 
 Everything that can be wrong with an upload ends here in a `ValueError` of one plain sentence that says what
-to do about it. It does not change the picture: turning, flattening and fitting belong to `dsd.diptych.fit`.
+to do about it. It does not change the picture: turning, flattening and fitting belong to
+`dsd.model.canvas.fit`.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""Pairs to train on, read from parquet: what `dsd.dataset` writes, and the published `primecai/dsd_data`.
+"""Pairs to train on, read from parquet: what `dsd.curation` writes, and the published `primecai/dsd_data`.
 
 One reader for both, through a map of column names. Rows are reached by index or one after the other, on a
 disk or straight on the hub; a few dozen are in memory at a time, however large the dataset. A damaged row is
@@ -17,8 +17,9 @@ from typing import Any, NoReturn
 
 from PIL import Image
 
-from dsd import diptych, hub, parquet
-from dsd.parquet import PairsError
+from dsd.files import hub, parquet
+from dsd.files.parquet import PairsError
+from dsd.files.rgb import to_rgb
 
 COLUMNS = {  # of our own datasets, and what is in them
     "id": "string",  # sheet, panel of the conditioning picture, panel of the target
@@ -208,7 +209,7 @@ def _picture(value: Any, what: str) -> Image.Image:
     try:
         picture = Image.open(io.BytesIO(content))
         picture.load()
-        return diptych.to_rgb(picture)
+        return to_rgb(picture)
     except Exception as error:  # a stranger's file: anything may be wrong with it
         raise BadRow(f"{what} cannot be read: {error}") from error
 

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from dsd import hub
+from dsd.files import hub
 
 DATASET = b"dsd.dataset"  # in the metadata of a shard of ours: which dataset it is a part of
 _SPLITS = ("train", "validation", "valid", "val", "test")

@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dsd.memory import QUANTISED, Way, is_shortage
-from dsd.quality import QUALITIES
+from dsd.model.memory import QUANTISED, Way, is_shortage
+from dsd.model.sampling import QUALITIES
 
 DRAWING = {  # field of Options -> type and help; the flag is the name with dashes
     "seed": (int, "seed of the first picture, the next ones count up; a new one when left out, or -1"),
@@ -73,17 +73,16 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     quiet()
     # Imported here, so that `--help` and a mistyped flag answer at once.
-    from dsd.checkpoint import LoadError
+    from dsd.doctor import doctor
+    from dsd.model.checkpoint import LoadError
 
     try:
         return _again(args) if args.source else _new(args)
     except (ValueError, LoadError, OSError) as error:
-        return _fail(str(error))
+        return _fail(doctor.remedy(error))
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
             raise
-        from dsd import doctor
-
         hint = doctor.hint(args.model or "pocket", Way(args.offload, args.quantize))
         return _fail(f"not enough memory: choose a smaller size or --count, or {hint}")
     except KeyboardInterrupt:
@@ -110,19 +109,21 @@ def quiet() -> None:
 
 
 def _new(args: argparse.Namespace) -> int:
-    from dsd import generate, intake, known_words
+    from dsd.files import intake
+    from dsd.generate import drawing
+    from dsd.model import known_words
 
     if args.image is None or args.prompt is None or args.output is None:
         raise ValueError(
             "a picture, a prompt and -o OUT.png are needed, or --from OUT.png (--help shows more)"
         )
     given = {name: getattr(args, name) for name in DRAWING if getattr(args, name) is not None}
-    given["seed"] = generate.pick_seed(given.get("seed"))
-    options = generate.Options(prompt=args.prompt, **given)
+    given["seed"] = drawing.pick_seed(given.get("seed"))
+    options = drawing.Options(prompt=args.prompt, **given)
     targets = _targets(Path(args.output), options.count)
     image = intake.open_image(args.image)
     pipe = _load(args, args.model or "pocket", args.weights)
-    generate.check(pipe, options)
+    drawing.check(pipe, options)
     unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
     for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
         if notice:
@@ -130,12 +131,13 @@ def _new(args: argparse.Namespace) -> int:
     print(f"seed {options.seed}")
     results = _draw(pipe, image, options, model=args.model or "pocket", weights=args.weights)
     for result, target in zip(results, targets, strict=True):
-        print(f"{generate.save(result, target)} (seed {result.seed})")
+        print(f"{drawing.save(result, target)} (seed {result.seed})")
     return 0
 
 
 def _again(args: argparse.Namespace) -> int:
-    from dsd import generate, intake, provenance
+    from dsd.files import intake
+    from dsd.generate import drawing, provenance
 
     given = [f"--{name.replace('_', '-')}" for name in DRAWING if getattr(args, name) is not None]
     if args.image is not None or given:
@@ -145,7 +147,7 @@ def _again(args: argparse.Namespace) -> int:
     source = Path(args.source)
     original = intake.open_image(source)
     settings = provenance.read_settings(original)
-    options, frame = generate.options_from(settings), provenance.read_reference(original)
+    options, frame = drawing.options_from(settings), provenance.read_reference(original)
     (target,) = _targets(
         Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png"), 1
     )
@@ -158,14 +160,14 @@ def _again(args: argparse.Namespace) -> int:
         ) from error
     print(f"seed {options.seed}")
     (result,) = _draw(pipe, frame, _known(pipe, options), model=model, weights=weights)
-    print(f"{generate.save(result, target)} (seed {result.seed})")
+    print(f"{drawing.save(result, target)} (seed {result.seed})")
     _compare(original, settings, result)
     return 0
 
 
 def _known(pipe: Any, options: Any) -> Any:
     """Drop an embedded guidance that the model at hand does not have: `--model` may name another one."""
-    from dsd.checkpoint import has_embedded_guidance
+    from dsd.model.checkpoint import has_embedded_guidance
 
     return options if has_embedded_guidance(pipe) else replace(options, guidance=None)
 
@@ -210,7 +212,7 @@ def open_model(
     model: str, *, weights: str | None, device: str | None, offload: str, quantize: str | None = None
 ) -> Any:
     """`load_pipeline` for people: no bar of its own, and a device that is not there is a plain mistake."""
-    from dsd.checkpoint import load_pipeline
+    from dsd.model.checkpoint import load_pipeline
 
     try:
         pipe = load_pipeline(model, weights=weights, device=device, offload=offload, quantize=quantize)
@@ -231,7 +233,7 @@ def _load(args: argparse.Namespace, model: str, weights: str | None) -> Any:
 def _draw(pipe: Any, image: Any, options: Any, **labels: str | None) -> list[Any]:
     from tqdm import tqdm
 
-    from dsd import generate
+    from dsd.generate import drawing
 
     with tqdm(total=options.steps * options.count, unit="step", leave=False) as bar:
-        return generate.generate(pipe, image, options, lambda done, _: bar.update(done - bar.n), **labels)
+        return drawing.generate(pipe, image, options, lambda done, _: bar.update(done - bar.n), **labels)

@@ -1,15 +1,8 @@
 """Options in, pictures out: one call for the command line, the app and your own script.
 
 Every picture has its own seed (`seed`, `seed + 1`, ...) and can be made again alone from it; every result
-carries the settings that `save` writes into its PNG. `python -m dsd.generate` is `dsd/command.py`.
+carries the settings that `save` writes into its PNG. `python -m dsd.generate` is `dsd/generate/command.py`.
 """
-
-if __name__ == "__main__":  # before torch comes in: --help and a mistyped flag answer at once
-    import sys
-
-    from dsd.command import main
-
-    sys.exit(main())
 
 import contextlib
 import random
@@ -22,9 +15,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dsd import checkpoint, diptych, encoding, intake, provenance, quality
-from dsd.pipeline import DEFAULT_GUIDANCE
-from dsd.quality import Quality
+from dsd.files import intake
+from dsd.generate import provenance
+from dsd.model import canvas, checkpoint, encoding
+from dsd.model import sampling as quality
+from dsd.model.pipeline import DEFAULT_GUIDANCE
+from dsd.model.sampling import Quality
 
 BATCH = 4  # pictures denoised together; more gain little speed and cost memory
 MAX_SEED = 2**32 - 1  # a browser's numbers are exact only to 2**53, and 32 bits are easier to copy
@@ -40,7 +36,7 @@ class Options:
 
     prompt: str  # where the subject should be
     seed: int = 0  # of the first picture; the next ones count up
-    quality: str | Quality = "best"  # how much time to take: one of dsd.quality.QUALITIES
+    quality: str | Quality = "best"  # how much time to take: one of dsd.model.sampling.QUALITIES
     steps: int | None = None  # denoising steps; None becomes the quality's
     image_guidance: float = 1.5  # how strongly to keep the subject; 1 is off
     text_guidance: float = 1.0  # how strongly to follow the prompt; 1 is off
@@ -66,10 +62,10 @@ class Options:
             _number("guidance", self.guidance, 0, 20)
         for name, side in (("width", self.width), ("height", self.height)):
             if side is not None:
-                _whole(name, side, diptych.MULTIPLE, MAX_SIDE)
-                diptych.check_size(side, side)
-        if self.fit not in diptych.FITS:
-            raise ValueError(f"fit must be one of {', '.join(diptych.FITS)}, got {self.fit!r}")
+                _whole(name, side, canvas.MULTIPLE, MAX_SIDE)
+                canvas.check_size(side, side)
+        if self.fit not in canvas.FITS:
+            raise ValueError(f"fit must be one of {', '.join(canvas.FITS)}, got {self.fit!r}")
 
     @property
     def plan(self) -> Quality:
@@ -146,7 +142,7 @@ def stream(
     whenever `preview_seconds` have passed since the last one; None means never.
     """
     check(pipe, options)
-    frame = diptych.fit(image, *_size(pipe, options), options.fit)
+    frame = canvas.fit(image, *_size(pipe, options), options.fit)
     common = _settings(pipe, frame, options, model, weights)
     asked = _encoded(pipe, frame, options)
     clock = Clock(options.steps * options.count, preview_seconds)

@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import dsd
-from dsd import intake
+from dsd.files import intake
 
 SETTINGS = "dsd"  # iTXt, JSON in UTF-8
 REFERENCE = (

@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dsd import rows
-from dsd.rows import Row, RunError
-from dsd.samples import png
+from dsd.files import jsonl
+from dsd.files.contact_sheet import png
+from dsd.files.jsonl import Row, RunError
 
 SIDE = 64  # pixels of a panel where gutters are looked for: fine texture is gone, boundaries are not
 NEAR = 2  # of these pixels: how far from its place a boundary may be
@@ -82,7 +82,7 @@ def table(run: Path) -> Path:
 def read_prompts(run: Path) -> list[Row]:
     """The prompts of a run; RunError if there are none, or if they are not what `train.prompts` writes."""
     path = run / "prompts.jsonl"
-    prompts = rows.read(path)
+    prompts = jsonl.read(path)
     if not prompts:
         raise RunError(f"{path} has no prompts: python -m train.prompts {run} --count 1000 writes them")
     for number, prompt in enumerate(prompts, 1):
@@ -105,7 +105,8 @@ def draw_sheets(
 ) -> list[Row]:
     """Draw a block of prompts into `folder` and return a row for each.
 
-    `refuse` says why a prompt cannot be drawn, `stamp` is what all rows say of who draws (`dsd.teacher`).
+    `refuse` says why a prompt cannot be drawn, `stamp` is what all rows say of who draws
+    (`dsd.grids.teacher`).
     """
     reasons = {prompt["id"]: refuse(prompt) for prompt in block}
     drawn = [prompt for prompt in block if reasons[prompt["id"]] is None]
@@ -113,7 +114,7 @@ def draw_sheets(
 
     def keep(pair: tuple[Row, Image.Image]) -> None:
         prompt, sheet = pair
-        rows.write(folder / files[prompt["id"]], png(sheet))
+        jsonl.write(folder / files[prompt["id"]], png(sheet))
         reasons[prompt["id"]] = check_gutters(sheet, prompt["rows"], prompt["columns"])
 
     with ThreadPoolExecutor() as pool:  # a large PNG takes as long to pack as a small GPU takes to draw it
@@ -142,7 +143,7 @@ def open_sheet(run: Path, sheet: Row) -> Image.Image:
 def check_run(run: Path, prompts: Iterable[Row], stamp: Row) -> None:
     """RunError if a run cannot go on as it began: other settings, other prompts, files that are gone."""
     path = table(run)
-    drawn = rows.read_all(path)
+    drawn = jsonl.read_all(path)
     for row in drawn[:1]:  # they are all alike: this was asked before each of them
         _check_settings(path, row, stamp)
     _check_prompts(path, {row["id"]: row for row in drawn}, prompts)
@@ -193,6 +194,6 @@ def mend(run: Path) -> int:
         except RunError:
             return False
 
-    before = rows.read_all(table(run))
-    rows.merge(table(run), keep=readable)
-    return len(before) - len(rows.read(table(run)))
+    before = jsonl.read_all(table(run))
+    jsonl.merge(table(run), keep=readable)
+    return len(before) - len(jsonl.read(table(run)))

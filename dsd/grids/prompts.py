@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dsd import references, writers
-from dsd.asking import VLM
-from dsd.recipes import RECIPES, Recipe
-from dsd.rows import Row, RunError, read, writing
-from dsd.writers import Draft, Unusable, check_same
+from dsd.files.jsonl import Row, RunError, read, writing
+from dsd.grids import references, writers
+from dsd.grids.recipes import RECIPES, Recipe
+from dsd.grids.writers import Draft, Unusable, check_same
+from dsd.vlm.base import VLM
 
 MOST = 1_000_000  # sheets of one run: ids have six digits, and so has a sheet's part of its seed
 MAX_SEED = 4293  # so that every sheet's seed stays below 2**32, which is what the page takes

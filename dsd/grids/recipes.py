@@ -13,7 +13,7 @@ ANSWER = ("subject", "first", "second", "differences", "scores", "verdict")
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One task, in words. Braces are filled in by `dsd.prompts`, `dsd.curation` and `dsd.captions`."""
+    """One task, in words. Braces are filled in by prompts, judge and captions."""
 
     name: str
     layouts: tuple[tuple[int, int], ...]  # (rows, columns) of the sheets that its teachers can draw

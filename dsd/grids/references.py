@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsd import parquet
+from dsd.files import parquet
 from dsd.pocket.words import caption
 from dsd.pocket.world import sample_context, sample_critter
 

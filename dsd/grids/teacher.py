@@ -1,7 +1,7 @@
 """The teacher: any text-to-image `FluxPipeline`, asked for sheets of panels, one seed a sheet.
 
 What it knows of a model is how to ask it (`Settings`). Whether the panels are where they should be, and what
-becomes of a sheet on disk, is the affair of `dsd.grids`.
+becomes of a sheet on disk, is the affair of `dsd.grids.grids`.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,13 +16,14 @@ from diffusers import FluxPipeline
 from PIL import Image
 from torch import Tensor
 
-from dsd import checkpoint, doctor, flow, hub, latents
-from dsd.checkpoint import ASSETS, LoadError
-from dsd.diptych import MULTIPLE
-from dsd.generate import public_name
-from dsd.memory import Way
-from dsd.pipeline import Step
-from dsd.rows import Row
+from dsd.files import hub
+from dsd.files.jsonl import Row
+from dsd.generate.drawing import public_name
+from dsd.model import checkpoint, flow, latents
+from dsd.model.canvas import MULTIPLE
+from dsd.model.checkpoint import ASSETS, LoadError
+from dsd.model.memory import Way, noticing_shortage
+from dsd.model.pipeline import Step
 
 LONGEST = 512  # tokens: what FluxPipeline takes
 
@@ -117,7 +118,7 @@ def load_teacher(
     device = torch.device(device or checkpoint.best_device())
     checkpoint.check_offload(offload, device)
     hub.check_source(base)
-    memory = doctor.explained(preset.name, device, Way(offload), doctor.teacher_shortage)
+    memory = noticing_shortage(preset.name, device, Way(offload), teacher=True)
     with hub.explained(preset.name, [base], preset.licence_page), memory:
         pipe = FluxPipeline.from_pretrained(base, dtype=dtype or checkpoint.PRESETS[kind].dtype, **hub.SAFE)
         _check_plain(pipe, name)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 
-from dsd import rows
-from dsd.asking import VLM, Request
-from dsd.places import PLACES
+from dsd.files import jsonl
+from dsd.grids.places import PLACES
+from dsd.grids.recipes import Recipe
 from dsd.pocket import world
 from dsd.pocket.family import shipped
 from dsd.pocket.words import _panel_words
-from dsd.recipes import Recipe
+from dsd.vlm.base import VLM, Request
 
 FREE = ("empty caption", "repeated caption")  # reasons that cost no question
 PLACING = 2  # tells this use of a seed from others
@@ -161,11 +161,11 @@ def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: 
     not be read can be looked at. RunError: the answers there are to other questions.
     """
     same = {"recipe": recipe.name, "panels": count, "writer": vlm.name}
-    fresh, known = _screened(captions), rows.read(path)
+    fresh, known = _screened(captions), jsonl.read(path)
     for row, (caption, reason) in zip(known, fresh, strict=False):
         check_same(path, row, {**same, "caption": caption})
         yield _read_draft(row, reason)
-    with rows.writing(path) as append:
+    with jsonl.writing(path) as append:
         start = len(known)
         while block := list(islice(fresh, vlm.batch)):
             made = [{"id": f"{start + i:06}", "caption": block[i][0], **same} for i in range(len(block))]
@@ -187,13 +187,13 @@ def _screened(captions: Iterable[str]) -> Iterator[tuple[str, str | None]]:
         seen.add(key)
 
 
-def _ask_block(made: list[rows.Row], vlm: VLM, recipe: Recipe) -> None:
+def _ask_block(made: list[jsonl.Row], vlm: VLM, recipe: Recipe) -> None:
     """Put the answers into the rows: `clear` into each, `written` where that was yes."""
     _put("clear", made, vlm, recipe.filter)
     _put("written", [row for row in made if _yes(row["clear"])], vlm, recipe.write)
 
 
-def _put(name: str, made: list[rows.Row], vlm: VLM, question: str) -> None:
+def _put(name: str, made: list[jsonl.Row], vlm: VLM, question: str) -> None:
     asked = (Request(question.format(caption=row["caption"], count=row["panels"])) for row in made)
     for row, answer in zip(made, vlm.ask_many(asked), strict=True):
         row[name] = answer
@@ -205,7 +205,7 @@ def _yes(answer: str) -> bool | None:
     return found and found.group(1).lower() == "yes"
 
 
-def _read_draft(row: rows.Row, reason: str | None) -> Draft:
+def _read_draft(row: jsonl.Row, reason: str | None) -> Draft:
     try:
         if reason:
             raise Unusable(reason)
@@ -237,10 +237,10 @@ def _one_line(value: str) -> bool:
     return bool(re.search(r"\w", value)) and "\n" not in value
 
 
-def check_same(path: Path, row: rows.Row, now: dict[str, object]) -> None:
+def check_same(path: Path, row: jsonl.Row, now: dict[str, object]) -> None:
     """RunError where a run's row was made with other settings or captions than `now`."""
     for name, value in now.items():
         if row.get(name) != value:
-            raise rows.RunError(
+            raise jsonl.RunError(
                 f"{path} was made with {name} {row.get(name)!r}, not {value!r}: use that, or another folder"
             )

@@ -12,13 +12,14 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from dsd import doctor, hub, quantised
-from dsd.hub import LoadError
-from dsd.memory import Way
-from dsd.pipeline import DSDPipeline
-from dsd.transformer import load_transformer, widen
+from dsd.files import hub
+from dsd.files.hub import LoadError
+from dsd.model import quantize as quantised
+from dsd.model.memory import Way, noticing_shortage
+from dsd.model.pipeline import DSDPipeline
+from dsd.model.transformer import load_transformer, widen
 
-ASSETS = Path(__file__).parents[1] / "assets" / "pocket"
+ASSETS = Path(__file__).parents[2] / "assets" / "pocket"
 LORA = "pytorch_lora_weights.safetensors"
 OFFLOADS = ("none", "model", "group", "sequential")
 WHOLE_HASH = 50_000_000  # parameters; larger models are hashed by samples, or 24 GB would be read
@@ -88,7 +89,7 @@ def load_pipeline(
     `dtype` None is the preset's, or as saved. `device` None takes CUDA, else MPS, else the CPU. `offload`
     trades speed for GPU memory, and `quantize` ("8bit", "4bit"; CUDA only) exactness. Weights are in memory
     once. LoadError (a ValueError) says which licence to accept, which variable to set, what was not found,
-    or, where memory does not suffice, what does fit.
+    or that memory does not suffice.
     """
     preset = resolve(name_or_path)
     sources = [str(source) for source in (preset.base, weights or preset.weights) if source is not None]
@@ -99,7 +100,10 @@ def load_pipeline(
     if quantize:
         quantised.check(quantize, offload, device)
     way = Way(offload, quantize)
-    with hub.explained(preset.name, sources, preset.licence_page), doctor.explained(preset.name, device, way):
+    with (
+        hub.explained(preset.name, sources, preset.licence_page),
+        noticing_shortage(preset.name, device, way),
+    ):
         # First what a licence may guard: a closed door should show before gigabytes of other weights arrive.
         DSDPipeline.load_config(preset.base)
         transformer, lora = _open_transformer(preset, weights, dtype or preset.dtype)

@@ -9,8 +9,9 @@ import torch
 from diffusers import FluxControlPipeline
 from torch import Tensor
 
-from dsd import diptych, latents
-from dsd.request import Request, check
+from dsd.model import canvas as diptych
+from dsd.model import latents
+from dsd.model.request import Request, check
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxContro
 from diffusers.pipelines.flux.pipeline_flux_control import calculate_shift, retrieve_timesteps
 from torch import Tensor
 
-from dsd import flow
+from dsd.model import flow
 
 
 def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:

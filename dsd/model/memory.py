@@ -5,7 +5,12 @@ What one picture needs on top was counted in the tensors that are alive at once 
 """
 
 import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
+
+from dsd.files.errors import LoadError
 
 QUANTISED = {"8bit": 1.0, "4bit": 0.56}  # bytes per weight, scales included
 PACKAGE = "bitsandbytes"
@@ -97,3 +102,27 @@ def is_shortage(error: BaseException) -> bool:
 def gb(size: float) -> str:
     """`size` bytes for people."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
+
+
+class MemoryShortage(LoadError):
+    """A model that does not fit into memory; entry points ask `dsd.doctor` what to do about it.
+
+    `main` tells main memory from that of the GPU of `index`; a `teacher` is never quantized.
+    """
+
+    def __init__(self, model: str, way: Way, *, main: bool, index: int | None, teacher: bool):
+        self.model, self.way, self.main, self.index, self.teacher = model, way, main, index, teacher
+        kind = "main memory" if main else "GPU memory"
+        super().__init__(f"{model} does not fit into {kind}: python -m dsd.doctor says what fits here")
+
+
+@contextmanager
+def noticing_shortage(model: str, device: Any, way: Way, *, teacher: bool = False) -> Iterator[None]:
+    """Turn a shortage of memory inside the block into a MemoryShortage of `model` on this torch device."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_shortage(error):
+            raise
+        main = device.type != "cuda" or type(error).__name__ != "OutOfMemoryError"
+        raise MemoryShortage(model, way, main=main, index=device.index, teacher=teacher) from error

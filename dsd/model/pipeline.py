@@ -1,7 +1,8 @@
 """DSDPipeline: diffusers' `FluxControlPipeline` on the canvas `[reference | target]`, with two-way guidance.
 
 The stock pipeline draws the same picture from the same weights; this one adds the canvas, the guidance of
-`dsd.guidance`, a reference that is never sampled, and a loop that can be watched and stopped at every step.
+`dsd.model.guidance`, a reference that is never sampled, and a loop that can be watched and stopped at every
+step.
 """
 
 import inspect
@@ -17,9 +18,9 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Tensor
 
-from dsd import diptych, encoding, flow, latents, quality
-from dsd.guidance import PLAIN, Branch, combine
-from dsd.request import DEFAULT_GUIDANCE, Request, check, embedded_guidance
+from dsd.model import canvas, encoding, flow, latents, sampling
+from dsd.model.guidance import PLAIN, Branch, combine
+from dsd.model.request import DEFAULT_GUIDANCE, Request, check, embedded_guidance
 
 __all__ = ["DEFAULT_GUIDANCE", "DSDPipeline", "DSDPipelineOutput", "Step"]
 
@@ -63,7 +64,7 @@ class _Drawing:
 
 
 class DSDPipeline(FluxControlPipeline):
-    """Draw the subject of a reference picture somewhere new; `dsd.request.Request` lists the options.
+    """Draw the subject of a reference picture somewhere new; `dsd.model.request.Request` lists the options.
 
     Text encoders and tokenizers may be None where embeddings are passed. `batch_branches`: evaluate the
     branches of the guidance in one call (True), one after the other (False), or as suits the device (None).
@@ -102,7 +103,7 @@ class DSDPipeline(FluxControlPipeline):
         """The side in pixels of the frames this model draws best: half its VAE's picture, at most 512."""
         size = getattr(getattr(self.vae, "config", None), "sample_size", 2 * LARGEST_DEFAULT_FRAME)
         side = min((size if isinstance(size, int) else min(size)) // 2, LARGEST_DEFAULT_FRAME)
-        return max(diptych.MULTIPLE, side // diptych.MULTIPLE * diptych.MULTIPLE)
+        return max(canvas.MULTIPLE, side // canvas.MULTIPLE * canvas.MULTIPLE)
 
     def load_lora_weights(self, *args: Any, **options: Any) -> None:
         """As in diffusers, except that a further LoRA joins the active ones.
@@ -225,7 +226,7 @@ class DSDPipeline(FluxControlPipeline):
             raise ValueError(
                 f"latents must be {list(condition.shape)} (packed canvas), got {list(noise.shape)}"
             )
-        solver, times = quality.schedule(request.plan, self.scheduler, noise.shape[1], device=device)
+        solver, times = sampling.schedule(request.plan, self.scheduler, noise.shape[1], device=device)
         positions = latents.positions(height, 2 * width, vae_scale=self.vae_scale_factor, device=device)
         together, size = self._batched(device, count), (height, width)
         return _Drawing(noise, condition, texts, solver, times, request.guided, positions, size, together)
@@ -235,14 +236,14 @@ class DSDPipeline(FluxControlPipeline):
     def _output(self, request: Request, drawing: _Drawing) -> DSDPipelineOutput:
         if request.output_type == "latent":
             return DSDPipelineOutput(images=drawing.latents, references=None)
-        frames = diptych.split(latents.decode(self.vae, self._unpack(drawing.latents, drawing.size)))
+        frames = canvas.split(latents.decode(self.vae, self._unpack(drawing.latents, drawing.size)))
         reference, target = (
             self.image_processor.postprocess(f, output_type=request.output_type) for f in frames
         )
         return DSDPipelineOutput(images=target, references=reference)
 
     def _preview(self, tokens: Tensor, size: tuple[int, int]) -> list[Image.Image]:
-        _, target = diptych.split(self._unpack(tokens, size))  # half a canvas to decode is half the wait
+        _, target = canvas.split(self._unpack(tokens, size))  # half a canvas to decode is half the wait
         with torch.no_grad():
             return self.image_processor.postprocess(latents.decode(self.vae, target), output_type="pil")
 

@@ -1,7 +1,8 @@
 """FLUX with weights in 8 or 4 bits, by diffusers' and transformers' own bitsandbytes configs; for drawing.
 
 The transformer's two ends stay as they are; the large text encoder is quantised too. CLIP and the VAE are
-small. Training quantises its frozen weights itself (`dsd.student`), because sharding asks more of them.
+small. Training quantises its frozen weights itself (`dsd.training.student`), because sharding asks more of
+them.
 """
 
 from importlib import metadata
@@ -15,8 +16,8 @@ from diffusers.models.model_loading_utils import load_model_dict_into_meta
 from diffusers.quantizers import DiffusersAutoQuantizer
 from packaging.version import Version
 
-from dsd.hub import LoadError
-from dsd.memory import INSTALL, PACKAGE, QUANTISED
+from dsd.files.hub import LoadError
+from dsd.model.memory import INSTALL, PACKAGE, QUANTISED
 
 ENDS = ["x_embedder", "proj_out"]  # what comes in and what goes out: small, and every error in them shows
 OLDEST = Version("0.48")  # before that such models could not move between a GPU and memory

@@ -11,9 +11,9 @@ from diffusers import FluxControlPipeline
 from PIL import Image
 from torch import Tensor
 
-from dsd import diptych
-from dsd.guidance import PLAIN, Branch, branches
-from dsd.quality import Quality, find
+from dsd.model import canvas
+from dsd.model.guidance import PLAIN, Branch, branches
+from dsd.model.sampling import Quality, find
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class Request:
     height: int | None = None  # pixels, a multiple of 16; None is the model's own frame
     width: int | None = None
     num_inference_steps: int | None = None  # None is the quality's: 28 at "best"
-    quality: str | Quality = "best"  # one of dsd.quality.QUALITIES, or a Quality of your own
+    quality: str | Quality = "best"  # one of dsd.model.sampling.QUALITIES, or a Quality of your own
     guidance_scale: float | None = None  # embedded guidance; None is 3.5 where the model has it
     image_guidance_scale: float = 1.0
     text_guidance_scale: float = 1.0
@@ -65,7 +65,7 @@ class Request:
             value = getattr(self, name)
             if value is not None and value < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
-        for name, choices in (("output_type", OUTPUTS), ("fit", diptych.FITS)):
+        for name, choices in (("output_type", OUTPUTS), ("fit", canvas.FITS)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
 
@@ -120,7 +120,7 @@ class Request:
         height, width = own or (default, default)
         height = height if self.height is None else self.height
         width = width if self.width is None else self.width
-        diptych.check_size(width, height)
+        canvas.check_size(width, height)
         if own is not None and own != (height, width):
             raise ValueError(
                 f"the image tensor is {own[1]} x {own[0]}, the frame {width} x {height}: fit it first"

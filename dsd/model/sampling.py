@@ -96,7 +96,7 @@ def schedule(
     a drawing that is cancelled may still take its last one when the next has begun. For all others a dynamic
     shift of `mu` is a static one of exp(mu), and as shifts in a row multiply, one number says all.
     """
-    from dsd import latents
+    from dsd.model import latents
 
     if quality.solver == "euler" and quality.shift == 1.0:
         own = copy.deepcopy(own)

@@ -5,11 +5,11 @@ from PIL import Image
 
 def warning(picture: Image.Image) -> str | None:
     """A plain word where a picture, of any size and mode, is unlike the drawn world; else None."""
-    from dsd import diptych
+    from dsd.model import canvas
     from dsd.pocket import scorer  # both only when asked: a picture of FLUX never needs them
 
     network = scorer.load()
-    seen = diptych.fit(picture, network.size, network.size)
+    seen = canvas.fit(picture, network.size, network.size)
     if network.read([seen])[0].strangeness <= network.strange.item():
         return None
     return (

@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dsd import flow, latents
-from dsd.caches import TOLERATED, DamagedRecord, Record
-from dsd.training_data import Data, Frame
-from dsd.training_options import TrainingError, TrainOptions
+from dsd.model import flow, latents
+from dsd.training.cache import TOLERATED, DamagedRecord, Record
+from dsd.training.data import Data, Frame
+from dsd.training.options import TrainingError, TrainOptions
 
 logger = logging.getLogger(__name__)
 

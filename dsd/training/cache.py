@@ -21,8 +21,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from dsd import diptych, latents, rows
-from dsd.training_options import TrainingError
+from dsd.files import jsonl
+from dsd.model import canvas as diptych
+from dsd.model import latents
+from dsd.training.options import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +113,7 @@ class Store:
             shapes.setdefault(tuple(tensor.shape for tensor in record), []).append(key)
         for keys in shapes.values():
             path = self.folder / f"{text_hash(*keys)}.safetensors"
-            rows.write(path, _file([records[key] for key in keys], keys))
+            jsonl.write(path, _file([records[key] for key in keys], keys))
             self._open(path)
 
 

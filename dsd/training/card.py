@@ -10,12 +10,12 @@ from httpx import TransportError
 from huggingface_hub import HfApi, ModelCardData, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from dsd import hub
-from dsd.generate import public_name
-from dsd.hub import LoadError
-from dsd.pairs import BadRow
-from dsd.training import Trained
-from dsd.training_options import OF_LORA, TrainOptions
+from dsd.files import hub
+from dsd.files.hub import LoadError
+from dsd.files.pairs import BadRow
+from dsd.generate.drawing import public_name
+from dsd.training.loop import Trained
+from dsd.training.options import OF_LORA, TrainOptions
 
 LICENCES = {"Apache-2.0": "apache-2.0"}
 KEPT_BACK = ["run/*", "samples/*", ".*"]  # of the folder, when it is uploaded

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dsd import rows
-from dsd.samples import png
+from dsd.files import jsonl
+from dsd.files.contact_sheet import png
 
 PANELS = {"loss": ("loss",), "scores": ("identity", "following", "product", "copy", "clip_i")}
 COLORS = ("#3465a4", "#c4561a", "#3f8f3f", "#8a4fa3", "#777777")  # by place within a panel
@@ -35,11 +35,11 @@ def write(
 
     ValueError if there is nothing to draw yet. A reference that is not there is left out.
     """
-    own = series(rows.read(Path(file)))
+    own = series(jsonl.read(Path(file)))
     if not any(name in own for names in PANELS.values() for name in names):
         raise ValueError(f"{file} has no row with a step and a loss or a score yet: nothing to draw")
-    other = series(rows.read(Path(reference))) if reference else {}
-    rows.write(Path(out), png(draw(own, reference=other, title=title, note=note)))
+    other = series(jsonl.read(Path(reference))) if reference else {}
+    jsonl.write(Path(out), png(draw(own, reference=other, title=title, note=note)))
 
 
 def series(lines: Iterable[dict]) -> Series:

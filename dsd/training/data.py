@@ -18,10 +18,19 @@ from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
 
-from dsd import diptych, rows
-from dsd.caches import TOLERATED, PictureEncoder, Store, TextEncoder, encode_missing, picture_hash, text_hash
-from dsd.pairs import PICTURES, WANTED, BadRow, Row
-from dsd.training_options import TrainingError, TrainOptions
+from dsd.files import jsonl
+from dsd.files.pairs import PICTURES, WANTED, BadRow, Row
+from dsd.model import canvas as diptych
+from dsd.training.cache import (
+    TOLERATED,
+    PictureEncoder,
+    Store,
+    TextEncoder,
+    encode_missing,
+    picture_hash,
+    text_hash,
+)
+from dsd.training.options import TrainingError, TrainOptions
 
 logger = logging.getLogger(__name__)
 
@@ -90,7 +99,7 @@ def prepare(
     """
     book = _Book(pairs, pictures, texts, frames, bool(options.instruction_share))
     table = _table_file(book, folder)
-    known = {entry["id"]: entry for entry in (rows.read_all(table) if table else []) if book.holds(entry)}
+    known = {entry["id"]: entry for entry in (jsonl.read_all(table) if table else []) if book.holds(entry)}
     blocks = _blocks(len(pairs))
     todo = [block for block in blocks if any(_id(i) not in known for i in block)]
     encode_missing(texts, {text_hash(""): ""})
@@ -114,7 +123,7 @@ def _encode_blocks(book: "_Book", todo: list[range], table: Path | None, on_rows
     for block in todo:
         entries = book.encode(block)
         if table:
-            with rows.writing(rows.shard(table, PartialState().process_index)) as append:
+            with jsonl.writing(jsonl.shard(table, PartialState().process_index)) as append:
                 append(entries)
         fresh += entries
         on_rows(len(fresh), total)

@@ -16,13 +16,15 @@ from accelerate.utils import DistributedType
 from diffusers import FluxTransformer2DModel
 from torch import nn
 
-from dsd import hub, step_cost
-from dsd.caches import PIXELS
-from dsd.memory import ALIVE, BRANCHES, QUANTISED, ROOM, WORKSPACE
-from dsd.memory import gb as _gb
-from dsd.pipeline import DSDPipeline
-from dsd.resume import KEPT as KEPT_STATES
-from dsd.student import (
+from dsd.files import hub
+from dsd.model.memory import ALIVE, BRANCHES, QUANTISED, ROOM, WORKSPACE
+from dsd.model.memory import gb as _gb
+from dsd.model.pipeline import DSDPipeline
+from dsd.training import step_cost
+from dsd.training.cache import PIXELS
+from dsd.training.options import TrainingError, TrainOptions
+from dsd.training.state import KEPT as KEPT_STATES
+from dsd.training.student import (
     INPUT,
     Base,
     check_targets,
@@ -31,7 +33,6 @@ from dsd.student import (
     linear_layers,
     new_columns,
 )
-from dsd.training_options import TrainingError, TrainOptions
 
 # Bytes per token, block and number of the width, in blocks of two streams and of one.
 KEPT = {

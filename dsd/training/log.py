@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dsd import rows
-from dsd.training_options import TrainingError
+from dsd.files import jsonl
+from dsd.training.options import TrainingError
 
 
 class Meter:
@@ -94,14 +94,14 @@ class Curves:
         self.file, self._board = file, _board(board) if board else None
 
     def add(self, step: int, values: dict[str, float]) -> None:
-        with rows.writing(self.file) as append:
+        with jsonl.writing(self.file) as append:
             append([{"step": step, **{name: round(value, 6) for name, value in values.items()}}])
         for name, value in values.items() if self._board else ():
             self._board.add_scalar(name, value, step)
 
     def scores(self) -> list[dict[str, float]]:
         """The reports that hold scores, one a step, in the order of the steps."""
-        found = {row["step"]: row for row in rows.read(self.file) if "loss" not in row}
+        found = {row["step"]: row for row in jsonl.read(self.file) if "loss" not in row}
         return [found[step] for step in sorted(found)]
 
 

@@ -23,17 +23,18 @@ from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from dsd import flow, latents, plan
-from dsd.batches import Batch, Batches
-from dsd.caches import PictureEncoder, TextEncoder
-from dsd.checkpoint import best_device, model_hash
-from dsd.pairs import Row
-from dsd.pipeline import DSDPipeline
-from dsd.resume import Average, Progress, States, gathered_weights, moving_weights, shard_again
-from dsd.student import Base, find_base, open_encoders, open_transformer, save_student, start_columns
-from dsd.training_data import Data, Frame, check_rows, prepare
-from dsd.training_log import Meter
-from dsd.training_options import TrainOptions
+from dsd.files.pairs import Row
+from dsd.model import flow, latents
+from dsd.model.checkpoint import best_device, model_hash
+from dsd.model.pipeline import DSDPipeline
+from dsd.training import estimate
+from dsd.training.batches import Batch, Batches
+from dsd.training.cache import PictureEncoder, TextEncoder
+from dsd.training.data import Data, Frame, check_rows, prepare
+from dsd.training.log import Meter
+from dsd.training.options import TrainOptions
+from dsd.training.state import Average, Progress, States, gathered_weights, moving_weights, shard_again
+from dsd.training.student import Base, find_base, open_encoders, open_transformer, save_student, start_columns
 
 logger = logging.getLogger(__name__)
 
@@ -73,8 +74,8 @@ def train(
     base = find_base(options)
     check_rows(pairs, options)
     accelerator = start(options)
-    made = plan.make(base, options, accelerator, rows=len(pairs), validates=validate is not None)
-    plan.check(made, cache_folder(options, out), out)
+    made = estimate.make(base, options, accelerator, rows=len(pairs), validates=validate is not None)
+    estimate.check(made, cache_folder(options, out), out)
 
     # data
     bf16 = accelerator.mixed_precision == "bf16"

@@ -8,8 +8,8 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from dsd import diptych
-from dsd.request import DEFAULT_GUIDANCE
+from dsd.model import canvas
+from dsd.model.request import DEFAULT_GUIDANCE
 
 ATTENTION = (  # all projections of FLUX's attention: of picture tokens, then of text tokens
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
@@ -174,7 +174,7 @@ def _frame(size: str) -> tuple[int, int]:
         raise TrainingError(f"sizes are written like 512x512, got {size!r}")
     frame = int(width), int(height or width)
     try:
-        diptych.check_size(*frame)
+        canvas.check_size(*frame)
     except ValueError as error:
         raise TrainingError(f"size {size}: {error}") from error
     return frame

@@ -23,8 +23,8 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from dsd import rows
-from dsd.training_options import TrainingError
+from dsd.files import jsonl
+from dsd.training.options import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class States:
         part, whole = self.folder / f".{_name(progress.step)}.part", self.folder / _name(progress.step)
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
-        with rows.explained(whole):
+        with jsonl.explained(whole):
             part.mkdir(parents=True, exist_ok=True)
             self.accelerator.wait_for_everyone()
             self._write(part)
@@ -142,7 +142,7 @@ class States:
         """Note what a whole state is made of, give it its name, and drop the oldest."""
         about = {"step": progress.step, "seconds": progress.seconds, "bound": self.bound}
         about["files"] = _sums(part)
-        rows.write(part / MANIFEST, json.dumps(about, indent=1).encode())
+        jsonl.write(part / MANIFEST, json.dumps(about, indent=1).encode())
         shutil.rmtree(whole, ignore_errors=True)
         part.replace(whole)
         for old in self._found()[KEPT:]:

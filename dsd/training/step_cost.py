@@ -7,8 +7,8 @@ import torch
 from accelerate import Accelerator, init_empty_weights
 from diffusers import FluxTransformer2DModel
 
-from dsd.student import linear_layers, make_trainable, quantise
-from dsd.training_options import TrainOptions
+from dsd.training.options import TrainOptions
+from dsd.training.student import linear_layers, make_trainable, quantise
 
 TRIAL_BLOCKS = 2  # of each kind, in the copy that is timed
 PATIENCE = 5e12  # more operations than that are not timed on a CPU

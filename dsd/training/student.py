@@ -15,12 +15,13 @@ from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from dsd import checkpoint, diptych, hub, latents
-from dsd.checkpoint import ASSETS, LORA
-from dsd.memory import INSTALL
-from dsd.pipeline import DSDPipeline
-from dsd.training_options import TrainingError, TrainOptions
-from dsd.transformer import load_transformer, widen
+from dsd.files import hub
+from dsd.model import canvas, checkpoint, latents
+from dsd.model.checkpoint import ASSETS, LORA
+from dsd.model.memory import INSTALL
+from dsd.model.pipeline import DSDPipeline
+from dsd.model.transformer import load_transformer, widen
+from dsd.training.options import TrainingError, TrainOptions
 
 TEACHERS = {"pocket": str(ASSETS / "teacher")}  # where the preset's own base is a student already
 DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in a few steps
@@ -154,7 +155,7 @@ def start_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
 
 def black_token(pipe: DSDPipeline) -> Tensor:
     """What a black frame is to the transformer: the mean of its tokens, [C]."""
-    black = torch.full((1, 3, pipe.frame_size, pipe.frame_size), diptych.BLACK, device=pipe.vae.device)
+    black = torch.full((1, 3, pipe.frame_size, pipe.frame_size), canvas.BLACK, device=pipe.vae.device)
     return latents.pack(latents.encode(pipe.vae, black))[0].float().mean(0)
 
 

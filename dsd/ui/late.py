@@ -4,7 +4,7 @@ from collections.abc import Callable
 from threading import Lock
 from typing import Generic, TypeVar
 
-from dsd.hub import LoadError
+from dsd.files.hub import LoadError
 
 T = TypeVar("T")
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from dsd.asking import VLM
-from dsd.generate import public_name
-from dsd.recipes import IDENTITY, Recipe
+from dsd.generate.drawing import public_name
+from dsd.grids.recipes import IDENTITY, Recipe
 from dsd.ui.late import Late
+from dsd.vlm.base import VLM
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class Loaded:
 class Wheel:
     """What the Grids and the Curate tab work with."""
 
-    teacher: Late[Any]  # a `dsd.teacher.Teacher`
+    teacher: Late[Any]  # a `dsd.grids.teacher.Teacher`
     recipe: Recipe  # how it is asked
     judge: Late[VLM] | None = None  # None: nobody can judge this teacher's sheets
     about: str = ""  # what a visitor should know of who draws and who judges

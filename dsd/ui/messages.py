@@ -9,6 +9,8 @@ import re
 
 import gradio as gr
 
+from dsd.doctor import doctor
+
 logger = logging.getLogger(__name__)
 LINK = re.compile(r"\[([^\]]+)\]\((https://[^)\s]+)\)")  # of Markdown
 
@@ -23,7 +25,7 @@ def explained(error: Exception) -> str:
     if not isinstance(error, ValueError):
         logger.error("unforeseen", exc_info=error)
         return "Something went wrong here. Try again, or try another picture."
-    return sentence(str(error))
+    return sentence(doctor.remedy(error))
 
 
 def sentence(text: str) -> str:

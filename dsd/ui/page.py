@@ -9,8 +9,11 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read once, when gr
 
 import gradio as gr
 
-from dsd.ui import curate_tab, generate_tab, grids_tab, uploads
+from dsd.ui import uploads
+from dsd.ui.curate import tab as curate_tab
 from dsd.ui.gate import Page
+from dsd.ui.generate import tab as generate_tab
+from dsd.ui.grids import tab as grids_tab
 from dsd.ui.loaded import Loaded, Wheel, shown_name
 from dsd.ui.messages import notice, sentence
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from dsd import intake, provenance
+from dsd.files import intake
+from dsd.generate import provenance
 
 KEPT = 6 * 3600  # seconds
 EVERY = 3600  # seconds between two sweeps

@@ -26,7 +26,7 @@ from ipaddress import ip_address
 
 import httpx
 
-from dsd.asking import VLMError
+from dsd.vlm.base import VLMError
 
 AGAIN = (408, 429, 500, 502, 503, 504)
 AWAY = (502, 503, 504)  # a gateway, or a server, that says that nobody is there

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel
 
-from dsd import hub
-from dsd.asking import VLM
-from dsd.checkpoint import best_device
-from dsd.hub import LoadError
-from dsd.vlm_local import LocalVLM, explained, placed, short_name
+from dsd.files import hub
+from dsd.files.hub import LoadError
+from dsd.model.checkpoint import best_device
+from dsd.vlm.base import VLM
+from dsd.vlm.local import LocalVLM, explained, placed, short_name
 
 JUDGE = "judge"
 AT_ONCE = 64  # pictures a pass; vectors do not depend on it, memory does

@@ -17,9 +17,9 @@ from queue import SimpleQueue
 import httpx
 from PIL import Image
 
-from dsd.asking import VLM, Request, VLMError, check_options
-from dsd.hub import LoadError
-from dsd.vlm_line import BudgetError, Limits, Line
+from dsd.files.hub import LoadError
+from dsd.vlm.base import VLM, Request, VLMError, check_options
+from dsd.vlm.client import BudgetError, Limits, Line
 
 KEY = "DSD_VLM_KEY"
 Job = tuple[Request, "Future[str]"]
@@ -124,8 +124,8 @@ def open_http(
 
     `model` None takes the only one that the server has. `key` names the environment variable that holds the
     key; a server on one's own machine needs none. `in_flight` requests at a time, `timeout` seconds for each,
-    `retries` of each, `patience` seconds of silence, `budget` requests in all (see `dsd.vlm_line`). LoadError
-    for an address or model that cannot be asked, VLMError for options that cannot be followed.
+    `retries` of each, `patience` seconds of silence, `budget` requests in all (see `dsd.vlm.client`).
+    LoadError for an address or model that cannot be asked, VLMError for options that cannot be followed.
     """
     check_options(max_tokens=max_tokens, temperature=temperature, in_flight=in_flight)
     limits = Limits(timeout=timeout, retries=retries, patience=patience, budget=budget)

@@ -29,10 +29,10 @@ from transformers import (
 )
 from transformers.utils import is_torchvision_available
 
-from dsd import hub
-from dsd.asking import VLM, Request, check_options
-from dsd.checkpoint import ASSETS, best_device, weights_hash
-from dsd.hub import LoadError
+from dsd.files import hub
+from dsd.files.hub import LoadError
+from dsd.model.checkpoint import ASSETS, best_device, weights_hash
+from dsd.vlm.base import VLM, Request, check_options
 
 POCKET = ASSETS / "judge"
 # Their stock processors want torchvision, for videos, which are never asked about here.

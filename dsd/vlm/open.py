@@ -1,14 +1,14 @@
 """Opens a vision-language model by name: `open_vlm(name).ask(question, images)`, whichever kind it is.
 
-`pocket` is the embedded one; a folder or hub id runs on this machine (`dsd.vlm_local`); an address, such as
-`http://host/v1`, is asked over HTTP (`dsd.vlm_http`). What is asked is not known here.
+`pocket` is the embedded one; a folder or hub id runs on this machine (`dsd.vlm.local`); an address, such as
+`http://host/v1`, is asked over HTTP (`dsd.vlm.http`). What is asked is not known here.
 """
 
 import inspect
 from collections.abc import Callable
 
-from dsd.asking import VLM, Request, VLMError
-from dsd.hub import LoadError
+from dsd.files.hub import LoadError
+from dsd.vlm.base import VLM, Request, VLMError
 
 __all__ = ["VLM", "LoadError", "Request", "VLMError", "open_vlm"]
 
@@ -16,8 +16,8 @@ __all__ = ["VLM", "LoadError", "Request", "VLMError", "open_vlm"]
 def open_vlm(name: str, **options: object) -> VLM:
     """Open `pocket`, a folder, a hub id, or the address of an OpenAI-compatible server (`http://host/v1`).
 
-    Options of a model on this machine are those of `dsd.vlm_local.open_local`: batch, max_tokens,
-    temperature, device, dtype. Options of a server are those of `dsd.vlm_http.open_http`: model, key (the
+    Options of a model on this machine are those of `dsd.vlm.local.open_local`: batch, max_tokens,
+    temperature, device, dtype. Options of a server are those of `dsd.vlm.http.open_http`: model, key (the
     name of the variable that holds it), max_tokens, temperature, in_flight, timeout, retries, patience,
     budget. None stands for the default. LoadError (a ValueError) for an option that the model does not have,
     and for a model that cannot be opened.
@@ -35,9 +35,9 @@ def open_vlm(name: str, **options: object) -> VLM:
 def _opener(name: str) -> Callable[..., VLM]:
     # Imported here: asking a server needs neither torch nor transformers, which take seconds to arrive.
     if name.startswith(("http://", "https://")):
-        from dsd.vlm_http import open_http
+        from dsd.vlm.http import open_http
 
         return open_http
-    from dsd.vlm_local import open_local
+    from dsd.vlm.local import open_local
 
     return open_local

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from dsd import checkpoint, flow, latents
-from dsd.pipeline import DSDPipeline
-from dsd.rows import Row
-from dsd.student import make_trainable, quantise
-from dsd.training_options import TrainOptions
+from dsd.files.jsonl import Row
+from dsd.model import checkpoint, flow, latents
+from dsd.model.pipeline import DSDPipeline
+from dsd.training.options import TrainOptions
+from dsd.training.student import make_trainable, quantise
 
 FRAMES = (512, 768)  # pixels
 TEXT = 512  # tokens
@@ -149,7 +149,7 @@ def evaluation_rows(model: FluxTransformer2DModel, frames: tuple[int, ...], most
             model(**given)
         flops[side] = counter.get_total_flops()
         yield _evaluation(model, given, side, flops[side], most, compiled=False)
-    model.compile_repeated_blocks(fullgraph=True, dynamic=True)  # as `dsd.compiling` does
+    model.compile_repeated_blocks(fullgraph=True, dynamic=True)  # as `dsd.model.compile` does
     for side in frames:
         yield _evaluation(model, inputs(model, side), side, flops[side], most, compiled=True)
 

@@ -3,7 +3,7 @@
 The published way is a straight loop, written here out of diffusers' parts: with guidance three separate
 evaluations a step, whatever the scales are, but for the first two steps. Both draw the same picture from the
 same noise; they take turns, and each row is a ratio of medians within this one run. What the architecture of
-FLUX.1-dev costs on a card comes last (`train.bench_gpu`).
+FLUX.1-dev costs on a card comes last (`train.bench.gpu`).
 """
 
 import argparse
@@ -17,8 +17,8 @@ from diffusers.pipelines.flux.pipeline_flux_control import calculate_shift, retr
 from PIL import Image
 from torch import Tensor
 
-from dsd.pocket.validation import validation_set
-from dsd.rows import Row
+from dsd.evaluation.critters import validation_set
+from dsd.files.jsonl import Row
 
 UNGUIDED = 2  # steps before guidance starts
 SCALES = ((1.0, 1.0), (1.5, 1.5), (1.0, 2.0), (1.5, 1.0))  # image, text: one, two, two and three branches
@@ -152,8 +152,8 @@ def by_turns(ways: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, li
 
 def inference_rows(args: argparse.Namespace) -> Iterator[Row]:
     """The pipeline against the straight loop, then the card."""
-    from dsd.checkpoint import best_device
-    from train.bench_gpu import gpu_rows
+    from dsd.model.checkpoint import best_device
+    from train.bench.gpu import gpu_rows
     from train.comparison import open_student
 
     pipe = open_student(args.model, base="pocket", device=args.device or best_device())

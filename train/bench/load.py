@@ -27,13 +27,15 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from dsd import diptych, intake, provenance
+from dsd.files import intake
+from dsd.files.jsonl import Row
+from dsd.generate import provenance
+from dsd.model import canvas
 from dsd.pocket.draw import draw
-from dsd.pocket.words import phrase
+from dsd.pocket.phrases import phrase
 from dsd.pocket.world import sample_context, sample_critter
-from dsd.rows import Row
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 API = "/gradio_api"
 WARM = 120  # pictures before memory is read for the first time: by then as many sessions are kept as may be
 START = 900  # seconds that a machine which is busy with other things may take to open the app
@@ -146,7 +148,7 @@ class Client:
         data = self.app.http.get(f"{API}/file={file['path']}").raise_for_status().content
         with Image.open(BytesIO(data)) as picture:
             settings, frame = provenance.read_settings(picture), provenance.read_reference(picture)
-        expected = diptych.fit(self.picture, *self.picture.size)
+        expected = canvas.fit(self.picture, *self.picture.size)
         mine = (settings["seed"], settings["prompt"]) == (seed, intake.check_prompt(self.prompt))
         return said == seed and mine and frame.tobytes() == expected.tobytes()
 

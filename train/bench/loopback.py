@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from dsd.vlm import Request, open_vlm
+from dsd.vlm.open import Request, open_vlm
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MODELS = {"data": [{"id": "loopback"}]}
 
 
@@ -84,7 +84,7 @@ def serving(
 @contextmanager
 def elsewhere(delay: float) -> Iterator[str]:
     """A server in a process of its own, as real ones are: it takes `delay` seconds for each answer."""
-    command = [sys.executable, "-m", "train.loopback", str(delay)]
+    command = [sys.executable, "-m", "train.bench.loopback", str(delay)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
             yield process.stdout.readline().strip()

@@ -3,7 +3,7 @@
 Every way draws the same held-out critters from the same seeds. What it costs is told in seconds of the
 processor, which a busy machine changes little, and in evaluations of the whole model a picture, which it does
 not change at all; what it is worth is CP x PF. The first row, `best`, is what the others are compared with.
-Run it again when the weights change: `dsd.quality.QUALITIES` is chosen from its table.
+Run it again when the weights change: `dsd.model.sampling.QUALITIES` is chosen from its table.
 """
 
 import argparse
@@ -20,12 +20,12 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dsd.checkpoint import best_device
-from dsd.generate import Options
-from dsd.pocket.validation import CritterScorer, validation_set
-from dsd.quality import QUALITIES, Quality
-from dsd.rows import Row
-from dsd.scores import Case, Scores, difference, evaluate, measure_levels
+from dsd.evaluation.critters import CritterScorer, validation_set
+from dsd.evaluation.scores import Case, Scores, difference, evaluate, measure_levels
+from dsd.files.jsonl import Row
+from dsd.generate.drawing import Options
+from dsd.model.checkpoint import best_device
+from dsd.model.sampling import QUALITIES, Quality
 
 BATCH = 16
 BEST = "best"

@@ -1,6 +1,7 @@
 """How fast training is: `python -m train.bench training`, one line of JSON a row.
 
-The loop of `dsd.training` is run as it is, in processes of its own: on cached latents and texts, and as the
+The loop of `dsd.training.loop` is run as it is, in processes of its own: on cached latents and texts, and as
+the
 usual script does it, with pictures and texts encoded at every step. The two take turns in short rounds and
 medians are taken, so that a machine busy with other work slows both alike; the processes' own CPU time, which
 other work moves less, is told beside the wall time.
@@ -24,14 +25,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dsd import diptych, latents, training
-from dsd.batches import Batch, Batches, _noise
-from dsd.command import quiet
-from dsd.pocket.validation import validation_set
-from dsd.resume import States
-from dsd.rows import Row
-from dsd.samples import png
-from dsd.training_options import SUITED, TrainOptions
+from dsd.evaluation.critters import validation_set
+from dsd.files.contact_sheet import png
+from dsd.files.jsonl import Row
+from dsd.generate.command import quiet
+from dsd.model import canvas, latents
+from dsd.training import loop as training
+from dsd.training.batches import Batch, Batches, _noise
+from dsd.training.options import SUITED, TrainOptions
+from dsd.training.state import States
 
 SIDES = {"pocket": (64, 96, 128)}  # frames of the table, in pixels
 OTHER_SIDES = (256, 512, 768)
@@ -89,7 +91,7 @@ class Encoding(Batches):
     def _sample(self, row: int, instructed: float, wordless: float, blind: float) -> tuple:
         """Both frames [3, H, W], the words, and whether the reference is dropped."""
         pair, frame = self.data.pairs[row], self.data.frames[0]
-        frames = diptych.to_tensor([diptych.fit(pair[name], *frame) for name in ("conditioning", "target")])
+        frames = canvas.to_tensor([canvas.fit(pair[name], *frame) for name in ("conditioning", "target")])
         words = pair["instruction"] if instructed < self.options.instruction_share else pair["caption"]
         empty = wordless < self.options.text_dropout
         return frames, "" if empty else words, blind < self.options.image_dropout
@@ -99,7 +101,7 @@ class Encoding(Batches):
         frames, words, blind = zip(*samples, strict=True)
         references, targets = torch.stack(frames).unbind(1)
         data = self._latents(torch.cat([references, targets], dim=3))  # [B, 3, H, 2W]
-        black = torch.full_like(targets, diptych.BLACK)
+        black = torch.full_like(targets, canvas.BLACK)
         condition = self._latents(torch.cat([references, black], dim=3))
         condition[torch.tensor(blind)] = 0
         pipe = self.data.pipe

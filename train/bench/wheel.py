@@ -14,18 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dsd import curation, grids, prompts, rows
-from dsd.command import quiet
-from dsd.rows import Row
-from dsd.verdict import Thresholds
-from dsd.vlm import VLM, Request, open_vlm
+from dsd.curation import judge as curation
+from dsd.curation.verdict import Thresholds
+from dsd.files import jsonl
+from dsd.files.jsonl import Row
+from dsd.generate.command import quiet
+from dsd.grids import grids, prompts
+from dsd.vlm.open import VLM, Request, open_vlm
 from train import command
+from train.bench.loopback import speedup
 from train.blocks import join
 from train.grids import stage
-from train.loopback import speedup
 
 if TYPE_CHECKING:
-    from dsd.similarity import Embedder
+    from dsd.vlm.embed import Embedder
 
 BATCHES = (1, 8, 32)
 
@@ -74,7 +76,7 @@ def _row(part: str, batch: int, count: int, unit: str, total: float, model: floa
 
 def bench_grids(folder: Path, count: int, steps: int | None) -> Iterator[Row]:
     """Prompts to checked PNGs on disk, as `train.grids` does it."""
-    from dsd.teacher import draw, load_teacher
+    from dsd.grids.teacher import draw, load_teacher
 
     teacher = load_teacher("pocket", steps=steps)
     asked = _prompts(folder, count)
@@ -95,15 +97,15 @@ def _prompts(folder: Path, count: int) -> list[Row]:
 
 def bench_judge(run: Path) -> Iterator[Row]:
     """Sheets on disk to judged rows on disk, as `train.curate` does it."""
-    from dsd.similarity import open_embedder
+    from dsd.vlm.embed import open_embedder
 
-    sheets = rows.read_all(grids.table(run))
+    sheets = jsonl.read_all(grids.table(run))
     for batch in BATCHES:
         vlm = open_vlm("pocket", batch=batch)
         judge, eyes = TimedVLM(vlm), TimedEyes(open_embedder("judge", vlm=vlm))
         do = partial(curation.judge_sheets, run=run, vlm=judge, embedder=eyes, thresholds=Thresholds())
         began = time.perf_counter()
-        rows.run_blocks(run / f"pairs-{batch}.jsonl", sheets, do, batch=16, item_of=curation.grid_of)
+        jsonl.run_blocks(run / f"pairs-{batch}.jsonl", sheets, do, batch=16, item_of=curation.grid_of)
         total, model = time.perf_counter() - began, judge.seconds + eyes.embed.seconds
         yield _row("judge", batch, len(sheets) * math.comb(4, 2), "pairs", total, model)
 
@@ -143,23 +145,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def _rows(args: argparse.Namespace) -> Iterator[Row]:
     if args.what == "load":
-        from train.bench_load import load
+        from train.bench.load import load
 
         return load(args.clients, args.minutes, args.pictures, args.steps or 4)
     if args.what == "training":
-        from train.bench_training import training_rows
+        from train.bench.training import training_rows
 
         return training_rows(args.count, args.steps, args.model)
     if args.what == "inference":
-        from train.bench_inference import inference_rows
+        from train.bench.inference import inference_rows
 
         return inference_rows(args)
     if args.what == "qualities":
-        from train.bench_qualities import quality_rows
+        from train.bench.qualities import quality_rows
 
         return quality_rows(args)
     return wheel(args.count, args.steps)
-
-
-if __name__ == "__main__":
-    command.run(main)

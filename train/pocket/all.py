@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from dsd import rows
+from dsd.files import jsonl
 from train.pocket.presets import PRESETS
 
 SHEETS, ROWS = 20_000, 24_000
@@ -63,7 +63,7 @@ def _shared(name: str, *arguments: str) -> list[str]:
 def build(run: Path, todo: Iterator[Part], call: Callable[[list[str]], int], most: int | None = None) -> None:
     """Do what is not done yet, at most `most` parts; raise SystemExit with the code of a part that fails."""
     table = run / "all.jsonl"
-    done = {row["id"]: row["arguments"] for row in rows.read_all(table)}
+    done = {row["id"]: row["arguments"] for row in jsonl.read_all(table)}
     for name, arguments in todo:
         if done.get(name) == arguments:
             continue
@@ -77,7 +77,7 @@ def build(run: Path, todo: Iterator[Part], call: Callable[[list[str]], int], mos
         if code := call(arguments):
             print(f"{name} failed; the same command goes on with it", file=sys.stderr)
             raise SystemExit(code)
-        with rows.writing(table) as append:
+        with jsonl.writing(table) as append:
             append([{"id": name, "seconds": round(time.monotonic() - began), "arguments": arguments}])
 
 

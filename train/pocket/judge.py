@@ -1,7 +1,7 @@
 """The embedded judge, a stock `LlavaForConditionalGeneration`: `python -m train.pocket.judge RUN`.
 
 First its eyes (a SigLIP tower) learn to read the drawn world's traits, then the whole model learns to compare
-two pictures, to describe one, and to say what changes, in the words of `dsd.recipes.CRITTERS`. It sees
+two pictures, to describe one, and to say what changes, in the words of `dsd.grids.recipes.CRITTERS`. It sees
 renders, and renders as the VAE and the teacher redraw them; held-out critters are not among them.
 """
 
@@ -23,8 +23,8 @@ from transformers import (
     SiglipVisionConfig,
 )
 
+from dsd.grids.recipes import ANSWER, CRITTERS
 from dsd.pocket.scorer import CHOICES, NUMBERS
-from dsd.recipes import ANSWER, CRITTERS
 from train.pocket import judge_words as words
 from train.pocket import latents as sheets
 from train.pocket import redrawn, scenes

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 
-from dsd.grading import NEEDS
+from dsd.curation.judge_evaluation import NEEDS
 from train.pocket import scenes
 from train.pocket.vae import TRAIN_SEED
 

@@ -8,6 +8,7 @@ compare words far apart without having written anything down.
 import numpy as np
 import torch
 
+from dsd.grids.recipes import ANSWER, CRITTERS
 from dsd.pocket.scorer import (
     ANGLES,
     RANGES,
@@ -19,7 +20,6 @@ from dsd.pocket.scorer import (
 )
 from dsd.pocket.words import VOCABULARY, describe_context, describe_critter
 from dsd.pocket.world import Context, Critter
-from dsd.recipes import ANSWER, CRITTERS
 
 # part of the subject -> the named traits and the numbers that belong to it; all of them have words
 PARTS = {

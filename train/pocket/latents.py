@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from dsd import latents
+from dsd.model import latents
 from dsd.pocket.draw import draw
 from train.pocket import scenes
 from train.pocket import vae as pocket_vae

@@ -234,7 +234,7 @@ def descend(
     `state` holds `model`, its `average` and its `optimizer`; `loss` is a function of the step. The mean loss
     since the last line, and the steps a second, are printed every 100 steps.
     """
-    torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.student.make_trainable`
+    torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.training.student.make_trainable`
     model, average, optimizer = (state.objects[part] for part in ("model", "average", "optimizer"))
     losses, since = [], time.monotonic()
     while (passed := state.passed) < 1:

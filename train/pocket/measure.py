@@ -14,16 +14,16 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from dsd.checkpoint import ASSETS, load_pipeline
-from dsd.pipeline import DSDPipeline
+from dsd.evaluation.critters import CritterScorer, Scene, case
+from dsd.evaluation.scores import Case, Interval, evaluate, measure_levels
+from dsd.evaluation.validation import by_student, by_teacher, sample_sheet
+from dsd.grids.teacher import SETTINGS
+from dsd.model.checkpoint import ASSETS, load_pipeline
+from dsd.model.pipeline import DSDPipeline
 from dsd.pocket.draw import draw, draw_grid
 from dsd.pocket.scorer import Reading, Scorer, followed, kept, same_identity
-from dsd.pocket.validation import CritterScorer, Scene, case
 from dsd.pocket.words import caption, grid_prompt
 from dsd.pocket.world import Context, Critter, sample_context, sample_critter
-from dsd.scores import Case, Interval, evaluate, measure_levels
-from dsd.teacher import SETTINGS
-from dsd.validation import by_student, by_teacher, sample_sheet
 from train.pocket import scenes, vae
 from train.pocket.edges import sharpness, token_edges
 from train.pocket.loop import device

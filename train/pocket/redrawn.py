@@ -14,12 +14,12 @@ from diffusers import AutoencoderKL
 from PIL import Image
 from torch import Tensor
 
-from dsd import flow
-from dsd.latents import decode, positions, unpack
+from dsd.grids.teacher import SETTINGS
+from dsd.model import flow
+from dsd.model.latents import decode, positions, unpack
 from dsd.pocket import scorer
 from dsd.pocket.scorer import kept
 from dsd.pocket.words import grid_prompt, relight_prompt
-from dsd.teacher import SETTINGS
 from train.pocket import latents as sheets
 from train.pocket import scenes
 from train.pocket.judge_words import PARTS

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from dsd import rows
+from dsd.files import jsonl
 from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context
 from train.pocket import scenes
@@ -24,7 +24,7 @@ SHARD_ROWS = 5000
 
 
 def sample(index: int, families: int, panel: int) -> list[dict]:
-    """Return both orders of pair number `index`, as rows of `dsd.pairs`; a function of the index."""
+    """Return both orders of pair number `index`, as rows of `dsd.files.pairs`; a function of the index."""
     rng = np.random.default_rng((SEED, index))
     family = int(rng.integers(families))
     first, second = (int(p) for p in rng.permutation(scenes.SAME)[:2])
@@ -53,7 +53,7 @@ def png(image: Image.Image) -> dict:
 
 
 def write(preset: Preset, count: int, out: Path) -> None:
-    """`count` rows, an even number, as parquet files that `dsd.pairs.read_pairs` opens."""
+    """`count` rows, an even number, as parquet files that `dsd.files.pairs.read_pairs` opens."""
     import pyarrow
     import pyarrow.parquet
 
@@ -65,7 +65,7 @@ def write(preset: Preset, count: int, out: Path) -> None:
         shard = pyarrow.Table.from_pylist([one for both in pairs for one in both])
         file = io.BytesIO()
         pyarrow.parquet.write_table(shard, file, row_group_size=50)
-        rows.write(out / f"train-{number:05d}-of-{len(starts):05d}.parquet", file.getvalue())
+        jsonl.write(out / f"train-{number:05d}-of-{len(starts):05d}.parquet", file.getvalue())
 
 
 def main() -> None:

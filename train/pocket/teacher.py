@@ -14,8 +14,8 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
 
-from dsd import flow
-from dsd.latents import positions
+from dsd.model import flow
+from dsd.model.latents import positions
 from train.pocket import latents as sheets
 from train.pocket import scenes, text
 from train.pocket.lessons import SEED, Batch, Sampler

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 from PIL import Image
 
-from dsd.rows import Row
-from dsd.ui import judged
-from dsd.verdict import SAME
+from dsd.curation.verdict import SAME
+from dsd.files.jsonl import Row
+from dsd.ui.curate import judged
 
 LARGEST = 256  # pixels of a picture on a card; larger ones are made smaller, or a page would weigh megabytes
 LIGHT = {"format": "WEBP", "quality": 90}
@@ -81,7 +81,7 @@ def _bar(reason: str, count: int, total: int) -> str:
 
 
 def agreement(found: Row) -> str:
-    """Counts, share and kappa; what `dsd.curation.agreement` returns."""
+    """Counts, share and kappa; what `dsd.curation.judge.agreement` returns."""
     if not found["pairs"]:
         return (
             '<p class="dsd-quiet">Accept or reject some pairs. Then you see here how often the judge would '

@@ -16,14 +16,17 @@ from typing import Any
 
 import gradio as gr
 
-from dsd import curation, review, rows
-from dsd.review import Decisions, Review
-from dsd.rows import Row, RunError
-from dsd.ui import curate_cards, judged
-from dsd.ui.generating import whole
+from dsd.curation import judge as curation
+from dsd.curation import review
+from dsd.curation.review import Decisions, Review
+from dsd.curation.verdict import DROP, KEEP, REASONS, SAME, Thresholds
+from dsd.files import jsonl
+from dsd.files.jsonl import Row, RunError
+from dsd.ui.curate import cards as curate_cards
+from dsd.ui.curate import judged
+from dsd.ui.generate.handlers import whole
 from dsd.ui.loaded import Wheel
 from dsd.ui.messages import explained, notice, problem
-from dsd.verdict import DROP, KEEP, REASONS, SAME, Thresholds
 
 CARDS = 6  # on a page
 OPEN = "secondary"  # looks of a button that was not chosen
@@ -210,7 +213,7 @@ class Curating:
         """The labels as the lines of a `labels.jsonl`, with the run's own verdict beside each."""
         given = said
         if self.saves:
-            given = {row["id"]: row for row in rows.read(self.run / "labels.jsonl")}
+            given = {row["id"]: row for row in jsonl.read(self.run / "labels.jsonl")}
         if not given:
             gr.Warning("Accept or reject a pair first.", title="There are no labels yet")
             return ""

@@ -4,8 +4,7 @@ import html
 import re
 from collections.abc import Mapping
 
-from dsd.rows import Row
-from dsd.verdict import (
+from dsd.curation.verdict import (
     DIFFERENT,
     DROP,
     KEEP,
@@ -17,6 +16,7 @@ from dsd.verdict import (
     UNASKED,
     UNREADABLE,
 )
+from dsd.files.jsonl import Row
 
 WORDS = {  # reason -> what it means, for somebody who never heard of it
     SAME: "both show the same one",

@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from dsd import review
+from dsd.curation import review
+from dsd.curation.verdict import KEEP, TOP_SCORE, Thresholds
 from dsd.ui import messages
-from dsd.ui.curating import CARDS
-from dsd.verdict import KEEP, TOP_SCORE, Thresholds
+from dsd.ui.curate.handlers import CARDS
 
 
 class Limits(NamedTuple):

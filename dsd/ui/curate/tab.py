@@ -4,12 +4,12 @@ from functools import partial
 
 import gradio as gr
 
-from dsd.ui import curate_layout
-from dsd.ui.curate_layout import Limits, Opinion, Pages
-from dsd.ui.curating import Curating
+from dsd.curation.verdict import DROP, KEEP
+from dsd.ui.curate import layout
+from dsd.ui.curate.handlers import Curating
+from dsd.ui.curate.layout import Limits, Opinion, Pages
 from dsd.ui.events import AT_ONCE, scroll_to
 from dsd.ui.loaded import Wheel
-from dsd.verdict import DROP, KEEP
 
 SAVE = """text => { if (!text) return;
   const link = document.createElement("a");
@@ -20,15 +20,15 @@ SAVE = """text => { if (!text) return;
 def build(wheel: Wheel, tab: gr.Tab) -> None:
     """Add the tab to the page under construction. The run is read when somebody comes to it."""
     work = Curating(wheel)
-    message = curate_layout.introduction()
+    message = layout.introduction()
     with gr.Row(equal_height=False, visible=False, elem_classes="dsd-columns") as body:
         with gr.Column(scale=4, min_width=300, elem_classes="dsd-aside"):
             with gr.Column(elem_classes="dsd-limits"):
-                limits = curate_layout.limits()
+                limits = layout.limits()
             with gr.Column(elem_classes="dsd-opinion"):
-                opinion = curate_layout.opinion()
+                opinion = layout.opinion()
         with gr.Column(scale=8, min_width=320):
-            pages = curate_layout.pages()
+            pages = layout.pages()
     _Wiring(work, limits, opinion, pages).wire(tab, message, body)
 
 

@@ -12,9 +12,9 @@ from datetime import timedelta
 
 from PIL import Image
 
-from dsd import space
-from dsd.generate import BATCH, Options, Progress
-from dsd.guidance import branches
+from dsd.doctor import space
+from dsd.generate.drawing import BATCH, Options, Progress
+from dsd.model.guidance import branches
 from dsd.ui.messages import roughly
 
 SECONDS_PER_EVALUATION = 0.35  # of a 512-pixel frame on a ZeroGPU device: an allowance, not a measurement

@@ -11,7 +11,8 @@ import gradio as gr
 import spaces
 from PIL import Image
 
-from dsd import captions, intake
+from dsd.curation import captions
+from dsd.files import intake
 from dsd.ui import uploads
 from dsd.ui.loaded import Loaded
 from dsd.ui.messages import explained, notice, problem, sentence

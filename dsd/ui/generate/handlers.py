@@ -14,10 +14,13 @@ import gradio as gr
 import spaces
 from PIL import Image
 
-from dsd import checkpoint, diptych, generate, intake, known_words
-from dsd.generate import Options, Progress
-from dsd.ui import restoring, uploads
-from dsd.ui.cost import Pace
+from dsd.files import intake
+from dsd.generate import drawing
+from dsd.generate.drawing import Options, Progress
+from dsd.model import canvas, checkpoint, known_words
+from dsd.ui import uploads
+from dsd.ui.generate import restoring
+from dsd.ui.generate.cost import Pace
 from dsd.ui.loaded import Loaded
 from dsd.ui.messages import done, explained, notice, problem, status, time_left
 
@@ -39,7 +42,7 @@ class Generating:
         @spaces.GPU(duration=self.pace.gpu_seconds)
         def steps(image: Image.Image, options: Options) -> Iterator[Progress]:
             try:
-                yield from generate.stream(
+                yield from drawing.stream(
                     loaded.pipe,
                     image,
                     options,
@@ -74,7 +77,7 @@ class Generating:
         self, steps: Iterator[Progress], options: Options, folder: Path
     ) -> Iterator[tuple[Any, ...]]:
         """What to show at every step; finished pictures stay when ZeroGPU's time ends before the others."""
-        results: list[generate.Result] = []
+        results: list[drawing.Result] = []
         try:
             for progress in steps:
                 results = progress.results
@@ -103,9 +106,9 @@ class Generating:
         return _gallery(ready + growing, buttons=["fullscreen"]), gr.skip(), status(line, share), gr.skip()
 
     @staticmethod
-    def _saved(results: list[generate.Result], folder: Path) -> tuple[list, list]:
+    def _saved(results: list[drawing.Result], folder: Path) -> tuple[list, list]:
         """Files, not pictures: gradio would encode pictures anew and lose the settings they carry."""
-        pictures = [generate.save(result, folder / f"dsd-{result.seed}.png") for result in results]
+        pictures = [drawing.save(result, folder / f"dsd-{result.seed}.png") for result in results]
         named = [(str(path), f"seed {result.seed}") for path, result in zip(pictures, results, strict=True)]
         return named, [(result.reference, f"seed {result.seed}") for result in results]
 
@@ -148,7 +151,7 @@ class Generating:
             with closing(self._timed(frame, options)) as all_steps, uploads.workplace() as folder:
                 for progress in all_steps:
                     files = [
-                        str(generate.save(r, Path(folder) / f"dsd-{r.seed}.png")) for r in progress.results
+                        str(drawing.save(r, Path(folder) / f"dsd-{r.seed}.png")) for r in progress.results
                     ]
                     yield files, [result.seed for result in progress.results]
         except Exception as error:  # gradio would answer without a word, or with too many
@@ -197,7 +200,7 @@ class Generating:
             prompt=intake.check_prompt(prompt),
             count=whole(count),
             steps=whole(steps),
-            seed=whole(generate.pick_seed(None if new_seed else seed)),
+            seed=whole(drawing.pick_seed(None if new_seed else seed)),
             image_guidance=image_guidance,
             text_guidance=text_guidance,
             guidance=guidance,
@@ -206,8 +209,8 @@ class Generating:
             fit=fit,
             quality=quality,
         )
-        generate.check(self.loaded.pipe, options)
-        return diptych.fit(uploads.open_upload(image), options.width, options.height, options.fit), options
+        drawing.check(self.loaded.pipe, options)
+        return canvas.fit(uploads.open_upload(image), options.width, options.height, options.fit), options
 
     def see(self, image: str | None, width: int, height: int, fit: str) -> tuple[Image.Image | None, gr.HTML]:
         """What the model will see of an upload, and what there is to say about it."""
@@ -216,7 +219,7 @@ class Generating:
         try:
             picture = uploads.open_upload(image)
             restoring.check_size(self.loaded, width, height)
-            frame = diptych.fit(picture, whole(width), whole(height), fit)
+            frame = canvas.fit(picture, whole(width), whole(height), fit)
             warning = self.loaded.warn(picture) if self.loaded.warn else None
         except Exception as error:  # the page must never be left waiting
             return None, gr.HTML(problem(explained(error)), visible=True)

@@ -12,11 +12,14 @@ from typing import Any
 import gradio as gr
 from PIL import Image
 
-from dsd import diptych, generate, intake, provenance, quality
-from dsd.generate import Options
+from dsd.files import intake
+from dsd.generate import drawing, provenance
+from dsd.generate.drawing import Options
+from dsd.model import canvas
+from dsd.model import sampling as quality
 from dsd.ui import uploads
-from dsd.ui.generate_layout import MAX_COUNT
-from dsd.ui.generating import Generating
+from dsd.ui.generate.handlers import Generating
+from dsd.ui.generate.layout import MAX_COUNT
 from dsd.ui.messages import explained, problem
 
 KEPT = 24
@@ -71,7 +74,7 @@ class History:
             picture = opened(visit.picked)
             if against == BEFORE and visit.before:
                 left, label = opened(visit.before), "the one picked before"
-                left = diptych.fit(left, *picture.size, "pad")  # the two may differ in size
+                left = canvas.fit(left, *picture.size, "pad")  # the two may differ in size
             else:
                 left, label = provenance.read_reference(picture), "its reference"
         except ValueError as error:
@@ -112,7 +115,7 @@ def opened(path: str | None) -> Image.Image:
 def about(path: str) -> str:
     """What was asked for, as HTML; in its place, what is wrong with the file."""
     try:
-        options = generate.options_from(provenance.read_settings(opened(path)))
+        options = drawing.options_from(provenance.read_settings(opened(path)))
     except ValueError as error:
         return problem(explained(error))
     return (

@@ -4,8 +4,8 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from dsd.ui.generate_layout import FRAME
-from dsd.ui.history import BEFORE, REFERENCE, Visit
+from dsd.ui.generate.history import BEFORE, REFERENCE, Visit
+from dsd.ui.generate.layout import FRAME
 
 
 class Panel(NamedTuple):

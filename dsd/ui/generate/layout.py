@@ -6,14 +6,14 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from dsd.generate import Options
-from dsd.pipeline import DEFAULT_GUIDANCE
-from dsd.quality import QUALITIES
+from dsd.generate.drawing import Options
+from dsd.model.pipeline import DEFAULT_GUIDANCE
+from dsd.model.sampling import QUALITIES
 from dsd.ui import messages
-from dsd.ui.enhancing import Enhancing
-from dsd.ui.generating import Generating
+from dsd.ui.generate.enhancing import Enhancing
+from dsd.ui.generate.handlers import Generating
+from dsd.ui.generate.restoring import OFFERED
 from dsd.ui.loaded import Loaded
-from dsd.ui.restoring import OFFERED
 
 MAX_COUNT = 8
 FRAME = ["dsd-small-frame", "dsd-frame"]  # style.css
@@ -100,7 +100,7 @@ def reference(loaded: Loaded) -> Reference:
 
 
 def _as_sent(payload: Any) -> str | None:
-    """An upload as the file that was sent: `dsd.intake` opens it, and says what is wrong with it.
+    """An upload as the file that was sent: `dsd.files.intake` opens it, and says what is wrong with it.
 
     Gradio would open it first, and answer a broken file with the one word "Error". This takes the place of
     the component's `preprocess`, and lasts while no event answers the component with an update instead of a

@@ -12,12 +12,12 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from dsd.generate import Options
-from dsd.ui.generate_layout import MAX_COUNT
-from dsd.ui.generating import whole
+from dsd.generate.drawing import Options
+from dsd.ui.generate.handlers import whole
+from dsd.ui.generate.layout import MAX_COUNT
+from dsd.ui.generate.restoring import fields
 from dsd.ui.loaded import Loaded
 from dsd.ui.messages import explained, notice, problem
-from dsd.ui.restoring import fields
 
 SETTINGS = (  # in the order of the form
     "count", "steps", "image_guidance", "text_guidance", "guidance",

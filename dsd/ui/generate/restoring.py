@@ -9,9 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from dsd import checkpoint, generate, provenance
-from dsd.generate import Options
-from dsd.quality import QUALITIES
+from dsd.generate import drawing, provenance
+from dsd.generate.drawing import Options
+from dsd.model import checkpoint
+from dsd.model.sampling import QUALITIES
 from dsd.ui.loaded import Loaded
 from dsd.ui.messages import explained, notice
 
@@ -30,7 +31,7 @@ def restore(image: str | None, loaded: Loaded, model_hash: str) -> tuple[Any, ..
         return keep
     try:
         settings = provenance.read_settings(image)
-        options, frame = generate.options_from(settings), provenance.read_reference(image)
+        options, frame = drawing.options_from(settings), provenance.read_reference(image)
         values = fields(options, loaded)
     except Exception as error:  # a stranger's file: anything may be wrong with it
         gr.Warning(html.escape(explained(error)), title="Its settings were not taken over")

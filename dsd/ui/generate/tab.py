@@ -6,17 +6,18 @@ from typing import Any
 
 import gradio as gr
 
-from dsd.quality import QUALITIES
-from dsd.ui import events, generate_layout, history_layout
-from dsd.ui.enhancing import Enhancing
+from dsd.model.sampling import QUALITIES
+from dsd.ui import events
 from dsd.ui.events import AT_ONCE, LANE, PRIVATE, QUIET
-from dsd.ui.generate_layout import Form, Reference, Results
-from dsd.ui.generating import Generating
-from dsd.ui.history import History
-from dsd.ui.history_layout import HistoryBox
-from dsd.ui.link import Linking
+from dsd.ui.generate import history_layout, layout
+from dsd.ui.generate.enhancing import Enhancing
+from dsd.ui.generate.handlers import Generating
+from dsd.ui.generate.history import History
+from dsd.ui.generate.history_layout import HistoryBox
+from dsd.ui.generate.layout import Form, Reference, Results
+from dsd.ui.generate.link import Linking
+from dsd.ui.generate.restoring import OFFERED
 from dsd.ui.loaded import Loaded
-from dsd.ui.restoring import OFFERED
 
 _MEET = "(position) => ({__type__: 'update', slider_position: position})"
 _COPY = """async (link, remark) => {
@@ -31,12 +32,12 @@ def build(loaded: Loaded, examples: Path) -> None:
     work, enhancing = Generating(loaded), Enhancing(loaded)
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
         with gr.Column(scale=5, min_width=320):
-            reference = generate_layout.reference(loaded)
-            form = generate_layout.form(loaded, work, enhancing)
+            reference = layout.reference(loaded)
+            form = layout.form(loaded, work, enhancing)
         with gr.Column(scale=6, min_width=320):
-            results = generate_layout.results(loaded)
+            results = layout.results(loaded)
             past = history_layout.history()
-    gallery, rows = generate_layout.examples(examples)
+    gallery, rows = layout.examples(examples)
     back = _wire_reference(reference, form, work)
     _wire_description(reference, form, enhancing)
     _wire_quality(form)

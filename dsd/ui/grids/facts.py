@@ -3,10 +3,10 @@
 import html
 from collections.abc import Sequence
 
-from dsd.rows import Row
-from dsd.ui import judged
+from dsd.curation.verdict import KEEP
+from dsd.files.jsonl import Row
+from dsd.ui.curate import judged
 from dsd.ui.messages import notice, problem, sentence
-from dsd.verdict import KEEP
 
 NO_JUDGE = (
     "Nobody can judge these sheets here: start the app with --judge and the name of a vision-language model, "

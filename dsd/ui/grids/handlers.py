@@ -17,15 +17,20 @@ import gradio as gr
 import spaces
 from PIL import Image
 
-from dsd import curation, generate, grids, intake, prompts, provenance, references, writers
-from dsd.recipes import CRITTERS, IDENTITY, Recipe
-from dsd.rows import Row
-from dsd.ui import grid_facts, uploads
-from dsd.ui.cost import SECONDS_PER_EVALUATION, START_SECONDS
-from dsd.ui.generating import PREVIEW_SECONDS, whole
+from dsd.curation import judge as curation
+from dsd.curation.verdict import Thresholds
+from dsd.files import intake
+from dsd.files.jsonl import Row
+from dsd.generate import drawing as generate
+from dsd.generate import provenance
+from dsd.grids import grids, prompts, references, writers
+from dsd.grids.recipes import CRITTERS, IDENTITY, Recipe
+from dsd.ui import uploads
+from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
+from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
+from dsd.ui.grids import facts as grid_facts
 from dsd.ui.loaded import Wheel
 from dsd.ui.messages import done, explained, problem, status, time_left
-from dsd.verdict import Thresholds
 
 ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS
@@ -248,7 +253,7 @@ def unknown_words(tokenizer: Any, sheet: Row) -> list[str]:
 
 def drawn_and_judged(wheel: Wheel, sheet: Row) -> Iterator[Report]:
     """A report after every step and after every judged pair; closing it stops before the next one."""
-    from dsd.teacher import stream  # brings in all of diffusers
+    from dsd.grids.teacher import stream  # brings in all of diffusers
 
     teacher, picture = wheel.teacher(), None
     clock = generate.Clock(teacher.settings.steps, PREVIEW_SECONDS)

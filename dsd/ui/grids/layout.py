@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import gradio as gr
 
+from dsd.grids.recipes import CRITTERS
 from dsd.pocket.family import shipped
 from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES
-from dsd.recipes import CRITTERS
 from dsd.ui import messages
-from dsd.ui.drawing_grids import EXAMPLES
+from dsd.ui.grids.handlers import EXAMPLES
 from dsd.ui.loaded import Wheel
 
 WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")

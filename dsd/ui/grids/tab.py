@@ -2,22 +2,23 @@
 
 import gradio as gr
 
-from dsd.ui import events, grids_layout
-from dsd.ui.drawing_grids import DrawingGrids
+from dsd.ui import events
 from dsd.ui.events import AT_ONCE, LANE, PRIVATE
-from dsd.ui.grids_layout import Form, Results
+from dsd.ui.grids import layout
+from dsd.ui.grids.handlers import DrawingGrids
+from dsd.ui.grids.layout import Form, Results
 from dsd.ui.loaded import Wheel
 
 
 def build(wheel: Wheel) -> None:
     """Add the tab to the page under construction. Models are opened by the first sheet."""
     work = DrawingGrids(wheel)
-    grids_layout.introduction(wheel)
+    layout.introduction(wheel)
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
         with gr.Column(scale=5, min_width=320):
-            form = grids_layout.form(wheel)
+            form = layout.form(wheel)
         with gr.Column(scale=6, min_width=320):
-            results = grids_layout.results()
+            results = layout.results()
     _wire(form, results, work)
 
 

@@ -1,0 +1,1 @@
+"""Curation: which pairs truly show one subject, and the dataset that they become."""

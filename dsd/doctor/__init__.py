@@ -1,0 +1,1 @@
+"""Whether the project runs on this machine; `python -m dsd.doctor`."""

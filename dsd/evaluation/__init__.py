@@ -1,0 +1,1 @@
+"""Scores on subjects that nobody trained on."""

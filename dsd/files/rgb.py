@@ -1,0 +1,42 @@
+"""Any image that Pillow opens as RGB: deep grays scaled, transparency laid on white."""
+
+import numpy as np
+from PIL import Image
+
+WHITE = (255, 255, 255)
+STRIP = 256  # rows of a deep picture made shallow at a time
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Any PIL mode to RGB: deep greys scaled (PIL alone would clip them), transparency laid on white."""
+    if image.mode.startswith(("I", "F")):
+        return _deep_grey(image).convert("RGB")
+    if image.mode in ("P", "PA") and image.palette is None:
+        raise ValueError("the picture's colours are missing, it has no palette: save it as RGB first")
+    if image.has_transparency_data:
+        return _on_white(image)
+    try:
+        return image.convert("RGB")
+    except ValueError as error:
+        raise ValueError(f"cannot read a picture of mode {image.mode}; save it as RGB first") from error
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
+    """Modes I;16, I and F to 8 bits; I and F do not say their range, so the largest value tells it."""
+    values = np.asarray(image)  # [H, W]
+    largest, grey = np.fmax.reduce(values, axis=None), np.empty(values.shape, np.uint8)
+    if image.mode.startswith("I;16") or largest > 255:
+        scale = 1 / 257  # 65535 -> 255
+    else:
+        scale = 255 if image.mode == "F" and largest <= 1 else 1
+    for top in range(0, len(values), STRIP):  # 50 megapixels of float64 at once are 400 MB
+        part = np.nan_to_num(values[top : top + STRIP].astype(np.float64) * scale, posinf=255, neginf=0)
+        grey[top : top + STRIP] = np.clip(part.round(), 0, 255)
+    return Image.fromarray(grey)
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if image.mode in ("La", "RGBa"):  # premultiplied: PIL only knows the step to its plain sibling
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
+    image = image if image.mode == "RGBA" else image.convert("RGBA")  # a copy of 50 megapixels is 200 MB
+    return Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image).convert("RGB")

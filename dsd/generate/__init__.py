@@ -1,0 +1,1 @@
+"""Options in, images out; `python -m dsd.generate`."""

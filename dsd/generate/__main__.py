@@ -1,0 +1,7 @@
+"""The command: `python -m dsd.generate`."""
+
+import sys
+
+from dsd.generate.command import main
+
+sys.exit(main())

@@ -1,0 +1,1 @@
+"""Grids: prompts, the teacher that draws them, and cutting them into panels."""

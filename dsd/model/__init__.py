@@ -1,0 +1,1 @@
+"""The model: a stock FLUX transformer, widened, on a canvas of two frames."""

@@ -1,0 +1,1 @@
+"""Training the student, and continuing exactly where it stopped."""

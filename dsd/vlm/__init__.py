@@ -1,0 +1,1 @@
+"""Vision-language models: a question and images in, words out."""

@@ -1,0 +1,1 @@
+"""What the README's tables of speed and memory are made by; `python -m train.bench`."""
