@@ -8,7 +8,7 @@ import pytest
 
 from train.pocket import all as building
 
-README = (Path(__file__).parents[1] / "train" / "README.md").read_text()
+README = (Path(__file__).parents[1] / "docs" / "training.md").read_text()
 
 
 def test_every_part_is_a_command_that_train_readme_tells():

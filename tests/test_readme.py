@@ -11,7 +11,7 @@ from PIL import Image
 from dsd.generate import command
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "train/README.md", "docs/architecture.md")
+PAGES = ("README.md", "docs/training.md", "docs/architecture.md", "docs/benchmarks.md", "docs/development.md")
 COMMANDS = {
     "app": "pip install -r requirements.txt && python app.py",
     "test": "pip install -r requirements.txt -r tests/requirements.txt && python -m pytest",
