@@ -333,7 +333,10 @@ def test_a_key_that_cannot_be_sent_is_refused_without_quoting_it(key, clock, mon
     assert key.strip() not in "".join(traceback.format_exception(caught.value))
 
 
-@pytest.mark.parametrize("address", [f"http://me:{SECRET}@host/v1", f"https://host/v1?key={SECRET}"])
+@pytest.mark.parametrize(
+    "address",
+    [f"http://me:{SECRET}@host/v1", f"https://host/v1?key={SECRET}", f"ftp://me:{SECRET}@host/v1"],
+)
 def test_an_address_that_holds_a_secret_is_refused_without_quoting_it(address, clock):
     with pytest.raises(LoadError, match="must hold no password") as caught:
         judge(address, clock)

@@ -1,7 +1,7 @@
-"""A vision-language model behind an address: an OpenAI-compatible server (vLLM, SGLang, a hosted one).
+"""A vision-language model on an OpenAI-compatible server (vLLM, SGLang, a hosted one).
 
-Many requests are in flight at a time, answers come back in order. huggingface_hub's client is not used: it
-changes requests to such servers, and HF_HUB_OFFLINE would forbid asking a server on this very machine.
+Many requests are in flight at a time; answers are returned in order. huggingface_hub's client is not used: it
+changes requests to such servers, and HF_HUB_OFFLINE would block requests to a server on the same machine.
 """
 
 import base64
@@ -23,16 +23,16 @@ from dsd.vlm.client import BudgetError, Limits, Line
 
 KEY = "DSD_VLM_KEY"
 Job = tuple[Request, "Future[str]"]
-AHEAD = 2  # times in_flight: so many requests are held, so that one slow answer does not idle the line
+AHEAD = 2  # times in_flight: requests held, so that one slow answer does not stall the others
 
 
 class HTTPVLM(VLM):
-    """A model on a server; `open_http` finds it."""
+    """A model on a server, as opened by `open_http`."""
 
     def __init__(
         self, model: str, line: Line, *, max_tokens: int = 512, temperature: float = 0.7, in_flight: int = 32
     ):
-        """`max_tokens` bounds an answer; `temperature` acts on requests with a seed only."""
+        """Limit answers to `max_tokens`; `temperature` only affects requests with a seed."""
         check_options(max_tokens=max_tokens, temperature=temperature, in_flight=in_flight)
         self.name, self.batch, self.line = model, AHEAD * in_flight, line
         self.max_tokens, self.temperature, self.in_flight = max_tokens, temperature, in_flight
@@ -42,10 +42,10 @@ class HTTPVLM(VLM):
         return f"HTTPVLM({self.name!r}, {self.line!r})"
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
-        """Answers in order, `in_flight` requests at a time; at most `batch` are held in memory.
+        """Yield answers in order, with `in_flight` requests at a time; hold at most `batch` in memory.
 
-        VLMError where one has no answer, after all answers before it; BudgetError, which is one, where the
-        budget ends, after all answers to what was asked before.
+        Raise VLMError for a request that fails, after all answers before it. Raise BudgetError, a VLMError,
+        when the budget is used up, after the answers to all requests already sent.
         """
         jobs: SimpleQueue[Job | None] = SimpleQueue()
         waiting: deque[Future[str]] = deque()
@@ -72,7 +72,7 @@ class HTTPVLM(VLM):
                 jobs.put(None)
 
     def _hire(self, jobs: "SimpleQueue[Job | None]", stop: threading.Event) -> int:
-        """One more worker: a daemon, so that Ctrl-C need not wait for a silent server."""
+        """Start one worker as a daemon thread, so that Ctrl-C does not wait for a slow server."""
         threading.Thread(target=self._work, args=(jobs, stop), daemon=True).start()
         return 1
 
@@ -82,13 +82,13 @@ class HTTPVLM(VLM):
             try:
                 with self._slots:
                     future.set_result(self._answer(request, stop))
-            except BaseException as error:  # it belongs to whoever waits
+            except BaseException as error:  # raised again by `result()`
                 future.set_exception(error)
 
     def _answer(self, request: Request, stop: threading.Event) -> str:
         reply = self.line.post("/chat/completions", self._body(request), stopped=stop.is_set)
         try:
-            content = reply["choices"][0]["message"]["content"] or ""  # None: it thought past its last token
+            content = reply["choices"][0]["message"]["content"] or ""  # None: reasoning used all tokens
             return self.line.hide(content).strip()
         except (KeyError, IndexError, TypeError, AttributeError):
             raise VLMError(
@@ -120,12 +120,13 @@ def open_http(
     clock: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> HTTPVLM:
-    """Open the server at `address` (`http://host/v1`), which must be up.
+    """Open a model on the server at `address` (`http://host/v1`), which must be running.
 
-    `model` None takes the only one that the server has. `key` names the environment variable that holds the
-    key; a server on one's own machine needs none. `in_flight` requests at a time, `timeout` seconds for each,
-    `retries` of each, `patience` seconds of silence, `budget` requests in all (see `dsd.vlm.client`).
-    LoadError for an address or model that cannot be asked, VLMError for options that cannot be followed.
+    `model` None takes the server's only model. `key` names the environment variable that holds the key; a
+    local server needs none. `in_flight` is the number of requests at a time, `timeout` is seconds and
+    `retries` a number per request, `patience` is seconds without any answer, and `budget` is the total number
+    of requests (see `dsd.vlm.client`). Raise LoadError for an address or model that cannot be used, VLMError
+    for invalid options.
     """
     check_options(max_tokens=max_tokens, temperature=temperature, in_flight=in_flight)
     limits = Limits(timeout=timeout, retries=retries, patience=patience, budget=budget)
@@ -136,32 +137,35 @@ def open_http(
 
 
 def data_url(image: Image.Image) -> str:
-    """A PNG in words, so that what is judged is exact to the pixel."""
+    """Return the image as a data URL; PNG is lossless, so the judge sees the exact pixels."""
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG", compress_level=1)  # quick: the network is faster than zlib
+    image.convert("RGB").save(buffer, "PNG", compress_level=1)  # fast: the network outpaces zlib
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
 def _checked_address(address: str) -> str:
-    """Without the last slash. What is wrong with it is said without quoting it: it may hold a password."""
+    """Return the address without a trailing slash; raise LoadError if it is invalid.
+
+    The error for an address with a password or query does not quote the address.
+    """
     try:
         url = httpx.URL(address)
     except httpx.InvalidURL as error:
         raise LoadError(f"the judge's address cannot be read: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise LoadError(f"the judge's address must be like http://host/v1, got {address!r}")
     if url.userinfo or url.query or url.fragment:
         raise LoadError(
             f"the judge's address at {url.host} must hold no password and no question mark: put the key in "
             f"the variable {KEY}"
         )
+    if url.scheme not in ("http", "https") or not url.host:
+        raise LoadError(f"the judge's address must be like http://host/v1, got {address!r}")
     if url.path.rstrip("/").endswith(("/chat/completions", "/models")):
         raise LoadError(f"give the judge's address up to /v1 only, got {address!r}")
     return str(url).rstrip("/")
 
 
 def _checked_key(variable: str) -> str:
-    """The key, or nothing; it is never quoted."""
+    """Return the key, or an empty string; errors never quote it."""
     key = os.environ.get(variable, "")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise LoadError(
@@ -171,13 +175,13 @@ def _checked_key(variable: str) -> str:
 
 
 def _model(line: Line, model: str | None, variable: str) -> str:
-    """The model to ask; asking for the list first tells a wrong address or key before any work is done."""
+    """Return the model's name; listing the models reveals a wrong address or key before any work is done."""
     try:
         response = line.get("/models")
         if response.status_code in (401, 403):
             why = f"refuses the key in {variable}" if line.has_key else f"wants a key: set {variable}"
             raise LoadError(f"{line.address} {why}; it says {line.quote(response)}")
-        if response.status_code in (404, 405, 501) and model is not None:  # not every server keeps a list
+        if response.status_code in (404, 405, 501) and model is not None:  # some servers have no list
             return model
         listed = line.read(response).get("data")
     except VLMError as error:
