@@ -1,1 +1,1 @@
-"""Vision-language models: a question and images in, words out."""
+"""Vision-language models that answer questions about images."""

@@ -1,4 +1,4 @@
-"""What can be asked of a vision-language model, wherever it runs: a question and pictures in, words out."""
+"""The interface of vision-language models, local or remote: a question and images in, text out."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ from PIL import Image
 
 
 class VLMError(ValueError):
-    """A model that gives no answer; the message says why and what to do."""
+    """A model failed to answer; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `seed` None asks for the likeliest answer; a seed draws one, for votes."""
+    """One question. `seed` None asks for the most likely answer; a seed samples one, for votes."""
 
     question: str
     images: tuple[Image.Image, ...] = ()
@@ -21,24 +21,24 @@ class Request:
 
 
 class VLM(Protocol):
-    """A model that sees pictures and answers in words."""
+    """A model that reads images and answers in text."""
 
-    name: str  # who answered, for the rows
-    weights: str | None = None  # names a local model's weights: one that was trained on is another
-    batch: int  # how many requests to hand over at a time, to keep it busy
+    name: str  # name of the model, for the rows
+    weights: str | None = None  # hash of a local model's weights: further training changes it
+    batch: int  # number of requests to pass at a time, to keep the model busy
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
-        """One answer for each request, in their order; requests are taken as they are needed."""
+        """Yield one answer for each request, in order; requests are consumed as needed."""
         ...
 
     def ask(self, question: str, images: Sequence[Image.Image] = (), *, seed: int | None = None) -> str:
-        """One answer to one question about any number of pictures, or about none."""
+        """Return the answer to one question about any number of images, or none."""
         (answer,) = self.ask_many([Request(question, tuple(images), seed)])
         return answer
 
 
 def check_options(*, max_tokens: int, temperature: float, **counts: int) -> None:
-    """VLMError for options that no model can follow."""
+    """Raise VLMError for invalid options."""
     for name, value in {"max_tokens": max_tokens, **counts}.items():
         if value < 1:
             raise VLMError(f"{name} must be at least 1, got {value}")

@@ -1,18 +1,19 @@
-"""The line to a server: what is tried again and how often, rate limits, a budget, outages, and never a key.
+"""An HTTP client for one server, with retries, rate limits, a request budget and waiting for outages.
 
-Three kinds of trouble, told apart because they ask for different things:
+It handles three kinds of failure differently:
 
-* **Transient**: 408, 429, 500, 502, 503, 504, a broken connection, a time-out. Tried again after 1, 2, 4 ...
-  seconds, at most `retries` times. 500 is among them because model servers give it for what passes, such as a
-  worker that restarts.
-* **Told to wait**: Retry-After, or x-ratelimit-remaining-* at zero with x-ratelimit-reset-*. Every request on
-  the line waits for that long. A 429 that says how long is obeyed and not counted: nothing is broken.
-* **Away**: when the retries are used up on a server that does not even list its models, the line pauses and
-  says so, and asks for that list until the server is back. Then the request starts afresh. (A server that is
-  there, but did not answer this request, is given one more try.)
+* **Transient**: 408, 429, 500, 502, 503, 504, a broken connection, a timeout. The request is retried after
+  1, 2, 4 ... seconds, at most `retries` times. 500 counts as transient because model servers return it for
+  temporary problems, such as a restarting worker.
+* **Rate limit**: Retry-After, or x-ratelimit-remaining-* at zero with x-ratelimit-reset-*. All requests wait
+  for the given time. A 429 with a waiting time does not count as a retry.
+* **Outage**: the retries are used up on a broken connection, a timeout, 502, 503 or 504, and /models fails
+  in the same way. The client logs a warning and polls /models until the server responds, then starts the
+  request again with all its retries. If /models does respond, the request gets one more try.
 
-Whatever the kind, the line gives up when no request has had an answer for `patience` seconds. All else (400,
-401, 403, 404 ...) fails at once. No log and no error ever shows the key, not even when the server quotes it.
+In a rate limit or an outage the client gives up when no request has been answered for `patience` seconds.
+All other errors (400, 401, 403, 404 ...) fail at once. Logs and errors never show the key, not even when the
+server quotes it.
 """
 
 import logging
@@ -29,29 +30,29 @@ import httpx
 from dsd.vlm.base import VLMError
 
 AGAIN = (408, 429, 500, 502, 503, 504)
-AWAY = (502, 503, 504)  # a gateway, or a server, that says that nobody is there
+AWAY = (502, 503, 504)  # status of a gateway or server that is down
 BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 CONNECT = 10.0  # seconds to reach the server
-SLOWEST = 60.0  # seconds between two tries at most
+SLOWEST = 60.0  # maximum seconds between two tries
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 NUMBER, UNIT = r"\d+(?:\.\d+)?", "|".join(UNITS)
 
 log = logging.getLogger(__name__)
-log.setLevel(logging.WARNING)  # a pause is told also where a command has silenced the libraries
+log.setLevel(logging.WARNING)  # warn of an outage even if a command silenced the root logger
 
 
 class BudgetError(VLMError):
-    """As many requests were sent as were allowed."""
+    """The request budget is used up."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How hard a line tries."""
+    """The timeout, retries, patience and budget of a Line."""
 
-    timeout: float = 120.0  # seconds without a word from the server
-    retries: int = 5  # of one request
-    patience: float = 1800.0  # seconds without any answer
-    budget: int | None = None  # requests in all, retries included
+    timeout: float = 120.0  # seconds without data from the server
+    retries: int = 5  # per request
+    patience: float = 1800.0  # seconds without an answer to any request
+    budget: int | None = None  # total requests, including retries
 
     def __post_init__(self):
         if not self.timeout > 0:
@@ -65,16 +66,16 @@ class Limits:
 
 @dataclass(frozen=True)
 class Trouble:
-    """A try that brought no answer, but may the next time."""
+    """A failed try that may succeed when repeated."""
 
     what: str
     status: int | None = None
-    told: float | None = None  # seconds that the server asks to wait
+    told: float | None = None  # seconds to wait, as requested by the server
     away: bool = True
 
 
 class Line:
-    """Posts JSON to one server, from many threads. `clock` and `sleep` come in: tests take no time."""
+    """A thread-safe client that posts JSON to one server. Tests inject `clock` and `sleep`."""
 
     def __init__(
         self,
@@ -90,16 +91,15 @@ class Line:
         self._key, self._clock, self._sleep = key, clock, sleep
         self.has_key = bool(key)
         self._lock, self._outage = threading.Lock(), threading.Lock()
-        self._free_at = clock()  # before this nothing is sent, as the server asked
-        self._stalled_since: float | None = None  # the first trouble since the last answer
+        self._free_at = clock()  # nothing is sent before this time, as requested by the server
+        self._stalled_since: float | None = None  # time of the first failure since the last answer
         self._outages = 0
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(limits.timeout, connect=CONNECT),
-            verify=address.startswith("https"),  # certificates take a while to load, and http has none
+            verify=address.startswith("https"),  # loading certificates is slow, and http needs none
             limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-            # Proxies of the environment are for the world outside: a server on this machine is asked
-            # directly, whether or not NO_PROXY thinks of it.
+            # A server on this machine must not be reached through a proxy, even if NO_PROXY lacks it.
             trust_env=not is_loopback(httpx.URL(address).host),
         )
 
@@ -107,7 +107,7 @@ class Line:
         return f"Line({self.address!r})"
 
     def get(self, path: str) -> httpx.Response:
-        """One try, outside the budget. VLMError if nobody answers."""
+        """Send a GET request once, outside the budget; raise VLMError if the server does not respond."""
         try:
             return self._client.get(self.address + path)
         except httpx.HTTPError as error:
@@ -116,11 +116,11 @@ class Line:
             ) from None
 
     def begin(self) -> None:
-        """A new run of requests: what was silent long ago does not count against the patience."""
+        """Start a new run of requests, so that earlier failures do not count against the patience."""
         self._stalled_since = None
 
     def spend(self, *, again: bool = False) -> None:
-        """Take one request from the budget; BudgetError when there is none left."""
+        """Take one request from the budget; raise BudgetError if none is left."""
         with self._lock:
             if self.limits.budget is not None and self.sent >= self.limits.budget:
                 raise BudgetError(
@@ -130,11 +130,14 @@ class Line:
             self.sent, self.retried = self.sent + 1, self.retried + again
 
     def post(self, path: str, body: dict, *, stopped: Callable[[], bool] = lambda: False) -> dict:
-        """The answer to one request, for whose first try `spend` was called; VLMError if there is none."""
+        """Return the answer to one request; raise VLMError if it fails.
+
+        The caller must have called `spend` for the first try.
+        """
         failures = 0
         while True:
             self._wait_as_told()
-            if stopped():  # nobody waits for the answer any more
+            if stopped():  # the answer is no longer needed
                 raise VLMError("stopped")
             outages = self._outages
             outcome = self._try(path, body)
@@ -149,7 +152,7 @@ class Line:
             response = self._client.post(self.address + path, json=body)
         except BROKEN as error:
             return Trouble(self.safe(error))
-        except httpx.HTTPError as error:  # a proxy that refuses, an answer that cannot be unpacked
+        except httpx.HTTPError as error:  # e.g. a proxy error, or a response that cannot be decoded
             raise VLMError(f"{self.address} cannot be asked: {self.safe(error)}") from None
         told = told_to_wait(response)
         if told is not None:
@@ -160,7 +163,7 @@ class Line:
         return self.read(response)
 
     def read(self, response: httpx.Response) -> dict:
-        """The JSON object in an answer; VLMError for a refusal, and for what is no such object."""
+        """Return the JSON object in a response; raise VLMError for any other status or content."""
         if response.status_code != 200:
             raise VLMError(f"{self.address} {self._refusal(response.status_code)}: {self.quote(response)}")
         try:
@@ -179,7 +182,7 @@ class Line:
         return "does not know this address or model" if status == 404 else "refuses the request"
 
     def _after(self, trouble: Trouble, failures: int, outages: int) -> int:
-        """Wait as long as fits the trouble; the number of failures from here on, or VLMError."""
+        """Wait as the failure requires and return the new number of failures; raise VLMError to give up."""
         if self._stalled_since is None:
             self._stalled_since = self._clock()
             level = logging.WARNING if trouble.away else logging.INFO
@@ -192,7 +195,7 @@ class Line:
                 self._sleep(min(SLOWEST, 2.0**failures))
             return failures + 1
         if trouble.away and failures == self.limits.retries:
-            # If it is there after all it may have come back this moment: one more try.
+            # A server that responds now may have just recovered, so try once more.
             return 0 if self._was_away(trouble, outages) else failures + 1
         raise VLMError(f"{self.address} gave no answer in {failures + 1} tries: {trouble.what}")
 
@@ -206,9 +209,12 @@ class Line:
             self._sleep(wait)
 
     def _was_away(self, trouble: Trouble, outages: int) -> bool:
-        """Whether the server is gone; True once it is back. One thread asks for it, the others queue."""
+        """Wait out an outage; return False at once if the server is up, else True when it is back.
+
+        One thread polls the server; the others wait for the lock.
+        """
         with self._outage:
-            if self._outages != outages:  # it was away, and somebody has seen it come back
+            if self._outages != outages:  # another thread waited out this outage
                 return True
             self._give_up_if_stalled(trouble)
             if self._alive():
@@ -224,7 +230,7 @@ class Line:
             return True
 
     def _alive(self) -> bool:
-        """Any answer will do, also that there is no such page."""
+        """Return whether the server responds to /models with any status that is not in AWAY, even 404."""
         try:
             return self._client.get(f"{self.address}/models").status_code not in AWAY
         except httpx.HTTPError:
@@ -239,11 +245,11 @@ class Line:
             )
 
     def quote(self, response: httpx.Response) -> str:
-        """`503 Busy`, safe to show."""
+        """Return the status and text of a response, such as `503 Busy`, without the key."""
         return self.safe(f"{response.status_code} {response.text or response.reason_phrase}")
 
     def safe(self, words: object) -> str:
-        """One short line without the key; cut last, or half of a key might stay."""
+        """Return one short line without the key; cut after hiding it, or half of the key might remain."""
         text = self.hide(" ".join((str(words) or type(words).__name__).split()))
         return text if len(text) <= 300 else f"{text[:300]}..."
 
@@ -254,24 +260,24 @@ class Line:
 def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
-    except ValueError:  # a name
+    except ValueError:  # a host name
         return host == "localhost"
 
 
 def told_to_wait(response: httpx.Response) -> float | None:
-    """Seconds that an answer asks to wait before the next request; None if it does not."""
+    """Return the seconds to wait before the next request, as requested by a response, or None."""
     headers = response.headers
     waits = [_retry_after(headers)]
     for kind in ("requests", "tokens"):
         if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() == "0":
             waits.append(_duration(headers.get(f"x-ratelimit-reset-{kind}", "")))
     told = [wait for wait in waits if wait is not None]
-    # At least a second: a server that says 0 and means "soon" would be asked without end.
+    # Wait at least a second: some servers say 0 for "soon" and would be polled in a tight loop.
     return max(1.0, *told) if told else None
 
 
 def _retry_after(headers: httpx.Headers) -> float | None:
-    """Seconds, or a date, which is read by the server's own clock."""
+    """Return the seconds in Retry-After; a date is compared with the response's Date header."""
     value = headers.get("retry-after", "")
     try:
         then, now = (parsedate_to_datetime(text) for text in (value, headers.get("date", "")))
@@ -281,7 +287,7 @@ def _retry_after(headers: httpx.Headers) -> float | None:
 
 
 def _duration(text: str) -> float | None:
-    """`20`, `1.5s`, `6m0s`, `20ms`: seconds; None for anything else."""
+    """Parse `20`, `1.5s`, `6m0s` or `20ms` as seconds; return None for anything else."""
     text = text.strip()
     if re.fullmatch(NUMBER, text):
         return float(text)

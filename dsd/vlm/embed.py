@@ -1,7 +1,7 @@
-"""How alike pictures look, cheaply: one vector a picture, from a network that only sees.
+"""Image embeddings: one vector per image, for a cheap measure of similarity.
 
-Either the eyes of a judge that is open already (`judge`), or any image encoder of transformers, by folder
-or hub id: facebook/dinov2-base, google/siglip-base-patch16-224. What counts as alike is not known here.
+The encoder is the vision tower of an open judge (`judge`), or any image encoder of transformers, given by
+folder or hub id: facebook/dinov2-base, google/siglip-base-patch16-224. Thresholds are set elsewhere.
 """
 
 from collections.abc import Sequence
@@ -20,12 +20,12 @@ from dsd.vlm.base import VLM
 from dsd.vlm.local import LocalVLM, explained, placed, short_name
 
 JUDGE = "judge"
-AT_ONCE = 64  # pictures a pass; vectors do not depend on it, memory does
+AT_ONCE = 64  # images per forward pass; affects memory, not the vectors
 
 
 @dataclass(frozen=True)
 class Embedder:
-    """A tower of a vision transformer and what prepares pictures for it."""
+    """A vision tower and its image processor."""
 
     name: str  # for the rows
     tower: nn.Module
@@ -33,7 +33,7 @@ class Embedder:
 
     @torch.inference_mode()
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
-        """Unit vectors [n, c], float32 on the CPU: the mean over the tokens of the last layer, scaled."""
+        """Return unit vectors [n, c], float32 on the CPU: the normalized mean of the last layer's tokens."""
         parts = [self._embed(images[i : i + AT_ONCE]) for i in range(0, len(images), AT_ONCE)]
         return torch.cat(parts) if parts else torch.empty(0, self.tower.config.hidden_size)
 
@@ -46,12 +46,15 @@ class Embedder:
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of unit vectors, [..., c] and [..., c] -> [...]: 1 for the same picture."""
+    """Return the cosine of unit vectors, [..., c] and [..., c] -> [...]: 1 for the same image."""
     return (a * b).sum(-1)
 
 
 def open_embedder(name: str, *, vlm: VLM | None = None, device: str | None = None) -> Embedder:
-    """`judge` is the eyes of `vlm`; else a folder or hub id of an image encoder. Else LoadError."""
+    """Open the vision tower of `vlm` if `name` is `judge`, else an image encoder by folder or hub id.
+
+    Raise LoadError if there is none.
+    """
     return _eyes_of(vlm) if name == JUDGE else _open(name, device or best_device())
 
 
@@ -74,7 +77,7 @@ def _open(name: str, device: str) -> Embedder:
     with explained(name):
         model = AutoModel.from_pretrained(name, dtype=torch.float32, **hub.SAFE).eval()
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
-    tower = getattr(model, "vision_model", model)  # of a pair of encoders, as in CLIP, the one that sees
+    tower = getattr(model, "vision_model", model)  # CLIP and the like also have a text encoder
     if getattr(tower, "main_input_name", "") != "pixel_values":
         raise LoadError(
             f"{name} is a {model.config.model_type}, which does not read pictures: name an image encoder"

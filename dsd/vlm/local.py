@@ -1,7 +1,7 @@
 """A vision-language model on this machine: any `AutoModelForImageTextToText` with a chat template.
 
-Answers depend on the request alone, not on what else is in the batch (but for the last digits of sums,
-which the length of the padding may move). torchvision is not needed; where it is installed it is used.
+An answer depends only on its request, not on the rest of the batch (except for rounding, which can change
+with the length of the padding). torchvision is optional; it is used if installed.
 """
 
 import copy
@@ -35,12 +35,12 @@ from dsd.model.checkpoint import ASSETS, best_device, weights_hash
 from dsd.vlm.base import VLM, Request, check_options
 
 POCKET = ASSETS / "judge"
-# Their stock processors want torchvision, for videos, which are never asked about here.
+# Their standard processors require torchvision for videos, which are not used here.
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 
 
 class LocalVLM(VLM):
-    """A model and its processor; `open_local` finds both."""
+    """A local model and its processor, as opened by `open_local`."""
 
     def __init__(
         self,
@@ -52,23 +52,23 @@ class LocalVLM(VLM):
         max_tokens: int = 512,
         temperature: float = 0.7,
     ):
-        """`max_tokens` bounds an answer; `temperature` acts on requests with a seed only."""
+        """Limit answers to `max_tokens`; `temperature` only affects requests with a seed."""
         check_options(max_tokens=max_tokens, temperature=temperature, batch=batch)
         self.name, self.model, self.processor = name, model.eval(), processor
         self.weights = weights_hash(model)
         self.batch, self.temperature = batch, temperature
         tokenizer = processor.tokenizer
-        tokenizer.padding_side = "left"  # answers continue the question: nothing may stand between the two
+        tokenizer.padding_side = "left"  # the answer must follow the question directly
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
         self._plan = _plan(model, max_tokens, tokenizer.pad_token_id)
         self._marks = _marks(processor)
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
-        """Answers in order, `batch` requests at a time."""
+        """Yield answers in order, `batch` requests at a time."""
         requests = iter(requests)
         while batch := list(islice(requests, self.batch)):
-            # A processor takes pictures for all questions of a call, or for none.
+            # A processor call needs images for all of its questions, or for none.
             for _, alike in groupby(batch, key=lambda request: bool(request.images)):
                 yield from self._answer(list(alike))
 
@@ -86,7 +86,7 @@ class LocalVLM(VLM):
         return [answer.strip() for answer in answers]
 
     def inputs(self, requests: list[Request]) -> BatchFeature:
-        """What the model reads, padded on the left. Either all requests have pictures, or none has."""
+        """Return the model inputs, padded on the left. All requests must have images, or none."""
         inputs = self.processor.apply_chat_template(
             [self._message(request) for request in requests],
             add_generation_prompt=True,
@@ -103,18 +103,18 @@ class LocalVLM(VLM):
         return [{"role": "user", "content": [*pictures, text]}]
 
     def _as_text(self, question: str) -> str:
-        """A question may quote anything; a picture's placeholder in a caption must not count as a picture."""
+        """Break up special tokens in a question, so that a quoted `<image>` does not count as an image."""
         for mark in self._marks:
             question = question.replace(mark, f"{mark[0]} {mark[1:]}")
         return question
 
 
 class SeededDraws(LogitsProcessor):
-    """Rows with a seed are drawn, the others stay greedy, in one batch.
+    """A logits processor that samples rows with a seed and leaves the others greedy, in one batch.
 
-    The largest of `logits / temperature + Gumbel noise` is a draw from their softmax, so greedy decoding of
-    the noisy row samples it. Each row has a generator of its own: its answer is the same in any batch, which
-    one stream of random numbers for the whole batch, as `do_sample=True` has, would not give.
+    The maximum of `logits / temperature + Gumbel noise` is a sample from their softmax, so greedy decoding of
+    the noisy row samples it. Each row has its own generator, so its answer is the same in any batch. With
+    `do_sample=True` the whole batch shares one random stream, and answers depend on the batch.
     """
 
     def __init__(self, seeds: list[int | None], temperature: float, device: torch.device):
@@ -126,7 +126,7 @@ class SeededDraws(LogitsProcessor):
         }
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Scores [B, vocabulary] of the next token."""
+        """Add noise to the next token's scores [B, vocabulary], in place."""
         for row, generator in self.generators.items():
             gumbel = -torch.empty_like(scores[row]).exponential_(generator=generator).log()
             scores[row] = scores[row] / self.temperature + gumbel
@@ -134,11 +134,11 @@ class SeededDraws(LogitsProcessor):
 
 
 class PictureProcessor(ProcessorMixin):
-    """The processors of the Qwen-VL family without their half for videos, and so without torchvision."""
+    """A processor for the Qwen-VL family without video support, which would require torchvision."""
 
-    # Left out, nothing fails: the model quietly takes pictures for text when it counts positions.
+    # Without this the model silently assigns text positions to image tokens.
     return_mm_token_type_ids = True
-    # One placeholder becomes as many as there are patches, four to a token.
+    # Repeats the placeholder once per image token, that is, per four patches.
     replace_image_token = Qwen2_5_VLProcessor.replace_image_token
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **_):
@@ -160,10 +160,11 @@ def open_local(
     device: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> LocalVLM:
-    """Open `pocket`, a folder or a hub id. `device` None takes the best there is.
+    """Open `pocket`, a folder or a hub id; `device` None takes the best available.
 
-    `dtype` None is bfloat16 on a GPU and float32 on the CPU, and float32 anywhere for pocket, which is
-    small. `batch` None is 32 for pocket and 8 for others. LoadError for what is missing, gated, or blind.
+    `dtype` None is bfloat16 on a GPU and float32 on the CPU, and always float32 for pocket, which is small.
+    `batch` None is 32 for pocket and 8 for others. Raise LoadError for a model that is missing, gated, or
+    takes no images.
     """
     pocket = source == "pocket"
     if pocket and not POCKET.is_dir():
@@ -193,7 +194,7 @@ def _open_model(source: str, place: str, config: PreTrainedConfig, dtype: torch.
         place, config=config, dtype=dtype, output_loading_info=True, **hub.SAFE
     )
     missing = sorted(loading["missing_keys"])
-    if missing:  # they would be filled with random numbers, and the answers too
+    if missing:  # they would be initialized randomly
         raise LoadError(f"{source} lacks {len(missing)} of its weights, {missing[0]} for one: get it again")
     return model
 
@@ -210,28 +211,28 @@ def _open_processor(source: str, place: str, config: PreTrainedConfig) -> Proces
 
 
 def _marks(processor: ProcessorMixin) -> list[str]:
-    """What a tokenizer reads as something else than words: `<image>`, `<|im_end|>`, `</s>`."""
+    """Return the special tokens, such as `<image>`, `<|im_end|>` and `</s>`."""
     special = {token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special}
     return sorted(mark for mark in {*special, getattr(processor, "image_token", "")} if len(mark) > 2)
 
 
 def short_name(source: str) -> str:
-    """What to call a model in the rows: a folder goes by its last name, its path is nobody's business."""
+    """Return a model's name for the rows; for a folder only its last part, to keep the path private."""
     return Path(source).resolve().name if Path(source).is_dir() else source
 
 
 def placed(model: nn.Module, device: str) -> nn.Module:
-    """On that device; LoadError if there is no such device."""
+    """Move the model to a device; raise LoadError if the device cannot be used."""
     try:
         return model.to(device)
-    except (AssertionError, RuntimeError) as error:  # torch's two ways of saying that there is no such device
+    except (AssertionError, RuntimeError) as error:  # torch raises either for a missing device
         if "out of memory" in str(error).lower():
             raise
         raise LoadError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
 
 def _plan(model: PreTrainedModel, max_tokens: int, pad_token_id: int) -> GenerationConfig:
-    """The model's own settings (its repetition penalty, its end tokens), but greedy: draws are ours."""
+    """Return the model's settings (repetition penalty, end tokens), but greedy: SeededDraws does sampling."""
     plan = copy.deepcopy(model.generation_config)
     plan.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     plan.update(max_length=None, max_new_tokens=max_tokens, pad_token_id=pad_token_id)
@@ -240,7 +241,7 @@ def _plan(model: PreTrainedModel, max_tokens: int, pad_token_id: int) -> Generat
 
 @contextmanager
 def explained(source: str) -> Iterator[None]:
-    """What the hub, the disk or the libraries refuse, as a LoadError."""
+    """Convert errors of the hub, the disk or the libraries to LoadError."""
     with hub.explained(source, [source]):
         try:
             yield
@@ -248,6 +249,6 @@ def explained(source: str) -> Iterator[None]:
             raise
         except (ValueError, ImportError, SafetensorError) as error:
             if "trust_remote_code" in str(error):
-                raise  # `hub.explained` has the words for it
+                raise  # `hub.explained` handles it
             hint = "; pip install torchvision" if "torchvision" in str(error).lower() else ""
             raise LoadError(f"cannot open {source}: {error}{hint}") from error
