@@ -1,10 +1,10 @@
-"""The app: `python app.py` opens the page with the embedded models; `--model flux-dev` with the large one."""
+"""Serve the app: `python app.py` uses the embedded models, `python app.py --model flux-dev` the large one."""
 
 import gc
 
 if __name__ == "__main__":
-    # A fifth of the start went into looking for garbage among modules that are here to stay; `main` turns it
-    # on again when they are.
+    # Garbage collection among modules that stay loaded took a fifth of the startup time; `main` enables it
+    # again once they are loaded.
     gc.disable()
 
 import argparse
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import spaces  # On ZeroGPU it has to come before anything that touches the GPU.
+import spaces  # On ZeroGPU it must be imported before anything that touches the GPU.
 from PIL import Image
 
 from dsd.doctor import space
@@ -37,13 +37,13 @@ EXAMPLES = ROOT / "assets" / "examples"
 SAMPLE_RUN, POCKET_JUDGE = ASSETS / "run", ASSETS / "judge"
 POCKET = "pocket"
 AUTH, COMPILE = "DSD_AUTH", "DSD_COMPILE"
-# Somebody waits at the page, and others behind: a server that is away must not keep them for long.
+# Visitors wait in a queue, so an unreachable server must fail quickly.
 SERVER = {"timeout": 60, "retries": 1, "patience": 60}
 OWN_WEIGHTS = "What it draws well depends on these weights."
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """The flags."""
+    """Parse the command-line flags."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     add(
@@ -89,7 +89,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def check_space(args: argparse.Namespace) -> int:
-    """Say what would fail on a Space, 1 if anything: what is in the folder, and whether the page comes up."""
+    """Check that the folder and the page would work on a Space; print problems and return 1 if any."""
     problems = space.check(ROOT)
     try:
         args, loaded = settle(args, eyes := judge(args))
@@ -104,9 +104,9 @@ def check_space(args: argparse.Namespace) -> int:
 
 
 def settle(args: argparse.Namespace, judge: Late[VLM]) -> tuple[argparse.Namespace, Loaded]:
-    """The model asked for; on a Space where it cannot be opened, pocket, which says what is missing.
+    """Load the requested model; on a Space that cannot open it, load pocket with a note on what is missing.
 
-    Elsewhere who started the app is there to read the error.
+    Elsewhere the error is raised, because the person who started the app can read it.
     """
     if not space.is_space():
         return args, load(args, judge)
@@ -114,41 +114,41 @@ def settle(args: argparse.Namespace, judge: Late[VLM]) -> tuple[argparse.Namespa
         if lacks := space.lacking(args.model, device=best_device(), token=hub.has_token()):
             raise hub.LoadError(lacks)
         return args, load(args, judge)
-    except Exception as error:  # whatever it is, a page that says so is better than none
+    except Exception as error:  # for any error, a page that reports it is better than none
         if args.model == POCKET:
             raise
         print(f"app.py: {told(error)}; pocket runs instead", file=sys.stderr)
         missing = why_missing(args.model, error)
-    # Not before the error is gone, which holds on to all that had been loaded.
+    # Outside the except block, because the error keeps everything that was loaded in memory.
     embedded = {"model": POCKET, "weights": None, "offload": "none", "quantize": None}
     args = argparse.Namespace(**vars(args) | embedded)
     return args, replace(load(args, judge), missing=missing)
 
 
 def why_missing(model: str, error: Exception) -> str:
-    """For the page: an error that nobody foresaw has nothing to say to visitors."""
+    """Return the reason to show on the page; for an unexpected error it only points to the log."""
     if isinstance(error, ValueError):
         return str(error)
     return f"{shown_name(model)} could not be opened: the log of this Space says why"
 
 
 def told(error: Exception) -> str:
-    """An error as a line for the log; one that nobody foresaw says its kind, for its text may say little."""
+    """Return an error as one log line, with the type of an unexpected one, because its text may be vague."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
 def open_now(wheel: Wheel) -> None:
-    """Open the other models too: on ZeroGPU a visitor's thread cannot place weights, only this one."""
+    """Open the other models too: on ZeroGPU only this thread can place weights, not a visitor's."""
     for late in filter(None, (wheel.teacher, wheel.judge)):
         try:
             late()
-        except Exception as error:  # the tab that needs it says so again
+        except Exception as error:  # the tab that needs the model reports the error again
             print(f"app.py: {told(error)}", file=sys.stderr)
 
 
 def load(args: argparse.Namespace, judge: Late[VLM]) -> Loaded:
-    """The model and what the page says about it."""
+    """Load the model and what the page says about it."""
     held = {"device": args.device, "offload": args.offload, "quantize": args.quantize}
     pipe = command.open_model(args.model, weights=args.weights, **held)
     preset = resolve(args.model)
@@ -158,14 +158,14 @@ def load(args: argparse.Namespace, judge: Late[VLM]) -> Loaded:
         weights=args.weights,
         warn=world_warning(args.model),
         description=OWN_WEIGHTS if args.weights else preset.description,
-        licence="" if preset.licence == Preset.licence else preset.licence,  # an unknown one tells nothing
+        licence="" if preset.licence == Preset.licence else preset.licence,  # do not show an unknown license
         describer=judge if knows(args, args.model) else None,
         recipe=CRITTERS if POCKET in (args.model, args.judge) else IDENTITY,
     )
 
 
 def world_warning(model: str) -> Callable[[Image.Image], str | None] | None:
-    """The embedded model knows only its drawn world, and can tell when a picture is not from there."""
+    """Return a function that warns about images from outside pocket's drawn world; None for other models."""
     if model != POCKET:
         return None
     from dsd.pocket import warning
@@ -174,7 +174,7 @@ def world_warning(model: str) -> Callable[[Image.Image], str | None] | None:
 
 
 def wheel(args: argparse.Namespace, judge: Late[VLM]) -> Wheel:
-    """What the Grids and the Curate tab work with. Nothing is opened yet."""
+    """Return what the Grids and Curate tabs work with; nothing is opened yet."""
     return Wheel(
         teacher=Late(args.teacher, lambda: open_teacher(args)),
         recipe=CRITTERS if args.teacher == POCKET else IDENTITY,
@@ -186,7 +186,7 @@ def wheel(args: argparse.Namespace, judge: Late[VLM]) -> Wheel:
 
 
 def open_teacher(args: argparse.Namespace) -> Any:
-    """A `dsd.grids.teacher.Teacher`; a small one stays where it is."""
+    """Open the `dsd.grids.teacher.Teacher`; pocket is small and never offloaded."""
     from dsd.grids.teacher import load_teacher
 
     offload = "none" if args.teacher == POCKET else args.offload
@@ -194,7 +194,7 @@ def open_teacher(args: argparse.Namespace) -> Any:
 
 
 def about_teacher(args: argparse.Namespace) -> str:
-    """Who draws the sheets, for the page."""
+    """Return a sentence for the page about the model that draws the grids."""
     if args.teacher != POCKET:
         return f"{args.teacher} draws them here."
     if args.model == POCKET:
@@ -206,7 +206,7 @@ def about_teacher(args: argparse.Namespace) -> str:
 
 
 def judge(args: argparse.Namespace) -> Late[VLM]:
-    """The one named, or the embedded one. One for the whole app: it is opened once."""
+    """Return the named judge, or the embedded one; the whole app shares it, so it is opened once."""
     name, missing = args.judge or POCKET, None
     if name == POCKET and not POCKET_JUDGE.is_dir():
         missing = "the embedded judge is not in this copy yet: python -m train.pocket.judge makes it"
@@ -214,15 +214,15 @@ def judge(args: argparse.Namespace) -> Late[VLM]:
 
 
 def knows(args: argparse.Namespace, model: str) -> bool:
-    """Whether the judge can tell what this model draws: the embedded one knows drawn critters only.
+    """Return whether the judge can assess this model's images; the embedded judge knows only drawn critters.
 
-    A model of somebody's own may draw critters too, and who names the embedded judge with it says so.
+    A custom model may draw critters too: naming the embedded judge together with it means that it does.
     """
     return model == POCKET or args.judge not in (None, POCKET) or (bool(args.judge) and model not in PRESETS)
 
 
 def open_judge(args: argparse.Namespace, name: str) -> VLM:
-    """On this machine, or behind an address."""
+    """Open a judge on this machine or on a server."""
     from dsd.vlm.open import open_vlm
 
     is_server = name.startswith(("http://", "https://"))
@@ -230,7 +230,7 @@ def open_judge(args: argparse.Namespace, name: str) -> VLM:
 
 
 def check(args: argparse.Namespace) -> None:
-    """ValueError for what would only fail when a visitor needs it."""
+    """Raise ValueError for options that would otherwise fail only when a visitor needs them."""
     if args.judge and args.judge != POCKET and "://" not in args.judge:
         hub.check_source(args.judge)
     if args.judge == POCKET and args.teacher != POCKET:
@@ -246,18 +246,21 @@ def check(args: argparse.Namespace) -> None:
 
 
 def credentials(args: argparse.Namespace) -> tuple[str, str] | None:
-    """Name and password to ask of visitors; None lets everybody in. ValueError never quotes them."""
+    """Return the user name and password that visitors must enter, or None for open access.
+
+    Raise ValueError, which never quotes them, if one of them is empty.
+    """
     given = os.environ.get(AUTH) if args.auth is None else args.auth
     if given is None:
         return None
     user, _, password = given.partition(":")
-    if not user.strip() or not password:  # an empty variable must not open the door
+    if not user.strip() or not password:  # an empty variable must not mean open access
         raise ValueError(f"--auth and {AUTH} take USER:PASSWORD, neither of them empty")
     return user.strip(), password
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Load, build, serve until stopped."""
+    """Load the models, build the page and serve it until stopped."""
     args = parse(argv)
     command.quiet()
     try:
@@ -278,7 +281,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     gc.freeze()
     gc.enable()
-    # A service is stopped by SIGTERM: it too should end as Ctrl-C does, with no upload left behind.
+    # Services are stopped with SIGTERM: handle it like Ctrl-C, so that no upload is left behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if args.host and (problem := no_host(args.host)):
         print(f"app.py: {problem}", file=sys.stderr)
@@ -286,14 +289,17 @@ def main(argv: list[str] | None = None) -> int:
     place = {"server_name": args.host, "server_port": args.port, "share": args.share}
     try:
         page.launch(built, auth=auth, mcp=args.mcp, **place)
-    except (OSError, OverflowError, ValueError) as error:  # the second: no number of a port
+    except (OSError, OverflowError, ValueError) as error:  # OverflowError: not a port number
         print(f"app.py: {unserved(args, error)}", file=sys.stderr)
         return 2
     return 0
 
 
 def no_host(host: str) -> str | None:
-    """Why nothing can be served there, if so; gradio would find out on a hundred ports, seconds each."""
+    """Return why the app cannot be served at this host, or None if it can.
+
+    gradio would try a hundred ports, each for seconds, before it fails.
+    """
     try:
         family, kind, _, _, place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as probe:
@@ -304,7 +310,7 @@ def no_host(host: str) -> str | None:
 
 
 def unserved(args: argparse.Namespace, error: Exception) -> str:
-    """Why the page is not served, and what to do: gradio's own words are for who calls it."""
+    """Return why the page is not served and what to do; gradio's own messages are meant for programmers."""
     if isinstance(error, ValueError):
         return told(error)
     where = f" at {args.host}" if args.host else ""

@@ -1,6 +1,6 @@
-"""Keep a subject, change its world: diffusion self-distillation in the open.
+"""Diffusion self-distillation: generate a given subject in new scenes.
 
-`from dsd import load_pipeline, DSDPipeline`. Both arrive on first use, so that `import dsd` costs nothing.
+`from dsd import load_pipeline, DSDPipeline`. Both are loaded on first use, so `import dsd` is cheap.
 """
 
 import importlib

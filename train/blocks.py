@@ -1,6 +1,6 @@
-"""A stage of the wheel, shared between processes, under one bar: its items in blocks, its rows in one file.
+"""A stage of the wheel: its items are split into blocks for several processes, its rows go to one file.
 
-What a block becomes is `dsd.files.jsonl.run_blocks`' affair; here is who does which, and how it is shown.
+`dsd.files.jsonl.run_blocks` runs the blocks; this module assigns them to processes and shows a progress bar.
 """
 
 import math
@@ -19,22 +19,22 @@ from tqdm import tqdm
 from dsd.files import jsonl
 from dsd.files.jsonl import Row
 
-FOR_THE_SLOWEST = timedelta(days=30)  # a run that goes on may leave one process far more than the others
+FOR_THE_SLOWEST = timedelta(days=30)  # a resumed run may leave one process far more work than the others
 
 
 def join() -> PartialState:
-    """This process among those of its launch; to be called before anything else asks for that.
+    """Return the state of this process within its launch; call this before anything else creates one.
 
-    accelerate counts CPU processes only if it is told that there is no GPU, and lets nobody wait for more
-    than ten or thirty minutes unless it is told for how long. Of more processes than GPUs, several work on
-    one: a small model leaves most of it idle.
+    accelerate counts CPU processes only if it is told that there is no GPU, and its default timeout is ten
+    or thirty minutes. If there are more processes than GPUs, several share one: a small model leaves most of
+    it idle.
     """
     from torch import cuda
 
-    from dsd.model.checkpoint import best_device  # here, so that --help answers at once
+    from dsd.model.checkpoint import best_device  # imported here to keep --help fast
 
     alone = os.environ.get("ACCELERATE_USE_CPU") == "True" and "WORLD_SIZE" not in os.environ
-    if alone and "MASTER_ADDR" in os.environ:  # --num_processes was given, and is ignored
+    if alone and "MASTER_ADDR" in os.environ:  # --num_processes was given, but accelerate ignores it
         note = "note: accelerate starts one process on a CPU; torchrun --nproc-per-node N -m ... starts more"
         print(note, file=sys.stderr)
     if crowded():
@@ -43,14 +43,14 @@ def join() -> PartialState:
 
 
 def crowded() -> bool:
-    """Whether several processes of this machine have to share a GPU."""
+    """Return whether several processes on this machine have to share a GPU."""
     from torch import cuda
 
     return 0 < cuda.device_count() < int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def own_device() -> str:
-    """This process's, by a name that holds for whoever is told; after `join`."""
+    """Return this process's device, a GPU with its index; call `join` first."""
     from torch import cuda
 
     from dsd.model.checkpoint import best_device
@@ -60,9 +60,10 @@ def own_device() -> str:
 
 
 def wait_for_all() -> None:
-    """Until every process of this launch is here.
+    """Wait until every process of this launch has called this.
 
-    accelerate's own names a GPU to wait on, which processes that share one, and meet on the CPU, do not have.
+    accelerate's own barrier names a GPU to wait on, which does not work for processes that share a GPU and
+    synchronize on the CPU.
     """
     if PartialState().num_processes > 1:
         from torch import distributed
@@ -72,27 +73,27 @@ def wait_for_all() -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """Items whose rows go to one file."""
+    """Items to process, and the file for their rows."""
 
     path: Path
     items: list[Row]
     do: Callable[[list[Row]], list[Row]]  # a block of items -> their rows
-    batch: int  # items in a block
-    unit: str  # of the rows, for the bar
-    item_of: Callable[[Row], str] = lambda row: row["id"]  # the id of the item that a row came from
-    rows_of: Callable[[Row], int] = lambda item: 1  # how many rows an item becomes
-    reason_of: Callable[[Row], str | None] = lambda row: row.get("reason")  # what became of a row
-    tell: Callable[[Counter], str] = lambda seen: ""  # what the bar says of the rows' reasons
+    batch: int  # items per block
+    unit: str  # what the bar calls a row
+    item_of: Callable[[Row], str] = lambda row: row["id"]  # row -> the id of its item
+    rows_of: Callable[[Row], int] = lambda item: 1  # item -> its number of rows
+    reason_of: Callable[[Row], str | None] = lambda row: row.get("reason")  # row -> its outcome
+    tell: Callable[[Counter], str] = lambda seen: ""  # counts of outcomes -> text for the bar
 
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"--batch must be at least 1, got {self.batch}")
 
     def run(self) -> float:
-        """Do what is not done yet, in this process and those beside it; returns rows per second of this one.
+        """Process the unfinished items of this process's share and return its rows per second.
 
-        The bar is the first process's and shows its own share of the rows. When all are through, the shards
-        are one file.
+        Only the first process shows a bar, for its own share of the rows. When all processes are done, the
+        first one merges the shards into one file.
         """
         state, began = PartialState(), time.monotonic()
         mine = {item["id"]: item for item in self._share(state.process_index, state.num_processes)}
@@ -133,6 +134,6 @@ class Stage:
 
 
 def say(*lines: str) -> None:
-    """Print, in one process only."""
+    """Print the lines in the main process only."""
     if PartialState().is_main_process:
         print("\n".join(lines))

@@ -1,4 +1,4 @@
-"""How every command of this folder ends: a person's mistake is one sentence and exit code 2, no traceback."""
+"""Run the commands of this folder; a user error ends with one sentence and exit code 2, no traceback."""
 
 import argparse
 import sys
@@ -8,17 +8,17 @@ from typing import NoReturn
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose own complaints are one line too."""
+    """An ArgumentParser that reports an error in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{_name()}: {message} (--help shows the options)\n")
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call `main()`, at the end of a command's file; exits with what it returns, if that is not 0 or None.
+    """Call `main()` at the end of a command's file, and exit with its return value unless it is 0 or None.
 
-    ValueError (with it LoadError, RunError, ...) and OSError are the person's, and end in a sentence;
-    anything else is ours, and keeps its traceback.
+    ValueError (including LoadError and RunError), OSError and running out of memory end with one sentence.
+    Any other error is a bug and keeps its traceback.
     """
     try:
         code = main()
@@ -36,18 +36,18 @@ def run(main: Callable[[], int | None]) -> None:
 
 
 def _remedy(error: ValueError | OSError) -> str:
-    from dsd.doctor import doctor  # only where it is needed: it takes its time to look around
+    from dsd.doctor import doctor  # imported only when needed, because it is slow
 
     return doctor.remedy(error)
 
 
 def fail(message: str) -> int:
-    """Say it in one line on standard error; returns the exit code of a mistake."""
+    """Print the message in one line on standard error and return exit code 2."""
     print(f"{_name()}: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
 def _name() -> str:
-    """`train.prompts` for `python -m train.prompts`."""
+    """Return the command's name, such as `train.prompts` for `python -m train.prompts`."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec.name.removesuffix(".__main__") if spec else Path(sys.argv[0]).stem

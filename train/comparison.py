@@ -1,4 +1,4 @@
-"""What `train.evaluate` does: several ways of drawing the same cases, scored by the same scorer."""
+"""The work of `train.evaluate`: draw the same cases in several ways, and score them with the same scorer."""
 
 import argparse
 import json
@@ -25,7 +25,7 @@ from train.row_names import CHANCE, COPY, TEACHER, TRUTH
 
 @dataclass(frozen=True)
 class Ground:
-    """What all ways of drawing are measured on."""
+    """The cases, scorer and reference levels that all ways of drawing share."""
 
     cases: list[Case]
     scorer: Scorer
@@ -33,11 +33,11 @@ class Ground:
 
 
 def compare(args: argparse.Namespace, named: dict[str, str]) -> str:
-    """Draw, score and write everything; returns the page of tables."""
+    """Draw, score and write everything, and return the page of tables."""
     for source in named.values():
-        if not Path(source).is_file():  # a LoRA file; anything else must be a model by itself
+        if not Path(source).is_file():  # anything but a LoRA file must be a complete model
             hub.check_source(checkpoint.resolve(source).base)
-    with jsonl.explained(args.out):  # before the hours of drawing, not after them
+    with jsonl.explained(args.out):  # fail before hours of drawing, not after
         args.out.mkdir(parents=True, exist_ok=True)
     args.device = args.device or checkpoint.best_device()
     ground = stand(args)
@@ -48,7 +48,7 @@ def compare(args: argparse.Namespace, named: dict[str, str]) -> str:
 
 
 def stand(args: argparse.Namespace) -> Ground:
-    """The cases, their scorer, and what chance and the truth score there."""
+    """Return the cases, their scorer, and the scores of chance and of the truth on them."""
     if args.images:
         from dsd.evaluation.photographs import PhotographScorer, read_cases
 
@@ -58,13 +58,13 @@ def stand(args: argparse.Namespace) -> Ground:
         from dsd.evaluation.critters import CritterScorer, validation_set
 
         cases = validation_set(args.seed, args.subjects, args.prompts)
-        with redirect_stdout(sys.stderr):  # the hub says there what it opens; this output is the table's
+        with redirect_stdout(sys.stderr):  # loading prints messages; stdout is for the table
             scorer = CritterScorer()
     return Ground(cases, scorer, scores.measure_levels(cases, scorer))
 
 
 def draw_all(args: argparse.Namespace, named: dict[str, str], ground: Ground) -> dict[str, Scores]:
-    """Each row's scores; one model is in memory at a time."""
+    """Return the scores of each row; only one model is in memory at a time."""
     results: dict[str, Scores] = {}
     for name, source in named.items():
         results |= _student_rows(name, _student(source, args), ground, described=args.described)
@@ -103,7 +103,7 @@ def _teacher(source: str, args: argparse.Namespace) -> Callable[..., Draw]:
 def _resumed(
     way: Callable[..., Draw], pipe: DiffusionPipeline, settings: dict[str, Any], out: Path
 ) -> Callable[..., Draw]:
-    """The same, but for pictures that an earlier run of the command has left in `out`."""
+    """Wrap `way` so that it does not redraw images that an earlier run of the command left in `out`."""
     name = f"{way.__name__} {checkpoint.model_hash(pipe)} {settings}"
 
     def resumed(on_done: Callable[[int], object]) -> Draw:
@@ -114,7 +114,10 @@ def _resumed(
 
 
 def open_student(source: str, *, base: str, device: str) -> DSDPipeline:
-    """A whole pipeline, or weights (LoRA file or folder) on `base`. In float32 on a CPU: half is slow."""
+    """Open a complete pipeline, or weights (LoRA file or folder) on `base`.
+
+    On a CPU it runs in float32, because half precision is slow there.
+    """
     dtype = torch.float32 if device == "cpu" else None
     whole = (
         source in checkpoint.PRESETS or not Path(source).exists() or Path(source, "model_index.json").exists()
@@ -125,11 +128,11 @@ def open_student(source: str, *, base: str, device: str) -> DSDPipeline:
     return pipe
 
 
-# ---------------------------------------------------------------- what is said and kept
+# ---------------------------------------------------------------- report and files
 
 
 def report(results: dict[str, Scores], ground: Ground) -> str:
-    """The tables as markdown: scores, differences from the first checkpoint, and what they mean."""
+    """Return the markdown page: scores, differences from the first checkpoint, and a legend."""
     measures, levels = ground.scorer.measures, ground.levels
     subjects = len({case.subject for case in ground.cases})
     means = {name: result.means for name, result in results.items()}
@@ -151,7 +154,7 @@ KEPT = "subjects prompts seed steps image_guidance text_guidance teacher_guidanc
 
 
 def write(args: argparse.Namespace, results: dict[str, Scores], ground: Ground, page: str) -> None:
-    """All of it into the folder; numbers and pictures of earlier runs there are replaced."""
+    """Write scores, tables and samples into the folder, replacing those of earlier runs."""
     whole = {
         "settings": {name: getattr(args, name) for name in KEPT} | {"photographs": bool(args.images)},
         "torch": torch.__version__,
@@ -174,7 +177,7 @@ def _plain(means: dict[str, Interval]) -> dict[str, dict[str, float]]:
 
 
 def _lines(results: dict[str, Scores], cases: list[Case]) -> Iterator[bytes]:
-    """One row for each picture, for whoever wants to look closer."""
+    """Yield one line of JSON per image, for closer inspection."""
     for name, result in results.items():
         for case, row in zip(cases, result.rows, strict=True):
             about = {"way": name, "subject": case.subject, "prompt": case.prompt, "seed": case.seed}

@@ -1,12 +1,12 @@
-"""Which pairs of panels show one subject, and in what words: `python -m train.curate RUN --judge pocket`.
+"""Find and caption pairs of panels that show one subject: `python -m train.curate RUN --judge pocket`.
 
-Compares all panels of each sheet in RUN/grids, asks the judge about the pairs that are neither too
-different nor too alike, and writes RUN/pairs.jsonl; then RUN/captions.jsonl for those that are kept. Stop
-it whenever you like: the same command goes on. `accelerate launch -m train.curate RUN ...` shares the
-sheets between processes.
+Compares all panels of each grid in RUN/grids, asks the judge about the pairs that are neither too different
+nor too alike, and writes RUN/pairs.jsonl, then RUN/captions.jsonl for the pairs that are kept. You can stop
+it at any time and run the same command again to continue. `accelerate launch -m train.curate RUN ...` shares
+the grids between processes.
 
---grade finds out how good a judge is, --worth what the curation of a run is worth, and --redecide applies
-other thresholds to a run that was judged already.
+--grade measures how good a judge is, --worth measures what the curation of a run is worth, and --redecide
+applies other thresholds to a run that has already been judged.
 """
 
 import argparse
@@ -92,7 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     quiet()
     join()
-    logging.getLogger("dsd").setLevel(logging.WARNING)  # a server that is away is worth a line
+    logging.getLogger("dsd").setLevel(logging.WARNING)  # show warnings, such as an unreachable server
     if args.grade:
         _grade(args)
     elif args.run is None:
@@ -117,7 +117,7 @@ def _thresholds(args: argparse.Namespace, **usual: float) -> Thresholds:
 
 
 class Counted(VLM):
-    """A judge, and how many questions it was asked."""
+    """A judge that counts the questions it is asked."""
 
     def __init__(self, vlm: VLM):
         self.vlm, self.name, self.weights = vlm, vlm.name, vlm.weights
@@ -137,7 +137,7 @@ def _judge(args: argparse.Namespace) -> Counted:
         raise ValueError("who judges? give --judge pocket, a folder or hub id, or a server's http://host/v1")
     options = {name: getattr(args, name) for name in OF_JUDGE}
     options["batch"] = options.pop("judge_batch")
-    if options["budget"]:  # shared out, so that all processes together stay within it
+    if options["budget"]:  # divided, so that all processes together stay within it
         options["budget"] //= PartialState().num_processes
     return Counted(open_vlm(args.judge, **options))
 
@@ -184,9 +184,9 @@ def _sheets(run: Path) -> list[Row]:
 
 
 def _check(args: argparse.Namespace, sheets: list[Row], **settings: object) -> None:
-    """Refuse to go on with a run by other settings than before."""
+    """Refuse to continue a run with different settings."""
     asked = {args.recipe or sheet["recipe"] for sheet in sheets}
-    if len(asked) == 1:  # sheets of several recipes are each judged by their own
+    if len(asked) == 1:  # with several recipes, each grid is judged by its own
         settings["recipe"] = asked.pop()
     curation.check_settings(args.run / "pairs.jsonl", **settings)
 
@@ -217,7 +217,7 @@ def _caption(args: argparse.Namespace, judge: Counted, sheets: list[Row], pairs:
 
 
 def _kept(sheets: list[Row], pairs: list[Row]) -> list[Row]:
-    """The sheets with kept pairs, and these."""
+    """Return the grids that have kept pairs, with those pairs."""
     kept: dict[str, list] = {}
     for pair in pairs:
         if pair["verdict"] == KEEP:
@@ -230,7 +230,7 @@ def _tokenizer(generator: str) -> Path | None:
 
     try:
         return captions.tokenizer_of(resolve(generator).base)
-    except LoadError:  # drawn elsewhere, by a model that is not here
+    except LoadError:  # the grids were drawn elsewhere, by a model that is not available here
         return None
 
 

@@ -1,8 +1,8 @@
-"""A run's pairs into a dataset: `python -m train.dataset RUN`.
+"""Convert a run's pairs into a dataset: `python -m train.dataset RUN`.
 
-Writes RUN/dataset: parquet files, and a card with counts, licences and some pairs. Stop it whenever you
-like: the same command goes on. --only floor and --only all write pairs that the judge had no say in, for
-comparison.
+Writes RUN/dataset: parquet files, and a card with counts, licenses and some pairs. You can stop it at any
+time and run the same command again to continue. --only floor and --only all ignore the judge's
+verdicts, for comparison.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, kept as they come: the same command goes on where it was stopped."""
+"""Save the images of an evaluation as they are drawn, so that a stopped command can continue."""
 
 import hashlib
 from collections.abc import Callable
@@ -11,9 +11,10 @@ from dsd.files import contact_sheet, jsonl
 
 
 def kept(draw: Draw, folder: Path, way: str, *, batch: int, on_done: Callable[[int], object]) -> Draw:
-    """Draws only what `folder` lacks, `batch` pictures at a time; `way` names the weights and settings.
+    """Wrap `draw` so that it draws only the images missing in `folder`, `batch` at a time.
 
-    `on_done(n)` hears of the n pictures that were there; of the others `draw` tells.
+    `way` names the weights and settings. `on_done(n)` reports the n images that already exist; `draw` reports
+    the others.
     """
 
     def resumed(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
@@ -32,7 +33,7 @@ def kept(draw: Draw, folder: Path, way: str, *, batch: int, on_done: Callable[[i
 
 
 def _name(way: str, prompt: str, reference: Image.Image, seed: int) -> str:
-    """All that a picture depends on."""
+    """Return a hash of everything that an image depends on."""
     digest = hashlib.sha256(repr((way, prompt, seed, reference.mode, reference.size)).encode())
     digest.update(reference.tobytes())
     return digest.hexdigest()[:24]

@@ -1,10 +1,10 @@
-"""Checkpoints side by side: `python -m train.evaluate CHECKPOINT... --out FOLDER`.
+"""Compare checkpoints: `python -m train.evaluate CHECKPOINT... --out FOLDER`.
 
-Draws held-out critters in places they were asked for, by each checkpoint, by the prompted teacher and
-truly, and scores all of them with the same scorer. With --images the subjects are photographs. Prints a
-markdown table with 95 % intervals over subjects; FOLDER gets scores.json, pictures.jsonl (the scores of
-each picture), a sheet of samples and all pictures. The same command gives the same numbers, and goes on where
-it was stopped.
+Draws held-out critters in the requested places with each checkpoint and with the prompted teacher, adds the
+true drawings, and scores all of them with the same scorer. With --images the subjects are photographs.
+Prints a markdown table with 95 % intervals over subjects. FOLDER gets scores.json, pictures.jsonl (the
+scores of each image), a contact sheet of samples and all images. The same command gives the same numbers,
+and continues a run that was stopped.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     named = label(args.checkpoints)
     _check(args)
-    # Imported here: `--help` and a mistyped flag answer at once, and libraries are told to be quiet in time.
+    # Imported here so that --help and flag errors are fast, and quiet() runs before the libraries load.
     from dsd.generate.command import quiet
 
     quiet()
@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """What would otherwise be found out after minutes of drawing."""
+    """Set the default batch, and raise ValueError for options that would fail after minutes of drawing."""
     if args.subjects < 2:
         raise ValueError(
             f"--subjects must be at least 2, got {args.subjects}: intervals are taken over subjects"
@@ -85,7 +85,10 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def label(given: list[str]) -> dict[str, str]:
-    """Rows by name: `judged=runs/judged/checkpoint` names its row, anything else is its own name."""
+    """Map row names to sources.
+
+    `judged=runs/judged/checkpoint` names its row; without a label, the source itself is the name.
+    """
     named: dict[str, str] = {}
     for item in given:
         name, sign, source = item.partition("=")
@@ -99,7 +102,7 @@ def label(given: list[str]) -> dict[str, str]:
 
 
 def _public(name: str) -> str:
-    """Without the folders of somebody's home: tables are for others."""
+    """Remove the local folders from an absolute path, because tables are shared with others."""
     return Path(name).name if Path(name).is_absolute() else name
 
 

@@ -1,7 +1,7 @@
-"""Prompts into sheets of panels: `python -m train.grids RUN --model pocket`.
+"""Draw grids of panels from prompts: `python -m train.grids RUN --model pocket`.
 
-Draws what RUN/prompts.jsonl asks for into RUN/grids. Stop it whenever you like: the same command goes on.
-`accelerate launch -m train.grids RUN` shares the prompts between GPUs and machines,
+Draws the prompts of RUN/prompts.jsonl into RUN/grids. You can stop it at any time and run the same command
+again to continue. `accelerate launch -m train.grids RUN` shares the prompts between GPUs and machines,
 `torchrun --nproc-per-node 2 -m train.grids RUN` between processes on a CPU.
 """
 
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _load(args: argparse.Namespace) -> "Teacher":
-    quiet()  # before what follows is imported, which would talk
+    quiet()  # before the import below, which would log messages
     from dsd.grids.teacher import load_teacher
 
     given = {name: getattr(args, name) for name in OVERRIDES}
@@ -84,7 +84,10 @@ def stage(
     batch: int | None = None,
     draw: Callable | None = None,
 ) -> Stage:
-    """What `main` runs. `draw` replaces `dsd.grids.teacher.draw`, say by one that takes the time."""
+    """Return the stage that `main` runs.
+
+    `draw` replaces `dsd.grids.teacher.draw`, for example with a function that measures the time.
+    """
     if draw is None:
         from dsd.grids.teacher import draw
     do = partial(
@@ -112,7 +115,7 @@ def _mend(run: Path, state: PartialState) -> None:
 
 
 def _reason(row: Row) -> str | None:
-    """Of a rejected sheet, without its numbers."""
+    """Return why a grid was rejected, without the numbers."""
     return row["rejected"] and row["rejected"].split(":")[0]
 
 

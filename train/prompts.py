@@ -1,6 +1,7 @@
-"""Reference captions into prompts of sheets: `python -m train.prompts RUN --count N`.
+"""Write prompts for grids from reference captions: `python -m train.prompts RUN --count N`.
 
-Writes RUN/prompts.jsonl. Stop it whenever you like: the same command goes on, and a larger --count adds more.
+Writes RUN/prompts.jsonl. You can stop it at any time and run the same command again to continue; a larger
+--count adds more prompts.
 """
 
 import argparse

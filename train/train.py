@@ -1,9 +1,9 @@
 """Train a student on pairs: `python -m train.train DATASET --out OUT --model pocket`.
 
 DATASET is a run, a folder of parquet files or a hub id. OUT becomes a checkpoint that the app and plain
-diffusers open, with a card, curves and samples. Stop it whenever you like: the same command goes on where it
-was. On several GPUs: `accelerate launch --config_file train/configs/... -m train.train ...`. --plan says
-beforehand what it will take.
+diffusers open, with a card, curves and samples. You can stop it at any time and run the same command again
+to continue. On several GPUs: `accelerate launch --config_file train/configs/... -m train.train ...`. --plan
+prints the memory and time to expect, and stops.
 """
 
 import argparse
@@ -63,19 +63,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """A flag for each field of `TrainOptions`. Left out it is None, so that a model's own setting counts."""
+    """Add a flag for each field of `TrainOptions`; the default None lets the model's own setting apply."""
     group = parser.add_argument_group("settings; [..] is for pocket where it differs")
     kinds = get_type_hints(TrainOptions)
     for one in fields(TrainOptions):
         flags, kind = [f"--{one.name.replace('_', '-')}"], _plain(kinds[one.name])
-        flags += ["--quantize"] if one.name == "quantise" else []  # as drawing spells it
+        flags += ["--quantize"] if one.name == "quantise" else []  # the spelling of the drawing commands
         special = {bool: {"action": argparse.BooleanOptionalAction}, tuple: {"nargs": "+"}}
         how = special.get(kind, {"type": kind, "metavar": METAVARS.get(kind)})
         group.add_argument(*flags, default=None, help=f"{one.metadata['help']}{_default(one)}", **how)
 
 
 def _plain(kind: Any) -> type:
-    """`float` for `float | None`, `tuple` for `tuple[str, ...]`."""
+    """Return the plain type: `float` for `float | None`, `tuple` for `tuple[str, ...]`."""
     if isinstance(kind, types.UnionType):
         kind = next(part for part in get_args(kind) if part is not types.NoneType)
     return getattr(kind, "__origin__", kind)
@@ -88,7 +88,7 @@ def _default(one: Any) -> str:
 
 
 def options_of(args: argparse.Namespace) -> TrainOptions:
-    """What was given, then what suits the model, then the defaults."""
+    """Return the options from the flags, then from what suits the model, then from the defaults."""
     given = {one.name: getattr(args, one.name) for one in fields(TrainOptions)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     given = {name: value for name, value in given.items() if value is not None}
@@ -108,14 +108,14 @@ def main(argv: list[str] | None = None) -> int:
     if args.public and not args.push_to_hub:
         raise ValueError("--public says who sees what --push-to-hub uploads: give that too")
     if args.push_to_hub:
-        model_card.check_upload(args.push_to_hub)  # now, not after the days that training takes
+        model_card.check_upload(args.push_to_hub)  # fail now, not after days of training
     quiet()
     join()
     if crowded():
         raise ValueError("more processes than GPUs: training wants one for each, start as many as there are")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("dsd").setLevel(logging.WARNING)
-    find_base(options)  # now, not after a dataset was downloaded
+    find_base(options)  # fail now, not after a dataset was downloaded
     data = _pairs(args)
     if args.plan:
         return _plan(args, options, data)
@@ -133,7 +133,7 @@ def _pairs(args: argparse.Namespace) -> pairs.Pairs:
         raise ValueError(
             f"--streaming is for datasets of the hub, and {args.dataset} lies here: leave it out"
         )
-    # A plan takes the number of rows and the first one: the ends of the files and a piece, not all of them.
+    # A plan needs only the number of rows and the first row, so streaming reads small parts of the files.
     streaming = args.streaming or (args.plan and not constants.HF_HUB_OFFLINE)
     return pairs.read_pairs(args.dataset, columns=_columns(args), split=args.split, streaming=streaming)
 
@@ -159,7 +159,7 @@ def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) ->
 
 
 class Report:
-    """What the command shows and writes while the loop runs, and at its end."""
+    """The output of the command while the loop runs and when it ends."""
 
     def __init__(self, args: argparse.Namespace, options: TrainOptions) -> None:
         self.args, self.options = args, options
@@ -168,7 +168,7 @@ class Report:
         self.bar: tqdm | None = None
 
     def rows(self, done: int, total: int) -> None:
-        """Pictures and texts are being encoded."""
+        """Show the progress of encoding images and texts."""
         if not PartialState().is_main_process:
             return
         self.bar = self.bar or tqdm(total=total, unit="row", desc="encoding")
@@ -177,7 +177,7 @@ class Report:
             self.bar = self.bar.close()
 
     def step(self, done: int, values: dict[str, float]) -> None:
-        """The loop reports losses, or scores."""
+        """Record and show the losses or scores that the loop reports."""
         self.curves = self.curves or Curves(
             self.args.out / "curves.jsonl", self.args.out / "run" / "tensorboard"
         )
@@ -194,7 +194,7 @@ class Report:
         self.bar.update(done - self.bar.n)
 
     def _tell(self, done: int, values: dict[str, float]) -> None:
-        """Scores on a line, the picture of the curves, and the alarm."""
+        """Print the scores in one line, print a warning if there is one, and plot the curves."""
         plain = {name: value for name, value in values.items() if f"{name}_low" in values}
         tqdm.write(f"step {done}: " + ", ".join(f"{name} {value:.3f}" for name, value in plain.items()))
         warning = scores.alarm(self.curves.scores())
@@ -208,7 +208,7 @@ class Report:
         curves.write(file, picture, reference=reference, note=note)
 
     def finish(self, trained: Trained, data: pairs.Pairs) -> None:
-        """Card, samples and picture of the curves beside the checkpoint; the upload, if one was asked for."""
+        """Write the card, samples and plotted curves beside the checkpoint, and upload it if requested."""
         out = self.args.out
         if self.bar:
             self.bar.close()
@@ -240,12 +240,12 @@ def _validator(args: argparse.Namespace, options: TrainOptions) -> Validator | N
         return None
     if what == CRITTERS:
         return Validator(*_critters(args), args.out)
-    # One at a time: beside what a training keeps in memory there is room for no more than the plan counts.
+    # One image at a time: the plan counts memory for no more than that besides the training itself.
     return Validator(*_photographs(args, what), args.out, way=partial(by_student, batch=1))
 
 
 def _watched(args: argparse.Namespace, options: TrainOptions) -> str:
-    """What the training is validated on."""
+    """Return what the training is validated on: critters, a folder of photographs, or none."""
     return args.validate or (CRITTERS if options.model == "pocket" else "none")
 
 

@@ -1,1 +1,1 @@
-"""Curation: which pairs truly show one subject, and the dataset that they become."""
+"""Curation: select the pairs that truly show one subject, and export them as a dataset."""

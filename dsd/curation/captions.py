@@ -1,8 +1,8 @@
-"""Words for the pairs that were kept: what the target shows, what to change to get there. And richer prompts.
+"""Captions and edit instructions for the kept pairs, and prompt enhancement.
 
-Each text is one line of at most 77 tokens, which is what the FLUX family's CLIP reads. A longer one is asked
-for again, once, with the wish for a shorter one; what is still too long is cut at a word and flagged. Where a
-model says nothing at all, the sheet's own words stand in, and `writer` says `sheet`.
+Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP. If a text is empty or too
+long, the model is asked once more for a shorter one; a text that is still too long is cut at a word and
+flagged. If the model returns no text, the grid's own words are used and `writer` is `sheet`.
 """
 
 import math
@@ -21,8 +21,8 @@ from dsd.files.jsonl import Row
 from dsd.grids.recipes import Recipe
 from dsd.vlm.open import VLM, Request
 
-SHEET = "sheet"  # who wrote a caption that nobody wrote
-LONGEST = 77  # tokens, the two marks of CLIP's tokenizer included
+SHEET = "sheet"  # writer of captions that come from the grid's own prompt
+LONGEST = 77  # tokens, including the start and end tokens
 SHORTER = "Answer shorter: one line of at most 25 words."
 CONTEXT = re.compile(
     r"[,.;:!?()]|\b(wearing|holding|carrying|in|on|at|under|by|near|beside|behind|against|during|while"
@@ -33,28 +33,28 @@ POINTING = frozenset("a an the this that same it one creature critter character 
 Count = Callable[[str], int]
 
 
-# ---------------------------------------------------------------- how long a text is
+# ---------------------------------------------------------------- text length
 
 
 def estimate(text: str) -> int:
-    """Tokens that CLIP may make of a text, erring on the long side, without its vocabulary.
+    """Return an estimate of a text's CLIP tokens, on the high side, without the vocabulary.
 
-    CLIP first splits into words, single digits and runs of other marks, then cuts rare words into pieces.
-    Here every four letters begun of a word count as a piece, where common English words of any length are
-    one.
+    CLIP first splits a text into words, single digits and runs of other characters, then splits rare words
+    into pieces. The estimate counts one piece for every four letters of a word, rounded up, although common
+    English words of any length are a single piece.
     """
     pieces = re.findall(r"[^\W\d_]+|\d|[^\w\s]+|_+", text)
     return 2 + sum(math.ceil(len(piece) / 4) for piece in pieces)
 
 
 def counter(tokenizer: str | Path | None) -> Count:
-    """Counts the tokens of a text: by the tokenizer in a folder or of a hub id, or by `estimate` if None.
+    """Return a token counter: the tokenizer in a folder or of a hub id, or `estimate` for None.
 
-    LoadError if there is no such tokenizer.
+    Raise LoadError if there is no such tokenizer.
     """
     if tokenizer is None:
         return estimate
-    from transformers import AutoTokenizer  # imported here: it takes seconds, and the estimate needs none
+    from transformers import AutoTokenizer  # imported here because it takes seconds
 
     hub.check_source(tokenizer, weights=False)
     with hub.explained(str(tokenizer), [str(tokenizer)]):
@@ -63,10 +63,9 @@ def counter(tokenizer: str | Path | None) -> Count:
 
 
 def tokenizer_of(base: str | Path) -> Path | None:
-    """The folder of a pipeline's CLIP tokenizer: the pipeline's own, or that of the hub's copy on this
-    machine.
+    """Return the folder of a pipeline's CLIP tokenizer, or None if it is not on this machine.
 
-    None if it is not here: nothing is downloaded to count words.
+    The folder is in the pipeline itself or in the local hub cache; nothing is downloaded.
     """
     if (folder := Path(base) / "tokenizer").is_dir():
         return folder
@@ -77,7 +76,7 @@ def tokenizer_of(base: str | Path) -> Path | None:
 
 
 def cut(text: str, count: Count, longest: int = LONGEST) -> str:
-    """The text, or as many of its first words as fit into so many tokens."""
+    """Return the text, or as many of its first words as fit into `longest` tokens."""
     words = text.split()
     fits = bisect_right(range(len(words) + 1), longest, key=lambda n: count(" ".join(words[:n]))) - 1
     return " ".join(words[: max(fits, 0)])
@@ -89,10 +88,10 @@ def cut(text: str, count: Count, longest: int = LONGEST) -> str:
 def caption_sheets(
     sheets: list[Row], *, run: Path, vlm: VLM, count: Count = estimate, recipe: str | None = None
 ) -> list[Row]:
-    """Rows of `captions.jsonl`: two for each kept pair, one for either panel as the target.
+    """Return rows of `captions.jsonl`: two per kept pair, with either panel as the target.
 
-    A sheet is a row of `grids.jsonl` with `kept`, the (first, second) of its kept pairs. A target picture is
-    described once, however many pairs it is in. `recipe` None is each sheet's own.
+    Each grid is a row of `grids.jsonl` with `kept`, the (first, second) of its kept pairs. A target image is
+    described once, even if it is in several pairs. `recipe` None means each grid's own recipe.
     """
     work = [
         _questions(sheet, open_panels(run, sheet), recipe_named(recipe or sheet["recipe"]))
@@ -104,12 +103,15 @@ def caption_sheets(
 
 
 def _orders(kept: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """(conditioning, target), both ways."""
+    """Return (conditioning, target) in both orders."""
     return [order for first, second in kept for order in ((first, second), (second, first))]
 
 
 def _questions(sheet: Row, panels: list[Image.Image], recipe: Recipe) -> dict[tuple, Request]:
-    """What to ask: by (sheet, target) for a description, by (sheet, conditioning, target) for the change."""
+    """Return the requests for one grid by key.
+
+    The keys are (grid, target) for a description and (grid, conditioning, target) for a change.
+    """
     orders, grid = _orders(sheet["kept"]), sheet["id"]
     asked = {(grid, b): Request(recipe.captions["caption"], (panels[b],)) for _, b in orders}
     changes = {
@@ -133,16 +135,19 @@ def _row(sheet: Row, order: tuple[int, int], texts: dict, writer: str, count: Co
 
 
 def sheet_words(sheet: Row, target: int) -> dict[str, str]:
-    """What the sheet's prompt asked of that panel; whether the teacher drew it, nobody has looked."""
+    """Return the words that the grid's prompt has for a panel.
+
+    They say what was requested, which the teacher may not have drawn.
+    """
     subject, place = sheet["subject"], sheet["places"][target]
     article = "" if subject.lower().startswith(("a ", "an ", "the ")) else "a "
     return {"caption": f"{article}{subject} {place}", "instruction": place}
 
 
 def write(vlm: VLM, requests: list[Request], count: Count = estimate) -> list[tuple[str, bool]]:
-    """One line for each request and whether it had to be cut; "" where the model stays silent.
+    """Return one line per request and whether it was cut; the line is "" if the model returns no text.
 
-    What is too long, or nothing, is asked again, once.
+    Requests with an empty or too long answer are asked once more.
     """
     texts = [line(text) for text in vlm.ask_many(requests)]
     again = [i for i, text in enumerate(texts) if not text or count(text) > LONGEST]
@@ -157,21 +162,21 @@ def line(text: str) -> str:
 
 
 def fitted(text: str, count: Count) -> tuple[str, bool]:
-    """At most 77 tokens of it, and whether it had more."""
+    """Return the text, cut to at most 77 tokens, and whether it was cut."""
     return (text, False) if count(text) <= LONGEST else (cut(text, count), True)
 
 
-# ---------------------------------------------------------------- a richer prompt, for the Generate tab
+# ---------------------------------------------------------------- prompt enhancement for the Generate tab
 
 
 def enhance(vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe, *, count: Count = estimate) -> str:
-    """The user's words behind a description of the picture's subject; at most 77 tokens, one line.
+    """Return the user's prompt after a description of the image's subject; one line, at most 77 tokens.
 
-    It takes one question, `recipe.captions["caption"]`, which every judge can answer, the embedded one too;
-    the rest is text. Of the answer only the subject is kept, up to the first word that tells where it is or
-    what it does, because the picture's beach would argue with the user's forest. Where the prompt opens
-    with the subject itself, in words that the description has as well or as `it` or `the critter`, these
-    are not said twice. The user's words are never cut: where they leave no room, the description is.
+    This takes a single question, `recipe.captions["caption"]`, which every judge can answer, including the
+    embedded one. Only the subject is kept from the answer, up to the first word for a place or an action,
+    because the image's context would contradict the requested one. If the prompt opens with the subject, in
+    words of the description or as `it` or `the critter`, these words are not repeated. The user's words are
+    never cut: the description is shortened to make room.
     """
     (caption, _), *_ = write(vlm, [Request(recipe.captions["caption"], (image,))], count)
     description, prompt = _opening(caption).split(), line(prompt)
@@ -185,6 +190,6 @@ def enhance(vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe, *, count:
 
 
 def _opening(text: str) -> str:
-    """What comes before the first word or mark that begins a place or an action."""
+    """Return the text before the first word or punctuation mark that begins a place or an action."""
     found = CONTEXT.search(text)
     return (text[: found.start()] if found else text).strip()

@@ -1,8 +1,8 @@
-"""A run's pairs as parquet shards, and those shards on the hub.
+"""Export of a run's pairs as parquet shards, and upload of the shards to the hub.
 
-Nothing is copied before this point: a row of text says which two panels of which sheet make a pair, and only
-here they are cut and become pictures of their own, as lossless PNG. A dataset is a function of the run's rows
-and of a `Choice`, to the byte: it is written anew when they change, and left alone when they do not.
+Until this stage a pair is a row that names two panels of a grid. Only here the panels are cut out and stored
+as separate lossless PNG images. The bytes of a dataset depend only on the run's rows and on a `Choice`: it is
+written again if they change, and kept otherwise.
 """
 
 import hashlib
@@ -27,20 +27,20 @@ from dsd.files.pairs import COLUMNS, PICTURES
 
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
-GROUP = 50  # rows that are read together: 100 pictures
-FORMAT = 1  # raise it when the same rows make other files
+GROUP = 50  # rows per row group: 100 images
+FORMAT = 1  # increase it when the same rows give different files
 SHEETS_IN_MEMORY = 16
 UPLOADED = ["README.md", "samples.png", "train-*.parquet"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Written:
-    """What `write_dataset` did."""
+    """The result of `write_dataset`."""
 
     folder: Path
     shards: list[Path]
-    rows: list[Row]  # all of the dataset, in its order, without pictures
-    new: int  # shards that were not there yet
+    rows: list[Row]  # all rows of the dataset in order, without images
+    new: int  # number of shards written by this call
 
 
 def write_dataset(
@@ -51,10 +51,11 @@ def write_dataset(
     shard_rows: int = SHARD_ROWS,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> Written:
-    """Write a run's dataset into the folder `out`, `shard_rows` rows a file; shards that are there stay.
+    """Write a run's dataset to the folder `out`, `shard_rows` rows per file; keep shards that are up to date.
 
-    Killed and run again it leaves the same bytes. `on_rows(done, total)` hears of the progress. RunError for
-    a run with nothing to write, for a sheet that cannot be read, and for files of somebody else in `out`.
+    An interrupted command that is run again gives the same bytes. `on_rows(done, total)` reports the
+    progress. Raise RunError for a run without pairs to write, for a grid that cannot be read, and if `out`
+    contains parquet files that this command did not write.
     """
     if shard_rows < 1:
         raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
@@ -64,7 +65,7 @@ def write_dataset(
         raise RunError(f"there is nothing to write: of the pairs of {run.folder} none is kept ({_tell(run)})")
     blocks = [items[i : i + shard_rows] for i in range(0, len(items), shard_rows)]
     paths = [out / f"train-{k:05}-of-{len(blocks):05}.parquet" for k in range(len(blocks))]
-    with jsonl.writing(out / "README.md"):  # holds the lock: one command at a time in this folder
+    with jsonl.writing(out / "README.md"):  # lock the folder against other commands
         new = _write_shards(run.folder, paths, blocks, _digest(items, shard_rows), on_rows)
     return Written(folder=out, shards=paths, rows=[item.row for item in items], new=new)
 
@@ -75,7 +76,7 @@ def _tell(run: Run) -> str:
 
 
 def _digest(items: list[Item], shard_rows: int) -> bytes:
-    """Names the dataset by everything that its bytes depend on."""
+    """Return a digest of everything that the bytes of the dataset depend on."""
     geometry = ("file", "rows", "columns", "margin")
     parts = [[i.row, i.conditioning, i.target, [i.sheet[key] for key in geometry]] for i in items]
     text = json.dumps([FORMAT, GROUP, shard_rows, parts], ensure_ascii=False)
@@ -88,7 +89,7 @@ def _digest(items: list[Item], shard_rows: int) -> bytes:
 def _write_shards(
     run: Path, paths: list[Path], blocks: list[list[Item]], digest: bytes, on_rows: Callable[[int, int], None]
 ) -> int:
-    """Write those that are missing or of another dataset, then remove the other's; returns how many."""
+    """Write missing and outdated shards, delete leftover ones, and return the number written."""
     folder, total, done, new = paths[0].parent, sum(map(len, blocks)), 0, 0
     old = _shards_of_ours(folder)
     cut, schema = _cutter(run), _schema(digest)
@@ -107,7 +108,7 @@ def _write_shards(
 
 
 def _shards_of_ours(folder: Path) -> dict[Path, bytes]:
-    """Path -> the dataset it is a part of; what a killed command left half written goes."""
+    """Return the dataset digest of each shard in the folder, after deleting partly written files."""
     for part in folder.glob(".train-*.part"):
         part.unlink()
     owners = {path: _owner(path) for path in folder.glob("*.parquet")}
@@ -118,7 +119,10 @@ def _shards_of_ours(folder: Path) -> dict[Path, bytes]:
 
 
 def _owner(path: Path) -> bytes | None:
-    """None for a file of somebody else; b"" for a damaged one of ours, which is to be written again."""
+    """Return the dataset digest of a file, or None for a file that this command did not write.
+
+    Return b"" for a damaged shard, so that it is written again.
+    """
     if not SHARD.fullmatch(path.name):
         return None
     try:
@@ -130,7 +134,7 @@ def _owner(path: Path) -> bytes | None:
 def _write_shard(
     path: Path, items: list[Item], cut: Callable[[Item], Row], schema: Any, on_rows: Callable[[int], None]
 ) -> None:
-    """The whole file or none: written under another name, then renamed."""
+    """Write the whole file or nothing, by renaming a temporary file."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with jsonl.explained(path):
         try:
@@ -151,14 +155,14 @@ def _table(group: list[Row], schema: Any) -> Any:
 
     try:
         return pyarrow.Table.from_pylist(group, schema=schema)
-    except (TypeError, ValueError) as error:  # Arrow's two ways of saying that a value is of another type
+    except (TypeError, ValueError) as error:  # Arrow raises either for a wrong type
         raise RunError(
             f"the rows {group[0]['id']} to {group[-1]['id']} hold a value of the wrong type: {error}"
         ) from error
 
 
 def _cutter(run: Path) -> Callable[[Item], Row]:
-    """Gives the two pictures of an item; pairs of one sheet that come close together open it once."""
+    """Return a function that cuts an item's two images and caches the panels of the last few grids."""
 
     @lru_cache(maxsize=SHEETS_IN_MEMORY)
     def panels(sheet: str) -> list[bytes]:
@@ -175,7 +179,7 @@ def _cutter(run: Path) -> Callable[[Item], Row]:
 
 
 def _schema(digest: bytes) -> Any:
-    """Arrow's types, and what tells `datasets` that two of the columns are pictures."""
+    """Return the Arrow schema, with the metadata that declares the image columns to `datasets`."""
     parquet.package()
     import pyarrow
 
@@ -193,11 +197,11 @@ def _schema(digest: bytes) -> Any:
 
 
 def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
-    """Upload a finished dataset, card and all, as the hub's dataset `name` (owner/name); returns its address.
+    """Upload a finished dataset with its card to the hub as `name` (owner/name) and return its address.
 
-    A new one is private unless told otherwise, because what a generator drew may not be everybody's to
-    publish; one that is there stays as it is. The token is the variable HF_TOKEN's, or the one of `hf auth
-    login`. LoadError says what the hub refuses.
+    A new repository is private by default, because the generator's license may forbid publication; an
+    existing one keeps its visibility. The token comes from the variable HF_TOKEN or from `hf auth login`.
+    Raise LoadError, with advice, if the hub refuses.
     """
     if not hub.ID.fullmatch(name):
         raise LoadError(f"a dataset on the hub is called owner/name, got {name!r}")
@@ -210,7 +214,7 @@ def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = N
                 repo_type="dataset",
                 folder_path=folder,
                 allow_patterns=UPLOADED,
-                delete_patterns=["train-*.parquet"],  # of a larger dataset that was there before
+                delete_patterns=["train-*.parquet"],  # left over from a larger dataset
                 commit_message="Upload the dataset",
             )
         except HfHubHTTPError as error:

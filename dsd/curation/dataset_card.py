@@ -1,6 +1,6 @@
-"""A dataset's card: what is in it, how it was made, what may be done with it, and a look at some pairs.
+"""The card of a dataset: its contents, how it was made, its license, and some sample pairs.
 
-Everything on it is read from the run's rows, so that it says what happened and not what was meant to.
+Everything is read from the run's rows, so the card describes what happened instead of what was intended.
 """
 
 import json
@@ -20,7 +20,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.files.pairs import COLUMNS, Pairs
 
-SHOWN = 8  # pairs in the picture, in two columns
+SHOWN = 8  # pairs in the image, in two columns
 BORDER = 12  # pixels
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 MEANING = {
@@ -63,7 +63,10 @@ LIMITS = """\
 
 
 def write_card(run: Run, written: Written, choice: Choice, *, grades: Path | None = None) -> None:
-    """Put README.md and samples.png beside the shards; `grades` is grades.json of train.curate --grade."""
+    """Write README.md and samples.png beside the shards.
+
+    `grades` is the grades.json of `train.curate --grade`.
+    """
     text = card(run, written, choice, grades=read_grades(grades) if grades else None)
     _write(written.folder / "samples.png", samples.png(contact_sheet(written)))
     _write(written.folder / "README.md", text.encode())
@@ -75,7 +78,7 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def read_grades(path: Path) -> str:
-    """The judge's grades as a section of the page; RunError for a file that holds none."""
+    """Return the judge's grades as a section of the page; raise RunError for a file without grades."""
     try:
         page = report.markdown(json.loads(path.read_text(encoding="utf-8")))
     except OSError as error:
@@ -88,7 +91,7 @@ def read_grades(path: Path) -> str:
 
 
 def contact_sheet(written: Written) -> Image.Image:
-    """Some pairs of different sheets, spread over the dataset, with their words."""
+    """Draw sample pairs of different grids, spread over the dataset, with their texts."""
     firsts: dict[str, int] = {}
     for place, row in enumerate(written.rows):
         firsts.setdefault(row["grid"], place)
@@ -108,11 +111,11 @@ def _column(shown: list[Row]) -> Image.Image:
     return samples.sheet(pictures, [f"{row['caption']} ({row['instruction']})" for row in shown])
 
 
-# ---------------------------------------------------------------- the text
+# ---------------------------------------------------------------- text
 
 
 def card(run: Run, written: Written, choice: Choice, *, grades: str | None = None) -> str:
-    """The whole README.md: the head that the hub reads, and the page, with `grades` as a section of it."""
+    """Return the README.md: the metadata that the hub reads, and the page with `grades` as a section."""
     parts = [
         f"---\n{_head(written).to_yaml()}\n---",
         f"# Pairs of one subject in two places\n\n{_opening(written, choice)}",
@@ -143,7 +146,7 @@ def _head(written: Written) -> DatasetCardData:
 
 
 def _licence_head(written: Written) -> dict[str, str]:
-    """The strictest one that is in it."""
+    """Return the metadata of the strictest license among the rows."""
     found = {row["generator_licence"] for row in written.rows}
     if FLUX_DEV in found:
         page = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"

@@ -1,13 +1,11 @@
-"""Panels in, judged pairs out: a cheap look at how alike two pictures are, then a judge who gives its
-reasons.
+"""Judging of pairs of panels, by embedding similarity first and a vision-language model second.
 
-Stage 1 compares embeddings. Pairs below the floor cannot be one subject; pairs above the ceiling are
-near-copies, which teach copy-paste. Stage 2 asks a vision-language model about the rest: it describes
-before it decides, scores each part of the subject, and is read strictly (`dsd.curation.verdict`). Its words
-and all numbers stay in the row.
+Stage 1 compares embeddings. Pairs below the floor cannot show one subject; pairs above the ceiling are
+near-copies, which teach a model to copy and paste. Stage 2 asks a vision-language model about the remaining
+pairs: it describes before it decides and scores each part of the subject, and its answer is parsed strictly
+(`dsd.curation.verdict`). Its words and all numbers stay in the row.
 
-What this does not know: whether the judge is right. `dsd.curation.judge_evaluation` measures that where the
-truth is known.
+Whether the judge is right is measured by `dsd.curation.judge_evaluation`, on pairs with known ground truth.
 """
 
 import json
@@ -36,10 +34,11 @@ if TYPE_CHECKING:
 def judge(
     pairs: list[Row], pictures: Sequence[tuple[Image.Image, Image.Image]], *, vlm: VLM, thresholds: Thresholds
 ) -> list[Row]:
-    """The pairs with what the judge said of their pictures, and the verdict.
+    """Return the pairs with the judge's answers about their images, and the verdict.
 
     A pair has at least `recipe` (a name) and `similarity`. All questions of a vote go to the judge as one
-    ordered stream, so that a server has many of them in flight. Nobody votes where all is decided already.
+    ordered stream, so that a server can process many at once. Pairs that are already decided get no further
+    votes.
     """
     recipes = [recipe_named(pair["recipe"]) for pair in pairs]
     texts: list[list[str]] = [[] for _ in pairs]
@@ -59,19 +58,20 @@ def _heard_all(pairs: list[Row], texts: list[list[str]], recipes: list[Recipe]) 
 
 
 def _question(recipe: Recipe, pictures: tuple[Image.Image, Image.Image], vote: int) -> Request:
-    """Every other vote sees the pictures in the other order, which a judge's mind should not depend on.
+    """Return the question for one vote.
 
-    The first of either order is greedy, the best single answer; only the others need a seed.
+    Every other vote shows the images in the other order, because the answer should not depend on it. The
+    first vote in each order is greedy, the best single answer; only the later ones need a seed.
     """
     turned = pictures[::-1] if vote % 2 else pictures
     return Request(recipe.compare, tuple(turned), seed=vote // 2 or None)
 
 
 def _heard(texts: list[str], recipe: Recipe) -> Row:
-    """All votes as numbers, all texts as they came, and the parts of the last answer that can be read.
+    """Return all votes as numbers, all raw answers, and the fields of the last readable answer.
 
-    Nobody votes where all is decided, so the last one decided; `turned` says whether it saw the second
-    picture first.
+    Voting stops once a pair is decided, so the last answer is the decisive one. `turned` is true if the last
+    readable answer saw the second image first.
     """
     answers = [read_answer(text, recipe) for text in texts]
     vote, shown = next(((v, answers[v]) for v in reversed(range(len(answers))) if answers[v]), (0, None))
@@ -97,10 +97,10 @@ def judge_sheets(
     thresholds: Thresholds,
     recipe: str | None = None,
 ) -> list[Row]:
-    """Every pair of panels of these sheets, judged; `sheets` are rows of `grids.jsonl`.
+    """Return every pair of panels of these grids with its judgment; `sheets` are rows of `grids.jsonl`.
 
-    All panels are embedded once, in one call. `embedder` None leaves out the first stage. `recipe` is the
-    name of the one to judge by; None is each sheet's own.
+    All panels are embedded in one call. `embedder` None skips the first stage. `recipe` is the name of the
+    recipe to judge by; None means each grid's own.
     """
     cut = [open_panels(run, sheet) for sheet in sheets]
     vectors = embedder.embed([panel for one in cut for panel in one]) if embedder else None  # [panels, c]
@@ -128,22 +128,22 @@ def _pair(sheet: Row, first: int, second: int, recipe: str | None) -> Row:
 
 
 def open_panels(run: Path, sheet: Row) -> list[Image.Image]:
-    """The panels of a sheet in reading order, RGB. RunError if its file is gone or damaged."""
+    """Return the panels of a grid in reading order, RGB; raise RunError if its file is missing or damaged."""
     return grids.panels(grids.open_sheet(run, sheet), sheet["rows"], sheet["columns"], sheet["margin"])
 
 
 def recipe_named(name: str) -> Recipe:
-    """RunError, with the names there are, for one that is not."""
+    """Return a recipe by name; raise RunError, with the known names, for an unknown one."""
     if name not in RECIPES:
         raise RunError(f"unknown recipe {name!r}: there are {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
-# ---------------------------------------------------------------- a run that is there already
+# ---------------------------------------------------------------- existing runs
 
 
 def read_pairs(run: Path) -> list[Row]:
-    """All pairs of a run; RunError if nothing has been judged yet."""
+    """Return all pairs of a run; raise RunError if nothing has been judged yet."""
     pairs = jsonl.read_all(run / "pairs.jsonl")
     if not pairs:
         raise RunError(f"{run} has no judged pairs yet: run train.curate with a --judge first")
@@ -151,9 +151,9 @@ def read_pairs(run: Path) -> list[Row]:
 
 
 def check_settings(path: Path, **now: object) -> None:
-    """RunError, naming what differs, if the file has rows that were judged by other settings.
+    """Raise RunError, naming the differences, if the file has rows judged with other settings.
 
-    `now` is by the name in the row: `judge`, `embedder`, `recipe`, `thresholds` ...
+    `now` holds the settings by their names in the row: `judge`, `embedder`, `recipe`, `thresholds` ...
     """
     settings = _flat(now)
     for row in jsonl.read_all(path):
@@ -168,20 +168,20 @@ def check_settings(path: Path, **now: object) -> None:
 
 
 def _flat(settings: Row) -> Row:
-    """With the thresholds one by one."""
+    """Return the settings with each threshold as an entry of its own."""
     thresholds = settings.get("thresholds", {})
     return {**{name: it for name, it in settings.items() if name != "thresholds"}, **thresholds}
 
 
 def redecide(run: Path, thresholds: Thresholds) -> list[Row]:
-    """Decide all pairs of a run again from their rows, and write them; the judge is not asked.
+    """Decide all pairs of a run again from their rows and write them, without asking the judge.
 
-    Captions of sheets whose kept pairs change are removed, so that the next run writes them anew. RunError
-    where a pair would need the judge: what it was never shown, or votes that were never cast.
+    Captions of grids whose kept pairs change are removed, so that the next run writes them again. Raise
+    RunError if a pair would need the judge, because it was never judged or lacks votes.
     """
-    read_pairs(run)  # there are some
+    read_pairs(run)  # raises if there are none
     path, captions = run / "pairs.jsonl", run / "captions.jsonl"
-    with jsonl.writing(jsonl.shard(path, 0)):  # so nobody is judging meanwhile
+    with jsonl.writing(jsonl.shard(path, 0)):  # lock out a concurrent judging run
         jsonl.merge(path)
         old = jsonl.read(path)
         new = [_decided(pair, thresholds) for pair in old]
@@ -193,7 +193,7 @@ def redecide(run: Path, thresholds: Thresholds) -> list[Row]:
         changed = {
             pair["grid"] for pair, now in zip(old, new, strict=True) if pair["verdict"] != now["verdict"]
         }
-        # Captions first: killed in between, they are merely written again.
+        # Captions first: if the process is killed in between, they are only written again.
         if captions.exists() or jsonl.shards(captions):
             jsonl.merge(captions, keep=lambda row: grid_of(row) not in changed)
         jsonl.write(path, "".join(json.dumps(pair, ensure_ascii=False) + "\n" for pair in new).encode())
@@ -206,15 +206,15 @@ def _decided(pair: Row, thresholds: Thresholds) -> Row:
 
 
 def grid_of(row: Row) -> str:
-    """The sheet of a pair, ordered or not: `000042` of `000042-0-3`."""
+    """Return the grid's id of a pair, ordered or not: `000042` for `000042-0-3`."""
     return row["id"].rsplit("-", 2)[0]
 
 
-# ---------------------------------------------------------------- what people say
+# ---------------------------------------------------------------- human labels
 
 
 def label(run: Path, pair_id: str, verdict: str) -> None:
-    """Note a person's verdict beside the machine's; of several on one pair the last counts."""
+    """Append a person's verdict on a pair to `labels.jsonl`; the last one on a pair counts."""
     if verdict not in (KEEP, DROP):
         raise ValueError(f"a label is {KEEP!r} or {DROP!r}, got {verdict!r}")
     time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -223,14 +223,14 @@ def label(run: Path, pair_id: str, verdict: str) -> None:
 
 
 def labels(run: Path) -> dict[str, str]:
-    """Pair id -> `keep` or `drop`, as people last said."""
+    """Return the last human label, `keep` or `drop`, by pair id."""
     return {row["id"]: row["label"] for row in jsonl.read(run / "labels.jsonl")}
 
 
 def agreement(pairs: Iterable[Row], labels: dict[str, str]) -> dict[str, float | int | None]:
-    """How far machine and person agree on the pairs that have a label: counts, share, and Cohen's kappa.
+    """Compare the judge with a person on the labeled pairs: counts, share of agreement and Cohen's kappa.
 
-    Kappa is the agreement beyond what the two keep rates give by chance; None where that is not defined.
+    Kappa is the agreement beyond the chance level of the two keep rates; it is None where it is undefined.
     """
     both = [(pair["verdict"] == KEEP, labels[pair["id"]] == KEEP) for pair in pairs if pair["id"] in labels]
     count = len(both)

@@ -1,12 +1,11 @@
-"""The judge is judged, on drawn pairs whose truth is known.
+"""Evaluation of the judge on drawn pairs with known ground truth.
 
-Half of them show one critter in two contexts. The other half are hard negatives: the second picture's
-critter differs in one single trait, by a step that can be seen in both of the pair's contexts (no changed
-ears under a hat). All critters are held out, and the seed is one that no training draws scenes from. The
-judge is asked through `dsd.curation.judge.judge`, and held to the same thresholds as on a run's pairs.
+Half of the pairs show one critter in two contexts. The other half are hard negatives: the critter in the
+second image differs in a single trait, by a step that is visible in both contexts of the pair (no changed
+ears under a hat). All critters are held out, and no training draws scenes from this seed. The judge is asked
+through `dsd.curation.judge.judge`, with the same thresholds as for the pairs of a run.
 
-What this does not know: how the judge does on a teacher's own, less tidy pictures. That asks
-`dsd.evaluation.worth`.
+How the judge does on a teacher's less regular images is measured by `dsd.evaluation.worth`.
 """
 
 from collections import Counter
@@ -28,30 +27,34 @@ from dsd.vlm.open import VLM
 TRAITS = ("hue", "stripe_angle", "eye_size", "spots", "eyes", "shape", "pattern", "ears")
 NEEDS = {"stripe_angle": "striped", "spots": "spotted"}  # trait -> the pattern that shows it
 SEED = 77_003  # no training draws scenes from it
-# A change can be seen if at least this share of the picture changes by at least so many of 255 levels:
+# A change is visible if at least this share of the image changes by at least so many of 255 levels. This is
 # about the tip of an ear.
 VISIBLE_SHARE, VISIBLE_LEVELS = 0.006, 30
 Z = NormalDist().inv_cdf(0.975)
 
 
-# ---------------------------------------------------------------- pairs of known truth
+# ---------------------------------------------------------------- pairs with known ground truth
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """Two pictures of known truth: `changed` is the trait that differs, or None if they show one critter."""
+    """Two images with known ground truth.
+
+    `changed` is the trait that differs, or None if both show one critter.
+    """
 
     critter: Critter
-    other: Critter  # the second picture's
+    other: Critter  # in the second image
     contexts: tuple[Context, Context]
     pictures: tuple[Image.Image, Image.Image]
     changed: str | None
 
 
 def drawn_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Drawn:
-    """Pair number `index`: even ones show one critter, odd ones take the traits in turn.
+    """Return pair number `index`: even ones show one critter, odd ones cycle through the traits.
 
-    A function of (seed, index); pictures of `size` x `size` pixels, by default the shipped family's.
+    The pair is a function of (seed, index). Images have `size` x `size` pixels, by default the shipped
+    family's size.
     """
     rng = np.random.default_rng((seed, index))
     changed = TRAITS[index // 2 % len(TRAITS)] if index % 2 else None
@@ -66,7 +69,7 @@ def drawn_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Draw
 
 
 def _can_be_seen(critter: Critter, other: Critter, context: Context) -> bool:
-    """Whether it shows when one takes the other's place in this very context: a hat may hide the ears."""
+    """Return whether replacing the critter is visible in this context; a hat may hide the ears."""
     change = np.asarray(ImageChops.difference(draw(critter, context), draw(other, context)))  # [h, w, 3]
     return float((change.max(2) >= VISIBLE_LEVELS).mean()) >= VISIBLE_SHARE
 
@@ -80,7 +83,10 @@ def judge_drawn(
     seed: int = SEED,
     size: int | None = None,
 ) -> list[Row]:
-    """The drawn pairs of these `index`es, judged as a run's are, but by the judge alone: no similarity."""
+    """Return the judged drawn pairs of these `index` values.
+
+    They are judged like a run's pairs, but without embeddings: the similarity is None.
+    """
     drawn = [drawn_pair(item["index"], seed=seed, size=size) for item in items]
     pairs = [
         {
@@ -102,9 +108,9 @@ def judge_drawn(
 
 
 def grades(graded: Sequence[Row]) -> Row:
-    """What the judge got right and wrong, as shares with 95 % intervals; `graded` are rows of `judge_drawn`.
+    """Return the judge's error rates with 95 % intervals; `graded` are rows of `judge_drawn`.
 
-    A false keep is a pair with a changed trait that was kept, a false drop one critter's pair that was not.
+    A false keep is a kept pair with a changed trait; a false drop is a dropped pair of one critter.
     """
     same, hard = _where(graded, changed=None), [row for row in graded if row["changed"]]
     right = [(row["verdict"] == KEEP) == (row["changed"] is None) for row in graded]
@@ -130,7 +136,7 @@ def grades(graded: Sequence[Row]) -> Row:
 
 
 def _parts(same: Sequence[Row]) -> dict[str, list[Row]]:
-    """One critter's pairs by what may have misled the judge."""
+    """Group the pairs of one critter by what may have misled the judge."""
     patterns = {f"{pattern} critter": _where(same, pattern=pattern) for pattern in PATTERNS}
     return {
         **patterns,
@@ -158,10 +164,13 @@ def _share(outcomes: Sequence[bool]) -> dict[str, float | int | None]:
 
 
 def wilson(count: int, of: int) -> tuple[float | None, float | None, float | None]:
-    """A share and its 95 % interval after Wilson (1927), which holds for few trials and near 0 and 1 too."""
+    """Return a share and its 95 % interval after Wilson (1927).
+
+    The interval also holds for few trials and for shares near 0 and 1.
+    """
     if not of:
         return None, None, None
     share, spread = count / of, Z * Z / of
     centre, half = share + spread / 2, Z * sqrt(share * (1 - share) / of + spread / (4 * of))
     low, high = (centre - half) / (1 + spread), (centre + half) / (1 + spread)
-    return share, low if count else 0.0, high if count < of else 1.0  # exact ends, whatever rounding does
+    return share, low if count else 0.0, high if count < of else 1.0  # rounding must not move the exact ends

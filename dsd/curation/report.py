@@ -1,4 +1,4 @@
-"""The judge's grades, and what a curation is worth, for people: markdown tables and a chart."""
+"""Markdown tables and a chart of the judge's grades and of the effect of curation."""
 
 from collections.abc import Iterable, Sequence
 
@@ -9,11 +9,11 @@ from dsd.files.jsonl import Row
 WIDTH, PAD, LEFT, RIGHT, HEAD, FOOT = 860, 20, 180, 150, 66, 12  # pixels
 TITLE, STEP, BAR, AXIS = 34, 26, 16, 34
 INK, FAINT, GRID = "#333333", "#888888", "#e4e4e4"
-KEEPS, DROPS = ("#c4561a", "#e8b79c"), ("#3465a4", "#a9c0de")  # the bar for all, the bars for its parts
+KEEPS, DROPS = ("#c4561a", "#e8b79c"), ("#3465a4", "#a9c0de")  # color of the total, color of its parts
 
 
 def markdown(grades: Row) -> str:
-    """The grades as a page: all in one table, then where it went wrong."""
+    """Return the grades as a page: a table of the totals, then the errors in detail."""
     return "\n\n".join(
         [
             f"# How good the judge is: {grades['judge']}",
@@ -44,7 +44,7 @@ def _verdicts(grades: Row) -> list[tuple]:
 
 
 def worth_page(worth: Row) -> str:
-    """What the curation is worth, as tables."""
+    """Return the effect of curation as tables."""
     traits = [(trait, *map(percent, one.values())) for trait, one in worth["traits"].items()]
     ranks = list(next((one for one in worth["similarity"].values() if one), {}))
     lie = [
@@ -60,7 +60,7 @@ def worth_page(worth: Row) -> str:
 
 
 def shares(title: str, groups: dict[str, Row]) -> str:
-    """A table of shares with their intervals."""
+    """Return a table of shares with their intervals."""
     lines = [
         (name.replace("_", " "), one["pairs"], percent(one["share"]), between(one))
         for name, one in groups.items()
@@ -81,11 +81,11 @@ def between(one: Row) -> str:
     return "none" if one["low"] is None else f"{one['low']:.1%} to {one['high']:.1%}"
 
 
-# ---------------------------------------------------------------- a chart
+# ---------------------------------------------------------------- chart
 
 
 def chart(grades: Row) -> Image.Image:
-    """A bar for each way of being wrong, with its interval: the shorter, the better."""
+    """Draw a bar with its interval for each kind of error; shorter is better."""
     keeps = {"all that changed": grades["in_all"]["false keeps"], **grades["false_keeps"]}
     drops = {"all of one critter": grades["in_all"]["false drops"], **grades["false_drops"]}
     top = _top([*keeps.values(), *drops.values()])
@@ -103,7 +103,7 @@ def chart(grades: Row) -> Image.Image:
 
 
 def _top(groups: list[Row]) -> float:
-    """The right end of the scale: the next round share above all intervals."""
+    """Return the right end of the scale: the next round share above all intervals."""
     highest = max(one["high"] or 0.0 for one in groups)
     return next(end for end in (0.1, 0.2, 0.4, 0.6, 0.8, 1.0) if highest <= end)
 
@@ -115,7 +115,7 @@ def _height(groups: dict[str, Row]) -> int:
 def _panel(
     page: Image.Image, y: int, title: str, groups: dict[str, Row], top: float, colors: tuple[str, str]
 ) -> None:
-    """Bars below one another, the first of them for all."""
+    """Draw horizontal bars below one another; the first one is the total."""
     pen, span = ImageDraw.Draw(page), WIDTH - LEFT - RIGHT
     pen.text((LEFT, y + 8), title, fill=INK, font=_font(14))
     first, last = y + TITLE, y + TITLE + STEP * len(groups)

@@ -1,7 +1,8 @@
-"""A judged run to look through: decided again by other thresholds, filtered, page by page.
+"""Review of a judged run: decide again with other thresholds, filter, and show page by page.
 
-Nothing is written here and the judge is not asked: a row holds every number that its verdict rests on
-(`dsd.curation.verdict`). Rows of 100,000 pairs are read in seconds; pictures are opened when they are shown.
+Nothing is written and the judge is not asked: a row holds every number that its verdict depends on
+(`dsd.curation.verdict`). The rows of 100,000 pairs are read in seconds; images are opened when they are
+shown.
 """
 
 from collections import Counter
@@ -28,7 +29,7 @@ Decisions = list[tuple[str, str]]  # verdict and reason of each pair
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Review:
-    """A run's pairs in the order of their ids, and the sheets that they were cut from."""
+    """A run's pairs in the order of their ids, and the grids that they were cut from."""
 
     run: Path
     pairs: list[Row]
@@ -36,17 +37,20 @@ class Review:
 
     @property
     def thresholds(self) -> Thresholds:
-        """Those that the run was judged by."""
+        """Return the thresholds that the run was judged with."""
         return Thresholds(**self.pairs[0]["thresholds"])
 
     @cached_property
     def decided(self) -> Callable[[Thresholds], Decisions]:
-        """What these thresholds make of every pair; the last few are kept, for the page turns to come."""
+        """Return a function from thresholds to the decisions on all pairs.
+
+        The function caches its last four results, so that turning a page is fast.
+        """
         return lru_cache(maxsize=4)(lambda thresholds: [decide(pair, thresholds) for pair in self.pairs])
 
 
 def open_review(run: Path) -> Review:
-    """RunError if nothing has been judged yet, or if a row lacks what it should have."""
+    """Open a judged run; raise RunError if nothing has been judged yet or a row lacks a field."""
     pairs = judge.read_pairs(run)
     for pair in pairs:
         if not pair.keys() >= NEEDED:
@@ -60,20 +64,20 @@ def open_review(run: Path) -> Review:
 
 
 def changed(run: Path) -> tuple:
-    """Differs from an earlier answer if pairs or sheets were written since."""
+    """Return a fingerprint that changes when pairs or grids are written."""
     tables = (run / "pairs.jsonl", grids.table(run))
     files = [file for table in tables for file in (table, *jsonl.shards(table)) if file.exists()]
     return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
 
 
 def counts(decided: Decisions) -> dict[str, int]:
-    """Reason -> pairs, in the order in which reasons are met; `SAME` is what was kept."""
+    """Return the number of pairs by reason, in the order of `REASONS`; `SAME` counts the kept pairs."""
     found = Counter(reason for _, reason in decided)
     return {reason: found[reason] for reason in REASONS if found[reason] or reason == SAME}
 
 
 def select(review: Review, decided: Decisions, show: str, labels: Mapping[str, str]) -> list[int]:
-    """Places of the pairs to show: all, kept or dropped ones, those of a reason, or by what people said.
+    """Return the indices of the pairs to show.
 
     `show` is ALL, KEEP, DROP, UNLABELLED, LABELLED, DISAGREE or one of the reasons.
     """
@@ -94,7 +98,7 @@ def select(review: Review, decided: Decisions, show: str, labels: Mapping[str, s
 
 
 def agreement(review: Review, decided: Decisions, labels: Mapping[str, str]) -> Row:
-    """Of person and machine by these decisions, as `curation.agreement` counts it."""
+    """Return the agreement of labels with these decisions, as counted by `dsd.curation.judge.agreement`."""
     now = [
         {"id": pair["id"], "verdict": verdict}
         for pair, (verdict, _) in zip(review.pairs, decided, strict=True)
@@ -104,7 +108,7 @@ def agreement(review: Review, decided: Decisions, labels: Mapping[str, str]) -> 
 
 
 def pictures(review: Review, pair: Row) -> tuple[Image.Image, Image.Image]:
-    """The two panels of a pair. RunError if they are gone."""
+    """Return the two panels of a pair; raise RunError if they are missing."""
     sheet = review.sheets.get(pair["grid"])
     if sheet is None:
         raise RunError(f"sheet {pair['grid']} is not in grids.jsonl")
@@ -116,7 +120,10 @@ def pictures(review: Review, pair: Row) -> tuple[Image.Image, Image.Image]:
 
 
 def command(review: Review, thresholds: Thresholds) -> str | None:
-    """What applies these thresholds to the run for good; None if they are its own."""
+    """Return the command that applies these thresholds to the run.
+
+    Return None if floor, ceiling and minimum score are the run's own.
+    """
     was, now = asdict(review.thresholds), asdict(thresholds)
     flags = [
         f"--{name.replace('_', '-')} {now[name]:g}"

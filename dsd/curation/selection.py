@@ -1,7 +1,8 @@
-"""Which pairs of a run make a dataset, in which order, with which words: the run's files joined.
+"""Selection of a run's pairs for a dataset, with their order and texts: the run's files joined.
 
-Judged pairs make the dataset to train on; those that only passed the cheap floor, or all of them, make those
-to compare it with. Sizes are made equal by a draw that depends on nothing but seed and id.
+The judged pairs are the training dataset. The pairs that passed only the similarity thresholds, and all
+pairs, are datasets to compare it with. Their sizes are made equal by a sample that depends only on seed and
+id.
 """
 
 import hashlib
@@ -24,13 +25,13 @@ FLUX_DEV = "FLUX.1 [dev] Non-Commercial License"
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """Which pairs of a run, with which words, in which order."""
+    """The pairs to select from a run, their texts and their order."""
 
-    which: str = "judge"  # kept by the judge; or all that passed the cheap floor and ceiling; or all pairs
-    words: str = "written"  # captions where there are any; or always the sheet's own words
+    which: str = "judge"  # kept by the judge; within the similarity thresholds (floor); or all pairs
+    words: str = "written"  # captions where they exist; or always the words of the grid's prompt
     labels: bool = False  # a person's verdict overrules the judge's
-    max_rows: int | None = None  # at most so many, drawn by `seed`; even, because both orders go together
-    shuffle: bool = False  # an order drawn by `seed` in place of the order of the ids
+    max_rows: int | None = None  # at most this many, sampled by `seed`; even, because each pair gives two
+    shuffle: bool = False  # order by `seed` instead of by id
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -45,7 +46,7 @@ class Choice:
             raise ValueError(f"labels overrule the judge, who has no say in which={self.which!r}")
 
     def changed(self) -> dict[str, object]:
-        """What differs from the defaults, by the command line's names."""
+        """Return the values that differ from the defaults, by their command-line names."""
         names = {"which": "only", "max_rows": "max-rows"}
         fields = asdict(self).items()
         return {names.get(name, name): value for name, value in fields if value != getattr(Choice, name)}
@@ -53,7 +54,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """What the stages before left on disk."""
+    """The rows that the earlier stages wrote."""
 
     folder: Path
     sheets: dict[str, Row]
@@ -64,7 +65,7 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """A row of the dataset, all but its two pictures, and where those are to be cut."""
+    """A row of the dataset without its two images, and the panels to cut them from."""
 
     row: Row
     sheet: Row
@@ -73,7 +74,7 @@ class Item:
 
 
 def read_run(folder: Path) -> Run:
-    """RunError says which command is still to be run."""
+    """Read the rows of a run; raise RunError, naming the command to run, if a file is missing."""
     for name, command in (("grids/grids.jsonl", "train.grids"), ("pairs.jsonl", "train.curate")):
         path = folder / name
         if not path.exists() and not jsonl.shards(path):
@@ -88,7 +89,7 @@ def read_run(folder: Path) -> Run:
 
 
 def select(run: Run, choice: Choice) -> list[Item]:
-    """The dataset's rows in their order, without pictures; RunError for rows that do not fit together."""
+    """Return the dataset's rows in order, without images; raise RunError for rows that do not match."""
     pairs = [pair for pair in run.pairs if _is_chosen(pair, run, choice)]
     if choice.max_rows is not None:
         pairs = sorted(pairs, key=_lot(choice))[: choice.max_rows // 2]
@@ -112,12 +113,15 @@ def _is_chosen(pair: Row, run: Run, choice: Choice) -> bool:
 
 
 def _lot(choice: Choice) -> Callable[[Row], str]:
-    """Draws a row's lot from seed and id alone, so that a larger sample contains every smaller one."""
+    """Return a sort key that is random but depends only on seed and id.
+
+    A larger sample therefore contains every smaller one.
+    """
     return lambda row: hashlib.sha256(f"{choice.seed} {row['id']}".encode()).hexdigest()
 
 
 def _both_orders(pair: Row, run: Run, choice: Choice) -> Iterator[Item]:
-    """Each panel of the pair is once the picture shown and once the one to be drawn."""
+    """Yield two items: each panel of the pair is the conditioning image once and the target once."""
     if pair["grid"] not in run.sheets:
         raise RunError(
             f"pair {pair['id']} is of a sheet that grids.jsonl does not have: run train.grids again, which "
@@ -151,17 +155,23 @@ def _row(name: str, pair: Row, sheet: Row, words: Row) -> Row:
 
 
 def licence(sheet: Row) -> str:
-    """Of what the generator drew. FLUX.1-dev and its kin stay non-commercial whatever name they go by."""
+    """Return the license of a grid's images.
+
+    FLUX.1-dev and its derivatives are recognized by the generator's name and always non-commercial.
+    """
     is_dev = re.search(r"flux.*dev", sheet["generator"].lower())
     return FLUX_DEV if is_dev else sheet["licence"]
 
 
 def _check_captioned(pairs: list[Row], run: Run) -> None:
-    """What the judge kept is captioned first, or a dataset would mix two kinds of words unasked."""
+    """Raise RunError if a pair that the judge kept has no caption.
+
+    The dataset would otherwise mix two kinds of texts.
+    """
     names = [
         f"{pair['grid']}-{one}-{other}"
         for pair in pairs
-        if pair["verdict"] == KEEP  # those kept by hand alone were never up for a caption
+        if pair["verdict"] == KEEP  # pairs kept only by a person's label get no caption
         for one, other in _orders(pair)
     ]
     missing = [name for name in names if name not in run.captions]
@@ -176,7 +186,7 @@ def _check_captioned(pairs: list[Row], run: Run) -> None:
 
 
 def counts(run: Run) -> dict[str, Counter]:
-    """Sheets by fate and pairs by reason, the numbers on a dataset's card."""
+    """Return the numbers on a dataset's card: grids by outcome and pairs by reason."""
     judged = {pair["grid"] for pair in run.pairs}
     return {
         "sheets": Counter(_fate(sheet, judged) for sheet in run.sheets.values()),

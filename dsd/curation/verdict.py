@@ -1,8 +1,8 @@
-"""From a judge's words to keep or drop: pure functions of a text or of a row, with no model and no file.
+"""Parsing of a judge's answer and the decision to keep or drop a pair, as pure functions.
 
-A pair is kept when its similarity lies between floor and ceiling and enough votes call it the same subject
-without scoring a part low. The row keeps every number that this rests on, so that it can be decided again by
-other thresholds, live, without the judge.
+A pair is kept if its similarity lies between floor and ceiling and enough votes call it the same subject
+without giving any part a low score. The row keeps every number that the decision depends on, so that it can
+be decided again with other thresholds, without the judge.
 """
 
 import re
@@ -21,13 +21,13 @@ FIELD = re.compile(rf"(?<!\S)({'|'.join(ANSWER)}):")
 
 @dataclass(frozen=True, kw_only=True)
 class Thresholds:
-    """What a pair must reach to be kept."""
+    """The conditions for keeping a pair."""
 
     floor: float = 0.5  # cosine similarity; below it the pair is too different
     ceiling: float = 0.98  # above it the pair is too alike (SynCD's ceiling)
-    minimum_score: int = 3  # of every part, 0-4; a vote that scores one part lower is a no
-    needed: int = 1  # votes for keeping ...
-    votes: int = 1  # ... of so many: one for each order of the pictures, then sampled ones
+    minimum_score: int = 3  # of every part, 0-4; a vote with a lower score is a no
+    needed: int = 1  # votes that a kept pair needs
+    votes: int = 1  # votes per pair: greedy in each order of the images, then sampled
 
     def __post_init__(self) -> None:
         if not -1 <= self.floor <= self.ceiling <= 1:
@@ -42,12 +42,12 @@ class Thresholds:
             raise ValueError(f"needed votes must be in 1..{self.votes} (all votes), got {self.needed}")
 
 
-# ---------------------------------------------------------------- reading an answer
+# ---------------------------------------------------------------- answers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """The judge's chain of thought, taken apart."""
+    """The fields of a judge's answer."""
 
     subject: str
     first: str
@@ -58,12 +58,12 @@ class Answer:
 
 
 def read_answer(text: str, recipe: Recipe) -> Answer | None:
-    """The answer to `recipe.compare`, or None if it is not exactly what was asked for.
+    """Return the parsed answer to `recipe.compare`, or None unless it has exactly the requested form.
 
-    All fields of ANSWER, once each, in order and none empty; each part of the recipe scored once, 0-4; the
-    verdict `same` or `different` and nothing after it. Nothing is guessed: "not the same", "same." or a
-    score of 3.5 are unreadable, because a reader that finds a word anywhere in a text also finds it in its
-    opposite.
+    All fields of ANSWER must occur once, in order and not empty; each part of the recipe must be scored once,
+    0-4; the verdict must be `same` or `different` with nothing after it. Nothing is guessed: "not the same",
+    "same." and a score of 3.5 are unreadable, because a parser that finds a word anywhere in a text also
+    finds it in its negation.
     """
     before, *found = FIELD.split(text)
     if before.strip() or tuple(found[::2]) != ANSWER:
@@ -77,12 +77,15 @@ def read_answer(text: str, recipe: Recipe) -> Answer | None:
 
 
 def turned_back(answer: Answer) -> Answer:
-    """An answer about the pictures in the other order, as one about them in theirs; not its `differences`."""
+    """Return an answer with its two descriptions swapped; `differences` stays as it was written."""
     return replace(answer, first=answer.second, second=answer.first)
 
 
 def _read_scores(text: str, parts: tuple[str, ...]) -> dict[str, int] | None:
-    """`color 4, shape 3` or `color 4 shape 3`: each part once, in any order."""
+    """Return the score of each part, or None unless each part occurs once, in any order.
+
+    Both `color 4, shape 3` and `color 4 shape 3` are accepted.
+    """
     score = rf"({'|'.join(map(re.escape, parts))})\s+([0-{TOP_SCORE}])"
     if not re.fullmatch(rf"{score}(?:(?:\s*,\s*|\s+){score})*", text):
         return None
@@ -92,15 +95,15 @@ def _read_scores(text: str, parts: tuple[str, ...]) -> dict[str, int] | None:
     )
 
 
-# ---------------------------------------------------------------- deciding
+# ---------------------------------------------------------------- decisions
 
 
 def decide(row: Row, thresholds: Thresholds) -> tuple[str, str]:
-    """Verdict and reason from the numbers in a row alone, so that thresholds can be moved afterwards.
+    """Return verdict and reason from the numbers in a row, so that thresholds can be changed later.
 
-    What was never asked cannot be known: a pair that the run's own floor or ceiling kept from the judge
-    stays dropped when these are loosened, as "not judged"; so does one that votes never cast could keep. A
-    vote that cannot be read counts as a no. It is the reason where it could have kept the pair as a yes.
+    Pairs without the votes that they need are dropped as "not judged": those that the run's own floor or
+    ceiling kept from the judge, once these are loosened, and those that a missing vote could still keep. An
+    unreadable vote counts as a no; it is the reason if a yes in its place could have kept the pair.
     """
     if reason := outside(row["similarity"], thresholds):
         return DROP, reason
@@ -120,7 +123,10 @@ def decide(row: Row, thresholds: Thresholds) -> tuple[str, str]:
 
 
 def outside(similarity: float | None, thresholds: Thresholds) -> str | None:
-    """The first stage; None if the judge is to be asked, as always where nothing was embedded."""
+    """Return the reason to drop a pair by its similarity, or None if the judge is to be asked.
+
+    Pairs without a similarity always go to the judge.
+    """
     if similarity is None or thresholds.floor <= similarity <= thresholds.ceiling:
         return None
     return TOO_DIFFERENT if similarity < thresholds.floor else TOO_ALIKE

@@ -1,1 +1,1 @@
-"""Whether the project runs on this machine; `python -m dsd.doctor`."""
+"""Check what runs on this machine; the command is `python -m dsd.doctor`."""

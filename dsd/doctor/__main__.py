@@ -1,4 +1,4 @@
-"""The command: `python -m dsd.doctor`."""
+"""Entry point of `python -m dsd.doctor`."""
 
 import os
 import sys
@@ -7,4 +7,4 @@ from dsd.doctor.doctor import main
 
 code = main()
 sys.stdout.flush()
-os._exit(code)  # a hub that does not answer must not hold the exit
+os._exit(code)  # do not wait for a hub request that is still running

@@ -1,6 +1,6 @@
-"""What to run on a machine, and how: pure functions of the facts about it, so that any machine can be tested.
+"""Advice on what to run on a machine: pure functions of its facts, so that any machine can be tested.
 
-What FLUX takes is computed from parameter counts; how fast it is was measured on one card.
+The memory needed by FLUX is computed from parameter counts; its speed was measured on one GPU.
 """
 
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from dsd.model.memory import DRAWING, FLUX, INSTALL, PACKAGE, ROOM, WAYS, WORKSPACE, Way, gb
 from dsd.model.sampling import QUALITIES
 
-BASE, WEIGHTS = "black-forest-labs/FLUX.1-dev", "primecai/dsd_model"  # what the preset flux-dev is made of
+BASE, WEIGHTS = "black-forest-labs/FLUX.1-dev", "primecai/dsd_model"  # the parts of the preset flux-dev
 PAGE = f"https://huggingface.co/{BASE}"
 DOWNLOADS = {
     BASE: sum(part.size() for name, part in FLUX.items() if name != "transformer"),
@@ -26,26 +26,26 @@ POCKET_COMMANDS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What there is; memory and disk in bytes."""
+    """Facts about a machine; memory and disk sizes are in bytes."""
 
-    device: str = "cpu"  # the best that torch can use: cuda, mps, cpu
+    device: str = "cpu"  # the best device for torch: cuda, mps, cpu
     gpu: str | None = None  # its name
     gpu_total: int = 0
     gpu_free: int = 0
-    nvidia: bool = False  # a driver is here, whether or not torch can use it
+    nvidia: bool = False  # a driver is installed, whether or not torch can use it
     ram_total: int = 0
     ram_free: int = 0
-    cache: str = ""  # where the hub's files lie
-    disk_free: int = 0  # there
-    cached: dict[str, int] = field(default_factory=dict)  # bytes of BASE and WEIGHTS that are there
-    versions: dict[str, str | None] = field(default_factory=dict)  # None: not installed
-    token: bool = False  # whether there is one; never the token itself
-    access: str = NO_TOKEN  # to BASE
+    cache: str = ""  # folder of the hub cache
+    disk_free: int = 0  # on the disk of the cache
+    cached: dict[str, int] = field(default_factory=dict)  # bytes of BASE and WEIGHTS in the cache
+    versions: dict[str, str | None] = field(default_factory=dict)  # None if not installed
+    token: bool = False  # whether a token is set, never the token itself
+    access: str = NO_TOKEN  # access to BASE
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What to run. `later` is what the hardware carries once what is `missing` has been seen to."""
+    """What to run. `later` is what the hardware can run once the `missing` items are available."""
 
     preset: str
     device: str
@@ -59,11 +59,11 @@ class Advice:
     later: "Advice | None" = None
 
 
-# ---------------------------------------------------------------- advice: facts in, words out
+# ---------------------------------------------------------------- advice
 
 
 def advise(facts: Facts) -> Advice:
-    """FLUX in the best way that fits; pocket where none does, or until what is missing is there."""
+    """Recommend FLUX in the best way that fits; pocket if none fits or something is missing."""
     packages = tuple(name for name in REQUIRED if not facts.versions.get(name))
     install = (f"not installed: {', '.join(packages)}: pip install -r requirements.txt",) if packages else ()
     way = best_way(facts)
@@ -75,11 +75,11 @@ def advise(facts: Facts) -> Advice:
 
 
 def best_way(facts: Facts) -> Way | None:
-    """The first of WAYS whose memory is free here; None if FLUX should stay away."""
+    """Return the first of WAYS that fits into free memory; None if FLUX does not fit."""
     if facts.device == "cuda":
         return next((way for way in WAYS if _fits(way, facts)), None)
     if facts.device == "mps" and Way().gpu - WORKSPACE <= ROOM * facts.ram_free:
-        return Way()  # memory is shared there: moving parts about would gain nothing
+        return Way()  # memory is shared, so offloading would gain nothing
     return None
 
 
@@ -111,7 +111,7 @@ def _why_small(facts: Facts) -> str:
 
 
 def _missing(facts: Facts) -> tuple[str, ...]:
-    """What FLUX still lacks here, each with its remedy."""
+    """Return what FLUX still needs on this machine, each with its remedy."""
     wanted = _downloads(facts)
     lacks = []
     if wanted[BASE]:
@@ -133,7 +133,7 @@ def _missing(facts: Facts) -> tuple[str, ...]:
 
 
 def _downloads(facts: Facts) -> dict[str, int]:
-    """Bytes of each repository that are still to come; a hundredth short counts as all there."""
+    """Return the bytes still to download per repository; less than 1 % missing counts as complete."""
     left = {name: size - facts.cached.get(name, 0) for name, size in DOWNLOADS.items()}
     return {name: rest if rest > DOWNLOADS[name] / 100 else 0 for name, rest in left.items()}
 
@@ -176,7 +176,7 @@ def _flux(facts: Facts, way: Way) -> Advice:
 
 
 def _quality(facts: Facts, way: Way) -> str:
-    """The dearer an evaluation is here, the fewer of them."""
+    """Return a quality with fewer evaluations where each is slower."""
     if way.offload in ("group", "sequential"):
         return "draft"
     return "best" if way == Way() and facts.device == "cuda" else "balanced"
@@ -205,22 +205,25 @@ def _expect(facts: Facts, way: Way, quality: str) -> Iterator[str]:
 
 
 def _seconds(facts: Facts, way: Way, quality: str) -> str:
-    """What is known of the time (README, Hardware), which is little."""
+    """Describe the drawing time, which was measured on one GPU only (README, Hardware)."""
     if facts.device != "cuda" or way != Way():
         return "seconds: not measured on such a machine"
     chosen = QUALITIES[quality]
-    evaluations = chosen.steps + 2 * len(chosen.guided)  # three at each step that is guided
+    evaluations = chosen.steps + 2 * len(chosen.guided)  # guided steps take three
     return (
         f"that is {evaluations} evaluations of the transformer with the usual guidance; one of 512 pixels "
         "took 0.095 s on an H200, other cards: not measured"
     )
 
 
-# ---------------------------------------------------------------- where memory ran out
+# ---------------------------------------------------------------- out of memory
 
 
 def shortage(facts: Facts, model: str, way: Way, *, main: bool) -> str:
-    """One sentence: what `model`, held this `way`, lacks; and the command that fits. `main`: main memory."""
+    """Return one sentence: what `model` needs when held this `way`, and a command that fits.
+
+    `main` means that main memory ran out, not GPU memory.
+    """
     free = gb(facts.ram_free if main else facts.gpu_free)
     kind, more = "main memory" if main else "GPU memory", "python -m dsd.doctor says more"
     if not model.startswith("flux-"):
@@ -237,7 +240,7 @@ def shortage(facts: Facts, model: str, way: Way, *, main: bool) -> str:
 
 
 def lighter(facts: Facts, way: Way, *, main: bool = False) -> Way | None:
-    """The first of WAYS that takes less of what ran out and fits here."""
+    """Return the first of WAYS that fits and takes less GPU memory, or main memory if `main`, or None."""
     size = (lambda one: one.ram) if main else (lambda one: one.gpu)
     if facts.device != "cuda":
         return None

@@ -1,7 +1,7 @@
-"""Will it run here? `python -m dsd.doctor` looks at this machine and says what to run, command included.
+"""Check this machine and recommend a model and commands: `python -m dsd.doctor`.
 
-`dsd.doctor.advice` decides; this gathers the facts, without any model and with torch as the only slow import.
-The same advice is given where memory ran out while a model was loaded (`remedy`).
+This module gathers the facts, without loading a model and with torch as the only slow import;
+`dsd.doctor.advice` decides. `remedy` gives the same advice when loading a model runs out of memory.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from dsd.doctor.advice import (
 )
 from dsd.model.memory import PACKAGE, WAYS, MemoryShortage, Way, gb
 
-PATIENCE = 4  # seconds for the hub to say whether the licence was accepted
+PATIENCE = 4  # seconds to wait for the hub to say whether the license was accepted
 
 
 def remedy(error: ValueError) -> str:
-    """Return what an error says; of a MemoryShortage, what does fit on this machine."""
+    """Return the message of an error; for a MemoryShortage, say what fits on this machine."""
     if not isinstance(error, MemoryShortage):
         return str(error)
     say = teacher_shortage if error.teacher else shortage
@@ -44,7 +44,7 @@ def remedy(error: ValueError) -> str:
 
 
 def teacher_shortage(facts: Facts, model: str, way: Way, *, main: bool) -> str:
-    """As `shortage`, for a model that is never quantised: only an offload makes it lighter."""
+    """Return the out-of-memory message for a teacher, which is never quantized: only offloading helps."""
     kind, free = ("main memory", facts.ram_free) if main else ("GPU memory", facts.gpu_free)
     less = [one.offload for one in WAYS if not (main or one.quantize) and one.gpu < way.gpu]
     remedy = f"try --offload {' or '.join(less)}" if less else "close other programs"
@@ -58,19 +58,19 @@ def teacher_shortage(facts: Facts, model: str, way: Way, *, main: bool) -> str:
 
 
 def hint(model: str, way: Way) -> str:
-    """What to change where a picture did not fit beside the model."""
+    """Return what to change when the model fits into memory but an image does not."""
     less = lighter(gather(ask=False), way) if model.startswith("flux-") else None
     return f"use{less.flags}" if less else "ask python -m dsd.doctor what fits here"
 
 
 def gather(*, ask: bool = True, index: int | None = None) -> Facts:
-    """Look at this machine, and `ask` the hub about the licence. Memory that is ours already counts as free.
+    """Gather the facts about this machine; if `ask`, also ask the hub about the license.
 
-    `index` is the GPU's, None the current one.
+    Memory that this process already holds counts as free. `index` is the GPU index; None is the current GPU.
     """
     asked: dict[str, Any] = {"token": False, "access": SILENT}
     asking = Thread(target=_ask, args=(asked, ask), daemon=True)
-    asking.start()  # while torch is imported
+    asking.start()  # runs while torch is imported
     found = {**_gpu(index), **_ram(), **_disk()}
     asking.join(PATIENCE)
     versions = {
@@ -101,7 +101,7 @@ def _gpu(index: int | None) -> dict[str, Any]:
 def _ram() -> dict[str, int]:
     try:
         import psutil
-    except ImportError:  # it comes with accelerate
+    except ImportError:  # installed with accelerate
         return {}
     memory = psutil.virtual_memory()
     own = psutil.Process().memory_info().rss
@@ -128,7 +128,7 @@ def _version(name: str) -> str | None:
 
 
 def _ask(asked: dict[str, Any], ask: bool) -> None:
-    """Whether there is a token, and what it opens."""
+    """Store in `asked` whether there is a token and whether it has access to BASE."""
     try:
         from huggingface_hub import constants, get_token
     except ImportError:
@@ -152,7 +152,7 @@ def _access() -> str:
         return REFUSED
     except HfHubHTTPError as error:
         return BAD_TOKEN if error.response.status_code == 401 else SILENT
-    except Exception:  # no network, in one of many ways: the advice is the same
+    except Exception:  # any network error leads to the same advice
         return SILENT
     return GRANTED
 
@@ -161,7 +161,7 @@ def _access() -> str:
 
 
 def report(facts: Facts, advice: Advice) -> str:
-    """Facts and advice as a person reads them."""
+    """Format facts and advice as text."""
     gpu = f"{facts.gpu}, {gb(facts.gpu_free)} of {gb(facts.gpu_total)} free" if facts.gpu_total else facts.gpu
     versions = ", ".join(f"{name} {version or 'missing'}" for name, version in facts.versions.items())
     on_disk = ", ".join(f"{name} {gb(size)}" for name, size in facts.cached.items() if size) or "no FLUX yet"
@@ -181,7 +181,7 @@ def report(facts: Facts, advice: Advice) -> str:
 
 
 def _page(title: str, advice: Advice) -> str:
-    """The choice, what to expect, the commands."""
+    """Format the choice, what to expect, and the commands."""
     held = f"offload {advice.offload}, quantize {advice.quantize or 'none'}"
     choice = f"{title}: {advice.preset} on {advice.device}, {advice.dtype}, {held}, quality {advice.quality}"
     commands = (f"    {command}" for command in advice.commands)
@@ -189,7 +189,7 @@ def _page(title: str, advice: Advice) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Look and say; 1 where a package is missing, so that nothing runs yet."""
+    """Print the report; return 1 if a required package is missing, else 0."""
     parser = argparse.ArgumentParser(
         prog="dsd.doctor", description="What of this project runs here, and how."
     )

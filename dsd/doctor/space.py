@@ -1,7 +1,7 @@
-"""As a Hugging Face Space: which model runs there, what it lacks, and whether this folder can be pushed.
+"""Checks for Hugging Face Spaces: what a model lacks there, and whether this folder can be pushed.
 
-`python app.py --check-space` checks what can be checked without a Space. What ZeroGPU offers is written down
-here, as its documentation had it in August 2026: no Space says it beforehand.
+`python app.py --check-space` checks what can be checked without a Space. The versions that ZeroGPU supports
+are listed here as documented in August 2026, because a Space does not report them in advance.
 """
 
 import os
@@ -9,30 +9,33 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-MODEL = "DSD_MODEL"  # a Space passes no flags, so a variable names its model
-PINS = "pre-requirements.txt"  # what a Space installs before requirements.txt
+MODEL = "DSD_MODEL"  # variable that names the model, because a Space passes no flags
+PINS = "pre-requirements.txt"  # installed by a Space before requirements.txt
 TORCH = ("2.8.0", "2.9.1", "2.10.0", "2.11.0")
 PYTHON = ("3.10", "3.12")
 KEYS = (
     "title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file",
     "short_description", "models", "tags", "license", "suggested_hardware", "startup_duration_timeout",
 )  # fmt: skip
-DESCRIPTION = 60  # characters that the hub takes
-LARGE = 10 * 2**20  # bytes of a file that git may push there
+DESCRIPTION = 60  # maximum characters on the hub
+LARGE = 10 * 2**20  # maximum bytes of a file that git can push to a Space
 
 
 def is_space() -> bool:
-    """Whether this process runs on a Space."""
+    """Return whether this process runs on a Space."""
     return bool(os.environ.get("SPACE_ID")) or is_zero()
 
 
 def is_zero() -> bool:
-    """Whether it runs on ZeroGPU, where only the main thread can place weights, and only before serving."""
+    """Return whether this process runs on ZeroGPU.
+
+    There, only the main thread can place weights, and only before serving.
+    """
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
 def lacking(model: str, *, device: str, token: bool) -> str | None:
-    """What this Space lacks for `model`, known before gigabytes arrive; None if nothing."""
+    """Return what this Space lacks for `model`, before any download; None if it lacks nothing."""
     if not model.startswith("flux-"):
         return None
     if device == "cpu":
@@ -46,7 +49,7 @@ def lacking(model: str, *, device: str, token: bool) -> str | None:
 
 
 def check(root: Path) -> list[str]:
-    """What would fail on a Space, a sentence each; empty if all is well."""
+    """Return what would fail on a Space, one sentence each; [] if nothing would."""
     from huggingface_hub import metadata_load
 
     header = metadata_load(root / "README.md") or {}
@@ -63,12 +66,12 @@ def check(root: Path) -> list[str]:
 
 
 def lines_of(file: Path) -> list[str]:
-    """Those of a text; none if it is not there."""
+    """Return the file's lines, or [] if there is no file."""
     return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
 
 
 def check_header(header: dict[str, Any], root: Path) -> list[str]:
-    """What is wrong with the front matter, whose keys are all there."""
+    """Return the problems of a front matter that has all KEYS."""
     from huggingface_hub import SpaceHardware
 
     gradio, python = metadata.version("gradio"), header["python_version"]
@@ -91,7 +94,7 @@ def check_header(header: dict[str, Any], root: Path) -> list[str]:
 
 
 def check_pins(pins: list[str], lines: list[str]) -> list[str]:
-    """Whether torch is pinned to what ZeroGPU offers: of a range, pip takes what is newest."""
+    """Return a problem unless torch is pinned to a version of ZeroGPU: pip takes the newest of a range."""
     pin, torch = _wanted(pins)[0].get("torch"), _wanted(lines)[0].get("torch")
     version = str(pin).removeprefix("==")
     if version not in TORCH:
@@ -103,7 +106,7 @@ def check_pins(pins: list[str], lines: list[str]) -> list[str]:
 
 
 def check_requirements(lines: list[str], sdk_version: str) -> list[str]:
-    """What ZeroGPU could not install, or what is not what was tested here."""
+    """Return the requirements that ZeroGPU cannot install or that differ from the versions tested here."""
     wanted, problems = _wanted(lines)
     if "torch" in wanted and not any(wanted["torch"].filter(TORCH)):
         problems.append(f"torch{wanted['torch']} leaves out all that ZeroGPU offers: {', '.join(TORCH)}")
@@ -115,7 +118,7 @@ def check_requirements(lines: list[str], sdk_version: str) -> list[str]:
 
 
 def _wanted(lines: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """Ranges by package, and what is wrong with lines that have none."""
+    """Return version ranges by package, and the problems of lines that cannot be parsed."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     wanted: dict[str, Any] = {}
@@ -138,7 +141,7 @@ def _untested(name: str, specifier: Any) -> str | None:
 
 
 def check_files(root: Path) -> list[str]:
-    """What is too large to push, or only a pointer to what was never fetched."""
+    """Return the files that are too large to push, or are Git LFS pointers without content."""
     problems = []
     for folder in ("assets", "dsd", "train", "tests"):
         for file in sorted(path for path in (root / folder).rglob("*") if path.is_file()):

@@ -1,1 +1,1 @@
-"""Scores on subjects that nobody trained on."""
+"""Evaluation on subjects that were not in the training data."""

@@ -1,9 +1,9 @@
-"""Held-out critters to validate on, and the scorer that reads what became of them.
+"""Held-out critters as a validation set, and a scorer that reads their traits back from images.
 
-The set is a function of its seed: the same critters, places and words for whoever measures. Identity
-counts the traits that a picture keeps, following the parts of the asked context that are there, and
-copying the parts of the *reference's* context that nobody asked for: its scene, light, accessory, its place
-in the frame and its pose, which in this world is how far it leans. Where the sun stands is not read.
+The set is a function of its seed: the same critters, places and prompts for every model. Identity is the
+share of visible traits that an image keeps. Following is the share of the requested context that is present.
+Copying is the share of the *reference's* context that is present without being requested: its scene, light,
+accessory, place in the frame and pose (the tilt of the body). The position of the sun is not read.
 """
 
 from collections.abc import Sequence
@@ -18,12 +18,12 @@ from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context
 from dsd.pocket.world import NAMED, Context, Critter, sample_context, sample_critter
 
-STREAM = 271828  # a stream of random numbers of its own, which no training draws from
+STREAM = 271828  # separates these random numbers from those of every training
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What the scorer knows of a case: who it is, where the reference shows it, where it was asked to be."""
+    """Ground truth of a case: the critter, the reference's context and the requested context."""
 
     critter: Critter
     shown: Context
@@ -33,10 +33,11 @@ class Scene:
 def validation_set(
     seed: int = 0, subjects: int = 200, prompts: int = 3, *, size: int | None = None
 ) -> list[Case]:
-    """`subjects` x `prompts` cases of held-out critters, each asked for in other scenes than its reference's.
+    """Return `subjects` x `prompts` cases of held-out critters.
 
-    Fewer subjects or prompts are the first ones of the larger set. `size` is the pictures' side in pixels,
-    by default the shipped family's.
+    Every prompt asks for another scene than the reference's. A smaller set consists of the first subjects and
+    prompts of a larger one. `size` is the side of the images in pixels, by default the shipped family's.
+    Raise ValueError for a count below 1.
     """
     for name, count in (("subjects", subjects), ("prompts", prompts)):
         if count < 1:
@@ -56,7 +57,10 @@ def _subject(seed: int, index: int, prompts: int, size: int | None) -> list[Case
 
 
 def _elsewhere(shown: Context, rng: np.random.Generator) -> Context:
-    """A context in another scene: a background that was asked for would not be copied."""
+    """Draw a context in another scene than `shown`.
+
+    If the reference's scene were requested, showing it would not count as copying.
+    """
     while True:
         context = sample_context(rng)
         if context.scene != shown.scene:
@@ -66,7 +70,7 @@ def _elsewhere(shown: Context, rng: np.random.Generator) -> Context:
 def case(
     scene: Scene, subject: str, seed: int, size: int | None = None, reference: Image.Image | None = None
 ) -> Case:
-    """The case of a scene; `reference` saves drawing it again for each prompt."""
+    """Return the case of a scene; pass `reference` to avoid drawing it again for each prompt."""
     return Case(
         subject=subject,
         reference=reference or draw(scene.critter, scene.shown, size),
@@ -79,7 +83,7 @@ def case(
 
 
 class CritterScorer:
-    """Scores by the network that reads a critter's traits back; no other model's opinion."""
+    """Scorer based on the network that reads a critter's traits back; no other model is involved."""
 
     measures = (
         Measure(
@@ -114,7 +118,7 @@ class CritterScorer:
         self.network = network or scorer.load()
 
     def score(self, cases: Sequence[Case], pictures: Sequence[Image.Image]) -> list[Row]:
-        """One row for each picture; the cases' facts are a `Scene`."""
+        """Return one row of scores per image; the `facts` of each case must be a `Scene`."""
         readings = self.network.read(list(pictures))
         return [_row(case.facts, reading) for case, reading in zip(cases, readings, strict=True)]
 
@@ -133,9 +137,10 @@ def _row(scene: Scene, reading: scorer.Reading) -> Row:
 
 
 def taken(shown: Context, asked: Context, reading: scorer.Reading) -> dict[str, bool]:
-    """For each part of the reference's context that was not asked for: is it there all the same?
+    """Return, for each part of the reference's context that was not requested, whether the image shows it.
 
-    Place in the frame and pose are never asked for. No accessory is nothing that could be taken.
+    Place and pose are never requested, so they are always included. An accessory is included only if the
+    reference has one.
     """
     seen = reading.choices
     parts = {

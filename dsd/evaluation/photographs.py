@@ -1,12 +1,12 @@
-"""Photographs to validate on, and scores for them: DINOv2 for identity, CLIP for identity and for the prompt.
+"""Validation on photographs: DINOv2 scores identity, CLIP scores identity and prompt following.
 
-A folder of photographs, one subject a file, or a subfolder for a subject with several photographs: the
-first by name is the reference, the others say how alike real pictures of one subject are, which is the
-ceiling. A name says what it is: `02-corgi_dog.jpg` is a "corgi dog". `prompts.txt` in the folder replaces
-the prompts.
+A folder of photographs has one file per subject, or one subfolder for a subject with several photographs. In
+a subfolder the first file by name is the reference; the others show how similar real photographs of one
+subject are, which gives the ceiling. The name describes the subject: `02-corgi_dog.jpg` is a "corgi dog". A
+file `prompts.txt` in the folder replaces the default prompts.
 
-These networks have opinions, not knowledge: they take a background for a part of the subject, and their
-scores compare only with scores of the same networks, pictures and prompts.
+These scores are not ground truth: the networks treat a background as part of the subject. Compare scores only
+if networks, images and prompts are the same.
 """
 
 import re
@@ -27,8 +27,8 @@ from dsd.model import canvas
 from dsd.model.checkpoint import best_device
 
 DINO, CLIP = "facebook/dinov2-base", "openai/clip-vit-base-patch32"
-AT_ONCE = 32  # pictures a pass
-THUMBNAIL = 16  # pixels a side: what is left of a picture when only its layout counts
+AT_ONCE = 32  # images per forward pass
+THUMBNAIL = 16  # side in pixels; so small that only the layout of an image remains
 PROMPTS = (
     "on the beach",
     "in the snow",
@@ -43,10 +43,10 @@ PROMPTS = (
 
 
 def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list[Case]:
-    """The cases of a folder: each subject asked for with `prompts` prompts, the same ones for all.
+    """Return the cases of a folder: each subject with the same first `prompts` prompts.
 
-    Photographs are cut to `size` x `size` pixels, so that every model and every score sees the same.
-    ValueError says what a folder lacks.
+    Photographs are cropped to `size` x `size` pixels, so that all models and scores see the same images.
+    Raise ValueError if the folder, its prompts or its photographs do not suffice.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -76,7 +76,7 @@ def _prompts(folder: Path) -> list[str]:
 
 
 def _subjects(folder: Path) -> dict[str, list[Path]]:
-    """Name of each file or subfolder that is a subject -> its photographs, the reference first."""
+    """Return the photographs of each subject by its file or folder name, the reference first."""
     found = {}
     for path in sorted(folder.iterdir()):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
@@ -112,10 +112,10 @@ def _cases(name: str, photographs: list[Image.Image], prompts: list[str], seed: 
 
 
 class PhotographScorer:
-    """Scores by networks that have seen photographs; downloads them once, about 950 MB in all.
+    """Scorer based on DINOv2 and CLIP, which are downloaded once, about 950 MB in total.
 
-    `identity` and `clip` are folders or hub ids of a DINOv2 and of a CLIP. LoadError says what to do
-    where one cannot be had.
+    `identity` and `clip` are folders or hub ids of a DINOv2 and a CLIP model. Raise LoadError, with advice,
+    if one of them cannot be loaded.
     """
 
     measures = (
@@ -135,7 +135,7 @@ class PhotographScorer:
             "CP x PF",
             "identity (DINOv2) times following, picture by picture, then the mean",
             low=-1,
-            truth_is_best=False,  # it is made of following
+            truth_is_best=False,  # following is one of its factors
         ),
         Measure(
             "copy",
@@ -155,7 +155,7 @@ class PhotographScorer:
             self.words = AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
 
     def score(self, cases: Sequence[Case], pictures: Sequence[Image.Image]) -> list[Row]:
-        """One row for each picture."""
+        """Return one row of scores per image."""
         references = [case.reference for case in cases]
         captions = self._texts([case.caption for case in cases])
         seen = self._clip(pictures)
@@ -170,9 +170,8 @@ class PhotographScorer:
         }
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
-    # DINOv2 is customarily compared by its class token and CLIP by its projected vectors, unlike the mean
-    # over all tokens of `dsd.vlm.embed`: that one looks for near-copies, these are to stand beside
-    # published numbers.
+    # To be comparable with published numbers, DINOv2 uses its class token and CLIP its projected vectors.
+    # `dsd.vlm.embed` uses the mean over all tokens instead, because it looks for near-copies.
 
     def _dino(self, pictures: Sequence[Image.Image]) -> Tensor:
         return self._embedded(
@@ -196,7 +195,7 @@ class PhotographScorer:
 
     @torch.inference_mode()
     def _embedded(self, pictures: Sequence[Image.Image], processor: Any, network: Any) -> Tensor:
-        """Unit vectors [n, c]; a picture that comes several times is looked at once."""
+        """Return unit vectors [n, c]; an image object that occurs several times is embedded once."""
         once = list({id(picture): picture for picture in pictures}.values())
         vectors = []
         for start in range(0, len(once), AT_ONCE):
@@ -215,11 +214,14 @@ def _network(name: str, device: str) -> tuple[torch.nn.Module, Any]:
 
 
 def _cosines(a: Tensor, b: Tensor) -> list[float]:
-    return (a * b).sum(1).tolist()  # of unit vectors [n, c]
+    return (a * b).sum(1).tolist()  # both are unit vectors [n, c]
 
 
 def layout(picture: Image.Image, reference: Image.Image) -> float:
-    """Correlation of what large shapes and colours two pictures have; -1..1, 0 if one is flat."""
+    """Return the correlation of the large shapes and colors of two images.
+
+    The result is in -1..1, and 0 if one of the images is flat.
+    """
     a, b = (_thumbnail(image) for image in (picture, reference))
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths > 0 else 0.0

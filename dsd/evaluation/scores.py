@@ -1,8 +1,9 @@
-"""Does the model keep the subject, follow the prompt, and not merely copy? Scores, chance and ceiling.
+"""Scores for identity, prompt following and copying, each with its chance level and ceiling.
 
-Whatever draws (a student, a prompted teacher, a render of the truth) is a callable and runs through the same
-lines on the same cases. What a picture is worth says a scorer: `dsd.evaluation.critters` reads drawn
-critters, `dsd.evaluation.photographs` asks DINOv2 and CLIP. Higher is better for every score but `copy`.
+Everything that draws images (a student, a prompted teacher, a render of the truth) is a callable and is
+evaluated by the same code on the same cases. The scorers are in `dsd.evaluation.critters`, which reads drawn
+critters, and `dsd.evaluation.photographs`, which uses DINOv2 and CLIP. Higher is better for every score
+except `copy`.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,47 +15,47 @@ import numpy as np
 from PIL import Image
 
 RESAMPLES = 2000
-ROTATIONS = 4  # how many other subjects' pictures each case meets where chance is measured
+ROTATIONS = 4  # other subjects whose images measure the chance level of a case
 
 Draw = Callable[[list[str], list[Image.Image], list[int]], list[Image.Image]]  # prompts, references, seeds
-Row = dict[str, float]  # the scores of one picture, by name
+Row = dict[str, float]  # the scores of one image, by name
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One picture to draw: the subject of `reference`, as the prompt asks."""
+    """One image to draw: the subject of `reference` in the context that the prompt describes."""
 
     subject: str  # cases of one subject are resampled together
     reference: Image.Image
-    prompt: str  # the context alone, as a user asks
-    caption: str  # subject and context, for models that see no picture
+    prompt: str  # the context alone, as a user would write it
+    caption: str  # subject and context, for models that do not see the reference
     seed: int
-    truth: Image.Image | None = None  # the subject, truly there
-    facts: Any = None  # what the scorer knows of the case
+    truth: Image.Image | None = None  # the subject as requested, or another photograph of it
+    facts: Any = None  # ground truth for the scorer
 
 
 @dataclass(frozen=True)
 class Measure:
-    """What a score says, and between which numbers it can lie."""
+    """The name, meaning and range of a score."""
 
     name: str
     title: str
     meaning: str
     low: float = 0.0
     high: float = 1.0
-    # Raw values are moved so that pictures of other subjects score 0 on average, and `high` stays `high`.
+    # Rescale raw values so that images of other subjects score 0 on average and `high` stays the same.
     from_chance: bool = False
-    # Whether a picture of the truth is the best there can be. If not, the ceiling is not known.
+    # Whether the true image gets the best possible score. If not, the ceiling is unknown.
     truth_is_best: bool = True
 
 
 class Scorer(Protocol):
-    """Gives each picture its raw scores."""
+    """Computes the raw scores of images."""
 
     measures: Sequence[Measure]
 
     def score(self, cases: Sequence[Case], pictures: Sequence[Image.Image]) -> list[Row]:
-        """One row for each picture, with a number for each measure."""
+        """Return one row per image, with a number for each measure."""
 
 
 class Interval(NamedTuple):
@@ -70,25 +71,25 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Levels:
-    """What chance and the truth score on these cases, measured by the same scorer."""
+    """The scores of chance and of the truth on a set of cases, measured by the same scorer."""
 
     chance: dict[str, Interval]
-    ceiling: dict[str, Interval]  # only where the truth is known and is the best there can be
-    raw_chance: dict[str, float]  # before `from_chance` has moved it to 0
+    ceiling: dict[str, Interval]  # only for known truths and measures with `truth_is_best`
+    raw_chance: dict[str, float]  # before `from_chance` rescales it to 0
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What one way of drawing scored."""
+    """The result of evaluating one way of drawing."""
 
-    means: dict[str, Interval]  # by the name of the measure
+    means: dict[str, Interval]  # by measure name
     levels: Levels
-    rows: list[Row]  # one a case, in their order
+    rows: list[Row]  # one per case, in the order of the cases
     subjects: list[str]
     pictures: list[Image.Image]
 
     def flat(self) -> dict[str, float]:
-        """`{"identity": 0.61, "identity_low": ..., "_high", "_chance", "_ceiling"}` for a log of numbers."""
+        """Return `{"identity": 0.61, "identity_low": ..., "_high", "_chance", "_ceiling"}` for a log."""
         numbers = {}
         for name, interval in self.means.items():
             numbers |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -106,10 +107,11 @@ def evaluate(
     described: bool = False,
     levels: Levels | None = None,
 ) -> Scores:
-    """Draw every case and score it. `described` asks with the full caption instead of the context alone.
+    """Draw all cases and score them.
 
-    `levels` are those of the same cases and scorer, measured here when left out. Two subjects are the least:
-    chance is what a picture of somebody else scores (ValueError otherwise).
+    With `described` the prompt is the full caption instead of the context alone. `levels` must come from the
+    same cases and scorer; they are measured here if omitted. Raise ValueError for fewer than 2 subjects,
+    because chance is the score of another subject's image.
     """
     levels = levels or measure_levels(cases, scorer)
     prompts = [case.caption if described else case.prompt for case in cases]
@@ -122,7 +124,10 @@ def evaluate(
 
 
 def measure_levels(cases: Sequence[Case], scorer: Scorer) -> Levels:
-    """Chance: the pictures of other subjects, scored as if asked for. Ceiling: the true pictures."""
+    """Return the chance level and the ceiling of each measure.
+
+    Chance scores the images of other subjects as if they were the result; the ceiling scores the true images.
+    """
     subjects = [case.subject for case in cases]
     raw = _chance_rows(cases, scorer)
     zero = {measure.name: fmean(row[measure.name] for row in raw) for measure in scorer.measures}
@@ -137,7 +142,7 @@ def measure_levels(cases: Sequence[Case], scorer: Scorer) -> Levels:
 
 
 def _chance_rows(cases: Sequence[Case], scorer: Scorer) -> list[Row]:
-    """For each case the mean row over the pictures of `ROTATIONS` other subjects."""
+    """Return, for each case, the mean row over images of up to `ROTATIONS` other subjects."""
     groups: dict[str, list[int]] = {}
     for index, case in enumerate(cases):
         groups.setdefault(case.subject, []).append(index)
@@ -153,7 +158,7 @@ def _chance_rows(cases: Sequence[Case], scorer: Scorer) -> list[Row]:
 
 
 def _others(cases: Sequence[Case], groups: list[list[int]], turn: int) -> list[Image.Image]:
-    """For each case a picture of the subject that comes `turn` subjects later."""
+    """Return, for each case, an image of the subject that comes `turn` subjects later."""
     pictures: list[Image.Image] = [case.reference for case in cases]
     for place, group in enumerate(groups):
         donors = groups[(place + turn) % len(groups)]
@@ -164,12 +169,12 @@ def _others(cases: Sequence[Case], groups: list[list[int]], turn: int) -> list[I
 
 
 def _moved(rows: list[Row], measures: Sequence[Measure], chance: dict[str, float]) -> list[Row]:
-    """Measures that count from chance are stretched so that chance is 0 and their upper end stays."""
+    """Rescale the `from_chance` measures so that chance becomes 0 and `high` stays the same."""
     result = [dict(row) for row in rows]
     for measure in measures:
         if measure.from_chance:
             zero, span = chance[measure.name], measure.high - chance[measure.name]
-            for row in result:  # where chance already has all there is, nothing can be told from it
+            for row in result:  # if chance already reaches `high`, the score means nothing
                 row[measure.name] = measure.high * (row[measure.name] - zero) / span if span > 0 else 0.0
     return result
 
@@ -178,9 +183,9 @@ def _moved(rows: list[Row], measures: Sequence[Measure], chance: dict[str, float
 
 
 def intervals(rows: Sequence[Row], subjects: Sequence[str]) -> dict[str, Interval]:
-    """Mean and 95 % interval of each number: whole subjects are drawn again, with all of their rows.
+    """Return the mean and 95 % interval of each number, by resampling whole subjects with all their rows.
 
-    Prompts of one subject are not independent: resampling rows would make the interval too narrow.
+    Prompts of one subject are not independent, so resampling rows would make the interval too narrow.
     """
     names = sorted(set(subjects))
     if len(names) < 2:
@@ -199,13 +204,16 @@ def intervals(rows: Sequence[Row], subjects: Sequence[str]) -> dict[str, Interva
 
 
 def interval(values: Sequence[float]) -> Interval:
-    """The same for plain numbers, each from a subject of its own."""
+    """Return the mean and 95 % interval of values that each come from a different subject."""
     rows = [{"value": float(value)} for value in values]
     return intervals(rows, [str(index) for index in range(len(rows))])["value"]
 
 
 def difference(ours: Scores, theirs: Scores) -> dict[str, Interval]:
-    """How much more `ours` scored than `theirs`, case by case: narrower than the two intervals suggest."""
+    """Return how much higher `ours` scored than `theirs`, paired case by case.
+
+    The paired intervals are narrower than the two separate intervals suggest.
+    """
     if ours.subjects != theirs.subjects:
         raise ValueError("only scores of the same cases can be compared case by case")
     rows = [{name: a[name] - b[name] for name in a} for a, b in zip(ours.rows, theirs.rows, strict=True)]
@@ -216,7 +224,7 @@ def difference(ours: Scores, theirs: Scores) -> dict[str, Interval]:
 
 
 def table(results: dict[str, dict[str, Interval]], measures: Sequence[Measure]) -> str:
-    """A markdown table: a row for each way of drawing, a column for each measure."""
+    """Return a Markdown table with a row for each way of drawing and a column for each measure."""
     lines = [["", *(measure.title for measure in measures)], ["---"] * (len(measures) + 1)]
     for name, means in results.items():
         lines.append([name, *(str(means.get(measure.name, "not known")) for measure in measures)])
@@ -224,7 +232,7 @@ def table(results: dict[str, dict[str, Interval]], measures: Sequence[Measure]) 
 
 
 def legend(measures: Sequence[Measure], levels: Levels) -> str:
-    """One line for each measure: what it says, its range, its chance level and its ceiling."""
+    """Return one line per measure: its meaning, range, chance level and ceiling."""
     lines = []
     for measure in measures:
         known = levels.ceiling.get(measure.name)
@@ -239,23 +247,23 @@ def _end(measure: Measure, raw: float, levels: Levels) -> float:
     return _moved([{measure.name: raw}], [measure], levels.raw_chance)[0][measure.name]
 
 
-# ---------------------------------------------------------------- the alarm
+# ---------------------------------------------------------------- alarm
 
 
-WINDOW, FEWEST = 10, 8  # evaluations that the alarm looks back on, and without which it says nothing
-STEADY = 0.6  # tau from where a trend counts
-COPIED, LOST = 0.05, 0.07  # and by how much: of copying, and of following's share above chance
+WINDOW, FEWEST = 10, 8  # most and fewest evaluations that the alarm considers
+STEADY = 0.6  # least absolute tau of a trend
+COPIED, LOST = 0.05, 0.07  # least rise of copying, least fall of following as a share above chance
 
 
 def alarm(history: Sequence[dict[str, float]]) -> str | None:
-    """A line when copying climbs while prompt following falls over the last evaluations; else None.
+    """Return a warning if copying rises while prompt following falls over the last evaluations, else None.
 
-    `history` holds the flat scores of each evaluation, oldest first; rows without scores are passed over.
-    Following is measured by what it has above chance, because CLIP's scores lie close together: a fall from
-    0.31 to 0.27 is half of it. Both trends must hold over most pairs of evaluations (Kendall's tau) and be
-    large enough to see (Theil-Sen slope), so that neither one bad evaluation nor steady noise raises it: of
-    1500 made-up runs of noise alone, however large and with the two scores mirroring each other, less than
-    1 % did.
+    `history` holds the flat scores of each evaluation, oldest first; rows without scores are skipped. The
+    fall of following is relative to its height above chance, because CLIP's scores lie close together: a fall
+    from 0.31 to 0.27 is half of that height. Both trends must hold over most pairs of evaluations (Kendall's
+    tau) and be large enough (Theil-Sen slope), so that neither a single bad evaluation nor steady noise
+    raises the alarm. In 1500 simulated runs of pure noise, of any amplitude and with the two scores mirroring
+    each other, fewer than 1 % raised it.
     """
     rows = [row for row in history if "copy" in row and "following" in row][-WINDOW:]
     if len(rows) < FEWEST:
@@ -274,7 +282,7 @@ def alarm(history: Sequence[dict[str, float]]) -> str | None:
 
 
 def _trend(values: list[float]) -> tuple[float, float]:
-    """Kendall's tau (-1 always falls, 1 always climbs) and the change along the median slope."""
+    """Return Kendall's tau (-1 always falls, 1 always rises) and the total change along the median slope."""
     y = np.asarray(values, dtype=float)
     first, second = np.triu_indices(len(y), 1)
     rises = y[second] - y[first]

@@ -1,4 +1,4 @@
-"""Ways of drawing a set of cases, and the hook by which a training is watched while it runs.
+"""Ways to draw a set of cases, and the hook that validates a model during training.
 
 The cases come from `critters` or `photographs`, the scores from `scores`.
 """
@@ -15,7 +15,7 @@ from dsd.evaluation.scores import Case, Draw, Scorer, evaluate, legend, measure_
 from dsd.files import contact_sheet, jsonl
 from dsd.grids.teacher import guidance_settings, panel_side
 
-SHOWN = 12  # cases on the sample sheet
+SHOWN = 12  # cases on the contact sheet
 
 
 def by_student(
@@ -27,7 +27,10 @@ def by_student(
     batch: int = 16,
     on_done: Callable[[int], object] = lambda count: None,
 ) -> Draw:
-    """A `DSDPipeline` draws from reference and words. `on_done(n)` hears of each n finished pictures."""
+    """Return a `Draw` that uses a `DSDPipeline` with reference and prompt.
+
+    `on_done(n)` is called after each batch of n images.
+    """
 
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
         return pipe(
@@ -52,10 +55,10 @@ def by_teacher(
     batch: int = 16,
     on_done: Callable[[int], object] = lambda count: None,
 ) -> Draw:
-    """A plain `FluxPipeline` draws from the words alone: what can be had without looking.
+    """Return a `Draw` that uses a plain `FluxPipeline` with the prompt alone, ignoring the reference.
 
-    `side` in pixels is one panel of its sheets and `tokens` all that its tokenizer reads, unless given.
-    `guidance` is as in `dsd.grids.teacher.guidance_settings`.
+    `side` is in pixels and defaults to one panel of the pipeline's grids. `tokens` defaults to what its
+    tokenizer reads, at most 512. See `dsd.grids.teacher.guidance_settings` for `guidance`.
     """
     side = side or panel_side(pipe)
     tokens = tokens or min(pipe.tokenizer_2.model_max_length, 512)
@@ -75,7 +78,7 @@ def by_teacher(
 
 
 def by_copying(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
-    """The reference itself, whatever was asked: what a model does that only copies."""
+    """Return the references unchanged: the baseline of a model that only copies."""
     return references
 
 
@@ -99,14 +102,14 @@ def _in_batches(draw: Draw, batch: int, on_done: Callable[[int], object]) -> Dra
     return all_of_them
 
 
-# ---------------------------------------------------------------- while training
+# ---------------------------------------------------------------- validation during training
 
 
 class Validator:
-    """Called as `validate(pipe, step)`: draws the cases, writes `samples/STEP.png`, returns flat scores.
+    """Hook `validate(pipe, step)`: draws the cases, writes `samples/STEP.png` and returns flat scores.
 
-    Chance and ceiling are measured once, here. Validating leaves the model as it was and takes nothing
-    from the training's random numbers, so a training with it goes the same way as one without.
+    Chance and ceiling are measured once, in the constructor. Validation leaves the model unchanged and does
+    not use the training's random numbers, so it does not change the course of a training.
     """
 
     def __init__(
@@ -130,13 +133,16 @@ class Validator:
 
     @property
     def legend(self) -> str:
-        """What each score says, for people."""
+        """Return the meaning of each score, for people to read."""
         return legend(self.scorer.measures, self.levels)
 
 
 def sample_sheet(cases: Sequence[Case], drawn: dict[str, Sequence[Image.Image]]) -> Image.Image:
-    """Reference | what each way drew | the truth where it is known, for cases spread over all subjects."""
-    # One case of each subject before a second one of any: a row teaches most where the subject is new.
+    """Return a contact sheet: the reference, the image of each way of drawing, and the truth if known.
+
+    The cases are spread over all subjects.
+    """
+    # Take one case of each subject before a second one of any: a new subject tells the most.
     turns: dict[str, int] = {}
     order = []
     for index, case in enumerate(cases):
@@ -152,7 +158,7 @@ def sample_sheet(cases: Sequence[Case], drawn: dict[str, Sequence[Image.Image]])
 
 @contextmanager
 def _at_rest(model: torch.nn.Module) -> Iterator[None]:
-    """Without dropout inside the block; each part goes back to training if it was in training."""
+    """Set the model to evaluation mode inside the block, then restore each module's mode."""
     training = {module: module.training for module in model.modules()}
     model.eval()
     try:

@@ -1,8 +1,8 @@
-"""What the curation of a run is worth: how many pairs truly show one subject, before it and after it.
+"""Effect of curation: the share of pairs that truly show one subject, before and after it.
 
-Only for the drawn world, where a scorer reads a critter's traits back from any picture and no judge's
-opinion is needed. It errs a little itself (see the card of the pocket weights), and a picture too muddled
-to be read counts as whatever the scorer takes it for.
+This works only for the drawn world, where a scorer reads a critter's traits back from any image and no judge
+is needed. The scorer makes some errors too (see the card of the pocket weights), and an image that is too
+distorted to be read counts as whatever the scorer reads in it.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,21 +25,22 @@ from dsd.pocket.scorer import TOLERANCE, Reading, distance, same_identity
 NAMED = ("color", "shape", "pattern", "ears", "eyes")
 TRAITS = (*NAMED, "hue")
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-AT_ONCE = 32  # sheets that the scorer reads at a time
+AT_ONCE = 32  # grids that the scorer reads at a time
 
 
 class Reader(Protocol):
-    """Reads a picture's traits back; `dsd.pocket.scorer.Scorer` is one."""
+    """Reads the traits back from images; `dsd.pocket.scorer.Scorer` is one."""
 
     def read(self, pictures: list[Image.Image]) -> list[Reading]: ...
 
 
 def worth(run: Path, scorer: Reader, *, on_sheets: Callable[[int], None] = lambda count: None) -> Row:
-    """The share of true pairs among all pairs of a run and among those that were kept, and what else tells.
+    """Return the share of true pairs among all pairs of a run and among the kept ones, and more statistics.
 
-    `recall` is the share of the true pairs that were kept; `traits` how often each trait agrees;
-    `similarity` where true and other pairs lie, to choose floor and ceiling by. Shares have 95 % intervals
-    over sheets, whose pairs are not independent. RunError if nothing has been judged yet.
+    `recall` is the share of the true pairs that were kept. `traits` is how often each trait agrees.
+    `similarity` holds the quantiles of true and other pairs, which help to choose floor and ceiling. Shares
+    have 95 % intervals over grids, because pairs of one grid are not independent. Raise RunError if nothing
+    has been judged yet.
     """
     found = list(_read(run, read_pairs(run), scorer, on_sheets))
     kept, true = [one for one in found if one["kept"]], [one for one in found if one["true"]]
@@ -60,7 +61,7 @@ def worth(run: Path, scorer: Reader, *, on_sheets: Callable[[int], None] = lambd
 
 
 def _read(run: Path, pairs: list[Row], scorer: Reader, on_sheets: Callable[[int], None]):
-    """For each pair what is true of it."""
+    """Yield the ground truth of each pair with its verdict."""
     sheets = iter(_sheets(run, {pair["grid"] for pair in pairs}))
     readings: dict[str, list[Reading]] = {}
     while some := list(islice(sheets, AT_ONCE)):
@@ -89,13 +90,13 @@ def _sheets(run: Path, wanted: set[str]) -> list[Row]:
 
 
 def agreeing(a: Reading, b: Reading) -> dict[str, bool]:
-    """Trait -> whether two pictures agree in it; the exact hue within the scorer's tolerance."""
+    """Return, for each trait, whether two images agree; the hue may differ by the scorer's tolerance."""
     named = {name: a.choices[name] == b.choices[name] for name in NAMED}
     return {**named, "hue": distance("hue", a.numbers["hue"], b.numbers["hue"]) <= TOLERANCE["hue"]}
 
 
 def _share(found: Sequence[Row], name: str) -> dict[str, float | int | None]:
-    if len({one["grid"] for one in found}) < 2:  # nothing to draw again
+    if len({one["grid"] for one in found}) < 2:  # too few to resample
         return {"pairs": len(found), "share": _mean(found, name), "low": None, "high": None}
     mean, low, high = intervals([{name: one[name]} for one in found], [one["grid"] for one in found])[name]
     return {"pairs": len(found), "share": mean, "low": low, "high": high}

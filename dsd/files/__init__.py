@@ -1,1 +1,1 @@
-"""Files on disk and on the hub: rows, parquet, pairs to train on, images that people hand over."""
+"""Files on disk and on the hub: JSON rows, parquet, training pairs, user images."""

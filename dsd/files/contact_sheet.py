@@ -1,4 +1,4 @@
-"""Sheets of sample pictures for the eye: a row for each case, a column for each way of drawing it."""
+"""Contact sheets for visual comparison: one row per case, one column per method."""
 
 import io
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ INK = (50, 50, 50)
 def sheet(
     columns: dict[str, Sequence[Image.Image]], prompts: Sequence[str], *, cell: int = CELL
 ) -> Image.Image:
-    """The first `len(prompts)` pictures of each column under its title, each row's prompt on the right.
+    """Lay out the first `len(prompts)` images of each column under its title, with prompts on the right.
 
-    Pictures of any size are brought to `cell` pixels, smoothly: small ones would show as blocks.
+    Images are resized to `cell` pixels with interpolation, so that small ones do not look blocky.
     """
     step = cell + GAP
     page = Image.new("RGB", (step * len(columns) + WORDS, HEADER + step * len(prompts)), "white")
@@ -33,7 +33,7 @@ def sheet(
 
 
 def png(picture: Image.Image) -> bytes:
-    """What a PNG file of it holds."""
+    """Return the image encoded as PNG."""
     stream = io.BytesIO()
     picture.save(stream, "PNG")
     return stream.getvalue()

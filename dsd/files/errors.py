@@ -1,5 +1,5 @@
-"""Errors that several packages raise and every entry point tells; nothing is imported for them."""
+"""Errors that several packages raise and every entry point reports; this module imports nothing."""
 
 
 class LoadError(ValueError):
-    """A model that cannot be opened; the message says what to do."""
+    """A model cannot be opened; the message says what to do."""

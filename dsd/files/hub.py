@@ -1,4 +1,4 @@
-"""What the hub refuses, in words that say what to do: accept a licence, set a token, find a network."""
+"""Hub errors turned into messages that say what to do: accept a license, set a token, connect."""
 
 import os
 import re
@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from dsd.files.errors import LoadError
 
-# For every `from_pretrained`: opening a pickle, or a model's own code, would run whatever is in it.
+# For every `from_pretrained`: pickles and custom model code could run arbitrary code.
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
@@ -26,12 +26,15 @@ NO_ANSWER = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
 
 
 def has_token() -> bool:
-    """Whether a token of the hub is at hand; it is never read further."""
+    """Return whether a hub token is set; its value is not used."""
     return get_token() is not None
 
 
 def check_source(source: str | Path, *, weights: bool = True) -> None:
-    """LoadError unless this is a file, a folder, or could be a hub id; weights must not be mere pickles."""
+    """Raise LoadError unless `source` is a path or a possible hub id, and has weights other than pickles.
+
+    The second check is for local paths, and is skipped if `weights` is False.
+    """
     path = Path(source)
     if not path.exists() and not ID.fullmatch(str(source)):
         raise LoadError(f"not found: {source} (no such file or folder, and not a hub id owner/name)")
@@ -51,7 +54,7 @@ def _check_safe(path: Path) -> None:
 
 @contextmanager
 def explained(name: str, sources: list[str], licence_page: str | None = None) -> Iterator[None]:
-    """Turn whatever the hub or the disk refuses inside the block into a LoadError about the model `name`."""
+    """Convert errors of the hub or the disk inside the block to a LoadError about the model `name`."""
     try:
         yield
     except ValueError as error:
@@ -65,14 +68,14 @@ def explained(name: str, sources: list[str], licence_page: str | None = None) ->
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those beneath it: diffusers wraps the hub's errors in its own."""
+    """Yield the error and its causes: diffusers wraps the hub's errors in its own."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
 def _damage(sources: list[str]) -> str | None:
-    """The first weight file that cannot be read, and what to do: the error itself names none."""
+    """Name the first unreadable weight file and the remedy, because the error itself names no file."""
     for source in sources:
         local = Path(source).exists()
         remedy = "copy, download or save it again" if local else "delete it, and it is downloaded again"
@@ -85,14 +88,14 @@ def _damage(sources: list[str]) -> str | None:
 
 
 def _weight_files(source: str) -> list[Path]:
-    """Those of a file, of a folder, or of what the cache has of a hub id."""
+    """Return the weight files of a file, a folder, or a hub id in the cache."""
     path = Path(source)
     if path.is_file():
         return [path]
     if path.is_dir():
         return sorted([*path.glob("*.safetensors"), *path.glob("*/*.safetensors")])
     snapshots = Path(constants.HF_HUB_CACHE, f"models--{source.replace('/', '--')}", "snapshots")
-    # A name there points to the file itself, which would be back at once if only the name were deleted.
+    # Resolve the links: deleting only the link would restore the damaged file on the next download.
     return sorted(file.resolve() for file in snapshots.rglob("*.safetensors"))
 
 
@@ -100,7 +103,7 @@ def _advice(name: str, sources: str, page: str, chain: list[BaseException]) -> s
     gated = any(isinstance(error, GatedRepoError) for error in chain)
     if not gated and any(
         isinstance(error, RepositoryNotFoundError) for error in chain
-    ):  # its status is 401 too
+    ):  # its status is also 401
         return f"no such model on the hub: {sources}; if it is private, set the variable HF_TOKEN"
     if gated or any(_status(error) in (401, 403) for error in chain):
         return (

@@ -1,8 +1,7 @@
-"""Opening what a stranger hands over: a picture file of any kind, a prompt of any length.
+"""Checks of untrusted input: image files of any kind, prompts of any length.
 
-Everything that can be wrong with an upload ends here in a `ValueError` of one plain sentence that says what
-to do about it. It does not change the picture: turning, flattening and fitting belong to
-`dsd.model.canvas.fit`.
+Any problem with an upload raises a `ValueError` whose message is one plain sentence that says what to do. The
+image is not changed here: `dsd.model.canvas.fit` rotates, flattens and fits it.
 """
 
 import contextlib
@@ -12,16 +11,16 @@ from typing import Any
 
 from PIL import Image
 
-MAX_PIXELS = 50_000_000  # a 50-megapixel camera still fits; decoding it takes 200 MB
+MAX_PIXELS = 50_000_000  # allows 50-megapixel cameras; decoding takes 200 MB
 MIN_SIDE = 16
-MAX_PROMPT = 20_000  # characters; beyond it tokenizing alone would keep others waiting
-# Pillow would also open formats that call other programs (EPS) or that nobody uploads: fewer means safer.
+MAX_PROMPT = 20_000  # characters; tokenizing longer prompts would delay other users
+# Pillow also opens rare formats and formats that run other programs (EPS): fewer formats are safer.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 
 
 def open_image(source: str | Path | Image.Image) -> Image.Image:
-    """Open, check and decode a picture; whatever is wrong becomes one clear `ValueError`."""
+    """Open, check and decode an image; raise ValueError for any problem."""
     if isinstance(source, Image.Image):
         return _checked(source, "the picture")
     path = Path(source)
@@ -34,21 +33,21 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
 
 
 def _shown(name: str) -> str:
-    """A file's name as it fits into a sentence: of one line, of letters that can be shown, not too long."""
+    """Return a file name to show in a message: quoted, printable and shortened."""
     name = "".join(letter if letter.isprintable() else "?" for letter in name)
     return f'"{name}"' if len(name) <= 80 else f'"{name[:38]} ... {name[-38:]}"'
 
 
 def _opened(path: Path, name: str) -> Image.Image:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _checked says it better
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _checked has a clearer message
         try:
             return Image.open(path, formats=_readers())
         except Image.DecompressionBombError as error:
             raise ValueError(_too_large(name)) from error
         except PermissionError as error:
             raise ValueError(f"{name} may not be read: check its permissions") from error
-        except Exception as error:  # a decoder meeting garbage raises anything from OSError to IndexError
+        except Exception as error:  # decoders raise anything on invalid data, from OSError to IndexError
             raise ValueError(f"{name} is not a picture that can be read: use a {READABLE} file") from error
 
 
@@ -58,7 +57,7 @@ def _readers() -> list[str]:
 
 
 def _checked(image: Image.Image, name: str) -> Image.Image:
-    """Judge by the header alone, before anything is decoded."""
+    """Check the size from the header, before decoding."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(_too_large(f"{name} ({width} x {height})"))
@@ -72,7 +71,7 @@ def _checked(image: Image.Image, name: str) -> Image.Image:
 def _decoded(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
-    except Exception as error:  # as in _opened: truncated or damaged data raises anything
+    except Exception as error:  # truncated or damaged data can raise anything
         raise ValueError(f"{name} is damaged or cut short: save or upload it again") from error
     return image
 
@@ -83,12 +82,12 @@ def _too_large(what: str) -> str:
 
 
 def image_notice(image: Image.Image) -> str | None:
-    """What a person should know about a picture that is accepted all the same."""
-    if image.format == "MPO":  # a phone's photograph with its depth
+    """Return a notice about an accepted image of which only the first frame is used, or None."""
+    if image.format == "MPO":  # a phone photo with depth data
         return None
     try:
         frames = getattr(image, "n_frames", 1)
-    except Exception:  # it is damaged after its first frame, which is all that is used
+    except Exception:  # damaged after the first frame, which is the only one used
         with contextlib.suppress(Exception):
             image.seek(0)
         return "This picture moves, and not all of it can be read: only its first frame is used."
@@ -96,7 +95,7 @@ def image_notice(image: Image.Image) -> str | None:
 
 
 def check_prompt(prompt: str) -> str:
-    """The prompt without blanks around it; empty or absurdly long ones are refused."""
+    """Return the prompt without surrounding whitespace; raise ValueError if it is empty or too long."""
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError("the prompt is empty: say in a few words where the subject should be")
     if len(prompt) > MAX_PROMPT:
@@ -106,7 +105,7 @@ def check_prompt(prompt: str) -> str:
 
 
 def _check_whole(prompt: str) -> None:
-    """Half a character cannot be saved, shown or read by any tokenizer."""
+    """Raise ValueError for a lone surrogate, which cannot be saved, shown or tokenized."""
     try:
         prompt.encode()
     except UnicodeEncodeError as error:
@@ -117,7 +116,7 @@ def _check_whole(prompt: str) -> None:
 
 
 def prompt_notice(pipe: Any, prompt: str) -> str | None:
-    """Say which words of a prompt the model never reads, or None when it reads them all."""
+    """Return a notice of the part of the prompt that the model cuts off, or None if it reads all of it."""
     tokenizer, limit = _reader(pipe)
     if tokenizer is None:
         return None
@@ -126,7 +125,7 @@ def prompt_notice(pipe: Any, prompt: str) -> str | None:
     ]
     if len(offsets) <= limit:
         return None
-    # The last token read is the end mark, so the first one lost stands at limit - 1.
+    # The last token read is the end token, so the first token lost is at limit - 1.
     cut = prompt[offsets[limit - 1][0] :].strip()
     shown = cut if len(cut) <= 80 else f"{cut[:80].rstrip()} ..."
     return (
@@ -136,9 +135,9 @@ def prompt_notice(pipe: Any, prompt: str) -> str | None:
 
 
 def _reader(pipe: Any) -> tuple[Any, int]:
-    """The tokenizer whose tokens the model reads one by one, and how many of them.
+    """Return the tokenizer of the text sequence and the number of tokens that the model reads.
 
-    With two text encoders that is the second (T5); the first (CLIP) adds only one pooled vector.
+    With two text encoders it is the second (T5); the first (CLIP) only adds one pooled vector.
     """
     tokenizer = getattr(pipe, "tokenizer_2", None) or getattr(pipe, "tokenizer", None)
     if tokenizer is None:

@@ -1,8 +1,8 @@
-"""Rows on disk: JSON lines, appended whole or not at all, by one writer at a time.
+"""JSON Lines files with atomic appends by one writer at a time.
 
-A run is a folder of such files. A command that is killed leaves at most one cut line behind; the next one
-drops it and goes on. Several processes write a file each (`grids.0.jsonl`, `grids.1.jsonl`); `merge` makes
-them one.
+A run is a folder of such files. A killed command leaves at most one incomplete line, which the next command
+drops. Each of several processes writes its own shard (`grids.0.jsonl`, `grids.1.jsonl`); `merge` combines
+them.
 """
 
 import json
@@ -17,28 +17,28 @@ Row = dict[str, object]
 
 
 class RunError(ValueError):
-    """A run folder that cannot be read or written; the message says what to do."""
+    """A run folder cannot be read or written; the message says what to do."""
 
 
 def read(path: Path) -> list[Row]:
-    """All whole rows of a file, none if there is no file; a cut last line is not there yet.
+    """Return all complete rows of a file, or [] if there is no file; skip an incomplete last line.
 
-    RunError names the file and line of a row that is not JSON.
+    Raise RunError, with the file and line number, for a row that is not JSON.
     """
     if not path.exists():
         return []
-    *lines, _ = path.read_bytes().split(b"\n")  # what follows the last newline was never finished
+    *lines, _ = path.read_bytes().split(b"\n")  # text after the last newline is an incomplete row
     return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
 
 
 def read_all(path: Path) -> list[Row]:
-    """The rows of `path` and of its processes' shards, in the order of their ids, one of each id."""
+    """Return the rows of `path` and its shards, sorted by id, one per id."""
     rows = {row["id"]: row for file in (path, *shards(path)) for row in read(file)}
     return [rows[key] for key in sorted(rows)]
 
 
 def shards(path: Path) -> list[Path]:
-    """`grids.0.jsonl`, `grids.1.jsonl` ... beside `grids.jsonl`."""
+    """Return the shards of `path`: `grids.0.jsonl`, `grids.1.jsonl` ... next to `grids.jsonl`."""
     return sorted(path.parent.glob(f"{path.stem}.*{path.suffix}"))
 
 
@@ -47,9 +47,9 @@ def shard(path: Path, process: int) -> Path:
 
 
 def merge(path: Path, *, keep: Callable[[Row], bool] = lambda row: True) -> None:
-    """Put all rows, or those to keep, into `path`, sorted by id, and remove the shards.
+    """Write all rows, or those to keep, to `path`, sorted by id, and remove the shards.
 
-    Only one process may do this, while no other writes.
+    Only one process may call this, while no other process writes.
     """
     rows, files = read_all(path), shards(path)
     write(path, b"".join(_line(row) for row in rows if keep(row)))
@@ -59,7 +59,7 @@ def merge(path: Path, *, keep: Callable[[Row], bool] = lambda row: True) -> None
 
 @contextmanager
 def writing(path: Path) -> Iterator[Callable[[list[Row]], None]]:
-    """Yields `append(rows)`: all of these rows are on disk when it returns, or none of them."""
+    """Lock `path` and yield `append(rows)`, which writes all rows or none; raise RunError if locked."""
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
@@ -74,7 +74,7 @@ def writing(path: Path) -> Iterator[Callable[[list[Row]], None]]:
 
 
 def write(path: Path, content: bytes) -> None:
-    """The whole content or nothing: written under another name first."""
+    """Write the file atomically: write to a temporary name, then rename."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explained(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,20 +96,20 @@ def run_blocks(
     item_of: Callable[[Row], str] = lambda row: row["id"],
     on_rows: Callable[[list[Row]], None] = lambda rows: None,
 ) -> None:
-    """Append what `do(block)` returns to this process's shard of `path`, block by block; what is done stays.
+    """Append the rows of `do(block)` to this process's shard of `path`, skipping blocks already done.
 
-    Block k is `items[k * batch : (k + 1) * batch]`, whatever was done before, and belongs to process
-    k % processes: so the rows are the same, bit for bit, however often this was killed. `item_of(row)` is
-    the id of the item that a row came from. Every item has at least one row (a refusal is a row too), so that
-    an item is done once a row names it, but for the last of a shard, which is looked at again. A block that
-    is partly done is computed whole, and only the rows that were missing are kept.
+    Block k is always `items[k * batch : (k + 1) * batch]` and belongs to process k % processes, so the rows
+    are identical, bit for bit, however often the run was killed. `item_of(row)` is the id of the item that a
+    row came from. Every item has at least one row (a rejection is a row too), so an item with a row is done,
+    except for the last item of a shard, which is computed again. A partly done block is computed as a whole,
+    and only its missing rows are kept.
     """
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     with writing(shard(path, process)) as append:
         found = read_all(path)
         known = {row["id"] for row in found}
-        # A kill between two pages of one write can leave the last item of a shard with some of its rows.
+        # A kill during a write can leave the last item of a shard with only some of its rows.
         last = {item_of(rows[-1]) for rows in map(read, shards(path)) if rows}
         done = {item_of(row) for row in found} - last
         for start in range(process * batch, len(items), processes * batch):
@@ -127,7 +127,7 @@ def run_blocks(
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
-    """Turn what the disk refuses into a sentence: full, read-only, gone."""
+    """Convert an OSError (disk full, read-only, missing) to a RunError about `path`."""
     try:
         yield
     except OSError as error:
@@ -139,7 +139,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 def _append(path: Path, rows: list[Row]) -> None:
-    # Unbuffered: a buffer would try once more, at closing, to write what a full disk has just refused.
+    # Unbuffered: on a full disk, a buffer would retry the failed write when the file is closed.
     with explained(path), path.open("r+b" if path.exists() else "w+b", buffering=0) as file:
         end = _end_of_whole_rows(file)
         file.seek(end)
@@ -150,12 +150,12 @@ def _append(path: Path, rows: list[Row]) -> None:
                 left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
-            file.truncate(end)  # a full disk keeps no half row
+            file.truncate(end)  # leave no partial row on a full disk
             raise
 
 
 def _end_of_whole_rows(file) -> int:
-    """The place after the last newline."""
+    """Return the offset after the last newline."""
     end = file.seek(0, os.SEEK_END)
     while end > 0:
         start = max(0, end - 65536)

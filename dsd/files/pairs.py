@@ -1,8 +1,8 @@
-"""Pairs to train on, read from parquet: what `dsd.curation` writes, and the published `primecai/dsd_data`.
+"""Training pairs read from parquet: datasets of `dsd.curation` and the published `primecai/dsd_data`.
 
-One reader for both, through a map of column names. Rows are reached by index or one after the other, on a
-disk or straight on the hub; a few dozen are in memory at a time, however large the dataset. A damaged row is
-never dropped in silence: it is named, and whoever reads decides what to do about it.
+One reader handles both with a map of column names. Rows are read by index or in order, from disk or streamed
+from the hub, with a few dozen rows in memory however large the dataset. A damaged row is never dropped
+silently: it is reported, and the caller decides what to do.
 """
 
 import io
@@ -21,15 +21,15 @@ from dsd.files import hub, parquet
 from dsd.files.parquet import PairsError
 from dsd.files.rgb import to_rgb
 
-COLUMNS = {  # of our own datasets, and what is in them
-    "id": "string",  # sheet, panel of the conditioning picture, panel of the target
+COLUMNS = {  # of our datasets, with their types
+    "id": "string",  # grid, panel of the conditioning image, panel of the target
     "conditioning": "image",
     "target": "image",
-    "caption": "string",  # what the target shows
-    "instruction": "string",  # what to change to get there
-    "caption_writer": "string",  # the model that wrote both, or "sheet": the sheet's own words
+    "caption": "string",  # describes the target
+    "instruction": "string",  # describes the change from conditioning to target
+    "caption_writer": "string",  # the model that wrote both, or "sheet" for text from the grid's prompt
     "subject": "string",
-    "prompt": "string",  # of the whole sheet
+    "prompt": "string",  # of the whole grid
     "seed": "int64",
     "grid": "string",
     "generator": "string",
@@ -47,7 +47,7 @@ Row = dict[str, Any]
 
 
 class BadRow(ValueError):
-    """One row that cannot be read; the message names it and says why."""
+    """A row cannot be read; the message names it and says why."""
 
 
 def read_pairs(
@@ -59,9 +59,9 @@ def read_pairs(
 ) -> "Pairs":
     """Open a run, a folder of parquet files, one such file, or a hub id.
 
-    `columns` maps our names to the dataset's where they differ; a target is found without it, too, if it is
-    the only other picture. A hub dataset is downloaded once; with `streaming` it is read over the network
-    instead, each time anew. PairsError names what is missing, and LoadError what the hub refuses.
+    `columns` maps our column names to the dataset's where they differ. The target column needs no mapping if
+    it is the only other image column. A hub dataset is downloaded once; with `streaming` it is read over the
+    network each time. Raise PairsError for missing files or columns, and LoadError for hub errors.
     """
     hub.check_source(source, weights=False)
     if Path(source).exists():
@@ -75,10 +75,9 @@ def read_pairs(
 class Pairs:
     """A dataset of pairs: `len(pairs)`, `pairs[i]`, `for row in pairs`, and `pairs.each(on_bad)`.
 
-    A row is a dict with at least `id`, `conditioning` and `target` (RGB pictures), `caption`, `instruction`
-    (None where the dataset has none), and with what else of COLUMNS is there. An index reads the row's whole
-    group (50 rows in files of ours), so going through in order is quicker. Threads can share it, and it can
-    be sent to other processes.
+    A row is a dict with `id`, `conditioning` and `target` (RGB images), `caption`, `instruction` (None if the
+    dataset has none), and any other COLUMNS of the dataset. Indexing reads the row's whole group (50 rows in
+    our files), so reading in order is faster. The object is thread-safe and can be pickled.
     """
 
     def __init__(
@@ -89,7 +88,7 @@ class Pairs:
         filesystem: Any | None = None,
     ) -> None:
         self.files, self.columns, self.filesystem = list(files), columns, filesystem
-        self._reading = Lock()  # a file has one place where it is read; unpacking the pictures is free to all
+        self._reading = Lock()  # a file has one read position; images are decoded outside the lock
         self._file = lru_cache(maxsize=8)(self._open)
         self._table = lru_cache(maxsize=4)(self._read)
         self.names = column_names(self._file(0).schema_arrow, columns, where=self.files[0])
@@ -101,7 +100,7 @@ class Pairs:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, index: int) -> Row:
-        """BadRow if it is damaged."""
+        """Return the row at `index`; raise BadRow if it is damaged."""
         if not -len(self) <= index < len(self):
             raise IndexError(f"there is no row {index} among {len(self)}")
         index %= len(self)
@@ -113,8 +112,8 @@ class Pairs:
         return self.each()
 
     def each(self, on_bad: Callable[[BadRow], None] | None = None) -> Iterator[Row]:
-        """All rows in order. `on_bad` is told of every damaged one; without it, the first one is raised."""
-        for file in range(len(self.files)):  # not `_groups`, which opens every file before the first row
+        """Yield all rows in order; call `on_bad` for each damaged row, or raise BadRow if it is None."""
+        for file in range(len(self.files)):  # `_groups` would open every file before the first row
             for group, first, count in self._layout(file):
                 for offset in range(count):
                     try:
@@ -126,16 +125,16 @@ class Pairs:
 
     @cached_property
     def _groups(self) -> list[tuple[int, int, int, int]]:
-        """(file, row group, its first row's number in the file, its number of rows), in order."""
+        """All (file, row group, its first row in the file, its number of rows), in order."""
         return [(file, *found) for file in range(len(self.files)) for found in self._layout(file)]
 
     @cached_property
     def _ends(self) -> list[int]:
-        """Where each row group ends, counted in rows of the whole dataset."""
+        """The end of each row group, counted in rows of the whole dataset."""
         return list(accumulate(count for *_, count in self._groups))
 
     def _layout(self, file: int) -> list[tuple[int, int, int]]:
-        """(row group, its first row's number, its number of rows) of one file."""
+        """Return (row group, its first row, its number of rows) for each row group of a file."""
         metadata = self._file(file).metadata
         counts = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
         firsts = accumulate(counts, initial=0)
@@ -174,10 +173,10 @@ class Pairs:
 def column_names(
     schema: Any, columns: Mapping[str, str] | None = None, *, where: str = "the dataset"
 ) -> dict[str, str]:
-    """Our names -> those of an Arrow schema: as `columns` says, else the same ones.
+    """Map our column names to those of an Arrow schema, by `columns` or else by the same name.
 
-    A target that is called otherwise is found if it is the only other picture. PairsError lists what is there
-    and what is wanted.
+    A target with another name is found if it is the only other image column. Raise PairsError, listing the
+    present and required columns, if one is missing or not usable.
     """
     given = dict(columns or {})
     names = {name: given.get(name, name) for name in COLUMNS}
@@ -202,7 +201,7 @@ def _refuse(where: str, found: list[str], pictures: list[str], wrong: list[str])
 
 
 def _picture(value: Any, what: str) -> Image.Image:
-    """Encoded bytes, or Arrow's bytes and path, to RGB."""
+    """Decode encoded bytes, or Arrow's struct of bytes and path, to RGB; raise BadRow if that fails."""
     content = value.get("bytes") if isinstance(value, dict) else value
     if not content:
         raise BadRow(f"{what} is not in the file")
@@ -210,7 +209,7 @@ def _picture(value: Any, what: str) -> Image.Image:
         picture = Image.open(io.BytesIO(content))
         picture.load()
         return to_rgb(picture)
-    except Exception as error:  # a stranger's file: anything may be wrong with it
+    except Exception as error:  # an untrusted file can raise anything
         raise BadRow(f"{what} cannot be read: {error}") from error
 
 

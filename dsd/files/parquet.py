@@ -1,4 +1,4 @@
-"""Parquet files: finding a dataset's, opening one, and telling damage from a disk or network that is away."""
+"""Parquet files: find those of a dataset, open one, and tell damage from disk or network errors."""
 
 import re
 from contextlib import AbstractContextManager
@@ -7,16 +7,16 @@ from typing import Any
 
 from dsd.files import hub
 
-DATASET = b"dsd.dataset"  # in the metadata of a shard of ours: which dataset it is a part of
+DATASET = b"dsd.dataset"  # key in our shards' metadata for the id of their dataset
 _SPLITS = ("train", "validation", "valid", "val", "test")
 
 
 class PairsError(ValueError):
-    """A dataset that cannot be read; the message says why and what to do."""
+    """A dataset cannot be read; the message says why and what to do."""
 
 
 def package() -> Any:
-    """pyarrow.parquet, on first use: the app never needs it. PairsError says how to get it."""
+    """Import pyarrow.parquet on first use, as the app never needs it; raise PairsError if it is missing."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -27,7 +27,7 @@ def package() -> Any:
 
 
 def open_file(file: str, filesystem: Any | None = None) -> Any:
-    """A `ParquetFile` with its footer read; PairsError for a file that is none or was cut short."""
+    """Open a `ParquetFile` and read its footer; raise PairsError if it is damaged or not parquet."""
     try:
         return package().ParquetFile(file, filesystem=filesystem, page_checksum_verification=True)
     except (ValueError, OSError) as error:
@@ -39,9 +39,9 @@ def open_file(file: str, filesystem: Any | None = None) -> Any:
 
 
 def read_group(file: Any, group: int, columns: list[str]) -> Any:
-    """A row group as a table; ValueError where it is damaged."""
+    """Return a row group as a table; raise ValueError if it is damaged."""
     try:
-        # One thread: a process forked while Arrow's pool has threads would wait for them for ever.
+        # One thread: a process forked while Arrow's pool has threads would wait for them forever.
         return file.read_row_group(group, columns=columns, use_threads=False)
     except OSError as error:
         if not _is_damage(error):
@@ -50,17 +50,17 @@ def read_group(file: Any, group: int, columns: list[str]) -> Any:
 
 
 def _is_damage(error: Exception) -> bool:
-    """Whether bytes make no sense, rather than do not come: Arrow raises OSError for both."""
+    """Return whether the data are invalid, not just unavailable: Arrow raises OSError for both."""
     return isinstance(error, ValueError) or (type(error) is OSError and error.errno is None)
 
 
 def owner(file: str) -> bytes | None:
-    """Which of our datasets a file is a part of; None for one of somebody else's."""
+    """Return the id of the dataset that one of our files belongs to; None for other files."""
     return (open_file(file).schema_arrow.metadata or {}).get(DATASET)
 
 
 def holds_pictures(kind: Any) -> bool:
-    """Whether an Arrow type can be that of encoded pictures: bytes, or bytes with the path they came from."""
+    """Return whether an Arrow type can hold encoded images: binary, or a struct with a `bytes` field."""
     import pyarrow.types as types
 
     if types.is_struct(kind):
@@ -69,7 +69,10 @@ def holds_pictures(kind: Any) -> bool:
 
 
 def local_files(path: Path, split: str) -> list[str]:
-    """The split's files in a run, in a dataset's folder, or `path` itself; in full, and of one dataset."""
+    """Return the split's files in a run or dataset folder, or `path` itself if it is a file.
+
+    Raise PairsError if a folder's files are incomplete or of several datasets.
+    """
     if path.is_file():
         return [str(path)]
     folder = path / "dataset" if (path / "dataset").is_dir() else path
@@ -79,7 +82,7 @@ def local_files(path: Path, split: str) -> list[str]:
 
 
 def downloaded_files(name: str, split: str) -> list[str]:
-    """The same of a hub dataset, downloaded once. LoadError says what the hub refused."""
+    """Download a hub dataset once and return the split's files; raise LoadError for hub errors."""
     from huggingface_hub import snapshot_download
 
     with on_hub(name):
@@ -88,7 +91,7 @@ def downloaded_files(name: str, split: str) -> list[str]:
 
 
 def streamed_files(name: str, split: str) -> tuple[list[str], Any]:
-    """The same without a download, and the filesystem that reads them over the network."""
+    """Return the split's files on the hub and the filesystem that reads them over the network."""
     from huggingface_hub import HfFileSystem
 
     filesystem = HfFileSystem()
@@ -102,7 +105,7 @@ def on_hub(name: str) -> AbstractContextManager:
 
 
 def _of_split(files: list[str], split: str, folder: str) -> list[str]:
-    """Those below `folder` that are called `split`; "train" is also what bears no split's name."""
+    """Return the files below `folder` named after `split`; files without a split name count as "train"."""
     names = {file: file.removeprefix(folder).strip("/") for file in sorted(files)}
     found = [file for file, name in names.items() if _is_called(name, split)]
     if not found and split == "train":
@@ -116,12 +119,12 @@ def _of_split(files: list[str], split: str, folder: str) -> list[str]:
 
 
 def _is_called(name: str, split: str) -> bool:
-    """`train-00000-of-00002.parquet`, `train.parquet`, `train/0000.parquet`."""
+    """Match `train-00000-of-00002.parquet`, `train.parquet` and `train/0000.parquet`."""
     return any(re.match(rf"{split}(\W|_|$)", part) for part in name.split("/")[-2:])
 
 
 def _check_complete(files: list[str], folder: Path) -> None:
-    """Refuse a dataset that is still being written, or whose writer was stopped."""
+    """Raise PairsError for a dataset that is still being written or was interrupted."""
     totals = {int(found[1]) for file in files if (found := re.search(r"-of-(\d+)\.parquet$", file))}
     versions = len({owner(file) for file in files})
     if totals - {len(files)} or versions > 1:

@@ -1,14 +1,14 @@
-"""Any image that Pillow opens as RGB: deep grays scaled, transparency laid on white."""
+"""Conversion of any Pillow image to RGB."""
 
 import numpy as np
 from PIL import Image
 
 WHITE = (255, 255, 255)
-STRIP = 256  # rows of a deep picture made shallow at a time
+STRIP = 256  # rows of a high-bit-depth image converted at a time
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any PIL mode to RGB: deep greys scaled (PIL alone would clip them), transparency laid on white."""
+    """Convert any PIL mode to RGB: scale deep grays (PIL would clip them), put transparency on white."""
     if image.mode.startswith(("I", "F")):
         return _deep_grey(image).convert("RGB")
     if image.mode in ("P", "PA") and image.palette is None:
@@ -22,21 +22,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
-    """Modes I;16, I and F to 8 bits; I and F do not say their range, so the largest value tells it."""
+    """Convert modes I;16, I and F to 8 bits; infer the range of I and F from the largest value."""
     values = np.asarray(image)  # [H, W]
     largest, grey = np.fmax.reduce(values, axis=None), np.empty(values.shape, np.uint8)
     if image.mode.startswith("I;16") or largest > 255:
         scale = 1 / 257  # 65535 -> 255
     else:
         scale = 255 if image.mode == "F" and largest <= 1 else 1
-    for top in range(0, len(values), STRIP):  # 50 megapixels of float64 at once are 400 MB
+    for top in range(0, len(values), STRIP):  # 50 megapixels in float64 take 400 MB
         part = np.nan_to_num(values[top : top + STRIP].astype(np.float64) * scale, posinf=255, neginf=0)
         grey[top : top + STRIP] = np.clip(part.round(), 0, 255)
     return Image.fromarray(grey)
 
 
 def _on_white(image: Image.Image) -> Image.Image:
-    if image.mode in ("La", "RGBa"):  # premultiplied: PIL only knows the step to its plain sibling
+    if image.mode in ("La", "RGBa"):  # premultiplied: PIL only converts it to the straight-alpha mode
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     image = image if image.mode == "RGBA" else image.convert("RGBA")  # a copy of 50 megapixels is 200 MB
     return Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image).convert("RGB")

@@ -1,1 +1,1 @@
-"""Options in, images out; `python -m dsd.generate`."""
+"""Image generation from options; the command is `python -m dsd.generate`."""

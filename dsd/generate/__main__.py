@@ -1,4 +1,4 @@
-"""The command: `python -m dsd.generate`."""
+"""Entry point of `python -m dsd.generate`."""
 
 import sys
 

@@ -1,7 +1,7 @@
-"""The command line of `python -m dsd.generate`: a picture and a prompt in, PNG files out.
+"""The command line of `python -m dsd.generate`: takes an image and a prompt, writes PNG files.
 
-A person's mistake is one line on standard error and exit code 2. Drawing options default to None here, so
-that the one default is the field's in `Options`, and so that `--from` can tell which ones were given.
+A user error prints one line on standard error and exits with code 2. Drawing options default to None here:
+their defaults are defined once, in `Options`, and `--from` can tell which options were given.
 """
 
 import argparse
@@ -31,7 +31,7 @@ DRAWING = {  # field of Options -> type and help; the flag is the name with dash
     "height": (int, "height in pixels, a multiple of 16 (the model's own)"),
     "fit": (str, "crop the picture to the frame, or pad it with white (crop)"),
 }
-ROUNDING = 2  # levels of 255 by which batching and threads may move a pixel
+ROUNDING = 2  # levels of 255 by which batching and threads may change a pixel
 
 
 class _Parser(argparse.ArgumentParser):
@@ -69,10 +69,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command and return the exit code."""
     args = _parser().parse_args(argv)
     quiet()
-    # Imported here, so that `--help` and a mistyped flag answer at once.
+    # Imported here so that `--help` and mistyped flags respond at once.
     from dsd.doctor import doctor
     from dsd.model.checkpoint import LoadError
 
@@ -96,7 +96,7 @@ def _fail(message: str) -> int:
 
 
 def quiet() -> None:
-    """Leave the terminal to what a person needs: the libraries' warnings and bars go."""
+    """Silence the warnings and progress bars of the libraries."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
     logging.getLogger().setLevel(logging.ERROR)
@@ -166,14 +166,14 @@ def _again(args: argparse.Namespace) -> int:
 
 
 def _known(pipe: Any, options: Any) -> Any:
-    """Drop an embedded guidance that the model at hand does not have: `--model` may name another one."""
+    """Drop the embedded guidance if the model has none: `--model` may name a different model."""
     from dsd.model.checkpoint import has_embedded_guidance
 
     return options if has_embedded_guidance(pipe) else replace(options, guidance=None)
 
 
 def _compare(original: Any, settings: dict[str, Any], result: Any) -> None:
-    """Say whether the picture really is the same."""
+    """Print whether the new image is identical to the original."""
     from PIL import ImageChops
 
     if settings.get("model_hash") != result.settings["model_hash"]:
@@ -196,7 +196,7 @@ def _compare(original: Any, settings: dict[str, Any], result: Any) -> None:
 
 
 def _targets(output: Path, count: int) -> list[Path]:
-    """Where the pictures go; refused before anything is drawn."""
+    """Return the output paths; raise ValueError before drawing if one cannot be written."""
     if output.suffix.lower() != ".png":
         raise ValueError(f"-o must end in .png, which is lossless and carries the settings, got {output}")
     if not output.parent.is_dir():
@@ -211,12 +211,12 @@ def _targets(output: Path, count: int) -> list[Path]:
 def open_model(
     model: str, *, weights: str | None, device: str | None, offload: str, quantize: str | None = None
 ) -> Any:
-    """`load_pipeline` for people: no bar of its own, and a device that is not there is a plain mistake."""
+    """Load a pipeline without a progress bar; raise ValueError for a device that does not exist."""
     from dsd.model.checkpoint import load_pipeline
 
     try:
         pipe = load_pipeline(model, weights=weights, device=device, offload=offload, quantize=quantize)
-    except (AssertionError, RuntimeError) as error:  # torch's two ways of saying that there is no such device
+    except (AssertionError, RuntimeError) as error:  # torch raises either for a missing device
         if device is None or is_shortage(error):
             raise
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

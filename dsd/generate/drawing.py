@@ -1,7 +1,7 @@
-"""Options in, pictures out: one call for the command line, the app and your own script.
+"""Image generation from options: one call for the command line, the app and scripts.
 
-Every picture has its own seed (`seed`, `seed + 1`, ...) and can be made again alone from it; every result
-carries the settings that `save` writes into its PNG. `python -m dsd.generate` is `dsd/generate/command.py`.
+Each image has its own seed (`seed`, `seed + 1`, ...) and can be reproduced alone from it. Each result carries
+the settings that `save` writes into its PNG. `python -m dsd.generate` is `dsd/generate/command.py`.
 """
 
 import contextlib
@@ -22,28 +22,28 @@ from dsd.model import sampling as quality
 from dsd.model.pipeline import DEFAULT_GUIDANCE
 from dsd.model.sampling import Quality
 
-BATCH = 4  # pictures denoised together; more gain little speed and cost memory
-MAX_SEED = 2**32 - 1  # a browser's numbers are exact only to 2**53, and 32 bits are easier to copy
-NEW_SEEDS = 1_000_000  # where seeds are taken from when none is given: short enough to copy
+BATCH = 4  # images denoised together; larger batches gain little speed and cost memory
+MAX_SEED = 2**32 - 1  # browsers keep integers exact only up to 2**53; 32 bits are easier to copy
+NEW_SEEDS = 1_000_000  # random seeds are below this: short enough to copy
 MAX_SIDE = 2048
-RANDOM_SEED = -1  # as programs of this field write "any seed"
-PACE = 5  # steps that the estimate of the time left looks back on
+RANDOM_SEED = -1  # the usual convention for "any seed"
+PACE = 5  # number of recent steps used to estimate the time left
 
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What one call draws. Sizes are those of one frame; None means the model's own."""
+    """Options of one call. Sizes are those of one frame; None means the model's default."""
 
     prompt: str  # where the subject should be
-    seed: int = 0  # of the first picture; the next ones count up
-    quality: str | Quality = "best"  # how much time to take: one of dsd.model.sampling.QUALITIES
-    steps: int | None = None  # denoising steps; None becomes the quality's
+    seed: int = 0  # of the first image; the next images count up
+    quality: str | Quality = "best"  # trades time for quality: one of dsd.model.sampling.QUALITIES
+    steps: int | None = None  # denoising steps; None takes the quality's
     image_guidance: float = 1.5  # how strongly to keep the subject; 1 is off
     text_guidance: float = 1.0  # how strongly to follow the prompt; 1 is off
     guidance: float | None = (
-        None  # embedded guidance of models distilled with it; None is the model's default
+        None  # embedded guidance of guidance-distilled models; None is the model's default
     )
-    count: int = 1  # pictures
+    count: int = 1  # number of images
     width: int | None = None
     height: int | None = None
     fit: str = "crop"  # "crop" or "pad"
@@ -54,7 +54,7 @@ class Options:
         _whole("seed", self.seed, 0, MAX_SEED - self.count + 1)
         own = quality.find(self.quality)
         if self.steps is None:
-            object.__setattr__(self, "steps", own.steps)  # frozen for others only
+            object.__setattr__(self, "steps", own.steps)  # the dataclass is frozen
         _whole("steps", self.steps, 1, 200)
         _number("image guidance", self.image_guidance, 0, 20)
         _number("text guidance", self.text_guidance, 0, 20)
@@ -69,12 +69,12 @@ class Options:
 
     @property
     def plan(self) -> Quality:
-        """The quality, with the steps that these options take."""
+        """The quality preset with the number of steps of these options."""
         return replace(quality.find(self.quality), steps=self.steps)
 
 
 def pick_seed(seed: int | None) -> int:
-    """Return `seed`, or a random one where it is None or -1."""
+    """Return `seed`, or a random seed if it is None or -1."""
     return random.randrange(NEW_SEEDS) if seed is None or seed == RANDOM_SEED else seed
 
 
@@ -85,16 +85,16 @@ def _whole(name: str, value: object, low: int, high: int) -> None:
 
 def _number(name: str, value: object, low: float, high: float) -> None:
     usable = isinstance(value, int | float) and not isinstance(value, bool)
-    if not usable or not low <= value <= high:  # which NaN is not, nor a whole number too long for a float
+    if not usable or not low <= value <= high:  # also rejects NaN and integers too large for a float
         raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
 
 
 @dataclass(frozen=True)
 class Result:
-    """One picture and all that it takes to make it again."""
+    """One image and everything needed to reproduce it."""
 
     image: Image.Image
-    reference: Image.Image  # the reference as the model redrew it in the left frame
+    reference: Image.Image  # the left frame: the reference as redrawn by the model
     frame: Image.Image  # the reference as the model saw it
     seed: int
     settings: dict[str, Any]
@@ -102,13 +102,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a call stands: `step` of `total` over all its pictures."""
+    """Progress of a call: `step` of `total` over all its images."""
 
     step: int
     total: int
     seconds_left: float
-    previews: list[Image.Image] | None = None  # the pictures now being drawn, when a preview was due
-    results: list[Result] = field(default_factory=list)  # finished ones; all of them at the last step
+    previews: list[Image.Image] | None = None  # images of the current batch, if a preview is due
+    results: list[Result] = field(default_factory=list)  # finished images; all of them at the last step
 
 
 def generate(
@@ -118,7 +118,7 @@ def generate(
     on_step: Callable[[int, int], None] | None = None,
     **labels: str | None,
 ) -> list[Result]:
-    """Draw `options.count` pictures of the subject in `image`. `labels` as in `stream`."""
+    """Draw `options.count` images of the subject in `image`; `labels` are passed to `stream`."""
     results: list[Result] = []
     for progress in stream(pipe, image, options, **labels):
         results = progress.results
@@ -136,10 +136,10 @@ def stream(
     weights: str | None = None,
     preview_seconds: float | None = None,
 ) -> Iterator[Progress]:
-    """The same, step by step; closing it stops within a step.
+    """Draw `options.count` images and yield a Progress after each step; closing stops within one step.
 
-    `model` and `weights` are the names the pipeline was loaded by, for the settings. A preview is decoded
-    whenever `preview_seconds` have passed since the last one; None means never.
+    `model` and `weights` are the names that the pipeline was loaded with, for the settings. A preview is
+    decoded whenever `preview_seconds` have passed since the last one; None means never.
     """
     check(pipe, options)
     frame = canvas.fit(image, *_size(pipe, options), options.fit)
@@ -158,7 +158,7 @@ def stream(
 
 
 def check(pipe: Any, options: Options) -> None:
-    """Refuse a setting that this model does not have, rather than ignore it."""
+    """Raise ValueError for a setting that the model does not support."""
     if options.guidance is not None and not checkpoint.has_embedded_guidance(pipe):
         raise ValueError(f"this model has no embedded guidance: leave it out, got {options.guidance}")
 
@@ -168,7 +168,7 @@ def _size(pipe: Any, options: Options) -> tuple[int, int]:
 
 
 def _encoded(pipe: Any, frame: Image.Image, options: Options) -> dict[str, Any]:
-    """What all pictures of a call share: its words and its reference are encoded once, not once a batch."""
+    """Encode the prompt and the reference once for all batches of a call."""
     return encoding.encoded(
         pipe,
         prompt=options.prompt.strip(),
@@ -186,7 +186,7 @@ def _encoded(pipe: Any, frame: Image.Image, options: Options) -> dict[str, Any]:
 def _draw(
     pipe: Any, asked: dict[str, Any], seeds: range, clock: "Clock", results: list[Result]
 ) -> Iterator[Progress]:
-    """Draw one batch; yields after each step and returns the pipeline's output."""
+    """Draw one batch: yield after each step and return the pipeline's output."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     steps = pipe.stream(**asked, num_images_per_prompt=len(seeds), generator=generators)
     with contextlib.closing(steps):
@@ -223,17 +223,17 @@ def _settings(
 
 
 def public_name(name: str) -> str:
-    """A model's name without the folders of somebody's home: pictures and pages are for others."""
+    """Return a model's name without local folders, because images and pages are shared."""
     return Path(name).name if Path(name).is_absolute() else name
 
 
 def save(result: Result, path: str | Path) -> Path:
-    """Write the picture as a PNG that carries its settings and its reference."""
+    """Write the image as a PNG that contains its settings and its reference."""
     return provenance.save(path, result.image, result.settings, result.frame)
 
 
 def options_from(settings: dict[str, Any]) -> Options:
-    """The options that make a saved picture again. A stranger's file, so all of it is checked."""
+    """Return the options that reproduce a saved image; raise ValueError for invalid settings."""
     names = (
         "prompt",
         "seed",
@@ -253,7 +253,7 @@ def options_from(settings: dict[str, Any]) -> Options:
 
 
 class Clock:
-    """Counts steps over all batches and says how long the rest may take."""
+    """A step counter over all batches that estimates the time left."""
 
     def __init__(self, total: int, preview_seconds: float | None) -> None:
         self.total, self.done, self._preview_seconds = total, 0, preview_seconds
@@ -265,7 +265,7 @@ class Clock:
         self._ticks = [*self._ticks[-PACE:], (time.monotonic(), self.done)]
 
     def seconds_left(self) -> float:
-        # The last few steps only: guidance starts after the second step and makes each later one dearer.
+        # Only recent steps count: guidance starts after the second step and makes later steps slower.
         (before, first), (now, last) = self._ticks[0], self._ticks[-1]
         return (now - before) / max(1, last - first) * (self.total - self.done)
 

@@ -1,8 +1,8 @@
-"""A picture that says how it was made: settings and reference written into its PNG, and read back.
+"""Provenance of a generated image: settings and reference, written to its PNG and read back.
 
-The reference travels inside the file as the frame that the model saw, losslessly (a PNG, base64 in one text
-chunk). A file name or a hash alone could not make the picture again once the upload is gone; a frame of 64
-pixels costs 10 kB, one of 512 about half a megabyte.
+The reference is stored losslessly in the file as the frame that the model saw (a PNG, base64 in one text
+chunk). A file name or a hash alone could not reproduce the image once the upload is deleted. A frame of 64
+pixels takes 10 kB, one of 512 pixels about half a megabyte.
 """
 
 import base64
@@ -21,26 +21,26 @@ from dsd.files import intake
 
 SETTINGS = "dsd"  # iTXt, JSON in UTF-8
 REFERENCE = (
-    "dsd-reference"  # tEXt, uncompressed: Pillow refuses compressed text that unpacks to more than 1 MB
+    "dsd-reference"  # uncompressed tEXt: Pillow rejects compressed text that unpacks to more than 1 MB
 )
 MARK = "AI-generated picture"
 
 
 def picture_hash(image: Image.Image) -> str:
-    """SHA-256 of size and pixels, the same whatever file the picture came in."""
+    """Return the SHA-256 of mode, size and pixels, which does not depend on the file format."""
     header = f"{image.mode} {image.width} {image.height}\n".encode()
     return hashlib.sha256(header + image.tobytes()).hexdigest()
 
 
 def versions() -> dict[str, str]:
-    """What the numbers in a picture depend on."""
+    """Return the versions of the packages that affect the pixels of an image."""
     return {"dsd": dsd.__version__} | {
         name: importlib.metadata.version(name) for name in ("torch", "diffusers")
     }
 
 
 def save(path: str | Path, image: Image.Image, settings: dict[str, Any], reference: Image.Image) -> Path:
-    """Write a lossless PNG that carries `settings` and `reference`."""
+    """Write a lossless PNG that contains `settings` and `reference`."""
     image.save(path, format="PNG", pnginfo=_text(settings, reference))
     return Path(path)
 
@@ -55,7 +55,7 @@ def _text(settings: dict[str, Any], reference: Image.Image) -> PngInfo:
 
 
 def save_marked(path: str | Path, image: Image.Image, prompt: str) -> Path:
-    """Write a lossless PNG that says who made it from which words, but not how to make it again."""
+    """Write a lossless PNG that names the prompt and the software, but has no settings to reproduce it."""
     image.save(path, format="PNG", pnginfo=_marked(prompt))
     return Path(path)
 
@@ -69,7 +69,7 @@ def _marked(prompt: str) -> PngInfo:
 
 
 def read_settings(source: str | Path | Image.Image) -> dict[str, Any]:
-    """The settings a picture was made with; a `ValueError` when it carries none that can be read."""
+    """Return the settings that an image was made with; raise ValueError if it has no readable settings."""
     image = intake.open_image(source)
     if SETTINGS not in image.info:
         raise ValueError(
@@ -77,7 +77,7 @@ def read_settings(source: str | Path | Image.Image) -> dict[str, Any]:
         )
     try:
         settings = json.loads(image.info[SETTINGS])
-    except (TypeError, ValueError, RecursionError) as error:  # the last one: brackets without end
+    except (TypeError, ValueError, RecursionError) as error:  # RecursionError: deeply nested brackets
         raise ValueError("the settings in this picture are damaged and cannot be read") from error
     if not isinstance(settings, dict):
         raise ValueError("the settings in this picture are damaged and cannot be read")
@@ -85,18 +85,18 @@ def read_settings(source: str | Path | Image.Image) -> dict[str, Any]:
 
 
 def read_reference(source: str | Path | Image.Image) -> Image.Image:
-    """The reference frame that a picture was made from, exactly as the model saw it."""
+    """Return the reference frame that an image was made from, exactly as the model saw it."""
     text = intake.open_image(source).info.get(REFERENCE)
     try:
         frame = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"])
         intake.open_image(frame).load()
-    except Exception as error:  # a stranger's file: anything may be wrong with it
+    except Exception as error:  # an untrusted file can raise anything
         raise ValueError("this picture does not carry the reference it was made from") from error
     return frame.convert("RGB")
 
 
 def carries_settings(source: str | Path | Image.Image) -> bool:
-    """Whether a picture was saved by `save`, as far as its text says; False for what cannot be opened."""
+    """Return whether an image contains settings, as written by `save`; False if it cannot be opened."""
     try:
         return SETTINGS in intake.open_image(source).info
     except ValueError:

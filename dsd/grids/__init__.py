@@ -1,1 +1,1 @@
-"""Grids: prompts, the teacher that draws them, and cutting them into panels."""
+"""Grids: writing prompts, drawing grids with the teacher, and cutting them into panels."""

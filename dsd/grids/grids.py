@@ -1,8 +1,8 @@
-"""Sheets on disk: drawn from prompts, checked, cut into panels.
+"""Grids on disk: drawing them from prompts, checking them, and cutting them into panels.
 
-A run's sheets are `RUN/grids/<id>.png`, and a row each in `RUN/grids/grids.jsonl`. A sheet whose panels are
-not where they should be is kept for inspection, and its row says why it is not to be used. What the panels
-show is not looked at here.
+A run stores each grid as `RUN/grids/<id>.png`, with a row in `RUN/grids/grids.jsonl`. A grid with misplaced
+panels is kept for inspection, and its row says why it is rejected. This module does not check what the panels
+show.
 """
 
 import re
@@ -17,21 +17,25 @@ from dsd.files import jsonl
 from dsd.files.contact_sheet import png
 from dsd.files.jsonl import Row, RunError
 
-SIDE = 64  # pixels of a panel where gutters are looked for: fine texture is gone, boundaries are not
-NEAR = 2  # of these pixels: how far from its place a boundary may be
-STEP = 14  # levels of 255: neighbouring pixels on two sides of a boundary differ by as much or more
-SEEN = 0.45  # least share of its length along which a boundary is seen
-CLEAR = 0.1  # at least so much more than three other lines in four: textures differ everywhere
-STRONGER = 0.2  # how much more of its length any other line may show
+SIDE = 64  # pixels of a panel in the gutter check: removes fine texture but keeps boundaries
+NEAR = 2  # how far a boundary may be from its place, in these pixels
+STEP = 14  # least difference between neighboring pixels across a boundary, in levels of 255
+SEEN = 0.45  # least share of a boundary's length that must be visible
+CLEAR = 0.1  # least lead of a boundary over three quarters of the other lines: textures differ everywhere
+STRONGER = 0.2  # largest lead of any other line over the weakest boundary
 
 FROM_PROMPT = ("prompt", "seed", "rows", "columns", "recipe", "subject", "places")
 MEND = "run train.grids again with --mend, which draws it anew"
 
-# ---------------------------------------------------------------- a sheet
+# ---------------------------------------------------------------- one grid
 
 
 def panels(sheet: Image.Image, rows: int, columns: int, margin: int = 0) -> list[Image.Image]:
-    """The panels in reading order, without `margin` pixels on each side: gutters, and what bled over them."""
+    """Return the panels in reading order, cropped by `margin` pixels on each side.
+
+    The margin removes gutters and what bled across them. Raise ValueError if the grid does not divide into
+    equal panels or the margin does not fit.
+    """
     width, height = sheet.width // columns, sheet.height // rows
     if (width * columns, height * rows) != sheet.size or not 0 <= 2 * margin < min(width, height):
         raise ValueError(
@@ -43,12 +47,13 @@ def panels(sheet: Image.Image, rows: int, columns: int, margin: int = 0) -> list
 
 
 def check_gutters(sheet: Image.Image, rows: int, columns: int) -> str | None:
-    """Why the panels are not where they should be, or None.
+    """Return why the panels are misplaced, or None.
 
-    A boundary is a line along which neighbouring pixels differ nearly everywhere, with a gutter in between or
-    without; edges inside panels are shorter. Two neighbours in one place have nothing between them to see, so
-    that about half the length has to do. Measured on drawn sheets, also through the VAE: of whole ones at
-    most 0.5 % are rejected, of single pictures, and of sheets rolled by 8 to 56 of 64 pixels, more than 90 %.
+    A boundary is a line along which neighboring pixels differ nearly everywhere, with or without a gutter;
+    edges inside panels are shorter. Two neighboring panels that show the same place have no visible boundary
+    there, so about half the length must suffice. Measured on drawn grids, also after the VAE: at most 0.5 %
+    of intact grids are rejected, and more than 90 % of single images and of grids rolled by 8 to 56 of 64
+    pixels.
     """
     size = (columns * SIDE, rows * SIDE)
     pixels = np.asarray(sheet.convert("RGB").resize(size, Image.Resampling.BOX), dtype=np.float32)
@@ -57,7 +62,7 @@ def check_gutters(sheet: Image.Image, rows: int, columns: int) -> str | None:
 
 
 def _check_lines(pixels: np.ndarray, count: int, name: str) -> str | None:
-    """`pixels` [length, count * SIDE, 3]; the lines run along the first axis."""
+    """Check boundaries that run along the first axis of `pixels` [length, count * SIDE, 3]."""
     steps = np.abs(np.diff(pixels, axis=1)).max(axis=2)  # [length, count * SIDE - 1]
     length = (steps >= STEP).mean(axis=0)  # share of each line, [count * SIDE - 1]
     place = np.arange(1, len(length) + 1)
@@ -71,16 +76,16 @@ def _check_lines(pixels: np.ndarray, count: int, name: str) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------- a run's sheets
+# ---------------------------------------------------------------- the grids of a run
 
 
 def table(run: Path) -> Path:
-    """Where a run's rows of sheets are."""
+    """Return the path of a run's grid rows."""
     return run / "grids" / "grids.jsonl"
 
 
 def read_prompts(run: Path) -> list[Row]:
-    """The prompts of a run; RunError if there are none, or if they are not what `train.prompts` writes."""
+    """Return the prompts of a run; raise RunError if there are none, a field is missing or an id is bad."""
     path = run / "prompts.jsonl"
     prompts = jsonl.read(path)
     if not prompts:
@@ -88,7 +93,7 @@ def read_prompts(run: Path) -> list[Row]:
     for number, prompt in enumerate(prompts, 1):
         if lacking := {"id", *FROM_PROMPT} - prompt.keys():
             raise RunError(f"{path} line {number} lacks {', '.join(sorted(lacking))}: use train.prompts")
-        if not re.fullmatch(r"\w+", prompt["id"]):  # it becomes the name of a file
+        if not re.fullmatch(r"\w+", prompt["id"]):  # it becomes a file name
             raise RunError(f"{path} line {number}: an id is letters and digits, got {prompt['id']!r}")
     if len({prompt["id"] for prompt in prompts}) < len(prompts):
         raise RunError(f"{path} has an id twice: use train.prompts")
@@ -105,8 +110,8 @@ def draw_sheets(
 ) -> list[Row]:
     """Draw a block of prompts into `folder` and return a row for each.
 
-    `refuse` says why a prompt cannot be drawn, `stamp` is what all rows say of who draws
-    (`dsd.grids.teacher`).
+    `refuse` returns why a prompt cannot be drawn, or None. `stamp` holds the fields about the teacher that
+    all rows share (`dsd.grids.teacher`).
     """
     reasons = {prompt["id"]: refuse(prompt) for prompt in block}
     drawn = [prompt for prompt in block if reasons[prompt["id"]] is None]
@@ -117,7 +122,7 @@ def draw_sheets(
         jsonl.write(folder / files[prompt["id"]], png(sheet))
         reasons[prompt["id"]] = check_gutters(sheet, prompt["rows"], prompt["columns"])
 
-    with ThreadPoolExecutor() as pool:  # a large PNG takes as long to pack as a small GPU takes to draw it
+    with ThreadPoolExecutor() as pool:  # encoding a large PNG takes as long as drawing it on a small GPU
         list(pool.map(keep, zip(drawn, draw(drawn) if drawn else [], strict=True)))
     return [_row(prompt, files.get(prompt["id"]), reasons[prompt["id"]], stamp) for prompt in block]
 
@@ -128,23 +133,23 @@ def _row(prompt: Row, file: str | None, reason: str | None, stamp: Row) -> Row:
 
 
 def open_sheet(run: Path, sheet: Row) -> Image.Image:
-    """The picture of a row, RGB. RunError if it is gone or damaged."""
+    """Return the RGB image of a row; raise RunError if it is missing or damaged."""
     path = run / "grids" / str(sheet["file"])
     try:
         with Image.open(path) as picture:
             return picture.convert("RGB")
-    except (OSError, SyntaxError) as error:  # Pillow calls a broken PNG a SyntaxError
+    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise RunError(f"{path} cannot be read ({error}): {MEND}") from error
 
 
-# ---------------------------------------------------------------- going on with a run
+# ---------------------------------------------------------------- resuming a run
 
 
 def check_run(run: Path, prompts: Iterable[Row], stamp: Row) -> None:
-    """RunError if a run cannot go on as it began: other settings, other prompts, files that are gone."""
+    """Raise RunError if a run cannot be resumed: other settings, other prompts, or missing files."""
     path = table(run)
     drawn = jsonl.read_all(path)
-    for row in drawn[:1]:  # they are all alike: this was asked before each of them
+    for row in drawn[:1]:  # all rows share these settings, since each was drawn after this check
         _check_settings(path, row, stamp)
     _check_prompts(path, {row["id"]: row for row in drawn}, prompts)
     gone = [row["file"] for row in drawn if row["file"] and not _there(path.with_name(row["file"]))]
@@ -153,7 +158,7 @@ def check_run(run: Path, prompts: Iterable[Row], stamp: Row) -> None:
 
 
 def _check_settings(path: Path, row: Row, stamp: Row) -> None:
-    names = [name for name in stamp if name not in ("generator", "licence")]  # one model has many names
+    names = [name for name in stamp if name not in ("generator", "licence")]  # a model may have several names
     other = [f"{name} {row.get(name)}, now {stamp[name]}" for name in names if row.get(name) != stamp[name]]
     if other:
         raise RunError(
@@ -180,13 +185,13 @@ def _there(path: Path) -> bool:
 
 
 def sweep(run: Path) -> None:
-    """Remove the unfinished files that killed processes left; only while none is at work."""
+    """Remove the unfinished files of killed processes; call it only while no process writes."""
     for part in table(run).parent.glob(".*.part"):
         part.unlink()
 
 
 def mend(run: Path) -> int:
-    """Forget the rows whose picture cannot be read, so that they are drawn again; returns how many."""
+    """Remove the rows whose image cannot be read, so that they are drawn again, and return their number."""
 
     def readable(row: Row) -> bool:
         try:

@@ -1,11 +1,11 @@
-"""Where a subject may be shown when neither a person nor a language model says so.
+"""Places to show a subject in when neither a person nor a language model chooses them.
 
-For any character, animal or object. Each names a place, and most of them a light, a moment or a viewpoint,
-in at most twelve words: what differs between the panels of a sheet is what a model learns to change.
+They suit any character, animal or object. Each names a place, and most also a light, a moment or a viewpoint,
+in at most twelve words: a model learns to change what differs between the panels of a grid.
 """
 
 PLACES = (
-    # out of doors
+    # outdoors
     "on a sandy beach at noon, small waves behind",
     "on wet rocks by a stormy sea, spray in the air",
     "in a pine forest, sunbeams between the trunks",
@@ -79,7 +79,7 @@ PLACES = (
     "in a train compartment at night",
     "in mid-air above a trampoline, trees and sky behind",
     "on a tractor in a ploughed field",
-    # far from every day
+    # unusual places
     "under water among corals and small fish",
     "floating in space, the Earth behind",
     "on the dusty surface of the Moon",

@@ -1,7 +1,7 @@
-"""Reference captions into prompts of sheets: one subject, and for each panel of the sheet a place of its own.
+"""Turn reference captions into grid prompts: one subject, and a different place for each panel.
 
-`RUN/prompts.jsonl` is a function of the captions, the options and the writer's answers: a run that is
-continued goes through them again from the start, finds the rows that are there, and adds what is missing.
+`RUN/prompts.jsonl` is a function of the captions, the options and the writer's answers. A resumed run goes
+through them again from the start, checks the rows that exist, and adds the missing ones.
 """
 
 import hashlib
@@ -22,18 +22,18 @@ from dsd.grids.recipes import RECIPES, Recipe
 from dsd.grids.writers import Draft, Unusable, check_same
 from dsd.vlm.base import VLM
 
-MOST = 1_000_000  # sheets of one run: ids have six digits, and so has a sheet's part of its seed
-MAX_SEED = 4293  # so that every sheet's seed stays below 2**32, which is what the page takes
-PHRASING = 3  # tells this use of a seed from others
+MOST = 1_000_000  # grids in one run: an id has six digits, and so does the grid's part of its seed
+MAX_SEED = 4293  # keeps every grid's seed below 2**32, the limit of the page
+PHRASING = 3  # separates this use of a seed from other uses
 BLOCK = 200  # rows written at a time
-PATIENCE = 1000  # captions in a row that may give nothing
+PATIENCE = 1000  # consecutive unusable captions before giving up
 _ROWS = {1: ("",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 _COLUMNS = {1: ("",), 2: ("left", "right"), 3: ("left", "centre", "right")}
-_SMALL = frozenset("a an the of and or with in on at by to its it is as".split())  # words that tell nothing
+_SMALL = frozenset("a an the of and or with in on at by to its it is as".split())  # words without content
 
 
 class PromptError(ValueError):
-    """A subject, places or options that make no prompt; the message says what to do."""
+    """A subject, places or options that cannot make a prompt; the message says what to do."""
 
 
 class TooLong(PromptError):
@@ -42,9 +42,9 @@ class TooLong(PromptError):
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """What a run's prompts are made with; all but `count` stay the same for the whole run."""
+    """Options for a run's prompts; all but `count` stay the same for the whole run."""
 
-    count: int  # prompts that there shall be
+    count: int  # total number of prompts
     recipe: str = "critters"
     rows: int = 2
     columns: int = 2
@@ -63,10 +63,11 @@ class Options:
 def sheet_prompt(
     recipe: Recipe, subject: str, places: Sequence[str], rows: int, columns: int, phrasing: int = 0
 ) -> str:
-    """The prompt of one sheet; `places` in reading order, one a panel, `phrasing` one of the recipe's.
+    """Return the prompt of one grid.
 
-    PromptError: an empty or overlong text (TooLong), too few or too many places, a layout or phrasing that
-    the recipe does not have.
+    `places` holds one place per panel in reading order, and `phrasing` is an index into the recipe's. Raise
+    PromptError for an empty text, too few or too many places, or a layout or phrasing that the recipe does
+    not have, and TooLong for an overlong text.
     """
     _check_layout(recipe, rows, columns)
     if len(places) != rows * columns:
@@ -92,7 +93,7 @@ def _check_layout(recipe: Recipe, rows: int, columns: int) -> None:
 
 
 def _fitting(recipe: Recipe, part: str, text: str) -> str:
-    """The text on one line, if it is neither empty nor too long."""
+    """Return the text on one line; raise PromptError if it is empty and TooLong if it is too long."""
     words, most = text.split(), recipe.longest[part]
     if not words:
         raise PromptError(f"a {part} is empty: write at least one word")
@@ -109,11 +110,11 @@ def write_prompts(
     vlm: VLM | None = None,
     on_row: Callable[[int, Counter], None] = lambda done, dropped: None,
 ) -> Counter:
-    """Make `RUN/prompts.jsonl` hold `options.count` rows, or as many as the captions give.
+    """Extend `RUN/prompts.jsonl` to `options.count` rows, or to as many as the captions give.
 
-    `captions` default to the pocket world's own. Without `vlm` the recipe's grammar or template writes.
-    `on_row` is told how many rows are done and what was dropped by reason, which is also returned.
-    RunError: the run was begun with something else, or cannot be written.
+    `captions` default to those of the pocket world. Without `vlm` the recipe's grammar or template is the
+    writer. `on_row` gets the number of finished rows and the dropped captions by reason; the latter are also
+    returned. Raise RunError if the run was begun with other settings or cannot be written.
     """
     path, dropped = run / "prompts.jsonl", Counter()
     captions = references.pocket(options.seed) if captions is None else captions
@@ -127,7 +128,7 @@ def write_prompts(
 
 
 def _append_in_blocks(append: Callable, sheets: Iterable[Row], on_row: Callable[[Row], None]) -> None:
-    """What was made is written, even if something stops the making."""
+    """Append the rows in blocks; write the finished rows even if an exception stops the iteration."""
     new = []
     try:
         for row in sheets:
@@ -152,9 +153,9 @@ def _writer_name(options: Options, vlm: VLM | None) -> str:
 
 
 def _sheets(options: Options, drafts: Iterable[Draft], writer: str, dropped: Counter) -> Iterator[Row]:
-    """A row for each draft that is of use; the others are counted by reason.
+    """Yield a row for each usable draft, and count the others in `dropped` by reason.
 
-    PromptError: so many captions in a row gave nothing that the next ones will not either.
+    Raise PromptError after `PATIENCE` unusable captions in a row, since the next ones will hardly do better.
     """
     seen: set[int] = set()
     index, wasted = 0, Counter()
@@ -173,12 +174,12 @@ def _sheets(options: Options, drafts: Iterable[Draft], writer: str, dropped: Cou
 
 
 def tell(dropped: Counter) -> str:
-    """`12 near-duplicate, 3 too long`, the most frequent first."""
+    """Return the counts as text, the most frequent first: `12 near-duplicate, 3 too long`."""
     return ", ".join(f"{number} {reason}" for reason, number in dropped.most_common() if number)
 
 
 def _row(index: int, draft: Draft, options: Options, writer: str, seen: set[int]) -> Row:
-    """Unusable: the draft was dropped before, is held out, too long, or too much like one of those `seen`."""
+    """Return the row; raise Unusable if the draft was dropped, is held out, too long, or a near-duplicate."""
     if draft.dropped or writers.is_held_out(draft.subject):
         raise Unusable(draft.dropped or "held out")
     recipe = RECIPES[options.recipe]
@@ -211,12 +212,12 @@ def _remember(draft: Draft, seen: set[int]) -> None:
 
 
 def sheet_seed(seed: int, index: int) -> int:
-    """7000042 for sheet 42 of seed 7: no two runs of different seeds share one."""
+    """Return a seed that no run with another seed shares: 7000042 for grid 42 of seed 7."""
     return seed * MOST + index
 
 
 def _check_row(path: Path, there: Row, now: Row) -> None:
-    """RunError naming what differs between a run's row and the one that these settings make."""
+    """Raise RunError, naming the difference, if a run's row is not the one that these settings make."""
     check_same(path, _settings(there), _settings(now))
     if there != now:
         raise RunError(f"{path} row {now['id']} is not what these settings make: go on in another folder")
@@ -229,12 +230,12 @@ def _settings(row: Row) -> Row:
 
 
 def fingerprints(subject: str, places: Sequence[str]) -> set[int]:
-    """Two sheets that share one of these are near-duplicates: all their words are the same but one in each,
-    or (of sheets with more than two places) all but one place, in whatever order.
+    """Return the fingerprints of a grid; two grids that share one are near-duplicates.
 
-    A number for every word, added up: for the whole, and for the whole without each single word or place. So
-    a sheet is compared with all before it by some thirty look-ups, and exactly, where going through all pairs
-    of 100,000 sheets would take billions of steps.
+    Near-duplicates differ in at most one word or, with more than two places, in at most one place; the order
+    does not matter. A fingerprint is a sum of word hashes: over all words, or over all but one word or place.
+    About thirty lookups thus compare a grid exactly with all earlier ones, where comparing all pairs of
+    100,000 grids would take billions of steps.
     """
     parts = [[_number(word) for word in _words(text) if word not in _SMALL] for text in (subject, *places)]
     whole = sum(map(sum, parts))
@@ -254,10 +255,10 @@ def _words(text: str) -> list[str]:
 
 
 def diversity(prompts: Iterable[Row]) -> dict[str, float]:
-    """How varied the subjects and places are; the wording around them is the recipe's and is left out.
+    """Return how varied the subjects and places are; the recipe's wording around them is left out.
 
-    `distinct_n` is the share of all runs of n words that differ from each other, as is usual for texts; it
-    falls as a run grows, so compare runs of one size.
+    `distinct_n` is the usual share of unique n-grams among all n-grams. It falls as a run grows, so compare
+    only runs of the same size.
     """
     subjects, places, total = set(), set(), 0
     grams, sums = [set(), set(), set()], [0, 0, 0]

@@ -1,37 +1,37 @@
-"""What one task asks of the wheel: how sheets are worded, what the judge is asked, which captions apply.
+"""Recipes: the wording of grids, of the judge's questions and of captions for each task.
 
-A recipe is words, not code: another task (relighting, say) is one more entry in `RECIPES`. `identity` speaks
-to a grown language model; `critters` asks the same of the embedded one, which knows the drawn world's few
-words.
+A recipe is text, not code: another task, such as relighting, is one more entry in `RECIPES`. `identity` is
+written for a full-size language model; `critters` asks the same of the embedded one, which knows only the
+few words of the drawn world.
 """
 
 from dataclasses import dataclass
 
-# The judge's answer has these fields in this order, each with a colon, on lines of their own or on one.
+# The judge's answer has these fields in this order, each with a colon, on separate lines or on one.
 ANSWER = ("subject", "first", "second", "differences", "scores", "verdict")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """One task, in words. Braces are filled in by prompts, judge and captions."""
+    """The wording of one task; the prompts, the judge and the captions fill in the braces."""
 
     name: str
-    layouts: tuple[tuple[int, int], ...]  # (rows, columns) of the sheets that its teachers can draw
-    longest: dict[str, int]  # words that a `subject`, a `place` and a whole `prompt` may have
-    phrasings: tuple[str, ...]  # of a sheet: {count} pictures, {rows} by {columns}, of {subject}; {panels}
-    panel: str  # one panel of it: {where} on the sheet, {place}
-    filter: str  # of a reference {caption}: does it hold one clear subject? answered yes or no
-    write: str  # of a reference {caption}: a subject and {count} places
-    compare: str  # of two pictures: the chain of thought, in the fields of ANSWER
-    parts: tuple[str, ...]  # of the subject, each scored 0-4 in the answer
-    captions: dict[str, str]  # mode -> question; `caption` sees the target, `instruction` both pictures
+    layouts: tuple[tuple[int, int], ...]  # (rows, columns) of the grids that its teachers can draw
+    longest: dict[str, int]  # most words in a `subject`, a `place` and a whole `prompt`
+    phrasings: tuple[str, ...]  # of a grid: {count} images, {rows} by {columns}, of {subject}; {panels}
+    panel: str  # of one panel: {where} in the grid, {place}
+    filter: str  # asks whether a reference {caption} has one clear subject, yes or no
+    write: str  # asks for a subject and {count} places from a reference {caption}
+    compare: str  # asks for a chain of thought about two images, in the fields of ANSWER
+    parts: tuple[str, ...]  # parts of the subject, each scored 0-4 in the answer
+    captions: dict[str, str]  # mode -> question; `caption` shows the target, `instruction` both images
 
 
 IDENTITY = Recipe(
     name="identity",
     layouts=((1, 2), (2, 2), (3, 3)),
     longest={"subject": 20, "place": 16, "prompt": 240},
-    phrasings=(  # the first two after the paper's own
+    phrasings=(  # the first two follow the paper's
         "A {rows} by {columns} grid of {count} images representing the same {subject}. {panels}",
         "An evenly separated {count} panels, {rows} by {columns}, depicting identical {subject}. {panels}",
         "{count} pictures of one and the same {subject}, arranged in a regular {rows} by {columns} grid with "
@@ -74,8 +74,8 @@ IDENTITY = Recipe(
 CRITTERS = Recipe(
     name="critters",
     layouts=((1, 2), (2, 2)),
-    longest={"subject": 7, "place": 6, "prompt": 35},  # pocket's teacher reads 36 tokens, one of them the end
-    phrasings=("{count} images of the same {subject} {panels}",),  # the one wording it was taught
+    longest={"subject": 7, "place": 6, "prompt": 35},  # pocket's teacher reads 36 tokens, including the end
+    phrasings=("{count} images of the same {subject} {panels}",),  # the only wording it was trained on
     panel="{where} {place}",
     filter='one critter in "{caption}" ?',
     write='places for "{caption}" ?',

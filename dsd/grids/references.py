@@ -1,7 +1,7 @@
-"""Reference captions: what the pictures to come may be about.
+"""Reference captions: the possible topics of the images to draw.
 
-Without them a language model that is asked for many prompts writes the same few again and again. They come
-from a text file (one a line), JSON lines, parquet, or the pocket world, which never runs out.
+Without them, a language model asked for many prompts repeats the same few. They come from a text file (one
+per line), JSON lines, parquet, or the pocket world, which has no end.
 """
 
 import json
@@ -15,8 +15,8 @@ from dsd.files import parquet
 from dsd.pocket.words import caption
 from dsd.pocket.world import sample_context, sample_critter
 
-COLUMNS = ("caption", "text")  # where a table usually has them
-POCKET = 1  # tells this use of a seed from others
+COLUMNS = ("caption", "text")  # the usual names of the caption column
+POCKET = 1  # separates this use of a seed from other uses
 
 
 class CaptionError(ValueError):
@@ -24,17 +24,18 @@ class CaptionError(ValueError):
 
 
 def pocket(seed: int) -> Iterator[str]:
-    """Captions of the drawn world without end, of critters that are not held out; a function of the seed."""
+    """Yield endless captions of the drawn world, without held-out critters; they depend only on the seed."""
     for index in count():
         rng = np.random.default_rng((seed, index, POCKET))
         yield caption(sample_critter(rng), sample_context(rng))
 
 
 def read(path: Path, column: str | None = None) -> Iterator[str]:
-    """The captions of a .txt, .jsonl or .parquet file in its order, each on one line; empty ones come as "".
+    """Return the captions of a .txt, .jsonl or .parquet file in order, each on one line.
 
-    `column` is the one of a table, `caption` or `text` when left out. CaptionError, as soon as it is met:
-    there is no such file or column, nothing in it, or a line that cannot be read, which is named.
+    Empty captions are returned as "". `column` is the column of a table, `caption` or `text` by default.
+    Raise CaptionError if the file or column is missing or empty, or if a line cannot be read, naming the
+    line; errors in the content are raised when the iterator reaches them.
     """
     if not path.is_file():
         raise CaptionError(f"there is no file of captions {path}")
@@ -59,7 +60,7 @@ def _checked(path: Path, found: Iterable[tuple[int, object]]) -> Iterator[str]:
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Numbered from 1. Only newlines end a line: other separators occur inside captions."""
+    """Yield the lines, numbered from 1; only a newline ends one, since captions contain other separators."""
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, 1):

@@ -1,7 +1,6 @@
-"""The teacher: any text-to-image `FluxPipeline`, asked for sheets of panels, one seed a sheet.
+"""The teacher: any text-to-image `FluxPipeline`, drawing grids of panels with one seed per grid.
 
-What it knows of a model is how to ask it (`Settings`). Whether the panels are where they should be, and what
-becomes of a sheet on disk, is the affair of `dsd.grids.grids`.
+`Settings` says how to prompt each model. `dsd.grids.grids` checks where the panels are and stores the grids.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,20 +24,20 @@ from dsd.model.checkpoint import ASSETS, LoadError
 from dsd.model.memory import Way, noticing_shortage
 from dsd.model.pipeline import Step
 
-LONGEST = 512  # tokens: what FluxPipeline takes
+LONGEST = 512  # tokens, the limit of FluxPipeline
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How a teacher is asked. Pixels are those of one panel."""
+    """Settings for drawing with a teacher; pixels are those of one panel."""
 
-    panel: int = 512  # of a model that is opened: its own, see `panel_side`
-    margin: int = 8  # cut off every side of a panel, as Subjects200K does
+    panel: int = 512  # `load_teacher` replaces it with the model's own, see `panel_side`
+    margin: int = 8  # cropped from every side of a panel, as Subjects200K does
     steps: int = 28
-    guidance: float = 3.5  # embedded; without that, away from the empty prompt, where 1 or less is off
-    batch: int = 4  # sheets at a time
-    tokens: int = LONGEST  # of a prompt; a longer one is refused
-    tokens_of: Mapping[tuple[int, int], int] = field(default_factory=dict)  # of layouts learnt with fewer
+    guidance: float = 3.5  # embedded; otherwise true CFG against the empty prompt, off at 1 or less
+    batch: int = 4  # grids at a time
+    tokens: int = LONGEST  # of a prompt; longer prompts are rejected
+    tokens_of: Mapping[tuple[int, int], int] = field(default_factory=dict)  # for layouts learned with fewer
 
     def __post_init__(self) -> None:
         if self.panel < MULTIPLE or self.panel % MULTIPLE:
@@ -52,19 +51,19 @@ class Settings:
 
 
 SETTINGS = {
-    # 12 steps: as many true pairs as with 28, in half the time. Guidance: what the model card is measured at.
+    # 12 steps give as many true pairs as 28, in half the time. The model card is measured at this guidance.
     "pocket": Settings(
         panel=64, margin=0, steps=12, guidance=3.0, batch=32, tokens=36, tokens_of={(1, 2): 24}
     ),
     "flux-dev": Settings(),
     "flux-schnell": Settings(steps=4, guidance=0.0, tokens=256),
 }
-BASES = {"pocket": str(ASSETS / "teacher")}  # where it is not the base of the student
+BASES = {"pocket": str(ASSETS / "teacher")}  # teachers that are not the student's base
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
-    """A loaded model and how to ask it."""
+    """A loaded model and the settings to draw with."""
 
     pipe: FluxPipeline
     settings: Settings
@@ -74,7 +73,7 @@ class Teacher:
 
     @property
     def stamp(self) -> Row:
-        """What every sheet's row says of who drew it."""
+        """Return the fields of a grid's row that record the model and its settings."""
         return {
             "generator": self.name,
             "generator_hash": self.hash,
@@ -85,11 +84,14 @@ class Teacher:
         }
 
     def tokens(self, sheet: Row) -> int:
-        """How long a prompt of this layout may be."""
+        """Return the maximum prompt length for this grid's layout, in tokens."""
         return self.settings.tokens_of.get(_layout(sheet), self.settings.tokens)
 
     def refuse(self, sheet: Row) -> str | None:
-        """Why this sheet cannot be drawn: the end of its prompt, and so its last panels, would be cut off."""
+        """Return why this grid cannot be drawn, or None.
+
+        A prompt that is too long would be truncated, and its last panels lost.
+        """
         length = len(self.pipe.tokenizer_2(sheet["prompt"], verbose=False).input_ids)
         if length <= self.tokens(sheet):
             return None
@@ -109,8 +111,9 @@ def load_teacher(
 ) -> Teacher:
     """Open `pocket`, `flux-dev`, `flux-schnell`, or a folder or hub id of a `FluxPipeline`.
 
-    The latter are asked as the preset that they are `like`; `steps`, `guidance`, `margin` override. `dtype`,
-    `device`, `offload` as in `load_pipeline`. LoadError (a ValueError) says what to do.
+    A folder or hub id uses the settings of the preset named by `like`; `steps`, `guidance` and `margin`
+    override them. `dtype`, `device` and `offload` are as in `load_pipeline`. Raise LoadError (a ValueError)
+    that says what to do.
     """
     preset, kind = checkpoint.resolve(name), _kind(name, like)
     settings = _override(SETTINGS[kind], steps=steps, guidance=guidance, margin=margin)
@@ -135,7 +138,7 @@ def load_teacher(
 
 
 def _taught_lengths(pipe: FluxPipeline) -> dict[str, Any]:
-    """Return the text lengths that the weights learnt grids with, where their tokenizer's file tells them."""
+    """Return the text lengths that the weights learned grids with, if the tokenizer's config lists them."""
     known = pipe.tokenizer_2.init_kwargs.get("layout_tokens")
     if not known:
         return {}
@@ -146,10 +149,10 @@ def _taught_lengths(pipe: FluxPipeline) -> dict[str, Any]:
 def draw(
     teacher: Teacher, sheets: Sequence[Row], *, on_step: Callable[[Step], None] | None = None
 ) -> list[Image.Image]:
-    """The sheets of these rows (`prompt`, `seed`, `rows`, `columns`); those of one layout are one batch.
+    """Draw the grids of these rows (`prompt`, `seed`, `rows`, `columns`), one batch per layout.
 
-    Each has noise of its own, so that but for rounding it does not depend on the others. `on_step` sees every
-    `Step` of a batch; what it raises ends the drawing.
+    Each grid has its own noise, so it does not depend on the others, except for rounding. `on_step` is called
+    with every `Step` of a batch; an exception that it raises stops the drawing.
     """
     pictures: dict[int, Image.Image] = {}
     for layout in dict.fromkeys(map(_layout, sheets)):
@@ -160,10 +163,10 @@ def draw(
 
 
 def stream(teacher: Teacher, sheets: Sequence[Row]) -> Iterator[Step | list[Image.Image]]:
-    """A `Step` after each step, whose `preview()` shows the sheets so far; then the sheets.
+    """Yield a `Step` after each step, whose `preview()` shows the grids so far, then the grids.
 
-    Closing it stops before the next step. The stock pipeline cannot pause, so it runs in a thread of its own,
-    which waits after each step until the next thing is asked for.
+    Closing the iterator stops the drawing before the next step. The stock pipeline cannot pause, so it runs
+    in a separate thread that waits after each step until the next item is requested.
     """
     watched = _Watched()
     thread = Thread(target=watched.work, args=(teacher, sheets), daemon=True)
@@ -182,7 +185,7 @@ def stream(teacher: Teacher, sheets: Sequence[Row]) -> Iterator[Step | list[Imag
 
 
 def panel_side(pipe: FluxPipeline) -> int:
-    """Pixels a side of a panel: half of what the model draws at best, for FLUX 512."""
+    """Return the side of a panel in pixels: half of the model's best size, 512 for FLUX."""
     side = pipe.vae.config.sample_size
     return min(side if isinstance(side, int) else min(side), 1024) // 2
 
@@ -191,7 +194,7 @@ def panel_side(pipe: FluxPipeline) -> int:
 
 
 def _kind(name: str, like: str | None) -> str:
-    """The preset whose settings hold for this model."""
+    """Return the name of the preset whose settings apply to this model."""
     kind = like or name
     if name in SETTINGS and kind != name:
         raise LoadError(f"{name} is asked in its own way: leave out like={like!r}")
@@ -218,11 +221,11 @@ def _check_plain(pipe: FluxPipeline, name: str) -> None:
 
 
 class _Closed(Exception):
-    """Nobody waits for the sheets any more."""
+    """Raised inside the drawing thread when its consumer has stopped."""
 
 
 class _Watched:
-    """A drawing in a thread that takes turns with who watches it."""
+    """A drawing in a thread that takes turns with its consumer."""
 
     def __init__(self) -> None:
         self.reports, self.turn, self.closed = SimpleQueue(), Semaphore(0), False
@@ -230,7 +233,7 @@ class _Watched:
     def work(self, teacher: Teacher, sheets: Sequence[Row]) -> None:
         try:
             self.reports.put(draw(teacher, sheets, on_step=self._report))
-        except Exception as error:  # raised again where the sheets are waited for
+        except Exception as error:  # `stream` raises it again
             self.reports.put(error)
 
     def _report(self, step: Step) -> None:
@@ -263,11 +266,11 @@ def _draw_layout(
             **guidance_settings(pipe, settings.guidance, len(sheets)),
         ).images
     finally:
-        pipe.maybe_free_model_hooks()  # where it was stopped
+        pipe.maybe_free_model_hooks()  # the pipeline skips this when a step raises
 
 
 def _noise(pipe: FluxPipeline, sheets: list[Row], height: int, width: int) -> Tensor:
-    """[B, tokens, C], as the pipeline itself would draw it from these seeds."""
+    """Return the noise [B, tokens, C] that the pipeline itself would draw from these seeds."""
     generators = [torch.Generator().manual_seed(sheet["seed"]) for sheet in sheets]
     channels, dtype = pipe.transformer.config.in_channels // 4, pipe.text_encoder_2.dtype
     device = pipe._execution_device
@@ -275,8 +278,11 @@ def _noise(pipe: FluxPipeline, sheets: list[Row], height: int, width: int) -> Te
 
 
 def guidance_settings(pipe: FluxPipeline, guidance: float, count: int) -> dict[str, Any]:
-    """How a stock pipeline is told for `count` prompts: embedded where the model was distilled with it, else
-    away from the empty prompt, at twice the work, and not at all where it would change nothing."""
+    """Return the pipeline arguments that apply `guidance` to `count` prompts.
+
+    A guidance-distilled model takes it embedded. Other models use true CFG against the empty prompt, at twice
+    the work, or no arguments at 1 or less, where guidance is off.
+    """
     if checkpoint.has_embedded_guidance(pipe):
         return {"guidance_scale": guidance}
     return {"true_cfg_scale": guidance, "negative_prompt": [""] * count} if guidance > 1 else {}
@@ -284,17 +290,17 @@ def guidance_settings(pipe: FluxPipeline, guidance: float, count: int) -> dict[s
 
 @dataclass
 class _Watch:
-    """Called by the pipeline after each step."""
+    """The callback that the pipeline calls after each step."""
 
     pipe: FluxPipeline
     latents: Tensor  # [B, tokens, C] before the step
-    size: tuple[int, int]  # height, width of a sheet
+    size: tuple[int, int]  # height, width of a grid
     on_step: Callable[[Step], None]
 
     def __call__(self, pipe: FluxPipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict:
         before, after = self.latents, tensors["latents"]
         now, then = (float(sigma) for sigma in pipe.scheduler.sigmas[index : index + 2])
-        velocity = (after - before) / (then - now)  # the step was Euler's
+        velocity = (after - before) / (then - now)  # inverts the Euler step
         data = flow.estimate_data(after, velocity, then)
         self.latents = after
         self.on_step(Step(index, pipe.num_timesteps, lambda: self._preview(data)))

@@ -1,7 +1,7 @@
-"""Who turns a reference caption into a subject and places for it: a grammar, a template, or a language model.
+"""Writers that turn a reference caption into a subject and its places.
 
-The grammar speaks of the drawn world; the template takes the subject out of any caption by a simple rule and
-draws the places from a written list. A language model does it best: it also tells which captions are of use.
+The grammar covers the drawn world. The template extracts the subject of any caption with a simple rule and
+samples the places from a fixed list. A language model does best: it also filters out unusable captions.
 """
 
 import re
@@ -21,9 +21,9 @@ from dsd.pocket.family import shipped
 from dsd.pocket.words import _panel_words
 from dsd.vlm.base import VLM, Request
 
-FREE = ("empty caption", "repeated caption")  # reasons that cost no question
-PLACING = 2  # tells this use of a seed from others
-CAPTION_WORDS = 200  # a caption that is longer is an article, and dear to ask about
+FREE = ("empty caption", "repeated caption")  # never asked about, so `prompts.PATIENCE` ignores them
+PLACING = 2  # separates this use of a seed from other uses
+CAPTION_WORDS = 200  # a longer caption is an article, and expensive to ask about
 
 _NAMES = (tuple(world.COLORS), world.SHAPES, world.PATTERNS, world.EARS)
 _CRITTER = re.compile(r"\b({}) ({}) ({}) critter with ({}) ears\b".format(*map("|".join, _NAMES)))
@@ -40,7 +40,7 @@ _SEVERAL = re.compile(
     r"|.* and (an?|the|his|her|its|another) ",
     re.IGNORECASE,
 )
-_END = re.compile(  # where a subject ends, and where it is or what it does begins
+_END = re.compile(  # the end of the subject, where its place or action begins
     r"[,.;:!?()|/\"\[\]]|\s[-–—]\s|\b(on|in|at|by|near|next|under|over|above|below|behind|beside|against"
     r"|inside|outside|into|onto|through|during|before|after|while|from|for|to|is|are|was|were|has|who|which"
     r"|that)(?![\w'’-])|\s(standing|sitting|lying|walking|running|playing|looking|flying|holding|wearing|eating|sleeping|posing"
@@ -52,7 +52,7 @@ _LABEL = re.compile(r"(?:^|\s+)(subject|\d+):\s+", re.IGNORECASE)
 
 @dataclass(frozen=True, kw_only=True)
 class Draft:
-    """What became of one caption: a subject and its places, or why there are none."""
+    """The result for one caption: a subject and its places, or the reason it was dropped."""
 
     caption: str
     subject: str = ""
@@ -61,16 +61,16 @@ class Draft:
 
 
 class Unusable(ValueError):
-    """A caption or an answer that gives no draft; the message is the reason to count it under."""
+    """A caption or an answer that gives no draft; the message is the reason it is counted under."""
 
 
 def grammar(captions: Iterable[str], count: int, *, seed: int) -> Iterator[Draft]:
-    """The critter that each caption names, in `count` drawn scenes, no two of them the same scene."""
+    """Yield a draft per caption: the critter that it names, in `count` different drawn scenes."""
     return _drafts(captions, critter_of, lambda rng: drawn_places(rng, count), seed)
 
 
 def template(captions: Iterable[str], count: int, *, seed: int) -> Iterator[Draft]:
-    """What each caption is about, in `count` places of the written list."""
+    """Yield a draft per caption: its subject, in `count` places from the fixed list."""
     return _drafts(captions, subject_of, lambda rng: listed_places(rng, count), seed)
 
 
@@ -83,11 +83,11 @@ def _drafts(captions: Iterable[str], subject: Callable, places: Callable, seed: 
             yield Draft(caption=caption, dropped=str(reason))
 
 
-WITHOUT_MODEL = {"identity": template, "critters": grammar}  # recipe -> who writes when no model is given
+WITHOUT_MODEL = {"identity": template, "critters": grammar}  # recipe -> the writer when no model is given
 
 
 def critter_of(caption: str) -> str:
-    """`red round striped critter with long ears`, wherever it stands in the caption."""
+    """Return the critter named in the caption, such as `red round striped critter with long ears`."""
     found = _CRITTER.search(caption)
     if not found:
         raise Unusable("no critter in the caption")
@@ -95,7 +95,10 @@ def critter_of(caption: str) -> str:
 
 
 def is_held_out(subject: str) -> bool:
-    """Whether it names a critter that is held out with one eye, two and three: no caption tells how many."""
+    """Return whether `subject` names a critter that is held out with one, two and three eyes.
+
+    Captions do not state the number of eyes.
+    """
     return bool(found := _CRITTER.search(subject)) and found.groups() in _held_out()
 
 
@@ -111,16 +114,17 @@ def _held_out() -> set[tuple[str, ...]]:
 
 
 def drawn_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
-    """`beach red hat night`, as pocket's teacher was taught; as often hat or night as in `sample_context`.
+    """Draw places such as `beach red hat night`, the wording that pocket's teacher was trained on.
 
-    All scenes differ: equal neighbours teach little and hide the gutter between them.
+    Accessories and lights are as frequent as in `sample_context`. All scenes differ: equal neighbors teach
+    little and hide the gutter between them.
     """
     scenes, chances = rng.permutation(len(world.SCENES))[:count], rng.random((count, 4))
     return tuple(_panel_words(_context(world.SCENES[i], *u)) for i, u in zip(scenes, chances, strict=True))
 
 
 def _context(scene: str, has: float, which: float, color: float, light: float) -> world.Context:
-    """Four chances in [0, 1) made words; one by one `rng.choice` would take most of the time."""
+    """Map four uniform numbers in [0, 1) to a context; `rng.choice` for each would take most of the time."""
     accessories, colors = world.ACCESSORIES[1:], tuple(world.ACCESSORY_COLORS)
     return world.Context(
         scene=scene,
@@ -140,10 +144,10 @@ def listed_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
 
 
 def subject_of(caption: str) -> str:
-    """`fluffy white cat` of `A photo of a fluffy white cat sleeping on a sofa.`
+    """Return the subject: `fluffy white cat` for `A photo of a fluffy white cat sleeping on a sofa`.
 
-    The rule, and no more than this: leave out what names the medium and the article, and stop at the first
-    word or mark that begins a place or an action. Unusable: nothing is left, or there seem to be several.
+    The whole rule: drop the words for the medium and the article, and stop at the first word or punctuation
+    mark that begins a place or an action. Raise Unusable if nothing is left or there seem to be several.
     """
     text = _ARTICLE.sub("", _MEDIUM.sub("", caption, count=1), count=1)
     subject = text[: found.start()] if (found := _END.search(text)) else text
@@ -155,10 +159,10 @@ def subject_of(caption: str) -> str:
 
 
 def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: Path) -> Iterator[Draft]:
-    """What a language model makes of each caption, `vlm.batch` captions at a time.
+    """Yield the language model's draft for each caption, asking about `vlm.batch` captions at a time.
 
-    Every answer is in `path` before it is used: nothing is asked twice, whatever is killed, and what could
-    not be read can be looked at. RunError: the answers there are to other questions.
+    Every answer is written to `path` before it is used, so nothing is asked twice after a kill, and
+    unreadable answers can be inspected. Raise RunError if the answers in `path` belong to other questions.
     """
     same = {"recipe": recipe.name, "panels": count, "writer": vlm.name}
     fresh, known = _screened(captions), jsonl.read(path)
@@ -176,7 +180,7 @@ def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: 
 
 
 def _screened(captions: Iterable[str]) -> Iterator[tuple[str, str | None]]:
-    """Each caption, and why it is not worth a question: the same one would be given the same answer."""
+    """Yield each caption with the reason not to ask about it, or None; a repeat would get the same answer."""
     seen = set()
     for caption in captions:
         key, words = caption.casefold(), len(caption.split())
@@ -188,7 +192,7 @@ def _screened(captions: Iterable[str]) -> Iterator[tuple[str, str | None]]:
 
 
 def _ask_block(made: list[jsonl.Row], vlm: VLM, recipe: Recipe) -> None:
-    """Put the answers into the rows: `clear` into each, `written` where that was yes."""
+    """Add the answers to the rows: `clear` to each, and `written` where `clear` was yes."""
     _put("clear", made, vlm, recipe.filter)
     _put("written", [row for row in made if _yes(row["clear"])], vlm, recipe.write)
 
@@ -200,7 +204,7 @@ def _put(name: str, made: list[jsonl.Row], vlm: VLM, question: str) -> None:
 
 
 def _yes(answer: str) -> bool | None:
-    """None: neither yes nor no, so not an answer."""
+    """Parse a yes or no; return None for anything else."""
     found = re.fullmatch(r"\W*(yes|no)\W*", answer, re.IGNORECASE)
     return found and found.group(1).lower() == "yes"
 
@@ -218,10 +222,10 @@ def _read_draft(row: jsonl.Row, reason: str | None) -> Draft:
 
 
 def read_answer(answer: str, count: int) -> tuple[str, tuple[str, ...]]:
-    """Subject and places of `subject: ... 1: ... 2: ...`, on lines of their own or on one.
+    """Parse `subject: ... 1: ... 2: ...`, on separate lines or on one, into the subject and its places.
 
-    Unusable unless the fields are exactly these, in this order, each of them on one line and not empty, and
-    no two places the same.
+    Raise Unusable unless the fields are exactly these, in this order, each on one line and not empty, and all
+    places differ.
     """
     before, *fields = _LABEL.split(answer.strip())
     labels, values = fields[::2], [value.strip(" .;,") for value in fields[1::2]]
@@ -238,7 +242,7 @@ def _one_line(value: str) -> bool:
 
 
 def check_same(path: Path, row: jsonl.Row, now: dict[str, object]) -> None:
-    """RunError where a run's row was made with other settings or captions than `now`."""
+    """Raise RunError if a run's row was made with other settings or captions than `now`."""
     for name, value in now.items():
         if row.get(name) != value:
             raise jsonl.RunError(

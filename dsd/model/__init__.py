@@ -1,1 +1,1 @@
-"""The model: a stock FLUX transformer, widened, on a canvas of two frames."""
+"""The model: a stock FLUX transformer with a widened input, on a canvas of two frames."""

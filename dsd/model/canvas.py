@@ -1,6 +1,6 @@
-"""The 1x2 canvas `[reference | target]`: fit any picture to a frame, compose, split.
+"""The 1x2 canvas `[reference | target]`: fit images to a frame, compose canvases and split them.
 
-Every size here is in pixels of ONE frame; the canvas is twice as wide. Pixels are in -1..1, so black is -1.
+Sizes are in pixels of ONE frame; the canvas is twice as wide. Pixel values are in -1..1, so black is -1.
 """
 
 from numbers import Integral
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dsd.files.rgb import to_rgb
 
-MULTIPLE = 16  # the VAE makes one latent of 8x8 pixels, FLUX packs 2x2 latents into one token
+MULTIPLE = 16  # one VAE latent covers 8x8 pixels, and FLUX packs 2x2 latents into one token
 FITS = ("crop", "pad")
 BLACK = -1.0
 WHITE = (255, 255, 255)
@@ -29,10 +29,11 @@ def check_size(width: int, height: int) -> None:
 
 
 def fit(image: Image.Image, width: int, height: int, mode: str = "crop") -> Image.Image:
-    """The picture as an RGB frame of exactly `width` x `height`: what the model will see.
+    """Return the image as the model sees it: an RGB frame of exactly `width` x `height`.
 
-    "crop" cuts the centre to the frame's shape; "pad" keeps all of it on white. Any mode is read: turned
-    as EXIF says, alpha laid on white, 16 bits scaled to 8, first frame of an animation; the input unchanged.
+    "crop" cuts the center to the frame's shape; "pad" keeps the whole image on white. All PIL modes are
+    accepted: the EXIF orientation is applied, alpha is laid on white, 16 bits are scaled to 8, and an
+    animation gives its first frame. The input is not changed.
     """
     check_size(width, height)
     if mode not in FITS:
@@ -58,11 +59,11 @@ def _first_frame(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turned as EXIF says; as it is where EXIF is damaged and says nothing."""
+    """Return the image in its EXIF orientation, or unchanged if the EXIF data is missing or damaged."""
     try:
         turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
         return ImageOps.exif_transpose(image) if turned else image
-    except Exception:  # Pillow meeting garbage raises anything from SyntaxError to struct.error
+    except Exception:  # on damaged data Pillow raises anything from SyntaxError to struct.error
         return image
 
 
@@ -76,18 +77,18 @@ def _pad(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def to_tensor(images: list[Image.Image]) -> Tensor:
-    """RGB pictures of one size to pixels [B, 3, H, W] in -1..1, float32."""
+    """Convert images of one size to float32 pixels [B, 3, H, W] in -1..1."""
     stack = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])  # [B, H, W, 3]
     return torch.from_numpy(stack / 255.0 * 2.0 - 1.0).permute(0, 3, 1, 2).contiguous()  # [B, 3, H, W]
 
 
 def compose(reference: Tensor) -> Tensor:
-    """References [B, 3, H, W] to condition canvases [B, 3, H, 2W]: `[reference | black]`."""
+    """Compose references [B, 3, H, W] into condition canvases `[reference | black]` [B, 3, H, 2W]."""
     return torch.cat([reference, torch.full_like(reference, BLACK)], dim=-1)  # [B, 3, H, 2W]
 
 
 def split(canvas: Tensor) -> tuple[Tensor, Tensor]:
-    """Halves of the last axis, `(reference, target)`: of pixels [B, 3, H, 2W] or of unpacked latents."""
+    """Split pixels [B, 3, H, 2W] or unpacked latents along the last axis into `(reference, target)`."""
     if canvas.shape[-1] % 2:
         raise ValueError(f"a canvas has two frames of one width, got a width of {canvas.shape[-1]}")
     reference, target = canvas.chunk(2, dim=-1)  # [..., 2W] -> 2 x [..., W]

@@ -1,4 +1,4 @@
-"""Named models, and any other: open, place on a device, save; with errors that say what to do."""
+"""Load presets and other models, place them on a device and save them; errors say what to do."""
 
 import hashlib
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from dsd.model.transformer import load_transformer, widen
 ASSETS = Path(__file__).parents[2] / "assets" / "pocket"
 LORA = "pytorch_lora_weights.safetensors"
 OFFLOADS = ("none", "model", "group", "sequential")
-WHOLE_HASH = 50_000_000  # parameters; larger models are hashed by samples, or 24 GB would be read
+WHOLE_HASH = 50_000_000  # parameters; larger models are hashed from samples, to avoid reading 24 GB
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """A model by name: where its parts are, and what may be done with what it draws."""
+    """A named model: where its parts are, and its license."""
 
     name: str
-    base: str  # folder or hub id of a whole pipeline: text encoders, VAE, scheduler
-    weights: str | None  # folder or hub id of the widened transformer; None: the user brings one
+    base: str  # folder or hub id of a complete pipeline: text encoders, VAE, scheduler
+    weights: str | None  # folder or hub id of the widened transformer; None: the user must pass one
     lora: str | None = None  # file name of a LoRA beside the weights
     dtype: torch.dtype | None = None  # None: as saved
     licence: str = "unknown: see the model's card"
@@ -44,7 +44,7 @@ PRESETS = {
     for preset in (
         Preset(
             name="pocket",
-            base=str(ASSETS / "student"),  # a whole pipeline, as training saves one
+            base=str(ASSETS / "student"),  # a complete pipeline, as training saves it
             weights=str(ASSETS / "student"),
             dtype=torch.float32,
             licence="Apache-2.0",
@@ -82,14 +82,14 @@ def load_pipeline(
     offload: str = "none",
     quantize: str | None = None,
 ) -> DSDPipeline:
-    """Open a preset, or a folder or hub id of a whole pipeline that this project saved.
+    """Open a preset, or a folder or hub id of a complete pipeline that this project saved.
 
-    `weights` replaces the transformer: a folder or hub id of a widened one, or a LoRA file (.safetensors),
-    which goes on the model's own weights, or on the widened base if it brings input columns of its own.
-    `dtype` None is the preset's, or as saved. `device` None takes CUDA, else MPS, else the CPU. `offload`
-    trades speed for GPU memory, and `quantize` ("8bit", "4bit"; CUDA only) exactness. Weights are in memory
-    once. LoadError (a ValueError) says which licence to accept, which variable to set, what was not found,
-    or that memory does not suffice.
+    `weights` replaces the transformer: a folder or hub id of a widened one, or a LoRA file (.safetensors).
+    A LoRA is loaded on the model's own weights, or on the widened base if it has its own input columns.
+    `dtype` None means the preset's dtype, or as saved. `device` None means CUDA, else MPS, else the CPU.
+    `offload` trades speed for GPU memory; `quantize` ("8bit", "4bit"; CUDA only) trades accuracy for it.
+    The weights are in memory once. Raise LoadError (a ValueError) that names the license to accept, the
+    variable to set, what was not found, or the lack of memory.
     """
     preset = resolve(name_or_path)
     sources = [str(source) for source in (preset.base, weights or preset.weights) if source is not None]
@@ -104,7 +104,7 @@ def load_pipeline(
         hub.explained(preset.name, sources, preset.licence_page),
         noticing_shortage(preset.name, device, way),
     ):
-        # First what a licence may guard: a closed door should show before gigabytes of other weights arrive.
+        # Access the possibly gated base first, to fail before gigabytes of other weights are downloaded.
         DSDPipeline.load_config(preset.base)
         transformer, lora = _open_transformer(preset, weights, dtype or preset.dtype)
         _check_widened(transformer, weights or preset.weights)
@@ -119,7 +119,10 @@ def load_pipeline(
 
 
 def resolve(name_or_path: str | Path) -> Preset:
-    """The preset of that name, or one made for a folder or hub id. LoadError lists the names otherwise."""
+    """Return the named preset, or a new one for a folder or hub id.
+
+    Raise LoadError with the known names otherwise.
+    """
     name = str(name_or_path)
     if name in PRESETS:
         return PRESETS[name]
@@ -131,14 +134,14 @@ def resolve(name_or_path: str | Path) -> Preset:
 
 
 def best_device() -> str:
-    """CUDA where there is one, else Apple's MPS, else the CPU."""
+    """Return "cuda" if available, else "mps" (Apple), else "cpu"."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
 def save_pipeline(pipe: DSDPipeline, folder: str | Path) -> None:
-    """Save so that `load_pipeline` opens it, and plain diffusers too, as a `FluxControlPipeline`."""
+    """Save for `load_pipeline`; plain diffusers opens the folder too, as a `FluxControlPipeline`."""
     if getattr(pipe.transformer, "peft_config", None):
         raise ValueError(
             "LoRA adapters are loaded; call pipe.fuse_lora() and pipe.unload_lora_weights() first"
@@ -147,21 +150,22 @@ def save_pipeline(pipe: DSDPipeline, folder: str | Path) -> None:
 
 
 def has_embedded_guidance(pipe: DiffusionPipeline) -> bool:
-    """Whether the model takes `guidance_scale`; where it does not, the option is refused."""
+    """Return whether the model takes `guidance_scale`; other models reject the option."""
     return bool(pipe.transformer.config.guidance_embeds)
 
 
 def model_hash(pipe: DiffusionPipeline) -> str:
-    """Twelve hex digits that name the transformer's weights, as `weights_hash` does."""
+    """Return the `weights_hash` of the pipeline's transformer."""
     if any(tensor.is_meta for tensor in pipe.transformer.state_dict().values()):
-        return pipe.transformer._dsd_hash  # sequential offload holds the values elsewhere
+        return pipe.transformer._dsd_hash  # set by `place`: sequential offload keeps the values elsewhere
     return weights_hash(pipe.transformer)
 
 
 def weights_hash(model: nn.Module) -> str:
-    """Twelve hex digits that name a model's weights, stacked LoRA and their strengths included.
+    """Return twelve hex digits that identify a model's weights, stacked LoRAs and their scales included.
 
-    All values count up to 50 million parameters; beyond, names, shapes and 64 values spread over each tensor.
+    Up to 50 million parameters, all values are hashed; above that, names, shapes and 64 or more values
+    spread over each tensor.
     """
     state = model.state_dict()
     whole = sum(tensor.numel() for tensor in state.values()) <= WHOLE_HASH
@@ -170,7 +174,7 @@ def weights_hash(model: nn.Module) -> str:
         digest.update(f"{name} {list(tensor.shape)}".encode())
         digest.update(_values(tensor, whole).numpy().tobytes())
     for name, module in model.named_modules():
-        if isinstance(module, BaseTunerLayer):  # a LoRA at another strength draws another picture
+        if isinstance(module, BaseTunerLayer):  # the scale of a LoRA changes the image
             active = [(a, module.scaling[a]) for a in module.active_adapters if a in module.scaling]
             digest.update(f"{name} {active}".encode())
     return digest.hexdigest()[:12]
@@ -179,13 +183,13 @@ def weights_hash(model: nn.Module) -> str:
 def _values(tensor: Tensor, whole: bool) -> Tensor:
     flat = tensor.detach().flatten()
     flat = flat if whole else flat[:: max(1, flat.numel() // 64)]
-    return flat.float().cpu()  # float32: numpy knows no bfloat16
+    return flat.float().cpu()  # numpy has no bfloat16
 
 
 def _open_transformer(
     preset: Preset, weights: str | Path | None, dtype: torch.dtype | None
 ) -> tuple[FluxTransformer2DModel, Path | None]:
-    """The widened transformer, and the LoRA file to load on it."""
+    """Return the widened transformer and the LoRA file to load on it, if any."""
     if weights is None and preset.weights is None:
         raise LoadError(
             f"{preset.name} is a base without a reference input: pass weights=... (folder, hub id or LoRA)"
@@ -200,7 +204,7 @@ def _open_transformer(
 
 
 def _lora_file(weights: str | Path | None) -> Path | None:
-    """The LoRA that `weights` stands for: a file, or a folder with a LoRA and no transformer."""
+    """Return the LoRA file if `weights` is one, or is a folder with a LoRA and no transformer."""
     if weights is None or Path(weights).is_file():
         return weights if weights is None else Path(weights)
     whole = any(Path(weights, place, "config.json").is_file() for place in ("", "transformer"))
@@ -216,28 +220,29 @@ def _check_widened(transformer: FluxTransformer2DModel, source: str | Path | Non
 
 
 def _under_lora(preset: Preset, file: Path, dtype: torch.dtype | None) -> FluxTransformer2DModel:
-    """What a LoRA goes on: the widened base if it brings input columns, else the preset's own weights."""
-    if _brings_columns(file) or preset.weights is None:  # in this order: a damaged file shows at once
+    """Load what a LoRA applies to: the widened base if it has input columns, else the preset's weights."""
+    if _brings_columns(file) or preset.weights is None:  # file first: a damaged one fails at once
         base = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
         return widen(base) if base.config.out_channels in (None, base.config.in_channels) else base
     return load_transformer(preset.weights, dtype=dtype)
 
 
 def _brings_columns(file: Path) -> bool:
-    """Whether the file's header names the input layer, `x_embedder`."""
+    """Return whether the file's header names the input layer, `x_embedder`."""
     with safe_open(file, framework="pt") as tensors:
         return any("x_embedder." in key for key in tensors.keys())  # noqa: SIM118 (not a dict)
 
 
 def _lora_beside(source: str, expected: str | None) -> Path | None:
-    """The LoRA file next to a transformer, as in the published release, where both are needed."""
+    """Return the LoRA file next to a transformer, or None; the published release needs both."""
     if Path(source).is_dir():
         file = Path(source) / (expected or LORA)
         return file if file.is_file() else None
     try:
         return Path(hf_hub_download(source, expected or LORA))
     except EntryNotFoundError as error:
-        # Without a network "not here" does not mean "not there": only what the hub itself once said does.
+        # Offline, a file that is not cached may still exist on the hub, unless the hub said before that
+        # it does not.
         unknown = isinstance(error, LocalEntryNotFoundError) and not _known_absent(source, LORA)
         if expected is not None or unknown:
             raise
@@ -245,12 +250,12 @@ def _lora_beside(source: str, expected: str | None) -> Path | None:
 
 
 def _known_absent(source: str, name: str) -> bool:
-    """Whether the hub said at an earlier time that it has no such file."""
+    """Return whether the cache records that the hub has no such file."""
     return try_to_load_from_cache(source, name) is _CACHED_NO_EXIST
 
 
 def check_offload(offload: str, device: torch.device) -> None:
-    """LoadError unless `place` can do this."""
+    """Raise LoadError unless `place` supports this offload on this device."""
     if offload not in OFFLOADS:
         raise LoadError(f"offload must be one of {', '.join(OFFLOADS)}, got {offload!r}")
     if offload != "none" and device.type == "cpu":
@@ -260,10 +265,10 @@ def check_offload(offload: str, device: torch.device) -> None:
 
 
 def place(pipe: DiffusionPipeline, device: torch.device, offload: str) -> DiffusionPipeline:
-    """Put the pipeline where it works: on the device, or with weights that come and go (`OFFLOADS`)."""
+    """Move the pipeline to the device, or set up one of the `OFFLOADS` for its weights."""
     if offload == "model":
-        # The VAE stays on the GPU: as the last one of the chain it would send the transformer away at every
-        # preview between two steps, and back for the next one. It is small.
+        # The VAE is small and stays on the GPU: as the last model of the chain it would move the transformer
+        # off the GPU at every preview between two steps, and the next step would move it back.
         pipe.model_cpu_offload_seq = "text_encoder->text_encoder_2->transformer"
         pipe._exclude_from_cpu_offload = ["vae"]
         pipe.enable_model_cpu_offload(device=device)

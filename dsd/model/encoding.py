@@ -1,6 +1,6 @@
-"""What a request's words and reference become before the first step: text embeddings and packed latents.
+"""Encode a request's prompts and references into text embeddings and packed latents.
 
-Neither depends on the seed, so `encoded` makes them once for all pictures of one request.
+Neither depends on the seed, so `encoded` computes them once for all images of a request.
 """
 
 from typing import Any
@@ -16,9 +16,9 @@ from dsd.model.request import Request, check
 
 @torch.no_grad()
 def encoded(pipe: FluxControlPipeline, **options: Any) -> dict[str, Any]:
-    """The options of a request with its prompt and picture already encoded, for drawing it more than once.
+    """Return a request's options with the prompt and image already encoded, for drawing it several times.
 
-    `pipe(**encoded(pipe, prompt=..., image=..., ...), generator=...)` draws what the options would draw.
+    `pipe(**encoded(pipe, prompt=..., image=..., ...), generator=...)` draws the same as the plain options.
     """
     request = Request(**options)
     check(request, pipe)
@@ -33,7 +33,7 @@ def encoded(pipe: FluxControlPipeline, **options: Any) -> dict[str, Any]:
 
 
 def condition(pipe: FluxControlPipeline, request: Request, height: int, width: int) -> Tensor:
-    """The packed latents [references, tokens, C] of `[reference | black]`, encoded in one go."""
+    """Return the packed latents [references, tokens, C] of `[reference | black]`, encoded in one batch."""
     image = request.image
     if request.packed:
         return image.to(pipe._execution_device)
@@ -44,7 +44,10 @@ def condition(pipe: FluxControlPipeline, request: Request, height: int, width: i
 
 
 def text(pipe: FluxControlPipeline, request: Request, kept: bool) -> tuple[Tensor, Tensor]:
-    """Embeddings [prompts, T, D] and pooled [prompts, P]; when dropped, of what takes the prompt's place."""
+    """Return text embeddings [prompts, T, D] and pooled embeddings [prompts, P].
+
+    If not `kept`, they are those of the negative prompt, or of the empty prompt if there is none.
+    """
     prompt, embeds, pooled = request.prompt, request.prompt_embeds, request.pooled_prompt_embeds
     if not kept:
         embeds, pooled = request.negative_prompt_embeds, request.negative_pooled_prompt_embeds
@@ -64,12 +67,12 @@ def text(pipe: FluxControlPipeline, request: Request, kept: bool) -> tuple[Tenso
 def _text_length(pipe: FluxControlPipeline, request: Request) -> int:
     if request.max_sequence_length is not None:
         return request.max_sequence_length
-    if request.prompt_embeds is not None:  # the dropped text is then as long, so that branches can be batched
+    if request.prompt_embeds is not None:  # same length for the dropped text, to batch the branches
         return request.prompt_embeds.shape[1]
     return min(pipe.tokenizer_2.model_max_length, 512)
 
 
 def spread(rows: Tensor, request: Request) -> Tensor:
-    """One row for all, or one per prompt, to one per picture: [n, ...] -> [B, ...]."""
+    """Expand one row for all, or one row per prompt, to one row per image: [n, ...] -> [B, ...]."""
     rows = rows.expand(request.batch, *rows.shape[1:])
     return rows.repeat_interleave(request.num_images_per_prompt, dim=0)

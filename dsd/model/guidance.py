@@ -1,9 +1,9 @@
-"""Two-way guidance: which branches the two scales need, and how their velocities combine.
+"""Two-way guidance: the branches that the two scales need, and the combination of their velocities.
 
     v = v(0,0) + s_image (v(I,0) - v(0,0)) + s_text (v(I,T) - v(I,0))
 
-I dropped is zeros in packed latent space (not an encoded black picture), T dropped is the empty prompt.
-The sum is linear, so each branch has one weight, and a branch whose weight is zero is never evaluated.
+A dropped I is zeros in packed latent space (not an encoded black image); a dropped T is the empty prompt.
+The sum is linear, so each branch has one weight, and a branch with weight zero is never evaluated.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Branch:
-    """One evaluation of the model: what it sees, and its weight in the sum."""
+    """One evaluation of the model: its inputs, and its weight in the sum."""
 
     name: str  # also the name of its cache context
     image: bool
@@ -23,9 +23,10 @@ class Branch:
 
 
 def branches(image_scale: float, text_scale: float) -> tuple[Branch, ...]:
-    """The branches that the scales need; their weights sum to 1.
+    """Return the branches that the scales need; their weights sum to 1.
 
-    One at (1, 1); two where the image scale is 1, both are equal or the text scale is 0; three otherwise.
+    There is one branch at (1, 1); at most two if the image scale is 1, both scales are equal or the text
+    scale is 0; three otherwise.
     """
     for name, scale in (("image_guidance_scale", image_scale), ("text_guidance_scale", text_scale)):
         if not math.isfinite(scale):
@@ -38,11 +39,14 @@ def branches(image_scale: float, text_scale: float) -> tuple[Branch, ...]:
     return tuple(branch for branch in every if abs(branch.weight) > 1e-9)
 
 
-PLAIN = branches(1.0, 1.0)  # guidance off: the one branch that sees picture and text
+PLAIN = branches(1.0, 1.0)  # guidance off: the one branch with both image and text
 
 
 def combine(velocities: list[Tensor], weights: list[float]) -> Tensor:
-    """The weighted sum of velocities [B, tokens, C], in float32: large weights of opposite sign meet here."""
+    """Return the weighted sum of velocities [B, tokens, C].
+
+    The sum is computed in float32, because large terms of opposite sign cancel.
+    """
     if len(velocities) == 1 and weights[0] == 1.0:
         return velocities[0]
     total = sum(weight * velocity.float() for velocity, weight in zip(velocities, weights, strict=True))

@@ -1,21 +1,22 @@
-"""Which words of a prompt a model does not know, and the nearest ones that it does.
+"""Find the words of a prompt that a model does not know, and the nearest words that it knows.
 
-What a model knows is what its tokenizer can spell: pocket's has a few hundred words, FLUX's T5 no Chinese.
+A model knows the words that its tokenizer can spell: pocket's tokenizer has a few hundred words, and FLUX's
+T5 tokenizer has no Chinese.
 """
 
 import difflib
 import re
 from typing import Any
 
-SHOWN = 3  # near words for each unknown one
-ALIKE = 0.7  # the least share of letters that two near words have in common, by `difflib`
-WORD_START = "\u2581"  # before a word's first piece, in a SentencePiece vocabulary
+SHOWN = 3  # suggestions per unknown word
+ALIKE = 0.7  # minimum similarity of a suggestion, as a `difflib` ratio
+WORD_START = "\u2581"  # marks the first piece of a word in a SentencePiece vocabulary
 
 
 def unknown_words(pipe: Any, prompt: str) -> dict[str, list[str]]:
-    """Return the words of `prompt` that the model's T5 tokenizer does not know, in their order.
+    """Return the words of `prompt` that the model's T5 tokenizer does not know, in order of appearance.
 
-    Each comes with up to three of the nearest known words, which may be none.
+    Each word maps to the nearest known words, at most three.
     """
     tokenizer = getattr(pipe, "tokenizer_2", None)
     if tokenizer is None or tokenizer.unk_token_id is None:
@@ -27,7 +28,7 @@ def unknown_words(pipe: Any, prompt: str) -> dict[str, list[str]]:
 
 
 def notice(unknown: dict[str, list[str]]) -> str | None:
-    """Return one sentence about unknown words, or None where there are none."""
+    """Return a notice about unknown words, or None if there are none."""
     if not unknown:
         return None
     quoted = ", ".join(f'"{word}"' for word in unknown)
@@ -41,7 +42,7 @@ def _ids(tokenizer: Any, word: str) -> list[int]:
 
 
 def _known(tokenizer: Any) -> list[str]:
-    """Return the tokenizer's whole words, of two letters and more."""
+    """Return the tokenizer's whole words of two or more letters, sorted."""
     pieces = tokenizer.get_vocab()
     marked = any(piece.startswith(WORD_START) for piece in pieces)
     words = (p.removeprefix(WORD_START) for p in pieces if not marked or p.startswith(WORD_START))

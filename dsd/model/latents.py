@@ -1,7 +1,7 @@
-"""Pixels to packed latents and back, token positions, and the time schedule.
+"""Conversion between pixels and packed latents, token positions, and the time schedule.
 
-One definition for training, validation and drawing, made of the stock pipeline's own parts. `vae_scale` is
-the number of pixels per latent on one side (8 for FLUX); a token is a 2x2 patch of latents.
+Training, validation and drawing share these definitions, which use the stock pipeline's own parts.
+`vae_scale` is the number of pixels per latent along one side (8 for FLUX); a token is a 2x2 patch of latents.
 """
 
 import torch
@@ -13,9 +13,9 @@ from dsd.model import flow
 
 
 def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
-    """Pixels [B, 3, H, W] in -1..1 to shifted and scaled latents [B, C, H/8, W/8].
+    """Encode pixels [B, 3, H, W] in -1..1 as shifted and scaled latents [B, C, H/8, W/8].
 
-    The mode of the VAE's distribution, never a sample: the picture then depends on the prompt's seed alone.
+    Uses the mode of the VAE's distribution, never a sample, so that the seed alone decides the image.
     """
     encoded = vae.encode(pixels.to(vae.dtype))
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents
@@ -23,23 +23,26 @@ def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
 
 
 def decode(vae: AutoencoderKL, latents: Tensor) -> Tensor:
-    """The inverse of `encode`: latents [B, C, h, w] to pixels [B, 3, 8h, 8w] in about -1..1."""
+    """Invert `encode`: decode latents [B, C, h, w] to pixels [B, 3, 8h, 8w] in about -1..1."""
     latents = latents / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
     return vae.decode(latents.to(vae.dtype), return_dict=False)[0]
 
 
 def pack(latents: Tensor) -> Tensor:
-    """Latents [B, C, h, w] to tokens [B, h/2 * w/2, 4C]."""
+    """Pack latents [B, C, h, w] into tokens [B, h/2 * w/2, 4C]."""
     return FluxControlPipeline._pack_latents(latents, *latents.shape)
 
 
 def unpack(tokens: Tensor, height: int, width: int, *, vae_scale: int = 8) -> Tensor:
-    """Tokens [B, n, 4C] of a canvas of `height` x `width` pixels to latents [B, C, h, w]."""
+    """Unpack tokens [B, n, 4C] of a canvas of `height` x `width` pixels into latents [B, C, h, w]."""
     return FluxControlPipeline._unpack_latents(tokens, height, width, vae_scale)
 
 
 def positions(height: int, width: int, *, vae_scale: int = 8, device: torch.device | str = "cpu") -> Tensor:
-    """Rotary positions [tokens, 3] of a canvas in pixels; float32, as bfloat16 merges integers above 256."""
+    """Return the rotary positions [tokens, 3] for a canvas size in pixels.
+
+    They are float32, because bfloat16 merges integers above 256.
+    """
     rows, columns = height // (2 * vae_scale), width // (2 * vae_scale)
     return FluxControlPipeline._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
 
@@ -56,7 +59,10 @@ def timesteps(
 
 
 def dynamic_shift(scheduler: FlowMatchEulerDiscreteScheduler, tokens: int) -> float:
-    """`mu`, the logarithm of the shift for so many tokens; schedulers without dynamic shifting ignore it."""
+    """Return `mu`, the logarithm of the shift for this many tokens.
+
+    Schedulers without dynamic shifting ignore it.
+    """
     config = scheduler.config
     return calculate_shift(
         tokens,

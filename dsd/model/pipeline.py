@@ -1,8 +1,8 @@
 """DSDPipeline: diffusers' `FluxControlPipeline` on the canvas `[reference | target]`, with two-way guidance.
 
-The stock pipeline draws the same picture from the same weights; this one adds the canvas, the guidance of
-`dsd.model.guidance`, a reference that is never sampled, and a loop that can be watched and stopped at every
-step.
+The stock pipeline draws the same image from the same weights. This one adds the canvas, the guidance of
+`dsd.model.guidance`, references that are encoded without sampling, and a loop that can be observed and
+stopped at every step.
 """
 
 import inspect
@@ -24,15 +24,18 @@ from dsd.model.request import DEFAULT_GUIDANCE, Request, check, embedded_guidanc
 
 __all__ = ["DEFAULT_GUIDANCE", "DSDPipeline", "DSDPipelineOutput", "Step"]
 
-FEW = 4  # pictures; three branches in one call, pocket, one core: 1.6 x faster for 1, 1.15 x for 4, 1 x for 8
-LARGEST_DEFAULT_FRAME = 512  # FLUX draws larger, but the published weights were trained on 512
+# The most images for which a CPU evaluates all branches in one call. With pocket on one core, one call for
+# three branches is 1.6 x faster for 1 image, 1.15 x for 4, and no faster for 8.
+FEW = 4
+LARGEST_DEFAULT_FRAME = 512  # FLUX can draw larger, but the published weights were trained at 512
 
 
 @dataclass
 class DSDPipelineOutput(BaseOutput):
     """The target frames (`images`), and the reference frames as the model redrew them.
 
-    PIL lists, arrays [B, H, W, 3] or tensors [B, 3, H, W] in 0..1; for "latent" the packed canvas and None.
+    Both are PIL lists, arrays [B, H, W, 3] or tensors [B, 3, H, W] in 0..1. For output type "latent",
+    `images` is the packed canvas and `references` is None.
     """
 
     images: Any
@@ -41,7 +44,7 @@ class DSDPipelineOutput(BaseOutput):
 
 @dataclass(frozen=True)
 class Step:
-    """One finished step of `total`; `preview()` decodes the present guess at the target frames to PIL."""
+    """One finished step of `total`; `preview()` decodes the current estimate of the target frames to PIL."""
 
     index: int
     total: int
@@ -50,24 +53,24 @@ class Step:
 
 @dataclass
 class _Drawing:
-    """All that one call holds while it runs; B is the number of pictures."""
+    """The state of one running call; B is the number of images."""
 
     latents: Tensor  # [B, tokens, C]
     condition: Tensor  # [B, tokens, C]
-    texts: dict[bool, tuple[Tensor, Tensor]]  # text kept or dropped -> embeds [B, T, D], pooled [B, P]
+    texts: dict[bool, tuple[Tensor, Tensor]]  # whether text is kept -> embeds [B, T, D], pooled [B, P]
     solver: SchedulerMixin
     timesteps: Tensor  # [steps], 0..1000
     guided: tuple[Branch, ...]
     positions: Tensor  # [tokens, 3]
     size: tuple[int, int]  # height, width of one frame
-    together: bool  # whether the branches of a step are one call
+    together: bool  # whether the branches of a step are evaluated in one call
 
 
 class DSDPipeline(FluxControlPipeline):
-    """Draw the subject of a reference picture somewhere new; `dsd.model.request.Request` lists the options.
+    """Draws the subject of a reference image in a new scene; `dsd.model.request.Request` lists the options.
 
-    Text encoders and tokenizers may be None where embeddings are passed. `batch_branches`: evaluate the
-    branches of the guidance in one call (True), one after the other (False), or as suits the device (None).
+    Text encoders and tokenizers may be None if embeddings are passed. `batch_branches` selects whether the
+    guidance branches are evaluated in one call (True), one by one (False), or as suits the device (None).
     """
 
     _callback_tensor_inputs = ["latents"]
@@ -81,9 +84,12 @@ class DSDPipeline(FluxControlPipeline):
         return_dict: bool = True,
         **options: Any,
     ) -> DSDPipelineOutput | tuple:
-        """Draw to the end: `stream` without the steps. What cannot be is a ValueError with the remedy."""
+        """Run `stream` to the end and return its output.
+
+        Raise ValueError for invalid options, naming the remedy.
+        """
         with closing(self.stream(prompt, negative_prompt, **options)) as steps:
-            for output in steps:  # noqa: B007 (only the last one is the picture)
+            for output in steps:  # noqa: B007 (only the last item is the output)
                 pass
         return output if return_dict else output.to_tuple()
 
@@ -93,23 +99,23 @@ class DSDPipeline(FluxControlPipeline):
         negative_prompt: str | list[str] | None = None,
         **options: Any,
     ) -> Iterator[Step | DSDPipelineOutput]:
-        """A `Step` after each step, then the `DSDPipelineOutput`. Closing it stops before the next step."""
+        """Yield a `Step` per step, then the `DSDPipelineOutput`; closing it stops before the next step."""
         request = Request(prompt=prompt, negative_prompt=negative_prompt, **options)
         check(request, self)
         return self._run(request)
 
     @property
     def frame_size(self) -> int:
-        """The side in pixels of the frames this model draws best: half its VAE's picture, at most 512."""
+        """Return the frame side in pixels that suits the model: half the VAE's image size, at most 512."""
         size = getattr(getattr(self.vae, "config", None), "sample_size", 2 * LARGEST_DEFAULT_FRAME)
         side = min((size if isinstance(size, int) else min(size)) // 2, LARGEST_DEFAULT_FRAME)
         return max(canvas.MULTIPLE, side // canvas.MULTIPLE * canvas.MULTIPLE)
 
     def load_lora_weights(self, *args: Any, **options: Any) -> None:
-        """As in diffusers, except that a further LoRA joins the active ones.
+        """Load a LoRA as diffusers does, but keep the LoRAs that are already active.
 
-        Stock loading leaves only the newest active, so that stacking a style would silence the published DSD
-        LoRA. `set_adapters` still chooses freely: name every LoRA that should act.
+        Stock loading leaves only the newest one active, so stacking a style would disable the published DSD
+        LoRA. `set_adapters` works as usual: name every LoRA that should be active.
         """
         active = self.get_active_adapters()
         super().load_lora_weights(*args, **options)
@@ -117,13 +123,13 @@ class DSDPipeline(FluxControlPipeline):
             self.transformer.set_adapter(list(dict.fromkeys([*active, *self.get_active_adapters()])))
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
-        """Save under the stock class's name: plain diffusers opens the folder without this project."""
+        """Save under the stock class's name, so that diffusers opens the folder without this project."""
         FluxControlPipeline(**self.components).save_pretrained(save_directory, **options)
 
     # -- the loop
 
     def _run(self, request: Request) -> Iterator[Step | DSDPipelineOutput]:
-        # no_grad must not span a yield: it would leak into whoever consumes the steps.
+        # no_grad must not span a yield: it would leak into the caller.
         self._interrupt = False
         self._guidance_scale = embedded_guidance(request, self)
         self._joint_attention_kwargs = request.joint_attention_kwargs
@@ -149,7 +155,7 @@ class DSDPipeline(FluxControlPipeline):
                 yield Step(index, total, preview)
 
     def _advance(self, request: Request, drawing: _Drawing, index: int, timestep: Tensor) -> Callable:
-        """One step of the solver on `drawing.latents`; returns the preview of where it points."""
+        """Take one solver step on `drawing.latents` and return the step's preview function."""
         active = drawing.guided if index in request.plan.guided else PLAIN
         velocity, before = self._velocity(drawing, active, timestep), drawing.latents
         after = drawing.solver.step(velocity, timestep, before, return_dict=False)[0].to(before.dtype)
@@ -174,13 +180,13 @@ class DSDPipeline(FluxControlPipeline):
         return combine(velocities, [branch.weight for branch in active])
 
     def _batched(self, device: torch.device, pictures: int) -> bool:
-        """Whether one call for all branches is the faster one: as long as it is the calls that cost."""
+        """Return whether one call for all branches is faster, which holds while call overhead dominates."""
         if self.batch_branches is not None:
             return self.batch_branches
         return device.type == "cuda" or (device.type == "cpu" and pictures <= FEW)
 
     def _evaluate(self, drawing: _Drawing, group: tuple[Branch, ...], timestep: Tensor) -> list[Tensor]:
-        """The velocities [B, tokens, C] of a group of branches, in one call of the transformer."""
+        """Return the velocities [B, tokens, C] of a group of branches, from one call of the transformer."""
         absent = torch.zeros_like(drawing.condition)
         conditions = torch.cat([drawing.condition if branch.image else absent for branch in group])
         noisy = drawing.latents.repeat(len(group), 1, 1)
@@ -210,7 +216,7 @@ class DSDPipeline(FluxControlPipeline):
     # -- before the loop
 
     def _prepare(self, request: Request) -> _Drawing:
-        # Asked once and not at every step: diffusers looks through all parts for the device, which takes 2 ms
+        # Looked up once, not at every step: diffusers searches all parts for the device, which takes 2 ms.
         device, (height, width) = self._execution_device, request.size(self.frame_size)
         texts = {
             kept: tuple(encoding.spread(rows, request) for rows in encoding.text(self, request, kept))
@@ -243,7 +249,7 @@ class DSDPipeline(FluxControlPipeline):
         return DSDPipelineOutput(images=target, references=reference)
 
     def _preview(self, tokens: Tensor, size: tuple[int, int]) -> list[Image.Image]:
-        _, target = canvas.split(self._unpack(tokens, size))  # half a canvas to decode is half the wait
+        _, target = canvas.split(self._unpack(tokens, size))  # decoding half the canvas takes half the time
         with torch.no_grad():
             return self.image_processor.postprocess(latents.decode(self.vae, target), output_type="pil")
 
@@ -252,7 +258,7 @@ class DSDPipeline(FluxControlPipeline):
 
 
 def _signature() -> inspect.Signature:
-    """The options spelt out, for help() and for diffusers' own checks."""
+    """Return a signature that spells out the options, for help() and for diffusers' own checks."""
     keyword, either = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
     options = [
         inspect.Parameter(option.name, either if place < 2 else keyword, default=option.default)

@@ -1,8 +1,8 @@
-"""FLUX with weights in 8 or 4 bits, by diffusers' and transformers' own bitsandbytes configs; for drawing.
+"""Quantize FLUX to 8 or 4 bits for drawing, with the bitsandbytes configs of diffusers and transformers.
 
-The transformer's two ends stay as they are; the large text encoder is quantised too. CLIP and the VAE are
-small. Training quantises its frozen weights itself (`dsd.training.student`), because sharding asks more of
-them.
+The transformer and the large text encoder are quantized. The transformer's first and last layers, CLIP and
+the VAE are small and are not. Training quantizes its frozen weights itself (`dsd.training.student`), because
+sharding has additional requirements.
 """
 
 from importlib import metadata
@@ -19,13 +19,13 @@ from packaging.version import Version
 from dsd.files.hub import LoadError
 from dsd.model.memory import INSTALL, PACKAGE, QUANTISED
 
-ENDS = ["x_embedder", "proj_out"]  # what comes in and what goes out: small, and every error in them shows
-OLDEST = Version("0.48")  # before that such models could not move between a GPU and memory
+ENDS = ["x_embedder", "proj_out"]  # the first and last layers: small, and every error in them shows
+OLDEST = Version("0.48")  # older versions cannot offload quantized models to main memory
 OFFLOADS = ("none", "model")
 
 
 def check(bits: str, offload: str, device: torch.device) -> None:
-    """LoadError unless weights can be kept in so many `bits` there."""
+    """Raise LoadError unless weights can be quantized to `bits` on this device with this offload."""
     if bits not in QUANTISED:
         raise LoadError(f"quantize must be one of {', '.join(QUANTISED)}, got {bits!r}")
     if device.type != "cuda":
@@ -41,7 +41,7 @@ def check(bits: str, offload: str, device: torch.device) -> None:
 
 
 def check_package(bits: str) -> None:
-    """LoadError that names the package and how to install it, if it is missing or too old."""
+    """Raise LoadError with the install command if the package is missing or too old."""
     try:
         found = Version(metadata.version(PACKAGE))
     except metadata.PackageNotFoundError as error:
@@ -53,9 +53,9 @@ def check_package(bits: str) -> None:
 def quantise(
     transformer: FluxTransformer2DModel, bits: str, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
-    """A copy on `device` whose linear layers are in 8 or 4 `bits`, and which computes in `dtype`.
+    """Return a copy on `device` with linear layers in 8 or 4 `bits`, which computes in `dtype`.
 
-    Weights are taken one by one, so that a file which is only mapped into memory is never there as a whole.
+    Weights are copied one by one, so that a memory-mapped file is never in memory as a whole.
     """
     config = BitsAndBytesConfig(**_settings(bits, dtype), llm_int8_skip_modules=list(ENDS))
     quantizer = DiffusersAutoQuantizer.from_config(config, pre_quantized=False)
@@ -71,7 +71,7 @@ def quantise(
 
 
 def parts(transformer: FluxTransformer2DModel, bits: str, device: torch.device) -> dict[str, Any]:
-    """For the pipeline's `from_pretrained`: the transformer, and how to read the large text encoder."""
+    """Return `from_pretrained` arguments: the quantized transformer and the text encoder's config."""
     dtype = transformer.dtype
     encoder = transformers.BitsAndBytesConfig(**_settings(bits, dtype))
     return {

@@ -1,4 +1,4 @@
-"""What one call of the pipeline asks for: every option once, with its default, checked before any work."""
+"""The options of one pipeline call: each with its default, all checked before any work."""
 
 import logging
 from collections.abc import Callable
@@ -26,19 +26,19 @@ class Request:
     """The options of `DSDPipeline.__call__` and `.stream`, under diffusers' names; sizes are of ONE frame."""
 
     prompt: str | list[str] | None = None  # one for all references, or one per reference
-    negative_prompt: str | list[str] | None = None  # takes the empty prompt's place where the text is dropped
+    negative_prompt: str | list[str] | None = None  # replaces the empty prompt where the text is dropped
     image: Any = None  # PIL, list of PIL, pixels [B, 3, H, W] in -1..1, or packed condition [B, tokens, C]
-    height: int | None = None  # pixels, a multiple of 16; None is the model's own frame
+    height: int | None = None  # pixels, a multiple of 16; None: the model's frame size
     width: int | None = None
-    num_inference_steps: int | None = None  # None is the quality's: 28 at "best"
-    quality: str | Quality = "best"  # one of dsd.model.sampling.QUALITIES, or a Quality of your own
-    guidance_scale: float | None = None  # embedded guidance; None is 3.5 where the model has it
+    num_inference_steps: int | None = None  # None: that of the quality, 28 for "best"
+    quality: str | Quality = "best"  # a name in dsd.model.sampling.QUALITIES, or a custom Quality
+    guidance_scale: float | None = None  # embedded guidance; None: 3.5 if the model has it
     image_guidance_scale: float = 1.0
     text_guidance_scale: float = 1.0
-    guidance_start_step: int | None = None  # the two scales rest before it; None is the quality's, 2
+    guidance_start_step: int | None = None  # no guidance before it; None: that of the quality, 2
     num_images_per_prompt: int = 1
-    generator: torch.Generator | list[torch.Generator] | None = None  # a list: one per picture
-    latents: Tensor | None = None  # packed start noise [B, tokens, C]
+    generator: torch.Generator | list[torch.Generator] | None = None  # a list: one per image
+    latents: Tensor | None = None  # packed initial noise [B, tokens, C]
     prompt_embeds: Tensor | None = None  # [B, T, D]
     pooled_prompt_embeds: Tensor | None = None  # [B, P]
     negative_prompt_embeds: Tensor | None = None
@@ -47,8 +47,8 @@ class Request:
     joint_attention_kwargs: dict[str, Any] | None = None
     callback_on_step_end: Callable | None = None  # (pipe, index, timestep, kwargs) -> kwargs
     callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",)
-    max_sequence_length: int | None = None  # text tokens; None is what tokenizer_2 takes, at most 512
-    fit: str = "crop"  # how a PIL reference is fitted to the frame: one of diptych.FITS
+    max_sequence_length: int | None = None  # text tokens; None: the limit of tokenizer_2, at most 512
+    fit: str = "crop"  # how a PIL reference is fitted to the frame: one of canvas.FITS
 
     def __post_init__(self) -> None:
         self._check_choices()
@@ -96,12 +96,15 @@ class Request:
 
     @property
     def pictures(self) -> list:
-        """The references as a list of PIL pictures (for a tensor: its rows)."""
+        """Return the references as a list of PIL images, or the rows of a tensor."""
         return [self.image] if isinstance(self.image, Image.Image) else list(self.image)
 
     @property
     def batch(self) -> int:
-        """Prompts or references, whichever are more; the fewer must be one, which then serves all."""
+        """Return the number of prompts or references, whichever is larger.
+
+        Raise ValueError unless both numbers are equal or one of them is 1.
+        """
         prompts = self.prompt_embeds if self.prompt is None else self.prompt
         counts = {
             "prompts": 1 if isinstance(prompts, str) else len(prompts),
@@ -115,7 +118,7 @@ class Request:
         return max(counts.values())
 
     def size(self, default: int) -> tuple[int, int]:
-        """`(height, width)` of one frame in pixels; a pixel tensor brings its own."""
+        """Return `(height, width)` of one frame in pixels; a pixel tensor sets its own size."""
         own = tuple(self.image.shape[-2:]) if isinstance(self.image, Tensor) and not self.packed else None
         height, width = own or (default, default)
         height = height if self.height is None else self.height
@@ -129,12 +132,12 @@ class Request:
 
     @property
     def packed(self) -> bool:
-        """Whether the image is a condition that was already encoded and packed."""
+        """Return whether the image is an already encoded and packed condition."""
         return isinstance(self.image, Tensor) and self.image.ndim == 3
 
     @cached_property
     def plan(self) -> Quality:
-        """The quality, with whatever of it this request sets itself."""
+        """Return the quality with this request's own steps and guidance start, if set."""
         own = {"steps": self.num_inference_steps, "guidance_start": self.guidance_start_step}
         return replace(
             find(self.quality), **{name: value for name, value in own.items() if value is not None}
@@ -142,7 +145,7 @@ class Request:
 
     @property
     def guided(self) -> tuple[Branch, ...]:
-        """The branches of the guided steps; just the plain one where there are none."""
+        """Return the branches of the guided steps, or the plain branch if no step is guided."""
         guided = branches(self.image_guidance_scale, self.text_guidance_scale)
         return guided if self.plan.guided else PLAIN
 
@@ -152,7 +155,10 @@ class Request:
 
 
 def check(request: Request, pipe: FluxControlPipeline) -> None:
-    """Fail before any work where this pipeline cannot do what is asked, with the value and the remedy."""
+    """Raise ValueError before any work if this pipeline cannot serve the request.
+
+    The message gives the value and the remedy.
+    """
     inputs, outputs = pipe.transformer.config.in_channels, pipe.transformer.config.out_channels
     if inputs != 2 * (outputs or inputs):
         raise ValueError(
@@ -169,7 +175,10 @@ def check(request: Request, pipe: FluxControlPipeline) -> None:
 
 
 def embedded_guidance(request: Request, pipe: FluxControlPipeline) -> float | None:
-    """The guidance scale to embed, or None for a model without it, which then refuses a number."""
+    """Return the guidance scale to embed, or None for a model without embedded guidance.
+
+    Raise ValueError if a scale is passed to such a model.
+    """
     if pipe.transformer.config.guidance_embeds:
         return DEFAULT_GUIDANCE if request.guidance_scale is None else request.guidance_scale
     if request.guidance_scale is not None:

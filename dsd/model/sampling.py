@@ -1,8 +1,8 @@
-"""How much time a picture may take: `draft`, `balanced` and `best`, as named settings of the drawing loop.
+"""Named settings of the drawing loop that trade quality for time: `draft`, `balanced` and `best`.
 
-What makes a picture cheaper is fewer steps, a solver that does more with each, and guidance, which costs
-up to three evaluations a step, only where it decides something. What a name stands for is chosen from the
-table of `python -m train.bench qualities`. torch comes in on first use: the command's --help reads the names.
+An image takes less time with fewer steps, with a solver that needs fewer, and with guidance, which costs up
+to three evaluations per step, only on the steps where it matters. The settings were chosen from the table of
+`python -m train.bench qualities`. torch is imported on first use, because --help needs only the names.
 """
 
 import copy
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 NAMES = ("draft", "balanced", "best", "own")
-MOST = 1000  # of any number here
-SOLVERS = ("euler", "heun", "unipc", "dpm++")  # DEIS misses the end of even a straight flow
+MOST = 1000  # upper limit of every number in a Quality
+SOLVERS = ("euler", "heun", "unipc", "dpm++")  # DEIS misses the endpoint even of a straight flow
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quality:
-    """How a picture is drawn. Shares are of the steps."""
+    """The settings of the drawing loop for one image."""
 
     name: str = "own"  # one of NAMES
-    steps: int = 28  # evaluations of the model without guidance
+    steps: int = 28  # model evaluations when guidance is off
     solver: str = "euler"  # one of SOLVERS
-    shift: float = 1.0  # on top of the model's own: above 1, more of the steps are spent near noise
-    guidance_start: int = 2  # the step from which the two guidance scales act
-    guidance_stop: float = 1.0  # the share of the steps after which they rest again
+    shift: float = 1.0  # multiplies the model's own shift; above 1, more steps are near noise
+    guidance_start: int = 2  # the first step with guidance
+    guidance_stop: float = 1.0  # share of the steps after which guidance stops
 
     def __post_init__(self) -> None:
         if self.solver not in SOLVERS:
@@ -46,13 +46,13 @@ class Quality:
 
     @property
     def guided(self) -> range:
-        """The steps at which the two guidance scales act."""
+        """Return the steps at which the two guidance scales apply."""
         return range(self.guidance_start, round(self.guidance_stop * self.steps))
 
 
-# The caches of diffusers are not among these. They spare less than fewer steps do at the same score, and the
-# best of them, First Block, decides by the whole batch: no picture would be the same when made again alone.
-# "best" is the published way.
+# These do not use diffusers' caches. At the same score a cache saves less than fewer steps do, and the best
+# one, First Block, decides for the whole batch: an image drawn again alone would not be the same.
+# "best" is the published setting.
 QUALITIES = {
     quality.name: quality
     for quality in (
@@ -64,7 +64,7 @@ QUALITIES = {
 
 
 def find(quality: str | Quality) -> Quality:
-    """The quality of that name; one that was made by hand is taken as it is."""
+    """Return the quality of that name, or the given Quality itself."""
     if isinstance(quality, Quality):
         return quality
     if not isinstance(quality, str) or quality not in QUALITIES:
@@ -73,12 +73,15 @@ def find(quality: str | Quality) -> Quality:
 
 
 def settings(quality: Quality) -> dict[str, Any]:
-    """All of it as plain values, for a picture's file."""
+    """Return the quality as plain values, for an image's metadata."""
     return asdict(quality)
 
 
 def from_settings(values: object) -> Quality:
-    """What `settings` wrote. From a stranger's file, so whatever else stands there is a ValueError."""
+    """Return the Quality that `settings` wrote.
+
+    Raise ValueError for anything else, because the file may come from a stranger.
+    """
     try:
         return Quality(**values)
     except TypeError as error:
@@ -90,11 +93,12 @@ def from_settings(values: object) -> Quality:
 def schedule(
     quality: Quality, own: "SchedulerMixin", tokens: int, *, device: "torch.device | str" = "cpu"
 ) -> "tuple[SchedulerMixin, torch.Tensor]":
-    """The solver, and the times [steps], in 0..1000, of a canvas of so many tokens.
+    """Return the solver and its times [steps], in 0..1000, for a canvas of `tokens` tokens.
 
-    "euler" with a shift of 1 is a copy of `own`, the pipeline's flow-matching scheduler: it counts steps, and
-    a drawing that is cancelled may still take its last one when the next has begun. For all others a dynamic
-    shift of `mu` is a static one of exp(mu), and as shifts in a row multiply, one number says all.
+    "euler" with a shift of 1 is a copy of `own`, the pipeline's flow-matching scheduler. It is a copy because
+    schedulers count steps, and a canceled drawing may still take its last step after the next has begun.
+    All others get one static shift: a dynamic shift of `mu` equals a static shift of exp(mu), and successive
+    shifts multiply.
     """
     from dsd.model import latents
 

@@ -1,7 +1,7 @@
-"""The two-frame transformer is a stock FLUX transformer with a wider input: widen one, or open a saved one.
+"""The two-frame transformer, a stock FLUX transformer with a wider input: widen one, or load a saved one.
 
-The published model adds `c_embedder(condition)` to `x_embedder(latents)`: one `x_embedder` over both, so
-the published file becomes a stock model by setting the weights side by side and adding the biases.
+The published model adds `c_embedder(condition)` to `x_embedder(latents)`. That equals one `x_embedder` over
+both, so the published file becomes a stock model by concatenating the weights and adding the biases.
 """
 
 import json
@@ -21,10 +21,10 @@ INDEX = f"{WEIGHTS}.index.json"
 
 
 def widen(transformer: FluxTransformer2DModel, extra: int | None = None) -> FluxTransformer2DModel:
-    """A transformer whose `x_embedder` also reads `extra` channels (default: as many as it has now).
+    """Return a transformer whose `x_embedder` also reads `extra` channels (default: as many as it has now).
 
-    The new columns are zero, so at first it answers as the old one does, whatever the condition. It shares
-    all its other weights with the old one: nothing is copied, and training one changes the other.
+    The new columns are zero, so its initial output equals that of the original for any condition. All other
+    weights are shared with the original: nothing is copied, and training one changes the other.
     """
     config = dict(transformer.config)
     inputs, outputs = config["in_channels"], config["out_channels"] or config["in_channels"]
@@ -49,11 +49,12 @@ def load_transformer(
     token: str | None = None,
     revision: str | None = None,
 ) -> FluxTransformer2DModel:
-    """Open a folder or hub id, saved by us, by diffusers, or published with a `c_embedder`, as a stock model.
+    """Load a transformer from a folder or hub id as a stock model.
 
-    Without `subfolder` the weights may lie in the folder itself or in its `transformer/`. `dtype` None keeps
-    the file's own. Tensors are read one by one into an empty model, so memory holds the weights once.
-    Leftover `*.lora_*` keys are ignored; any other missing or unexpected key is a ValueError that names it.
+    It may have been saved by this project or by diffusers, or published with a `c_embedder`. Without
+    `subfolder` the weights may be in the folder itself or in its `transformer/`. `dtype` None keeps the
+    file's dtype. Tensors are read one by one into an empty model, so memory holds the weights once. Leftover
+    `*.lora_*` keys are ignored. Raise ValueError that names any other missing or unexpected keys.
     """
     config_file, files = _locate(folder, subfolder, token, revision)
     config = json.loads(config_file.read_text())
@@ -64,7 +65,7 @@ def load_transformer(
 
 
 def _build(config: dict, state: dict[str, Tensor]) -> FluxTransformer2DModel:
-    # "_use_default_values" and its like would overrule the options beside them.
+    # Private keys such as "_use_default_values" would override the other options.
     config = {name: value for name, value in config.items() if not name.startswith("_")}
     with init_empty_weights():
         model = FluxTransformer2DModel.from_config(config)
@@ -80,7 +81,7 @@ def _build(config: dict, state: dict[str, Tensor]) -> FluxTransformer2DModel:
 
 
 def _fold(config: dict, state: dict[str, Tensor]) -> tuple[dict, dict[str, Tensor]]:
-    """`x_embedder(x) + c_embedder(c)` as one Linear over `[x | c]`."""
+    """Merge `x_embedder(x) + c_embedder(c)` into one Linear over `[x | c]`."""
     inputs, condition = state["x_embedder.weight"], state.pop("c_embedder.weight")
     outputs = config.get("out_channels") or config["in_channels"]
     state["x_embedder.weight"] = torch.cat([inputs, condition], dim=1)  # [inner, in + in]
@@ -100,14 +101,14 @@ def _read(files: list[Path], dtype: torch.dtype | None) -> dict[str, Tensor]:
 
 
 def _locate(folder: str | Path, subfolder: str | None, token: str | None, revision: str | None) -> tuple:
-    """The config file and the weight files, on disk or fetched from the hub."""
+    """Return the config file and the weight files, on disk or downloaded from the hub."""
     access = {"token": token, "revision": revision}
     places = [subfolder] if subfolder is not None else ["", "transformer"]
     for place in places:
         config = _fetch(folder, place, CONFIG, access)
         if config is not None:
             return config, _weight_files(folder, place, access)
-    if not Path(folder).is_dir():  # the hub's own error says best why: no such file, or no network
+    if not Path(folder).is_dir():  # raises the hub's own error: no such file, or no network
         hf_hub_download(str(folder), CONFIG, subfolder=places[-1] or None, **access)
     raise FileNotFoundError(
         f"no transformer in {folder}: no {' and no '.join(str(Path(p, CONFIG)) for p in places)}"
@@ -129,5 +130,5 @@ def _fetch(folder: str | Path, place: str, name: str, access: dict) -> Path | No
         return file if file.is_file() else None
     try:
         return Path(hf_hub_download(str(folder), name, subfolder=place or None, **access))
-    except EntryNotFoundError:  # also "not in the cache" when offline
+    except EntryNotFoundError:  # also raised offline for a file that is not cached
         return None

@@ -1,12 +1,12 @@
-"""The pocket family's own knowledge: the drawn world, and what it makes of a stranger's picture."""
+"""The pocket family: the drawn world, and a warning for images that are unlike it."""
 
 from PIL import Image
 
 
 def warning(picture: Image.Image) -> str | None:
-    """A plain word where a picture, of any size and mode, is unlike the drawn world; else None."""
+    """Return a warning if the image, of any size and mode, is unlike the drawn world, else None."""
     from dsd.model import canvas
-    from dsd.pocket import scorer  # both only when asked: a picture of FLUX never needs them
+    from dsd.pocket import scorer  # imported late: FLUX images never need them
 
     network = scorer.load()
     seen = canvas.fit(picture, network.size, network.size)

@@ -1,6 +1,6 @@
-"""Drawing one panel of the drawn world with Pillow, on a larger canvas, then averaged down and softened.
+"""Draw one panel of the drawn world with Pillow, on a larger canvas that is then averaged down and blurred.
 
-Coordinates are fractions of the panel, x to the right and y down, until `_Pen` turns them into pixels.
+Coordinates are fractions of the panel, x to the right and y down, until `_Pen` converts them to pixels.
 """
 
 import math
@@ -13,15 +13,15 @@ from dsd.pocket import light
 from dsd.pocket.family import shipped
 from dsd.pocket.world import ACCESSORY_COLORS, Context, Critter
 
-CANVAS = 256  # pixels: four times a panel of 64, twice one of 128, whose softening hides the rest
-SOFTNESS = 0.8  # standard deviation of the final blur, in pixels: soft edges suit a small VAE
+CANVAS = 256  # pixels: 4x a panel of 64, 2x one of 128, where the final blur hides the aliasing that remains
+SOFTNESS = 0.8  # standard deviation of the final blur in pixels: soft edges suit a small VAE
 PLACE_X = {"left": 0.34, "centre": 0.5, "right": 0.66}
 BODY_RADIUS = 0.25
 WHITE, INK = (1.0, 1.0, 1.0), (0.10, 0.08, 0.12)
 
 
 class _Pen:
-    """A canvas with an optional turn and shift: points come in local units, ink goes out in pixels."""
+    """A canvas with an optional rotation and shift; points are in local units, drawing is in pixels."""
 
     def __init__(self, image: Image.Image, origin=(0.0, 0.0), unit=1.0, turn=0.0):
         self.image, self.origin, self.unit = image, origin, unit
@@ -65,7 +65,7 @@ def _darker(rgb, factor=0.62):
 
 # ---------------------------------------------------------------- scenes
 
-Sky = Callable[[_Pen], None]  # draws the sun or the moon; called between the sky and what stands before it
+Sky = Callable[[_Pen], None]  # draws the sun or the moon; called after the sky and before the foreground
 
 
 def _beach(pen: _Pen, u: float, sky: Sky) -> None:
@@ -175,7 +175,7 @@ def _superellipse(rx, ry, power, count=40):
 
 
 def _rounded(corners, amount):
-    """Cut each corner with a short curve (a quadratic through its two neighbours)."""
+    """Replace each corner with a short quadratic curve between points on its two edges."""
     points, n = [], len(corners)
     for i, (x, y) in enumerate(corners):
         (px, py), (nx, ny) = corners[i - 1], corners[(i + 1) % n]
@@ -264,7 +264,7 @@ def _feet(pen: _Pen, critter: Critter) -> None:
 
 
 def _behind(pen: _Pen, kind: str, rgb) -> None:
-    """What is held stands beside the body, so that it never hides the face."""
+    """Draw a held accessory beside the body, so that it never hides the face."""
     if kind == "balloon":
         pen.line([(0.9, 0.35), (1.2, -0.75)], 0.06, INK)
         pen.ellipse(1.2, -1.12, 0.40, 0.48, rgb)
@@ -287,11 +287,11 @@ def _worn(pen: _Pen, critter: Critter, kind: str, rgb) -> None:
         pen.polygon([(0.28, y + 0.2), (0.58, y + 0.2), (0.58, y + 0.62), (0.28, y + 0.62)], rgb)
 
 
-# ---------------------------------------------------------------- pictures
+# ---------------------------------------------------------------- images
 
 
 def draw(critter: Critter, context: Context, size: int | None = None) -> Image.Image:
-    """Return one panel, RGB, `size` x `size` pixels, by default as large as the shipped family's."""
+    """Return one RGB panel of `size` x `size` pixels; the default size is that of the shipped family."""
     size = size or shipped().panel
     image, lamp = blank(size), light.BY_NAME[context.light]
     BACKDROPS[context.scene](_Pen(image), context.backdrop, lambda pen: _sun(pen, context, lamp))
@@ -306,7 +306,7 @@ def draw(critter: Critter, context: Context, size: int | None = None) -> Image.I
 
 
 def _sun(pen: _Pen, context: Context, lamp: light.Light) -> None:
-    """Draw the sun or the moon on the side that the light comes from; high light shows only on the beach."""
+    """Draw the sun or the moon on the side of the light; a light from above is visible only on the beach."""
     if lamp.side:
         pen.ellipse(0.5 + 0.38 * lamp.side, 0.13, 0.09, 0.09, lamp.disk)
     elif context.scene == "beach" and lamp.disk:
@@ -314,7 +314,7 @@ def _sun(pen: _Pen, context: Context, lamp: light.Light) -> None:
 
 
 def blank(size: int) -> Image.Image:
-    """A canvas for a panel of `size` pixels."""
+    """Return an empty canvas for a panel of `size` pixels."""
     return Image.new("RGB", (size * max(2, CANVAS // size),) * 2)
 
 
@@ -334,7 +334,7 @@ def _draw_critter(pen: _Pen, critter: Critter, context: Context) -> None:
 
 
 def draw_grid(panels: list[Image.Image], columns: int) -> Image.Image:
-    """Panels side by side, row by row, without gutters."""
+    """Join the panels row by row, without gutters."""
     size, rows = panels[0].width, len(panels) // columns
     sheet = Image.new("RGB", (size * columns, size * rows))
     for i, panel in enumerate(panels):

@@ -1,7 +1,7 @@
-"""Which drawn world the shipped pocket weights know; their own files tell.
+"""The version of the drawn world that the shipped pocket weights know, read from their config.
 
-Weights with panels of 64 pixels know three lights that only tint a panel, those with panels of 128 pixels six
-that shade and cast shadows.
+Weights with 64-pixel panels know three lights that only tint a panel; weights with 128-pixel panels know six
+lights that shade and cast shadows.
 """
 
 import json
@@ -16,7 +16,7 @@ SCORER = Path(__file__).parents[2] / "assets" / "pocket" / "scorer"
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """Panels of `panel` pixels a side, in these lights."""
+    """A version of the drawn world: panels of `panel` x `panel` pixels in these lights."""
 
     panel: int = 128
     lights: tuple[str, ...] = LIGHTS
@@ -24,7 +24,7 @@ class Family:
 
 @cache
 def shipped() -> Family:
-    """Return the family that ships; in a copy without weights the one that the trainings make."""
+    """Return the family of the shipped weights, or, without weights, the one that training produces."""
     config = SCORER / "config.json"
     flat = config.exists() and json.loads(config.read_text(encoding="utf-8"))["size"] == 64
     return Family(panel=64, lights=FLAT_LIGHTS) if flat else Family()

@@ -1,4 +1,4 @@
-"""The drawn world's light: a tint of the whole panel, shading of the subject, and the shadow that it casts.
+"""Light in the drawn world: a tint of the whole panel, shading of the subject, and the subject's shadow.
 
 Lengths are fractions of the panel; `side` is -1 for light from the left, 1 from the right, 0 from above.
 """
@@ -8,21 +8,21 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageFilter
 
-SLANT = 0.8  # how far a light from one side lies to that side: the horizontal part of its unit vector
-FLATTENED = 0.22  # the height of a shadow on the ground, relative to what casts it
+SLANT = 0.8  # horizontal component of the unit vector toward a light at one side
+FLATTENED = 0.22  # height of a shadow on the ground, relative to the object that casts it
 SUN, MOON = (1.0, 0.93, 0.45), (0.96, 0.97, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Light:
-    """One named light; `shade` and `shadow`: the share of brightness lost on the far side and in shadow."""
+    """One named light; `shade` and `shadow` are shares of brightness lost on the far side and in shadow."""
 
     rgb: tuple[float, float, float]  # gain of each channel, over the whole panel
     side: int = 0
     shade: float = 0.0
     shadow: float = 0.0
-    reach: float = 0.0  # how far a shadow leans away, relative to the height of what casts it
-    disk: tuple[float, float, float] | None = None  # color of the sun or moon, if one can be seen
+    reach: float = 0.0  # how far a shadow leans away, relative to the height of its object
+    disk: tuple[float, float, float] | None = None  # color of the sun or moon, if visible
 
 
 _SUNSET = {"rgb": (1.0, 0.80, 0.62), "shade": 0.5, "shadow": 0.42, "reach": 0.9, "disk": (1.0, 0.78, 0.40)}
@@ -34,7 +34,7 @@ BY_NAME = {
     "sunset right": Light(side=1, **_SUNSET),
     "moonlight left": Light(side=-1, **_MOON),
     "moonlight right": Light(side=1, **_MOON),
-    "day": Light(rgb=(1.0, 1.0, 1.0), disk=SUN),  # `FLAT_LIGHTS`, from here on
+    "day": Light(rgb=(1.0, 1.0, 1.0), disk=SUN),  # this and the next two are `FLAT_LIGHTS`
     "sunset": Light(rgb=(1.0, 0.80, 0.62), disk=SUN),
     "night": Light(rgb=(0.58, 0.63, 0.88), disk=SUN),
 }
@@ -48,7 +48,7 @@ def tint(image: Image.Image, light: Light) -> Image.Image:
 
 
 def shade(layer: Image.Image, light: Light, *, center: tuple[float, float], radius: float) -> Image.Image:
-    """Return the RGB of an RGBA `layer`, darker on the side of a ball at `center` that is turned away."""
+    """Shade an RGBA `layer` like a ball at `center`, darker on the far side, and return its RGB."""
     pixels = np.asarray(layer.convert("RGB"))
     if not light.shade:
         return layer.convert("RGB")
@@ -61,7 +61,7 @@ def shade(layer: Image.Image, light: Light, *, center: tuple[float, float], radi
 
 
 def cast_shadow(image: Image.Image, layer: Image.Image, light: Light, *, foot: float) -> None:
-    """Darken `image` where the shadow of `layer` (RGBA) falls on the ground, which it meets at `foot`."""
+    """Darken `image` where the shadow of `layer` (RGBA) falls on the ground; `foot` is the y of its base."""
     if not light.shadow:
         return
     size, lean = image.width, light.side * light.reach / FLATTENED

@@ -1,4 +1,4 @@
-"""Prompts as people type them: other words for the same thing, any order, small mistakes.
+"""Prompts as people type them, with synonyms, any word order and small mistakes.
 
 `dsd.pocket.words` has one wording for everything; this module has many, and the models learn from them.
 """
@@ -80,12 +80,12 @@ FILLERS = (
     "cute", "very", "playing", "walking", "a photo of", "a picture of", "drawing of", "show", "draw", "put",
     "make", "there", "beautiful", "funny", "looking", "happy", "and", "please draw", "living", "goes",
 )  # fmt: skip
-SAID_AS_TAUGHT = 0.3  # of the phrases have the words and the order of `dsd.pocket.words`
+SAID_AS_TAUGHT = 0.3  # share of phrases with the words and order of `dsd.pocket.words`
 OTHER_WORD, MISSPELLED, NO_ARTICLES, FILLED = 0.4, 0.01, 0.15, 0.25
 
 
 def phrase(critter: Critter, context: Context, rng: np.random.Generator, *, describe: float = 0.8) -> str:
-    """Return a prompt for a critter in a context, as one of many people would type it.
+    """Return a random prompt for a critter in a context, worded as people type it.
 
     `describe` is the share of phrases that name the critter's traits; the rest say `it` or `my monster`.
     """
@@ -115,7 +115,7 @@ def _other(word: str, rng: np.random.Generator) -> str:
 
 
 def _subject(critter: Critter, traits: tuple[str, ...], rng: np.random.Generator) -> str:
-    """Return `a rosy boxy monster with pointy ears`, its adjectives in any order."""
+    """Return a subject such as `a rosy boxy monster with pointy ears`, with the adjectives in any order."""
     adjectives = [
         _other(getattr(critter, name), rng) for name in ("color", "shape", "pattern") if name in traits
     ]
@@ -141,7 +141,7 @@ def _place(context: Context, rng: np.random.Generator) -> str:
 
 
 def _light(light: str, rng: np.random.Generator) -> str:
-    """Return words for a light, or nothing for most daylight."""
+    """Return words for a light, usually none for daylight."""
     if light in USUAL and rng.random() < 0.7:
         return ""
     if light in LIGHTS:
@@ -153,7 +153,7 @@ def _light(light: str, rng: np.random.Generator) -> str:
 
 
 def _typed(spoken: list[str], rng: np.random.Generator) -> str:
-    """Return the words with what people add, leave out and get wrong."""
+    """Return the words as one text, with the additions, omissions and typos of real users."""
     if rng.random() < NO_ARTICLES:
         spoken = [word for word in spoken if word not in ("a", "an", "the")]
     if rng.random() < FILLED:
@@ -162,7 +162,7 @@ def _typed(spoken: list[str], rng: np.random.Generator) -> str:
 
 
 def _misspelled(word: str, rng: np.random.Generator) -> str:
-    """Return the word with two letters swapped, one doubled or one left out."""
+    """Return the word with two letters swapped, one doubled or one omitted."""
     if len(word) < 4:
         return word
     i = int(rng.integers(1, len(word) - 1))
@@ -187,4 +187,4 @@ def _vocabulary() -> list[str]:
     return sorted({*words.VOCABULARY, *" ".join(texts).split()})
 
 
-VOCABULARY = _vocabulary()  # every word that the models are taught, correctly spelled
+VOCABULARY = _vocabulary()  # every word that the models are trained on, correctly spelled

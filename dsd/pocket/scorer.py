@@ -1,7 +1,7 @@
-"""The ground-truth scorer: a small network, trained on renders only, that reads a picture's traits back.
+"""The ground-truth scorer: a small network, trained only on renders, that reads the traits from an image.
 
-So identity and prompt following can be measured without another model's opinion. It also knows how far a
-picture is from anything drawn in its world (`strangeness`), which is what the app's warning rests on.
+It measures identity and prompt following without another model's opinion. It also estimates how unlike the
+drawn world an image is (`strangeness`); the app's warning is based on that.
 """
 
 import math
@@ -36,7 +36,7 @@ CHOICES = {
     "scene": SCENES, "accessory": ACCESSORIES, "accessory_color": tuple(ACCESSORY_COLORS), "light": LIGHTS,
     "place": PLACES,
 }  # fmt: skip
-# Angles are read as (cos, sin) of `turns` times the angle: a stripe at 90 degrees is one at -90.
+# Angles are predicted as (cos, sin) of `turns` times the angle: stripes at 90 and -90 degrees are the same.
 ANGLES = {"hue": 1, "accent_hue": 1, "stripe_angle": 2, "spot_turn": 4}
 RANGES = {
     "stripe_width": (0.8, 1.3),
@@ -45,18 +45,18 @@ RANGES = {
     "aspect": (0.9, 1.12),
 }
 NUMBERS = 2 * len(ANGLES) + len(RANGES)
-# How far an unnamed trait may be off and still count as kept: degrees, or a share of its range.
+# Largest error at which an unnamed trait counts as kept: in degrees, or as a share of its range.
 TOLERANCE = {"hue": 14, "accent_hue": 45, "stripe_angle": 22, "spot_turn": 18, "stripe_width": 0.35,
              "eye_size": 0.35, "ear_length": 0.35, "aspect": 0.4}  # fmt: skip
-FLAT = -3  # where `Scorer.body` turns from convolutions to features
-LEAN = 5  # degrees that two tilts may differ and still be one pose
+FLAT = -3  # index in `Scorer.body` where the convolutions end and the features begin
+LEAN = 5  # largest difference in tilt, in degrees, that counts as the same pose
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What the network sees: the likeliest choice of each named thing, and the value of each number.
+    """The network's output for one image: the likeliest choice of each category and the value of each number.
 
-    `tilt` is how far the critter leans, in degrees.
+    `tilt` is the lean of the critter in degrees.
     """
 
     choices: dict[str, str | int]
@@ -66,9 +66,9 @@ class Reading:
 
 
 class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apache-2.0"):
-    """Images [B, 3, size, size] in -1..1 to choices and numbers; `Scorer.from_pretrained(folder)` opens one.
+    """A network from images [B, 3, size, size] in -1..1 to choices and numbers.
 
-    `lights` are the names of the lights that it tells apart.
+    `Scorer.from_pretrained(folder)` loads one. `lights` are the names of the lights that it distinguishes.
     """
 
     def __init__(self, width: int = 32, features: int = 192, size: int = 128, lights: Sequence[str] = LIGHTS):
@@ -81,28 +81,28 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
             _conv(4 * w, 5 * w, 2), nn.Flatten(),
             nn.Linear(5 * w * 16, features), nn.BatchNorm1d(features), nn.ReLU(),
         )  # fmt: skip
-        self.tilt = nn.Linear(5 * w * 16, 1)  # degrees; from before the features, which hardly tell it
+        self.tilt = nn.Linear(5 * w * 16, 1)  # degrees; read before the features, which hardly contain it
         self.heads = nn.ModuleDict(
             {name: nn.Linear(features, len(values)) for name, values in self.choices.items()}
         )
         self.numbers = nn.Linear(features, NUMBERS)
         self.strangeness = nn.Linear(features, 1)
-        self.register_buffer("strange", torch.tensor(float("inf")))  # above it, a picture is unlike the world
+        self.register_buffer("strange", torch.tensor(float("inf")))  # above it, an image is unlike the world
 
     def forward(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
-        """Logits by name [B, choices], numbers [B, NUMBERS], the logit of a stranger [B], tilt [B]."""
+        """Return logits by name [B, choices], numbers [B, NUMBERS], strangeness logit [B], tilt [B]."""
         seen = self.see(pictures)
         features = self.body[FLAT:](seen)
         named = {name: head(features) for name, head in self.heads.items()}
         return named, self.numbers(features), self.strangeness(features)[:, 0], self.tilt(seen)[:, 0]
 
     def see(self, pictures: Tensor) -> Tensor:
-        """What the convolutions make of pictures, [B, 80 width]."""
+        """Return the output of the convolutions, [B, 80 width]."""
         return self.body[:FLAT](pictures)
 
     @torch.inference_mode()
     def read(self, pictures: list[Image.Image], batch: int = 128) -> list[Reading]:
-        """One reading for each picture, of any size; PIL RGB."""
+        """Return one reading for each PIL RGB image, of any size."""
         readings = []
         for start in range(0, len(pictures), batch):
             readings += self._read(
@@ -144,16 +144,16 @@ def load(folder: str | Path = SCORER) -> Scorer:
 
 
 def to_tensor(pictures: list[Image.Image], size: int) -> Tensor:
-    """PIL RGB of any size -> [B, 3, size, size] in -1..1."""
+    """Convert PIL images of any size to a tensor [B, 3, size, size] in -1..1."""
     arrays = [np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BOX)) for p in pictures]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-# ---------------------------------------------------------------- numbers, and which of them mean anything
+# ---------------------------------------------------------------- numbers, and which of them are visible
 
 
 def encode_numbers(critter: Critter) -> list[float]:
-    """What the numbers' head should say; [NUMBERS]."""
+    """Return the targets of the `numbers` head, [NUMBERS]."""
     angles = {
         **{name: getattr(critter, name) for name in ("hue", "accent_hue", "stripe_angle")},
         "spot_turn": _turn(critter),
@@ -178,7 +178,7 @@ def decode_numbers(row: Tensor) -> dict[str, float]:
 
 
 def visible_numbers(critter: Critter) -> list[str]:
-    """The numbers that can be seen: a plain critter has no stripes, one without ears no ear length."""
+    """Return the numbers that can be seen: a plain critter has no stripes, one without ears no ear length."""
     seen = ["hue", "eye_size", "aspect"]
     if critter.pattern != "plain":
         seen.append("accent_hue")
@@ -190,22 +190,22 @@ def visible_numbers(critter: Critter) -> list[str]:
 
 
 def number_mask(critter: Critter) -> list[float]:
-    """1 where a number can be seen; [NUMBERS]."""
+    """Return a mask [NUMBERS]: 1 for each number that can be seen, else 0."""
     seen = visible_numbers(critter)
     return [float(n in seen) for n in ANGLES for _ in (0, 1)] + [float(n in seen) for n in RANGES]
 
 
 def _turn(critter: Critter) -> float:
-    """How far the four spots are turned from a cross, in degrees within a quarter turn."""
+    """Return the rotation of the four spots from a cross, in degrees within a quarter turn."""
     total = sum(np.exp(4j * math.atan2(y, x)) for x, y, _ in critter.spots)
     return math.degrees(np.angle(total)) / 4
 
 
-# ---------------------------------------------------------------- what is kept, what is followed
+# ---------------------------------------------------------------- identity and prompt following
 
 
 def kept(critter: Critter, reading: Reading) -> dict[str, bool]:
-    """For each trait of the critter that can be seen: is it in the picture?"""
+    """Return for each visible trait of the critter whether the image keeps it."""
     result = {
         name: reading.choices[name] == getattr(critter, name)
         for name in ("color", "shape", "pattern", "ears", "eyes")
@@ -217,13 +217,16 @@ def kept(critter: Critter, reading: Reading) -> dict[str, bool]:
 
 
 def identity(critter: Critter, reading: Reading) -> float:
-    """The share of the critter's visible traits, named and unnamed, that the picture keeps; 0..1."""
+    """Return the share of the critter's visible traits, named and unnamed, that the image keeps; 0..1."""
     traits = kept(critter, reading)
     return sum(traits.values()) / len(traits)
 
 
 def followed(context: Context, reading: Reading) -> dict[str, bool]:
-    """For each part of the asked context: is it there? Scene, accessory, its colour, light."""
+    """Return whether the image shows each part of the requested context.
+
+    The parts are scene, accessory, light and, if there is an accessory, its color.
+    """
     parts = {
         name: reading.choices[name] == getattr(context, name) for name in ("scene", "accessory", "light")
     }
@@ -233,7 +236,7 @@ def followed(context: Context, reading: Reading) -> dict[str, bool]:
 
 
 def same_identity(readings: list[Reading]) -> bool:
-    """Do all pictures show one critter? Colour, shape, pattern, ears, eyes and the exact hue agree."""
+    """Return whether all images show one critter: color, shape, pattern, ears, eyes and exact hue agree."""
     first = readings[0]
     names = ("color", "shape", "pattern", "ears", "eyes")
     agree = all(r.choices[n] == first.choices[n] for r in readings for n in names)
@@ -245,7 +248,7 @@ def same_identity(readings: list[Reading]) -> bool:
 
 
 def distance(name: str, a: float, b: float) -> float:
-    """Degrees within the angle's own period, or a share of the number's range."""
+    """Return the distance in degrees, modulo the angle's period, or as a share of the number's range."""
     if name in ANGLES:
         period = 360 / ANGLES[name]
         return abs((a - b + period / 2) % period - period / 2)

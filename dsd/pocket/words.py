@@ -1,6 +1,7 @@
-"""What words say of the drawn world: captions and grid prompts, in one wording for everything.
+"""Captions and grid prompts for the drawn world, with one fixed wording for everything.
 
-Only named traits and context have words. Text tokens cost a model as much as picture tokens, so all is short.
+Only named traits and context have words. Text tokens cost a model as much as image tokens, so the
+texts are short.
 """
 
 from collections.abc import Collection
@@ -23,7 +24,7 @@ PLACE_WORDS = {
     "city": "in the city", "sea": "under the sea", "space": "in space", "room": "in a room",
 }  # fmt: skip
 QUADRANTS = {2: ("left", "right"), 4: ("top left", "top right", "bottom left", "bottom right")}
-LIGHT_WORDS = {  # what a caption says; nothing of the usual light
+LIGHT_WORDS = {  # words in a caption; none for the usual light
     "daylight": "", "overcast": "under clouds", "day": "", "sunset": "at sunset", "night": "at night",
     **{f"sunset {side}": f"at sunset light from the {side}" for side in ("left", "right")},
     **{f"moonlight {side}": f"at night moonlight from the {side}" for side in ("left", "right")},
@@ -49,14 +50,17 @@ VOCABULARY = sorted(
 
 
 def describe_critter(critter: Critter, *, traits: tuple[str, ...] = NAMED) -> str:
-    """`red round striped critter with long ears`: only named traits, and of those only the ones asked for."""
+    """Return a description such as `red round striped critter with long ears`.
+
+    It mentions only named traits, and of those only `traits`.
+    """
     named = [getattr(critter, trait) for trait in ("color", "shape", "pattern") if trait in traits]
     text = " ".join([*named, "critter"])
     return f"{text} with {critter.ears} ears" if "ears" in traits else text
 
 
 def describe_context(context: Context, *, say_place: bool = False, place_first: bool = False) -> str:
-    """`wearing a blue hat on the beach at night`."""
+    """Return a description such as `wearing a blue hat on the beach at night`."""
     parts = [PLACE_WORDS[context.scene]]
     if context.accessory != "none":
         verb = "wearing" if context.accessory in ("hat", "scarf") else "holding"
@@ -69,7 +73,7 @@ def describe_context(context: Context, *, say_place: bool = False, place_first: 
 
 
 def caption(critter: Critter, context: Context) -> str:
-    """What a picture shows, in full."""
+    """Return the full caption of an image."""
     return f"a {describe_critter(critter)} {describe_context(context)}"
 
 
@@ -89,9 +93,10 @@ def grid_prompt(
     traits: tuple[str, ...] = NAMED,
     said: Collection[int] | None = None,
 ) -> str:
-    """`4 images of the same red round plain critter with long ears top left beach red hat top right ...`.
+    """Return the prompt of a grid of one critter in different contexts.
 
-    `said` are the panels that the words place; None: all.
+    `4 images of the same red round plain critter with long ears top left beach red hat top right ...`.
+    `said` holds the indices of the panels that the prompt describes; None means all.
     """
     places = list(zip(QUADRANTS[len(contexts)], contexts, strict=True))
     words = [f"{name} {_panel_words(c)}" for i, (name, c) in enumerate(places) if said is None or i in said]
@@ -99,7 +104,7 @@ def grid_prompt(
 
 
 def relight_prompt(critter: Critter, contexts: list[Context], *, traits: tuple[str, ...] = NAMED) -> str:
-    """Return the prompt of a grid whose panels differ in light only: what they share, then each one's light.
+    """Return the prompt of a grid whose panels differ only in light: the shared words, then each light.
 
     `4 images of the same red round plain critter with long ears beach red hat top left daylight ...`.
     """

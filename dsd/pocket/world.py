@@ -1,8 +1,8 @@
-"""The drawn world: who a critter is, where it is, and what words say of both.
+"""The drawn world: the traits of a critter and the context that it appears in.
 
-A critter has *named* traits, which captions tell, and *unnamed* ones, which only a picture can: a model that
-reads nothing but text cannot keep them. One in ten combinations of named traits and eye count is *held out*:
-such critters appear in no training picture of any part.
+A critter has *named* traits, which captions mention, and *unnamed* ones, which only an image shows: a model
+that reads only text cannot keep them. One in ten combinations of named traits and eye count is *held out*:
+such critters appear in no training image of any part.
 """
 
 import colorsys
@@ -19,7 +19,7 @@ COLORS = {  # name -> (hue in degrees, saturation, value)
     "green": (122, 0.70, 0.68), "teal": (176, 0.72, 0.74), "blue": (220, 0.75, 0.86),
     "purple": (274, 0.65, 0.80), "pink": (328, 0.52, 0.96),
 }  # fmt: skip
-HUE_SPREAD = 9.0  # degrees to either side; neighbouring names stay more than 4 degrees apart
+HUE_SPREAD = 9.0  # degrees to either side; neighboring names stay more than 4 degrees apart
 SHAPES = ("round", "tall", "boxy", "pointy")
 PATTERNS = ("plain", "striped", "spotted")
 EARS = ("no", "round", "pointy", "long")
@@ -37,7 +37,7 @@ UNNAMED = ("hue", "accent_hue", "stripe_angle", "stripe_width", "eyes", "eye_siz
 
 @dataclass(frozen=True, kw_only=True)
 class Critter:
-    """One identity. Angles in degrees; sizes are factors around 1; spots are (x, y, radius) in body units."""
+    """One identity; angles are in degrees, sizes are factors around 1, spots (x, y, radius) in body units."""
 
     color: str
     shape: str
@@ -65,7 +65,7 @@ class Critter:
 
     @property
     def accent_rgb(self) -> tuple[float, float, float]:
-        # Light on dark bodies, dark on light ones, so that a pattern always shows.
+        # Light on dark bodies and dark on light ones, so that the pattern is always visible.
         red, green, blue = self.body_rgb
         value, saturation = (0.48, 0.70) if 0.3 * red + 0.59 * green + 0.11 * blue > 0.55 else (0.95, 0.45)
         return colorsys.hsv_to_rgb(self.accent_hue % 360 / 360, saturation, value)
@@ -73,7 +73,7 @@ class Critter:
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Everything in a picture that is not the critter itself."""
+    """Everything in an image except the critter's identity."""
 
     scene: str
     accessory: str = "none"
@@ -87,7 +87,7 @@ class Context:
 
 
 def sample_critter(rng: np.random.Generator, *, held_out: bool = False) -> Critter:
-    """A random identity that is (or is not) among the held-out ones."""
+    """Draw a random identity, either one that is held out or one that is not."""
     while True:
         critter = _any_critter(rng)
         if critter.held_out == held_out:
@@ -115,7 +115,7 @@ def _any_critter(rng: np.random.Generator) -> Critter:
 
 
 def _sample_spots(rng: np.random.Generator) -> tuple[tuple[float, float, float], ...]:
-    """Four spots, one a quarter of the body, each moved and sized at random."""
+    """Draw four spots, one per quarter of the body, each with a random offset and size."""
     turn = rng.uniform(0, 90)
     angles = [math.radians(turn + 90 * i + rng.uniform(-20, 20)) for i in range(4)]
     radii = [rng.uniform(0.55, 0.8) for _ in angles]
@@ -126,7 +126,7 @@ def _sample_spots(rng: np.random.Generator) -> tuple[tuple[float, float, float],
 
 
 def sample_context(rng: np.random.Generator, lights: tuple[str, ...] | None = None) -> Context:
-    """Return a random context in one of `lights`: `LIGHTS`, `FLAT_LIGHTS`, or those of the shipped family."""
+    """Draw a random context; `lights` is `LIGHTS`, `FLAT_LIGHTS` or, by default, the shipped family's."""
     lights = lights or shipped().lights
     return Context(
         scene=str(rng.choice(SCENES)),
@@ -142,7 +142,7 @@ def sample_context(rng: np.random.Generator, lights: tuple[str, ...] | None = No
 
 
 def change_one_trait(critter: Critter, trait: str, rng: np.random.Generator) -> Critter:
-    """The same critter but for one trait, changed enough to see: a hard negative."""
+    """Return a hard negative: the same critter with one trait changed enough to be visible."""
     other = _any_critter(rng)
     if trait == "hue":
         names = list(COLORS)

@@ -1,1 +1,1 @@
-"""Training the student, and continuing exactly where it stopped."""
+"""Training of the student, with exact resume."""

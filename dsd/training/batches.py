@@ -1,7 +1,7 @@
-"""Which samples make a step, and what is random about each: functions of the seed and the sample's number.
+"""The batches of every step; all random choices are functions of the seed and the sample's number.
 
-Samples are counted over the whole training, whatever the number of processes, so that two processes draw what
-one would, and a continued run what an unbroken one would have drawn.
+Samples are numbered over the whole training, whatever the number of processes. Two processes therefore draw
+the same samples as one, and a resumed run draws the same as an uninterrupted one.
 """
 
 import logging
@@ -21,15 +21,15 @@ from dsd.training.options import TrainingError, TrainOptions
 
 logger = logging.getLogger(__name__)
 
-BUCKETS, ORDER, CHOICES, TIMES = range(4)  # streams of random numbers
+BUCKETS, ORDER, CHOICES, TIMES = range(4)  # independent random streams
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the model is shown and what it is to answer; all of one frame size."""
+    """One batch of model inputs and training targets; all samples have the same frame size."""
 
     data: Tensor  # [B, tokens, C], packed latents of [reference | target]
-    condition: Tensor  # [B, tokens, C], of [reference | black]; zeros where the image is dropped
+    condition: Tensor  # [B, tokens, C], packed [reference | black]; zeros where it is dropped
     noise: Tensor  # [B, tokens, C]
     t: Tensor  # [B]
     embeds: Tensor  # [B, T, D]
@@ -43,7 +43,7 @@ class Batch:
 
 
 class Order:
-    """Which rows make each step: all of one frame size, each row once before any comes again."""
+    """The rows of each step: all of one frame size, and each row of a size once before any repeats."""
 
     def __init__(self, buckets: np.ndarray, group: int, seed: int) -> None:
         self.members = [np.flatnonzero(buckets == bucket) for bucket in np.unique(buckets)]
@@ -52,7 +52,7 @@ class Order:
         self._turns = np.zeros(0, dtype=int)
 
     def rows(self, step: int) -> np.ndarray:
-        """The rows [group] of a step."""
+        """Return the rows of a step, [group]."""
         bucket, before = self._turn(step)
         members, start = self.members[bucket], before * self.group
         places = np.arange(start, start + self.group)
@@ -60,10 +60,10 @@ class Order:
         return np.concatenate(rounds)[places - places[0] // len(members) * len(members)]
 
     def _turn(self, step: int) -> tuple[int, int]:
-        """Whose turn it is, by lot in proportion to size, and how often it was before."""
+        """Return the step's bucket, drawn in proportion to size, and how many earlier steps drew it."""
         if len(self.members) == 1:
             return 0, step
-        if step >= len(self._turns):  # a longer draw begins like a shorter one
+        if step >= len(self._turns):  # a longer draw starts with the same values
             lots = _random(self.seed, BUCKETS).random(max(1024, 2 * step + 1))
             self._turns = np.searchsorted(self._shares.cumsum()[:-1], lots, side="right")
         bucket = self._turns[step]
@@ -83,7 +83,7 @@ def _random(seed: int, *place: int) -> np.random.Generator:
 
 
 class Batches:
-    """The batches of one process, assembled ahead of the step that needs them."""
+    """The batches of one process, assembled one step ahead."""
 
     def __init__(self, data: Data, options: TrainOptions, process: int = 0, processes: int = 1) -> None:
         self.data, self.options = data, options
@@ -92,7 +92,7 @@ class Batches:
         self.damaged: set[int] = set()
 
     def steps(self, start: int) -> Iterator[list[Batch]]:
-        """For each step from `start` on its `accumulate` batches; one step is made while another is used."""
+        """Yield the `accumulate` batches of each step from `start`, preparing the next step meanwhile."""
         with ThreadPoolExecutor(1) as worker:
             coming = None
             for step in range(start, self.options.steps):
@@ -102,14 +102,14 @@ class Batches:
                 yield batches
 
     def step(self, step: int) -> list[Batch]:
-        """All of this process's batches of a step."""
+        """Return all of this process's batches for a step."""
         rows = self.order.rows(step)
         chances = _random(self.options.seed, CHOICES, step).random((len(rows), 3))
         t = _times(step, len(rows), self.options)
         return [self._batch(step * len(rows), part, rows, chances, t) for part in self._parts()]
 
     def _parts(self) -> list[range]:
-        """Where this process's batches are among the samples of a step."""
+        """Return the sample ranges of this process's batches within a step."""
         batch = self.options.batch
         turns = range(self.process, self.options.accumulate * self.processes, self.processes)
         return [range(turn * batch, (turn + 1) * batch) for turn in turns]
@@ -130,7 +130,7 @@ class Batches:
         )
 
     def _sample(self, row: int, instructed: float, wordless: float, blind: float) -> Record:
-        """Canvas, condition (zeros if dropped), embeddings, pooled; the next row in a damaged one's place."""
+        """Return canvas, condition (zeros if dropped), embeds and pooled; skip to the next row if damaged."""
         while True:
             try:
                 canvas = self._canvas(self.data.canvases[row])
@@ -140,11 +140,11 @@ class Batches:
             except DamagedRecord as error:
                 row = self._next(row, error)
         if blind < self.options.image_dropout:
-            condition = torch.zeros_like(condition)  # what guidance means by no picture, not a black one
+            condition = torch.zeros_like(condition)  # guidance expects zeros for no image, not a black image
         return canvas, condition, embeds, pooled
 
     def _canvas(self, places: np.ndarray) -> Tensor:
-        """Latents [C, h, 2w]: one record, or its frames' side by side."""
+        """Return latents [C, h, 2w]: one record, or those of both frames side by side."""
         return torch.cat([self.data.latents.read(place)[0] for place in places], dim=-1)
 
     def _text(self, row: int, instructed: float, wordless: float) -> tuple[int, int]:
@@ -155,7 +155,7 @@ class Batches:
         return instruction if takes_it else self.data.captions[row]
 
     def _next(self, row: int, error: DamagedRecord) -> int:
-        """The row after a damaged one, of the same frame size; an error where too many are damaged."""
+        """Return the next row of the same frame size; raise TrainingError if too many are damaged."""
         if row not in self.damaged:
             self.damaged.add(row)
             logger.warning("skipped a row: %s", error)
@@ -174,6 +174,6 @@ def _times(step: int, count: int, options: TrainOptions) -> Tensor:
 
 
 def _noise(seed: int, sample: int, shape: torch.Size) -> np.ndarray:
-    """Philox gives every sample a stream of its own at no cost, where others have to be warmed up."""
+    """Draw from Philox, which gives each sample its own stream without a warm-up."""
     bits = np.random.Philox(key=np.array([seed, sample], dtype=np.uint64))
     return np.random.Generator(bits).standard_normal(tuple(shape), dtype=np.float32)

@@ -1,7 +1,8 @@
-"""What frozen encoders make, kept on disk: records found by key, read by memory map, checked when read.
+"""A disk cache of encoder outputs: records are found by key, memory-mapped, and verified when read.
 
-A folder belongs to one encoder: its name is a hash of all of the encoder's numbers, so that a changed encoder
-never meets a stale record. A file is written whole or not at all; it names its records and their checksums.
+A folder belongs to one encoder: its name contains a hash of the encoder's weights and settings, so that a
+changed encoder never reads stale records. A file is written completely or not at all; it holds the keys and
+checksums of its records.
 """
 
 import hashlib
@@ -28,41 +29,42 @@ from dsd.training.options import TrainingError
 
 logger = logging.getLogger(__name__)
 
-TOLERATED = 0.01  # the share of damage above which something must be wrong with more than a few rows
-FILE_BYTES = 256_000_000  # a file is closed when it holds more
-PIXELS = 4 * 512 * 1024  # encoded together: about 3 GB of activations in FLUX's VAE
-# Of a config; nothing of these shows in a record.
+TOLERATED = 0.01  # a larger share of damaged files or unusable rows is an error
+FILE_BYTES = 256_000_000  # a file is closed once it holds more
+PIXELS = 4 * 512 * 1024  # pixels per batch: about 3 GB of activations in FLUX's VAE
+# Config entries that do not affect the records.
 UNTOLD = ("transformers_version", "dtype", "torch_dtype", "architectures")
-FORMAT = 1  # raise it when the same inputs give other records
+FORMAT = 1  # increment when the same inputs give different records
 
 Record = tuple[Tensor, ...]
 
 
 class DamagedRecord(ValueError):
-    """A record that is not what was written; the message names it."""
+    """A record whose checksum does not match; the message names it."""
 
 
 class Store:
-    """The records in one folder. Each is a tuple of tensors; all of one file have the same shapes."""
+    """The records in one folder: tuples of tensors, with the same shapes within a file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._places: dict[str, tuple[int, int]] = {}  # key -> file, row
+        self._places: dict[str, tuple[int, int]] = {}  # key -> (file, row)
         self._files: list[_File] = []
         self._names: list[str] = []
         self.damaged: list[str] = []
         self.refresh()
 
     def refresh(self) -> "Store":
-        """Take in what other processes have written. A damaged file is named and set aside.
+        """Add the files that other processes have written, and return the store.
 
-        What it held is missing then, and is encoded again. TrainingError for more than one in a hundred.
+        Rename damaged files with a warning; their records are encoded again. Raise TrainingError if several
+        files, and over 1 % of all, are damaged.
         """
         for path in sorted(self.folder.glob("*.safetensors")):
             if path.name not in self._names:
                 try:
                     self._open(path)
-                except FileNotFoundError:  # another process was quicker to set it aside
+                except FileNotFoundError:  # another process has set it aside
                     self.damaged.append(path.name)
                 except (SafetensorError, KeyError, TypeError, ValueError) as error:
                     self._set_aside(path, error)
@@ -78,14 +80,14 @@ class Store:
     def _set_aside(self, path: Path, error: Exception) -> None:
         self.damaged.append(path.name)
         logger.warning("%s is damaged (%s): what it held is encoded again", path, error)
-        with suppress(FileNotFoundError):  # another process may have been quicker
+        with suppress(FileNotFoundError):  # another process may have set it aside
             path.replace(path.with_suffix(".damaged"))
 
     def _open(self, path: Path) -> None:
         with safe_open(path, framework="pt") as file:
             about = json.loads(file.metadata()["records"])
             names = sorted(file.keys())
-            tensors = [file.get_tensor(name) for name in names]  # mapped, not read
+            tensors = [file.get_tensor(name) for name in names]  # memory-mapped, not read
         self._names.append(path.name)
         self._files.append(_File(tensors, [_bytes(tensor) for tensor in tensors], about["sums"]))
         place = len(self._files) - 1
@@ -95,11 +97,11 @@ class Store:
         return key in self._places
 
     def place(self, key: str) -> tuple[int, int]:
-        """Where a record is, for `read`."""
+        """Return a record's (file, row) for `read`."""
         return self._places[key]
 
     def read(self, place: Sequence[int]) -> Record:
-        """The record at a place. DamagedRecord names one whose checksum is not what it was."""
+        """Return the record at (file, row); raise DamagedRecord if its checksum does not match."""
         number, row = place
         file = self._files[number]
         if _checksum(part[row] for part in file.views) != file.sums[row]:
@@ -107,7 +109,7 @@ class Store:
         return tuple(tensor[row] for tensor in file.tensors)
 
     def write(self, records: dict[str, Record]) -> None:
-        """Add records; those of different shapes go into files of their own."""
+        """Add records, in one file per combination of shapes."""
         shapes: dict[tuple, list[str]] = {}
         for key, record in records.items():
             shapes.setdefault(tuple(tensor.shape for tensor in record), []).append(key)
@@ -119,15 +121,15 @@ class Store:
 
 @dataclass(frozen=True)
 class _File:
-    """What is mapped of a file of n records."""
+    """The memory-mapped contents of a file of n records."""
 
     tensors: list[Tensor]  # [n, ...] each
-    views: list[np.ndarray]  # [n, size] each: the same as bytes
+    views: list[np.ndarray]  # [n, size] each: the tensors as bytes
     sums: list[int]  # n checksums
 
 
 def _file(records: list[Record], keys: list[str]) -> bytes:
-    """What a file of these records holds."""
+    """Return the contents of a file with these records."""
     tensors = [torch.stack(column) for column in zip(*records, strict=True)]
     views = [_bytes(tensor) for tensor in tensors]
     sums = [_checksum(view[row] for view in views) for row in range(len(keys))]
@@ -136,7 +138,7 @@ def _file(records: list[Record], keys: list[str]) -> bytes:
 
 
 def _bytes(tensor: Tensor) -> np.ndarray:
-    """A view [n, size] of a tensor [n, ...]."""
+    """Return a view as bytes [n, size] of a tensor [n, ...]."""
     return tensor.view(len(tensor), -1).view(torch.uint8).numpy()
 
 
@@ -151,20 +153,21 @@ def _checksum(parts: Iterable[np.ndarray]) -> int:
 
 
 def text_hash(*texts: str) -> str:
-    """32 hex digits that name some texts, in their order."""
+    """Return 32 hex digits that identify the texts and their order."""
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
 
 
 def picture_hash(picture: Image.Image) -> str:
-    """32 hex digits that name an RGB picture by its size and pixels."""
+    """Return 32 hex digits that identify an RGB image by its size and pixels."""
     size = b"%d %d " % picture.size
     return hashlib.blake2b(size + picture.tobytes(), digest_size=16).hexdigest()
 
 
 def encoder_hash(*parts: Any) -> str:
-    """Twelve hex digits that name networks, tokenizers and settings by all that their outputs depend on.
+    """Return 12 hex digits that identify networks, tokenizers and settings by all that affects their outputs.
 
-    Of a network that is its numbers and its config: a number of heads or an activation is not in the weights.
+    The hash of a network covers its weights and its config: the weights alone show neither the number of
+    heads nor the activation.
     """
     digest = hashlib.blake2b(str(FORMAT).encode(), digest_size=6)
     for part in parts:
@@ -180,7 +183,7 @@ def encoder_hash(*parts: Any) -> str:
 
 
 def _config(part: nn.Module) -> str:
-    """Without names of folders, versions and the type of the numbers, which the numbers themselves tell."""
+    """Return the config as JSON without folder names, versions and dtypes; the weights show their dtypes."""
     config = getattr(part, "config", {})
     config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
     kept = {name: value for name, value in config.items() if name[0] != "_" and name not in UNTOLD}
@@ -191,7 +194,7 @@ def _config(part: nn.Module) -> str:
 
 
 class PictureEncoder:
-    """The VAE: RGB pictures of one size to latents [C, H/8, W/8]."""
+    """The VAE as an encoder of RGB images of one size into latents [C, H/8, W/8]."""
 
     def __init__(self, vae: nn.Module, folder: Path) -> None:
         self.vae = vae
@@ -200,7 +203,7 @@ class PictureEncoder:
         self.apart = _reads_blocks_alone(vae)
 
     def kind(self, picture: Image.Image) -> tuple[int, int]:
-        """Only pictures of one kind can be encoded together."""
+        """Return the image's size: only images of one size can be encoded together."""
         return picture.size
 
     def batch(self, size: tuple[int, int]) -> int:
@@ -214,9 +217,10 @@ class PictureEncoder:
 
 @torch.no_grad()
 def _reads_blocks_alone(vae: nn.Module) -> bool:
-    """Whether a canvas's latents are its frames' side by side, as they are where nothing looks across blocks.
+    """Return whether a canvas's latents equal its frames' latents side by side.
 
-    Then frames are encoded once each, however many pairs they are in; else canvases are, as when drawing.
+    This holds if no layer looks across blocks. Each frame is then encoded once, however many pairs contain
+    it; otherwise whole canvases are encoded, as in drawing.
     """
     side = 64
     noise = torch.rand(1, 3, side, 2 * side, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -227,11 +231,11 @@ def _reads_blocks_alone(vae: nn.Module) -> bool:
 
 
 class TextEncoder:
-    """CLIP and T5: prompts to embeddings [T, D] and pooled [P], as the pipeline makes them."""
+    """CLIP and T5 as encoders of prompts into embeddings [T, D] and pooled [P], as in the pipeline."""
 
     def __init__(self, pipe: Any, tokens: int, folder: Path) -> None:
         self.pipe, self.tokens = pipe, tokens
-        lengths = pipe.tokenizer_max_length, tokens  # of CLIP's texts, which are padded to it, and of T5's
+        lengths = pipe.tokenizer_max_length, tokens  # in tokens: CLIP's, which pads to it, and T5's
         parts = (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2, *lengths)
         self.store = Store(folder / f"texts-{encoder_hash(*parts)}")
 
@@ -250,15 +254,15 @@ class TextEncoder:
 
 
 def _small(values: Tensor) -> Tensor:
-    """Two bytes a number: as they are in bf16; float32 loses at most a two-thousandth of each."""
+    """Return two bytes per number, on the CPU: bf16 as it is, float32 with a relative error below 1/2000."""
     return values.to("cpu", values.dtype if values.dtype == torch.bfloat16 else torch.float16)
 
 
 def encode_missing(encoder: Any, inputs: dict[str, Any]) -> None:
-    """Encode those inputs, by key, that the store has not. What gives no finite numbers is not stored.
+    """Encode the inputs whose keys the store lacks; do not store outputs that are not finite.
 
-    What is encoded together, and in which order, depends on what is missing alone: numbers of a batch are not
-    exactly those of a single input, and a run that was killed here shall find the same ones again.
+    The batches and their order depend only on what is missing: a batch's outputs are not exactly those of
+    single inputs, and a run that was killed here must get the same values when it is restarted.
     """
     kinds: dict[Any, list[str]] = {}
     for key in inputs:

@@ -1,4 +1,4 @@
-"""A trained model's card: what it was trained on, how, for how long, how well it draws, how to open it."""
+"""The card of a trained model: its use, data, settings, training time, scores and license."""
 
 import re
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from dsd.training.loop import Trained
 from dsd.training.options import OF_LORA, TrainOptions
 
 LICENCES = {"Apache-2.0": "apache-2.0"}
-KEPT_BACK = ["run/*", "samples/*", ".*"]  # of the folder, when it is uploaded
+KEPT_BACK = ["run/*", "samples/*", ".*"]  # files of the folder that are not uploaded
 UNTOLD = ("cache", "model", "save_every", "validate_every", "log_every")
 OPENING = """\
 Give it a picture of a character or a thing and a few words, and it draws the same one somewhere else. It was
@@ -40,7 +40,7 @@ columns included: `load_lora_weights` puts it on `{base}`."""
 
 
 def dataset_facts(source: str, pairs: Any) -> dict[str, str]:
-    """What a dataset says of itself: its name, who drew and who judged it, and how much was kept."""
+    """Return a dataset's name, number of rows, generator, the generator's license, and judge."""
     first = _first_readable(pairs)
     facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
     for name in ("generator", "generator_licence", "judge"):
@@ -50,7 +50,7 @@ def dataset_facts(source: str, pairs: Any) -> dict[str, str]:
 
 
 def _first_readable(pairs: Any) -> dict[str, Any]:
-    """A training passes over damaged rows, and so does its card."""
+    """Return the first undamaged row, or {}; training skips damaged rows too."""
     for index in range(len(pairs)):
         try:
             return pairs[index]
@@ -60,9 +60,10 @@ def _first_readable(pairs: Any) -> dict[str, Any]:
 
 
 def keep_rates(source: str, files: Sequence[str] = ()) -> str | None:
-    """The part of the dataset's own card that counts what was drawn and what was kept.
+    """Return the part of the dataset's own card that counts what was drawn and kept, or None.
 
-    It stands in the folder `source`; or, for a dataset of the hub, in that of its parquet `files` or above.
+    The card is in the folder `source` or its subfolder `dataset`; for a hub dataset it is in the folder of
+    its parquet `files` or the one above.
     """
     folders = [Path(source), Path(source, "dataset"), *Path(*files[:1]).parents[:2]]
     for card in (folder / "README.md" for folder in folders):
@@ -85,7 +86,7 @@ def card(
     samples: str | None = None,
     curves: str | None = None,
 ) -> str:
-    """The whole README.md. `legend` says what scores mean; `samples` and `curves` are pictures beside it."""
+    """Return README.md; `legend` explains the scores, `samples` and `curves` name images beside the file."""
     base, options = trained.base, trained.options
     lora = "" if options.full else LORA.format(base=public_name(base.name))
     parts = [
@@ -119,7 +120,7 @@ def _head(trained: Trained) -> ModelCardData:
 
 
 def settings(options: TrainOptions) -> dict[str, Any]:
-    """The settings that shape the result, by the command line's names."""
+    """Return the settings that affect the result, by their names on the command line."""
     told = {one.name: getattr(options, one.name) for one in fields(options) if one.name not in UNTOLD}
     unused = OF_LORA if options.full else ()
     return {
@@ -142,7 +143,7 @@ def _cost(trained: Trained) -> str:
 
 
 def _scores(scores: dict[str, float]) -> str:
-    """A line for each score, with its interval and its ends where they are known."""
+    """Return a table of the scores, with interval, chance and ceiling where they are known."""
     names = [name for name in scores if not re.search(r"_(low|high|chance|ceiling)$", name)]
     lines = {
         name: [scores.get(f"{name}{end}") for end in ("", "_low", "_high", "_chance", "_ceiling")]
@@ -170,7 +171,7 @@ def _cell(value: Any) -> str:
 
 
 def check_upload(name: str) -> None:
-    """LoadError for a name that the hub cannot have, and where there is no token to write there with."""
+    """Raise LoadError if the hub does not allow the name or there is no token to upload with."""
     _check_name(name)
     if get_token() is None:
         raise LoadError(
@@ -185,9 +186,9 @@ def _check_name(name: str) -> None:
 
 
 def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
-    """Upload a checkpoint and its card as the hub's model `name` (owner/name); returns its address.
+    """Upload a checkpoint and its card to the hub as model `name` (owner/name), and return its URL.
 
-    A new one is private unless told otherwise. LoadError says what the hub refuses.
+    A new model is private by default. Raise LoadError if the hub refuses or cannot be reached.
     """
     _check_name(name)
     api = api or HfApi()

@@ -1,7 +1,7 @@
-"""Loss and scores over the steps, as a picture: from the rows a training writes to a PNG, with Pillow alone.
+"""Plots of loss and scores over the steps: a training's rows become a PNG, with Pillow alone.
 
-A row has a `step` and any of the numbers that `PANELS` names; `identity_low` and `identity_high` beside
-`identity` become a band. A reference run is drawn fainter, so that anyone can see whether theirs is on track.
+A row has a `step` and any of the numbers named in `PANELS`; `identity_low` and `identity_high` beside
+`identity` become a band. A reference run is drawn fainter, to show whether a run is on track.
 """
 
 import math
@@ -17,13 +17,13 @@ from dsd.files import jsonl
 from dsd.files.contact_sheet import png
 
 PANELS = {"loss": ("loss",), "scores": ("identity", "following", "product", "copy", "clip_i")}
-COLORS = ("#3465a4", "#c4561a", "#3f8f3f", "#8a4fa3", "#777777")  # by place within a panel
-LEVELS = {"chance": "chance", "ceiling": "truth"}  # ending of a name -> word in the key
-WIDTH, HEIGHT, KEY = 620, 280, 250  # of a panel, and of its key on the right, in pixels
+COLORS = ("#3465a4", "#c4561a", "#3f8f3f", "#8a4fa3", "#777777")  # by position within a panel
+LEVELS = {"chance": "chance", "ceiling": "truth"}  # suffix of a name -> word in the legend
+WIDTH, HEIGHT, KEY = 620, 280, 250  # of a panel, and of the legend on its right, in pixels
 LEFT, TOP, BOTTOM, HEAD = 62, 14, 44, 30
-FINE = 3  # drawn so many times too large and then averaged down, which smooths lines
+FINE = 3  # plots are drawn this many times larger and then reduced, for smooth lines
 INK, GRID, WHITE = "#333333", "#e4e4e4", "#ffffff"
-POINTS = 600  # a longer line is averaged down to so many points
+POINTS = 600  # longer lines are averaged down to this many points
 
 Series = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> steps [n], values [n]
 
@@ -31,9 +31,9 @@ Series = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> steps [n], values [
 def write(
     file: Path, out: Path, *, reference: Path | None = None, title: str = "", note: str | None = None
 ) -> None:
-    """Draw the rows of `file` into the PNG `out`; `note`, such as an alarm, stands below in red.
+    """Plot the rows of `file` into the PNG `out`, with `note`, such as an alarm, below in red.
 
-    ValueError if there is nothing to draw yet. A reference that is not there is left out.
+    Raise ValueError if there is nothing to plot yet. A missing reference file is ignored.
     """
     own = series(jsonl.read(Path(file)))
     if not any(name in own for names in PANELS.values() for name in names):
@@ -43,7 +43,7 @@ def write(
 
 
 def series(lines: Iterable[dict]) -> Series:
-    """Numbers by name, by rising step. Of rows of one step the last counts: a resumed run repeats some."""
+    """Return steps and values by name; the last row of a step counts, as a resumed run repeats some."""
     found: dict[str, dict[int, float]] = {}
     for line in lines:
         for name, value in line.items():
@@ -58,12 +58,12 @@ def series(lines: Iterable[dict]) -> Series:
 def draw(
     own: Series, *, reference: Series | None = None, title: str = "", note: str | None = None
 ) -> Image.Image:
-    """One panel above the other, for those of `PANELS` that there are numbers for."""
+    """Draw a panel for each entry of `PANELS` that has numbers, one below the other."""
     reference = reference or {}
     panels = [(name, [n for n in names if n in own]) for name, names in PANELS.items()]
     panels = [(name, names) for name, names in panels if names]
     last = _last_step(own, reference)
-    # Cut before it is smoothed: a short run would be compared with a mean over much later steps.
+    # Cut before smoothing, or a short run would be compared with a mean over much later steps.
     reference = {
         name: (steps[steps <= last], values[steps <= last]) for name, (steps, values) in reference.items()
     }
@@ -84,7 +84,7 @@ def draw(
 
 
 def _last_step(own: Series, reference: Series) -> int:
-    """Our own run takes at least half of the width; the reference may show where it goes from here."""
+    """Return the plot's last step; the reference may extend it to at most twice our run."""
     mine = max(int(steps[-1]) for steps, _ in own.values())
     theirs = max((int(steps[-1]) for steps, _ in reference.values()), default=0)
     return max(1, mine, min(theirs, 2 * mine))
@@ -92,14 +92,14 @@ def _last_step(own: Series, reference: Series) -> int:
 
 @dataclass(frozen=True)
 class _Axes:
-    """What numbers the panel's edges stand for."""
+    """The values at a panel's edges."""
 
     last: int
     low: float
     high: float
 
     def at(self, steps: np.ndarray, values: np.ndarray) -> list[tuple[float, float]]:
-        """Points in pixels of the panel, `FINE` times too large."""
+        """Return points in pixels of the panel, enlarged `FINE` times."""
         x = FINE * WIDTH * np.asarray(steps, dtype=float) / self.last
         y = FINE * HEIGHT * (self.high - np.asarray(values, dtype=float)) / (self.high - self.low)
         return list(zip(x.tolist(), y.tolist(), strict=True))
@@ -109,7 +109,7 @@ def _axes(panel: str, names: list[str], own: Series, reference: Series, last: in
     values = np.concatenate([_smooth(line[1]) for line in _shared(names, own) + _shared(names, reference)])
     if panel == "scores":
         return _Axes(last, min(0.0, float(values.min()) - 0.03), 1.0)
-    # The first steps' loss would flatten all the others: it may leave the panel at the top.
+    # The high loss of the first steps would flatten the rest, so it may leave the panel at the top.
     low, high = float(values.min()), float(np.quantile(values, 0.97))
     margin = max((high - low) * 0.12, abs(high) * 0.02, 1e-6)
     return _Axes(last, low - margin, high + margin)
@@ -120,7 +120,7 @@ def _shared(names: Sequence[str], lines: Series) -> list[tuple[np.ndarray, np.nd
 
 
 def _plot(axes: _Axes, names: list[str], own: Series, reference: Series) -> Image.Image:
-    """The inside of a panel: a picture of its own, so that nothing is drawn beyond its edges."""
+    """Draw the inside of a panel as a separate image, so that nothing extends beyond its edges."""
     image = Image.new("RGB", (FINE * WIDTH, FINE * HEIGHT), WHITE)
     pen = ImageDraw.Draw(image, "RGBA")
     for tick in ticks(axes.low, axes.high, 5):
@@ -140,7 +140,7 @@ def _line(pen: ImageDraw.ImageDraw, axes: _Axes, name: str, own: Series) -> None
         band = [*axes.at(*low), *reversed(axes.at(*high))]
         if len(low[0]) > 1:
             pen.polygon(band, fill=f"{color}26")
-    elif len(values) > 20:  # a noisy line stands behind its own mean
+    elif len(values) > 20:  # a noisy line is drawn faintly behind its mean
         pen.line(axes.at(*_binned(steps, values)), fill=_tint(color, 0.7), width=FINE)
     points = axes.at(*_binned(*_smoothed(own[name])))
     pen.line(points, fill=color, width=2 * FINE, joint="curve")
@@ -150,12 +150,12 @@ def _line(pen: ImageDraw.ImageDraw, axes: _Axes, name: str, own: Series) -> None
 
 
 def _place(name: str) -> int:
-    """The place of a name among those of its panel, for its colour."""
+    """Return the position of a name in its panel, which selects its color."""
     return next(names.index(name) for names in PANELS.values() if name in names) % len(COLORS)
 
 
 def _dashes(pen: ImageDraw.ImageDraw, points: list[tuple[float, float]], color: str) -> None:
-    """Dashes of one length along the line, whatever the distance of its points."""
+    """Draw dashes of equal length along the line, whatever the distance between its points."""
     path = np.array(points)
     if len(path) < 2:
         return
@@ -167,7 +167,7 @@ def _dashes(pen: ImageDraw.ImageDraw, points: list[tuple[float, float]], color: 
 
 
 def _frame(pen: ImageDraw.ImageDraw, corner: tuple[int, int], axes: _Axes, name: str) -> None:
-    """Axes, numbers and names around a panel."""
+    """Draw axes, tick labels and names around a panel."""
     x, y = corner
     pen.line([(x, y), (x, y + HEIGHT), (x + WIDTH, y + HEIGHT)], fill=INK)
     for tick in ticks(axes.low, axes.high, 5):
@@ -185,7 +185,7 @@ def _frame(pen: ImageDraw.ImageDraw, corner: tuple[int, int], axes: _Axes, name:
 def _key(
     pen: ImageDraw.ImageDraw, corner: tuple[int, int], names: list[str], own: Series, with_reference: bool
 ) -> None:
-    """Which colour is what, where it stands now, and between which levels it moves."""
+    """Draw the legend: the color, latest value, chance level and ceiling of each line."""
     x, y = corner
     for name in names:
         pen.line([(x, y + 8), (x + 18, y + 8)], fill=COLORS[_place(name)], width=3)
@@ -201,7 +201,7 @@ def _key(
 
 
 def ticks(low: float, high: float, about: int) -> list[float]:
-    """Round numbers from `low` to `high`, about so many: steps of 1, 2, 2.5 or 5 times a power of ten."""
+    """Return roughly `about` round numbers from `low` to `high`, in steps of 1, 2, 2.5 or 5 x 10**n."""
     span = (high - low) / about
     power = 10.0 ** math.floor(math.log10(span))
     step = power * next(factor for factor in (1, 2, 2.5, 5, 10) if factor * power >= span * 0.999)
@@ -210,8 +210,8 @@ def ticks(low: float, high: float, about: int) -> list[float]:
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
-    """The mean over a window of a fortieth of the line; short lines stay as they are. [n] -> [n]"""
-    window = np.ones(max(1, len(values) // 40) | 1)  # an odd number, so that it has a middle
+    """Return the mean over a window of 1/40 of the line, [n] -> [n]; leave short lines unchanged."""
+    window = np.ones(max(1, len(values) // 40) | 1)  # odd, so that the window is centered
     if len(values) < 40:
         return values
     return np.convolve(values, window, "same") / np.convolve(np.ones(len(values)), window, "same")
@@ -222,7 +222,7 @@ def _smoothed(line: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, np.ndarr
 
 
 def _binned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `POINTS` points, each the mean of its neighbours."""
+    """Return at most `POINTS` points, each the mean of neighboring ones."""
     if len(steps) <= POINTS:
         return steps, values
     parts = np.array_split(np.arange(len(steps)), POINTS)
@@ -230,7 +230,7 @@ def _binned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _tint(color: str, amount: float) -> str:
-    """The colour, moved towards white by `amount` of the way."""
+    """Return the color moved toward white by the fraction `amount`."""
     values = [int(color[i : i + 2], 16) for i in (1, 3, 5)]
     return "#" + "".join(f"{round(value + (255 - value) * amount):02x}" for value in values)
 

@@ -1,8 +1,8 @@
-"""A dataset of pairs as the records that the loop reads: which latents, which texts, in frames of which size.
+"""A dataset of pairs as the records that the loop reads: the latents, texts and frame size of each row.
 
-Made once: pictures are fitted to a frame and encoded, texts are encoded, and a table on disk says which
-records a row needs. Rows are handled in blocks, block k by process k % n, always composed the same way. A row
-that cannot be used is named, left out and counted; over one in a hundred is an error.
+The records are made once: images are fitted to a frame and encoded, texts are encoded, and a table on disk
+lists the records of each row. Rows are processed in fixed blocks, block k by process k % n. An unusable row
+is reported, skipped and counted; over 1 % of unusable rows is an error.
 """
 
 import logging
@@ -34,42 +34,42 @@ from dsd.training.options import TrainingError, TrainOptions
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 128  # rows
-NAMED = 5  # rows that cannot be used, until the others are only counted
-FORMAT = 1  # raise it when the same rows need other records
+BLOCK = 128  # rows per block
+NAMED = 5  # unusable rows reported one by one; further ones are only counted
+FORMAT = 1  # increment when the same rows need different records
 
 Frame = tuple[int, int]  # width, height in pixels
-Fitted = tuple[Row, int, Image.Image, Image.Image]  # a row, which frame, and its two pictures in it
+Fitted = tuple[Row, int, Image.Image, Image.Image]  # a row, the index of its frame, its two fitted images
 
 
 @dataclass(frozen=True)
 class Data:
-    """N usable rows. A place is (file, row) in a store; a canvas is one record, or its two frames'."""
+    """N usable rows; a place is (file, row) in a store, and a canvas is one record or one per frame."""
 
     latents: Store
     texts: Store
     frames: tuple[Frame, ...]
-    buckets: np.ndarray  # [N], which of the frames
+    buckets: np.ndarray  # [N], index into frames
     canvases: np.ndarray  # [N, parts, 2], places of [reference | target]
     conditions: np.ndarray  # [N, parts, 2], places of [reference | black]
     captions: np.ndarray  # [N, 2], places
     instructions: np.ndarray  # [N, 2], places; -1 where a row has no instruction
     empty: tuple[int, int]  # place of the empty prompt
-    skipped: int  # rows that cannot be used
-    name: str  # of these rows, by all that is in them
+    skipped: int  # number of unusable rows
+    name: str  # hash of the rows' entries
 
     def __len__(self) -> int:
         return len(self.buckets)
 
 
 def check_rows(pairs: Sequence[Row], options: TrainOptions) -> None:
-    """What the first row tells: TrainingError for a dataset that is empty or lacks a column."""
+    """Raise TrainingError for an empty dataset or a column missing from its first row."""
     if not len(pairs):
         raise TrainingError("the dataset is empty: there is nothing to train on")
     try:
         first = pairs[0]
     except BadRow:
-        return  # it is named and counted when its turn comes
+        return  # it is reported and counted when its block is encoded
     missing = [name for name in WANTED if first.get(name) is None]
     if missing:
         raise TrainingError(f"the dataset lacks {', '.join(missing)}; it has {', '.join(first) or 'nothing'}")
@@ -93,9 +93,9 @@ def prepare(
     folder: Path,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> Data:
-    """Encode what is not in the caches yet and return the dataset as records; all processes call it together.
+    """Encode what the caches lack and return the dataset as records; all processes must call it together.
 
-    Killed and run again it goes on. `on_rows(done, total)` hears of this process's progress.
+    A run that was killed continues when restarted. `on_rows(done, total)` receives this process's progress.
     """
     book = _Book(pairs, pictures, texts, frames, bool(options.instruction_share))
     table = _table_file(book, folder)
@@ -112,7 +112,7 @@ def prepare(
 
 
 def _blocks(count: int) -> list[range]:
-    """This process's share of the rows."""
+    """Return this process's share of the rows, in blocks."""
     state = PartialState()
     starts = range(state.process_index * BLOCK, count, state.num_processes * BLOCK)
     return [range(start, min(start + BLOCK, count)) for start in starts]
@@ -131,7 +131,7 @@ def _encode_blocks(book: "_Book", todo: list[range], table: Path | None, on_rows
 
 
 class _Book:
-    """What is known of each row: the keys of its records, or why it cannot be used."""
+    """The encoder of rows into entries: the keys of a row's records, or why it cannot be used."""
 
     def __init__(
         self,
@@ -145,10 +145,10 @@ class _Book:
         self.frames, self.instructed = frames, instructed
 
     def encode(self, block: range) -> list[Row]:
-        """Encode the rows of a block; one entry each."""
+        """Encode the rows of a block and return one entry for each."""
         pictures: dict[str, Image.Image] = {}
         texts: dict[str, str] = {}
-        with ThreadPoolExecutor() as pool:  # unpacking and resizing large pictures takes longest
+        with ThreadPoolExecutor() as pool:  # decoding and resizing large images takes longest
             opened = list(pool.map(self._open, block))
         entries = [self._entry(*one, pictures, texts) for one in zip(block, opened, strict=True)]
         encode_missing(self.pictures, pictures)
@@ -185,7 +185,7 @@ class _Book:
         }
 
     def _fit(self, row: Row) -> tuple[int, Image.Image, Image.Image]:
-        """The frame whose shape is nearest to the target's, and both pictures fitted to it."""
+        """Fit both images to the frame closest to the target's shape; return its index and the images."""
         try:
             wide = np.log(row["target"].width / row["target"].height)
             bucket = int(np.argmin([abs(np.log(width / height) - wide) for width, height in self.frames]))
@@ -194,14 +194,14 @@ class _Book:
             raise BadRow(f"row {row.get('id', '')}: {error}") from error
 
     def _note(self, left: Image.Image, right: Image.Image, pictures: dict[str, Image.Image]) -> list[str]:
-        """The keys of a canvas, and what is to be encoded for it: its frames, or all of it in one go."""
+        """Return a canvas's keys and add the images to encode to `pictures`: its frames, or all of it."""
         parts = [left, right] if self.pictures.apart else [_beside(left, right)]
         keys = [picture_hash(part) for part in parts]
         pictures |= zip(keys, parts, strict=True)
         return keys
 
     def holds(self, entry: Row) -> bool:
-        """Whether the caches have all that an entry names."""
+        """Return whether the stores contain all records that an entry names."""
         if "bad" in entry:
             return True
         words = [entry[name] for name in ("caption", "instruction") if entry[name] is not None]
@@ -226,7 +226,7 @@ def _note_text(text: str, texts: dict[str, str]) -> str:
 
 @lru_cache(maxsize=16)
 def _black(size: Frame) -> Image.Image:
-    """What stands in the target's place in a condition: `diptych.BLACK`, as a picture."""
+    """Return a black image for the target's place in a condition (`diptych.BLACK`)."""
     return Image.new("RGB", size)
 
 
@@ -238,7 +238,7 @@ def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
 
 
 def _table_file(book: _Book, folder: Path) -> Path | None:
-    """Where the entries are kept, named by all they depend on; None for rows that came from no files."""
+    """Return the entries' file, named by all they depend on; None for rows that came from no files."""
     name = dataset_name(book.pairs)
     if name is None:
         return None
@@ -248,7 +248,7 @@ def _table_file(book: _Book, folder: Path) -> Path | None:
 
 
 def dataset_name(pairs: Any) -> str | None:
-    """A hash of the dataset's files as they are now; None for rows that came from no files."""
+    """Return a hash of the dataset's files as they are now; None for rows that came from no files."""
     files = getattr(pairs, "files", None)
     if not files:
         return None

@@ -1,7 +1,7 @@
-"""How much memory, disk and time a training takes, worked out from the model's config before it is loaded.
+"""Estimates of a training's memory, disk space and time, from the model's config before it is loaded.
 
-Weights are counted. What is kept for the way back is proportional to tokens, width and blocks; by how much
-was measured once, in the tensors that autograd saves, and a test measures it again.
+Weights are counted. Activations kept for the backward pass are proportional to tokens, width and blocks; the
+factors were measured once, from the tensors that autograd saves, and a test measures them again.
 """
 
 import importlib
@@ -34,37 +34,37 @@ from dsd.training.student import (
     new_columns,
 )
 
-# Bytes per token, block and number of the width, in blocks of two streams and of one.
+# (mode, bytes per number) -> bytes per token, block and unit of width, in double- and single-stream blocks.
 KEPT = {
     ("lora", 2): (38, 33),
     ("lora", 4): (53, 49),
     ("full", 2): (56, 50),
     ("full", 4): (96, 84),
 }
-WEIGHT, GRADIENT, MOMENTS, AVERAGE = 4, 4, 8, 4  # bytes per weight that moves: all float32
+WEIGHT, GRADIENT, MOMENTS, AVERAGE = 4, 4, 8, 4  # bytes per trained weight, all float32
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Of one process and its device; memory in bytes."""
+    """The requirements of one process and its device; memory in bytes."""
 
     device: str
     processes: int
     parameters: int
     trained: int
-    frozen: int  # weights that do not move
-    moving: int  # those that do, their gradients, moments and average
+    frozen: int  # frozen weights
+    moving: int  # trained weights, their gradients, AdamW moments and EMA
     activations: int
-    encoding: int  # text encoders and VAE at work; they leave before training
-    validation: int  # those, one picture being drawn, and the weights aside that the average stands in for
+    encoding: int  # text encoders and VAE at work; they leave the device before training
+    validation: int  # encoders and VAE, drawing of one image, and the weights that the EMA replaces
     free: int
-    flops: float  # of one step
-    disk: int  # the cache, for all rows
-    saved: int  # states to go on from, one more while it is written, and the checkpoint before and after
+    flops: float  # per step
+    disk: int  # cache of all rows
+    saved: int  # kept states, one more while it is written, and the old and new checkpoints
 
     @property
     def needed(self) -> int:
-        """The most that is in memory at once."""
+        """Return the peak memory in bytes."""
         space = WORKSPACE if self.device == "cuda" else 0
         loop = self.frozen + self.moving + max(self.activations, self.validation)
         return space + max(loop, self.encoding)
@@ -73,7 +73,7 @@ class Plan:
 def make(
     base: Base, options: TrainOptions, accelerator: Accelerator, *, rows: int, validates: bool = False
 ) -> Plan:
-    """The plan of a training on these devices. TrainingError for LoRA targets that match nothing."""
+    """Return the plan for these devices; raise TrainingError for a LoRA target that matches nothing."""
     pipe = _empty_pipeline(base, options)
     if not options.full:
         check_targets(pipe.transformer, options)
@@ -102,7 +102,7 @@ def make(
 
 
 def check(plan: Plan, cache: Path, out: Path) -> None:
-    """TrainingError for what cannot fit into memory or, in `cache` and `out`, onto a disk."""
+    """Raise TrainingError if the training does not fit into memory or onto the disks of `cache` and `out`."""
     if plan.needed > ROOM * plan.free:
         raise TrainingError(
             f"this training needs about {_gb(plan.needed)} on each {plan.device} device, and "
@@ -114,7 +114,7 @@ def check(plan: Plan, cache: Path, out: Path) -> None:
 
 
 def _check_disk(what: str, size: int, folder: Path, there: str) -> None:
-    """`there` are the files in `folder` that a run before has written already."""
+    """Raise TrainingError for a full disk; `there` matches files that an earlier run has already written."""
     disk = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     free, written = shutil.disk_usage(disk).free, sum(file.stat().st_size for file in folder.glob(there))
     if size > free + written:
@@ -125,7 +125,7 @@ def _check_disk(what: str, size: int, folder: Path, there: str) -> None:
 
 
 def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
-    """The plan as a person reads it."""
+    """Return the plan as readable text."""
     pairs = options.batch * options.accumulate * plan.processes
     took = "unknown here" if seconds is None else f"{seconds:.3g} s, measured on a few blocks"
     lines = {
@@ -147,7 +147,7 @@ def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
 
 
 def _empty_pipeline(base: Base, options: TrainOptions) -> DSDPipeline:
-    """The whole pipeline, tokenizers and all, with no memory for any weight."""
+    """Return the whole pipeline, including tokenizers, without memory for the weights."""
     with hub.explained(base.name, [base.source], base.licence_page):
         index = DSDPipeline.load_config(base.source)
         parts = {name: _empty(base, name, index[name]) for name in ("vae", "text_encoder", "text_encoder_2")}
@@ -155,7 +155,7 @@ def _empty_pipeline(base: Base, options: TrainOptions) -> DSDPipeline:
 
 
 def _empty(base: Base, name: str, place: list[str]) -> nn.Module:
-    """A part as its config says; `place` is its library and class."""
+    """Build a part from its config, without memory; `place` is its library and class."""
     kind = getattr(importlib.import_module(place[0]), place[1])
     with init_empty_weights():
         if hasattr(kind, "from_config") and place[0] == "diffusers":
@@ -168,7 +168,7 @@ def _count(module: nn.Module) -> int:
 
 
 def _moved(transformer: FluxTransformer2DModel, options: TrainOptions) -> int:
-    """How many numbers are trained."""
+    """Return the number of trained weights."""
     if options.full:
         return _count(transformer)
     lora = sum(
@@ -197,7 +197,7 @@ def _moving(moved: int, options: TrainOptions, accelerator: Accelerator) -> int:
 
 
 def _tokens(pipe: DSDPipeline, options: TrainOptions) -> tuple[int, int]:
-    """Tokens of the largest canvas, and of a text."""
+    """Return the tokens of the largest canvas and of a text."""
     frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
     side = 2 * pipe.vae_scale_factor
     text = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)
@@ -207,7 +207,7 @@ def _tokens(pipe: DSDPipeline, options: TrainOptions) -> tuple[int, int]:
 def _activations(
     transformer: FluxTransformer2DModel, options: TrainOptions, picture: int, text: int, size: int
 ) -> int:
-    """What a batch keeps for the way back; with checkpointing the blocks' inputs and all of one block."""
+    """Return bytes kept for the backward pass; with checkpointing, block inputs and all of one block."""
     double, single = KEPT["full" if options.full else "lora", size]
     blocks = len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)
     numbers = options.batch * (picture + text) * transformer.inner_dim
@@ -217,7 +217,7 @@ def _activations(
 
 
 def _encoding(pipe: DSDPipeline, size: int) -> int:
-    """Text encoders and VAE, and some layers of the VAE at the width of its first."""
+    """Return the bytes of text encoders and VAE, and of some VAE layers at the width of its first."""
     pixels = min(PIXELS, 32 * 2 * pipe.frame_size**2)
     return _encoders(pipe, size) + size * 4 * pixels * pipe.vae.config.block_out_channels[0]
 
@@ -239,7 +239,10 @@ def _free(accelerator: Accelerator) -> int:
 
 
 def _row_bytes(pipe: DSDPipeline, options: TrainOptions, text: int) -> int:
-    """Two canvases and two texts, two bytes a number; pictures and texts that come again are kept once."""
+    """Return a row's bytes in the cache: two canvases and its texts, at two bytes per number.
+
+    This is an upper bound, because repeated images and texts are stored once.
+    """
     frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
     largest = max(width * height for width, height in frames) // pipe.vae_scale_factor**2
     config = pipe.transformer.config
@@ -249,7 +252,7 @@ def _row_bytes(pipe: DSDPipeline, options: TrainOptions, text: int) -> int:
 
 
 def _saved(pipe: DSDPipeline, options: TrainOptions, moved: int, size: int) -> int:
-    """Parts of a checkpoint keep their own type, which is about that of the training."""
+    """Return the bytes of states and checkpoints, whose parts have about the training's dtype."""
     state = moved * (WEIGHT + MOMENTS + (AVERAGE if options.ema else 0))
     checkpoint = _encoders(pipe, size) + size * _count(pipe.transformer)
     return (KEPT_STATES + 1) * state + 2 * checkpoint
@@ -259,7 +262,7 @@ def _saved(pipe: DSDPipeline, options: TrainOptions, moved: int, size: int) -> i
 
 
 def time_step(base: Base, options: TrainOptions, accelerator: Accelerator) -> float | None:
-    """Seconds of one step on these devices, or None where measuring them would take too long."""
+    """Return the seconds of one step on these devices, or None if measuring would take too long."""
     pipe = _empty_pipeline(base, options)
     return step_cost.time_step(pipe.transformer, options, accelerator, *_tokens(pipe, options))
 

@@ -1,4 +1,4 @@
-"""What a training says of itself while it runs: means of loss and norm, time, and where they are written."""
+"""Progress reports of a running training: mean loss, gradient norm and times, and the files they go to."""
 
 import math
 import time
@@ -16,7 +16,7 @@ from dsd.training.options import TrainingError
 
 
 class Meter:
-    """Means since the last reading, and the seconds of the loop. Losses stay on the device till then."""
+    """Means since the last reading, and the seconds in the loop; losses stay on the device until then."""
 
     def __init__(self, accelerator: Accelerator, seconds: float) -> None:
         self.accelerator, self._earlier = accelerator, seconds
@@ -26,11 +26,11 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Spent in the loop, by earlier runs too."""
+        """Return the seconds in the loop, including earlier runs."""
         return self._earlier + time.monotonic() - self._began
 
     def timed(self, steps: Iterator[Any]) -> Iterator[Any]:
-        """The same steps; how long each was waited for is counted."""
+        """Yield the steps unchanged and count the time spent waiting for each."""
         while True:
             began = time.monotonic()
             step = next(steps, None)
@@ -40,12 +40,12 @@ class Meter:
             yield step
 
     def add(self, loss: Tensor, norm: Any) -> None:
-        """A batch is done; `norm` is None where its step goes on."""
+        """Record a finished batch; `norm` is None if its step is not complete."""
         self._total, self._count = self._total + loss.detach(), self._count + 1
         self._norm = self._norm if norm is None else norm
 
     def read(self) -> dict[str, float]:
-        """Mean loss over all processes, last norm, seconds a step, share of time spent waiting for data."""
+        """Return mean loss over all processes, last norm, step time, total time, and share spent waiting."""
         loss = self.accelerator.reduce(self._mean(), "mean").item()
         self.check()
         now = time.monotonic()
@@ -58,14 +58,14 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """What is done inside the block, validating or saving, is no step's time."""
-        self.check()  # it waits for what the device has still to do of the steps, too
+        """Exclude the work inside the block, such as validation or saving, from the step time."""
+        self.check()  # also waits until the device has finished the steps
         began = time.monotonic()
         yield
         self._mark += time.monotonic() - began
 
     def check(self) -> None:
-        """TrainingError once numbers are no longer finite: what was saved before is still good."""
+        """Raise TrainingError if the loss or norm is not finite, before such a state is saved."""
         loss, norm = self._mean().item() if self._count else 0.0, _number(self._norm)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainingError(
@@ -81,14 +81,14 @@ class Meter:
 
 
 def _number(norm: Any) -> float:
-    """A norm as accelerate gives it: nothing yet, a number, a tensor, or one that is sharded."""
+    """Return accelerate's norm as a float: None (0), a number, a tensor or a sharded tensor."""
     if norm is None:
         return 0.0
     return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)
 
 
 class Curves:
-    """Appends what the loop reports to `curves.jsonl`, and to TensorBoard where that is installed."""
+    """The loop's reports, appended to `curves.jsonl`, and to TensorBoard where it is installed."""
 
     def __init__(self, file: Path, board: Path | None = None) -> None:
         self.file, self._board = file, _board(board) if board else None
@@ -100,7 +100,7 @@ class Curves:
             self._board.add_scalar(name, value, step)
 
     def scores(self) -> list[dict[str, float]]:
-        """The reports that hold scores, one a step, in the order of the steps."""
+        """Return the reports that hold scores, one per step, ordered by step."""
         found = {row["step"]: row for row in jsonl.read(self.file) if "loss" not in row}
         return [found[step] for step in sorted(found)]
 

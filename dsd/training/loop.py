@@ -1,8 +1,8 @@
-"""The loop: a text-to-image model learns to draw `[reference | target]` from a picture and words.
+"""The training loop: a text-to-image model learns to draw `[reference | target]` from an image and text.
 
-Set-up, data, loop, save. accelerate spreads it over devices and processes, peft makes the LoRA. All that is
-random is a function of the seed and the number of the sample or step, so that running the same command again
-goes on as if nothing had happened.
+Set-up, data, loop, save. accelerate distributes it over devices and processes, and peft adds the LoRA. All
+random values are functions of the seed and the number of the sample or step, so that rerunning the same
+command resumes the training exactly.
 """
 
 import logging
@@ -38,20 +38,20 @@ from dsd.training.student import Base, find_base, open_encoders, open_transforme
 
 logger = logging.getLogger(__name__)
 
-LOWEST = 0.02  # of the peak rate, at the end of a schedule that falls
+LOWEST = 0.02  # final rate of a decaying schedule, as a share of the peak
 Validate = Callable[[DSDPipeline, int], dict[str, float]]
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training did, for its card."""
+    """Facts of a finished training, for its card."""
 
     base: Base
     options: TrainOptions
     processes: int
     device: str
     rows: int
-    skipped: int  # could not be used: as they came, or as they lay in the cache
+    skipped: int  # rows that were unusable in the dataset or damaged in the cache
     seconds: float  # in the loop, over all runs of the command
 
 
@@ -64,11 +64,11 @@ def train(
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> Trained:
-    """Train on `pairs` and leave a checkpoint in `out`, or go on where an earlier call was stopped.
+    """Train on `pairs` and write a checkpoint to `out`, resuming where an earlier call was stopped.
 
-    `on_step(step, values)` hears of loss and scores, on the main process. `validate(pipe, step)` is called in
-    all processes at once, because weights that are sharded can only be used together. TrainingError says what
-    cannot be, before the first step wherever that can be known.
+    `on_step(step, values)` receives loss and scores on the main process. `validate(pipe, step)` is called in
+    all processes at once, because sharded weights can only be used together. Raise TrainingError if the
+    training cannot run, before the first step wherever possible.
     """
     # set-up
     base = find_base(options)
@@ -90,7 +90,7 @@ def train(
         "data": data.name,
         "group": batches.order.group,
     }
-    start_columns(pipe, options)  # after the hash, which must not hang on a GPU's last digits
+    start_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
     model, optimizer = accelerator.prepare(pipe.transformer, _optimizer(pipe.transformer, options))
     average = Average(moving_weights(accelerator, model), options.ema) if options.ema else None
     states = States(out / "run" / "states", accelerator, model, optimizer, average, bound)
@@ -131,7 +131,7 @@ def train(
         _publish(base, options, weights, out)
     accelerator.wait_for_everyone()
     processes, device = accelerator.num_processes, _device_name(accelerator)
-    skipped = data.skipped + len(set(gather_object(sorted(batches.damaged))))  # two may meet the same row
+    skipped = data.skipped + len(set(gather_object(sorted(batches.damaged))))  # processes may share a row
     return Trained(base, options, processes, device, len(data), skipped, meter.seconds)
 
 
@@ -139,16 +139,16 @@ def train(
 
 
 def start(options: TrainOptions) -> Accelerator:
-    """The devices and processes that `accelerate launch` or `torchrun` gave us; one if neither did."""
+    """Set up the processes of `accelerate launch` or `torchrun`, or a single process without them."""
     mixed = None if options.precision is None else {"bf16": "bf16", "fp32": "no"}[options.precision]
     if mixed is None:
         mixed = "bf16" if torch.cuda.is_available() else "no"
     accelerator = Accelerator(
-        cpu=best_device() == "cpu",  # else it would not see that torchrun started several processes
+        cpu=best_device() == "cpu",  # otherwise several torchrun processes are not detected
         mixed_precision=mixed,
-        # As a plugin: as a number it would give way to what the launcher says, which may be "auto".
+        # As a plugin: the launcher's value, which may be "auto", would override a plain number.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=options.accumulate),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # a slow save is no failure
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # a slow save must not time out
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         tell_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, options)
@@ -156,7 +156,7 @@ def start(options: TrainOptions) -> Accelerator:
 
 
 def tell_deepspeed(config: dict[str, Any], options: TrainOptions) -> None:
-    """What accelerate would ask a data loader, which there is none, and what it would decide by itself."""
+    """Set what accelerate would take from a data loader (there is none) or choose by itself."""
     config["train_micro_batch_size_per_gpu"] = options.batch
     config["gradient_accumulation_steps"] = options.accumulate
     config["gradient_clipping"] = options.clip
@@ -164,10 +164,10 @@ def tell_deepspeed(config: dict[str, Any], options: TrainOptions) -> None:
 
 @contextmanager
 def _autocast(accelerator: Accelerator, options: TrainOptions) -> Iterator[None]:
-    """DeepSpeed leaves bf16 to us; for the others it changes nothing, but for attention on a CPU.
+    """Enable bf16 autocast, which only DeepSpeed leaves to us, and plain attention in bf16 on a CPU.
 
-    Its fused kernel, backwards and in bf16, took 39 % of a step. Activations that are computed twice must
-    come from one kernel both times, and the second time is not in here.
+    The backward pass of the CPU's fused attention in bf16 took 39 % of a step. Gradient checkpointing keeps
+    the fused kernel: it recomputes activations outside this context and needs the same kernel both times.
     """
     kind, bf16 = accelerator.device.type, accelerator.mixed_precision == "bf16"
     plain = bf16 and kind == "cpu" and not options.gradient_checkpointing
@@ -196,7 +196,7 @@ def encode(
     device: torch.device,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> Data:
-    """The dataset as records, with the encoders on `device` for as long as it takes."""
+    """Return the dataset as records; the encoders are on `device` only while they encode it."""
     folder = cache_folder(options, out)
     frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
     pipe.to(device)
@@ -211,7 +211,7 @@ def encode(
 
 
 def batch_loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDPipeline) -> Tensor:
-    """How far the predicted velocities are from the true ones, over both frames."""
+    """Return the weighted squared error of the predicted velocities, over both frames."""
     device, scale = batch.data.device, pipe.vae_scale_factor
     x_t = flow.interpolate(batch.data, batch.noise, batch.t)
     guided = pipe.transformer.config.guidance_embeds
@@ -236,14 +236,14 @@ def _positions(frame: Frame, scale: int, device: torch.device) -> Tensor:
 
 @lru_cache(maxsize=32)
 def frame_weights(frame: Frame, scale: int, weights: tuple[float, float]) -> Tensor:
-    """[1, tokens, 1]: one weight for the reference's tokens, another for the target's."""
+    """Return weights [1, tokens, 1]: one value for the reference's tokens, another for the target's."""
     columns, lines = frame[0] // (2 * scale), frame[1] // (2 * scale)
-    line = torch.tensor(weights).repeat_interleave(columns)  # one row of tokens crosses both frames
+    line = torch.tensor(weights).repeat_interleave(columns)  # one row of tokens spans both frames
     return line.repeat(lines)[None, :, None]
 
 
 def learning_rate(step: int, options: TrainOptions) -> float:
-    """A linear rise, flat, then half a cosine down to a fiftieth over the last `decay` of all steps."""
+    """Return the rate: linear warmup, constant, then a half cosine to 1/50 over the last `decay` of steps."""
     start = options.steps * (1 - options.decay)
     fallen = min(1.0, max(0.0, (step - start) / max(1.0, options.steps - start)))
     low = LOWEST + (1 - LOWEST) * (1 + math.cos(math.pi * fallen)) / 2
@@ -251,12 +251,12 @@ def learning_rate(step: int, options: TrainOptions) -> float:
 
 
 def _seed(seed: int, step: int, process: int) -> None:
-    """LoRA's dropout is the one thing that is drawn inside the model."""
+    """Seed torch for LoRA's dropout, the only random numbers drawn inside the model."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0]))
 
 
 def _clip(accelerator: Accelerator, model: nn.Module, options: TrainOptions) -> Any:
-    """The gradient's norm where the step is complete, else None."""
+    """Clip the gradients and return their norm if the step is complete, else return None."""
     if not accelerator.sync_gradients:
         return None
     return accelerator.clip_grad_norm_(
@@ -267,7 +267,7 @@ def _clip(accelerator: Accelerator, model: nn.Module, options: TrainOptions) -> 
 def _validate(
     validate: Validate, pipe: DSDPipeline, average: Average | None, step: int, device: torch.device
 ) -> dict[str, float]:
-    """Scores of the model as it would be saved now."""
+    """Return the scores of the model as it would be saved now."""
     pipe.to(device)
     pipe.transformer.eval()
     with average.in_place() if average else nullcontext():
@@ -283,7 +283,7 @@ def _validate(
 
 
 def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out: Path) -> None:
-    """Put the checkpoint into `out`: written beside it first, and named a pipeline last."""
+    """Write the checkpoint to a temporary folder, then move it into `out`, model_index.json last."""
     part = out / ".checkpoint.part"
     shutil.rmtree(part, ignore_errors=True)
     save_student(base, options, weights, part)

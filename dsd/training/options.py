@@ -1,7 +1,7 @@
-"""What one training does: every setting once, with its default, checked before any work.
+"""The settings of a training, with their defaults, checked before any work.
 
-Defaults are the paper's where it names one, else those of the nearest published trainings. `SUITED` holds
-what a model by name is better served with; a setting that is given always wins over it.
+Defaults are the paper's where it states one, otherwise those of the closest published trainings. `SUITED`
+holds better defaults for some models, by name; an explicit setting always takes precedence.
 """
 
 import math
@@ -11,32 +11,32 @@ from typing import Any
 from dsd.model import canvas
 from dsd.model.request import DEFAULT_GUIDANCE
 
-ATTENTION = (  # all projections of FLUX's attention: of picture tokens, then of text tokens
+ATTENTION = (  # all projections of FLUX's attention: for image tokens, then for text tokens
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
 )  # fmt: skip
 PRECISIONS = ("bf16", "fp32")
 QUANTISED = ("8bit", "4bit")
-FREE = (  # may change when a run is continued; of batch and accumulate the product with the processes stays
+FREE = (  # may change when a run is resumed, but batch x accumulate x processes must not
     "steps", "batch", "accumulate", "gradient_checkpointing", "save_every", "validate_every", "log_every",
     "cache",
 )  # fmt: skip
 
 
 class TrainingError(ValueError):
-    """A training that cannot be started or continued; the message says what to do."""
+    """A training that cannot start or resume; the message says what to do."""
 
 
 def _option(default: Any, text: str) -> Any:
     return field(default=default, metadata={"help": text})
 
 
-# Settings that a training of all weights has no use for.
+# Settings that a training of all weights does not use.
 OF_LORA = ("rank", "alpha", "lora_dropout", "targets")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """The settings of a training. Names are those of the command line, with _ for -."""
+    """The settings of a training, named as on the command line with _ for -."""
 
     model: str = _option("pocket", "text-to-image model to start from: a name, a folder or a hub id")
     steps: int = _option(100_000, "optimiser steps")
@@ -115,7 +115,7 @@ class TrainOptions:
 
     @property
     def frames(self) -> tuple[tuple[int, int], ...]:
-        """The sizes as (width, height) in pixels; none where the model's own is wanted."""
+        """Return the sizes as (width, height) in pixels; empty for the model's own size."""
         return tuple(_frame(size) for size in self.sizes)
 
     def _check_optional(self) -> None:
@@ -152,7 +152,7 @@ class TrainOptions:
             raise TrainingError(f"{name} must be a number, {said}, got {value!r}")
 
     def binding(self) -> dict[str, Any]:
-        """The settings that a continued run must share with its beginning."""
+        """Return the settings that must not change when a run is resumed."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in FREE}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -168,7 +168,7 @@ def _within(
 
 
 def _frame(size: str) -> tuple[int, int]:
-    """`512x384` or `512` to (width, height)."""
+    """Parse `512x384` or `512` into (width, height)."""
     width, cross, height = size.partition("x")
     if not width.isdecimal() or (cross and not height.isdecimal()):
         raise TrainingError(f"sizes are written like 512x512, got {size!r}")
@@ -180,10 +180,9 @@ def _frame(size: str) -> tuple[int, int]:
     return frame
 
 
-# A model of four million weights has no use for LoRA. Its reference is best read from the first step on:
-# after 300 steps it kept 0.70 of a critter with columns that start at three times the old ones, 0.64 at once,
-# and 0.60 at most from zero.
-# Captions are at most 77 tokens of CLIP: of the 512 that FLUX.1-dev takes most would be padding kept on disk.
+# Pocket has four million weights and needs no LoRA. Its new columns should not start at zero: after 300 steps
+# identity was 0.70 with a start at 3 times the old columns, 0.64 at 1 times, and at most 0.60 at zero.
+# Captions have at most 77 CLIP tokens; most of FLUX.1-dev's 512 T5 tokens would be padding kept on disk.
 SUITED: dict[str, dict[str, Any]] = {
     "pocket": {
         "full": True, "columns_start": 3.0, "steps": 4_000, "batch": 24, "accumulate": 1, "lr": 5e-4,

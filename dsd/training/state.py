@@ -1,8 +1,8 @@
-"""Where a training stands, on disk: whole or not at all, the last two, and never one that is damaged.
+"""Training states on disk: written completely or not at all; the last two are kept, damaged ones skipped.
 
-A state holds the weights that move, their running average, the optimiser, and what the run is bound to. All
-else is a function of the step. Every process writes its own part, so the folder must be one that all of them
-see. DeepSpeed keeps its own format inside; every other mode can go on with another number of processes.
+A state holds the trained weights, their EMA, the optimizer, and the settings that bind the run. Everything
+else is a function of the step. Every process writes its own part, so all of them must see the folder.
+DeepSpeed uses its own format inside; every other mode can resume with another number of processes.
 """
 
 import json
@@ -34,21 +34,21 @@ MANIFEST = "state.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training has come."""
+    """The progress of a training."""
 
     step: int = 0
-    seconds: float = 0.0  # spent in the loop, over all its runs
+    seconds: float = 0.0  # in the loop, over all runs
 
 
 def moving_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
-    """The weights that are trained, by name, as this process holds them."""
+    """Return the trained weights by name, as this process holds them."""
     named = accelerator.unwrap_model(model).named_parameters()
     return {name: weight for name, weight in named if weight.requires_grad}
 
 
 @torch.no_grad()
 def gathered_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
-    """Copies of them, whole and on the CPU, on the main process; all processes call it together."""
+    """Return full CPU copies of the trained weights on the main process; all processes call it together."""
     weights = {}
     for name, weight in moving_weights(accelerator, model).items():
         whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
@@ -58,7 +58,7 @@ def gathered_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, Te
 
 
 class Average:
-    """A running average of the weights that move; its decay grows, so that the first ones are forgotten."""
+    """An EMA of the trained weights; its decay starts low and rises, so that early weights are forgotten."""
 
     def __init__(self, weights: dict[str, Tensor], decay: float) -> None:
         self.decay, self._live = decay, weights
@@ -66,7 +66,7 @@ class Average:
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """After step `step`, counted from 0."""
+        """Update the EMA after step `step`, counted from 0."""
         decay = min(self.decay, (step + 1) / (step + 10))
         live = [_local(weight).float() for weight in self._live.values()]
         torch._foreach_lerp_([_local(weight) for weight in self.weights.values()], live, 1 - decay)
@@ -74,7 +74,7 @@ class Average:
     @contextmanager
     @torch.no_grad()
     def in_place(self) -> Iterator[None]:
-        """The model has the averaged weights inside the block."""
+        """Put the EMA into the model inside the block, and restore the weights after it."""
         before = {name: weight.detach().clone() for name, weight in self._live.items()}
         self._put(self.weights)
         try:
@@ -89,19 +89,19 @@ class Average:
 
 
 def shard_again(model: nn.Module) -> None:
-    """After drawing, which leaves FSDP's outermost weights gathered: the average's, for the steps to come."""
+    """Reshard FSDP's modules after drawing, which leaves the outermost weights gathered with EMA values."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
 
 
 def _local(weight: Tensor) -> Tensor:
-    """What this process holds of a weight that FSDP shards."""
+    """Return this process's shard of a weight; all of it without FSDP."""
     return weight.to_local() if hasattr(weight, "to_local") else weight
 
 
 class States:
-    """The states of a run in `folder`, by step."""
+    """The saved states of a run in `folder`, by step."""
 
     def __init__(
         self,
@@ -118,7 +118,7 @@ class States:
     # -- save
 
     def save(self, progress: Progress) -> None:
-        """Write a state; all processes call it together. It is there when it has its name."""
+        """Write a state, which is valid once it has its final name; all processes must call it together."""
         part, whole = self.folder / f".{_name(progress.step)}.part", self.folder / _name(progress.step)
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
@@ -139,7 +139,7 @@ class States:
                 dcp.save(self._tensors(), checkpoint_id=part, no_dist=self.accelerator.num_processes == 1)
 
     def _finish(self, part: Path, whole: Path, progress: Progress) -> None:
-        """Note what a whole state is made of, give it its name, and drop the oldest."""
+        """Write the manifest, rename the state to its final name, and delete the oldest."""
         about = {"step": progress.step, "seconds": progress.seconds, "bound": self.bound}
         about["files"] = _sums(part)
         jsonl.write(part / MANIFEST, json.dumps(about, indent=1).encode())
@@ -151,10 +151,10 @@ class States:
     # -- load
 
     def load(self, steps: int | None = None) -> Progress:
-        """Go back to the newest whole state; the beginning where there is none.
+        """Load the newest intact state and return its progress; start at step 0 if there are no states.
 
-        A damaged one is named and the one before is taken. TrainingError for a run of other settings or data,
-        and for one that has done more than `steps`.
+        Skip a damaged state with a warning. Raise TrainingError if none is intact, for a run with other
+        settings or data, and for one that has done more than `steps`.
         """
         (about,) = broadcast_object_list([self._newest(steps) if self.accelerator.is_main_process else None])
         if isinstance(about, TrainingError):
@@ -178,7 +178,7 @@ class States:
         return None
 
     def _misfit(self, about: dict[str, Any]) -> TrainingError | None:
-        """What the run was begun with and what it would go on with must be the same."""
+        """Return an error if the state's settings or data differ from this run's."""
         before = about["bound"]
         for name in sorted({*before, *self.bound}):
             if before.get(name) != self.bound.get(name):
@@ -189,7 +189,7 @@ class States:
         return None
 
     def _beyond(self, done: int, steps: int | None) -> TrainingError | None:
-        """Weights of more steps must not leave under a card that names fewer."""
+        """Return an error if more than `steps` steps are done: the card would state too few."""
         if steps is None or done <= steps:
             return None
         return TrainingError(
@@ -204,14 +204,14 @@ class States:
                 for name, weight in self.average.weights.items():
                     weight.copy_(client["average"][name])
             return
-        with _one_process_is_fine():  # and in place
+        with _one_process_is_fine():  # loads in place
             dcp.load(self._tensors(), checkpoint_id=folder, no_dist=self.accelerator.num_processes == 1)
 
     # -- what is in a state
 
     @torch.no_grad()
     def _tensors(self) -> dict[str, Any]:
-        """All that a state holds; what the optimiser has not made yet is made, so that it can be filled."""
+        """Return all that a state holds; create missing optimizer moments, so that they can be loaded."""
         weights = moving_weights(self.accelerator, self.model)
         moments = {name: _moments(self.optimizer.state, weight) for name, weight in weights.items()}
         return {"weights": weights, "optimizer": moments, **self._average()}
@@ -224,12 +224,12 @@ class States:
         return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
     def _found(self) -> list[Path]:
-        """All states, the newest first."""
+        """Return all states, newest first."""
         return sorted(self.folder.glob("step-*"), reverse=True)
 
 
 def _moments(state: dict[Tensor, dict[str, Tensor]], weight: Tensor) -> dict[str, Tensor]:
-    """What AdamW keeps of a weight."""
+    """Return AdamW's state for a weight, creating it if it is missing."""
     if not state.get(weight):
         state[weight] = {"step": torch.zeros((), device=weight.device)}
         state[weight] |= {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
@@ -238,7 +238,7 @@ def _moments(state: dict[Tensor, dict[str, Tensor]], weight: Tensor) -> dict[str
 
 @contextmanager
 def _one_process_is_fine() -> Iterator[None]:
-    """torch wonders aloud whether there should be more."""
+    """Silence torch's warning about running without torch.distributed."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="torch.distributed is disabled")
         yield
@@ -249,7 +249,7 @@ def _name(step: int) -> str:
 
 
 def _sums(folder: Path) -> dict[str, int]:
-    """Checksum of every file of a state but its manifest."""
+    """Return the checksum of every file in a state except its manifest."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
     return {path.relative_to(folder).as_posix(): _sum(path) for path in files}
 
@@ -263,7 +263,7 @@ def _sum(path: Path) -> int:
 
 
 def _whole(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a state all of whose files are as they were written, else None."""
+    """Return a state's manifest if all its files are as they were written, else None."""
     try:
         about = json.loads((folder / MANIFEST).read_bytes())
         return about if about["files"] == _sums(folder) else None

@@ -1,4 +1,4 @@
-"""What a step of training costs: operations, by the config; seconds, measured on a model of few blocks."""
+"""The cost of a training step: operations from the config, seconds measured on a model with few blocks."""
 
 import time
 from typing import Any
@@ -10,22 +10,22 @@ from diffusers import FluxTransformer2DModel
 from dsd.training.options import TrainOptions
 from dsd.training.student import linear_layers, make_trainable, quantise
 
-TRIAL_BLOCKS = 2  # of each kind, in the copy that is timed
-PATIENCE = 5e12  # more operations than that are not timed on a CPU
+TRIAL_BLOCKS = 2  # of each kind, in the timed copy
+PATIENCE = 5e12  # more operations than this are not timed on a CPU
 
 
 def flops(transformer: FluxTransformer2DModel, options: TrainOptions, picture: int, text: int) -> float:
-    """Of one sample there and back: every weight twice a token, and attention."""
+    """Return one sample's operations, forward and backward: 2 per weight and token, plus attention."""
     forward = 0
     for name, layer in linear_layers(transformer).items():
-        if "blocks." not in name or "norm" in name:  # once a sample, not once a token
+        if "blocks." not in name or "norm" in name:  # runs once per sample, not per token
             continue
         words = "add_" in name or "_context" in name
         tokens = picture + text if "single" in name else text if words else picture
         forward += 2 * tokens * layer.weight.numel()
     blocks = len(transformer.transformer_blocks) + len(transformer.single_transformer_blocks)
     forward += 4 * (picture + text) ** 2 * transformer.inner_dim * blocks
-    # The way back costs as much again for the inputs, and again for weights that move.
+    # The backward pass adds one forward for the inputs and, in full training, one for the weights.
     return forward * (2 + options.full + options.gradient_checkpointing)
 
 
@@ -36,9 +36,9 @@ def time_step(
     picture: int,
     text: int,
 ) -> float | None:
-    """Seconds of one step: a copy of the model with few blocks is timed and scaled; None if too long.
+    """Return seconds per step, scaled from a timed copy with few blocks; None if timing takes too long.
 
-    `picture` and `text` are how many tokens a canvas and its words have.
+    `picture` and `text` are the token counts of a canvas and its text.
     """
     config = dict(transformer.config)
     for name in ("num_layers", "num_single_layers"):
@@ -55,7 +55,7 @@ def time_step(
 def _time_copy(
     config: dict[str, Any], options: TrainOptions, accelerator: Accelerator, picture: int, text: int
 ) -> float:
-    """Seconds there and back of one batch through a model of random weights."""
+    """Return the seconds of one batch, forward and backward, in a model with random weights."""
     device, bf16 = accelerator.device, accelerator.mixed_precision == "bf16"
     dtype = torch.bfloat16 if bf16 and not options.full else torch.float32
     model = FluxTransformer2DModel.from_config(config).to(dtype=dtype)
@@ -74,7 +74,7 @@ def _time_copy(
         "img_ids": torch.zeros(picture, 3, device=device),
     }
     seconds = []
-    for _ in range(3):  # the first one warms up
+    for _ in range(3):  # the first run is a warm-up
         began = time.monotonic()
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             model(**inputs, return_dict=False)[0].float().square().mean().backward()

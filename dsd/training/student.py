@@ -1,7 +1,7 @@
-"""The model that learns: a text-to-image FLUX, widened and made trainable; and the checkpoint it becomes.
+"""The student: a text-to-image FLUX, widened and made trainable, and the checkpoint that it becomes.
 
-LoRA and the new input columns are one kind of thing here. On `x_embedder` the LoRA's A is not learnt but
-picks the new channels, so that its B *is* the new columns, in full; stock tools read it as any other LoRA.
+The new input columns are stored as a LoRA. On `x_embedder` the LoRA's A is not learned but selects the new
+channels, so that its B equals the new columns in full; standard tools read it like any other LoRA.
 """
 
 from dataclasses import dataclass
@@ -23,15 +23,15 @@ from dsd.model.pipeline import DSDPipeline
 from dsd.model.transformer import load_transformer, widen
 from dsd.training.options import TrainingError, TrainOptions
 
-TEACHERS = {"pocket": str(ASSETS / "teacher")}  # where the preset's own base is a student already
-DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in a few steps
+TEACHERS = {"pocket": str(ASSETS / "teacher")}  # for presets whose own base is already a student
+DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in few steps
 INPUT, ADAPTER = "x_embedder", "default"
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
 class Base:
-    """Where a training starts from."""
+    """The model that a training starts from."""
 
     name: str
     source: str  # folder or hub id of a whole pipeline
@@ -40,13 +40,14 @@ class Base:
 
 
 def find_base(options: TrainOptions) -> Base:
-    """LoadError for an unknown model, TrainingError for one that was distilled to few steps.
+    """Return the model to start from.
 
-    TrainingError, too, where the package is missing that quantising it takes.
+    Raise LoadError for an unknown model, and TrainingError for one that was distilled to few steps or if the
+    package for quantizing it is missing.
     """
     preset = checkpoint.resolve(options.model)
     source = TEACHERS.get(preset.name, preset.base)
-    # Not the whole path: a folder above may be called anything, but for that of a hub's snapshot.
+    # Check only the last folder and a hub snapshot's; other parent folders may have any name.
     names = [part for part in Path(source).parts if part.startswith("models--")] + [Path(source).name]
     if any(word in name.lower() for word in DISTILLED for name in names) and not options.distilled_base:
         raise TrainingError(
@@ -60,9 +61,9 @@ def find_base(options: TrainOptions) -> Base:
 
 
 def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DModel:
-    """The widened transformer without memory for its weights: what the config alone tells.
+    """Return the widened transformer, built from the config without memory for its weights.
 
-    TrainingError for columns that have learnt already and would be begun anew.
+    Raise TrainingError if `columns_start` would overwrite input columns that are already trained.
     """
     with hub.explained(base.name, [base.source], base.licence_page):
         config = FluxTransformer2DModel.load_config(base.source, subfolder="transformer")
@@ -78,13 +79,13 @@ def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DMod
 
 
 def widened(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
-    """The transformer with columns for the condition; itself if it has them already."""
+    """Return the transformer with columns for the condition; unchanged if it already has them."""
     inputs, outputs = transformer.config.in_channels, transformer.config.out_channels
     return widen(transformer) if outputs in (None, inputs) else transformer
 
 
 def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
-    """All parts but the transformer, on the CPU."""
+    """Load all parts except the transformer, on the CPU."""
     with hub.explained(base.name, [base.source], base.licence_page):
         pipe = DSDPipeline.from_pretrained(base.source, transformer=None, dtype=dtype, **hub.SAFE)
     pipe.set_progress_bar_config(disable=True)
@@ -94,9 +95,9 @@ def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
 def open_transformer(
     base: Base, options: TrainOptions, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
-    """Widened, and trainable as `options` say; what moves is float32, what is frozen `dtype`.
+    """Load the transformer, widened and trainable as `options` say.
 
-    It is on the CPU, unless it is quantised: that is done on the `device`.
+    Trained weights are float32, frozen ones `dtype`; on the CPU, or on `device` if it is quantized.
     """
     with hub.explained(base.name, [base.source], base.licence_page):
         kind = torch.float32 if options.full else dtype
@@ -108,10 +109,10 @@ def open_transformer(
 
 
 def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    """All weights, or a LoRA and the new input columns; in float32, in training mode.
+    """Make all weights trainable, or a LoRA and the new input columns; in float32 and training mode.
 
-    From here on attention is not cuDNN's: on an H200 (torch 2.11, CUDA 13) its backward pass in bf16 ended in
-    illegal memory accesses, at 48 and at 128 numbers a head.
+    This disables cuDNN attention: on an H200 (torch 2.11, CUDA 13) its backward pass in bf16 ended in illegal
+    memory accesses, with head sizes of 48 and 128.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)
     transformer.train().requires_grad_(options.full)
@@ -123,7 +124,7 @@ def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -
 
 def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
     check_targets(transformer, options)
-    torch.manual_seed(options.seed)  # of the A matrices
+    torch.manual_seed(options.seed)  # for the A matrices
     transformer.add_adapter(lora_config(transformer, options), adapter_name=ADAPTER)
     for weight in transformer.parameters():
         if weight.requires_grad:
@@ -132,21 +133,21 @@ def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> Non
     with torch.no_grad():
         layer.lora_A[ADAPTER].weight.copy_(pick_new_columns(transformer))
     layer.lora_A[ADAPTER].weight.requires_grad_(False)
-    layer.lora_dropout[ADAPTER] = nn.Identity()  # the condition is dropped whole or not at all
+    layer.lora_dropout[ADAPTER] = nn.Identity()  # the condition is dropped as a whole or not at all
 
 
 @torch.no_grad()
 def start_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
-    """Let the new columns begin as `columns_start` times the old ones; 0 leaves them zero, as in the paper.
+    """Set the new columns to `columns_start` times the old ones; 0 leaves them at zero, as in the paper.
 
-    The reference then stands in its frame's tokens as a picture does, and whatever the model has learnt of
-    looking from one panel of a sheet to another finds it there at once. Black, the condition's other half,
-    must change nothing: its direction is taken out.
+    The reference then appears in its frame's tokens like an image, so that the model can use at once what it
+    has learned about attending between the panels of a grid. Black, the condition's other half, must have no
+    effect, so its direction is removed.
     """
     if not options.columns_start:
         return
     layer, new = pipe.transformer.x_embedder, new_columns(pipe.transformer)
-    weight = layer.weight  # [inner, C + new]; with a LoRA that of the layer below it
+    weight = layer.weight  # [inner, C + new]; with LoRA, the base layer's weight
     old, black = weight[:, :-new], black_token(pipe).to(weight)
     towards = black / black.norm()
     started = options.columns_start * (old - torch.outer(old @ towards, towards))
@@ -154,7 +155,7 @@ def start_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
 
 
 def black_token(pipe: DSDPipeline) -> Tensor:
-    """What a black frame is to the transformer: the mean of its tokens, [C]."""
+    """Return the mean of a black frame's tokens, [C]."""
     black = torch.full((1, 3, pipe.frame_size, pipe.frame_size), canvas.BLACK, device=pipe.vae.device)
     return latents.pack(latents.encode(pipe.vae, black))[0].float().mean(0)
 
@@ -167,22 +168,22 @@ def lora_config(transformer: FluxTransformer2DModel, options: TrainOptions) -> L
         lora_dropout=options.lora_dropout,
         target_modules=[*options.targets, INPUT],
         rank_pattern={INPUT: new},
-        alpha_pattern={INPUT: new},  # alpha = rank: a scale of one, so that B is the columns themselves
+        alpha_pattern={INPUT: new},  # alpha = rank gives a scale of 1, so that B equals the columns
     )
 
 
 def pick_new_columns(transformer: FluxTransformer2DModel) -> Tensor:
-    """A [new, inputs] of the input layer: B A = [0 | B], so that B holds the new columns and nothing else."""
+    """Return the input layer's A [new, inputs]: B A = [0 | B], so that B holds exactly the new columns."""
     return torch.eye(transformer.config.in_channels)[-new_columns(transformer) :]
 
 
 def new_columns(transformer: FluxTransformer2DModel) -> int:
-    """How many input channels read the condition."""
+    """Return the number of input channels that read the condition."""
     return transformer.config.in_channels - transformer.config.out_channels
 
 
 def check_targets(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    """TrainingError for a target that is the end of no layer's name."""
+    """Raise TrainingError for a target that no layer's name ends with."""
     layers = linear_layers(transformer)
     for target in options.targets:
         if not any(ends_with(name, target) for name in layers):
@@ -201,18 +202,18 @@ def ends_with(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-# ---------------------------------------------------------------- quantised
+# ---------------------------------------------------------------- quantization
 
 
 def quantise(
     transformer: FluxTransformer2DModel, bits: str, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
-    """All linear layers but the two ends in 8 or 4 bits, on `device`; computed with in `dtype`."""
+    """Quantize all linear layers but the first and last to 8 or 4 bits, on `device`; compute in `dtype`."""
     bnb = _bitsandbytes(bits)
     for name, layer in linear_layers(transformer).items():
         if name not in (INPUT, "proj_out"):
             sizes = (layer.in_features, layer.out_features, layer.bias is not None)
-            # FSDP shards no integers, so the four bits travel in numbers of `dtype`.
+            # FSDP cannot shard integers, so 4-bit weights are stored as `dtype`.
             four = {"quant_type": "nf4", "quant_storage": dtype}
             if bits == "4bit":
                 small = bnb.nn.Linear4bit(*sizes, compute_dtype=dtype, **four)
@@ -222,7 +223,7 @@ def quantise(
                 small.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False)
             small.bias = layer.bias
             transformer.set_submodule(name, small)
-    setattr(transformer, f"is_loaded_in_{bits}", True)  # for peft, which has layers of its own for these
+    setattr(transformer, f"is_loaded_in_{bits}", True)  # peft has special layers for these
     return transformer.to(device)
 
 
@@ -236,21 +237,21 @@ def _bitsandbytes(bits: str) -> Any:
     return bitsandbytes
 
 
-# ---------------------------------------------------------------- what leaves
+# ---------------------------------------------------------------- saving
 
 
 def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], folder: Path) -> None:
-    """A whole pipeline in `folder`, for `load_pipeline` and stock diffusers; and `folder/lora`, if it is one.
+    """Save a whole pipeline for `load_pipeline` and plain diffusers, and any LoRA in `folder/lora`.
 
-    `trained` are the weights that moved, by name, on the CPU. The base is opened anew and they are put in, so
-    that DDP, FSDP, DeepSpeed and quantised trainings all leave the same. Parts keep the type they came in.
+    `trained` are the trained weights by name, on the CPU. They are put into a newly loaded base, so that DDP,
+    FSDP, DeepSpeed and quantized trainings all save the same. Parts keep the dtype of the base's files.
     """
     source = base.source if Path(base.source).is_dir() else DiffusionPipeline.download(base.source)
     transformer = widened(load_transformer(source, subfolder="transformer"))
     parts = {path.parent.name: _saved_dtype(path) for path in sorted(Path(source).glob("*/*.safetensors"))}
     dtypes = {"default": torch.float32, **parts}
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
-    if options.text_tokens:  # drawing takes as many as the tokenizer does, so that it does as was trained
+    if options.text_tokens:  # drawing uses the tokenizer's length, which must be the trained one
         pipe.tokenizer_2.model_max_length = options.text_tokens
     if options.full:
         transformer.load_state_dict(trained)
@@ -265,7 +266,7 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
 def _save_lora(
     transformer: FluxTransformer2DModel, options: TrainOptions, trained: dict[str, Tensor], folder: Path
 ) -> None:
-    """One file: the LoRA, its alpha and rank, and the new input columns as a LoRA that adds nothing else."""
+    """Save in one file the LoRA, its alpha and rank, and the new input columns as a LoRA of their own."""
     layers = {name.replace(f".{ADAPTER}.", "."): value for name, value in trained.items()}
     layers[f"{INPUT}.lora_A.weight"] = pick_new_columns(transformer)
     FluxControlPipeline.save_lora_weights(

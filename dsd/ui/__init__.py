@@ -1,1 +1,1 @@
-"""The app's page: one file per tab, and the only place in the library that imports gradio."""
+"""The app's page: one subpackage per tab, and the only package that imports gradio."""

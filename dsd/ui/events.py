@@ -1,4 +1,4 @@
-"""How events are run, the same on every tab: one lane for the models, buttons that follow the work."""
+"""Event settings shared by all tabs: one queue for the models, and buttons that follow the work."""
 
 from typing import Any
 
@@ -6,39 +6,39 @@ import gradio as gr
 
 from dsd.ui import messages
 
-LANE = {"concurrency_id": "model", "concurrency_limit": 1}  # one queue for the model, whatever tab asks
+LANE = {"concurrency_id": "model", "concurrency_limit": 1}  # one queue for the models, shared by all tabs
 PRIVATE = {"api_visibility": "private"}
 QUIET = {"show_progress": "hidden", **PRIVATE}
 AT_ONCE = {"queue": False, **QUIET}
 
 
 def running() -> gr.Button:
-    """Return the button that cancels, while something runs.
+    """Return the Cancel button as it is while something runs: enabled.
 
-    The button that starts is never locked: an error anywhere on the way back would leave it so, and a second
-    click while an event runs starts nothing.
+    The start button is never disabled, because an error before the final update would leave it disabled. A
+    second click during a run starts nothing.
     """
     return gr.Button(interactive=True)
 
 
 def idle() -> gr.Button:
-    """Return the same button when nothing runs."""
+    """Return the Cancel button as it is when nothing runs: disabled."""
     return gr.Button(interactive=False)
 
 
 def cancels(runs: list[Any], cancel: gr.Button, status: gr.HTML) -> Any:
-    """A click on `cancel` stops the runs, and only then it is said; returns the event that says it.
+    """Make a click on `cancel` stop the runs and then say so; return the event that says so.
 
-    Said at once, it could be overwritten by the news of a step that were on their way to the browser.
+    If the message came first, progress updates on their way to the browser could overwrite it.
     """
     stopped = cancel.click(idle, None, cancel, cancels=runs, **AT_ONCE)
     return stopped.then(lambda: messages.done("Cancelled."), None, status, **AT_ONCE)
 
 
 def scroll_to(selector: str) -> str:
-    """Script that brings a part of the page into view.
+    """Return a script that scrolls a part of the page into view.
 
-    On a phone the pictures are drawn out of sight, far from the button or the example that was touched.
+    On a phone, the images appear off screen, far from the button or example that was tapped.
     """
     return f"""() => {{ document.querySelector("{selector}").scrollIntoView(
   {{behavior: "smooth", block: window.innerWidth < 720 ? "start" : "nearest"}}); }}"""

@@ -1,7 +1,8 @@
-"""The one check of the files that a request names: uploads, what was made of them, and the examples.
+"""Check of all files that a request names: uploads, files made from them, and the examples.
 
-Gradio checks a file only where the request marks it as one, opens any other, and fetches web addresses of any
-size while others wait. Every event and endpoint goes through `Page.preprocess_data`, MCP's too.
+Gradio checks a file only if the request marks it as one. It opens all other files, and downloads web
+addresses of any size while other requests wait. All events and endpoints, including MCP, go through
+`Page.preprocess_data`.
 """
 
 import html
@@ -15,18 +16,18 @@ from dsd.ui import uploads
 
 GONE = "your picture is gone, because uploads are not kept for long: upload it again"
 ADDRESS = "web addresses are not fetched here: save the picture and upload it"
-MAX_INLINE = 40_000_000  # characters of a `data:` address, which are 30 MB of a file
+MAX_INLINE = 40_000_000  # characters of a `data:` address, equal to a file of 30 MB
 META = {"_type": "gradio.FileData"}
 _OWN_ADDRESS = re.compile(r"^(https?://[^/]+)?/(\S*/)?gradio_api/file=")
 
 
 class Page(gr.Blocks):
-    """A page whose events take only files that `admit` lets in: of the upload folder and of `public` ones."""
+    """A page whose events accept only files that `admit` allows, from the upload and `public` folders."""
 
     public: tuple[Path, ...] = ()
 
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> Any:
-        """Check the raw inputs of an event before gradio opens, copies or fetches anything."""
+        """Check the raw inputs of an event before gradio opens, copies or downloads anything."""
         try:
             admitted = admit(inputs, (uploads.settled(), *self.public))
         except ValueError as error:
@@ -37,7 +38,7 @@ class Page(gr.Blocks):
 def admit(value: Any, folders: tuple[Path, ...]) -> Any:
     """Return `value` with every file in it checked, named by its real path and marked as a file.
 
-    Raise ValueError for a file outside `folders`, with one message for all: whether it exists is not told.
+    Raise ValueError for a file outside `folders`. The message does not reveal whether the file exists.
     """
     if isinstance(value, list | tuple):
         return [admit(item, folders) for item in value]
@@ -71,7 +72,7 @@ def _upload(path: Any, folders: tuple[Path, ...]) -> Path:
     try:
         real = Path(path).resolve()
         known = any(real.is_relative_to(folder.resolve()) for folder in folders) and real.is_file()
-    except (OSError, RuntimeError, ValueError):  # too long, a ring of links, a zero byte
+    except (OSError, RuntimeError, ValueError):  # too long, a loop of links, or a zero byte
         known = False
     if not known:
         raise ValueError(GONE)

@@ -1,4 +1,4 @@
-"""Models that are opened when somebody first needs them, so that the page itself is there at once."""
+"""Objects that are opened on first use, so that the page appears without delay."""
 
 from collections.abc import Callable
 from threading import Lock
@@ -10,10 +10,10 @@ T = TypeVar("T")
 
 
 class Late(Generic[T]):
-    """Calling it opens the thing the first time, and hands out the same one ever after."""
+    """A callable that opens an object on the first call and returns the same object on later calls."""
 
     def __init__(self, name: str, opener: Callable[[], T], *, missing: str | None = None) -> None:
-        """`missing` says, in a sentence for visitors, why there is nothing to open."""
+        """Store the opener; `missing` tells visitors, in a sentence, why there is nothing to open."""
         self.name, self.missing = name, missing
         self._opener, self._lock, self._opened = opener, Lock(), None
 
@@ -22,10 +22,13 @@ class Late(Generic[T]):
         return self._opened is not None
 
     def __call__(self) -> T:
-        """LoadError if it is missing; what the opener raises, and then the next call tries again."""
+        """Return the object, opened if needed; raise LoadError if it is missing.
+
+        If the opener raises an error, the next call tries again.
+        """
         if self.missing:
             raise LoadError(self.missing)
-        with self._lock:  # two visitors at a time must not load it twice
+        with self._lock:  # two visitors at the same time must not load it twice
             if self._opened is None:
                 self._opened = self._opener()
             return self._opened

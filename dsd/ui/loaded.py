@@ -1,4 +1,4 @@
-"""What the tabs need to know about the models that run, and about the run that is shown."""
+"""The models that the tabs use and the run that they show."""
 
 import os
 from collections.abc import Callable
@@ -16,37 +16,37 @@ from dsd.vlm.base import VLM
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A pipeline and the words that go with it."""
+    """A pipeline and what the page says about it."""
 
     pipe: Any
-    name: str  # what `load_pipeline` was called with
+    name: str  # the argument of `load_pipeline`
     weights: str | None = None
-    description: str = ""  # what it is good for, one or two sentences
+    description: str = ""  # one or two sentences on what the model is good for
     licence: str = ""
-    missing: str | None = None  # why the model that was asked for does not run here
-    warn: Callable[[Image.Image], str | None] | None = None  # says why a picture will not suit this model
-    describer: Late[VLM] | None = None  # puts pictures of this model's world into words
-    recipe: Recipe = IDENTITY  # how it is asked to
+    missing: str | None = None  # why the requested model does not run here
+    warn: Callable[[Image.Image], str | None] | None = None  # says why an image will not suit this model
+    describer: Late[VLM] | None = None  # describes images of this model's world in words
+    recipe: Recipe = IDENTITY  # the questions for the describer
 
     @property
     def side_range(self) -> tuple[int, int]:
-        """Sides of a frame that the page offers: from half to twice what the model likes best."""
+        """Return the smallest and largest frame side on the page: half and twice the model's frame size."""
         best = self.pipe.frame_size
         return max(32, best // 2), 2 * best
 
 
 @dataclass(frozen=True, kw_only=True)
 class Wheel:
-    """What the Grids and the Curate tab work with."""
+    """The models and the run of the Grids and Curate tabs."""
 
     teacher: Late[Any]  # a `dsd.grids.teacher.Teacher`
-    recipe: Recipe  # how it is asked
-    judge: Late[VLM] | None = None  # None: nobody can judge this teacher's sheets
-    about: str = ""  # what a visitor should know of who draws and who judges
-    run: Path | None = None  # the folder to look through
-    own: bool = False  # it belongs to who started the app, so that labels are saved in it
+    recipe: Recipe  # the wording of the teacher's and the judge's prompts
+    judge: Late[VLM] | None = None  # None: no judge knows this teacher's grids
+    about: str = ""  # tells visitors which models draw and judge
+    run: Path | None = None  # the folder of the run to review
+    own: bool = False  # the run belongs to the user who started the app, so labels are saved in it
 
 
 def shown_name(source: str) -> str:
-    """A model's or weights' name for visitors: of what lies on this machine the last name, never the path."""
+    """Return a model's or weights' name for visitors: the last part of a local path, other names in full."""
     return public_name(os.path.abspath(source) if Path(source).exists() else source)

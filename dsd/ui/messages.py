@@ -1,6 +1,6 @@
-"""Sentences for visitors, as HTML: what goes on, what is worth knowing, what went wrong.
+"""Messages for visitors: progress, notices and errors, most of them as HTML.
 
-Whatever a visitor or a file says is escaped here, before it goes back into a page.
+Text from visitors and files is escaped here before it enters the page.
 """
 
 import html
@@ -12,13 +12,13 @@ import gradio as gr
 from dsd.doctor import doctor
 
 logger = logging.getLogger(__name__)
-LINK = re.compile(r"\[([^\]]+)\]\((https://[^)\s]+)\)")  # of Markdown
+LINK = re.compile(r"\[([^\]]+)\]\((https://[^)\s]+)\)")  # a Markdown link
 
 
 def explained(error: Exception) -> str:
-    """An error as a sentence for a visitor. What nobody foresaw goes to the log, with its trace."""
+    """Return an error as a sentence for visitors; log unexpected errors with their traceback."""
     if isinstance(error, gr.Error):
-        # str(): some of ZeroGPU's refusals are HTML, and answer str() with the same as Markdown.
+        # str(), because some ZeroGPU messages are HTML objects whose str() is the same text as Markdown.
         return LINK.sub(r"\1 (\2)", html.unescape(str(error.message))).strip()
     if "out of memory" in str(error).lower():
         return "There is not enough memory for this: choose a smaller size or fewer pictures."
@@ -29,25 +29,25 @@ def explained(error: Exception) -> str:
 
 
 def sentence(text: str) -> str:
-    """With a capital letter and a full stop."""
+    """Return the text with a capital first letter and a period at the end."""
     text = text.strip()
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
 
 
 def time_left(seconds: float) -> str:
-    """Rounded as far as the estimate deserves."""
+    """Return the remaining time in words, rounded because it is an estimate."""
     return f"about {roughly(seconds)} left"
 
 
 def roughly(seconds: float) -> str:
-    """A time that is only estimated."""
+    """Return an estimated time in words, in seconds or minutes."""
     if seconds < 1.5:
         return "a second"
     return f"{round(seconds)} seconds" if seconds < 90 else f"{round(seconds / 60)} minutes"
 
 
 def status(line: str, share: float) -> str:
-    """The line above the pictures while they are drawn."""
+    """Return the status line with a progress bar, shown while images are drawn."""
     return (
         f'<div class="dsd-status" role="status">{html.escape(line)}'
         f'<div class="dsd-bar"><span style="width:{share:.0%}"></span></div></div>'
@@ -55,20 +55,20 @@ def status(line: str, share: float) -> str:
 
 
 def done(line: str) -> str:
-    """The line above finished pictures."""
+    """Return the status line for finished images."""
     return f'<div class="dsd-status" role="status">{html.escape(line)}</div>'
 
 
 def idle(line: str) -> str:
-    """The same line before anything has happened."""
+    """Return the status line shown before anything has happened."""
     return f'<div class="dsd-status dsd-idle">{html.escape(line)}</div>'
 
 
 def notice(text: str) -> str:
-    """Something worth knowing."""
+    """Return a box with information that does not stop the work."""
     return f'<div class="dsd-notice" role="status">{html.escape(text)}</div>'
 
 
 def problem(text: str) -> str:
-    """Something that stops the work."""
+    """Return a box with an error that stops the work."""
     return f'<div class="dsd-notice dsd-problem" role="alert">{html.escape(text)}</div>'

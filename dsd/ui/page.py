@@ -1,11 +1,11 @@
-"""The whole page: header, tabs, footer, looks, and the settings it is served with."""
+"""The whole page: header, tabs, footer, theme, and the settings it is served with."""
 
 import html
 import os
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read once, when gradio is imported
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it once, at import
 
 import gradio as gr
 
@@ -18,8 +18,8 @@ from dsd.ui.loaded import Loaded, Wheel, shown_name
 from dsd.ui.messages import notice, sentence
 
 TITLE = "Same subject, somewhere new"
-QUEUE = 20  # visitors waiting before the page says that it is full
-SESSIONS = 100  # whose state is kept; each is a copy of the page, and every call of a program is a session
+QUEUE = 20  # waiting visitors before the page says that it is full
+SESSIONS = 100  # sessions whose state is kept; each holds a copy of the page, and every API call is a session
 THEME = gr.themes.Soft(
     primary_hue="teal",
     neutral_hue="stone",
@@ -45,8 +45,8 @@ THEME = gr.themes.Soft(
     block_label_text_weight="500",
     block_label_background_fill="*background_fill_primary",
     block_label_text_color="*body_text_color_subdued",
-    # Gradio's own greys and its accent are too faint to read: 4.5 to 1 is the least (WCAG 2.2 AA).
-    color_accent="*primary_700",  # style.css has the dark one, for which there is no word here
+    # Gradio's default grays and accent have too little contrast: WCAG 2.2 AA requires 4.5 to 1.
+    color_accent="*primary_700",  # the theme has no variable for the dark accent; style.css sets it
     body_text_color_subdued="*neutral_600",
     input_placeholder_color="*neutral_500",
     input_placeholder_color_dark="*neutral_300",
@@ -66,11 +66,12 @@ THEME = gr.themes.Soft(
 
 
 def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Blocks:
-    """The page for one loaded model. `examples` is a folder with `examples.json`.
+    """Build the page for one loaded model.
 
-    `wheel` adds the tabs that show where the training pairs come from.
+    `examples` is a folder with `examples.json`. `wheel` adds the tabs that show where the training pairs come
+    from.
     """
-    # Uploads and results are private: gone from the server within six hours.
+    # Uploads and results are private: the server deletes them after six hours.
     uploads.settle()
     with Page(title=TITLE, delete_cache=(uploads.EVERY, uploads.KEPT), analytics_enabled=False) as page:
         page.public = (examples,)
@@ -97,7 +98,7 @@ def _header(loaded: Loaded) -> str:
 
 
 def _model(loaded: Loaded) -> str:
-    """Which one runs, and what it is good for."""
+    """Return the model's name, weights and description as HTML."""
     weights = f" with the weights {html.escape(shown_name(loaded.weights))}" if loaded.weights else ""
     about = f" {html.escape(loaded.description)}" if loaded.description else ""
     return f"<b>Model: {html.escape(shown_name(loaded.name))}{weights}.</b>{about}"
@@ -116,23 +117,24 @@ def _footer(loaded: Loaded) -> str:
 
 
 def check_mcp() -> None:
-    """ValueError where `launch(mcp=True)` would go on without it: gradio only prints that it failed."""
+    """Raise ValueError if the MCP server cannot start, because `launch(mcp=True)` only prints the failure."""
     from gradio.mcp import GradioMCPServer
 
     try:
         GradioMCPServer(gr.Blocks(analytics_enabled=False))
-    except (ImportError, AttributeError, TypeError) as error:  # not there, or a version that does not fit
+    except (ImportError, AttributeError, TypeError) as error:  # not installed, or an incompatible version
         raise ValueError('--mcp needs an extra that is missing here: pip install "gradio[mcp]"') from error
 
 
 def launch(page: gr.Blocks, *, mcp: bool = False, **options: Any) -> Any:
-    """Serve the page. Nothing of a visitor's is recorded, and nothing is fetched from elsewhere.
+    """Serve the page without recording anything about visitors or fetching anything from other servers.
 
-    `mcp` offers `/generate` as a tool to language models too, to whoever reaches the address: no login there.
+    `mcp` also offers `/generate` as a tool to language models. Anyone who can reach the address can use it,
+    because the login does not protect it.
     """
     style = Path(__file__).with_name("style.css")
     uploads.keep_sweeping(folder := uploads.settle())
-    gr.mcp.DEFAULT_TEMP_DIR = str(folder)  # gradio settles it when it is imported, where nothing is swept
+    gr.mcp.DEFAULT_TEMP_DIR = str(folder)  # gradio sets it at import, to a folder that is not swept
     return page.launch(
         theme=THEME,
         css_paths=style,
@@ -140,7 +142,7 @@ def launch(page: gr.Blocks, *, mcp: bool = False, **options: Any) -> Any:
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,
-        mcp_server=mcp,  # said either way, for a variable of gradio's would open it past the login too
+        mcp_server=mcp,  # always set, because a gradio environment variable could enable it without the login
         pwa=False,
         max_file_size="30mb",
         state_session_capacity=SESSIONS,

@@ -1,7 +1,8 @@
-"""Where uploads and pictures lie while they are needed: in a folder of one's own, and not for long.
+"""Temporary storage for uploads and images: a private folder for each user, swept regularly.
 
-Gradio's own folder is shared by all users of a machine, and what an app that was killed has left there stays
-for ever. Here nobody else may look, and whatever is older than six hours goes, whoever left it.
+All users of a machine share gradio's default folder, and files left by an app that was killed stay there
+forever. Only one user can read the folder used here, and files older than six hours are deleted from it,
+including those of earlier runs.
 """
 
 import contextlib
@@ -17,14 +18,14 @@ from dsd.files import intake
 from dsd.generate import provenance
 
 KEPT = 6 * 3600  # seconds
-EVERY = 3600  # seconds between two sweeps
-VARIABLE = "GRADIO_TEMP_DIR"  # where gradio keeps its files; read again each time it needs to know
+EVERY = 3600  # seconds between sweeps
+VARIABLE = "GRADIO_TEMP_DIR"  # gradio's variable for its file folder; gradio reads it again at every use
 NAME = "dsd-uploads"
-PREVIEW = 75  # quality of a JPEG
+PREVIEW = 75  # JPEG quality
 
 
 def settle() -> Path:
-    """Make gradio keep its files in a folder that is this user's alone; sweeps what earlier runs left."""
+    """Make gradio use this user's private folder, sweep old files, and return the folder."""
     given = Path(os.environ.get(VARIABLE) or _own())
     folder = given if given.name == NAME else given / NAME
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -35,20 +36,23 @@ def settle() -> Path:
 
 
 def settled() -> Path:
-    """Return the folder that `settle` made, where alone gradio keeps what visitors send."""
+    """Return the folder that `settle` made, the only one where gradio keeps uploads."""
     return Path(os.environ[VARIABLE])
 
 
 def workplace() -> tempfile.TemporaryDirectory:
-    """For pictures on their way to gradio, which copies them: outside its folder, where it would not."""
+    """Return a temporary folder outside gradio's own, for images that gradio is to copy.
+
+    Gradio does not copy files that are already in its folder.
+    """
     (folder := _own() / "work").mkdir(mode=0o700, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=folder)
 
 
 def preview(picture: Image.Image, folder: Path, number: int = 1) -> str:
-    """A picture that is only looked at while another one is drawn, as a file in `folder`.
+    """Save an image that is shown only during drawing as a JPEG in `folder`, and return its path.
 
-    Gradio keeps a copy of every one for hours: as the PNG that it would make of 512 pixels they fill a disk.
+    Gradio keeps a copy of every preview for hours. The 512-pixel PNGs that it would write itself fill a disk.
     """
     path = folder / f"preview-{number}.jpg"
     picture.convert("RGB").save(path, quality=PREVIEW, comment=provenance.MARK)
@@ -56,7 +60,7 @@ def preview(picture: Image.Image, folder: Path, number: int = 1) -> str:
 
 
 def _own() -> Path:
-    """In the machine's folder for temporary files, made for this user and closed to others."""
+    """Return this user's private folder in the system's temporary folder; create it if needed."""
     folder = Path(tempfile.gettempdir(), f"dsd-{os.getuid()}" if hasattr(os, "getuid") else "dsd")
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
@@ -68,15 +72,15 @@ def _own() -> Path:
 def sweep(folder: Path, age: float) -> None:
     """Remove files older than `age` seconds, and folders that have been empty for as long."""
     oldest = time.time() - age
-    for path in sorted(folder.rglob("*"), reverse=True):  # what is in a folder before the folder
-        with contextlib.suppress(OSError):  # somebody else's, or gone already, or not empty
-            if path.lstat().st_ctime > oldest:  # as gradio counts: a copy may bring its original's mtime
+    for path in sorted(folder.rglob("*"), reverse=True):  # the contents of a folder come before the folder
+        with contextlib.suppress(OSError):  # another user's, already deleted, or a folder that is not empty
+            if path.lstat().st_ctime > oldest:  # ctime, like gradio: a copy may keep its original's mtime
                 continue
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def keep_sweeping(folder: Path) -> None:
-    """Again every hour, while the app runs."""
+    """Sweep the upload folders every hour while the app runs."""
 
     def work() -> None:
         while True:
@@ -88,7 +92,7 @@ def keep_sweeping(folder: Path) -> None:
 
 
 def open_upload(path: str) -> Image.Image:
-    """`intake.open_image`, for a page that was left open until its picture was gone."""
+    """Open an upload with `intake.open_image`; raise ValueError if the file has been deleted."""
     if not Path(path).is_file():
         raise ValueError("your picture is gone, because uploads are not kept for long: upload it again")
     return intake.open_image(path)

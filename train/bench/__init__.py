@@ -1,1 +1,1 @@
-"""What the README's tables of speed and memory are made by; `python -m train.bench`."""
+"""Benchmarks for the README's tables of speed and memory: `python -m train.bench`."""

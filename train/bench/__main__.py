@@ -1,4 +1,4 @@
-"""The command: `python -m train.bench`."""
+"""Entry point of the command `python -m train.bench`."""
 
 from train import command
 from train.bench.wheel import main

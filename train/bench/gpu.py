@@ -1,8 +1,8 @@
-"""What FLUX.1-dev's architecture costs on a card: part of `python -m train.bench inference`.
+"""Time and memory of FLUX.1-dev's architecture on a GPU: part of `python -m train.bench inference`.
 
-Random weights, so that no licence and no download is needed: time and memory do not depend on what they say.
-Without CUDA each row says that it was not measured. A row that does not fit the card, or needs a package that
-is missing, says so and the others go on.
+The weights are random, so that no license and no download is needed; time and memory do not depend on their
+values. Without CUDA each row says that it was not measured. A row that does not fit into GPU memory, or that
+needs a missing package, says so, and the others continue.
 """
 
 import gc
@@ -28,7 +28,7 @@ from dsd.training.student import make_trainable, quantise
 FRAMES = (512, 768)  # pixels
 TEXT = 512  # tokens
 RANK = 128
-# FLUX.1-dev as its config.json has it, with columns for the reference.
+# FLUX.1-dev's config.json, widened by input columns for the reference.
 TRANSFORMER = {
     "in_channels": 128, "out_channels": 64, "num_layers": 19, "num_single_layers": 38,
     "attention_head_dim": 128, "num_attention_heads": 24, "joint_attention_dim": 4096,
@@ -53,7 +53,7 @@ SCHEDULER = {"shift": 3.0, "use_dynamic_shifting": True}
 
 @contextmanager
 def _made_in(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """New tensors are made there and in that type, so that no second copy of the weights is needed."""
+    """Create new tensors on `device` and in `dtype`, so that no second copy of the weights is needed."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -73,7 +73,7 @@ def _dtype(device: torch.device) -> torch.dtype:
 
 
 def pipeline(device: torch.device, sizes: tuple = (TRANSFORMER, T5, CLIP, VAE)) -> DSDPipeline:
-    """A whole pipeline; the tokenizers are pocket's, whose few words every vocabulary has room for."""
+    """Return a whole pipeline with pocket's tokenizers, whose small vocabulary fits every text encoder."""
     flux, t5, clip, vae = sizes
     student = Path(checkpoint.ASSETS, "student")
     tokenizers = {
@@ -100,7 +100,7 @@ def pipeline(device: torch.device, sizes: tuple = (TRANSFORMER, T5, CLIP, VAE)) 
 
 
 def inputs(model: FluxTransformer2DModel, side: int, text: int = TEXT) -> dict[str, Any]:
-    """What one branch of one picture asks of the transformer, at half of the way."""
+    """Return the transformer's inputs for one branch of one image, at t = 0.5."""
     weight, config = model.proj_out.weight, model.config
     make = {"device": weight.device, "dtype": weight.dtype}
     tokens = 2 * (side // 16) ** 2
@@ -117,7 +117,7 @@ def inputs(model: FluxTransformer2DModel, side: int, text: int = TEXT) -> dict[s
 
 
 def seconds(work: Callable[[], object], rounds: int = 5) -> float:
-    """The shortest of some rounds, after one that does not count."""
+    """Return the seconds of the shortest of `rounds` rounds, after a warm-up round."""
     times = []
     for _ in range(rounds + 1):
         began = _now()
@@ -127,21 +127,21 @@ def seconds(work: Callable[[], object], rounds: int = 5) -> float:
 
 
 def _now() -> float:
-    """The time when all that the card was told to do is done."""
+    """Return the time after the GPU has finished all queued work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
 
 
 def peak(device: torch.device, size: int = 8192) -> float:
-    """FLOP/s of a large bf16 product of matrices: what the card can do, rather than what it is sold as."""
+    """Return the FLOP/s of a large bf16 matrix product: what the GPU achieves, not its advertised peak."""
     one = torch.randn(size, size, device=device, dtype=torch.bfloat16)
     return 2 * size**3 / seconds(lambda: one @ one)
 
 
 @torch.no_grad()
 def evaluation_rows(model: FluxTransformer2DModel, frames: tuple[int, ...], most: float) -> Iterator[Row]:
-    """Seconds an evaluation and share of `most` FLOP/s, as it comes and with compiled blocks."""
+    """Yield seconds per evaluation and share of `most` FLOP/s, without and with compiled blocks."""
     flops = {}
     for side in frames:
         given = inputs(model, side)
@@ -168,14 +168,14 @@ def _evaluation(model: nn.Module, given: dict, side: int, flops: int, most: floa
 def offload_rows(
     make: Callable[[torch.device], DSDPipeline], device: torch.device, offload: str, side: int
 ) -> Iterator[Row]:
-    """Peak memory and seconds a step of one picture without guidance."""
-    pipe = make(device)  # on the card, where random numbers take no time
+    """Yield peak memory and seconds per step of one image without guidance."""
+    pipe = make(device)  # on the GPU, where random numbers take no time
     pipe = checkpoint.place(pipe if offload == "none" else pipe.to("cpu"), device, offload)
     yield {"part": "offload", "offload": offload, **_drawn(pipe, side)}
 
 
 def quantised_rows(model: FluxTransformer2DModel, bits: str, side: int) -> Iterator[Row]:
-    """The transformer alone in 8 or 4 bits, on the card, drawing and learning; all arrives encoded."""
+    """Yield inference and training of the transformer alone in 8 or 4 bits on the GPU, on encoded inputs."""
     small = _in_bits(model, bits)
     given = inputs(small, side)
     _forget()
@@ -187,7 +187,7 @@ def quantised_rows(model: FluxTransformer2DModel, bits: str, side: int) -> Itera
 
 def _in_bits(model: FluxTransformer2DModel, bits: str) -> FluxTransformer2DModel:
     device = model.proj_out.weight.device
-    whole = model.cpu() if bits == "8bit" else model  # 8 bits are made on the way to the card only
+    whole = model.cpu() if bits == "8bit" else model  # 8-bit weights are made only on the move to the GPU
     return quantise(whole, bits, model.dtype, device)
 
 
@@ -196,7 +196,7 @@ def _drawn(pipe: DSDPipeline, side: int, steps: int = 4) -> Row:
     asked = {"image": Image.new("RGB", (side, side)), "height": side, "width": side}
     drawing = pipe.stream("a red hat", num_inference_steps=steps, max_sequence_length=TEXT, **asked)
     stamps = [_now() for _ in drawing]
-    each = (stamps[-2] - stamps[0]) / (steps - 1)  # the last stamp is the decoded picture's
+    each = (stamps[-2] - stamps[0]) / (steps - 1)  # the last stamp is the decoded image's
     return {"frame": side, "s a step": round(each, 4), **_peak()}
 
 
@@ -217,7 +217,10 @@ def _peak() -> Row:
 def training_rows(
     model: FluxTransformer2DModel, side: int, *, checkpointing: bool, base: str, rank: int = RANK
 ) -> Iterator[Row]:
-    """A step of one pair: LoRA and new columns in float32 on a frozen base, AdamW; `base` names its type."""
+    """Yield the cost of a step of one pair with AdamW: LoRA and new columns in float32 on a frozen base.
+
+    `base` names the type of the frozen weights.
+    """
     options = TrainOptions(rank=rank, full=False, gradient_checkpointing=checkpointing)
     device = model.proj_out.weight.device
     make_trainable(model, options)
@@ -239,11 +242,11 @@ def training_rows(
     }  # fmt: skip
 
 
-# ---------------------------------------------------------------- all of it
+# ---------------------------------------------------------------- all rows
 
 
 def gpu_rows(frames: tuple[int, ...] = FRAMES) -> Iterator[Row]:
-    """Every row; without CUDA one for each part that says that it was not measured."""
+    """Yield every row; without CUDA, one row for each part that says that it was not measured."""
     if not torch.cuda.is_available():
         for part in ("evaluation", "offload", "quantised", "training"):
             yield {"part": part, "measured": False, "why": "no CUDA"}
@@ -271,7 +274,7 @@ def gpu_rows(frames: tuple[int, ...] = FRAMES) -> Iterator[Row]:
 
 
 def _tried(part: str, rows: Callable[[], Iterator[Row]], **about: object) -> Iterator[Row]:
-    """The rows, or one that says why there are none: out of memory, or a package that is missing."""
+    """Yield the rows, or one that says why there are none: out of memory, or a missing package."""
     try:
         yield from rows()
     except (RuntimeError, ValueError, ImportError) as error:

@@ -1,9 +1,9 @@
-"""The pipeline against the published way: `python -m train.bench inference`, one line of JSON a row.
+"""Compare the pipeline with the published method: `python -m train.bench inference`, one line of JSON a row.
 
-The published way is a straight loop, written here out of diffusers' parts: with guidance three separate
-evaluations a step, whatever the scales are, but for the first two steps. Both draw the same picture from the
-same noise; they take turns, and each row is a ratio of medians within this one run. What the architecture of
-FLUX.1-dev costs on a card comes last (`train.bench.gpu`).
+The published method is a plain loop, written here with diffusers' parts: with guidance it makes three
+separate evaluations a step after the first two steps, whatever the scales. Both draw the same image from the
+same noise; they take turns, and each row is a ratio of medians within one run. The cost of FLUX.1-dev's
+architecture on a GPU comes last (`train.bench.gpu`).
 """
 
 import argparse
@@ -29,7 +29,7 @@ ROUNDS = 5
 def straight(
     pipe: Any, prompt: str, image: Image.Image, *, scales: tuple[float, float], steps: int, seed: int
 ) -> Tensor:
-    """The published way; pixels [1, 3, side, side] in 0..1 of the right frame."""
+    """Draw with the published method; return the right frame's pixels [1, 3, side, side] in 0..1."""
     side, vae, model = image.width, pipe.vae, pipe.transformer
     length = min(pipe.tokenizer_2.model_max_length, 512)
     embeds, pooled, text_ids = pipe.encode_prompt(prompt, max_sequence_length=length)
@@ -77,7 +77,7 @@ def _times(scheduler: Any, steps: int, tokens: int, device: torch.device) -> Ten
 def ours(
     pipe: Any, prompt: str, image: Image.Image, *, scales: tuple[float, float], steps: int, seed: int
 ) -> Tensor:
-    """The same picture from the pipeline."""
+    """Draw the same image with the pipeline."""
     return pipe(
         prompt,
         image=image,
@@ -93,7 +93,7 @@ def ours(
 
 
 def compare(pipe: Any, scales: tuple[float, float], *, steps: int, rounds: int, together: bool | None) -> Row:
-    """Both ways by turns; ratios above 1 mean that the pipeline is faster."""
+    """Return a row that compares both methods by turns; ratios above 1 mean that the pipeline is faster."""
     case = validation_set(0, 1, 1, size=pipe.frame_size)[0]
     asked = {"scales": scales, "steps": steps, "seed": case.seed}
     ways = {
@@ -103,7 +103,7 @@ def compare(pipe: Any, scales: tuple[float, float], *, steps: int, rounds: int, 
     before, pipe.batch_branches = pipe.batch_branches, together
     try:
         sizes, pictures = {}, {}
-        for name, draw in ways.items():  # also the round that does not count
+        for name, draw in ways.items():  # also the warm-up round
             sizes[name], pictures[name] = counted(pipe.transformer, draw)
         took = by_turns(ways, rounds)
     finally:
@@ -125,7 +125,7 @@ def compare(pipe: Any, scales: tuple[float, float], *, steps: int, rounds: int, 
 
 
 def counted(model: torch.nn.Module, draw: Callable[[], Tensor]) -> tuple[list[int], Tensor]:
-    """How many branches each call of the model evaluates while drawing, and what is drawn."""
+    """Return how many branches each call of the model evaluates while drawing, and the image."""
     sizes: list[int] = []
 
     def look(module: torch.nn.Module, inputs: tuple, given: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ def counted(model: torch.nn.Module, draw: Callable[[], Tensor]) -> tuple[list[in
 
 
 def by_turns(ways: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Seconds on the wall and of the processor for each round: what else runs slows all ways alike."""
+    """Return wall and CPU seconds of each round; with turns, other load slows all methods alike."""
     took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, draw in ways.items():
@@ -151,7 +151,7 @@ def by_turns(ways: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, li
 
 
 def inference_rows(args: argparse.Namespace) -> Iterator[Row]:
-    """The pipeline against the straight loop, then the card."""
+    """Yield the rows of the pipeline against the plain loop, then the rows of the GPU."""
     from dsd.model.checkpoint import best_device
     from train.bench.gpu import gpu_rows
     from train.comparison import open_student

@@ -1,8 +1,8 @@
-"""A crowd at the app: `python -m train.bench load`, one line of JSON for each part.
+"""Test the app under load from many clients: `python -m train.bench load`, one line of JSON for each part.
 
-A real app process with the embedded model is asked over HTTP, as pages and programs ask it. Every client has
-a drawn critter of its own, and every request a seed of its own: both come back inside the picture, so that
-one which reached the wrong client is found out.
+A real app process with the embedded model gets requests over HTTP, as web pages and programs send them. Every
+client has a different drawn critter and every request a different seed. Both are stored in the returned
+image, so that an image that reaches the wrong client is detected.
 """
 
 import itertools
@@ -37,9 +37,9 @@ from dsd.pocket.world import sample_context, sample_critter
 
 ROOT = Path(__file__).resolve().parents[2]
 API = "/gradio_api"
-WARM = 120  # pictures before memory is read for the first time: by then as many sessions are kept as may be
-START = 900  # seconds that a machine which is busy with other things may take to open the app
-LONG = 100  # steps of a picture that is there to be cancelled
+WARM = 120  # images before memory is first read: by then the app keeps the maximum number of sessions
+START = 900  # seconds that a busy machine may take to start the app
+LONG = 100  # steps of an image that will be canceled
 DONE, FULL = "process_completed", "queue full"
 
 
@@ -49,12 +49,12 @@ class App:
 
     http: httpx.Client
     process: subprocess.Popen
-    folder: Path  # where it keeps temporary files
-    generate: int  # gradio's number of the endpoint, which a cancel must name
+    folder: Path  # of its temporary files
+    generate: int  # Gradio's number of the endpoint, which a cancel request must name
 
     @property
     def memory(self) -> float:
-        """Resident, in MB."""
+        """Return the resident memory in MB."""
         ps = ["ps", "-o", "rss=", "-p", str(self.process.pid)]
         return int(subprocess.run(ps, capture_output=True, text=True, check=True).stdout) / 1024
 
@@ -65,7 +65,7 @@ class App:
 
 @contextmanager
 def serving(folder: Path, *flags: str, log: Path | None = None, **variables: str) -> Iterator[App]:
-    """`python app.py` on a free port, with temporary files in `folder`; stopped as a service is."""
+    """Run `python app.py` on a free port with temporary files in `folder`; terminate it at the end."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -87,7 +87,7 @@ def serving(folder: Path, *flags: str, log: Path | None = None, **variables: str
 
 
 def _endpoint(http: httpx.Client, process: subprocess.Popen) -> int:
-    """Wait until it answers."""
+    """Wait until the app answers, and return Gradio's number of its `generate` endpoint."""
     until = time.monotonic() + START
     while time.monotonic() < until and process.poll() is None:
         with suppress(httpx.TransportError):
@@ -99,12 +99,12 @@ def _endpoint(http: httpx.Client, process: subprocess.Popen) -> int:
 
 @dataclass
 class Client:
-    """A visitor with one subject."""
+    """A client with one subject."""
 
     app: App
     number: int
     seeds: Iterator[int] = field(init=False)
-    file: str = field(init=False)  # where the server has put the upload
+    file: str = field(init=False)  # path of the upload on the server
 
     def __post_init__(self) -> None:
         self.seeds = itertools.count(1_000_000 * (self.number + 1))
@@ -119,7 +119,7 @@ class Client:
         (self.file,) = self.app.http.post(f"{API}/upload", files=upload).raise_for_status().json()
 
     def join(self, steps: int) -> tuple[str, int] | None:
-        """The ticket and the seed; None where the queue is full."""
+        """Join the queue and return the ticket and the seed; return None if the queue is full."""
         seed = next(self.seeds)
         image = {"path": self.file, "meta": {"_type": "gradio.FileData"}}
         body = {"image": image, "prompt": self.prompt, "steps": steps, "seed": seed}
@@ -129,7 +129,7 @@ class Client:
         return reply.raise_for_status().json()["event_id"], seed
 
     def follow(self, ticket: str) -> Iterator[dict]:
-        """What the server says of it, until it is done. Closing it hangs up."""
+        """Yield the server's messages about a ticket until it is done; closing the generator disconnects."""
         address = f"{API}/queue/data"
         with self.app.http.stream("GET", address, params={"session_hash": ticket}) as lines:
             for line in lines.iter_lines():
@@ -143,7 +143,7 @@ class Client:
         self.app.http.post(f"{API}/cancel", json=body).raise_for_status()
 
     def owns(self, output: dict, seed: int) -> bool:
-        """Whether this answer is a picture of this client's subject, words and seed."""
+        """Return whether this answer is an image of this client's subject, prompt and seed."""
         (file,), (said,) = output["data"]
         data = self.app.http.get(f"{API}/file={file['path']}").raise_for_status().content
         with Image.open(BytesIO(data)) as picture:
@@ -155,11 +155,11 @@ class Client:
 
 @dataclass
 class Tally:
-    """What became of all requests."""
+    """The outcomes of all requests."""
 
     ends: Counter = field(default_factory=Counter)
-    seconds: list[float] = field(default_factory=list)  # from click to picture
-    places: list[int] = field(default_factory=list)  # in the queue, as clients were told
+    seconds: list[float] = field(default_factory=list)  # from request to image
+    places: list[int] = field(default_factory=list)  # in the queue, as reported to clients
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add(self, end: str, seconds: float | None = None) -> None:
@@ -169,7 +169,10 @@ class Tally:
 
 
 def once(client: Client, tally: Tally, steps: int, mood: str = "patient") -> str:
-    """One request to its end. A fickle client cancels, a vanishing one hangs up, both when work has begun."""
+    """Follow one request to its end and return the outcome.
+
+    A fickle client cancels and a vanishing one disconnects, both when drawing has begun.
+    """
     began = time.monotonic()
     joined = client.join(steps)
     if joined is None:
@@ -199,7 +202,7 @@ def _end(client: Client, tally: Tally, message: dict, seed: int, seconds: float)
 
 
 def crowd(app: App, clients: int, seconds: float, steps: int) -> Row:
-    """All at once, again and again; one request in ten is cancelled, one in ten is abandoned."""
+    """Run all clients at once, request after request; one in ten is canceled and one in ten abandoned."""
     tally, until = Tally(), time.monotonic() + seconds
     people = [Client(app, number) for number in range(clients)]
 
@@ -208,11 +211,11 @@ def crowd(app: App, clients: int, seconds: float, steps: int) -> Row:
             mood = client.random.choices(("patient", "fickle", "vanishing"), (8, 1, 1))[0]
             try:
                 end = once(client, tally, steps, mood)
-            except Exception as error:  # a client that dies would hide what it met
+            except Exception as error:  # count it: a dead thread would hide the error
                 end = f"error: {error!r}"[:80]
             tally.add(end)
             if end == FULL:
-                time.sleep(client.random.uniform(0.5, 1.5))  # as a person would, who tries again
+                time.sleep(client.random.uniform(0.5, 1.5))  # as a person would before a retry
 
     threads = [threading.Thread(target=live, args=(client,)) for client in people]
     [thread.start() for thread in threads]
@@ -235,7 +238,7 @@ def _summed(tally: Tally) -> Row:
 
 
 def leaving(app: App, how: str) -> Row:
-    """Seconds from the end of one long request until the next in the queue begins."""
+    """Measure the seconds from the end of one long request until the next in the queue begins."""
     first, second = Client(app, 1001), Client(app, 1002)
     started, begun = threading.Event(), []
     (long, _), (short, seed) = first.join(LONG), second.join(2)
@@ -264,7 +267,7 @@ def leaving(app: App, how: str) -> Row:
 
 
 def row_of_pictures(app: App, count: int, steps: int) -> Row:
-    """One after the other; memory is read after the first few and at the end."""
+    """Draw images one after another; read memory after the first `WARM`, or half of them, and at the end."""
     client, tally = Client(app, 2000), Tally()
     began, before = time.monotonic(), None
     for number in range(count):
@@ -281,7 +284,7 @@ def row_of_pictures(app: App, count: int, steps: int) -> Row:
 
 
 def load(clients: int, minutes: float, pictures: int, steps: int) -> Iterator[Row]:
-    """All parts. The last row says what is left on disk after the app was stopped."""
+    """Yield the rows of all parts; the last counts temporary files left after the app was stopped."""
     with tempfile.TemporaryDirectory() as folder:
         with serving(Path(folder)) as app:
             began = app.memory

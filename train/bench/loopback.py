@@ -1,6 +1,6 @@
-"""A judge on this machine that thinks nothing: it speaks the OpenAI protocol and answers as it is told.
+"""A local server that speaks the OpenAI protocol and gives prepared answers, without a model.
 
-For tests, and for timing what many requests in flight are worth, apart from any model.
+It serves as a judge in tests, and for timing the gain from many requests in flight apart from any model.
 """
 
 import json
@@ -22,7 +22,7 @@ MODELS = {"data": [{"id": "loopback"}]}
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server sends; a text becomes the answer to a chat, a dict is sent as it is."""
+    """A response of the server; a text becomes the answer to a chat, a dict is sent as it is."""
 
     content: str | dict
     status: int = 200
@@ -37,7 +37,7 @@ class Reply:
 
 
 class _Server(ThreadingHTTPServer):
-    daemon_threads, request_queue_size = True, 256  # many connect at once; the usual queue holds five
+    daemon_threads, request_queue_size = True, 256  # many connect at once; the default queue holds five
 
 
 @contextmanager
@@ -46,10 +46,13 @@ def serving(
     *,
     models: Callable[[], Reply | None] = lambda: Reply(MODELS),
 ) -> Iterator[str]:
-    """Answer every chat by `answer(body)`, on a thread each; yields the address. None hangs up instead."""
+    """Answer every chat with `answer(body)`, each on its own thread, and yield the address.
+
+    If the answer is None, the connection is closed instead.
+    """
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version, wbufsize = "HTTP/1.1", -1  # connections stay open; an answer leaves in one piece
+        protocol_version, wbufsize = "HTTP/1.1", -1  # keep connections open; send an answer in one piece
         disable_nagle_algorithm = True
 
         def do_GET(self):
@@ -83,7 +86,7 @@ def serving(
 
 @contextmanager
 def elsewhere(delay: float) -> Iterator[str]:
-    """A server in a process of its own, as real ones are: it takes `delay` seconds for each answer."""
+    """Run the server in a separate process, like a real one, with `delay` seconds for each answer."""
     command = [sys.executable, "-m", "train.bench.loopback", str(delay)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
         try:
@@ -93,7 +96,7 @@ def elsewhere(delay: float) -> Iterator[str]:
 
 
 def answers_per_second(address: str, in_flight: int, count: int) -> float:
-    """How many answers a second the server gives, with so many requests in flight."""
+    """Return how many answers a second the server gives with `in_flight` requests in flight."""
     vlm = open_vlm(address, in_flight=in_flight)
     start = time.perf_counter()
     answered = sum(1 for _ in vlm.ask_many(Request("same?") for _ in range(count)))
@@ -101,7 +104,7 @@ def answers_per_second(address: str, in_flight: int, count: int) -> float:
 
 
 def speedup(in_flight: int = 32, *, rounds: int = 10, delay: float = 0.2) -> float:
-    """How many times as fast `in_flight` requests at a time are as one at a time; `rounds` answers each."""
+    """Return how many times as fast `in_flight` requests at a time are as one, over `rounds` rounds each."""
     with elsewhere(delay) as address:
         many = answers_per_second(address, in_flight, rounds * in_flight)
         return many / answers_per_second(address, 1, rounds)

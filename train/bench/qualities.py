@@ -1,9 +1,9 @@
-"""Time against worth: `python -m train.bench qualities`, one line of JSON for each way of drawing.
+"""Compare cost and quality: `python -m train.bench qualities`, one line of JSON for each way of drawing.
 
-Every way draws the same held-out critters from the same seeds. What it costs is told in seconds of the
-processor, which a busy machine changes little, and in evaluations of the whole model a picture, which it does
-not change at all; what it is worth is CP x PF. The first row, `best`, is what the others are compared with.
-Run it again when the weights change: `dsd.model.sampling.QUALITIES` is chosen from its table.
+Every way draws the same held-out critters from the same seeds. Its cost is measured in CPU seconds, which
+other load changes little, and in evaluations of the whole model per image, which other load does not change;
+its quality is CP x PF. The first row, `best`, is the reference for the others. Run it again when the weights
+change: `dsd.model.sampling.QUALITIES` is chosen from its table.
 """
 
 import argparse
@@ -33,31 +33,34 @@ BEST = "best"
 
 @dataclass(frozen=True, kw_only=True)
 class Way:
-    """A way of drawing: a quality, and one of diffusers' caches upon it."""
+    """A way of drawing: a quality, and optionally one of diffusers' caches."""
 
     quality: Quality
     cache: Callable[[Any], Any] | None = None  # pipeline -> the cache's config
-    together: bool | None = None  # branches in one call: caches without contexts would mix them up otherwise
+    together: bool | None = None  # branches in one call, else caches without contexts would mix them up
 
 
 # ---------------------------------------------------------------- the ways
 
 
 def ways() -> dict[str, Way]:
-    """`best`, the other qualities, and all that was tried on the way to them."""
+    """Return `best`, the other qualities, and all alternatives to them."""
     named = {f"quality {name}": Way(quality=quality) for name, quality in QUALITIES.items() if name != BEST}
     return {BEST: Way(quality=QUALITIES[BEST]), **named, **_windows(), **_solvers(), **_caches()}
 
 
 def _windows() -> dict[str, Way]:
-    """Guidance in the middle of the schedule only; without any it is the cheapest picture of all steps."""
+    """Return ways with guidance only up to a share of the steps, and one with another shift.
+
+    Without guidance, an image with all steps costs least.
+    """
     stops = (0.0, 0.3, 0.5, 0.7)
     guided = {f"28 euler, guided to {stop:.0%}": _way(guidance_stop=stop) for stop in stops}
     return guided | {"28 euler, shift 2": _way(shift=2.0)}
 
 
 def _solvers() -> dict[str, Way]:
-    """Fewer steps; heun evaluates twice a step and so takes odd numbers."""
+    """Return ways with fewer steps; heun evaluates twice a step and so takes odd numbers."""
     every = {}
     for steps, stop in ((14, 0.7), (8, 0.5), (6, 0.5)):
         for solver in ("euler", "unipc", "dpm++", "heun"):
@@ -74,11 +77,11 @@ def _way(**settings: Any) -> Way:
 
 
 def _caches() -> dict[str, Way]:
-    """Each of diffusers' caches that does anything to a FLUX; all other settings are those of `best`.
+    """Return a way for each of diffusers' caches that affects FLUX, with the other settings of `best`.
 
-    Left out: SeaCache, which leaves a FLUX as it is, and TextKVCache, which knows other models only. PAB and
-    FasterCache keep one memory for all calls, whatever their context, so branches must stay in one call and
-    guidance on from the first step.
+    Left out are SeaCache, which has no effect on FLUX, and TextKVCache, which supports only other models. PAB
+    and FasterCache keep one state for all calls, whatever their context, so branches must stay in one call
+    and guidance must be on from the first step.
     """
     import diffusers
 
@@ -103,13 +106,13 @@ def _taylor(interval: int, **options: Any) -> Any:
 
 
 def _mag(pipe: Any) -> Any:
-    """Its ratios belong to a checkpoint: they are measured first, on one picture without guidance."""
+    """Return a MagCache config with the checkpoint's ratios, measured on one image without guidance."""
     from diffusers import MagCacheConfig
 
     steps = QUALITIES[BEST].steps
     pipe.transformer.enable_cache(MagCacheConfig(num_inference_steps=steps, calibrate=True))
     said = io.StringIO()
-    with contextlib.redirect_stdout(said):  # that is the only place where it tells them
+    with contextlib.redirect_stdout(said):  # diffusers only prints the ratios
         black = Image.new("RGB", (pipe.frame_size, pipe.frame_size))
         pipe("on the beach", image=black, generator=torch.Generator().manual_seed(0))
     pipe.transformer.disable_cache()
@@ -118,7 +121,7 @@ def _mag(pipe: Any) -> Any:
 
 
 def _time(pipe: Any) -> Callable[[], float]:
-    """What time the transformer was last asked for, 0..1000."""
+    """Return a function that returns the transformer's last timestep, 0..1000."""
     seen = [0.0]
 
     def look(model: torch.nn.Module, inputs: tuple, given: dict[str, Any]) -> None:
@@ -143,7 +146,7 @@ def _faster(pipe: Any) -> Any:
         spatial_attention_block_skip_range=2,
         spatial_attention_timestep_skip_range=(-1, 901),
         attention_weight_callback=lambda module: 0.5,
-        is_guidance_distilled=True,  # "no unconditional half to leave out": it looks for one in the batch
+        is_guidance_distilled=True,  # else it looks for an unconditional half in the batch
         tensor_format="BCHW",
         current_timestep_callback=_time(pipe),
     )
@@ -154,18 +157,18 @@ def _faster(pipe: Any) -> Any:
 
 @dataclass
 class Cost:
-    """What drawing some pictures took."""
+    """The cost of drawing some images."""
 
     wall: float = 0.0  # seconds
     processor: float = 0.0  # seconds of all threads
-    evaluations: float = 0.0  # of the whole transformer, for one picture each
+    evaluations: float = 0.0  # of the whole transformer, for one image each
 
 
 @contextlib.contextmanager
 def counted(transformer: torch.nn.Module, cost: Cost) -> Iterator[None]:
-    """Count what blocks truly do: one that a cache passes over does not reach its first layer.
+    """Count the blocks that are evaluated; a block that a cache skips does not reach its first layer.
 
-    A cache of attention alone (PAB, FasterCache, TaylorSeer as it comes) spares parts of a block, which only
+    A cache of attention alone (PAB, FasterCache, TaylorSeer by default) skips parts of a block, which only
     the seconds show.
     """
     blocks = [*transformer.transformer_blocks, *transformer.single_transformer_blocks]
@@ -183,7 +186,7 @@ def counted(transformer: torch.nn.Module, cost: Cost) -> Iterator[None]:
 
 
 def draw(pipe: Any, way: Way, cases: list[Case], cost: Cost) -> list[Image.Image]:
-    """The cases' pictures, with the guidance that is the default; what they took is added to `cost`."""
+    """Return the cases' images, drawn with the default guidance scales, and add their cost to `cost`."""
     usual = Options(prompt="-")
     config = way.cache and way.cache(pipe)
     pictures: list[Image.Image] = []
@@ -225,12 +228,12 @@ def _branches(pipe: Any, together: bool | None) -> Iterator[None]:
 
 
 def quality_rows(args: argparse.Namespace) -> Iterator[Row]:
-    """One row for each way, best first; a way that diffusers cannot do here is told as such."""
+    """Yield a row for each way, `best` first; a way that fails in diffusers gets a row with the error."""
     from train.comparison import open_student
 
     pipe = open_student(args.model, base="pocket", device=args.device or best_device())
     cases = validation_set(0, args.subjects, args.prompts)
-    with contextlib.redirect_stdout(sys.stderr):  # the hub says there what it opens; this output is for rows
+    with contextlib.redirect_stdout(sys.stderr):  # keep the hub's messages out of the rows
         scorer = CritterScorer()
     levels = measure_levels(cases, scorer)
     best: tuple[Scores, Cost] | None = None
@@ -247,7 +250,7 @@ def quality_rows(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def chosen(only: list[str] | None) -> dict[str, Way]:
-    """All ways, or `best` and those whose names hold one of the words."""
+    """Return all ways, or `best` and those whose names contain one of the words; ValueError if none does."""
     every = ways()
     if not only:
         return every
@@ -258,7 +261,7 @@ def chosen(only: list[str] | None) -> dict[str, Way]:
 
 
 def row(name: str, found: Scores, cost: Cost, best: Scores, dearest: Cost) -> Row:
-    """The line of a way: its cost a picture, its scores, and both against `best`'s."""
+    """Return the row of a way: its cost per image, its scores, and both relative to `best`."""
     count, product = len(found.rows), found.means["product"]
     less = difference(found, best)["product"]
     return {

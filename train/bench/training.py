@@ -1,10 +1,9 @@
-"""How fast training is: `python -m train.bench training`, one line of JSON a row.
+"""Measure the speed of training: `python -m train.bench training`, one line of JSON a row.
 
-The loop of `dsd.training.loop` is run as it is, in processes of its own: on cached latents and texts, and as
-the
-usual script does it, with pictures and texts encoded at every step. The two take turns in short rounds and
-medians are taken, so that a machine busy with other work slows both alike; the processes' own CPU time, which
-other work moves less, is told beside the wall time.
+The loop of `dsd.training.loop` runs unchanged in two processes: on cached latents and texts, and as the usual
+script does it, with images and texts encoded at every step. The two take turns in short rounds and medians
+are taken, so that other work on the machine slows both alike. The processes' CPU time, which other work
+affects less, is reported beside the wall time.
 """
 
 import io
@@ -35,14 +34,14 @@ from dsd.training.batches import Batch, Batches, _noise
 from dsd.training.options import SUITED, TrainOptions
 from dsd.training.state import States
 
-SIDES = {"pocket": (64, 96, 128)}  # frames of the table, in pixels
+SIDES = {"pocket": (64, 96, 128)}  # sides of the table's frames, in pixels
 OTHER_SIDES = (256, 512, 768)
 ROUND = 4  # steps
 HOW = "medians of rounds by turns, without the first"
 
 
 class Pairs(Sequence):
-    """True pairs of the drawn world, as files would hold them: each look at one opens two PNGs."""
+    """True pairs of the drawn world, stored as in files: each access opens two PNGs."""
 
     def __init__(self, count: int) -> None:
         self.rows = [
@@ -63,7 +62,7 @@ class Pairs(Sequence):
 
 
 class Uncached:
-    """Stands where the loop has its cached dataset: the pairs, and the encoders, which stay on the device."""
+    """A replacement for the loop's cached dataset: the pairs, and the encoders, which stay on the device."""
 
     skipped, name = 0, "uncached"
 
@@ -78,7 +77,7 @@ class Uncached:
 
 
 class Encoding(Batches):
-    """The same batches, encoded when they are needed. A worker opens pictures ahead, as data loaders do."""
+    """Batches encoded when they are needed; a worker opens images ahead, as data loaders do."""
 
     def steps(self, start: int) -> Iterator[list[Batch]]:
         for loaded in super().steps(start):
@@ -89,7 +88,7 @@ class Encoding(Batches):
         return samples, first + part.start, t[part.start : part.stop]
 
     def _sample(self, row: int, instructed: float, wordless: float, blind: float) -> tuple:
-        """Both frames [3, H, W], the words, and whether the reference is dropped."""
+        """Return both frames [2, 3, H, W], the words, and whether the reference is dropped."""
         pair, frame = self.data.pairs[row], self.data.frames[0]
         frames = canvas.to_tensor([canvas.fit(pair[name], *frame) for name in ("conditioning", "target")])
         words = pair["instruction"] if instructed < self.options.instruction_share else pair["caption"]
@@ -128,7 +127,7 @@ class Encoding(Batches):
 
 
 def _watched(pairs: Pairs, options: TrainOptions, out: Path, wait: Callable[[Row], object]) -> None:
-    """Train; `wait` gets what each round of steps took, and the next one begins when it returns."""
+    """Train, and call `wait` with the cost of each round of steps; the next begins when it returns."""
     began = [time.perf_counter(), time.process_time()]
 
     def on_step(step: int, values: dict[str, float]) -> None:
@@ -142,7 +141,7 @@ def _watched(pairs: Pairs, options: TrainOptions, out: Path, wait: Callable[[Row
 
 
 def _child(cached: bool, pairs: Pairs, options: TrainOptions, out: Path, parent: Connection) -> None:
-    """One way of training, a round whenever the parent says so; what was the most memory comes last."""
+    """Train one way, a round for each message of the parent; send the peak memory at the end."""
     quiet()
     if not cached:
         training.encode, training.Batches = Uncached, Encoding
@@ -156,28 +155,28 @@ def _child(cached: bool, pairs: Pairs, options: TrainOptions, out: Path, parent:
 
 
 def _peak() -> float:
-    """The most memory so far in MB: the GPU's, or the process's."""
+    """Return the peak memory so far in MB, of the GPU or of the process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e6
     try:
         import resource
-    except ImportError:  # Windows, where psutil knows it
+    except ImportError:  # Windows: psutil reads it
         return psutil.Process().memory_info().peak_wset / 1e6
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 def by_turns(pairs: Pairs, options: TrainOptions, folder: Path) -> dict[bool, tuple[list[Row], float]]:
-    """For cached and not: what each round took, without the first one, and the peak memory in MB."""
+    """Return, for cached and not, the cost of each round without the first, and the peak memory in MB."""
     context, ends, children = get_context("spawn"), {}, []
     for cached in (True, False):
         ends[cached], theirs = context.Pipe()
         job = (cached, pairs, options, folder / f"{cached}", theirs)
         children.append(context.Process(target=_child, args=job, daemon=True))
         children[-1].start()
-        theirs.close()  # so that a child that fails is noticed
+        theirs.close()  # so that a child's failure ends `recv`
     rounds: dict[bool, list[Row]] = {True: [], False: []}
-    for end in ends.values():  # both have started, and done a round that does not count
+    for end in ends.values():  # both have started and done the warm-up round
         _hear(end)
     for _ in range(options.steps // options.log_every - 1):
         for cached, end in ends.items():
@@ -203,7 +202,7 @@ def _hear(child: Connection) -> Any:
 
 
 def bench_ways(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
-    """Cached against encoded at every step: steps a second, and the most memory."""
+    """Yield steps per second and peak memory of cached training against encoding at every step."""
     measured = by_turns(pairs, options, folder)
     (cached, memory), (usual, usual_memory) = measured[True], measured[False]
     wall, cpu = ([median(row[name] for row in way) for way in (cached, usual)] for name in ("wall", "cpu"))
@@ -220,10 +219,10 @@ def bench_ways(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Ro
 
 
 def bench_sizes(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
-    """What a step costs for each canvas and batch, and the share of it that is spent waiting for data.
+    """Yield the cost of a step for each canvas and batch, and the share of it spent waiting for data.
 
-    Medians of steps, without the first, one right after the other: between turns batches would be made for
-    which nobody waits.
+    The values are medians of consecutive steps, without the first. No turns are taken, because batches made
+    between turns would hide the waiting.
     """
     for side in SIDES.get(options.model, OTHER_SIDES):
         for batch in sorted({max(1, options.batch // 6), options.batch}):
@@ -239,7 +238,7 @@ def bench_sizes(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[R
 
 
 def bench_save(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
-    """A state written at every step, and what that is at the interval that is the default."""
+    """Yield the time to save the state, measured at every step, and its share at the default interval."""
     took, saves, save = [], [], States.save
 
     def timed(self: States, progress: Any) -> None:
@@ -255,7 +254,7 @@ def bench_save(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Ro
     finally:
         States.save = save
     seconds = median(saves)
-    # The time between two reports holds the save before it.
+    # The time between two reports includes the save before it.
     step = median(row["wall"] - before for row, before in zip(took[1:], saves, strict=False))
     yield {
         "part": "saving", "batch": options.batch, "s": round(seconds, 3), "every steps": every,
@@ -269,7 +268,10 @@ def _about(options: TrainOptions) -> Row:
 
 
 def training_rows(count: int, steps: int | None, model: str = "pocket") -> Iterator[Row]:
-    """All rows. `count` pairs; `steps` of the comparison, in rounds of `ROUND`."""
+    """Yield all rows, on `count` pairs; `steps` is the length of the comparison, in rounds of `ROUND`.
+
+    Raise ValueError for fewer than two rounds.
+    """
     if steps is not None and steps < 2 * ROUND:
         raise ValueError(
             f"--steps must be at least {2 * ROUND}, as the first {ROUND} do not count, got {steps}"

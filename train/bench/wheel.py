@@ -1,7 +1,7 @@
-"""How fast things are: `python -m train.bench WHAT`, one line of JSON a row. What follows is on the wheel.
+"""Measure speed and memory: `python -m train.bench WHAT`, one line of JSON a row.
 
-Sheets and judged pairs a second at several batch sizes, the share of the time that is not the models' own,
-and what many requests in flight are worth to a judge behind an address.
+`wheel` measures grids and judged pairs per second at several batch sizes, the share of the time spent outside
+the models, and the gain from many requests in flight to a judge behind an address.
 """
 
 import argparse
@@ -33,7 +33,7 @@ BATCHES = (1, 8, 32)
 
 
 class Timed:
-    """A function, and the seconds spent in it."""
+    """A function that counts the seconds spent in it."""
 
     def __init__(self, function: Callable):
         self.function, self.seconds = function, 0.0
@@ -47,7 +47,7 @@ class Timed:
 
 
 class TimedVLM(VLM):
-    """A judge, and the seconds that it thought."""
+    """A judge that counts the seconds spent on its answers."""
 
     def __init__(self, vlm: VLM):
         self.vlm, self.name, self.weights = vlm, vlm.name, vlm.weights
@@ -61,7 +61,7 @@ class TimedVLM(VLM):
 
 
 class TimedEyes:
-    """An embedder, and the seconds that it looked."""
+    """An embedder that counts the seconds spent on embedding."""
 
     def __init__(self, embedder: "Embedder"):
         self.name, self.embed = embedder.name, Timed(embedder.embed)
@@ -75,7 +75,7 @@ def _row(part: str, batch: int, count: int, unit: str, total: float, model: floa
 
 
 def bench_grids(folder: Path, count: int, steps: int | None) -> Iterator[Row]:
-    """Prompts to checked PNGs on disk, as `train.grids` does it."""
+    """Yield the speed from prompts to checked PNGs on disk, as in `train.grids`."""
     from dsd.grids.teacher import draw, load_teacher
 
     teacher = load_teacher("pocket", steps=steps)
@@ -90,13 +90,13 @@ def bench_grids(folder: Path, count: int, steps: int | None) -> Iterator[Row]:
 
 
 def _prompts(folder: Path, count: int) -> list[Row]:
-    """The first prompts of the drawn world."""
+    """Return the first prompts of the drawn world."""
     prompts.write_prompts(folder, prompts.Options(count=count))
     return grids.read_prompts(folder)
 
 
 def bench_judge(run: Path) -> Iterator[Row]:
-    """Sheets on disk to judged rows on disk, as `train.curate` does it."""
+    """Yield the speed from grids on disk to judged rows on disk, as in `train.curate`."""
     from dsd.vlm.embed import open_embedder
 
     sheets = jsonl.read_all(grids.table(run))

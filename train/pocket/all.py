@@ -1,8 +1,8 @@
-"""All of the pocket family from nothing, the wheel included: `python -m train.pocket.all RUN`.
+"""Build the whole pocket family from scratch, including the wheel: `python -m train.pocket.all RUN`.
 
-The commands of train/README.md in their order; RUN/all.jsonl has how long each took, in its last attempt.
-Stop it whenever you like: the same command goes on with the part that was not finished. With `--preset gpu`
-no part takes more than about 8 minutes, and `--parts 1` ends after one.
+It runs the commands of docs/training.md in order; RUN/all.jsonl records how long each took in its last
+attempt. You can stop it at any time: the same command continues with the unfinished part. With
+`--preset gpu` no part takes more than about 8 minutes, and `--parts 1` stops after one part.
 """
 
 import argparse
@@ -17,9 +17,10 @@ from dsd.files import jsonl
 from train.pocket.presets import PRESETS
 
 SHEETS, ROWS = 20_000, 24_000
-PROCESSES = min(8, os.cpu_count() or 1)  # that share a GPU, or the cores
-Part = tuple[str, list[str]]  # name, what comes after `python`
-# The teacher's pieces: lessons from and to, and minutes on a GPU. Each goes on from the weights before it.
+PROCESSES = min(8, os.cpu_count() or 1)  # they share one GPU or the CPU cores
+Part = tuple[str, list[str]]  # name, arguments of `python`
+# Pieces of the teacher's training: start and end of the lessons, and minutes on a GPU. Each piece continues
+# from the weights of the one before it.
 PIECES = {
     "cpu": ((0.0, 1.0, None),),
     "gpu": ((0.0, 0.4, 8), (0.4, 0.55, 3), (0.55, 0.7, 8), (0.7, 0.85, 8), (0.85, 1.0, 8)),
@@ -27,7 +28,7 @@ PIECES = {
 
 
 def parts(run: Path, preset: str, *, sheets: int = SHEETS, max_rows: int = ROWS) -> Iterator[Part]:
-    """Every part comes after those that it is made from."""
+    """Yield every part after the parts that it depends on."""
     small, wheel, student = ["--preset", preset], f"{run / 'wheel'}", f"{run / 'student'}"
     limit = ["--minutes", "8"] if preset == "gpu" else []
     yield "vae", _module("train.pocket.vae", f"{run}", *small, *limit)
@@ -55,13 +56,16 @@ def _module(name: str, *arguments: str) -> list[str]:
 
 
 def _shared(name: str, *arguments: str) -> list[str]:
-    """In several processes at once."""
+    """Return the arguments that run a command in `PROCESSES` processes at once."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", f"{PROCESSES}"]
     return [*launcher, *_module(name, *arguments)]
 
 
 def build(run: Path, todo: Iterator[Part], call: Callable[[list[str]], int], most: int | None = None) -> None:
-    """Do what is not done yet, at most `most` parts; raise SystemExit with the code of a part that fails."""
+    """Run the parts that are not done yet, at most `most`.
+
+    Raise SystemExit with the code of a part that fails, or if a part was done with other arguments.
+    """
     table = run / "all.jsonl"
     done = {row["id"]: row["arguments"] for row in jsonl.read_all(table)}
     for name, arguments in todo:

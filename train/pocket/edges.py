@@ -1,9 +1,9 @@
-"""How sharp drawn images are, and whether tokens show in them, relative to renders of the same scenes."""
+"""Sharpness and visible token borders of drawn images, relative to renders of the same scenes."""
 
 import numpy as np
 from PIL import Image
 
-TOKEN = 16  # pixels a side of what one token draws: 8 of the VAE, two by two
+TOKEN = 16  # side of the square that one token draws, in pixels: the VAE's 8, two by two
 
 
 def sharpness(drawn: list[Image.Image], renders: list[Image.Image]) -> float:
@@ -13,7 +13,7 @@ def sharpness(drawn: list[Image.Image], renders: list[Image.Image]) -> float:
 
 
 def token_edges(drawn: list[Image.Image], renders: list[Image.Image]) -> float:
-    """Return how much larger steps across token borders are than steps elsewhere, divided by the renders'.
+    """Return the ratio of steps across token borders to steps elsewhere, divided by that of `renders`.
 
     1 means that no border shows.
     """

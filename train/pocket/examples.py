@@ -1,4 +1,4 @@
-"""The app's examples: held-out critters, drawn, with a prompt each: `python -m train.pocket.examples`."""
+"""Draw the app's examples, held-out critters with a prompt each: `python -m train.pocket.examples`."""
 
 import argparse
 import json
@@ -42,7 +42,7 @@ def make(folder: Path) -> None:
 
 
 def _varied(rng: np.random.Generator, number: int, taken: set[str]) -> Critter:
-    """Held-out critters: shapes and patterns take turns, no colour comes twice."""
+    """Return a held-out critter whose shape and pattern follow from `number`, in a color not in `taken`."""
     shape, pattern = SHAPES[number % len(SHAPES)], PATTERNS[number % len(PATTERNS)]
     while True:
         critter = sample_critter(rng, held_out=True)

@@ -1,8 +1,8 @@
-"""The embedded judge, a stock `LlavaForConditionalGeneration`: `python -m train.pocket.judge RUN`.
+"""Train the embedded judge, a stock `LlavaForConditionalGeneration`: `python -m train.pocket.judge RUN`.
 
-First its eyes (a SigLIP tower) learn to read the drawn world's traits, then the whole model learns to compare
-two pictures, to describe one, and to say what changes, in the words of `dsd.grids.recipes.CRITTERS`. It sees
-renders, and renders as the VAE and the teacher redraw them; held-out critters are not among them.
+First its vision tower (SigLIP) learns to read the drawn world's traits. Then the whole model learns to
+compare two images, to describe one, and to state what changes, in the words of `dsd.grids.recipes.CRITTERS`.
+It is trained on renders, and on renders redrawn by the VAE and the teacher, without held-out critters.
 """
 
 from pathlib import Path
@@ -43,9 +43,9 @@ from train.pocket.scorer import roughen, targets, truths
 from train.pocket.vae import TRAIN_SEED, to_tensor
 
 PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 16
-SIDE = 128  # pixels a side of what it sees
-CONCLUDING = 2.0  # how much more the words from `differences:` on count than the descriptions
-COMPARE, DESCRIBE = 6, 7  # of eight steps, six compare, one describes, one says what changes
+SIDE = 128  # side of its input image, in pixels
+CONCLUDING = 2.0  # loss weight of the words from `differences:` on; descriptions have 1
+COMPARE, DESCRIBE = 6, 7  # of every eight steps, six compare, one describes, one states what changes
 TEMPLATE = (
     "{% for message in messages %}{% for item in message['content'] %}"
     "{% if item['type'] == 'image' %}<image>{% else %} {{ item['text'] }}{% endif %}"
@@ -54,7 +54,7 @@ TEMPLATE = (
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, cut at spaces; an unknown word is one `<unk>`."""
+    """Return a tokenizer with one token per word, split at spaces; an unknown word is one `<unk>`."""
     vocab = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "answer:", *words.vocabulary()]
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocab)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -98,7 +98,7 @@ def build(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditi
 
 
 class Eyes(nn.Module):
-    """A SigLIP tower, and heads that read traits from the mean of what it sees; the heads are thrown away."""
+    """A SigLIP tower with heads that read traits from its mean output; the heads are discarded afterward."""
 
     def __init__(self, tower: nn.Module, width: int):
         super().__init__()
@@ -112,7 +112,7 @@ class Eyes(nn.Module):
 
 
 class Pictures:
-    """Renders, and the same redrawn by VAE and teacher; row FAMILY f + p is panel p of family f."""
+    """Renders, and the same renders redrawn by VAE and teacher; row FAMILY f + p is panel p of family f."""
 
     def __init__(self, run: Path, preset: Preset):
         families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders")
@@ -125,7 +125,7 @@ class Pictures:
         self.taught, self.true = redrawn.by_teacher(run, preset, latents, self.taught_count)
 
     def pick(self, row: int, chance: float) -> np.ndarray:
-        """Half of the pictures that the teacher has redrawn truly, then half of those that the VAE has."""
+        """Return the teacher's true image if `chance` < 0.5, the VAE's if it is < 0.75, or the render."""
         if row < len(self.true) and self.true[row] and chance < 0.5:
             return self.taught[row]
         return self.redrawn[row] if row < len(self.redrawn) and chance < 0.75 else self.plain[row]
@@ -159,7 +159,7 @@ def train_eyes(run: Path, preset: Preset, pictures: Pictures, eyes: Eyes) -> Non
 
 
 def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], str, list[str]]:
-    """The rows of each sample's pictures, the question of this step, and the answers."""
+    """Return the rows of each sample's images, the question of this step, and the answers."""
     rng = np.random.default_rng((SEED, step, ranks()[0]))
     turn = step % 8
     if turn < COMPARE:
@@ -180,7 +180,7 @@ def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], st
 def loss(
     judge: nn.Module, tokenizer: PreTrainedTokenizerFast, pictures: Pictures, batch: int, step: int
 ) -> Tensor:
-    # Every other step keeps to the families that the teacher has redrawn, which are fewer.
+    # Every other round of eight steps uses only the families that the teacher has redrawn, which are fewer.
     count = pictures.taught_count if step // 8 % 2 else pictures.count
     chosen, question, answers = sample_batch(count, batch, step)
     seen = pictures.batch(np.concatenate(chosen), step_seed(SEED, step)).to(device())
@@ -198,20 +198,20 @@ def loss(
 
 
 def weights(ids: Tensor, asked: int, tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """[B, T]: 0 for the question, 1 for what is described, `CONCLUDING` for what is concluded from it.
+    """Return weights [B, T]: 0 for the question, 1 for descriptions, `CONCLUDING` for conclusions.
 
-    Describing is most of the words and is learnt first; what is the same, and what is not, comes late.
+    Descriptions are most of the words and are learned first; conclusions are learned late.
     """
     concludes = (ids == tokenizer.convert_tokens_to_ids(f"{ANSWER[3]}:")).cumsum(1)  # from `differences:` on
     weight = 1.0 + (CONCLUDING - 1.0) * concludes
-    weight[:, :asked] = 0.0  # only the answer is learnt
+    weight[:, :asked] = 0.0  # only the answer is learned
     return weight
 
 
 def begin_with(
     judge: LlavaForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, folder: Path
 ) -> None:
-    """Take over an earlier judge's weights, its words' by spelling: words that it did not know start anew."""
+    """Load an earlier judge's weights; match word embeddings by spelling and leave new words as they are."""
     earlier = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
     spelt = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
     known = {word: i for word, i in tokenizer.get_vocab().items() if word in spelt}

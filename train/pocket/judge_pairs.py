@@ -1,4 +1,4 @@
-"""Which two pictures the judge is trained on: of one critter, or of two that are more or less alike."""
+"""Image pairs for the judge's training: of one critter, or of two that are more or less alike."""
 
 from functools import cache
 
@@ -8,11 +8,12 @@ from dsd.curation.judge_evaluation import NEEDS
 from train.pocket import scenes
 from train.pocket.vae import TRAIN_SEED
 
-# The share of pairs: one critter; one trait changed; others of the same kind, colour and pattern; any other.
-# Where too few numbers differ, the second description is soon copied from the first instead of looked for.
+# Shares of pairs: one critter; one trait changed; another critter with the same color, shape, pattern and
+# ears; any other critter. If too few numbers differ, the judge learns to copy the second description from
+# the first instead of reading the image.
 PAIRS = {"same": 0.3, "changed": 0.4, "alike": 0.2, "any": 0.1}
-# What is changed, in parts: the less there is to see of it, the oftener. Drawn evenly, moved spots would be
-# one pair in a hundred, since only a spotted critter shows them.
+# Weights of the changed traits: the less visible a change is, the more often it is sampled. With equal
+# weights, moved spots would be one pair in a hundred, since only a spotted critter shows them.
 CHANGED = {
     "spots": 5, "eye_size": 4, "ears": 4, "stripe_angle": 2, "shape": 2, "hue": 1, "pattern": 1, "eyes": 1,
 }  # fmt: skip
@@ -21,7 +22,7 @@ CHANGED_SHARES = [weight / sum(CHANGED.values()) for weight in CHANGED.values()]
 
 @cache
 def kinds(count: int) -> dict[tuple, list[int]]:
-    """Families by what words say of their critter: within a kind, only numbers and eyes differ."""
+    """Return families grouped by the words for their critter; within a kind only numbers and eyes differ."""
     found: dict[tuple, list[int]] = {}
     for index in range(count):
         critter = scenes.family(TRAIN_SEED, index)[0][0]
@@ -31,7 +32,7 @@ def kinds(count: int) -> dict[tuple, list[int]]:
 
 @cache
 def changes(count: int) -> dict[str, list[int]]:
-    """Rows of `Pictures` by the trait that they show changed; what their critter cannot show is left out."""
+    """Return rows of `Pictures` by the trait that they show changed, without changes that are not visible."""
     found: dict[str, list[int]] = {trait: [] for trait in CHANGED}
     for row in (
         scenes.FAMILY * f + p for f in range(count) for p in range(scenes.SAME, scenes.SAME + scenes.CHANGED)
@@ -44,7 +45,7 @@ def changes(count: int) -> dict[str, list[int]]:
 
 
 def sample_pair(count: int, rng: np.random.Generator) -> list[int]:
-    """Two rows of `Pictures`: of one critter, or of two that are more or less alike."""
+    """Return two rows of `Pictures`: of one critter, or of two that are more or less alike."""
     how = str(rng.choice(list(PAIRS), p=list(PAIRS.values())))
     family = int(rng.integers(count))
     first, second = (scenes.FAMILY * family + int(p) for p in rng.permutation(scenes.SAME)[:2])

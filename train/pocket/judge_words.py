@@ -1,8 +1,8 @@
-"""What the embedded judge is taught to say of pictures whose truth is known, in the recipe's own form.
+"""The answers that the embedded judge is trained to give about images of known content.
 
-It describes both critters, puts the two values of every part side by side and says whether they agree;
-scores and verdict follow. A small model can learn that: asked at once which parts differ, it would have to
-compare words far apart without having written anything down.
+An answer has the format of the recipe. It describes both critters, puts the two values of every part side by
+side and states whether they agree; scores and verdict follow. A small model can learn this. To name the
+differing parts at once, it would have to compare distant words without any intermediate text.
 """
 
 import numpy as np
@@ -30,26 +30,26 @@ PARTS = {
     "eyes": (("eyes",), ("eye_size",)),
 }
 COUNTS = {1: "one", 2: "two", 3: "three"}
-SIZES = range(60, 150, 10)  # percent, of eyes
+SIZES = range(60, 150, 10)  # of eyes, in percent
 STEPS = {
     "hue": 12,
     "accent_hue": 30,
     "stripe_angle": 15,
     "spot_turn": 15,
-}  # degrees from one word to the next
-# A part scores 4 within half of what the scorer tolerates, 3 within it, 2 within 1.5 times it, 1 beyond, 0
-# where the kind is another.
+}  # degrees between neighboring words
+# A part scores 4 within half of the scorer's tolerance, 3 within it, 2 within 1.5 times it, 1 beyond that,
+# and 0 if a named trait differs.
 SAME_FROM = 3
 AGREE, DIFFER = "agree", "differ"
-# How far a number is described from what it is (standard deviation, in what the scorer tolerates): the
-# judge's eyes are not exact, and what it compares has to forgive them that.
+# Standard deviation of the errors in described numbers, in units of the scorer's tolerance: the judge's
+# vision is not exact, and its comparison must allow for that.
 MISREAD = 0.3
 
 Numbers = dict[str, float]
 
 
 def exact(critter: Critter) -> Numbers:
-    """The numbers that can be seen, as the scorer would read them from a perfect picture."""
+    """Return the visible numbers, as the scorer would read them from a perfect image."""
     numbers = decode_numbers(torch.tensor(encode_numbers(critter)))
     return {name: numbers[name] for name in visible_numbers(critter)}
 
@@ -60,7 +60,7 @@ def misread(numbers: Numbers, rng: np.random.Generator) -> Numbers:
 
 
 def said(critter: Critter, numbers: Numbers) -> dict[str, str]:
-    """The words of each part: `red 0°`, `round`, `striped 60° 30°`, `long`, `two 110%`."""
+    """Return the words of each part: `red 0°`, `round`, `striped 60° 30°`, `long`, `two 110%`."""
     size = min(SIZES, key=lambda percent: abs(percent - 100 * numbers["eye_size"]))
     pattern = [degrees(name, numbers[name]) for name in PARTS["pattern"][1] if name in numbers]
     return {
@@ -78,13 +78,13 @@ def degrees(name: str, value: float) -> str:
 
 
 def describe(words: dict[str, str]) -> str:
-    """`red 0° round critter striped 60° 30° long ears two 110% eyes`."""
+    """Join the words of the parts: `red 0° round critter striped 60° 30° long ears two 110% eyes`."""
     color, shape, pattern, ears, eyes = (words[part] for part in PARTS)
     return f"{color} {shape} critter {pattern} {ears} ears {eyes} eyes"
 
 
 def scores(first: Critter, second: Critter) -> dict[str, int]:
-    """0-4 for each part, over what can be seen in both."""
+    """Return a score of 0-4 for each part, over what is visible in both critters."""
     one, two = exact(first), exact(second)
     result = {}
     for part, (named, numbers) in PARTS.items():
@@ -97,7 +97,7 @@ def scores(first: Critter, second: Critter) -> dict[str, int]:
 
 
 def comparison(first: Critter, second: Critter, rng: np.random.Generator) -> str:
-    """The whole answer to `CRITTERS.compare`: numbers are described a little wrong, what follows is true."""
+    """Return the answer to `CRITTERS.compare`; described numbers are slightly off, conclusions are true."""
     given = scores(first, second)
     one, two = (said(critter, misread(exact(critter), rng)) for critter in (first, second))
     agreed = {part: AGREE if score >= SAME_FROM else DIFFER for part, score in given.items()}
@@ -121,7 +121,7 @@ def instruction(context: Context) -> str:
 
 
 def vocabulary() -> list[str]:
-    """Every word that a question or an answer may hold."""
+    """Return every word that a question or an answer may contain."""
     asked = " ".join([CRITTERS.compare, *CRITTERS.captions.values()]).split()
     marks = [f"{name}:" for name in ANSWER] + ["same", "different", "eyes", "–", ",", AGREE, DIFFER]
     sizes = [*COUNTS.values(), *(f"{percent}%" for percent in SIZES), *map(str, range(5))]

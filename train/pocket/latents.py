@@ -1,7 +1,7 @@
 """The families' latents, drawn and encoded once: float16 [families, FAMILY, 16, H/8, W/8].
 
-The encoder reads each 8x8 block alone, so a grid's latents are its panels' latents side by side; grids are
-therefore put together from latents, at no cost. The images themselves are not kept.
+The encoder reads each 8x8 block alone, so a grid's latents are its panels' latents side by side, and grids
+are assembled from latents at no cost. The images are not kept.
 """
 
 import os
@@ -25,7 +25,7 @@ CHUNK = 50  # families that a process draws at a time
 
 
 def load(vae: AutoencoderKL, seed: int, count: int, panel: int, path: Path) -> Tensor:
-    """Return the latents of the first `count` families of a seed, from `path` where they are there."""
+    """Return the latents of the first `count` families of a seed, from `path` if it exists."""
 
     def encode() -> np.ndarray:
         weight, bias = (tensor.cpu().numpy() for tensor in block_code(vae))
@@ -37,14 +37,14 @@ def load(vae: AutoencoderKL, seed: int, count: int, panel: int, path: Path) -> T
                 made[first : first + CHUNK] = chunk
         return made
 
-    return torch.from_numpy(np.array(once(path, encode)))  # a copy: in memory, and of our own
+    return torch.from_numpy(np.array(once(path, encode)))  # a writable copy in memory
 
 
 @torch.no_grad()
 def block_code(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
     """Return the encoder as one linear map of an 8x8 block, weight [16, 192] and bias [16], by probing it.
 
-    Through all its silent layers it would take a hundred times as long.
+    Running the whole encoder, with its zeroed residual branches, would take a hundred times as long.
     """
     probes = torch.eye(3 * BLOCK * BLOCK).view(-1, 3, BLOCK, BLOCK).to(vae.device)
     bias = latents.encode(vae, torch.zeros_like(probes[:1]))[0, :, 0, 0]
@@ -54,7 +54,7 @@ def block_code(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
 def _encode(
     first: int, *, seed: int, count: int, panel: int, weight: np.ndarray, bias: np.ndarray
 ) -> np.ndarray:
-    """Draw and encode the families from `first` on: float16 [CHUNK or fewer, FAMILY, 16, h, w]."""
+    """Draw and encode up to `CHUNK` families from `first` on: float16 [families, FAMILY, 16, h, w]."""
     indices = range(first, min(first + CHUNK, count))
     return np.stack(
         [[_code(draw(*one, panel), weight, bias) for one in scenes.family(seed, i)] for i in indices]
@@ -69,5 +69,5 @@ def _code(image, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
 
 
 def pack(panels: Tensor, rows: int, columns: int) -> Tensor:
-    """Panels' latents [B rows columns, 16, h, w] -> tokens of their grids [B, rows columns h w / 4, 64]."""
+    """Pack latents of panels [B rows columns, 16, h, w] into grid tokens [B, rows columns h w / 4, 64]."""
     return latents.pack(pocket_vae.tile(panels.float(), rows, columns))

@@ -1,8 +1,8 @@
-"""What a step of the teacher's training may teach: sheets of some layout, with their words.
+"""The lessons of the teacher's training: grids of one layout, with their prompts.
 
-Most sheets show one critter, some do not: consistency within a sheet is learnt, imperfect, and leaves
-curation a real job. In lessons of copying some of the panels are shown: then only the others are learnt, and
-what no word tells pays at once.
+Most grids show one critter and some do not, so consistency within a grid is learned imperfectly and curation
+has real work to do. In copying lessons some of the panels are shown and only the others are learned, so that
+copying traits that no word names lowers the loss at once.
 """
 
 from collections.abc import Callable
@@ -20,21 +20,22 @@ from train.pocket.loop import ranks
 from train.pocket.truths import Truths
 
 TEXT_DROPOUT, IMPERFECT, SEED = 0.1, 0.1, 11
-# The rest of the sheets' prompts place fewer panels. Where all are always placed, the model learns which
-# scenes a sheet has and never where: knowing its quadrant and reading the right words pay only together.
+# Share of grid prompts that describe every panel; the rest describe fewer. If all panels are always
+# described, the model learns which scenes a grid has but never where they are: knowing the quadrant and
+# reading the right words help only together.
 ALL_SAID = 0.5
 PAIR_TOKENS, GRID_TOKENS = text.LAYOUT_TOKENS["1x2"], text.LAYOUT_TOKENS["2x2"]
-UNTOLD, UNTOLD_COPYING = 0.4, 0.7  # of the sheets' prompts name no trait: panels must look at each other
+UNTOLD, UNTOLD_COPYING = 0.4, 0.7  # shares of grid prompts without traits: panels must attend to each other
 
 
 class Lesson(NamedTuple):
-    """What a step may teach: grids of one layout."""
+    """What one step teaches: grids of one layout."""
 
     rows: int
     columns: int
     tokens: int  # of text
     batch: float  # relative to single images, so that all lessons cost about as much
-    copying: bool = False  # some panels are shown, all are of one critter, and only the others are learnt
+    copying: bool = False  # some panels are shown, all are of one critter, and only the others are learned
     relit: bool = False  # all panels show one scene, each in another light
 
 
@@ -42,8 +43,8 @@ SINGLES = Lesson(1, 1, text.T5_TOKENS, 1.0)
 PAIRS, COPIED_PAIRS = (Lesson(1, 2, PAIR_TOKENS, 0.57, copying) for copying in (False, True))
 GRIDS, COPIED_GRIDS = (Lesson(2, 2, GRID_TOKENS, 0.29, copying) for copying in (False, True))
 RELIT, COPIED_RELIT = (Lesson(2, 2, GRID_TOKENS, 0.29, copying, relit=True) for copying in (False, True))
-# What the steps teach, by the share of the training that has passed. Words are learnt from single images,
-# many of them; until they hold, grids teach little.
+# Lessons and their shares, by the share of the training that has passed. Words are learned from many single
+# images; until they are known, grids teach little.
 STAGES = {
     0.0: {SINGLES: 1.0},
     0.4: {SINGLES: 0.3, PAIRS: 0.2, COPIED_PAIRS: 0.5},
@@ -53,13 +54,13 @@ STAGES = {
 
 
 class Sheet(NamedTuple):
-    panels: list[int]  # of the family
+    panels: list[int]  # indices in the family
     prompt: str
-    shown: list[bool]  # panel by panel
+    shown: list[bool]  # for each panel
 
 
 def sample_sheet(truths: Truths, index: int, lesson: Lesson, rng: np.random.Generator) -> Sheet:
-    """A sheet of family `index`."""
+    """Sample a grid of family `index`."""
     count = lesson.rows * lesson.columns
     if count == 1:
         panel = int(rng.integers(scenes.FAMILY))
@@ -87,7 +88,7 @@ def _of_one_critter(lesson: Lesson, count: int, rng: np.random.Generator) -> np.
 
 
 def _told(lesson: Lesson, rng: np.random.Generator) -> tuple[str, ...]:
-    """The traits that a sheet's words name."""
+    """Sample the traits that a grid's prompt names."""
     if rng.random() < (UNTOLD_COPYING if lesson.copying else UNTOLD):
         return ()
     return NAMED if rng.random() < 0.8 else tuple(t for t in NAMED if rng.random() < 0.5)
@@ -95,7 +96,7 @@ def _told(lesson: Lesson, rng: np.random.Generator) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Batch:
-    """What one step learns from: sheets of one lesson."""
+    """The samples of one step: grids of one lesson."""
 
     lesson: Lesson
     families: Tensor  # [B]
@@ -106,14 +107,14 @@ class Batch:
 
 
 class Sampler:
-    """`sampler(step)` is the batch of a step; holds nothing that worker processes could not have.
+    """A function from a step to its batch, `sampler(step)`, that worker processes can hold.
 
     `passed(step)` is the share of the training that has passed, which chooses the stage.
     """
 
     def __init__(self, truths: Truths, batch: int, passed: Callable[[int], float]):
         self.spell, self.truths, self.batch, self.passed = text.Speller(), truths, batch, passed
-        self.rank = ranks()[0]  # now: a worker process has none
+        self.rank = ranks()[0]  # read here, as a worker process has no rank
 
     def __call__(self, step: int) -> Batch:
         lesson = choose(step, stage(self.passed(step)))
@@ -127,11 +128,11 @@ class Sampler:
 
 
 def stage(passed: float) -> dict[Lesson, float]:
-    """Return the lessons, and their shares, when this share of the training has passed."""
+    """Return the lessons and their shares after this share of the training."""
     return STAGES[max(start for start in STAGES if start <= passed)]
 
 
 def choose(step: int, lessons: dict[Lesson, float]) -> Lesson:
-    """The same in every process."""
+    """Choose the lesson of a step, the same in every process."""
     rng = np.random.default_rng((SEED + 1, step))
     return list(lessons)[rng.choice(len(lessons), p=list(lessons.values()))]

@@ -1,8 +1,8 @@
-"""A linear autoencoder that a stock `AutoencoderKL` can spell exactly, and the spelling.
+"""A linear autoencoder, and its exact conversion to a stock `AutoencoderKL`.
 
-On two CPU cores an `AutoencoderKL` learns slowly from nothing; its linear part alone learns in minutes. So
-the linear part comes first, is written into the stock weights with every residual branch at zero, and the
-branches learn the rest. Only one thing stands in the way, the last norm and SiLU of encoder and decoder; see
+On two CPU cores an `AutoencoderKL` learns slowly from scratch, but its linear part alone learns in minutes.
+So the linear part is trained first and written into the stock weights with every residual branch at zero;
+then the branches learn the rest. The only obstacle is the last norm and SiLU of encoder and decoder; see
 `_spell_last`.
 """
 
@@ -13,12 +13,14 @@ from torch.nn import functional
 
 BLOCK, HALF, LATENTS = 8, 4, 16
 LAST = 4  # channels before the last convolution of the decoder
-CONSTANT = 100.0  # dwarfs every signal, so that the last norm divides by nearly the same number everywhere
+CONSTANT = 100.0  # far above every signal, so that the last norm divides by nearly the same number everywhere
 
 
 class LinearAutoencoder(nn.Module):
-    """Encoder: 8x8 blocks, each alone (pixels -> 4x4 blocks -> 8x8 blocks). Decoder: the stock ups, nothing
-    else."""
+    """A linear encoder of separate 8x8 blocks and a decoder with only the stock upsampling layers.
+
+    The encoder goes from pixels to 4x4 blocks to 8x8 blocks.
+    """
 
     def __init__(self, widths: tuple[int, ...]):
         super().__init__()
@@ -44,7 +46,10 @@ class LinearAutoencoder(nn.Module):
 
     @torch.no_grad()
     def start_at_principal_components(self, pixels: Tensor) -> None:
-        """The best linear code of single blocks, halfway whitened: details count, noise does not."""
+        """Set the encoder to the best linear code of single blocks, half whitened.
+
+        Half whitening gives weight to details, but not to noise.
+        """
         basis, _, _ = principal(blocks(pixels, HALF), self.fine.out_channels)
         self.fine.weight.copy_(basis.view_as(self.fine.weight))
         last, mean, deviation = principal(blocks(self.fine(pixels), 2), LATENTS)
@@ -54,25 +59,27 @@ class LinearAutoencoder(nn.Module):
 
     @torch.no_grad()
     def normalise(self, pixels: Tensor) -> None:
-        """Shift and scale the code to mean 0 and deviation 1, over all channels, without changing what is
-        decoded."""
+        """Shift each channel of the code to mean 0 and scale all to deviation 1.
+
+        The decoder is adjusted to decode the same images.
+        """
         code = self.encode(pixels)
         shift, scale = code.mean((0, 2, 3)), code.std()
         self.conv_in.bias += (self.conv_in.weight * shift[:, None, None]).sum(
             (1, 2, 3)
-        )  # exact but at the border
+        )  # exact except at the border
         self.conv_in.weight *= scale
         self.coarse.bias.copy_((self.coarse.bias - shift) / scale)
         self.coarse.weight /= scale
 
 
 def blocks(x: Tensor, side: int) -> Tensor:
-    """[B, C, H, W] -> rows of single blocks [n, C side side]."""
+    """Cut [B, C, H, W] into rows of single blocks [n, C side side]."""
     return functional.unfold(x, side, stride=side).transpose(1, 2).reshape(-1, x.shape[1] * side * side)
 
 
 def principal(rows: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The `keep` strongest components of rows [n, C]: basis [keep, C], mean [C], deviation [keep]."""
+    """Return the `keep` strongest components of rows [n, C]: basis [keep, C], mean [C], deviation [keep]."""
     rows = rows.double()
     values, vectors = torch.linalg.eigh(torch.cov((rows - rows.mean(0)).T))
     return (
@@ -82,12 +89,12 @@ def principal(rows: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     )
 
 
-# ---------------------------------------------------------------- spelling it in the stock class
+# ---------------------------------------------------------------- conversion to the stock class
 
 
 @torch.no_grad()
 def spell(linear: LinearAutoencoder, vae: AutoencoderKL) -> None:
-    """Write `linear` into `vae`, whose residual branches must be silent (their last convolutions zero)."""
+    """Write `linear` into `vae`, and silence its residual branches by zeroing their last convolutions."""
     silence_residuals(vae)
     _spell_encoder(linear, vae.encoder)
     _spell_decoder(linear, vae.decoder)
@@ -110,22 +117,22 @@ def _spell_encoder(linear: LinearAutoencoder, encoder: nn.Module) -> None:
     _write(downs[2], linear.coarse.weight, linear.coarse.bias)
     signals = nn.Conv2d(wider[2].in_channels, LATENTS, 1)
     _identity(signals, LATENTS)
-    readout = torch.eye(2 * LATENTS, LATENTS)[..., None, None]  # the log-variance half reads nothing
+    readout = torch.eye(2 * LATENTS, LATENTS)[..., None, None]  # zero weights for the log-variance half
     bias = torch.cat([torch.zeros(LATENTS), torch.full((LATENTS,), -30.0)])
     _spell_last(signals, readout, bias, wider[2], encoder.conv_norm_out, encoder.conv_out)
 
 
 def _unfolded_pairs() -> Tensor:
-    """Pixels of a 2x2 block to channels ordered (row, column, colour): [12, 3, 2, 2]."""
+    """Return a kernel [12, 3, 2, 2] from a 2x2 block's pixels to channels ordered (row, column, color)."""
     return torch.eye(12).view(12, 2, 2, 3).permute(0, 3, 1, 2)
 
 
 def _regroup(weight: Tensor) -> Tensor:
-    """A 4x4 kernel over pixels as a 2x2 kernel over `_unfolded_pairs`: [K, 3, 4, 4] -> [K, 12, 2, 2]."""
+    """Convert a 4x4 kernel over pixels [K, 3, 4, 4] to one over `_unfolded_pairs` [K, 12, 2, 2]."""
     kept = len(weight)
     split = weight.view(kept, 3, 2, 2, 2, 2).permute(
         0, 3, 5, 1, 2, 4
-    )  # [K, row, column, colour, block row, block col]
+    )  # [K, row, column, color, block row, block column]
     return split.reshape(kept, 12, 2, 2)
 
 
@@ -143,11 +150,11 @@ def _spell_decoder(linear: LinearAutoencoder, decoder: nn.Module) -> None:
 def _spell_last(
     signal: nn.Conv2d, readout: Tensor, bias: Tensor, into: nn.Conv2d, norm: nn.GroupNorm, out: nn.Conv2d
 ):
-    """`readout(signal(x))` through GroupNorm and SiLU, which a linear map has to pass unharmed.
+    """Write `readout(signal(x))` into layers with a GroupNorm and a SiLU between them.
 
     Each signal p is carried twice, as +p and -p: then a group's mean is 0, and silu(p) - silu(-p) = p. The
     other channels of a group hold +K and -K, so large that the group's deviation is the same everywhere, and
-    the norm's own weight undoes it.
+    the norm's weight cancels it.
     """
     into.weight.zero_(), into.bias.zero_(), out.weight.zero_(), out.bias.zero_(), norm.bias.zero_()
     size, per_group = norm.num_channels // norm.num_groups, signal.out_channels // norm.num_groups
@@ -174,8 +181,10 @@ def _identity(conv: nn.Conv2d, channels: int) -> None:
 
 
 def _write(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> None:
-    """Into the corner of a larger kernel; a stride-2 convolution of the stock class pads right and below
-    only."""
+    """Write a kernel into the upper left corner of a larger one, whose other weights become zero.
+
+    A stride-2 convolution of the stock class pads only on the right and below.
+    """
     conv.weight.zero_(), conv.bias.zero_()
     kept, channels, height, width = weight.shape
     conv.weight[:kept, :channels, :height, :width] = weight

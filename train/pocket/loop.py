@@ -1,4 +1,4 @@
-"""What the small trainings share: a schedule, a running average, and a state that a re-run continues."""
+"""Shared parts of the pocket trainings: a learning rate schedule, an EMA, and a resumable state."""
 
 import math
 import os
@@ -25,10 +25,10 @@ def device() -> str:
 
 
 def mixed_precision() -> AbstractContextManager:
-    """Compute in bfloat16 where it is fast: on a GPU, and on a CPU that multiplies it in hardware.
+    """Return a context that computes in bfloat16 on a GPU, and on a CPU with hardware support for it.
 
     Such a CPU (AVX-512 BF16 or AMX) is up to 2.7 times as fast with it; any other takes many times as long.
-    Its attention stays in float32, whose fused kernel is twice as fast as any in bfloat16.
+    On a CPU, attention stays in float32, whose fused kernel is twice as fast as any in bfloat16.
     """
     if device() == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
@@ -54,7 +54,7 @@ def _cpu_multiplies_bfloat16() -> bool:
 
 
 def ranks() -> tuple[int, int]:
-    """(rank, processes) under `torchrun`, (0, 1) otherwise."""
+    """Return (rank, processes) under `torchrun`, (0, 1) otherwise."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
     if not distributed.is_initialized():
@@ -63,7 +63,10 @@ def ranks() -> tuple[int, int]:
 
 
 def average_gradients(model: torch.nn.Module) -> None:
-    """Mean over processes, in one message. Every process must have the same parameters with a gradient."""
+    """Average gradients over processes, in one message.
+
+    Every process must have gradients for the same parameters.
+    """
     _, processes = ranks()
     if processes == 1:
         return
@@ -77,7 +80,7 @@ def average_gradients(model: torch.nn.Module) -> None:
 
 
 def once(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """What is in the file, which the first process makes where it is not there yet."""
+    """Return the array in the file, which the first process makes if it does not exist."""
     if not path.exists() and ranks()[0] == 0:
         made = make()
         with (part := path.with_suffix(".part")).open("wb") as file:
@@ -97,9 +100,10 @@ class _Steps(Dataset):
 
 
 def made_ahead(make: Callable[[int], Any], first: int, steps: int) -> Iterator[Any]:
-    """`make(step)` for each step from `first` on.
+    """Return an iterator over `make(step)` for the steps from `first` to `steps`, exclusive.
 
-    Beside a GPU by worker processes, ahead of time, so that it never waits; else when it is asked for.
+    With a GPU, worker processes make them ahead of time, so that it never waits; otherwise each is made when
+    it is needed.
     """
     workers = min(12, max(1, (os.cpu_count() or 1) - 2)) if device() == "cuda" else 0
     order = range(first, steps)
@@ -107,20 +111,20 @@ def made_ahead(make: Callable[[int], Any], first: int, steps: int) -> Iterator[A
 
 
 def learning_rate(step: int, passed: float, *, warmup: int = 200, decay: float = 0.3) -> float:
-    """Return the share of the peak rate: a warm-up, flat, then a cosine to a fiftieth.
+    """Return the share of the peak rate: warm-up, constant, then a cosine decay to a fiftieth.
 
-    `passed` is the share of the training that has passed; the cosine takes the last `decay` of it.
+    `passed` is the share of the training that has passed; the cosine takes the last `decay` of the training.
     """
     fraction = min(1.0, max(0.0, (passed - (1 - decay)) / decay))
     return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
 
 
 MUON = {"lr": 0.015, "momentum": 0.95, "weight_decay": 0.01, "adjust_lr_fn": "original"}
-PER_SAMPLE = ("norm", "embed")  # matrices that see one vector a sample: too few rows for Muon to pay
+PER_SAMPLE = ("norm", "embed")  # matrices applied to one vector per sample: too few rows for Muon to help
 
 
 class Optimizers:
-    """Muon for the matrices of the transformer's blocks, AdamW for all else, as one optimizer.
+    """Muon for the matrices of the transformer's blocks and AdamW for the rest, as one optimizer.
 
     Muon learns several times as much from an image (Jordan et al. 2024).
     """
@@ -160,13 +164,13 @@ def _is_block_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
 
 
 def set_rate(optimizer, share: float) -> None:
-    """Set every group's rate to a share of its peak, which is the one that it began with."""
+    """Set every group's rate to a share of its peak, which is its initial rate."""
     for group in optimizer.param_groups:
         group["lr"] = share * group.setdefault("initial_lr", group["lr"])
 
 
 def running_average(model: torch.nn.Module, decay: float = 0.999) -> AveragedModel:
-    """An exponential average that forgets the first, bad weights: its decay grows to `decay`."""
+    """Return an EMA that forgets the first, poor weights: its decay grows to `decay`."""
 
     @torch.no_grad()
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
@@ -176,10 +180,10 @@ def running_average(model: torch.nn.Module, decay: float = 0.999) -> AveragedMod
 
 
 class State:
-    """Named stateful objects saved together, whole or not at all; `step` counts the steps done.
+    """Named stateful objects that are saved together, whole or not at all; `step` counts the steps done.
 
-    A training ends after `steps` steps, or after `minutes` where they are fewer. Only without a limit in
-    minutes is a training that was stopped and continued the same as one that was not.
+    Training ends after `steps` steps or `minutes` minutes, whichever comes first. A resumed training equals
+    an uninterrupted one only without a time limit.
     """
 
     def __init__(
@@ -192,7 +196,7 @@ class State:
 
     @property
     def passed(self) -> float:
-        """The share of the training that has passed; 1 when it is over."""
+        """Return the share of the training that has passed; 1 or more when it is over."""
         timed = 0.0
         if self.minutes is not None:
             timed = (self.seconds + time.monotonic() - self._began) / (60 * self.minutes)
@@ -220,7 +224,7 @@ class State:
         self._saved_at = now
 
     def tick(self) -> None:
-        """Count one step, and save when `every` seconds have passed."""
+        """Count one step, and save if `every` seconds have passed since the last save."""
         self.step += 1
         if time.monotonic() - self._saved_at > self.every:
             self.save()
@@ -229,10 +233,10 @@ class State:
 def descend(
     name: str, state: State, loss: Callable[[int], Tensor], *, warmup: int = 200, decay: float = 0.3
 ) -> None:
-    """Optimize until `state` says that the training is over, then save.
+    """Optimize until `state.passed` reaches 1, then save.
 
-    `state` holds `model`, its `average` and its `optimizer`; `loss` is a function of the step. The mean loss
-    since the last line, and the steps a second, are printed every 100 steps.
+    `state` holds `model`, its `average` and its `optimizer`; `loss` is a function of the step. Every 100
+    steps the mean loss since the last line and the steps per second are printed.
     """
     torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.training.student.make_trainable`
     model, average, optimizer = (state.objects[part] for part in ("model", "average", "optimizer"))
@@ -246,7 +250,7 @@ def descend(
         optimizer.step()
         optimizer.zero_grad()
         average.update_parameters(model)
-        losses.append(value.detach())  # read when it is printed
+        losses.append(value.detach())  # read only when printed
         state.tick()
         if state.step % 100 == 0:
             if ranks()[0] == 0:
@@ -259,5 +263,5 @@ def descend(
 
 
 def step_seed(seed: int, step: int, where: str | torch.device = "cpu") -> torch.Generator:
-    """Randomness as a function of step and rank: a continued run draws what an unbroken one would."""
+    """Return a generator seeded by step and rank, so that a resumed run samples as an unbroken one would."""
     return torch.Generator(where).manual_seed((seed * 1_000_003 + step) * 64 + ranks()[0])

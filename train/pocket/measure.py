@@ -1,7 +1,6 @@
-"""The figures and sample sheets of the pocket family's card: `python -m train.pocket.measure RUN --out
-FOLDER`.
+"""Make the figures and sample grids of pocket's card: `python -m train.pocket.measure --out FOLDER`.
 
-All pictures are drawn by the plain pipelines from saved folders; traits are read back by the scorer.
+All images are drawn by the plain pipelines from saved folders; traits are read back by the scorer.
 """
 
 import argparse
@@ -33,13 +32,13 @@ SEED, STEPS, BATCH = 5000, 28, 50
 
 @dataclass(frozen=True)
 class World:
-    """What is measured: panels of `panel` pixels, in the lights that the scorer knows."""
+    """The scenes to measure on: panels of `panel` pixels, in the lights that the scorer knows."""
 
     scorer: Scorer
     panel: int
 
     def fresh(self, index: int, *, held_out: bool, contexts: int = 1) -> tuple[Critter, list[Context]]:
-        """Return scene `index` of the measurements: never one that was trained on."""
+        """Return scene `index` of the measurements, from a seed that no training uses."""
         rng = np.random.default_rng((SEED, index, held_out))
         lights = self.scorer.choices["light"]
         return sample_critter(rng, held_out=held_out), [sample_context(rng, lights) for _ in range(contexts)]
@@ -57,7 +56,7 @@ def share(values) -> float:
 
 
 def score_parts(pairs: list[tuple[Critter, Context]], readings: list[Reading]) -> dict[str, float]:
-    """Share of each named trait and each part of the context that is there."""
+    """Return, for each trait and each part of the context, the share of images that show it."""
     rows: dict[str, list[bool]] = {}
     for (critter, context), reading in zip(pairs, readings, strict=True):
         for name, value in {**kept(critter, reading), **followed(context, reading)}.items():
@@ -66,7 +65,7 @@ def score_parts(pairs: list[tuple[Critter, Context]], readings: list[Reading]) -
 
 
 def looks(drawn: list[Image.Image], pairs: list[tuple[Critter, Context]], panel: int) -> dict[str, float]:
-    """Return sharpness and token edges of images, against renders of what they were to show."""
+    """Return sharpness and token edges of images, relative to renders of the scenes they should show."""
     renders = [draw(*pair, panel) for pair in pairs]
     return {
         "sharpness": round(sharpness(drawn, renders), 3),
@@ -109,13 +108,13 @@ def split(sheet: Image.Image, panel: int) -> list[Image.Image]:
 
 
 def ceiling_of_grids(world: World, count: int) -> float:
-    """How many truly consistent rendered sheets the same test accepts."""
+    """Return the share of rendered, truly consistent grids that the same test accepts."""
     rows = [world.fresh(i, held_out=False, contexts=4) for i in range(count)]
     return share(same_identity(world.scorer.read([draw(c, x, world.panel) for x in xs])) for c, xs in rows)
 
 
 def held_out_cases(world: World, count: int) -> list[Case]:
-    """Held-out critters, each asked for in one context."""
+    """Return cases of held-out critters, each requested in one context."""
     cases = []
     for i in range(count):
         critter, (shown, asked) = world.fresh(i, held_out=True, contexts=2)
@@ -127,7 +126,7 @@ def held_out_cases(world: World, count: int) -> list[Case]:
 def measure_student(
     student: DSDPipeline, teacher: FluxPipeline, world: World, count: int, guidance: dict
 ) -> tuple[dict, Image.Image]:
-    """Held-out critters in an asked context: the student, the prompted teacher, and a true render."""
+    """Measure student, prompted teacher and true renders on held-out critters; return also a sample grid."""
     cases, readers = held_out_cases(world, count), CritterScorer(world.scorer)
     drawn = by_student(
         student,
@@ -157,7 +156,7 @@ def measure_student(
 
 
 def _identity_row(means: dict[str, Interval]) -> dict[str, list[float]]:
-    """Mean and 95 % interval of what the card tells."""
+    """Return the mean and 95 % interval of each score in the card."""
     names = {
         "identity": "identity",
         "named_traits": "named",

@@ -1,4 +1,4 @@
-"""Sizes and lengths of the pocket family's trainings: the same models on two CPU cores and on one GPU."""
+"""Sizes and lengths of the pocket trainings, for the same models on two CPU cores and on one GPU."""
 
 import argparse
 from dataclasses import dataclass, replace
@@ -9,8 +9,8 @@ from pathlib import Path
 class Preset:
     """One set of sizes. Counts are families, images or grids; steps are optimizer steps."""
 
-    panel: int = 128  # pixels a side of one panel, and of the student's frame
-    vae_widths: tuple[int, ...] = (16, 32, 48, 96)  # the second at most 48: a 4x4 block has no more numbers
+    panel: int = 128  # side of one panel and of the student's frame, in pixels
+    vae_widths: tuple[int, ...] = (16, 32, 48, 96)  # the second is at most 48, the size of a 4x4 RGB block
     families: int = 12_000
     vae_families: int = 2_000
     linear_steps: int = 1_000
@@ -27,16 +27,16 @@ class Preset:
     double_blocks: int = 1
     single_blocks: int = 6
     teacher_steps: int = 40_000
-    teacher_rate: float = 1e-3  # of AdamW; see `loop.optimizer` for the blocks' matrices
-    teacher_batch: int = 28  # single images, in each process; grids are fewer, so that a step takes as long
-    judge_redrawn: int = 4_000  # families that the judge also sees as the VAE redraws them
-    judge_taught: int = 2_400  # families that it also sees as the teacher redraws them
+    teacher_rate: float = 1e-3  # of AdamW; see `loop.MUON` for the blocks' matrices
+    teacher_batch: int = 28  # single images per process; fewer grids, so that all steps take about as long
+    judge_redrawn: int = 4_000  # families that the judge also sees redrawn by the VAE
+    judge_taught: int = 2_400  # families that it also sees redrawn by the teacher
     judge_width: int = 128
     judge_eye_blocks: int = 4
     judge_blocks: int = 3
-    judge_eye_batch: int = 64  # images, in each process
+    judge_eye_batch: int = 64  # images per process
     judge_eye_steps: int = 1_500
-    judge_batch: int = 24  # pairs, in each process
+    judge_batch: int = 24  # pairs per process
     judge_steps: int = 10_000
 
 
@@ -50,7 +50,7 @@ PRESETS = {"cpu": CPU, "gpu": GPU}
 
 
 def parser(about: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all trainings share; `about` is their module's docstring."""
+    """Return a parser with the arguments that all trainings share; `about` is the module's docstring."""
     made = argparse.ArgumentParser(description=about.split("\n")[0])
     made.add_argument("run", type=Path, help="folder that the parts are made in")
     made.add_argument("--preset", choices=PRESETS, default="cpu")

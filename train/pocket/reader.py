@@ -1,10 +1,10 @@
-"""What the teacher's transformer is asked halfway: who stands in each panel?
+"""An auxiliary loss for the teacher: read each panel's critter from tokens in the middle of the transformer.
 
-Velocities alone teach small traits slowly: three eyes in place of two are a few pixels of a sheet. So the
-panels' tokens must also tell, in the middle of the transformer, the traits of the critter that they show or
-are to show; where a panel is noise, only another panel can tell them. It is the idea of REPA (Yu et al. 2024,
-arXiv 2410.06940), with the drawn world's known truth in place of another network's features. The reader is
-thrown away after the training.
+Velocities alone teach small traits slowly: three eyes instead of two are a few pixels of a grid. So a panel's
+tokens must also predict, in the middle of the transformer, the traits of the critter that they show or should
+show; if a panel is noise, only another panel reveals them. This is the idea of REPA (Yu et al. 2024, arXiv
+2410.06940), with the drawn world's known truth instead of another network's features. The reader is discarded
+after training.
 """
 
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ NARROW, FEATURES = 32, 192
 
 
 class Reader(nn.Module):
-    """A panel's tokens [B, tokens, width] to logits by name [B, choices] and numbers [B, NUMBERS]."""
+    """A head from panel tokens [B, tokens, width] to logits by name [B, choices] and numbers [B, NUMBERS]."""
 
     def __init__(self, preset: Preset):
         super().__init__()
@@ -35,7 +35,7 @@ class Reader(nn.Module):
         return {name: head(features) for name, head in self.heads.items()}, self.numbers(features)
 
     def loss(self, tokens: Tensor, wanted: dict[str, Tensor]) -> Tensor:
-        """Of `tokens` against `train.pocket.scorer.targets`, both of the same panels in the same order."""
+        """Return the loss of `tokens` against `train.pocket.scorer.targets` of the same panels, in order."""
         logits, numbers = self(tokens)
         named = sum(functional.cross_entropy(logits[name], wanted[name]) for name in READ)
         error = ((numbers - wanted["numbers"]).square() * wanted["mask"]).sum() / wanted["mask"].sum()
@@ -43,7 +43,7 @@ class Reader(nn.Module):
 
 
 def by_panel(tokens: Tensor, rows: int, columns: int) -> Tensor:
-    """A sheet's tokens [B, rows columns n, width] -> its panels' [B rows columns, n, width], row by row."""
+    """Split tokens of grids [B, rows columns n, width] by panel [B rows columns, n, width], row by row."""
     side = int((tokens.shape[1] / (rows * columns)) ** 0.5)  # panels are square
     split = tokens.unflatten(1, (rows, side, columns, side)).transpose(
         2, 3

@@ -1,9 +1,8 @@
-"""Renders as models redraw them, so that the judge sees in training what it will be shown: the VAE's blur,
-and the teacher's way of drawing.
+"""Renders redrawn by the VAE and by the teacher, so that the judge is trained on images like those it judges.
 
-The teacher's pictures have no truth of their own. So it draws the end of the way only: true sheets are
-noised, some more, some less, and drawn to the end; panels whose critter the scorer no longer reads truly are
-not used.
+Images that the teacher draws from pure noise have no known truth. So the teacher draws only the last part of
+the trajectory: true grids are noised by varying amounts and denoised from there. Panels in which the scorer
+no longer reads the true critter are not used.
 """
 
 from pathlib import Path
@@ -30,18 +29,19 @@ from train.pocket.teacher import Teacher, begin_with
 from train.pocket.vae import TRAIN_SEED
 
 SEED, BATCH, STEPS = 43, 24, 6
-NOISE = (0.4, 0.85)  # times that drawing begins at: least and most noise
-# Panels of a family that share a grid: three of one critter and one not, twice; one context in four lights.
+NOISE = (0.4, 0.85)  # start times of drawing: least and most noise
+# Panels of a family that share a grid: two grids with three panels of one critter and one of a changed
+# critter, then a grid of one context in four lights.
 RELIT = (0, *range(scenes.FAMILY - scenes.RELIT, scenes.FAMILY))
 SHEETS = ((0, 1, 2, 6), (3, 4, 5, 7), RELIT)
-SIDE = 2  # panels a side
-# What the judge tells of a critter; its other numbers may go.
+SIDE = 2  # panels per side
+# The traits that the judge describes; the teacher may change the critter's other numbers.
 TOLD = {trait for named, numbers in PARTS.values() for trait in (*named, *numbers)}
 
 
 @torch.no_grad()
 def by_vae(run: Path, panel: int, latents: Tensor, count: int) -> np.ndarray:
-    """Return the first `count` families after the VAE, uint8 [FAMILY count, H, W, 3]."""
+    """Return the first `count` families as redrawn by the VAE, uint8 [FAMILY count, H, W, 3]."""
 
     def draw() -> np.ndarray:
         vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
@@ -53,7 +53,7 @@ def by_vae(run: Path, panel: int, latents: Tensor, count: int) -> np.ndarray:
 
 @torch.no_grad()
 def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return `count` families after the teacher, uint8 [FAMILY count, H, W, 3], and which are still true."""
+    """Return `count` families redrawn by the teacher, uint8 [FAMILY count, H, W, 3], and which are true."""
 
     def draw() -> np.ndarray:
         teacher = Teacher(preset).to(device()).eval()
@@ -73,7 +73,7 @@ def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[
 def redraw(
     teacher: Teacher, vae: AutoencoderKL, latents: Tensor, families: range, panels: tuple[int, ...], side: int
 ) -> np.ndarray:
-    """One sheet for each family, of these panels: uint8 [B, 4, side, side, 3]."""
+    """Redraw one grid of these panels for each family: uint8 [B, 4, side, side, 3]."""
     generator = step_seed(SEED, families.start * scenes.FAMILY + panels[0])
     data = sheets.pack(latents[list(families)][:, list(panels)].flatten(0, 1), SIDE, SIDE)  # [B, tokens, 64]
     begin = NOISE[0] + (NOISE[1] - NOISE[0]) * torch.rand(len(data), generator=generator)
@@ -93,7 +93,7 @@ def prompt(family: int, panels: tuple[int, ...]) -> str:
 
 
 def finish(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], side: int) -> Tensor:
-    """Euler's way from time `begin` [B] to 0, guided as the wheel's sheets are."""
+    """Take Euler steps from time `begin` [B] to 0, with the guidance scale of pocket's grids."""
     guidance = SETTINGS["pocket"].guidance
     ids = positions(side, side, device=device())
     words = [part.to(device()) for part in teacher.spell(prompts + [""] * len(prompts), GRID_TOKENS)]
@@ -106,7 +106,7 @@ def finish(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], sid
 
 
 def tell(run: Path, pictures: np.ndarray) -> np.ndarray:
-    """bool [FAMILY count]: does the scorer read all that words tell of the critter that was there?"""
+    """Return bool [FAMILY count]: whether the scorer reads all described traits of the true critter."""
     readings = scorer.load(run / "scorer").read([Image.fromarray(picture) for picture in pictures])
     return np.array([true(row, reading) for row, reading in enumerate(readings)])
 
@@ -117,5 +117,5 @@ def true(row: int, reading: scorer.Reading) -> bool:
 
 
 def to_pixels(pictures: Tensor) -> np.ndarray:
-    """[B, 3, H, W] in -1..1 -> uint8 [B, H, W, 3]."""
+    """Convert [B, 3, H, W] in -1..1 to uint8 [B, H, W, 3]."""
     return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

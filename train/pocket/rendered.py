@@ -1,8 +1,8 @@
-"""Rendered pairs as a dataset, for an upper bound: `python -m train.pocket.rendered --out FOLDER`.
+"""Write rendered pairs as a dataset, for an upper bound: `python -m train.pocket.rendered --out FOLDER`.
 
-What a perfect teacher and a perfect judge would leave: true renders of one critter in two contexts, told as
-people ask: the place alone, or the critter too. A student of these is what a self-distilled one is measured
-against.
+The pairs are what a perfect teacher and a perfect judge would produce: true renders of one critter in two
+contexts. The instruction names the context alone, the caption also the critter. A student of these pairs is
+the upper bound for a self-distilled one.
 """
 
 import argparse
@@ -46,14 +46,14 @@ def row(images: dict[int, Image.Image], family: int, conditioning: int, target: 
 
 
 def png(image: Image.Image) -> dict:
-    """Return an image as `datasets` keeps one."""
+    """Return an image in the form that `datasets` stores."""
     file = io.BytesIO()
     image.save(file, "png")
     return {"bytes": file.getvalue(), "path": None}
 
 
 def write(preset: Preset, count: int, out: Path) -> None:
-    """`count` rows, an even number, as parquet files that `dsd.files.pairs.read_pairs` opens."""
+    """Write `count` rows, an even number, as parquet files that `dsd.files.pairs.read_pairs` opens."""
     import pyarrow
     import pyarrow.parquet
 

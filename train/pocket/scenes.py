@@ -1,8 +1,8 @@
-"""The pictures that every part is trained on, as families: one critter in several contexts, two near misses,
-and the first context again in other lights.
+"""The training images of all parts, in families.
 
-A scene is a function of (seed, index), so that only pixels are stored. Held-out critters are never drawn
-here.
+A family shows one critter in several contexts, two near misses, and the first context again in other lights.
+A scene is a function of (seed, index), so that only pixels are stored. Held-out critters are drawn only with
+`held_out=True`.
 """
 
 import os
@@ -35,7 +35,7 @@ def family(seed: int, index: int, *, held_out: bool = False) -> list[tuple[Critt
 
 
 def _changed(critter: Critter, rng: np.random.Generator) -> Critter:
-    """A change may lead to a held-out combination: then another is tried."""
+    """Return the critter with one trait changed, on the same side of the held-out split."""
     while True:
         other = change_one_trait(critter, str(rng.choice(CHANGES)), rng)
         if other.held_out == critter.held_out:
@@ -43,7 +43,7 @@ def _changed(critter: Critter, rng: np.random.Generator) -> Critter:
 
 
 def _draw_families(job: tuple[Path, int, int, int, bool]) -> None:
-    """Straight into the file: nothing has to pass from one process to another."""
+    """Draw families directly into the file, so that no images pass between processes."""
     path, seed, start, stop, held_out = job
     file = np.lib.format.open_memmap(path, mode="r+")
     for i in range(start, stop):
@@ -60,14 +60,14 @@ def render(
     processes: int | None = None,
     chunk: int = 25,
 ) -> np.ndarray:
-    """`count` families, uint8 [count, FAMILY, size, size, 3], drawn once and kept in `folder`.
+    """Return `count` families, uint8 [count, FAMILY, size, size, 3], drawn once and kept in `folder`.
 
-    `processes` None is one for each core.
+    `processes` None means one per core.
     """
     path = folder / f"families-{seed}-{count}-{size}{'-held-out' * held_out}.npy"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"part-{os.getpid()}-{path.name}")  # commands may run side by side
+        part = path.with_name(f"part-{os.getpid()}-{path.name}")  # several commands may render at once
         np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, FAMILY, size, size, 3))
         jobs = [(part, seed, i, min(i + chunk, count), held_out) for i in range(0, count, chunk)]
         with get_context("spawn").Pool(processes or os.cpu_count()) as pool:

@@ -1,10 +1,10 @@
-"""The ground-truth scorer, trained on renders alone: `python -m train.pocket.scorer RUN`.
+"""Train the ground-truth scorer without generated images: `python -m train.pocket.scorer RUN`.
 
-Two are made, from different seeds: `scorer` measures, `ranker` (`--ranker`) ranks and selects. A network that
-has chosen an image would measure its own mistakes in it.
+There are two, from different seeds: `scorer` measures, `ranker` (`--ranker`) ranks and selects. If one
+network did both, it would measure its own mistakes in the images that it selected.
 
-Pictures that a VAE or a sampler drew are softer and noisier than renders, so renders are blurred and
-roughened a little at random. Held-out critters are not among them.
+Images from a VAE or a sampler are softer and noisier than renders, so renders get a little random blur and
+noise. Held-out critters are not used for training.
 """
 
 from pathlib import Path
@@ -24,7 +24,7 @@ from train.pocket.vae import TEST_SEED, TRAIN_SEED, to_tensor
 
 PEAK, FALSE_ALARMS = 2e-3, 0.03
 SEEDS = {"scorer": 21, "ranker": 22}
-TILTED, RIDGE = 2_000, 1e-4  # families that the reading of tilt is fitted to, and how far it is held back
+TILTED, RIDGE = 2_000, 1e-4  # families that the tilt head is fitted to, and strength of its ridge penalty
 
 
 def truths(seed: int, count: int, *, held_out: bool = False) -> list[tuple[Critter, Context]]:
@@ -32,7 +32,7 @@ def truths(seed: int, count: int, *, held_out: bool = False) -> list[tuple[Critt
 
 
 def targets(pairs: list[tuple[Critter, Context]]) -> dict[str, Tensor]:
-    """Indices of every choice [N] (-100: the colour of no accessory), numbers and mask [N, NUMBERS]."""
+    """Return indices of every choice [N] (-100: the color of no accessory), numbers and mask [N, NUMBERS]."""
     both = [{**vars(critter), **vars(context)} for critter, context in pairs]
     result = {
         name: torch.tensor([values.index(row[name]) for row in both]) for name, values in CHOICES.items()
@@ -44,7 +44,10 @@ def targets(pairs: list[tuple[Critter, Context]]) -> dict[str, Tensor]:
 
 
 def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
-    """A random mix with a blurred copy, and a little noise: [B, 3, H, W] in -1..1, where the generator is."""
+    """Return images [B, 3, H, W] in -1..1 mixed randomly with a blurred copy, plus a little noise.
+
+    Images and generator are on the same device.
+    """
     make = {"generator": generator, "device": pictures.device}
     share, level = torch.rand(2, len(pictures), 1, 1, 1, **make)
     blurred = functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
@@ -54,7 +57,7 @@ def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def loss(scorer: Scorer, pictures: Tensor, others: Tensor, wanted: dict[str, Tensor]) -> Tensor:
-    """Of what is asked of drawn pictures, and of telling `others` apart from them."""
+    """Return the loss of reading drawn images and of telling `others` apart from them."""
     logits, numbers, strange, _ = scorer(torch.cat([pictures, others]))
     count = len(pictures)
     logits, numbers = {name: values[:count] for name, values in logits.items()}, numbers[:count]
@@ -65,7 +68,7 @@ def loss(scorer: Scorer, pictures: Tensor, others: Tensor, wanted: dict[str, Ten
 
 
 def train(run: Path, preset: Preset, steps: int, minutes: float | None = None, *, name: str) -> Scorer:
-    """Return the trained network; `name` is one of SEEDS."""
+    """Return the trained network; `name` is a key of SEEDS."""
     torch.manual_seed(seed := SEEDS[name])
     where = device()
     families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders")
@@ -96,7 +99,7 @@ def train(run: Path, preset: Preset, steps: int, minutes: float | None = None, *
 
 
 def flat(families: np.ndarray, where: str) -> Tensor:
-    """All images of [..., H, W, 3] as uint8 [N, 3, H, W], on the device: no step waits."""
+    """Return all images of [..., H, W, 3] as uint8 [N, 3, H, W] on the device, so that no step waits."""
     return (
         torch.from_numpy(np.array(families.reshape(-1, *families.shape[-3:]))).permute(0, 3, 1, 2).to(where)
     )
@@ -104,16 +107,19 @@ def flat(families: np.ndarray, where: str) -> Tensor:
 
 @torch.no_grad()
 def set_threshold(scorer: Scorer, pictures: Tensor) -> None:
-    """Above it lie `FALSE_ALARMS` of fresh renders [B, 3, H, W]."""
+    """Set the strangeness threshold so that a share of `FALSE_ALARMS` of fresh renders exceeds it.
+
+    Images [B, 3, H, W].
+    """
     roughened = [roughen(part, step_seed(0, -1)).to(device()) for part in pictures.split(200)]
     scorer.strange.copy_(torch.cat([scorer(part)[2] for part in roughened]).quantile(1 - FALSE_ALARMS))
 
 
 @torch.no_grad()
 def fit_tilt(scorer: Scorer, pictures: Tensor, tilts: Tensor) -> None:
-    """Read how far critters lean by least squares on what the finished network sees.
+    """Fit the tilt head by least squares on the output of the trained network's convolutions.
 
-    Pictures [N, 3, H, W] in -1..1, tilts [N] in degrees. Nothing else of the network changes.
+    Images [N, 3, H, W] in -1..1, tilts [N] in degrees. No other weights change.
     """
     inner, outer = 0.0, 0.0
     for i, (part, wanted) in enumerate(zip(pictures.split(200), tilts.split(200), strict=True)):
@@ -127,7 +133,7 @@ def fit_tilt(scorer: Scorer, pictures: Tensor, tilts: Tensor) -> None:
 
 
 def accuracy(scorer: Scorer, pictures: np.ndarray, pairs: list[tuple[Critter, Context]]) -> dict[str, float]:
-    """Share of fresh renders read right, trait by trait (a number within its tolerance)."""
+    """Return the share of renders that are read correctly, by trait (numbers within their tolerance)."""
     from PIL import Image
 
     readings = scorer.read([Image.fromarray(picture) for picture in pictures])

@@ -1,7 +1,7 @@
-"""What a run has made, into `assets/pocket`: `python -m train.pocket.ship RUN`.
+"""Copy the models of a run into `assets/pocket`: `python -m train.pocket.ship RUN`.
 
-The decoder goes on improving after teacher and student were saved, and its latents never change: both get
-the newest.
+The decoder may still improve after teacher and student are saved, but the latents never change, so both get
+the newest VAE.
 """
 
 import argparse
@@ -12,15 +12,15 @@ from dsd.model.checkpoint import ASSETS
 
 
 def ship(run: Path, assets: Path) -> list[str]:
-    """Copy the parts that exist, without the cards that libraries write unasked; returns their names."""
+    """Copy the parts that exist, without the cards that libraries write, and return their names."""
     parts = [part for part in ("teacher", "student", "scorer", "ranker", "judge") if (run / part).is_dir()]
-    beside = shutil.ignore_patterns("README.md", "run", "samples*", "curves*", ".*")  # what a training keeps
+    beside = shutil.ignore_patterns("README.md", "run", "samples*", "curves*", ".*")  # training files
     for part in parts:
         shutil.rmtree(assets / part, ignore_errors=True)
         shutil.copytree(run / part, assets / part, ignore=beside)
-        if part in ("teacher", "student"):  # both bring the VAE
+        if part in ("teacher", "student"):  # both contain the VAE
             shutil.copytree(run / "vae", assets / part / "vae", dirs_exist_ok=True)
-    if (run / "student" / "curves.jsonl").exists():  # for others to compare their own training with
+    if (run / "student" / "curves.jsonl").exists():  # a reference for other trainings
         shutil.copyfile(run / "student" / "curves.jsonl", assets / "curves.jsonl")
     return parts
 

@@ -1,7 +1,7 @@
-"""Pictures that are not of the drawn world, made up at random: what the scorer learns to call unknown.
+"""Random images from outside the drawn world, which the scorer learns to call unknown.
 
-No photograph takes part: clouds of noise with the falling spectrum of photographs, shapes, lines of text,
-drawn scenes without a critter, and drawn pictures cut up and shuffled.
+There are no photographs among them: they are clouds of noise with the falling spectrum of photographs,
+shapes, lines of text, drawn scenes without a critter, and drawn images cut up and shuffled.
 """
 
 import numpy as np
@@ -14,25 +14,25 @@ LETTERS = list("abcdefghijklmnopqrstuvwxyz      .,ABC0123")
 
 
 def strangers(count: int, size: int, seed: int) -> np.ndarray:
-    """uint8 [count, size, size, 3], the kinds in turn."""
+    """Return uint8 [count, size, size, 3], with the kinds in turn."""
     rng = np.random.default_rng(seed)
     kinds = (clouds, patches_of_clouds, shapes, text, empty_scene, shuffled)
     return np.stack([np.asarray(kinds[i % len(kinds)](size, rng)) for i in range(count)])
 
 
 def clouds(size: int, rng: np.random.Generator) -> Image.Image:
-    """Noise whose amplitude falls with frequency as photographs' does, in few or many colours."""
+    """Return noise whose amplitude falls with frequency as in photographs, gray or in color."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None]) + 1 / size
     spectrum = np.fft.fft2(rng.normal(size=(3, size, size))) / frequency ** rng.uniform(0.6, 2.0)
     fields = np.fft.ifft2(spectrum).real
     grey = rng.uniform(0, 1) if rng.random() < 0.7 else 0.0
-    fields = grey * fields + (1 - grey) * fields[:1]  # colours differ, or all follow one
+    fields = grey * fields + (1 - grey) * fields[:1]  # at 0 all channels are equal
     fields = (fields - fields.mean()) / fields.std() * rng.uniform(25, 80) + rng.uniform(60, 200)
     return Image.fromarray(fields.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 
 
 def patches_of_clouds(size: int, rng: np.random.Generator) -> Image.Image:
-    """Three textures with irregular borders between them, as things before a background."""
+    """Return three textures with irregular borders, like objects in front of a background."""
     mask = clouds(size, rng).convert("L").point(lambda v: 255 if v > 128 else 0)
     other = clouds(size, rng).convert("L").point(lambda v: 255 if v > 150 else 0)
     picture = Image.composite(clouds(size, rng), clouds(size, rng), mask)
@@ -67,7 +67,7 @@ def empty_scene(size: int, rng: np.random.Generator) -> Image.Image:
 
 
 def shuffled(size: int, rng: np.random.Generator) -> Image.Image:
-    """A drawn picture cut into squares, put together in another order."""
+    """Return a drawn image cut into squares that are rotated and put together in another order."""
     picture = np.asarray(draw(sample_critter(rng), sample_context(rng), size))
     side = size // int(rng.choice((2, 4)))
     cuts = [(y, x) for y in range(0, size, side) for x in range(0, size, side)]

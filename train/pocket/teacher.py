@@ -1,9 +1,10 @@
-"""The pocket teacher, a stock `FluxPipeline` trained from nothing: `python -m train.pocket.teacher RUN`.
+"""Train the pocket teacher, a stock `FluxPipeline`, from scratch: `python -m train.pocket.teacher RUN`.
 
-It learns single pictures, diptychs and 2x2 sheets from captions, text encoders and transformer together. Most
-sheets show one critter, some do not: consistency within a sheet is learnt, imperfect, and leaves curation a
-real job. In some lessons part of the panels is shown: then only the others are learnt, and what no word tells
-pays at once. From noise in all panels alone, eyes and ears agreed by chance after 17 400 steps.
+It learns single images, diptychs and 2x2 grids from captions; text encoders and transformer are trained
+together. Most grids show one critter and some do not, so consistency within a grid is learned imperfectly and
+curation has real work to do. In some lessons part of the panels is shown and only the others are learned, so
+that copying traits that no word names lowers the loss at once. With noise in all panels of every lesson,
+eyes and ears still agreed only by chance after 17 400 steps.
 """
 
 from dataclasses import dataclass, replace
@@ -35,18 +36,18 @@ from train.pocket.reader import Reader, by_panel
 from train.pocket.truths import load as load_truths
 from train.pocket.vae import TRAIN_SEED
 
-# Scene, colour, which panel: all is decided above t = 0.8, where plain logit-normal times are rare. There a
-# wrong prompt makes the loss up to three times as large, at t = 0.4 a third larger. Eyes and ears are decided
-# below, in times that a shift of 4 hardly shows.
+# Scene, color and their panels are decided above t = 0.8, where plain logit-normal times are rare: there a
+# wrong prompt makes the loss up to three times as large, at t = 0.4 only a third larger. Eyes and ears are
+# decided below, at times that a shift of 4 rarely samples.
 SHIFT = 2.0
-READING = 0.3  # the weight of what the reader asks
-# Of the panels that are shown so many have noise, too, though less than those to be drawn: on whole sheets no
-# panel is ever ahead of the others by much.
+READING = 0.3  # weight of the reader's loss
+# Share of the shown panels that also get noise, though less than the panels to be drawn: when a whole grid is
+# sampled, no panel is ever far ahead of the others.
 HAZY = 0.5
 
 
 class Teacher(nn.Module):
-    """Transformer and both text encoders, so that one optimiser and one average hold all that is learnt."""
+    """Transformer, text encoders and reader in one module, for one optimizer and one EMA of all weights."""
 
     def __init__(self, preset: Preset):
         super().__init__()
@@ -57,7 +58,7 @@ class Teacher(nn.Module):
         self.reader = Reader(preset)
 
     def study(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """What `forward` gives, and the pictures' tokens halfway through [B, tokens, width]."""
+        """Return what `forward` returns, and the image tokens halfway through [B, tokens, width]."""
         blocks, halfway = self.transformer.single_transformer_blocks, []
         middle = blocks[(len(blocks) - 1) // 2]
         hook = middle.register_forward_hook(lambda block, given, made: halfway.append(made[1]))
@@ -66,7 +67,7 @@ class Teacher(nn.Module):
         return velocities, halfway[0]
 
     def forward(self, x_t: Tensor, t: Tensor, t5: Tensor, clip: Tensor, image_ids: Tensor) -> Tensor:
-        """Velocities [B, tokens, 64]; words as `text.Speller` gives them."""
+        """Return velocities [B, tokens, 64]; `t5` and `clip` are ids from `text.Speller`."""
         return self.transformer(
             hidden_states=x_t,
             timestep=t,
@@ -95,14 +96,14 @@ def build_transformer(preset: Preset) -> FluxTransformer2DModel:
 
 
 class Pictures(NamedTuple):
-    """What all batches are taken from, on the device."""
+    """The data that all batches are taken from, on the device."""
 
     latents: Tensor  # [families, FAMILY, 16, h, w]
-    traits: dict[str, Tensor]  # `train.pocket.scorer.targets`, picture by picture
+    traits: dict[str, Tensor]  # `train.pocket.scorer.targets` of every image
 
 
 def loss(teacher: Teacher, pictures: Pictures, preset: Preset, step: int, batch: Batch) -> Tensor:
-    """Velocities of the panels that are not shown, and what the reader makes of all panels."""
+    """Return the velocity loss of the panels that are not shown, plus the reader's loss of all panels."""
     where, layout = pictures.latents.device, batch.lesson[:2]
     families, panels, shown = (x.to(where) for x in (batch.families[:, None], batch.panels, batch.shown))
     chosen = pictures.latents[families, panels]  # [B, panels, 16, h, w]
@@ -126,13 +127,13 @@ def loss(teacher: Teacher, pictures: Pictures, preset: Preset, step: int, batch:
 
 
 def _haze(shown: Tensor, generator: torch.Generator) -> Tensor:
-    """What share of the noise each panel has [B, panels]: 1 where it is to be drawn."""
+    """Return each panel's share of the noise [B, panels]: 1 for a panel to be drawn."""
     much, hazy = torch.rand(2, *shown.shape, generator=generator, device=shown.device)
     return torch.where(shown, much * (hazy < HAZY), 1.0)
 
 
 def begin_with(teacher: Teacher, folder: Path) -> None:
-    """Take over the weights of a saved teacher of the same sizes."""
+    """Load the weights of a saved teacher; raise SystemExit if its sizes differ."""
     earlier = FluxPipeline.from_pretrained(folder, dtype=torch.float32)
     try:
         for part in ("text_encoder", "text_encoder_2", "transformer"):
@@ -144,9 +145,10 @@ def begin_with(teacher: Teacher, folder: Path) -> None:
 
 
 def compile_blocks(transformer: FluxTransformer2DModel) -> None:
-    """For a GPU: twice as fast after a minute or two. Every lesson has one shape, so all shapes are fixed.
+    """Compile the blocks for a GPU: twice as fast after a minute or two.
 
-    Only what a block computes is compiled, not its call, which `Teacher.study` listens to.
+    Every lesson has one shape, so all shapes are fixed. Only a block's `forward` is compiled, not its call,
+    to which `Teacher.study` attaches a hook.
     """
     for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
         block.forward = torch.compile(block.forward, dynamic=False)
@@ -162,7 +164,7 @@ def train(
     begin: Path | None = None,
     compiled: bool = False,
 ) -> Teacher:
-    """Return the averaged teacher; `lessons` are the shares of the whole training to begin and to end at."""
+    """Return the averaged teacher; `lessons` are the shares of the whole training to start and end at."""
     torch.manual_seed(SEED)
     vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
     truths = load_truths(TRAIN_SEED, preset.families, run / "renders")
@@ -185,7 +187,7 @@ def train(
 
 @dataclass(frozen=True)
 class Passed:
-    """The share of the whole training that has passed at a step of a piece, from `start` to `stop` of it."""
+    """The share of the whole training that has passed at a step of a piece, which spans `start` to `stop`."""
 
     steps: int
     start: float
@@ -196,7 +198,7 @@ class Passed:
 
 
 def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
-    """A folder that `FluxPipeline.from_pretrained` opens; big weights as float16, small ones as they are."""
+    """Save for `FluxPipeline.from_pretrained`; VAE and transformer in float16, text encoders as they are."""
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
         vae=vae.half(),

@@ -1,4 +1,4 @@
-"""The README's picture: held-out critters, each somewhere new: `python -m train.pocket.teaser`."""
+"""Draw the README's first image, held-out critters in new contexts: `python -m train.pocket.teaser`."""
 
 import argparse
 from pathlib import Path
@@ -42,7 +42,7 @@ def draw(reference: Image.Image, seed: int) -> list[Image.Image]:
 
 
 def lay_out(references: list[Image.Image], drawn: list[list[Image.Image]]) -> Image.Image:
-    """The prompts above, the reference on the left of each row, what was drawn beside it."""
+    """Lay out the prompts on top and, in each row, the reference on the left of the drawn images."""
     width, height = (CELL + GAP) * (len(PROMPTS) + 1) + 2 * GAP, LABEL + (CELL + GAP) * len(references)
     sheet = Image.new("RGB", (width, height), "white")
     for column, words in enumerate(("your picture", *PROMPTS)):
@@ -55,7 +55,7 @@ def lay_out(references: list[Image.Image], drawn: list[list[Image.Image]]) -> Im
 
 
 def left(column: int) -> int:
-    return GAP + column * (CELL + GAP) + (GAP if column else 0)  # the reference stands a little apart
+    return GAP + column * (CELL + GAP) + (GAP if column else 0)  # a wider gap after the reference
 
 
 def label(sheet: Image.Image, words: str, x: int) -> None:

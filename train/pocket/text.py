@@ -1,7 +1,7 @@
-"""The pocket family's two tokenizers and text encoders: the stock FLUX classes, a few words wide.
+"""The pocket family's two tokenizers and text encoders: the stock FLUX classes with a small vocabulary.
 
-CLIP (pooled) reads byte pairs, T5 (token by token) whole words. A word that the drawn world does not know
-becomes one `<unk>` for T5, which training teaches the model to overlook. Both are functions of the vocabulary
+CLIP (pooled) reads byte pairs, T5 (token by token) whole words. For T5, a word outside the vocabulary becomes
+one `<unk>`, which the model learns in training to ignore. Both tokenizers are functions of the vocabulary
 alone.
 """
 
@@ -20,15 +20,15 @@ from transformers import (
 from dsd.pocket.phrases import VOCABULARY
 
 CLIP_TOKENS = 48  # the longest pooled prompt; a 2x2 grid prompt has up to 40 words
-T5_TOKENS = 28  # enough for one image; grid prompts ask for more
-LAYOUT_TOKENS = {"1x2": 32, "2x2": 44}  # rows x columns: of a grid's prompt
+T5_TOKENS = 28  # enough for one image; grid prompts need more
+LAYOUT_TOKENS = {"1x2": 32, "2x2": 44}  # of a grid's prompt, by rows x columns
 
 
 class Speller:
-    """Both tokenizers at once, word by word. Nothing else is in it, so that worker processes can have one.
+    """Both tokenizers at once, word by word, without other state, so that worker processes can hold one.
 
-    Neither lets a word's ids depend on its neighbours, and there are some eighty words: remembering them is
-    ten times as fast as asking the tokenizers for every prompt.
+    A word's ids never depend on its neighbors, and there are about eighty words: caching their ids is ten
+    times as fast as calling the tokenizers for every prompt.
     """
 
     def __init__(self):
@@ -36,7 +36,7 @@ class Speller:
         self._known: dict[str, tuple[list[int], list[int]]] = {}
 
     def __call__(self, prompts: list[str], tokens: int) -> tuple[Tensor, Tensor]:
-        """Ids for T5 [B, tokens], as `FluxPipeline` pads them, and for CLIP [B, CLIP_TOKENS]."""
+        """Return ids for T5 [B, tokens], padded as in `FluxPipeline`, and for CLIP [B, CLIP_TOKENS]."""
         words = [[self._ids(word) for word in prompt.split()] for prompt in prompts]
         t5 = [_framed(self.t5, [i for ids, _ in each for i in ids], tokens) for each in words]
         clip = [_framed(self.clip, [i for _, ids in each for i in ids], CLIP_TOKENS) for each in words]
@@ -50,14 +50,14 @@ class Speller:
 
 
 def _framed(tokenizer: PreTrainedTokenizerFast, ids: list[int], length: int) -> list[int]:
-    """Of that length, and with its end, however long the prompt."""
+    """Return exactly `length` ids: start, prompt (cut if too long), end and padding."""
     start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     whole = [*start, *ids[: length - len(start) - 1], tokenizer.eos_token_id]
     return whole + [tokenizer.pad_token_id] * (length - len(whole))
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """Return byte pairs that make one token of each of our words; other words fall apart into letters.
+    """Return a byte-pair tokenizer with one token for each of our words; other words split into letters.
 
     A word is merged from its end, which `</w>` marks, so no merge ever applies within another word.
     """
@@ -74,7 +74,7 @@ def build_clip_tokenizer() -> CLIPTokenizer:
 
 
 def build_t5_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word, lower-cased, punctuation dropped; an unknown word is one `<unk>`."""
+    """Return a tokenizer with one token per word, lower-cased, without punctuation; others are `<unk>`."""
     vocab = {word: i for i, word in enumerate(["<pad>", "</s>", "<unk>", *VOCABULARY])}
     backend = Tokenizer(models.WordLevel(vocab, unk_token="<unk>"))
     backend.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
@@ -89,7 +89,7 @@ def build_t5_tokenizer() -> PreTrainedTokenizerFast:
         eos_token="</s>",
         unk_token="<unk>",
         model_max_length=T5_TOKENS,
-        layout_tokens=LAYOUT_TOKENS,  # kept in its file, for whoever draws grids with these weights
+        layout_tokens=LAYOUT_TOKENS,  # saved with the tokenizer, for drawing grids with these weights
     )
 
 

@@ -1,7 +1,7 @@
-"""What every picture of the families shows, as numbers: worked out once, by all cores, and kept.
+"""The content of every image of the families, as numbers: computed once, on all cores, and kept.
 
-A scene is a function of its index, but no quick one, and a GPU learns from more sheets in a second than one
-core can think up in a minute.
+A scene is a function of its index, but a slow one: a GPU learns from more grids in a second than one core can
+sample in a minute.
 """
 
 from multiprocessing import get_context
@@ -22,15 +22,15 @@ CHUNK = 250  # families
 
 
 class Truths:
-    """`table` float32 [families FAMILY, choices + 2 NUMBERS]: `train.pocket.scorer.targets` side by side."""
+    """`train.pocket.scorer.targets` in one table, float32 [families FAMILY, choices + 2 NUMBERS]."""
 
     def __init__(self, table: np.ndarray):
         self.table, self.families = table, len(table) // scenes.FAMILY
-        columns = table[:, : len(CHOICES)].clip(0).astype(np.uint8)  # the colour of no accessory: any
+        columns = table[:, : len(CHOICES)].clip(0).astype(np.uint8)  # no accessory: any color
         self.words = {name: columns[:, i] for i, name in enumerate(CHOICES) if name in WORDED}
 
     def scene(self, family: int, panel: int) -> SimpleNamespace:
-        """What words can tell of a picture; stands for its critter and for its context."""
+        """Return what words can tell of an image, in place of its critter and its context."""
         row = family * scenes.FAMILY + panel
         return SimpleNamespace(**{name: CHOICES[name][column[row]] for name, column in self.words.items()})
 
@@ -44,7 +44,7 @@ class Truths:
 
 
 def load(seed: int, count: int, folder: Path) -> Truths:
-    """Of the families that `scenes.render` draws."""
+    """Return the truths of the families that `scenes.render` draws."""
     folder.mkdir(parents=True, exist_ok=True)
     jobs = [(seed, first, min(first + CHUNK, count)) for first in range(0, count, CHUNK)]
     return Truths(np.array(once(folder / f"truths-{seed}-{count}.npy", lambda: np.concatenate(_made(jobs)))))

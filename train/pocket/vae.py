@@ -1,9 +1,9 @@
-"""The pocket VAE, a stock `AutoencoderKL` (f8, 16 channels): `python -m train.pocket.vae RUN`.
+"""Train the pocket VAE, a stock `AutoencoderKL` (f8, 16 channels): `python -m train.pocket.vae RUN`.
 
-First its linear part (see `linear.py`), in minutes; then the decoder's residual branches. The encoder stays
-linear and reads each 8x8 block alone, so latents are final after the first phase (the teacher may start) and
-the latents of a diptych are its frames' latents side by side. The variance is zero: a sample and the mode are
-the same thing.
+First its linear part is trained (see `linear.py`), in minutes, then the decoder's residual branches. The
+encoder stays linear and reads each 8x8 block alone, so latents are final after the first phase (the teacher
+can start) and the latents of a diptych are its frames' latents side by side. The variance is zero: a sample
+equals the mode.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from train.pocket.loop import (
 from train.pocket.presets import PRESETS, Preset
 
 LINEAR_PEAK, PEAK, BLACK = 3e-3, 5e-4, -1.0
-LINEAR_NOISE, NOISE = 0.03, 0.2  # on the latents: a sampler never hands the decoder a perfect code
+LINEAR_NOISE, NOISE = 0.03, 0.1  # on the latents, as a sampler's latents are never exact
 TRAIN_SEED, TEST_SEED = 1, 901
 
 
@@ -43,27 +43,27 @@ def build(preset: Preset) -> AutoencoderKL:
         norm_num_groups=4,
         use_quant_conv=False,
         use_post_quant_conv=False,
-        sample_size=2 * preset.panel,  # the side of a 2x2 sheet, as FLUX's 1024 is
-        scaling_factor=1.0,  # the linear code is normalised already
+        sample_size=2 * preset.panel,  # the side of a 2x2 grid, as 1024 is for FLUX
+        scaling_factor=1.0,  # the linear code is already normalized
         shift_factor=0.0,
     )
 
 
 def to_tensor(pictures: np.ndarray, where: str | torch.device = "cpu") -> Tensor:
-    """uint8 [..., H, W, 3] -> float [B, 3, H, W] in -1..1."""
+    """Convert uint8 [..., H, W, 3] to float [B, 3, H, W] in -1..1."""
     flat = np.array(pictures.reshape(-1, *pictures.shape[-3:]))
     return torch.from_numpy(flat).to(where).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def tile(panels: Tensor, rows: int, columns: int) -> Tensor:
-    """[B rows columns, C, S, S] -> [B, C, rows S, columns S]."""
+    """Tile panels [B rows columns, C, S, S] into grids [B, C, rows S, columns S]."""
     channels, size = panels.shape[1], panels.shape[-1]
     grid = panels.view(-1, rows, columns, channels, size, size).permute(0, 3, 1, 4, 2, 5)
     return grid.reshape(-1, channels, rows * size, columns * size)
 
 
 def sample_batch(pictures: np.ndarray, batch: int, generator: torch.Generator, where: str = "cpu") -> Tensor:
-    """`batch` panels as singles, diptychs (some half black) or 2x2 sheets, all of one layout."""
+    """Sample `batch` panels as singles, diptychs (some half black) or 2x2 grids, all of one layout."""
     chosen = torch.randint(len(pictures), (batch,), generator=generator).numpy()
     panels = to_tensor(pictures[chosen], where)
     rows, columns = ((1, 1), (1, 2), (2, 2))[int(torch.randint(3, (1,), generator=generator))]
@@ -74,7 +74,7 @@ def sample_batch(pictures: np.ndarray, batch: int, generator: torch.Generator, w
 
 @torch.no_grad()
 def psnr(encode, decode, pictures: Tensor) -> float:
-    """Mean over pictures [B, 3, H, W], in dB, of what encoding and decoding returns, in 8-bit colours."""
+    """Return the mean PSNR, in dB, of images [B, 3, H, W] after encoding and decoding, in 8-bit colors."""
     total = 0.0
     for batch in pictures.split(64):
         drawn = decode(encode(batch)).clamp(-1, 1)
@@ -88,7 +88,7 @@ def vae_psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
 
 
 def reconstruction_loss(encode, decode, pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
-    """Mean squared error of what is decoded from a code with noise of a random level up to `most`."""
+    """Return the mean squared error after decoding a code with noise of a random level up to `most`."""
     code = encode(pictures)
     level = most * torch.rand(len(code), 1, 1, 1, generator=generator)
     noise = (level * torch.randn(code.shape, generator=generator)).to(code.device)
@@ -128,7 +128,7 @@ def train_branches(
     steps: int,
     minutes: float | None,
 ) -> AutoencoderKL:
-    """Train the decoder's residual branches; return the running average of the VAE."""
+    """Train the decoder's residual branches and return the EMA of the VAE."""
     vae = vae.to(device(), memory_format=torch.channels_last)
     vae.encoder.requires_grad_(False)
     for spelled in last_layers(vae.decoder):
@@ -153,9 +153,9 @@ def train_branches(
 
 
 def last_layers(decoder: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
-    """Return the layers that pass the linear code through the last norm: large constants, not to be moved.
+    """Return the layers that pass the linear code through the last norm; their large constants must not move.
 
-    Trained with the rest, they cost 10 dB within 60 steps.
+    Training them with the rest cost 10 dB within 60 steps.
     """
     return decoder.conv_norm_out, decoder.conv_out, decoder.up_blocks[-1].resnets[0].conv_shortcut
 

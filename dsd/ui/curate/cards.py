@@ -1,6 +1,6 @@
-"""What the Curate tab says in HTML: cards of pairs, the keep rate, how person and judge agree.
+"""HTML of the Curate tab: cards of pairs, the keep rate, and how well visitor and judge agree.
 
-Whatever comes from a run's files is escaped.
+Text from a run's files is escaped.
 """
 
 import base64
@@ -14,12 +14,12 @@ from dsd.curation.verdict import SAME
 from dsd.files.jsonl import Row
 from dsd.ui.curate import judged
 
-LARGEST = 256  # pixels of a picture on a card; larger ones are made smaller, or a page would weigh megabytes
+LARGEST = 256  # pixels of an image on a card; without this limit, a page could take megabytes
 LIGHT = {"format": "WEBP", "quality": 90}
 
 
 def pictures(first: Image.Image, second: Image.Image, pair: Row, places: list[str]) -> str:
-    """Both pictures side by side, with what the sheet's prompt asked of them."""
+    """Return both images side by side, each with the place that the grid's prompt gives it."""
     shown = zip((first, second), (pair["first"], pair["second"]), strict=True)
     return f'<div class="dsd-two">{"".join(_picture(image, panel, places) for image, panel in shown)}</div>'
 
@@ -33,7 +33,7 @@ def _picture(image: Image.Image, panel: int, places: list[str]) -> str:
 
 
 def _data(image: Image.Image) -> str:
-    """Inside the page: files would be copied and kept for every visitor."""
+    """Return the image as a data address, because gradio would copy and keep a file for every visitor."""
     small = image.copy()
     small.thumbnail((LARGEST, LARGEST))
     stream = io.BytesIO()
@@ -42,7 +42,7 @@ def _data(image: Image.Image) -> str:
 
 
 def words(pair: Row, decision: tuple[str, str], minimum: int) -> str:
-    """The verdict and everything that it rests on; `minimum` is the least score of every part."""
+    """Return the verdict and the reasons for it; `minimum` is the least score of every part."""
     similarity, (verdict, reason) = pair["similarity"], decision
     alike = "" if similarity is None else f'<span class="dsd-alike">similarity {similarity:.2f}</span>'
     origin = f"pair {pair['id']} · prompt “{pair['prompt']}” · seed {pair['seed']} · judge {pair['judge']}"
@@ -54,7 +54,7 @@ def words(pair: Row, decision: tuple[str, str], minimum: int) -> str:
 
 
 def rates(counts: Mapping[str, int], was: int, command: str | None) -> str:
-    """How many pairs are kept and why the others are not; `was` is how many the run itself keeps."""
+    """Return how many pairs are kept and why others are dropped; `was` is how many the run itself keeps."""
     total = sum(counts.values())
     kept = counts[SAME]
     moved = f", {kept - was:+,} by your thresholds" if kept != was else ""
@@ -81,7 +81,7 @@ def _bar(reason: str, count: int, total: int) -> str:
 
 
 def agreement(found: Row) -> str:
-    """Counts, share and kappa; what `dsd.curation.judge.agreement` returns."""
+    """Return counts, share and kappa as HTML, from the result of `dsd.curation.judge.agreement`."""
     if not found["pairs"]:
         return (
             '<p class="dsd-quiet">Accept or reject some pairs. Then you see here how often the judge would '

@@ -1,8 +1,8 @@
-"""What happens behind the Curate tab: a run's pairs by the visitor's thresholds, and the visitor's labels.
+"""Event handlers of the Curate tab: a run's pairs at the visitor's thresholds, and the visitor's labels.
 
-The run is read when the tab is first opened, and again when its files have changed. Labels go into the run
-where it belongs to who started the app and can be written. Otherwise, as with the sample that everybody
-sees, they stay with the visitor, who can download them.
+The run is read when the tab is first opened, and again when its files have changed. Labels are saved in the
+run if it belongs to the user who started the app and is writable. Otherwise, as with the public sample run,
+they stay with the visitor, who can download them.
 """
 
 import html
@@ -28,8 +28,8 @@ from dsd.ui.generate.handlers import whole
 from dsd.ui.loaded import Wheel
 from dsd.ui.messages import explained, notice, problem
 
-CARDS = 6  # on a page
-OPEN = "secondary"  # looks of a button that was not chosen
+CARDS = 6  # per page
+OPEN = "secondary"  # variant of a button that is not chosen
 NO_RUN = (
     "There is no run to look through. Start the app with one: python app.py --run FOLDER, where FOLDER is "
     "what python -m train.curate has judged."
@@ -43,11 +43,11 @@ READ_ONLY = (
     "This run's folder cannot be written to: your labels live on this page until you reload it. Download "
     "them to keep them."
 )
-Said = dict[str, Row]  # pair id -> the visitor's own label, where it is not saved in the run
+Said = dict[str, Row]  # pair id -> the visitor's own label, if it is not saved in the run
 
 
 class Curating:
-    """The handlers of one run."""
+    """Event handlers for one run."""
 
     def __init__(self, wheel: Wheel) -> None:
         self.run, self.own = wheel.run, wheel.own
@@ -57,17 +57,17 @@ class Curating:
 
     @property
     def saves(self) -> bool:
-        """Whether labels go into the run."""
+        """Return whether labels are saved in the run."""
         return self.own and self.run is not None and os.access(self.run, os.W_OK)
 
     def where(self) -> str:
-        """Where labels go, for the page."""
+        """Return the notice that tells visitors where labels are saved."""
         if self.run is None:
             return problem(NO_RUN)
         return notice(SAVED if self.saves else READ_ONLY if self.own else SAMPLE)
 
     def review(self) -> Review:
-        """As it was when somebody last came to the tab. RunError if there is nothing to see."""
+        """Return the run as it was when the tab was last opened; raise RunError if there is none to show."""
         return self._review or self._read_again()
 
     def _read_again(self) -> Review:
@@ -79,21 +79,21 @@ class Curating:
             return self._review
 
     def labels(self, said: Said) -> dict[str, str]:
-        """Of this visitor, or of the run."""
+        """Return the labels by pair id: the run's if they are saved there, else the visitor's."""
         if self.saves:
             return curation.labels(self.run)
         return {name: row["label"] for name, row in said.items()}
 
-    # ------------------------------------------------------------ events; outputs are those of `curate_tab`
+    # ------------------------------------------------------------ events; `dsd.ui.curate.tab` names outputs
 
     def open(self, opened: bool, said: Said) -> tuple[Any, ...]:
-        """When somebody comes to the tab: the run's own thresholds, unless they were moved before.
+        """Open the tab; the first time, set the sliders to the run's own thresholds.
 
         Returns (opened, body, message, floor, ceiling, minimum score, labels at this time).
         """
         try:
             own, labels = self._read_again().thresholds, self.labels(said)
-        except Exception as error:  # the page must never be left waiting
+        except Exception as error:  # the page must always get an answer
             hidden = gr.Row(visible=False)
             return False, hidden, problem(explained(error)), *[gr.skip()] * 3, gr.skip()
         if opened:
@@ -107,12 +107,12 @@ class Curating:
         return True, gr.Row(visible=True), self.where(), *sliders, labels
 
     def own_thresholds(self) -> tuple[float, float, int]:
-        """Those of the run, for the sliders."""
+        """Return the run's own thresholds for the sliders."""
         own = self.review().thresholds
         return own.floor, own.ceiling, own.minimum_score
 
     def thresholds(self, floor: float, ceiling: float, minimum: float) -> Thresholds:
-        """The visitor's; votes are the run's. ValueError for a floor above the ceiling."""
+        """Return the visitor's thresholds with the run's votes; raise ValueError if floor > ceiling."""
         own = self.review().thresholds
         if floor > ceiling:
             raise ValueError(f"the least similarity, {floor:g}, is above the greatest, {ceiling:g}: lower it")
@@ -131,10 +131,11 @@ class Curating:
         shown: list[str],
         said: Said,
     ) -> tuple[Any, ...]:
-        """The page of these thresholds, filter and number.
+        """Return the view for these thresholds, this filter and this page number.
 
-        `known` are the labels when the filter was set, so that pages do not shift while one labels; `shown`
-        the ids on the cards now. Returns (rates, agreement, filter, page, position, ids, *cards).
+        `known` holds the labels from when the filter was set, so that pages do not shift during labeling.
+        `shown` holds the ids on the cards now. Returns (rates, agreement, filter, page, position, ids,
+        *cards).
         """
         try:
             found, thresholds = self.review(), self.thresholds(floor, ceiling, minimum)
@@ -169,7 +170,7 @@ class Curating:
         shown: list[str],
         labels: Mapping[str, str],
     ) -> tuple[Any, ...]:
-        """(card, pictures, words, accept, reject); pictures that are there already are not sent again."""
+        """Return (card, images, words, accept, reject); images that are already shown are not sent again."""
         if index >= len(places):
             return gr.Column(visible=False), "", "", gr.skip(), gr.skip()
         pair = found.pairs[places[index]]
@@ -184,12 +185,12 @@ class Curating:
     def label(
         self, index: int, verdict: str, shown: list[str], said: Said, *sliders: float
     ) -> tuple[Any, ...]:
-        """A click on a card's button. Returns (accept, reject, agreement, the visitor's labels)."""
+        """Label the pair on a card; return (accept, reject, agreement, the visitor's labels)."""
         if index >= len(shown):
             return (gr.skip(),) * 4
         try:
             if self.saves:
-                with self._lock:  # the file takes one writer at a time, and clicks come in threads
+                with self._lock:  # the file allows one writer at a time, and clicks arrive in threads
                     curation.label(self.run, shown[index], verdict)
             else:
                 time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -201,7 +202,7 @@ class Curating:
         return *_buttons(verdict), self.agreement(said, *sliders), said
 
     def agreement(self, said: Said, *sliders: float) -> str:
-        """How far the labels agree with the judge by these thresholds."""
+        """Return how well the labels agree with the judge at these thresholds, as HTML."""
         try:
             found = self.review()
             decided = found.decided(self.thresholds(*sliders))
@@ -210,7 +211,7 @@ class Curating:
         return curate_cards.agreement(review.agreement(found, decided, self.labels(said)))
 
     def export(self, said: Said) -> str:
-        """The labels as the lines of a `labels.jsonl`, with the run's own verdict beside each."""
+        """Return the labels as the lines of a `labels.jsonl`, each with the run's own verdict."""
         given = said
         if self.saves:
             given = {row["id"]: row for row in jsonl.read(self.run / "labels.jsonl")}
@@ -222,7 +223,7 @@ class Curating:
 
 
 def _page(places: list[int], page: float | None) -> tuple[int, int, list[int]]:
-    """The number of the page, within bounds; how many there are; what is on it."""
+    """Return the page number within bounds, the number of pages, and the items on the page."""
     pages = max(1, -(-len(places) // CARDS))
     number = min(max(1, int(page or 1)), pages)
     return number, pages, places[CARDS * (number - 1) : CARDS * number]
@@ -258,7 +259,7 @@ def _buttons(label: str | None) -> tuple[gr.Button, gr.Button]:
 
 
 def _filters(decided: Decisions) -> list[tuple[str, str]]:
-    """What can be shown, with how much there is of it."""
+    """Return the filter's choices, each kind of pair with its count."""
     counts = Counter(reason for _, reason in decided)
     total, kept = len(decided), counts[SAME]
     return [

@@ -1,4 +1,4 @@
-"""What the judge made of a pair of pictures, as HTML. Whatever comes from files or models is escaped."""
+"""HTML of the judge's verdict on a pair of images. Text from files and models is escaped."""
 
 import html
 import re
@@ -18,7 +18,7 @@ from dsd.curation.verdict import (
 )
 from dsd.files.jsonl import Row
 
-WORDS = {  # reason -> what it means, for somebody who never heard of it
+WORDS = {  # reason -> its meaning in plain words
     SAME: "both show the same one",
     TOO_DIFFERENT: "they do not even look alike",
     TOO_ALIKE: "nearly the same picture twice",
@@ -30,16 +30,16 @@ WORDS = {  # reason -> what it means, for somebody who never heard of it
 
 
 def badge(verdict: str, reason: str) -> str:
-    """`kept` or `dropped`, and why."""
+    """Return `kept` or `dropped` and the reason as HTML."""
     kept = verdict == KEEP
     name, kind = ("kept", "dsd-kept") if kept else ("dropped", "dsd-dropped")
     return f'<span class="dsd-badge {kind}">{name}</span> <span class="dsd-why">{WORDS[reason]}</span>'
 
 
 def reasons(pair: Row, verdict: str, minimum: int, below: str = "") -> str:
-    """Scores, for a dropped pair how the judge compares the two, then all its words, folded away.
+    """Return the scores, the comparison if the pair is dropped, and all words of the judge, folded.
 
-    Parts that score below `minimum` stand out. `below` is HTML that goes with the words.
+    Parts that score below `minimum` are highlighted. `below` is HTML that is placed under the words.
     """
     differences = _differences(pair, minimum) if verdict == DROP else ""
     words = f'<details class="dsd-more"><summary>The judge\'s words</summary>{_words(pair)}{below}</details>'
@@ -47,7 +47,7 @@ def reasons(pair: Row, verdict: str, minimum: int, below: str = "") -> str:
 
 
 def _scores(given: Mapping[str, int] | None, minimum: int) -> str:
-    """A small bar for each part of the subject, 0 to 4; nothing where nothing was scored."""
+    """Return a small bar for each part of the subject, 0 to 4, or an empty string without scores."""
     if not given:
         return ""
     parts = "".join(_score(part, int(value), minimum) for part, value in given.items())
@@ -63,7 +63,7 @@ def _score(part: str, value: int, minimum: int) -> str:
 
 
 def _differences(pair: Row, minimum: int) -> str:
-    """In the judge's own words, in which the parts that score low are marked wherever they are named."""
+    """Return the judge's own comparison, with every mention of a low-scoring part highlighted."""
     text, given = pair["differences"], pair["scores"]
     if not text or not given:
         return ""
@@ -77,12 +77,12 @@ def _differences(pair: Row, minimum: int) -> str:
 
 
 def _comparison(pair: Row) -> str:
-    """What to call it; its words keep the order in which the judge saw the pictures."""
+    """Return the heading of the comparison, which keeps the order in which the judge saw the images."""
     return "Comparison, the second picture first" if pair.get("turned") else "Comparison"
 
 
 def _words(pair: Row) -> str:
-    """Subject, both descriptions, how they compare; or the answer that cannot be read."""
+    """Return subject, both descriptions and the comparison, or the answer that could not be read."""
     if not pair["answers"]:
         return '<p class="dsd-quiet">The judge was not asked about this pair.</p>'
     if not pair["descriptions"]:

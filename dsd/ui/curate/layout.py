@@ -1,4 +1,4 @@
-"""The Curate tab as it stands on the page; `curate_tab` wires it."""
+"""Layout of the Curate tab; `dsd.ui.curate.tab` connects its events."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from dsd.ui.curate.handlers import CARDS
 
 
 class Limits(NamedTuple):
-    """What a pair must reach."""
+    """The sliders for the thresholds that a pair must meet."""
 
     floor: gr.Slider
     ceiling: gr.Slider
@@ -21,7 +21,7 @@ class Limits(NamedTuple):
 
 
 class Opinion(NamedTuple):
-    """The visitor's labels against the judge's verdicts."""
+    """The agreement of the visitor's labels with the judge's verdicts."""
 
     agreement: gr.HTML
     download: gr.Button
@@ -29,7 +29,7 @@ class Opinion(NamedTuple):
 
 
 class Card(NamedTuple):
-    """One pair."""
+    """The components for one pair."""
 
     card: gr.Column
     pictures: gr.HTML
@@ -39,7 +39,7 @@ class Card(NamedTuple):
 
 
 class Pages(NamedTuple):
-    """Which pairs are on the page."""
+    """The filter, the controls that turn pages, and the cards."""
 
     show: gr.Dropdown
     page: gr.Number
@@ -50,7 +50,7 @@ class Pages(NamedTuple):
 
 
 def introduction() -> gr.HTML:
-    """What this is, and where labels go or why there is nothing to see."""
+    """Add the introduction; return the message on where labels go or why there is nothing to show."""
     gr.Markdown(
         "Any two panels of a sheet make a pair. A judge decides which pairs show the same subject, and says "
         "why. Move the limits, read its reasons, and say where you disagree.",
@@ -60,7 +60,7 @@ def introduction() -> gr.HTML:
 
 
 def limits() -> Limits:
-    """Thresholds as sliders and the keep rate that follows them."""
+    """Add the thresholds as sliders and the keep rate that results from them."""
     rates = gr.HTML(elem_id="curate-rates", padding=False)
     default = Thresholds()
     floor = gr.Slider(
@@ -81,7 +81,7 @@ def limits() -> Limits:
 
 
 def opinion() -> Opinion:
-    """How far person and judge agree, and the labels to take away."""
+    """Add the agreement of visitor and judge, and the download of the labels."""
     gr.Markdown("### You and the judge", elem_classes="dsd-heading")
     agreement = gr.HTML(elem_id="curate-agreement", padding=False)
     download = gr.Button("Download my labels", size="sm", elem_id="curate-download")
@@ -89,7 +89,7 @@ def opinion() -> Opinion:
 
 
 def pages() -> Pages:
-    """The filter, a page of cards, and the way to the next."""
+    """Add the filter, one page of cards, and the controls that turn pages."""
     show = gr.Dropdown(
         choices=[("All pairs", review.ALL), ("Kept", KEEP)], value=review.ALL, label="Show",
         elem_id="curate-show", filterable=False,

@@ -1,4 +1,4 @@
-"""The Curate tab: which event does what. How it looks is in `curate_layout`, the work in `curating`."""
+"""Events of the Curate tab; the layout is in `dsd.ui.curate.layout`, the work in `handlers`."""
 
 from functools import partial
 
@@ -18,7 +18,7 @@ SAVE = """text => { if (!text) return;
 
 
 def build(wheel: Wheel, tab: gr.Tab) -> None:
-    """Add the tab to the page under construction. The run is read when somebody comes to it."""
+    """Add the tab to the page under construction; the run is read when a visitor opens the tab."""
     work = Curating(wheel)
     message = layout.introduction()
     with gr.Row(equal_height=False, visible=False, elem_classes="dsd-columns") as body:
@@ -33,16 +33,16 @@ def build(wheel: Wheel, tab: gr.Tab) -> None:
 
 
 class _Wiring:
-    """Every event ends in one view of the page, or in one card's label."""
+    """The tab's event connections: each event updates the whole view or labels one card."""
 
     def __init__(self, work: Curating, limits: Limits, opinion: Opinion, pages: Pages) -> None:
         self.work, self.limits, self.opinion, self.pages = work, limits, opinion, pages
         self.opened, self.shown = gr.State(False), gr.State([])
-        self.known, self.said = gr.State({}), gr.State({})  # labels when the filter was set; the visitor's
+        self.known, self.said = gr.State({}), gr.State({})  # labels when the filter was set, visitor's labels
         self.sliders = [limits.floor, limits.ceiling, limits.minimum]
 
     def wire(self, tab: gr.Tab, message: gr.HTML, body: gr.Row) -> None:
-        """All of them."""
+        """Connect all events."""
         self._wire_arrival(tab, message, body)
         self._wire_limits()
         self._wire_pages()
@@ -52,7 +52,7 @@ class _Wiring:
         written.then(None, opinion.text, None, js=SAVE, **AT_ONCE)
 
     def _view(self, event: object) -> None:
-        """After `event`, or at it, show what is to be seen now."""
+        """Update the whole view after `event`, or on it."""
         pages, cards = self.pages, [part for card in self.pages.cards for part in card]
         seen = [*self.sliders, pages.show, pages.page, self.known, self.shown, self.said]
         told = [self.limits.rates, self.opinion.agreement, pages.show, pages.page, pages.position, self.shown]
@@ -63,7 +63,7 @@ class _Wiring:
         self._view(tab.select(self.work.open, [self.opened, self.said], outputs, **AT_ONCE).then)
 
     def _wire_limits(self) -> None:
-        # Programs may set sliders too (`reset`, `open`); only a visitor's hand starts these.
+        # Programs set sliders too (`reset`, `open`), but `input` fires only for the visitor.
         for slider in self.sliders:
             self._view(slider.input)
         self._view(self.limits.reset.click(self.work.own_thresholds, None, self.sliders, **AT_ONCE).then)
@@ -92,5 +92,5 @@ class _Wiring:
 
 
 def _turned(step: int, page: float | None) -> int:
-    """The next page or the one before; the view stops at the ends."""
+    """Return the next or the previous page number; `view` limits it to the pages that exist."""
     return max(1, int(page or 1) + step)

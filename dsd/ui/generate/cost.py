@@ -1,7 +1,7 @@
-"""What a request costs: how often it needs the model, how long that takes here, what to ask of ZeroGPU.
+"""Cost of a request: model evaluations, time on this machine, and the time to request from ZeroGPU.
 
-Seconds are taken from the runs of this process. Before the first of them only an allowance is known, for
-ZeroGPU, where something has to be asked for.
+Times are measured on the runs of this process. Before the first run, only an allowance is known. It is used
+for ZeroGPU, where every call must request its time.
 """
 
 import math
@@ -17,13 +17,13 @@ from dsd.generate.drawing import BATCH, Options, Progress
 from dsd.model.guidance import branches
 from dsd.ui.messages import roughly
 
-SECONDS_PER_EVALUATION = 0.35  # of a 512-pixel frame on a ZeroGPU device: an allowance, not a measurement
-START_SECONDS = 15  # there: weights onto the device, text, reference and decoding; an allowance too
-MARGIN = 1.5  # on measured seconds: ZeroGPU aborts what takes longer than it asked for
+SECONDS_PER_EVALUATION = 0.35  # for a 512-pixel frame on a ZeroGPU device; an allowance, not a measurement
+START_SECONDS = 15  # on ZeroGPU: loading weights, encoding text and reference, decoding; also an allowance
+MARGIN = 1.5  # on measured seconds: ZeroGPU aborts calls that run longer than requested
 
 
 def evaluations(options: Options) -> int:
-    """How often all pictures together need the model: once a step, and more where guidance acts."""
+    """Return the number of model evaluations for all images: one per step, more where guidance is active."""
     plan = options.plan
     return options.count * (plan.steps + _more(options) * len(plan.guided))
 
@@ -33,22 +33,23 @@ def _more(options: Options) -> int:
 
 
 def _in_first_step(options: Options) -> int:
-    """Evaluations before the first `Progress`: those of the first batch."""
+    """Return the evaluations before the first `Progress`, which are those of the first batch."""
     return min(options.count, BATCH) * (1 + _more(options) * (0 in options.plan.guided))
 
 
 class Pace:
-    """How fast the model draws here: a running figure, moved halfway by every run that comes to its end."""
+    """Running estimate of the drawing speed on this machine; every complete run moves it halfway."""
 
     def __init__(self, side: int) -> None:
-        self.side = side  # pixels of a frame, where options name none
-        self.rate: float | None = None  # seconds per evaluation of a megapixel; None before the first run
-        self.start = 0.0  # seconds until drawing begins: words and reference
+        self.side = side  # pixels of a frame, used if the options have no size
+        self.rate: float | None = None  # seconds per evaluation and megapixel; None before the first run
+        self.start = 0.0  # seconds before drawing begins, for the prompt and the reference
 
     def timed(self, steps: Iterator[Progress], options: Options) -> Iterator[Progress]:
-        """The same steps; learns from them when they have come to their end.
+        """Yield the steps unchanged, and learn from their times when all have arrived.
 
-        Timed where they arrive: on ZeroGPU they are drawn in another process, whose memory nobody reads.
+        Steps are timed where they arrive: ZeroGPU draws in another process, whose memory is not accessible
+        here.
         """
         begun, arrived = time.monotonic(), []
         with closing(steps):
@@ -59,23 +60,23 @@ class Pace:
             self.learn(options, arrived[0] - begun, arrived[1] - arrived[0])
 
     def learn(self, options: Options, first: float, rest: float) -> None:
-        """From a run whose first step was there after `first` seconds and whose last `rest` seconds later."""
+        """Update the estimate from a run: `first` seconds to its first step, then `rest` to its last."""
         early, size = _in_first_step(options), self._megapixels(options)
         if evaluations(options) == early:
-            return  # a single step: what came before it cannot be told from it
+            return  # a single step: its time cannot be separated from the start
         rate = rest / (evaluations(options) - early) / size
         start = max(0.0, first - early * size * rate)
         known = self.rate is not None
         self.rate, self.start = ((self.rate + rate) / 2, (self.start + start) / 2) if known else (rate, start)
 
     def seconds(self, options: Options) -> float | None:
-        """How long these options will take, if it is known yet."""
+        """Return the seconds that these options take, or None before the first measured run."""
         return None if self.rate is None else self.start + self._drawing(options, self.rate)
 
     def gpu_seconds(self, image: Image.Image | None, options: Options) -> int:
-        """What to ask of ZeroGPU: a visitor's quota refuses a call that asks for more than is left.
+        """Return the seconds to request from ZeroGPU, which refuses a call that exceeds the visitor's quota.
 
-        The measured start is not in it, because there it holds the wait for a device.
+        The measured start is left out, because on ZeroGPU it includes the wait for a device.
         """
         if self.rate is not None:
             return math.ceil(START_SECONDS + MARGIN * self._drawing(options, self.rate))
@@ -83,7 +84,7 @@ class Pace:
         return math.ceil(START_SECONDS + SECONDS_PER_EVALUATION * evaluations(options) * area)
 
     def line(self, options: Options) -> str:
-        """A sentence for the visitor, before the click."""
+        """Return a sentence on the expected time, shown to the visitor before the click."""
         if space.is_zero():
             return self._asked(options)
         seconds = self.seconds(options)
@@ -92,8 +93,8 @@ class Pace:
         return f"Takes about {roughly(seconds)}."
 
     def _asked(self, options: Options) -> str:
-        # How much is left to a visitor is not said: `spaces` learns it only when a call is refused, and that
-        # refusal carries the number.
+        # The remaining quota is not shown: `spaces` learns it only when a call is refused, and that
+        # error message contains the number.
         asked = self.gpu_seconds(None, options)
         quota = f", which count as {counts} of your quota" if (counts := counted(asked)) != asked else ""
         known = "" if self.rate is not None else " That is an allowance: nothing has been timed here yet."
@@ -107,7 +108,7 @@ class Pace:
 
 
 def counted(seconds: int) -> int:
-    """What ZeroGPU sets against a quota for `seconds`: more than these on its faster devices."""
+    """Return the seconds that ZeroGPU deducts from a quota for `seconds`: more on its faster devices."""
     from spaces.zero.client import get_duration_seconds
 
     return round(get_duration_seconds(timedelta(seconds=seconds), None))

@@ -1,7 +1,7 @@
-"""Behind "Describe my picture for me": the reference in words, before the visitor's own, to be edited first.
+"""The "Describe my picture for me" box: a description of the reference to put before the prompt.
 
-Off until somebody opens it. The model that looks is the judge, and it is on this machine unless who started
-the app named a server.
+The visitor can edit it first. The box is folded until a visitor opens it. The model that describes the image
+is the judge; it runs on this machine unless the user who started the app named a server.
 """
 
 import html
@@ -17,7 +17,7 @@ from dsd.ui import uploads
 from dsd.ui.loaded import Loaded
 from dsd.ui.messages import explained, notice, problem, sentence
 
-GPU_SECONDS = 20  # an allowance for one line of words
+GPU_SECONDS = 20  # an allowance for one line of text
 NOBODY = (
     "For this the app needs a vision-language model that knows such pictures: start it with --judge and a "
     "name, such as Qwen/Qwen2.5-VL-3B-Instruct."
@@ -26,7 +26,7 @@ HINT = "Change it as you like, then use it. Nothing has been drawn yet."
 
 
 class Enhancing:
-    """The handlers of one describer."""
+    """Event handlers for one describer."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.loaded, self.describer = loaded, loaded.describer
@@ -35,7 +35,7 @@ class Enhancing:
         def ask(picture: Image.Image, prompt: str) -> str:
             try:
                 return captions.enhance(loaded.describer(), picture, prompt, loaded.recipe, count=self._count)
-            except (ValueError, RuntimeError) as error:  # other errors would arrive without their message
+            except (ValueError, RuntimeError) as error:  # other types would arrive without a message
                 raise gr.Error(html.escape(explained(error)), print_exception=False) from error
 
         self._ask = ask
@@ -45,11 +45,11 @@ class Enhancing:
 
     @property
     def trouble(self) -> str | None:
-        """Why nobody can describe a picture, in a sentence; None if somebody can."""
+        """Return a sentence on why no model can describe images, or None if one can."""
         return NOBODY if self.describer is None else self.describer.missing
 
     def about(self) -> str:
-        """What happens, and where, before anybody clicks."""
+        """Return HTML that tells the visitor, before the click, what happens and where."""
         if self.trouble:
             return notice(sentence(self.trouble))
         host = urlsplit(self.describer.name).hostname or "" if "://" in self.describer.name else None
@@ -64,16 +64,16 @@ class Enhancing:
         )
 
     def describe(self, image: str | None, prompt: str) -> tuple[gr.Textbox, gr.Button, str]:
-        """(suggestion, the button that uses it, a remark)."""
+        """Return (suggestion, the button that uses it, remark)."""
         try:
             if not image:
                 raise ValueError("there is no picture yet: upload one, paste one or pick an example")
             if (prompt or "").strip():
                 intake.check_prompt(prompt)
             picture = uploads.open_upload(image)
-            self.describer()  # on ZeroGPU the process that asks could not keep what it opens
+            self.describer()  # here, because the ZeroGPU process that asks it could not keep it open
             text = self._ask(picture, prompt or "")
-        except Exception as error:  # the page must never be left waiting
+        except Exception as error:  # the page must always get an answer
             return gr.skip(), gr.skip(), problem(explained(error))
         if not text:
             return gr.skip(), gr.skip(), problem("The model had nothing to say about this picture.")

@@ -1,7 +1,7 @@
-"""What happens behind the Generate tab: from what a page sends to what it shows. No layout, no maths.
+"""Event handlers of the Generate tab: from the values that a page sends to what it shows.
 
-Handlers take the page's raw values, so everything a visitor can get wrong ends here in a sentence. What a
-visitor writes is escaped before it goes back into HTML.
+There is no layout and no math here. Handlers take the page's raw values and turn every invalid input into a
+sentence for the visitor. Text from visitors is escaped before it enters HTML.
 """
 
 import html
@@ -28,17 +28,17 @@ PREVIEW_SECONDS = 0.4
 
 
 class Generating:
-    """The handlers of one loaded model."""
+    """Event handlers for one loaded model."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self.has_guidance = checkpoint.has_embedded_guidance(loaded.pipe)
-        # Now, in the main thread: on ZeroGPU a visitor's thread finds no weights where it looks for them.
+        # Computed here, in the main thread: on ZeroGPU, other threads cannot read the weights.
         self.model_hash = checkpoint.model_hash(loaded.pipe)
         self.pace = Pace(loaded.pipe.frame_size)
 
-        # A plain function, because ZeroGPU runs it in another process: pictures and numbers go in and out,
-        # and it yields at every step, because that is where the other process learns of a cancel.
+        # A plain function, because ZeroGPU runs it in another process and passes only images and numbers.
+        # It yields at every step, because only then can the other process notice a cancel.
         @spaces.GPU(duration=self.pace.gpu_seconds)
         def steps(image: Image.Image, options: Options) -> Iterator[Progress]:
             try:
@@ -50,15 +50,15 @@ class Generating:
                     weights=loaded.weights,
                     preview_seconds=PREVIEW_SECONDS,
                 )
-            except (ValueError, RuntimeError) as error:  # other errors would arrive without their message
+            except (ValueError, RuntimeError) as error:  # other types would arrive without a message
                 raise gr.Error(html.escape(explained(error)), print_exception=False) from error
 
         self._steps = steps
 
     def draw(self, image: str | None, prompt: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """For the page: yields (pictures, redrawn references, status, seed) at every step.
+        """Draw for the page: yield (images, redrawn references, status, seed) at every step.
 
-        What goes wrong takes nothing away that is shown: neither previews nor the pictures of an earlier run.
+        An error removes nothing that is shown: neither previews nor the images of an earlier run.
         """
         *settings, new_seed = values
         try:
@@ -66,7 +66,7 @@ class Generating:
             yield gr.skip(), [], status("Starting", 0.0), options.seed
             with closing(self._timed(frame, options)) as steps, uploads.workplace() as folder:
                 yield from self._watched(steps, options, Path(folder))
-        except Exception as error:  # the page must never be left waiting
+        except Exception as error:  # the page must always get an answer
             gr.Warning(html.escape(_said(error)), title="That did not work")
             yield gr.skip(), gr.skip(), problem(_said(error)), gr.skip()
 
@@ -76,7 +76,7 @@ class Generating:
     def _watched(
         self, steps: Iterator[Progress], options: Options, folder: Path
     ) -> Iterator[tuple[Any, ...]]:
-        """What to show at every step; finished pictures stay when ZeroGPU's time ends before the others."""
+        """Yield what to show at every step; keep finished images if ZeroGPU's time ends before the others."""
         results: list[drawing.Result] = []
         try:
             for progress in steps:
@@ -107,7 +107,7 @@ class Generating:
 
     @staticmethod
     def _saved(results: list[drawing.Result], folder: Path) -> tuple[list, list]:
-        """Files, not pictures: gradio would encode pictures anew and lose the settings they carry."""
+        """Return the images as saved files, because gradio would re-encode them and lose their settings."""
         pictures = [drawing.save(result, folder / f"dsd-{result.seed}.png") for result in results]
         named = [(str(path), f"seed {result.seed}") for path, result in zip(pictures, results, strict=True)]
         return named, [(result.reference, f"seed {result.seed}") for result in results]
@@ -117,7 +117,7 @@ class Generating:
         image: str,
         prompt: str,
         count: int = 1,
-        steps: int | None = None,  # gradio takes a missing value as allowed only where the default is None
+        steps: int | None = None,  # gradio accepts a missing value only if the default is None
         image_guidance: float | None = None,
         text_guidance: float | None = None,
         guidance: float | None = None,
@@ -125,24 +125,24 @@ class Generating:
         width: int | None = None,
         height: int | None = None,
         fit: str | None = None,
-        quality: str = "best",  # the last: it came later, and programs may pass values without names
+        quality: str = "best",  # last, so that programs that pass values by position keep working
     ) -> Iterator[tuple[list[str], list[int]]]:
-        """For programs: PNG files that carry their settings, and their seeds.
+        """Yield PNG files that carry their settings, and their seeds.
 
-        Without a seed a new one is taken, without steps the quality's.
+        A missing seed is replaced by a new one, and missing steps by the quality's.
 
         Args:
             image: the subject, one character or thing; an uploaded file or a data: address
             prompt: where that subject should be, in a few words
-            count: how many pictures
+            count: how many images
             steps: more are slower and a little finer; the quality's own number when left out
             image_guidance: higher keeps more of the subject, 1 is neutral
             text_guidance: higher follows the prompt more closely, 1 is neutral
             guidance: higher is bolder and more contrasty
-            seed: the same seed and settings give the same picture; a new one when left out, or -1
+            seed: the same seed and settings give the same image; a new one when left out, or -1
             width: in pixels, a multiple of 16
             height: in pixels, a multiple of 16
-            fit: crop the given picture to fill the frame, or pad it with white
+            fit: crop the given image to fill the frame, or pad it with white
             quality: draft and balanced are faster than best
         """
         settings = (count, steps, image_guidance, text_guidance, guidance, seed, width, height, fit, quality)
@@ -154,13 +154,13 @@ class Generating:
                         str(drawing.save(r, Path(folder) / f"dsd-{r.seed}.png")) for r in progress.results
                     ]
                     yield files, [result.seed for result in progress.results]
-        except Exception as error:  # gradio would answer without a word, or with too many
+        except Exception as error:  # gradio's own message would say nothing, or too much
             raise gr.Error(html.escape(_said(error)), print_exception=False) from error
 
-    endpoint.__name__ = "generate"  # by which a language model calls it
+    endpoint.__name__ = "generate"  # the tool name for language models
 
     def unknown_words(self, prompt: str) -> dict[str, list[str]]:
-        """List the words of a prompt that the model does not know, each with the nearest that it knows.
+        """List the words of a prompt that the model does not know, each with the nearest words that it knows.
 
         Args:
             prompt: where the subject should be, in a few words
@@ -171,7 +171,7 @@ class Generating:
         return known_words.notice(self.unknown_words(prompt))
 
     def remark(self, prompt: str) -> gr.HTML:
-        """What the page says under a prompt while it is typed: the words that the model does not know."""
+        """Return the notice below a prompt while it is typed: the words that the model does not know."""
         text = self._unknown(prompt)
         return gr.HTML(notice(text) if text else "", visible=bool(text))
 
@@ -192,7 +192,7 @@ class Generating:
         *,
         new_seed: bool,
     ) -> tuple[Image.Image, Options]:
-        """The frame and the options, both checked: all that can be done, and refused, without the GPU."""
+        """Return the frame and the options, both checked: all work and all checks that need no GPU."""
         if not image:
             raise ValueError("there is no picture yet: upload one, paste one or pick an example")
         restoring.check_size(self.loaded, width, height)
@@ -213,7 +213,7 @@ class Generating:
         return canvas.fit(uploads.open_upload(image), options.width, options.height, options.fit), options
 
     def see(self, image: str | None, width: int, height: int, fit: str) -> tuple[Image.Image | None, gr.HTML]:
-        """What the model will see of an upload, and what there is to say about it."""
+        """Return the upload as the model will see it, and the remarks on it."""
         if not image:
             return None, gr.HTML("", visible=False)
         try:
@@ -221,13 +221,13 @@ class Generating:
             restoring.check_size(self.loaded, width, height)
             frame = canvas.fit(picture, whole(width), whole(height), fit)
             warning = self.loaded.warn(picture) if self.loaded.warn else None
-        except Exception as error:  # the page must never be left waiting
+        except Exception as error:  # the page must always get an answer
             return None, gr.HTML(problem(explained(error)), visible=True)
         remarks = [notice(text) for text in (intake.image_notice(picture), warning) if text]
         return frame, gr.HTML("".join(remarks), visible=bool(remarks))
 
     def cost(self, *asked: Any) -> str:
-        """How long the form will take, as HTML; nothing while a field holds what cannot be drawn.
+        """Return the expected time of the form as HTML, empty while a field is invalid.
 
         `asked`: count, steps, image and text guidance, width, height, quality, as the browser sends them.
         """
@@ -236,33 +236,33 @@ class Generating:
             values = {name: whole(value) for name, value in zip(names, asked, strict=True)}
             line = self.pace.line(Options(prompt="-", **values))
         except ValueError:
-            line = ""  # Create says what is wrong, when that is what is wanted
+            line = ""  # a click on Create reports the error
         return f'<p class="dsd-quiet">{html.escape(line)}</p>'
 
     def restore(self, image: str | None) -> tuple[Any, ...]:
-        """As `restoring.restore`, for the model that runs here."""
+        """Call `restoring.restore` for the loaded model."""
         return restoring.restore(image, self.loaded, self.model_hash)
 
 
 def _said(error: Exception) -> str:
-    """`explained`, with the remedy where more was asked of ZeroGPU than it gives, as it says in numbers."""
+    """Return `explained(error)`, with a remedy if more time was requested than ZeroGPU allows."""
     text = explained(error)
     too_much = getattr(error, "title", "").startswith("ZeroGPU") and "requested" in text
     return f"{text.removesuffix('.')}. Fewer or smaller pictures ask for less." if too_much else text
 
 
 def _gallery(items: list, buttons: Sequence[str] = ("download", "fullscreen")) -> gr.Gallery:
-    """One picture is shown large, with its buttons; of several, the one that is clicked."""
+    """Return a gallery that shows a single image large; of several, the one that is clicked."""
     return gr.Gallery(value=items, selected_index=0 if len(items) == 1 else None, buttons=list(buttons))
 
 
 def whole(value: float | None) -> int | None:
-    """Sliders and programs may send 2.0 for 2; anything else is left for `Options` to refuse."""
+    """Return 2 for 2.0, which sliders and programs may send; leave the rest for `Options` to check."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def finished(options: Options, remarks: list[str | None]) -> str:
-    """The line above finished pictures, and what there is to say about the prompt."""
+    """Return the status line for finished images, followed by remarks on the prompt."""
     seeds = (
         f"seed {options.seed}"
         if options.count == 1

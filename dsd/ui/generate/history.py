@@ -1,7 +1,7 @@
-"""The pictures of one visit: one of them beside what it was made from, its settings, both to be used again.
+"""The images of one visit: each can be compared with its reference, and its settings can be used again.
 
-A visit is one page in one browser. What is kept of it is a list of paths in that page's session: a picture's
-settings and its reference are read from its own file, and the file goes when all uploads go.
+A visit is one page in one browser. The page's session holds only a list of paths: an image's settings and
+reference are read from its own file, which is deleted together with all uploads.
 """
 
 import html
@@ -23,41 +23,41 @@ from dsd.ui.generate.layout import MAX_COUNT
 from dsd.ui.messages import explained, problem
 
 KEPT = 24
-REFERENCE, BEFORE = "reference", "before"  # what a picture is compared with
+REFERENCE, BEFORE = "reference", "before"  # what an image is compared with
 GONE = f"this picture is gone: pictures leave the server within {uploads.KEPT // 3600} hours"
 FITS = {"crop": "cropped to fill", "pad": "white added"}
 
 
 @dataclass(frozen=True)
 class Visit:
-    """Files, newest first, and the two that were looked at last."""
+    """Image files, newest first, and the last two that were picked."""
 
     paths: tuple[str, ...] = ()
     picked: str | None = None
-    before: str | None = None  # picked before that
+    before: str | None = None  # the image picked before that
 
     def still_there(self) -> "Visit":
-        """Without the files that have been swept since."""
+        """Return the visit without files that have been deleted."""
         there = tuple(path for path in self.paths if Path(path).is_file())
         return replace(self, paths=there, before=self.before if self.before in there else None)
 
 
 class History:
-    """The handlers. Every visitor's `Visit` comes in and goes out; nothing is kept here."""
+    """Event handlers without state: every visitor's `Visit` is passed in and returned."""
 
     def __init__(self, work: Generating) -> None:
         self.work = work
 
     def add(self, visit: Visit, shown: list[tuple[str, str]] | None) -> tuple[Visit, Any, Any]:
-        """Finished pictures among those that are shown: (visit, box, strip). Previews carry no settings."""
+        """Add finished images and return (visit, box, strip); skip previews, which carry no settings."""
         paths = [path for path, _ in (shown or [])[:MAX_COUNT] if path and provenance.carries_settings(path)]
-        paths = list(dict.fromkeys([*paths, *visit.paths]))  # one that was there already comes to the front
+        paths = list(dict.fromkeys([*paths, *visit.paths]))  # an image that was there moves to the front
         visit = replace(visit, paths=tuple(paths)).still_there()
         visit = replace(visit, paths=visit.paths[:KEPT])
         return visit, gr.Column(visible=bool(visit.paths)), strip(visit)
 
     def pick(self, visit: Visit, against: str, event: gr.SelectData) -> tuple[Any, ...]:
-        """One of the strip was clicked: (visit, strip, panel, pair, slider, what to compare with, about)."""
+        """Pick the clicked image; return (visit, strip, panel, pair, slider, what to compare with, about)."""
         if not 0 <= event.index < len(visit.paths):
             return visit, *[gr.skip()] * 6
         path = visit.paths[event.index]
@@ -69,12 +69,12 @@ class History:
         return visit, shown, gr.Column(visible=True), *self.compare(visit, against), choice, about(path)
 
     def compare(self, visit: Visit, against: str) -> tuple[gr.Column, Any]:
-        """(pair, slider): the picked picture on the right, what it is compared with on the left."""
+        """Return (pair, slider): the picked image on the right, what it is compared with on the left."""
         try:
             picture = opened(visit.picked)
             if against == BEFORE and visit.before:
                 left, label = opened(visit.before), "the one picked before"
-                left = canvas.fit(left, *picture.size, "pad")  # the two may differ in size
+                left = canvas.fit(left, *picture.size, "pad")  # their sizes may differ
             else:
                 left, label = provenance.read_reference(picture), "its reference"
         except ValueError as error:
@@ -84,11 +84,11 @@ class History:
         return gr.Column(visible=True), gr.ImageSlider((left, visit.picked), format="png", label=label)
 
     def reuse(self, visit: Visit) -> tuple[Any, ...]:
-        """The form as it was for this picture, its reference too; as `restoring.restore`."""
+        """Return the form as it was for the picked image, with its reference, like `restoring.restore`."""
         return self.work.restore(self._usable(visit))
 
     def refer(self, visit: Visit) -> tuple[str, gr.Group]:
-        """(the picture as the next one's reference, the box of restored settings, which are not)."""
+        """Return (the picked image as the next reference, the box of restored settings, hidden)."""
         return self._usable(visit), gr.Group(visible=False)
 
     @staticmethod
@@ -101,19 +101,19 @@ class History:
 
 
 def strip(visit: Visit) -> list[tuple[str, str]]:
-    """The pictures with their seeds, which are in their names."""
+    """Return the images with their seeds, which are read from the file names."""
     return [(path, f"seed {Path(path).stem.removeprefix('dsd-')}") for path in visit.paths]
 
 
 def opened(path: str | None) -> Image.Image:
-    """A picture of this visit; ValueError when it has been swept."""
+    """Open an image of this visit; raise ValueError if it has been deleted."""
     if not path or not Path(path).is_file():
         raise ValueError(GONE)
     return intake.open_image(path)
 
 
 def about(path: str) -> str:
-    """What was asked for, as HTML; in its place, what is wrong with the file."""
+    """Return the image's prompt and settings as HTML, or the error if the file cannot be read."""
     try:
         options = drawing.options_from(provenance.read_settings(opened(path)))
     except ValueError as error:
@@ -125,7 +125,7 @@ def about(path: str) -> str:
 
 
 def in_words(options: Options) -> str:
-    """Settings as a line to read."""
+    """Return the settings as one line of text."""
     name = quality.find(options.quality).name
     said = [
         f"seed {options.seed}",

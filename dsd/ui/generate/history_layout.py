@@ -1,4 +1,4 @@
-"""The history of a visit as it stands on the page; `generate_tab` wires it."""
+"""Layout of the visit's history; `dsd.ui.generate.tab` connects its events."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from dsd.ui.generate.layout import FRAME
 
 
 class Panel(NamedTuple):
-    """One picture, looked at."""
+    """The picked image and its controls."""
 
     box: gr.Column
     pair: gr.Column
@@ -22,7 +22,7 @@ class Panel(NamedTuple):
 
 
 class HistoryBox(NamedTuple):
-    """All pictures of this visit, and the one that is looked at."""
+    """All images of this visit, and the panel of the picked one."""
 
     visit: gr.State
     box: gr.Column
@@ -31,7 +31,7 @@ class HistoryBox(NamedTuple):
 
 
 def history() -> HistoryBox:
-    """A strip that is not there before there is a picture."""
+    """Add the strip of images, hidden until there is an image."""
     visit = gr.State(Visit())
     with gr.Column(visible=False, elem_id="history") as box:
         gr.HTML(
@@ -56,7 +56,7 @@ def _panel() -> Panel:
                 format="png", interactive=False, buttons=["fullscreen"], max_height=420,
                 elem_id="history-slider", elem_classes="dsd-frame",
             )  # fmt: skip
-            position = gr.Slider(  # the handle on the picture cannot be reached without a mouse or a finger
+            position = gr.Slider(  # the handle on the image works only with a mouse or a finger
                 0, 100, 50, step=1, label="Where the two meet", buttons=[], elem_id="history-position"
             )
         against = gr.Radio(

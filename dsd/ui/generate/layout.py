@@ -1,4 +1,4 @@
-"""The Generate tab as it stands on the page; `generate_tab` wires it."""
+"""Layout of the Generate tab; `dsd.ui.generate.tab` connects its events."""
 
 import json
 from pathlib import Path
@@ -16,17 +16,17 @@ from dsd.ui.generate.restoring import OFFERED
 from dsd.ui.loaded import Loaded
 
 MAX_COUNT = 8
-FRAME = ["dsd-small-frame", "dsd-frame"]  # style.css
-QUALITY = {  # work: evaluations of the model against those of best
+FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
+QUALITY = {  # work: model evaluations compared with `best`
     "draft": "Draft: to try things, at most a quarter of the work.",
     "balanced": "Balanced: at most half of the work.",
     "best": "Best: takes its time, for a picture to keep.",
 }
-PIXELS = 128  # frames up to this size are shown enlarged, and the page says so
+PIXELS = 128  # frames up to this size are shown enlarged and labeled so
 
 
 class Reference(NamedTuple):
-    """The visitor's picture."""
+    """The visitor's image and what the page says about it."""
 
     image: gr.Image
     seen: gr.Image
@@ -37,7 +37,7 @@ class Reference(NamedTuple):
 
 
 class Description(NamedTuple):
-    """The picture in words, on request."""
+    """The image in words, on request."""
 
     describe: gr.Button
     remark: gr.HTML
@@ -46,7 +46,7 @@ class Description(NamedTuple):
 
 
 class Link(NamedTuple):
-    """A link that carries the settings; `address` is filled in by the browser."""
+    """A link that carries the settings; the browser fills in `address`."""
 
     make: gr.Button
     box: gr.Textbox
@@ -55,7 +55,7 @@ class Link(NamedTuple):
 
 
 class Form(NamedTuple):
-    """What to draw from it."""
+    """The fields and buttons that say what to draw."""
 
     prompt: gr.Textbox
     unknown: gr.HTML  # words of the prompt that the model does not know
@@ -65,13 +65,13 @@ class Form(NamedTuple):
     seed: gr.Number
     new_seed: gr.Checkbox
     description: Description
-    brought: gr.HTML  # what a link brought when the page was opened by it
+    brought: gr.HTML  # notice on the settings of the link that opened the page
     link: Link
-    cost: gr.HTML  # how long it will take
+    cost: gr.HTML  # expected time
 
 
 class Results(NamedTuple):
-    """What came of it."""
+    """The drawn images and their status."""
 
     status: gr.HTML
     pictures: gr.Gallery
@@ -80,7 +80,7 @@ class Results(NamedTuple):
 
 
 def reference(loaded: Loaded) -> Reference:
-    """The upload beside what the model sees of it, and remarks on it below."""
+    """Add the upload beside what the model sees of it, with remarks below."""
     enlarged = ", enlarged" if loaded.pipe.frame_size <= PIXELS else ""
     with gr.Row(equal_height=True):
         image = gr.Image(
@@ -100,17 +100,18 @@ def reference(loaded: Loaded) -> Reference:
 
 
 def _as_sent(payload: Any) -> str | None:
-    """An upload as the file that was sent: `dsd.files.intake` opens it, and says what is wrong with it.
+    """Return the uploaded file's path; `dsd.files.intake` opens the file and reports what is wrong with it.
 
-    Gradio would open it first, and answer a broken file with the one word "Error". This takes the place of
-    the component's `preprocess`, and lasts while no event answers the component with an update instead of a
-    value. A subclass would last longer, but gradio writes a file beside the source of each.
+    Gradio would open the file first, and report a broken one only as "Error". This function replaces the
+    component's `preprocess`. The replacement lasts as long as no event returns an update for the component
+    instead of a value. A subclass would last longer, but gradio writes a file beside the source of each
+    subclass.
     """
-    return payload.path if payload else None  # gradio has checked that it lies in its upload folder
+    return payload.path if payload else None  # `dsd.ui.gate` has checked that it lies in the upload folder
 
 
 def form(loaded: Loaded, work: Generating, enhancing: Enhancing) -> Form:
-    """Prompt, number, buttons, and everything else folded away."""
+    """Add the prompt, the number of images, the buttons, and all other settings folded."""
     brought = gr.HTML(elem_id="brought", visible=False, padding=False)
     prompt = gr.Textbox(
         label="Where should it be?", placeholder="wearing a red hat on the beach", lines=1, max_lines=6,
@@ -168,7 +169,7 @@ def _guidance(work: Generating) -> tuple[Any, Any, Any]:
         info="Raise it when the prompt is ignored. 1 is neutral.",
     )  # fmt: skip
     if not work.has_guidance:
-        return image_guidance, text_guidance, gr.State(None)  # nothing to set, neither here nor by a program
+        return image_guidance, text_guidance, gr.State(None)  # cannot be set, neither here nor by a program
     guidance = gr.Slider(
         *OFFERED["guidance"], DEFAULT_GUIDANCE, step=0.1, label="Vividness",
         info="Higher is bolder and more contrasty, lower is softer.",
@@ -207,7 +208,7 @@ def _link() -> Link:
 
 
 def results(loaded: Loaded) -> Results:
-    """The pictures, and beside them, on request, the reference as the model redrew it."""
+    """Add the images and, on request, the reference as the model redrew it beside them."""
     status = gr.HTML(messages.idle("Your pictures will appear here."), elem_id="status", padding=False)
     look: dict[str, Any] = {
         "format": "png", "interactive": False, "object_fit": "contain", "height": "auto", "scale": 1,
@@ -230,12 +231,12 @@ def results(loaded: Loaded) -> Results:
 
 
 def examples(folder: Path) -> tuple[gr.Gallery | None, list[dict[str, str]]]:
-    """Example pictures with their prompts from `examples.json`: [{"image": "name.png", "prompt": "..."}]."""
+    """Add the images and prompts of `examples.json`: [{"image": "name.png", "prompt": "..."}]."""
     listing = folder / "examples.json"
     rows = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
     if not rows:
         return None, []
-    gr.set_static_paths(folder)  # served where they lie, not copied for every visitor
+    gr.set_static_paths(folder)  # served in place, not copied for every visitor
     gr.Markdown("### Or try one of these", elem_classes="dsd-heading")
     items = [(str(folder / row["image"]), row["prompt"]) for row in rows]
     gallery = gr.Gallery(

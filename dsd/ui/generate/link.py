@@ -1,7 +1,7 @@
-"""A link that carries the settings: written from the form, read when a page is opened by it.
+"""Links that carry settings: written from the form, and read when a link opens a page.
 
-It never carries the picture. What it says comes from a stranger, so it passes the same checks as everything
-else; a link with one bad value changes nothing.
+A link never carries the image. Its values are untrusted and pass the same checks as all other input. A link
+with one invalid value changes nothing.
 """
 
 import os
@@ -28,34 +28,34 @@ FORMS = dict.fromkeys(SETTINGS, WHOLE)
 FORMS |= dict.fromkeys(("image_guidance", "text_guidance", "guidance"), SHARE)
 FORMS |= dict.fromkeys(("fit", "quality"), WORD)
 LONGEST = 4000  # characters: gradio repeats the query with every event, and many servers refuse 8 kB
-SHOWN = 40  # characters of a bad value
-SPACE = "SPACE_ID"  # the variable by which a Space knows its name, "owner/name"
-NO_PROMPT = "-"  # stands for a prompt that is still to be written
-SILENT = {"prompt": ("prompt",), "seed": ("seed", "new seed")}  # what stays as it is where a link has none
+SHOWN = 40  # characters of an invalid value in a message
+SPACE = "SPACE_ID"  # environment variable with the Space's name, "owner/name"
+NO_PROMPT = "-"  # placeholder for a prompt that is still to be written
+SILENT = {"prompt": ("prompt",), "seed": ("seed", "new seed")}  # left unchanged where a link lacks the name
 BROUGHT = "This link brought its settings, but links never carry a picture: add yours, then click Create."
 
 
 class Linking:
-    """The handlers of one loaded model."""
+    """Event handlers for one loaded model."""
 
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
 
     def make(self, prompt: str, *values: Any) -> tuple[gr.Textbox, str]:
-        """(box with the link, remark) for a form: its prompt, its settings, and the address of the page."""
+        """Return (box with the link, remark) for the form's prompt and settings and the page's address."""
         *settings, address = values
         try:
             link = f"{base(address)}?{query(prompt, settings, self.loaded)}"
-        except Exception as error:  # the page must never be left waiting
+        except Exception as error:  # the page must always get an answer
             return gr.Textbox("", visible=False), problem(explained(error))
         return gr.Textbox(link, visible=True), ""
 
     def read(self, request: gr.Request) -> tuple[Any, ...]:
-        """What the page's address brings: (prompt, *settings, new seed, remark), skips where it is silent.
+        """Return (prompt, *settings, new seed, remark) from the page's address; missing values are skips.
 
-        `request.query_params` is the query of the page itself, which gradio's client sends along with every
-        event. On a Space that page is a frame, and Spaces gives it the query of the page around it when that
-        is opened, beside names of its own (__theme): names that are not ours are left alone.
+        `request.query_params` is the query of the page itself, which gradio's client sends with every event.
+        On a Space, that page is a frame. It receives the query with which the surrounding page was opened,
+        and names that Spaces adds (`__theme`). Unknown names are ignored.
         """
         nothing = [gr.skip()] * (len(SETTINGS) + 2)
         params = {name: text for name, text in dict(request.query_params).items() if name in known()}
@@ -64,7 +64,7 @@ class Linking:
         try:
             options = asked(params, self.loaded)
             brought = options.count, *fields(options, self.loaded)[1:]
-        except Exception as error:  # a stranger's link: anything may be wrong with it
+        except Exception as error:  # an untrusted link can cause any error
             line = f"The settings in this link were not used. {explained(error)}"
             return *nothing, gr.HTML(problem(line), visible=True)
         values = {"prompt": options.prompt, **dict(zip(SETTINGS, brought, strict=True)), "new seed": False}
@@ -74,21 +74,22 @@ class Linking:
 
 
 def base(address: str) -> str:
-    """The page to link to: the one that the visitor sees, or the Space, whose own page is around this one.
+    """Return the page to link to: the page's own address or, on a Space, the page that surrounds it.
 
-    There a visitor is known, and with them their share of the GPU. The frame cannot read that page's address.
+    On the surrounding page, visitors are logged in and have their GPU quota. The frame cannot read that
+    page's address.
     """
     space = os.environ.get(SPACE)
     return f"https://huggingface.co/spaces/{space}" if space else address
 
 
 def known() -> tuple[str, ...]:
-    """What a link can say."""
+    """Return the names that a link can carry."""
     return ("prompt", *SETTINGS)
 
 
 def query(prompt: str, settings: Sequence[Any], loaded: Loaded) -> str:
-    """Prompt and settings as the query of a link; ValueError for what would be refused when it is read."""
+    """Return prompt and settings as a link's query; raise ValueError for values that reading would refuse."""
     params = {name: whole(value) for name, value in zip(SETTINGS, settings, strict=True) if value is not None}
     params = {
         name: str(round(value, 3) if isinstance(value, float) else value) for name, value in params.items()
@@ -103,7 +104,7 @@ def query(prompt: str, settings: Sequence[Any], loaded: Loaded) -> str:
 
 
 def asked(params: Mapping[str, str], loaded: Loaded) -> Options:
-    """A link's words as options, checked; what it does not name is as on a fresh page."""
+    """Return a link's parameters as checked options; missing ones are as on a new page."""
     values = {name: _value(name, text) for name, text in params.items() if name in SETTINGS}
     if values.get("count", 1) > MAX_COUNT:
         raise ValueError(f"the number of pictures must be from 1 to {MAX_COUNT}, got {values['count']}")

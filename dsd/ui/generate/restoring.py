@@ -1,6 +1,6 @@
-"""Settings that come back: from a picture that was made here to the fields of the page.
+"""Restoring of settings: from an image that was made here to the fields of the page.
 
-They come from a stranger's file, so what the page does not offer is refused with the value and the reason.
+The file is untrusted, so settings that the page does not offer are refused with the value and the reason.
 """
 
 import html
@@ -20,12 +20,12 @@ OFFERED = {"steps": (1, 100), "image_guidance": (0, 10), "text_guidance": (0, 10
 
 
 def restore(image: str | None, loaded: Loaded, model_hash: str) -> tuple[Any, ...]:
-    """Settings from a picture that was made here, and the reference it was made from.
+    """Return the settings of an image that was made here, and the reference it was made from.
 
     Returns (image, prompt, count, steps, image, text and embedded guidance, seed, width, height, fit,
-    quality, new seed, box, note, own path). `model_hash` names the model that runs.
+    quality, new seed, box, note, own path). `model_hash` identifies the loaded model.
     """
-    # The picture itself, not gr.skip(): an update would rebuild the component and lose its `preprocess`.
+    # The image itself, not gr.skip(): an update would rebuild the component and lose its `preprocess`.
     keep = (image, *[gr.skip()] * 12, gr.Group(visible=False), "", None)
     if not image or not provenance.carries_settings(image):
         return keep
@@ -33,7 +33,7 @@ def restore(image: str | None, loaded: Loaded, model_hash: str) -> tuple[Any, ..
         settings = provenance.read_settings(image)
         options, frame = drawing.options_from(settings), provenance.read_reference(image)
         values = fields(options, loaded)
-    except Exception as error:  # a stranger's file: anything may be wrong with it
+    except Exception as error:  # an untrusted file can cause any error
         gr.Warning(html.escape(explained(error)), title="Its settings were not taken over")
         return keep
     said = notice(_said(settings, model_hash))
@@ -41,10 +41,10 @@ def restore(image: str | None, loaded: Loaded, model_hash: str) -> tuple[Any, ..
 
 
 def fields(options: Options, loaded: Loaded) -> tuple[Any, ...]:
-    """What the page's fields have to show for these options; ValueError for what it does not offer.
+    """Return these options as values of the page's fields; raise ValueError for values it does not offer.
 
-    Returns (count, steps, image, text and embedded guidance, seed, width, height, fit, quality). One picture:
-    the options that a file carries are those of that picture alone.
+    Returns (count, steps, image, text and embedded guidance, seed, width, height, fit, quality). The count is
+    1, because a file carries the options of its own image only.
     """
     check_offered(options, loaded)
     quality = offered_quality(options)
@@ -64,7 +64,7 @@ def fields(options: Options, loaded: Loaded) -> tuple[Any, ...]:
 
 
 def check_offered(options: Options, loaded: Loaded) -> None:
-    """ValueError for a size or a number that the page has no place for."""
+    """Raise ValueError for a size or a number that the page does not offer."""
     check_size(loaded, options.width, options.height)
     for name, (low, high) in OFFERED.items():
         value = getattr(options, name)
@@ -75,7 +75,7 @@ def check_offered(options: Options, loaded: Loaded) -> None:
 
 
 def check_size(loaded: Loaded, width: int, height: int) -> None:
-    """ValueError for a frame that this model is not offered for."""
+    """Raise ValueError for a frame size that the page does not offer with this model."""
     low, high = loaded.side_range
     for name, side in (("width", width), ("height", height)):
         if not isinstance(side, int | float) or not low <= side <= high:
@@ -83,7 +83,7 @@ def check_size(loaded: Loaded, width: int, height: int) -> None:
 
 
 def offered_quality(options: Options) -> str:
-    """The quality on the page that draws as these options did, whatever it was called then."""
+    """Return the name of the page's quality that draws as these options did, even if it was renamed since."""
     plan = options.plan
     for name, quality in QUALITIES.items():
         if replace(quality, name=plan.name, steps=plan.steps) == plan:

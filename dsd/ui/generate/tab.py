@@ -1,4 +1,4 @@
-"""The Generate tab: which event does what. How it looks is in `generate_layout`, the work in `generating`."""
+"""Events of the Generate tab; the layout is in `dsd.ui.generate.layout`, the work in `handlers`."""
 
 import json
 from pathlib import Path
@@ -50,7 +50,7 @@ def build(loaded: Loaded, examples: Path) -> None:
 
 
 def _wire_reference(reference: Reference, form: Form, work: Generating) -> list[Any]:
-    """Returns what settings that come back fill in."""
+    """Connect the reference's events; return the components that restored settings fill in."""
     *_, width, height, fit, _ = form.settings
     gr.on(
         [reference.image.change, fit.change, width.change, height.change],
@@ -85,10 +85,10 @@ def _wire_description(reference: Reference, form: Form, enhancing: Enhancing) ->
 
 
 def _wire_quality(form: Form) -> None:
-    """A choice sets the steps. Only a visitor's does: settings that come back bring steps of their own."""
+    """Set the steps when a visitor chooses a quality; restored settings bring their own steps."""
     _, steps, *_, quality = form.settings
     own = json.dumps({name: known.steps for name, known in QUALITIES.items()})
-    quality.input(None, quality, steps, js=f"(name) => ({own})[name]", **PRIVATE)  # in the browser: at once
+    quality.input(None, quality, steps, js=f"(name) => ({own})[name]", **PRIVATE)  # in the browser, at once
 
 
 def _wire_runs(
@@ -99,9 +99,9 @@ def _wire_runs(
     gallery: gr.Gallery | None,
     rows: list[dict[str, str]],
 ) -> list[Any]:
-    """Let Create, Enter and a click on an example draw, and Cancel be usable meanwhile.
+    """Make Create, Enter and a click on an example draw, with Cancel enabled meanwhile.
 
-    Returns the events that end a run, of which a cancel is one.
+    Returns the events that end a run, including a cancel.
     """
     asked = [form.create.click, form.prompt.submit]
     gr.on(asked, events.running, None, form.cancel, js=events.scroll_to("#status"), **AT_ONCE)
@@ -110,7 +110,7 @@ def _wire_runs(
         work.draw,
         [reference.image, form.prompt, *form.settings, form.new_seed],
         [results.pictures, results.redrawn, results.status, form.seed],
-        trigger_mode="once",  # holds for this event alone: one that follows another would run twice
+        trigger_mode="once",  # applies to this event alone; an event chained to another would run twice
         show_progress="minimal",
         show_progress_on=results.status,
         **LANE,
@@ -131,9 +131,10 @@ def _wire_runs(
 
 
 def _wire_cost(form: Form, ends: list[Any], work: Generating) -> None:
-    """How long it will take, before the click: when a page opens, when a setting changes, when a run ends.
+    """Show the expected time before the click: when a page opens, a setting changes, or a run ends.
 
-    As the browser sends it, because gradio would answer a number that is still being typed with an error.
+    Values are taken as the browser sends them, because gradio would report an error for a number that is
+    still being typed.
     """
     count, steps, image_guidance, text_guidance, _, _, width, height, _, quality = form.settings
     asked = [count, steps, image_guidance, text_guidance, width, height, quality]
@@ -146,7 +147,10 @@ def _wire_cost(form: Form, ends: list[Any], work: Generating) -> None:
 def _wire_history(
     past: HistoryBox, ends: list[Any], results: Results, history: History, back: list[Any]
 ) -> None:
-    """`back` is what settings that come back fill in: first the reference, at -3 the box that says so."""
+    """Connect the history to the results and the form.
+
+    `back` lists what restored settings fill in: first the reference, at -3 the box that announces them.
+    """
     visit, panel = past.visit, past.panel
     for end in ends:
         end.then(history.add, [visit, results.pictures], [visit, past.box, past.strip], **AT_ONCE)
@@ -161,7 +165,7 @@ def _wire_history(
 
 
 def _wire_link(reference: Reference, form: Form, linking: Linking) -> None:
-    """The link is shown, and put on the clipboard where the browser allows it."""
+    """Show the link, and copy it to the clipboard if the browser allows it."""
     link, fields = form.link, [form.prompt, *form.settings]
     here = "(...form) => [...form.slice(0, -1), location.origin + location.pathname]"
     made = link.make.click(linking.make, [*fields, link.address], [link.box, link.remark], js=here, **AT_ONCE)
@@ -171,9 +175,10 @@ def _wire_link(reference: Reference, form: Form, linking: Linking) -> None:
 
 
 def _wire_endpoint(reference: Reference, form: Form, work: Generating) -> None:
-    """`/generate` for programs: the page's own inputs, so that ranges and defaults cannot drift apart.
+    """Add `/generate` for programs, with the page's own inputs, so that ranges and defaults stay the same.
 
-    All but the steps, which the page always sends: a program that names a quality need not know its steps.
+    Only the steps have an input of their own. The page always sends them, but a program that names a quality
+    need not know its steps.
     """
     low, high = OFFERED["steps"]
     count, _, *others = form.settings

@@ -1,4 +1,4 @@
-"""What there is to say of a drawn sheet, as HTML: its wording, its borders, and how far its panels agree."""
+"""Facts about a drawn grid as HTML: its prompt, its borders, and how well its panels agree."""
 
 import html
 from collections.abc import Sequence
@@ -23,7 +23,10 @@ def facts(
     expected: int,
     unjudged: str | None,
 ) -> str:
-    """All of it. `sheet` is a row with the teacher's stamp, `borders` what is wrong with the gutters."""
+    """Return all facts as HTML.
+
+    `sheet` is a row with the teacher's stamp; `borders` says what is wrong with the gutters.
+    """
     return (
         f'<div class="dsd-facts">{_borders(borders)}{_agreement(pairs, expected, unjudged)}'
         f"{_wording(sheet, unknown)}{_origin(sheet)}</div>"

@@ -1,7 +1,7 @@
-"""What happens behind the Grids tab: words into a sheet, drawn before the visitor's eyes, cut and judged.
+"""Event handlers of the Grids tab: draw a grid from words, show its progress, cut it and judge its panels.
 
-Like `generating`, it takes the page's raw values and answers every mistake with a sentence. How well the
-panels agree is the judge's opinion; the sheet is shown whether or not there is a judge.
+As in `dsd.ui.generate.handlers`, they take the page's raw values and turn every invalid input into a
+sentence. The judge's opinion says how well the panels agree. The grid is shown with or without a judge.
 """
 
 import html
@@ -35,8 +35,8 @@ from dsd.ui.messages import done, explained, problem, status, time_left
 ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS
 PAIRS = PANELS * (PANELS - 1) // 2
-SECONDS_PER_PAIR = 2  # of a judge on a ZeroGPU device: an allowance, not a measurement
-EXAMPLES = {  # recipe -> subjects with four places
+SECONDS_PER_PAIR = 2  # for a judge on a ZeroGPU device; an allowance, not a measurement
+EXAMPLES = {  # recipe -> subjects, each with four places
     CRITTERS.name: (
         ("red round striped critter with long ears", ("beach blue hat", "forest", "snow red scarf", "space")),
         ("teal boxy spotted critter with no ears", ("city", "sea", "room yellow balloon", "desert night")),
@@ -77,7 +77,7 @@ EXAMPLES = {  # recipe -> subjects with four places
 
 @dataclass(frozen=True)
 class Report:
-    """Where a sheet stands: a step of many, then the sheet, then one judged pair after another."""
+    """Progress of a grid: its steps, then the finished grid, then one judged pair after another."""
 
     step: int
     total: int
@@ -85,22 +85,22 @@ class Report:
     preview: Image.Image | None = None
     sheet: Image.Image | None = None
     pairs: tuple[Row, ...] = ()
-    unjudged: str | None = None  # why the judge could not go on
+    unjudged: str | None = None  # why the judge stopped early
 
 
 class DrawingGrids:
-    """The handlers of one teacher and its judge."""
+    """Event handlers for one teacher and its judge."""
 
     def __init__(self, wheel: Wheel) -> None:
         self.wheel = wheel
 
-        # As in `generating`: on ZeroGPU this runs in another process, forked when it is called, so that
-        # models are opened before. Only rows and pictures go in and out.
+        # As in `dsd.ui.generate.handlers`: ZeroGPU forks another process for every call, so the models
+        # are opened before. Only rows and images are passed.
         @spaces.GPU(duration=self._gpu_seconds)
         def steps(sheet: Row) -> Iterator[Report]:
             try:
                 yield from drawn_and_judged(wheel, sheet)
-            except (ValueError, RuntimeError) as error:  # other errors would arrive without their message
+            except (ValueError, RuntimeError) as error:  # other types would arrive without a message
                 raise gr.Error(html.escape(explained(error)), print_exception=False) from error
 
         self._steps = steps
@@ -114,18 +114,18 @@ class DrawingGrids:
         )
 
     def example(self, index: int) -> tuple[str, ...]:
-        """Subject and places, for the fields."""
+        """Return an example's subject and places for the fields."""
         subject, places = EXAMPLES[self.wheel.recipe.name][index]
         return subject, *places
 
     def surprise(self) -> tuple[str, ...]:
-        """Others every time."""
+        """Return a random subject and places for the fields."""
         return surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS))
 
     def draw(self, subject: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """For the page: yields (sheet, panels, facts, status, seed) at every step.
+        """Draw for the page: yield (grid, panels, facts, status, seed) at every step.
 
-        What goes wrong takes nothing away that is shown.
+        An error removes nothing that is shown.
         """
         *places, seed, new_seed = values
         try:
@@ -136,7 +136,7 @@ class DrawingGrids:
             yield None, gr.Gallery([], visible=False), "", gr.skip(), gr.skip()
             with closing(self._steps(sheet)) as reports, uploads.workplace() as folder:
                 yield from self._watched(reports, sheet, judge_missing, Path(folder))
-        except Exception as error:  # the page must never be left waiting
+        except Exception as error:  # the page must always get an answer
             gr.Warning(html.escape(said := explained(error)), title="That did not work")
             yield gr.skip(), gr.skip(), gr.skip(), problem(said), gr.skip()
 
@@ -145,21 +145,21 @@ class DrawingGrids:
         return "Starting" if opened else "Opening the models, which takes a moment the first time"
 
     def _open(self, sheet: Row) -> str | None:
-        """Have both models ready and the words checked; returns why nobody can judge, if so."""
+        """Open both models and check the prompt; return why no judge is available, or None."""
         if reason := self.wheel.teacher().refuse(sheet):
             raise ValueError(f"{reason}; use fewer words")
         if self.wheel.judge is None:
             return grid_facts.NO_JUDGE
         try:
             self.wheel.judge()
-        except ValueError as error:  # no reason to withhold the sheet
+        except ValueError as error:  # the grid is shown even without a judge
             return explained(error)
         return None
 
     def _watched(
         self, reports: Iterator[Report], sheet: Row, judge_missing: str | None, folder: Path
     ) -> Iterator[tuple[Any, ...]]:
-        """What to show at every step; a sheet stays when ZeroGPU's time ends before its pairs are judged."""
+        """Yield what to show at every step; keep the grid if ZeroGPU's time ends before the judge is done."""
         shown = None
         try:
             for report in reports:
@@ -184,7 +184,7 @@ class DrawingGrids:
             if finished
             else status(f"Drawn. Comparing pair {judged + 1} of {PAIRS}", judged / PAIRS)
         )
-        if judged:  # the pictures are there already
+        if judged:  # the images are already shown
             return gr.skip(), gr.skip(), facts, line, gr.skip()
         picture, panels = self._saved(report.sheet, sheet, folder)
         return picture, gr.Gallery(panels, visible=True), facts, line, gr.skip()
@@ -201,7 +201,7 @@ class DrawingGrids:
         )
 
     def _saved(self, picture: Image.Image, sheet: Row, folder: Path) -> tuple[str, list[tuple[str, str]]]:
-        """Files, which say that they are AI-generated."""
+        """Return the grid and its panels as files that are marked as AI-generated."""
         panels = grids.panels(picture, ROWS, COLUMNS, self.wheel.teacher().settings.margin)
         named = [
             (str(_marked(panel, place, folder / f"panel-{sheet['seed']}-{i}.png")), f"{i}. {place}")
@@ -215,7 +215,7 @@ def _marked(picture: Image.Image, prompt: str, path: Path) -> Path:
 
 
 def sheet_row(recipe: Recipe, subject: str, places: Sequence[str], seed: int) -> Row:
-    """What the teacher is asked for. PromptError says what is missing or too long."""
+    """Return the teacher's input row; raise PromptError for words that are missing or too long."""
     if not (isinstance(seed, int) and 0 <= seed <= generate.MAX_SEED):
         raise prompts.PromptError(f"seed must be a whole number from 0 to {generate.MAX_SEED}, got {seed}")
     prompt = prompts.sheet_prompt(recipe, subject, places, ROWS, COLUMNS)
@@ -231,7 +231,7 @@ def sheet_row(recipe: Recipe, subject: str, places: Sequence[str], seed: int) ->
 
 
 def surprise(recipe: Recipe, seed: int) -> tuple[str, ...]:
-    """A subject and four places that the recipe's own writer makes up, and that fit its prompt."""
+    """Return a subject and four places that the recipe's own writer makes up and that fit its prompt."""
     subjects = [f"a {subject}" for subject, _ in EXAMPLES[IDENTITY.name]]
     random.Random(seed).shuffle(subjects)
     captions = references.pocket(seed) if recipe is CRITTERS else subjects
@@ -245,15 +245,15 @@ def surprise(recipe: Recipe, seed: int) -> tuple[str, ...]:
 
 
 def unknown_words(tokenizer: Any, sheet: Row) -> list[str]:
-    """The visitor's words that the model has no token for, and so does not read."""
+    """Return the visitor's words that the model has no token for and therefore ignores."""
     words = dict.fromkeys(" ".join([sheet["subject"], *sheet["places"]]).split())
     unknown = tokenizer.unk_token_id
     return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
 
 
 def drawn_and_judged(wheel: Wheel, sheet: Row) -> Iterator[Report]:
-    """A report after every step and after every judged pair; closing it stops before the next one."""
-    from dsd.grids.teacher import stream  # brings in all of diffusers
+    """Yield a report after every step and every judged pair; closing it stops before the next one."""
+    from dsd.grids.teacher import stream  # imports all of diffusers
 
     teacher, picture = wheel.teacher(), None
     clock = generate.Clock(teacher.settings.steps, PREVIEW_SECONDS)
@@ -276,7 +276,7 @@ def drawn_and_judged(wheel: Wheel, sheet: Row) -> Iterator[Report]:
 def _judged(
     wheel: Wheel, sheet: Row, panels: list[Image.Image], report: Callable[..., Report]
 ) -> Iterator[Report]:
-    """Pair by pair, so that it can be watched and stopped."""
+    """Judge one pair at a time, so that visitors can watch the progress and stop it."""
     pairs: tuple[Row, ...] = ()
     try:
         for first, second in combinations(range(PANELS), 2):
@@ -284,5 +284,5 @@ def _judged(
             pictures = [(panels[first], panels[second])]
             pairs += tuple(curation.judge([pair], pictures, vlm=wheel.judge(), thresholds=Thresholds()))
             yield report(pairs)
-    except ValueError as error:  # a server that is gone: the sheet is there all the same
+    except ValueError as error:  # for example, a server that stopped; the grid is already drawn
         yield report(pairs, explained(error))

@@ -1,4 +1,4 @@
-"""The Grids tab as it stands on the page; `grids_tab` wires it."""
+"""Layout of the Grids tab; `dsd.ui.grids.tab` connects its events."""
 
 from typing import NamedTuple
 
@@ -12,11 +12,11 @@ from dsd.ui.grids.handlers import EXAMPLES
 from dsd.ui.loaded import Wheel
 
 WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
-FRAME = ["dsd-small-frame", "dsd-frame"]  # style.css
+FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
 
 
 class Form(NamedTuple):
-    """What to draw."""
+    """The fields and buttons that say what to draw."""
 
     subject: gr.Textbox
     places: list[gr.Textbox]
@@ -29,7 +29,7 @@ class Form(NamedTuple):
 
 
 class Results(NamedTuple):
-    """What came of it."""
+    """The drawn grid, its panels and the facts about it."""
 
     status: gr.HTML
     sheet: gr.Image
@@ -46,7 +46,7 @@ def introduction(wheel: Wheel) -> None:
 
 
 def form(wheel: Wheel) -> Form:
-    """Subject, places as they lie on the sheet, buttons."""
+    """Add the subject, the places in the layout of the grid, and the buttons."""
     first, *_ = EXAMPLES[wheel.recipe.name]
     subject = gr.Textbox(
         label="Who or what?", placeholder=first[0], lines=1, max_lines=3, elem_id="grid-subject"
@@ -76,7 +76,7 @@ def form(wheel: Wheel) -> Form:
 
 
 def _known_words() -> str:
-    """Of the embedded model, which was taught no others."""
+    """Return as HTML the words of the embedded model, which was trained on no others."""
     groups = {
         "Who": "critter", "Colours": COLORS, "Shapes": SHAPES, "Patterns": PATTERNS,
         "Ears, as in “with long ears”": EARS, "Where": SCENES, "With a": ACCESSORIES[1:],
@@ -98,7 +98,7 @@ def _row(names: tuple[str, ...], hints: tuple[str, ...]) -> list[gr.Textbox]:
 
 
 def results() -> Results:
-    """The sheet while it is drawn, then its panels and what there is to say of them."""
+    """Add the grid, shown while it is drawn, then its panels and the facts about them."""
     status = gr.HTML(messages.idle("The sheet will appear here."), elem_id="grid-status", padding=False)
     sheet = gr.Image(
         label="The sheet", format="png", interactive=False, buttons=["download", "fullscreen"],

@@ -1,4 +1,4 @@
-"""The Grids tab: which event does what. How it looks is in `grids_layout`, the work in `drawing_grids`."""
+"""Events of the Grids tab; the layout is in `dsd.ui.grids.layout`, the work in `handlers`."""
 
 import gradio as gr
 
@@ -11,7 +11,7 @@ from dsd.ui.loaded import Wheel
 
 
 def build(wheel: Wheel) -> None:
-    """Add the tab to the page under construction. Models are opened by the first sheet."""
+    """Add the tab to the page under construction; the models are opened for the first grid."""
     work = DrawingGrids(wheel)
     layout.introduction(wheel)
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
