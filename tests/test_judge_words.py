@@ -8,8 +8,8 @@ import pytest
 from dsd.curation.verdict import read_answer
 from dsd.grids.recipes import CRITTERS
 from dsd.pocket.world import change_one_trait, sample_critter
-from train.pocket import judge_words as words
-from train.pocket.judge import build_tokenizer
+from train.pocket.judge import words
+from train.pocket.judge.model import build_tokenizer
 from train.pocket.scenes import CHANGES
 
 PART_OF = {

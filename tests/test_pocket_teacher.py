@@ -9,7 +9,7 @@ import torch
 
 from dsd.pocket.words import caption
 from tests.test_pocket_training import TOY, toy_latents
-from train.pocket import latents, lessons, loop, reader, scenes, teacher, text, truths, vae
+from train.pocket import latents, lessons, loop, scenes, teacher, text, truths, vae
 from train.pocket.loop import State, descend, made_ahead, running_average
 from train.pocket.scorer import targets
 
@@ -145,7 +145,7 @@ def test_some_of_the_shown_panels_have_noise_and_less_than_the_others():
 def test_panels_are_cut_from_a_sheets_tokens_as_they_were_put_together():
     panels = torch.randn(8, 16, 8, 8)  # two sheets of four
     alone, together = latents.pack(panels, 1, 1), latents.pack(panels, 2, 2)
-    assert torch.equal(reader.by_panel(together, 2, 2), alone)
+    assert torch.equal(teacher.by_panel(together, 2, 2), alone)
 
 
 def test_the_readers_question_teaches_the_transformer(monkeypatch):

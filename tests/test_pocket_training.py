@@ -14,17 +14,16 @@ from dsd.model.checkpoint import ASSETS
 from dsd.pocket.draw import draw
 from dsd.pocket.phrases import VOCABULARY
 from train.pocket import (
-    judge,
     latents,
     loop,
     rendered,
     scenes,
     scorer,
-    strangers,
     teacher,
     text,
     vae,
 )
+from train.pocket.judge import model as judge
 from train.pocket.linear import LinearAutoencoder, spell
 from train.pocket.loop import learning_rate
 from train.pocket.presets import CPU
@@ -235,8 +234,8 @@ def test_a_teacher_goes_on_from_a_saved_one(tmp_path, spelled):
 
 
 def test_strangers_of_every_kind_are_drawn_and_are_a_function_of_the_seed():
-    made = strangers.strangers(12, 64, 3)
-    assert made.shape == (12, 64, 64, 3) and np.array_equal(made, strangers.strangers(12, 64, 3))
+    made = scorer.strangers(12, 64, 3)
+    assert made.shape == (12, 64, 64, 3) and np.array_equal(made, scorer.strangers(12, 64, 3))
     assert all(image.std() > 1 for image in made)
 
 

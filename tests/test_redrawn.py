@@ -11,7 +11,8 @@ from dsd.model.checkpoint import ASSETS
 from dsd.model.latents import decode
 from dsd.pocket.draw import draw
 from train.pocket import latents as sheets
-from train.pocket import redrawn, scenes
+from train.pocket import scenes
+from train.pocket.judge import redrawn
 from train.pocket.presets import CPU
 from train.pocket.teacher import Teacher
 from train.pocket.vae import TRAIN_SEED

@@ -14,9 +14,11 @@ from typing import NamedTuple
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
+from torch.nn import functional
 
 from dsd.model import flow
 from dsd.model.latents import positions
+from dsd.pocket.scorer import CHOICES, NUMBERS
 from train.pocket import latents as sheets
 from train.pocket import scenes, text
 from train.pocket.lessons import SEED, Batch, Sampler
@@ -32,7 +34,6 @@ from train.pocket.loop import (
     step_seed,
 )  # fmt: skip
 from train.pocket.presets import PRESETS, Preset, parser
-from train.pocket.reader import Reader, by_panel
 from train.pocket.truths import load as load_truths
 from train.pocket.vae import TRAIN_SEED
 
@@ -44,6 +45,8 @@ READING = 0.3  # weight of the reader's loss
 # Share of the shown panels that also get noise, though less than the panels to be drawn: when a whole grid is
 # sampled, no panel is ever far ahead of the others.
 HAZY = 0.5
+READ = ("color", "shape", "pattern", "ears", "eyes")  # and the numbers, as the scorer reads them
+NARROW, FEATURES = 32, 192
 
 
 class Teacher(nn.Module):
@@ -93,6 +96,47 @@ def build_transformer(preset: Preset) -> FluxTransformer2DModel:
         guidance_embeds=False,
         axes_dims_rope=(rotary, side, side),
     )
+
+
+class Reader(nn.Module):
+    """An auxiliary head from a panel's tokens [B, tokens, width], halfway, to its critter's traits.
+
+    Returns logits by name [B, choices] and numbers [B, NUMBERS]. Velocities alone teach small traits slowly:
+    three eyes instead of two are a few pixels of a grid. So the tokens must also predict, in the middle of the
+    transformer, the critter that they show or should show; if a panel is noise, only another panel reveals it.
+    This is the idea of REPA (Yu et al. 2024, arXiv 2410.06940), with the drawn world's known truth instead of
+    another network's features. The reader is discarded after training.
+    """
+
+    def __init__(self, preset: Preset):
+        super().__init__()
+        width, tokens = preset.heads * preset.head_width, (preset.panel // 16) ** 2
+        self.body = nn.Sequential(
+            nn.LayerNorm(width), nn.Linear(width, NARROW), nn.Flatten(-2), nn.GELU(),
+            nn.Linear(NARROW * tokens, FEATURES), nn.GELU(),
+        )  # fmt: skip
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(CHOICES[name])) for name in READ})
+        self.numbers = nn.Linear(FEATURES, NUMBERS)
+
+    def forward(self, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        features = self.body(tokens)
+        return {name: head(features) for name, head in self.heads.items()}, self.numbers(features)
+
+    def loss(self, tokens: Tensor, wanted: dict[str, Tensor]) -> Tensor:
+        """Return the loss of `tokens` against `train.pocket.scorer.targets` of the same panels, in order."""
+        logits, numbers = self(tokens)
+        named = sum(functional.cross_entropy(logits[name], wanted[name]) for name in READ)
+        error = ((numbers - wanted["numbers"]).square() * wanted["mask"]).sum() / wanted["mask"].sum()
+        return named + 4 * error
+
+
+def by_panel(tokens: Tensor, rows: int, columns: int) -> Tensor:
+    """Split tokens of grids [B, rows columns n, width] by panel [B rows columns, n, width], row by row."""
+    side = int((tokens.shape[1] / (rows * columns)) ** 0.5)  # panels are square
+    split = tokens.unflatten(1, (rows, side, columns, side)).transpose(
+        2, 3
+    )  # [B, rows, columns, side, side, w]
+    return split.flatten(0, 2).flatten(1, 2)
 
 
 class Pictures(NamedTuple):

@@ -21,7 +21,7 @@ from dsd.pocket.scorer import kept
 from dsd.pocket.words import grid_prompt, relight_prompt
 from train.pocket import latents as sheets
 from train.pocket import scenes
-from train.pocket.judge_words import PARTS
+from train.pocket.judge.words import PARTS
 from train.pocket.lessons import GRID_TOKENS
 from train.pocket.loop import device, once, step_seed
 from train.pocket.presets import Preset

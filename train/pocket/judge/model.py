@@ -25,10 +25,10 @@ from transformers import (
 
 from dsd.grids.recipes import ANSWER, CRITTERS
 from dsd.pocket.scorer import CHOICES, NUMBERS
-from train.pocket import judge_words as words
 from train.pocket import latents as sheets
-from train.pocket import redrawn, scenes
-from train.pocket.judge_pairs import sample_pair, scene
+from train.pocket import scenes
+from train.pocket.judge import redrawn, words
+from train.pocket.judge.pairs import sample_pair, scene
 from train.pocket.loop import (
     State,
     descend,
@@ -254,7 +254,3 @@ def main() -> None:
         judge.eval().half().save_pretrained(args.run / "judge")
         build_processor().save_pretrained(args.run / "judge")
         print(f"judge saved in {args.run / 'judge'}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,5 @@
+"""The command: `python -m train.pocket.judge`."""
+
+from train.pocket.judge.model import main
+
+main()
