@@ -15,7 +15,8 @@ def test_every_part_is_a_command_that_train_readme_tells():
     told = set(re.findall(r"-m (train\.[\w.]+)", README))
     for _, arguments in building.parts(Path("runs/x"), "gpu"):
         module = arguments[len(arguments) - 1 - arguments[::-1].index("-m") + 1]
-        assert module in told and callable(import_module(module).main)
+        is_package = hasattr(import_module(module), "__path__")
+        assert module in told and callable(import_module(f"{module}.__main__" if is_package else module).main)
 
 
 def test_flags_are_known_to_the_commands_of_the_wheel():

@@ -1,6 +1,7 @@
 """Sizes and lengths of the pocket trainings, for the same models on two CPU cores and on one GPU."""
 
 import argparse
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -51,7 +52,8 @@ PRESETS = {"cpu": CPU, "gpu": GPU}
 
 def parser(about: str) -> argparse.ArgumentParser:
     """Return a parser with the arguments that all trainings share; `about` is the module's docstring."""
-    made = argparse.ArgumentParser(description=about.split("\n")[0])
+    command = re.search(r"python -m [\w.]+", about).group()
+    made = argparse.ArgumentParser(prog=command, description=about.split("\n")[0])
     made.add_argument("run", type=Path, help="folder that the parts are made in")
     made.add_argument("--preset", choices=PRESETS, default="cpu")
     made.add_argument("--steps", type=int, help="default: the preset's")

@@ -102,10 +102,10 @@ class Reader(nn.Module):
     """An auxiliary head from a panel's tokens [B, tokens, width], halfway, to its critter's traits.
 
     Returns logits by name [B, choices] and numbers [B, NUMBERS]. Velocities alone teach small traits slowly:
-    three eyes instead of two are a few pixels of a grid. So the tokens must also predict, in the middle of the
-    transformer, the critter that they show or should show; if a panel is noise, only another panel reveals it.
-    This is the idea of REPA (Yu et al. 2024, arXiv 2410.06940), with the drawn world's known truth instead of
-    another network's features. The reader is discarded after training.
+    three eyes instead of two are a few pixels of a grid. So the tokens must also predict, in the middle of
+    the transformer, the critter that they show or should show; if a panel is noise, only another panel
+    reveals it. This is the idea of REPA (Yu et al. 2024, arXiv 2410.06940), with the drawn world's known
+    truth instead of another network's features. The reader is discarded after training.
     """
 
     def __init__(self, preset: Preset):

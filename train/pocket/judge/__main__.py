@@ -2,4 +2,5 @@
 
 from train.pocket.judge.model import main
 
-main()
+if __name__ == "__main__":
+    main()
