@@ -23,10 +23,12 @@ from PIL import Image
 from dsd.doctor import space
 from dsd.files import hub
 from dsd.generate import command
-from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.grids.recipes import IDENTITY, RECIPES, Recipe
 from dsd.model import compile as compiling
-from dsd.model.checkpoint import ASSETS, PRESETS, Preset, best_device, resolve
+from dsd.model import presets
+from dsd.model.checkpoint import best_device, resolve
 from dsd.model.memory import QUANTISED
+from dsd.model.presets import PRESETS, Preset
 from dsd.ui import page
 from dsd.ui.late import Late
 from dsd.ui.loaded import Loaded, Wheel, shown_name
@@ -34,8 +36,7 @@ from dsd.vlm.base import VLM
 
 ROOT = Path(__file__).resolve().parent
 EXAMPLES = ROOT / "assets" / "examples"
-SAMPLE_RUN, POCKET_JUDGE = ASSETS / "run", ASSETS / "judge"
-POCKET = "pocket"
+DEFAULT = presets.DEFAULT.name
 AUTH, COMPILE = "DSD_AUTH", "DSD_COMPILE"
 # Visitors wait in a queue, so an unreachable server must fail quickly.
 SERVER = {"timeout": 60, "retries": 1, "patience": 60}
@@ -48,7 +49,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add(
         "--model",
-        default=os.environ.get(space.MODEL) or POCKET,
+        default=os.environ.get(space.MODEL) or DEFAULT,
         help=f"{', '.join(PRESETS)}, a folder or a hub id; the variable {space.MODEL} does too, for a Space",
     )
     add("--weights", help="trained weights to put on the model: a folder, file or hub id")
@@ -69,7 +70,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )
     add(
         "--teacher",
-        default=POCKET,
+        default=DEFAULT,
         choices=PRESETS,
         help="who draws on the Grids tab, opened when first used (pocket); a FLUX needs 24 GB of its own",
     )
@@ -115,12 +116,12 @@ def settle(args: argparse.Namespace, judge: Late[VLM]) -> tuple[argparse.Namespa
             raise hub.LoadError(lacks)
         return args, load(args, judge)
     except Exception as error:  # for any error, a page that reports it is better than none
-        if args.model == POCKET:
+        if args.model == DEFAULT:
             raise
         print(f"app.py: {told(error)}; pocket runs instead", file=sys.stderr)
         missing = why_missing(args.model, error)
     # Outside the except block, because the error keeps everything that was loaded in memory.
-    embedded = {"model": POCKET, "weights": None, "offload": "none", "quantize": None}
+    embedded = {"model": DEFAULT, "weights": None, "offload": "none", "quantize": None}
     args = argparse.Namespace(**vars(args) | embedded)
     return args, replace(load(args, judge), missing=missing)
 
@@ -160,27 +161,38 @@ def load(args: argparse.Namespace, judge: Late[VLM]) -> Loaded:
         description=OWN_WEIGHTS if args.weights else preset.description,
         licence="" if preset.licence == Preset.licence else preset.licence,  # do not show an unknown license
         describer=judge if knows(args, args.model) else None,
-        recipe=CRITTERS if POCKET in (args.model, args.judge) else IDENTITY,
+        recipe=recipe_of(args.judge, args.model),
     )
 
 
 def world_warning(model: str) -> Callable[[Image.Image], str | None] | None:
     """Return a function that warns about images from outside pocket's drawn world; None for other models."""
-    if model != POCKET:
+    if model not in PRESETS or not PRESETS[model].knows_world:
         return None
     from dsd.pocket import warning
 
     return warning
 
 
+def recipe_of(*names: str | None) -> Recipe:
+    """Return the recipe of the first of these presets that has one of its own, else the usual one."""
+    own = [PRESETS[name].recipe for name in names if name in PRESETS]
+    return next((RECIPES[recipe] for recipe in own if recipe != IDENTITY.name), IDENTITY)
+
+
+def sample_run() -> Path | None:
+    run = PRESETS[DEFAULT].run
+    return Path(run) if run and Path(run).is_dir() else None
+
+
 def wheel(args: argparse.Namespace, judge: Late[VLM]) -> Wheel:
     """Return what the Grids and Curate tabs work with; nothing is opened yet."""
     return Wheel(
         teacher=Late(args.teacher, lambda: open_teacher(args)),
-        recipe=CRITTERS if args.teacher == POCKET else IDENTITY,
+        recipe=recipe_of(args.teacher),
         judge=judge if knows(args, args.teacher) else None,
         about=about_teacher(args),
-        run=args.run or (SAMPLE_RUN if SAMPLE_RUN.is_dir() else None),
+        run=args.run or sample_run(),
         own=args.run is not None,
     )
 
@@ -189,15 +201,15 @@ def open_teacher(args: argparse.Namespace) -> Any:
     """Open the `dsd.grids.teacher.Teacher`; pocket is small and never offloaded."""
     from dsd.grids.teacher import load_teacher
 
-    offload = "none" if args.teacher == POCKET else args.offload
+    offload = "none" if PRESETS[args.teacher].embedded else args.offload
     return load_teacher(args.teacher, device=args.device, offload=offload)
 
 
 def about_teacher(args: argparse.Namespace) -> str:
     """Return a sentence for the page about the model that draws the grids."""
-    if args.teacher != POCKET:
+    if not PRESETS[args.teacher].embedded:
         return f"{args.teacher} draws them here."
-    if args.model == POCKET:
+    if args.model == args.teacher:
         return "A small embedded model draws them here; it knows one world of drawn critters."
     return (
         "Here a small embedded model draws them, which knows one world of drawn critters; "
@@ -207,8 +219,8 @@ def about_teacher(args: argparse.Namespace) -> str:
 
 def judge(args: argparse.Namespace) -> Late[VLM]:
     """Return the named judge, or the embedded one; the whole app shares it, so it is opened once."""
-    name, missing = args.judge or POCKET, None
-    if name == POCKET and not POCKET_JUDGE.is_dir():
+    name, missing = args.judge or DEFAULT, None
+    if name in PRESETS and not Path(PRESETS[name].judge or "").is_dir():
         missing = "the embedded judge is not in this copy yet: python -m train.pocket.judge makes it"
     return Late(name, lambda: open_judge(args, name), missing=missing)
 
@@ -218,7 +230,9 @@ def knows(args: argparse.Namespace, model: str) -> bool:
 
     A custom model may draw critters too: naming the embedded judge together with it means that it does.
     """
-    return model == POCKET or args.judge not in (None, POCKET) or (bool(args.judge) and model not in PRESETS)
+    return (
+        model == DEFAULT or args.judge not in (None, DEFAULT) or (bool(args.judge) and model not in PRESETS)
+    )
 
 
 def open_judge(args: argparse.Namespace, name: str) -> VLM:
@@ -231,9 +245,9 @@ def open_judge(args: argparse.Namespace, name: str) -> VLM:
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError for options that would otherwise fail only when a visitor needs them."""
-    if args.judge and args.judge != POCKET and "://" not in args.judge:
+    if args.judge and args.judge != DEFAULT and "://" not in args.judge:
         hub.check_source(args.judge)
-    if args.judge == POCKET and args.teacher != POCKET:
+    if args.judge == DEFAULT and args.teacher != DEFAULT:
         raise ValueError(
             f"--judge pocket knows drawn critters only, not what {args.teacher} draws: name another"
         )

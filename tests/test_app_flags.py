@@ -2,6 +2,7 @@
 
 import gc
 import socket
+from dataclasses import replace
 
 import gradio as gr
 import pytest
@@ -9,7 +10,7 @@ import pytest
 import app
 from dsd.generate import command
 from dsd.grids.recipes import CRITTERS, IDENTITY
-from dsd.model import checkpoint
+from dsd.model import presets
 from dsd.ui import page
 from dsd.ui.loaded import Loaded
 from tests import tiny
@@ -42,16 +43,16 @@ def test_building_the_page_opens_no_model_and_reads_no_run(load, tmp_path):
 
 
 def test_an_embedded_judge_that_is_not_there_is_named_with_the_remedy(load, monkeypatch, tmp_path):
-    monkeypatch.setattr(app, "POCKET_JUDGE", tmp_path / "none")
+    monkeypatch.setitem(presets.PRESETS, "pocket", replace(presets.POCKET, judge=str(tmp_path / "none")))
     assert "train.pocket.judge" in load()[1].judge.missing
-    monkeypatch.setattr(app, "POCKET_JUDGE", tmp_path)
+    monkeypatch.setitem(presets.PRESETS, "pocket", replace(presets.POCKET, judge=str(tmp_path)))
     assert load()[1].judge.missing is None
 
 
 def test_the_sample_is_shown_where_there_is_one_and_never_as_ones_own(load, monkeypatch, tmp_path):
-    monkeypatch.setattr(app, "SAMPLE_RUN", tmp_path / "none")
+    monkeypatch.setitem(presets.PRESETS, "pocket", replace(presets.POCKET, run=str(tmp_path / "none")))
     assert load()[1].run is None
-    monkeypatch.setattr(app, "SAMPLE_RUN", tmp_path)
+    monkeypatch.setitem(presets.PRESETS, "pocket", replace(presets.POCKET, run=str(tmp_path)))
     assert load()[1].run == tmp_path and not load()[1].own
     (mine := tmp_path / "mine").mkdir()
     assert load("--run", str(mine))[1].run == mine and load("--run", str(mine))[1].own
@@ -114,7 +115,7 @@ def test_a_hub_id_is_shown_whole(load):
 
 
 def test_a_preset_says_what_it_is_good_for_and_its_licence(load):
-    flux = checkpoint.PRESETS["flux-dev"]
+    flux = presets.PRESETS["flux-dev"]
     said = shown(load("--model", "flux-dev")[0])
     assert f"Model: flux-dev.</b> {flux.description}" in said and flux.licence in said
 
@@ -125,7 +126,7 @@ def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):
         said = shown(load("--model", "flux-dev", "--weights", weights)[0])
         assert f"Model: flux-dev with the weights {name}.</b> What it draws well depends" in said
         assert str(tmp_path) not in said and "published DSD weights" not in said
-        assert checkpoint.PRESETS["flux-dev"].licence in said, "the base's holds for them too"
+        assert presets.PRESETS["flux-dev"].licence in said, "the base's holds for them too"
 
 
 # ---------------------------------------------------------------- serving

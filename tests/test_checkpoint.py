@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 
 import dsd
-from dsd.model import canvas, checkpoint
+from dsd.model import canvas, checkpoint, presets
 from dsd.model.checkpoint import LoadError, has_embedded_guidance, load_pipeline, model_hash, save_pipeline
 from tests import tiny
 from tests.tiny import PROMPTS, draw, picture, seeded
@@ -223,7 +223,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def test_without_a_network_a_lora_that_is_not_in_the_cache_is_not_left_out_in_silence(cache):
-    for expected in (None, checkpoint.LORA):
+    for expected in (None, presets.LORA):
         with pytest.raises(LoadError, match="m must be downloaded once .me/model., and"):
             with checkpoint.hub.explained("m", ["me/model"]):
                 checkpoint._lora_beside("me/model", expected)
@@ -231,12 +231,12 @@ def test_without_a_network_a_lora_that_is_not_in_the_cache_is_not_left_out_in_si
 
 def test_a_lora_that_the_hub_once_said_it_has_not_needs_no_network(cache):
     (cache / ".no_exist" / "abc").mkdir(parents=True)
-    (cache / ".no_exist" / "abc" / checkpoint.LORA).touch()
+    (cache / ".no_exist" / "abc" / presets.LORA).touch()
     assert checkpoint._lora_beside("me/model", None) is None
 
 
 def test_a_lora_in_the_cache_is_taken_without_a_network(cache):
-    (file := cache / "snapshots" / "abc" / checkpoint.LORA).touch()
+    (file := cache / "snapshots" / "abc" / presets.LORA).touch()
     assert checkpoint._lora_beside("me/model", None) == file
 
 
@@ -247,7 +247,7 @@ def test_a_lora_that_is_not_on_the_hub_is_none_or_an_error_where_it_is_expected(
     monkeypatch.setattr(checkpoint, "hf_hub_download", refuse)
     assert checkpoint._lora_beside("me/model", None) is None
     with pytest.raises(EntryNotFoundError):
-        checkpoint._lora_beside("me/model", checkpoint.LORA)
+        checkpoint._lora_beside("me/model", presets.LORA)
 
 
 # -- the public face

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image
 
 from dsd.evaluation import scores
-from dsd.model.checkpoint import ASSETS
+from dsd.model.presets import ASSETS, POCKET
 from dsd.training import curves
-from dsd.training.options import SUITED
 
 STEPS = range(10, 410, 10)
 
@@ -157,5 +156,5 @@ def test_the_reference_that_ships_is_of_the_default_training_and_its_scores_are_
     rows = [json.loads(line) for line in (ASSETS / "curves.jsonl").read_text().splitlines()]
     scored = [row["step"] for row in rows if "identity" in row]
     assert len(set(scored)) >= scores.FEWEST  # as many as the alarm looks at
-    assert max(row["step"] for row in rows) == max(scored) == SUITED["pocket"]["steps"]
+    assert max(row["step"] for row in rows) == max(scored) == POCKET.training["steps"]
     assert len({(row["step"], "loss" in row) for row in rows}) == len(rows)

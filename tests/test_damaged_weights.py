@@ -10,7 +10,8 @@ from safetensors.torch import load_file
 from dsd.files import hub
 from dsd.generate import command as drawing
 from dsd.model import checkpoint
-from dsd.model.checkpoint import LORA, LoadError, load_pipeline, save_pipeline
+from dsd.model.checkpoint import LoadError, load_pipeline, save_pipeline
+from dsd.model.presets import LORA
 from dsd.training import student
 from dsd.training.options import TrainOptions
 from tests import tiny

@@ -15,7 +15,7 @@ from dsd.curation.selection import FLUX_DEV, Choice, read_run
 from dsd.files.hub import LoadError
 from dsd.files.jsonl import RunError
 from dsd.files.pairs import COLUMNS, read_pairs
-from dsd.model.checkpoint import PRESETS
+from dsd.model.presets import PRESETS
 from tests import wheel
 from train import dataset as command
 

@@ -19,8 +19,9 @@ from dsd.doctor.advice import BASE, DOWNLOADS, WEIGHTS, Facts, advise, lighter, 
 from dsd.generate import command
 from dsd.model import checkpoint, memory
 from dsd.model import quantize as quantised
-from dsd.model.checkpoint import PRESETS, LoadError, load_pipeline
+from dsd.model.checkpoint import LoadError, load_pipeline
 from dsd.model.memory import FLUX, ROOM, WAYS, Way
+from dsd.model.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30

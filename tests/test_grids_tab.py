@@ -16,7 +16,7 @@ from dsd.generate import provenance
 from dsd.grids import grids
 from dsd.grids import teacher as teachers
 from dsd.grids.recipes import CRITTERS, IDENTITY
-from dsd.model.checkpoint import ASSETS
+from dsd.model.presets import ASSETS
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.handlers import EXAMPLES, DrawingGrids, drawn_and_judged, sheet_row, surprise
 from dsd.ui.late import Late

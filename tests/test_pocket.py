@@ -9,7 +9,7 @@ from diffusers import FluxPipeline
 from PIL import Image, ImageDraw
 
 from dsd import load_pipeline, pocket
-from dsd.model.checkpoint import ASSETS
+from dsd.model.presets import ASSETS
 from dsd.pocket import scorer as pocket_scorer
 from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 
 from dsd.files.pairs import read_pairs
 from dsd.grids.teacher import SETTINGS, _taught_lengths
-from dsd.model.checkpoint import ASSETS
+from dsd.model.presets import ASSETS
 from dsd.pocket.draw import draw
 from dsd.pocket.phrases import VOCABULARY
 from train.pocket import (

@@ -7,8 +7,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from dsd.model.checkpoint import ASSETS
 from dsd.model.latents import decode
+from dsd.model.presets import ASSETS
 from dsd.pocket.draw import draw
 from train.pocket import latents as sheets
 from train.pocket import scenes

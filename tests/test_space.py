@@ -1,6 +1,7 @@
 """The folder as a Hugging Face Space: front matter, pins, and a page that comes up whatever is missing."""
 
 import inspect
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import app
 from dsd.doctor import space
 from dsd.files import hub
 from dsd.generate import command
-from dsd.model import checkpoint
+from dsd.model import presets
 from dsd.ui import page
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.late import Late
@@ -62,7 +63,7 @@ def test_this_folder_can_be_pushed():
 
 def test_the_front_matter_names_the_gradio_that_is_tested_and_the_models_that_are_used():
     assert HEADER["sdk_version"] == metadata.version("gradio") and HEADER["python_version"] == "3.12"
-    flux = checkpoint.PRESETS["flux-dev"]
+    flux = presets.PRESETS["flux-dev"]
     assert HEADER["models"] == [flux.base, flux.weights]
 
 
@@ -161,7 +162,7 @@ def test_what_flux_lacks_is_known_before_it_is_downloaded(device, token, words):
 def test_a_space_that_lacks_something_comes_up_with_pocket_and_says_so(on_a_space, opened, tmp_path, capsys):
     args, loaded = settle("--model", "flux-dev", "--offload", "model")
     assert opened == ["pocket"] and args.model == loaded.name == "pocket"
-    assert loaded.description == checkpoint.PRESETS["pocket"].description and "needs a GPU" in loaded.missing
+    assert loaded.description == presets.PRESETS["pocket"].description and "needs a GPU" in loaded.missing
     built = page.build(loaded, tmp_path)
     shown = " ".join(str(part.value) for part in built.blocks.values() if isinstance(part, gr.HTML))
     assert "Flux-dev needs a GPU" in shown and "pocket runs instead" in capsys.readouterr().err
@@ -217,7 +218,7 @@ def test_on_zero_gpu_all_models_are_open_before_anybody_is_served(monkeypatch, o
     monkeypatch.setattr(app, "open_judge", lambda args, name: opened.append("judge"))
     monkeypatch.setattr(page, "build", lambda *_: opened.append("page"))
     monkeypatch.setattr(page, "launch", lambda *_, **__: opened.append("served"))
-    monkeypatch.setattr(app, "POCKET_JUDGE", ROOT)
+    monkeypatch.setitem(presets.PRESETS, "pocket", replace(presets.POCKET, judge=str(ROOT)))
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
     assert app.main([]) == 0
     assert opened == ["pocket", "teacher", "judge", "page", "served"]

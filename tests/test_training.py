@@ -12,7 +12,8 @@ import app
 from dsd.generate import drawing
 from dsd.generate.drawing import Options
 from dsd.model import canvas
-from dsd.model.checkpoint import LORA, load_pipeline
+from dsd.model.checkpoint import load_pipeline
+from dsd.model.presets import LORA
 from dsd.training import loop as training
 from dsd.training.loop import batch_loss, frame_weights, learning_rate, train
 from dsd.training.options import TrainOptions

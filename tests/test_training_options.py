@@ -5,7 +5,8 @@ from dataclasses import fields
 import pytest
 
 from dsd.evaluation import scores
-from dsd.training.options import ATTENTION, SUITED, TrainingError, TrainOptions
+from dsd.model.presets import POCKET
+from dsd.training.options import ATTENTION, TrainingError, TrainOptions
 from train import train as command
 
 WRONG = [
@@ -76,11 +77,11 @@ def test_flags_become_settings():
 
 
 def test_a_model_by_name_brings_what_suits_it_and_a_flag_wins_over_that():
-    assert parse() == TrainOptions(**SUITED["pocket"])
+    assert parse() == TrainOptions(**POCKET.training)
     with pytest.raises(ValueError, match="--rank and --targets would do nothing: all weights are trained"):
         parse("--rank", "8", "--targets", "to_q")
     assert parse("--rank", "8", "--no-full").rank == 8
-    assert parse("--no-full", "--lr", "0.5") == TrainOptions(**{**SUITED["pocket"], "full": False, "lr": 0.5})
+    assert parse("--no-full", "--lr", "0.5") == TrainOptions(**{**POCKET.training, "full": False, "lr": 0.5})
     assert parse("--model", "somewhere/else") == TrainOptions(model="somewhere/else")
 
 

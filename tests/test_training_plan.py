@@ -7,16 +7,17 @@ import pytest
 import torch
 from accelerate.utils import DeepSpeedPlugin
 
+from dsd.model import presets
 from dsd.training import estimate as plan
 from dsd.training.estimate import Plan
 from dsd.training.loop import start, tell_deepspeed
-from dsd.training.options import SUITED, TrainingError, TrainOptions
+from dsd.training.options import TrainingError, TrainOptions
 from dsd.training.student import Base, find_base, open_encoders, open_transformer
 from tests import student
 
 CPU = torch.device("cpu")
-POCKET = TrainOptions(**SUITED["pocket"])
-LORA = TrainOptions(**{**SUITED["pocket"], "full": False, "rank": 8})
+POCKET = TrainOptions(**presets.POCKET.training)
+LORA = TrainOptions(**{**presets.POCKET.training, "full": False, "rank": 8})
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
-from dsd.model.checkpoint import LORA, load_pipeline
+from dsd.model.checkpoint import load_pipeline
+from dsd.model.presets import LORA
 from dsd.training import loop as training
 from dsd.training.loop import batch_loss
 from tests import student, two_processes

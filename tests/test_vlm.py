@@ -1,6 +1,7 @@
 """A judge on this machine: any stock class, with or without torchvision, the same answer in any batch."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import httpx2
@@ -10,6 +11,7 @@ from huggingface_hub.errors import GatedRepoError
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneration
 
+from dsd.model import presets
 from dsd.vlm import local as vlm_local
 from dsd.vlm.local import PictureProcessor, SeededDraws
 from dsd.vlm.open import LoadError, Request, VLMError, open_vlm
@@ -172,14 +174,14 @@ def test_pocket_is_opened_in_full_precision(folders, tmp_path, monkeypatch):
     half = tmp_path / "judge"
     LlavaForConditionalGeneration.from_pretrained(folders["llava"]).half().save_pretrained(half)
     AutoProcessor.from_pretrained(folders["llava"]).save_pretrained(half)
-    monkeypatch.setattr(vlm_local, "POCKET", half)
+    monkeypatch.setitem(presets.PRESETS, "pocket", replace(presets.POCKET, judge=str(half)))
     vlm = open_vlm("pocket", device="cpu", max_tokens=4)
     assert (vlm.name, vlm.batch, vlm.model.dtype) == ("pocket", 32, torch.float32)
     assert vlm.ask("describe", [PICTURES[0]])
 
 
 def test_pocket_says_when_it_is_not_there(tmp_path, monkeypatch):
-    monkeypatch.setattr(vlm_local, "POCKET", tmp_path / "judge")
+    monkeypatch.setitem(presets.PRESETS, "pocket", replace(presets.POCKET, judge=str(tmp_path / "judge")))
     with pytest.raises(LoadError, match="judge is not in .*judge: python -m train.pocket.judge"):
         open_vlm("pocket")
 

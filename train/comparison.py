@@ -17,7 +17,7 @@ from dsd.evaluation import scores, validation
 from dsd.evaluation.scores import Case, Draw, Interval, Scorer, Scores
 from dsd.files import contact_sheet, hub, jsonl
 from dsd.grids.teacher import SETTINGS, load_teacher
-from dsd.model import checkpoint
+from dsd.model import checkpoint, presets
 from dsd.model.pipeline import DSDPipeline
 from train import drawn
 from train.row_names import CHANCE, COPY, TEACHER, TRUTH
@@ -120,7 +120,7 @@ def open_student(source: str, *, base: str, device: str) -> DSDPipeline:
     """
     dtype = torch.float32 if device == "cpu" else None
     whole = (
-        source in checkpoint.PRESETS or not Path(source).exists() or Path(source, "model_index.json").exists()
+        source in presets.PRESETS or not Path(source).exists() or Path(source, "model_index.json").exists()
     )
     name, weights = (source, None) if whole else (base, source)
     pipe = checkpoint.load_pipeline(name, weights=weights, dtype=dtype, device=device)

@@ -24,14 +24,14 @@ from dsd.evaluation.scores import Case, Scorer
 from dsd.evaluation.validation import Validator, by_student
 from dsd.files import jsonl, pairs
 from dsd.generate.command import quiet
-from dsd.model.checkpoint import ASSETS
+from dsd.model.presets import ASSETS, DEFAULT, training_defaults
 from dsd.training import card as model_card
 from dsd.training import curves
 from dsd.training import estimate as plan
 from dsd.training.data import check_rows
 from dsd.training.log import Curves
 from dsd.training.loop import Trained, cache_folder, start, train
-from dsd.training.options import OF_LORA, SUITED, TrainOptions
+from dsd.training.options import OF_LORA, TrainOptions
 from dsd.training.student import find_base
 from train import command
 from train.blocks import crowded, join
@@ -83,7 +83,7 @@ def _plain(kind: Any) -> type:
 
 def _default(one: Any) -> str:
     said = "" if one.default in (None, False) or isinstance(one.default, tuple) else f" ({one.default})"
-    suited = SUITED["pocket"].get(one.name)
+    suited = DEFAULT.training.get(one.name)
     return said if suited is None else f"{said} [{suited}]"
 
 
@@ -92,7 +92,8 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
     given = {one.name: getattr(args, one.name) for one in fields(TrainOptions)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     given = {name: value for name, value in given.items() if value is not None}
-    options = TrainOptions(**{**SUITED.get(given.get("model", TrainOptions.model), {}), **given})
+    suited = training_defaults(given.get("model", TrainOptions.model))
+    options = TrainOptions(**{**suited, **given})
     if options.full and (idle := [name for name in OF_LORA if name in given]):
         flags = " and ".join(f"--{name.replace('_', '-')}" for name in idle)
         raise ValueError(

@@ -20,9 +20,10 @@ from dsd.files.jsonl import Row
 from dsd.generate.drawing import public_name
 from dsd.model import checkpoint, flow, latents
 from dsd.model.canvas import MULTIPLE
-from dsd.model.checkpoint import ASSETS, LoadError
+from dsd.model.checkpoint import LoadError
 from dsd.model.memory import Way, noticing_shortage
 from dsd.model.pipeline import Step
+from dsd.model.presets import PRESETS
 
 LONGEST = 512  # tokens, the limit of FluxPipeline
 
@@ -50,15 +51,7 @@ class Settings:
             raise ValueError(f"guidance must be 0 or more, got {self.guidance}")
 
 
-SETTINGS = {
-    # 12 steps give as many true pairs as 28, in half the time. The model card is measured at this guidance.
-    "pocket": Settings(
-        panel=64, margin=0, steps=12, guidance=3.0, batch=32, tokens=36, tokens_of={(1, 2): 24}
-    ),
-    "flux-dev": Settings(),
-    "flux-schnell": Settings(steps=4, guidance=0.0, tokens=256),
-}
-BASES = {"pocket": str(ASSETS / "teacher")}  # teachers that are not the student's base
+SETTINGS = {name: Settings(**preset.drawing_grids) for name, preset in PRESETS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,13 +110,15 @@ def load_teacher(
     """
     preset, kind = checkpoint.resolve(name), _kind(name, like)
     settings = _override(SETTINGS[kind], steps=steps, guidance=guidance, margin=margin)
-    base = BASES.get(name, preset.base)
+    base = preset.teacher or preset.base
     device = torch.device(device or checkpoint.best_device())
     checkpoint.check_offload(offload, device)
     hub.check_source(base)
     memory = noticing_shortage(preset.name, device, Way(offload), teacher=True)
     with hub.explained(preset.name, [base], preset.licence_page), memory:
-        pipe = FluxPipeline.from_pretrained(base, dtype=dtype or checkpoint.PRESETS[kind].dtype, **hub.SAFE)
+        pipe = FluxPipeline.from_pretrained(
+            base, dtype=dtype or checkpoint.torch_dtype(PRESETS[kind]), **hub.SAFE
+        )
         _check_plain(pipe, name)
         digest = checkpoint.model_hash(pipe)
         checkpoint.place(pipe, device, offload)

@@ -1,7 +1,6 @@
 """Load presets and other models, place them on a device and save them; errors say what to do."""
 
 import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,60 +16,11 @@ from dsd.files.hub import LoadError
 from dsd.model import quantize as quantised
 from dsd.model.memory import Way, noticing_shortage
 from dsd.model.pipeline import DSDPipeline
+from dsd.model.presets import LORA, PRESETS, Preset
 from dsd.model.transformer import load_transformer, widen
 
-ASSETS = Path(__file__).parents[2] / "assets" / "pocket"
-LORA = "pytorch_lora_weights.safetensors"
 OFFLOADS = ("none", "model", "group", "sequential")
 WHOLE_HASH = 50_000_000  # parameters; larger models are hashed from samples, to avoid reading 24 GB
-
-
-@dataclass(frozen=True, kw_only=True)
-class Preset:
-    """A named model: where its parts are, and its license."""
-
-    name: str
-    base: str  # folder or hub id of a complete pipeline: text encoders, VAE, scheduler
-    weights: str | None  # folder or hub id of the widened transformer; None: the user must pass one
-    lora: str | None = None  # file name of a LoRA beside the weights
-    dtype: torch.dtype | None = None  # None: as saved
-    licence: str = "unknown: see the model's card"
-    licence_page: str | None = None
-    description: str = ""
-
-
-PRESETS = {
-    preset.name: preset
-    for preset in (
-        Preset(
-            name="pocket",
-            base=str(ASSETS / "student"),  # a complete pipeline, as training saves it
-            weights=str(ASSETS / "student"),
-            dtype=torch.float32,
-            licence="Apache-2.0",
-            description="Embedded and tiny: drawn critters in seconds on any laptop, no download, no key.",
-        ),
-        Preset(
-            name="flux-dev",
-            base="black-forest-labs/FLUX.1-dev",
-            weights="primecai/dsd_model",
-            lora=LORA,
-            dtype=torch.bfloat16,
-            licence="FLUX.1 [dev] Non-Commercial License",
-            licence_page="https://huggingface.co/black-forest-labs/FLUX.1-dev",
-            description="FLUX.1-dev with the published DSD weights: photographs and drawings, on a GPU.",
-        ),
-        Preset(
-            name="flux-schnell",
-            base="black-forest-labs/FLUX.1-schnell",
-            weights=None,
-            dtype=torch.bfloat16,
-            licence="Apache-2.0",
-            licence_page="https://huggingface.co/black-forest-labs/FLUX.1-schnell",
-            description="FLUX.1-schnell as a base for your own weights: free licence, on a GPU.",
-        ),
-    )
-}
 
 
 def load_pipeline(
@@ -106,7 +56,7 @@ def load_pipeline(
     ):
         # Access the possibly gated base first, to fail before gigabytes of other weights are downloaded.
         DSDPipeline.load_config(preset.base)
-        transformer, lora = _open_transformer(preset, weights, dtype or preset.dtype)
+        transformer, lora = _open_transformer(preset, weights, dtype or torch_dtype(preset))
         _check_widened(transformer, weights or preset.weights)
         parts = {"transformer": transformer, "dtype": transformer.dtype}
         if quantize:
@@ -131,6 +81,11 @@ def resolve(name_or_path: str | Path) -> Preset:
     raise LoadError(
         f"unknown model {name!r}: pass one of {', '.join(PRESETS)}, a folder, or a hub id (owner/name)"
     )
+
+
+def torch_dtype(preset: Preset) -> torch.dtype | None:
+    """Return the dtype that a preset is opened in, or None where it is opened as saved."""
+    return None if preset.dtype is None else getattr(torch, preset.dtype)
 
 
 def best_device() -> str:

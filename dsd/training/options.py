@@ -1,7 +1,7 @@
 """The settings of a training, with their defaults, checked before any work.
 
-Defaults are the paper's where it states one, otherwise those of the closest published trainings. `SUITED`
-holds better defaults for some models, by name; an explicit setting always takes precedence.
+Defaults are the paper's where it states one, otherwise those of the closest published trainings. `training`
+of a preset (`dsd.model.presets`) holds better ones for some models; an explicit setting takes precedence.
 """
 
 import math
@@ -178,17 +178,3 @@ def _frame(size: str) -> tuple[int, int]:
     except ValueError as error:
         raise TrainingError(f"size {size}: {error}") from error
     return frame
-
-
-# Pocket has four million weights and needs no LoRA. Its new columns should not start at zero: after 300 steps
-# identity was 0.70 with a start at 3 times the old columns, 0.64 at 1 times, and at most 0.60 at zero.
-# Captions have at most 77 CLIP tokens; most of FLUX.1-dev's 512 T5 tokens would be padding kept on disk.
-SUITED: dict[str, dict[str, Any]] = {
-    "pocket": {
-        "full": True, "columns_start": 3.0, "steps": 4_000, "batch": 24, "accumulate": 1, "lr": 5e-4,
-        "beta2": 0.97, "clip": 1.0, "warmup": 100, "decay": 0.4, "ema": 0.998, "shift": 2.0,
-        "reference_weight": 0.1, "instruction_share": 0.8, "text_tokens": 20, "validate_every": 250,
-    },
-    "flux-dev": {"gradient_checkpointing": True, "text_tokens": 128},
-    "flux-schnell": {"gradient_checkpointing": True, "text_tokens": 128},
-}  # fmt: skip

@@ -17,13 +17,12 @@ from torch import Tensor, nn
 
 from dsd.files import hub
 from dsd.model import canvas, checkpoint, latents
-from dsd.model.checkpoint import ASSETS, LORA
 from dsd.model.memory import INSTALL
 from dsd.model.pipeline import DSDPipeline
+from dsd.model.presets import LORA
 from dsd.model.transformer import load_transformer, widen
 from dsd.training.options import TrainingError, TrainOptions
 
-TEACHERS = {"pocket": str(ASSETS / "teacher")}  # for presets whose own base is already a student
 DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in few steps
 INPUT, ADAPTER = "x_embedder", "default"
 DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
@@ -46,7 +45,7 @@ def find_base(options: TrainOptions) -> Base:
     package for quantizing it is missing.
     """
     preset = checkpoint.resolve(options.model)
-    source = TEACHERS.get(preset.name, preset.base)
+    source = preset.teacher or preset.base
     # Check only the last folder and a hub snapshot's; other parent folders may have any name.
     names = [part for part in Path(source).parts if part.startswith("models--")] + [Path(source).name]
     if any(word in name.lower() for word in DISTILLED for name in names) and not options.distilled_base:

@@ -31,10 +31,10 @@ from transformers.utils import is_torchvision_available
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
-from dsd.model.checkpoint import ASSETS, best_device, weights_hash
+from dsd.model.checkpoint import best_device, torch_dtype, weights_hash
+from dsd.model.presets import PRESETS
 from dsd.vlm.base import VLM, Request, check_options
 
-POCKET = ASSETS / "judge"
 # Their standard processors require torchvision for videos, which are not used here.
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 
@@ -160,25 +160,25 @@ def open_local(
     device: str | None = None,
     dtype: torch.dtype | None = None,
 ) -> LocalVLM:
-    """Open `pocket`, a folder or a hub id; `device` None takes the best available.
+    """Open the judge of a preset, a folder or a hub id; `device` None takes the best available.
 
-    `dtype` None is bfloat16 on a GPU and float32 on the CPU, and always float32 for pocket, which is small.
-    `batch` None is 32 for pocket and 8 for others. Raise LoadError for a model that is missing, gated, or
-    takes no images.
+    `dtype` None is the preset's, or bfloat16 on a GPU and float32 on the CPU; `batch` None is the preset's,
+    or 8. Raise LoadError for a model that is missing, gated, or takes no images.
     """
-    pocket = source == "pocket"
-    if pocket and not POCKET.is_dir():
-        raise LoadError(f"pocket's judge is not in {POCKET}: python -m train.pocket.judge makes one")
-    place = str(POCKET) if pocket else source
+    preset = PRESETS.get(source)
+    place = (preset and preset.judge) or source
+    if preset and preset.judge and not Path(place).is_dir():
+        raise LoadError(f"{source}'s judge is not in {place}: python -m train.pocket.judge makes one")
     hub.check_source(place)
     device = device or best_device()
-    dtype = dtype or (torch.float32 if pocket or device == "cpu" else torch.bfloat16)
+    usual = torch.float32 if device == "cpu" else torch.bfloat16
+    dtype = dtype or (torch_dtype(preset) if preset else None) or usual
     with explained(source):
         config = AutoConfig.from_pretrained(place, trust_remote_code=False)
         model = _open_model(source, place, config, dtype)
         processor = _open_processor(source, place, config)
     model = placed(model, device)
-    batch = (32 if pocket else 8) if batch is None else batch
+    batch = batch if batch is not None else (preset and preset.judge_batch) or 8
     return LocalVLM(
         short_name(source), model, processor, batch=batch, max_tokens=max_tokens, temperature=temperature
     )

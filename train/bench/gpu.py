@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from dsd.files.jsonl import Row
-from dsd.model import checkpoint, flow, latents
+from dsd.model import checkpoint, flow, latents, presets
 from dsd.model.pipeline import DSDPipeline
 from dsd.training.options import TrainOptions
 from dsd.training.student import make_trainable, quantise
@@ -75,7 +75,7 @@ def _dtype(device: torch.device) -> torch.dtype:
 def pipeline(device: torch.device, sizes: tuple = (TRANSFORMER, T5, CLIP, VAE)) -> DSDPipeline:
     """Return a whole pipeline with pocket's tokenizers, whose small vocabulary fits every text encoder."""
     flux, t5, clip, vae = sizes
-    student = Path(checkpoint.ASSETS, "student")
+    student = Path(presets.ASSETS, "student")
     tokenizers = {
         "tokenizer": AutoTokenizer.from_pretrained(student / "tokenizer"),
         "tokenizer_2": AutoTokenizer.from_pretrained(student / "tokenizer_2"),

@@ -29,9 +29,10 @@ from dsd.files.contact_sheet import png
 from dsd.files.jsonl import Row
 from dsd.generate.command import quiet
 from dsd.model import canvas, latents
+from dsd.model.presets import training_defaults
 from dsd.training import loop as training
 from dsd.training.batches import Batch, Batches, _noise
-from dsd.training.options import SUITED, TrainOptions
+from dsd.training.options import TrainOptions
 from dsd.training.state import States
 
 SIDES = {"pocket": (64, 96, 128)}  # sides of the table's frames, in pixels
@@ -276,7 +277,7 @@ def training_rows(count: int, steps: int | None, model: str = "pocket") -> Itera
         raise ValueError(
             f"--steps must be at least {2 * ROUND}, as the first {ROUND} do not count, got {steps}"
         )
-    suited = SUITED.get(model, {})
+    suited = training_defaults(model)
     own = SIDES["pocket"][0] if model == "pocket" else 512
     changed = {"model": model, "sizes": (f"{own}",), "steps": steps or 64, "log_every": ROUND}
     options = TrainOptions(**{**suited, **changed})

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsd.model.checkpoint import ASSETS
+from dsd.model.presets import ASSETS
 from dsd.pocket.draw import draw
 from dsd.pocket.world import PATTERNS, SHAPES, Context, Critter, sample_critter
 

@@ -17,8 +17,9 @@ from dsd.evaluation.critters import CritterScorer, Scene, case
 from dsd.evaluation.scores import Case, Interval, evaluate, measure_levels
 from dsd.evaluation.validation import by_student, by_teacher, sample_sheet
 from dsd.grids.teacher import SETTINGS
-from dsd.model.checkpoint import ASSETS, load_pipeline
+from dsd.model.checkpoint import load_pipeline
 from dsd.model.pipeline import DSDPipeline
+from dsd.model.presets import ASSETS
 from dsd.pocket.draw import draw, draw_grid
 from dsd.pocket.scorer import Reading, Scorer, followed, kept, same_identity
 from dsd.pocket.words import caption, grid_prompt

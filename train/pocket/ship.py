@@ -8,7 +8,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from dsd.model.checkpoint import ASSETS
+from dsd.model.presets import ASSETS
 
 
 def ship(run: Path, assets: Path) -> list[str]:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dsd import load_pipeline
-from dsd.model.checkpoint import ASSETS
+from dsd.model.presets import ASSETS
 from train.pocket.examples import FOLDER
 
 SHOWN, CELL, LABEL, GAP, STEPS = (0, 1, 5), 192, 34, 12, 28
