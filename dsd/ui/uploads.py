@@ -1,7 +1,7 @@
 """Temporary storage for uploads and images: a private folder for each user, swept regularly.
 
 All users of a machine share gradio's default folder, and files left by an app that was killed stay there
-forever. Only one user can read the folder used here, and files older than six hours are deleted from it,
+forever. Only one user can read the folder used here, and files older than five hours are deleted from it,
 including those of earlier runs.
 """
 
@@ -17,8 +17,9 @@ from PIL import Image
 from dsd.files import intake
 from dsd.generate import provenance
 
-KEPT = 6 * 3600  # seconds
+KEPT = 5 * 3600  # seconds
 EVERY = 3600  # seconds between sweeps
+HOURS = (KEPT + EVERY) // 3600  # after which no file is left: what visitors are promised
 VARIABLE = "GRADIO_TEMP_DIR"  # gradio's variable for its file folder; gradio reads it again at every use
 NAME = "dsd-uploads"
 PREVIEW = 75  # JPEG quality

@@ -24,7 +24,7 @@ from dsd.ui.messages import explained, problem
 
 KEPT = 24
 REFERENCE, BEFORE = "reference", "before"  # what an image is compared with
-GONE = f"this picture is gone: pictures leave the server within {uploads.KEPT // 3600} hours"
+GONE = f"this picture is gone: pictures leave the server within {uploads.HOURS} hours"
 FITS = {"crop": "cropped to fill", "pad": "white added"}
 
 
