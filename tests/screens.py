@@ -43,7 +43,7 @@ def generate(page) -> str:
     for prompt in PROMPTS:
         page.get_by_label("Where should it be?").fill(prompt)
         page.get_by_role("button", name="Create").click()
-        page.locator("#create:disabled").wait_for()
+        page.locator("#cancel:enabled").wait_for()
         done(page)
     page.locator("#history-strip button").first.click()
     page.locator("#history-slider img").first.wait_for()
@@ -61,7 +61,7 @@ def fix_seed(page) -> None:
 
 
 def done(page) -> None:
-    page.locator("#create:enabled").wait_for()
+    page.locator("#cancel:disabled").wait_for()
     page.locator("#status").get_by_text("Done, seed").wait_for()
     page.locator("#pictures img").first.wait_for()
 

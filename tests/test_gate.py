@@ -1,11 +1,14 @@
 """Which files a request may name: a visitor's own uploads, whatever event, endpoint or form names them."""
 
+import base64
 from pathlib import Path
+from urllib.parse import quote
 
 import anyio
 import gradio as gr
 import pytest
 
+import app
 from dsd.ui import gate, page, uploads
 from dsd.ui.loaded import Loaded
 from tests import tiny
@@ -71,6 +74,9 @@ def test_an_upload_passes_marked_as_a_file_and_without_an_address(place):
 
 
 def test_the_address_that_the_app_gave_an_upload_stands_for_it(place):
+    tiny.picture().save(place / "my cat ü.png")
+    quoted = {"path": f"http://127.0.0.1/gradio_api/file={quote(str(place / 'my cat ü.png'))}"}
+    assert gate.admit(quoted, (place,))["path"] == str(place / "my cat ü.png")
     for before in ("http://127.0.0.1:7860", "https://some.space/path", ""):
         named = {"path": f"{before}/gradio_api/file={place / 'mine.png'}"}
         assert gate.admit(named, (place,))["path"] == str(place / "mine.png")
@@ -79,19 +85,31 @@ def test_the_address_that_the_app_gave_an_upload_stands_for_it(place):
 
 
 def test_a_picture_inside_the_request_is_limited(place):
-    inline = {"path": None, "url": "data:image/png;base64,AAAA"}
-    assert gate.admit(inline, (place,))["url"] == inline["url"]
+    data = base64.b64encode((place / "mine.png").read_bytes()).decode()
+    kept = gate.admit({"path": None, "url": f"data:image/png;base64,{data}"}, (place,))["path"]
+    assert Path(kept).is_relative_to(place) and Path(kept).read_bytes() == (place / "mine.png").read_bytes()
+    for broken in ("data:", "data:x", "data:image/png;base64,%%%"):
+        with pytest.raises(ValueError):
+            gate.admit({"path": None, "url": broken}, (place,))
     with pytest.raises(ValueError, match="at most 30 MB"):
         gate.admit({"url": "data:" + "A" * gate.MAX_INLINE}, (place,))
+
+
+def test_a_public_folder_is_open_too(place):
+    foreign = {"path": str(place.parent / "foreign.png")}
+    assert gate.admit(foreign, (place, place.parent))["path"] == foreign["path"]
 
 
 def test_no_event_of_the_page_takes_a_foreign_file(tmp_path, monkeypatch):
     monkeypatch.setenv(uploads.VARIABLE, str(tmp_path))
     loaded = Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny", description="")
-    built = page.build(loaded, ROOT / "assets" / "examples")
+    args = app.parse([])
+    built = page.build(loaded, ROOT / "assets" / "examples", app.wheel(args, app.judge(args)))
     tried = [fn for fn in built.fns.values() if fn.inputs]
-    assert len(tried) > 10
+    assert len(tried) > 20
     for fn in tried:
-        for named in forms(str(ROOT / "assets" / "teaser.png")):
+        for place in range(len(fn.inputs)):
+            values: list = [None] * len(fn.inputs)
+            values[place] = {"path": str(ROOT / "assets" / "teaser.png")}
             with pytest.raises(gr.Error, match="picture is gone"):
-                anyio.run(built.preprocess_data, fn, [named] * len(fn.inputs), None)
+                anyio.run(built.preprocess_data, fn, values, None)

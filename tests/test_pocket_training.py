@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 from dsd.files.pairs import read_pairs
-from dsd.grids.teacher import SETTINGS, _taught_lengths
+from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.presets import ASSETS
 from dsd.pocket.draw import draw
 from dsd.pocket.phrases import VOCABULARY
@@ -110,9 +110,9 @@ def test_tokenizers_know_our_words_and_merge_unknown_ones():
 def test_a_tokenizers_file_tells_the_text_lengths_of_grids(tmp_path):
     text.build_t5_tokenizer().save_pretrained(tmp_path)
     back = SimpleNamespace(tokenizer_2=PreTrainedTokenizerFast.from_pretrained(tmp_path))
-    assert _taught_lengths(back) == {"tokens": 44, "tokens_of": {(1, 2): 32, (2, 2): 44}}
+    assert taught_lengths(back) == {"tokens": 44, "tokens_of": {(1, 2): 32, (2, 2): 44}}
     shipped = SimpleNamespace(tokenizer_2=PreTrainedTokenizerFast.from_pretrained(SHIPPED))
-    assert _taught_lengths(shipped).get("tokens", SETTINGS["pocket"].tokens) in (36, 44)
+    assert taught_lengths(shipped).get("tokens", SETTINGS["pocket"].tokens) in (36, 44)
 
 
 def toy_latents() -> torch.Tensor:
@@ -120,7 +120,7 @@ def toy_latents() -> torch.Tensor:
 
 
 def test_latents_that_workers_draw_and_encode_are_the_vaes(spelled, tmp_path):
-    made = latents.load(spelled, 3, 2, TOY.panel, tmp_path / "latents.npy")
+    made = latents.load(spelled, 3, 2, TOY.panel, tmp_path)
     panels = np.stack([np.asarray(draw(*scene, TOY.panel)) for scene in scenes.family(3, 1)])
     with torch.no_grad():
         expected = spelled.encode(vae.to_tensor(panels)).latent_dist.mode()
@@ -180,6 +180,17 @@ def test_mixed_precision_computes_attention_in_float32(monkeypatch):
     assert seen == [torch.bfloat16] * 2 and torch.equal(out, exact.bfloat16())
     out.sum().backward()
     assert q.grad is not None
+
+
+def test_mixed_precision_keeps_attention_masks(monkeypatch):
+    monkeypatch.setattr(loop, "_cpu_multiplies_bfloat16", lambda: True)
+    q, causal = torch.randn(1, 2, 5, 8), torch.ones(5, 5, dtype=torch.bool).tril()
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+    with loop.mixed_precision():
+        masked = [sdpa(q, q, q, attn_mask=causal), sdpa(q, q, q, causal), sdpa(q, q, q, is_causal=True)]
+        plain = sdpa(q, q, q, None)
+    exact = sdpa(q, q, q, attn_mask=causal).bfloat16()
+    assert all(torch.equal(one, exact) for one in masked) and not torch.equal(plain, exact)
 
 
 def test_a_judge_goes_on_from_an_earlier_one_word_by_word(tmp_path):

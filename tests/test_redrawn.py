@@ -27,9 +27,7 @@ def vae():
 
 @pytest.fixture(scope="module")
 def latents(vae, tmp_path_factory):
-    return sheets.load(
-        vae, TRAIN_SEED, len(FAMILIES), SIDE, tmp_path_factory.mktemp("latents") / "latents.npy"
-    )
+    return sheets.load(vae, TRAIN_SEED, len(FAMILIES), SIDE, tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """What a stranger must not get: files, other models, a way past the password."""
 
+import base64
 import json
 import os
 from http.client import HTTPConnection
@@ -191,6 +192,16 @@ def test_no_way_into_the_app_opens_a_foreign_file(http, way):
         answer = call(http, way, named)
         assert "complete" not in answer and "dsd-7" not in answer and "Traceback" not in answer
         assert "picture is gone" in answer or not way.startswith("call")  # the others never take what queues
+
+
+def test_gradios_route_for_recordings_is_closed(http):
+    answer = http.post(f"{API}/process_recording", files={"file": ("a.mp4", b"#EXTM3U")})
+    assert answer.status_code == 404
+
+
+def test_a_picture_inside_the_request_is_drawn_from(http, uploaded):
+    inline = "data:image/png;base64," + base64.b64encode(uploaded.read_bytes()).decode()
+    assert "event: complete" in asked(http, image={"path": None, "url": inline}).text
 
 
 def test_no_address_is_fetched(http, uploaded):

@@ -125,14 +125,14 @@ def load_teacher(
     pipe.set_progress_bar_config(disable=True)
     return Teacher(
         pipe=pipe,
-        settings=replace(settings, panel=panel_side(pipe), **_taught_lengths(pipe)),
+        settings=replace(settings, panel=panel_side(pipe), **taught_lengths(pipe)),
         name=public_name(name),
         hash=digest,
         licence=preset.licence,
     )
 
 
-def _taught_lengths(pipe: FluxPipeline) -> dict[str, Any]:
+def taught_lengths(pipe: FluxPipeline) -> dict[str, Any]:
     """Return the text lengths that the weights learned grids with, if the tokenizer's config lists them."""
     known = pipe.tokenizer_2.init_kwargs.get("layout_tokens")
     if not known:

@@ -8,6 +8,7 @@ import difflib
 import re
 from typing import Any
 
+MOST = 100  # words of a prompt that are looked at: nobody reads more suggestions
 SHOWN = 3  # suggestions per unknown word
 ALIKE = 0.7  # minimum similarity of a suggestion, as a `difflib` ratio
 WORD_START = "\u2581"  # marks the first piece of a word in a SentencePiece vocabulary
@@ -21,7 +22,7 @@ def unknown_words(pipe: Any, prompt: str) -> dict[str, list[str]]:
     tokenizer = getattr(pipe, "tokenizer_2", None)
     if tokenizer is None or tokenizer.unk_token_id is None:
         return {}
-    words = dict.fromkeys(re.findall(r"\w[\w'-]*", prompt))
+    words = dict.fromkeys(re.findall(r"\w[\w'-]*", prompt)[:MOST])
     unknown = [word for word in words if tokenizer.unk_token_id in _ids(tokenizer, word)]
     known = _known(tokenizer) if unknown else []
     return {word: difflib.get_close_matches(word.lower(), known, SHOWN, ALIKE) for word in unknown}

@@ -1,16 +1,20 @@
 """Check of all files that a request names: uploads, files made from them, and the examples.
 
-Gradio checks a file only if the request marks it as one. It opens all other files, and downloads web
-addresses of any size while other requests wait. All events and endpoints, including MCP, go through
-`Page.preprocess_data`.
+Without this check, gradio would open every file that a request does not mark as one, and download web
+addresses of any size while other requests wait. All events and endpoints of the page, including MCP, go through
+`Page.preprocess_data`; `without_recordings` closes a route of gradio's that does not.
 """
 
 import html
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import gradio as gr
+from gradio import processing_utils
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dsd.ui import uploads
 
@@ -55,7 +59,7 @@ def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
     if path is None and inline:
         if len(url) > MAX_INLINE:
             raise ValueError("the picture is too large: at most 30 MB are accepted")
-        return {"path": None, "url": url, "orig_name": None, "meta": META}
+        path = _saved(url, folders[0])
     return {
         "path": str(_upload(url if path is None else path, folders)),
         "orig_name": _name(data),
@@ -63,10 +67,17 @@ def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
     }
 
 
+def _saved(url: str, folder: Path) -> str:
+    try:
+        return processing_utils.save_base64_to_cache(url, str(folder))
+    except Exception as error:  # gradio's parsing of whatever follows `data:` may raise anything
+        raise ValueError("the picture inside the request cannot be read: upload it as a file") from error
+
+
 def _upload(path: Any, folders: tuple[Path, ...]) -> Path:
     if not isinstance(path, str):
         raise ValueError(GONE)
-    path = _OWN_ADDRESS.sub("", path)
+    path = unquote(_OWN_ADDRESS.sub("", path)) if _OWN_ADDRESS.match(path) else path
     if re.match(r"[a-z]+:", path, re.IGNORECASE) and not Path(path).drive:
         raise ValueError(ADDRESS)
     try:
@@ -82,3 +93,15 @@ def _upload(path: Any, folders: tuple[Path, ...]) -> Path:
 def _name(data: dict[str, Any]) -> str | None:
     name = data.get("orig_name")
     return Path(name).name if isinstance(name, str) else None
+
+
+def without_recordings(app: ASGIApp) -> ASGIApp:
+    """Return the app without `/process_recording`, which hands any upload to ffmpeg and needs no event."""
+
+    async def gated(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and "process_recording" in scope["path"]:
+            await PlainTextResponse("not found", status_code=404)(scope, receive, send)
+        else:
+            await app(scope, receive, send)
+
+    return gated

@@ -8,10 +8,11 @@ from typing import Any
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it once, at import
 
 import gradio as gr
+from starlette.middleware import Middleware
 
 from dsd.ui import uploads
 from dsd.ui.curate import tab as curate_tab
-from dsd.ui.gate import Page
+from dsd.ui.gate import Page, without_recordings
 from dsd.ui.generate import tab as generate_tab
 from dsd.ui.grids import tab as grids_tab
 from dsd.ui.loaded import Loaded, Wheel, shown_name
@@ -145,6 +146,7 @@ def launch(page: gr.Blocks, *, mcp: bool = False, **options: Any) -> Any:
         mcp_server=mcp,  # always set, because a gradio environment variable could enable it without the login
         pwa=False,
         max_file_size="30mb",
+        app_kwargs={"middleware": [Middleware(without_recordings)]},
         state_session_capacity=SESSIONS,
         **options,
     )

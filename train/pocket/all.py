@@ -43,7 +43,21 @@ def parts(run: Path, preset: str, *, sheets: int = SHEETS, max_rows: int = ROWS)
     yield "ship", _module("train.pocket.ship", f"{run}")
     yield "prompts", _module("train.prompts", wheel, "--count", f"{sheets}")
     yield "grids", _shared("train.grids", wheel, "--model", "pocket")
-    yield "curate", _shared("train.curate", wheel, "--judge", "pocket", "--votes", "2", "2", "--no-captions")
+    yield (
+        "curate",
+        _shared(
+            "train.curate",
+            wheel,
+            "--judge",
+            "pocket",
+            "--votes",
+            "2",
+            "2",
+            "--floor",
+            "0.75",
+            "--no-captions",
+        ),
+    )
     yield "dataset", _module("train.dataset", wheel, "--words", "sheet", "--max-rows", f"{max_rows}")
     yield "student", _module("train.train", wheel, "--out", student, "--model", "pocket")
     yield "ship the student", _module("train.pocket.ship", f"{run}")

@@ -5,6 +5,7 @@ are assembled from latents at no cost. The images are not kept.
 """
 
 import os
+import zlib
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,11 +25,10 @@ from train.pocket.loop import once
 CHUNK = 50  # families that a process draws at a time
 
 
-def load(vae: AutoencoderKL, seed: int, count: int, panel: int, path: Path) -> Tensor:
-    """Return the latents of the first `count` families of a seed, from `path` if it exists."""
+def load(vae: AutoencoderKL, seed: int, count: int, panel: int, folder: Path) -> Tensor:
+    """Return the latents of the first `count` families of a seed, from `folder` if they are there."""
 
     def encode() -> np.ndarray:
-        weight, bias = (tensor.cpu().numpy() for tensor in block_code(vae))
         made = np.empty((count, scenes.FAMILY, len(bias), panel // BLOCK, panel // BLOCK), np.float16)
         firsts = range(0, count, CHUNK)
         work = partial(_encode, seed=seed, count=count, panel=panel, weight=weight, bias=bias)
@@ -37,6 +37,10 @@ def load(vae: AutoencoderKL, seed: int, count: int, panel: int, path: Path) -> T
                 made[first : first + CHUNK] = chunk
         return made
 
+    weight, bias = (tensor.cpu().numpy() for tensor in block_code(vae))
+    numbers = (parameter.detach().cpu().numpy().tobytes() for parameter in vae.encoder.parameters())
+    code = zlib.crc32(b"".join(numbers))  # another encoder, other latents
+    path = folder / f"latents-{seed}-{count}-{panel}-{code:08x}.npy"
     return torch.from_numpy(np.array(once(path, encode)))  # a writable copy in memory
 
 

@@ -43,9 +43,14 @@ class _Float32Attention(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is not functional.scaled_dot_product_attention:
             return function(*args, **(kwargs or {}))
-        full = {name: v.float() if isinstance(v, Tensor) else v for name, v in (kwargs or {}).items()}
+        full = {name: _full(value) for name, value in (kwargs or {}).items()}
         with torch.autocast("cpu", enabled=False):
-            return function(*(v.float() for v in args), **full).bfloat16()
+            return function(*map(_full, args), **full).bfloat16()
+
+
+def _full(value: Any) -> Any:
+    """Return numbers in float32; a mask of booleans stays one, because as numbers it would mask nothing."""
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _cpu_multiplies_bfloat16() -> bool:
@@ -179,6 +184,15 @@ def running_average(model: torch.nn.Module, decay: float = 0.999) -> AveragedMod
     return AveragedModel(model, multi_avg_fn=update)
 
 
+def _of_first_process(value: float) -> float:
+    """Return the first process's value in all of them: clocks differ, and learning rates must not."""
+    if ranks()[1] == 1:
+        return value
+    shared = torch.tensor(value)
+    distributed.broadcast(shared, 0)
+    return shared.item()
+
+
 class State:
     """Named stateful objects that are saved together, whole or not at all; `step` counts the steps done.
 
@@ -196,11 +210,12 @@ class State:
 
     @property
     def passed(self) -> float:
-        """Return the share of the training that has passed; 1 or more when it is over."""
-        timed = 0.0
-        if self.minutes is not None:
-            timed = (self.seconds + time.monotonic() - self._began) / (60 * self.minutes)
-        return max(self.step / max(1, self.steps), timed)
+        """Return the share of the training that has passed, the same in all processes; 1 when it is over."""
+        done = self.step / max(1, self.steps)
+        if self.minutes is None:
+            return done
+        timed = (self.seconds + time.monotonic() - self._began) / (60 * self.minutes)
+        return max(done, _of_first_process(timed))
 
     def load(self) -> "State":
         if self.path.exists():

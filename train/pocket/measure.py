@@ -16,7 +16,7 @@ from PIL import Image
 from dsd.evaluation.critters import CritterScorer, Scene, case
 from dsd.evaluation.scores import Case, Interval, evaluate, measure_levels
 from dsd.evaluation.validation import by_student, by_teacher, sample_sheet
-from dsd.grids.teacher import SETTINGS
+from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import ASSETS
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--image-guidance", type=float, default=1.5)
     parser.add_argument("--text-guidance", type=float, default=1.0)
     parser.add_argument(
-        "--grid-tokens", type=int, default=SETTINGS["pocket"].tokens, help="of text, in a grid's prompt"
+        "--grid-tokens", type=int, help="of text, in a grid's prompt; by default as the teacher learned"
     )
     parser.add_argument("--only-singles", action="store_true", help="of the teacher; for a look on the way")
     args = parser.parse_args()
@@ -192,7 +192,7 @@ def main() -> None:
     save_sheet(singles[:40], 8, args.out / "teacher_singles.png")
     if not args.only_singles:
         figures["teacher_grids"], drawn = measure_grids(
-            teacher, world, grids, args.grid_tokens, args.guidance
+            teacher, world, grids, args.grid_tokens or grid_tokens(teacher), args.guidance
         )
         figures["grids_ceiling"] = ceiling_of_grids(world, grids)
         save_sheet(drawn[:12], 4, args.out / "teacher_grids.png")
@@ -200,6 +200,10 @@ def main() -> None:
         figures["held_out"] = add_student(args, teacher, world)
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2))
     print(json.dumps(figures, indent=2))
+
+
+def grid_tokens(teacher: FluxPipeline) -> int:
+    return taught_lengths(teacher).get("tokens", SETTINGS["pocket"].tokens)
 
 
 def save_sheet(images: list[Image.Image], columns: int, path: Path) -> None:

@@ -21,7 +21,7 @@ from dsd.model.latents import positions
 from dsd.pocket.scorer import CHOICES, NUMBERS
 from train.pocket import latents as sheets
 from train.pocket import scenes, text
-from train.pocket.lessons import SEED, Batch, Sampler
+from train.pocket.lessons import SEED, STAGES, Batch, Sampler, stage
 from train.pocket.loop import (
     Optimizers,
     State,
@@ -212,7 +212,7 @@ def train(
     torch.manual_seed(SEED)
     vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
     truths = load_truths(TRAIN_SEED, preset.families, run / "renders")
-    latents = sheets.load(vae, TRAIN_SEED, preset.families, preset.panel, run / "latents.npy").to(device())
+    latents = sheets.load(vae, TRAIN_SEED, preset.families, preset.panel, run).to(device())
     pictures = Pictures(latents, truths.targets(device()))
     teacher = Teacher(preset).to(device())
     if begin:
@@ -271,6 +271,11 @@ def main() -> None:
     args = flags.parse_args()
     if args.compile and device() != "cuda":
         raise SystemExit("--compile needs a GPU: on a CPU it saves nothing, leave it out")
+    if args.minutes and stage(args.lessons[0]) is not stage(args.lessons[1] - 1e-6):
+        raise SystemExit(
+            f"--minutes goes with lessons of one stage, got {args.lessons[0]:g} to {args.lessons[1]:g}: "
+            f"the stages begin at {', '.join(f'{start:g}' for start in STAGES)}"
+        )
     preset = PRESETS[args.preset]
     preset = replace(preset, teacher_batch=args.batch or preset.teacher_batch)
     steps = args.steps or preset.teacher_steps

@@ -27,7 +27,7 @@ LAYOUT_TOKENS = {"1x2": 32, "2x2": 44}  # of a grid's prompt, by rows x columns
 class Speller:
     """Both tokenizers at once, word by word, without other state, so that worker processes can hold one.
 
-    A word's ids never depend on its neighbors, and there are about eighty words: caching their ids is ten
+    A word's ids never depend on its neighbors, and there are a few hundred words: caching their ids is ten
     times as fast as calling the tokenizers for every prompt.
     """
 

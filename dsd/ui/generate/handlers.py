@@ -165,7 +165,7 @@ class Generating:
         Args:
             prompt: where the subject should be, in a few words
         """
-        return known_words.unknown_words(self.loaded.pipe, prompt)
+        return known_words.unknown_words(self.loaded.pipe, prompt) if isinstance(prompt, str) else {}
 
     def _unknown(self, prompt: str) -> str | None:
         return known_words.notice(self.unknown_words(prompt))

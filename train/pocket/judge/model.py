@@ -117,7 +117,7 @@ class Pictures:
     def __init__(self, run: Path, preset: Preset):
         families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders")
         vae = AutoencoderKL.from_pretrained(run / "vae")
-        latents = sheets.load(vae, TRAIN_SEED, preset.families, preset.panel, run / "latents.npy")
+        latents = sheets.load(vae, TRAIN_SEED, preset.families, preset.panel, run)
         self.count = len(families)
         self.taught_count = min(preset.judge_taught, self.count)
         self.plain = families.reshape(-1, *families.shape[2:])
