@@ -1,8 +1,8 @@
 """Check of all files that a request names: uploads, files made from them, and the examples.
 
 Without this check, gradio would open every file that a request does not mark as one, and download web
-addresses of any size while other requests wait. All events and endpoints of the page, including MCP, go through
-`Page.preprocess_data`; `without_recordings` closes a route of gradio's that does not.
+addresses of any size while other requests wait. All events and endpoints of the page, including MCP, go
+through `Page.preprocess_data`; `without_recordings` closes a route of gradio's that does not.
 """
 
 import html

@@ -28,7 +28,7 @@ def mixed_precision() -> AbstractContextManager:
     """Return a context that computes in bfloat16 on a GPU, and on a CPU with hardware support for it.
 
     Such a CPU (AVX-512 BF16 or AMX) is up to 2.7 times as fast with it; any other takes many times as long.
-    On a CPU, attention stays in float32, whose fused kernel is twice as fast as any in bfloat16.
+    On a CPU, attention stays in float32, whose fused kernel is up to twice as fast.
     """
     if device() == "cuda":
         return torch.autocast("cuda", torch.bfloat16)
