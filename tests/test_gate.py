@@ -88,9 +88,8 @@ def test_a_picture_inside_the_request_is_limited(place):
     data = base64.b64encode((place / "mine.png").read_bytes()).decode()
     kept = gate.admit({"path": None, "url": f"data:image/png;base64,{data}"}, (place,))["path"]
     assert Path(kept).is_relative_to(place) and Path(kept).read_bytes() == (place / "mine.png").read_bytes()
-    for broken in ("data:", "data:x"):
-        with pytest.raises(ValueError):
-            gate.admit({"path": None, "url": broken}, (place,))
+    with pytest.raises(ValueError, match="cannot be read"):
+        gate.admit({"path": None, "url": "data:image/png;base64,A"}, (place,))  # no whole byte
     with pytest.raises(ValueError, match="at most 30 MB"):
         gate.admit({"url": "data:" + "A" * gate.MAX_INLINE}, (place,))
 
