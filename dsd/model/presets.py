@@ -35,7 +35,7 @@ class Preset:
 
     @property
     def embedded(self) -> bool:
-        """Whether the weights ship with the code."""
+        """Return whether the weights ship with the code."""
         return Path(self.base).is_relative_to(ASSETS)
 
 

@@ -3,8 +3,6 @@
 `dsd.pocket.words` has one wording for everything; this module has many, and the models learn from them.
 """
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from dsd.pocket import words
@@ -175,16 +173,14 @@ def _misspelled(word: str, rng: np.random.Generator) -> str:
 
 
 def _vocabulary() -> list[str]:
-    tables = SimpleNamespace(
-        places=[text for texts in PLACES.values() for text in texts],
-        worn=[text for verbs, nouns in ACCESSORIES.values() for text in (*verbs, *nouns)],
-        lights=[text for texts in (*LIGHTS.values(), SUNSET, NIGHT) for text in texts],
-        sides=[text for texts in SIDES.values() for text in texts],
-        others=[text.replace("-", " ") for texts in OTHER_WORDS.values() for text in texts],
-        whence=[text.format("left") for text in (*SUN_FROM, *MOON_FROM)],
+    groups = (
+        *PLACES.values(), *(group for pair in ACCESSORIES.values() for group in pair), *LIGHTS.values(),
+        *SIDES.values(), *OTHER_WORDS.values(), SUNSET, NIGHT, SUN_FROM, MOON_FROM, NOUNS, SUBJECTS, FILLERS,
+    )  # fmt: skip
+    text = " ".join(text for group in groups for text in group).format(
+        *["left"] * len((*SUN_FROM, *MOON_FROM))
     )
-    texts = [*sum(vars(tables).values(), []), *NOUNS, *SUBJECTS, *FILLERS, "without"]
-    return sorted({*words.VOCABULARY, *" ".join(texts).split()})
+    return sorted({*words.VOCABULARY, *text.replace("-", " ").split(), "without"})
 
 
 VOCABULARY = _vocabulary()  # every word that the models are trained on, correctly spelled

@@ -59,12 +59,12 @@ def describe_critter(critter: Critter, *, traits: tuple[str, ...] = NAMED) -> st
     return f"{text} with {critter.ears} ears" if "ears" in traits else text
 
 
-def describe_context(context: Context, *, say_place: bool = False, place_first: bool = False) -> str:
+def describe_context(context: Context, *, say_place: bool = False) -> str:
     """Return a description such as `wearing a blue hat on the beach at night`."""
     parts = [PLACE_WORDS[context.scene]]
     if context.accessory != "none":
         verb = "wearing" if context.accessory in ("hat", "scarf") else "holding"
-        parts.insert(1 if place_first else 0, f"{verb} a {context.accessory_color} {context.accessory}")
+        parts.insert(0, f"{verb} a {context.accessory_color} {context.accessory}")
     if LIGHT_WORDS[context.light]:
         parts.append(LIGHT_WORDS[context.light])
     if say_place and context.place != "centre":
