@@ -27,7 +27,7 @@ from dsd.grids.recipes import IDENTITY, RECIPES, Recipe
 from dsd.model import compile as compiling
 from dsd.model import presets
 from dsd.model.checkpoint import best_device, resolve
-from dsd.model.memory import QUANTISED
+from dsd.model.memory import QUANTIZED
 from dsd.model.presets import PRESETS, Preset
 from dsd.ui import page
 from dsd.ui.late import Late
@@ -60,12 +60,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         choices=("none", "model", "group", "sequential"),
         help="keep parts of large models in main memory",
     )
-    add("--quantize", choices=QUANTISED, help="weights in 8bit or 4bit, on an NVIDIA GPU; needs bitsandbytes")
+    add("--quantize", choices=QUANTIZED, help="weights in 8bit or 4bit, on an NVIDIA GPU; needs bitsandbytes")
     add(
         "--compile",
         action="store_true",
         default=os.environ.get(COMPILE, "").lower() in ("1", "t", "true"),
-        help="compile the model for the GPU: a later start, faster pictures; "
+        help="compile the model for the GPU: a later start, faster images; "
         f"{COMPILE}=1 does too, for a Space",
     )
     add(
@@ -74,7 +74,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
         choices=PRESETS,
         help="who draws on the Grids tab, opened when first used (pocket); a FLUX needs 24 GB of its own",
     )
-    add("--judge", help="who compares and describes pictures: pocket, a folder, a hub id, or http://host/v1")
+    add("--judge", help="who compares and describes images: pocket, a folder, a hub id, or http://host/v1")
     add("--run", type=Path, help="folder of a judged run for the Curate tab (a small sample)")
     add("--host", help="address to serve on; 0.0.0.0 for the whole network")
     add("--port", type=int, help="port to serve on; the first free one from 7860 when left out")
@@ -159,7 +159,7 @@ def load(args: argparse.Namespace, judge: Late[VLM]) -> Loaded:
         weights=args.weights,
         warn=world_warning(args.model),
         description=OWN_WEIGHTS if args.weights else preset.description,
-        licence="" if preset.licence == Preset.licence else preset.licence,  # do not show an unknown license
+        license="" if preset.license == Preset.license else preset.license,  # do not show an unknown license
         describer=judge if knows(args, args.model) else None,
         recipe=recipe_of(args.judge, args.model),
     )

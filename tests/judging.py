@@ -36,12 +36,12 @@ class FakeJudge(VLM):
 
 
 class FakeEyes:
-    """Sees mean colours only."""
+    """Sees mean colors only."""
 
     name = "tiny eyes"
 
     def __init__(self):
-        self.looks: list[int] = []  # pictures, call by call
+        self.looks: list[int] = []  # images, call by call
 
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
         self.looks.append(len(images))
@@ -56,20 +56,20 @@ def answer(verdict: str = "same", *, separator: str = " ", comma: str = " ", **s
     return separator.join([*fields, f"scores: {given}", f"verdict: {verdict}"])
 
 
-def sheet(index: int, *colors: str, recipe: str = "critters", **changed: object) -> tuple[Image.Image, dict]:
-    """A sheet of plain panels, two in a row, and its row of `grids.jsonl`."""
+def grid(index: int, *colors: str, recipe: str = "critters", **changed: object) -> tuple[Image.Image, dict]:
+    """A grid of plain panels, two in a row, and its row of `grids.jsonl`."""
     rows, columns, side = len(colors) // 2, 2, 16
-    picture = Image.new("RGB", (columns * side, rows * side))
+    image = Image.new("RGB", (columns * side, rows * side))
     for place, color in enumerate(colors):
-        picture.paste(
+        image.paste(
             color, (place % 2 * side, place // 2 * side, (place % 2 + 1) * side, (place // 2 + 1) * side)
         )
     row = {
-        "id": f"{index:06}", "file": f"{index:06}.png", "prompt": f"sheet {index}", "seed": 10 + index,
+        "id": f"{index:06}", "file": f"{index:06}.png", "prompt": f"grid {index}", "seed": 10 + index,
         "rows": rows, "columns": columns, "margin": 0, "recipe": recipe, "subject": "red critter",
         "places": [f"place {place}" for place in range(len(colors))], "generator": "nobody", "rejected": None,
     }  # fmt: skip
-    return picture, row | changed
+    return image, row | changed
 
 
 def by_colors(request) -> str:
@@ -82,7 +82,7 @@ def make_run(folder: Path, *panels: tuple[str, ...], **changed: object) -> Path:
     (folder / "grids").mkdir(parents=True)
     with jsonl.writing(folder / "grids" / "grids.jsonl") as append:
         for index, colors in enumerate(panels):
-            picture, row = sheet(index, *colors, **changed)
-            picture.save(folder / "grids" / row["file"])
+            image, row = grid(index, *colors, **changed)
+            image.save(folder / "grids" / row["file"])
             append([row])
     return folder

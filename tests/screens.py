@@ -1,8 +1,8 @@
-"""The README's pictures of the page: `python -m tests.screens` writes assets/screens/*.png.
+"""The README's images of the page: `python -m tests.screens` writes assets/screens/*.png.
 
 One file for every tab, as it looks after a little work there, and the first on a phone, in the dark. Without
 `--url` an app is started for it, with the embedded weights. Subjects, words and seeds are fixed, so that a
-picture changes when page or weights do.
+image changes when page or weights do.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def address(url: str | None) -> Iterator[str]:
 
 
 def generate(page) -> str:
-    """Two pictures of one subject, the second compared with what it was made from."""
+    """Two images of one subject, the second compared with what it was made from."""
     fix_seed(page)
     page.locator("#examples button").first.click()
     done(page)
@@ -63,11 +63,11 @@ def fix_seed(page) -> None:
 def done(page) -> None:
     page.locator("#cancel:disabled").wait_for()
     page.locator("#status").get_by_text("Done, seed").wait_for()
-    page.locator("#pictures img").first.wait_for()
+    page.locator("#images img").first.wait_for()
 
 
 def grids(page) -> str:
-    """A sheet, cut and judged."""
+    """A grid, cut and judged."""
     page.get_by_role("tab", name="Grids").click()
     fix_seed(page)
     test_browser_wheel.begin(page)
@@ -86,10 +86,10 @@ def curate(page) -> str:
 
 
 def shoot(page, last: str, path: Path) -> None:
-    """From the top of the page to the lower edge of `last`, as a palette PNG: a page has few colours."""
+    """From the top of the page to the lower edge of `last`, as a palette PNG: a page has few colors."""
     page.mouse.move(0, 0)
     page.evaluate("window.scrollTo(0, 0); document.activeElement.blur()")
-    page.wait_for_timeout(2000)  # for people: no toast, no half-faded picture
+    page.wait_for_timeout(2000)  # for people: no toast, no half-faded image
     box = page.locator(last).bounding_box()
     width, height = page.viewport_size["width"], round(box["y"] + box["height"] + 16)
     clip = {"x": 0, "y": 0, "width": width, "height": height}
@@ -101,7 +101,7 @@ def shoot(page, last: str, path: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--url", help="a running app; one is started when left out")
-    parser.add_argument("--out", type=Path, default=SCREENS, help="folder for the pictures (assets/screens)")
+    parser.add_argument("--out", type=Path, default=SCREENS, help="folder for the images (assets/screens)")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     with address(args.url) as url, browsing.browser() as browser:

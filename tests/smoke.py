@@ -20,10 +20,10 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
 
 
 def check(path: str | Path, prompt: str) -> None:
-    """A real picture: it opens, is not one flat colour, and carries the settings it was asked for."""
+    """A real image: it opens, is not one flat color, and carries the settings it was asked for."""
     assert provenance.read_settings(path)["prompt"] == prompt
     with Image.open(path) as image:
-        assert max(ImageStat.Stat(image.convert("L")).stddev) > 5, f"{path} is one flat colour"
+        assert max(ImageStat.Stat(image.convert("L")).stddev) > 5, f"{path} is one flat color"
 
 
 def as_a_program(url: str, folder: Path) -> None:
@@ -46,7 +46,7 @@ def as_a_visitor(url: str, folder: Path) -> None:
 def generate(page, folder: Path) -> None:
     page.locator("#examples button").first.click()
     page.get_by_text("Done, seed").wait_for()
-    page.locator("#pictures img").first.wait_for()
+    page.locator("#images img").first.wait_for()
     shoot(page, folder / "page.png")
     made = test_browser.download(page, folder / "made.png")
     check(made, page.get_by_label("Where should it be?").input_value())

@@ -22,12 +22,12 @@ def teacher(folder: Path, *, seed: int = 0) -> Path:
 
 
 def pair(number: int, *, size: tuple[int, int] = (tiny.FRAME, tiny.FRAME), **changed: object) -> dict:
-    pictures = {
-        "conditioning": tiny.picture(number, size),
-        "target": tiny.picture(1000 + number, size),
+    images = {
+        "conditioning": tiny.image(number, size),
+        "target": tiny.image(1000 + number, size),
     }
     words = {"caption": f"a hat {number % 3}", "instruction": f"put on {number % 4}"}
-    return {"id": f"pair-{number}", **pictures, **words, **changed}
+    return {"id": f"pair-{number}", **images, **words, **changed}
 
 
 def pairs(count: int = 10) -> list[dict]:
@@ -68,7 +68,7 @@ def said(out: Path) -> list[dict]:
 
 
 def checksums(out: Path) -> dict[str, dict[str, int]]:
-    """Of all numbers in every state: weights, optimiser, average."""
+    """Of all numbers in every state: weights, optimizer, average."""
     states = sorted((out / "run" / "states").glob("step-*"))
     files = {state.name: json.loads((state / "state.json").read_text())["files"] for state in states}
     return {step: {k: v for k, v in sums.items() if k.endswith(".distcp")} for step, sums in files.items()}

@@ -1,4 +1,4 @@
-"""The page for everybody: by keyboard alone, with names to be read out, in colours that can be read."""
+"""The page for everybody: by keyboard alone, with names to be read out, in colors that can be read."""
 
 import re
 from typing import NamedTuple
@@ -12,13 +12,11 @@ from tests import browsing, test_browser_wheel, tiny, wheel_page
 
 THEMES = ("light", "dark")
 CONTROLS = "button|checkbox|combobox|link|radio|slider|spinbutton|switch|tab|textbox"
-PICTURE = (
-    "button"  # gradio puts a picture that is only shown into a button without a name, which does nothing
-)
+IMAGE = "button"  # gradio puts an image that is only shown into a button without a name, which does nothing
 DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
-STILL = "*,*::before,*::after{transition:none!important;animation:none!important}"  # colours fade over
+STILL = "*,*::before,*::after{transition:none!important;animation:none!important}"  # colors fade over
 CONTRAST, LARGE = 4.5, 3.0  # the least that WCAG 2.2 AA allows (1.4.3), of text and of large text
-# Chromium itself lays the colours of an element's ancestors over one another, whatever notation they are in.
+# Chromium itself lays the colors of an element's ancestors over one another, whatever notation they are in.
 FAINT = """([normal, large]) => {
   const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
   const lay = (color) => { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); };
@@ -39,7 +37,7 @@ FAINT = """([normal, large]) => {
     const empty = element.matches(":placeholder-shown");
     const said = text || (empty ? element.placeholder : element.value) || "";
     const away = element.closest(":disabled, [aria-disabled=true], [aria-hidden=true], svg, script, style");
-    const words = typeof said === "string" && /[\\p{L}\\p{N}]/u.test(said);  // arrows may lie on a picture
+    const words = typeof said === "string" && /[\\p{L}\\p{N}]/u.test(said);  // arrows may lie on an image
     if (!words || away || element.matches("[type=range], [type=radio]")
       || element.matches("[type=checkbox], [type=file]")
       || !element.checkVisibility({opacityProperty: true, visibilityProperty: true})
@@ -58,11 +56,11 @@ FAINT = """([normal, large]) => {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     examples = tmp_path_factory.mktemp("examples")
-    tiny.picture().save(examples / "0.png")
+    tiny.image().save(examples / "0.png")
     (examples / "examples.json").write_text('[{"image": "0.png", "prompt": "in the snow"}]')
     loaded = Loaded(
         pipe=tiny.pipeline(guidance_embeds=False), name="tiny", description="Random weights.",
-        licence="Apache-2.0", missing="It lacks something", warn=lambda image: "Unlike its world.",
+        license="Apache-2.0", missing="It lacks something", warn=lambda image: "Unlike its world.",
         describer=wheel_page.judge(), recipe=CRITTERS,
     )  # fmt: skip
     run = wheel_page.judged_run(tmp_path_factory.mktemp("run") / "run")
@@ -90,10 +88,10 @@ def choose(tab, path: str) -> None:
     waiting.value.set_files(path)
 
 
-def test_a_picture_is_uploaded_drawn_and_saved_by_keyboard_alone(open_page, tmp_path):
-    tiny.picture().save(tmp_path / "photo.png")
+def test_a_image_is_uploaded_drawn_and_saved_by_keyboard_alone(open_page, tmp_path):
+    tiny.image().save(tmp_path / "photo.png")
     tab = open_page()
-    tab.locator("#cost").get_by_text("The first picture").wait_for()  # so the page's events are at work
+    tab.locator("#cost").get_by_text("The first image").wait_for()  # so the page's events are at work
     choose(tab, str(tmp_path / "photo.png"))
     tab.locator("#seen img").wait_for()
     tab_to(tab, "#prompt textarea")
@@ -101,7 +99,7 @@ def test_a_picture_is_uploaded_drawn_and_saved_by_keyboard_alone(open_page, tmp_
     tab_to(tab, "#create")
     tab.keyboard.press("Enter")
     tab.get_by_text("Done, seed").wait_for()
-    tab_to(tab, "#pictures [aria-label=Download], #pictures [title=Download], #pictures a[download]")
+    tab_to(tab, "#images [aria-label=Download], #images [title=Download], #images a[download]")
     with tab.expect_download() as waiting:
         tab.keyboard.press("Enter")
     waiting.value.save_as(tmp_path / "made.png")
@@ -200,7 +198,7 @@ def look(tab) -> Seen:
 @pytest.mark.parametrize("name", VISITS)
 def test_every_control_has_a_name(seen, name):
     nameless = [line for line in seen[name].controls if not re.match(r'\w+ ["/]', line)]
-    assert len(seen[name].controls) > 8 and nameless in ([], [PICTURE])
+    assert len(seen[name].controls) > 8 and nameless in ([], [IMAGE])
 
 
 @pytest.mark.parametrize("theme", THEMES)

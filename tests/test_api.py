@@ -44,7 +44,7 @@ def server(serve) -> str:
 
 @pytest.fixture
 def here(tmp_path, monkeypatch) -> Path:
-    """A folder to work in that has the README's example pictures."""
+    """A folder to work in that has the README's example images."""
     (tmp_path / "assets").symlink_to(ROOT / "assets", target_is_directory=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -141,11 +141,11 @@ def call(address: str, image: object):
     return session(address, lambda opened: opened.call_tool("generate", given))
 
 
-def inline(picture: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(picture).decode()
+def inline(image: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(image).decode()
 
 
-def test_a_language_model_gets_the_address_of_its_picture(tool_server, tmp_path):
+def test_a_language_model_gets_the_address_of_its_image(tool_server, tmp_path):
     answer = call(tool_server, inline((ROOT / SUBJECT).read_bytes()))
     (address,) = re.findall(r"http[^'\"]+dsd-7\.png", " ".join(part.text for part in answer.content))[-1:]
     (tmp_path / "made.png").write_bytes(httpx.get(address, trust_env=False, timeout=60).content)
@@ -158,7 +158,7 @@ def test_a_language_model_gets_the_address_of_its_picture(tool_server, tmp_path)
         str(ROOT / SUBJECT),
         f"file://{ROOT / SUBJECT}",
         {"path": str(ROOT / SUBJECT), "meta": {"_type": "gradio.FileData"}},
-        "http://127.0.0.1:9/picture.png",
+        "http://127.0.0.1:9/image.png",
     ],
 )
 def test_mcp_reads_no_file_and_no_neighbour_of_the_server_s(tool_server, image):
@@ -167,7 +167,7 @@ def test_mcp_reads_no_file_and_no_neighbour_of_the_server_s(tool_server, image):
 
 def test_what_comes_by_mcp_is_not_kept_where_nobody_sweeps(tool_server):
     sent = BytesIO()
-    tiny.picture(seed=5).save(sent, "PNG")
+    tiny.image(seed=5).save(sent, "PNG")
 
     def kept() -> list[Path]:
         files = Path(tempfile.gettempdir(), "gradio").rglob("*.png")

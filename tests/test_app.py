@@ -99,7 +99,7 @@ def test_the_endpoint_takes_the_quality_s_steps_unless_asked_for_others(client, 
 @pytest.mark.parametrize(
     ("content", "changes", "sentence"),
     [
-        (b"not a picture at all", {}, "is not a picture that can be read"),
+        (b"not an image at all", {}, "is not an image that can be read"),
         (b"", {}, "is empty"),
         (png_header(30_000, 30_000), {}, "too large: at most 50 megapixels"),
         (None, {"prompt": "  "}, "The prompt is empty"),
@@ -154,7 +154,7 @@ def test_cancel_stops_within_a_step(client, photo, loaded):
         handle.remove()
 
 
-def test_pictures_are_drawn_one_call_at_a_time(client, photo, loaded):
+def test_images_are_drawn_one_call_at_a_time(client, photo, loaded):
     running, most = [], []
 
     def enter(*_):
@@ -187,7 +187,7 @@ def test_what_the_model_sees_is_the_fitted_frame(loaded, photo):
     assert frame is None and not remarks.visible
 
 
-def test_a_dropped_picture_brings_its_settings_back(loaded, photo, tmp_path):
+def test_a_dropped_image_brings_its_settings_back(loaded, photo, tmp_path):
     made = drawing.Options(
         prompt="a red hat", seed=9, steps=2, width=48, height=32, fit="pad", text_guidance=2.0
     )
@@ -199,15 +199,15 @@ def test_a_dropped_picture_brings_its_settings_back(loaded, photo, tmp_path):
 
 
 @pytest.mark.parametrize("asked", [{"quality": "draft"}, {"quality": "balanced", "steps": 5}])
-def test_a_dropped_picture_is_redrawn_at_the_quality_it_was_drawn_at(loaded, photo, tmp_path, asked):
+def test_a_dropped_image_is_redrawn_at_the_quality_it_was_drawn_at(loaded, photo, tmp_path, asked):
     made = drawing.Options(prompt="a hat", seed=9, **asked)
     result = drawing.generate(loaded.pipe, Image.open(photo), made, model="tiny")[0]
     work = Generating(loaded)
     frame, prompt, *values = work.restore(str(drawing.save(result, tmp_path / "made.png")))[:13]
     frame.save(tmp_path / "frame.png")
     values[4] = None  # the embedded guidance that this model lacks stays as it is on the page
-    *_, (pictures, *_) = work.draw(str(tmp_path / "frame.png"), prompt, *values)
-    again = pictures.value[0]["image"]["path"]
+    *_, (images, *_) = work.draw(str(tmp_path / "frame.png"), prompt, *values)
+    again = images.value[0]["image"]["path"]
     assert provenance.read_settings(again) == result.settings
     with Image.open(again) as image:
         assert image.convert("RGB").tobytes() == result.image.tobytes()
@@ -222,7 +222,7 @@ def test_a_quality_the_page_does_not_offer_is_refused_with_a_reason(loaded, phot
     assert "dpm++" in said[0] and "draft, balanced, best" in said[0]
 
 
-def test_a_picture_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
+def test_a_image_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
     other = tiny.pipeline(seed=1, guidance_embeds=True)
     result = drawing.generate(other, Image.open(photo), drawing.Options(prompt="a hat", steps=1))[0]
     back = Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))
@@ -239,7 +239,7 @@ def test_settings_the_page_does_not_offer_are_refused_with_a_reason(loaded, phot
     assert "image guidance 15" in said[0]
 
 
-def test_a_plain_picture_brings_none(loaded, photo):
+def test_a_plain_image_brings_none(loaded, photo):
     skip = gr.skip()
     back = Generating(loaded).restore(photo)
     assert back[0] == photo and all(value == skip for value in back[1:13])
@@ -249,13 +249,13 @@ def test_the_page_reports_trouble_in_its_status_line(loaded, photo, monkeypatch)
     monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
     values = [1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", False]
     *_, (_, _, status, _) = Generating(loaded).draw(None, "a hat", *values)
-    assert "There is no picture yet" in status and 'role="alert"' in status
+    assert "There is no image yet" in status and 'role="alert"' in status
 
 
 def test_a_long_prompt_runs_and_the_page_says_what_is_cut(loaded, photo):
     values = [1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", False]
-    *_, (pictures, _, status, _) = Generating(loaded).draw(photo, "zebra " * 833, *values)
-    assert "characters are cut" in status and pictures.value
+    *_, (images, _, status, _) = Generating(loaded).draw(photo, "zebra " * 833, *values)
+    assert "characters are cut" in status and images.value
 
 
 def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(loaded, photo, monkeypatch):

@@ -106,18 +106,18 @@ def test_a_folder_is_shown_by_its_last_name_with_what_is_known_of_it(load, tmp_p
     for model in (str(folder), "private/fox<b>", "private/../private/fox<b>/"):
         said = shown(load("--model", model)[0])
         assert "Model: fox&lt;b&gt;.</b> A pipeline saved by this project." in said
-        assert "private" not in said and "Licence" not in said and "unknown" not in said
+        assert "private" not in said and "License" not in said and "unknown" not in said
 
 
 def test_a_hub_id_is_shown_whole(load):
     said = shown(load("--model", "ada/fox")[0])
-    assert "Model: ada/fox.</b> A pipeline saved by this project." in said and "Licence" not in said
+    assert "Model: ada/fox.</b> A pipeline saved by this project." in said and "License" not in said
 
 
-def test_a_preset_says_what_it_is_good_for_and_its_licence(load):
+def test_a_preset_says_what_it_is_good_for_and_its_license(load):
     flux = presets.PRESETS["flux-dev"]
     said = shown(load("--model", "flux-dev")[0])
-    assert f"Model: flux-dev.</b> {flux.description}" in said and flux.licence in said
+    assert f"Model: flux-dev.</b> {flux.description}" in said and flux.license in said
 
 
 def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):
@@ -126,7 +126,7 @@ def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):
         said = shown(load("--model", "flux-dev", "--weights", weights)[0])
         assert f"Model: flux-dev with the weights {name}.</b> What it draws well depends" in said
         assert str(tmp_path) not in said and "published DSD weights" not in said
-        assert presets.PRESETS["flux-dev"].licence in said, "the base's holds for them too"
+        assert presets.PRESETS["flux-dev"].license in said, "the base's holds for them too"
 
 
 # ---------------------------------------------------------------- serving

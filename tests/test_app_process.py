@@ -29,7 +29,7 @@ def log(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(folder, log) -> list[Path]:
-    """The app is killed in the midst of a picture; yields what it has left on disk."""
+    """The app is killed in the midst of an image; yields what it has left on disk."""
     with bench_load.serving(folder, log=log, **KEYS) as app:
         client = Client(app, 0)
         ticket, _ = client.join(100)
@@ -64,13 +64,13 @@ def test_what_a_killed_app_leaves_is_in_one_place_and_is_swept(killed, folder, t
 
 def test_the_app_that_comes_after_serves_as_if_nothing_had_been(app):
     tally = Tally()
-    assert once(Client(app, 1), tally, steps=2) == "picture" and len(tally.seconds) == 1
+    assert once(Client(app, 1), tally, steps=2) == "image" and len(tally.seconds) == 1
 
 
-def test_a_crowd_is_served_its_own_pictures_or_told_to_wait(app):
+def test_a_crowd_is_served_its_own_images_or_told_to_wait(app):
     row = bench_load.crowd(app, clients=8, seconds=4, steps=2)
-    assert row["picture"] > 0 and row["told a place"] > 0
-    assert (row["errors"], row["no answer"], row["somebody else's picture"]) == (0, 0, 0), row
+    assert row["image"] > 0 and row["told a place"] > 0
+    assert (row["errors"], row["no answer"], row["somebody else's image"]) == (0, 0, 0), row
 
 
 def test_when_the_queue_is_full_it_says_so(app):
@@ -81,7 +81,7 @@ def test_when_the_queue_is_full_it_says_so(app):
     for ticket in reversed(waiting):
         client.cancel(ticket)
     tally = Tally()
-    assert once(client, tally, steps=1) == "picture"
+    assert once(client, tally, steps=1) == "image"
 
 
 @pytest.mark.parametrize("how", ["cancels", "vanishes"])
@@ -90,28 +90,28 @@ def test_one_who_leaves_makes_room_at_once(app, how):
     assert row["next is right"] and row["s until the next begins"] < 5
 
 
-def test_memory_does_not_grow_with_every_picture(app):
-    row = bench_load.row_of_pictures(app, 20, 1)
-    assert row["pictures"] == 20 and row["growth"] < 0.05, row
+def test_memory_does_not_grow_with_every_image(app):
+    row = bench_load.row_of_images(app, 20, 1)
+    assert row["images"] == 20 and row["growth"] < 0.05, row
 
 
-def test_keys_are_in_no_page_no_picture_and_no_log(app, log, tmp_path):
+def test_keys_are_in_no_page_no_image_and_no_log(app, log, tmp_path):
     client = Client(app, 4)
     ticket, _ = client.join(1)
     (done,) = [message for message in client.follow(ticket) if message["msg"] == bench_load.DONE]
     (file,), _ = done["output"]["data"]
-    picture = app.http.get(f"{API}/file={file['path']}").content
-    (tmp_path / "a.png").write_bytes(picture)
+    image = app.http.get(f"{API}/file={file['path']}").content
+    (tmp_path / "a.png").write_bytes(image)
     assert provenance.read_settings(tmp_path / "a.png")["seed"]
     pages = [app.http.get(path).content for path in ("/", "/config", f"{API}/info", "/theme.css")]
     for key in KEYS.values():
-        for said in (picture, *pages, str(done).encode(), log.read_bytes()):
+        for said in (image, *pages, str(done).encode(), log.read_bytes()):
             assert key.encode() not in said and key[:12].encode() not in said
 
 
 def test_stopped_it_leaves_nothing(app, killed):
     """Last, because it stops the app that all of them ask; what the killed one left is swept by its age."""
-    assert once(Client(app, 5), Tally(), steps=1) == "picture"
+    assert once(Client(app, 5), Tally(), steps=1) == "image"
     assert set(app.files) - set(killed)
     app.process.terminate()
     app.process.wait(30)

@@ -1,4 +1,4 @@
-"""The benchmarks of drawing, on toy sizes: the published way draws the same picture, counts are right."""
+"""The benchmarks of drawing, on toy sizes: the published way draws the same image, counts are right."""
 
 import json
 from argparse import Namespace
@@ -30,7 +30,7 @@ def pipe():
 
 @pytest.mark.parametrize("scales", bench_inference.SCALES)
 @pytest.mark.parametrize("together", [False, True])
-def test_the_published_way_draws_the_same_picture(pipe, scales, together):
+def test_the_published_way_draws_the_same_image(pipe, scales, together):
     row = bench_inference.compare(pipe, scales, steps=4, rounds=1, together=together)
     assert row["largest difference of a pixel, 0..1"] <= 1e-4
     assert row["evaluations"] <= row["theirs"] == (4 if scales == (1.0, 1.0) else 2 + 2 * 3)
@@ -61,8 +61,8 @@ def test_every_way_of_drawing_draws_or_says_why_not(pipe, monkeypatch):
         if not (name.startswith(("best", "6")) or way.cache):
             continue
         cost = Cost()
-        pictures = bench_qualities.draw(pipe, way, cases, cost)
-        assert len(pictures) == 2 and cost.evaluations > 0, name
+        images = bench_qualities.draw(pipe, way, cases, cost)
+        assert len(images) == 2 and cost.evaluations > 0, name
         assert not pipe.transformer.is_cache_enabled and pipe.batch_branches is None
 
 
@@ -92,7 +92,7 @@ def test_only_some_ways_and_best_with_them():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
 def test_without_a_card_nothing_is_measured():
     rows = list(bench_gpu.gpu_rows())
-    assert {row["part"] for row in rows} == {"evaluation", "offload", "quantised", "training"}
+    assert {row["part"] for row in rows} == {"evaluation", "offload", "quantized", "training"}
     assert all(row["measured"] is False for row in rows)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dsd.training.batches import Batches
-from dsd.training.cache import PictureEncoder, TextEncoder
+from dsd.training.cache import ImageEncoder, TextEncoder
 from dsd.training.data import prepare
 from dsd.training.state import States
 from tests import student, tiny
@@ -27,7 +27,7 @@ def settings(model: object, **changed: object) -> bench.TrainOptions:
 def test_encoding_at_every_step_gives_the_batches_of_the_cache(pairs, tmp_path):
     pipe, dropped = tiny.pipeline(), {"text_dropout": 0.3, "image_dropout": 0.3}
     options = settings("tiny", **dropped)
-    encoders = PictureEncoder(pipe.vae, tmp_path), TextEncoder(pipe, 8, tmp_path)
+    encoders = ImageEncoder(pipe.vae, tmp_path), TextEncoder(pipe, 8, tmp_path)
     data = prepare(pairs, options, *encoders, options.frames, tmp_path)
     usual = bench.Encoding(bench.Uncached(pairs, pipe, options, tmp_path, "cpu"), options)
     blind = 0

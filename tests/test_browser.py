@@ -23,7 +23,7 @@ def pipe():
 def server(pipe, tmp_path_factory):
     examples = tmp_path_factory.mktemp("examples")
     for index in range(2):
-        picture(index).save(examples / f"{index}.png")
+        image(index).save(examples / f"{index}.png")
     (examples / "examples.json").write_text(
         '[{"image": "0.png", "prompt": "in the snow"}, {"image": "1.png", "prompt": "at sea"}]'
     )
@@ -31,7 +31,7 @@ def server(pipe, tmp_path_factory):
         yield url
 
 
-def picture(seed: int) -> Image.Image:
+def image(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
 
 
@@ -45,7 +45,7 @@ def upload(tab, path) -> None:
 
 def download(tab, target):
     with tab.expect_download() as waiting:
-        tab.locator("#pictures").get_by_label("Download").click()
+        tab.locator("#images").get_by_label("Download").click()
     waiting.value.save_as(target)
     return target
 
@@ -62,8 +62,8 @@ def ask_for_three_steps_of_a_draft(tab) -> None:
     steps.blur()
 
 
-def test_upload_prompt_quality_and_steps_come_back_with_the_picture_that_was_downloaded(open_page, tmp_path):
-    picture(5).save(tmp_path / "photo.png")
+def test_upload_prompt_quality_and_steps_come_back_with_the_image_that_was_downloaded(open_page, tmp_path):
+    image(5).save(tmp_path / "photo.png")
     tab = open_page()
     ask_for_three_steps_of_a_draft(tab)
     upload(tab, tmp_path / "photo.png")
@@ -81,7 +81,7 @@ def test_upload_prompt_quality_and_steps_come_back_with_the_picture_that_was_dow
 
     other = open_page()
     upload(other, made)
-    other.get_by_text("its settings and the picture it was made from are back").wait_for()
+    other.get_by_text("its settings and the image it was made from are back").wait_for()
     assert other.get_by_label("Where should it be?").input_value() == "a red hat 帽子"
     other.locator("#seen img").wait_for()
     other.get_by_role("button", name="Create").click()
@@ -98,14 +98,14 @@ def test_upload_prompt_quality_and_steps_come_back_with_the_picture_that_was_dow
 def test_nothing_uploaded_is_said_where_one_looks_and_one_click_on_an_example_draws(open_page):
     tab = open_page()
     tab.get_by_role("button", name="Create").click()
-    tab.locator("#status").get_by_text("There is no picture yet").wait_for()
+    tab.locator("#status").get_by_text("There is no image yet").wait_for()
     tab.get_by_test_id("toast-body").first.wait_for()
-    assert tab.locator("#pictures img").count() == 0
+    assert tab.locator("#images img").count() == 0
     tab.locator("#examples button").nth(1).click()
     tab.get_by_text("Done, seed").wait_for()
     assert tab.get_by_label("Where should it be?").input_value() == "at sea"
     assert tab.locator("#redrawn img").count() == 0
-    tab.get_by_label("Show your picture as the model redrew it").check()
+    tab.get_by_label("Show your image as the model redrew it").check()
     tab.locator("#redrawn img").first.wait_for()
 
 
@@ -136,7 +136,7 @@ def test_cancel_stops_and_the_next_run_works(open_page, pipe):
         tab = open_page()
         tab.locator("#examples button").first.click()
         tab.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
-        tab.locator("#pictures img").first.wait_for()  # the live preview
+        tab.locator("#images img").first.wait_for()  # the live preview
         tab.get_by_role("button", name="Cancel").click()
         clicked.set()
         tab.get_by_text("Cancelled.").wait_for()
@@ -174,7 +174,7 @@ def test_create_is_usable_again_after_every_kind_of_error(open_page):
     create.click()
     tab.get_by_text("Connection to the server was lost").wait_for()
     tab.unroute("**/queue/join*")  # gradio loads the page anew when the server answers again
-    tab.locator("#status").get_by_text("Your pictures will appear here").wait_for()
+    tab.locator("#status").get_by_text("Your images will appear here").wait_for()
     tab.locator("#examples button").first.click()
     tab.get_by_text("Done, seed").wait_for()
 
@@ -194,7 +194,7 @@ def test_a_second_click_while_one_is_drawn_starts_nothing(open_page, pipe):
     assert "Done, seed" in tab.locator("#status").inner_text()
 
 
-def test_the_second_visitor_sees_the_place_in_the_queue_and_no_picture_of_the_first(open_page, pipe):
+def test_the_second_visitor_sees_the_place_in_the_queue_and_no_image_of_the_first(open_page, pipe):
     hook = slower(pipe, 0.08)
     try:
         first, second = open_page(), open_page()
@@ -217,7 +217,7 @@ def test_the_second_visitor_sees_the_place_in_the_queue_and_no_picture_of_the_fi
 
 
 def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path):
-    picture(5).save(tmp_path / "good.png")
+    image(5).save(tmp_path / "good.png")
     tab = open_page()
     upload(tab, tmp_path / "good.png")
     for name, content in {"notes.png": b"Dear diary", "empty.png": b""}.items():
@@ -234,7 +234,7 @@ def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path)
         assert tab.locator("#status [role=alert]").count() == 0
 
 
-def test_the_pictures_of_a_visit_are_compared_and_used_again(open_page):
+def test_the_images_of_a_visit_are_compared_and_used_again(open_page):
     tab = open_page()
     assert tab.locator("#history").is_hidden()
     for index in range(2):
@@ -245,7 +245,7 @@ def test_the_pictures_of_a_visit_are_compared_and_used_again(open_page):
     after = tab.locator("#history-slider img").nth(1)
     meet = tab.locator("#history-position input[type=range]")
     meet.press("ArrowRight")  # without a mouse
-    # A little more than the half: the picture may be narrower than what the position counts in.
+    # A little more than the half: the image may be narrower than what the position counts in.
     cut = "e => parseFloat(e.style.clipPath.split(' ').at(-1)) > 50"
     tab.wait_for_function(cut, arg=after.element_handle())
     assert tab.get_by_label("The one picked before").is_hidden()
@@ -255,10 +255,10 @@ def test_the_pictures_of_a_visit_are_compared_and_used_again(open_page):
 
     tab.get_by_label("Where should it be?").fill("elsewhere")
     tab.get_by_role("button", name="Use these settings").click()
-    tab.get_by_text("its settings and the picture it was made from are back").wait_for()
+    tab.get_by_text("its settings and the image it was made from are back").wait_for()
     assert tab.get_by_label("Where should it be?").input_value() == "at sea"
     tab.get_by_role("button", name="Use as reference").click()
-    tab.get_by_text("its settings and the picture it was made from are back").wait_for(state="hidden")
+    tab.get_by_text("its settings and the image it was made from are back").wait_for(state="hidden")
     tab.wait_for_function("document.querySelector('#upload img').src.includes('dsd-')")
 
 
@@ -278,7 +278,7 @@ def test_a_link_brings_its_settings_and_the_form_gives_it_back(open_page, server
         "&seed=7&width=48&height=32&fit=pad&quality=draft"
     )
     tab = open_page(f"{asked}&__theme=dark")
-    tab.locator("#brought").get_by_text("links never carry a picture").wait_for()
+    tab.locator("#brought").get_by_text("links never carry an image").wait_for()
     assert tab.get_by_label("Where should it be?").input_value() == "a red hat 🎩"
     tab.get_by_role("button", name="More settings").click()
     assert not tab.get_by_label("New seed each time").is_checked()

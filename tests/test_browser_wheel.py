@@ -1,4 +1,4 @@
-"""The Grids and Curate tabs, and a described picture, in a real browser."""
+"""The Grids and Curate tabs, and a described image, in a real browser."""
 
 import json
 import re
@@ -60,7 +60,7 @@ def slower(teacher, seconds: float, calls: list):
 def begin(tab) -> None:
     tab.locator("#grid-examples button").first.click()
     tab.get_by_label("Bottom right").and_(tab.locator(":not(:placeholder-shown)")).wait_for()
-    tab.get_by_role("button", name="Draw the sheet").click()
+    tab.get_by_role("button", name="Draw the grid").click()
 
 
 # -- Grids
@@ -76,17 +76,17 @@ def test_an_example_is_drawn_cut_and_judged(open_tab, tmp_path):
     tab.locator("#grid-facts summary").first.click()
     tab.get_by_text("red 12° round").first.wait_for()
     with tab.expect_download() as waiting:
-        tab.locator("#grid-sheet").get_by_label("Download").click()
-    waiting.value.save_as(tmp_path / "sheet.png")
-    with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.info["Source"] == provenance.MARK and sheet.size == (64, 64)
+        tab.locator("#grid-grid").get_by_label("Download").click()
+    waiting.value.save_as(tmp_path / "grid.png")
+    with Image.open(tmp_path / "grid.png") as grid:
+        assert grid.info["Source"] == provenance.MARK and grid.size == (64, 64)
 
 
 def test_empty_fields_are_answered_and_a_surprise_fills_them_all_and_another_one_differs(open_tab):
     tab = open_tab("Grids")
-    tab.get_by_role("button", name="Draw the sheet").click()
+    tab.get_by_role("button", name="Draw the grid").click()
     tab.locator("#grid-status").get_by_text("A subject is empty").wait_for()
-    assert tab.locator("#grid-sheet img").count() == 0
+    assert tab.locator("#grid-grid img").count() == 0
     labels = ("Who or what?", "Top left", "Top right", "Bottom left", "Bottom right")
 
     def surprise() -> list[str]:
@@ -102,14 +102,14 @@ def test_empty_fields_are_answered_and_a_surprise_fills_them_all_and_another_one
     assert all(first) and all(second) and first != second
 
 
-def test_cancel_stops_within_a_step_and_the_next_sheet_is_drawn(open_tab, teacher):
+def test_cancel_stops_within_a_step_and_the_next_grid_is_drawn(open_tab, teacher):
     calls = []
     hook = slower(teacher, 0.3, calls)
     try:
         tab = open_tab("Grids")
         begin(tab)
         tab.get_by_text(re.compile(rf"Step \d+ of {STEPS}")).wait_for()
-        tab.locator("#grid-sheet img").wait_for()  # the live preview
+        tab.locator("#grid-grid img").wait_for()  # the live preview
         tab.locator("#grid-cancel").click()
         tab.get_by_text("Cancelled.").wait_for()
         stopped = len(calls)
@@ -117,12 +117,12 @@ def test_cancel_stops_within_a_step_and_the_next_sheet_is_drawn(open_tab, teache
         assert len(calls) <= stopped + 1 and stopped < STEPS
     finally:
         hook.remove()
-    tab.get_by_role("button", name="Draw the sheet").click()
+    tab.get_by_role("button", name="Draw the grid").click()
     tab.locator("#grid-status").get_by_text("Done, seed").wait_for()
 
 
 def test_the_grids_tab_and_the_generate_tab_share_one_queue(open_tab, teacher, tmp_path):
-    tiny.picture().save(tmp_path / "photo.png")
+    tiny.image().save(tmp_path / "photo.png")
     hook = slower(teacher, 0.4, [])
     try:
         first, second = open_tab("Grids"), open_tab("Generate")
@@ -202,18 +202,18 @@ def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path):
     ]
 
 
-# -- the described picture
+# -- the described image
 
 
-def test_a_picture_is_described_edited_and_only_then_used(open_tab, tmp_path):
-    tiny.picture().save(tmp_path / "photo.png")
+def test_a_image_is_described_edited_and_only_then_used(open_tab, tmp_path):
+    tiny.image().save(tmp_path / "photo.png")
     tab = open_tab("Generate")
     prompt = tab.get_by_label("Where should it be?")
     prompt.fill("in the forest")
     tab.locator("#upload input[type=file]").set_input_files(str(tmp_path / "photo.png"))
     tab.locator("#seen img").wait_for()
     assert tab.get_by_role("button", name="Describe it").count() == 0  # folded away
-    tab.get_by_role("button", name="Describe my picture for me").click()
+    tab.get_by_role("button", name="Describe my image for me").click()
     tab.get_by_role("button", name="Describe it").click()
     suggestion = tab.get_by_label("Suggested prompt")
     suggestion.wait_for()

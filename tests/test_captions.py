@@ -1,4 +1,4 @@
-"""Captions: one line that fits, asked once for each picture; richer prompts that keep the user's words."""
+"""Captions: one line that fits, asked once for each image; richer prompts that keep the user's words."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from dsd.curation import captions
 from dsd.curation.captions import (
     LONGEST,
     SHORTER,
-    caption_sheets,
+    caption_grids,
     counter,
     cut,
     enhance,
@@ -21,7 +21,7 @@ from dsd.files.hub import LoadError
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.vlm.open import Request
 from tests import tiny
-from tests.judging import FakeJudge, sheet
+from tests.judging import FakeJudge, grid
 
 COLORS = ("#ff0000", "#00ff00", "#0000ff", "#ffff00")
 NAMES = {(255, 0, 0): "red", (0, 255, 0): "green", (0, 0, 255): "blue", (255, 255, 0): "yellow"}
@@ -39,10 +39,10 @@ def seen(request: Request) -> str:
 
 
 def captioned(tmp_path: Path, judge: FakeJudge, kept: list[tuple[int, int]], **options) -> list[dict]:
-    picture, row = sheet(0, *COLORS)
+    image, row = grid(0, *COLORS)
     (tmp_path / "grids").mkdir(exist_ok=True)
-    picture.save(tmp_path / "grids" / row["file"])
-    return caption_sheets([{**row, "kept": kept}], run=tmp_path, vlm=judge, count=words, **options)
+    image.save(tmp_path / "grids" / row["file"])
+    return caption_grids([{**row, "kept": kept}], run=tmp_path, vlm=judge, count=words, **options)
 
 
 # ---------------------------------------------------------------- of pairs
@@ -56,7 +56,7 @@ def test_both_orders_of_a_pair_are_captioned_by_their_target(tmp_path):
     assert (second["id"], second["caption"], second["instruction"]) == ("000000-2-0", "red", "blue to red")
 
 
-def test_a_picture_is_described_once_however_many_pairs_it_is_in(tmp_path):
+def test_a_image_is_described_once_however_many_pairs_it_is_in(tmp_path):
     judge = FakeJudge(seen)
     found = captioned(tmp_path, judge, [(0, 1), (0, 2), (0, 3)])
     asked = [request.question for request in judge.requests]
@@ -81,12 +81,12 @@ def test_a_text_that_had_to_be_cut_is_flagged_in_both_of_its_rows_only(tmp_path)
     assert all(words(row["caption"]) <= LONGEST for row in found)
 
 
-def test_where_a_model_says_nothing_the_sheets_own_words_stand_in_and_say_so(tmp_path):
+def test_where_a_model_says_nothing_the_grids_own_words_stand_in_and_say_so(tmp_path):
     judge = FakeJudge(lambda request: " \n " if seen(request) == "red" else seen(request))
     first, second = captioned(tmp_path, judge, [(0, 1)])
     assert (first["writer"], first["caption"]) == ("a tiny judge", "green")
     assert (second["writer"], second["caption"], second["instruction"]) == (
-        "sheet",
+        "grid",
         "a red critter place 0",
         "place 0",
     )
@@ -184,16 +184,16 @@ SUBJECT = "a red round striped critter with long ears"
         ("the critter", SUBJECT),
     ],
 )
-def test_a_prompt_gets_the_subject_of_the_picture_and_none_of_its_place(prompt, enhanced):
+def test_a_prompt_gets_the_subject_of_the_image_and_none_of_its_place(prompt, enhanced):
     judge = FakeJudge([SEEN])
-    assert enhance(judge, tiny.picture(), prompt, CRITTERS) == enhanced
+    assert enhance(judge, tiny.image(), prompt, CRITTERS) == enhanced
     (request,) = judge.requests
     assert request.question == CRITTERS.captions["caption"] and len(request.images) == 1
 
 
 def test_a_grown_models_caption_is_cut_at_its_first_comma_or_place():
     said = "A fluffy ginger cat with green eyes and a white bib, sitting on a sofa in warm light."
-    assert enhance(FakeJudge([said]), tiny.picture(), "on the moon", IDENTITY) == (
+    assert enhance(FakeJudge([said]), tiny.image(), "on the moon", IDENTITY) == (
         "A fluffy ginger cat with green eyes and a white bib on the moon"
     )
 
@@ -201,9 +201,9 @@ def test_a_grown_models_caption_is_cut_at_its_first_comma_or_place():
 @pytest.mark.parametrize("length", [1, 60, 70, 77, 90])
 def test_the_users_words_are_never_cut_and_the_description_makes_room(length):
     prompt = " ".join(["in", *["snow"] * (length - 1)])
-    enhanced = enhance(FakeJudge([SEEN]), tiny.picture(), prompt, CRITTERS, count=words)
+    enhanced = enhance(FakeJudge([SEEN]), tiny.image(), prompt, CRITTERS, count=words)
     assert enhanced.endswith(prompt) and words(enhanced) == min(max(length, LONGEST), length + words(SUBJECT))
 
 
 def test_a_judge_that_says_nothing_leaves_the_prompt_as_it_is():
-    assert enhance(FakeJudge(["", ""]), tiny.picture(), "in the snow", CRITTERS) == "in the snow"
+    assert enhance(FakeJudge(["", ""]), tiny.image(), "in the snow", CRITTERS) == "in the snow"

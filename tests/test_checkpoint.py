@@ -20,7 +20,7 @@ import dsd
 from dsd.model import canvas, checkpoint, presets
 from dsd.model.checkpoint import LoadError, has_embedded_guidance, load_pipeline, model_hash, save_pipeline
 from tests import tiny
-from tests.tiny import PROMPTS, draw, picture, seeded
+from tests.tiny import PROMPTS, draw, image, seeded
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,7 @@ def quiet(pipe):
 # -- what we save
 
 
-def test_a_round_trip_draws_the_same_picture(saved):
+def test_a_round_trip_draws_the_same_image(saved):
     before, after = tiny.pipeline(), quiet(load_pipeline(saved, device="cpu"))
     options = {"image_guidance_scale": 1.5, "text_guidance_scale": 1.3}
     torch.testing.assert_close(draw(after, **options), draw(before, **options), rtol=1e-4, atol=1e-5)
@@ -46,13 +46,13 @@ def test_a_round_trip_draws_the_same_picture(saved):
 
 
 @pytest.mark.parametrize("opener", [FluxControlPipeline, DiffusionPipeline])
-def test_plain_diffusers_opens_it_and_draws_the_same_picture(saved, opener):
+def test_plain_diffusers_opens_it_and_draws_the_same_image(saved, opener):
     """The stock pipeline takes the canvas ready-made and samples from the VAE; this one has no variance."""
     stock = quiet(opener.from_pretrained(saved, dtype=torch.float32))
     assert type(stock) is FluxControlPipeline
     theirs = stock(
         PROMPTS[0],
-        control_image=canvas.compose(canvas.to_tensor([canvas.fit(picture(), 32, 32)])),
+        control_image=canvas.compose(canvas.to_tensor([canvas.fit(image(), 32, 32)])),
         height=32,
         width=64,
         num_inference_steps=3,
@@ -185,7 +185,7 @@ def response(status: int) -> httpx2.Response:
     [
         (
             GatedRepoError("gated", response=response(401)),
-            "accept the licence at https://huggingface.co/black-forest-labs/FLUX.1-dev, .*HF_TOKEN",
+            "accept the license at https://huggingface.co/black-forest-labs/FLUX.1-dev, .*HF_TOKEN",
         ),
         (RepositoryNotFoundError("gone", response=response(401)), "no such model on the hub"),
         (LocalEntryNotFoundError("offline"), "must be downloaded once .*FLUX.1-dev"),

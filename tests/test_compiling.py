@@ -31,7 +31,7 @@ def pipe():
 
 def drawn(pipe) -> list[drawing.Result]:
     options = [drawing.Options(prompt="a hat", steps=3, **call) for call in CALLS]
-    return [result for o in options for result in drawing.generate(pipe, tiny.picture(), o)]
+    return [result for o in options for result in drawing.generate(pipe, tiny.image(), o)]
 
 
 def unlike(some: list[drawing.Result], others: list[drawing.Result]) -> int:

@@ -41,7 +41,7 @@ def on_zero_gpu(monkeypatch):
 
 @pytest.fixture(scope="module")
 def photo(tmp_path_factory) -> str:
-    tiny.picture(size=(96, 80)).save(path := tmp_path_factory.mktemp("photo") / "photo.png")
+    tiny.image(size=(96, 80)).save(path := tmp_path_factory.mktemp("photo") / "photo.png")
     return str(path)
 
 
@@ -70,7 +70,7 @@ def test_the_evaluations_that_are_counted_are_those_that_there_are(pipe, quality
         lambda _, __, given, ___: seen.append(len(given["hidden_states"])), with_kwargs=True
     )
     try:
-        steps = drawing.stream(pipe, tiny.picture(), options)
+        steps = drawing.stream(pipe, tiny.image(), options)
         next(steps)
         assert cost._in_first_step(options) == sum(seen)
         list(steps)
@@ -96,7 +96,7 @@ def test_what_the_page_says_of_a_quality_s_work_holds_at_any_guidance(scales):
 
 def test_before_the_first_run_no_seconds_are_made_up():
     pace = Pace(512)
-    assert pace.seconds(asked()) is None and "first picture will show" in pace.line(asked())
+    assert pace.seconds(asked()) is None and "first image will show" in pace.line(asked())
     allowance = START_SECONDS + SECONDS_PER_EVALUATION * evaluations(asked())
     assert pace.gpu_seconds(None, asked()) == math.ceil(allowance)
 
@@ -144,7 +144,7 @@ def test_what_is_timed_is_what_arrives_and_a_cancel_teaches_nothing():
 
 def test_a_run_of_the_page_is_timed_and_the_line_follows(work, photo):
     form = [1, 28, 1.5, 1.0, 32, 32, "best"]
-    assert "first picture will show" in work.cost(*form)
+    assert "first image will show" in work.cost(*form)
     begun = time.monotonic()
     list(work.draw(photo, "a hat", 2, 4, 1.5, 1.0, None, 7, 32, 32, "crop", "best", False))
     taken = time.monotonic() - begun
@@ -175,7 +175,7 @@ def test_the_line_follows_every_setting_that_costs_and_waits_in_no_queue(work, t
     events = [event for event in built.fns.values() if event.name == "cost"]
     triggers = [trigger for event in events for trigger in event.targets]
     assert {built.blocks[target].label for target, name in triggers if name == "change"} == {
-        "Number of pictures", "Steps", "Keep the subject", "Follow the prompt", "Width", "Height", "Quality"
+        "Number of images", "Steps", "Keep the subject", "Follow the prompt", "Width", "Height", "Quality"
     }  # fmt: skip
     assert {name for _, name in triggers} >= {"load", "change", "then"}
     assert not any(event.queue or event.preprocess for event in events)
@@ -226,7 +226,7 @@ def test_what_zero_gpu_refuses_with_reaches_the_visitor_with_its_numbers_and_the
 ):
     toasts = []
     monkeypatch.setattr(gr, "Warning", lambda text, **_: toasts.append(text))
-    said = f"{words.strip(' .')}. Fewer or smaller pictures ask for less."
+    said = f"{words.strip(' .')}. Fewer or smaller images ask for less."
 
     def refused(*_):
         raise zero_error(title, words)
@@ -256,7 +256,7 @@ def test_a_refusal_that_is_written_in_html_reaches_the_visitor_without(work):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"image": None}, "no picture yet"),
+        ({"image": None}, "no image yet"),
         ({"prompt": " "}, "prompt is empty"),
         ({"steps": 0}, "Steps must be"),
         ({"width": 33}, "multiple of 16"),
@@ -273,14 +273,14 @@ def test_what_can_be_refused_without_the_gpu_never_asks_for_it(work, photo, monk
 
 
 @pytest.mark.parametrize("fit", ["crop", "pad"])
-def test_only_the_frame_goes_to_the_gpu_and_the_picture_is_the_same(work, pipe, photo, monkeypatch, fit):
+def test_only_the_frame_goes_to_the_gpu_and_the_image_is_the_same(work, pipe, photo, monkeypatch, fit):
     sent, steps = [], work._steps
     monkeypatch.setattr(work, "_steps", lambda *given: sent.append(given) or steps(*given))
     *_, (files, _) = work.endpoint(photo, "a hat", 1, 2, 1.5, 1.0, None, 7, 48, 32, fit)
     ((frame, options),) = sent
     assert frame.size == (48, 32)
-    with Image.open(photo) as picture:
-        whole = drawing.generate(pipe, picture, options)[0]
+    with Image.open(photo) as image:
+        whole = drawing.generate(pipe, image, options)[0]
     again = drawing.generate(pipe, frame, options)[0]
     assert whole.frame.tobytes() == frame.tobytes() == again.frame.tobytes()
     assert whole.image.tobytes() == again.image.tobytes()

@@ -1,4 +1,4 @@
-"""`python -m train.curate`: sheets in, judged pairs and captions out, and mistakes in a sentence."""
+"""`python -m train.curate`: grids in, judged pairs and captions out, and mistakes in a sentence."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_the_command_judges_captions_and_tells_what_it_did(tmp_path, judge, caps
     assert curate.main([str(run), "--judge", "pocket"]) == 0
     told = capsys.readouterr().out
     assert (
-        "8 pairs of 3 sheets, 3 kept (37.5%)" in told and "4 too different" in told and "1 too alike" in told
+        "8 pairs of 3 grids, 3 kept (37.5%)" in told and "4 too different" in told and "1 too alike" in told
     )
     assert "this process asked 3 questions" in told and "6 captions, 0 of them cut" in told
     assert len(jsonl.read(run / "pairs.jsonl")) == 8 and jsonl.shards(run / "pairs.jsonl") == []
@@ -50,7 +50,7 @@ def test_the_command_applies_stricter_thresholds_to_what_is_there(tmp_path, judg
     kept = sorted(pair["similarity"] for pair in jsonl.read(run / "pairs.jsonl"))
     asked = len(judge.requests)
     curate.main([str(run), "--redecide", "--floor", str(sum(kept) / 2)])
-    assert len(judge.requests) == asked and "2 pairs of 2 sheets, 1 kept (50.0%)" in capsys.readouterr().out
+    assert len(judge.requests) == asked and "2 pairs of 2 grids, 1 kept (50.0%)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_the_command_applies_stricter_thresholds_to_what_is_there(tmp_path, judg
         (["RUN", "--judge", "pocket", "--recipe", "identity"], "recipe was critters, now identity"),
         (["RUN", "--judge", "pocket", "--embedder", "none"], "embedder was tiny eyes, now None"),
         (["--grade", "RUN", "--judge", "pocket", "--out", "grades"], "leave out RUN"),
-        (["nowhere", "--judge", "pocket"], "nothing to judge in nowhere: there are no sheets"),
+        (["nowhere", "--judge", "pocket"], "nothing to judge in nowhere: there are no grids"),
         (["nowhere", "--redecide"], "no judged pairs"),
         (["nowhere", "--worth"], "no judged pairs"),
         (["--grade", "--judge", "pocket"], "give --out FOLDER"),
@@ -85,7 +85,7 @@ def test_a_mistake_ends_in_one_sentence_and_exit_code_2(
     assert ended.value.code == 2 and sentence in error.splitlines()[-1] and "Traceback" not in error
 
 
-def test_a_folder_of_sheets_that_were_all_rejected_says_so(tmp_path, judge):
+def test_a_folder_of_grids_that_were_all_rejected_says_so(tmp_path, judge):
     run = make_run(tmp_path, (RED, ORANGE), rejected="no gutters")
-    with pytest.raises(RunError, match="all 1 sheets were rejected"):
+    with pytest.raises(RunError, match="all 1 grids were rejected"):
         curate.main([str(run), "--judge", "pocket"])

@@ -117,7 +117,7 @@ def test_a_run_that_is_not_judged_or_was_edited_is_named(tmp_path, run):
 # -- the page
 
 
-def test_the_pages_show_every_pair_once_with_both_pictures(judged):
+def test_the_pages_show_every_pair_once_with_both_images(judged):
     work = curating(judged)
     seen = [view(work, page=page) for page in (1, 2, 3)]
     assert sum(map(ids, seen), []) == [pair["id"] for pair in curation.read_pairs(judged)]
@@ -141,7 +141,7 @@ def test_a_card_tells_scores_reasons_similarity_and_what_was_asked(judged):
     assert "both show the same one" in words and words.count("of 4") == 2 * len(pair["scores"])
     assert words.count("class=on") == sum(pair["scores"].values())
     assert f"{pair['similarity']:.2f}" in words and pair["prompt"] in words and "none" in words
-    places = review.open_review(judged).sheets["000000"]["places"]
+    places = review.open_review(judged).grids["000000"]["places"]
     assert all(place in first[1] for place in places[:2])
 
 
@@ -180,7 +180,7 @@ def test_a_judge_who_contradicts_its_scores_is_shown_with_its_words_and_no_part_
     assert differences(shown) == "<b>Comparison:</b> eyes, somehow"
 
 
-def test_moving_a_threshold_moves_the_rate_and_the_verdicts_but_sends_no_picture_again(judged):
+def test_moving_a_threshold_moves_the_rate_and_the_verdicts_but_sends_no_image_again(judged):
     work = curating(judged)
     before = view(work)
     after = view(work, limits=(*OWN[:2], 4), shown=ids(before))
@@ -197,9 +197,9 @@ def test_the_command_is_only_shown_to_whom_the_run_belongs(judged):
     assert "train.curate" not in view(curating(judged, own=False), limits=(*OWN[:2], 4))[0]
 
 
-def test_only_the_sheets_on_the_page_are_opened(judged, monkeypatch):
+def test_only_the_grids_on_the_page_are_opened(judged, monkeypatch):
     opened, work = [], curating(judged)
-    monkeypatch.setattr(curation, "open_panels", lambda run, sheet: opened.append(sheet["id"]) or panels())
+    monkeypatch.setattr(curation, "open_panels", lambda run, grid: opened.append(grid["id"]) or panels())
     work.open(False, {})
     assert opened == []
     view(work)
@@ -210,8 +210,8 @@ def panels() -> list[Image.Image]:
     return [Image.new("RGB", (1024, 1024), "red")] * 4
 
 
-def test_large_pictures_are_made_smaller_for_the_page():
-    shown = curate_cards.pictures(*panels()[:2], {"first": 0, "second": 1}, ["here", "there"])
+def test_large_images_are_made_smaller_for_the_page():
+    shown = curate_cards.images(*panels()[:2], {"first": 0, "second": 1}, ["here", "there"])
     data = re.findall(r'base64,([^"]+)"', shown)
     assert [Image.open(io.BytesIO(base64.b64decode(one))).size for one in data] == [(256, 256)] * 2
 
@@ -221,8 +221,8 @@ def test_a_floor_above_the_ceiling_is_answered_by_a_sentence(judged):
     assert "is above the greatest" in seen[0] and len(seen) == len(view(curating(judged)))
 
 
-def test_one_damaged_sheet_hides_no_other(run):
-    (run / "grids" / "000000.png").write_bytes(b"not a picture")
+def test_one_damaged_grid_hides_no_other(run):
+    (run / "grids" / "000000.png").write_bytes(b"not an image")
     seen = cards(view(curating(run))) + cards(view(curating(run), page=2))
     assert sum("cannot be read" in card[1] for card in seen) == 6
     assert sum(card[1].count("<img") == 2 for card in seen) == 6
@@ -230,7 +230,7 @@ def test_one_damaged_sheet_hides_no_other(run):
 
 def test_nothing_in_a_run_becomes_html(tmp_path):
     evil = "<img src=x onerror=alert(1)>"
-    run = judged_run(tmp_path / "run", sheets=1, places=[evil] * 4, prompt=evil)
+    run = judged_run(tmp_path / "run", grids=1, places=[evil] * 4, prompt=evil)
     pairs = curation.read_pairs(run)
     for pair in pairs:
         pair |= {"subject": evil, "judge": evil, "differences": evil, "answers": [evil]}
@@ -286,13 +286,13 @@ def test_a_judge_with_votes_is_decided_by_the_runs_votes(tmp_path):
     run.mkdir()
     said = [judging.answer("different"), judging.answer(), judging.answer()]
     votes = Thresholds(floor=-1.0, ceiling=1.0, needed=2, votes=3)
-    picture, sheet = judging.sheet(0, "red", "blue")
+    image, grid = judging.grid(0, "red", "blue")
     (run / "grids").mkdir()
-    picture.save(run / "grids" / sheet["file"])
-    pairs = curation.judge_sheets(
-        [sheet], run=run, vlm=judging.FakeJudge(said), embedder=None, thresholds=votes
+    image.save(run / "grids" / grid["file"])
+    pairs = curation.judge_grids(
+        [grid], run=run, vlm=judging.FakeJudge(said), embedder=None, thresholds=votes
     )
-    for name, found in (("grids/grids.jsonl", [sheet]), ("pairs.jsonl", pairs)):
+    for name, found in (("grids/grids.jsonl", [grid]), ("pairs.jsonl", pairs)):
         (run / name).write_text("".join(json.dumps(row) + "\n" for row in found))
     work = curating(run)
     assert work.open(False, {})[3].minimum == -1.0

@@ -20,18 +20,18 @@ from dsd.grids.recipes import CRITTERS, IDENTITY
 from tests.judging import BLUE, DARK_RED, ORANGE, RED, USUAL, FakeEyes, FakeJudge, answer, by_colors, make_run
 
 
-def sheets(run: Path) -> list[dict]:
+def grids(run: Path) -> list[dict]:
     return jsonl.read(run / "grids" / "grids.jsonl")
 
 
 def judged(run: Path, judge: FakeJudge, thresholds: Thresholds = USUAL, **options) -> list[dict]:
     eyes = options.pop("embedder", FakeEyes())
-    return curation.judge_sheets(
-        sheets(run), run=run, vlm=judge, embedder=eyes, thresholds=thresholds, **options
+    return curation.judge_grids(
+        grids(run), run=run, vlm=judge, embedder=eyes, thresholds=thresholds, **options
     )
 
 
-# ---------------------------------------------------------------- judging sheets
+# ---------------------------------------------------------------- judging grids
 
 
 def test_every_pair_of_panels_becomes_a_row_with_all_that_was_found(tmp_path):
@@ -49,7 +49,7 @@ def test_every_pair_of_panels_becomes_a_row_with_all_that_was_found(tmp_path):
     kept = found[1]
     assert kept["similarity"] == pytest.approx(0.9156, abs=1e-3)
     assert kept["grid"] == "000000" and (kept["first"], kept["second"]) == (0, 2)
-    assert (kept["prompt"], kept["seed"], kept["recipe"]) == ("sheet 0", 10, "critters")
+    assert (kept["prompt"], kept["seed"], kept["recipe"]) == ("grid 0", 10, "critters")
     assert (kept["judge"], kept["embedder"], kept["thresholds"]) == (
         "a tiny judge",
         "tiny eyes",
@@ -119,7 +119,7 @@ def test_an_unreadable_answer_drops_the_pair_and_is_kept(tmp_path):
     assert pair["scores"] is None and pair["votes"] == [None]
 
 
-def test_another_recipe_can_be_asked_than_the_sheets_were_drawn_by(tmp_path):
+def test_another_recipe_can_be_asked_than_the_grids_were_drawn_by(tmp_path):
     judge = FakeJudge(by_colors)
     (pair,) = judged(make_run(tmp_path, (RED, ORANGE)), judge, recipe="identity")
     assert judge.requests[0].question == IDENTITY.compare and pair["recipe"] == "identity"
@@ -127,8 +127,8 @@ def test_another_recipe_can_be_asked_than_the_sheets_were_drawn_by(tmp_path):
         judged(make_run(tmp_path / "other", (RED, ORANGE), recipe="portraits"), judge)
 
 
-@pytest.mark.parametrize("damage", [b"", b"not a picture", None])
-def test_a_damaged_sheet_is_named_with_what_to_do(tmp_path, damage):
+@pytest.mark.parametrize("damage", [b"", b"not an image", None])
+def test_a_damaged_grid_is_named_with_what_to_do(tmp_path, damage):
     run = make_run(tmp_path, (RED, ORANGE))
     path = run / "grids" / "000000.png"
     path.write_bytes(path.read_bytes()[:-40] if damage is None else damage)
@@ -143,8 +143,8 @@ MANY = [(RED, DARK_RED, ORANGE, BLUE)] * 24
 
 
 def blocks(run: Path, judge: FakeJudge) -> None:
-    do = partial(curation.judge_sheets, run=run, vlm=judge, embedder=FakeEyes(), thresholds=USUAL)
-    jsonl.run_blocks(run / "pairs.jsonl", sheets(run), do, batch=2, item_of=curation.grid_of)
+    do = partial(curation.judge_grids, run=run, vlm=judge, embedder=FakeEyes(), thresholds=USUAL)
+    jsonl.run_blocks(run / "pairs.jsonl", grids(run), do, batch=2, item_of=curation.grid_of)
 
 
 def test_killed_at_twenty_moments_a_run_equals_one_that_was_not(tmp_path):
@@ -217,7 +217,7 @@ def test_stricter_thresholds_are_applied_afterwards_and_only_their_captions_go(t
 
 def test_a_panel_is_what_was_cut_from_its_place(tmp_path):
     run = make_run(tmp_path, (RED, DARK_RED, ORANGE, BLUE))
-    cut = curation.open_panels(run, sheets(run)[0])
+    cut = curation.open_panels(run, grids(run)[0])
     assert [panel.getpixel((8, 8)) for panel in cut] == [(255, 0, 0), (128, 0, 0), (255, 112, 0), (0, 0, 255)]
     assert all(isinstance(panel, Image.Image) and panel.mode == "RGB" for panel in cut)
 

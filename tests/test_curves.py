@@ -35,7 +35,7 @@ def color_of(name: str) -> tuple[int, int, int]:
 
 
 def painted(page: Image.Image, color: tuple[int, int, int], slack: int = 12) -> np.ndarray:
-    """Where the plots (not their keys) have about this colour: [n, (row, column)]."""
+    """Where the plots (not their keys) have about this color: [n, (row, column)]."""
     pixels = np.asarray(page)[:, : curves.LEFT + curves.WIDTH].astype(int)
     return np.argwhere(np.abs(pixels - color).max(axis=2) <= slack)
 

@@ -105,7 +105,7 @@ def test_training_names_it_too(saved, part, capsys):
 
 def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     (weights := tmp_path / "lora.safetensors").write_bytes(CONTENTS["text"])
-    tiny.picture().save(tmp_path / "in.png")
+    tiny.image().save(tmp_path / "in.png")
     job = [str(tmp_path / "in.png"), "a hat", "-o", str(tmp_path / "out.png"), "--device", "cpu"]
     assert drawing.main([*job, "--weights", str(weights)]) == 2
     said = capsys.readouterr().err.splitlines()[-1]

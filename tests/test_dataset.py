@@ -19,7 +19,7 @@ from dsd.files.parquet import PairsError
 from tests import wheel
 from train import dataset as command
 
-SHEET = "000001"
+GRID = "000001"
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def run(tmp_path):
 
 
 def rows(run: Path, choice: Choice | None = None) -> list[dict]:
-    """What the dataset of this choice holds, without its pictures."""
+    """What the dataset of this choice holds, without its images."""
     return write_dataset(run, run / "out", choice).rows
 
 
@@ -51,13 +51,13 @@ def change(path: Path, edit) -> None:
 
 
 def test_both_orders_of_what_the_judge_kept_are_there_and_nothing_else(run):
-    assert [name for name in ids(run) if name.startswith(SHEET)] == [
-        f"{SHEET}-{k}" for k in ("0-1", "1-0", "1-3", "3-1")
+    assert [name for name in ids(run) if name.startswith(GRID)] == [
+        f"{GRID}-{k}" for k in ("0-1", "1-0", "1-3", "3-1")
     ]
     assert len(ids(run)) == 12
 
 
-def test_pictures_are_the_panels_of_the_sheet_to_the_pixel(run):
+def test_images_are_the_panels_of_the_grid_to_the_pixel(run):
     written = write_dataset(run, run / "dataset")
     assert len(written.rows) == 12
     for row in read_pairs(run):
@@ -68,7 +68,7 @@ def test_pictures_are_the_panels_of_the_sheet_to_the_pixel(run):
 
 
 def test_the_margin_is_cut_away(tmp_path):
-    run = wheel.make_run(tmp_path, sheets=1, margin=2)
+    run = wheel.make_run(tmp_path, grids=1, margin=2)
     write_dataset(run, run / "dataset")
     row = read_pairs(run)[0]
     inner = wheel.panel(run, "000000", 0).crop((2, 2, wheel.SIZE - 2, wheel.SIZE - 2))
@@ -77,7 +77,7 @@ def test_the_margin_is_cut_away(tmp_path):
 
 
 def test_a_row_says_where_it_comes_from(run):
-    row = next(row for row in rows(run) if row["id"] == f"{SHEET}-3-1")
+    row = next(row for row in rows(run) if row["id"] == f"{GRID}-3-1")
     assert row["caption"] == "caption of 1" and row["instruction"] == "from 3 to 1"
     assert row["seed"] == 7 and row["generator_hash"] == "0123456789ab" and row["judge"] == "a tiny judge"
     assert json.loads(row["scores"]) == {"color": 4, "eyes": 3} and row["reason"] == "same subject"
@@ -90,27 +90,27 @@ def test_the_floor_and_all_are_there_for_comparison(run):
     assert reasons == {"same subject", "judged different", "unreadable"}
 
 
-def test_words_that_nobody_wrote_are_the_sheets_own_and_say_so(run):
-    sheet = next(iter(read_run(run).sheets.values()))
+def test_words_that_nobody_wrote_are_the_grids_own_and_say_so(run):
+    grid = next(iter(read_run(run).grids.values()))
     found = {row["id"]: row for row in rows(run, Choice(which="all"))}
     assert found["000000-1-0"]["caption_writer"] == "a tiny judge"
     row = found["000000-0-2"]
     assert (row["caption"], row["instruction"]) == (
-        f"a {sheet['subject']} {sheet['places'][2]}",
-        sheet["places"][2],
+        f"a {grid['subject']} {grid['places'][2]}",
+        grid["places"][2],
     )
-    assert row["caption_writer"] == "sheet"
+    assert row["caption_writer"] == "grid"
 
 
 def test_the_same_words_for_all_can_be_asked_for(run):
-    assert {row["caption_writer"] for row in rows(run, Choice(which="all", words="sheet"))} == {"sheet"}
+    assert {row["caption_writer"] for row in rows(run, Choice(which="all", words="grid"))} == {"grid"}
 
 
 def test_a_kept_pair_without_a_caption_is_refused(run):
-    change(run / "captions.jsonl", lambda row: None if row["id"] == f"{SHEET}-3-1" else row)
-    with pytest.raises(RunError, match=f"1 of 12 rows have no caption yet, such as {SHEET}-3-1"):
+    change(run / "captions.jsonl", lambda row: None if row["id"] == f"{GRID}-3-1" else row)
+    with pytest.raises(RunError, match=f"1 of 12 rows have no caption yet, such as {GRID}-3-1"):
         rows(run)
-    assert len(ids(run, words="sheet")) == 12
+    assert len(ids(run, words="grid")) == 12
 
 
 def test_samples_are_of_equal_size_keep_both_orders_and_grow(run):
@@ -129,10 +129,10 @@ def test_shuffling_is_an_order_and_its_seed_decides(run):
 
 def test_a_person_overrules_the_judge_if_asked_to(run):
     said = [("0-1", "keep"), ("0-1", "drop"), ("0-3", "keep")]  # of several on one pair, the last counts
-    wheel.append(run / "labels.jsonl", [{"id": f"{SHEET}-{k}", "label": v, "time": "t"} for k, v in said])
+    wheel.append(run / "labels.jsonl", [{"id": f"{GRID}-{k}", "label": v, "time": "t"} for k, v in said])
     assert len(ids(run)) == 12
     names = ids(run, labels=True)
-    assert f"{SHEET}-0-1" not in names and {f"{SHEET}-0-3", f"{SHEET}-3-0"} < set(names)
+    assert f"{GRID}-0-1" not in names and {f"{GRID}-0-3", f"{GRID}-3-0"} < set(names)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_a_choice_that_cannot_be_is_refused(choice, words):
 # ---------------------------------------------------------------- on disk
 
 
-def test_datasets_opens_it_with_two_columns_of_pictures(run, tmp_path):
+def test_datasets_opens_it_with_two_columns_of_images(run, tmp_path):
     assert command.main([str(run), "--shard-rows", "5"]) == 0
     loaded = datasets.load_dataset(str(run / "dataset"), split="train", cache_dir=str(tmp_path / "cache"))
     kinds = {
@@ -208,7 +208,7 @@ def test_a_dataset_that_has_not_changed_is_left_alone(run):
     assert {path: path.stat().st_mtime_ns for path in (run / "dataset").iterdir()} == before
 
 
-@pytest.mark.parametrize("change_of", [{"max_rows": 10}, {"shuffle": True}, {"words": "sheet"}])
+@pytest.mark.parametrize("change_of", [{"max_rows": 10}, {"shuffle": True}, {"words": "grid"}])
 def test_another_choice_replaces_the_dataset_whole(run, change_of):
     write_dataset(run, run / "dataset", shard_rows=5)
     choice = Choice(**change_of)
@@ -235,10 +235,10 @@ def test_files_of_somebody_else_are_not_touched(run):
     assert other.read_bytes() == before
 
 
-def test_a_damaged_sheet_is_named(run):
-    file = run / "grids" / f"{SHEET}.png"
+def test_a_damaged_grid_is_named(run):
+    file = run / "grids" / f"{GRID}.png"
     file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(RunError, match=f"{SHEET}.png"):
+    with pytest.raises(RunError, match=f"{GRID}.png"):
         write_dataset(run, run / "dataset")
     assert not list((run / "dataset").glob("*.parquet"))
 
@@ -261,7 +261,7 @@ def test_a_run_of_which_nothing_was_kept_says_why(run):
     ("file", "edit", "words"),
     [
         ("pairs.jsonl", lambda row: row | {"similarity": "much"}, "wrong type"),
-        ("pairs.jsonl", lambda row: row | {"grid": "777"}, "sheet that grids.jsonl does not have"),
+        ("pairs.jsonl", lambda row: row | {"grid": "777"}, "grid that grids.jsonl does not have"),
         ("grids/grids.jsonl", lambda row: {k: v for k, v in row.items() if k != "seed"}, "lacks .*seed"),
     ],
 )

@@ -36,9 +36,9 @@ def make_card(run: Path, choice: Choice | None = None, **options: object) -> Dat
 
 
 def test_the_card_counts_what_was_kept_and_why_not(run):
-    wheel.append(run / "grids" / "grids.jsonl", [wheel.draw_sheet(run, 3) | {"rejected": "no gutter"}])
+    wheel.append(run / "grids" / "grids.jsonl", [wheel.make_grid(run, 3) | {"rejected": "no gutter"}])
     text = make_card(run).text
-    assert "4 sheets were drawn, which gave 18 pairs of panels; the judge kept 6 of them, 33.3%" in text
+    assert "4 grids were drawn, which gave 18 pairs of panels; the judge kept 6 of them, 33.3%" in text
     for line in ("rejected: no gutter | 1 (25.0%)", "too alike | 3 (16.7%)", "a tiny judge | 12 (100.0%)"):
         assert f"| {line} |" in text
     assert (
@@ -61,17 +61,17 @@ def test_the_card_of_an_uncurated_dataset_says_so(run):
 
 @pytest.mark.parametrize("generator", ["flux-dev", "black-forest-labs/FLUX.1-dev"])
 def test_what_flux_dev_drew_is_marked_non_commercial(tmp_path, generator):
-    run = wheel.make_run(tmp_path, sheets=1, generator=generator, licence="unknown: see the model's card")
+    run = wheel.make_run(tmp_path, grids=1, generator=generator, license="unknown: see the model's card")
     card = make_card(run)
     assert card.data.license == "other" and card.data.license_name.endswith("non-commercial-license")
     assert "**Non-commercial.**" in card.text and f"| {FLUX_DEV} | 4 (100.0%) |" in card.text
     assert (
-        {row["generator_licence"] for row in read_pairs(run)} == {FLUX_DEV} == {PRESETS["flux-dev"].licence}
+        {row["generator_license"] for row in read_pairs(run)} == {FLUX_DEV} == {PRESETS["flux-dev"].license}
     )
 
 
-def test_a_licence_that_is_not_known_is_not_made_up(tmp_path):
-    run = wheel.make_run(tmp_path, sheets=1, generator="a/b", licence="unknown: see the model's card")
+def test_a_license_that_is_not_known_is_not_made_up(tmp_path):
+    run = wheel.make_run(tmp_path, grids=1, generator="a/b", license="unknown: see the model's card")
     assert make_card(run).data.license == "unknown"
 
 
@@ -100,13 +100,13 @@ def test_the_judges_grades_are_on_the_card(run, tmp_path):
             make_card(run, grades=grades)
 
 
-def test_the_picture_shows_pairs_of_different_sheets(run):
+def test_the_image_shows_pairs_of_different_grids(run):
     written = write_dataset(run, run / "dataset")
     page = contact_sheet(written)
     first = read_pairs(run)[0]["conditioning"].resize((128, 128), Image.Resampling.BICUBIC)
     shown = page.crop((12, 12 + 24, 12 + 128, 12 + 24 + 128))
     assert max(high for _, high in ImageChops.difference(first, shown).getextrema()) <= 40
-    assert page.width > page.height > 2 * 128  # three sheets: two on the left, one on the right
+    assert page.width > page.height > 2 * 128  # three grids: two on the left, one on the right
 
 
 # ---------------------------------------------------------------- the hub
@@ -163,7 +163,7 @@ def test_a_name_that_is_none_is_refused_before_anything_is_sent(run):
 
 
 def test_the_command_writes_each_kind_into_its_own_folder(run, capsys):
-    assert command.main([str(run), "--only", "floor", "--max-rows", "12", "--words", "sheet"]) == 0
+    assert command.main([str(run), "--only", "floor", "--max-rows", "12", "--words", "grid"]) == 0
     assert command.main([str(run)]) == 0
     assert len(read_pairs(run / "dataset-floor")) == len(read_pairs(run / "dataset")) == 12
     said = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The canvas: any picture becomes a frame, frames become a canvas, nothing is clipped or turned."""
+"""The canvas: any image becomes a frame, frames become a canvas, nothing is clipped or turned."""
 
 import numpy as np
 import pytest
@@ -39,32 +39,30 @@ def test_alpha_lies_on_white():
     assert diptych.fit(palette, 16, 16).getpixel((8, 8)) == (255, 255, 255)
 
 
-def test_exif_turns_the_picture():
-    picture = Image.new("RGB", (64, 32), "red")
-    picture.paste("blue", (0, 0, 32, 32))  # the left half
-    picture.getexif()[0x0112] = 6  # "turn by 90 degrees": left becomes top
-    frame = diptych.fit(picture, 32, 64)
+def test_exif_turns_the_image():
+    image = Image.new("RGB", (64, 32), "red")
+    image.paste("blue", (0, 0, 32, 32))  # the left half
+    image.getexif()[0x0112] = 6  # "turn by 90 degrees": left becomes top
+    frame = diptych.fit(image, 32, 64)
     assert frame.getpixel((16, 8)) == (0, 0, 255) and frame.getpixel((16, 56)) == (255, 0, 0)
 
 
 def test_crop_keeps_the_centre_and_pad_keeps_everything():
-    picture = Image.new("RGB", (96, 32), "red")
-    picture.paste("blue", (32, 0, 64, 32))
-    assert np.unique(np.asarray(diptych.fit(picture, 32, 32)).reshape(-1, 3), axis=0).tolist() == [
-        [0, 0, 255]
-    ]
-    padded = diptych.fit(picture, 96, 96, "pad")
+    image = Image.new("RGB", (96, 32), "red")
+    image.paste("blue", (32, 0, 64, 32))
+    assert np.unique(np.asarray(diptych.fit(image, 32, 32)).reshape(-1, 3), axis=0).tolist() == [[0, 0, 255]]
+    padded = diptych.fit(image, 96, 96, "pad")
     assert padded.getpixel((4, 48)) == (255, 0, 0) and padded.getpixel((48, 4)) == (255, 255, 255)
 
 
 @pytest.mark.parametrize("size", [(3000, 1), (1, 3000)])
 @pytest.mark.parametrize("fit", diptych.FITS)
-def test_the_thinnest_picture_fits(size, fit):
+def test_the_thinnest_image_fits(size, fit):
     assert diptych.fit(Image.new("RGB", size), 64, 64, fit).size == (64, 64)
 
 
 def test_an_animation_gives_its_first_frame_and_is_left_where_it_was(tmp_path):
-    frames = [Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (32, 32), color) for color in ("red", "blue")]
     frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
     animation = Image.open(tmp_path / "a.gif")
     animation.seek(1)
@@ -73,10 +71,10 @@ def test_an_animation_gives_its_first_frame_and_is_left_where_it_was(tmp_path):
 
 
 def test_the_input_is_not_changed():
-    picture = gradient().convert("RGBA")
-    before = picture.tobytes()
-    diptych.fit(picture, 16, 16)
-    assert picture.tobytes() == before and picture.mode == "RGBA"
+    image = gradient().convert("RGBA")
+    before = image.tobytes()
+    diptych.fit(image, 16, 16)
+    assert image.tobytes() == before and image.mode == "RGBA"
 
 
 @pytest.mark.parametrize(
@@ -85,8 +83,8 @@ def test_the_input_is_not_changed():
         ((gradient(), 30, 32), "width must be a multiple of 16, got 30; the nearest is 32"),
         ((gradient(), 32, 0), "height must be a multiple of 16, got 0"),
         ((gradient(), 32, 32, "stretch"), "crop, pad, got 'stretch'"),
-        (("cat.png", 32, 32), "expected a PIL picture, got str"),
-        ((Image.new("RGB", (0, 5)), 32, 32), "the picture is empty"),
+        (("cat.png", 32, 32), "expected a PIL image, got str"),
+        ((Image.new("RGB", (0, 5)), 32, 32), "the image is empty"),
     ],
 )
 def test_mistakes_name_the_value(arguments, message):

@@ -18,7 +18,7 @@ from dsd.doctor import advice, doctor
 from dsd.doctor.advice import BASE, DOWNLOADS, WEIGHTS, Facts, advise, lighter, shortage
 from dsd.generate import command
 from dsd.model import checkpoint, memory
-from dsd.model import quantize as quantised
+from dsd.model import quantize as quantized
 from dsd.model.checkpoint import LoadError, load_pipeline
 from dsd.model.memory import FLUX, ROOM, WAYS, Way
 from dsd.model.presets import PRESETS
@@ -30,7 +30,7 @@ NONE = Facts(ram_total=64 * GIB, ram_free=60 * GIB, disk_free=500 * 10**9, versi
 
 
 def card(size: int, **facts) -> Facts:
-    """A machine with a GPU of `size` GiB, a token and the licence."""
+    """A machine with a GPU of `size` GiB, a token and the license."""
     gpu = {"device": "cuda", "gpu": "a card", "gpu_total": size * GIB, "gpu_free": size * GIB - 400_000_000}
     return replace(NONE, **{**gpu, "token": True, "access": advice.GRANTED, **facts})
 
@@ -148,7 +148,7 @@ def test_every_command_is_one_that_the_programs_take(facts):
 
 def test_the_preset_is_the_one_that_is_loaded():
     preset = PRESETS["flux-dev"]
-    assert (preset.base, preset.weights, preset.licence_page) == (BASE, WEIGHTS, advice.PAGE)
+    assert (preset.base, preset.weights, preset.license_page) == (BASE, WEIGHTS, advice.PAGE)
     assert str(preset.dtype).endswith(advise(card(48)).dtype)
     assert {way.offload for way in WAYS} == set(checkpoint.OFFLOADS)
 
@@ -163,7 +163,7 @@ def test_weights_are_counted_in_flux_itself():
     with init_empty_weights():
         model = FluxTransformer2DModel(in_channels=128, out_channels=64, guidance_embeds=True)
     layers = {name: one for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
-    linear = sum(one.weight.numel() for name, one in layers.items() if name not in quantised.ENDS)
+    linear = sum(one.weight.numel() for name, one in layers.items() if name not in quantized.ENDS)
     largest = max(weight.numel() for weight in model.parameters())
     count = sum(weight.numel() for weight in model.parameters())
     assert FLUX["transformer"] == memory.Part(count, linear, largest)
@@ -226,16 +226,16 @@ def test_other_errors_stay_what_they_are(monkeypatch):
         load_pipeline("pocket", device="cpu")
 
 
-# -- quantising
+# -- quantizing
 
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_quantising_without_cuda_names_the_package_and_what_to_do(bits):
+def test_quantizing_without_cuda_names_the_package_and_what_to_do(bits):
     with pytest.raises(LoadError, match=r"needs an NVIDIA GPU .*pip install \"bitsandbytes.*this is cpu"):
         load_pipeline("pocket", device="cpu", quantize=bits)
 
 
-def test_quantising_without_its_package_gives_the_pip_command(monkeypatch):
+def test_quantizing_without_its_package_gives_the_pip_command(monkeypatch):
     from importlib import metadata
 
     def gone(name):
@@ -243,36 +243,36 @@ def test_quantising_without_its_package_gives_the_pip_command(monkeypatch):
 
     monkeypatch.setattr(metadata, "version", gone)
     with pytest.raises(LoadError, match="needs the package bitsandbytes, not installed: pip install"):
-        quantised.check("4bit", "none", torch.device("cuda"))
+        quantized.check("4bit", "none", torch.device("cuda"))
     monkeypatch.setattr(metadata, "version", lambda name: "0.43.1")
     with pytest.raises(LoadError, match="0.48 or newer, this is 0.43.1"):
-        quantised.check("8bit", "model", torch.device("cuda"))
+        quantized.check("8bit", "model", torch.device("cuda"))
 
 
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(LoadError, match="quantize must be one of 8bit, 4bit, got '2bit'"):
-        quantised.check("2bit", "none", torch.device("cuda"))
+        quantized.check("2bit", "none", torch.device("cuda"))
     with pytest.raises(LoadError, match="goes with offload none or model, not 'group'"):
-        quantised.check("4bit", "group", torch.device("cuda"))
+        quantized.check("4bit", "group", torch.device("cuda"))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
-@pytest.mark.parametrize("offload", quantised.OFFLOADS)
-def test_a_quantised_pocket_draws_on_cuda(bits, offload):
+@pytest.mark.parametrize("offload", quantized.OFFLOADS)
+def test_a_quantized_pocket_draws_on_cuda(bits, offload):
     pytest.importorskip("bitsandbytes")
     pipe = load_pipeline("pocket", quantize=bits, offload=offload, dtype=torch.bfloat16)
     assert getattr(pipe.transformer, f"is_loaded_in_{bits}")
-    from tests.tiny import picture
+    from tests.tiny import image
 
-    assert pipe("on the beach", image=picture(), num_inference_steps=2).images[0].size == (64, 64)
+    assert pipe("on the beach", image=image(), num_inference_steps=2).images[0].size == (64, 64)
 
 
 # -- the command
 
 
 class Hub(BaseHTTPRequestHandler):
-    """A hub that knows one token and has its licence refused."""
+    """A hub that knows one token and has its license refused."""
 
     def do_GET(self):  # noqa: N802 (the base class names it)
         self.server.asked.append(self.path)

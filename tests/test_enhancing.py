@@ -1,4 +1,4 @@
-"""Behind "Describe my picture for me": who looks, what is suggested, what is sent where."""
+"""Behind "Describe my image for me": who looks, what is suggested, what is sent where."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def pipe():
 
 @pytest.fixture
 def photo(tmp_path) -> str:
-    tiny.picture().save(tmp_path / "photo.png")
+    tiny.image().save(tmp_path / "photo.png")
     return str(tmp_path / "photo.png")
 
 
@@ -64,7 +64,7 @@ def test_what_is_missing_is_said(pipe, photo):
     assert "not in this copy" in work.describe(photo, "in the forest")[2]
 
 
-def test_it_says_where_the_picture_goes(pipe):
+def test_it_says_where_the_image_goes(pipe):
     assert "nothing is sent anywhere" in enhancing(pipe).about()
     assert "nothing is sent anywhere" in enhancing(pipe, name="/home/me/judge").about()
     assert "/home" not in enhancing(pipe, name="/home/me/judge").about()
@@ -73,7 +73,7 @@ def test_it_says_where_the_picture_goes(pipe):
 
 
 def test_mistakes_and_a_silent_model_are_answered_by_a_sentence(pipe, photo, tmp_path):
-    assert "There is no picture yet" in enhancing(pipe).describe(None, "a hat")[2]
+    assert "There is no image yet" in enhancing(pipe).describe(None, "a hat")[2]
     (tmp_path / "notes.png").write_text("Dear diary")
     assert "notes.png" in enhancing(pipe).describe(str(tmp_path / "notes.png"), "a hat")[2]
     assert "nothing to say" in enhancing(pipe, said="").describe(photo, "")[2]

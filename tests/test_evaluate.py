@@ -47,7 +47,7 @@ def test_every_way_of_drawing_has_its_row(measured):
         evaluate.CHANCE,
     ):
         assert f"\n| {name} | " in page
-    assert "3 subjects, 6 pictures each" in page and "Difference from early, case by case" in page
+    assert "3 subjects, 6 images each" in page and "Difference from early, case by case" in page
 
 
 def test_the_numbers_are_kept(measured):
@@ -55,13 +55,13 @@ def test_the_numbers_are_kept(measured):
     assert kept["scores"][evaluate.COPY]["copy"]["mean"] == pytest.approx(1)
     assert kept["ceiling"]["identity"]["mean"] > 0.9 > kept["chance"]["identity"]["mean"]
     assert kept["settings"]["seed"] == 0 and kept["settings"]["steps"] == 1
-    pictures = jsonl.read(measured / "pictures.jsonl")
-    assert len(pictures) == 6 * len(kept["scores"])
-    early = [row["identity"] for row in pictures if row["way"] == "early"]
+    images = jsonl.read(measured / "images.jsonl")
+    assert len(images) == 6 * len(kept["scores"])
+    early = [row["identity"] for row in images if row["way"] == "early"]
     assert kept["scores"]["early"]["identity"]["mean"] == pytest.approx(sum(early) / 6, abs=1e-4)
 
 
-def test_the_sheet_has_a_column_for_each_way(measured):
+def test_the_grid_has_a_column_for_each_way(measured):
     page = Image.open(measured / "samples.png")
     columns = 1 + 2 * 2 + 1 + 1  # reference, two students asked in two ways, teacher, truth
     assert page.size == (130 * columns + 330, 24 + 130 * 6)
@@ -70,7 +70,7 @@ def test_the_sheet_has_a_column_for_each_way(measured):
 def test_the_same_command_gives_the_same_numbers(models, tmp_path):
     for name in ("a", "b"):
         evaluate.main([models["early"], "--teacher", models["teacher"], *TOY, "--out", str(tmp_path / name)])
-    for file in ("scores.json", "scores.md", "pictures.jsonl", "samples.png"):
+    for file in ("scores.json", "scores.md", "images.jsonl", "samples.png"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
@@ -90,7 +90,7 @@ def test_a_stopped_command_goes_on_and_draws_nothing_twice(models, measured, tmp
     monkeypatch.setattr(DSDPipeline, "__call__", stopping)
     with pytest.raises(KeyboardInterrupt):
         evaluate.main(command)  # the second batch, of two
-    assert len(list((tmp_path / "pictures").iterdir())) == 4
+    assert len(list((tmp_path / "images").iterdir())) == 4
     monkeypatch.setattr(DSDPipeline, "__call__", counting)
     evaluate.main(command)
     assert len(drawn) == 6
@@ -99,7 +99,7 @@ def test_a_stopped_command_goes_on_and_draws_nothing_twice(models, measured, tmp
 
 
 def test_another_setting_draws_anew(tmp_path):
-    asked = ["a hat"], [tiny.picture()], [0]
+    asked = ["a hat"], [tiny.image()], [0]
     drawn = []
 
     def draw(prompts, references, seeds):
@@ -108,7 +108,7 @@ def test_another_setting_draws_anew(tmp_path):
 
     for way in ("28 steps", "28 steps", "14 steps"):
         keep = kept(draw, tmp_path, way, batch=4, on_done=lambda count: None)
-        assert keep(*asked)[0].tobytes() == tiny.picture().convert("RGB").tobytes()
+        assert keep(*asked)[0].tobytes() == tiny.image().convert("RGB").tobytes()
     keep(asked[0], asked[1], [1])
     assert drawn == [0, 0, 1]
 

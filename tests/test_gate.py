@@ -20,8 +20,8 @@ META = {"_type": "gradio.FileData"}
 @pytest.fixture
 def place(tmp_path) -> Path:
     (kept := tmp_path / "uploads").mkdir()
-    tiny.picture().save(kept / "mine.png")
-    tiny.picture().save(tmp_path / "foreign.png")
+    tiny.image().save(kept / "mine.png")
+    tiny.image().save(tmp_path / "foreign.png")
     (kept / "link.png").symlink_to(tmp_path / "foreign.png")
     return kept
 
@@ -52,7 +52,7 @@ def test_foreign_missing_and_linked_files_are_refused_with_one_message(place, na
 
 @pytest.mark.parametrize("path", ["assets/teaser.png", "", "\0", "x" * 5000, 7, ["a"], {"path": "b"}])
 def test_paths_that_are_no_upload_are_refused(place, path):
-    with pytest.raises(ValueError, match="picture is gone"):
+    with pytest.raises(ValueError, match="image is gone"):
         gate.admit({"path": path}, (place,))
 
 
@@ -61,7 +61,7 @@ def test_paths_that_are_no_upload_are_refused(place, path):
 )
 def test_addresses_are_refused_with_the_remedy(place, address):
     for named in forms(address)[:5]:
-        with pytest.raises(ValueError, match="save the picture and upload it"):
+        with pytest.raises(ValueError, match="save the image and upload it"):
             gate.admit(named, (place,))
 
 
@@ -74,17 +74,17 @@ def test_an_upload_passes_marked_as_a_file_and_without_an_address(place):
 
 
 def test_the_address_that_the_app_gave_an_upload_stands_for_it(place):
-    tiny.picture().save(place / "my cat ü.png")
+    tiny.image().save(place / "my cat ü.png")
     quoted = {"path": f"http://127.0.0.1/gradio_api/file={quote(str(place / 'my cat ü.png'))}"}
     assert gate.admit(quoted, (place,))["path"] == str(place / "my cat ü.png")
     for before in ("http://127.0.0.1:7860", "https://some.space/path", ""):
         named = {"path": f"{before}/gradio_api/file={place / 'mine.png'}"}
         assert gate.admit(named, (place,))["path"] == str(place / "mine.png")
-    with pytest.raises(ValueError, match="picture is gone"):
+    with pytest.raises(ValueError, match="image is gone"):
         gate.admit({"path": f"http://127.0.0.1/gradio_api/file={place.parent / 'foreign.png'}"}, (place,))
 
 
-def test_a_picture_inside_the_request_is_limited(place):
+def test_a_image_inside_the_request_is_limited(place):
     data = base64.b64encode((place / "mine.png").read_bytes()).decode()
     kept = gate.admit({"path": None, "url": f"data:image/png;base64,{data}"}, (place,))["path"]
     assert Path(kept).is_relative_to(place) and Path(kept).read_bytes() == (place / "mine.png").read_bytes()
@@ -110,5 +110,5 @@ def test_no_event_of_the_page_takes_a_foreign_file(tmp_path, monkeypatch):
         for place in range(len(fn.inputs)):
             values: list = [None] * len(fn.inputs)
             values[place] = {"path": str(ROOT / "assets" / "teaser.png")}
-            with pytest.raises(gr.Error, match="picture is gone"):
+            with pytest.raises(gr.Error, match="image is gone"):
                 anyio.run(built.preprocess_data, fn, values, None)

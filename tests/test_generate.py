@@ -1,4 +1,4 @@
-"""Options in, pictures out: seeds, settings that survive, the same picture again, an honest command line."""
+"""Options in, images out: seeds, settings that survive, the same image again, an honest command line."""
 
 import json
 
@@ -52,7 +52,7 @@ def test_an_impossible_option_is_refused_with_its_value(change, sentence):
         options(**change)
 
 
-def test_each_picture_of_many_can_be_made_alone(pipe, photo):
+def test_each_image_of_many_can_be_made_alone(pipe, photo):
     many = drawing.generate(pipe, photo, options(count=5))  # more than one batch
     assert [result.seed for result in many] == [7, 8, 9, 10, 11]
     alone = drawing.generate(pipe, photo, options(seed=10))[0]
@@ -60,7 +60,7 @@ def test_each_picture_of_many_can_be_made_alone(pipe, photo):
     assert far(many[0].image, many[1].image) > 10
 
 
-def test_steps_are_counted_over_all_pictures_and_previews_come(pipe, photo):
+def test_steps_are_counted_over_all_images_and_previews_come(pipe, photo):
     seen = list(drawing.stream(pipe, photo, options(count=5), preview_seconds=0.0))
     assert [item.step for item in seen] == [4, 8, 12, 12, 13, 14, 15, 15]
     assert all(item.total == 15 and item.seconds_left >= 0 for item in seen)
@@ -89,20 +89,20 @@ def test_settings_and_reference_survive_the_file(pipe, photo, tmp_path):
     settings = provenance.read_settings(path)
     assert settings == json.loads(json.dumps(result.settings))
     assert settings["prompt"] == prompt and settings["seed"] == 7 and settings["model"] == "tiny"
-    assert settings["made_by"] == "AI-generated picture" and set(settings["versions"]) == {
+    assert settings["made_by"] == "AI-generated image" and set(settings["versions"]) == {
         "dsd",
         "torch",
         "diffusers",
     }
     assert (settings["width"], settings["height"], settings["fit"]) == (48, 32, "pad")
     reference = provenance.read_reference(path)
-    assert provenance.picture_hash(reference) == settings["reference_sha256"]
+    assert provenance.image_hash(reference) == settings["reference_sha256"]
     with Image.open(path) as image:
         assert image.info["Source"] == provenance.MARK and image.info["Description"] == prompt
         assert far(image, result.image) == 0
 
 
-def test_the_same_picture_comes_from_its_file(pipe, photo, tmp_path):
+def test_the_same_image_comes_from_its_file(pipe, photo, tmp_path):
     result = drawing.generate(pipe, photo, options(width=48, fit="pad"))[0]
     path = drawing.save(result, tmp_path / "out.png")
     again = drawing.options_from(provenance.read_settings(path))
@@ -116,7 +116,7 @@ def test_a_large_frame_still_fits_in_the_text(tmp_path):
     assert far(provenance.read_reference(path), frame) == 0
 
 
-def test_a_picture_without_settings_says_so(photo, tmp_path):
+def test_a_image_without_settings_says_so(photo, tmp_path):
     photo.save(tmp_path / "plain.png")
     with pytest.raises(ValueError, match="carries no settings"):
         provenance.read_settings(tmp_path / "plain.png")
@@ -163,7 +163,7 @@ def run(pipe, photo, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_the_command_writes_a_picture_and_its_seed(run, tmp_path):
+def test_the_command_writes_a_image_and_its_seed(run, tmp_path):
     code, out, _ = run("photo.png", "a red hat", "-o", "out.png", "--steps", "2", "--seed", "5")
     assert code == 0 and "seed 5" in out
     assert provenance.read_settings(tmp_path / "out.png")["steps"] == 2
@@ -174,7 +174,7 @@ def test_without_a_seed_it_takes_one_and_says_which(run, tmp_path):
     assert code == 0 and f"seed {provenance.read_settings(tmp_path / 'out.png')['seed']}\n" in out
 
 
-def test_four_pictures_get_four_names(run, tmp_path):
+def test_four_images_get_four_names(run, tmp_path):
     code, _, _ = run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--count", "4", "--seed", "1")
     assert code == 0 and sorted(path.name for path in tmp_path.glob("out*")) == [
         f"out-{i}.png" for i in (1, 2, 3, 4)
@@ -182,9 +182,9 @@ def test_four_pictures_get_four_names(run, tmp_path):
     assert provenance.read_settings(tmp_path / "out-3.png")["seed"] == 3
 
 
-def test_from_makes_the_same_picture_again(run, tmp_path):
+def test_from_makes_the_same_image_again(run, tmp_path):
     run("photo.png", "a hat", "-o", "out.png", "--steps", "3", "--seed", "5", "--width", "48", "--fit", "pad")
-    (tmp_path / "photo.png").unlink()  # the reference travels in the picture
+    (tmp_path / "photo.png").unlink()  # the reference travels in the image
     code, out, err = run("--from", "out.png")
     assert code == 0 and "identical to the original" in out and "warning" not in err
     with Image.open(tmp_path / "out.png") as one, Image.open(tmp_path / "out-again.png") as other:
@@ -200,8 +200,8 @@ def test_from_warns_when_the_model_is_another(run, monkeypatch):
 
 MISTAKES = {
     "no arguments": ([], "are needed"),
-    "no such picture": (["none.png", "a hat", "-o", "o.png"], "there is no file none.png"),
-    "not a picture": (["notes.png", "a hat", "-o", "o.png"], "not a picture"),
+    "no such image": (["none.png", "a hat", "-o", "o.png"], "there is no file none.png"),
+    "not an image": (["notes.png", "a hat", "-o", "o.png"], "not an image"),
     "an empty prompt": (["photo.png", " ", "-o", "o.png"], "prompt is empty"),
     "a bad size": (["photo.png", "a hat", "-o", "o.png", "--width", "50"], "multiple of 16"),
     "no number": (["photo.png", "a hat", "-o", "o.png", "--steps", "many"], "invalid int value"),
@@ -219,7 +219,7 @@ MISTAKES = {
 @pytest.mark.parametrize("name", MISTAKES)
 def test_a_mistake_is_one_line_and_exit_code_2(name, run, tmp_path):
     argv, expected = MISTAKES[name]
-    (tmp_path / "notes.png").write_text("no picture")
+    (tmp_path / "notes.png").write_text("no image")
     (tmp_path / "folder.png").mkdir()
     code, _, err = run(*argv)
     assert code == 2 and expected in err and err.count("\n") == 1, err
@@ -253,8 +253,8 @@ def test_an_unknown_model_is_named_with_those_there_are(capsys, tmp_path, monkey
 def test_two_drawings_at_once_do_not_disturb_each_other(pipe, quality):
     """A cancelled one may still be in its last step when the next begins."""
     options = [Options(prompt="a hat", steps=steps, seed=steps, quality=quality) for steps in (4, 3)]
-    alone = [drawing.generate(pipe, tiny.picture(), one)[0].image.tobytes() for one in options]
-    slow, quick = (drawing.stream(pipe, tiny.picture(), one) for one in options)
+    alone = [drawing.generate(pipe, tiny.image(), one)[0].image.tobytes() for one in options]
+    slow, quick = (drawing.stream(pipe, tiny.image(), one) for one in options)
     next(slow)
     *_, first = quick
     *_, second = slow

@@ -19,7 +19,7 @@ from dsd.grids.recipes import CRITTERS
 from dsd.pocket.draw import draw
 from dsd.pocket.scorer import Reading
 from dsd.pocket.world import Context, change_one_trait, sample_critter
-from tests.judging import FakeJudge, answer, sheet
+from tests.judging import FakeJudge, answer, grid
 from train import curate
 
 SOME = 32  # pairs: two of every trait
@@ -67,9 +67,9 @@ def test_half_of_the_pairs_show_one_critter_and_the_rest_take_the_traits_in_turn
 
 def test_a_pair_is_a_function_of_seed_and_index(pairs):
     again = drawn_pair(5)
-    assert again == pairs[5] and again.pictures[1].tobytes() == pairs[5].pictures[1].tobytes()
+    assert again == pairs[5] and again.images[1].tobytes() == pairs[5].images[1].tobytes()
     assert drawn_pair(5, seed=1).critter != pairs[5].critter
-    assert drawn_pair(0, size=32).pictures[0].size == (32, 32)
+    assert drawn_pair(0, size=32).images[0].size == (32, 32)
 
 
 def test_all_critters_are_held_out(pairs):
@@ -86,10 +86,10 @@ def test_exactly_the_trait_that_is_named_differs(pairs):
         assert differing == {None: set(), "hue": {"hue", "color"}}.get(pair.changed, {pair.changed})
 
 
-def test_the_pictures_are_those_of_the_two_critters_in_the_two_contexts(pairs):
+def test_the_images_are_those_of_the_two_critters_in_the_two_contexts(pairs):
     for pair in pairs[:4]:
         drawn = [draw(pair.critter, pair.contexts[0]), draw(pair.other, pair.contexts[1])]
-        assert [picture.tobytes() for picture in pair.pictures] == [picture.tobytes() for picture in drawn]
+        assert [image.tobytes() for image in pair.images] == [image.tobytes() for image in drawn]
 
 
 def test_a_changed_trait_can_be_seen_in_both_contexts(pairs):
@@ -176,7 +176,7 @@ def test_the_judge_is_asked_what_a_runs_judge_is_asked(pairs):
     judge = FakeJudge(truth(pairs))
     judged(judge)
     assert {request.question for request in judge.requests} == {CRITTERS.compare} and judge.streams == 1
-    assert judge.requests[3].images == pairs[3].pictures
+    assert judge.requests[3].images == pairs[3].images
 
 
 @pytest.mark.parametrize(  # scipy 1.x: binomtest(count, of).proportion_ci(method="wilson")
@@ -202,7 +202,7 @@ def test_the_chart_shows_what_is_wrong(pairs):
     good = chart(grades(judged(FakeJudge(truth(pairs)))))
     bad = chart(grades(judged(always(answer()))))
     assert good.size == bad.size and good.mode == "RGB"
-    orange = [(np.asarray(picture) == (196, 86, 26)).all(2).sum() for picture in (good, bad)]
+    orange = [(np.asarray(image) == (196, 86, 26)).all(2).sum() for image in (good, bad)]
     assert orange[1] > 50 * max(orange[0], 1)
 
 
@@ -224,10 +224,10 @@ def test_the_command_grades_and_goes_on_where_it_was(tmp_path, monkeypatch, caps
 
 
 class FakeReader:
-    """Reads the colour of a plain panel as the critter's, and its hue."""
+    """Reads the color of a plain panel as the critter's, and its hue."""
 
-    def read(self, pictures: list[Image.Image]) -> list[Reading]:
-        return [self._read(picture.getpixel((8, 8))) for picture in pictures]
+    def read(self, images: list[Image.Image]) -> list[Reading]:
+        return [self._read(image.getpixel((8, 8))) for image in images]
 
     def _read(self, color: tuple[int, int, int]) -> Reading:
         name, hue = {(255, 0, 0): ("red", 2.0), (240, 0, 0): ("red", -4.0), (0, 0, 255): ("blue", 220.0)}[
@@ -240,11 +240,11 @@ class FakeReader:
 
 def make_judged_run(folder, verdicts: dict[str, str], **changed: object):
     (folder / "grids").mkdir()
-    pictures, content = zip(
-        *[sheet(i, "#ff0000", "#f00000", "#0000ff", "#0000ff", **changed) for i in (0, 1)], strict=True
+    images, content = zip(
+        *[grid(i, "#ff0000", "#f00000", "#0000ff", "#0000ff", **changed) for i in (0, 1)], strict=True
     )
-    for picture, row in zip(pictures, content, strict=True):
-        picture.save(folder / "grids" / row["file"])
+    for image, row in zip(images, content, strict=True):
+        image.save(folder / "grids" / row["file"])
     with jsonl.writing(folder / "grids" / "grids.jsonl") as append:
         append(list(content))
     found = [
@@ -264,7 +264,7 @@ VERDICTS = {"0-1": "keep", "0-2": "keep", "0-3": "drop", "1-2": "drop", "1-3": "
 
 def test_worth_compares_the_share_of_true_pairs_before_and_after(tmp_path):
     seen = []
-    found = worth(make_judged_run(tmp_path, VERDICTS), FakeReader(), on_sheets=seen.append)
+    found = worth(make_judged_run(tmp_path, VERDICTS), FakeReader(), on_grids=seen.append)
     assert found["true_pairs"]["of all pairs"]["share"] == pytest.approx(1 / 3)
     assert found["true_pairs"]["of the kept"]["share"] == pytest.approx(1 / 2)
     assert found["true_pairs"]["of the kept"]["pairs"] == 4 and seen == [2]
@@ -287,7 +287,7 @@ def test_worth_is_only_known_in_the_drawn_world(tmp_path):
         worth(make_judged_run(tmp_path, VERDICTS, recipe="identity"), FakeReader())
 
 
-def test_pictures_agree_trait_by_trait():
+def test_images_agree_trait_by_trait():
     red, dark, blue = (FakeReader()._read(color) for color in ((255, 0, 0), (240, 0, 0), (0, 0, 255)))
     assert all(agreeing(red, dark).values())
     assert [trait for trait, same in agreeing(red, blue).items() if not same] == ["color", "hue"]

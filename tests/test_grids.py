@@ -1,4 +1,4 @@
-"""Sheets on disk are never lost, mixed or drawn twice, whoever was killed and however many share the work."""
+"""Grids on disk are never lost, mixed or drawn twice, whoever was killed and however many share the work."""
 
 import multiprocessing
 import os
@@ -20,26 +20,26 @@ from dsd.grids.teacher import Settings
 from train import grids as command
 
 STAMP = {
-    "generator": "fake", "generator_hash": "0" * 12, "licence": "Apache-2.0",
+    "generator": "fake", "generator_hash": "0" * 12, "license": "Apache-2.0",
     "steps": 4, "guidance": 2.0, "margin": 1,
 }  # fmt: skip
 
 
 class Fake:
-    """A teacher whose sheets are noise in four colours, each a function of its seed alone."""
+    """A teacher whose grids are noise in four colors, each a function of its seed alone."""
 
     settings, stamp = Settings(batch=3), STAMP
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def refuse(self, sheet: dict) -> str | None:
-        return "prompt too long: 9 tokens, the model reads 8" if "long" in sheet["prompt"] else None
+    def refuse(self, grid: dict) -> str | None:
+        return "prompt too long: 9 tokens, the model reads 8" if "long" in grid["prompt"] else None
 
-    def draw(self, sheets: list[dict]) -> list[Image.Image]:
-        self.asked.append([sheet["prompt"] for sheet in sheets])
+    def draw(self, grids: list[dict]) -> list[Image.Image]:
+        self.asked.append([grid["prompt"] for grid in grids])
         time.sleep(0.002)
-        return [paint(sheet["seed"]) for sheet in sheets]
+        return [paint(grid["seed"]) for grid in grids]
 
 
 def paint(seed: int) -> Image.Image:
@@ -68,7 +68,7 @@ def work(run: Path, fake: Fake | None = None, batch: int | None = None) -> list[
     """What the command does, with a fake teacher; returns the rows."""
     fake, prompts = fake or Fake(), grids.read_prompts(run)
     grids.check_run(run, prompts, fake.stamp)
-    command.stage(run, prompts, fake, batch=batch, draw=lambda teacher, sheets: fake.draw(sheets)).run()
+    command.stage(run, prompts, fake, batch=batch, draw=lambda teacher, grids: fake.draw(grids)).run()
     grids.sweep(run)
     return jsonl.read(grids.table(run))
 
@@ -78,16 +78,16 @@ def files(run: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (run / "grids").iterdir() if path.suffix != ".lock"}
 
 
-def test_every_prompt_becomes_a_row_with_its_picture_or_its_reason(tmp_path):
+def test_every_prompt_becomes_a_row_with_its_image_or_its_reason(tmp_path):
     found = work(make_run(tmp_path, 8))
     assert [row["id"] for row in found] == [f"{i:06}" for i in range(8)]
     assert found[1] == {
         "id": "000001", "file": "000001.png", "prompt": "prompt 1", "seed": 101, "rows": 2, "columns": 2,
         "recipe": "critters", "subject": "fox 1", "places": ["a", "b", "c", "d"], **STAMP, "rejected": None,
     }  # fmt: skip
-    assert grids.open_sheet(tmp_path, found[1]) == paint(101)
+    assert grids.open_grid(tmp_path, found[1]) == paint(101)
     assert found[3]["rejected"] == "prompt too long: 9 tokens, the model reads 8" and found[3]["file"] is None
-    assert found[5]["rejected"].startswith("gutters: ") and grids.open_sheet(tmp_path, found[5]) == paint(105)
+    assert found[5]["rejected"].startswith("gutters: ") and grids.open_grid(tmp_path, found[5]) == paint(105)
     assert sum(row["rejected"] is None for row in found) == 5
     assert sorted(files(tmp_path)) == sorted([row["file"] for row in found if row["file"]] + ["grids.jsonl"])
 
@@ -111,7 +111,7 @@ def test_processes_share_the_blocks_and_leave_what_one_would(tmp_path, monkeypat
     work(make_run(tmp_path / "one"))
     two, fakes = make_run(tmp_path / "two"), [Fake(), Fake()]
     for process, fake in enumerate(fakes):
-        do = command.stage(two, [], fake, draw=lambda teacher, sheets: teacher.draw(sheets)).do
+        do = command.stage(two, [], fake, draw=lambda teacher, grids: teacher.draw(grids)).do
         prompts = grids.read_prompts(two)
         jsonl.run_blocks(grids.table(two), prompts, do, batch=3, process=process, processes=2)
     assert len(jsonl.shards(grids.table(two))) == 2 and len(fakes[0].asked) == 4 and len(fakes[1].asked) == 3
@@ -152,16 +152,16 @@ def wait_for(child, ready, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut"])
-def test_a_picture_that_is_gone_or_damaged_is_named_and_mended(tmp_path, damage):
+def test_a_image_that_is_gone_or_damaged_is_named_and_mended(tmp_path, damage):
     before = work(make_run(tmp_path)) and files(tmp_path)
     path = tmp_path / "grids" / "000004.png"
     whole = path.read_bytes()
     path.unlink() if damage == "gone" else path.write_bytes(b"" if damage == "empty" else whole[:-400])
     if damage == "cut":  # is too dear to look for each time
         with pytest.raises(RunError, match="000004.png cannot be read .*--mend"):
-            grids.open_sheet(tmp_path, {"file": path.name})
+            grids.open_grid(tmp_path, {"file": path.name})
     else:
-        with pytest.raises(RunError, match="1 sheets are missing or empty, .*000004.png for one: .*--mend"):
+        with pytest.raises(RunError, match="1 grids are missing or empty, .*000004.png for one: .*--mend"):
             work(tmp_path)
     fake = Fake()
     assert grids.mend(tmp_path) == 1
@@ -178,7 +178,7 @@ def test_a_picture_that_is_gone_or_damaged_is_named_and_mended(tmp_path, damage)
         ({"generator_hash": "f" * 12}, "drawn by fake with other settings .generator_hash 0000"),
     ],
 )
-def test_sheets_of_other_settings_are_not_mixed(tmp_path, change, message):
+def test_grids_of_other_settings_are_not_mixed(tmp_path, change, message):
     work(make_run(tmp_path))
     fake = Fake()
     fake.stamp = {**STAMP, **change}
@@ -193,10 +193,10 @@ def test_the_same_model_under_another_name_goes_on(tmp_path):
     assert work(tmp_path, fake) == first
 
 
-def test_sheets_of_other_prompts_are_not_mixed(tmp_path):
+def test_grids_of_other_prompts_are_not_mixed(tmp_path):
     work(make_run(tmp_path))
     (tmp_path / "prompts.jsonl").unlink()
-    with pytest.raises(RunError, match="sheet 000000 by another prompt than prompts.jsonl now says"):
+    with pytest.raises(RunError, match="grid 000000 by another prompt than prompts.jsonl now says"):
         work(make_run(tmp_path, seed=5))
 
 
@@ -229,7 +229,7 @@ def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
 def fake(monkeypatch) -> Fake:
     fake = Fake()
     monkeypatch.setattr("dsd.grids.teacher.load_teacher", lambda name, **options: fake)
-    monkeypatch.setattr("dsd.grids.teacher.draw", lambda teacher, sheets: teacher.draw(sheets))
+    monkeypatch.setattr("dsd.grids.teacher.draw", lambda teacher, grids: teacher.draw(grids))
     yield fake
     PartialState._reset_state()
 
@@ -238,14 +238,14 @@ def test_the_command_draws_reports_and_goes_on(tmp_path, fake, capsys):
     run = make_run(tmp_path / "run")
     assert command.main([str(run), "--batch", "4"]) == 0
     told = capsys.readouterr()
-    assert "20 sheets in " in told.out and "14 kept, 3 gutters, 3 prompt too long; " in told.out
-    assert "20/20" in told.err and "14 kept" in told.err and "sheet/s" in told.err
+    assert "20 grids in " in told.out and "14 kept, 3 gutters, 3 prompt too long; " in told.out
+    assert "20/20" in told.err and "14 kept" in told.err and "grid/s" in told.err
     drawn = len(fake.asked)
     (run / "grids" / "000001.png").write_bytes(b"")
     with pytest.raises(RunError, match="--mend"):
         command.main([str(run), "--batch", "4"])
     assert command.main([str(run), "--batch", "4", "--mend"]) == 0 and len(fake.asked) == drawn + 1
-    assert "1 sheets are to be drawn again" in capsys.readouterr().out
+    assert "1 grids are to be drawn again" in capsys.readouterr().out
     shutil.rmtree(run / "grids")
     with pytest.raises(ValueError, match="--batch must be at least 1, got 0"):
         command.main([str(run), "--batch", "0"])

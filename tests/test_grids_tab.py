@@ -1,4 +1,4 @@
-"""Behind the Grids tab: words into a sheet, its panels, and what the judge makes of them."""
+"""Behind the Grids tab: words into a grid, its panels, and what the judge makes of them."""
 
 import pickle
 from dataclasses import replace
@@ -18,7 +18,7 @@ from dsd.grids import teacher as teachers
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.model.presets import ASSETS
 from dsd.ui.grids import handlers as drawing_grids
-from dsd.ui.grids.handlers import EXAMPLES, DrawingGrids, drawn_and_judged, sheet_row, surprise
+from dsd.ui.grids.handlers import EXAMPLES, DrawingGrids, drawn_and_judged, grid_row, surprise
 from dsd.ui.late import Late
 from dsd.vlm.base import VLMError
 from tests import judging, wheel_page
@@ -41,14 +41,14 @@ def toasts(monkeypatch):
 def draw(work: DrawingGrids, subject: str = SUBJECT, places: list | None = None, seed=7, new=False) -> list:
     """All that the page is sent; the files are read at once, because they do not outlive the drawing."""
     seen = []
-    for sheet, panels, facts, status, used in work.draw(subject, *(places or PLACES), seed, new):
-        if isinstance(sheet, str):
-            sheet, path = Image.open(sheet), sheet
-            sheet.load()
+    for grid, panels, facts, status, used in work.draw(subject, *(places or PLACES), seed, new):
+        if isinstance(grid, str):
+            grid, path = Image.open(grid), grid
+            grid.load()
         if isinstance(panels, gr.Gallery) and panels.visible:  # a preview comes without
             panels = [(provenance_of(file), caption) for file, caption in _files(panels)]
             assert provenance_of(path) == provenance.MARK
-        seen.append((sheet, panels, facts, status, used))
+        seen.append((grid, panels, facts, status, used))
     return seen
 
 
@@ -57,8 +57,8 @@ def _files(gallery: gr.Gallery) -> list[tuple[str, str]]:
 
 
 def provenance_of(path: str) -> str:
-    with Image.open(path) as picture:
-        return picture.info["Source"]
+    with Image.open(path) as image:
+        return image.info["Source"]
 
 
 def last(work: DrawingGrids, *given, **changed) -> tuple[str, str]:
@@ -67,13 +67,13 @@ def last(work: DrawingGrids, *given, **changed) -> tuple[str, str]:
     return facts, status
 
 
-# -- the sheet
+# -- the grid
 
 
-def test_the_sheet_is_what_the_teacher_draws_from_these_words_and_this_seed(teacher):
+def test_the_grid_is_what_the_teacher_draws_from_these_words_and_this_seed(teacher):
     work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher), judge=None))
-    shown = [sheet for sheet, *_ in draw(work) if isinstance(sheet, Image.Image)]
-    (expected,) = teachers.draw(teacher, [sheet_row(CRITTERS, SUBJECT, PLACES, 7)])
+    shown = [grid for grid, *_ in draw(work) if isinstance(grid, Image.Image)]
+    (expected,) = teachers.draw(teacher, [grid_row(CRITTERS, SUBJECT, PLACES, 7)])
     assert shown[-1].convert("RGB").tobytes() == expected.tobytes()
 
 
@@ -84,19 +84,19 @@ def test_it_is_watched_step_by_step_and_then_cut_into_four_named_panels_that_say
     seen = draw(DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher))))
     steps = [status for *_, status, _ in seen if "Step" in status]
     assert len(steps) == wheel_page.STEPS and "left" in steps[0]
-    previews = [sheet for sheet, _, _, status, _ in seen if "Step" in status]
+    previews = [grid for grid, _, _, status, _ in seen if "Step" in status]
     assert {preview.size for preview in previews} == {(64, 64)}
     (panels,) = [panels for _, panels, *_ in seen if isinstance(panels, list)]
     captions = ["1. beach", "2. forest hat", "3. snow", "4. space"]
     assert panels == [(provenance.MARK, caption) for caption in captions]
 
 
-def test_another_seed_gives_another_sheet_and_a_new_one_is_taken_unless_told_not_to(teacher):
+def test_another_seed_gives_another_grid_and_a_new_one_is_taken_unless_told_not_to(teacher):
     work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher), judge=None))
 
     def drawn(**seed):
-        (*_, used), *_, (sheet, *_) = draw(work, **seed)
-        return np.asarray(sheet).tobytes(), used
+        (*_, used), *_, (grid, *_) = draw(work, **seed)
+        return np.asarray(grid).tobytes(), used
 
     assert drawn(seed=7) == drawn(seed=7) and drawn(seed=7)[0] != drawn(seed=8)[0]
     assert drawn(seed=7)[1] == 7 and drawn(seed=7, new=True)[1] != 7
@@ -117,10 +117,10 @@ def test_closing_it_stops_before_the_next_step(teacher):
 
 
 def test_what_leaves_the_gpu_process_can_be_pickled(teacher):
-    reports = list(drawn_and_judged(opened(wheel_page.wheel(teacher=wheel_page.late(teacher))), sheet()))
+    reports = list(drawn_and_judged(opened(wheel_page.wheel(teacher=wheel_page.late(teacher))), grid()))
     again = pickle.loads(pickle.dumps(reports))
     assert [report.pairs for report in again] == [report.pairs for report in reports]
-    assert again[-1].sheet == reports[-1].sheet and len(again[-1].pairs) == 6
+    assert again[-1].grid == reports[-1].grid and len(again[-1].pairs) == 6
 
 
 def opened(wheel):
@@ -128,8 +128,8 @@ def opened(wheel):
     return wheel
 
 
-def sheet() -> dict:
-    return sheet_row(CRITTERS, SUBJECT, PLACES, 7)
+def grid() -> dict:
+    return grid_row(CRITTERS, SUBJECT, PLACES, 7)
 
 
 # -- what is said of it
@@ -140,7 +140,7 @@ def test_the_six_pairs_are_judged_one_by_one_on_their_own_panels(teacher):
     facts = [facts for _, _, facts, _, _ in draw(DrawingGrids(wheel)) if isinstance(facts, str)]
     assert [text.count('class="dsd-pair"') for text in facts] == [0, 0, 1, 2, 3, 4, 5, 6]
     assert "Panels 1 and 2" in facts[2] and "Panels 3 and 4" in facts[-1] and "6 of 6" in facts[-1]
-    (drawn,) = teachers.draw(teacher, [sheet()])
+    (drawn,) = teachers.draw(teacher, [grid()])
     panels = grids.panels(drawn, 2, 2)
     first, *_, final = wheel.judge().requests
     assert first.images == (panels[0], panels[1]) and final.images == (panels[2], panels[3])
@@ -156,7 +156,7 @@ def test_each_verdict_is_shown_with_its_scores_and_its_reason():
     assert facts.count('aria-label="2 of 4"') == 1 and facts.count('aria-label="0 of 4"') == 1
 
 
-def test_without_a_judge_the_sheet_is_drawn_and_the_page_says_what_is_missing():
+def test_without_a_judge_the_grid_is_drawn_and_the_page_says_what_is_missing():
     facts, status = last(DrawingGrids(wheel_page.wheel(judge=None)))
     assert "--judge" in facts and "Done" in status and "beach" in facts
     gone = Late("pocket", lambda: 1 / 0, missing="the embedded judge is not here")
@@ -164,7 +164,7 @@ def test_without_a_judge_the_sheet_is_drawn_and_the_page_says_what_is_missing():
     assert "The embedded judge is not here." in facts and "Done" in status
 
 
-def test_a_judge_who_falls_silent_leaves_the_sheet_and_what_was_said_before():
+def test_a_judge_who_falls_silent_leaves_the_grid_and_what_was_said_before():
     answers = iter([judging.answer()] * 2)
 
     def said(request):
@@ -179,7 +179,7 @@ def test_a_judge_who_falls_silent_leaves_the_sheet_and_what_was_said_before():
 def test_the_wording_the_origin_and_the_borders_are_told(monkeypatch):
     monkeypatch.setattr(grids, "check_gutters", lambda *_: None)
     facts, _ = last(DrawingGrids(wheel_page.wheel()))
-    assert sheet()["prompt"] in facts and "drawn by tiny in 3 steps" in facts
+    assert grid()["prompt"] in facts and "drawn by tiny in 3 steps" in facts
     assert "where they should be" in facts and "thrown away" not in facts
     monkeypatch.setattr(grids, "check_gutters", lambda *_: "gutters: no boundary between rows 1 and 2")
     facts, _ = last(DrawingGrids(wheel_page.wheel()))
@@ -216,7 +216,7 @@ def test_nothing_that_a_visitor_or_a_model_says_becomes_html():
 def test_a_mistake_is_answered_by_a_sentence_and_nothing_is_drawn(subject, places, seed, sentence, toasts):
     seen = draw(DrawingGrids(wheel_page.wheel()), subject, places, seed)
     assert sentence in seen[-1][3] and 'role="alert"' in seen[-1][3] and len(toasts) == 1
-    assert not any(isinstance(sheet, Image.Image) for sheet, *_ in seen)
+    assert not any(isinstance(grid, Image.Image) for grid, *_ in seen)
 
 
 def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(monkeypatch):
@@ -225,7 +225,7 @@ def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(monkeypatch):
 
 
 def test_a_teacher_that_does_not_fit_is_told_as_it_is(monkeypatch):
-    """Nothing on this tab asks for a size or for fewer pictures."""
+    """Nothing on this tab asks for a size or for fewer images."""
 
     def fail(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -233,7 +233,7 @@ def test_a_teacher_that_does_not_fit_is_told_as_it_is(monkeypatch):
     monkeypatch.setattr(teachers.FluxPipeline, "from_pretrained", fail)
     late = Late("flux-dev", lambda: teachers.load_teacher("flux-dev", device="cpu"))
     _, status = last(DrawingGrids(wheel_page.wheel(teacher=late)))
-    assert "The teacher flux-dev does not fit into" in status and "fewer pictures" not in status
+    assert "The teacher flux-dev does not fit into" in status and "fewer images" not in status
 
 
 # -- words to start from
@@ -242,9 +242,9 @@ def test_a_teacher_that_does_not_fit_is_told_as_it_is(monkeypatch):
 @pytest.mark.parametrize("recipe", [CRITTERS, IDENTITY], ids=lambda recipe: recipe.name)
 def test_every_example_and_every_surprise_makes_a_prompt(recipe):
     for subject, places in EXAMPLES[recipe.name]:
-        assert sheet_row(recipe, subject, places, 0)["prompt"]
+        assert grid_row(recipe, subject, places, 0)["prompt"]
     made = [surprise(recipe, seed) for seed in range(40)]
-    assert all(sheet_row(recipe, subject, places, 0) for subject, *places in made)
+    assert all(grid_row(recipe, subject, places, 0) for subject, *places in made)
     assert len(set(made)) > 30 and surprise(recipe, 3) == made[3]
 
 
@@ -288,7 +288,7 @@ def test_a_model_that_could_not_be_opened_is_tried_again():
     assert not late.is_open and late() == "the model"
 
 
-def test_the_models_are_opened_by_the_first_sheet_and_not_before():
+def test_the_models_are_opened_by_the_first_grid_and_not_before():
     wheel = wheel_page.wheel()
     work = DrawingGrids(wheel)
     assert not wheel.teacher.is_open and not wheel.judge.is_open

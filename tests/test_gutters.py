@@ -1,4 +1,4 @@
-"""A sheet is cut where its panels are, and rejected where they are not."""
+"""A grid is cut where its panels are, and rejected where they are not."""
 
 import numpy as np
 import pytest
@@ -11,9 +11,9 @@ from dsd.pocket.world import SCENES, Context, sample_context, sample_critter
 
 def test_panels_come_in_reading_order_without_the_margin():
     colors = ["red", "green", "blue", "white", "black", "yellow"]
-    sheet = draw_grid([Image.new("RGB", (16, 16), color) for color in colors], 3)
+    grid = draw_grid([Image.new("RGB", (16, 16), color) for color in colors], 3)
     for margin in (0, 5):
-        cut = panels(sheet, 2, 3, margin)
+        cut = panels(grid, 2, 3, margin)
         assert [one.size for one in cut] == [(16 - 2 * margin,) * 2] * 6
         assert [one.getcolors() for one in cut] == [
             Image.new("RGB", cut[0].size, color).getcolors() for color in colors
@@ -24,7 +24,7 @@ def test_panels_come_in_reading_order_without_the_margin():
 
 
 @pytest.mark.parametrize(("rows_", "columns", "margin"), [(3, 2, 0), (2, 3, 0), (2, 2, 8), (2, 2, -1)])
-def test_a_sheet_that_cannot_be_cut_so_says_so(rows_, columns, margin):
+def test_a_grid_that_cannot_be_cut_so_says_so(rows_, columns, margin):
     with pytest.raises(
         ValueError, match=f"32 x 32 pixels has no {rows_}x{columns} panels .* margin of {margin}"
     ):
@@ -32,7 +32,7 @@ def test_a_sheet_that_cannot_be_cut_so_says_so(rows_, columns, margin):
 
 
 def rendered(seed: int, count: int = 4, columns: int = 2) -> Image.Image:
-    """A sheet of one critter in different scenes."""
+    """A grid of one critter in different scenes."""
     rng = np.random.default_rng((77, seed))
     critter, scenes = sample_critter(rng), rng.permutation(SCENES)
     places = [Context(**{**vars(sample_context(rng)), "scene": str(scenes[i % 8])}) for i in range(count)]
@@ -40,30 +40,30 @@ def rendered(seed: int, count: int = 4, columns: int = 2) -> Image.Image:
 
 
 @pytest.fixture(scope="module")
-def sheets() -> list[Image.Image]:
+def grids() -> list[Image.Image]:
     return [rendered(seed) for seed in range(25)]
 
 
-def rolled(sheet: Image.Image, x: int, y: int) -> Image.Image:
-    return Image.fromarray(np.roll(np.asarray(sheet), (y, x), (0, 1)))
+def rolled(grid: Image.Image, x: int, y: int) -> Image.Image:
+    return Image.fromarray(np.roll(np.asarray(grid), (y, x), (0, 1)))
 
 
-def separated(sheet: Image.Image, width: int) -> Image.Image:
-    pixels = np.asarray(sheet).copy()
+def separated(grid: Image.Image, width: int) -> Image.Image:
+    pixels = np.asarray(grid).copy()
     pixels[64 - width // 2 : 64 + width // 2] = 255
     pixels[:, 64 - width // 2 : 64 + width // 2] = 255
     return Image.fromarray(pixels)
 
 
-def rejected(sheets: list[Image.Image], layout: tuple[int, int] = (2, 2)) -> float:
-    return sum(check_gutters(sheet, *layout) is not None for sheet in sheets) / len(sheets)
+def rejected(grids: list[Image.Image], layout: tuple[int, int] = (2, 2)) -> float:
+    return sum(check_gutters(grid, *layout) is not None for grid in grids) / len(grids)
 
 
 @pytest.mark.parametrize("gap", [0, 2, 4])
 @pytest.mark.parametrize("panel", [64, 256])
-def test_a_whole_sheet_passes_with_and_without_gutters_at_any_size(sheets, gap, panel):
+def test_a_whole_grid_passes_with_and_without_gutters_at_any_size(grids, gap, panel):
     size = (2 * panel, 2 * panel)
-    assert rejected([separated(sheet, gap).resize(size, Image.Resampling.BICUBIC) for sheet in sheets]) == 0
+    assert rejected([separated(grid, gap).resize(size, Image.Resampling.BICUBIC) for grid in grids]) == 0
 
 
 def test_other_layouts_pass_too():
@@ -72,13 +72,13 @@ def test_other_layouts_pass_too():
 
 
 @pytest.mark.parametrize(("x", "y"), [(8, 0), (0, 8), (-8, 0), (0, -8), (20, 20), (32, 0), (0, 40)])
-def test_a_sheet_whose_panels_are_elsewhere_is_rejected(sheets, x, y):
-    assert rejected([rolled(sheet, x, y) for sheet in sheets]) >= 0.96
+def test_a_grid_whose_panels_are_elsewhere_is_rejected(grids, x, y):
+    assert rejected([rolled(grid, x, y) for grid in grids]) >= 0.96
 
 
-def test_what_has_other_panels_or_none_is_rejected(sheets):
-    one = [panels(sheet, 2, 2)[0].resize((128, 128), Image.Resampling.BICUBIC) for sheet in sheets]
-    two = [sheet.crop((0, 0, 128, 64)).resize((128, 128)) for sheet in sheets]
+def test_what_has_other_panels_or_none_is_rejected(grids):
+    one = [panels(grid, 2, 2)[0].resize((128, 128), Image.Resampling.BICUBIC) for grid in grids]
+    two = [grid.crop((0, 0, 128, 64)).resize((128, 128)) for grid in grids]
     nine = [rendered(seed, 9, 3).resize((128, 128)) for seed in range(8)]
     noise = np.random.default_rng(0).integers(0, 256, (128, 128, 3), dtype=np.uint8)
     plain = [Image.new("RGB", (128, 128), color) for color in ("black", "white", "teal")]
@@ -86,8 +86,8 @@ def test_what_has_other_panels_or_none_is_rejected(sheets):
     assert rejected([*nine, *plain, Image.fromarray(noise)]) == 1
 
 
-def test_the_reason_says_what_is_wrong(sheets):
-    two = sheets[0].crop((0, 0, 128, 64)).resize((128, 128))
+def test_the_reason_says_what_is_wrong(grids):
+    two = grids[0].crop((0, 0, 128, 64)).resize((128, 128))
     assert check_gutters(two, 2, 2) == "gutters: no boundary between rows 1 and 2"
     assert check_gutters(Image.new("RGB", (96, 32)), 1, 3) == "gutters: no boundary between columns 1 and 2"
     faint = np.full((64, 128, 3), 120, np.uint8)

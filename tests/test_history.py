@@ -1,4 +1,4 @@
-"""The history of one visit: what it keeps, what it shows of a picture, what can be done with it again."""
+"""The history of one visit: what it keeps, what it shows of an image, what can be done with it again."""
 
 import pickle
 from pathlib import Path
@@ -14,7 +14,7 @@ from dsd.ui.generate.history import BEFORE, KEPT, REFERENCE, History, Visit, in_
 from dsd.ui.loaded import Loaded
 from tests import tiny
 
-GONE = "This picture is gone: pictures leave the server within 6 hours."
+GONE = "This image is gone: images leave the server within 6 hours."
 
 
 @pytest.fixture(scope="module")
@@ -29,11 +29,11 @@ def history(work) -> History:
 
 @pytest.fixture
 def made(work, tmp_path):
-    """Draws a picture into a folder of this test; returns its path."""
+    """Draws an image into a folder of this test; returns its path."""
 
     def make(**asked) -> str:
         options = Options(**{"prompt": "a red hat", "steps": 1, "image_guidance": 1.0} | asked)
-        (result,) = drawing.generate(work.loaded.pipe, tiny.picture(), options)
+        (result,) = drawing.generate(work.loaded.pipe, tiny.image(), options)
         return str(drawing.save(result, tmp_path / f"dsd-{options.seed}.png"))
 
     return make
@@ -55,8 +55,8 @@ def click(index: int) -> gr.SelectData:
     return gr.SelectData(None, {"index": index, "value": None})
 
 
-def test_finished_pictures_come_first_and_previews_not_at_all(history, made, tmp_path):
-    tiny.picture().save(preview := str(tmp_path / "preview.png"))
+def test_finished_images_come_first_and_previews_not_at_all(history, made, tmp_path):
+    tiny.image().save(preview := str(tmp_path / "preview.png"))
     older, newer = made(seed=1), made(seed=2)
     visit, box, strip = history.add(Visit(), shown(older))
     visit, box, strip = history.add(visit, shown(newer, preview))
@@ -70,23 +70,23 @@ def test_while_nothing_is_drawn_there_is_nothing(history):
         assert visit == Visit() and not box.visible and strip == []
 
 
-def test_the_same_picture_again_is_not_a_second_one(history, made):
+def test_the_same_image_again_is_not_a_second_one(history, made):
     visit = Visit(paths=(made(seed=1), made(seed=2)))
     assert history.add(visit, shown(visit.paths[1]))[0].paths == visit.paths[::-1]
 
 
 def test_the_oldest_go_when_there_are_too_many_and_what_is_kept_is_small(history, made, tmp_path):
-    picture = Path(made()).read_bytes()
+    image = Path(made()).read_bytes()
     visit = Visit()
     for index in range(KEPT + 3):
-        (path := tmp_path / f"dsd-{100 + index}.png").write_bytes(picture)
+        (path := tmp_path / f"dsd-{100 + index}.png").write_bytes(image)
         visit, _, strip = history.add(visit, shown(str(path)))
     assert len(visit.paths) == len(strip) == KEPT == 24
     assert [Path(path).stem for path in visit.paths[:: KEPT - 1]] == ["dsd-126", "dsd-103"]
     assert len(pickle.dumps(visit)) < KEPT * 300 and vars(history).keys() == {"work"}
 
 
-def test_a_picture_stands_beside_its_reference_with_its_settings_in_words(history, made):
+def test_a_image_stands_beside_its_reference_with_its_settings_in_words(history, made):
     path = made(seed=7, prompt="a <b>red</b> hat", quality="draft", steps=2, width=48, fit="pad")
     visit, strip, panel, _, slider, against, about = history.pick(Visit(paths=(path,)), REFERENCE, click(0))
     before, after = slider.value  # as gradio took them in: files
@@ -118,7 +118,7 @@ def test_two_picks_can_be_compared_whatever_their_sizes(history, made):
     assert again == visit
 
 
-def test_a_picture_that_was_swept_gets_a_sentence_and_leaves_the_strip(history, made, told):
+def test_a_image_that_was_swept_gets_a_sentence_and_leaves_the_strip(history, made, told):
     gone, left = made(seed=1), made(seed=2)
     visit = Visit(paths=(gone, left), picked=gone)
     Path(gone).unlink()
@@ -148,7 +148,7 @@ def test_a_click_on_what_is_not_there_does_nothing(history, made, index):
     assert history.pick(visit, REFERENCE, click(index)) == (visit, *[gr.skip()] * 6)
 
 
-def test_a_damaged_picture_gets_a_sentence(history, made, told):
+def test_a_damaged_image_gets_a_sentence(history, made, told):
     Path(path := made()).write_bytes(Path(path).read_bytes()[:200])
     *_, pair, _, _, about = history.pick(Visit(paths=(path,)), REFERENCE, click(0))
     assert not pair.visible and 'role="alert"' in about and len(told) == 1

@@ -30,7 +30,7 @@ def noise(width: int = 40, height: int = 30) -> Image.Image:
 
 
 def write_text(path: Path) -> None:
-    path.write_text("Dear diary, this is not a picture.\n" * 20)
+    path.write_text("Dear diary, this is not an image.\n" * 20)
 
 
 def write_truncated(path: Path) -> None:
@@ -39,7 +39,7 @@ def write_truncated(path: Path) -> None:
 
 
 BROKEN = {
-    "a text file named .png": (write_text, "not a picture"),
+    "a text file named .png": (write_text, "not an image"),
     "a truncated JPEG": (write_truncated, "damaged or cut short"),
     "0 bytes": (lambda path: path.write_bytes(b""), "empty"),
     "a PNG bomb": (
@@ -49,9 +49,9 @@ BROKEN = {
     "60 megapixels": (lambda path: path.write_bytes(png_header(10_000, 6_000)), "10000 x 6000"),
     "a PNG without its pixels": (lambda path: path.write_bytes(png_header(400, 400)), "damaged or cut short"),
     "a speck": (lambda path: noise(8, 8).save(path, format="PNG"), "only 8 x 8 pixels"),
-    "random bytes": (lambda path: path.write_bytes(np.random.default_rng(1).bytes(5000)), "not a picture"),
-    "an SVG": (lambda path: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not a picture"),
-    "a PNG signature alone": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"), "not a picture"),
+    "random bytes": (lambda path: path.write_bytes(np.random.default_rng(1).bytes(5000)), "not an image"),
+    "an SVG": (lambda path: path.write_text("<svg xmlns='http://www.w3.org/2000/svg'/>"), "not an image"),
+    "a PNG signature alone": (lambda path: path.write_bytes(b"\x89PNG\r\n\x1a\n"), "not an image"),
 }
 
 
@@ -79,7 +79,7 @@ def test_an_animated_gif_gives_its_first_frame_and_says_so(tmp_path):
     assert intake.image_notice(noise()) is None
 
 
-def test_cmyk_is_read_as_the_colours_it_means(tmp_path):
+def test_cmyk_is_read_as_the_colors_it_means(tmp_path):
     Image.new("RGB", (40, 40), (250, 10, 10)).convert("CMYK").save(tmp_path / "a.jpg", quality=95)
     red, green, blue = canvas.fit(intake.open_image(tmp_path / "a.jpg"), 32, 32).getpixel((16, 16))
     assert red > 200 and green < 60 and blue < 60
@@ -97,11 +97,11 @@ def test_transparency_becomes_white(tmp_path):
 
 
 def test_a_turned_photograph_is_set_upright(tmp_path):
-    picture = Image.new("RGB", (60, 40), "white")
-    picture.paste("black", (0, 0, 60, 20))  # black above white as stored
+    image = Image.new("RGB", (60, 40), "white")
+    image.paste("black", (0, 0, 60, 20))  # black above white as stored
     exif = Image.Exif()
     exif[0x0112] = 3  # the camera was upside down
-    picture.save(tmp_path / "a.jpg", exif=exif, quality=95)
+    image.save(tmp_path / "a.jpg", exif=exif, quality=95)
     frame = canvas.fit(intake.open_image(tmp_path / "a.jpg"), 32, 32)
     assert frame.getpixel((16, 4))[0] > 200 and frame.getpixel((16, 28))[0] < 50
 

@@ -51,7 +51,7 @@ def test_what_the_form_says_comes_back(linking, prompt):
     assert link.startswith(f"{PAGE}?") and link.isascii() and "<" not in link and "\n" not in link
     back = follow(linking, link)
     assert back[:4] == (prompt, 2, 14, 1.5) and back[5:12] == (SKIP, 7, 32, 48, "pad", "balanced", False)
-    assert "never carry a picture" in back[-1].value and back[-1].visible
+    assert "never carry an image" in back[-1].value and back[-1].visible
 
 
 def test_whatever_the_page_offers_comes_back(linking):

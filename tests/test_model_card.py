@@ -69,7 +69,7 @@ def test_no_folder_of_this_machine_is_told():
     assert "/home/me" not in card(Base("/home/me/teacher", "/somewhere/teacher", "Apache-2.0"))
 
 
-def test_pictures_are_shown_only_where_there_are_any():
+def test_images_are_shown_only_where_there_are_any():
     assert "![" not in card()
     shown = model_card.card(trained(), "x", facts={}, samples="samples.png", curves="curves.png")
     assert "(samples.png)" in shown and "(curves.png)" in shown and "## Scores" not in shown
@@ -78,7 +78,7 @@ def test_pictures_are_shown_only_where_there_are_any():
 def test_the_datasets_own_counts_are_taken_over(tmp_path):
     assert model_card.keep_rates(str(tmp_path)) is None
     (tmp_path / "dataset").mkdir()
-    page = "# Pairs\n\n## How many\n\n10 drawn, 4 kept.\n\n| a | b |\n\n## Licence\n\nfree\n"
+    page = "# Pairs\n\n## How many\n\n10 drawn, 4 kept.\n\n| a | b |\n\n## License\n\nfree\n"
     (tmp_path / "dataset" / "README.md").write_text(page)
     for source in (tmp_path, tmp_path / "dataset"):
         assert model_card.keep_rates(str(source)) == "10 drawn, 4 kept.\n\n| a | b |"
@@ -93,9 +93,9 @@ def test_a_hub_datasets_counts_are_taken_from_the_card_above_its_files(tmp_path)
 
 
 def test_facts_come_from_the_rows():
-    rows = [{"generator": "flux-dev", "generator_licence": "free", "judge": None}]
+    rows = [{"generator": "flux-dev", "generator_license": "free", "judge": None}]
     facts = model_card.dataset_facts("/home/me/run", rows)
-    assert facts == {"dataset": "run", "rows": "1", "generator": "flux-dev", "generator's licence": "free"}
+    assert facts == {"dataset": "run", "rows": "1", "generator": "flux-dev", "generator's license": "free"}
 
 
 def test_a_damaged_first_row_does_not_cost_the_card():

@@ -19,7 +19,7 @@ from dsd.files.pairs import COLUMNS, BadRow, column_names, read_pairs
 from dsd.files.parquet import PairsError
 from tests import wheel
 
-PICTURE = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+IMAGE = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
 
 
 @pytest.fixture(scope="module")
@@ -29,16 +29,16 @@ def run(tmp_path_factory):
     return folder
 
 
-def picture(color: str, kind: str = "PNG", **options) -> dict:
+def image(color: str, kind: str = "PNG", **options) -> dict:
     content = io.BytesIO()
     Image.new("RGB", (8, 8), color).save(content, kind, **options)
     return {"bytes": content.getvalue(), "path": None}
 
 
 def write(path, *, group: int = 2, **columns):
-    """A parquet file of these columns; dicts are pictures."""
+    """A parquet file of these columns; dicts are images."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    types = {name: PICTURE if isinstance(values[0], dict) else None for name, values in columns.items()}
+    types = {name: IMAGE if isinstance(values[0], dict) else None for name, values in columns.items()}
     arrays = {name: pyarrow.array(values, types[name]) for name, values in columns.items()}
     pyarrow.parquet.write_table(
         pyarrow.table(arrays), path, row_group_size=group, compression="none", write_page_checksum=True
@@ -50,23 +50,23 @@ def published(path, count: int = 5):
     """The layout of `primecai/dsd_data`, as far as it is known."""
     return write(
         path,
-        conditioning=[picture("red", "JPEG")] * count,
-        image=[picture("blue", "JPEG")] * count,
+        conditioning=[image("red", "JPEG")] * count,
+        image=[image("blue", "JPEG")] * count,
         caption=[f"words {i}" for i in range(count)],
     )
 
 
 def same(one: dict, other: dict) -> bool:
     """Rows with equal texts and pixels."""
-    pictures = [(one[name], other[name]) for name in ("conditioning", "target")]
+    images = [(one[name], other[name]) for name in ("conditioning", "target")]
     texts = [{k: v for k, v in row.items() if not isinstance(v, Image.Image)} for row in (one, other)]
-    return texts[0] == texts[1] and not any(ImageChops.difference(*pair).getbbox() for pair in pictures)
+    return texts[0] == texts[1] and not any(ImageChops.difference(*pair).getbbox() for pair in images)
 
 
 # ---------------------------------------------------------------- in order and by index
 
 
-def test_rows_come_in_order_with_every_column_and_decoded_pictures(run):
+def test_rows_come_in_order_with_every_column_and_decoded_images(run):
     rows = list(read_pairs(run))
     assert [row["id"] for row in rows] == sorted(row["id"] for row in rows) and len(rows) == 12
     assert all(set(row) == set(COLUMNS) for row in rows)
@@ -112,9 +112,9 @@ def test_the_published_layout_is_read_by_the_same_code(tmp_path):
 def test_columns_can_be_named(tmp_path):
     file = write(
         tmp_path / "a.parquet",
-        conditioning=[picture("red")],
-        x=[picture("lime")],
-        y=[picture("blue")],
+        conditioning=[image("red")],
+        x=[image("lime")],
+        y=[image("blue")],
         t=["w"],
     )
     row = read_pairs(file, columns={"target": "y", "caption": "t"})[0]
@@ -125,14 +125,14 @@ def test_columns_can_be_named(tmp_path):
     ("columns", "given", "words"),
     [
         (
-            {"conditioning": picture("red"), "a": picture("red"), "b": picture("red"), "caption": "w"},
+            {"conditioning": image("red"), "a": image("red"), "b": image("red"), "caption": "w"},
             {},
             "fit: target",
         ),
-        ({"conditioning": picture("red"), "target": picture("red"), "text": "w"}, {}, "fit: caption"),
-        ({"conditioning": picture("red"), "target": "w", "caption": "w"}, {}, "fit: target"),
-        ({"conditioning": picture("red"), "a": picture("red"), "caption": "w"}, {"target": "b"}, "fit: b"),
-        ({"conditioning": picture("red"), "a": picture("red"), "caption": "w"}, {"goal": "a"}, "fit: goal"),
+        ({"conditioning": image("red"), "target": image("red"), "text": "w"}, {}, "fit: caption"),
+        ({"conditioning": image("red"), "target": "w", "caption": "w"}, {}, "fit: target"),
+        ({"conditioning": image("red"), "a": image("red"), "caption": "w"}, {"target": "b"}, "fit: b"),
+        ({"conditioning": image("red"), "a": image("red"), "caption": "w"}, {"goal": "a"}, "fit: goal"),
     ],
 )
 def test_columns_that_do_not_fit_are_named_with_those_there_are(tmp_path, columns, given, words):
@@ -143,9 +143,7 @@ def test_columns_that_do_not_fit_are_named_with_those_there_are(tmp_path, column
 
 
 def test_columns_nobody_knows_are_left_out():
-    schema = pyarrow.schema(
-        {"conditioning": PICTURE, "target": PICTURE, "caption": "string", "mood": "string"}
-    )
+    schema = pyarrow.schema({"conditioning": IMAGE, "target": IMAGE, "caption": "string", "mood": "string"})
     assert set(column_names(schema)) == {"conditioning", "target", "caption"}
 
 
@@ -161,19 +159,15 @@ def test_other_splits_stay_out(tmp_path):
 # ---------------------------------------------------------------- damage
 
 
-def test_a_damaged_picture_is_named_and_left_to_whoever_reads(tmp_path):
-    pictures = [picture(color) for color in ("red", "lime", "blue", "white")]
-    pictures[1]["bytes"] = pictures[1]["bytes"][:-30]
-    pictures[2]["bytes"] = None
-    pictures[3]["bytes"] = b"no picture"
-    file = write(
-        tmp_path / "a.parquet", conditioning=[picture("red")] * 4, target=pictures, caption=list("wxyz")
-    )
+def test_a_damaged_image_is_named_and_left_to_whoever_reads(tmp_path):
+    images = [image(color) for color in ("red", "lime", "blue", "white")]
+    images[1]["bytes"] = images[1]["bytes"][:-30]
+    images[2]["bytes"] = None
+    images[3]["bytes"] = b"no image"
+    file = write(tmp_path / "a.parquet", conditioning=[image("red")] * 4, target=images, caption=list("wxyz"))
     bad = []
     assert [row["caption"] for row in read_pairs(file).each(bad.append)] == ["w"]
-    assert [f"{file} row {i} (a-{i}): the target picture" in str(e) for i, e in enumerate(bad, 1)] == [
-        True
-    ] * 3
+    assert [f"{file} row {i} (a-{i}): the target image" in str(e) for i, e in enumerate(bad, 1)] == [True] * 3
     with pytest.raises(BadRow, match="row 1"):
         list(read_pairs(file))
     with pytest.raises(BadRow, match="row 3"):
@@ -183,8 +177,8 @@ def test_a_damaged_picture_is_named_and_left_to_whoever_reads(tmp_path):
 def test_a_row_without_a_caption_is_named(tmp_path):
     file = write(
         tmp_path / "a.parquet",
-        conditioning=[picture("red")],
-        target=[picture("red")],
+        conditioning=[image("red")],
+        target=[image("red")],
         caption=pyarrow.array([None], "string"),
     )
     with pytest.raises(BadRow, match="row 0 .* has no caption"):
@@ -292,7 +286,7 @@ def test_threads_that_share_a_dataset_find_what_one_would(tmp_path):
     colors = [(i, 255 - i, i // 2) for i in range(120)]
     file = write(
         tmp_path / "train-0.parquet", group=7, caption=[f"words {i}" for i in range(120)],
-        conditioning=[picture(color) for color in colors], target=[picture(color) for color in colors],
+        conditioning=[image(color) for color in colors], target=[image(color) for color in colors],
     )  # fmt: skip
     shared = read_pairs(file)
     with ThreadPoolExecutor(8) as pool:

@@ -77,7 +77,7 @@ def encode(pipe: DSDPipeline, golden: dict) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def both(pipe, golden) -> tuple[torch.Tensor, torch.Tensor]:
-    """Last latents and picture of one drawing with both scales."""
+    """Last latents and image of one drawing with both scales."""
     kept = {}
 
     def keep(pipe, index, timestep, tensors):

@@ -62,10 +62,10 @@ def scorer(networks) -> PhotographScorer:
 def folder(tmp_path):
     """Two subjects with one photograph each, one with three, and things that are none."""
     for number, name in enumerate(("01-red_fox.png", "teapot.jpg")):
-        tiny.picture(number, (80, 48)).save(tmp_path / name)
+        tiny.image(number, (80, 48)).save(tmp_path / name)
     (tmp_path / "corgi dog").mkdir()
     for number in range(3):
-        tiny.picture(10 + number, (48, 64)).save(tmp_path / "corgi dog" / f"{number}.png")
+        tiny.image(10 + number, (48, 64)).save(tmp_path / "corgi dog" / f"{number}.png")
     (tmp_path / "notes.md").write_text("not a photograph")
     return tmp_path
 
@@ -94,7 +94,7 @@ def test_what_a_folder_lacks_is_said(folder, tmp_path):
     with pytest.raises(ValueError, match="at least 2 subjects are needed, got 0"):
         read_cases(tmp_path / "empty")
     (folder / "broken.png").write_bytes(b"nothing")
-    with pytest.raises(ValueError, match='"broken.png" is not a picture'):
+    with pytest.raises(ValueError, match='"broken.png" is not an image'):
         read_cases(folder)
 
 
@@ -110,23 +110,23 @@ def test_the_reference_itself_is_the_same_subject_and_a_copy(folder, scorer):
 def test_other_photographs_of_the_subjects_are_the_ceiling_but_not_of_prompts(folder, scorer):
     (folder / "cat").mkdir()
     for number in range(2):
-        tiny.picture(20 + number).save(folder / "cat" / f"{number}.png")
+        tiny.image(20 + number).save(folder / "cat" / f"{number}.png")
     levels = scores.measure_levels(read_cases(folder, 1, size=32), scorer)
     assert set(levels.ceiling) == {"identity", "clip_i", "copy"}
 
 
 def test_the_vectors_are_those_of_the_stock_forward_passes(folder, networks, scorer):
     cases = read_cases(folder, 1, size=32)
-    pictures = [tiny.picture(seed) for seed in (30, 31, 32)]
-    row = scorer.score(cases, pictures)[1]
+    images = [tiny.image(seed) for seed in (30, 31, 32)]
+    row = scorer.score(cases, images)[1]
     clip, dino = (
         CLIPModel.from_pretrained(networks["clip"]),
         Dinov2Model.from_pretrained(networks["identity"]),
     )
-    pixels = scorer.clip_pixels(images=[pictures[1], cases[1].reference], return_tensors="pt")
+    pixels = scorer.clip_pixels(images=[images[1], cases[1].reference], return_tensors="pt")
     with torch.no_grad():
         out = clip(**scorer.words([cases[1].caption], return_tensors="pt"), **pixels)
-        seen = scorer.dino_pixels(images=[pictures[1], cases[1].reference], return_tensors="pt")
+        seen = scorer.dino_pixels(images=[images[1], cases[1].reference], return_tensors="pt")
         tokens = dino(**seen).pooler_output
     assert row["following"] == pytest.approx(float(out.image_embeds[0] @ out.text_embeds[0]), abs=1e-5)
     assert row["clip_i"] == pytest.approx(float(out.image_embeds[0] @ out.image_embeds[1]), abs=1e-5)
@@ -134,9 +134,9 @@ def test_the_vectors_are_those_of_the_stock_forward_passes(folder, networks, sco
     assert row["identity"] == pytest.approx(float(expected), abs=1e-5)
 
 
-def test_the_product_is_of_identity_and_following_picture_by_picture(folder, scorer):
+def test_the_product_is_of_identity_and_following_image_by_image(folder, scorer):
     cases = read_cases(folder, 1, size=32)
-    scored = scorer.score(cases, [tiny.picture(seed) for seed in (30, 31, 32)])
+    scored = scorer.score(cases, [tiny.image(seed) for seed in (30, 31, 32)])
     assert all(row["product"] == pytest.approx(row["identity"] * row["following"]) for row in scored)
     ours, critters = (
         {measure.name: measure.title for measure in kind.measures}
@@ -146,8 +146,8 @@ def test_the_product_is_of_identity_and_following_picture_by_picture(folder, sco
 
 
 def test_a_caption_longer_than_clip_reads_is_cut(folder, scorer):
-    cases = [scores.Case(subject="s", reference=tiny.picture(), prompt="p", caption="very " * 200, seed=0)]
-    assert -1 <= scorer.score(cases, [tiny.picture(1)])[0]["following"] <= 1
+    cases = [scores.Case(subject="s", reference=tiny.image(), prompt="p", caption="very " * 200, seed=0)]
+    assert -1 <= scorer.score(cases, [tiny.image(1)])[0]["following"] <= 1
 
 
 def test_checkpoints_are_compared_on_photographs(folder, networks, tmp_path, capsys):
@@ -158,16 +158,16 @@ def test_checkpoints_are_compared_on_photographs(folder, networks, tmp_path, cap
     assert evaluate.main([f"toy={student}", "--images", str(folder), *options]) == 0
     page = capsys.readouterr().out
     assert "| toy | " in page and evaluate.TEACHER not in page
-    assert "3 subjects, 3 pictures each" in page and "| following (CLIP-T) | CP x PF |" in page
+    assert "3 subjects, 3 images each" in page and "| following (CLIP-T) | CP x PF |" in page
     assert Image.open(out / "samples.png").width == 130 * 2 + 330  # no truth for most of them
 
 
 def test_layout_sees_place_and_background():
-    picture = Image.fromarray(np.kron(np.eye(4, dtype=np.uint8) * 200, np.ones((16, 16), dtype=np.uint8)))
-    assert layout(picture, picture) == pytest.approx(1)
-    assert layout(picture, Image.eval(picture, lambda value: 255 - value)) == pytest.approx(-1)
-    assert layout(picture, Image.new("RGB", (9, 9), "red").convert("L")) == 0.0
-    assert layout(picture, picture.rotate(90)) < 0.5
+    image = Image.fromarray(np.kron(np.eye(4, dtype=np.uint8) * 200, np.ones((16, 16), dtype=np.uint8)))
+    assert layout(image, image) == pytest.approx(1)
+    assert layout(image, Image.eval(image, lambda value: 255 - value)) == pytest.approx(-1)
+    assert layout(image, Image.new("RGB", (9, 9), "red").convert("L")) == 0.0
+    assert layout(image, image.rotate(90)) < 0.5
 
 
 def test_what_must_be_downloaded_is_said(monkeypatch):

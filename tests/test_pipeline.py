@@ -10,7 +10,7 @@ from diffusers import FirstBlockCacheConfig
 from dsd.model.latents import timesteps
 from dsd.model.pipeline import DSDPipeline
 from tests import tiny
-from tests.tiny import PROMPTS, draw, picture, seeded
+from tests.tiny import PROMPTS, draw, image, seeded
 
 
 @torch.no_grad()
@@ -56,7 +56,7 @@ def test_branches_together_or_one_by_one_draw_the_same(pipe, monkeypatch):
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
 
 
-def test_the_dropped_picture_is_zeros_and_the_dropped_text_is_the_empty_prompt(pipe, monkeypatch):
+def test_the_dropped_image_is_zeros_and_the_dropped_text_is_the_empty_prompt(pipe, monkeypatch):
     seen, forward = [], pipe.transformer.forward
     monkeypatch.setattr(pipe, "batch_branches", False)
     monkeypatch.setattr(
@@ -103,10 +103,10 @@ KNOBS = [
 
 @pytest.mark.parametrize(("name", "neutral", "other"), KNOBS)
 def test_every_knob_acts_and_its_neutral_value_does_not(pipe, name, neutral, other):
-    image = picture(size=(64, 32))
-    base = draw(pipe, image=image)
-    assert torch.equal(draw(pipe, image=image, **{name: neutral}), base)
-    assert torch.equal(draw(pipe, image=image, **{name: other}), base) == (other is None)
+    reference = image(size=(64, 32))
+    base = draw(pipe, image=reference)
+    assert torch.equal(draw(pipe, image=reference, **{name: neutral}), base)
+    assert torch.equal(draw(pipe, image=reference, **{name: other}), base) == (other is None)
 
 
 def test_the_negative_prompt_acts_only_where_text_is_dropped(pipe, caplog):
@@ -119,7 +119,7 @@ def test_the_negative_prompt_acts_only_where_text_is_dropped(pipe, caplog):
 def test_prompt_reference_and_seed_act(pipe):
     base = draw(pipe)
     assert torch.equal(draw(pipe), base)
-    for change in ({"prompt": PROMPTS[1]}, {"image": picture(1)}, {"generator": seeded(1)}):
+    for change in ({"prompt": PROMPTS[1]}, {"image": image(1)}, {"generator": seeded(1)}):
         assert not torch.allclose(draw(pipe, **change), base)
 
 
@@ -133,22 +133,22 @@ def test_embedded_guidance_is_refused_where_there_is_none():
 # -- seeds and batches
 
 
-def test_one_seed_draws_one_picture_alone_or_in_a_batch(pipe):
+def test_one_seed_draws_one_image_alone_or_in_a_batch(pipe):
     options = {"image_guidance_scale": 1.5, "text_guidance_scale": 1.2}
-    references = [picture(0), picture(1)]
+    references = [image(0), image(1)]
     batch = draw(pipe, PROMPTS, image=references, generator=seeded(3, 4), **options)
     for i, seed in enumerate((3, 4)):
         alone = draw(pipe, PROMPTS[i], image=references[i], generator=seeded(seed), **options)
         torch.testing.assert_close(batch[i : i + 1], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_several_pictures_of_one_prompt(pipe):
+def test_several_images_of_one_prompt(pipe):
     batch = draw(pipe, num_images_per_prompt=2, generator=seeded(0, 5))
     torch.testing.assert_close(batch[:1], draw(pipe), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(batch[1:], draw(pipe, generator=seeded(5)), rtol=1e-5, atol=1e-5)
 
 
-def test_pictures_are_grouped_by_prompt(pipe):
+def test_images_are_grouped_by_prompt(pipe):
     batch = draw(pipe, PROMPTS, num_images_per_prompt=2, generator=seeded(0, 1, 2, 3))
     third = draw(pipe, PROMPTS[1], generator=seeded(2))
     torch.testing.assert_close(batch[2:3], third, rtol=1e-5, atol=1e-5)
@@ -156,7 +156,7 @@ def test_pictures_are_grouped_by_prompt(pipe):
 
 def test_one_reference_serves_many_prompts_and_one_prompt_many_references(pipe):
     assert len(draw(pipe, PROMPTS, generator=seeded(0, 1))) == 2
-    assert len(draw(pipe, image=[picture(i) for i in range(3)], generator=seeded(0, 1, 2))) == 3
+    assert len(draw(pipe, image=[image(i) for i in range(3)], generator=seeded(0, 1, 2))) == 3
 
 
 def test_a_single_generator_draws_all_noise_as_diffusers_does(pipe):
@@ -190,18 +190,18 @@ def test_components_may_be_none_when_nothing_needs_them(pipe):
 
 @pytest.mark.parametrize(("width", "height"), [(32, 32), (48, 16), (16, 64)])
 def test_frames_of_any_shape(pipe, width, height):
-    output = pipe(PROMPTS[0], image=picture(), width=width, height=height, num_inference_steps=1)
+    output = pipe(PROMPTS[0], image=image(), width=width, height=height, num_inference_steps=1)
     assert output.images[0].size == output.references[0].size == (width, height)
 
 
-def test_the_frame_is_half_the_vaes_picture(pipe):
+def test_the_frame_is_half_the_vaes_image(pipe):
     assert pipe.frame_size == tiny.FRAME
-    assert pipe(PROMPTS[0], image=picture(), num_inference_steps=1).images[0].size == (32, 32)
+    assert pipe(PROMPTS[0], image=image(), num_inference_steps=1).images[0].size == (32, 32)
     assert DSDPipeline(**{**tiny.components(), "vae": tiny.vae(1024)}).frame_size == 512
 
 
 def test_output_types(pipe):
-    options = {"image": picture(), "num_inference_steps": 1, "width": 48, "height": 32}
+    options = {"image": image(), "num_inference_steps": 1, "width": 48, "height": 32}
     assert pipe(PROMPTS[0], output_type="np", **options).images.shape == (1, 32, 48, 3)
     assert pipe(PROMPTS[0], output_type="pt", **options).references.shape == (1, 3, 32, 48)
     latent = pipe(PROMPTS[0], output_type="latent", **options)
@@ -210,7 +210,7 @@ def test_output_types(pipe):
 
 
 def test_a_fitted_tensor_is_the_same_reference(pipe):
-    pixels = torch.from_numpy(np.asarray(picture()).copy()).permute(2, 0, 1)[None] / 255 * 2 - 1
+    pixels = torch.from_numpy(np.asarray(image()).copy()).permute(2, 0, 1)[None] / 255 * 2 - 1
     kept = pixels.clone()
     torch.testing.assert_close(draw(pipe, image=pixels), draw(pipe), rtol=1e-5, atol=1e-5)
     assert torch.equal(pixels, kept)
@@ -232,8 +232,8 @@ def test_the_reference_is_never_sampled():
     [
         ({"image": None}, "image is missing"),
         ({"image": []}, "image is missing"),
-        ({"image": "cat.png"}, "must hold PIL pictures"),
-        ({"image": [picture()] * 3, "prompt": PROMPTS}, "2 prompts do not go with 3 references"),
+        ({"image": "cat.png"}, "must hold PIL images"),
+        ({"image": [image()] * 3, "prompt": PROMPTS}, "2 prompts do not go with 3 references"),
         ({"prompt": None}, "either prompt or prompt_embeds"),
         ({"height": 0}, "height must be a multiple of 16, got 0"),
         ({"width": 32.0}, "width must be a whole number of pixels, got 32.0"),
@@ -244,7 +244,7 @@ def test_the_reference_is_never_sampled():
         ({"output_type": "jpg"}, "output_type must be one of"),
         ({"fit": "stretch"}, "fit must be one of crop, pad"),
         ({"latents": torch.zeros(1, 5, 16)}, r"latents must be \[1, 8, 16\]"),
-        ({"negative_prompt": ["a", "b", "c"]}, "3 negative prompts do not go with 1 pictures"),
+        ({"negative_prompt": ["a", "b", "c"]}, "3 negative prompts do not go with 1 images"),
         ({"prompt_embeds": torch.zeros(1, 4, 32), "prompt": None}, "belong together"),
         ({"callback_on_step_end_tensor_inputs": ("noise",)}, "knows latents, got 'noise'"),
         ({"generator": seeded(0, 1)}, "list of generators of length 2"),

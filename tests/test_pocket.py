@@ -42,8 +42,8 @@ def test_no_file_is_over_16_mb_and_all_together_are_under_40():
 
 
 def test_the_vae_redraws_unseen_renders(teacher):
-    pictures = np.stack([np.asarray(draw(*scene)) for scene in fresh(60, 1)])
-    assert vae.vae_psnr(teacher.vae, vae.to_tensor(pictures)) >= 28.5
+    images = np.stack([np.asarray(draw(*scene)) for scene in fresh(60, 1)])
+    assert vae.vae_psnr(teacher.vae, vae.to_tensor(images)) >= 28.5
 
 
 @pytest.mark.parametrize("held_out", [False, True])
@@ -87,7 +87,7 @@ def test_the_teacher_draws_the_scene_in_plain_diffusers(teacher, scorer):
     assert np.mean(right) >= 0.7
 
 
-def test_the_student_keeps_a_held_out_subjects_colour_and_goes_where_it_is_told(scorer):
+def test_the_student_keeps_a_held_out_subjects_color_and_goes_where_it_is_told(scorer):
     pipe = load_pipeline("pocket", device="cpu")
     pipe.set_progress_bar_config(disable=True)
     scenes, elsewhere = fresh(12, 4, held_out=True), [context for _, context in fresh(12, 5)]
@@ -110,15 +110,15 @@ def test_critters_raise_no_alarm():
 def ordinary_photographs() -> list[Image.Image]:
     data = pytest.importorskip("skimage.data")
     names = "astronaut camera chelsea coffee coins page text moon brick grass gravel".split()
-    pictures = [Image.fromarray(getattr(data, name)()).convert("RGB") for name in names]
-    return [crop for picture in pictures for crop in quarters(picture)]
+    images = [Image.fromarray(getattr(data, name)()).convert("RGB") for name in names]
+    return [crop for image in images for crop in quarters(image)]
 
 
-def quarters(picture: Image.Image) -> list[Image.Image]:
-    """The picture and its four quarters, as squares."""
-    w, h = picture.size
+def quarters(image: Image.Image) -> list[Image.Image]:
+    """The image and its four quarters, as squares."""
+    w, h = image.size
     corners = [(0, 0, w, h), *((x, y, x + w // 2, y + h // 2) for x in (0, w // 2) for y in (0, h // 2))]
-    return [picture.crop(corner) for corner in corners]
+    return [image.crop(corner) for corner in corners]
 
 
 def text_screenshots() -> list[Image.Image]:
@@ -137,4 +137,4 @@ def text_screenshot(rng: np.random.Generator) -> Image.Image:
 
 @pytest.mark.parametrize("strangers", [ordinary_photographs, text_screenshots])
 def test_photographs_and_text_are_told_apart(strangers):
-    assert np.mean([pocket.warning(picture) is not None for picture in strangers()]) >= 0.9
+    assert np.mean([pocket.warning(image) is not None for image in strangers()]) >= 0.9

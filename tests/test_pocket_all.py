@@ -21,7 +21,7 @@ def test_every_part_is_a_command_that_train_readme_tells():
 
 def test_flags_are_known_to_the_commands_of_the_wheel():
     known = []
-    for name, arguments in building.parts(Path("runs/x"), "gpu", sheets=8):
+    for name, arguments in building.parts(Path("runs/x"), "gpu", grids=8):
         if "train.grids" in arguments or name in ("prompts", "dataset", "student", "evaluate", "curate"):
             module = arguments[len(arguments) - 1 - arguments[::-1].index("-m") + 1]
             given = arguments[arguments.index(module) + 1 :]

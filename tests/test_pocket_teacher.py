@@ -29,7 +29,7 @@ def known(tmp_path_factory) -> truths.Truths:
 def test_words_are_spelled_as_the_tokenizers_spell_whole_prompts(known):
     rng, speller = np.random.default_rng(0), text.Speller()
     for lesson in EVERY_LESSON:
-        prompts = [lessons.sample_sheet(known, i % 4, lesson, rng).prompt for i in range(60)]
+        prompts = [lessons.sample_grid(known, i % 4, lesson, rng).prompt for i in range(60)]
         prompts += ["", "a zebra, please!", "red critter " * 40]
         how = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
         t5, clip = speller(prompts, lesson.tokens)
@@ -40,7 +40,7 @@ def test_words_are_spelled_as_the_tokenizers_spell_whole_prompts(known):
 def test_prompts_fit_their_token_counts(known):
     t5, rng = text.build_t5_tokenizer(), np.random.default_rng(0)
     for lesson in EVERY_LESSON:
-        prompts = [lessons.sample_sheet(known, i % 4, lesson, rng).prompt for i in range(200)]
+        prompts = [lessons.sample_grid(known, i % 4, lesson, rng).prompt for i in range(200)]
         fits = [len(t5(prompt).input_ids) <= lesson.tokens for prompt in prompts]
         assert np.mean(fits) > 0.95  # of the longest phrases the last word or two may be cut
     assert lessons.SINGLES.tokens == text.T5_TOKENS
@@ -63,21 +63,21 @@ def test_the_lessons_shares_are_a_whole():
         assert sum(shares.values()) == pytest.approx(1)
 
 
-def test_imperfect_sheets_are_some_and_not_most(known):
+def test_imperfect_grids_are_some_and_not_most(known):
     rng = np.random.default_rng(0)
-    sheets = [lessons.sample_sheet(known, i % 4, lessons.GRIDS, rng) for i in range(3000)]
-    wrong = np.mean([max(sheet.panels) >= scenes.SAME for sheet in sheets])
+    grids = [lessons.sample_grid(known, i % 4, lessons.GRIDS, rng) for i in range(3000)]
+    wrong = np.mean([max(grid.panels) >= scenes.SAME for grid in grids])
     assert abs(wrong - lessons.IMPERFECT) < 0.03
-    assert not any(any(sheet.shown) for sheet in sheets)
+    assert not any(any(grid.shown) for grid in grids)
 
 
 def test_copying_shows_one_critter_some_of_its_panels_and_seldom_tells_its_traits(known):
     rng = np.random.default_rng(0)
-    sheets = [lessons.sample_sheet(known, i % 4, lessons.COPIED_GRIDS, rng) for i in range(600)]
-    assert {sum(sheet.shown) for sheet in sheets} == {1, 2, 3}
-    assert max(max(sheet.panels) for sheet in sheets) < scenes.SAME
+    grids = [lessons.sample_grid(known, i % 4, lessons.COPIED_GRIDS, rng) for i in range(600)]
+    assert {sum(grid.shown) for grid in grids} == {1, 2, 3}
+    assert max(max(grid.panels) for grid in grids) < scenes.SAME
     untold = np.mean(
-        ["of the same critter top" in s.prompt or "of the same critter bottom" in s.prompt for s in sheets]
+        ["of the same critter top" in s.prompt or "of the same critter bottom" in s.prompt for s in grids]
     )
     assert abs(untold - lessons.UNTOLD_COPYING) < 0.08
 
@@ -85,7 +85,7 @@ def test_copying_shows_one_critter_some_of_its_panels_and_seldom_tells_its_trait
 def test_relit_grids_show_one_context_in_different_lights(known):
     rng = np.random.default_rng(0)
     for lesson in (lessons.RELIT, lessons.COPIED_RELIT):
-        grids = [lessons.sample_sheet(known, i % 4, lesson, rng) for i in range(60)]
+        grids = [lessons.sample_grid(known, i % 4, lesson, rng) for i in range(60)]
         for i, grid in enumerate(grids):
             told = [known.scene(i % 4, panel) for panel in grid.panels]
             assert len({one.light for one in told}) == 4 and len({one.scene for one in told}) == 1
@@ -101,9 +101,9 @@ def test_words_come_first_then_pairs_then_grids(known):
     assert teacher.Passed(100, 0.55, 1.0)(0) == 0.55 and teacher.Passed(100, 0.0, 0.4)(50) == 0.2
 
 
-def toy_pictures() -> teacher.Pictures:
+def toy_images() -> teacher.Images:
     wanted = targets([scene for i in range(4) for scene in scenes.family(vae.TRAIN_SEED, i)])
-    return teacher.Pictures(toy_latents(), wanted)
+    return teacher.Images(toy_latents(), wanted)
 
 
 def copied(shown: list[bool], panels: list[int]) -> lessons.Batch:
@@ -115,15 +115,15 @@ def copied(shown: list[bool], panels: list[int]) -> lessons.Batch:
 
 def test_a_shown_panel_is_seen_as_it_is_and_only_the_others_are_learnt(monkeypatch):
     torch.manual_seed(0)
-    model, pictures = teacher.Teacher(TOY), toy_pictures()
+    model, images = teacher.Teacher(TOY), toy_images()
     seen = []
     study = model.study
     monkeypatch.setattr(model, "study", lambda x_t, *rest: seen.append(x_t) or study(x_t, *rest))
     monkeypatch.setattr(teacher, "READING", 0.0)
     monkeypatch.setattr(teacher, "HAZY", 0.0)
     left, both = copied([True, False], [0, 1]), copied([False, False], [0, 1])
-    teacher.loss(model, pictures, TOY, 0, left)
-    teacher.loss(model, pictures, TOY, 0, both)
+    teacher.loss(model, images, TOY, 0, left)
+    teacher.loss(model, images, TOY, 0, both)
     truth = latents.pack(toy_latents()[0, :2].float(), 1, 2).view(1, 4, 8, 64)
     with_clean, noisy = (x_t.view(1, 4, 8, 64) for x_t in seen)
     assert torch.equal(with_clean[:, :, :4], truth[:, :, :4])
@@ -132,7 +132,7 @@ def test_a_shown_panel_is_seen_as_it_is_and_only_the_others_are_learnt(monkeypat
     model.transformer.proj_out.weight.data.zero_(), model.transformer.proj_out.bias.data.zero_()
     noise = torch.randn(1, 32, 64, generator=loop.step_seed(teacher.SEED, 0))
     error = (noise - truth.view(1, 32, 64)).square().view(1, 4, 8, 64)[:, :, 4:].mean()
-    assert teacher.loss(model, pictures, TOY, 0, left).item() == pytest.approx(error.item(), rel=1e-5)
+    assert teacher.loss(model, images, TOY, 0, left).item() == pytest.approx(error.item(), rel=1e-5)
 
 
 def test_some_of_the_shown_panels_have_noise_and_less_than_the_others():
@@ -142,20 +142,20 @@ def test_some_of_the_shown_panels_have_noise_and_less_than_the_others():
     assert abs((haze[:, 0] > 0).float().mean().item() - teacher.HAZY) < 0.08
 
 
-def test_panels_are_cut_from_a_sheets_tokens_as_they_were_put_together():
-    panels = torch.randn(8, 16, 8, 8)  # two sheets of four
+def test_panels_are_cut_from_a_grids_tokens_as_they_were_put_together():
+    panels = torch.randn(8, 16, 8, 8)  # two grids of four
     alone, together = latents.pack(panels, 1, 1), latents.pack(panels, 2, 2)
     assert torch.equal(teacher.by_panel(together, 2, 2), alone)
 
 
 def test_the_readers_question_teaches_the_transformer(monkeypatch):
     torch.manual_seed(0)
-    model, pictures, batch = teacher.Teacher(TOY), toy_pictures(), copied([True, False], [0, 1])
+    model, images, batch = teacher.Teacher(TOY), toy_images(), copied([True, False], [0, 1])
     weight = model.transformer.transformer_blocks[0].attn.to_q.weight
 
     def pull(reading: float) -> torch.Tensor:
         monkeypatch.setattr(teacher, "READING", reading)
-        return torch.autograd.grad(teacher.loss(model, pictures, TOY, 0, batch), weight)[0]
+        return torch.autograd.grad(teacher.loss(model, images, TOY, 0, batch), weight)[0]
 
     assert not torch.allclose(pull(0.0), pull(1.0))
 
@@ -186,9 +186,9 @@ def run_steps(path, known, monkeypatch, steps: int) -> torch.Tensor:
     model, preset = teacher.Teacher(TOY), replace(TOY, teacher_batch=4)
     parts = {"model": model, "average": running_average(model), "optimizer": loop.Optimizers(model, 1e-3)}
     state = State(path, steps, **parts).load()
-    batches, pictures = made_ahead(lessons.Sampler(known, 4, whole), state.step, steps), toy_pictures()
+    batches, images = made_ahead(lessons.Sampler(known, 4, whole), state.step, steps), toy_images()
     monkeypatch.setattr(loop, "learning_rate", lambda *_, **__: 1.0)  # whatever the length
-    descend("toy", state, lambda step: teacher.loss(model, pictures, preset, step, next(batches)))
+    descend("toy", state, lambda step: teacher.loss(model, images, preset, step, next(batches)))
     return model.transformer.x_embedder.weight.detach().clone()
 
 

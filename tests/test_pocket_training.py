@@ -43,17 +43,17 @@ TOY = replace(
 
 
 @pytest.fixture(scope="module")
-def pictures() -> torch.Tensor:
+def images() -> torch.Tensor:
     panels = [np.asarray(draw(*scene, TOY.panel)) for i in range(6) for scene in scenes.family(3, i)]
     return vae.to_tensor(np.stack(panels))
 
 
 @pytest.fixture(scope="module")
-def linear(pictures) -> LinearAutoencoder:
+def linear(images) -> LinearAutoencoder:
     torch.manual_seed(0)
     model = LinearAutoencoder(TOY.vae_widths)
-    model.start_at_principal_components(pictures)
-    model.normalise(pictures)
+    model.start_at_principal_components(images)
+    model.normalize(images)
     return model
 
 
@@ -65,37 +65,37 @@ def spelled(linear):
 
 
 @torch.no_grad()
-def test_the_stock_vae_spells_the_linear_autoencoder(linear, spelled, pictures):
-    code = linear.encode(pictures[:4])
-    torch.testing.assert_close(spelled.encode(pictures[:4]).latent_dist.mode(), code, atol=2e-3, rtol=0)
+def test_the_stock_vae_spells_the_linear_autoencoder(linear, spelled, images):
+    code = linear.encode(images[:4])
+    torch.testing.assert_close(spelled.encode(images[:4]).latent_dist.mode(), code, atol=2e-3, rtol=0)
     torch.testing.assert_close(spelled.decode(code).sample, linear.decode(code), atol=2e-3, rtol=0)
 
 
 @torch.no_grad()
-def test_a_sample_of_the_latents_is_their_mode(spelled, pictures):
-    encoded = spelled.encode(pictures[:2]).latent_dist
+def test_a_sample_of_the_latents_is_their_mode(spelled, images):
+    encoded = spelled.encode(images[:2]).latent_dist
     torch.testing.assert_close(encoded.sample(), encoded.mode(), atol=1e-5, rtol=0)
 
 
 @torch.no_grad()
-def test_a_sheets_latents_are_its_panels_latents_side_by_side(spelled, pictures):
-    alone = spelled.encode(pictures[:4]).latent_dist.mode()
-    together = spelled.encode(vae.tile(pictures[:4], 2, 2)).latent_dist.mode()
+def test_a_grids_latents_are_its_panels_latents_side_by_side(spelled, images):
+    alone = spelled.encode(images[:4]).latent_dist.mode()
+    together = spelled.encode(vae.tile(images[:4], 2, 2)).latent_dist.mode()
     torch.testing.assert_close(together, vae.tile(alone, 2, 2), atol=2e-3, rtol=0)
 
 
-def test_the_probed_block_code_is_the_encoder(spelled, pictures):
+def test_the_probed_block_code_is_the_encoder(spelled, images):
     weight, bias = latents.block_code(spelled)
     with torch.no_grad():
-        expected = spelled.encode(pictures[:4]).latent_dist.mode()
+        expected = spelled.encode(images[:4]).latent_dist.mode()
     kernel = weight.view(-1, 3, 8, 8)
-    code = torch.nn.functional.conv2d(pictures[:4], kernel, bias, stride=8)
+    code = torch.nn.functional.conv2d(images[:4], kernel, bias, stride=8)
     torch.testing.assert_close(code, expected, atol=3e-3, rtol=0)
 
 
-def test_the_code_is_normalised(linear, pictures):
+def test_the_code_is_normalized(linear, images):
     with torch.no_grad():
-        code = linear.encode(pictures)
+        code = linear.encode(images)
     assert abs(code.mean().item()) < 0.01
     assert abs(code.std().item() - 1) < 0.01
 
@@ -127,10 +127,10 @@ def test_latents_that_workers_draw_and_encode_are_the_vaes(spelled, tmp_path):
     torch.testing.assert_close(made[1].float(), expected, atol=1e-2, rtol=0)
 
 
-def test_packing_panels_equals_packing_their_sheet():
+def test_packing_panels_equals_packing_their_grid():
     panels = torch.randn(8, 16, 8, 8)
-    sheets = vae.tile(panels, 2, 2)
-    assert torch.equal(latents.pack(panels, 2, 2), latents.pack(sheets, 1, 1))
+    grids = vae.tile(panels, 2, 2)
+    assert torch.equal(latents.pack(panels, 2, 2), latents.pack(grids, 1, 1))
 
 
 def test_the_learning_rate_warms_up_holds_and_decays():

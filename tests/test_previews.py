@@ -1,4 +1,4 @@
-"""Previews are many and looked at for a moment: small files, where a finished picture is exact."""
+"""Previews are many and looked at for a moment: small files, where a finished image is exact."""
 
 import gradio as gr
 import numpy as np
@@ -15,7 +15,7 @@ from tests import tiny, wheel_page
 
 
 @pytest.fixture(scope="module")
-def picture() -> Image.Image:
+def image() -> Image.Image:
     """As large as FLUX draws, and with a grain, as photographs have it."""
     random = np.random.default_rng(0)
     smooth = Image.fromarray(random.integers(0, 255, (512, 512, 3), dtype=np.uint8))
@@ -41,16 +41,16 @@ def copies(cache) -> dict[str, int]:
     return {file.suffix: file.stat().st_size for file in cache.rglob("*") if file.is_file()}
 
 
-def as_png(picture: Image.Image, folder) -> int:
-    picture.save(path := folder / "exact.png")
+def as_png(image: Image.Image, folder) -> int:
+    image.save(path := folder / "exact.png")
     return path.stat().st_size
 
 
-def test_the_generate_tab_keeps_small_previews_and_exact_pictures(picture, cache, folder):
+def test_the_generate_tab_keeps_small_previews_and_exact_images(image, cache, folder):
     work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
     options = Options(prompt="a hat", steps=1, count=2, image_guidance=1.0)
-    (done,) = drawing.generate(work.loaded.pipe, tiny.picture(), Options(prompt="a hat", steps=1))
-    gallery, *_ = work._shown(Progress(1, 2, 1.0, [picture], [done]), options, folder)
+    (done,) = drawing.generate(work.loaded.pipe, tiny.image(), Options(prompt="a hat", steps=1))
+    gallery, *_ = work._shown(Progress(1, 2, 1.0, [image], [done]), options, folder)
     finished, preview = gallery.value
     assert finished["image"]["path"].endswith("dsd-0.png") and preview["caption"] == "preview"
     with Image.open(finished["image"]["path"]) as file:
@@ -58,23 +58,23 @@ def test_the_generate_tab_keeps_small_previews_and_exact_pictures(picture, cache
     with Image.open(preview["image"]["path"]) as file:
         assert file.format == "JPEG" and file.size == (512, 512)
         assert file.info["comment"].decode() == provenance.MARK
-    assert copies(cache)[".jpg"] < as_png(picture, folder) / 8
+    assert copies(cache)[".jpg"] < as_png(image, folder) / 8
 
 
 def test_previews_of_one_moment_are_not_mixed_up(cache, folder):
     work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
-    red, blue = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))
+    red, blue = (Image.new("RGB", (32, 32), color) for color in ("red", "blue"))
     options, orders = Options(prompt="a hat", steps=1, count=2), ([red, blue], [blue, red])
     shown = [work._shown(Progress(1, 2, 1.0, both), options, folder)[0] for both in orders]
     paths = [[item["image"]["path"] for item in gallery.value] for gallery in shown]
-    colours = [[Image.open(path).convert("RGB").getpixel((9, 9)) for path in both] for both in paths]
-    assert [[pixel[0] > pixel[2] for pixel in both] for both in colours] == [[True, False], [False, True]]
+    colors = [[Image.open(path).convert("RGB").getpixel((9, 9)) for path in both] for both in paths]
+    assert [[pixel[0] > pixel[2] for pixel in both] for both in colors] == [[True, False], [False, True]]
 
 
-def test_the_grids_tab_keeps_small_previews(picture, cache, folder, monkeypatch):
+def test_the_grids_tab_keeps_small_previews(image, cache, folder, monkeypatch):
     work = DrawingGrids(wheel_page.wheel())
-    shown, *_ = work._shown(Report(1, 2, 1.0, picture), {}, None, folder)
+    shown, *_ = work._shown(Report(1, 2, 1.0, image), {}, None, folder)
     on_page = gr.Image(format="png").postprocess(shown)  # what `grids_layout` shows it in
     with Image.open(on_page.path) as file:
         assert file.format == "JPEG" and file.size == (512, 512)
-    assert (folder / "preview-1.jpg").stat().st_size < as_png(picture, folder) / 8
+    assert (folder / "preview-1.jpg").stat().st_size < as_png(image, folder) / 8

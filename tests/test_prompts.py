@@ -1,4 +1,4 @@
-"""Sheet prompts: worded as taught, no two nearly alike, the same after any number of kills."""
+"""Grid prompts: worded as taught, no two nearly alike, the same after any number of kills."""
 
 import json
 import multiprocessing
@@ -14,7 +14,7 @@ import pytest
 
 from dsd.files import jsonl
 from dsd.grids import prompts, references, writers
-from dsd.grids.prompts import PromptError, diversity, fingerprints, sheet_prompt, write_prompts
+from dsd.grids.prompts import PromptError, compose_prompt, diversity, fingerprints, write_prompts
 from dsd.grids.recipes import CRITTERS, IDENTITY, RECIPES
 from dsd.pocket.words import VOCABULARY, _panel_words, describe_critter, grid_prompt
 from dsd.pocket.world import SCENES, sample_context, sample_critter
@@ -23,7 +23,7 @@ from train import prompts as train_prompts
 
 
 @pytest.mark.parametrize(("lines", "columns"), CRITTERS.layouts)
-def test_the_critters_recipe_words_a_sheet_exactly_as_pockets_teacher_was_taught(lines, columns):
+def test_the_critters_recipe_words_a_grid_exactly_as_pockets_teacher_was_taught(lines, columns):
     generator = rng()
     for _ in range(200):
         critter = sample_critter(generator)
@@ -31,27 +31,27 @@ def test_the_critters_recipe_words_a_sheet_exactly_as_pockets_teacher_was_taught
         taught = grid_prompt(critter, contexts)
         if len(taught.split()) <= CRITTERS.longest["prompt"]:
             places = [_panel_words(context) for context in contexts]
-            assert sheet_prompt(CRITTERS, describe_critter(critter), places, lines, columns, 0) == taught
+            assert compose_prompt(CRITTERS, describe_critter(critter), places, lines, columns, 0) == taught
 
 
-def test_a_typed_sheet_names_its_subject_and_every_panel_in_reading_order():
+def test_a_typed_grid_names_its_subject_and_every_panel_in_reading_order():
     places = [f"place number {i}" for i in range(9)]
     for phrasing in range(len(IDENTITY.phrasings)):
-        prompt = sheet_prompt(IDENTITY, " a  red fox\n", places, 3, 3, phrasing)
+        prompt = compose_prompt(IDENTITY, " a  red fox\n", places, 3, 3, phrasing)
         found = [prompt.index(text) for text in ("a red fox", *places)]
         assert found == sorted(found) and "9" in prompt and "3 by 3" in prompt and "{" not in prompt
-    where = ("top left", "top centre", "top right", "middle left", "middle centre", "middle right", "bottom")
+    where = ("top left", "top center", "top right", "middle left", "middle center", "middle right", "bottom")
     assert [prompt.index(name) for name in where] == sorted(prompt.index(name) for name in where)
-    assert "left one: a. The right one: b" in sheet_prompt(IDENTITY, "fox", ["a", "b"], 1, 2, 0)
+    assert "left one: a. The right one: b" in compose_prompt(IDENTITY, "fox", ["a", "b"], 1, 2, 0)
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"places": ["a", "b", "c"]}, "a 2x2 sheet has 4 places, got 3"),
+        ({"places": ["a", "b", "c"]}, "a 2x2 grid has 4 places, got 3"),
         ({"subject": "  "}, "a subject is empty"),
         ({"places": ["a", "b", "c", " "]}, "a place is empty"),
-        ({"rows": 3, "columns": 3, "places": ["a"] * 9}, "sheets of critters are 1x2, 2x2, got 3x3"),
+        ({"rows": 3, "columns": 3, "places": ["a"] * 9}, "grids of critters are 1x2, 2x2, got 3x3"),
         ({"phrasing": 1}, "critters has phrasings 0 to 0, got 1"),
         ({"subject": "x " * 8}, "a subject of critters has at most 7 words, got 8"),
         ({"places": ["red hat on the beach now"] * 4}, "a prompt of critters has at most 35 words, got 3"),
@@ -60,7 +60,7 @@ def test_a_typed_sheet_names_its_subject_and_every_panel_in_reading_order():
 def test_what_makes_no_prompt_is_refused_with_its_value(changes, sentence):
     typed = {"subject": "fox", "places": ["a"] * 4, "rows": 2, "columns": 2, "phrasing": 0} | changes
     with pytest.raises(PromptError, match=sentence):
-        sheet_prompt(CRITTERS, **typed)
+        compose_prompt(CRITTERS, **typed)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_what_makes_no_prompt_is_refused_with_its_value(changes, sentence):
         ({"seed": 4294}, "seed must be from 0 to 4293, got 4294"),
         ({"seed": -1}, "seed must be from 0"),
         ({"recipe": "cats"}, "recipe must be one of identity, critters, got 'cats'"),
-        ({"rows": 3, "columns": 3}, "sheets of critters are 1x2, 2x2, got 3x3"),
+        ({"rows": 3, "columns": 3}, "grids of critters are 1x2, 2x2, got 3x3"),
     ],
 )
 def test_an_impossible_option_is_refused_with_its_value(changes, sentence):
@@ -97,13 +97,13 @@ def test_the_drawn_worlds_prompts_are_in_its_few_words_and_fit_the_teacher(critt
         assert row["subject"] in row["prompt"] and row["subject"] in row["caption"]
 
 
-def test_the_scenes_of_a_drawn_sheet_all_differ(critters):
+def test_the_scenes_of_a_drawn_grid_all_differ(critters):
     for row in critters:
         scenes = [place.split()[0] for place in row["places"]]
         assert len(set(scenes)) == 4 and set(scenes) <= set(SCENES)
 
 
-def test_drawn_places_are_as_often_at_night_and_with_a_hat_as_in_the_pictures():
+def test_drawn_places_are_as_often_at_night_and_with_a_hat_as_in_the_images():
     generator, samples = rng(1), rng(2)
     drawn = [place for _ in range(250) for place in writers.drawn_places(generator, 4)]
     seen = [_panel_words(sample_context(samples)) for _ in range(1000)]
@@ -146,11 +146,11 @@ FOUR = ("on a sandy beach", "in deep snow", "under neon signs", "by a fireplace"
         ("red fox", ("in a library", "at a fair", *FOUR[2:]), False),
     ],
 )
-def test_sheets_are_alike_if_all_but_one_word_or_one_place_agree(subject, places, alike):
+def test_grids_are_alike_if_all_but_one_word_or_one_place_agree(subject, places, alike):
     assert bool(fingerprints("red fox", FOUR) & fingerprints(subject, places)) == alike
 
 
-def test_sheets_of_two_places_may_share_one():
+def test_grids_of_two_places_may_share_one():
     one, other = ("on a sandy beach", "in deep snow"), ("on a sandy beach", "by a warm fireplace")
     assert not fingerprints("red fox", one) & fingerprints("red fox", other)
 
@@ -162,11 +162,11 @@ def test_near_duplicates_are_dropped_and_counted(tmp_path):
 
 
 def test_diversity_counts_what_differs():
-    sheets = [
+    grids = [
         {"subject": "red fox", "places": ["in snow", "in sand"]},
         {"subject": "Red  Fox", "places": ["in snow"]},
     ]
-    assert diversity(sheets) == {
+    assert diversity(grids) == {
         "prompts": 2, "subjects": 1, "places": 2, "ngrams_1": 5, "ngrams_2": 3, "ngrams_3": 0,
         "distinct_1": 5 / 10, "distinct_2": 3 / 5, "distinct_3": 0.0,
     }  # fmt: skip

@@ -116,7 +116,7 @@ def test_half_a_character_is_named(accepted):
 
 
 def test_what_is_accepted_comes_back_from_the_file_as_it_was(accepted, tmp_path):
-    frame = tiny.picture()
+    frame = tiny.image()
     for prompt in accepted:
         settings = {"prompt": prompt, "seed": 1}
         path = provenance.save(tmp_path / "a.png", frame, settings, frame)
@@ -132,27 +132,27 @@ def test_what_is_said_about_a_prompt_is_text(work, accepted):
             assert is_ours(said(prompt)) and is_ours(messages.status(prompt, 0.5))
 
 
-def test_the_form_of_sheets_takes_it_or_says_why_not(work, accepted, corpus):
+def test_the_form_of_grids_takes_it_or_says_why_not(work, accepted, corpus):
     drawn = 0
     for index, prompt in enumerate(corpus):
         recipe = (CRITTERS, IDENTITY)[index % 2]
         try:
-            sheet = drawing_grids.sheet_row(recipe, prompt, ["beach"] * 3 + [prompt[:20]], 7)
+            grid = drawing_grids.grid_row(recipe, prompt, ["beach"] * 3 + [prompt[:20]], 7)
         except ValueError as error:
             assert is_ours(messages.problem(messages.explained(error))) and len(str(error)) < 1000
             continue
         drawn += 1
-        unknown = drawing_grids.unknown_words(work.loaded.pipe.tokenizer_2, sheet)
+        unknown = drawing_grids.unknown_words(work.loaded.pipe.tokenizer_2, grid)
         stamp = {
             "steps": 1,
             "guidance": 1.0,
             "generator": prompt,
             "margin": 0,
             "generator_hash": "0",
-            "licence": prompt,
+            "license": prompt,
         }
         told = grid_facts.facts(
-            sheet | stamp, borders=prompt, unknown=unknown, pairs=[], expected=6, unjudged=prompt
+            grid | stamp, borders=prompt, unknown=unknown, pairs=[], expected=6, unjudged=prompt
         )
         assert not [tag for tag, *_ in Reading(told).strange if tag not in ("h3", "blockquote")]
     assert drawn > 100

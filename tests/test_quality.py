@@ -1,4 +1,4 @@
-"""Qualities: what they cost, that their solvers solve, that pictures made with them can be made again."""
+"""Qualities: what they cost, that their solvers solve, that images made with them can be made again."""
 
 import json
 import math
@@ -49,7 +49,7 @@ def options(**changes) -> Options:
 
 
 def evaluations(name: str, branches: int = 3) -> int:
-    """Of one picture; the two guidance scales of the default take three branches."""
+    """Of one image; the two guidance scales of the default take three branches."""
     asked = QUALITIES[name]
     return asked.steps + (branches - 1) * len(asked.guided)
 
@@ -93,11 +93,11 @@ def test_guidance_rests_after_its_share_of_the_steps(pipe, calls):
     assert calls == [1, 3, 3, 1, 1, 1]
 
 
-def test_branches_are_one_call_for_a_few_pictures_and_one_each_for_many(pipe, calls):
-    for pictures, expected in ((1, [3]), (4, [12]), (5, [5, 5, 5])):
+def test_branches_are_one_call_for_a_few_images_and_one_each_for_many(pipe, calls):
+    for images, expected in ((1, [3]), (4, [12]), (5, [5, 5, 5])):
         calls.clear()
         asked = {"num_inference_steps": 1, "guidance_start_step": 0, "image_guidance_scale": 1.5}
-        draw(pipe, num_images_per_prompt=pictures, generator=seeded(*range(pictures)), **asked)
+        draw(pipe, num_images_per_prompt=images, generator=seeded(*range(images)), **asked)
         assert calls == expected
 
 
@@ -167,7 +167,7 @@ def test_an_unknown_name_is_refused(pipe):
             options(quality=name)
 
 
-# -- in pictures' settings and on the command line
+# -- in images' settings and on the command line
 
 
 def test_a_draft_is_made_again_from_its_file(pipe, tmp_path):
@@ -179,7 +179,7 @@ def test_a_draft_is_made_again_from_its_file(pipe, tmp_path):
     assert drawing.options_from(settings).plan == QUALITIES["draft"]
 
 
-def test_pictures_from_before_there_were_qualities_are_best(pipe):
+def test_images_from_before_there_were_qualities_are_best(pipe):
     settings = drawing.generate(pipe, photo(), options(steps=2))[0].settings
     del settings["quality"]
     assert drawing.options_from(settings).plan == replace(QUALITIES["best"], steps=2)
@@ -213,7 +213,7 @@ def test_the_command_takes_a_quality(pipe, tmp_path, monkeypatch, capsys, flags,
 # -- once per request, and nothing before it is needed
 
 
-def test_words_and_reference_are_encoded_once_for_all_pictures(pipe):
+def test_words_and_reference_are_encoded_once_for_all_images(pipe):
     parts = {"text": pipe.text_encoder_2, "pooled": pipe.text_encoder, "reference": pipe.vae.encoder}
     seen = dict.fromkeys(parts, 0)
 
@@ -244,7 +244,7 @@ def test_more_steps_do_not_ask_more_often_where_the_pipeline_is(pipe, monkeypatc
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (1.5, 1.0), (1.0, 2.0)])
 def test_a_request_that_is_already_encoded_draws_the_same(pipe, scales):
     image, text = scales
-    asked = {"image": tiny.picture(), "image_guidance_scale": image, "text_guidance_scale": text}
+    asked = {"image": tiny.image(), "image_guidance_scale": image, "text_guidance_scale": text}
     asked |= {"prompt": "a red hat", "negative_prompt": "a hat", "num_inference_steps": 3}
     drawn = [
         pipe(**given, generator=seeded(0), output_type="latent").images

@@ -65,18 +65,18 @@ def test_every_link_to_a_file_leads_somewhere(page):
     assert [link for link in near if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
-def test_every_example_picture_exists():
+def test_every_example_image_exists():
     named = set(re.findall(r"assets/examples/[\w.-]+", read()))
     assert named and [path for path in named if not (ROOT / path).exists()] == []
 
 
-def test_the_page_is_shown_tab_by_tab_in_pictures_that_load_at_once():
+def test_the_page_is_shown_tab_by_tab_in_images_that_load_at_once():
     shown = sorted({ROOT / path for path in re.findall(r"assets/screens/[\w.-]+", read())})
     assert [path.stem for path in shown] == ["curate", "generate", "grids", "phone"]
     assert sum(path.stat().st_size for path in shown) < 600_000
     for path in shown:
-        with Image.open(path) as picture:
-            assert picture.width == (390 if path.stem == "phone" else 1280)
+        with Image.open(path) as image:
+            assert image.width == (390 if path.stem == "phone" else 1280)
 
 
 @pytest.mark.parametrize("page", PAGES)

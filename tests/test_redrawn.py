@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL
 from dsd.model.latents import decode
 from dsd.model.presets import ASSETS
 from dsd.pocket.draw import draw
-from train.pocket import latents as sheets
+from train.pocket import latents as grids
 from train.pocket import scenes
 from train.pocket.judge import redrawn
 from train.pocket.presets import CPU
@@ -27,7 +27,7 @@ def vae():
 
 @pytest.fixture(scope="module")
 def latents(vae, tmp_path_factory):
-    return sheets.load(vae, TRAIN_SEED, len(FAMILIES), SIDE, tmp_path_factory.mktemp("latents"))
+    return grids.load(vae, TRAIN_SEED, len(FAMILIES), SIDE, tmp_path_factory.mktemp("latents"))
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def teacher():
 @torch.no_grad()
 def test_with_hardly_any_noise_every_panel_comes_back_in_its_place(teacher, vae, latents, monkeypatch):
     monkeypatch.setattr(redrawn, "NOISE", (0.01, 0.02))
-    panels = redrawn.SHEETS[0]
+    panels = redrawn.GRIDS[0]
     drawn = redrawn.redraw(teacher, vae, latents, FAMILIES, panels, SIDE)
     assert drawn.shape == (len(FAMILIES), len(panels), SIDE, SIDE, 3)
     plain = redrawn.to_pixels(decode(vae, latents[: len(FAMILIES), list(panels)].flatten(0, 1).float()))
@@ -53,18 +53,18 @@ def test_with_hardly_any_noise_every_panel_comes_back_in_its_place(teacher, vae,
 def test_more_noise_changes_more_and_the_same_call_draws_the_same(teacher, vae, latents, monkeypatch):
     def drawn(noise):
         monkeypatch.setattr(redrawn, "NOISE", (noise, noise))
-        return redrawn.redraw(teacher, vae, latents, FAMILIES, redrawn.SHEETS[1], SIDE).astype(float)
+        return redrawn.redraw(teacher, vae, latents, FAMILIES, redrawn.GRIDS[1], SIDE).astype(float)
 
     little, much, again = drawn(0.02), drawn(0.6), drawn(0.6)
     assert (much == again).all() and np.abs(much - little).mean() > 3
 
 
-def test_only_pictures_that_still_tell_the_critter_count_as_true():
+def test_only_images_that_still_tell_the_critter_count_as_true():
     from dsd.pocket import scorer
 
     flat = [(critter, replace(context, light="day")) for critter, context in scenes.family(TRAIN_SEED, 0)]
-    pictures = np.stack([np.asarray(draw(*one, SIDE)) for one in flat])
-    readings = scorer.load().read([redrawn.Image.fromarray(picture) for picture in pictures])
+    images = np.stack([np.asarray(draw(*one, SIDE)) for one in flat])
+    readings = scorer.load().read([redrawn.Image.fromarray(image) for image in images])
     assert sum(redrawn.true(row, reading) for row, reading in enumerate(readings)) >= 6
     other = scenes.FAMILY * 5  # another critter
     assert not any(redrawn.true(other + row, reading) for row, reading in enumerate(readings))

@@ -167,7 +167,7 @@ def test_the_ones_own_upload_does(http, uploaded):
     assert "event: complete" in asked(http, image=file(uploaded)).text
 
 
-def test_a_picture_that_is_gone_is_asked_for_again_without_naming_a_folder(http):
+def test_a_image_that_is_gone_is_asked_for_again_without_naming_a_folder(http):
     data = corpus.saved(corpus.noise(seed=3), "PNG")
     (path,) = http.post(f"{API}/upload", files={"files": ("gone.png", data)}).json()
     Path(path).unlink()
@@ -191,7 +191,7 @@ def test_no_way_into_the_app_opens_a_foreign_file(http, way):
     for named in ({"path": str(ROOT / "assets" / "teaser.png")}, file("assets/teaser.png")):
         answer = call(http, way, named)
         assert "complete" not in answer and "dsd-7" not in answer and "Traceback" not in answer
-        assert "picture is gone" in answer or not way.startswith("call")  # the others never take what queues
+        assert "image is gone" in answer or not way.startswith("call")  # the others never take what queues
 
 
 def test_gradios_route_for_recordings_is_closed(http):
@@ -199,7 +199,7 @@ def test_gradios_route_for_recordings_is_closed(http):
     assert answer.status_code == 404
 
 
-def test_a_picture_inside_the_request_is_drawn_from(http, uploaded):
+def test_a_image_inside_the_request_is_drawn_from(http, uploaded):
     inline = "data:image/png;base64," + base64.b64encode(uploaded.read_bytes()).decode()
     assert "event: complete" in asked(http, image={"path": None, "url": inline}).text
 
@@ -232,11 +232,11 @@ def test_an_uploads_name_leads_nowhere(http, folder, name):
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
-        ("html", "is not a picture"),
+        ("html", "is not an image"),
         ("nothing", "is empty"),
         ("png 65500 x 65500", "too large"),
-        ("png with 30 MB of packed text", "is not a picture"),
-        ("postscript that runs", "is not a picture"),
+        ("png with 30 MB of packed text", "is not an image"),
+        ("postscript that runs", "is not an image"),
     ],
 )
 def test_a_bad_upload_gets_a_sentence_through_the_network(http, kind, sentence):

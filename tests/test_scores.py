@@ -21,8 +21,8 @@ class Greys:
         Measure("guess", "guess", "one", truth_is_best=False),
     )
 
-    def score(self, cases, pictures):
-        levels = [picture.getpixel((0, 0)) / 200 for picture in pictures]
+    def score(self, cases, images):
+        levels = [image.getpixel((0, 0)) / 200 for image in images]
         return [
             {"identity": level, "copy": 1 - abs(level - case.reference.getpixel((0, 0)) / 200), "guess": 0.5}
             for case, level in zip(cases, levels, strict=True)
@@ -64,10 +64,10 @@ def test_copying_is_one_and_what_others_score_is_nought():
 
 def test_chance_is_measured_on_other_subjects_only():
     class Strict(Greys):
-        def score(self, cases, pictures):
+        def score(self, cases, images):
             own = {id(c.reference): c.subject for c in cases}
-            assert all(own.get(id(p), "") != c.subject for c, p in zip(cases, pictures, strict=True))
-            return super().score(cases, pictures)
+            assert all(own.get(id(p), "") != c.subject for c, p in zip(cases, images, strict=True))
+            return super().score(cases, images)
 
     cases = [replace(case, truth=None) for case in greys()]
     levels = scores.measure_levels(cases, Strict())
@@ -87,8 +87,8 @@ def test_one_subject_is_too_few():
         scores.evaluate(validation.by_copying, greys(1), Greys())
 
 
-def test_a_missing_picture_is_noticed():
-    with pytest.raises(ValueError, match="8 pictures were asked for and 7 were drawn"):
+def test_a_missing_image_is_noticed():
+    with pytest.raises(ValueError, match="8 images were asked for and 7 were drawn"):
         scores.evaluate(lambda prompts, references, seeds: references[1:], greys(), Greys())
 
 

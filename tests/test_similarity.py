@@ -1,4 +1,4 @@
-"""How alike pictures look: unit vectors from a judge's eyes or from an image encoder."""
+"""How alike images look: unit vectors from a judge's eyes or from an image encoder."""
 
 from types import SimpleNamespace
 
@@ -18,7 +18,7 @@ from dsd.vlm.embed import open_embedder
 from dsd.vlm.open import LoadError, open_vlm
 from tests import tiny
 
-PICTURES = [tiny.picture(seed, (32, 48)) for seed in range(5)]
+IMAGES = [tiny.image(seed, (32, 48)) for seed in range(5)]
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
 
 
@@ -56,8 +56,8 @@ def embedder(request, vlm):
     return open_embedder(str(request.getfixturevalue(request.param)))
 
 
-def test_vectors_have_unit_length_and_pictures_differ(embedder):
-    vectors = embedder.embed(PICTURES)
+def test_vectors_have_unit_length_and_images_differ(embedder):
+    vectors = embedder.embed(IMAGES)
     assert vectors.shape == (5, 32) and vectors.dtype == torch.float32
     assert torch.allclose(vectors.norm(dim=1), torch.ones(5))
     alike = vectors @ vectors.T
@@ -65,18 +65,18 @@ def test_vectors_have_unit_length_and_pictures_differ(embedder):
 
 
 def test_a_vector_is_the_same_in_any_company(embedder, monkeypatch):
-    together = embedder.embed(PICTURES)
+    together = embedder.embed(IMAGES)
     monkeypatch.setattr(similarity, "AT_ONCE", 2)
-    assert torch.allclose(embedder.embed(PICTURES), together, atol=1e-5)
-    assert torch.allclose(embedder.embed(PICTURES[3:4])[0], together[3], atol=1e-5)
+    assert torch.allclose(embedder.embed(IMAGES), together, atol=1e-5)
+    assert torch.allclose(embedder.embed(IMAGES[3:4])[0], together[3], atol=1e-5)
 
 
-def test_no_pictures_are_no_vectors(embedder):
+def test_no_images_are_no_vectors(embedder):
     assert embedder.embed([]).shape == (0, 32)
 
 
 def test_similarity_is_the_cosine(embedder):
-    vectors = embedder.embed(PICTURES)
+    vectors = embedder.embed(IMAGES)
     same = similarity.similarity(vectors, vectors)
     assert same.shape == (5,) and torch.allclose(same, torch.ones(5), atol=1e-6)
     a, b = 3 * vectors[0], 5 * vectors[1]
@@ -85,13 +85,13 @@ def test_similarity_is_the_cosine(embedder):
 
 
 def test_the_judges_eyes_are_the_mean_over_the_tower(vlm):
-    pixels = vlm.processor.image_processor(images=[PICTURES[0]], return_tensors="pt")["pixel_values"]
+    pixels = vlm.processor.image_processor(images=[IMAGES[0]], return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         tokens = vlm.model.model.vision_tower(pixel_values=pixels).last_hidden_state[0]
     mean = tokens.mean(0)
     embedder = open_embedder("judge", vlm=vlm)
     assert embedder.name == "judge (eyes)"
-    assert torch.allclose(embedder.embed(PICTURES[:1])[0], mean / mean.norm(), atol=1e-5)
+    assert torch.allclose(embedder.embed(IMAGES[:1])[0], mean / mean.norm(), atol=1e-5)
 
 
 def test_an_encoder_goes_by_the_name_of_its_folder(dino):
@@ -109,7 +109,7 @@ def test_a_judge_of_another_build_says_what_to_name(tmp_path):
         open_embedder("judge", vlm=open_vlm(str(tiny.qwen(tmp_path / "qwen"))))
 
 
-def test_what_reads_no_pictures_is_refused(tmp_path):
+def test_what_reads_no_images_is_refused(tmp_path):
     tiny.text_encoders(*tiny.tokenizers())[0].save_pretrained(tmp_path)
     with pytest.raises(LoadError, match=str(tmp_path)):
         open_embedder(str(tmp_path))
@@ -120,5 +120,5 @@ def test_what_reads_no_pictures_is_refused(tmp_path):
 def test_a_text_model_with_an_image_processor_is_refused(tmp_path):
     tiny.text_encoders(*tiny.tokenizers())[0].save_pretrained(tmp_path)
     SiglipImageProcessorPil().save_pretrained(tmp_path)
-    with pytest.raises(LoadError, match="does not read pictures"):
+    with pytest.raises(LoadError, match="does not read images"):
         open_embedder(str(tmp_path))

@@ -5,7 +5,7 @@ import torch
 
 from dsd.model.pipeline import DSDPipeline, DSDPipelineOutput, Step
 from tests import tiny
-from tests.tiny import PROMPTS, draw, picture, seeded
+from tests.tiny import PROMPTS, draw, image, seeded
 
 
 @pytest.fixture(scope="module")
@@ -19,25 +19,25 @@ def calls(pipe, monkeypatch) -> list[int]:
 
 
 def test_stream_gives_every_step_and_then_the_output(pipe):
-    *steps, output = pipe.stream(PROMPTS[0], image=picture(), num_inference_steps=3, generator=seeded(0))
+    *steps, output = pipe.stream(PROMPTS[0], image=image(), num_inference_steps=3, generator=seeded(0))
     assert [(step.index, step.total) for step in steps] == [(0, 3), (1, 3), (2, 3)]
     assert all(isinstance(step, Step) for step in steps) and isinstance(output, DSDPipelineOutput)
     assert (
         output.images[0]
-        == pipe(PROMPTS[0], image=picture(), num_inference_steps=3, generator=seeded(0)).images[0]
+        == pipe(PROMPTS[0], image=image(), num_inference_steps=3, generator=seeded(0)).images[0]
     )
 
 
 def test_a_preview_is_the_target_frame_and_the_last_one_is_the_result(pipe):
-    *steps, output = pipe.stream(PROMPTS, image=picture(), num_inference_steps=2, generator=seeded(0, 1))
+    *steps, output = pipe.stream(PROMPTS, image=image(), num_inference_steps=2, generator=seeded(0, 1))
     previews = [step.preview() for step in steps]
-    assert [len(pictures) for pictures in previews] == [2, 2] and previews[0][0].size == (32, 32)
+    assert [len(images) for images in previews] == [2, 2] and previews[0][0].size == (32, 32)
     assert previews[0][0] != previews[1][0]
 
 
 def test_the_last_preview_points_at_the_end(pipe):
     captured = []
-    options = {"image": picture(), "num_inference_steps": 2, "generator": seeded(0)}
+    options = {"image": image(), "num_inference_steps": 2, "generator": seeded(0)}
     preview = pipe._preview
     pipe._preview = lambda tokens, size: captured.append(tokens) or preview(tokens, size)
     *steps, output = pipe.stream(PROMPTS[0], output_type="latent", **options)
@@ -47,7 +47,7 @@ def test_the_last_preview_points_at_the_end(pipe):
 
 
 def test_closing_the_stream_stops_within_a_step(pipe, calls):
-    steps = pipe.stream(PROMPTS[0], image=picture(), num_inference_steps=50)
+    steps = pipe.stream(PROMPTS[0], image=image(), num_inference_steps=50)
     next(steps)
     steps.close()
     assert sum(calls) == 1 and list(steps) == []
@@ -58,7 +58,7 @@ def test_interrupt_stops_within_a_step(pipe, calls):
         pipe._interrupt = index == 1
         return tensors
 
-    output = pipe(PROMPTS[0], image=picture(), num_inference_steps=50, callback_on_step_end=stop)
+    output = pipe(PROMPTS[0], image=image(), num_inference_steps=50, callback_on_step_end=stop)
     assert sum(calls) == 2 and len(output.images) == 1
     assert sum(calls) == 2 and draw(pipe).isfinite().all()  # the next call is not interrupted
 
@@ -71,6 +71,6 @@ def test_a_callback_may_change_the_latents(pipe):
 
 
 def test_gradients_stay_as_the_caller_had_them(pipe):
-    for _ in pipe.stream(PROMPTS[0], image=picture(), num_inference_steps=2):
+    for _ in pipe.stream(PROMPTS[0], image=image(), num_inference_steps=2):
         assert torch.is_grad_enabled()
     assert not draw(pipe).requires_grad

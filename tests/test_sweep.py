@@ -60,7 +60,7 @@ def test_old_files_go_at_the_start_and_young_ones_stay(machine, monkeypatch):
     (folder / "a").mkdir()
     (folder / "a" / "upload.png").write_bytes(b"x")
     (half := Path(uploads.workplace().name)).mkdir(parents=True, exist_ok=True)
-    (half / "dsd-7.png").write_bytes(b"half a picture")
+    (half / "dsd-7.png").write_bytes(b"half an image")
     uploads.settle()
     assert (folder / "a" / "upload.png").exists() and (half / "dsd-7.png").exists()
     monkeypatch.setattr(uploads, "KEPT", 0.01)
@@ -78,7 +78,7 @@ def test_a_link_is_removed_and_what_it_leads_to_is_not(machine):
     assert not (place / "door").is_symlink() and (machine / "elsewhere" / "keep.txt").exists()
 
 
-def test_pictures_are_made_outside_of_what_gradio_serves(machine, monkeypatch):
+def test_images_are_made_outside_of_what_gradio_serves(machine, monkeypatch):
     monkeypatch.setenv(uploads.VARIABLE, "")
     folder = uploads.settle()
     with uploads.workplace() as place:
@@ -86,7 +86,7 @@ def test_pictures_are_made_outside_of_what_gradio_serves(machine, monkeypatch):
     assert not Path(place).exists()
 
 
-def test_a_picture_that_is_gone_is_asked_for_again(machine):
-    with pytest.raises(ValueError, match="your picture is gone") as caught:
+def test_a_image_that_is_gone_is_asked_for_again(machine):
+    with pytest.raises(ValueError, match="your image is gone") as caught:
         uploads.open_upload(str(machine / "gone.png"))
     assert str(machine) not in str(caught.value)

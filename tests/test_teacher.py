@@ -1,4 +1,4 @@
-"""The teacher: one seed a sheet, stock pictures, prompts that fit; it can be watched and stopped."""
+"""The teacher: one seed a grid, stock images, prompts that fit; it can be watched and stopped."""
 
 import re
 from dataclasses import replace
@@ -44,7 +44,7 @@ def undistilled() -> FluxPipeline:
     return flux(guidance_embeds=False)
 
 
-def sheet(seed: int = 0, rows: int = 2, columns: int = 2, prompt: str = "four foxes") -> dict:
+def grid(seed: int = 0, rows: int = 2, columns: int = 2, prompt: str = "four foxes") -> dict:
     return {"prompt": prompt, "seed": seed, "rows": rows, "columns": columns}
 
 
@@ -68,38 +68,38 @@ def stock(pipe: FluxPipeline, **options):
     ).images[0]
 
 
-def test_a_sheet_is_what_the_stock_pipeline_draws(tiny_teacher):
-    (drawn,) = draw(tiny_teacher, [sheet(7)])
+def test_a_grid_is_what_the_stock_pipeline_draws(tiny_teacher):
+    (drawn,) = draw(tiny_teacher, [grid(7)])
     assert drawn == stock(tiny_teacher.pipe, guidance_scale=3.5)
 
 
 def test_a_model_without_embedded_guidance_is_guided_away_from_the_empty_prompt(undistilled):
-    (drawn,) = draw(taught(undistilled, guidance=2.0), [sheet(7)])
+    (drawn,) = draw(taught(undistilled, guidance=2.0), [grid(7)])
     assert drawn == stock(undistilled, true_cfg_scale=2.0, negative_prompt="")
-    (plain,) = draw(taught(undistilled, guidance=1.0), [sheet(7)])
+    (plain,) = draw(taught(undistilled, guidance=1.0), [grid(7)])
     assert plain == stock(undistilled) and apart(plain, drawn) > 0
 
 
 def test_embedded_guidance_acts(tiny_teacher):
-    assert draw(tiny_teacher, [sheet()]) != draw(taught(tiny_teacher.pipe, guidance=1.0), [sheet()])
+    assert draw(tiny_teacher, [grid()]) != draw(taught(tiny_teacher.pipe, guidance=1.0), [grid()])
 
 
-def test_a_sheet_does_not_depend_on_those_beside_it(tiny_teacher):
-    sheets = [sheet(seed, prompt=f"{seed} foxes") for seed in range(5)]
-    together, alone = draw(tiny_teacher, sheets), [draw(tiny_teacher, [one])[0] for one in sheets]
+def test_a_grid_does_not_depend_on_those_beside_it(tiny_teacher):
+    grids = [grid(seed, prompt=f"{seed} foxes") for seed in range(5)]
+    together, alone = draw(tiny_teacher, grids), [draw(tiny_teacher, [one])[0] for one in grids]
     assert all(apart(one, other) <= 1 for one, other in zip(together, alone, strict=True))
     assert all(apart(together[0], other) > 5 for other in together[1:])
 
 
 def test_layouts_may_be_mixed_and_keep_their_order(tiny_teacher):
-    sheets = [sheet(0, 1, 2), sheet(1, 3, 3), sheet(2, 1, 2), sheet(3, 2, 2)]
-    drawn = draw(tiny_teacher, sheets)
+    grids = [grid(0, 1, 2), grid(1, 3, 3), grid(2, 1, 2), grid(3, 2, 2)]
+    drawn = draw(tiny_teacher, grids)
     assert [one.size for one in drawn] == [(64, 32), (96, 96), (64, 32), (64, 64)]
-    assert all(apart(one, draw(tiny_teacher, [row])[0]) <= 1 for one, row in zip(drawn, sheets, strict=True))
+    assert all(apart(one, draw(tiny_teacher, [row])[0]) <= 1 for one, row in zip(drawn, grids, strict=True))
 
 
 def test_a_prompt_that_would_be_cut_is_refused(tiny_teacher):
-    fits, longer = sheet(prompt="x" * 38), sheet(prompt="x" * 39)  # with its start and its end: 40 tokens
+    fits, longer = grid(prompt="x" * 38), grid(prompt="x" * 39)  # with its start and its end: 40 tokens
     assert tiny_teacher.refuse(fits) is None
     assert tiny_teacher.refuse(longer) == "prompt too long: 41 tokens, the model reads 40"
     short = taught(tiny_teacher.pipe, tokens_of={(1, 2): 24})
@@ -110,10 +110,10 @@ def test_a_prompt_that_would_be_cut_is_refused(tiny_teacher):
 # -- watching
 
 
-def test_every_step_can_be_seen_and_the_last_one_is_the_sheet(tiny_teacher):
-    *steps, drawn = stream(tiny_teacher, [sheet(0), sheet(1)])
+def test_every_step_can_be_seen_and_the_last_one_is_the_grid(tiny_teacher):
+    *steps, drawn = stream(tiny_teacher, [grid(0), grid(1)])
     assert [(step.index, step.total) for step in steps] == [(i, STEPS) for i in range(STEPS)]
-    assert drawn == draw(tiny_teacher, [sheet(0), sheet(1)])
+    assert drawn == draw(tiny_teacher, [grid(0), grid(1)])
     first, last = steps[0].preview(), steps[-1].preview()
     assert [one.size for one in first] == [(64, 64)] * 2 and first != last
     assert all(apart(one, other) <= 1 for one, other in zip(last, drawn, strict=True))
@@ -121,20 +121,20 @@ def test_every_step_can_be_seen_and_the_last_one_is_the_sheet(tiny_teacher):
 
 def test_a_preview_shows_where_the_step_points_not_the_noise_on_the_way(tiny_teacher, monkeypatch):
     """A model that always answers `noise - data` points at the data from the first step on."""
-    noise = teacher._noise(tiny_teacher.pipe, [sheet()], 64, 64)
+    noise = teacher._noise(tiny_teacher.pipe, [grid()], 64, 64)
     data = torch.linspace(-1, 1, noise.numel()).view_as(noise)
     monkeypatch.setattr(tiny_teacher.pipe.transformer, "forward", lambda **_: (noise - data,))
-    *steps, (drawn,) = stream(tiny_teacher, [sheet()])
+    *steps, (drawn,) = stream(tiny_teacher, [grid()])
     assert all(apart(step.preview()[0], drawn) <= 1 for step in steps)
 
 
 def test_closing_the_stream_stops_within_a_step(tiny_teacher, monkeypatch):
     calls = tiny.count_calls(tiny_teacher.pipe, monkeypatch)
-    steps = stream(taught(tiny_teacher.pipe, steps=500), [sheet()])
+    steps = stream(taught(tiny_teacher.pipe, steps=500), [grid()])
     seen = next(steps)
     steps.close()
     assert isinstance(seen, Step) and sum(calls) == 1 and list(steps) == []
-    assert len(draw(tiny_teacher, [sheet()])) == 1  # and the next drawing is not stopped
+    assert len(draw(tiny_teacher, [grid()])) == 1  # and the next drawing is not stopped
 
 
 def test_what_goes_wrong_while_drawing_is_raised_where_one_waits(tiny_teacher, monkeypatch):
@@ -143,7 +143,7 @@ def test_what_goes_wrong_while_drawing_is_raised_where_one_waits(tiny_teacher, m
 
     monkeypatch.setattr(tiny_teacher.pipe.transformer, "forward", fail)
     with pytest.raises(MemoryError, match="no more"):
-        list(stream(tiny_teacher, [sheet()]))
+        list(stream(tiny_teacher, [grid()]))
 
 
 # -- loading
@@ -161,10 +161,10 @@ def test_a_folder_is_asked_like_the_preset_it_is_said_to_be_like(folder):
     own = opened.pipe.vae.config.sample_size // 2  # as large as the model draws best, whatever it is like
     assert opened.settings == replace(SETTINGS["pocket"], steps=2, margin=3, panel=own)
     assert opened.stamp == {
-        "generator": "mine", "generator_hash": model_hash(flux()), "licence": "unknown: see the model's card",
+        "generator": "mine", "generator_hash": model_hash(flux()), "license": "unknown: see the model's card",
         "steps": 2, "guidance": 3.0, "margin": 3,
     }  # fmt: skip
-    (drawn,) = draw(opened, [sheet(rows=1)])
+    (drawn,) = draw(opened, [grid(rows=1)])
     assert drawn.size == (2 * own, own)
 
 
@@ -234,13 +234,13 @@ def test_other_errors_stay_what_they_are(monkeypatch, folder):
 
 def test_a_student_is_no_teacher(tmp_path):
     tiny.pipeline().save_pretrained(tmp_path)
-    with pytest.raises(LoadError, match="draws from a reference picture .32 input channels."):
+    with pytest.raises(LoadError, match="draws from a reference image .32 input channels."):
         load_teacher(str(tmp_path), like="flux-dev", device="cpu")
 
 
 def test_the_shipped_teacher_draws_all_its_layouts():
     pocket = load_teacher("pocket", steps=1, device="cpu")
-    rows = [sheet(0, 2, 2, "4 images of the same red round critter"), sheet(0, 1, 2, "2 images of the same")]
+    rows = [grid(0, 2, 2, "4 images of the same red round critter"), grid(0, 1, 2, "2 images of the same")]
     assert [one.size for one in draw(pocket, rows)] == [(128, 128), (128, 64)]
-    assert pocket.stamp["licence"] == "Apache-2.0" and len(pocket.hash) == 12
+    assert pocket.stamp["license"] == "Apache-2.0" and len(pocket.hash) == 12
     assert [pocket.tokens(row) for row in rows] == [36, 24]

@@ -43,8 +43,8 @@ def generating_tab() -> Generating:
 
 @pytest.fixture
 def drawn(generating_tab, monkeypatch, tmp_path):
-    """All that the page is sent of five pictures, which take two batches, until the time ends."""
-    tiny.picture().save(tmp_path / "a.png")
+    """All that the page is sent of five images, which take two batches, until the time ends."""
+    tiny.image().save(tmp_path / "a.png")
     steps = generating_tab._steps
 
     def drawn(when: Callable[[Progress], bool], image: str | None = str(tmp_path / "a.png")) -> list[tuple]:
@@ -60,31 +60,31 @@ def captions(gallery: gr.Gallery) -> list[str]:
     return [item["caption"] for item in gallery.value]
 
 
-def test_pictures_that_are_done_stay(drawn):
+def test_images_that_are_done_stay(drawn):
     seen = drawn(lambda progress: progress.results and progress.previews)
     finished = [f"seed {seed}" for seed in (7, 8, 9, 10)]
     assert len(finished) == drawing.BATCH and captions(seen[-2][0]) == [*finished, "preview"]
-    pictures, redrawn, line, _ = seen[-1]
-    assert captions(pictures) == captions(redrawn) == finished
-    assert "4 of 5 pictures are done. GPU task aborted" in line
+    images, redrawn, line, _ = seen[-1]
+    assert captions(images) == captions(redrawn) == finished
+    assert "4 of 5 images are done. GPU task aborted" in line
 
 
-def test_previews_stay_when_no_picture_is_done(drawn):
+def test_previews_stay_when_no_image_is_done(drawn):
     *_, before, last = drawn(lambda progress: progress.previews)
     assert captions(before[0]) == ["preview"] * drawing.BATCH
     assert last[0] == last[1] == SKIP and "GPU task aborted" in last[2] and 'role="alert"' in last[2]
 
 
-def test_a_mistake_takes_no_earlier_picture_away(drawn):
-    ((pictures, redrawn, line, _),) = drawn(lambda progress: False, image=None)
-    assert pictures == redrawn == SKIP and "There is no picture yet" in line
+def test_a_mistake_takes_no_earlier_image_away(drawn):
+    ((images, redrawn, line, _),) = drawn(lambda progress: False, image=None)
+    assert images == redrawn == SKIP and "There is no image yet" in line
 
 
 # ---------------------------------------------------------------- Grids
 
 
-def sheet(when: Callable[[Report], bool], error: Exception, *, subject: str = "red critter") -> list[tuple]:
-    """All that the page is sent of a sheet until the time ends."""
+def grid(when: Callable[[Report], bool], error: Exception, *, subject: str = "red critter") -> list[tuple]:
+    """All that the page is sent of a grid until the time ends."""
     work = DrawingGrids(wheel_page.wheel())
     steps = work._steps
     work._steps = lambda row: stopped(steps(row), when, error)
@@ -96,22 +96,22 @@ def sheet(when: Callable[[Report], bool], error: Exception, *, subject: str = "r
     [(gr.Error("GPU task aborted"), "GPU task aborted"), (OSError("disk"), "Something went wrong")],
 )
 @pytest.mark.parametrize("judged", [0, 2])
-def test_a_sheet_stays_when_its_pairs_are_not_all_judged(judged, error, words):
-    seen = sheet(lambda report: report.sheet and len(report.pairs) == judged, error)
-    pictures = [index for index, row in enumerate(seen) if row[0] != SKIP]
-    assert seen[pictures[-1]][0].endswith("sheet-7.png") and seen[pictures[-1]][1].visible
-    picture, panels, facts, line, _ = seen[-1]
-    assert picture == panels == SKIP and f"The sheet is drawn. {words}" in line and 'role="alert"' in line
+def test_a_grid_stays_when_its_pairs_are_not_all_judged(judged, error, words):
+    seen = grid(lambda report: report.grid and len(report.pairs) == judged, error)
+    images = [index for index, row in enumerate(seen) if row[0] != SKIP]
+    assert seen[images[-1]][0].endswith("grid-7.png") and seen[images[-1]][1].visible
+    image, panels, facts, line, _ = seen[-1]
+    assert image == panels == SKIP and f"The grid is drawn. {words}" in line and 'role="alert"' in line
     assert facts.count('class="dsd-pair"') == judged and "did not get to the end" in facts
     assert "goes on" not in facts and "is looking" not in facts
 
 
-def test_a_preview_of_a_sheet_stays_too():
-    *_, before, last = sheet(lambda report: report.preview, gr.Error("GPU task aborted"))
+def test_a_preview_of_a_grid_stays_too():
+    *_, before, last = grid(lambda report: report.preview, gr.Error("GPU task aborted"))
     assert before[0] not in (None, SKIP) and last[:3] == (SKIP, SKIP, SKIP)
     assert "GPU task aborted" in last[3] and "is drawn" not in last[3]
 
 
-def test_a_mistake_takes_no_earlier_sheet_away():
-    ((picture, panels, facts, line, _),) = sheet(lambda report: False, ValueError(), subject=" ")
-    assert picture == panels == facts == SKIP and "A subject is empty" in line
+def test_a_mistake_takes_no_earlier_grid_away():
+    ((image, panels, facts, line, _),) = grid(lambda report: False, ValueError(), subject=" ")
+    assert image == panels == facts == SKIP and "A subject is empty" in line

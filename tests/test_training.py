@@ -136,12 +136,12 @@ def test_new_columns_may_begin_as_the_old_ones_and_take_black_for_nothing(teache
     pipe = open_encoders(base, torch.float32)
     pipe.register_modules(transformer=open_transformer(base, options, torch.float32, torch.device("cpu")))
     embed, black = pipe.transformer.x_embedder, black_token(pipe)
-    noise, picture = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
-    before = embed(torch.cat([noise, picture], 1))
-    torch.testing.assert_close(before, embed(torch.cat([noise, 0 * picture], 1)))  # zero, as in the paper
+    noise, image = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
+    before = embed(torch.cat([noise, image], 1))
+    torch.testing.assert_close(before, embed(torch.cat([noise, 0 * image], 1)))  # zero, as in the paper
     start_columns(pipe, options)
     torch.testing.assert_close(embed(torch.cat([noise, black.expand(5, -1)], 1)), before)
-    unlike_black = picture - (picture @ black)[:, None] * black / black.square().sum()
+    unlike_black = image - (image @ black)[:, None] * black / black.square().sum()
     both = embed(torch.cat([noise, unlike_black], 1))
     torch.testing.assert_close(both, embed(torch.cat([noise + 2 * unlike_black, 0 * noise], 1)))
 
@@ -183,7 +183,7 @@ def test_stock_diffusers_draws_the_same_from_folder_and_lora(lora, teacher):
 
 def _drawn_by_stock(pipe: FluxControlPipeline) -> torch.Tensor:
     pipe.set_progress_bar_config(disable=True)
-    frame = canvas.fit(tiny.picture(), tiny.FRAME, tiny.FRAME)
+    frame = canvas.fit(tiny.image(), tiny.FRAME, tiny.FRAME)
     noise = pipe.prepare_latents(1, 4, tiny.FRAME, 2 * tiny.FRAME, torch.float32, "cpu", tiny.seeded(0))[0]
     return pipe(
         tiny.PROMPTS[0], control_image=canvas.compose(canvas.to_tensor([frame])), latents=noise,
@@ -197,7 +197,7 @@ def test_the_app_opens_folder_and_lora_and_draws_the_same(lora, teacher):
     for flags in (["--model", lora], ["--model", teacher, "--weights", lora / "lora"]):
         args = app.parse([*map(str, flags), "--device", "cpu"])
         loaded = app.load(args, app.judge(args))
-        (result,) = drawing.generate(loaded.pipe, tiny.picture(), Options(prompt=tiny.PROMPTS[0], steps=2))
+        (result,) = drawing.generate(loaded.pipe, tiny.image(), Options(prompt=tiny.PROMPTS[0], steps=2))
         drawn.append(np.asarray(result.image, dtype=int))
     assert drawn[0].std() > 0 and abs(drawn[0] - drawn[1]).max() <= 1  # of 255
 

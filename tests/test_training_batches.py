@@ -11,7 +11,7 @@ import torch
 
 from dsd.model import flow, latents
 from dsd.training.batches import Batch, Batches, Order
-from dsd.training.cache import DamagedRecord, PictureEncoder, TextEncoder
+from dsd.training.cache import DamagedRecord, ImageEncoder, TextEncoder
 from dsd.training.data import Data, prepare
 from dsd.training.options import TrainingError, TrainOptions
 from tests import tiny
@@ -30,8 +30,8 @@ def data(folder) -> Data:
     pipe = tiny.pipeline()
     rows = [pair(i, size=(48, 32) if i % 3 == 0 else (32, 32)) for i in range(12)]
     frames = ((32, 32), (48, 32))
-    pictures, texts = PictureEncoder(pipe.vae, folder), TextEncoder(pipe, 8, folder)
-    return prepare(rows, TrainOptions(), pictures, texts, frames, folder)
+    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, 8, folder)
+    return prepare(rows, TrainOptions(), images, texts, frames, folder)
 
 
 def batches(data: Data, *place: int, **options) -> Batches:

@@ -11,13 +11,13 @@ from dsd.model import latents
 from dsd.model.canvas import to_tensor
 from dsd.training.cache import (
     DamagedRecord,
-    PictureEncoder,
+    ImageEncoder,
     Store,
     TextEncoder,
     _checksum,
     encode_missing,
     encoder_hash,
-    picture_hash,
+    image_hash,
     text_hash,
 )
 from dsd.training.options import TrainingError
@@ -92,12 +92,12 @@ def test_what_another_process_wrote_is_taken_in(store):
 
 def test_a_changed_encoder_has_another_folder(tmp_path):
     pipe = tiny.pipeline()
-    before = PictureEncoder(pipe.vae, tmp_path).store.folder, TextEncoder(pipe, 8, tmp_path).store.folder
-    assert PictureEncoder(tiny.pipeline().vae, tmp_path).store.folder == before[0]
+    before = ImageEncoder(pipe.vae, tmp_path).store.folder, TextEncoder(pipe, 8, tmp_path).store.folder
+    assert ImageEncoder(tiny.pipeline().vae, tmp_path).store.folder == before[0]
     with torch.no_grad():
         pipe.vae.encoder.conv_in.bias[0] += 1e-6
         pipe.text_encoder_2.shared.weight[3, 3] += 1e-3
-    assert PictureEncoder(pipe.vae, tmp_path).store.folder != before[0]
+    assert ImageEncoder(pipe.vae, tmp_path).store.folder != before[0]
     assert TextEncoder(pipe, 8, tmp_path).store.folder != before[1]
     assert TextEncoder(tiny.pipeline(), 9, tmp_path).store.folder != before[1]  # of another length
 
@@ -133,21 +133,21 @@ def test_a_changed_tokenizer_has_another_name():
     assert encoder_hash(one) != encoder_hash(other)
 
 
-def test_pictures_are_named_by_size_and_pixels():
-    picture = tiny.picture(1, (32, 16))
-    turned = Image.frombytes("RGB", (16, 32), picture.tobytes())
-    assert len({picture_hash(picture), picture_hash(turned), picture_hash(tiny.picture(2, (32, 16)))}) == 3
-    assert picture_hash(picture.copy()) == picture_hash(picture)
+def test_images_are_named_by_size_and_pixels():
+    image = tiny.image(1, (32, 16))
+    turned = Image.frombytes("RGB", (16, 32), image.tobytes())
+    assert len({image_hash(image), image_hash(turned), image_hash(tiny.image(2, (32, 16)))}) == 3
+    assert image_hash(image.copy()) == image_hash(image)
 
 
 def test_cached_latents_are_the_encoders(tmp_path):
-    encoder = PictureEncoder(tiny.pipeline().vae, tmp_path)
-    pictures = {f"{i}": tiny.picture(i, (32 + 16 * (i % 2), 32)) for i in range(4)}
-    encode_missing(encoder, pictures)
-    for key, picture in pictures.items():
+    encoder = ImageEncoder(tiny.pipeline().vae, tmp_path)
+    images = {f"{i}": tiny.image(i, (32 + 16 * (i % 2), 32)) for i in range(4)}
+    encode_missing(encoder, images)
+    for key, image in images.items():
         (stored,) = encoder.store.read(encoder.store.place(key))
         with torch.no_grad():
-            expected = latents.encode(encoder.vae, to_tensor([picture]))[0]
+            expected = latents.encode(encoder.vae, to_tensor([image]))[0]
         torch.testing.assert_close(stored.float(), expected, rtol=2e-3, atol=2e-3)
 
 
@@ -191,8 +191,8 @@ def test_a_vae_that_sees_across_blocks_encodes_whole_canvases(tmp_path):
         def encode(self, pixels: torch.Tensor):
             return type("Encoded", (), {"latents": self(pixels)})
 
-    assert not PictureEncoder(tiny.pipeline().vae, tmp_path).apart
-    assert PictureEncoder(Blind(3, 4, 8, stride=8), tmp_path).apart
+    assert not ImageEncoder(tiny.pipeline().vae, tmp_path).apart
+    assert ImageEncoder(Blind(3, 4, 8, stride=8), tmp_path).apart
 
 
 def test_the_checksum_is_of_all_parts():

@@ -82,7 +82,7 @@ def lines(out: Path, name: str) -> list[dict]:
     return [row for row in rows if name in row]
 
 
-def test_curves_are_rows_and_a_picture_and_on_tensorboard(trained):
+def test_curves_are_rows_and_a_image_and_on_tensorboard(trained):
     rows = lines(trained / "out", "loss")
     assert [row["step"] for row in rows] == [2, 4] and all(row["loss"] > 0 for row in rows)
     assert Image.open(trained / "out" / "curves.png").width > 100
@@ -107,7 +107,7 @@ def report(out: Path, model: str = "elsewhere") -> command.Report:
     return command.Report(args, command.options_of(args))
 
 
-def test_the_alarm_is_said_and_stands_on_the_picture(tmp_path, capsys):
+def test_the_alarm_is_said_and_stands_on_the_image(tmp_path, capsys):
     watching, heights = report(tmp_path), []
     for step in range(10):
         copy = {"copy": 0.05 * step, "copy_low": 0.0, "following": 0.9 - 0.05 * step, "following_low": 0.0}
@@ -121,13 +121,13 @@ def test_pockets_curves_are_drawn_beside_those_that_ship(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "ASSETS", tmp_path / "assets")
     own = tmp_path / "own"
     Curves(own / "curves.jsonl").add(1, {"loss": 0.5})
-    alone = _picture(report(own, "pocket"))
+    alone = _image(report(own, "pocket"))
     Curves(tmp_path / "assets" / "curves.jsonl").add(1, {"loss": 0.9})
     Curves(tmp_path / "assets" / "curves.jsonl").add(2, {"loss": 0.4})
-    assert _picture(report(own, "elsewhere")) == alone != _picture(report(own, "pocket"))
+    assert _image(report(own, "elsewhere")) == alone != _image(report(own, "pocket"))
 
 
-def _picture(watching: command.Report) -> bytes:
+def _image(watching: command.Report) -> bytes:
     watching.draw()
     return (watching.args.out / "curves.png").read_bytes()
 
@@ -176,7 +176,7 @@ def test_what_the_base_cannot_be_is_said_before_the_dataset_is_read(teacher, tmp
     monkeypatch.setattr(command.pairs, "read_pairs", lambda *_, **__: pytest.fail("it was read"))
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(TrainingError, match="needs the package bitsandbytes"):
-        call(teacher, "me/pairs", tmp_path / "out", "--quantise", "4bit", *flags)
+        call(teacher, "me/pairs", tmp_path / "out", "--quantize", "4bit", *flags)
 
 
 def test_columns_may_be_called_otherwise(teacher, tmp_path):

@@ -12,7 +12,7 @@ from dsd.files.pairs import BadRow
 from dsd.model import latents
 from dsd.model.canvas import compose, fit, to_tensor
 from dsd.training import data as training_data
-from dsd.training.cache import PictureEncoder, TextEncoder
+from dsd.training.cache import ImageEncoder, TextEncoder
 from dsd.training.data import Data, check_rows, dataset_name, prepare
 from dsd.training.options import TrainingError, TrainOptions
 from tests import tiny
@@ -42,8 +42,8 @@ def pipe():
 
 
 def encode(pipe, rows, folder, frames=((32, 32),), **options) -> Data:
-    pictures, texts = PictureEncoder(pipe.vae, folder), TextEncoder(pipe, 8, folder)
-    return prepare(rows, TrainOptions(**options), pictures, texts, frames, folder)
+    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, 8, folder)
+    return prepare(rows, TrainOptions(**options), images, texts, frames, folder)
 
 
 def test_an_empty_dataset_is_refused():
@@ -53,7 +53,7 @@ def test_an_empty_dataset_is_refused():
 
 def test_missing_columns_are_named():
     with pytest.raises(TrainingError, match="lacks target, caption; it has conditioning, words"):
-        check_rows([{"conditioning": tiny.picture(), "words": "a hat"}], TrainOptions())
+        check_rows([{"conditioning": tiny.image(), "words": "a hat"}], TrainOptions())
 
 
 def test_a_dataset_without_instructions_says_which_setting_to_change(pipe, tmp_path):
@@ -121,12 +121,12 @@ def test_a_row_goes_to_the_frame_of_the_nearest_shape(pipe, tmp_path):
 
 def test_a_bad_row_is_named_skipped_and_counted(pipe, tmp_path, caplog):
     rows = Rows(pairs(110), tmp_path / "none")
-    rows[7:8] = [BadRow("train-0.parquet row 7: the target picture cannot be read")]
+    rows[7:8] = [BadRow("train-0.parquet row 7: the target image cannot be read")]
     rows.files = None
     with caplog.at_level(logging.WARNING):
         data = encode(pipe, rows, tmp_path)
     assert (len(data), data.skipped) == (109, 1)
-    assert "skipped row 7: train-0.parquet row 7: the target picture cannot be read" in caplog.text
+    assert "skipped row 7: train-0.parquet row 7: the target image cannot be read" in caplog.text
     assert "skipped 1 of 110 rows" in caplog.text
 
 

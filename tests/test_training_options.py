@@ -21,7 +21,7 @@ WRONG = [
     ("alpha", 0.0, "alpha must be a number, above 0"),
     ("text_tokens", 513, "from 1 to 512, got 513"),
     ("precision", "fp16", "precision must be one of bf16, fp32, got 'fp16'"),
-    ("quantise", "2bit", "quantise must be one of 8bit, 4bit, got '2bit'"),
+    ("quantize", "2bit", "quantize must be one of 8bit, 4bit, got '2bit'"),
     ("sizes", ("500x512",), "size 500x512: width must be a multiple of 16, got 500"),
     ("sizes", ("512by512",), "sizes are written like 512x512, got '512by512'"),
     ("targets", (), "targets is empty"),
@@ -37,7 +37,7 @@ def test_a_wrong_setting_is_refused_with_its_value(name, value, message):
 
 def test_settings_that_contradict_each_other_are_refused():
     with pytest.raises(TrainingError, match="keeps weights that do not move, and full moves all"):
-        TrainOptions(full=True, quantise="4bit")
+        TrainOptions(full=True, quantize="4bit")
     with pytest.raises(TrainingError, match="nothing would be learnt"):
         TrainOptions(reference_weight=0, target_weight=0)
 

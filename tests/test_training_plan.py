@@ -79,8 +79,8 @@ def test_settings_that_save_memory_do_so_in_the_plan(base):
     usual, activations = made(base, LORA), made(base, LORA).activations
     assert made(base, replace(LORA, gradient_checkpointing=True)).activations < 0.4 * activations
     assert made(base, replace(LORA, batch=12)).activations == pytest.approx(activations / 2)
-    assert made(base, replace(LORA, quantise="4bit")).frozen < 0.3 * usual.frozen
-    assert made(base, replace(LORA, quantise="8bit")).frozen < 0.4 * usual.frozen
+    assert made(base, replace(LORA, quantize="4bit")).frozen < 0.3 * usual.frozen
+    assert made(base, replace(LORA, quantize="8bit")).frozen < 0.4 * usual.frozen
     assert made(base, POCKET).frozen == 0
 
 
@@ -119,7 +119,7 @@ def test_what_is_saved_fits_the_plan(tmp_path):
     assert 0.5 * counted.saved < numbers < counted.saved
 
 
-def test_validating_takes_the_encoders_and_a_picture_beside_the_weights(base):
+def test_validating_takes_the_encoders_and_a_image_beside_the_weights(base):
     options, plain = start(POCKET), made(base, POCKET)
     watched = plan.make(base, POCKET, options, rows=100, validates=True)
     pipe = open_encoders(base, torch.float32)

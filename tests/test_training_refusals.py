@@ -60,13 +60,13 @@ def test_columns_that_have_learnt_are_not_begun_anew(plain, tmp_path):
 
 def test_pocket_starts_from_its_teacher():
     base = find_base(TrainOptions(model="pocket"))
-    assert base.source.endswith("teacher") and base.licence == "Apache-2.0"
+    assert base.source.endswith("teacher") and base.license == "Apache-2.0"
 
 
-def test_quantising_without_its_package_says_which_to_install_before_any_work(teacher, tmp_path, monkeypatch):
+def test_quantizing_without_its_package_says_which_to_install_before_any_work(teacher, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    with pytest.raises(TrainingError, match="--quantise 4bit needs the package bitsandbytes"):
-        student.run(teacher, tmp_path / "out", quantise="4bit")
+    with pytest.raises(TrainingError, match="--quantize 4bit needs the package bitsandbytes"):
+        student.run(teacher, tmp_path / "out", quantize="4bit")
     assert not (tmp_path / "out").exists()  # nothing was encoded
 
 

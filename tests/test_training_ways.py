@@ -157,9 +157,9 @@ def test_bf16_trains_float32_weights_nearly_as_float32_does(
 
 
 @pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_a_quantised_base_leaves_a_checkpoint_like_any_other(plain, teacher, tmp_path, bits):
+def test_a_quantized_base_leaves_a_checkpoint_like_any_other(plain, teacher, tmp_path, bits):
     pytest.importorskip("bitsandbytes")
-    student.run(teacher, tmp_path, **PLAIN, quantise=bits)
+    student.run(teacher, tmp_path, **PLAIN, quantize=bits)
     ours, theirs = (told("loss", out) for out in (tmp_path, plain))
     assert ours == pytest.approx(theirs, rel=0.1) and ours != theirs
     ours, theirs = (load_pipeline(out, device="cpu").transformer.state_dict() for out in (tmp_path, plain))

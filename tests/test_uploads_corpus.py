@@ -1,4 +1,4 @@
-"""Hundreds of bad and odd uploads: each is seen as a picture, or answered with one sentence of our own."""
+"""Hundreds of bad and odd uploads: each is seen as an image, or answered with one sentence of our own."""
 
 import sys
 import threading
@@ -93,7 +93,7 @@ def test_the_page_sees_each_upload_or_says_in_a_sentence_why_not(work, files, sa
     assert 100 < seen < len(files) - 100
 
 
-def test_a_picture_of_settings_brings_them_back_or_says_why_not(work, files, said):
+def test_a_image_of_settings_brings_them_back_or_says_why_not(work, files, said):
     for name, path in files.items():
         back = work.restore(str(path))
         assert len(back) == 16, name
@@ -139,7 +139,7 @@ def test_deep_greys_may_hold_no_number_at_all():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 @pytest.mark.parametrize("depth", [8, 16])
-def test_the_largest_picture_takes_bounded_memory(tmp_path, depth):
+def test_the_largest_image_takes_bounded_memory(tmp_path, depth):
     path = tmp_path / "large.png"
     path.write_bytes(uploads.black_png(7_000, 7_000, depth=depth))
     assert peak(lambda: canvas.fit(intake.open_image(path), 32, 32)) < BOUND

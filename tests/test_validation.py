@@ -103,12 +103,12 @@ def hook(cases, tmp_path_factory):
     return folder, validation.Validator(cases[:4], CritterScorer(), folder, way=way)
 
 
-def test_the_hook_scores_a_pipeline_and_leaves_a_sheet(hook):
+def test_the_hook_scores_a_pipeline_and_leaves_a_grid(hook):
     folder, validate = hook
     flat = validate(tiny.pipeline(), 40)
     assert {"identity", "following", "product", "copy", "copy_low", "identity_ceiling"} <= set(flat)
-    sheet = Image.open(folder / "samples" / "000040.png")
-    assert sheet.width > 3 * 128 and sheet.height > 4 * 128  # reference, drawn, truth
+    grid = Image.open(folder / "samples" / "000040.png")
+    assert grid.width > 3 * 128 and grid.height > 4 * 128  # reference, drawn, truth
     assert validate(tiny.pipeline(), 41) == flat
 
 
@@ -135,7 +135,7 @@ def test_the_hook_draws_without_dropout(hook):
     assert heard and not any(heard)
 
 
-def test_the_sheet_shows_every_subject_before_any_twice(cases):
+def test_the_grid_shows_every_subject_before_any_twice(cases):
     drawn = [Image.new("RGB", (8, 8), (i * 10, 0, 0)) for i in range(len(cases))]
     page = validation.sample_sheet(cases, {"drawn": drawn})
     rows = [page.getpixel((130 + 64, 24 + 130 * row + 64))[0] // 10 for row in range(12)]
@@ -143,7 +143,7 @@ def test_the_sheet_shows_every_subject_before_any_twice(cases):
 
 
 class Echo:
-    """Stands in for a pipeline: a picture is what it was asked for."""
+    """Stands in for a pipeline: an image is what it was asked for."""
 
     def __init__(self):
         self.sizes = []

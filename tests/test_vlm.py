@@ -13,15 +13,15 @@ from transformers import AutoConfig, AutoProcessor, LlavaForConditionalGeneratio
 
 from dsd.model import presets
 from dsd.vlm import local as vlm_local
-from dsd.vlm.local import PictureProcessor, SeededDraws
+from dsd.vlm.local import ImageProcessor, SeededDraws
 from dsd.vlm.open import LoadError, Request, VLMError, open_vlm
 from tests import tiny
 
-PICTURES = [tiny.picture(seed) for seed in range(4)]
+IMAGES = [tiny.image(seed) for seed in range(4)]
 ASKED = [
-    Request("compare the critter", (PICTURES[0], PICTURES[1])),
-    Request("describe", (PICTURES[2],)),
-    Request("describe the same red critter with hat on a hill", (PICTURES[3],)),
+    Request("compare the critter", (IMAGES[0], IMAGES[1])),
+    Request("describe", (IMAGES[2],)),
+    Request("describe the same red critter with hat on a hill", (IMAGES[3],)),
     Request("what is it"),
     Request("is the hat red and round and striped"),
 ]
@@ -57,8 +57,8 @@ def test_a_batch_answers_as_one_at_a_time(vlm):
     assert len(set(alone)) > 2
 
 
-def test_every_picture_and_their_order_count(vlm):
-    pairs = [(PICTURES[a], PICTURES[b]) for a, b in ((0, 1), (1, 0), (0, 2), (3, 1))]
+def test_every_image_and_their_order_count(vlm):
+    pairs = [(IMAGES[a], IMAGES[b]) for a, b in ((0, 1), (1, 0), (0, 2), (3, 1))]
     assert len({vlm.ask("compare", pair) for pair in pairs}) > 1
     a, b = (vlm.model(**vlm.inputs([Request("compare", pair)])).logits[0, -1] for pair in pairs[:2])
     assert (a - b).abs().max() > 0.01
@@ -85,7 +85,7 @@ def test_questions_end_where_answers_begin(vlm):
 
 def test_a_placeholder_in_a_question_is_only_text(vlm):
     def ids(question: str) -> list[int]:
-        return vlm.inputs([Request(question, (PICTURES[0],))])["input_ids"][0].tolist()
+        return vlm.inputs([Request(question, (IMAGES[0],))])["input_ids"][0].tolist()
 
     image = vlm.processor.image_token
     for mark in ("<s>", "</s>", "<pad>", image):
@@ -105,7 +105,7 @@ def test_a_seed_draws_the_same_answer_in_any_batch(vlm):
 
 
 def test_draws_leave_their_greedy_neighbours_alone(vlm):
-    greedy, drawn = ASKED[1], Request("describe", (PICTURES[0],), 3)
+    greedy, drawn = ASKED[1], Request("describe", (IMAGES[0],), 3)
     first, _, last = vlm.ask_many([greedy, drawn, greedy])
     assert first == last == vlm.ask(greedy.question, greedy.images)
 
@@ -131,8 +131,8 @@ def test_draws_follow_the_softmax(temperature):
 # ---------------------------------------------------------------- Qwen without torchvision
 
 
-def test_qwen_counts_its_pictures_tokens(qwen):
-    assert type(qwen.processor) is PictureProcessor
+def test_qwen_counts_its_images_tokens(qwen):
+    assert type(qwen.processor) is ImageProcessor
     inputs = qwen.inputs([ASKED[0], ASKED[1]])
     pad = qwen.processor.image_token_id
     each = inputs["image_grid_thw"].prod(1) // qwen.processor.image_processor.merge_size**2
@@ -141,7 +141,7 @@ def test_qwen_counts_its_pictures_tokens(qwen):
     assert torch.equal(inputs["mm_token_type_ids"], (inputs["input_ids"] == pad).long())
 
 
-def test_qwen_sees_pictures_in_two_dimensions(qwen):
+def test_qwen_sees_images_in_two_dimensions(qwen):
     inputs = qwen.inputs([ASKED[0]])
     seen = qwen.model(**inputs).logits[0, -1]
     qwen.model.model.rope_deltas = None
@@ -149,14 +149,14 @@ def test_qwen_sees_pictures_in_two_dimensions(qwen):
     assert (seen - qwen.model(**flat).logits[0, -1]).abs().max() > 0.01
 
 
-def test_qwen_forgets_the_last_pictures_when_there_are_none(folders, qwen):
+def test_qwen_forgets_the_last_images_when_there_are_none(folders, qwen):
     list(qwen.ask_many(ASKED[:3]))
     fresh = open_vlm(str(folders["qwen"]), max_tokens=10)
     assert qwen.ask("what is it") == fresh.ask("what is it")
 
 
 def test_with_torchvision_the_stock_processor_is_taken(folders, monkeypatch):
-    by_hand, asked = PictureProcessor.from_pretrained(folders["qwen"]), []
+    by_hand, asked = ImageProcessor.from_pretrained(folders["qwen"]), []
     monkeypatch.setattr(vlm_local, "is_torchvision_available", lambda: True)
     monkeypatch.setattr(AutoProcessor, "from_pretrained", lambda place, **_: asked.append(place) or by_hand)
     open_vlm(str(folders["qwen"]))
@@ -177,7 +177,7 @@ def test_pocket_is_opened_in_full_precision(folders, tmp_path, monkeypatch):
     monkeypatch.setitem(presets.PRESETS, "pocket", replace(presets.POCKET, judge=str(half)))
     vlm = open_vlm("pocket", device="cpu", max_tokens=4)
     assert (vlm.name, vlm.batch, vlm.model.dtype) == ("pocket", 32, torch.float32)
-    assert vlm.ask("describe", [PICTURES[0]])
+    assert vlm.ask("describe", [IMAGES[0]])
 
 
 def test_pocket_says_when_it_is_not_there(tmp_path, monkeypatch):
@@ -197,14 +197,14 @@ def test_a_model_that_does_not_see_is_refused(tmp_path):
         open_vlm(str(tmp_path))
 
 
-def test_a_gated_model_says_which_licence_to_accept(monkeypatch):
+def test_a_gated_model_says_which_license_to_accept(monkeypatch):
     def gated(*_, **__):
         raise GatedRepoError(
             "gated", response=httpx2.Response(403, request=httpx2.Request("GET", "https://x"))
         )
 
     monkeypatch.setattr(AutoConfig, "from_pretrained", gated)
-    with pytest.raises(LoadError, match="accept the licence at https://huggingface.co/owner/model"):
+    with pytest.raises(LoadError, match="accept the license at https://huggingface.co/owner/model"):
         open_vlm("owner/model")
 
 

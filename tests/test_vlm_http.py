@@ -27,20 +27,20 @@ def clock() -> Clock:
 # ---------------------------------------------------------------- what is asked
 
 
-def test_a_picture_arrives_to_the_pixel_before_the_question(clock):
+def test_a_image_arrives_to_the_pixel_before_the_question(clock):
     answer, seen = script()
     with serving(answer) as address:
-        assert judge(address, clock, max_tokens=9).ask("which?", [tiny.picture(0), tiny.picture(1)]) == "fine"
+        assert judge(address, clock, max_tokens=9).ask("which?", [tiny.image(0), tiny.image(1)]) == "fine"
     first, second, text = seen[0]["messages"][0]["content"]
     assert text == {"type": "text", "text": "which?"} and seen[0]["max_tokens"] == 9
     for part, seed in ((first, 0), (second, 1)):
         head, data = part["image_url"]["url"].split(",")
-        picture = Image.open(io.BytesIO(base64.b64decode(data)))
-        assert head == "data:image/png;base64" and picture.format == "PNG"
-        assert ImageChops.difference(picture, tiny.picture(seed)).getbbox() is None
+        image = Image.open(io.BytesIO(base64.b64decode(data)))
+        assert head == "data:image/png;base64" and image.format == "PNG"
+        assert ImageChops.difference(image, tiny.image(seed)).getbbox() is None
 
 
-def test_a_question_without_pictures_is_plain_text(clock):
+def test_a_question_without_images_is_plain_text(clock):
     answer, seen = script()
     with serving(answer) as address:
         judge(address, clock).ask("a cat on a mat: one subject?")

@@ -1,4 +1,4 @@
-"""The drawn world: identities, words and pictures."""
+"""The drawn world: identities, words and images."""
 
 import json
 from dataclasses import replace
@@ -31,7 +31,7 @@ def difference(a, b) -> float:
     return float(np.abs(np.asarray(a, dtype=float) - np.asarray(b, dtype=float)).max())
 
 
-def test_the_same_critter_and_context_draw_the_same_picture():
+def test_the_same_critter_and_context_draw_the_same_image():
     critter, context = sample_critter(rng()), sample_context(rng())
     assert difference(draw(critter, context), draw(critter, context)) == 0
 

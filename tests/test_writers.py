@@ -55,7 +55,7 @@ def test_the_written_places_are_many_short_and_different():
     assert not any(fingerprints("", [a]) & fingerprints("", [b]) for a in PLACES for b in PLACES if a < b)
 
 
-def test_free_captions_become_sheets_with_places_of_the_list_and_every_phrasing(tmp_path):
+def test_free_captions_become_grids_with_places_of_the_list_and_every_phrasing(tmp_path):
     kinds = [f"{color} {animal}" for color in ("red", "grey", "tiny") for animal in ("fox", "owl")]
     captions = [f"a {kind} in the park" for kind in kinds]
     made = written(tmp_path, captions, recipe="identity", rows=3, columns=3)

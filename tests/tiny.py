@@ -138,7 +138,7 @@ def pipeline(*, seed: int = 0, guidance_embeds: bool = True) -> DSDPipeline:
     return pipe
 
 
-def picture(seed: int = 0, size: tuple[int, int] = (FRAME, FRAME)) -> Image.Image:
+def image(seed: int = 0, size: tuple[int, int] = (FRAME, FRAME)) -> Image.Image:
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1] // 8, size[0] // 8, 3), dtype=np.uint8)
     return Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
 
@@ -149,7 +149,7 @@ def seeded(*seeds: int) -> list[torch.Generator]:
 
 def draw(pipe: DSDPipeline, prompt: str | list[str] = PROMPTS[0], **options) -> torch.Tensor:
     """Packed latents after a few steps; the options of the test go over these."""
-    common = {"image": picture(), "num_inference_steps": 3, "generator": seeded(0), "output_type": "latent"}
+    common = {"image": image(), "num_inference_steps": 3, "generator": seeded(0), "output_type": "latent"}
     return pipe(prompt, **{**common, **options}).images
 
 

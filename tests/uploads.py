@@ -26,16 +26,16 @@ def noise(mode: str = "RGB", size: tuple[int, int] = SIZE, seed: int = 0) -> Ima
     """Smooth enough to compress, busy enough that every decoder has work to do."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (4, 4, 4), dtype=np.uint8), "RGBA")
-    picture = coarse.resize(size, Image.Resampling.BICUBIC)
+    image = coarse.resize(size, Image.Resampling.BICUBIC)
     if mode.startswith("I;16"):
-        grey = np.asarray(picture.convert("L"), dtype=np.uint16) * 257
+        grey = np.asarray(image.convert("L"), dtype=np.uint16) * 257
         return Image.frombytes(mode, size, grey.astype(">u2" if mode.endswith("B") else "<u2").tobytes())
     if mode in ("PA", "La", "LA", "RGBa"):
         alpha = {"PA": "LA", "La": "LA", "LA": "LA", "RGBa": "RGBA"}[mode]
-        return picture.convert("RGBA").convert(alpha).convert(mode)
+        return image.convert("RGBA").convert(alpha).convert(mode)
     if mode == "LAB":
-        return Image.merge("LAB", picture.convert("RGB").split())
-    return picture.convert("RGB").convert(mode)
+        return Image.merge("LAB", image.convert("RGB").split())
+    return image.convert("RGB").convert(mode)
 
 
 def saved(image: Image.Image, kind: str, **options) -> bytes:
@@ -155,16 +155,16 @@ def long_or_small() -> Iterator[tuple[str, bytes]]:
 
 
 def laden() -> Iterator[tuple[str, bytes]]:
-    """More said about the picture than there is picture."""
+    """More said about the image than there is image."""
     text = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(30_000_000)))
     yield "png with 30 MB of packed text", black_png(*SIZE, text)
     yield "png with 8 MB of text", black_png(*SIZE, chunk(b"tEXt", b"Comment\0" + b"x" * 8_000_000))
     yield "png with 5,000 texts", black_png(*SIZE, *[chunk(b"tEXt", b"k%d\0v" % i) for i in range(5_000)])
     yield "png with packed text of garbage", black_png(*SIZE, chunk(b"zTXt", b"Comment\0\0garbage"))
     profile = chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(3_000_000)))
-    yield "png with 3 MB of colour profile", black_png(*SIZE, profile)
+    yield "png with 3 MB of color profile", black_png(*SIZE, profile)
     yield "jpeg with 60 kB of EXIF", saved(noise(), "JPEG", exif=b"Exif\0\0" + bytes(60_000))
-    yield "jpeg with 1 MB of colour profile", saved(noise(), "JPEG", icc_profile=bytes(1_000_000))
+    yield "jpeg with 1 MB of color profile", saved(noise(), "JPEG", icc_profile=bytes(1_000_000))
     yield "jpeg with comments", saved(noise(), "JPEG", comment=b"<script>alert(1)</script>" * 2000)
     yield "webp with XMP", saved(noise(), "WEBP", xmp=b"<x:xmpmeta>" * 50_000)
     yield "tiff with a long description", saved(noise(), "TIFF", description="x" * 2_000_000)
@@ -256,7 +256,7 @@ def wounded() -> Iterator[tuple[str, bytes]]:
 
 
 def junk() -> Iterator[tuple[str, bytes]]:
-    """Not pictures at all."""
+    """Not images at all."""
     yield "nothing", b""
     yield "noise", np.random.default_rng(1).bytes(5000)
     yield "html", b"<!doctype html><script>alert(1)</script>"
@@ -268,7 +268,7 @@ def junk() -> Iterator[tuple[str, bytes]]:
 
 
 def mislabelled() -> Iterator[tuple[str, bytes, str]]:
-    """Whole pictures under another kind's name; what counts is what they are."""
+    """Whole images under another kind's name; what counts is what they are."""
     for i, kind in enumerate(FORMATS):
         yield f"{kind} under another name", saved(noise(), kind), NAMES[i % len(NAMES)]
 

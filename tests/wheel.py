@@ -1,4 +1,4 @@
-"""A small run as the stages before the dataset leave it: drawn sheets, their judged pairs, captions."""
+"""A small run as the stages before the dataset leave it: drawn grids, their judged pairs, captions."""
 
 import json
 from itertools import combinations
@@ -12,26 +12,26 @@ from dsd.pocket.words import describe_context, describe_critter
 from dsd.pocket.world import sample_context, sample_critter
 
 SIZE = 32  # pixels of a panel
-# Of the six pairs of every sheet, in their order. Two are kept; four pass the floor.
+# Of the six pairs of every grid, in their order. Two are kept; four pass the floor.
 REASONS = ("same subject", "too different", "judged different", "too alike", "same subject", "unreadable")
 KEPT = [(0, 1), (1, 3)]
 
 
-def make_run(folder: Path, *, sheets: int = 3, **changed: object) -> Path:
-    """`changed` replaces fields of every sheet's row."""
-    for index in range(sheets):
-        sheet = draw_sheet(folder, index) | changed
-        pairs = [judged(sheet, *pair) for pair in zip(combinations(range(4), 2), REASONS, strict=True)]
-        append(folder / "grids" / "grids.jsonl", [sheet])
+def make_run(folder: Path, *, grids: int = 3, **changed: object) -> Path:
+    """`changed` replaces fields of every grid's row."""
+    for index in range(grids):
+        grid = make_grid(folder, index) | changed
+        pairs = [judged(grid, *pair) for pair in zip(combinations(range(4), 2), REASONS, strict=True)]
+        append(folder / "grids" / "grids.jsonl", [grid])
         append(folder / "pairs.jsonl", pairs)
         append(
             folder / "captions.jsonl",
-            [captioned(sheet, *order) for a, b in KEPT for order in ((a, b), (b, a))],
+            [captioned(grid, *order) for a, b in KEPT for order in ((a, b), (b, a))],
         )
     return folder
 
 
-def draw_sheet(folder: Path, index: int) -> dict:
+def make_grid(folder: Path, index: int) -> dict:
     """One critter in four places, 2x2, as a PNG, and its row."""
     rng = np.random.default_rng(index)
     critter, contexts = sample_critter(rng), [sample_context(rng) for _ in range(4)]
@@ -43,17 +43,17 @@ def draw_sheet(folder: Path, index: int) -> dict:
     return {
         "id": f"{index:06}", "file": file, "prompt": f"4 images of the same {subject}", "seed": 7 * index,
         "rows": 2, "columns": 2, "recipe": "critters", "subject": subject, "places": places,
-        "generator": "pocket", "generator_hash": "0123456789ab", "licence": "Apache-2.0", "steps": 28,
+        "generator": "pocket", "generator_hash": "0123456789ab", "license": "Apache-2.0", "steps": 28,
         "guidance": 3.5, "margin": 0, "rejected": None,
     }  # fmt: skip
 
 
-def judged(sheet: dict, panels: tuple[int, int], reason: str) -> dict:
+def judged(grid: dict, panels: tuple[int, int], reason: str) -> dict:
     seen = reason not in ("too different", "too alike")
     keep = reason == "same subject"
     return {
-        "id": f"{sheet['id']}-{panels[0]}-{panels[1]}", "grid": sheet["id"], "first": panels[0],
-        "second": panels[1], "prompt": sheet["prompt"], "seed": sheet["seed"], "recipe": "critters",
+        "id": f"{grid['id']}-{panels[0]}-{panels[1]}", "grid": grid["id"], "first": panels[0],
+        "second": panels[1], "prompt": grid["prompt"], "seed": grid["seed"], "recipe": "critters",
         "similarity": 0.75, "answers": ["..."] if seen else [], "subject": "critter" if keep else None,
         "descriptions": None, "differences": None, "scores": {"color": 4, "eyes": 3} if keep else None,
         "votes": [keep] if seen else [], "verdict": "keep" if keep else "drop", "reason": reason,
@@ -61,8 +61,8 @@ def judged(sheet: dict, panels: tuple[int, int], reason: str) -> dict:
     }  # fmt: skip
 
 
-def captioned(sheet: dict, one: int, other: int) -> dict:
-    name = f"{sheet['id']}-{one}-{other}"
+def captioned(grid: dict, one: int, other: int) -> dict:
+    name = f"{grid['id']}-{one}-{other}"
     said = {"caption": f"caption of {other}", "instruction": f"from {one} to {other}"}
     return {"id": name, **said, "cut": False, "writer": "a tiny judge"}
 
@@ -75,6 +75,6 @@ def append(path: Path, rows: list[dict]) -> None:
 
 def panel(run: Path, grid: str, index: int) -> Image.Image:
     """Cut here by hand, so that a mistake in the library's own cutting shows."""
-    sheet = Image.open(run / "grids" / f"{grid}.png")
+    whole = Image.open(run / "grids" / f"{grid}.png")
     left, top = SIZE * (index % 2), SIZE * (index // 2)
-    return sheet.crop((left, top, left + SIZE, top + SIZE))
+    return whole.crop((left, top, left + SIZE, top + SIZE))

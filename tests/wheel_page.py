@@ -17,10 +17,10 @@ from dsd.ui.late import Late
 from dsd.ui.loaded import Wheel
 from dsd.vlm.open import Request
 from tests import judging, tiny
-from tests.wheel import append, draw_sheet
+from tests.wheel import append, make_grid
 
 STEPS = 3
-SAID = (  # of the six pairs of every sheet that get as far as the judge, in turn
+SAID = (  # of the six pairs of every grid that get as far as the judge, in turn
     judging.answer(),
     judging.answer("different", eyes=0),
     judging.answer(pattern=2),
@@ -54,15 +54,15 @@ def wheel(**changed: object) -> Wheel:
     return Wheel(**{"teacher": late(teacher()), "recipe": CRITTERS, "judge": judge(), **changed})
 
 
-def judged_run(folder: Path, *, sheets: int = 3, **changed: object) -> Path:
-    """Judged by the library itself; `changed` replaces fields of every sheet's row."""
+def judged_run(folder: Path, *, grids: int = 3, **changed: object) -> Path:
+    """Judged by the library itself; `changed` replaces fields of every grid's row."""
     turn = iter(range(10_000))
     vlm = judging.FakeJudge(lambda request: SAID[next(turn) % len(SAID)])
-    for index in range(sheets):
-        sheet = draw_sheet(folder, index) | changed
-        append(folder / "grids" / "grids.jsonl", [sheet])
-        pairs = curation.judge_sheets(
-            [sheet], run=folder, vlm=vlm, embedder=judging.FakeEyes(), thresholds=LIMITS
+    for index in range(grids):
+        grid = make_grid(folder, index) | changed
+        append(folder / "grids" / "grids.jsonl", [grid])
+        pairs = curation.judge_grids(
+            [grid], run=folder, vlm=vlm, embedder=judging.FakeEyes(), thresholds=LIMITS
         )
         append(folder / "pairs.jsonl", pairs)
     return folder
@@ -81,7 +81,7 @@ def ids(seen: tuple) -> list[str]:
 
 
 def cards(seen: tuple) -> list[tuple]:
-    """(card, pictures, words, accept, reject) of those that are shown."""
+    """(card, images, words, accept, reject) of those that are shown."""
     parts = seen[TOLD:]
     found = [parts[i : i + 5] for i in range(0, len(parts), 5)]
     return [card for card in found if card[0].visible]

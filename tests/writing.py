@@ -60,5 +60,5 @@ def invented(caption: str) -> str:
 
 
 def pairs(**changes) -> dict:
-    """Options of sheets of two panels for a grown writer."""
+    """Options of grids of two panels for a grown writer."""
     return {"recipe": "identity", "rows": 1, "columns": 2} | changes

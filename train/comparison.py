@@ -82,7 +82,7 @@ def _student_rows(
 
 
 def _score(name: str, way: Callable[..., Draw], ground: Ground, *, described: bool = False) -> Scores:
-    with tqdm(total=len(ground.cases), desc=name, unit="picture") as bar:
+    with tqdm(total=len(ground.cases), desc=name, unit="image") as bar:
         draw = way(on_done=bar.update)
         return scores.evaluate(draw, ground.cases, ground.scorer, described=described, levels=ground.levels)
 
@@ -108,7 +108,7 @@ def _resumed(
 
     def resumed(on_done: Callable[[int], object]) -> Draw:
         draw = way(pipe, **settings, on_done=on_done)
-        return drawn.kept(draw, out / "pictures", name, batch=settings["batch"], on_done=on_done)
+        return drawn.kept(draw, out / "images", name, batch=settings["batch"], on_done=on_done)
 
     return resumed
 
@@ -141,7 +141,7 @@ def report(results: dict[str, Scores], ground: Ground) -> str:
     means[CHANCE] = levels.chance
     first, *others = (name for name in results if name != COPY)
     parts = [
-        f"{subjects} subjects, {len(ground.cases)} pictures each; means, 95 % intervals over subjects",
+        f"{subjects} subjects, {len(ground.cases)} images each; means, 95 % intervals over subjects",
         scores.table(means, measures),
     ]
     if others:
@@ -165,8 +165,8 @@ def write(args: argparse.Namespace, results: dict[str, Scores], ground: Ground, 
     }
     jsonl.write(args.out / "scores.json", json.dumps(whole, indent=2).encode())
     jsonl.write(args.out / "scores.md", page.encode() + b"\n")
-    jsonl.write(args.out / "pictures.jsonl", b"".join(_lines(results, ground.cases)))
-    shown = {name: result.pictures for name, result in results.items() if name != COPY}
+    jsonl.write(args.out / "images.jsonl", b"".join(_lines(results, ground.cases)))
+    shown = {name: result.images for name, result in results.items() if name != COPY}
     jsonl.write(args.out / "samples.png", contact_sheet.png(validation.sample_sheet(ground.cases, shown)))
 
 

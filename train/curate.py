@@ -70,9 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--judge", metavar="MODEL", help="pocket, a folder, a hub id, or a server's http://host/v1")
     looks = "who takes the first look: the judge's own eyes, an image encoder (folder or hub id), or none"
     add("--embedder", default=JUDGES_EYES, metavar="MODEL", help=looks)
-    add("--recipe", choices=RECIPES, help="what the judge is asked; the sheets' own when left out")
+    add("--recipe", choices=RECIPES, help="what the judge is asked; the grids' own when left out")
     add("--votes", type=int, nargs=2, metavar=("K", "N"), help="keep what K of N answers call the same (1 1)")
-    add("--batch", type=int, default=16, help="sheets that are done and written together (16)")
+    add("--batch", type=int, default=16, help="grids that are done and written together (16)")
     add("--no-captions", action="store_true", help="only judge")
     add("--tokenizer", metavar="FOLDER", help="counts the captions' tokens; the generator's when left out")
     others = parser.add_mutually_exclusive_group()
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     others.add_argument("--redecide", action="store_true", help="apply other thresholds without the judge")
     add("--count", type=int, default=2000, help="pairs to grade on (2000)")
     add("--out", type=Path, metavar="FOLDER", help="where the grades go")
-    add("--size", type=int, help="pixels a side of a graded picture; default: as the embedded model draws")
+    add("--size", type=int, help="pixels a side of a graded image; default: as the embedded model draws")
     for name, (kind, text) in {**LIMITS, **OF_JUDGE}.items():
         default = f" ({getattr(Thresholds, name)})" if name in LIMITS else ""
         add(f"--{name.replace('_', '-')}", type=kind, help=text + default)
@@ -151,52 +151,52 @@ def _embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
 
 
 def _curate(args: argparse.Namespace) -> None:
-    sheets, thresholds = _sheets(args.run), _thresholds(args)
+    grids, thresholds = _grids(args.run), _thresholds(args)
     judge = _judge(args)
     embedder = _embedder(args, judge.vlm)
     who = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
-    _check(args, sheets, **who, thresholds=asdict(thresholds))
-    do = partial(curation.judge_sheets, embedder=embedder, thresholds=thresholds)
+    _check(args, grids, **who, thresholds=asdict(thresholds))
+    do = partial(curation.judge_grids, embedder=embedder, thresholds=thresholds)
     stage = Stage(
         path=args.run / "pairs.jsonl",
-        items=sheets,
+        items=grids,
         do=partial(do, run=args.run, vlm=judge, recipe=args.recipe),
         batch=args.batch,
         unit="pair",
         item_of=curation.grid_of,
-        rows_of=lambda sheet: math.comb(sheet["rows"] * sheet["columns"], 2),
+        rows_of=lambda grid: math.comb(grid["rows"] * grid["columns"], 2),
         tell=_kept_and_why_not,
     )
     speed = stage.run()
     pairs = jsonl.read_all(stage.path)
     say(*_summary(pairs), f"this process asked {judge.asked} questions, {speed:.1f} pairs/s")
     if not args.no_captions:
-        _caption(args, judge, sheets, pairs)
+        _caption(args, judge, grids, pairs)
 
 
-def _sheets(run: Path) -> list[Row]:
+def _grids(run: Path) -> list[Row]:
     found = jsonl.read_all(grids.table(run))
-    sheets = [sheet for sheet in found if not sheet["rejected"]]
-    if not sheets:
-        why = f"all {len(found)} sheets were rejected" if found else "there are no sheets"
+    usable = [grid for grid in found if not grid["rejected"]]
+    if not usable:
+        why = f"all {len(found)} grids were rejected" if found else "there are no grids"
         raise RunError(f"nothing to judge in {run}: {why}; train.grids draws them")
-    return sheets
+    return usable
 
 
-def _check(args: argparse.Namespace, sheets: list[Row], **settings: object) -> None:
+def _check(args: argparse.Namespace, grids: list[Row], **settings: object) -> None:
     """Refuse to continue a run with different settings."""
-    asked = {args.recipe or sheet["recipe"] for sheet in sheets}
+    asked = {args.recipe or grid["recipe"] for grid in grids}
     if len(asked) == 1:  # with several recipes, each grid is judged by its own
         settings["recipe"] = asked.pop()
     curation.check_settings(args.run / "pairs.jsonl", **settings)
 
 
-def _caption(args: argparse.Namespace, judge: Counted, sheets: list[Row], pairs: list[Row]) -> None:
-    items = _kept(sheets, pairs)
+def _caption(args: argparse.Namespace, judge: Counted, grids: list[Row], pairs: list[Row]) -> None:
+    items = _kept(grids, pairs)
     if not items:
         return say("no pair was kept, so there is nothing to caption")
     asked, tokenizer = judge.asked, args.tokenizer or _tokenizer(items[0]["generator"])
-    do = partial(captions.caption_sheets, count=captions.counter(tokenizer), recipe=args.recipe)
+    do = partial(captions.caption_grids, count=captions.counter(tokenizer), recipe=args.recipe)
     stage = Stage(
         path=args.run / "captions.jsonl",
         items=items,
@@ -204,25 +204,25 @@ def _caption(args: argparse.Namespace, judge: Counted, sheets: list[Row], pairs:
         batch=args.batch,
         unit="caption",
         item_of=curation.grid_of,
-        rows_of=lambda sheet: 2 * len(sheet["kept"]),
+        rows_of=lambda grid: 2 * len(grid["kept"]),
     )
     speed = stage.run()
     written = jsonl.read_all(stage.path)
     say(
         f"{len(written)} captions, {sum(row['cut'] for row in written)} of them cut to 77 tokens "
         f"({'counted' if tokenizer else 'estimated: the tokenizer of the generator is not here'}), "
-        f"{sum(row['writer'] == captions.SHEET for row in written)} in the sheet's words for want of any",
+        f"{sum(row['writer'] == captions.GRID for row in written)} in the grid's words for want of any",
         f"this process asked {judge.asked - asked} questions, {speed:.1f} captions/s",
     )
 
 
-def _kept(sheets: list[Row], pairs: list[Row]) -> list[Row]:
+def _kept(grids: list[Row], pairs: list[Row]) -> list[Row]:
     """Return the grids that have kept pairs, with those pairs."""
     kept: dict[str, list] = {}
     for pair in pairs:
         if pair["verdict"] == KEEP:
             kept.setdefault(pair["grid"], []).append((pair["first"], pair["second"]))
-    return [{**sheet, "kept": kept[sheet["id"]]} for sheet in sheets if sheet["id"] in kept]
+    return [{**grid, "kept": kept[grid["id"]]} for grid in grids if grid["id"] in kept]
 
 
 def _tokenizer(generator: str) -> Path | None:
@@ -243,8 +243,8 @@ def _dropped(seen: Counter) -> list[str]:
 
 
 def _summary(pairs: list[Row]) -> list[str]:
-    seen, sheets = Counter(pair["reason"] for pair in pairs), len({pair["grid"] for pair in pairs})
-    lines = [f"{len(pairs)} pairs of {sheets} sheets, {seen[SAME]} kept ({seen[SAME] / len(pairs):.1%})"]
+    seen, grids = Counter(pair["reason"] for pair in pairs), len({pair["grid"] for pair in pairs})
+    lines = [f"{len(pairs)} pairs of {grids} grids, {seen[SAME]} kept ({seen[SAME] / len(pairs):.1%})"]
     lines += [f"  {line}" for line in _dropped(seen)]
     if one := next((pair for pair in pairs if pair["reason"] == UNREADABLE), None):
         lines.append(f"  unreadable is, for one, {one['id']}: {one['answers'][0][:200]!r}")
@@ -261,8 +261,8 @@ def _worth(run: Path) -> None:
     from dsd.evaluation.worth import worth
     from dsd.pocket import scorer
 
-    with tqdm(unit="sheet") as bar:
-        found = worth(run, scorer.load(), on_sheets=bar.update)
+    with tqdm(unit="grid") as bar:
+        found = worth(run, scorer.load(), on_grids=bar.update)
     jsonl.write(run / "worth.json", json.dumps(found, indent=1).encode())
     say(grading_page.worth_page(found))
 

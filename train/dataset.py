@@ -31,8 +31,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--words",
         choices=WORDS,
+        type=lambda words: "grid" if words == "sheet" else words,  # its old name
         default="written",
-        help="captions as written, or always the sheet's own words",
+        help="captions as written, or always the grid's own words",
     )
     parser.add_argument("--labels", action="store_true", help="a person's verdict overrules the judge's")
     parser.add_argument("--max-rows", type=int, metavar="N", help="at most so many, drawn at random; even")

@@ -24,9 +24,9 @@ def kept(draw: Draw, folder: Path, way: str, *, batch: int, on_done: Callable[[i
         on_done(len(files) - len(missing))
         for start in range(0, len(missing), batch):
             part = missing[start : start + batch]
-            pictures = draw(*map(list, zip(*(asked[i] for i in part), strict=True)))
-            for i, picture in zip(part, pictures, strict=True):
-                jsonl.write(files[i], contact_sheet.png(picture))
+            images = draw(*map(list, zip(*(asked[i] for i in part), strict=True)))
+            for i, image in zip(part, images, strict=True):
+                jsonl.write(files[i], contact_sheet.png(image))
         return [Image.open(file).convert("RGB") for file in files]
 
     return resumed

@@ -2,7 +2,7 @@
 
 Draws held-out critters in the requested places with each checkpoint and with the prompted teacher, adds the
 true drawings, and scores all of them with the same scorer. With --images the subjects are photographs.
-Prints a markdown table with 95 % intervals over subjects. FOLDER gets scores.json, pictures.jsonl (the
+Prints a markdown table with 95 % intervals over subjects. FOLDER gets scores.json, images.jsonl (the
 scores of each image), a contact sheet of samples and all images. The same command gives the same numbers,
 and continues a run that was stopped.
 """
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=28, help="denoising steps (28)")
     add("--image-guidance", type=float, default=1.5, help="1.5; 1 is off")
     add("--text-guidance", type=float, default=1.0, help="1; off")
-    add("--batch", type=int, help="pictures drawn together (16 critters, 1 for --images)")
+    add("--batch", type=int, help="images drawn together (16 critters, 1 for --images)")
     add("--seed", type=int, default=0, help="of the held-out critters and their places (0)")
     add("--device", help="cpu, cuda, mps; the best there is when left out")
     return parser

@@ -40,7 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--like", metavar="NAME", help="which of the three a folder or a hub id is like")
     for name, (kind, text) in OVERRIDES.items():
         parser.add_argument(f"--{name}", type=kind, help=text)
-    parser.add_argument("--batch", type=int, help="sheets at a time (pocket 32, FLUX 4)")
+    parser.add_argument("--batch", type=int, help="grids at a time (pocket 32, FLUX 4)")
     parser.add_argument("--device", help="cpu, cuda, mps; the best there is when left out")
     parser.add_argument(
         "--offload",
@@ -48,7 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("none", "model", "group", "sequential"),
         help="keep parts of a large model in main memory",
     )
-    parser.add_argument("--mend", action="store_true", help="draw sheets again whose file is gone or damaged")
+    parser.add_argument("--mend", action="store_true", help="draw grids again whose file is gone or damaged")
     return parser
 
 
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     if state.is_main_process:
         grids.sweep(args.run)
         each = " in each process" if state.num_processes > 1 else ""
-        print(f"{_summary(args.run, jsonl.read(grids.table(args.run)))}; {speed:.2f} sheets/s{each}")
+        print(f"{_summary(args.run, jsonl.read(grids.table(args.run)))}; {speed:.2f} grids/s{each}")
     return 0
 
 
@@ -91,7 +91,7 @@ def stage(
     if draw is None:
         from dsd.grids.teacher import draw
     do = partial(
-        grids.draw_sheets,
+        grids.draw_grids,
         folder=grids.table(run).parent,
         draw=partial(draw, teacher),
         refuse=teacher.refuse,
@@ -102,7 +102,7 @@ def stage(
         items=prompts,
         do=do,
         batch=teacher.settings.batch if batch is None else batch,
-        unit="sheet",
+        unit="grid",
         reason_of=_reason,
         tell=_told,
     )
@@ -110,7 +110,7 @@ def stage(
 
 def _mend(run: Path, state: PartialState) -> None:
     if state.is_main_process:
-        print(f"{grids.mend(run)} sheets are to be drawn again")
+        print(f"{grids.mend(run)} grids are to be drawn again")
     wait_for_all()
 
 
@@ -126,7 +126,7 @@ def _told(seen: Counter) -> str:
 
 def _summary(run: Path, drawn: list[Row]) -> str:
     seen = Counter(map(_reason, drawn))
-    return f"{len(drawn)} sheets in {grids.table(run).parent}: {_told(seen)}"
+    return f"{len(drawn)} grids in {grids.table(run).parent}: {_told(seen)}"
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
         "--recipe", choices=RECIPES, default="critters", help="critters for pocket, identity for FLUX"
     )
     parser.add_argument(
-        "--layout", choices=("1x2", "2x2", "3x3"), default="2x2", help="rows x columns of a sheet"
+        "--layout", choices=("1x2", "2x2", "3x3"), default="2x2", help="rows x columns of a grid"
     )
     parser.add_argument(
         "--captions", type=Path, metavar="FILE", help=".txt, .jsonl or .parquet; pocket's own if left out"

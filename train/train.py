@@ -68,10 +68,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     kinds = get_type_hints(TrainOptions)
     for one in fields(TrainOptions):
         flags, kind = [f"--{one.name.replace('_', '-')}"], _plain(kinds[one.name])
-        flags += ["--quantize"] if one.name == "quantise" else []  # the spelling of the drawing commands
         special = {bool: {"action": argparse.BooleanOptionalAction}, tuple: {"nargs": "+"}}
         how = special.get(kind, {"type": kind, "metavar": METAVARS.get(kind)})
         group.add_argument(*flags, default=None, help=f"{one.metadata['help']}{_default(one)}", **how)
+    group.add_argument("--quantise", dest="quantize", default=None, help=argparse.SUPPRESS)  # its old name
 
 
 def _plain(kind: Any) -> type:
@@ -205,8 +205,8 @@ class Report:
 
     def draw(self, note: str | None = None) -> None:
         reference = ASSETS / "curves.jsonl" if self.options.model == "pocket" else None
-        file, picture = self.args.out / "curves.jsonl", self.args.out / "curves.png"
-        curves.write(file, picture, reference=reference, note=note)
+        file, image = self.args.out / "curves.jsonl", self.args.out / "curves.png"
+        curves.write(file, image, reference=reference, note=note)
 
     def finish(self, trained: Trained, data: pairs.Pairs) -> None:
         """Write the card, samples and plotted curves beside the checkpoint, and upload it if requested."""

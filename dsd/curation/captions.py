@@ -2,7 +2,7 @@
 
 Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP. If a text is empty or too
 long, the model is asked once more for a shorter one; a text that is still too long is cut at a word and
-flagged. If the model returns no text, the grid's own words are used and `writer` is `sheet`.
+flagged. If the model returns no text, the grid's own words are used and `writer` is `grid`.
 """
 
 import math
@@ -21,7 +21,7 @@ from dsd.files.jsonl import Row
 from dsd.grids.recipes import Recipe
 from dsd.vlm.open import VLM, Request
 
-SHEET = "sheet"  # writer of captions that come from the grid's own prompt
+GRID = "grid"  # writer of captions that come from the grid's own prompt
 LONGEST = 77  # tokens, including the start and end tokens
 SHORTER = "Answer shorter: one line of at most 25 words."
 CONTEXT = re.compile(
@@ -85,8 +85,8 @@ def cut(text: str, count: Count, longest: int = LONGEST) -> str:
 # ---------------------------------------------------------------- the captions of a run
 
 
-def caption_sheets(
-    sheets: list[Row], *, run: Path, vlm: VLM, count: Count = estimate, recipe: str | None = None
+def caption_grids(
+    grids: list[Row], *, run: Path, vlm: VLM, count: Count = estimate, recipe: str | None = None
 ) -> list[Row]:
     """Return rows of `captions.jsonl`: two per kept pair, with either panel as the target.
 
@@ -94,12 +94,11 @@ def caption_sheets(
     described once, even if it is in several pairs. `recipe` None means each grid's own recipe.
     """
     work = [
-        _questions(sheet, open_panels(run, sheet), recipe_named(recipe or sheet["recipe"]))
-        for sheet in sheets
+        _questions(grid, open_panels(run, grid), recipe_named(recipe or grid["recipe"])) for grid in grids
     ]
     requests = {key: request for one in work for key, request in one.items()}
     texts = dict(zip(requests, write(vlm, list(requests.values()), count), strict=True))
-    return [_row(sheet, pair, texts, vlm.name, count) for sheet in sheets for pair in _orders(sheet["kept"])]
+    return [_row(grid, pair, texts, vlm.name, count) for grid in grids for pair in _orders(grid["kept"])]
 
 
 def _orders(kept: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -107,39 +106,39 @@ def _orders(kept: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return [order for first, second in kept for order in ((first, second), (second, first))]
 
 
-def _questions(sheet: Row, panels: list[Image.Image], recipe: Recipe) -> dict[tuple, Request]:
+def _questions(grid: Row, panels: list[Image.Image], recipe: Recipe) -> dict[tuple, Request]:
     """Return the requests for one grid by key.
 
-    The keys are (grid, target) for a description and (grid, conditioning, target) for a change.
+    The keys are (grid_id, target) for a description and (grid_id, conditioning, target) for a change.
     """
-    orders, grid = _orders(sheet["kept"]), sheet["id"]
-    asked = {(grid, b): Request(recipe.captions["caption"], (panels[b],)) for _, b in orders}
+    orders, grid_id = _orders(grid["kept"]), grid["id"]
+    asked = {(grid_id, b): Request(recipe.captions["caption"], (panels[b],)) for _, b in orders}
     changes = {
-        (grid, a, b): Request(recipe.captions["instruction"], (panels[a], panels[b])) for a, b in orders
+        (grid_id, a, b): Request(recipe.captions["instruction"], (panels[a], panels[b])) for a, b in orders
     }
     return asked | changes
 
 
-def _row(sheet: Row, order: tuple[int, int], texts: dict, writer: str, count: Count) -> Row:
-    grid, (first, target) = sheet["id"], order
-    said = {"caption": texts[grid, target], "instruction": texts[grid, first, target]}
+def _row(grid: Row, order: tuple[int, int], texts: dict, writer: str, count: Count) -> Row:
+    grid_id, (first, target) = grid["id"], order
+    said = {"caption": texts[grid_id, target], "instruction": texts[grid_id, first, target]}
     if not all(text for text, _ in said.values()):
-        said, writer = {mode: fitted(text, count) for mode, text in sheet_words(sheet, target).items()}, SHEET
+        said, writer = {mode: fitted(text, count) for mode, text in grid_words(grid, target).items()}, GRID
     texts = {mode: text for mode, (text, _) in said.items()}
     return {
-        "id": f"{grid}-{first}-{target}",
+        "id": f"{grid_id}-{first}-{target}",
         **texts,
         "cut": any(cut for _, cut in said.values()),
         "writer": writer,
     }
 
 
-def sheet_words(sheet: Row, target: int) -> dict[str, str]:
+def grid_words(grid: Row, target: int) -> dict[str, str]:
     """Return the words that the grid's prompt has for a panel.
 
     They say what was requested, which the teacher may not have drawn.
     """
-    subject, place = sheet["subject"], sheet["places"][target]
+    subject, place = grid["subject"], grid["places"][target]
     article = "" if subject.lower().startswith(("a ", "an ", "the ")) else "a "
     return {"caption": f"{article}{subject} {place}", "instruction": place}
 

@@ -23,13 +23,13 @@ from dsd.curation.selection import Choice, Item, Run, counts, read_run, select
 from dsd.files import contact_sheet, hub, jsonl, parquet
 from dsd.files.hub import LoadError
 from dsd.files.jsonl import Row, RunError
-from dsd.files.pairs import COLUMNS, PICTURES
+from dsd.files.pairs import COLUMNS, IMAGES
 
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
 GROUP = 50  # rows per row group: 100 images
 FORMAT = 1  # increase it when the same rows give different files
-SHEETS_IN_MEMORY = 16
+GRIDS_IN_MEMORY = 16
 UPLOADED = ["README.md", "samples.png", "train-*.parquet"]
 
 
@@ -78,7 +78,7 @@ def _tell(run: Run) -> str:
 def _digest(items: list[Item], shard_rows: int) -> bytes:
     """Return a digest of everything that the bytes of the dataset depend on."""
     geometry = ("file", "rows", "columns", "margin")
-    parts = [[i.row, i.conditioning, i.target, [i.sheet[key] for key in geometry]] for i in items]
+    parts = [[i.row, i.conditioning, i.target, [i.grid[key] for key in geometry]] for i in items]
     text = json.dumps([FORMAT, GROUP, shard_rows, parts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest().encode()
 
@@ -164,13 +164,13 @@ def _table(group: list[Row], schema: Any) -> Any:
 def _cutter(run: Path) -> Callable[[Item], Row]:
     """Return a function that cuts an item's two images and caches the panels of the last few grids."""
 
-    @lru_cache(maxsize=SHEETS_IN_MEMORY)
-    def panels(sheet: str) -> list[bytes]:
-        return [contact_sheet.png(panel) for panel in judge.open_panels(run, json.loads(sheet))]
+    @lru_cache(maxsize=GRIDS_IN_MEMORY)
+    def panels(grid: str) -> list[bytes]:
+        return [contact_sheet.png(panel) for panel in judge.open_panels(run, json.loads(grid))]
 
     def cut(item: Item) -> Row:
-        found = panels(json.dumps(item.sheet))
-        places = zip(PICTURES, (item.conditioning, item.target), strict=True)
+        found = panels(json.dumps(item.grid))
+        places = zip(IMAGES, (item.conditioning, item.target), strict=True)
         return {
             name: {"bytes": found[panel], "path": f"{item.row['grid']}-{panel}.png"} for name, panel in places
         }

@@ -11,9 +11,9 @@ from huggingface_hub import DatasetCardData
 from PIL import Image, ImageOps
 
 from dsd.curation import report
-from dsd.curation.captions import SHEET
+from dsd.curation.captions import GRID
 from dsd.curation.dataset import Written
-from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, licence
+from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, license
 from dsd.curation.verdict import KEEP
 from dsd.files import contact_sheet as samples
 from dsd.files import jsonl
@@ -24,40 +24,40 @@ SHOWN = 8  # pairs in the image, in two columns
 BORDER = 12  # pixels
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 MEANING = {
-    "id": "sheet, panel of `conditioning`, panel of `target`",
-    "conditioning": "the picture that a model is shown",
+    "id": "grid, panel of `conditioning`, panel of `target`",
+    "conditioning": "the image that a model is shown",
     "target": "the same subject somewhere else: what it is to draw",
     "caption": "what `target` shows",
     "instruction": "what to change to get from one to the other",
-    "caption_writer": f"the model that wrote both; `{SHEET}` if they are the words of the sheet's own prompt",
-    "subject": "the subject in the sheet's prompt",
-    "prompt": "of the whole sheet",
-    "seed": "of the whole sheet",
-    "grid": "the sheet",
+    "caption_writer": f"the model that wrote both; `{GRID}` if they are the words of the grid's own prompt",
+    "subject": "the subject in the grid's prompt",
+    "prompt": "of the whole grid",
+    "seed": "of the whole grid",
+    "grid": "the grid",
     "generator": "the model that drew it",
     "generator_hash": "names that model's weights",
-    "generator_licence": "what may be done with what it drew",
+    "generator_license": "what may be done with what it drew",
     "judge": "the model that judged the pair",
     "reason": "of its verdict",
-    "similarity": "cosine of the two pictures' embeddings",
+    "similarity": "cosine of the two images' embeddings",
     "scores": "JSON: how well each part of the subject agrees, 0 to 4",
 }
 KINDS = {
     "judge": "A vision-language model judged every pair and kept those that show one and the same subject.",
-    "floor": "These pairs passed only a cheap check of how alike two pictures are; **no judge's verdict "
+    "floor": "These pairs passed only a cheap check of how alike two images are; **no judge's verdict "
     "counted**. They are made for comparison: many do not show one and the same subject.",
-    "all": "These are all pairs of all sheets, **uncurated**. They are made for comparison: many do not show "
+    "all": "These are all pairs of all grids, **uncurated**. They are made for comparison: many do not show "
     "one and the same subject.",
 }
 NON_COMMERCIAL = """\
 **Non-commercial.** What FLUX.1 [dev] drew may be used for non-commercial purposes only, and not to train a
-model that competes with it; `generator_licence` marks every such row."""
+model that competes with it; `generator_license` marks every such row."""
 LIMITS = """\
-- Every picture was made by a model. So was every text, unless its `caption_writer` is `sheet`.
+- Every image was made by a model. So was every text, unless its `caption_writer` is `grid`.
 - The judge errs; its grades, where they are known, are above. Pairs that it was too strict about are missing.
-- The words of a sheet's own prompt say what was asked for, which is not always what was drawn.
+- The words of a grid's own prompt say what was asked for, which is not always what was drawn.
 - Subjects, places and styles are those that the generator knows and the prompts asked for, with their biases.
-- Panels of one sheet come back in several pairs, and each pair in both orders: rows are not independent. To
+- Panels of one grid come back in several pairs, and each pair in both orders: rows are not independent. To
   hold some out, hold out whole subjects.
 """
 
@@ -107,8 +107,8 @@ def contact_sheet(written: Written) -> Image.Image:
 
 
 def _column(shown: list[Row]) -> Image.Image:
-    pictures = {name: [row[name] for row in shown] for name in ("conditioning", "target")}
-    return samples.sheet(pictures, [f"{row['caption']} ({row['instruction']})" for row in shown])
+    images = {name: [row[name] for row in shown] for name in ("conditioning", "target")}
+    return samples.compose(images, [f"{row['caption']} ({row['instruction']})" for row in shown])
 
 
 # ---------------------------------------------------------------- text
@@ -119,12 +119,12 @@ def card(run: Run, written: Written, choice: Choice, *, grades: str | None = Non
     parts = [
         f"---\n{_head(written).to_yaml()}\n---",
         f"# Pairs of one subject in two places\n\n{_opening(written, choice)}",
-        "![Some pairs: the picture shown, the picture to draw, the words](samples.png)",
+        "![Some pairs: the image shown, the image to draw, the words](samples.png)",
         f"## In a row\n\n{report.table(('column', 'what it holds'), MEANING.items())}",
         f"## How many\n\n{_amounts(run, written, choice)}",
         f"## How it was made\n\n{_making(run, written, choice)}",
         *([grades] if grades else []),
-        f"## Licence\n\n{_licence_text(written)}",
+        f"## License\n\n{_license_text(written)}",
         f"## Limits\n\n{LIMITS}",
     ]
     return "\n\n".join(parts)
@@ -135,7 +135,7 @@ def _head(written: Written) -> DatasetCardData:
     features = [{"name": name, "dtype": kind} for name, kind in COLUMNS.items()]
     split = {"name": "train", "num_bytes": size, "num_examples": len(written.rows)}
     return DatasetCardData(
-        **_licence_head(written),
+        **_license_head(written),
         pretty_name="Pairs of one subject in two places",
         task_categories=["image-to-image", "text-to-image"],
         size_categories=[next((name for limit, name in SIZES if len(written.rows) < limit), "n>1M")],
@@ -145,18 +145,18 @@ def _head(written: Written) -> DatasetCardData:
     )
 
 
-def _licence_head(written: Written) -> dict[str, str]:
+def _license_head(written: Written) -> dict[str, str]:
     """Return the metadata of the strictest license among the rows."""
-    found = {row["generator_licence"] for row in written.rows}
+    found = {row["generator_license"] for row in written.rows}
     if FLUX_DEV in found:
         page = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"
         return {"license": "other", "license_name": "flux-1-dev-non-commercial-license", "license_link": page}
     return {"license": "apache-2.0" if found == {"Apache-2.0"} else "unknown"}
 
 
-def _licence_text(written: Written) -> str:
-    found = Counter(row["generator_licence"] for row in written.rows)
-    text = _table(("licence of the generator", "rows"), found)
+def _license_text(written: Written) -> str:
+    found = Counter(row["generator_license"] for row in written.rows)
+    text = _table(("license of the generator", "rows"), found)
     if FLUX_DEV in found:
         return f"{text}\n\n{NON_COMMERCIAL}"
     return text
@@ -165,16 +165,16 @@ def _licence_text(written: Written) -> str:
 def _opening(written: Written, choice: Choice) -> str:
     count = len(written.rows)
     return (
-        f"{count:,} rows, {count // 2:,} pairs in both orders, to train a model that is shown a picture and "
+        f"{count:,} rows, {count // 2:,} pairs in both orders, to train a model that is shown an image and "
         "told where its subject shall be. Made by diffusion self-distillation ([arXiv 2411.18616]"
-        "(https://arxiv.org/abs/2411.18616)): a text-to-image model drew sheets of one subject in several "
-        f"places, and the sheets were cut into panels. {KINDS[choice.which]}"
+        "(https://arxiv.org/abs/2411.18616)): a text-to-image model drew grids of one subject in several "
+        f"places, and the grids were cut into panels. {KINDS[choice.which]}"
     )
 
 
 def _amounts(run: Run, written: Written, choice: Choice) -> str:
-    sheets, pairs = counts(run).values()
-    grids, subjects = ({row[name] for row in written.rows} for name in ("grid", "subject"))
+    grids, pairs = counts(run).values()
+    used, subjects = ({row[name] for row in written.rows} for name in ("grid", "subject"))
     kept = sum(pair["verdict"] == KEEP for pair in run.pairs)
     writers = Counter(row["caption_writer"] for row in written.rows)
     overruled = [
@@ -182,11 +182,11 @@ def _amounts(run: Run, written: Written, choice: Choice) -> str:
     ]
     return "\n\n".join(
         [
-            f"{sheets.total():,} sheets were drawn, which gave {pairs.total():,} pairs of panels; the judge "
+            f"{grids.total():,} grids were drawn, which gave {pairs.total():,} pairs of panels; the judge "
             f"kept {kept:,} of them, {kept / pairs.total():.1%}. Here are {len(written.rows) // 2:,} pairs "
-            f"from {len(grids):,} sheets, of {len(subjects):,} differently worded subjects.",
+            f"from {len(used):,} grids, of {len(subjects):,} differently worded subjects.",
             *([f"People overruled the judge in {len(overruled):,} pairs."] if overruled else []),
-            _table(("sheets", "how many"), sheets),
+            _table(("grids", "how many"), grids),
             _table(("pairs", "how many"), pairs),
             _table(("words by", "rows"), writers),
         ]
@@ -195,11 +195,11 @@ def _amounts(run: Run, written: Written, choice: Choice) -> str:
 
 def _making(run: Run, written: Written, choice: Choice) -> str:
     grids = {row["grid"] for row in written.rows}
-    drawn = Counter(_drawing(sheet) for sheet in run.sheets.values() if sheet["id"] in grids)
+    drawn = Counter(_drawing(grid) for grid in run.grids.values() if grid["id"] in grids)
     judged = Counter(_judging(pair) for pair in run.pairs)
     return "\n\n".join(
         [
-            _table(("sheets drawn by", "sheets"), drawn),
+            _table(("grids drawn by", "grids"), drawn),
             _table(("pairs judged by", "pairs"), judged),
             "With these commands of `dsd`, in this order, and the options that the tables tell:",
             f"```bash\n{_commands(choice)}\n```",
@@ -207,10 +207,10 @@ def _making(run: Run, written: Written, choice: Choice) -> str:
     )
 
 
-def _drawing(sheet: Row) -> str:
+def _drawing(grid: Row) -> str:
     return (
-        f"{sheet['generator']} (weights {sheet['generator_hash']}, {licence(sheet)}), {sheet['rows']}x"
-        f"{sheet['columns']} panels, {sheet['steps']} steps, guidance {sheet['guidance']}"
+        f"{grid['generator']} (weights {grid['generator_hash']}, {license(grid)}), {grid['rows']}x"
+        f"{grid['columns']} panels, {grid['steps']} steps, guidance {grid['guidance']}"
     )
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def judge(
-    pairs: list[Row], pictures: Sequence[tuple[Image.Image, Image.Image]], *, vlm: VLM, thresholds: Thresholds
+    pairs: list[Row], images: Sequence[tuple[Image.Image, Image.Image]], *, vlm: VLM, thresholds: Thresholds
 ) -> list[Row]:
     """Return the pairs with the judge's answers about their images, and the verdict.
 
@@ -45,7 +45,7 @@ def judge(
     judged = _heard_all(pairs, texts, recipes)
     for vote in range(thresholds.votes):
         asked = [i for i, pair in enumerate(judged) if decide(pair, thresholds)[1] == UNASKED]
-        answers = vlm.ask_many(_question(recipes[i], pictures[i], vote) for i in asked)
+        answers = vlm.ask_many(_question(recipes[i], images[i], vote) for i in asked)
         for i, text in zip(asked, answers, strict=True):
             texts[i].append(text)
         judged = _heard_all(pairs, texts, recipes)
@@ -57,13 +57,13 @@ def _heard_all(pairs: list[Row], texts: list[list[str]], recipes: list[Recipe]) 
     return [pair | _heard(said, recipe) for pair, said, recipe in zip(pairs, texts, recipes, strict=True)]
 
 
-def _question(recipe: Recipe, pictures: tuple[Image.Image, Image.Image], vote: int) -> Request:
+def _question(recipe: Recipe, images: tuple[Image.Image, Image.Image], vote: int) -> Request:
     """Return the question for one vote.
 
     Every other vote shows the images in the other order, because the answer should not depend on it. The
     first vote in each order is greedy, the best single answer; only the later ones need a seed.
     """
-    turned = pictures[::-1] if vote % 2 else pictures
+    turned = images[::-1] if vote % 2 else images
     return Request(recipe.compare, tuple(turned), seed=vote // 2 or None)
 
 
@@ -88,8 +88,8 @@ def _heard(texts: list[str], recipe: Recipe) -> Row:
     }
 
 
-def judge_sheets(
-    sheets: list[Row],
+def judge_grids(
+    grids: list[Row],
     *,
     run: Path,
     vlm: VLM,
@@ -97,39 +97,39 @@ def judge_sheets(
     thresholds: Thresholds,
     recipe: str | None = None,
 ) -> list[Row]:
-    """Return every pair of panels of these grids with its judgment; `sheets` are rows of `grids.jsonl`.
+    """Return every pair of panels of these grids with its judgment; `grids` are rows of `grids.jsonl`.
 
     All panels are embedded in one call. `embedder` None skips the first stage. `recipe` is the name of the
     recipe to judge by; None means each grid's own.
     """
-    cut = [open_panels(run, sheet) for sheet in sheets]
+    cut = [open_panels(run, grid) for grid in grids]
     vectors = embedder.embed([panel for one in cut for panel in one]) if embedder else None  # [panels, c]
-    pairs, pictures, start = [], [], 0
-    for sheet, one in zip(sheets, cut, strict=True):
+    pairs, images, start = [], [], 0
+    for grid, one in zip(grids, cut, strict=True):
         for i, j in combinations(range(len(one)), 2):
             similarity = None if vectors is None else float(vectors[start + i] @ vectors[start + j])
-            pairs.append(_pair(sheet, i, j, recipe) | {"similarity": similarity})
-            pictures.append((one[i], one[j]))
+            pairs.append(_pair(grid, i, j, recipe) | {"similarity": similarity})
+            images.append((one[i], one[j]))
         start += len(one)
     name = embedder.name if embedder else None
-    return [{**row, "embedder": name} for row in judge(pairs, pictures, vlm=vlm, thresholds=thresholds)]
+    return [{**row, "embedder": name} for row in judge(pairs, images, vlm=vlm, thresholds=thresholds)]
 
 
-def _pair(sheet: Row, first: int, second: int, recipe: str | None) -> Row:
+def _pair(grid: Row, first: int, second: int, recipe: str | None) -> Row:
     return {
-        "id": f"{sheet['id']}-{first}-{second}",
-        "grid": sheet["id"],
+        "id": f"{grid['id']}-{first}-{second}",
+        "grid": grid["id"],
         "first": first,
         "second": second,
-        "prompt": sheet["prompt"],
-        "seed": sheet["seed"],
-        "recipe": recipe or sheet["recipe"],
+        "prompt": grid["prompt"],
+        "seed": grid["seed"],
+        "recipe": recipe or grid["recipe"],
     }
 
 
-def open_panels(run: Path, sheet: Row) -> list[Image.Image]:
+def open_panels(run: Path, grid: Row) -> list[Image.Image]:
     """Return the panels of a grid in reading order, RGB; raise RunError if its file is missing or damaged."""
-    return grids.panels(grids.open_sheet(run, sheet), sheet["rows"], sheet["columns"], sheet["margin"])
+    return grids.panels(grids.open_grid(run, grid), grid["rows"], grid["columns"], grid["margin"])
 
 
 def recipe_named(name: str) -> Recipe:

@@ -46,7 +46,7 @@ class Drawn:
     critter: Critter
     other: Critter  # in the second image
     contexts: tuple[Context, Context]
-    pictures: tuple[Image.Image, Image.Image]
+    images: tuple[Image.Image, Image.Image]
     changed: str | None
 
 
@@ -64,8 +64,8 @@ def drawn_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Draw
         if not other.held_out or critter.pattern != NEEDS.get(changed, critter.pattern):
             continue
         if changed is None or all(_can_be_seen(critter, other, context) for context in contexts):
-            pictures = draw(critter, contexts[0], size), draw(other, contexts[1], size)
-            return Drawn(critter, other, contexts, pictures, changed)
+            images = draw(critter, contexts[0], size), draw(other, contexts[1], size)
+            return Drawn(critter, other, contexts, images, changed)
 
 
 def _can_be_seen(critter: Critter, other: Critter, context: Context) -> bool:
@@ -101,7 +101,7 @@ def judge_drawn(
         }
         for item, one in zip(items, drawn, strict=True)
     ]
-    return judge(pairs, [one.pictures for one in drawn], vlm=vlm, thresholds=thresholds)
+    return judge(pairs, [one.images for one in drawn], vlm=vlm, thresholds=thresholds)
 
 
 # ---------------------------------------------------------------- grades
@@ -171,6 +171,6 @@ def wilson(count: int, of: int) -> tuple[float | None, float | None, float | Non
     if not of:
         return None, None, None
     share, spread = count / of, Z * Z / of
-    centre, half = share + spread / 2, Z * sqrt(share * (1 - share) / of + spread / (4 * of))
-    low, high = (centre - half) / (1 + spread), (centre + half) / (1 + spread)
+    center, half = share + spread / 2, Z * sqrt(share * (1 - share) / of + spread / (4 * of))
+    low, high = (center - half) / (1 + spread), (center + half) / (1 + spread)
     return share, low if count else 0.0, high if count < of else 1.0  # rounding must not move the exact ends

@@ -33,7 +33,7 @@ class Review:
 
     run: Path
     pairs: list[Row]
-    sheets: dict[str, Row]
+    grids: dict[str, Row]
 
     @property
     def thresholds(self) -> Thresholds:
@@ -58,9 +58,7 @@ def open_review(run: Path) -> Review:
             raise RunError(
                 f"pair {pair.get('id')} of {run} lacks {lacking}: it was edited, or is of another version"
             )
-    return Review(
-        run=run, pairs=pairs, sheets={sheet["id"]: sheet for sheet in jsonl.read_all(grids.table(run))}
-    )
+    return Review(run=run, pairs=pairs, grids={grid["id"]: grid for grid in jsonl.read_all(grids.table(run))})
 
 
 def changed(run: Path) -> tuple:
@@ -107,16 +105,16 @@ def agreement(review: Review, decided: Decisions, labels: Mapping[str, str]) -> 
     return judge.agreement(now, dict(labels))
 
 
-def pictures(review: Review, pair: Row) -> tuple[Image.Image, Image.Image]:
+def images(review: Review, pair: Row) -> tuple[Image.Image, Image.Image]:
     """Return the two panels of a pair; raise RunError if they are missing."""
-    sheet = review.sheets.get(pair["grid"])
-    if sheet is None:
-        raise RunError(f"sheet {pair['grid']} is not in grids.jsonl")
+    grid = review.grids.get(pair["grid"])
+    if grid is None:
+        raise RunError(f"grid {pair['grid']} is not in grids.jsonl")
     try:
-        panels = judge.open_panels(review.run, sheet)
+        panels = judge.open_panels(review.run, grid)
         return panels[pair["first"]], panels[pair["second"]]
     except IndexError as error:
-        raise RunError(f"sheet {sheet['id']} has no panels {pair['first']} and {pair['second']}") from error
+        raise RunError(f"grid {grid['id']} has no panels {pair['first']} and {pair['second']}") from error
 
 
 def command(review: Review, thresholds: Thresholds) -> str | None:

@@ -19,7 +19,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 
 WHICH = ("judge", "floor", "all")
-WORDS = ("written", "sheet")
+WORDS = ("written", "grid")
 FLUX_DEV = "FLUX.1 [dev] Non-Commercial License"
 
 
@@ -57,7 +57,7 @@ class Run:
     """The rows that the earlier stages wrote."""
 
     folder: Path
-    sheets: dict[str, Row]
+    grids: dict[str, Row]
     pairs: list[Row]
     captions: dict[str, Row]
     labels: dict[str, str]
@@ -68,7 +68,7 @@ class Item:
     """A row of the dataset without its two images, and the panels to cut them from."""
 
     row: Row
-    sheet: Row
+    grid: Row
     conditioning: int
     target: int
 
@@ -81,7 +81,7 @@ def read_run(folder: Path) -> Run:
             raise RunError(f"there is no {path}: python -m {command} makes it")
     return Run(
         folder=folder,
-        sheets={row["id"]: row for row in jsonl.read_all(folder / "grids" / "grids.jsonl")},
+        grids={row["id"]: row for row in jsonl.read_all(folder / "grids" / "grids.jsonl")},
         pairs=jsonl.read_all(folder / "pairs.jsonl"),
         captions={row["id"]: row for row in jsonl.read_all(folder / "captions.jsonl")},
         labels=judge.labels(folder),
@@ -122,45 +122,45 @@ def _lot(choice: Choice) -> Callable[[Row], str]:
 
 def _both_orders(pair: Row, run: Run, choice: Choice) -> Iterator[Item]:
     """Yield two items: each panel of the pair is the conditioning image once and the target once."""
-    if pair["grid"] not in run.sheets:
+    if pair["grid"] not in run.grids:
         raise RunError(
-            f"pair {pair['id']} is of a sheet that grids.jsonl does not have: run train.grids again, which "
+            f"pair {pair['id']} is of a grid that grids.jsonl does not have: run train.grids again, which "
             "draws what is missing"
         )
-    sheet = run.sheets[pair["grid"]]
+    grid = run.grids[pair["grid"]]
     for one, other in _orders(pair):
-        name = f"{sheet['id']}-{one}-{other}"
+        name = f"{grid['id']}-{one}-{other}"
         words = run.captions.get(name) if choice.words == "written" else None
-        words = words or {**captions.sheet_words(sheet, other), "writer": captions.SHEET}
-        row = _row(name, pair, sheet, words)
-        yield Item(row=row, sheet=sheet, conditioning=one, target=other)
+        words = words or {**captions.grid_words(grid, other), "writer": captions.GRID}
+        row = _row(name, pair, grid, words)
+        yield Item(row=row, grid=grid, conditioning=one, target=other)
 
 
 def _orders(pair: Row) -> tuple[tuple[int, int], tuple[int, int]]:
     return (pair["first"], pair["second"]), (pair["second"], pair["first"])
 
 
-def _row(name: str, pair: Row, sheet: Row, words: Row) -> Row:
+def _row(name: str, pair: Row, grid: Row, words: Row) -> Row:
     return {
         "id": name,
         "caption": words["caption"],
         "instruction": words["instruction"],
         "caption_writer": words["writer"],
-        **{key: sheet[key] for key in ("subject", "prompt", "seed", "generator", "generator_hash")},
-        "grid": sheet["id"],
-        "generator_licence": licence(sheet),
+        **{key: grid[key] for key in ("subject", "prompt", "seed", "generator", "generator_hash")},
+        "grid": grid["id"],
+        "generator_license": license(grid),
         **{key: pair[key] for key in ("judge", "reason", "similarity")},
         "scores": json.dumps(pair["scores"]) if pair["scores"] else None,
     }
 
 
-def licence(sheet: Row) -> str:
+def license(grid: Row) -> str:
     """Return the license of a grid's images.
 
     FLUX.1-dev and its derivatives are recognized by the generator's name and always non-commercial.
     """
-    is_dev = re.search(r"flux.*dev", sheet["generator"].lower())
-    return FLUX_DEV if is_dev else sheet["licence"]
+    is_dev = re.search(r"flux.*dev", grid["generator"].lower())
+    return FLUX_DEV if is_dev else grid["license"]
 
 
 def _check_captioned(pairs: list[Row], run: Run) -> None:
@@ -178,7 +178,7 @@ def _check_captioned(pairs: list[Row], run: Run) -> None:
     if missing:
         raise RunError(
             f"{len(missing)} of {len(names)} rows have no caption yet, such as {missing[0]}: run "
-            "train.curate again, without --no-captions, or take the sheets' own words with --words sheet"
+            "train.curate again, without --no-captions, or take the grids' own words with --words grid"
         )
 
 
@@ -189,12 +189,12 @@ def counts(run: Run) -> dict[str, Counter]:
     """Return the numbers on a dataset's card: grids by outcome and pairs by reason."""
     judged = {pair["grid"] for pair in run.pairs}
     return {
-        "sheets": Counter(_fate(sheet, judged) for sheet in run.sheets.values()),
+        "grids": Counter(_fate(grid, judged) for grid in run.grids.values()),
         "pairs": Counter(pair["reason"] for pair in run.pairs),
     }
 
 
-def _fate(sheet: Row, judged: set[str]) -> str:
-    if sheet["rejected"]:
-        return f"rejected: {sheet['rejected']}"
-    return "judged" if sheet["id"] in judged else "not judged yet"
+def _fate(grid: Row, judged: set[str]) -> str:
+    if grid["rejected"]:
+        return f"rejected: {grid['rejected']}"
+    return "judged" if grid["id"] in judged else "not judged yet"

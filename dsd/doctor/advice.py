@@ -116,9 +116,9 @@ def _missing(facts: Facts) -> tuple[str, ...]:
     lacks = []
     if wanted[BASE]:
         remedies = {
-            NO_TOKEN: f"no token: accept the licence at {PAGE}, then set HF_TOKEN to a token of that account "
+            NO_TOKEN: f"no token: accept the license at {PAGE}, then set HF_TOKEN to a token of that account "
             "(https://huggingface.co/settings/tokens)",
-            REFUSED: f"the licence: accept it at {PAGE} with the account of the token",
+            REFUSED: f"the license: accept it at {PAGE} with the account of the token",
             BAD_TOKEN: "the token is not accepted: make a new one at https://huggingface.co/settings/tokens",
         }
         lacks += [remedies[facts.access]] if facts.access in remedies else []
@@ -186,7 +186,7 @@ def _expect(facts: Facts, way: Way, quality: str) -> Iterator[str]:
     if facts.device == "cuda":
         yield (
             f"GPU memory about {gb(way.gpu)} of {gb(facts.gpu_free)} free, main memory {gb(way.ram)} of "
-            f"{gb(facts.ram_free)} free, for one picture of 512 pixels; each more at once takes "
+            f"{gb(facts.ram_free)} free, for one image of 512 pixels; each more at once takes "
             f"{gb(DRAWING)} (computed from parameter counts)"
         )
         if facts.gpu_free < 0.8 * facts.gpu_total:
@@ -196,12 +196,12 @@ def _expect(facts: Facts, way: Way, quality: str) -> Iterator[str]:
         need = gb(Way().gpu - WORKSPACE)
         yield f"memory about {need} of {gb(facts.ram_free)} free (computed from parameter counts)"
     if way.quantize:
-        yield f"weights rounded to {way.quantize}: pictures are close to those of bfloat16, not the same"
+        yield f"weights rounded to {way.quantize}: images are close to those of bfloat16, not the same"
     if way.offload != "none":
         yield "weights wait in main memory and travel to the GPU when it is their turn, which costs time"
     left = sum(_downloads(facts).values())
     yield f"{gb(left)} to download first" if left else "all files are on this disk already"
-    yield f"{QUALITIES[quality].steps} steps a picture; {_seconds(facts, way, quality)}"
+    yield f"{QUALITIES[quality].steps} steps an image; {_seconds(facts, way, quality)}"
 
 
 def _seconds(facts: Facts, way: Way, quality: str) -> str:

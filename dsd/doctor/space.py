@@ -42,7 +42,7 @@ def lacking(model: str, *, device: str, token: bool) -> str | None:
         return f"{model} needs a GPU: choose ZeroGPU as hardware in the settings of this Space"
     if model == "flux-dev" and not token:
         return (
-            f"{model} is gated: accept its licence, then add a secret HF_TOKEN with a token of that account "
+            f"{model} is gated: accept its license, then add a secret HF_TOKEN with a token of that account "
             "in the settings of this Space"
         )
     return None

@@ -89,27 +89,27 @@ class CritterScorer:
         Measure(
             "identity",
             "identity (CP)",
-            "share of the subject's visible traits, named and unnamed, that the picture keeps",
+            "share of the subject's visible traits, named and unnamed, that the image keeps",
         ),
         Measure(
-            "named", "named traits", "the same of colour, shape, pattern and ears, which a caption can tell"
+            "named", "named traits", "the same of color, shape, pattern and ears, which a caption can tell"
         ),
         Measure(
             "unnamed",
             "unnamed traits",
-            "the same of exact hue, eyes, stripes, spots and sizes, which only a picture can tell",
+            "the same of exact hue, eyes, stripes, spots and sizes, which only an image can tell",
         ),
         Measure(
             "following",
             "following (PF)",
-            "share of the asked scene, accessory, its colour and light that is there",
+            "share of the asked scene, accessory, its color and light that is there",
         ),
-        Measure("product", "CP x PF", "identity times following, picture by picture, then the mean"),
+        Measure("product", "CP x PF", "identity times following, image by image, then the mean"),
         Measure(
             "copy",
             "copy",
             "share of the reference's scene, light, accessory, place and pose taken over unasked; less is "
-            "better; 1 is the reference itself, 0 what pictures of others happen to share with it",
+            "better; 1 is the reference itself, 0 what images of others happen to share with it",
             from_chance=True,
         ),
     )
@@ -117,9 +117,9 @@ class CritterScorer:
     def __init__(self, network: scorer.Scorer | None = None) -> None:
         self.network = network or scorer.load()
 
-    def score(self, cases: Sequence[Case], pictures: Sequence[Image.Image]) -> list[Row]:
+    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Row]:
         """Return one row of scores per image; the `facts` of each case must be a `Scene`."""
-        readings = self.network.read(list(pictures))
+        readings = self.network.read(list(images))
         return [_row(case.facts, reading) for case, reading in zip(cases, readings, strict=True)]
 
 

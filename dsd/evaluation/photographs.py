@@ -80,9 +80,9 @@ def _subjects(folder: Path) -> dict[str, list[Path]]:
     found = {}
     for path in sorted(folder.iterdir()):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
-        pictures = [file for file in files if file.suffix.lower() in _suffixes()]
-        if pictures and not path.name.startswith("."):
-            found[path.stem if path.is_file() else path.name] = pictures
+        images = [file for file in files if file.suffix.lower() in _suffixes()]
+        if images and not path.name.startswith("."):
+            found[path.stem if path.is_file() else path.name] = images
     return found
 
 
@@ -119,28 +119,26 @@ class PhotographScorer:
     """
 
     measures = (
-        Measure(
-            "identity", "identity (DINOv2)", "cosine of the class tokens of picture and reference", low=-1
-        ),
-        Measure("clip_i", "identity (CLIP-I)", "cosine of CLIP's vectors of picture and reference", low=-1),
+        Measure("identity", "identity (DINOv2)", "cosine of the class tokens of image and reference", low=-1),
+        Measure("clip_i", "identity (CLIP-I)", "cosine of CLIP's vectors of image and reference", low=-1),
         Measure(
             "following",
             "following (CLIP-T)",
-            "cosine of CLIP's vectors of picture and caption; 0.3 is good, nothing comes near 1",
+            "cosine of CLIP's vectors of image and caption; 0.3 is good, nothing comes near 1",
             low=-1,
             truth_is_best=False,  # other photographs of the subject do not show what the prompt asks for
         ),
         Measure(
             "product",
             "CP x PF",
-            "identity (DINOv2) times following, picture by picture, then the mean",
+            "identity (DINOv2) times following, image by image, then the mean",
             low=-1,
             truth_is_best=False,  # following is one of its factors
         ),
         Measure(
             "copy",
             "copy",
-            f"correlation of picture and reference shrunk to {THUMBNAIL} x {THUMBNAIL} pixels, where little "
+            f"correlation of image and reference shrunk to {THUMBNAIL} x {THUMBNAIL} pixels, where little "
             "but place and background is left; less is better; 1 is the reference itself, 0 somebody else's",
             low=-1,
             from_chance=True,
@@ -154,34 +152,34 @@ class PhotographScorer:
         with hub.explained(clip, [clip]):
             self.words = AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
 
-    def score(self, cases: Sequence[Case], pictures: Sequence[Image.Image]) -> list[Row]:
+    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Row]:
         """Return one row of scores per image."""
         references = [case.reference for case in cases]
         captions = self._texts([case.caption for case in cases])
-        seen = self._clip(pictures)
-        identity = _cosines(self._dino(pictures), self._dino(references))
+        seen = self._clip(images)
+        identity = _cosines(self._dino(images), self._dino(references))
         following = _cosines(seen, captions)
         columns = {
             "identity": identity,
             "clip_i": _cosines(seen, self._clip(references)),
             "following": following,
             "product": [kept * followed for kept, followed in zip(identity, following, strict=True)],
-            "copy": [layout(*pair) for pair in zip(pictures, references, strict=True)],
+            "copy": [layout(*pair) for pair in zip(images, references, strict=True)],
         }
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     # To be comparable with published numbers, DINOv2 uses its class token and CLIP its projected vectors.
     # `dsd.vlm.embed` uses the mean over all tokens instead, because it looks for near-copies.
 
-    def _dino(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def _dino(self, images: Sequence[Image.Image]) -> Tensor:
         return self._embedded(
-            pictures, self.dino_pixels, lambda pixels: self.dino(pixel_values=pixels).last_hidden_state[:, 0]
+            images, self.dino_pixels, lambda pixels: self.dino(pixel_values=pixels).last_hidden_state[:, 0]
         )
 
-    def _clip(self, pictures: Sequence[Image.Image]) -> Tensor:
+    def _clip(self, images: Sequence[Image.Image]) -> Tensor:
         clip = self.clip
         return self._embedded(
-            pictures,
+            images,
             self.clip_pixels,
             lambda pixels: clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output),
         )
@@ -194,16 +192,16 @@ class PhotographScorer:
         return functional.normalize(self.clip.text_projection(pooled), dim=1).cpu()
 
     @torch.inference_mode()
-    def _embedded(self, pictures: Sequence[Image.Image], processor: Any, network: Any) -> Tensor:
+    def _embedded(self, images: Sequence[Image.Image], processor: Any, network: Any) -> Tensor:
         """Return unit vectors [n, c]; an image object that occurs several times is embedded once."""
-        once = list({id(picture): picture for picture in pictures}.values())
+        once = list({id(image): image for image in images}.values())
         vectors = []
         for start in range(0, len(once), AT_ONCE):
-            part = [picture.convert("RGB") for picture in once[start : start + AT_ONCE]]
+            part = [image.convert("RGB") for image in once[start : start + AT_ONCE]]
             pixels = processor(images=part, return_tensors="pt")["pixel_values"].to(self.device)
             vectors.append(functional.normalize(network(pixels), dim=1).cpu())
-        place = {id(picture): index for index, picture in enumerate(once)}
-        return torch.cat(vectors)[[place[id(picture)] for picture in pictures]]
+        place = {id(image): index for index, image in enumerate(once)}
+        return torch.cat(vectors)[[place[id(image)] for image in images]]
 
 
 def _network(name: str, device: str) -> tuple[torch.nn.Module, Any]:
@@ -217,12 +215,12 @@ def _cosines(a: Tensor, b: Tensor) -> list[float]:
     return (a * b).sum(1).tolist()  # both are unit vectors [n, c]
 
 
-def layout(picture: Image.Image, reference: Image.Image) -> float:
+def layout(image: Image.Image, reference: Image.Image) -> float:
     """Return the correlation of the large shapes and colors of two images.
 
     The result is in -1..1, and 0 if one of the images is flat.
     """
-    a, b = (_thumbnail(image) for image in (picture, reference))
+    a, b = (_thumbnail(one) for one in (image, reference))
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths > 0 else 0.0
 

@@ -54,7 +54,7 @@ class Scorer(Protocol):
 
     measures: Sequence[Measure]
 
-    def score(self, cases: Sequence[Case], pictures: Sequence[Image.Image]) -> list[Row]:
+    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Row]:
         """Return one row per image, with a number for each measure."""
 
 
@@ -86,7 +86,7 @@ class Scores:
     levels: Levels
     rows: list[Row]  # one per case, in the order of the cases
     subjects: list[str]
-    pictures: list[Image.Image]
+    images: list[Image.Image]
 
     def flat(self) -> dict[str, float]:
         """Return `{"identity": 0.61, "identity_low": ..., "_high", "_chance", "_ceiling"}` for a log."""
@@ -115,12 +115,12 @@ def evaluate(
     """
     levels = levels or measure_levels(cases, scorer)
     prompts = [case.caption if described else case.prompt for case in cases]
-    pictures = list(draw(prompts, [case.reference for case in cases], [case.seed for case in cases]))
-    if len(pictures) != len(cases):
-        raise ValueError(f"{len(cases)} pictures were asked for and {len(pictures)} were drawn")
-    rows = _moved(scorer.score(cases, pictures), scorer.measures, levels.raw_chance)
+    images = list(draw(prompts, [case.reference for case in cases], [case.seed for case in cases]))
+    if len(images) != len(cases):
+        raise ValueError(f"{len(cases)} images were asked for and {len(images)} were drawn")
+    rows = _moved(scorer.score(cases, images), scorer.measures, levels.raw_chance)
     subjects = [case.subject for case in cases]
-    return Scores(intervals(rows, subjects), levels, rows, subjects, pictures)
+    return Scores(intervals(rows, subjects), levels, rows, subjects, images)
 
 
 def measure_levels(cases: Sequence[Case], scorer: Scorer) -> Levels:
@@ -159,13 +159,13 @@ def _chance_rows(cases: Sequence[Case], scorer: Scorer) -> list[Row]:
 
 def _others(cases: Sequence[Case], groups: list[list[int]], turn: int) -> list[Image.Image]:
     """Return, for each case, an image of the subject that comes `turn` subjects later."""
-    pictures: list[Image.Image] = [case.reference for case in cases]
+    images: list[Image.Image] = [case.reference for case in cases]
     for place, group in enumerate(groups):
         donors = groups[(place + turn) % len(groups)]
         for position, index in enumerate(group):
             donor = cases[donors[position % len(donors)]]
-            pictures[index] = donor.truth or donor.reference
-    return pictures
+            images[index] = donor.truth or donor.reference
+    return images
 
 
 def _moved(rows: list[Row], measures: Sequence[Measure], chance: dict[str, float]) -> list[Row]:

@@ -91,13 +91,13 @@ def _in_batches(draw: Draw, batch: int, on_done: Callable[[int], object]) -> Dra
         raise ValueError(f"batch must be at least 1, got {batch}")
 
     def all_of_them(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
-        pictures: list[Image.Image] = []
+        images: list[Image.Image] = []
         for start in range(0, len(prompts), batch):
             part = slice(start, start + batch)
             drawn = draw(prompts[part], references[part], seeds[part])
-            pictures += drawn
+            images += drawn
             on_done(len(drawn))
-        return pictures
+        return images
 
     return all_of_them
 
@@ -127,7 +127,7 @@ class Validator:
         pipe.set_progress_bar_config(disable=True)
         with _at_rest(pipe.transformer):
             result = evaluate(self.way(pipe), self.cases, self.scorer, levels=self.levels)
-        page = sample_sheet(self.cases, {"drawn": result.pictures})
+        page = sample_sheet(self.cases, {"drawn": result.images})
         jsonl.write(self.folder / "samples" / f"{step:06d}.png", contact_sheet.png(page))
         return result.flat()
 
@@ -150,10 +150,10 @@ def sample_sheet(cases: Sequence[Case], drawn: dict[str, Sequence[Image.Image]])
         order.append((turns[case.subject], index))
     chosen = [index for _, index in sorted(order)[:SHOWN]]
     columns = {"reference": [cases[i].reference for i in chosen]}
-    columns |= {name: [pictures[i] for i in chosen] for name, pictures in drawn.items()}
+    columns |= {name: [images[i] for i in chosen] for name, images in drawn.items()}
     if all(cases[i].truth for i in chosen):
         columns["truth"] = [cases[i].truth for i in chosen]
-    return contact_sheet.sheet(columns, [cases[i].prompt for i in chosen])
+    return contact_sheet.compose(columns, [cases[i].prompt for i in chosen])
 
 
 @contextmanager

@@ -31,10 +31,10 @@ AT_ONCE = 32  # grids that the scorer reads at a time
 class Reader(Protocol):
     """Reads the traits back from images; `dsd.pocket.scorer.Scorer` is one."""
 
-    def read(self, pictures: list[Image.Image]) -> list[Reading]: ...
+    def read(self, images: list[Image.Image]) -> list[Reading]: ...
 
 
-def worth(run: Path, scorer: Reader, *, on_sheets: Callable[[int], None] = lambda count: None) -> Row:
+def worth(run: Path, scorer: Reader, *, on_grids: Callable[[int], None] = lambda count: None) -> Row:
     """Return the share of true pairs among all pairs of a run and among the kept ones, and more statistics.
 
     `recall` is the share of the true pairs that were kept. `traits` is how often each trait agrees.
@@ -42,7 +42,7 @@ def worth(run: Path, scorer: Reader, *, on_sheets: Callable[[int], None] = lambd
     have 95 % intervals over grids, because pairs of one grid are not independent. Raise RunError if nothing
     has been judged yet.
     """
-    found = list(_read(run, read_pairs(run), scorer, on_sheets))
+    found = list(_read(run, read_pairs(run), scorer, on_grids))
     kept, true = [one for one in found if one["kept"]], [one for one in found if one["true"]]
     reasons = {reason: [one for one in found if one["reason"] == reason] for reason in REASONS}
     return {
@@ -60,15 +60,15 @@ def worth(run: Path, scorer: Reader, *, on_sheets: Callable[[int], None] = lambd
     }
 
 
-def _read(run: Path, pairs: list[Row], scorer: Reader, on_sheets: Callable[[int], None]):
+def _read(run: Path, pairs: list[Row], scorer: Reader, on_grids: Callable[[int], None]):
     """Yield the ground truth of each pair with its verdict."""
-    sheets = iter(_sheets(run, {pair["grid"] for pair in pairs}))
+    rows = iter(_grids(run, {pair["grid"] for pair in pairs}))
     readings: dict[str, list[Reading]] = {}
-    while some := list(islice(sheets, AT_ONCE)):
-        cut = [open_panels(run, sheet) for sheet in some]
+    while some := list(islice(rows, AT_ONCE)):
+        cut = [open_panels(run, grid) for grid in some]
         read = iter(scorer.read([panel for one in cut for panel in one]))
-        readings |= {sheet["id"]: list(islice(read, len(one))) for sheet, one in zip(some, cut, strict=True)}
-        on_sheets(len(some))
+        readings |= {grid["id"]: list(islice(read, len(one))) for grid, one in zip(some, cut, strict=True)}
+        on_grids(len(some))
     for pair in pairs:
         both = [readings[pair["grid"]][pair[side]] for side in ("first", "second")]
         yield {
@@ -79,14 +79,14 @@ def _read(run: Path, pairs: list[Row], scorer: Reader, on_sheets: Callable[[int]
         }
 
 
-def _sheets(run: Path, wanted: set[str]) -> list[Row]:
-    sheets = [sheet for sheet in jsonl.read_all(grids.table(run)) if sheet["id"] in wanted]
-    for sheet in sheets:
-        if sheet["recipe"] != CRITTERS.name:
+def _grids(run: Path, wanted: set[str]) -> list[Row]:
+    found = [grid for grid in jsonl.read_all(grids.table(run)) if grid["id"] in wanted]
+    for grid in found:
+        if grid["recipe"] != CRITTERS.name:
             raise RunError(
-                f"sheet {sheet['id']} is not of the drawn world: only there the truth can be read back"
+                f"grid {grid['id']} is not of the drawn world: only there the truth can be read back"
             )
-    return sheets
+    return found
 
 
 def agreeing(a: Reading, b: Reading) -> dict[str, bool]:

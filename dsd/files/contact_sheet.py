@@ -10,7 +10,7 @@ WORDS = 330  # width of the column of prompts, in pixels
 INK = (50, 50, 50)
 
 
-def sheet(
+def compose(
     columns: dict[str, Sequence[Image.Image]], prompts: Sequence[str], *, cell: int = CELL
 ) -> Image.Image:
     """Lay out the first `len(prompts)` images of each column under its title, with prompts on the right.

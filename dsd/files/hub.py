@@ -53,7 +53,7 @@ def _check_safe(path: Path) -> None:
 
 
 @contextmanager
-def explained(name: str, sources: list[str], licence_page: str | None = None) -> Iterator[None]:
+def explained(name: str, sources: list[str], license_page: str | None = None) -> Iterator[None]:
     """Convert errors of the hub or the disk inside the block to a LoadError about the model `name`."""
     try:
         yield
@@ -62,7 +62,7 @@ def explained(name: str, sources: list[str], licence_page: str | None = None) ->
             raise
         raise LoadError(f"{name} brings code of its own, which is never run here: choose another") from error
     except (OSError, ImportError, HfHubHTTPError, OfflineModeIsEnabled, SafetensorError) as error:
-        page, chain = licence_page or f"https://huggingface.co/{sources[0]}", list(_chain(error))
+        page, chain = license_page or f"https://huggingface.co/{sources[0]}", list(_chain(error))
         damage = any(isinstance(one, SafetensorError) for one in chain) and _damage(sources)
         raise LoadError(damage or _advice(name, ", ".join(dict.fromkeys(sources)), page, chain)) from error
 
@@ -107,7 +107,7 @@ def _advice(name: str, sources: str, page: str, chain: list[BaseException]) -> s
         return f"no such model on the hub: {sources}; if it is private, set the variable HF_TOKEN"
     if gated or any(_status(error) in (401, 403) for error in chain):
         return (
-            f"{name} is gated: accept the licence at {page}, then set the variable HF_TOKEN to a token of "
+            f"{name} is gated: accept the license at {page}, then set the variable HF_TOKEN to a token of "
             "that account (https://huggingface.co/settings/tokens)"
         )
     if any(isinstance(error, NO_ANSWER) for error in chain):

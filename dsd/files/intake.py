@@ -22,7 +22,7 @@ READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 def open_image(source: str | Path | Image.Image) -> Image.Image:
     """Open, check and decode an image; raise ValueError for any problem."""
     if isinstance(source, Image.Image):
-        return _checked(source, "the picture")
+        return _checked(source, "the image")
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"there is no file {path}: check the name")
@@ -48,7 +48,7 @@ def _opened(path: Path, name: str) -> Image.Image:
         except PermissionError as error:
             raise ValueError(f"{name} may not be read: check its permissions") from error
         except Exception as error:  # decoders raise anything on invalid data, from OSError to IndexError
-            raise ValueError(f"{name} is not a picture that can be read: use a {READABLE} file") from error
+            raise ValueError(f"{name} is not an image that can be read: use a {READABLE} file") from error
 
 
 def _readers() -> list[str]:
@@ -90,8 +90,8 @@ def image_notice(image: Image.Image) -> str | None:
     except Exception:  # damaged after the first frame, which is the only one used
         with contextlib.suppress(Exception):
             image.seek(0)
-        return "This picture moves, and not all of it can be read: only its first frame is used."
-    return f"This picture moves ({frames:,} frames): only its first frame is used." if frames > 1 else None
+        return "This image moves, and not all of it can be read: only its first frame is used."
+    return f"This image moves ({frames:,} frames): only its first frame is used." if frames > 1 else None
 
 
 def check_prompt(prompt: str) -> str:

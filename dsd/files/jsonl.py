@@ -13,6 +13,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from dsd.files import old_names
+
 Row = dict[str, object]
 
 
@@ -173,8 +175,9 @@ def _line(row: Row) -> bytes:
 
 def _parse(path: Path, number: int, line: bytes) -> Row:
     try:
-        return json.loads(line)
+        row = json.loads(line)
     except ValueError as error:
         raise RunError(
             f"{path} line {number} is not a row: {line[:60]!r}; delete that line and run again"
         ) from error
+    return old_names.translated(row) if isinstance(row, dict) else row

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from PIL import Image
 
-from dsd.files import hub, parquet
+from dsd.files import hub, old_names, parquet
 from dsd.files.parquet import PairsError
 from dsd.files.rgb import to_rgb
 
@@ -27,21 +27,21 @@ COLUMNS = {  # of our datasets, with their types
     "target": "image",
     "caption": "string",  # describes the target
     "instruction": "string",  # describes the change from conditioning to target
-    "caption_writer": "string",  # the model that wrote both, or "sheet" for text from the grid's prompt
+    "caption_writer": "string",  # the model that wrote both, or "grid" for text from the grid's prompt
     "subject": "string",
     "prompt": "string",  # of the whole grid
     "seed": "int64",
     "grid": "string",
     "generator": "string",
     "generator_hash": "string",
-    "generator_licence": "string",
+    "generator_license": "string",
     "judge": "string",
     "reason": "string",  # of the judge's verdict
     "similarity": "float64",
     "scores": "string",  # JSON: part of the subject -> 0 to 4
 }
 WANTED = ("conditioning", "target", "caption")
-PICTURES = ("conditioning", "target")
+IMAGES = ("conditioning", "target")
 
 Row = dict[str, Any]
 
@@ -164,7 +164,7 @@ class Pairs:
         where = f"{where} ({row['id']})"
         if not isinstance(row["caption"], str):
             raise BadRow(f"{where} has no caption")
-        return row | {name: _picture(row[name], f"{where}: the {name} picture") for name in PICTURES}
+        return row | {name: _image(row[name], f"{where}: the {name} image") for name in IMAGES}
 
     def _explained(self) -> AbstractContextManager:
         return parquet.on_hub("/".join(self.files[0].split("/")[1:3])) if self.filesystem else nullcontext()
@@ -179,36 +179,36 @@ def column_names(
     present and required columns, if one is missing or not usable.
     """
     given = dict(columns or {})
-    names = {name: given.get(name, name) for name in COLUMNS}
-    pictures = [field.name for field in schema if parquet.holds_pictures(field.type)]
-    others = [name for name in pictures if name != names["conditioning"]]
+    names = {name: given.get(name) or old_names.present(name, schema.names) for name in COLUMNS}
+    images = [field.name for field in schema if parquet.holds_images(field.type)]
+    others = [name for name in images if name != names["conditioning"]]
     if "target" not in {*given, *schema.names} and len(others) == 1:
         names["target"] = others[0]
     wrong = [name for name in given if name not in COLUMNS]
     wrong += [names[name] for name in {*WANTED, *given} & {*COLUMNS} if names[name] not in schema.names]
-    wrong += [names[name] for name in PICTURES if names[name] not in pictures]
+    wrong += [names[name] for name in IMAGES if names[name] not in images]
     if wrong:
-        _refuse(where, schema.names, pictures, sorted(set(wrong)))
+        _refuse(where, schema.names, images, sorted(set(wrong)))
     return {ours: theirs for ours, theirs in names.items() if theirs in schema.names}
 
 
-def _refuse(where: str, found: list[str], pictures: list[str], wrong: list[str]) -> NoReturn:
-    listed = ", ".join(f"{name} (pictures)" if name in pictures else name for name in found)
+def _refuse(where: str, found: list[str], images: list[str], wrong: list[str]) -> NoReturn:
+    listed = ", ".join(f"{name} (images)" if name in images else name for name in found)
     raise PairsError(
-        f"{where} has the columns {listed}. Wanted are conditioning and target, both pictures, and "
+        f"{where} has the columns {listed}. Wanted are conditioning and target, both images, and "
         f"caption; what does not fit: {', '.join(wrong)}. Say what they are called, such as target=edited"
     )
 
 
-def _picture(value: Any, what: str) -> Image.Image:
+def _image(value: Any, what: str) -> Image.Image:
     """Decode encoded bytes, or Arrow's struct of bytes and path, to RGB; raise BadRow if that fails."""
     content = value.get("bytes") if isinstance(value, dict) else value
     if not content:
         raise BadRow(f"{what} is not in the file")
     try:
-        picture = Image.open(io.BytesIO(content))
-        picture.load()
-        return to_rgb(picture)
+        image = Image.open(io.BytesIO(content))
+        image.load()
+        return to_rgb(image)
     except Exception as error:  # an untrusted file can raise anything
         raise BadRow(f"{what} cannot be read: {error}") from error
 

@@ -59,7 +59,7 @@ def owner(file: str) -> bytes | None:
     return (open_file(file).schema_arrow.metadata or {}).get(DATASET)
 
 
-def holds_pictures(kind: Any) -> bool:
+def holds_images(kind: Any) -> bool:
     """Return whether an Arrow type can hold encoded images: binary, or a struct with a `bytes` field."""
     import pyarrow.types as types
 

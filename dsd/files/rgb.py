@@ -10,9 +10,9 @@ STRIP = 256  # rows of a high-bit-depth image converted at a time
 def to_rgb(image: Image.Image) -> Image.Image:
     """Convert any PIL mode to RGB: scale deep grays (PIL would clip them), put transparency on white."""
     if image.mode.startswith(("I", "F")):
-        return _deep_grey(image).convert("RGB")
+        return _deep_gray(image).convert("RGB")
     if image.mode in ("P", "PA") and image.palette is None:
-        raise ValueError("the picture's colours are missing, it has no palette: save it as RGB first")
+        raise ValueError("the image's colors are missing, it has no palette: save it as RGB first")
     if image.has_transparency_data:
         return _on_white(image)
     try:
@@ -21,18 +21,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError(f"cannot read a picture of mode {image.mode}; save it as RGB first") from error
 
 
-def _deep_grey(image: Image.Image) -> Image.Image:
+def _deep_gray(image: Image.Image) -> Image.Image:
     """Convert modes I;16, I and F to 8 bits; infer the range of I and F from the largest value."""
     values = np.asarray(image)  # [H, W]
-    largest, grey = np.fmax.reduce(values, axis=None), np.empty(values.shape, np.uint8)
+    largest, gray = np.fmax.reduce(values, axis=None), np.empty(values.shape, np.uint8)
     if image.mode.startswith("I;16") or largest > 255:
         scale = 1 / 257  # 65535 -> 255
     else:
         scale = 255 if image.mode == "F" and largest <= 1 else 1
     for top in range(0, len(values), STRIP):  # 50 megapixels in float64 take 400 MB
         part = np.nan_to_num(values[top : top + STRIP].astype(np.float64) * scale, posinf=255, neginf=0)
-        grey[top : top + STRIP] = np.clip(part.round(), 0, 255)
-    return Image.fromarray(grey)
+        gray[top : top + STRIP] = np.clip(part.round(), 0, 255)
+    return Image.fromarray(gray)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

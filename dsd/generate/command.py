@@ -13,12 +13,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dsd.model.memory import QUANTISED, Way, is_shortage
+from dsd.model.memory import QUANTIZED, Way, is_shortage
 from dsd.model.sampling import QUALITIES
 
 DRAWING = {  # field of Options -> type and help; the flag is the name with dashes
-    "seed": (int, "seed of the first picture, the next ones count up; a new one when left out, or -1"),
-    "quality": (str, "how much time to take for how good a picture: draft, balanced or best (best)"),
+    "seed": (int, "seed of the first image, the next ones count up; a new one when left out, or -1"),
+    "quality": (str, "how much time to take for how good an image: draft, balanced or best (best)"),
     "steps": (int, "denoising steps (the quality's: 28 at best)"),
     "image_guidance": (float, "how strongly to keep the subject (1.5; 1 is off)"),
     "text_guidance": (float, "how strongly to follow the prompt (1; off)"),
@@ -26,10 +26,10 @@ DRAWING = {  # field of Options -> type and help; the flag is the name with dash
         float,
         "embedded guidance (3.5), only for models that were distilled with it, such as flux-dev",
     ),
-    "count": (int, "pictures (1); more than one are written as OUT-1.png, OUT-2.png, ..."),
+    "count": (int, "images (1); more than one are written as OUT-1.png, OUT-2.png, ..."),
     "width": (int, "width in pixels, a multiple of 16 (the model's own)"),
     "height": (int, "height in pixels, a multiple of 16 (the model's own)"),
-    "fit": (str, "crop the picture to the frame, or pad it with white (crop)"),
+    "fit": (str, "crop the image to the frame, or pad it with white (crop)"),
 }
 ROUNDING = 2  # levels of 255 by which batching and threads may change a pixel
 
@@ -40,12 +40,12 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="dsd.generate", description="Draw the subject of a picture somewhere new.")
-    parser.add_argument("image", nargs="?", help="picture of the subject")
+    parser = _Parser(prog="dsd.generate", description="Draw the subject of an image somewhere new.")
+    parser.add_argument("image", nargs="?", help="image of the subject")
     parser.add_argument("prompt", nargs="?", help="where the subject should be")
     parser.add_argument("-o", "--output", metavar="OUT.png", help="file to write")
     parser.add_argument(
-        "--from", dest="source", metavar="OUT.png", help="make a saved picture again from its settings"
+        "--from", dest="source", metavar="OUT.png", help="make a saved image again from its settings"
     )
     parser.add_argument("--model", help="name, folder or hub id (pocket)")
     parser.add_argument("--weights", help="trained weights to put on the model: a folder, file or hub id")
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         help="keep parts of a large model in main memory",
     )
     parser.add_argument(
-        "--quantize", choices=tuple(QUANTISED), help="weights in fewer bits; an NVIDIA GPU and bitsandbytes"
+        "--quantize", choices=tuple(QUANTIZED), help="weights in fewer bits; an NVIDIA GPU and bitsandbytes"
     )
     parser.add_argument(
         "--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft"
@@ -115,7 +115,7 @@ def _new(args: argparse.Namespace) -> int:
 
     if args.image is None or args.prompt is None or args.output is None:
         raise ValueError(
-            "a picture, a prompt and -o OUT.png are needed, or --from OUT.png (--help shows more)"
+            "an image, a prompt and -o OUT.png are needed, or --from OUT.png (--help shows more)"
         )
     given = {name: getattr(args, name) for name in DRAWING if getattr(args, name) is not None}
     given["seed"] = drawing.pick_seed(given.get("seed"))
@@ -142,7 +142,7 @@ def _again(args: argparse.Namespace) -> int:
     given = [f"--{name.replace('_', '-')}" for name in DRAWING if getattr(args, name) is not None]
     if args.image is not None or given:
         raise ValueError(
-            f"--from takes every setting from the picture: leave out {', '.join(given) or 'IMAGE'}"
+            f"--from takes every setting from the image: leave out {', '.join(given) or 'IMAGE'}"
         )
     source = Path(args.source)
     original = intake.open_image(source)
@@ -156,7 +156,7 @@ def _again(args: argparse.Namespace) -> int:
         pipe = _load(args, model, weights)
     except ValueError as error:
         raise ValueError(
-            f"{error} (the picture was made by {model!r}: --model says where that is now)"
+            f"{error} (the image was made by {model!r}: --model says where that is now)"
         ) from error
     print(f"seed {options.seed}")
     (result,) = _draw(pipe, frame, _known(pipe, options), model=model, weights=weights)
@@ -178,7 +178,7 @@ def _compare(original: Any, settings: dict[str, Any], result: Any) -> None:
 
     if settings.get("model_hash") != result.settings["model_hash"]:
         print(
-            "warning: the model is not the one that made the picture, so the new one differs", file=sys.stderr
+            "warning: the model is not the one that made the image, so the new one differs", file=sys.stderr
         )
         return
     difference = ImageChops.difference(original.convert("RGB"), result.image)

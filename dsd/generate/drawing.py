@@ -151,8 +151,8 @@ def stream(
     for start in range(0, options.count, BATCH):
         drawn = yield from _draw(pipe, asked, seeds[start : start + BATCH], clock, results)
         results = results + [
-            Result(picture, redrawn, frame, seed, {**common, "seed": seed})
-            for picture, redrawn, seed in zip(drawn.images, drawn.references, seeds[start:], strict=False)
+            Result(image, redrawn, frame, seed, {**common, "seed": seed})
+            for image, redrawn, seed in zip(drawn.images, drawn.references, seeds[start:], strict=False)
         ]
         yield Progress(clock.done, clock.total, clock.seconds_left(), None, results)
 
@@ -217,7 +217,7 @@ def _settings(
         "model": public_name(model or pipe.config.get("_name_or_path") or ""),
         "weights": public_name(weights) if weights else None,
         "model_hash": checkpoint.model_hash(pipe),
-        "reference_sha256": provenance.picture_hash(frame),
+        "reference_sha256": provenance.image_hash(frame),
         "versions": provenance.versions(),
     }
 
@@ -249,7 +249,7 @@ def options_from(settings: dict[str, Any]) -> Options:
     try:
         return Options(**{name: settings[name] for name in names}, quality=drawn)
     except KeyError as error:
-        raise ValueError(f"the settings in this picture lack {error}: it cannot be made again") from error
+        raise ValueError(f"the settings in this image lack {error}: it cannot be made again") from error
 
 
 class Clock:
@@ -260,8 +260,8 @@ class Clock:
         self._ticks = [(time.monotonic(), 0)]
         self._previewed = self._ticks[0][0]
 
-    def tick(self, pictures: int) -> None:
-        self.done += pictures
+    def tick(self, images: int) -> None:
+        self.done += images
         self._ticks = [*self._ticks[-PACE:], (time.monotonic(), self.done)]
 
     def seconds_left(self) -> float:

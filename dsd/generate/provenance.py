@@ -23,10 +23,10 @@ SETTINGS = "dsd"  # iTXt, JSON in UTF-8
 REFERENCE = (
     "dsd-reference"  # uncompressed tEXt: Pillow rejects compressed text that unpacks to more than 1 MB
 )
-MARK = "AI-generated picture"
+MARK = "AI-generated image"
 
 
-def picture_hash(image: Image.Image) -> str:
+def image_hash(image: Image.Image) -> str:
     """Return the SHA-256 of mode, size and pixels, which does not depend on the file format."""
     header = f"{image.mode} {image.width} {image.height}\n".encode()
     return hashlib.sha256(header + image.tobytes()).hexdigest()
@@ -72,15 +72,13 @@ def read_settings(source: str | Path | Image.Image) -> dict[str, Any]:
     """Return the settings that an image was made with; raise ValueError if it has no readable settings."""
     image = intake.open_image(source)
     if SETTINGS not in image.info:
-        raise ValueError(
-            "this picture carries no settings: only PNG files saved by this program do, unedited"
-        )
+        raise ValueError("this image carries no settings: only PNG files saved by this program do, unedited")
     try:
         settings = json.loads(image.info[SETTINGS])
     except (TypeError, ValueError, RecursionError) as error:  # RecursionError: deeply nested brackets
-        raise ValueError("the settings in this picture are damaged and cannot be read") from error
+        raise ValueError("the settings in this image are damaged and cannot be read") from error
     if not isinstance(settings, dict):
-        raise ValueError("the settings in this picture are damaged and cannot be read")
+        raise ValueError("the settings in this image are damaged and cannot be read")
     return settings
 
 
@@ -91,7 +89,7 @@ def read_reference(source: str | Path | Image.Image) -> Image.Image:
         frame = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"])
         intake.open_image(frame).load()
     except Exception as error:  # an untrusted file can raise anything
-        raise ValueError("this picture does not carry the reference it was made from") from error
+        raise ValueError("this image does not carry the reference it was made from") from error
     return frame.convert("RGB")
 
 

@@ -30,23 +30,23 @@ MEND = "run train.grids again with --mend, which draws it anew"
 # ---------------------------------------------------------------- one grid
 
 
-def panels(sheet: Image.Image, rows: int, columns: int, margin: int = 0) -> list[Image.Image]:
+def panels(grid: Image.Image, rows: int, columns: int, margin: int = 0) -> list[Image.Image]:
     """Return the panels in reading order, cropped by `margin` pixels on each side.
 
     The margin removes gutters and what bled across them. Raise ValueError if the grid does not divide into
     equal panels or the margin does not fit.
     """
-    width, height = sheet.width // columns, sheet.height // rows
-    if (width * columns, height * rows) != sheet.size or not 0 <= 2 * margin < min(width, height):
+    width, height = grid.width // columns, grid.height // rows
+    if (width * columns, height * rows) != grid.size or not 0 <= 2 * margin < min(width, height):
         raise ValueError(
-            f"a sheet of {sheet.width} x {sheet.height} pixels has no {rows}x{columns} panels of one size "
+            f"a grid of {grid.width} x {grid.height} pixels has no {rows}x{columns} panels of one size "
             f"with a margin of {margin}"
         )
     corners = [(width * column, height * row) for row in range(rows) for column in range(columns)]
-    return [sheet.crop((x + margin, y + margin, x + width - margin, y + height - margin)) for x, y in corners]
+    return [grid.crop((x + margin, y + margin, x + width - margin, y + height - margin)) for x, y in corners]
 
 
-def check_gutters(sheet: Image.Image, rows: int, columns: int) -> str | None:
+def check_gutters(grid: Image.Image, rows: int, columns: int) -> str | None:
     """Return why the panels are misplaced, or None.
 
     A boundary is a line along which neighboring pixels differ nearly everywhere, with or without a gutter;
@@ -56,7 +56,7 @@ def check_gutters(sheet: Image.Image, rows: int, columns: int) -> str | None:
     pixels.
     """
     size = (columns * SIDE, rows * SIDE)
-    pixels = np.asarray(sheet.convert("RGB").resize(size, Image.Resampling.BOX), dtype=np.float32)
+    pixels = np.asarray(grid.convert("RGB").resize(size, Image.Resampling.BOX), dtype=np.float32)
     upright = _check_lines(pixels, columns, "columns") if columns > 1 else None
     return upright or (_check_lines(pixels.transpose(1, 0, 2), rows, "rows") if rows > 1 else None)
 
@@ -100,7 +100,7 @@ def read_prompts(run: Path) -> list[Row]:
     return prompts
 
 
-def draw_sheets(
+def draw_grids(
     block: Sequence[Row],
     *,
     folder: Path,
@@ -118,9 +118,9 @@ def draw_sheets(
     files = {prompt["id"]: f"{prompt['id']}.png" for prompt in drawn}
 
     def keep(pair: tuple[Row, Image.Image]) -> None:
-        prompt, sheet = pair
-        jsonl.write(folder / files[prompt["id"]], png(sheet))
-        reasons[prompt["id"]] = check_gutters(sheet, prompt["rows"], prompt["columns"])
+        prompt, grid = pair
+        jsonl.write(folder / files[prompt["id"]], png(grid))
+        reasons[prompt["id"]] = check_gutters(grid, prompt["rows"], prompt["columns"])
 
     with ThreadPoolExecutor() as pool:  # encoding a large PNG takes as long as drawing it on a small GPU
         list(pool.map(keep, zip(drawn, draw(drawn) if drawn else [], strict=True)))
@@ -132,12 +132,12 @@ def _row(prompt: Row, file: str | None, reason: str | None, stamp: Row) -> Row:
     return {"id": prompt["id"], "file": file, **told, **stamp, "rejected": reason}
 
 
-def open_sheet(run: Path, sheet: Row) -> Image.Image:
+def open_grid(run: Path, grid: Row) -> Image.Image:
     """Return the RGB image of a row; raise RunError if it is missing or damaged."""
-    path = run / "grids" / str(sheet["file"])
+    path = run / "grids" / str(grid["file"])
     try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
+        with Image.open(path) as image:
+            return image.convert("RGB")
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise RunError(f"{path} cannot be read ({error}): {MEND}") from error
 
@@ -154,11 +154,11 @@ def check_run(run: Path, prompts: Iterable[Row], stamp: Row) -> None:
     _check_prompts(path, {row["id"]: row for row in drawn}, prompts)
     gone = [row["file"] for row in drawn if row["file"] and not _there(path.with_name(row["file"]))]
     if gone:
-        raise RunError(f"{len(gone)} sheets are missing or empty, {path.with_name(gone[0])} for one: {MEND}")
+        raise RunError(f"{len(gone)} grids are missing or empty, {path.with_name(gone[0])} for one: {MEND}")
 
 
 def _check_settings(path: Path, row: Row, stamp: Row) -> None:
-    names = [name for name in stamp if name not in ("generator", "licence")]  # a model may have several names
+    names = [name for name in stamp if name not in ("generator", "license")]  # a model may have several names
     other = [f"{name} {row.get(name)}, now {stamp[name]}" for name in names if row.get(name) != stamp[name]]
     if other:
         raise RunError(
@@ -172,7 +172,7 @@ def _check_prompts(path: Path, drawn: dict[str, Row], prompts: Iterable[Row]) ->
         row = drawn.get(prompt["id"], prompt)
         if any(row.get(name) != prompt[name] for name in ("prompt", "seed", "rows", "columns")):
             raise RunError(
-                f"{path} has sheet {prompt['id']} by another prompt than prompts.jsonl now says: "
+                f"{path} has grid {prompt['id']} by another prompt than prompts.jsonl now says: "
                 f"use another run folder, or delete {path.parent}"
             )
 
@@ -195,7 +195,7 @@ def mend(run: Path) -> int:
 
     def readable(row: Row) -> bool:
         try:
-            return not row["file"] or bool(open_sheet(run, row))
+            return not row["file"] or bool(open_grid(run, row))
         except RunError:
             return False
 

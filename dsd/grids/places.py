@@ -87,7 +87,7 @@ PLACES = (
     "in front of the pyramids in a sandstorm",
     "under northern lights on an ice field",
     "in a giant's kitchen, tiny beside a teacup",
-    "on a cloud, in pastel evening colours",
+    "on a cloud, in pastel evening colors",
     "in a maze of mirrors, seen from the side",
     "at a fair by night, fireworks above",
     "inside a snow globe on a shelf",

@@ -28,7 +28,7 @@ PHRASING = 3  # separates this use of a seed from other uses
 BLOCK = 200  # rows written at a time
 PATIENCE = 1000  # consecutive unusable captions before giving up
 _ROWS = {1: ("",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
-_COLUMNS = {1: ("",), 2: ("left", "right"), 3: ("left", "centre", "right")}
+_COLUMNS = {1: ("",), 2: ("left", "right"), 3: ("left", "center", "right")}
 _SMALL = frozenset("a an the of and or with in on at by to its it is as".split())  # words without content
 
 
@@ -60,7 +60,7 @@ class Options:
             raise PromptError(f"seed must be from 0 to {MAX_SEED}, got {self.seed}")
 
 
-def sheet_prompt(
+def compose_prompt(
     recipe: Recipe, subject: str, places: Sequence[str], rows: int, columns: int, phrasing: int = 0
 ) -> str:
     """Return the prompt of one grid.
@@ -71,7 +71,7 @@ def sheet_prompt(
     """
     _check_layout(recipe, rows, columns)
     if len(places) != rows * columns:
-        raise PromptError(f"a {rows}x{columns} sheet has {rows * columns} places, got {len(places)}")
+        raise PromptError(f"a {rows}x{columns} grid has {rows * columns} places, got {len(places)}")
     if not 0 <= phrasing < len(recipe.phrasings):
         raise PromptError(f"{recipe.name} has phrasings 0 to {len(recipe.phrasings) - 1}, got {phrasing}")
     subject = _fitting(recipe, "subject", subject)
@@ -89,7 +89,7 @@ def sheet_prompt(
 def _check_layout(recipe: Recipe, rows: int, columns: int) -> None:
     if (rows, columns) not in recipe.layouts:
         layouts = ", ".join(f"{r}x{c}" for r, c in recipe.layouts)
-        raise PromptError(f"sheets of {recipe.name} are {layouts}, got {rows}x{columns}")
+        raise PromptError(f"grids of {recipe.name} are {layouts}, got {rows}x{columns}")
 
 
 def _fitting(recipe: Recipe, part: str, text: str) -> str:
@@ -119,19 +119,19 @@ def write_prompts(
     path, dropped = run / "prompts.jsonl", Counter()
     captions = references.pocket(options.seed) if captions is None else captions
     with writing(path) as append, closing(_drafts(run, options, captions, vlm)) as drafts:
-        sheets = islice(_sheets(options, drafts, _writer_name(options, vlm), dropped), options.count)
-        for there, now in zip(read(path), sheets, strict=False):
+        grids = islice(_grids(options, drafts, _writer_name(options, vlm), dropped), options.count)
+        for there, now in zip(read(path), grids, strict=False):
             _check_row(path, there, now)
             on_row(int(now["id"]) + 1, dropped)
-        _append_in_blocks(append, sheets, lambda row: on_row(int(row["id"]) + 1, dropped))
+        _append_in_blocks(append, grids, lambda row: on_row(int(row["id"]) + 1, dropped))
     return dropped
 
 
-def _append_in_blocks(append: Callable, sheets: Iterable[Row], on_row: Callable[[Row], None]) -> None:
+def _append_in_blocks(append: Callable, grids: Iterable[Row], on_row: Callable[[Row], None]) -> None:
     """Append the rows in blocks; write the finished rows even if an exception stops the iteration."""
     new = []
     try:
-        for row in sheets:
+        for row in grids:
             new.append(row)
             on_row(row)
             if len(new) == BLOCK:
@@ -152,7 +152,7 @@ def _writer_name(options: Options, vlm: VLM | None) -> str:
     return vlm.name if vlm else writers.WITHOUT_MODEL[options.recipe].__name__
 
 
-def _sheets(options: Options, drafts: Iterable[Draft], writer: str, dropped: Counter) -> Iterator[Row]:
+def _grids(options: Options, drafts: Iterable[Draft], writer: str, dropped: Counter) -> Iterator[Row]:
     """Yield a row for each usable draft, and count the others in `dropped` by reason.
 
     Raise PromptError after `PATIENCE` unusable captions in a row, since the next ones will hardly do better.
@@ -185,7 +185,7 @@ def _row(index: int, draft: Draft, options: Options, writer: str, seen: set[int]
     recipe = RECIPES[options.recipe]
     phrasing = int(np.random.default_rng((options.seed, index, PHRASING)).integers(len(recipe.phrasings)))
     try:
-        prompt = sheet_prompt(recipe, draft.subject, draft.places, options.rows, options.columns, phrasing)
+        prompt = compose_prompt(recipe, draft.subject, draft.places, options.rows, options.columns, phrasing)
     except TooLong:
         raise Unusable("too long") from None
     _remember(draft, seen)
@@ -200,7 +200,7 @@ def _row(index: int, draft: Draft, options: Options, writer: str, seen: set[int]
         "phrasing": phrasing,
         "caption": draft.caption,
         "writer": writer,
-        "seed": sheet_seed(options.seed, index),
+        "seed": grid_seed(options.seed, index),
     }
 
 
@@ -211,7 +211,7 @@ def _remember(draft: Draft, seen: set[int]) -> None:
     seen |= keys
 
 
-def sheet_seed(seed: int, index: int) -> int:
+def grid_seed(seed: int, index: int) -> int:
     """Return a seed that no run with another seed shares: 7000042 for grid 42 of seed 7."""
     return seed * MOST + index
 

@@ -41,12 +41,12 @@ IDENTITY = Recipe(
     filter=(
         'Here is the caption of a picture: "{caption}"\n'
         "Does it describe exactly one clear subject (a character, an animal, an object) that could be "
-        "recognised if it were shown again in another picture? Answer with one word, yes or no."
+        "recognized if it were shown again in another picture? Answer with one word, yes or no."
     ),
     write=(
         'Here is the caption of a picture: "{caption}"\n'
         "Name its main subject in at most 15 words, without an article, with the details by which it could "
-        "be recognised; make up such details where the caption has none. Then give {count} situations to "
+        "be recognized; make up such details where the caption has none. Then give {count} situations to "
         "show it in, each in at most 12 words, without describing the subject again. Let them differ in "
         "place, pose, expression and light. Answer in exactly this form, with nothing before or after it:\n"
         "subject: ...\n1: ...\n2: ...\nand so on up to {count}."

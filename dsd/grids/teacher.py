@@ -62,7 +62,7 @@ class Teacher:
     settings: Settings
     name: str
     hash: str  # of the transformer's weights
-    licence: str = "unknown: see the model's card"
+    license: str = "unknown: see the model's card"
 
     @property
     def stamp(self) -> Row:
@@ -70,25 +70,25 @@ class Teacher:
         return {
             "generator": self.name,
             "generator_hash": self.hash,
-            "licence": self.licence,
+            "license": self.license,
             "steps": self.settings.steps,
             "guidance": self.settings.guidance,
             "margin": self.settings.margin,
         }
 
-    def tokens(self, sheet: Row) -> int:
+    def tokens(self, grid: Row) -> int:
         """Return the maximum prompt length for this grid's layout, in tokens."""
-        return self.settings.tokens_of.get(_layout(sheet), self.settings.tokens)
+        return self.settings.tokens_of.get(_layout(grid), self.settings.tokens)
 
-    def refuse(self, sheet: Row) -> str | None:
+    def refuse(self, grid: Row) -> str | None:
         """Return why this grid cannot be drawn, or None.
 
         A prompt that is too long would be truncated, and its last panels lost.
         """
-        length = len(self.pipe.tokenizer_2(sheet["prompt"], verbose=False).input_ids)
-        if length <= self.tokens(sheet):
+        length = len(self.pipe.tokenizer_2(grid["prompt"], verbose=False).input_ids)
+        if length <= self.tokens(grid):
             return None
-        return f"prompt too long: {length} tokens, the model reads {self.tokens(sheet)}"
+        return f"prompt too long: {length} tokens, the model reads {self.tokens(grid)}"
 
 
 def load_teacher(
@@ -115,7 +115,7 @@ def load_teacher(
     checkpoint.check_offload(offload, device)
     hub.check_source(base)
     memory = noticing_shortage(preset.name, device, Way(offload), teacher=True)
-    with hub.explained(preset.name, [base], preset.licence_page), memory:
+    with hub.explained(preset.name, [base], preset.license_page), memory:
         pipe = FluxPipeline.from_pretrained(
             base, dtype=dtype or checkpoint.torch_dtype(PRESETS[kind]), **hub.SAFE
         )
@@ -128,7 +128,7 @@ def load_teacher(
         settings=replace(settings, panel=panel_side(pipe), **taught_lengths(pipe)),
         name=public_name(name),
         hash=digest,
-        licence=preset.licence,
+        license=preset.license,
     )
 
 
@@ -142,29 +142,29 @@ def taught_lengths(pipe: FluxPipeline) -> dict[str, Any]:
 
 
 def draw(
-    teacher: Teacher, sheets: Sequence[Row], *, on_step: Callable[[Step], None] | None = None
+    teacher: Teacher, grids: Sequence[Row], *, on_step: Callable[[Step], None] | None = None
 ) -> list[Image.Image]:
     """Draw the grids of these rows (`prompt`, `seed`, `rows`, `columns`), one batch per layout.
 
     Each grid has its own noise, so it does not depend on the others, except for rounding. `on_step` is called
     with every `Step` of a batch; an exception that it raises stops the drawing.
     """
-    pictures: dict[int, Image.Image] = {}
-    for layout in dict.fromkeys(map(_layout, sheets)):
-        places = [place for place, sheet in enumerate(sheets) if _layout(sheet) == layout]
-        drawn = _draw_layout(teacher, [sheets[place] for place in places], on_step)
-        pictures.update(zip(places, drawn, strict=True))
-    return [pictures[place] for place in range(len(sheets))]
+    images: dict[int, Image.Image] = {}
+    for layout in dict.fromkeys(map(_layout, grids)):
+        places = [place for place, grid in enumerate(grids) if _layout(grid) == layout]
+        drawn = _draw_layout(teacher, [grids[place] for place in places], on_step)
+        images.update(zip(places, drawn, strict=True))
+    return [images[place] for place in range(len(grids))]
 
 
-def stream(teacher: Teacher, sheets: Sequence[Row]) -> Iterator[Step | list[Image.Image]]:
+def stream(teacher: Teacher, grids: Sequence[Row]) -> Iterator[Step | list[Image.Image]]:
     """Yield a `Step` after each step, whose `preview()` shows the grids so far, then the grids.
 
     Closing the iterator stops the drawing before the next step. The stock pipeline cannot pause, so it runs
     in a separate thread that waits after each step until the next item is requested.
     """
     watched = _Watched()
-    thread = Thread(target=watched.work, args=(teacher, sheets), daemon=True)
+    thread = Thread(target=watched.work, args=(teacher, grids), daemon=True)
     thread.start()
     try:
         while isinstance(report := watched.reports.get(), Step):
@@ -208,7 +208,7 @@ def _check_plain(pipe: FluxPipeline, name: str) -> None:
     inputs, outputs = pipe.transformer.config.in_channels, pipe.transformer.config.out_channels
     if outputs not in (None, inputs):
         raise LoadError(
-            f"{name} draws from a reference picture ({inputs} input channels): name a text-to-image model"
+            f"{name} draws from a reference image ({inputs} input channels): name a text-to-image model"
         )
 
 
@@ -225,9 +225,9 @@ class _Watched:
     def __init__(self) -> None:
         self.reports, self.turn, self.closed = SimpleQueue(), Semaphore(0), False
 
-    def work(self, teacher: Teacher, sheets: Sequence[Row]) -> None:
+    def work(self, teacher: Teacher, grids: Sequence[Row]) -> None:
         try:
-            self.reports.put(draw(teacher, sheets, on_step=self._report))
+            self.reports.put(draw(teacher, grids, on_step=self._report))
         except Exception as error:  # `stream` raises it again
             self.reports.put(error)
 
@@ -238,38 +238,38 @@ class _Watched:
             raise _Closed
 
 
-def _layout(sheet: Row) -> tuple[int, int]:
-    return sheet["rows"], sheet["columns"]
+def _layout(grid: Row) -> tuple[int, int]:
+    return grid["rows"], grid["columns"]
 
 
 def _draw_layout(
-    teacher: Teacher, sheets: list[Row], on_step: Callable[[Step], None] | None
+    teacher: Teacher, grids: list[Row], on_step: Callable[[Step], None] | None
 ) -> list[Image.Image]:
     pipe, settings = teacher.pipe, teacher.settings
-    height, width = (settings.panel * count for count in _layout(sheets[0]))
-    noise = _noise(pipe, sheets, height, width)
+    height, width = (settings.panel * count for count in _layout(grids[0]))
+    noise = _noise(pipe, grids, height, width)
     watch = _Watch(pipe, noise, (height, width), on_step) if on_step else None
     try:
         return pipe(
-            [sheet["prompt"] for sheet in sheets],
+            [grid["prompt"] for grid in grids],
             height=height,
             width=width,
             num_inference_steps=settings.steps,
-            max_sequence_length=teacher.tokens(sheets[0]),
+            max_sequence_length=teacher.tokens(grids[0]),
             latents=noise,
             callback_on_step_end=watch,
-            **guidance_settings(pipe, settings.guidance, len(sheets)),
+            **guidance_settings(pipe, settings.guidance, len(grids)),
         ).images
     finally:
         pipe.maybe_free_model_hooks()  # the pipeline skips this when a step raises
 
 
-def _noise(pipe: FluxPipeline, sheets: list[Row], height: int, width: int) -> Tensor:
+def _noise(pipe: FluxPipeline, grids: list[Row], height: int, width: int) -> Tensor:
     """Return the noise [B, tokens, C] that the pipeline itself would draw from these seeds."""
-    generators = [torch.Generator().manual_seed(sheet["seed"]) for sheet in sheets]
+    generators = [torch.Generator().manual_seed(grid["seed"]) for grid in grids]
     channels, dtype = pipe.transformer.config.in_channels // 4, pipe.text_encoder_2.dtype
     device = pipe._execution_device
-    return pipe.prepare_latents(len(sheets), channels, height, width, dtype, device, generators)[0]
+    return pipe.prepare_latents(len(grids), channels, height, width, dtype, device, generators)[0]
 
 
 def guidance_settings(pipe: FluxPipeline, guidance: float, count: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ _NAMES = (tuple(world.COLORS), world.SHAPES, world.PATTERNS, world.EARS)
 _CRITTER = re.compile(r"\b({}) ({}) ({}) critter with ({}) ears\b".format(*map("|".join, _NAMES)))
 
 _MEDIUM = re.compile(
-    r"^(an? |the )?([\w-]+ ){0,3}(photo|photograph|picture|image|portrait|illustration|drawing|painting"
+    r"^(an? |the )?([\w-]+ ){0,3}(photo|photograph|image|image|portrait|illustration|drawing|painting"
     r"|sketch|rendering|render|close-?up|view|shot)s? of ",
     re.IGNORECASE,
 )

@@ -39,13 +39,13 @@ def fit(image: Image.Image, width: int, height: int, mode: str = "crop") -> Imag
     if mode not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, got {mode!r}")
     if not isinstance(image, Image.Image):
-        raise ValueError(f"expected a PIL picture, got {type(image).__name__}; open it with PIL.Image.open")
+        raise ValueError(f"expected a PIL image, got {type(image).__name__}; open it with PIL.Image.open")
     if 0 in image.size:
-        raise ValueError(f"the picture is empty: {image.width} x {image.height} pixels")
-    picture = to_rgb(_upright(_first_frame(image)))
+        raise ValueError(f"the image is empty: {image.width} x {image.height} pixels")
+    rgb = to_rgb(_upright(_first_frame(image)))
     if mode == "pad":
-        return _pad(picture, width, height)
-    return ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS)
+        return _pad(rgb, width, height)
+    return ImageOps.fit(rgb, (width, height), Image.Resampling.LANCZOS)
 
 
 def _first_frame(image: Image.Image) -> Image.Image:

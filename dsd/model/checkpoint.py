@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
-from dsd.model import quantize as quantised
+from dsd.model import quantize as quantized
 from dsd.model.memory import Way, noticing_shortage
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA, PRESETS, Preset
@@ -48,10 +48,10 @@ def load_pipeline(
     device = torch.device(device or best_device())
     check_offload(offload, device)
     if quantize:
-        quantised.check(quantize, offload, device)
+        quantized.check(quantize, offload, device)
     way = Way(offload, quantize)
     with (
-        hub.explained(preset.name, sources, preset.licence_page),
+        hub.explained(preset.name, sources, preset.license_page),
         noticing_shortage(preset.name, device, way),
     ):
         # Access the possibly gated base first, to fail before gigabytes of other weights are downloaded.
@@ -60,7 +60,7 @@ def load_pipeline(
         _check_widened(transformer, weights or preset.weights)
         parts = {"transformer": transformer, "dtype": transformer.dtype}
         if quantize:
-            parts |= quantised.parts(transformer, quantize, device)
+            parts |= quantized.parts(transformer, quantize, device)
         pipe = DSDPipeline.from_pretrained(preset.base, **parts, **hub.SAFE)
         if lora is not None:
             named = {"weight_name": lora.name, "adapter_name": "dsd", "use_safetensors": True}

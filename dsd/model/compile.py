@@ -44,8 +44,8 @@ def compile_blocks(pipe: DiffusionPipeline, spaces: Any = None) -> str:
 def just_in_time(pipe: DiffusionPipeline, backend: str = "inductor") -> None:
     """Apply `torch.compile`, and draw images so that everything visitors need is compiled now."""
     pipe.transformer.compile_repeated_blocks(fullgraph=True, dynamic=True, backend=backend)
-    for pictures in (1, 2):  # one is a special case; two also covers more images, and any frame size
-        _draw(pipe, pictures)
+    for images in (1, 2):  # one is a special case; two also covers more images, and any frame size
+        _draw(pipe, images)
 
 
 def ahead_of_time(pipe: DiffusionPipeline, spaces: Any) -> None:
@@ -62,8 +62,8 @@ def ahead_of_time(pipe: DiffusionPipeline, spaces: Any) -> None:
                 _draw(pipe, 2)  # two images: export would treat a batch size of one as fixed
             spaces.aoti_compile_and_save(folder, _exported(block, call.kwargs), submodule=name)
         spaces.aoti_load_from_package_dir(pipe.transformer, folder)
-        for pictures in (1, 2):
-            _draw(pipe, pictures)
+        for images in (1, 2):
+            _draw(pipe, images)
 
     build()
     spaces.aoti_load_from_package_dir(pipe.transformer, folder)
@@ -84,11 +84,11 @@ def _device(pipe: DiffusionPipeline) -> str:
     return pipe._execution_device.type
 
 
-def _draw(pipe: DiffusionPipeline, pictures: int) -> None:
+def _draw(pipe: DiffusionPipeline, images: int) -> None:
     """Draw with the fewest steps that include both unguided and guided ones."""
     frame = Image.new("RGB", (pipe.frame_size, pipe.frame_size), "gray")
     options = {"num_inference_steps": 3, "image_guidance_scale": 1.5, "output_type": "latent"}
-    pipe("a red hat", image=frame, num_images_per_prompt=pictures, **options)
+    pipe("a red hat", image=frame, num_images_per_prompt=images, **options)
 
 
 def _kinds(transformer: torch.nn.Module) -> Iterator[str]:

@@ -38,7 +38,7 @@ def condition(pipe: FluxControlPipeline, request: Request, height: int, width: i
     if request.packed:
         return image.to(pipe._execution_device)
     if not isinstance(image, Tensor):
-        image = diptych.to_tensor([diptych.fit(one, width, height, request.fit) for one in request.pictures])
+        image = diptych.to_tensor([diptych.fit(one, width, height, request.fit) for one in request.images])
     canvas = diptych.compose(image.to(pipe._execution_device))  # [references, 3, H, 2W]
     return latents.pack(latents.encode(pipe.vae, canvas))
 

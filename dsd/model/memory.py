@@ -12,7 +12,7 @@ from typing import Any
 
 from dsd.files.errors import LoadError
 
-QUANTISED = {"8bit": 1.0, "4bit": 0.56}  # bytes per weight, scales included
+QUANTIZED = {"8bit": 1.0, "4bit": 0.56}  # bytes per weight, scales included
 PACKAGE = "bitsandbytes"
 INSTALL = f'pip install "{PACKAGE}>=0.48"'  # older versions cannot offload quantized models to main memory
 WORKSPACE = 1_500_000_000  # bytes that CUDA and its libraries use
@@ -31,7 +31,7 @@ class Part:
     def size(self, bits: str | None = None) -> int:
         """Return the size in bytes, in bf16 or with linear layers in 8 or 4 bits."""
         small = self.linear if bits else 0
-        return int(small * QUANTISED.get(bits, 0) + WIDTH * (self.weights - small))
+        return int(small * QUANTIZED.get(bits, 0) + WIDTH * (self.weights - small))
 
 
 FLUX = {  # the widened transformer, T5-XXL, CLIP-L, VAE

@@ -179,11 +179,11 @@ class DSDPipeline(FluxControlPipeline):
         velocities = [v for group in groups for v in self._evaluate(drawing, group, timestep)]
         return combine(velocities, [branch.weight for branch in active])
 
-    def _batched(self, device: torch.device, pictures: int) -> bool:
+    def _batched(self, device: torch.device, images: int) -> bool:
         """Return whether one call for all branches is faster, which holds while call overhead dominates."""
         if self.batch_branches is not None:
             return self.batch_branches
-        return device.type == "cuda" or (device.type == "cpu" and pictures <= FEW)
+        return device.type == "cuda" or (device.type == "cpu" and images <= FEW)
 
     def _evaluate(self, drawing: _Drawing, group: tuple[Branch, ...], timestep: Tensor) -> list[Tensor]:
         """Return the velocities [B, tokens, C] of a group of branches, from one call of the transformer."""

@@ -17,7 +17,7 @@ from diffusers.quantizers import DiffusersAutoQuantizer
 from packaging.version import Version
 
 from dsd.files.hub import LoadError
-from dsd.model.memory import INSTALL, PACKAGE, QUANTISED
+from dsd.model.memory import INSTALL, PACKAGE, QUANTIZED
 
 ENDS = ["x_embedder", "proj_out"]  # the first and last layers: small, and every error in them shows
 OLDEST = Version("0.48")  # older versions cannot offload quantized models to main memory
@@ -26,8 +26,8 @@ OFFLOADS = ("none", "model")
 
 def check(bits: str, offload: str, device: torch.device) -> None:
     """Raise LoadError unless weights can be quantized to `bits` on this device with this offload."""
-    if bits not in QUANTISED:
-        raise LoadError(f"quantize must be one of {', '.join(QUANTISED)}, got {bits!r}")
+    if bits not in QUANTIZED:
+        raise LoadError(f"quantize must be one of {', '.join(QUANTIZED)}, got {bits!r}")
     if device.type != "cuda":
         raise LoadError(
             f"quantize={bits!r} needs an NVIDIA GPU (CUDA) and the package {PACKAGE} ({INSTALL}), and this "
@@ -50,7 +50,7 @@ def check_package(bits: str) -> None:
         raise LoadError(f"quantize={bits!r} needs {PACKAGE} {OLDEST} or newer, this is {found}: {INSTALL}")
 
 
-def quantise(
+def quantize(
     transformer: FluxTransformer2DModel, bits: str, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
     """Return a copy on `device` with linear layers in 8 or 4 `bits`, which computes in `dtype`.
@@ -75,7 +75,7 @@ def parts(transformer: FluxTransformer2DModel, bits: str, device: torch.device) 
     dtype = transformer.dtype
     encoder = transformers.BitsAndBytesConfig(**_settings(bits, dtype))
     return {
-        "transformer": quantise(transformer, bits, dtype, device),
+        "transformer": quantize(transformer, bits, dtype, device),
         "quantization_config": PipelineQuantizationConfig(quant_mapping={"text_encoder_2": encoder}),
     }
 

@@ -81,12 +81,12 @@ class Request:
 
     def _check_image(self) -> None:
         if self.image is None or (isinstance(self.image, list | tuple) and not self.image):
-            raise ValueError("image is missing: pass the reference picture, or a list with one per prompt")
+            raise ValueError("image is missing: pass the reference image, or a list with one per prompt")
         if isinstance(self.image, Tensor):
             return self._check_tensor()
-        for picture in self.pictures:
-            if not isinstance(picture, Image.Image):
-                raise ValueError(f"image must hold PIL pictures or be a tensor, got {type(picture).__name__}")
+        for image in self.images:
+            if not isinstance(image, Image.Image):
+                raise ValueError(f"image must hold PIL images or be a tensor, got {type(image).__name__}")
 
     def _check_tensor(self) -> None:
         if self.image.ndim not in (3, 4) or (self.image.ndim == 4 and self.image.shape[1] != 3):
@@ -95,7 +95,7 @@ class Request:
             raise ValueError(f"an image tensor lies in -1..1, got up to {self.image.abs().max().item():.3g}")
 
     @property
-    def pictures(self) -> list:
+    def images(self) -> list:
         """Return the references as a list of PIL images, or the rows of a tensor."""
         return [self.image] if isinstance(self.image, Image.Image) else list(self.image)
 
@@ -108,7 +108,7 @@ class Request:
         prompts = self.prompt_embeds if self.prompt is None else self.prompt
         counts = {
             "prompts": 1 if isinstance(prompts, str) else len(prompts),
-            "references": len(self.pictures),
+            "references": len(self.images),
         }
         if 0 in counts.values() or (counts["prompts"] != counts["references"] and 1 not in counts.values()):
             raise ValueError(
@@ -207,7 +207,7 @@ def _check_dropped_text(request: Request) -> None:
     count = 1 if isinstance(negative, str) else len(negative)
     if count not in (1, request.batch):
         raise ValueError(
-            f"{count} negative prompts do not go with {request.batch} pictures: pass one or as many"
+            f"{count} negative prompts do not go with {request.batch} images: pass one or as many"
         )
     if not request.drops_text:
         logger.warning(

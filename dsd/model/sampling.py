@@ -85,9 +85,7 @@ def from_settings(values: object) -> Quality:
     try:
         return Quality(**values)
     except TypeError as error:
-        raise ValueError(
-            f"the settings in this picture hold a quality that cannot be read: {error}"
-        ) from error
+        raise ValueError(f"the settings in this image hold a quality that cannot be read: {error}") from error
 
 
 def schedule(

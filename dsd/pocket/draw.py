@@ -336,7 +336,7 @@ def _draw_critter(pen: _Pen, critter: Critter, context: Context) -> None:
 def draw_grid(panels: list[Image.Image], columns: int) -> Image.Image:
     """Join the panels row by row, without gutters."""
     size, rows = panels[0].width, len(panels) // columns
-    sheet = Image.new("RGB", (size * columns, size * rows))
+    grid = Image.new("RGB", (size * columns, size * rows))
     for i, panel in enumerate(panels):
-        sheet.paste(panel, (size * (i % columns), size * (i // columns)))
-    return sheet
+        grid.paste(panel, (size * (i % columns), size * (i // columns)))
+    return grid

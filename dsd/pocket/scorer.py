@@ -89,29 +89,29 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
         self.strangeness = nn.Linear(features, 1)
         self.register_buffer("strange", torch.tensor(float("inf")))  # above it, an image is unlike the world
 
-    def forward(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         """Return logits by name [B, choices], numbers [B, NUMBERS], strangeness logit [B], tilt [B]."""
-        seen = self.see(pictures)
+        seen = self.see(images)
         features = self.body[FLAT:](seen)
         named = {name: head(features) for name, head in self.heads.items()}
         return named, self.numbers(features), self.strangeness(features)[:, 0], self.tilt(seen)[:, 0]
 
-    def see(self, pictures: Tensor) -> Tensor:
+    def see(self, images: Tensor) -> Tensor:
         """Return the output of the convolutions, [B, 80 width]."""
-        return self.body[:FLAT](pictures)
+        return self.body[:FLAT](images)
 
     @torch.inference_mode()
-    def read(self, pictures: list[Image.Image], batch: int = 128) -> list[Reading]:
+    def read(self, images: list[Image.Image], batch: int = 128) -> list[Reading]:
         """Return one reading for each PIL RGB image, of any size."""
         readings = []
-        for start in range(0, len(pictures), batch):
+        for start in range(0, len(images), batch):
             readings += self._read(
-                to_tensor(pictures[start : start + batch], self.size).to(self.strange.device)
+                to_tensor(images[start : start + batch], self.size).to(self.strange.device)
             )
         return readings
 
-    def _read(self, pictures: Tensor) -> list[Reading]:
-        logits, numbers, strangeness, tilt = self.eval()(pictures)
+    def _read(self, images: Tensor) -> list[Reading]:
+        logits, numbers, strangeness, tilt = self.eval()(images)
         chosen = {
             name: [self.choices[name][i] for i in values.argmax(1).tolist()]
             for name, values in logits.items()
@@ -143,9 +143,9 @@ def load(folder: str | Path = SCORER) -> Scorer:
     return Scorer.from_pretrained(folder).eval()
 
 
-def to_tensor(pictures: list[Image.Image], size: int) -> Tensor:
+def to_tensor(images: list[Image.Image], size: int) -> Tensor:
     """Convert PIL images of any size to a tensor [B, 3, size, size] in -1..1."""
-    arrays = [np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BOX)) for p in pictures]
+    arrays = [np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BOX)) for p in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 

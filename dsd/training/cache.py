@@ -157,10 +157,10 @@ def text_hash(*texts: str) -> str:
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
 
 
-def picture_hash(picture: Image.Image) -> str:
+def image_hash(image: Image.Image) -> str:
     """Return 32 hex digits that identify an RGB image by its size and pixels."""
-    size = b"%d %d " % picture.size
-    return hashlib.blake2b(size + picture.tobytes(), digest_size=16).hexdigest()
+    size = b"%d %d " % image.size
+    return hashlib.blake2b(size + image.tobytes(), digest_size=16).hexdigest()
 
 
 def encoder_hash(*parts: Any) -> str:
@@ -193,7 +193,7 @@ def _config(part: nn.Module) -> str:
 # ---------------------------------------------------------------- encoders
 
 
-class PictureEncoder:
+class ImageEncoder:
     """The VAE as an encoder of RGB images of one size into latents [C, H/8, W/8]."""
 
     def __init__(self, vae: nn.Module, folder: Path) -> None:
@@ -202,16 +202,16 @@ class PictureEncoder:
         self.store = Store(folder / f"latents-{encoder_hash(vae, *scale)}")
         self.apart = _reads_blocks_alone(vae)
 
-    def kind(self, picture: Image.Image) -> tuple[int, int]:
+    def kind(self, image: Image.Image) -> tuple[int, int]:
         """Return the image's size: only images of one size can be encoded together."""
-        return picture.size
+        return image.size
 
     def batch(self, size: tuple[int, int]) -> int:
         return max(1, min(32, PIXELS // (size[0] * size[1])))
 
     @torch.no_grad()
-    def encode(self, pictures: list[Image.Image]) -> list[Record]:
-        pixels = diptych.to_tensor(pictures).to(self.vae.device)
+    def encode(self, images: list[Image.Image]) -> list[Record]:
+        pixels = diptych.to_tensor(images).to(self.vae.device)
         return [(one,) for one in _small(latents.encode(self.vae, pixels))]
 
 

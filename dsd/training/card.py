@@ -17,7 +17,7 @@ from dsd.generate.drawing import public_name
 from dsd.training.loop import Trained
 from dsd.training.options import OF_LORA, TrainOptions
 
-LICENCES = {"Apache-2.0": "apache-2.0"}
+LICENSES = {"Apache-2.0": "apache-2.0"}
 KEPT_BACK = ["run/*", "samples/*", ".*"]  # files of the folder that are not uploaded
 UNTOLD = ("cache", "model", "save_every", "validate_every", "log_every")
 OPENING = """\
@@ -43,7 +43,7 @@ def dataset_facts(source: str, pairs: Any) -> dict[str, str]:
     """Return a dataset's name, number of rows, generator, the generator's license, and judge."""
     first = _first_readable(pairs)
     facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
-    for name in ("generator", "generator_licence", "judge"):
+    for name in ("generator", "generator_license", "judge"):
         if first.get(name):
             facts[name.replace("_", "'s ")] = str(first[name])
     return facts
@@ -100,15 +100,15 @@ def card(
         *([f"![Loss and scores over the steps]({curves})"] if curves else []),
         *([f"## Scores\n\n{_scores(scores)}"] if scores else []),
         *([legend] if scores and legend else []),
-        f"## Licence\n\n{_licence(trained)}",
+        f"## License\n\n{_license(trained)}",
     ]
     return "\n\n".join(parts) + "\n"
 
 
 def _head(trained: Trained) -> ModelCardData:
     base = trained.base
-    known = LICENCES.get(base.licence)
-    named = {} if known else {"license_name": "see-the-base-model", "license_link": base.licence_page}
+    known = LICENSES.get(base.license)
+    named = {} if known else {"license_name": "see-the-base-model", "license_link": base.license_page}
     return ModelCardData(
         license=known or "other",
         **{key: value for key, value in named.items() if value},
@@ -138,7 +138,7 @@ def _cost(trained: Trained) -> str:
     return (
         f"{options.steps:,} steps of {pairs} pairs, {samples:,} samples of {trained.rows:,} rows"
         f"{skipped}. {hours:.2f} hours on {trained.processes} x {trained.device}, "
-        f"{hours * trained.processes:.2f} device hours, without the encoding of the pictures."
+        f"{hours * trained.processes:.2f} device hours, without the encoding of the images."
     )
 
 
@@ -152,11 +152,11 @@ def _scores(scores: dict[str, float]) -> str:
     return _table(("score", "mean", "95 % from", "to", "chance", "the truth"), lines)
 
 
-def _licence(trained: Trained) -> str:
-    page = f" ([text]({trained.base.licence_page}))" if trained.base.licence_page else ""
+def _license(trained: Trained) -> str:
+    page = f" ([text]({trained.base.license_page}))" if trained.base.license_page else ""
     return (
-        f"The weights are made from `{public_name(trained.base.name)}`, whose licence holds for them too: "
-        f"{trained.base.licence}{page}. What the data's generator may be used for is said under Data."
+        f"The weights are made from `{public_name(trained.base.name)}`, whose license holds for them too: "
+        f"{trained.base.license}{page}. What the data's generator may be used for is said under Data."
     )
 
 

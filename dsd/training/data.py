@@ -19,15 +19,15 @@ from accelerate.utils import gather_object
 from PIL import Image
 
 from dsd.files import jsonl
-from dsd.files.pairs import PICTURES, WANTED, BadRow, Row
+from dsd.files.pairs import IMAGES, WANTED, BadRow, Row
 from dsd.model import canvas as diptych
 from dsd.training.cache import (
     TOLERATED,
-    PictureEncoder,
+    ImageEncoder,
     Store,
     TextEncoder,
     encode_missing,
-    picture_hash,
+    image_hash,
     text_hash,
 )
 from dsd.training.options import TrainingError, TrainOptions
@@ -87,7 +87,7 @@ def _refuse_instructions(options: TrainOptions) -> None:
 def prepare(
     pairs: Sequence[Row],
     options: TrainOptions,
-    pictures: PictureEncoder,
+    images: ImageEncoder,
     texts: TextEncoder,
     frames: tuple[Frame, ...],
     folder: Path,
@@ -97,7 +97,7 @@ def prepare(
 
     A run that was killed continues when restarted. `on_rows(done, total)` receives this process's progress.
     """
-    book = _Book(pairs, pictures, texts, frames, bool(options.instruction_share))
+    book = _Book(pairs, images, texts, frames, bool(options.instruction_share))
     table = _table_file(book, folder)
     known = {entry["id"]: entry for entry in (jsonl.read_all(table) if table else []) if book.holds(entry)}
     blocks = _blocks(len(pairs))
@@ -105,7 +105,7 @@ def prepare(
     encode_missing(texts, {text_hash(""): ""})
     fresh = _encode_blocks(book, todo, table, on_rows)
     PartialState().wait_for_everyone()
-    pictures.store.refresh()
+    images.store.refresh()
     texts.store.refresh()
     entries = {**known, **{entry["id"]: entry for entry in gather_object(fresh)}}
     return _data([entries[key] for key in sorted(entries)], book, options)
@@ -136,22 +136,22 @@ class _Book:
     def __init__(
         self,
         pairs: Sequence[Row],
-        pictures: PictureEncoder,
+        images: ImageEncoder,
         texts: TextEncoder,
         frames: tuple[Frame, ...],
         instructed: bool,
     ) -> None:
-        self.pairs, self.pictures, self.texts = pairs, pictures, texts
+        self.pairs, self.images, self.texts = pairs, images, texts
         self.frames, self.instructed = frames, instructed
 
     def encode(self, block: range) -> list[Row]:
         """Encode the rows of a block and return one entry for each."""
-        pictures: dict[str, Image.Image] = {}
+        images: dict[str, Image.Image] = {}
         texts: dict[str, str] = {}
         with ThreadPoolExecutor() as pool:  # decoding and resizing large images takes longest
             opened = list(pool.map(self._open, block))
-        entries = [self._entry(*one, pictures, texts) for one in zip(block, opened, strict=True)]
-        encode_missing(self.pictures, pictures)
+        entries = [self._entry(*one, images, texts) for one in zip(block, opened, strict=True)]
+        encode_missing(self.images, images)
         encode_missing(self.texts, texts)
         return [
             entry if self.holds(entry) else _bad(entry["id"], "it gives no finite numbers")
@@ -166,7 +166,7 @@ class _Book:
             return error
 
     def _entry(
-        self, index: int, opened: Fitted | BadRow, pictures: dict[str, Image.Image], texts: dict[str, str]
+        self, index: int, opened: Fitted | BadRow, images: dict[str, Image.Image], texts: dict[str, str]
     ) -> Row:
         if isinstance(opened, BadRow):
             return _bad(_id(index), str(opened))
@@ -179,8 +179,8 @@ class _Book:
         return {
             "id": _id(index),
             "frame": bucket,
-            "canvas": self._note(reference, target, pictures),
-            "condition": self._note(reference, black, pictures),
+            "canvas": self._note(reference, target, images),
+            "condition": self._note(reference, black, images),
             **{name: None if text is None else _note_text(text, texts) for name, text in words.items()},
         }
 
@@ -189,15 +189,15 @@ class _Book:
         try:
             wide = np.log(row["target"].width / row["target"].height)
             bucket = int(np.argmin([abs(np.log(width / height) - wide) for width, height in self.frames]))
-            return bucket, *(diptych.fit(row[name], *self.frames[bucket]) for name in PICTURES)
+            return bucket, *(diptych.fit(row[name], *self.frames[bucket]) for name in IMAGES)
         except (ValueError, ArithmeticError) as error:
             raise BadRow(f"row {row.get('id', '')}: {error}") from error
 
-    def _note(self, left: Image.Image, right: Image.Image, pictures: dict[str, Image.Image]) -> list[str]:
-        """Return a canvas's keys and add the images to encode to `pictures`: its frames, or all of it."""
-        parts = [left, right] if self.pictures.apart else [_beside(left, right)]
-        keys = [picture_hash(part) for part in parts]
-        pictures |= zip(keys, parts, strict=True)
+    def _note(self, left: Image.Image, right: Image.Image, images: dict[str, Image.Image]) -> list[str]:
+        """Return a canvas's keys and add the images to encode to `images`: its frames, or all of it."""
+        parts = [left, right] if self.images.apart else [_beside(left, right)]
+        keys = [image_hash(part) for part in parts]
+        images |= zip(keys, parts, strict=True)
         return keys
 
     def holds(self, entry: Row) -> bool:
@@ -205,7 +205,7 @@ class _Book:
         if "bad" in entry:
             return True
         words = [entry[name] for name in ("caption", "instruction") if entry[name] is not None]
-        return all(key in self.pictures.store for key in entry["canvas"] + entry["condition"]) and all(
+        return all(key in self.images.store for key in entry["canvas"] + entry["condition"]) and all(
             key in self.texts.store for key in words
         )
 
@@ -242,8 +242,8 @@ def _table_file(book: _Book, folder: Path) -> Path | None:
     name = dataset_name(book.pairs)
     if name is None:
         return None
-    stores = (book.pictures.store.folder.name, book.texts.store.folder.name)
-    about = (FORMAT, BLOCK, name, stores, book.frames, book.pictures.apart, book.instructed)
+    stores = (book.images.store.folder.name, book.texts.store.folder.name)
+    about = (FORMAT, BLOCK, name, stores, book.frames, book.images.apart, book.instructed)
     return folder / "tables" / f"{text_hash(str(about))}.jsonl"
 
 
@@ -267,7 +267,7 @@ def _data(entries: list[Row], book: _Book, options: TrainOptions) -> Data:
         _refuse_instructions(options)
     if options.instruction_share and wordless:
         logger.warning("%d of %d rows have no instruction and use their caption", wordless, len(good))
-    latents, texts = book.pictures.store, book.texts.store
+    latents, texts = book.images.store, book.texts.store
     places = lambda name: np.array([[latents.place(key) for key in e[name]] for e in good])  # noqa: E731
     words = lambda name: np.array([texts.place(e[name]) if e[name] else (-1, -1) for e in good])  # noqa: E731
     return Data(

@@ -17,7 +17,7 @@ from diffusers import FluxTransformer2DModel
 from torch import nn
 
 from dsd.files import hub
-from dsd.model.memory import ALIVE, BRANCHES, QUANTISED, ROOM, WORKSPACE
+from dsd.model.memory import ALIVE, BRANCHES, QUANTIZED, ROOM, WORKSPACE
 from dsd.model.memory import gb as _gb
 from dsd.model.pipeline import DSDPipeline
 from dsd.training import step_cost
@@ -80,8 +80,8 @@ def make(
     size = 2 if accelerator.mixed_precision == "bf16" else 4
     moved = _moved(pipe.transformer, options)
     sharded = accelerator.distributed_type == DistributedType.FSDP
-    picture, text = _tokens(pipe, options)
-    kept = _activations(pipe.transformer, options, picture, text, size)
+    image, text = _tokens(pipe, options)
+    kept = _activations(pipe.transformer, options, image, text, size)
     if options.full and size == 2 and not sharded:
         kept += 2 * moved  # autocast keeps a copy of every weight
     return Plan(
@@ -93,9 +93,9 @@ def make(
         moving=_moving(moved, options, accelerator),
         activations=kept,
         encoding=_encoding(pipe, size),
-        validation=_validation(pipe, options, moved, picture + text, size) if validates else 0,
+        validation=_validation(pipe, options, moved, image + text, size) if validates else 0,
         free=_free(accelerator),
-        flops=options.accumulate * options.batch * step_cost.flops(pipe.transformer, options, picture, text),
+        flops=options.accumulate * options.batch * step_cost.flops(pipe.transformer, options, image, text),
         disk=rows * _row_bytes(pipe, options, text),
         saved=_saved(pipe, options, moved, size),
     )
@@ -107,7 +107,7 @@ def check(plan: Plan, cache: Path, out: Path) -> None:
         raise TrainingError(
             f"this training needs about {_gb(plan.needed)} on each {plan.device} device, and "
             f"{_gb(plan.free)} are free: try --gradient-checkpointing, a smaller --batch with a larger "
-            "--accumulate, --quantise 8bit or 4bit, smaller --sizes, or train/configs/8x80gb.yaml"
+            "--accumulate, --quantize 8bit or 4bit, smaller --sizes, or train/configs/8x80gb.yaml"
         )
     _check_disk(_gb(plan.disk) + " for the encoded dataset", plan.disk, cache, "*/*.safetensors")
     _check_disk(_gb(plan.saved) + " for states and checkpoint", plan.saved, out, "run/states/*/*")
@@ -148,7 +148,7 @@ def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
 
 def _empty_pipeline(base: Base, options: TrainOptions) -> DSDPipeline:
     """Return the whole pipeline, including tokenizers, without memory for the weights."""
-    with hub.explained(base.name, [base.source], base.licence_page):
+    with hub.explained(base.name, [base.source], base.license_page):
         index = DSDPipeline.load_config(base.source)
         parts = {name: _empty(base, name, index[name]) for name in ("vae", "text_encoder", "text_encoder_2")}
         return DSDPipeline.from_pretrained(base.source, transformer=empty_transformer(base, options), **parts)
@@ -184,7 +184,7 @@ def _frozen(transformer: FluxTransformer2DModel, options: TrainOptions, size: in
         return 0
     layers = linear_layers(transformer).items()
     large = sum(layer.weight.numel() for name, layer in layers if name not in (INPUT, "proj_out"))
-    each = QUANTISED.get(options.quantise, size)
+    each = QUANTIZED.get(options.quantize, size)
     return int(large * each) + size * (_count(transformer) - large)
 
 
@@ -205,12 +205,12 @@ def _tokens(pipe: DSDPipeline, options: TrainOptions) -> tuple[int, int]:
 
 
 def _activations(
-    transformer: FluxTransformer2DModel, options: TrainOptions, picture: int, text: int, size: int
+    transformer: FluxTransformer2DModel, options: TrainOptions, image: int, text: int, size: int
 ) -> int:
     """Return bytes kept for the backward pass; with checkpointing, block inputs and all of one block."""
     double, single = KEPT["full" if options.full else "lora", size]
     blocks = len(transformer.transformer_blocks), len(transformer.single_transformer_blocks)
-    numbers = options.batch * (picture + text) * transformer.inner_dim
+    numbers = options.batch * (image + text) * transformer.inner_dim
     if options.gradient_checkpointing:
         return int(numbers * (size * sum(blocks) + max(double, single)))
     return int(numbers * (double * blocks[0] + single * blocks[1]))

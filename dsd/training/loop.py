@@ -29,7 +29,7 @@ from dsd.model.checkpoint import best_device, model_hash
 from dsd.model.pipeline import DSDPipeline
 from dsd.training import estimate
 from dsd.training.batches import Batch, Batches
-from dsd.training.cache import PictureEncoder, TextEncoder
+from dsd.training.cache import ImageEncoder, TextEncoder
 from dsd.training.data import Data, Frame, check_rows, prepare
 from dsd.training.log import Meter
 from dsd.training.options import TrainOptions
@@ -201,8 +201,8 @@ def encode(
     frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
     pipe.to(device)
     tokens = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)
-    pictures, texts = PictureEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
-    data = prepare(pairs, options, pictures, texts, frames, folder, on_rows)
+    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
+    data = prepare(pairs, options, images, texts, frames, folder, on_rows)
     pipe.to("cpu")
     return data
 

@@ -15,7 +15,7 @@ ATTENTION = (  # all projections of FLUX's attention: for image tokens, then for
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
 )  # fmt: skip
 PRECISIONS = ("bf16", "fp32")
-QUANTISED = ("8bit", "4bit")
+QUANTIZED = ("8bit", "4bit")
 FREE = (  # may change when a run is resumed, but batch x accumulate x processes must not
     "steps", "batch", "accumulate", "gradient_checkpointing", "save_every", "validate_every", "log_every",
     "cache",
@@ -39,7 +39,7 @@ class TrainOptions:
     """The settings of a training, named as on the command line with _ for -."""
 
     model: str = _option("pocket", "text-to-image model to start from: a name, a folder or a hub id")
-    steps: int = _option(100_000, "optimiser steps")
+    steps: int = _option(100_000, "optimizer steps")
     batch: int = _option(4, "pairs that one process handles at a time")
     accumulate: int = _option(
         5, "batches to a step; 4 x 5 x 8 processes are the 160 pairs a step of the paper"
@@ -79,7 +79,7 @@ class TrainOptions:
         None, "tokens of a text, in training and then in drawing; as many as the base takes when left out"
     )
     precision: str | None = _option(None, "bf16 or fp32; bf16 on a GPU and fp32 elsewhere when left out")
-    quantise: str | None = _option(
+    quantize: str | None = _option(
         None, "8bit or 4bit: keep the frozen weights so, for cards of 24 GB and less"
     )
     gradient_checkpointing: bool = _option(
@@ -93,7 +93,7 @@ class TrainOptions:
     validate_every: int = _option(1000, "steps between two validations")
     log_every: int = _option(20, "steps that one point of the curves is the mean of")
     cache: str | None = _option(
-        None, "folder of encoded pictures and texts; trainings can share one; OUT/run/cache when left out"
+        None, "folder of encoded images and texts; trainings can share one; OUT/run/cache when left out"
     )
 
     def __post_init__(self) -> None:
@@ -125,13 +125,13 @@ class TrainOptions:
             self._check_whole("text_tokens", 1, 512)
 
     def _check_choices(self) -> None:
-        for name, allowed in (("precision", PRECISIONS), ("quantise", QUANTISED)):
+        for name, allowed in (("precision", PRECISIONS), ("quantize", QUANTIZED)):
             value = getattr(self, name)
             if value is not None and value not in allowed:
                 raise TrainingError(f"{name} must be one of {', '.join(allowed)}, got {value!r}")
-        if self.quantise and self.full:
+        if self.quantize and self.full:
             raise TrainingError(
-                f"quantise={self.quantise} keeps weights that do not move, and full moves all: drop one"
+                f"quantize={self.quantize} keeps weights that do not move, and full moves all: drop one"
             )
         if not self.reference_weight + self.target_weight:
             raise TrainingError("reference_weight and target_weight are both 0: nothing would be learnt")

@@ -23,7 +23,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 
-from dsd.files import jsonl
+from dsd.files import jsonl, old_names
 from dsd.training.options import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ class States:
 
     def _misfit(self, about: dict[str, Any]) -> TrainingError | None:
         """Return an error if the state's settings or data differ from this run's."""
-        before = about["bound"]
+        before = old_names.translated(about["bound"])
         for name in sorted({*before, *self.bound}):
             if before.get(name) != self.bound.get(name):
                 return TrainingError(

@@ -34,8 +34,8 @@ class Base:
 
     name: str
     source: str  # folder or hub id of a whole pipeline
-    licence: str
-    licence_page: str | None = None
+    license: str
+    license_page: str | None = None
 
 
 def find_base(options: TrainOptions) -> Base:
@@ -53,10 +53,10 @@ def find_base(options: TrainOptions) -> Base:
             f"{options.model} was distilled to draw in a few steps, and training undoes that: start from a "
             "model that was not, such as flux-dev, or say --distilled-base if you mean it"
         )
-    if options.quantise:
-        _bitsandbytes(options.quantise)
+    if options.quantize:
+        _bitsandbytes(options.quantize)
     hub.check_source(source)
-    return Base(preset.name, source, preset.licence, preset.licence_page)
+    return Base(preset.name, source, preset.license, preset.license_page)
 
 
 def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DModel:
@@ -64,7 +64,7 @@ def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DMod
 
     Raise TrainingError if `columns_start` would overwrite input columns that are already trained.
     """
-    with hub.explained(base.name, [base.source], base.licence_page):
+    with hub.explained(base.name, [base.source], base.license_page):
         config = FluxTransformer2DModel.load_config(base.source, subfolder="transformer")
     with init_empty_weights():
         plain = FluxTransformer2DModel.from_config(config)
@@ -85,7 +85,7 @@ def widened(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
 
 def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
     """Load all parts except the transformer, on the CPU."""
-    with hub.explained(base.name, [base.source], base.licence_page):
+    with hub.explained(base.name, [base.source], base.license_page):
         pipe = DSDPipeline.from_pretrained(base.source, transformer=None, dtype=dtype, **hub.SAFE)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -98,11 +98,11 @@ def open_transformer(
 
     Trained weights are float32, frozen ones `dtype`; on the CPU, or on `device` if it is quantized.
     """
-    with hub.explained(base.name, [base.source], base.licence_page):
+    with hub.explained(base.name, [base.source], base.license_page):
         kind = torch.float32 if options.full else dtype
         transformer = widened(load_transformer(base.source, subfolder="transformer", dtype=kind))
-    if options.quantise:
-        transformer = quantise(transformer, options.quantise, dtype, device)
+    if options.quantize:
+        transformer = quantize(transformer, options.quantize, dtype, device)
     make_trainable(transformer, options)
     return transformer
 
@@ -204,7 +204,7 @@ def ends_with(name: str, target: str) -> bool:
 # ---------------------------------------------------------------- quantization
 
 
-def quantise(
+def quantize(
     transformer: FluxTransformer2DModel, bits: str, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
     """Quantize all linear layers but the first and last to 8 or 4 bits, on `device`; compute in `dtype`."""
@@ -231,7 +231,7 @@ def _bitsandbytes(bits: str) -> Any:
         import bitsandbytes
     except ImportError as error:
         raise TrainingError(
-            f"--quantise {bits} needs the package bitsandbytes, which is missing: {INSTALL}"
+            f"--quantize {bits} needs the package bitsandbytes, which is missing: {INSTALL}"
         ) from error
     return bitsandbytes
 

@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dsd.ui import uploads
 
-GONE = "your picture is gone, because uploads are not kept for long: upload it again"
-ADDRESS = "web addresses are not fetched here: save the picture and upload it"
+GONE = "your image is gone, because uploads are not kept for long: upload it again"
+ADDRESS = "web addresses are not fetched here: save the image and upload it"
 MAX_INLINE = 40_000_000  # characters of a `data:` address, equal to a file of 30 MB
 META = {"_type": "gradio.FileData"}
 _OWN_ADDRESS = re.compile(r"^(https?://[^/]+)?/(\S*/)?gradio_api/file=")
@@ -58,7 +58,7 @@ def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
     inline = isinstance(url, str) and url.startswith("data:")
     if path is None and inline:
         if len(url) > MAX_INLINE:
-            raise ValueError("the picture is too large: at most 30 MB are accepted")
+            raise ValueError("the image is too large: at most 30 MB are accepted")
         path = _saved(url, folders[0])
     return {
         "path": str(_upload(url if path is None else path, folders)),
@@ -71,7 +71,7 @@ def _saved(url: str, folder: Path) -> str:
     try:
         return processing_utils.save_base64_to_cache(url, str(folder))
     except Exception as error:  # gradio's parsing of whatever follows `data:` may raise anything
-        raise ValueError("the picture inside the request cannot be read: upload it as a file") from error
+        raise ValueError("the image inside the request cannot be read: upload it as a file") from error
 
 
 def _upload(path: Any, folders: tuple[Path, ...]) -> Path:

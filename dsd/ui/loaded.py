@@ -22,7 +22,7 @@ class Loaded:
     name: str  # the argument of `load_pipeline`
     weights: str | None = None
     description: str = ""  # one or two sentences on what the model is good for
-    licence: str = ""
+    license: str = ""
     missing: str | None = None  # why the requested model does not run here
     warn: Callable[[Image.Image], str | None] | None = None  # says why an image will not suit this model
     describer: Late[VLM] | None = None  # describes images of this model's world in words

@@ -21,10 +21,10 @@ def explained(error: Exception) -> str:
         # str(), because some ZeroGPU messages are HTML objects whose str() is the same text as Markdown.
         return LINK.sub(r"\1 (\2)", html.unescape(str(error.message))).strip()
     if "out of memory" in str(error).lower():
-        return "There is not enough memory for this: choose a smaller size or fewer pictures."
+        return "There is not enough memory for this: choose a smaller size or fewer images."
     if not isinstance(error, ValueError):
         logger.error("unforeseen", exc_info=error)
-        return "Something went wrong here. Try again, or try another picture."
+        return "Something went wrong here. Try again, or try another image."
     return sentence(doctor.remedy(error))
 
 

@@ -106,13 +106,13 @@ def _model(loaded: Loaded) -> str:
 
 
 def _footer(loaded: Loaded) -> str:
-    licence = (
-        f"Licence of the model and of what it makes: {html.escape(loaded.licence)}. "
-        if loaded.licence
+    license = (
+        f"License of the model and of what it makes: {html.escape(loaded.license)}. "
+        if loaded.license
         else ""
     )
     return (
-        f"<p>All pictures made here are AI-generated, and their files say so. {licence}"
+        f"<p>All images made here are AI-generated, and their files say so. {license}"
         f"Uploads are not kept: they leave the server within six hours.</p>"
     )
 

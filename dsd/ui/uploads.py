@@ -50,13 +50,13 @@ def workplace() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(dir=folder)
 
 
-def preview(picture: Image.Image, folder: Path, number: int = 1) -> str:
+def preview(image: Image.Image, folder: Path, number: int = 1) -> str:
     """Save an image that is shown only during drawing as a JPEG in `folder`, and return its path.
 
     Gradio keeps a copy of every preview for hours. The 512-pixel PNGs that it would write itself fill a disk.
     """
     path = folder / f"preview-{number}.jpg"
-    picture.convert("RGB").save(path, quality=PREVIEW, comment=provenance.MARK)
+    image.convert("RGB").save(path, quality=PREVIEW, comment=provenance.MARK)
     return str(path)
 
 
@@ -95,5 +95,5 @@ def keep_sweeping(folder: Path) -> None:
 def open_upload(path: str) -> Image.Image:
     """Open an upload with `intake.open_image`; raise ValueError if the file has been deleted."""
     if not Path(path).is_file():
-        raise ValueError("your picture is gone, because uploads are not kept for long: upload it again")
+        raise ValueError("your image is gone, because uploads are not kept for long: upload it again")
     return intake.open_image(path)

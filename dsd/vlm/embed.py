@@ -39,8 +39,9 @@ class Embedder:
 
     def _embed(self, images: Sequence[Image.Image]) -> Tensor:
         weight = next(self.tower.parameters())
-        pictures = [image.convert("RGB") for image in images]
-        pixels = self.processor(images=pictures, return_tensors="pt")["pixel_values"]
+        pixels = self.processor(images=[image.convert("RGB") for image in images], return_tensors="pt")[
+            "pixel_values"
+        ]
         seen = self.tower(pixel_values=pixels.to(weight.device, weight.dtype)).last_hidden_state
         return functional.normalize(seen.float().mean(1), dim=1).cpu()  # [n, tokens, c] -> [n, c]
 
@@ -80,6 +81,6 @@ def _open(name: str, device: str) -> Embedder:
     tower = getattr(model, "vision_model", model)  # CLIP and the like also have a text encoder
     if getattr(tower, "main_input_name", "") != "pixel_values":
         raise LoadError(
-            f"{name} is a {model.config.model_type}, which does not read pictures: name an image encoder"
+            f"{name} is a {model.config.model_type}, which does not read images: name an image encoder"
         )
     return Embedder(short_name(name), placed(tower, device), processor)

@@ -96,8 +96,8 @@ class HTTPVLM(VLM):
             ) from None
 
     def _body(self, request: Request) -> dict:
-        pictures = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
-        content = [*pictures, {"type": "text", "text": request.question}] if pictures else request.question
+        images = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
+        content = [*images, {"type": "text", "text": request.question}] if images else request.question
         sampling = {"temperature": 0}
         if request.seed is not None:
             sampling = {"temperature": self.temperature, "seed": request.seed}

@@ -98,9 +98,9 @@ class LocalVLM(VLM):
         return inputs.to(self.model.device, self.model.dtype)  # casts floats only
 
     def _message(self, request: Request) -> list[dict]:
-        pictures = [{"type": "image", "image": image.convert("RGB")} for image in request.images]
+        images = [{"type": "image", "image": image.convert("RGB")} for image in request.images]
         text = {"type": "text", "text": self._as_text(request.question)}
-        return [{"role": "user", "content": [*pictures, text]}]
+        return [{"role": "user", "content": [*images, text]}]
 
     def _as_text(self, question: str) -> str:
         """Break up special tokens in a question, so that a quoted `<image>` does not count as an image."""
@@ -133,7 +133,7 @@ class SeededDraws(LogitsProcessor):
         return scores
 
 
-class PictureProcessor(ProcessorMixin):
+class ImageProcessor(ProcessorMixin):
     """A processor for the Qwen-VL family without video support, which would require torchvision."""
 
     # Without this the model silently assigns text positions to image tokens.
@@ -187,7 +187,7 @@ def open_local(
 def _open_model(source: str, place: str, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise LoadError(
-            f"{source} is a {config.model_type}, not a vision-language model: choose one that takes pictures "
+            f"{source} is a {config.model_type}, not a vision-language model: choose one that takes images "
             "and text, such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
     model, loading = AutoModelForImageTextToText.from_pretrained(
@@ -201,10 +201,10 @@ def _open_model(source: str, place: str, config: PreTrainedConfig, dtype: torch.
 
 def _open_processor(source: str, place: str, config: PreTrainedConfig) -> ProcessorMixin:
     by_hand = config.model_type in QWEN and not is_torchvision_available()
-    opener = PictureProcessor if by_hand else AutoProcessor
+    opener = ImageProcessor if by_hand else AutoProcessor
     processor = opener.from_pretrained(place, trust_remote_code=False)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise LoadError(f"{source} comes without a processor for pictures and text")
+        raise LoadError(f"{source} comes without a processor for images and text")
     if getattr(processor, "chat_template", None) is None:
         raise LoadError(f"{source} has no chat template: choose a model that was tuned to answer questions")
     return processor

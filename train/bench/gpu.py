@@ -23,7 +23,7 @@ from dsd.files.jsonl import Row
 from dsd.model import checkpoint, flow, latents, presets
 from dsd.model.pipeline import DSDPipeline
 from dsd.training.options import TrainOptions
-from dsd.training.student import make_trainable, quantise
+from dsd.training.student import make_trainable, quantize
 
 FRAMES = (512, 768)  # pixels
 TEXT = 512  # tokens
@@ -174,21 +174,21 @@ def offload_rows(
     yield {"part": "offload", "offload": offload, **_drawn(pipe, side)}
 
 
-def quantised_rows(model: FluxTransformer2DModel, bits: str, side: int) -> Iterator[Row]:
+def quantized_rows(model: FluxTransformer2DModel, bits: str, side: int) -> Iterator[Row]:
     """Yield inference and training of the transformer alone in 8 or 4 bits on the GPU, on encoded inputs."""
     small = _in_bits(model, bits)
     given = inputs(small, side)
     _forget()
     with torch.no_grad():
         took = seconds(lambda: small(**given))
-    yield {"part": "quantised", "weights": bits, "frame": side, "s": round(took, 4), **_peak()}
+    yield {"part": "quantized", "weights": bits, "frame": side, "s": round(took, 4), **_peak()}
     yield from training_rows(small, side, checkpointing=True, base=bits)
 
 
 def _in_bits(model: FluxTransformer2DModel, bits: str) -> FluxTransformer2DModel:
     device = model.proj_out.weight.device
     whole = model.cpu() if bits == "8bit" else model  # 8-bit weights are made only on the move to the GPU
-    return quantise(whole, bits, model.dtype, device)
+    return quantize(whole, bits, model.dtype, device)
 
 
 def _drawn(pipe: DSDPipeline, side: int, steps: int = 4) -> Row:
@@ -248,7 +248,7 @@ def training_rows(
 def gpu_rows(frames: tuple[int, ...] = FRAMES) -> Iterator[Row]:
     """Yield every row; without CUDA, one row for each part that says that it was not measured."""
     if not torch.cuda.is_available():
-        for part in ("evaluation", "offload", "quantised", "training"):
+        for part in ("evaluation", "offload", "quantized", "training"):
             yield {"part": part, "measured": False, "why": "no CUDA"}
         return
     device, side = torch.device("cuda"), frames[0]
@@ -265,7 +265,7 @@ def gpu_rows(frames: tuple[int, ...] = FRAMES) -> Iterator[Row]:
         )
     for bits in ("4bit", "8bit"):
         yield from _tried(
-            "quantised", lambda b=bits: quantised_rows(transformer(device), b, side), weights=bits
+            "quantized", lambda b=bits: quantized_rows(transformer(device), b, side), weights=bits
         )
     for offload in checkpoint.OFFLOADS:
         yield from _tried(

@@ -102,13 +102,13 @@ def compare(pipe: Any, scales: tuple[float, float], *, steps: int, rounds: int, 
     }
     before, pipe.batch_branches = pipe.batch_branches, together
     try:
-        sizes, pictures = {}, {}
+        sizes, images = {}, {}
         for name, draw in ways.items():  # also the warm-up round
-            sizes[name], pictures[name] = counted(pipe.transformer, draw)
+            sizes[name], images[name] = counted(pipe.transformer, draw)
         took = by_turns(ways, rounds)
     finally:
         pipe.batch_branches = before
-    difference = (pictures["straight"] - pictures["ours"]).abs().max().item()
+    difference = (images["straight"] - images["ours"]).abs().max().item()
     wall, processor = ({name: median(t[i] for t in took[name]) for name in ways} for i in (0, 1))
     return {
         "part": "against three separate evaluations",
@@ -133,10 +133,10 @@ def counted(model: torch.nn.Module, draw: Callable[[], Tensor]) -> tuple[list[in
 
     handle = model.register_forward_pre_hook(look, with_kwargs=True)
     try:
-        picture = draw()
+        image = draw()
     finally:
         handle.remove()
-    return sizes, picture
+    return sizes, image
 
 
 def by_turns(ways: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, list[tuple[float, float]]]:

@@ -111,10 +111,10 @@ class Client:
         self.random = random.Random(self.number)
         rng = np.random.default_rng([5, self.number])
         critter = sample_critter(rng)
-        self.picture = draw(critter, sample_context(rng))
+        self.image = draw(critter, sample_context(rng))
         self.prompt = phrase(critter, sample_context(rng), rng)
         sent = BytesIO()
-        self.picture.save(sent, "PNG")
+        self.image.save(sent, "PNG")
         upload = {"files": (f"critter-{self.number}.png", sent.getvalue())}
         (self.file,) = self.app.http.post(f"{API}/upload", files=upload).raise_for_status().json()
 
@@ -146,9 +146,9 @@ class Client:
         """Return whether this answer is an image of this client's subject, prompt and seed."""
         (file,), (said,) = output["data"]
         data = self.app.http.get(f"{API}/file={file['path']}").raise_for_status().content
-        with Image.open(BytesIO(data)) as picture:
-            settings, frame = provenance.read_settings(picture), provenance.read_reference(picture)
-        expected = canvas.fit(self.picture, *self.picture.size)
+        with Image.open(BytesIO(data)) as image:
+            settings, frame = provenance.read_settings(image), provenance.read_reference(image)
+        expected = canvas.fit(self.image, *self.image.size)
         mine = (settings["seed"], settings["prompt"]) == (seed, intake.check_prompt(self.prompt))
         return said == seed and mine and frame.tobytes() == expected.tobytes()
 
@@ -195,10 +195,10 @@ def _end(client: Client, tally: Tally, message: dict, seed: int, seconds: float)
     if not message["success"]:
         return f"error: {str(message['output'].get('error'))[:80]}"
     if not client.owns(message["output"], seed):
-        return "somebody else's picture"
+        return "somebody else's image"
     with tally.lock:
         tally.seconds.append(seconds)
-    return "picture"
+    return "image"
 
 
 def crowd(app: App, clients: int, seconds: float, steps: int) -> Row:
@@ -225,15 +225,15 @@ def crowd(app: App, clients: int, seconds: float, steps: int) -> Row:
 
 def _summed(tally: Tally) -> Row:
     bad = [end for end in tally.ends if end.startswith("error")]
-    known = ("picture", FULL, "cancelled", "vanished", "no answer", "somebody else's picture")
+    known = ("image", FULL, "cancelled", "vanished", "no answer", "somebody else's image")
     times = sorted(tally.seconds) or [float("nan")]
     return {
         **{end: tally.ends[end] for end in known},
         "errors": sum(tally.ends[end] for end in bad),
         "first errors": bad[:3],
         "told a place": len(tally.places),
-        "s to a picture, median": round(statistics.median(times), 2),
-        "s to a picture, 95 %": round(times[int(0.95 * (len(times) - 1))], 2),
+        "s to an image, median": round(statistics.median(times), 2),
+        "s to an image, 95 %": round(times[int(0.95 * (len(times) - 1))], 2),
     }
 
 
@@ -266,7 +266,7 @@ def leaving(app: App, how: str) -> Row:
     }
 
 
-def row_of_pictures(app: App, count: int, steps: int) -> Row:
+def row_of_images(app: App, count: int, steps: int) -> Row:
     """Draw images one after another; read memory after the first `WARM`, or half of them, and at the end."""
     client, tally = Client(app, 2000), Tally()
     began, before = time.monotonic(), None
@@ -276,14 +276,14 @@ def row_of_pictures(app: App, count: int, steps: int) -> Row:
         tally.add(once(client, tally, steps))
     after, counted = app.memory, count - min(WARM, count // 2)
     return {
-        "part": "in a row", "pictures": tally.ends["picture"], "of": count, "steps": steps,
-        "s a picture": round((time.monotonic() - began) / counted, 3),
+        "part": "in a row", "images": tally.ends["image"], "of": count, "steps": steps,
+        "s an image": round((time.monotonic() - began) / counted, 3),
         "MB before": round(before, 1), "MB after": round(after, 1),
         "growth": round(after / before - 1, 4), "files before": files, "files after": len(app.files),
     }  # fmt: skip
 
 
-def load(clients: int, minutes: float, pictures: int, steps: int) -> Iterator[Row]:
+def load(clients: int, minutes: float, images: int, steps: int) -> Iterator[Row]:
     """Yield the rows of all parts; the last counts temporary files left after the app was stopped."""
     with tempfile.TemporaryDirectory() as folder:
         with serving(Path(folder)) as app:
@@ -291,7 +291,7 @@ def load(clients: int, minutes: float, pictures: int, steps: int) -> Iterator[Ro
             yield crowd(app, clients, 60 * minutes, steps)
             yield leaving(app, "cancels")
             yield leaving(app, "vanishes")
-            yield row_of_pictures(app, pictures, steps)
+            yield row_of_images(app, images, steps)
             yield {
                 "part": "memory",
                 "MB at the start": round(began, 1),

@@ -189,12 +189,12 @@ def draw(pipe: Any, way: Way, cases: list[Case], cost: Cost) -> list[Image.Image
     """Return the cases' images, drawn with the default guidance scales, and add their cost to `cost`."""
     usual = Options(prompt="-")
     config = way.cache and way.cache(pipe)
-    pictures: list[Image.Image] = []
+    images: list[Image.Image] = []
     with _cached(pipe, config), _branches(pipe, way.together), counted(pipe.transformer, cost):
         wall, processor = time.perf_counter(), time.process_time()
         for start in range(0, len(cases), BATCH):
             part = cases[start : start + BATCH]
-            pictures += pipe(
+            images += pipe(
                 [case.prompt for case in part],
                 image=[case.reference for case in part],
                 generator=[torch.Generator().manual_seed(case.seed) for case in part],
@@ -204,7 +204,7 @@ def draw(pipe: Any, way: Way, cases: list[Case], cost: Cost) -> list[Image.Image
             ).images
         cost.wall += time.perf_counter() - wall
         cost.processor += time.process_time() - processor
-    return pictures
+    return images
 
 
 @contextlib.contextmanager
@@ -240,11 +240,11 @@ def quality_rows(args: argparse.Namespace) -> Iterator[Row]:
     for name, way in chosen(args.only).items():
         cost = Cost()
         try:
-            pictures = draw(pipe, way, cases, cost)
+            images = draw(pipe, way, cases, cost)
         except (RuntimeError, ValueError, AttributeError, TypeError) as error:
             yield {"way": name, "failed": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
             continue
-        found = evaluate(lambda *_, drawn=pictures: drawn, cases, scorer, levels=levels)
+        found = evaluate(lambda *_, drawn=images: drawn, cases, scorer, levels=levels)
         best = best or (found, cost)
         yield row(name, found, cost, *best)
 
@@ -266,7 +266,7 @@ def row(name: str, found: Scores, cost: Cost, best: Scores, dearest: Cost) -> Ro
     less = difference(found, best)["product"]
     return {
         "way": name,
-        "pictures": count,
+        "images": count,
         "evaluations": round(cost.evaluations / count, 2),
         "cpu s": round(cost.processor / count, 3),
         "s": round(cost.wall / count, 3),

@@ -86,7 +86,7 @@ def bench_grids(folder: Path, count: int, steps: int | None) -> Iterator[Row]:
         work = stage(folder / f"{batch}", asked, teacher, batch=batch, draw=timed)
         began = time.perf_counter()
         work.run()
-        yield _row("grids", batch, count, "sheets", time.perf_counter() - began, timed.seconds)
+        yield _row("grids", batch, count, "grids", time.perf_counter() - began, timed.seconds)
 
 
 def _prompts(folder: Path, count: int) -> list[Row]:
@@ -99,15 +99,15 @@ def bench_judge(run: Path) -> Iterator[Row]:
     """Yield the speed from grids on disk to judged rows on disk, as in `train.curate`."""
     from dsd.vlm.embed import open_embedder
 
-    sheets = jsonl.read_all(grids.table(run))
+    rows = jsonl.read_all(grids.table(run))
     for batch in BATCHES:
         vlm = open_vlm("pocket", batch=batch)
         judge, eyes = TimedVLM(vlm), TimedEyes(open_embedder("judge", vlm=vlm))
-        do = partial(curation.judge_sheets, run=run, vlm=judge, embedder=eyes, thresholds=Thresholds())
+        do = partial(curation.judge_grids, run=run, vlm=judge, embedder=eyes, thresholds=Thresholds())
         began = time.perf_counter()
-        jsonl.run_blocks(run / f"pairs-{batch}.jsonl", sheets, do, batch=16, item_of=curation.grid_of)
+        jsonl.run_blocks(run / f"pairs-{batch}.jsonl", rows, do, batch=16, item_of=curation.grid_of)
         total, model = time.perf_counter() - began, judge.seconds + eyes.embed.seconds
-        yield _row("judge", batch, len(sheets) * math.comb(4, 2), "pairs", total, model)
+        yield _row("judge", batch, len(rows) * math.comb(4, 2), "pairs", total, model)
 
 
 def wheel(count: int, steps: int | None) -> Iterator[Row]:
@@ -121,7 +121,7 @@ def wheel(count: int, steps: int | None) -> Iterator[Row]:
 def main(argv: list[str] | None = None) -> int:
     parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("wheel", "training", "load", "inference", "qualities"))
-    parser.add_argument("--count", type=int, default=64, help="sheets, or pairs to train on (64)")
+    parser.add_argument("--count", type=int, default=64, help="grids, or pairs to train on (64)")
     parser.add_argument(
         "--steps", type=int, help="wheel: denoising steps (the teacher's own); training: steps compared (64)"
     )
@@ -129,7 +129,7 @@ def main(argv: list[str] | None = None) -> int:
     add = parser.add_argument
     add("--clients", type=int, default=50, help="load: clients at once (50)")
     add("--minutes", type=float, default=5.0, help="load: how long they stay (5)")
-    add("--pictures", type=int, default=500, help="load: pictures in a row (500)")
+    add("--images", type=int, default=500, help="load: images in a row (500)")
     add("--device", help="inference, qualities: cpu, cuda, mps; the best there is when left out")
     add("--rounds", type=int, default=5, help="inference: turns of each way (5)")
     add("--subjects", type=int, default=24, help="qualities: held-out critters (24)")
@@ -147,7 +147,7 @@ def _rows(args: argparse.Namespace) -> Iterator[Row]:
     if args.what == "load":
         from train.bench.load import load
 
-        return load(args.clients, args.minutes, args.pictures, args.steps or 4)
+        return load(args.clients, args.minutes, args.images, args.steps or 4)
     if args.what == "training":
         from train.bench.training import training_rows
 

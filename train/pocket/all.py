@@ -16,7 +16,7 @@ from pathlib import Path
 from dsd.files import jsonl
 from train.pocket.presets import PRESETS
 
-SHEETS, ROWS = 20_000, 24_000
+GRIDS, ROWS = 20_000, 24_000
 PROCESSES = min(8, os.cpu_count() or 1)  # they share one GPU or the CPU cores
 Part = tuple[str, list[str]]  # name, arguments of `python`
 # Pieces of the teacher's training: start and end of the lessons, and minutes on a GPU. Each piece continues
@@ -27,7 +27,7 @@ PIECES = {
 }
 
 
-def parts(run: Path, preset: str, *, sheets: int = SHEETS, max_rows: int = ROWS) -> Iterator[Part]:
+def parts(run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = ROWS) -> Iterator[Part]:
     """Yield every part after the parts that it depends on."""
     small, wheel, student = ["--preset", preset], f"{run / 'wheel'}", f"{run / 'student'}"
     limit = ["--minutes", "8"] if preset == "gpu" else []
@@ -41,7 +41,7 @@ def parts(run: Path, preset: str, *, sheets: int = SHEETS, max_rows: int = ROWS)
         yield f"teacher {i}", _module("train.pocket.teacher", f"{run}", *small, *lessons, *timed, *begin)
     yield "judge", _module("train.pocket.judge", f"{run}", *small, *limit)
     yield "ship", _module("train.pocket.ship", f"{run}")
-    yield "prompts", _module("train.prompts", wheel, "--count", f"{sheets}")
+    yield "prompts", _module("train.prompts", wheel, "--count", f"{grids}")
     yield "grids", _shared("train.grids", wheel, "--model", "pocket")
     yield (
         "curate",
@@ -58,7 +58,7 @@ def parts(run: Path, preset: str, *, sheets: int = SHEETS, max_rows: int = ROWS)
             "--no-captions",
         ),
     )
-    yield "dataset", _module("train.dataset", wheel, "--words", "sheet", "--max-rows", f"{max_rows}")
+    yield "dataset", _module("train.dataset", wheel, "--words", "grid", "--max-rows", f"{max_rows}")
     yield "student", _module("train.train", wheel, "--out", student, "--model", "pocket")
     yield "ship the student", _module("train.pocket.ship", f"{run}")
     yield "measure", _module("train.pocket.measure", "--out", f"{run / 'figures'}")
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("run", type=Path, help="folder that all is made in; assets/pocket gets the result")
     parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--sheets", type=int, default=SHEETS, help=f"that the teacher draws ({SHEETS})")
+    parser.add_argument("--grids", type=int, default=GRIDS, help=f"that the teacher draws ({GRIDS})")
     parser.add_argument(
         "--rows", type=int, default=ROWS, help=f"that the student learns from, at most ({ROWS})"
     )
@@ -116,7 +116,7 @@ def main() -> None:
     )
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
-    todo = parts(args.run, args.preset, sheets=args.sheets, max_rows=args.rows)
+    todo = parts(args.run, args.preset, grids=args.grids, max_rows=args.rows)
     build(args.run, todo, _call, args.parts)
 
 

@@ -53,19 +53,19 @@ STAGES = {
 }  # fmt: skip
 
 
-class Sheet(NamedTuple):
+class Grid(NamedTuple):
     panels: list[int]  # indices in the family
     prompt: str
     shown: list[bool]  # for each panel
 
 
-def sample_sheet(truths: Truths, index: int, lesson: Lesson, rng: np.random.Generator) -> Sheet:
+def sample_grid(truths: Truths, index: int, lesson: Lesson, rng: np.random.Generator) -> Grid:
     """Sample a grid of family `index`."""
     count = lesson.rows * lesson.columns
     if count == 1:
         panel = int(rng.integers(scenes.FAMILY))
         scene = truths.scene(index, panel)
-        return Sheet([panel], phrase(scene, scene, rng, describe=0.9), [False])
+        return Grid([panel], phrase(scene, scene, rng, describe=0.9), [False])
     panels, shown = _of_one_critter(lesson, count, rng), np.zeros(count, bool)
     if lesson.copying:
         shown[rng.permutation(count)[: int(rng.integers(1, count))]] = True
@@ -75,9 +75,9 @@ def sample_sheet(truths: Truths, index: int, lesson: Lesson, rng: np.random.Gene
     said = rng.permutation(count)[: count if rng.random() < ALL_SAID else int(rng.integers(1, count))]
     contexts, traits = [truths.scene(index, p) for p in panels.tolist()], _told(lesson, rng)
     if lesson.relit:
-        return Sheet(panels.tolist(), relight_prompt(contexts[0], contexts, traits=traits), shown.tolist())
+        return Grid(panels.tolist(), relight_prompt(contexts[0], contexts, traits=traits), shown.tolist())
     words = grid_prompt(truths.scene(index, 0), contexts, traits=traits, said=set(said.tolist()))
-    return Sheet(panels.tolist(), words, shown.tolist())
+    return Grid(panels.tolist(), words, shown.tolist())
 
 
 def _of_one_critter(lesson: Lesson, count: int, rng: np.random.Generator) -> np.ndarray:
@@ -120,8 +120,8 @@ class Sampler:
         lesson = choose(step, stage(self.passed(step)))
         rng = np.random.default_rng((SEED, step, self.rank))
         families = rng.integers(self.truths.families, size=round(lesson.batch * self.batch))
-        chosen = [sample_sheet(self.truths, family, lesson, rng) for family in families.tolist()]
-        prompts = ["" if rng.random() < TEXT_DROPOUT else sheet.prompt for sheet in chosen]
+        chosen = [sample_grid(self.truths, family, lesson, rng) for family in families.tolist()]
+        prompts = ["" if rng.random() < TEXT_DROPOUT else grid.prompt for grid in chosen]
         panels, shown = (torch.tensor([getattr(s, name) for s in chosen]) for name in ("panels", "shown"))
         spelled = self.spell(prompts, lesson.tokens)
         return Batch(lesson, torch.from_numpy(families), panels, shown, *spelled)

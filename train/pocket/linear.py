@@ -58,7 +58,7 @@ class LinearAutoencoder(nn.Module):
         self.coarse.bias.copy_(-(last @ mean) / scale[:, 0])
 
     @torch.no_grad()
-    def normalise(self, pixels: Tensor) -> None:
+    def normalize(self, pixels: Tensor) -> None:
         """Shift each channel of the code to mean 0 and scale all to deviation 1.
 
         The decoder is adjusted to decode the same images.

@@ -80,9 +80,9 @@ def measure_singles(
     scenes = [world.fresh(i, held_out=False) for i in range(count)]
     pairs = [(critter, contexts[0]) for critter, contexts in scenes]
     prompts, tokens = [caption(*pair) for pair in pairs], teacher.tokenizer_2.model_max_length
-    pictures = draw_with(teacher, prompts, world.panel, tokens, guidance)
-    parts = score_parts(pairs, world.scorer.read(pictures))
-    return parts | looks(pictures, pairs, world.panel), pictures
+    images = draw_with(teacher, prompts, world.panel, tokens, guidance)
+    parts = score_parts(pairs, world.scorer.read(images))
+    return parts | looks(images, pairs, world.panel), images
 
 
 def measure_grids(
@@ -90,8 +90,8 @@ def measure_grids(
 ) -> tuple[dict, list[Image.Image]]:
     rows = [world.fresh(i, held_out=False, contexts=4) for i in range(count)]
     prompts = [grid_prompt(critter, contexts) for critter, contexts in rows]
-    sheets = draw_with(teacher, prompts, 2 * world.panel, tokens, guidance)
-    panels = [split(sheet, world.panel) for sheet in sheets]
+    grids = draw_with(teacher, prompts, 2 * world.panel, tokens, guidance)
+    panels = [split(grid, world.panel) for grid in grids]
     readings = [world.scorer.read(four) for four in panels]
     flat = [(critter, context) for critter, contexts in rows for context in contexts]
     parts = score_parts(flat, [reading for four in readings for reading in four])
@@ -101,11 +101,11 @@ def measure_grids(
             same_identity([four[a], four[b]]) for four in readings for a in range(4) for b in range(a)
         ),
     }
-    return agreed | parts | looks([p for four in panels for p in four], flat, world.panel), sheets
+    return agreed | parts | looks([p for four in panels for p in four], flat, world.panel), grids
 
 
-def split(sheet: Image.Image, panel: int) -> list[Image.Image]:
-    return [sheet.crop((x, y, x + panel, y + panel)) for y in (0, panel) for x in (0, panel)]
+def split(grid: Image.Image, panel: int) -> list[Image.Image]:
+    return [grid.crop((x, y, x + panel, y + panel)) for y in (0, panel) for x in (0, panel)]
 
 
 def ceiling_of_grids(world: World, count: int) -> float:
@@ -149,9 +149,9 @@ def measure_student(
     result = {name: _identity_row(scores.means) for name, scores in ways.items()}
     result["true_render"] = _identity_row(levels.ceiling)
     asked = [(case.facts.critter, case.facts.asked) for case in cases]
-    result["student_looks"] = looks(ways["student"].pictures, asked, world.panel)
+    result["student_looks"] = looks(ways["student"].images, asked, world.panel)
     shown = {
-        name: ways[way].pictures for name, way in (("student", "student"), ("teacher", "prompted_teacher"))
+        name: ways[way].images for name, way in (("student", "student"), ("teacher", "prompted_teacher"))
     }
     return result, sample_sheet(cases, shown)
 
@@ -189,13 +189,13 @@ def main() -> None:
     world, grids = World(scorer, teacher.vae.config.sample_size // 2), max(args.count // 2, 10)
     figures = {"vae_psnr_db": round(measure_vae(teacher.vae, world.panel), 2)}
     figures["teacher_singles"], singles = measure_singles(teacher, world, args.count, args.guidance)
-    save_sheet(singles[:40], 8, args.out / "teacher_singles.png")
+    save_grid(singles[:40], 8, args.out / "teacher_singles.png")
     if not args.only_singles:
         figures["teacher_grids"], drawn = measure_grids(
             teacher, world, grids, args.grid_tokens or grid_tokens(teacher), args.guidance
         )
         figures["grids_ceiling"] = ceiling_of_grids(world, grids)
-        save_sheet(drawn[:12], 4, args.out / "teacher_grids.png")
+        save_grid(drawn[:12], 4, args.out / "teacher_grids.png")
     if (args.assets / "student").exists() and not args.only_singles:
         figures["held_out"] = add_student(args, teacher, world)
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2))
@@ -206,24 +206,24 @@ def grid_tokens(teacher: FluxPipeline) -> int:
     return taught_lengths(teacher).get("tokens", SETTINGS["pocket"].tokens)
 
 
-def save_sheet(images: list[Image.Image], columns: int, path: Path) -> None:
-    sheet, largest = draw_grid(images, columns), 1024
-    scale = max(1, largest // sheet.width)
-    sheet.resize((scale * sheet.width, scale * sheet.height), Image.Resampling.BICUBIC).save(path)
+def save_grid(images: list[Image.Image], columns: int, path: Path) -> None:
+    grid, largest = draw_grid(images, columns), 1024
+    scale = max(1, largest // grid.width)
+    grid.resize((scale * grid.width, scale * grid.height), Image.Resampling.BICUBIC).save(path)
 
 
 def add_student(args: argparse.Namespace, teacher: FluxPipeline, world: World) -> dict:
     student = load_pipeline(args.assets / "student", dtype=torch.float32)
     student.set_progress_bar_config(disable=True)
     scales = {"image": args.image_guidance, "text": args.text_guidance, "teacher": args.guidance}
-    figures, sheet = measure_student(student, teacher, world, min(args.count, 200), scales)
-    sheet.save(args.out / "student.png")
+    figures, grid = measure_student(student, teacher, world, min(args.count, 200), scales)
+    grid.save(args.out / "student.png")
     return figures
 
 
 def measure_vae(model: torch.nn.Module, panel: int) -> float:
-    pictures = [draw(*scenes.family(vae.TEST_SEED + 3, i)[0], panel) for i in range(500)]
-    return vae.vae_psnr(model, vae.to_tensor(np.stack([np.asarray(p) for p in pictures])).to(model.device))
+    images = [draw(*scenes.family(vae.TEST_SEED + 3, i)[0], panel) for i in range(500)]
+    return vae.vae_psnr(model, vae.to_tensor(np.stack([np.asarray(p) for p in images])).to(model.device))
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def row(images: dict[int, Image.Image], family: int, conditioning: int, target: 
         "caption": caption(critter, context),
         "instruction": describe_context(context),
         "generator": "dsd.pocket.draw",
-        "generator_licence": "apache-2.0",
+        "generator_license": "apache-2.0",
     }
 
 

@@ -45,23 +45,23 @@ def targets(pairs: list[tuple[Critter, Context]]) -> dict[str, Tensor]:
     return result
 
 
-def roughen(pictures: Tensor, generator: torch.Generator) -> Tensor:
+def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
     """Return images [B, 3, H, W] in -1..1 mixed randomly with a blurred copy, plus a little noise.
 
     Images and generator are on the same device.
     """
-    make = {"generator": generator, "device": pictures.device}
-    share, level = torch.rand(2, len(pictures), 1, 1, 1, **make)
-    blurred = functional.avg_pool2d(pictures, 3, stride=1, padding=1, count_include_pad=False)
-    side = pictures.shape[-1] // 2
-    noise = functional.interpolate(torch.randn(len(pictures), 3, side, side, **make), pictures.shape[-2:])
-    return pictures.lerp(blurred, share) + 0.12 * level * noise
+    make = {"generator": generator, "device": images.device}
+    share, level = torch.rand(2, len(images), 1, 1, 1, **make)
+    blurred = functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+    side = images.shape[-1] // 2
+    noise = functional.interpolate(torch.randn(len(images), 3, side, side, **make), images.shape[-2:])
+    return images.lerp(blurred, share) + 0.12 * level * noise
 
 
-def loss(scorer: Scorer, pictures: Tensor, others: Tensor, wanted: dict[str, Tensor]) -> Tensor:
+def loss(scorer: Scorer, images: Tensor, others: Tensor, wanted: dict[str, Tensor]) -> Tensor:
     """Return the loss of reading drawn images and of telling `others` apart from them."""
-    logits, numbers, strange, _ = scorer(torch.cat([pictures, others]))
-    count = len(pictures)
+    logits, numbers, strange, _ = scorer(torch.cat([images, others]))
+    count = len(images)
     logits, numbers = {name: values[:count] for name, values in logits.items()}, numbers[:count]
     is_other = torch.cat([torch.zeros(count), torch.ones(len(others))]).to(strange.device)
     named = sum(functional.cross_entropy(logits[name], wanted[name]) for name in CHOICES)
@@ -78,12 +78,12 @@ def train(run: Path, preset: Preset, steps: int, minutes: float | None = None, *
     scorer = Scorer(size=preset.panel).to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(scorer.parameters(), PEAK, weight_decay=0.02)
     state = State(run / f"{name}.pt", steps, minutes, scorer=scorer, optimizer=optimizer).load()
-    pictures, others = flat(families, where), flat(strangers(preset.strangers, preset.panel, seed), where)
+    images, others = flat(families, where), flat(strangers(preset.strangers, preset.panel, seed), where)
     while (passed := state.passed) < 1:
         generator = step_seed(seed, state.step, where)
         make = {"generator": generator, "device": where}
-        rows = torch.randint(len(pictures), (preset.scorer_batch,), **make)
-        batch = roughen(pictures[rows].float() / 127.5 - 1, generator)
+        rows = torch.randint(len(images), (preset.scorer_batch,), **make)
+        batch = roughen(images[rows].float() / 127.5 - 1, generator)
         unlike = others[torch.randint(len(others), (preset.scorer_batch // 3,), **make)].float() / 127.5 - 1
         unlike = roughen(unlike, generator)
         set_rate(optimizer, learning_rate(state.step, passed, decay=0.6))
@@ -108,23 +108,23 @@ def flat(families: np.ndarray, where: str) -> Tensor:
 
 
 @torch.no_grad()
-def set_threshold(scorer: Scorer, pictures: Tensor) -> None:
+def set_threshold(scorer: Scorer, images: Tensor) -> None:
     """Set the strangeness threshold so that a share of `FALSE_ALARMS` of fresh renders exceeds it.
 
     Images [B, 3, H, W].
     """
-    roughened = [roughen(part, step_seed(0, -1)).to(device()) for part in pictures.split(200)]
+    roughened = [roughen(part, step_seed(0, -1)).to(device()) for part in images.split(200)]
     scorer.strange.copy_(torch.cat([scorer(part)[2] for part in roughened]).quantile(1 - FALSE_ALARMS))
 
 
 @torch.no_grad()
-def fit_tilt(scorer: Scorer, pictures: Tensor, tilts: Tensor) -> None:
+def fit_tilt(scorer: Scorer, images: Tensor, tilts: Tensor) -> None:
     """Fit the tilt head by least squares on the output of the trained network's convolutions.
 
     Images [N, 3, H, W] in -1..1, tilts [N] in degrees. No other weights change.
     """
     inner, outer = 0.0, 0.0
-    for i, (part, wanted) in enumerate(zip(pictures.split(200), tilts.split(200), strict=True)):
+    for i, (part, wanted) in enumerate(zip(images.split(200), tilts.split(200), strict=True)):
         seen = scorer.eval().see(roughen(part, step_seed(0, i)).to(device()))
         seen = functional.pad(seen, (0, 1), value=1.0).double()  # [B, inputs + 1], the last for the bias
         inner, outer = inner + seen.T @ seen, outer + seen.T @ wanted.to(seen)
@@ -134,9 +134,9 @@ def fit_tilt(scorer: Scorer, pictures: Tensor, tilts: Tensor) -> None:
     scorer.tilt.bias.fill_(bias)
 
 
-def accuracy(scorer: Scorer, pictures: np.ndarray, pairs: list[tuple[Critter, Context]]) -> dict[str, float]:
+def accuracy(scorer: Scorer, images: np.ndarray, pairs: list[tuple[Critter, Context]]) -> dict[str, float]:
     """Return the share of renders that are read correctly, by trait (numbers within their tolerance)."""
-    readings = scorer.read([Image.fromarray(picture) for picture in pictures])
+    readings = scorer.read([Image.fromarray(image) for image in images])
     right: dict[str, list[bool]] = {}
     for (critter, context), reading in zip(pairs, readings, strict=True):
         rows = kept(critter, reading)
@@ -175,19 +175,19 @@ def patches_of_clouds(size: int, rng: np.random.Generator) -> Image.Image:
     """Return three textures with irregular borders, like objects in front of a background."""
     mask = clouds(size, rng).convert("L").point(lambda v: 255 if v > 128 else 0)
     other = clouds(size, rng).convert("L").point(lambda v: 255 if v > 150 else 0)
-    picture = Image.composite(clouds(size, rng), clouds(size, rng), mask)
-    return Image.composite(clouds(size, rng), picture, other).filter(
+    image = Image.composite(clouds(size, rng), clouds(size, rng), mask)
+    return Image.composite(clouds(size, rng), image, other).filter(
         ImageFilter.GaussianBlur(rng.uniform(0, 1))
     )
 
 
 def shapes(size: int, rng: np.random.Generator) -> Image.Image:
-    picture = Image.new("RGB", (size, size), _color(rng))
-    pen = ImageDraw.Draw(picture)
+    image = Image.new("RGB", (size, size), _color(rng))
+    pen = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(1, 12))):
         points = [tuple(p) for p in rng.uniform(-0.2, 1.2, size=(int(rng.integers(3, 7)), 2)) * size]
         pen.polygon(points, fill=_color(rng))
-    return picture.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
+    return image.filter(ImageFilter.GaussianBlur(rng.uniform(0, 1.5)))
 
 
 def text(size: int, rng: np.random.Generator) -> Image.Image:
@@ -208,14 +208,12 @@ def empty_scene(size: int, rng: np.random.Generator) -> Image.Image:
 
 def shuffled(size: int, rng: np.random.Generator) -> Image.Image:
     """Return a drawn image cut into squares that are rotated and put together in another order."""
-    picture = np.asarray(draw(sample_critter(rng), sample_context(rng), size))
+    image = np.asarray(draw(sample_critter(rng), sample_context(rng), size))
     side = size // int(rng.choice((2, 4)))
     cuts = [(y, x) for y in range(0, size, side) for x in range(0, size, side)]
-    result = np.empty_like(picture)
+    result = np.empty_like(image)
     for (y, x), (v, u) in zip(cuts, rng.permutation(cuts), strict=True):
-        result[y : y + side, x : x + side] = np.rot90(
-            picture[v : v + side, u : u + side], int(rng.integers(4))
-        )
+        result[y : y + side, x : x + side] = np.rot90(image[v : v + side, u : u + side], int(rng.integers(4)))
     return Image.fromarray(result)
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from dsd.model import flow
 from dsd.model.latents import positions
 from dsd.pocket.scorer import CHOICES, NUMBERS
-from train.pocket import latents as sheets
+from train.pocket import latents as grids
 from train.pocket import scenes, text
 from train.pocket.lessons import SEED, STAGES, Batch, Sampler, stage
 from train.pocket.loop import (
@@ -139,33 +139,33 @@ def by_panel(tokens: Tensor, rows: int, columns: int) -> Tensor:
     return split.flatten(0, 2).flatten(1, 2)
 
 
-class Pictures(NamedTuple):
+class Images(NamedTuple):
     """The data that all batches are taken from, on the device."""
 
     latents: Tensor  # [families, FAMILY, 16, h, w]
     traits: dict[str, Tensor]  # `train.pocket.scorer.targets` of every image
 
 
-def loss(teacher: Teacher, pictures: Pictures, preset: Preset, step: int, batch: Batch) -> Tensor:
+def loss(teacher: Teacher, images: Images, preset: Preset, step: int, batch: Batch) -> Tensor:
     """Return the velocity loss of the panels that are not shown, plus the reader's loss of all panels."""
-    where, layout = pictures.latents.device, batch.lesson[:2]
+    where, layout = images.latents.device, batch.lesson[:2]
     families, panels, shown = (x.to(where) for x in (batch.families[:, None], batch.panels, batch.shown))
-    chosen = pictures.latents[families, panels]  # [B, panels, 16, h, w]
-    data = sheets.pack(chosen.flatten(0, 1), *layout)  # [B, tokens, 64]
+    chosen = images.latents[families, panels]  # [B, panels, 16, h, w]
+    data = grids.pack(chosen.flatten(0, 1), *layout)  # [B, tokens, 64]
     generator = step_seed(SEED, step, where)
     noise = torch.randn(data.shape, generator=generator, device=where)
     t = flow.sample_times(len(data), shift=SHIFT, generator=generator, device=where)
 
     def by_token(values: Tensor) -> Tensor:  # [B, panels] -> [B, tokens, 1]
         panels = values.float()[..., None, None, None].expand(*chosen.shape[:2], 1, *chosen.shape[3:])
-        return sheets.pack(panels.flatten(0, 1), *layout)[..., :1]
+        return grids.pack(panels.flatten(0, 1), *layout)[..., :1]
 
     x_t = data.lerp(noise, by_token(t[:, None] * _haze(shown, generator)))
     ids = positions(*(preset.panel * n for n in layout), device=where)
     with mixed_precision():
         predicted, halfway = teacher.study(x_t, t, batch.t5.to(where), batch.clip.to(where), ids)
         rows = (families * scenes.FAMILY + panels).flatten()
-        asked = {name: values[rows] for name, values in pictures.traits.items()}
+        asked = {name: values[rows] for name, values in images.traits.items()}
         read = teacher.reader.loss(by_panel(halfway, *layout), asked)
     return flow.loss(predicted, flow.velocity(data, noise), by_token(~shown)) + READING * read
 
@@ -212,8 +212,8 @@ def train(
     torch.manual_seed(SEED)
     vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
     truths = load_truths(TRAIN_SEED, preset.families, run / "renders")
-    latents = sheets.load(vae, TRAIN_SEED, preset.families, preset.panel, run).to(device())
-    pictures = Pictures(latents, truths.targets(device()))
+    latents = grids.load(vae, TRAIN_SEED, preset.families, preset.panel, run).to(device())
+    images = Images(latents, truths.targets(device()))
     teacher = Teacher(preset).to(device())
     if begin:
         begin_with(teacher, begin)
@@ -225,7 +225,7 @@ def train(
     state = State(run / f"teacher-{lessons[0]:g}-{lessons[1]:g}.pt", steps, minutes, **parts).load()
     sample = Sampler(truths, preset.teacher_batch, Passed(steps, *lessons))
     batches = made_ahead(sample, state.step, steps)
-    descend("teacher", state, lambda step: loss(teacher, pictures, preset, step, next(batches)), warmup=400)
+    descend("teacher", state, lambda step: loss(teacher, images, preset, step, next(batches)), warmup=400)
     return average.module
 
 

@@ -44,22 +44,22 @@ def draw(reference: Image.Image, seed: int) -> list[Image.Image]:
 def lay_out(references: list[Image.Image], drawn: list[list[Image.Image]]) -> Image.Image:
     """Lay out the prompts on top and, in each row, the reference on the left of the drawn images."""
     width, height = (CELL + GAP) * (len(PROMPTS) + 1) + 2 * GAP, LABEL + (CELL + GAP) * len(references)
-    sheet = Image.new("RGB", (width, height), "white")
-    for column, words in enumerate(("your picture", *PROMPTS)):
-        label(sheet, words, left(column))
-    for row, pictures in enumerate(zip(references, drawn, strict=True)):
-        for column, picture in enumerate((pictures[0], *pictures[1])):
-            cell = picture.resize((CELL, CELL), Image.Resampling.BICUBIC)
-            sheet.paste(cell, (left(column), LABEL + row * (CELL + GAP)))
-    return sheet
+    grid = Image.new("RGB", (width, height), "white")
+    for column, words in enumerate(("your image", *PROMPTS)):
+        label(grid, words, left(column))
+    for row, images in enumerate(zip(references, drawn, strict=True)):
+        for column, image in enumerate((images[0], *images[1])):
+            cell = image.resize((CELL, CELL), Image.Resampling.BICUBIC)
+            grid.paste(cell, (left(column), LABEL + row * (CELL + GAP)))
+    return grid
 
 
 def left(column: int) -> int:
     return GAP + column * (CELL + GAP) + (GAP if column else 0)  # a wider gap after the reference
 
 
-def label(sheet: Image.Image, words: str, x: int) -> None:
-    font, pen = ImageFont.load_default(size=13), ImageDraw.Draw(sheet)
+def label(grid: Image.Image, words: str, x: int) -> None:
+    font, pen = ImageFont.load_default(size=13), ImageDraw.Draw(grid)
     lines = words if pen.textlength(words, font) <= CELL else words.replace(" in ", "\nin ")
     pen.multiline_text((x, 2), lines, fill=(60, 60, 60), font=font, spacing=1)
 

@@ -49,9 +49,9 @@ def build(preset: Preset) -> AutoencoderKL:
     )
 
 
-def to_tensor(pictures: np.ndarray, where: str | torch.device = "cpu") -> Tensor:
+def to_tensor(images: np.ndarray, where: str | torch.device = "cpu") -> Tensor:
     """Convert uint8 [..., H, W, 3] to float [B, 3, H, W] in -1..1."""
-    flat = np.array(pictures.reshape(-1, *pictures.shape[-3:]))
+    flat = np.array(images.reshape(-1, *images.shape[-3:]))
     return torch.from_numpy(flat).to(where).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
@@ -62,10 +62,10 @@ def tile(panels: Tensor, rows: int, columns: int) -> Tensor:
     return grid.reshape(-1, channels, rows * size, columns * size)
 
 
-def sample_batch(pictures: np.ndarray, batch: int, generator: torch.Generator, where: str = "cpu") -> Tensor:
+def sample_batch(images: np.ndarray, batch: int, generator: torch.Generator, where: str = "cpu") -> Tensor:
     """Sample `batch` panels as singles, diptychs (some half black) or 2x2 grids, all of one layout."""
-    chosen = torch.randint(len(pictures), (batch,), generator=generator).numpy()
-    panels = to_tensor(pictures[chosen], where)
+    chosen = torch.randint(len(images), (batch,), generator=generator).numpy()
+    panels = to_tensor(images[chosen], where)
     rows, columns = ((1, 1), (1, 2), (2, 2))[int(torch.randint(3, (1,), generator=generator))]
     if columns == 2 and rows == 1:
         panels[1::8] = BLACK
@@ -73,36 +73,36 @@ def sample_batch(pictures: np.ndarray, batch: int, generator: torch.Generator, w
 
 
 @torch.no_grad()
-def psnr(encode, decode, pictures: Tensor) -> float:
+def psnr(encode, decode, images: Tensor) -> float:
     """Return the mean PSNR, in dB, of images [B, 3, H, W] after encoding and decoding, in 8-bit colors."""
     total = 0.0
-    for batch in pictures.split(64):
+    for batch in images.split(64):
         drawn = decode(encode(batch)).clamp(-1, 1)
         drawn = ((drawn + 1) * 127.5).round() / 127.5 - 1
         total += (10 * torch.log10(4 / (drawn - batch).square().mean((1, 2, 3)))).sum().item()
-    return total / len(pictures)
+    return total / len(images)
 
 
-def vae_psnr(vae: AutoencoderKL, pictures: Tensor) -> float:
-    return psnr(lambda x: vae.encode(x).latent_dist.mode(), lambda z: vae.decode(z).sample, pictures)
+def vae_psnr(vae: AutoencoderKL, images: Tensor) -> float:
+    return psnr(lambda x: vae.encode(x).latent_dist.mode(), lambda z: vae.decode(z).sample, images)
 
 
-def reconstruction_loss(encode, decode, pictures: Tensor, most: float, generator: torch.Generator) -> Tensor:
+def reconstruction_loss(encode, decode, images: Tensor, most: float, generator: torch.Generator) -> Tensor:
     """Return the mean squared error after decoding a code with noise of a random level up to `most`."""
-    code = encode(pictures)
+    code = encode(images)
     level = most * torch.rand(len(code), 1, 1, 1, generator=generator)
     noise = (level * torch.randn(code.shape, generator=generator)).to(code.device)
     with mixed_precision():
         decoded = decode(code + noise)
-    return (decoded.float() - pictures).square().mean()
+    return (decoded.float() - images).square().mean()
 
 
 def train_linear(
-    pictures: np.ndarray, test: Tensor, run: Path, preset: Preset, steps: int
+    images: np.ndarray, test: Tensor, run: Path, preset: Preset, steps: int
 ) -> LinearAutoencoder:
     where = device()
     linear = LinearAutoencoder(preset.vae_widths)
-    sample = to_tensor(pictures[:3000])
+    sample = to_tensor(images[:3000])
     linear.start_at_principal_components(sample)
     linear = linear.to(where, memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(linear.parameters(), LINEAR_PEAK, betas=(0.9, 0.95))
@@ -114,14 +114,14 @@ def train_linear(
     def report() -> str:
         return f"linear {psnr(linear.encode, linear.decode, test):.2f} dB"
 
-    _loop(state, optimizer, pictures, preset.vae_batch, loss, report)
-    linear.normalise(sample.to(where))
+    _loop(state, optimizer, images, preset.vae_batch, loss, report)
+    linear.normalize(sample.to(where))
     return linear
 
 
 def train_branches(
     vae: AutoencoderKL,
-    pictures: np.ndarray,
+    images: np.ndarray,
     test: Tensor,
     run: Path,
     preset: Preset,
@@ -147,7 +147,7 @@ def train_branches(
         average.update_parameters(vae)
         return value
 
-    _loop(state, optimizer, pictures, preset.vae_batch, loss,
+    _loop(state, optimizer, images, preset.vae_batch, loss,
           lambda: f"vae {vae_psnr(average.module, test):.2f} dB")  # fmt: skip
     return average.module
 
@@ -160,11 +160,11 @@ def last_layers(decoder: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
     return decoder.conv_norm_out, decoder.conv_out, decoder.up_blocks[-1].resnets[0].conv_shortcut
 
 
-def _loop(state: State, optimizer, pictures: np.ndarray, batch: int, loss, report) -> None:
+def _loop(state: State, optimizer, images: np.ndarray, batch: int, loss, report) -> None:
     where = device()
     while (passed := state.passed) < 1:
         generator = step_seed(TRAIN_SEED, state.step)
-        pixels = sample_batch(pictures, batch, generator, where).to(memory_format=torch.channels_last)
+        pixels = sample_batch(images, batch, generator, where).to(memory_format=torch.channels_last)
         set_rate(optimizer, learning_rate(state.step, passed, decay=0.5))
         loss(pixels, generator).backward()
         torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
@@ -187,14 +187,14 @@ def main() -> None:
     preset = PRESETS[args.preset]
     torch.manual_seed(0)
     families = scenes.render(TRAIN_SEED, preset.vae_families, preset.panel, args.run / "renders")
-    pictures = families.reshape(-1, *families.shape[2:])
+    images = families.reshape(-1, *families.shape[2:])
     test = to_tensor(scenes.render(TEST_SEED, 64, preset.panel, args.run / "renders")).to(device())
-    linear = train_linear(pictures, test[:128], args.run, preset, args.linear_steps or preset.linear_steps)
+    linear = train_linear(images, test[:128], args.run, preset, args.linear_steps or preset.linear_steps)
     vae = build(preset)
     spell(linear.cpu(), vae)
     save(vae, args.run / "vae", test)
     steps = preset.vae_steps if args.steps is None else args.steps
-    vae = train_branches(vae, pictures, test[:128], args.run, preset, steps, args.minutes)
+    vae = train_branches(vae, images, test[:128], args.run, preset, steps, args.minutes)
     save(vae, args.run / "vae", test)
 
 

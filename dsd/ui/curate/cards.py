@@ -18,13 +18,13 @@ LARGEST = 256  # pixels of an image on a card; without this limit, a page could 
 LIGHT = {"format": "WEBP", "quality": 90}
 
 
-def pictures(first: Image.Image, second: Image.Image, pair: Row, places: list[str]) -> str:
+def images(first: Image.Image, second: Image.Image, pair: Row, places: list[str]) -> str:
     """Return both images side by side, each with the place that the grid's prompt gives it."""
     shown = zip((first, second), (pair["first"], pair["second"]), strict=True)
-    return f'<div class="dsd-two">{"".join(_picture(image, panel, places) for image, panel in shown)}</div>'
+    return f'<div class="dsd-two">{"".join(_image(image, panel, places) for image, panel in shown)}</div>'
 
 
-def _picture(image: Image.Image, panel: int, places: list[str]) -> str:
+def _image(image: Image.Image, panel: int, places: list[str]) -> str:
     place = html.escape(places[panel] if panel < len(places) else "")
     return (
         f'<figure><img src="{_data(image)}" alt="Panel {panel + 1}: {place}">'

@@ -177,7 +177,7 @@ class Curating:
         there = index < len(shown) and shown[index] == pair["id"]
         return (
             gr.Column(visible=True),
-            gr.skip() if there else _pictures(found, pair),
+            gr.skip() if there else _images(found, pair),
             _words(pair, found.decided(thresholds)[places[index]], thresholds.minimum_score),
             *_buttons(labels.get(pair["id"])),
         )
@@ -234,14 +234,12 @@ def _line(label: Row, pair: Row | None) -> str:
     return json.dumps({**label, **machine}, ensure_ascii=False) + "\n"
 
 
-def _pictures(found: Review, pair: Row) -> str:
+def _images(found: Review, pair: Row) -> str:
     try:
-        places = found.sheets.get(pair["grid"], {}).get("places", [])
-        return curate_cards.pictures(*review.pictures(found, pair), pair, places)
+        places = found.grids.get(pair["grid"], {}).get("places", [])
+        return curate_cards.images(*review.images(found, pair), pair, places)
     except (ValueError, KeyError) as error:  # one damaged file must not hide the others
-        return problem(
-            explained(error) if isinstance(error, ValueError) else f"the sheet's row lacks {error}"
-        )
+        return problem(explained(error) if isinstance(error, ValueError) else f"the grid's row lacks {error}")
 
 
 def _words(pair: Row, decision: tuple[str, str], minimum: int) -> str:

@@ -21,7 +21,7 @@ from dsd.files.jsonl import Row
 WORDS = {  # reason -> its meaning in plain words
     SAME: "both show the same one",
     TOO_DIFFERENT: "they do not even look alike",
-    TOO_ALIKE: "nearly the same picture twice",
+    TOO_ALIKE: "nearly the same image twice",
     DIFFERENT: "the judge sees two subjects",
     LOW: "one part does not agree well enough",
     UNREADABLE: "the judge's answer cannot be read",
@@ -78,7 +78,7 @@ def _differences(pair: Row, minimum: int) -> str:
 
 def _comparison(pair: Row) -> str:
     """Return the heading of the comparison, which keeps the order in which the judge saw the images."""
-    return "Comparison, the second picture first" if pair.get("turned") else "Comparison"
+    return "Comparison, the second image first" if pair.get("turned") else "Comparison"
 
 
 def _words(pair: Row) -> str:

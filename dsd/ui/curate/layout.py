@@ -32,7 +32,7 @@ class Card(NamedTuple):
     """The components for one pair."""
 
     card: gr.Column
-    pictures: gr.HTML
+    images: gr.HTML
     words: gr.HTML
     accept: gr.Button
     reject: gr.Button
@@ -52,7 +52,7 @@ class Pages(NamedTuple):
 def introduction() -> gr.HTML:
     """Add the introduction; return the message on where labels go or why there is nothing to show."""
     gr.Markdown(
-        "Any two panels of a sheet make a pair. A judge decides which pairs show the same subject, and says "
+        "Any two panels of a grid make a pair. A judge decides which pairs show the same subject, and says "
         "why. Move the limits, read its reasons, and say where you disagree.",
         elem_classes="dsd-introduction",
     )
@@ -65,11 +65,11 @@ def limits() -> Limits:
     default = Thresholds()
     floor = gr.Slider(
         0, 1, default.floor, step=0.01, label="Least similarity",
-        info="Below it, two pictures cannot show the same subject.", buttons=[], elem_id="curate-floor",
+        info="Below it, two images cannot show the same subject.", buttons=[], elem_id="curate-floor",
     )  # fmt: skip
     ceiling = gr.Slider(
         0, 1, default.ceiling, step=0.01, label="Greatest similarity",
-        info="Above it, they are the same picture twice, which teaches copying.", buttons=[],
+        info="Above it, they are the same image twice, which teaches copying.", buttons=[],
         elem_id="curate-ceiling",
     )  # fmt: skip
     minimum = gr.Slider(
@@ -109,8 +109,8 @@ def pages() -> Pages:
 
 def _card(index: int) -> Card:
     with gr.Column(visible=False, min_width=300, elem_classes="dsd-card", elem_id=f"pair-{index}") as card:
-        pictures, words = gr.HTML(padding=False), gr.HTML(padding=False)
+        images, words = gr.HTML(padding=False), gr.HTML(padding=False)
         with gr.Row():
             accept = gr.Button("Accept", size="sm", min_width=80)
             reject = gr.Button("Reject", size="sm", min_width=80)
-    return Card(card, pictures, words, accept, reject)
+    return Card(card, images, words, accept, reject)

@@ -89,7 +89,7 @@ class Pace:
             return self._asked(options)
         seconds = self.seconds(options)
         if seconds is None:
-            return "The first picture will show how long it takes here."
+            return "The first image will show how long it takes here."
         return f"Takes about {roughly(seconds)}."
 
     def _asked(self, options: Options) -> str:

@@ -1,4 +1,4 @@
-"""The "Describe my picture for me" box: a description of the reference to put before the prompt.
+"""The "Describe my image for me" box: a description of the reference to put before the prompt.
 
 The visitor can edit it first. The box is folded until a visitor opens it. The model that describes the image
 is the judge; it runs on this machine unless the user who started the app named a server.
@@ -19,7 +19,7 @@ from dsd.ui.messages import explained, notice, problem, sentence
 
 GPU_SECONDS = 20  # an allowance for one line of text
 NOBODY = (
-    "For this the app needs a vision-language model that knows such pictures: start it with --judge and a "
+    "For this the app needs a vision-language model that knows such images: start it with --judge and a "
     "name, such as Qwen/Qwen2.5-VL-3B-Instruct."
 )
 HINT = "Change it as you like, then use it. Nothing has been drawn yet."
@@ -32,9 +32,9 @@ class Enhancing:
         self.loaded, self.describer = loaded, loaded.describer
 
         @spaces.GPU(duration=GPU_SECONDS)
-        def ask(picture: Image.Image, prompt: str) -> str:
+        def ask(image: Image.Image, prompt: str) -> str:
             try:
-                return captions.enhance(loaded.describer(), picture, prompt, loaded.recipe, count=self._count)
+                return captions.enhance(loaded.describer(), image, prompt, loaded.recipe, count=self._count)
             except (ValueError, RuntimeError) as error:  # other types would arrive without a message
                 raise gr.Error(html.escape(explained(error)), print_exception=False) from error
 
@@ -54,9 +54,9 @@ class Enhancing:
             return notice(sentence(self.trouble))
         host = urlsplit(self.describer.name).hostname or "" if "://" in self.describer.name else None
         where = (
-            "A model on this machine looks at your picture; nothing is sent anywhere."
+            "A model on this machine looks at your image; nothing is sent anywhere."
             if host is None
-            else f"Your picture is sent to {host}, whose model looks at it."
+            else f"Your image is sent to {host}, whose model looks at it."
         )
         return (
             f'<p class="dsd-quiet">{html.escape(where)} It puts the subject into words, before your own. '
@@ -67,14 +67,14 @@ class Enhancing:
         """Return (suggestion, the button that uses it, remark)."""
         try:
             if not image:
-                raise ValueError("there is no picture yet: upload one, paste one or pick an example")
+                raise ValueError("there is no image yet: upload one, paste one or pick an example")
             if (prompt or "").strip():
                 intake.check_prompt(prompt)
-            picture = uploads.open_upload(image)
+            reference = uploads.open_upload(image)
             self.describer()  # here, because the ZeroGPU process that asks it could not keep it open
-            text = self._ask(picture, prompt or "")
+            text = self._ask(reference, prompt or "")
         except Exception as error:  # the page must always get an answer
             return gr.skip(), gr.skip(), problem(explained(error))
         if not text:
-            return gr.skip(), gr.skip(), problem("The model had nothing to say about this picture.")
+            return gr.skip(), gr.skip(), problem("The model had nothing to say about this image.")
         return gr.Textbox(text, visible=True), gr.Button(visible=True), f'<p class="dsd-quiet">{HINT}</p>'

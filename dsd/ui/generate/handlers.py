@@ -85,15 +85,15 @@ class Generating:
         except Exception as error:
             if not results:
                 raise
-            pictures, redrawn = self._saved(results, folder)
-            line = f"{len(results)} of {options.count} pictures are done. {_said(error)}"
-            yield _gallery(pictures), _gallery(redrawn), problem(line), gr.skip()
+            images, redrawn = self._saved(results, folder)
+            line = f"{len(results)} of {options.count} images are done. {_said(error)}"
+            yield _gallery(images), _gallery(redrawn), problem(line), gr.skip()
 
     def _shown(self, progress: Progress, options: Options, folder: Path) -> tuple[Any, ...]:
         if len(progress.results) == options.count:
-            pictures, redrawn = self._saved(progress.results, folder)
+            images, redrawn = self._saved(progress.results, folder)
             remarks = [intake.prompt_notice(self.loaded.pipe, options.prompt), self._unknown(options.prompt)]
-            return _gallery(pictures), _gallery(redrawn), finished(options, remarks), gr.skip()
+            return _gallery(images), _gallery(redrawn), finished(options, remarks), gr.skip()
         share = progress.step / progress.total
         line = f"Step {progress.step} of {progress.total} · {time_left(progress.seconds_left)}"
         if progress.previews is None:
@@ -108,8 +108,8 @@ class Generating:
     @staticmethod
     def _saved(results: list[drawing.Result], folder: Path) -> tuple[list, list]:
         """Return the images as saved files, because gradio would re-encode them and lose their settings."""
-        pictures = [drawing.save(result, folder / f"dsd-{result.seed}.png") for result in results]
-        named = [(str(path), f"seed {result.seed}") for path, result in zip(pictures, results, strict=True)]
+        images = [drawing.save(result, folder / f"dsd-{result.seed}.png") for result in results]
+        named = [(str(path), f"seed {result.seed}") for path, result in zip(images, results, strict=True)]
         return named, [(result.reference, f"seed {result.seed}") for result in results]
 
     def endpoint(
@@ -194,7 +194,7 @@ class Generating:
     ) -> tuple[Image.Image, Options]:
         """Return the frame and the options, both checked: all work and all checks that need no GPU."""
         if not image:
-            raise ValueError("there is no picture yet: upload one, paste one or pick an example")
+            raise ValueError("there is no image yet: upload one, paste one or pick an example")
         restoring.check_size(self.loaded, width, height)
         options = Options(
             prompt=intake.check_prompt(prompt),
@@ -217,13 +217,13 @@ class Generating:
         if not image:
             return None, gr.HTML("", visible=False)
         try:
-            picture = uploads.open_upload(image)
+            reference = uploads.open_upload(image)
             restoring.check_size(self.loaded, width, height)
-            frame = canvas.fit(picture, whole(width), whole(height), fit)
-            warning = self.loaded.warn(picture) if self.loaded.warn else None
+            frame = canvas.fit(reference, whole(width), whole(height), fit)
+            warning = self.loaded.warn(reference) if self.loaded.warn else None
         except Exception as error:  # the page must always get an answer
             return None, gr.HTML(problem(explained(error)), visible=True)
-        remarks = [notice(text) for text in (intake.image_notice(picture), warning) if text]
+        remarks = [notice(text) for text in (intake.image_notice(reference), warning) if text]
         return frame, gr.HTML("".join(remarks), visible=bool(remarks))
 
     def cost(self, *asked: Any) -> str:
@@ -248,7 +248,7 @@ def _said(error: Exception) -> str:
     """Return `explained(error)`, with a remedy if more time was requested than ZeroGPU allows."""
     text = explained(error)
     too_much = getattr(error, "title", "").startswith("ZeroGPU") and "requested" in text
-    return f"{text.removesuffix('.')}. Fewer or smaller pictures ask for less." if too_much else text
+    return f"{text.removesuffix('.')}. Fewer or smaller images ask for less." if too_much else text
 
 
 def _gallery(items: list, buttons: Sequence[str] = ("download", "fullscreen")) -> gr.Gallery:

@@ -24,7 +24,7 @@ from dsd.ui.messages import explained, problem
 
 KEPT = 24
 REFERENCE, BEFORE = "reference", "before"  # what an image is compared with
-GONE = f"this picture is gone: pictures leave the server within {uploads.HOURS} hours"
+GONE = f"this image is gone: images leave the server within {uploads.HOURS} hours"
 FITS = {"crop": "cropped to fill", "pad": "white added"}
 
 
@@ -71,16 +71,16 @@ class History:
     def compare(self, visit: Visit, against: str) -> tuple[gr.Column, Any]:
         """Return (pair, slider): the picked image on the right, what it is compared with on the left."""
         try:
-            picture = opened(visit.picked)
+            image = opened(visit.picked)
             if against == BEFORE and visit.before:
                 left, label = opened(visit.before), "the one picked before"
-                left = canvas.fit(left, *picture.size, "pad")  # their sizes may differ
+                left = canvas.fit(left, *image.size, "pad")  # their sizes may differ
             else:
-                left, label = provenance.read_reference(picture), "its reference"
+                left, label = provenance.read_reference(image), "its reference"
         except ValueError as error:
             gr.Warning(html.escape(explained(error)))
             return gr.Column(visible=False), gr.skip()
-        label = f"Left: {label}. Right: this picture."
+        label = f"Left: {label}. Right: this image."
         return gr.Column(visible=True), gr.ImageSlider((left, visit.picked), format="png", label=label)
 
     def reuse(self, visit: Visit) -> tuple[Any, ...]:

@@ -35,7 +35,7 @@ def history() -> HistoryBox:
     visit = gr.State(Visit())
     with gr.Column(visible=False, elem_id="history") as box:
         gr.HTML(
-            '<h3>Your pictures of this visit</h3><p class="dsd-quiet">Only you see them here, and only until '
+            '<h3>Your images of this visit</h3><p class="dsd-quiet">Only you see them here, and only until '
             "you close or reload this page. Pick one to look at it again.</p>",
             padding=False,
             elem_id="history-title",

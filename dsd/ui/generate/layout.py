@@ -20,7 +20,7 @@ FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
 QUALITY = {  # work: model evaluations compared with `best`
     "draft": "Draft: to try things, at most a quarter of the work.",
     "balanced": "Balanced: at most half of the work.",
-    "best": "Best: takes its time, for a picture to keep.",
+    "best": "Best: takes its time, for an image to keep.",
 }
 PIXELS = 128  # frames up to this size are shown enlarged and labeled so
 
@@ -74,7 +74,7 @@ class Results(NamedTuple):
     """The drawn images and their status."""
 
     status: gr.HTML
-    pictures: gr.Gallery
+    images: gr.Gallery
     redrawn: gr.Gallery
     show_redrawn: gr.Checkbox
 
@@ -84,7 +84,7 @@ def reference(loaded: Loaded) -> Reference:
     enlarged = ", enlarged" if loaded.pipe.frame_size <= PIXELS else ""
     with gr.Row(equal_height=True):
         image = gr.Image(
-            label="Your picture", type="filepath", format="png", sources=["upload", "clipboard"], buttons=[],
+            label="Your image", type="filepath", format="png", sources=["upload", "clipboard"], buttons=[],
             height=250, min_width=150, elem_id="upload", elem_classes=FRAME,
         )  # fmt: skip
         image.preprocess = _as_sent
@@ -95,7 +95,7 @@ def reference(loaded: Loaded) -> Reference:
     remarks = gr.HTML(elem_id="remarks", visible=False, padding=False)
     with gr.Group(visible=False, elem_id="restored") as restored:
         note = gr.HTML(padding=False)
-        itself = gr.Button("Use the picture itself instead", size="sm")
+        itself = gr.Button("Use the image itself instead", size="sm")
     return Reference(image, seen, remarks, restored, note, itself)
 
 
@@ -119,7 +119,7 @@ def form(loaded: Loaded, work: Generating, enhancing: Enhancing) -> Form:
     )  # fmt: skip
     unknown = gr.HTML(elem_id="unknown-words", visible=False, padding=False)
     description = _description(enhancing)
-    count = gr.Slider(1, MAX_COUNT, 1, step=1, label="Number of pictures", elem_id="count")
+    count = gr.Slider(1, MAX_COUNT, 1, step=1, label="Number of images", elem_id="count")
     with gr.Row():
         create = gr.Button("Create", variant="primary", elem_id="create", scale=3, min_width=120)
         cancel = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
@@ -136,7 +136,7 @@ def form(loaded: Loaded, work: Generating, enhancing: Enhancing) -> Form:
 
 def _description(enhancing: Enhancing) -> Description:
     able = enhancing.trouble is None
-    with gr.Accordion("Describe my picture for me", open=False, elem_id="describe"):
+    with gr.Accordion("Describe my image for me", open=False, elem_id="describe"):
         gr.HTML(enhancing.about(), padding=False)
         describe = gr.Button("Describe it", size="sm", visible=able, elem_id="describe-it")
         remark = gr.HTML(padding=False, elem_id="describe-remark")
@@ -181,7 +181,7 @@ def _seed() -> tuple[gr.Number, gr.Checkbox]:
     with gr.Row():
         seed = gr.Number(
             None, label="Seed", min_width=120,
-            info="The same seed and settings give the same picture; -1 takes a new one.",
+            info="The same seed and settings give the same image; -1 takes a new one.",
         )  # fmt: skip
         return seed, gr.Checkbox(True, label="New seed each time", min_width=120)
 
@@ -194,13 +194,13 @@ def _size(loaded: Loaded) -> tuple[gr.Slider, gr.Slider, gr.Radio]:
             for label in ("Width", "Height")
         )
     fits = [("Crop to fill", "crop"), ("Keep all, add white", "pad")]
-    return width, height, gr.Radio(fits, value=Options(prompt="-").fit, label="Fitting your picture")
+    return width, height, gr.Radio(fits, value=Options(prompt="-").fit, label="Fitting your image")
 
 
 def _link() -> Link:
     make = gr.Button("Copy link", size="sm", elem_id="link-make")
     box = gr.Textbox(
-        label="Link", info="It carries the prompt and these settings, never your picture.", lines=1,
+        label="Link", info="It carries the prompt and these settings, never your image.", lines=1,
         max_lines=1, interactive=False, buttons=["copy"], visible=False, elem_id="link",
     )  # fmt: skip
     remark = gr.HTML(elem_id="link-remark", padding=False)
@@ -209,25 +209,25 @@ def _link() -> Link:
 
 def results(loaded: Loaded) -> Results:
     """Add the images and, on request, the reference as the model redrew it beside them."""
-    status = gr.HTML(messages.idle("Your pictures will appear here."), elem_id="status", padding=False)
+    status = gr.HTML(messages.idle("Your images will appear here."), elem_id="status", padding=False)
     look: dict[str, Any] = {
         "format": "png", "interactive": False, "object_fit": "contain", "height": "auto", "scale": 1,
         "min_width": 220, "elem_classes": FRAME,
     }  # fmt: skip
     with gr.Row(equal_height=False):
         buttons = ["download", "fullscreen"]
-        pictures = gr.Gallery(
-            label="Result", columns=2, type="filepath", buttons=buttons, elem_id="pictures", **look
+        images = gr.Gallery(
+            label="Result", columns=2, type="filepath", buttons=buttons, elem_id="images", **look
         )
         redrawn = gr.Gallery(
-            label="Your picture, redrawn", columns=2, buttons=[], visible=False, elem_id="redrawn", **look
+            label="Your image, redrawn", columns=2, buttons=[], visible=False, elem_id="redrawn", **look
         )
     show = gr.Checkbox(
-        False, label="Show your picture as the model redrew it", elem_id="show-redrawn",
-        info="The model draws your picture again beside the new one. "
+        False, label="Show your image as the model redrew it", elem_id="show-redrawn",
+        info="The model draws your image again beside the new one. "
         "Where that copy is wrong, the result will be too.",
     )  # fmt: skip
-    return Results(status, pictures, redrawn, show)
+    return Results(status, images, redrawn, show)
 
 
 def examples(folder: Path) -> tuple[gr.Gallery | None, list[dict[str, str]]]:

@@ -32,7 +32,7 @@ SHOWN = 40  # characters of an invalid value in a message
 SPACE = "SPACE_ID"  # environment variable with the Space's name, "owner/name"
 NO_PROMPT = "-"  # placeholder for a prompt that is still to be written
 SILENT = {"prompt": ("prompt",), "seed": ("seed", "new seed")}  # left unchanged where a link lacks the name
-BROUGHT = "This link brought its settings, but links never carry a picture: add yours, then click Create."
+BROUGHT = "This link brought its settings, but links never carry an image: add yours, then click Create."
 
 
 class Linking:
@@ -107,7 +107,7 @@ def asked(params: Mapping[str, str], loaded: Loaded) -> Options:
     """Return a link's parameters as checked options; missing ones are as on a new page."""
     values = {name: _value(name, text) for name, text in params.items() if name in SETTINGS}
     if values.get("count", 1) > MAX_COUNT:
-        raise ValueError(f"the number of pictures must be from 1 to {MAX_COUNT}, got {values['count']}")
+        raise ValueError(f"the number of images must be from 1 to {MAX_COUNT}, got {values['count']}")
     side = loaded.pipe.frame_size
     prompt = params.get("prompt", "").strip() or NO_PROMPT
     return Options(**{"width": side, "height": side, "prompt": prompt} | values)

@@ -95,7 +95,7 @@ def offered_quality(options: Options) -> str:
 
 
 def _said(settings: dict[str, Any], model_hash: str) -> str:
-    text = "This picture was made here: its settings and the picture it was made from are back."
+    text = "This image was made here: its settings and the image it was made from are back."
     if settings.get("model_hash") != model_hash:
         text += " It was made by another model, so this one will draw it differently."
     return text

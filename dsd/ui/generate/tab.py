@@ -109,7 +109,7 @@ def _wire_runs(
         asked,
         work.draw,
         [reference.image, form.prompt, *form.settings, form.new_seed],
-        [results.pictures, results.redrawn, results.status, form.seed],
+        [results.images, results.redrawn, results.status, form.seed],
         trigger_mode="once",  # applies to this event alone; an event chained to another would run twice
         show_progress="minimal",
         show_progress_on=results.status,
@@ -153,7 +153,7 @@ def _wire_history(
     """
     visit, panel = past.visit, past.panel
     for end in ends:
-        end.then(history.add, [visit, results.pictures], [visit, past.box, past.strip], **AT_ONCE)
+        end.then(history.add, [visit, results.images], [visit, past.box, past.strip], **AT_ONCE)
     shown = [visit, past.strip, panel.box, panel.pair, panel.slider, panel.against, panel.about]
     past.strip.select(history.pick, [visit, panel.against], shown, **AT_ONCE)
     panel.position.input(None, panel.position, panel.slider, js=_MEET, **PRIVATE)
@@ -192,7 +192,7 @@ def _wire_endpoint(reference: Reference, form: Form, work: Generating) -> None:
         [reference.image, form.prompt, count, steps, *others],
         [files, seeds],
         api_name="generate",
-        api_description="Draw the subject of a picture somewhere new. Returns PNG files, which carry their "
+        api_description="Draw the subject of an image somewhere new. Returns PNG files, which carry their "
         "settings, and their seeds. Without a seed a new one is taken, without steps the quality's.",
         **LANE,
     )

@@ -9,13 +9,13 @@ from dsd.ui.curate import judged
 from dsd.ui.messages import notice, problem, sentence
 
 NO_JUDGE = (
-    "Nobody can judge these sheets here: start the app with --judge and the name of a vision-language model, "
+    "Nobody can judge these grids here: start the app with --judge and the name of a vision-language model, "
     "such as Qwen/Qwen2.5-VL-3B-Instruct."
 )
 
 
 def facts(
-    sheet: Row,
+    grid: Row,
     *,
     borders: str | None,
     unknown: list[str],
@@ -25,11 +25,11 @@ def facts(
 ) -> str:
     """Return all facts as HTML.
 
-    `sheet` is a row with the teacher's stamp; `borders` says what is wrong with the gutters.
+    `grid` is a row with the teacher's stamp; `borders` says what is wrong with the gutters.
     """
     return (
         f'<div class="dsd-facts">{_borders(borders)}{_agreement(pairs, expected, unjudged)}'
-        f"{_wording(sheet, unknown)}{_origin(sheet)}</div>"
+        f"{_wording(grid, unknown)}{_origin(grid)}</div>"
     )
 
 
@@ -58,13 +58,13 @@ def _pair(pair: Row) -> str:
     )
 
 
-def _wording(sheet: Row, unknown: list[str]) -> str:
+def _wording(grid: Row, unknown: list[str]) -> str:
     strange = (
         notice(f"The model does not know these words and leaves them out: {', '.join(unknown)}.")
         if unknown
         else ""
     )
-    words = html.escape(sheet["prompt"])
+    words = html.escape(grid["prompt"])
     return f"<h3>The words the model was given</h3><blockquote>{words}</blockquote>{strange}"
 
 
@@ -72,13 +72,13 @@ def _borders(reason: str | None) -> str:
     if reason is None:
         return '<p class="dsd-quiet">The borders between the panels are where they should be.</p>'
     why = reason.removeprefix("gutters: ")
-    return problem(f"This sheet would be thrown away, because it cannot be cut cleanly: {why}.")
+    return problem(f"This grid would be thrown away, because it cannot be cut cleanly: {why}.")
 
 
-def _origin(sheet: Row) -> str:
+def _origin(grid: Row) -> str:
     told = [
-        f"seed {sheet['seed']}",
-        f"drawn by {sheet['generator']} in {sheet['steps']} steps",
-        f"licence {sheet['licence']}",
+        f"seed {grid['seed']}",
+        f"drawn by {grid['generator']} in {grid['steps']} steps",
+        f"license {grid['license']}",
     ]
     return f'<p class="dsd-quiet">{html.escape(" · ".join(told))}</p>'

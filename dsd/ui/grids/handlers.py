@@ -83,7 +83,7 @@ class Report:
     total: int
     seconds_left: float = 0.0
     preview: Image.Image | None = None
-    sheet: Image.Image | None = None
+    grid: Image.Image | None = None
     pairs: tuple[Row, ...] = ()
     unjudged: str | None = None  # why the judge stopped early
 
@@ -97,15 +97,15 @@ class DrawingGrids:
         # As in `dsd.ui.generate.handlers`: ZeroGPU forks another process for every call, so the models
         # are opened before. Only rows and images are passed.
         @spaces.GPU(duration=self._gpu_seconds)
-        def steps(sheet: Row) -> Iterator[Report]:
+        def steps(grid: Row) -> Iterator[Report]:
             try:
-                yield from drawn_and_judged(wheel, sheet)
+                yield from drawn_and_judged(wheel, grid)
             except (ValueError, RuntimeError) as error:  # other types would arrive without a message
                 raise gr.Error(html.escape(explained(error)), print_exception=False) from error
 
         self._steps = steps
 
-    def _gpu_seconds(self, sheet: Row) -> int:
+    def _gpu_seconds(self, grid: Row) -> int:
         settings = self.wheel.teacher().settings
         area = PANELS * (settings.panel / 512) ** 2
         pairs = PAIRS if self.wheel.judge else 0
@@ -130,12 +130,12 @@ class DrawingGrids:
         *places, seed, new_seed = values
         try:
             seed = generate.pick_seed(None if new_seed else seed)
-            sheet = sheet_row(self.wheel.recipe, subject, places, whole(seed))
-            yield gr.skip(), gr.skip(), gr.skip(), status(self._opening(), 0.0), sheet["seed"]
-            judge_missing = self._open(sheet)
+            grid = grid_row(self.wheel.recipe, subject, places, whole(seed))
+            yield gr.skip(), gr.skip(), gr.skip(), status(self._opening(), 0.0), grid["seed"]
+            judge_missing = self._open(grid)
             yield None, gr.Gallery([], visible=False), "", gr.skip(), gr.skip()
-            with closing(self._steps(sheet)) as reports, uploads.workplace() as folder:
-                yield from self._watched(reports, sheet, judge_missing, Path(folder))
+            with closing(self._steps(grid)) as reports, uploads.workplace() as folder:
+                yield from self._watched(reports, grid, judge_missing, Path(folder))
         except Exception as error:  # the page must always get an answer
             gr.Warning(html.escape(said := explained(error)), title="That did not work")
             yield gr.skip(), gr.skip(), gr.skip(), problem(said), gr.skip()
@@ -144,9 +144,9 @@ class DrawingGrids:
         opened = self.wheel.teacher.is_open and (not self.wheel.judge or self.wheel.judge.is_open)
         return "Starting" if opened else "Opening the models, which takes a moment the first time"
 
-    def _open(self, sheet: Row) -> str | None:
+    def _open(self, grid: Row) -> str | None:
         """Open both models and check the prompt; return why no judge is available, or None."""
-        if reason := self.wheel.teacher().refuse(sheet):
+        if reason := self.wheel.teacher().refuse(grid):
             raise ValueError(f"{reason}; use fewer words")
         if self.wheel.judge is None:
             return grid_facts.NO_JUDGE
@@ -157,68 +157,68 @@ class DrawingGrids:
         return None
 
     def _watched(
-        self, reports: Iterator[Report], sheet: Row, judge_missing: str | None, folder: Path
+        self, reports: Iterator[Report], grid: Row, judge_missing: str | None, folder: Path
     ) -> Iterator[tuple[Any, ...]]:
         """Yield what to show at every step; keep the grid if ZeroGPU's time ends before the judge is done."""
         shown = None
         try:
             for report in reports:
-                yield self._shown(report, sheet, judge_missing, folder)
+                yield self._shown(report, grid, judge_missing, folder)
                 shown = report
         except Exception as error:
-            if shown is None or shown.sheet is None:
+            if shown is None or shown.grid is None:
                 raise
             left = replace(shown, unjudged="the judge did not get to the end")
-            line = problem(f"The sheet is drawn. {explained(error)}")
-            yield gr.skip(), gr.skip(), self._facts(left, sheet, judge_missing), line, gr.skip()
+            line = problem(f"The grid is drawn. {explained(error)}")
+            yield gr.skip(), gr.skip(), self._facts(left, grid, judge_missing), line, gr.skip()
 
-    def _shown(self, report: Report, sheet: Row, judge_missing: str | None, folder: Path) -> tuple[Any, ...]:
-        if report.sheet is None:
+    def _shown(self, report: Report, grid: Row, judge_missing: str | None, folder: Path) -> tuple[Any, ...]:
+        if report.grid is None:
             line = f"Step {report.step} of {report.total} · {time_left(report.seconds_left)}"
-            picture = gr.skip() if report.preview is None else uploads.preview(report.preview, folder)
-            return picture, gr.skip(), gr.skip(), status(line, report.step / report.total), gr.skip()
-        facts, judged = self._facts(report, sheet, judge_missing), len(report.pairs)
+            image = gr.skip() if report.preview is None else uploads.preview(report.preview, folder)
+            return image, gr.skip(), gr.skip(), status(line, report.step / report.total), gr.skip()
+        facts, judged = self._facts(report, grid, judge_missing), len(report.pairs)
         finished = judge_missing or report.unjudged or judged == PAIRS
         line = (
-            done(f"Done, seed {sheet['seed']}.")
+            done(f"Done, seed {grid['seed']}.")
             if finished
             else status(f"Drawn. Comparing pair {judged + 1} of {PAIRS}", judged / PAIRS)
         )
         if judged:  # the images are already shown
             return gr.skip(), gr.skip(), facts, line, gr.skip()
-        picture, panels = self._saved(report.sheet, sheet, folder)
-        return picture, gr.Gallery(panels, visible=True), facts, line, gr.skip()
+        image, panels = self._saved(report.grid, grid, folder)
+        return image, gr.Gallery(panels, visible=True), facts, line, gr.skip()
 
-    def _facts(self, report: Report, sheet: Row, judge_missing: str | None) -> str:
+    def _facts(self, report: Report, grid: Row, judge_missing: str | None) -> str:
         teacher = self.wheel.teacher()
         return grid_facts.facts(
-            sheet | teacher.stamp,
-            borders=grids.check_gutters(report.sheet, ROWS, COLUMNS),
-            unknown=unknown_words(teacher.pipe.tokenizer_2, sheet),
+            grid | teacher.stamp,
+            borders=grids.check_gutters(report.grid, ROWS, COLUMNS),
+            unknown=unknown_words(teacher.pipe.tokenizer_2, grid),
             pairs=report.pairs,
             expected=PAIRS,
             unjudged=judge_missing or report.unjudged,
         )
 
-    def _saved(self, picture: Image.Image, sheet: Row, folder: Path) -> tuple[str, list[tuple[str, str]]]:
+    def _saved(self, image: Image.Image, grid: Row, folder: Path) -> tuple[str, list[tuple[str, str]]]:
         """Return the grid and its panels as files that are marked as AI-generated."""
-        panels = grids.panels(picture, ROWS, COLUMNS, self.wheel.teacher().settings.margin)
+        panels = grids.panels(image, ROWS, COLUMNS, self.wheel.teacher().settings.margin)
         named = [
-            (str(_marked(panel, place, folder / f"panel-{sheet['seed']}-{i}.png")), f"{i}. {place}")
-            for i, (panel, place) in enumerate(zip(panels, sheet["places"], strict=True), 1)
+            (str(_marked(panel, place, folder / f"panel-{grid['seed']}-{i}.png")), f"{i}. {place}")
+            for i, (panel, place) in enumerate(zip(panels, grid["places"], strict=True), 1)
         ]
-        return str(_marked(picture, sheet["prompt"], folder / f"sheet-{sheet['seed']}.png")), named
+        return str(_marked(image, grid["prompt"], folder / f"grid-{grid['seed']}.png")), named
 
 
-def _marked(picture: Image.Image, prompt: str, path: Path) -> Path:
-    return provenance.save_marked(path, picture, prompt)
+def _marked(image: Image.Image, prompt: str, path: Path) -> Path:
+    return provenance.save_marked(path, image, prompt)
 
 
-def sheet_row(recipe: Recipe, subject: str, places: Sequence[str], seed: int) -> Row:
+def grid_row(recipe: Recipe, subject: str, places: Sequence[str], seed: int) -> Row:
     """Return the teacher's input row; raise PromptError for words that are missing or too long."""
     if not (isinstance(seed, int) and 0 <= seed <= generate.MAX_SEED):
         raise prompts.PromptError(f"seed must be a whole number from 0 to {generate.MAX_SEED}, got {seed}")
-    prompt = prompts.sheet_prompt(recipe, subject, places, ROWS, COLUMNS)
+    prompt = prompts.compose_prompt(recipe, subject, places, ROWS, COLUMNS)
     return {
         "prompt": intake.check_prompt(prompt),
         "seed": seed,
@@ -237,52 +237,52 @@ def surprise(recipe: Recipe, seed: int) -> tuple[str, ...]:
     captions = references.pocket(seed) if recipe is CRITTERS else subjects
     for draft in writers.WITHOUT_MODEL[recipe.name](captions, PANELS, seed=seed):
         try:
-            prompts.sheet_prompt(recipe, draft.subject, draft.places, ROWS, COLUMNS)
+            prompts.compose_prompt(recipe, draft.subject, draft.places, ROWS, COLUMNS)
         except prompts.PromptError:
             continue
         return draft.subject, *draft.places
     raise ValueError("no prompt could be made up: write one")
 
 
-def unknown_words(tokenizer: Any, sheet: Row) -> list[str]:
+def unknown_words(tokenizer: Any, grid: Row) -> list[str]:
     """Return the visitor's words that the model has no token for and therefore ignores."""
-    words = dict.fromkeys(" ".join([sheet["subject"], *sheet["places"]]).split())
+    words = dict.fromkeys(" ".join([grid["subject"], *grid["places"]]).split())
     unknown = tokenizer.unk_token_id
     return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
 
 
-def drawn_and_judged(wheel: Wheel, sheet: Row) -> Iterator[Report]:
+def drawn_and_judged(wheel: Wheel, grid: Row) -> Iterator[Report]:
     """Yield a report after every step and every judged pair; closing it stops before the next one."""
     from dsd.grids.teacher import stream  # imports all of diffusers
 
-    teacher, picture = wheel.teacher(), None
+    teacher, image = wheel.teacher(), None
     clock = generate.Clock(teacher.settings.steps, PREVIEW_SECONDS)
-    with closing(stream(teacher, [sheet])) as drawing:
+    with closing(stream(teacher, [grid])) as drawing:
         for made in drawing:
             if isinstance(made, list):
-                (picture,) = made
+                (image,) = made
                 break
             clock.tick(1)
             preview = made.preview()[0] if clock.preview_due() else None
             yield Report(clock.done, clock.total, clock.seconds_left(), preview)
-    ended = (clock.done, clock.total, 0.0, None, picture)
+    ended = (clock.done, clock.total, 0.0, None, image)
     yield Report(*ended)
     if wheel.judge is None or not wheel.judge.is_open:
         return
-    panels = grids.panels(picture, ROWS, COLUMNS, teacher.settings.margin)
-    yield from _judged(wheel, sheet, panels, lambda *more: Report(*ended, *more))
+    panels = grids.panels(image, ROWS, COLUMNS, teacher.settings.margin)
+    yield from _judged(wheel, grid, panels, lambda *more: Report(*ended, *more))
 
 
 def _judged(
-    wheel: Wheel, sheet: Row, panels: list[Image.Image], report: Callable[..., Report]
+    wheel: Wheel, grid: Row, panels: list[Image.Image], report: Callable[..., Report]
 ) -> Iterator[Report]:
     """Judge one pair at a time, so that visitors can watch the progress and stop it."""
     pairs: tuple[Row, ...] = ()
     try:
         for first, second in combinations(range(PANELS), 2):
-            pair = {"first": first, "second": second, "recipe": sheet["recipe"], "similarity": None}
-            pictures = [(panels[first], panels[second])]
-            pairs += tuple(curation.judge([pair], pictures, vlm=wheel.judge(), thresholds=Thresholds()))
+            pair = {"first": first, "second": second, "recipe": grid["recipe"], "similarity": None}
+            images = [(panels[first], panels[second])]
+            pairs += tuple(curation.judge([pair], images, vlm=wheel.judge(), thresholds=Thresholds()))
             yield report(pairs)
     except ValueError as error:  # for example, a server that stopped; the grid is already drawn
         yield report(pairs, explained(error))

@@ -32,14 +32,14 @@ class Results(NamedTuple):
     """The drawn grid, its panels and the facts about it."""
 
     status: gr.HTML
-    sheet: gr.Image
+    grid: gr.Image
     panels: gr.Gallery
     facts: gr.HTML
 
 
 def introduction(wheel: Wheel) -> None:
     gr.Markdown(
-        "Models learn to keep a subject from pictures like these: one sheet, one subject, four places. "
+        "Models learn to keep a subject from images like these: one grid, one subject, four places. "
         f"Panels that really show the same one become training pairs. {wheel.about}",
         elem_classes="dsd-introduction",
     )
@@ -64,12 +64,12 @@ def form(wheel: Wheel) -> Form:
         with gr.Accordion("The words it knows", open=False):
             gr.HTML(_known_words(), padding=False)
     with gr.Row():
-        draw = gr.Button("Draw the sheet", variant="primary", elem_id="grid-draw", scale=3, min_width=130)
+        draw = gr.Button("Draw the grid", variant="primary", elem_id="grid-draw", scale=3, min_width=130)
         cancel = gr.Button("Cancel", interactive=False, elem_id="grid-cancel", scale=1, min_width=90)
     with gr.Accordion("More settings", open=False), gr.Row():
         seed = gr.Number(
             None, label="Seed", min_width=120,
-            info="The same seed and words give the same sheet; -1 takes a new one.",
+            info="The same seed and words give the same grid; -1 takes a new one.",
         )  # fmt: skip
         new_seed = gr.Checkbox(True, label="New seed each time", min_width=120)
     return Form(subject, places, examples, surprise, draw, cancel, seed, new_seed)
@@ -78,9 +78,9 @@ def form(wheel: Wheel) -> Form:
 def _known_words() -> str:
     """Return as HTML the words of the embedded model, which was trained on no others."""
     groups = {
-        "Who": "critter", "Colours": COLORS, "Shapes": SHAPES, "Patterns": PATTERNS,
+        "Who": "critter", "Colors": COLORS, "Shapes": SHAPES, "Patterns": PATTERNS,
         "Ears, as in “with long ears”": EARS, "Where": SCENES, "With a": ACCESSORIES[1:],
-        "whose colour is": ACCESSORY_COLORS, "When": shipped().lights,
+        "whose color is": ACCESSORY_COLORS, "When": shipped().lights,
     }  # fmt: skip
     rows = "".join(
         f"<dt>{name}</dt> <dd>{words if isinstance(words, str) else ', '.join(words)}</dd>"
@@ -99,14 +99,14 @@ def _row(names: tuple[str, ...], hints: tuple[str, ...]) -> list[gr.Textbox]:
 
 def results() -> Results:
     """Add the grid, shown while it is drawn, then its panels and the facts about them."""
-    status = gr.HTML(messages.idle("The sheet will appear here."), elem_id="grid-status", padding=False)
-    sheet = gr.Image(
-        label="The sheet", format="png", interactive=False, buttons=["download", "fullscreen"],
-        height=430, elem_id="grid-sheet", elem_classes=FRAME,
+    status = gr.HTML(messages.idle("The grid will appear here."), elem_id="grid-status", padding=False)
+    grid = gr.Image(
+        label="The grid", format="png", interactive=False, buttons=["download", "fullscreen"],
+        height=430, elem_id="grid-grid", elem_classes=FRAME,
     )  # fmt: skip
     panels = gr.Gallery(
         label="Cut into four panels", format="png", columns=4, height="auto", interactive=False,
         object_fit="contain", buttons=[], allow_preview=False, visible=False, elem_id="grid-panels",
         elem_classes=FRAME,
     )  # fmt: skip
-    return Results(status, sheet, panels, gr.HTML(elem_id="grid-facts", padding=False))
+    return Results(status, grid, panels, gr.HTML(elem_id="grid-facts", padding=False))

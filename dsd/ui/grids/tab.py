@@ -32,7 +32,7 @@ def _wire(form: Form, results: Results, work: DrawingGrids) -> None:
         begin,
         work.draw,
         [*fields, form.seed, form.new_seed],
-        [results.sheet, results.panels, results.facts, results.status, form.seed],
+        [results.grid, results.panels, results.facts, results.status, form.seed],
         trigger_mode="once",
         show_progress="minimal",
         show_progress_on=results.status,

@@ -25,7 +25,7 @@ from transformers import (
 
 from dsd.grids.recipes import ANSWER, CRITTERS
 from dsd.pocket.scorer import CHOICES, NUMBERS
-from train.pocket import latents as sheets
+from train.pocket import latents as grids
 from train.pocket import scenes
 from train.pocket.judge import redrawn, words
 from train.pocket.judge.pairs import sample_pair, scene
@@ -106,18 +106,18 @@ class Eyes(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(width, len(values)) for name, values in CHOICES.items()})
         self.numbers = nn.Linear(width, NUMBERS)
 
-    def forward(self, pictures: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        seen = self.tower(pixel_values=pictures).last_hidden_state.mean(1)  # [B, tokens, C] -> [B, C]
+    def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        seen = self.tower(pixel_values=images).last_hidden_state.mean(1)  # [B, tokens, C] -> [B, C]
         return {name: head(seen) for name, head in self.heads.items()}, self.numbers(seen)
 
 
-class Pictures:
+class Images:
     """Renders, and the same renders redrawn by VAE and teacher; row FAMILY f + p is panel p of family f."""
 
     def __init__(self, run: Path, preset: Preset):
         families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders")
         vae = AutoencoderKL.from_pretrained(run / "vae")
-        latents = sheets.load(vae, TRAIN_SEED, preset.families, preset.panel, run)
+        latents = grids.load(vae, TRAIN_SEED, preset.families, preset.panel, run)
         self.count = len(families)
         self.taught_count = min(preset.judge_taught, self.count)
         self.plain = families.reshape(-1, *families.shape[2:])
@@ -133,29 +133,29 @@ class Pictures:
     def batch(self, rows: np.ndarray, generator: torch.Generator) -> Tensor:
         """Return images [B, 3, SIDE, SIDE] in -1..1, roughened."""
         chances = torch.rand(len(rows), generator=generator).tolist()
-        pictures = to_tensor(np.stack([self.pick(*one) for one in zip(rows, chances, strict=True)]))
-        if pictures.shape[-1] != SIDE:
-            pictures = functional.interpolate(pictures, (SIDE, SIDE), mode="area")
-        return roughen(pictures, generator)
+        images = to_tensor(np.stack([self.pick(*one) for one in zip(rows, chances, strict=True)]))
+        if images.shape[-1] != SIDE:
+            images = functional.interpolate(images, (SIDE, SIDE), mode="area")
+        return roughen(images, generator)
 
 
-def eyes_loss(eyes: Eyes, pictures: Pictures, wanted: dict[str, Tensor], batch: int, step: int) -> Tensor:
+def eyes_loss(eyes: Eyes, images: Images, wanted: dict[str, Tensor], batch: int, step: int) -> Tensor:
     generator = step_seed(SEED, step)
-    rows = torch.randint(scenes.FAMILY * pictures.count, (batch,), generator=generator)
-    logits, numbers = eyes(pictures.batch(rows.numpy(), generator).to(device()))
+    rows = torch.randint(scenes.FAMILY * images.count, (batch,), generator=generator)
+    logits, numbers = eyes(images.batch(rows.numpy(), generator).to(device()))
     truth = {name: values[rows].to(device()) for name, values in wanted.items()}
     named = sum(functional.cross_entropy(logits[name], truth[name]) for name in CHOICES)
     error = ((numbers - truth["numbers"]).square() * truth["mask"]).sum() / truth["mask"].sum()
     return named + 4 * error
 
 
-def train_eyes(run: Path, preset: Preset, pictures: Pictures, eyes: Eyes) -> None:
-    wanted = targets(truths(TRAIN_SEED, pictures.count))
+def train_eyes(run: Path, preset: Preset, images: Images, eyes: Eyes) -> None:
+    wanted = targets(truths(TRAIN_SEED, images.count))
     optimizer = torch.optim.AdamW(eyes.parameters(), PEAK, betas=BETAS, weight_decay=0.02, fused=True)
     parts = {"model": eyes, "average": running_average(eyes), "optimizer": optimizer}
     state = State(run / "judge-eyes.pt", preset.judge_eye_steps, **parts).load()
     batch = preset.judge_eye_batch
-    descend("judge's eyes", state, lambda step: eyes_loss(eyes, pictures, wanted, batch, step), decay=0.4)
+    descend("judge's eyes", state, lambda step: eyes_loss(eyes, images, wanted, batch, step), decay=0.4)
 
 
 def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], str, list[str]]:
@@ -178,14 +178,14 @@ def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], st
 
 
 def loss(
-    judge: nn.Module, tokenizer: PreTrainedTokenizerFast, pictures: Pictures, batch: int, step: int
+    judge: nn.Module, tokenizer: PreTrainedTokenizerFast, images: Images, batch: int, step: int
 ) -> Tensor:
     # Every other round of eight steps uses only the families that the teacher has redrawn, which are fewer.
-    count = pictures.taught_count if step // 8 % 2 else pictures.count
+    count = images.taught_count if step // 8 % 2 else images.count
     chosen, question, answers = sample_batch(count, batch, step)
-    seen = pictures.batch(np.concatenate(chosen), step_seed(SEED, step)).to(device())
-    images = "<image>" * (len(chosen[0]) * (SIDE // PATCH) ** 2)
-    asked = f"{images} {question} answer:"
+    seen = images.batch(np.concatenate(chosen), step_seed(SEED, step)).to(device())
+    marks = "<image>" * (len(chosen[0]) * (SIDE // PATCH) ** 2)
+    asked = f"{marks} {question} answer:"
     both = tokenizer([f"{asked} {answer} </s>" for answer in answers], padding=True, padding_side="right",
                      return_tensors="pt").to(device())  # fmt: skip
     with mixed_precision():
@@ -228,18 +228,18 @@ def train(
     run: Path, preset: Preset, steps: int, minutes: float | None = None, *, begin: Path | None = None
 ) -> LlavaForConditionalGeneration:
     torch.manual_seed(SEED)
-    pictures, tokenizer = Pictures(run, preset), build_tokenizer()
+    images, tokenizer = Images(run, preset), build_tokenizer()
     judge = build(preset, tokenizer).to(device())
     if begin:
         begin_with(judge, tokenizer, begin)
     else:
-        train_eyes(run, preset, pictures, Eyes(judge.model.vision_tower, preset.judge_width).to(device()))
+        train_eyes(run, preset, images, Eyes(judge.model.vision_tower, preset.judge_width).to(device()))
     average = running_average(judge)
     optimizer = torch.optim.AdamW(judge.parameters(), PEAK, betas=BETAS, weight_decay=0.02, fused=True)
     parts = {"model": judge, "average": average, "optimizer": optimizer}
     state = State(run / "judge.pt", steps, minutes, **parts).load()
     batch = preset.judge_batch
-    descend("judge", state, lambda step: loss(judge, tokenizer, pictures, batch, step), decay=0.4)
+    descend("judge", state, lambda step: loss(judge, tokenizer, images, batch, step), decay=0.4)
     return average.module
 
 

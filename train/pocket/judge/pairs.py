@@ -32,7 +32,7 @@ def kinds(count: int) -> dict[tuple, list[int]]:
 
 @cache
 def changes(count: int) -> dict[str, list[int]]:
-    """Return rows of `Pictures` by the trait that they show changed, without changes that are not visible."""
+    """Return rows of `Images` by the trait that they show changed, without changes that are not visible."""
     found: dict[str, list[int]] = {trait: [] for trait in CHANGED}
     for row in (
         scenes.FAMILY * f + p for f in range(count) for p in range(scenes.SAME, scenes.SAME + scenes.CHANGED)
@@ -45,7 +45,7 @@ def changes(count: int) -> dict[str, list[int]]:
 
 
 def sample_pair(count: int, rng: np.random.Generator) -> list[int]:
-    """Return two rows of `Pictures`: of one critter, or of two that are more or less alike."""
+    """Return two rows of `Images`: of one critter, or of two that are more or less alike."""
     how = str(rng.choice(list(PAIRS), p=list(PAIRS.values())))
     family = int(rng.integers(count))
     first, second = (scenes.FAMILY * family + int(p) for p in rng.permutation(scenes.SAME)[:2])

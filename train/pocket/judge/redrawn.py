@@ -19,7 +19,7 @@ from dsd.model.latents import decode, positions, unpack
 from dsd.pocket import scorer
 from dsd.pocket.scorer import kept
 from dsd.pocket.words import grid_prompt, relight_prompt
-from train.pocket import latents as sheets
+from train.pocket import latents as grids
 from train.pocket import scenes
 from train.pocket.judge.words import PARTS
 from train.pocket.lessons import GRID_TOKENS
@@ -33,7 +33,7 @@ NOISE = (0.4, 0.85)  # start times of drawing: least and most noise
 # Panels of a family that share a grid: two grids with three panels of one critter and one of a changed
 # critter, then a grid of one context in four lights.
 RELIT = (0, *range(scenes.FAMILY - scenes.RELIT, scenes.FAMILY))
-SHEETS = ((0, 1, 2, 6), (3, 4, 5, 7), RELIT)
+GRIDS = ((0, 1, 2, 6), (3, 4, 5, 7), RELIT)
 SIDE = 2  # panels per side
 # The traits that the judge describes; the teacher may change the critter's other numbers.
 TOLD = {trait for named, numbers in PARTS.values() for trait in (*named, *numbers)}
@@ -62,12 +62,12 @@ def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[
         drawn = np.empty((count, scenes.FAMILY, preset.panel, preset.panel, 3), np.uint8)
         for first in range(0, count, BATCH):
             some = range(first, min(first + BATCH, count))
-            for panels in SHEETS:
+            for panels in GRIDS:
                 drawn[np.ix_(some, panels)] = redraw(teacher, vae, latents, some, panels, preset.panel)
         return drawn.reshape(-1, *drawn.shape[2:])
 
-    pictures = once(run / "renders" / f"taught-{count}-{preset.panel}.npy", draw)
-    return pictures, once(run / "renders" / f"true-{count}-{preset.panel}.npy", lambda: tell(run, pictures))
+    images = once(run / "renders" / f"taught-{count}-{preset.panel}.npy", draw)
+    return images, once(run / "renders" / f"true-{count}-{preset.panel}.npy", lambda: tell(run, images))
 
 
 def redraw(
@@ -75,7 +75,7 @@ def redraw(
 ) -> np.ndarray:
     """Redraw one grid of these panels for each family: uint8 [B, 4, side, side, 3]."""
     generator = step_seed(SEED, families.start * scenes.FAMILY + panels[0])
-    data = sheets.pack(latents[list(families)][:, list(panels)].flatten(0, 1), SIDE, SIDE)  # [B, tokens, 64]
+    data = grids.pack(latents[list(families)][:, list(panels)].flatten(0, 1), SIDE, SIDE)  # [B, tokens, 64]
     begin = NOISE[0] + (NOISE[1] - NOISE[0]) * torch.rand(len(data), generator=generator)
     noise = torch.randn(data.shape, generator=generator)
     prompts = [prompt(family, panels) for family in families]
@@ -105,9 +105,9 @@ def finish(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], sid
     return x_t
 
 
-def tell(run: Path, pictures: np.ndarray) -> np.ndarray:
+def tell(run: Path, images: np.ndarray) -> np.ndarray:
     """Return bool [FAMILY count]: whether the scorer reads all described traits of the true critter."""
-    readings = scorer.load(run / "scorer").read([Image.fromarray(picture) for picture in pictures])
+    readings = scorer.load(run / "scorer").read([Image.fromarray(image) for image in images])
     return np.array([true(row, reading) for row, reading in enumerate(readings)])
 
 
@@ -116,6 +116,6 @@ def true(row: int, reading: scorer.Reading) -> bool:
     return all(ok for trait, ok in kept(critter, reading).items() if trait in TOLD)
 
 
-def to_pixels(pictures: Tensor) -> np.ndarray:
+def to_pixels(images: Tensor) -> np.ndarray:
     """Convert [B, 3, H, W] in -1..1 to uint8 [B, H, W, 3]."""
-    return ((pictures.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

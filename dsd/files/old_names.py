@@ -1,0 +1,25 @@
+"""Names that files written by version 0 hold, and what they are called now.
+
+Readers translate them, so that runs, trainings and datasets begun before a renaming still open and continue.
+"""
+
+from typing import Any
+
+KEYS = {"licence": "license", "generator_licence": "generator_license", "quantise": "quantize"}
+VALUES = {("writer", "sheet"): "grid", ("caption_writer", "sheet"): "grid"}  # words of the grid's own prompt
+
+
+def translated(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of JSON with today's names for its keys, and for values that were renamed."""
+    row = {KEYS.get(key, key): value for key, value in row.items()}
+    return {key: _value(key, value) for key, value in row.items()}
+
+
+def present(name: str, names: list[str]) -> str:
+    """Return the name that a table has for a column: its old one if only that is there."""
+    old = next((old for old, new in KEYS.items() if new == name), name)
+    return old if name not in names and old in names else name
+
+
+def _value(key: str, value: Any) -> Any:
+    return VALUES.get((key, value), value) if isinstance(value, str) else value
