@@ -63,3 +63,16 @@ def visitors(browser, url: str) -> Iterator[Callable]:
     for tab in opened:
         tab.context.close()
     assert not errors
+
+
+def begin_grid(tab) -> None:
+    tab.locator("#grid-examples button").first.click()
+    tab.get_by_label("Bottom right").and_(tab.locator(":not(:placeholder-shown)")).wait_for()
+    tab.get_by_role("button", name="Draw the grid").click()
+
+
+def download(tab, target):
+    with tab.expect_download() as waiting:
+        tab.locator("#images").get_by_label("Download").click()
+    waiting.value.save_as(target)
+    return target

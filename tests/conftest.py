@@ -7,8 +7,9 @@ import os
 import pytest
 
 LONGEST = (
-    "test_browser", "test_training_ways", "test_app_process", "test_browser_wheel", "test_compiling",
-    "test_accessibility", "test_space", "test_pocket", "test_evaluate", "test_parity", "test_blocks",
+    "ui/test_browser", "training/test_ways", "ui/test_app_process", "ui/test_browser_wheel",
+    "model/test_compile", "ui/test_accessibility", "doctor/test_space", "pocket/test_pocket",
+    "train/test_evaluate", "model/test_parity", "train/test_blocks",
 )  # fmt: skip
 
 if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
@@ -20,7 +21,7 @@ if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
 def pytest_collection_modifyitems(items):
     """A long file that began last would be waited for; two with a browser would get in each other's way."""
     place = {name: index for index, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
+    items.sort(key=lambda item: place.get(f"{item.path.parent.name}/{item.path.stem}", len(LONGEST)))
 
 
 def pytest_collection_finish():

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests import browsing, test_browser_wheel
+from tests import browsing
 from train.bench import load as bench_load
 
 SCREENS = Path(__file__).resolve().parents[1] / "assets" / "screens"
@@ -70,7 +70,7 @@ def grids(page) -> str:
     """A grid, cut and judged."""
     page.get_by_role("tab", name="Grids").click()
     fix_seed(page)
-    test_browser_wheel.begin(page)
+    browsing.begin_grid(page)
     page.locator("#grid-status").get_by_text("Done, seed").wait_for()
     page.locator("#grid-facts .dsd-pair").nth(5).wait_for()
     return "#grid-facts .dsd-pair:nth-child(2)"

@@ -1,5 +1,6 @@
 """A judge behind an address, for tests: time that does not pass, and answers by script."""
 
+import socket
 import threading
 
 from dsd.vlm.open import Request, open_vlm
@@ -43,3 +44,9 @@ def words(count: int) -> list[Request]:
 def question(body: dict) -> str:
     content = body["messages"][0]["content"]
     return content if isinstance(content, str) else content[-1]["text"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -14,7 +14,7 @@ from gradio_client import Client, handle_file
 from PIL import Image, ImageStat
 
 from dsd.generate import provenance
-from tests import browsing, test_browser, test_browser_wheel
+from tests import browsing
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
 
@@ -48,13 +48,13 @@ def generate(page, folder: Path) -> None:
     page.get_by_text("Done, seed").wait_for()
     page.locator("#images img").first.wait_for()
     shoot(page, folder / "page.png")
-    made = test_browser.download(page, folder / "made.png")
+    made = browsing.download(page, folder / "made.png")
     check(made, page.get_by_label("Where should it be?").input_value())
 
 
 def grids(page, folder: Path) -> None:
     page.get_by_role("tab", name="Grids").click()
-    test_browser_wheel.begin(page)
+    browsing.begin_grid(page)
     page.locator("#grid-status").get_by_text("Done, seed").wait_for()
     page.locator("#grid-facts .dsd-pair").nth(5).wait_for()
     shoot(page, folder / "page-grids.png")

@@ -121,3 +121,10 @@ def test_no_folder_has_more_modules_than_one_can_survey():
             folder = file.parent.relative_to(ROOT).as_posix()
             folders[folder] = folders.get(folder, 0) + 1
     assert {name: n for name, n in folders.items() if n > MOST} == {}
+
+
+def test_no_test_imports_another():
+    """What tests share stands in helpers beside them, or in `conftest.py`."""
+    shared = modules("tests")
+    found = [f"{who} -> {name}" for who, names in shared.items() for name in names if ".test_" in f".{name}"]
+    assert [arrow for arrow in found if "tests" in arrow.split(" -> ")[1]] == []

@@ -3,14 +3,13 @@
 import re
 import shlex
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from dsd.generate import command
+from tests.project import ROOT, read
 
-ROOT = Path(__file__).resolve().parents[1]
 PAGES = ("README.md", "docs/training.md", "docs/architecture.md", "docs/benchmarks.md", "docs/development.md")
 COMMANDS = {
     "app": "pip install -r requirements.txt && python app.py",
@@ -20,10 +19,6 @@ DESCRIBED = {  # folder -> what of it has a line of its own in docs/architecture
     "dsd": ("*.py", "*.css"),
     "train": ("*.py", "*.md", "*.txt"),
 }
-
-
-def read(page: str = "README.md") -> str:
-    return (ROOT / page).read_text(encoding="utf-8")
 
 
 def marked(text: str, name: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""Two processes train as one would: `tests/test_training_ways.py` compares what they leave.
+"""Two processes train as one would: `tests/training/test_ways.py` compares what they leave.
 
 First DDP; then FSDP2, which accelerate turns on for GPUs only, so it is turned on by hand here.
 """

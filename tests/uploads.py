@@ -22,6 +22,17 @@ MOVING = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")
 NAMES = (".png", ".jpg", ".txt", ".py", "", ".gif")
 
 
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds nearly nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    body = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
 def noise(mode: str = "RGB", size: tuple[int, int] = SIZE, seed: int = 0) -> Image.Image:
     """Smooth enough to compress, busy enough that every decoder has work to do."""
     rng = np.random.default_rng(seed)

@@ -1,0 +1,209 @@
+"""Captions: one line that fits, asked once for each image; richer prompts that keep the user's words."""
+
+from pathlib import Path
+
+import pytest
+
+from dsd.curation import captions
+from dsd.curation.captions import (
+    LONGEST,
+    SHORTER,
+    caption_grids,
+    counter,
+    cut,
+    enhance,
+    estimate,
+    line,
+    tokenizer_of,
+    write,
+)
+from dsd.files.hub import LoadError
+from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.vlm.open import Request
+from tests import tiny
+from tests.judging import FakeJudge, grid
+
+COLORS = ("#ff0000", "#00ff00", "#0000ff", "#ffff00")
+NAMES = {(255, 0, 0): "red", (0, 255, 0): "green", (0, 0, 255): "blue", (255, 255, 0): "yellow"}
+LONG = " ".join(["word"] * 100)
+QUESTION = Request("describe the picture")
+
+
+def words(text: str) -> int:
+    """A tokenizer of the simplest kind."""
+    return len(text.split())
+
+
+def seen(request: Request) -> str:
+    return " to ".join(NAMES[image.getpixel((8, 8))] for image in request.images)
+
+
+def captioned(tmp_path: Path, judge: FakeJudge, kept: list[tuple[int, int]], **options) -> list[dict]:
+    image, row = grid(0, *COLORS)
+    (tmp_path / "grids").mkdir(exist_ok=True)
+    image.save(tmp_path / "grids" / row["file"])
+    return caption_grids([{**row, "kept": kept}], run=tmp_path, vlm=judge, count=words, **options)
+
+
+# ---------------------------------------------------------------- of pairs
+
+
+def test_both_orders_of_a_pair_are_captioned_by_their_target(tmp_path):
+    judge = FakeJudge(seen)
+    first, second = captioned(tmp_path, judge, [(0, 2)])
+    said = {"caption": "blue", "instruction": "red to blue", "cut": False, "writer": "a tiny judge"}
+    assert first == {"id": "000000-0-2", **said}
+    assert (second["id"], second["caption"], second["instruction"]) == ("000000-2-0", "red", "blue to red")
+
+
+def test_a_image_is_described_once_however_many_pairs_it_is_in(tmp_path):
+    judge = FakeJudge(seen)
+    found = captioned(tmp_path, judge, [(0, 1), (0, 2), (0, 3)])
+    asked = [request.question for request in judge.requests]
+    assert (
+        asked.count(CRITTERS.captions["caption"]) == 4 and asked.count(CRITTERS.captions["instruction"]) == 6
+    )
+    assert len(found) == 6 and {row["caption"] for row in found if row["id"].endswith("-0")} == {"red"}
+
+
+def test_the_questions_are_those_of_the_recipe(tmp_path):
+    judge = FakeJudge(seen)
+    captioned(tmp_path, judge, [(0, 1)], recipe="identity")
+    assert {request.question for request in judge.requests} == set(IDENTITY.captions.values())
+
+
+def test_a_text_that_had_to_be_cut_is_flagged_in_both_of_its_rows_only(tmp_path):
+    judge = FakeJudge(lambda request: LONG if seen(request) == "red" else seen(request))
+    found = captioned(tmp_path, judge, [(0, 1), (1, 2)])
+    assert {row["id"]: row["cut"] for row in found} == {
+        "000000-0-1": False, "000000-1-0": True, "000000-1-2": False, "000000-2-1": False,
+    }  # fmt: skip
+    assert all(words(row["caption"]) <= LONGEST for row in found)
+
+
+def test_where_a_model_says_nothing_the_grids_own_words_stand_in_and_say_so(tmp_path):
+    judge = FakeJudge(lambda request: " \n " if seen(request) == "red" else seen(request))
+    first, second = captioned(tmp_path, judge, [(0, 1)])
+    assert (first["writer"], first["caption"]) == ("a tiny judge", "green")
+    assert (second["writer"], second["caption"], second["instruction"]) == (
+        "grid",
+        "a red critter place 0",
+        "place 0",
+    )
+
+
+# ---------------------------------------------------------------- of one text
+
+
+def test_a_text_is_one_line():
+    assert line(" a red\n\n critter\ton  the beach ") == "a red critter on the beach"
+    assert write(FakeJudge(["a\nred  critter"]), [QUESTION], words) == [("a red critter", False)]
+
+
+def test_what_is_too_long_is_asked_for_again_once_and_shorter():
+    judge = FakeJudge(["short", LONG, "shorter now"])
+    assert write(judge, [QUESTION, QUESTION], words) == [("short", False), ("shorter now", False)]
+    assert [request.question.endswith(SHORTER) for request in judge.requests] == [False, False, True]
+    assert judge.streams == 2  # all first, then all that are too long: a server keeps many in flight
+
+
+def test_silence_is_asked_again_once():
+    judge = FakeJudge(["", "a critter"])
+    assert write(judge, [QUESTION], words) == [("a critter", False)] and len(judge.requests) == 2
+
+
+def test_what_stays_too_long_is_cut_at_a_word():
+    ((text, was_cut),) = write(FakeJudge([LONG, LONG]), [QUESTION], words)
+    assert was_cut and text == " ".join(["word"] * LONGEST)
+    assert write(FakeJudge([LONG, ""]), [QUESTION], words) == [(text, True)]  # silence is no shorter text
+    assert write(FakeJudge(["", ""]), [QUESTION], words) == [("", False)]
+
+
+@pytest.mark.parametrize("longest, kept", [(5, 5), (1, 1), (0, 0), (9, 7)])
+def test_a_cut_keeps_as_many_words_as_fit(longest, kept):
+    text = "one two three four five six seven"
+    assert cut(text, words, longest) == " ".join(text.split()[:kept])
+
+
+def test_exactly_77_tokens_are_not_cut():
+    assert captions.fitted(" ".join(["word"] * 77), words)[1] is False
+    assert captions.fitted(" ".join(["word"] * 78), words)[1] is True
+
+
+# ---------------------------------------------------------------- counting
+
+
+def test_tokens_are_counted_by_the_tokenizer_in_a_folder(tmp_path):
+    clip, _ = tiny.tokenizers()
+    clip.save_pretrained(tmp_path / "tokenizer")
+    found = tokenizer_of(tmp_path)
+    assert found == tmp_path / "tokenizer"
+    assert counter(found)("a hat") == 2 + 4  # the two marks, and every letter, for this one knows no words
+    assert counter(found)("a hat " * 50) == 2 + 200  # beyond its own limit too
+
+
+def test_a_tokenizer_that_is_not_here_is_not_fetched(tmp_path):
+    assert tokenizer_of(tmp_path) is None and tokenizer_of("nobody/has-this-model") is None
+    assert counter(None) is estimate
+    with pytest.raises(LoadError, match="not found"):
+        counter(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "text, tokens",
+    [("", 2), ("a red hat", 5), ("a red hat, please!", 9), ("1999", 6), ("photograph", 5), ("Übergröße", 5)],
+)
+def test_an_estimate_counts_pieces_marks_and_digits(text, tokens):
+    assert estimate(text) == tokens
+
+
+def test_the_estimate_errs_on_the_long_side_for_pockets_own_words():
+    known = counter(captions.tokenizer_of(Path(__file__).parents[2] / "assets" / "pocket" / "student"))
+    text = "a purple pointy striped critter with long ears holding a yellow balloon in the desert at sunset"
+    assert known(text) == 2 + len(text.split()) <= estimate(text)
+
+
+# ---------------------------------------------------------------- a richer prompt
+
+
+SEEN = "a red round striped critter with long ears wearing a hat on the beach"
+SUBJECT = "a red round striped critter with long ears"
+
+
+@pytest.mark.parametrize(
+    "prompt, enhanced",
+    [
+        ("in the snow", f"{SUBJECT} in the snow"),
+        ("wearing a blue scarf in the city", f"{SUBJECT} wearing a blue scarf in the city"),
+        ("it in the forest", f"{SUBJECT} in the forest"),
+        ("The critter holding a flag", f"{SUBJECT} holding a flag"),
+        ("a red critter on the beach", f"{SUBJECT} on the beach"),
+        ("this character, at night", f"{SUBJECT} at night"),
+        ("a blue dragon in the city", f"{SUBJECT} a blue dragon in the city"),  # not ours to correct
+        ("happily\nwearing a hat", f"{SUBJECT} happily wearing a hat"),
+        ("the critter", SUBJECT),
+    ],
+)
+def test_a_prompt_gets_the_subject_of_the_image_and_none_of_its_place(prompt, enhanced):
+    judge = FakeJudge([SEEN])
+    assert enhance(judge, tiny.image(), prompt, CRITTERS) == enhanced
+    (request,) = judge.requests
+    assert request.question == CRITTERS.captions["caption"] and len(request.images) == 1
+
+
+def test_a_grown_models_caption_is_cut_at_its_first_comma_or_place():
+    said = "A fluffy ginger cat with green eyes and a white bib, sitting on a sofa in warm light."
+    assert enhance(FakeJudge([said]), tiny.image(), "on the moon", IDENTITY) == (
+        "A fluffy ginger cat with green eyes and a white bib on the moon"
+    )
+
+
+@pytest.mark.parametrize("length", [1, 60, 70, 77, 90])
+def test_the_users_words_are_never_cut_and_the_description_makes_room(length):
+    prompt = " ".join(["in", *["snow"] * (length - 1)])
+    enhanced = enhance(FakeJudge([SEEN]), tiny.image(), prompt, CRITTERS, count=words)
+    assert enhanced.endswith(prompt) and words(enhanced) == min(max(length, LONGEST), length + words(SUBJECT))
+
+
+def test_a_judge_that_says_nothing_leaves_the_prompt_as_it_is():
+    assert enhance(FakeJudge(["", ""]), tiny.image(), "in the snow", CRITTERS) == "in the snow"

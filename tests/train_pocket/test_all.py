@@ -1,0 +1,68 @@
+"""Building all of pocket by one command: the order, the flags, and going on after a part that failed."""
+
+import re
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+from train.pocket import all as building
+
+README = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+
+
+def test_every_part_is_a_command_that_train_readme_tells():
+    told = set(re.findall(r"-m (train\.[\w.]+)", README))
+    for _, arguments in building.parts(Path("runs/x"), "gpu"):
+        module = arguments[len(arguments) - 1 - arguments[::-1].index("-m") + 1]
+        is_package = hasattr(import_module(module), "__path__")
+        assert module in told and callable(import_module(f"{module}.__main__" if is_package else module).main)
+
+
+def test_flags_are_known_to_the_commands_of_the_wheel():
+    known = []
+    for name, arguments in building.parts(Path("runs/x"), "gpu", grids=8):
+        if "train.grids" in arguments or name in ("prompts", "dataset", "student", "evaluate", "curate"):
+            module = arguments[len(arguments) - 1 - arguments[::-1].index("-m") + 1]
+            given = arguments[arguments.index(module) + 1 :]
+            import_module(module)._parser().parse_args(given)  # SystemExit for a flag that is not there
+            known.append(module.removeprefix("train."))
+    assert known == ["prompts", "grids", "curate", "dataset", "train", "evaluate"]
+
+
+def test_it_goes_on_with_the_part_that_failed(tmp_path):
+    todo = [("a", ["1"]), ("b", ["2"]), ("c", ["3"])]
+    called, codes = [], iter([0, 5, 0, 0])
+
+    def call(arguments):
+        called.append(arguments[0])
+        return next(codes)
+
+    with pytest.raises(SystemExit, match="5"):
+        building.build(tmp_path, iter(todo), call)
+    building.build(tmp_path, iter(todo), call)
+    assert called == ["1", "2", "2", "3"]
+    building.build(tmp_path, iter(todo), call)
+    assert called == ["1", "2", "2", "3"]
+
+
+def test_it_ends_after_so_many_parts(tmp_path):
+    todo, called = [(name, [name]) for name in "abc"], []
+    for _ in range(2):
+        building.build(tmp_path, iter(todo), lambda arguments: called.append(arguments[0]) or 0, most=1)
+    assert called == ["a", "b"]
+
+
+@pytest.mark.parametrize("preset", ["cpu", "gpu"])
+def test_the_teachers_pieces_take_every_lesson_once_and_each_goes_on_from_the_one_before(preset):
+    pieces = [arguments for name, arguments in building.parts(Path("runs/x"), preset) if "teacher" in name]
+    shares = [piece[piece.index("--lessons") + 1 :][:2] for piece in pieces]
+    assert shares[0][0] == "0.0" and shares[-1][1] == "1.0"
+    assert all(one[1] == other[0] for one, other in zip(shares, shares[1:], strict=False))
+    assert [("--begin" in piece) for piece in pieces] == [False] + [True] * (len(pieces) - 1)
+
+
+def test_no_part_on_a_gpu_may_take_more_than_eight_minutes():
+    for _, arguments in building.parts(Path("runs/x"), "gpu"):
+        if "--minutes" in arguments:
+            assert float(arguments[arguments.index("--minutes") + 1]) <= 8

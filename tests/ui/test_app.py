@@ -1,0 +1,281 @@
+"""The running app, asked as a program would: a tiny pipeline behind a real server."""
+
+import pickle
+import threading
+import time
+from pathlib import Path
+
+import gradio as gr
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+import app
+from dsd.generate import command, drawing, provenance
+from dsd.model.sampling import Quality
+from dsd.ui import page
+from dsd.ui.generate.handlers import Generating
+from dsd.ui.loaded import Loaded
+from tests import tiny
+from tests.uploads import png_header
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return Loaded(
+        pipe=tiny.pipeline(guidance_embeds=False), name="tiny", warn=lambda image: "Unlike <b>my</b> world."
+    )
+
+
+@pytest.fixture(scope="module")
+def server(loaded, tmp_path_factory):
+    """The page at a free port; yields its address."""
+    blocks = page.build(loaded, tmp_path_factory.mktemp("no-examples"))
+    _, url, _ = page.launch(blocks, prevent_thread_lock=True, quiet=True)
+    yield url
+    blocks.close()
+
+
+@pytest.fixture(scope="module")
+def client(server, tmp_path_factory):
+    return Client(server, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+def ask(client: Client, image: str, **changes):
+    settings = {"prompt": "a red hat", "steps": 3, "seed": 7} | changes
+    return client.predict(image=handle_file(image), api_name="/generate", **settings)
+
+
+def test_the_endpoint_gives_png_files_that_carry_their_settings(client, photo):
+    files, seeds = ask(client, photo, count=2)
+    assert seeds == [7, 8] and [Path(file).name for file in files] == ["dsd-7.png", "dsd-8.png"]
+    settings = provenance.read_settings(files[1])
+    assert (settings["seed"], settings["prompt"], settings["model"]) == (8, "a red hat", "tiny")
+
+
+def test_the_endpoint_draws_what_the_library_draws(client, photo, loaded):
+    (file,), _ = ask(client, photo)
+    expected = drawing.generate(
+        loaded.pipe, Image.open(photo), drawing.Options(prompt="a red hat", seed=7, steps=3)
+    )
+    with Image.open(file) as image:
+        assert image.convert("RGB").tobytes() == expected[0].image.tobytes()
+
+
+def test_without_a_seed_each_call_takes_a_new_one(client, photo):
+    assert ask(client, photo, seed=None)[1] != ask(client, photo, seed=None)[1]
+
+
+def test_the_endpoint_is_documented_and_nothing_else_is_offered(client):
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert list(named) == ["/generate", "/unknown_words"]
+    parameters = {p["parameter_name"]: p for p in named["/generate"]["parameters"]}
+    assert list(parameters)[:3] == ["image", "prompt", "count"] and "guidance" not in parameters
+    defaults = {name: parameters[name]["parameter_default"] for name in ("steps", "fit", "quality")}
+    assert defaults == {"steps": None, "fit": "crop", "quality": "best"}
+    assert list(parameters)[-1] == "quality", "the last: values without names go on meaning the same"
+
+
+def test_the_endpoint_takes_the_quality_s_steps_unless_asked_for_others(client, photo):
+    def drawn(**changes):
+        ((file,), _) = ask(client, photo, **changes)
+        settings = provenance.read_settings(file)
+        return settings["quality"]["name"], settings["steps"]
+
+    assert drawn(quality="draft", steps=None) == ("draft", 6)
+    assert drawn(quality="draft") == ("draft", 3)
+    assert drawn(steps=None) == ("best", 28)
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "sentence"),
+    [
+        (b"not an image at all", {}, "is not an image that can be read"),
+        (b"", {}, "is empty"),
+        (png_header(30_000, 30_000), {}, "too large: at most 50 megapixels"),
+        (None, {"prompt": "  "}, "The prompt is empty"),
+        (None, {"width": 48.5}, "multiple of 16|whole number"),
+        (None, {"height": 4096}, "4096"),
+        (None, {"steps": 0}, "0"),
+        (None, {"seed": -4}, "-4"),
+        (None, {"fit": "stretch"}, "stretch"),
+        (None, {"quality": "superb"}, "superb"),
+        (None, {"steps": 2.5}, "whole number"),
+    ],
+)
+def test_bad_input_gives_a_sentence(client, photo, tmp_path, content, changes, sentence):
+    bad = tmp_path / "upload.png"
+    bad.write_bytes(Path(photo).read_bytes() if content is None else content)
+    with pytest.raises(AppError, match=sentence):
+        ask(client, str(bad), **changes)
+
+
+def test_after_all_bad_input_the_app_lives_on(client, photo):
+    assert ask(client, photo, steps=1)[1] == [7]
+
+
+def test_a_message_cannot_smuggle_in_html(client, photo, tmp_path):
+    bad = tmp_path / "<img src=x onerror=alert(1)>.png"
+    bad.write_bytes(b"junk")
+    with pytest.raises(AppError) as caught:
+        ask(client, str(bad))
+    assert "<img" not in str(caught.value)
+
+
+def test_cancel_stops_within_a_step(client, photo, loaded):
+    calls, started = [], threading.Event()
+
+    def count(*_):
+        calls.append(1)
+        started.set()
+        time.sleep(0.05)
+
+    handle = loaded.pipe.transformer.register_forward_hook(count)
+    try:
+        job = client.submit(
+            image=handle_file(photo), prompt="a hat", steps=100, image_guidance=1.0, api_name="/generate"
+        )
+        assert started.wait(20)
+        job.cancel()
+        time.sleep(0.5)
+        stopped = len(calls)
+        time.sleep(0.5)
+        assert len(calls) == stopped < 40
+    finally:
+        handle.remove()
+
+
+def test_images_are_drawn_one_call_at_a_time(client, photo, loaded):
+    running, most = [], []
+
+    def enter(*_):
+        running.append(1)
+        most.append(len(running))
+        time.sleep(0.01)
+
+    hooks = [
+        loaded.pipe.transformer.register_forward_pre_hook(enter),
+        loaded.pipe.transformer.register_forward_hook(lambda *_: running.pop() and None),
+    ]
+    try:
+        jobs = [
+            client.submit(image=handle_file(photo), prompt="a hat", steps=5, seed=i, api_name="/generate")
+            for i in range(3)
+        ]
+        assert [job.result(timeout=60)[1] for job in jobs] == [[0], [1], [2]]
+        assert max(most) == 1
+    finally:
+        [hook.remove() for hook in hooks]
+
+
+def test_what_the_model_sees_is_the_fitted_frame(loaded, photo):
+    from dsd.model import canvas
+
+    frame, remarks = Generating(loaded).see(photo, 48, 32, "pad")
+    assert frame.tobytes() == canvas.fit(Image.open(photo), 48, 32, "pad").tobytes()
+    assert remarks.visible and "Unlike &lt;b&gt;my" in remarks.value
+    frame, remarks = Generating(loaded).see(None, 48, 32, "pad")
+    assert frame is None and not remarks.visible
+
+
+def test_a_dropped_image_brings_its_settings_back(loaded, photo, tmp_path):
+    made = drawing.Options(
+        prompt="a red hat", seed=9, steps=2, width=48, height=32, fit="pad", text_guidance=2.0
+    )
+    result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
+    back = Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))
+    assert back[0].tobytes() == result.frame.tobytes()
+    assert back[1:6] == ("a red hat", 1, 2, 1.5, 2.0) and back[7:13] == (9, 48, 32, "pad", "best", False)
+    assert "another model" not in back[14]
+
+
+@pytest.mark.parametrize("asked", [{"quality": "draft"}, {"quality": "balanced", "steps": 5}])
+def test_a_dropped_image_is_redrawn_at_the_quality_it_was_drawn_at(loaded, photo, tmp_path, asked):
+    made = drawing.Options(prompt="a hat", seed=9, **asked)
+    result = drawing.generate(loaded.pipe, Image.open(photo), made, model="tiny")[0]
+    work = Generating(loaded)
+    frame, prompt, *values = work.restore(str(drawing.save(result, tmp_path / "made.png")))[:13]
+    frame.save(tmp_path / "frame.png")
+    values[4] = None  # the embedded guidance that this model lacks stays as it is on the page
+    *_, (images, *_) = work.draw(str(tmp_path / "frame.png"), prompt, *values)
+    again = images.value[0]["image"]["path"]
+    assert provenance.read_settings(again) == result.settings
+    with Image.open(again) as image:
+        assert image.convert("RGB").tobytes() == result.image.tobytes()
+
+
+def test_a_quality_the_page_does_not_offer_is_refused_with_a_reason(loaded, photo, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
+    made = drawing.Options(prompt="a hat", quality=Quality(steps=2, solver="dpm++"))
+    result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
+    assert Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))[3] == gr.skip()
+    assert "dpm++" in said[0] and "draft, balanced, best" in said[0]
+
+
+def test_a_image_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
+    other = tiny.pipeline(seed=1, guidance_embeds=True)
+    result = drawing.generate(other, Image.open(photo), drawing.Options(prompt="a hat", steps=1))[0]
+    back = Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))
+    assert result.settings["guidance"] == 3.5 and back[6] == gr.skip()
+    assert "another model" in back[14]
+
+
+def test_settings_the_page_does_not_offer_are_refused_with_a_reason(loaded, photo, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
+    made = drawing.Options(prompt="a hat", steps=1, image_guidance=15.0)
+    result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
+    assert Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))[1] == gr.skip()
+    assert "image guidance 15" in said[0]
+
+
+def test_a_plain_image_brings_none(loaded, photo):
+    skip = gr.skip()
+    back = Generating(loaded).restore(photo)
+    assert back[0] == photo and all(value == skip for value in back[1:13])
+
+
+def test_the_page_reports_trouble_in_its_status_line(loaded, photo, monkeypatch):
+    monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
+    values = [1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", False]
+    *_, (_, _, status, _) = Generating(loaded).draw(None, "a hat", *values)
+    assert "There is no image yet" in status and 'role="alert"' in status
+
+
+def test_a_long_prompt_runs_and_the_page_says_what_is_cut(loaded, photo):
+    values = [1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", False]
+    *_, (images, _, status, _) = Generating(loaded).draw(photo, "zebra " * 833, *values)
+    assert "characters are cut" in status and images.value
+
+
+def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(loaded, photo, monkeypatch):
+    monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
+    monkeypatch.setattr(loaded.pipe, "stream", lambda *_, **__: 1 / 0)
+    values = [1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", False]
+    *_, (_, _, status, _) = Generating(loaded).draw(photo, "a hat", *values)
+    assert "Something went wrong" in status and "ZeroDivision" not in status
+
+
+def test_what_leaves_the_gpu_process_can_be_pickled(loaded, photo):
+    steps = drawing.stream(
+        loaded.pipe, Image.open(photo), drawing.Options(prompt="x", steps=1), preview_seconds=0.0
+    )
+    for progress in steps:
+        assert pickle.loads(pickle.dumps(progress)).step == progress.step
+
+
+def test_an_unknown_model_stops_the_app_with_one_line(capsys, monkeypatch):
+    monkeypatch.setattr(command, "quiet", lambda: None)
+    assert app.main(["--model", "nonesuch"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "nonesuch" in said and "pocket" in said

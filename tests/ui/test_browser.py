@@ -1,0 +1,290 @@
+"""The Generate tab in a real browser."""
+
+import re
+import time
+from threading import Event
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dsd.generate import provenance
+from dsd.ui.loaded import Loaded
+from tests import browsing, tiny
+from tests.browsing import download
+from train.pocket import text
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.pipeline(guidance_embeds=False)
+
+
+@pytest.fixture(scope="module")
+def server(pipe, tmp_path_factory):
+    examples = tmp_path_factory.mktemp("examples")
+    for index in range(2):
+        image(index).save(examples / f"{index}.png")
+    (examples / "examples.json").write_text(
+        '[{"image": "0.png", "prompt": "in the snow"}, {"image": "1.png", "prompt": "at sea"}]'
+    )
+    with browsing.serving(Loaded(pipe=pipe, name="tiny", description="Random weights."), examples) as url:
+        yield url
+
+
+def image(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+
+
+def slower(pipe, seconds: float):
+    return pipe.transformer.register_forward_hook(lambda *_: time.sleep(seconds))
+
+
+def upload(tab, path) -> None:
+    tab.locator("#upload input[type=file]").set_input_files(str(path))
+
+
+def ask_for_three_steps_of_a_draft(tab) -> None:
+    tab.get_by_role("button", name="More settings").click()
+    steps = tab.get_by_label("number input for Steps")
+    assert tab.get_by_label("Best:").is_checked() and steps.input_value() == "28"
+    tab.get_by_label("Balanced:").check()
+    tab.wait_for_function("e => e.value === '14'", arg=steps.element_handle())
+    tab.get_by_label("Draft:").check()
+    tab.wait_for_function("e => e.value === '6'", arg=steps.element_handle())
+    steps.fill("3")
+    steps.blur()
+
+
+def test_upload_prompt_quality_and_steps_come_back_with_the_image_that_was_downloaded(open_page, tmp_path):
+    image(5).save(tmp_path / "photo.png")
+    tab = open_page()
+    ask_for_three_steps_of_a_draft(tab)
+    upload(tab, tmp_path / "photo.png")
+    tab.locator("#seen img").wait_for()
+    tab.get_by_label("Where should it be?").fill("a red hat 帽子")
+    tab.get_by_label("Where should it be?").press("Enter")
+    tab.get_by_text("Done, seed").wait_for()
+    assert tab.get_by_label("Draft:").is_checked()
+    assert tab.get_by_label("number input for Steps").input_value() == "3"
+    made = download(tab, tmp_path / "made.png")
+    settings = provenance.read_settings(made)
+    assert (settings["steps"], settings["quality"]["name"]) == (3, "draft")
+    assert settings["prompt"] == "a red hat 帽子"
+    assert f"seed {settings['seed']}." in tab.locator("#status").inner_text()
+
+    other = open_page()
+    upload(other, made)
+    other.get_by_text("its settings and the image it was made from are back").wait_for()
+    assert other.get_by_label("Where should it be?").input_value() == "a red hat 帽子"
+    other.locator("#seen img").wait_for()
+    other.get_by_role("button", name="Create").click()
+    other.get_by_text(f"Done, seed {settings['seed']}.").wait_for()
+    again = download(other, tmp_path / "again.png")
+    assert provenance.read_settings(again) == settings
+    with Image.open(made) as one, Image.open(again) as two:
+        assert one.tobytes() == two.tobytes()
+    other.get_by_role("button", name="More settings").click()
+    assert other.get_by_label("Draft:").is_checked()
+    assert other.get_by_label("number input for Steps").input_value() == "3"
+
+
+def test_nothing_uploaded_is_said_where_one_looks_and_one_click_on_an_example_draws(open_page):
+    tab = open_page()
+    tab.get_by_role("button", name="Create").click()
+    tab.locator("#status").get_by_text("There is no image yet").wait_for()
+    tab.get_by_test_id("toast-body").first.wait_for()
+    assert tab.locator("#images img").count() == 0
+    tab.locator("#examples button").nth(1).click()
+    tab.get_by_text("Done, seed").wait_for()
+    assert tab.get_by_label("Where should it be?").input_value() == "at sea"
+    assert tab.locator("#redrawn img").count() == 0
+    tab.get_by_label("Show your image as the model redrew it").check()
+    tab.locator("#redrawn img").first.wait_for()
+
+
+def test_unknown_words_are_named_while_the_prompt_is_typed(browser, tmp_path_factory):
+    pipe = tiny.pipeline(guidance_embeds=False)
+    pipe.tokenizer_2 = text.build_t5_tokenizer()
+    with browsing.serving(Loaded(pipe=pipe, name="tiny"), tmp_path_factory.mktemp("none")) as url:
+        with browsing.visitors(browser, url) as open_page:
+            tab = open_page()
+            prompt, remark = tab.get_by_label("Where should it be?"), tab.locator("#unknown-words")
+            prompt.press_sequentially("on the beech")
+            remark.get_by_text('does not know "beech"').wait_for()
+            assert "beach" in remark.inner_text()
+            prompt.fill("on the beach")
+            remark.wait_for(state="hidden")
+
+
+def test_cancel_stops_and_the_next_run_works(open_page, pipe):
+    calls, clicked = [], Event()
+
+    def count(*_) -> None:
+        calls.append(1)
+        if len(calls) > 20:  # half of it is done: however slow the browser is, the rest is yet to come
+            clicked.wait(60)
+
+    hooks = [slower(pipe, 0.25), pipe.transformer.register_forward_hook(count)]
+    try:
+        tab = open_page()
+        tab.locator("#examples button").first.click()
+        tab.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
+        tab.locator("#images img").first.wait_for()  # the live preview
+        tab.get_by_role("button", name="Cancel").click()
+        clicked.set()
+        tab.get_by_text("Cancelled.").wait_for()
+        time.sleep(0.8)
+        stopped = len(calls)
+        time.sleep(0.8)
+        assert len(calls) == stopped < 40
+    finally:
+        clicked.set()
+        [hook.remove() for hook in hooks]
+    tab.get_by_role("button", name="Create").click()
+    tab.get_by_text("Done, seed").wait_for()
+
+
+def test_create_is_usable_again_after_every_kind_of_error(open_page):
+    tab = open_page()
+    tab.locator("#examples button").first.click()
+    tab.get_by_text("Done, seed").wait_for()
+    tab.get_by_role("button", name="More settings").click()
+    tab.get_by_label("New seed each time").uncheck()
+    seed, create = tab.get_by_label("Seed", exact=True), tab.get_by_role("button", name="Create")
+    seed.fill("-5")
+    create.click()
+    tab.locator("#status").get_by_text("seed must be a whole number").wait_for()
+    seed.fill("-1")  # as other programs write "any"
+    full = {"detail": "Queue is full. Please try again later."}
+    tab.route("**/queue/join*", lambda way: way.fulfill(status=503, json=full))
+    create.click()
+    tab.get_by_text("currently busy").wait_for()
+    tab.unroute("**/queue/join*")
+    create.click()
+    tab.locator("#history-strip button").nth(1).wait_for()
+    assert int(seed.input_value()) >= 0
+    tab.route("**/queue/join*", lambda way: way.abort())
+    create.click()
+    tab.get_by_text("Connection to the server was lost").wait_for()
+    tab.unroute("**/queue/join*")  # gradio loads the page anew when the server answers again
+    tab.locator("#status").get_by_text("Your images will appear here").wait_for()
+    tab.locator("#examples button").first.click()
+    tab.get_by_text("Done, seed").wait_for()
+
+
+def test_a_second_click_while_one_is_drawn_starts_nothing(open_page, pipe):
+    hook, tab = slower(pipe, 0.05), open_page()
+    try:
+        tab.locator("#examples button").first.click()
+        tab.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
+        tab.get_by_role("button", name="Create").click()
+        tab.get_by_text("Done, seed").wait_for()
+    finally:
+        hook.remove()
+    tab.locator("#history-strip button").wait_for()
+    time.sleep(1)
+    assert tab.locator("#history-strip button").count() == 1
+    assert "Done, seed" in tab.locator("#status").inner_text()
+
+
+def test_the_second_visitor_sees_the_place_in_the_queue_and_no_image_of_the_first(open_page, pipe):
+    hook = slower(pipe, 0.08)
+    try:
+        first, second = open_page(), open_page()
+        first.locator("#examples button").first.click()
+        first.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
+        second.locator("#examples button").first.click()
+        second.get_by_text("queue: 1").first.wait_for()
+        second.get_by_role("button", name="Cancel").click()  # leaving the queue works too
+        second.get_by_text("Cancelled.").wait_for()
+    finally:
+        hook.remove()
+    first.get_by_text("Done, seed").wait_for()
+    first.locator("#history-strip button").wait_for()
+    assert "Cancelled." in second.locator("#status").inner_text()
+    assert second.locator("#history").is_hidden()
+    second.get_by_role("button", name="Create").click()
+    second.get_by_text("Done, seed").wait_for()
+    second.locator("#history-strip button").first.wait_for()
+    assert second.locator("#history-strip button").count() == 1
+
+
+def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path):
+    image(5).save(tmp_path / "good.png")
+    tab = open_page()
+    upload(tab, tmp_path / "good.png")
+    for name, content in {"notes.png": b"Dear diary", "empty.png": b""}.items():
+        (tmp_path / name).write_bytes(content)
+        tab.locator("#seen img").wait_for()
+        tab.locator("#upload").get_by_label("Remove Image").click()
+        upload(tab, tmp_path / name)
+        tab.locator("#remarks [role=alert]", has_text=name).wait_for()
+        tab.get_by_label("Where should it be?").fill("a hat")
+        tab.get_by_role("button", name="Create").click()
+        tab.locator("#status [role=alert]").get_by_text(name).wait_for()
+        tab.locator("#examples button").first.click()
+        tab.get_by_text("Done, seed").wait_for()
+        assert tab.locator("#status [role=alert]").count() == 0
+
+
+def test_the_images_of_a_visit_are_compared_and_used_again(open_page):
+    tab = open_page()
+    assert tab.locator("#history").is_hidden()
+    for index in range(2):
+        tab.locator("#examples button").nth(index).click()
+        tab.locator("#history-strip button").nth(index).wait_for()
+    tab.locator("#history-strip button").nth(1).click()  # the newest is the first
+    tab.locator("#history-about").get_by_text("in the snow").wait_for()
+    after = tab.locator("#history-slider img").nth(1)
+    meet = tab.locator("#history-position input[type=range]")
+    meet.press("ArrowRight")  # without a mouse
+    # A little more than the half: the image may be narrower than what the position counts in.
+    cut = "e => parseFloat(e.style.clipPath.split(' ').at(-1)) > 50"
+    tab.wait_for_function(cut, arg=after.element_handle())
+    assert tab.get_by_label("The one picked before").is_hidden()
+    tab.locator("#history-strip button").nth(0).click()
+    tab.get_by_label("The one picked before").check()
+    tab.locator("#history-slider").get_by_text("Left: the one picked before.").wait_for()
+
+    tab.get_by_label("Where should it be?").fill("elsewhere")
+    tab.get_by_role("button", name="Use these settings").click()
+    tab.get_by_text("its settings and the image it was made from are back").wait_for()
+    assert tab.get_by_label("Where should it be?").input_value() == "at sea"
+    tab.get_by_role("button", name="Use as reference").click()
+    tab.get_by_text("its settings and the image it was made from are back").wait_for(state="hidden")
+    tab.wait_for_function("document.querySelector('#upload img').src.includes('dsd-')")
+
+
+def test_the_history_fits_a_phone_and_a_finger(open_page):
+    tab = open_page(viewport=browsing.PHONE, has_touch=True)
+    tab.locator("#examples button").first.tap()
+    tab.locator("#history-strip button").first.tap()
+    handle = tab.get_by_test_id("slider")
+    handle.wait_for()
+    assert handle.bounding_box()["width"] >= 40
+    assert tab.evaluate("document.documentElement.scrollWidth") <= browsing.PHONE["width"]
+
+
+def test_a_link_brings_its_settings_and_the_form_gives_it_back(open_page, server):
+    asked = (
+        "?prompt=a+red+hat+%F0%9F%8E%A9&count=2&steps=5&image_guidance=1.5&text_guidance=2.5"
+        "&seed=7&width=48&height=32&fit=pad&quality=draft"
+    )
+    tab = open_page(f"{asked}&__theme=dark")
+    tab.locator("#brought").get_by_text("links never carry an image").wait_for()
+    assert tab.get_by_label("Where should it be?").input_value() == "a red hat 🎩"
+    tab.get_by_role("button", name="More settings").click()
+    assert not tab.get_by_label("New seed each time").is_checked()
+    tab.get_by_role("button", name="Copy link").click()
+    box = tab.locator("#link").get_by_role("textbox")
+    box.wait_for()
+    assert box.input_value() == server + asked
+
+
+def test_a_bad_link_gets_a_sentence_and_the_page_stays_as_it_is(open_page):
+    tab = open_page("?prompt=a+hat&steps=%3Cimg+src%3Dx+onerror%3Dalert(1)%3E")
+    tab.locator("#brought [role=alert]").get_by_text(
+        'Steps must be a whole number, got "<img src=x'
+    ).wait_for()
+    assert tab.get_by_label("Where should it be?").input_value() == ""
