@@ -1,17 +1,50 @@
-"""The models that the tabs use and the run that they show."""
+"""The models that the tabs use and the run that they show, some of them opened on first use."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
+from dsd.files.hub import LoadError
 from dsd.generate.drawing import public_name
-from dsd.grids.recipes import IDENTITY, Recipe
-from dsd.ui.late import Late
+from dsd.grids.recipes import IDENTITY, RECIPES, Recipe
+from dsd.model.checkpoint import resolve
+from dsd.model.presets import DEFAULT, PRESETS, Preset
 from dsd.vlm.base import VLM
+
+T = TypeVar("T")
+
+
+class Lazy(Generic[T]):
+    """A callable that opens an object on the first call and returns the same object on later calls."""
+
+    def __init__(self, name: str, opener: Callable[[], T], *, missing: str | None = None) -> None:
+        """Store the opener; `missing` tells visitors, in a sentence, why there is nothing to open."""
+        self.name = name
+        self.missing = missing
+        self._opener = opener
+        self._lock = Lock()
+        self._value: T | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._value is not None
+
+    def __call__(self) -> T:
+        """Return the object, opened if needed; raise LoadError if it is missing.
+
+        If the opener raises an error, the next call tries again.
+        """
+        if self.missing:
+            raise LoadError(self.missing)
+        with self._lock:  # two visitors at the same time must not load it twice
+            if self._value is None:
+                self._value = self._opener()
+            return self._value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +58,7 @@ class Loaded:
     license: str = ""
     missing: str | None = None  # why the requested model does not run here
     warn: Callable[[Image.Image], str | None] | None = None  # says why an image will not suit this model
-    describer: Late[VLM] | None = None  # describes images of this model's world in words
+    describer: Lazy[VLM] | None = None  # describes images of this model's world in words
     recipe: Recipe = IDENTITY  # the questions for the describer
 
     @property
@@ -39,12 +72,54 @@ class Loaded:
 class Wheel:
     """The models and the run of the Grids and Curate tabs."""
 
-    teacher: Late[Any]  # a `dsd.grids.teacher.Teacher`
+    teacher: Lazy[Any]  # a `dsd.grids.teacher.Teacher`
     recipe: Recipe  # the wording of the teacher's and the judge's prompts
-    judge: Late[VLM] | None = None  # None: no judge knows this teacher's grids
+    judge: Lazy[VLM] | None = None  # None: no judge knows this teacher's grids
     about: str = ""  # tells visitors which models draw and judge
     run: Path | None = None  # the folder of the run to review
     own: bool = False  # the run belongs to the user who started the app, so labels are saved in it
+
+
+def facts(model: str, *, weights: str | None) -> dict[str, Any]:
+    """Return what a model's preset says about it, as fields of `Loaded`."""
+    preset, warn = resolve(model), None
+    if preset.knows_world:
+        from dsd.pocket import warning as warn
+    is_licensed = preset.license != Preset.license  # an unknown license is not shown
+    return {
+        "description": "What it draws well depends on these weights." if weights else preset.description,
+        "license": preset.license if is_licensed else "",
+        "warn": warn,
+    }
+
+
+def recipe_of(*names: str | None) -> Recipe:
+    """Return the recipe of the first of these presets that has one of its own, else the usual one."""
+    own = [PRESETS[name].recipe for name in names if name in PRESETS]
+    return next((RECIPES[recipe] for recipe in own if recipe != IDENTITY.name), IDENTITY)
+
+
+def judge_knows(judge: str | None, model: str) -> bool:
+    """Return whether a judge (None: the embedded one) can assess this model's images.
+
+    The embedded judge knows only its own family's world. A custom model may belong to it: naming the judge
+    together with the model means that it does.
+    """
+    if judge is not None and judge not in PRESETS:
+        return True
+    return model == (judge or DEFAULT.name) or (judge is not None and model not in PRESETS)
+
+
+def about_teacher(teacher: str, model: str) -> str:
+    """Return sentences for the page about the model that draws the grids."""
+    hint = PRESETS[model].teacher_hint if model in PRESETS and model != teacher else ""
+    return f"{PRESETS[teacher].about_grids} {hint}".strip()
+
+
+def sample_run() -> Path | None:
+    """Return the embedded family's sample run, or None if this copy has none."""
+    run = PRESETS[DEFAULT.name].run
+    return Path(run) if run and Path(run).is_dir() else None
 
 
 def shown_name(source: str) -> str:

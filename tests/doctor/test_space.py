@@ -18,8 +18,7 @@ from dsd.generate import command
 from dsd.model import presets
 from dsd.ui import page
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.late import Late
-from dsd.ui.loaded import Loaded
+from dsd.ui.loaded import Lazy, Loaded
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,7 +229,7 @@ def test_a_teacher_that_cannot_be_opened_does_not_stop_the_start(monkeypatch, ca
         raise error
 
     monkeypatch.setattr(app, "open_teacher", fail)
-    app.open_now(app.wheel(args := app.parse([]), Late("pocket", lambda: None)))
+    app.open_now(app.wheel(args := app.parse([]), Lazy("pocket", lambda: None)))
     assert str(error) in capsys.readouterr().err and args.teacher == "pocket"
 
 
@@ -262,7 +261,7 @@ def test_the_command_says_that_nothing_stands_against_a_space(monkeypatch, opene
     monkeypatch.setattr(command, "quiet", lambda: None)
     assert app.main(["--check-space"]) == 0
     said = capsys.readouterr()
-    assert said.err == "" and "Nothing here stands against" in said.out and opened == ["pocket"]
+    assert said.err == "" and "Ready for Spaces." in said.out and opened == ["pocket"]
 
 
 def test_the_command_lists_what_does(monkeypatch, opened, capsys):

@@ -15,8 +15,9 @@ from PIL import Image
 from dsd.generate import command, drawing, provenance
 from dsd.generate.drawing import Options
 from dsd.model import sampling as quality
-from dsd.model.encoding import encoded
+from dsd.model.encoding import encode
 from dsd.model.latents import timesteps
+from dsd.model.request import DrawingOptions, Request
 from dsd.model.sampling import QUALITIES, SOLVERS, Quality
 from tests import tiny
 from tests.tiny import draw, seeded
@@ -176,13 +177,13 @@ def test_a_draft_is_made_again_from_its_file(pipe, tmp_path):
     assert settings["steps"] == QUALITIES["draft"].steps and settings["quality"]["name"] == "draft"
     again = drawing.generate(pipe, photo(), drawing.options_from(settings))[0]
     assert again.image.tobytes() == result.image.tobytes()
-    assert drawing.options_from(settings).plan == QUALITIES["draft"]
+    assert drawing.options_from(settings).loop == QUALITIES["draft"]
 
 
 def test_images_from_before_there_were_qualities_are_best(pipe):
     settings = drawing.generate(pipe, photo(), options(steps=2))[0].settings
     del settings["quality"]
-    assert drawing.options_from(settings).plan == replace(QUALITIES["best"], steps=2)
+    assert drawing.options_from(settings).loop == replace(QUALITIES["best"], steps=2)
 
 
 @pytest.mark.parametrize("forged", [None, 3, [1], {"speed": 1}, {"solver": "x"}, {"steps": "many"}])
@@ -202,10 +203,10 @@ def test_a_forged_quality_ends_in_a_sentence(pipe, forged):
 )
 def test_the_command_takes_a_quality(pipe, tmp_path, monkeypatch, capsys, flags, name, steps):
     monkeypatch.setattr("dsd.model.checkpoint.load_pipeline", lambda *_, **__: pipe)
-    monkeypatch.setattr(command, "quiet", lambda: None)
     photo().save(tmp_path / "in.png")
     out = str(tmp_path / "out.png")
-    assert command.main([str(tmp_path / "in.png"), "a hat", "-o", out, *flags]) == 0
+    argv = [str(tmp_path / "in.png"), "a hat", "-o", out, *flags]
+    assert command.run(command.parse(argv)) == 0
     settings = provenance.read_settings(out)
     assert (settings["quality"]["name"], settings["steps"]) == (name, steps)
 
@@ -244,13 +245,15 @@ def test_more_steps_do_not_ask_more_often_where_the_pipeline_is(pipe, monkeypatc
 @pytest.mark.parametrize("scales", [(1.0, 1.0), (1.5, 1.0), (1.0, 2.0)])
 def test_a_request_that_is_already_encoded_draws_the_same(pipe, scales):
     image, text = scales
-    asked = {"image": tiny.image(), "image_guidance_scale": image, "text_guidance_scale": text}
-    asked |= {"prompt": "a red hat", "negative_prompt": "a hat", "num_inference_steps": 3}
-    drawn = [
-        pipe(**given, generator=seeded(0), output_type="latent").images
-        for given in (asked, encoded(pipe, **asked))
-    ]
-    assert torch.equal(*drawn)
+    request = Request(
+        options=DrawingOptions(image_guidance=image, text_guidance=text, steps=3),
+        prompt="a red hat", negative_prompt="a hat", image=tiny.image(), output_type="latent",
+    )  # fmt: skip
+    outputs = []
+    for each in (request, encode(pipe, request)):
+        *_, output = pipe.stream(replace(each, generator=seeded(0)))
+        outputs.append(output.images)
+    assert torch.equal(*outputs)
 
 
 HEAVY = ("torch", "diffusers", "transformers", "peft", "numpy", "PIL", "gradio", "huggingface_hub")

@@ -50,7 +50,7 @@ def test_the_generate_tab_keeps_small_previews_and_exact_images(image, cache, fo
     work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
     options = Options(prompt="a hat", steps=1, count=2, image_guidance=1.0)
     (done,) = drawing.generate(work.loaded.pipe, tiny.image(), Options(prompt="a hat", steps=1))
-    gallery, *_ = work._shown(Progress(1, 2, 1.0, [image], [done]), options, folder)
+    gallery = work._view(Progress(1, 2, 1.0, [image], [done]), options, folder)["images"]
     finished, preview = gallery.value
     assert finished["image"]["path"].endswith("dsd-0.png") and preview["caption"] == "preview"
     with Image.open(finished["image"]["path"]) as file:
@@ -65,7 +65,7 @@ def test_previews_of_one_moment_are_not_mixed_up(cache, folder):
     work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
     red, blue = (Image.new("RGB", (32, 32), color) for color in ("red", "blue"))
     options, orders = Options(prompt="a hat", steps=1, count=2), ([red, blue], [blue, red])
-    shown = [work._shown(Progress(1, 2, 1.0, both), options, folder)[0] for both in orders]
+    shown = [work._view(Progress(1, 2, 1.0, both), options, folder)["images"] for both in orders]
     paths = [[item["image"]["path"] for item in gallery.value] for gallery in shown]
     colors = [[Image.open(path).convert("RGB").getpixel((9, 9)) for path in both] for both in paths]
     assert [[pixel[0] > pixel[2] for pixel in both] for both in colors] == [[True, False], [False, True]]
