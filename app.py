@@ -100,7 +100,7 @@ def load(args: argparse.Namespace, judge: Lazy[VLM]) -> Loaded:
     way = {"device": args.device, "offload": args.offload, "quantize": args.quantize}
     pipe = command.open_model(args.model, weights=args.weights, **way)
     describer = judge if models.judge_knows(args.judge, args.model) else None
-    recipe = models.recipe_of(args.judge, args.model)
+    recipe = models.recipe_of(args.judge if args.judge in PRESETS else args.model)
     facts = models.facts(args.model, weights=args.weights)
     return Loaded(
         pipe=pipe, name=args.model, weights=args.weights, describer=describer, recipe=recipe, **facts
@@ -112,19 +112,16 @@ def settle(args: argparse.Namespace, judge: Lazy[VLM]) -> tuple[argparse.Namespa
 
     Elsewhere the error is raised, because the person who started the app can read it.
     """
-    if not space.is_space():
+    if not space.is_space() or args.model == DEFAULT:
         return args, load(args, judge)
     try:
         if lacks := space.lacking(args.model, device=best_device(), token=hub.has_token()):
             raise hub.LoadError(lacks)
         return args, load(args, judge)
     except Exception as error:  # for any error, a page that reports it is better than none
-        if args.model == DEFAULT:
-            raise
         report(f"{one_line(error)}; pocket runs instead")
-        is_expected = isinstance(error, ValueError)
-        name = models.shown_name(args.model)
-        missing = str(error) if is_expected else f"{name} could not be opened: the log of this Space says why"
+        log_only = f"{models.shown_name(args.model)} could not be opened: the log of this Space says why"
+        missing = str(error) if isinstance(error, ValueError) else log_only
     # Outside the except block, because the error keeps everything that was loaded in memory.
     embedded = {"model": DEFAULT, "weights": None, "offload": "none", "quantize": None}
     args = argparse.Namespace(**vars(args) | embedded)
@@ -136,34 +133,32 @@ def judge(args: argparse.Namespace) -> Lazy[VLM]:
     name, missing = args.judge or DEFAULT, None
     if name in PRESETS and not Path(PRESETS[name].judge or "").is_dir():
         missing = "the embedded judge is not in this copy yet: python -m train.pocket.judge makes it"
-    return Lazy(name, lambda: open_judge(args, name), missing=missing)
 
+    def open_judge() -> VLM:
+        from dsd.vlm.open import open_vlm
 
-def open_judge(args: argparse.Namespace, name: str) -> VLM:
-    """Open a judge on this machine or on a server."""
-    from dsd.vlm.open import open_vlm
+        return open_vlm(name, **(SERVER if "://" in name else {"device": args.device}))
 
-    return open_vlm(name, **(SERVER if "://" in name else {"device": args.device}))
+    return Lazy(name, open_judge, missing=missing)
 
 
 def wheel(args: argparse.Namespace, judge: Lazy[VLM]) -> Wheel:
     """Return what the Grids and Curate tabs work with; nothing is opened yet."""
+
+    def open_teacher() -> Any:
+        from dsd.grids.teacher import load_teacher
+
+        offload = "none" if PRESETS[args.teacher].embedded else args.offload
+        return load_teacher(args.teacher, device=args.device, offload=offload)
+
     return Wheel(
-        teacher=Lazy(args.teacher, lambda: open_teacher(args)),
+        teacher=Lazy(args.teacher, open_teacher),
         recipe=models.recipe_of(args.teacher),
         judge=judge if models.judge_knows(args.judge, args.teacher) else None,
         about=models.about_teacher(args.teacher, args.model),
         run=args.run or models.sample_run(),
         own=args.run is not None,
     )
-
-
-def open_teacher(args: argparse.Namespace) -> Any:
-    """Open the `dsd.grids.teacher.Teacher`; pocket is small and never offloaded."""
-    from dsd.grids.teacher import load_teacher
-
-    offload = "none" if PRESETS[args.teacher].embedded else args.offload
-    return load_teacher(args.teacher, device=args.device, offload=offload)
 
 
 def open_now(wheel: Wheel) -> None:
@@ -185,21 +180,6 @@ def one_line(error: Exception) -> str:
     return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
 
 
-def check_space(args: argparse.Namespace) -> int:
-    """Check that the folder and the page would work on a Space; print problems and return 1 if any."""
-    problems = space.check(ROOT)
-    try:
-        args, loaded = settle(args, shared_judge := judge(args))
-        page.build(loaded, EXAMPLES, wheel(args, shared_judge)).close()
-    except ValueError as error:
-        problems.append(str(error))
-    for problem in problems:
-        report(problem)
-    if not problems:
-        print("Ready for Spaces. Only a Space can tell how its build and its GPU behave.")
-    return 1 if problems else 0
-
-
 def build(args: argparse.Namespace) -> Any:
     """Load the models and return the page."""
     args, loaded = settle(args, shared_judge := judge(args))
@@ -209,6 +189,20 @@ def build(args: argparse.Namespace) -> Any:
     if space.is_zero():
         open_now(tabs)
     return page.build(loaded, EXAMPLES, tabs)
+
+
+def check_space(args: argparse.Namespace) -> int:
+    """Check that the folder and the page would work on a Space; print problems and return 1 if any."""
+    problems = space.check(ROOT)
+    try:
+        build(args).close()
+    except ValueError as error:
+        problems.append(str(error))
+    for problem in problems:
+        report(problem)
+    if not problems:
+        print("Ready for Spaces. Only a Space can tell how its build and its GPU behave.")
+    return 1 if problems else 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -66,11 +66,7 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     add("--weights", help="trained weights to put on the model: a folder, file or hub id")
     add("--device", help="cpu, cuda or mps (the best available)")
     add("--offload", default="none", choices=OFFLOADS, help="keep parts of a large model in main memory")
-    add(
-        "--quantize",
-        choices=tuple(QUANTIZED),
-        help="weights in 8bit or 4bit; needs an NVIDIA GPU and bitsandbytes",
-    )
+    add("--quantize", choices=QUANTIZED, help="weights in fewer bits, on an NVIDIA GPU with bitsandbytes")
 
 
 def _flag(name: str) -> str:

@@ -70,6 +70,7 @@ class Progress:
     seconds_left: float
     previews: list[Image.Image] | None = None  # images of the current batch, if a preview is due
     results: list[Result] = field(default_factory=list)  # finished images; all of them at the last step
+    seconds: float = 0.0  # since the call began
 
 
 def generate(
@@ -103,11 +104,11 @@ def stream(
     """
     embedded_guidance(options, pipe)  # raises ValueError before the model does any work
     settings = _settings(pipe, frame, options, model, weights)
+    clock = Clock(options.loop.steps * options.count, preview_seconds)
     condition = encoding.encode_frames(pipe, [frame])
     request = encoding.encode(
         pipe, Request(options=options, prompt=options.prompt.strip(), condition=condition)
     )
-    clock = Clock(options.loop.steps * options.count, preview_seconds)
     results: list[Result] = []
     seeds = range(options.seed, options.seed + options.count)
     for start in range(0, options.count, BATCH):
@@ -117,7 +118,7 @@ def stream(
             Result(image, reference, frame, seed, {**settings, "seed": seed})
             for image, reference, seed in zip(output.images, output.references, batch, strict=True)
         ]
-        yield Progress(clock.done, clock.total, clock.seconds_left(), None, results)
+        yield clock.progress(None, results)
 
 
 def _draw(
@@ -133,7 +134,7 @@ def _draw(
                 return step
             clock.tick(len(seeds))
             previews = step.preview() if clock.preview_due() else None
-            yield Progress(clock.done, clock.total, clock.seconds_left(), previews, results)
+            yield clock.progress(previews, results)
 
 
 def _settings(
@@ -183,8 +184,8 @@ class Clock:
         self.total = total
         self.done = 0
         self._preview_seconds = preview_seconds
-        self._ticks = [(time.monotonic(), 0)]
-        self._last_preview = time.monotonic()
+        self._start = self._last_preview = time.monotonic()
+        self._ticks = [(self._start, 0)]
 
     def tick(self, images: int) -> None:
         self.done += images
@@ -194,6 +195,10 @@ class Clock:
         # Only recent steps count: guidance starts after the second step and makes later steps slower.
         (before, first), (now, last) = self._ticks[0], self._ticks[-1]
         return (now - before) / max(1, last - first) * (self.total - self.done)
+
+    def progress(self, previews: list[Image.Image] | None, results: list[Result]) -> Progress:
+        seconds = time.monotonic() - self._start
+        return Progress(self.done, self.total, self.seconds_left(), previews, results, seconds)
 
     def preview_due(self) -> bool:
         if self._preview_seconds is None or time.monotonic() - self._last_preview < self._preview_seconds:

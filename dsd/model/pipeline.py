@@ -58,7 +58,6 @@ class _Drawing:
     texts: dict[bool, tuple[Tensor, Tensor]]  # whether text is kept -> embeds [B, T, D], pooled [B, P]
     solver: SchedulerMixin
     timesteps: Tensor  # [steps], 0..1000
-    guided: tuple[Branch, ...]
     positions: Tensor  # [tokens, 3]
     size: tuple[int, int]  # height, width of one frame
     together: bool  # whether the branches of a step are evaluated in one call
@@ -163,45 +162,38 @@ class DSDPipeline(FluxControlPipeline):
     # -- the loop
 
     def _run(self, request: Request) -> Iterator[Step | DSDPipelineOutput]:
-        # no_grad must not span a yield: it would leak into the caller.
+        # The methods below have no_grad, which must not span a yield: it would leak into the caller.
         self._interrupt = False
         self._guidance_scale = embedded_guidance(request.options, self)
         self._joint_attention_kwargs = request.joint_attention_kwargs
         try:
-            with torch.no_grad():
-                drawing = self._prepare(request)
-            yield from self._denoise(request, drawing)
-            with torch.no_grad():
-                output = self._output(request, drawing)
+            drawing = self._prepare(request)
+            total = self._num_timesteps = len(drawing.timesteps)
+            with self.progress_bar(total=total) as bar:
+                for index, timestep in enumerate(drawing.timesteps):
+                    if self.interrupt:
+                        break
+                    preview = self._advance(request, drawing, index, timestep)
+                    bar.update()
+                    yield Step(index, total, preview)
+            output = self._output(request, drawing)
         finally:
             self.maybe_free_model_hooks()
         yield output
 
-    def _denoise(self, request: Request, drawing: _Drawing) -> Iterator[Step]:
-        total = self._num_timesteps = len(drawing.timesteps)
-        with self.progress_bar(total=total) as bar:
-            for index, timestep in enumerate(drawing.timesteps):
-                if self.interrupt:
-                    return
-                with torch.no_grad():
-                    preview = self._advance(request, drawing, index, timestep)
-                bar.update()
-                yield Step(index, total, preview)
-
+    @torch.no_grad()
     def _advance(self, request: Request, drawing: _Drawing, index: int, timestep: Tensor) -> Callable:
         """Take one solver step on `drawing.latents` and return the step's preview function."""
-        active = drawing.guided if index in request.options.loop.guided else PLAIN
-        velocity, before = self._velocity(drawing, active, timestep), drawing.latents
+        active = request.options.guided if index in request.options.loop.guided else PLAIN
+        before = drawing.latents
+        velocity = self._velocity(drawing, active, timestep)
         after = drawing.solver.step(velocity, timestep, before, return_dict=False)[0].to(before.dtype)
-        drawing.latents = self._call_back(request, index, timestep, after)
+        if request.callback_on_step_end:
+            tensors = dict.fromkeys(request.callback_on_step_end_tensor_inputs, after)  # only "latents"
+            after = request.callback_on_step_end(self, index, timestep, tensors).get("latents", after)
+        drawing.latents = after
         t = float(timestep) / drawing.solver.config.num_train_timesteps
         return lambda: self._preview(flow.estimate_data(before, velocity, t), drawing.size)
-
-    def _call_back(self, request: Request, index: int, timestep: Tensor, after: Tensor) -> Tensor:
-        if request.callback_on_step_end is None:
-            return after
-        tensors = dict.fromkeys(request.callback_on_step_end_tensor_inputs, after)  # only "latents" exists
-        return request.callback_on_step_end(self, index, timestep, tensors).get("latents", after)
 
     # -- one evaluation of the model
 
@@ -226,11 +218,14 @@ class DSDPipeline(FluxControlPipeline):
         embeds, pooled = (
             torch.cat(parts) for parts in zip(*(drawing.texts[b.text] for b in group), strict=True)
         )
+        guidance = self._guidance_scale
+        if guidance is not None:
+            guidance = torch.full([len(hidden)], guidance, device=hidden.device, dtype=torch.float32)
         with self.transformer.cache_context("+".join(branch.name for branch in group)):
             velocity = self.transformer(
                 hidden_states=hidden,
                 timestep=timestep.expand(len(hidden)).to(hidden.dtype) / 1000,
-                guidance=self._guidance_vector(hidden),
+                guidance=guidance,
                 pooled_projections=pooled,
                 encoder_hidden_states=embeds,
                 txt_ids=drawing.positions.new_zeros(embeds.shape[1], 3),
@@ -240,21 +235,16 @@ class DSDPipeline(FluxControlPipeline):
             )[0]
         return list(velocity.chunk(len(group)))  # [G * B, ...] -> G x [B, tokens, C]
 
-    def _guidance_vector(self, hidden: Tensor) -> Tensor | None:
-        if self._guidance_scale is None:
-            return None
-        return torch.full([len(hidden)], self._guidance_scale, device=hidden.device, dtype=torch.float32)
-
     # -- before the loop
 
+    @torch.no_grad()
     def _prepare(self, request: Request) -> _Drawing:
         # Looked up once, not at every step: diffusers searches all parts for the device, which takes 2 ms.
         device = self._execution_device
         width, height = request.options.size(self.frame_size)
-        guided = request.options.guided
         texts = {
             kept: tuple(encoding.spread(rows, request) for rows in encoding.text(self, request, kept))
-            for kept in {True, *(branch.text for branch in guided)}
+            for kept in {True, *(branch.text for branch in request.options.guided)}
         }
         dtype = texts[True][0].dtype
         condition = encoding.spread(encoding.condition(self, request, height, width), request).to(dtype)
@@ -274,7 +264,6 @@ class DSDPipeline(FluxControlPipeline):
             texts=texts,
             solver=solver,
             timesteps=times,
-            guided=guided,
             positions=latents.positions(height, 2 * width, vae_scale=self.vae_scale_factor, device=device),
             size=(height, width),
             together=self._batched(device, count),
@@ -282,6 +271,7 @@ class DSDPipeline(FluxControlPipeline):
 
     # -- after the loop
 
+    @torch.no_grad()
     def _output(self, request: Request, drawing: _Drawing) -> DSDPipelineOutput:
         if request.output_type == "latent":
             return DSDPipelineOutput(images=drawing.latents, references=None)
@@ -291,10 +281,10 @@ class DSDPipeline(FluxControlPipeline):
         )
         return DSDPipelineOutput(images=target, references=reference)
 
+    @torch.no_grad()
     def _preview(self, tokens: Tensor, size: tuple[int, int]) -> list[Image.Image]:
         _, target = canvas.split(self._unpack(tokens, size))  # decoding half the canvas takes half the time
-        with torch.no_grad():
-            return self.image_processor.postprocess(latents.decode(self.vae, target), output_type="pil")
+        return self.image_processor.postprocess(latents.decode(self.vae, target), output_type="pil")
 
     def _unpack(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         return latents.unpack(tokens, size[0], 2 * size[1], vae_scale=self.vae_scale_factor)

@@ -93,10 +93,9 @@ def facts(model: str, *, weights: str | None) -> dict[str, Any]:
     }
 
 
-def recipe_of(*names: str | None) -> Recipe:
-    """Return the recipe of the first of these presets that has one of its own, else the usual one."""
-    own = [PRESETS[name].recipe for name in names if name in PRESETS]
-    return next((RECIPES[recipe] for recipe in own if recipe != IDENTITY.name), IDENTITY)
+def recipe_of(model: str) -> Recipe:
+    """Return the recipe of a preset, or the usual one for any other model."""
+    return RECIPES[PRESETS[model].recipe] if model in PRESETS else IDENTITY
 
 
 def judge_knows(judge: str | None, model: str) -> bool:

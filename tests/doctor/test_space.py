@@ -213,8 +213,8 @@ def test_with_all_there_or_elsewhere_the_model_asked_for_runs(on_a_space, opened
 def test_on_zero_gpu_all_models_are_open_before_anybody_is_served(monkeypatch, opened):
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     monkeypatch.setattr(command, "quiet", lambda: None)
-    monkeypatch.setattr(app, "open_teacher", lambda args: opened.append("teacher"))
-    monkeypatch.setattr(app, "open_judge", lambda args, name: opened.append("judge"))
+    monkeypatch.setattr("dsd.grids.teacher.load_teacher", lambda *_, **__: opened.append("teacher"))
+    monkeypatch.setattr("dsd.vlm.open.open_vlm", lambda *_, **__: opened.append("judge"))
     monkeypatch.setattr(page, "build", lambda *_: opened.append("page"))
     monkeypatch.setattr(page, "launch", lambda *_, **__: opened.append("served"))
     monkeypatch.setitem(presets.PRESETS, "pocket", replace(presets.POCKET, judge=str(ROOT)))
@@ -225,10 +225,10 @@ def test_on_zero_gpu_all_models_are_open_before_anybody_is_served(monkeypatch, o
 
 @pytest.mark.parametrize("error", [hub.LoadError("gone"), RuntimeError("CUDA error")])
 def test_a_teacher_that_cannot_be_opened_does_not_stop_the_start(monkeypatch, capsys, error):
-    def fail(args):
+    def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(app, "open_teacher", fail)
+    monkeypatch.setattr("dsd.grids.teacher.load_teacher", fail)
     app.open_now(app.wheel(args := app.parse([]), Lazy("pocket", lambda: None)))
     assert str(error) in capsys.readouterr().err and args.teacher == "pocket"
 

@@ -10,7 +10,7 @@ from spaces.zero import client, config
 from spaces.zero.gradio import error as zero_error
 
 from dsd.generate import drawing
-from dsd.generate.drawing import Options, Progress
+from dsd.generate.drawing import Options
 from dsd.model.sampling import QUALITIES
 from dsd.ui import page
 from dsd.ui.generate import cost, tab
@@ -75,8 +75,6 @@ def test_the_evaluations_that_are_counted_are_those_that_there_are(pipe, quality
     )
     try:
         steps = drawing.stream(pipe, tiny.image(), options)
-        next(steps)
-        assert cost.first_evaluations(options) == sum(seen)
         list(steps)
     finally:
         hook.remove()
@@ -108,7 +106,7 @@ def test_before_the_first_run_no_seconds_are_made_up():
 def test_a_run_teaches_what_others_will_take():
     pace = Pace(512)
     options = asked(steps=11, image_guidance=1.0)
-    pace.learn(options, 10.0)  # a second for each step after the first
+    pace.learn(options, 11.0)
     assert pace.seconds(options) == pytest.approx(11.0)
     assert pace.seconds(asked(steps=22, image_guidance=1.0)) == pytest.approx(22.0)
     assert pace.seconds(asked(steps=11, image_guidance=1.0, count=3)) == pytest.approx(33.0)
@@ -119,31 +117,17 @@ def test_a_run_teaches_what_others_will_take():
 
 def test_a_later_run_moves_the_figure_halfway():
     pace, options = Pace(512), asked(steps=11, image_guidance=1.0)
-    pace.learn(options, 10.0)
-    pace.learn(options, 30.0)
+    pace.learn(options, 11.0)
+    pace.learn(options, 33.0)
     assert pace.seconds(options) == pytest.approx(22.0)
 
 
-def test_a_single_step_teaches_nothing():
-    pace = Pace(512)
-    pace.learn(asked(steps=1), 0.0)
-    assert pace.rate is None
-
-
-def test_what_is_timed_is_what_arrives_and_a_cancel_teaches_nothing():
-    def steps():
-        for step in range(1, 5):
-            time.sleep(0.02)
-            yield Progress(step, 4, 0.0)
-
-    options = asked(steps=4, image_guidance=1.0)
-    pace = Pace(512)
-    stopped = pace.timed(steps(), options)
-    next(stopped)
-    stopped.close()
-    assert pace.rate is None
-    assert [progress.step for progress in pace.timed(steps(), options)] == [1, 2, 3, 4]
-    assert 0.08 <= pace.seconds(options) < 0.8
+def test_a_cancelled_run_teaches_nothing(work, photo):
+    shown = work.draw(form(photo, steps=4))
+    for _ in range(3):
+        next(shown)
+    shown.close()
+    assert work.pace.rate is None
 
 
 def test_a_run_of_the_page_is_timed_and_the_line_follows(work, photo):

@@ -5,15 +5,12 @@ for ZeroGPU, where every call must request its time.
 """
 
 import math
-import time
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import timedelta
 
 from PIL import Image
 
 from dsd.doctor import space
-from dsd.generate.drawing import BATCH, Options, Progress
+from dsd.generate.drawing import Options
 from dsd.ui.messages import roughly
 
 SECONDS_PER_EVALUATION = 0.35  # for a 512-pixel frame on a ZeroGPU device; an allowance, not a measurement
@@ -27,12 +24,6 @@ def evaluations(options: Options) -> int:
     return options.count * (options.loop.steps + extra * len(options.loop.guided))
 
 
-def first_evaluations(options: Options) -> int:
-    """Return the evaluations before the first `Progress`, which are those of the first batch."""
-    extra = len(options.guided) - 1 if 0 in options.loop.guided else 0
-    return min(options.count, BATCH) * (1 + extra)
-
-
 class Pace:
     """Running estimate of the drawing speed on this machine; every complete run moves it halfway."""
 
@@ -40,27 +31,10 @@ class Pace:
         self.side = side  # pixels of a frame, used if the options have no size
         self.rate: float | None = None  # seconds per evaluation and megapixel; None before the first run
 
-    def timed(self, steps: Iterator[Progress], options: Options) -> Iterator[Progress]:
-        """Yield the steps unchanged, and learn from the time between the first and the last.
-
-        Steps are timed where they arrive: ZeroGPU draws in another process, whose memory is not accessible
-        here.
-        """
-        first = last = None
-        with closing(steps):
-            for progress in steps:
-                last = time.monotonic()
-                first = first or last
-                yield progress
-        if first is not None:
-            self.learn(options, last - first)
-
     def learn(self, options: Options, seconds: float) -> None:
-        """Update the estimate from the seconds of a run after its first step."""
-        count = evaluations(options) - first_evaluations(options)
-        if count:
-            rate = seconds / count / self._megapixels(options)
-            self.rate = rate if self.rate is None else (self.rate + rate) / 2
+        """Update the estimate from the seconds that a run took where it was drawn."""
+        rate = seconds / evaluations(options) / self._megapixels(options)
+        self.rate = rate if self.rate is None else (self.rate + rate) / 2
 
     def seconds(self, options: Options) -> float | None:
         """Return the seconds that these options take, or None before the first measured run."""

@@ -57,7 +57,7 @@ class Generating:
         try:
             frame, options = self._request(values)
             yield {"redrawn": [], "status": status("Starting", 0.0), "seed": options.seed}
-            with closing(self._timed(frame, options)) as steps, uploads.workplace() as folder:
+            with closing(self._steps(frame, options)) as steps, uploads.workplace() as folder:
                 yield from self._watch(steps, options, Path(folder))
         except Exception as error:  # the page must always get an answer
             text = _explained(error)
@@ -73,14 +73,17 @@ class Generating:
         reference = uploads.open_upload(values["image"])
         return drawing.fit_reference(self.loaded.pipe, reference, options), options
 
-    def _timed(self, frame: Image.Image, options: Options) -> Iterator[Progress]:
-        return self.pace.timed(self._steps(frame, options), options)
+    def _timed(self, steps: Iterator[Progress], options: Options) -> Iterator[Progress]:
+        """Yield the steps unchanged, and learn how long they took when all have arrived."""
+        for progress in steps:
+            yield progress
+        self.pace.learn(options, progress.seconds)
 
     def _watch(self, steps: Iterator[Progress], options: Options, folder: Path) -> Iterator[dict[str, Any]]:
         """Yield what to show at every step; keep finished images if ZeroGPU's time ends before the others."""
         results: list[Result] = []
         try:
-            for progress in steps:
+            for progress in self._timed(steps, options):
                 results = progress.results
                 yield self._view(progress, options, folder)
         except Exception as error:
@@ -144,8 +147,8 @@ class Generating:
         }  # fmt: skip
         try:
             frame, options = self._request(values)
-            with closing(self._timed(frame, options)) as all_steps, uploads.workplace() as folder:
-                for progress in all_steps:
+            with closing(self._steps(frame, options)) as all_steps, uploads.workplace() as folder:
+                for progress in self._timed(all_steps, options):
                     files = [path for path, _ in _save(progress.results, Path(folder))]
                     yield files, [result.seed for result in progress.results]
         except Exception as error:  # gradio's own message would say nothing, or too much
