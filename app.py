@@ -24,17 +24,13 @@ from dsd.model import compile as compiling
 from dsd.model import presets
 from dsd.model.checkpoint import best_device
 from dsd.model.presets import PRESETS
-from dsd.ui import loaded as models
-from dsd.ui import page
-from dsd.ui.loaded import Lazy, Loaded, Wheel
-from dsd.vlm.base import VLM
+from dsd.ui import opening, page
+from dsd.ui.loaded import Loaded, Wheel, shown_name
 
 ROOT = Path(__file__).resolve().parent
 EXAMPLES = ROOT / "assets" / "examples"
 DEFAULT = presets.DEFAULT.name
 AUTH, COMPILE = "DSD_AUTH", "DSD_COMPILE"
-# Visitors wait in a queue, so an unreachable server must fail quickly.
-SERVER = {"timeout": 60, "retries": 1, "patience": 60}
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -71,7 +67,7 @@ def check(args: argparse.Namespace) -> None:
     """Raise ValueError for options that would otherwise fail only when a visitor needs them."""
     if args.judge and args.judge not in PRESETS and "://" not in args.judge:
         hub.check_source(args.judge)
-    if args.judge in PRESETS and not models.judge_knows(args.judge, args.teacher):
+    if args.judge in PRESETS and not opening.judge_knows(args.judge, args.teacher):
         raise ValueError(f"--judge {args.judge} cannot judge what {args.teacher} draws: name another judge")
     if args.mcp:
         page.check_mcp()
@@ -95,70 +91,36 @@ def credentials(args: argparse.Namespace) -> tuple[str, str] | None:
     return user.strip(), password
 
 
-def load(args: argparse.Namespace, judge: Lazy[VLM]) -> Loaded:
-    """Load the model and what the page says about it."""
-    way = {"device": args.device, "offload": args.offload, "quantize": args.quantize}
-    pipe = command.open_model(args.model, weights=args.weights, **way)
-    describer = judge if models.judge_knows(args.judge, args.model) else None
-    recipe = models.recipe_of(args.judge if args.judge in PRESETS else args.model)
-    facts = models.facts(args.model, weights=args.weights)
-    return Loaded(
-        pipe=pipe, name=args.model, weights=args.weights, describer=describer, recipe=recipe, **facts
-    )
+def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
+    """Load the model; the models of the other tabs are opened on first use."""
+    way = {"device": args.device, "offload": args.offload}
+    pipe = command.open_model(args.model, weights=args.weights, quantize=args.quantize, **way)
+    judge = opening.lazy_judge(args.judge, device=args.device)
+    describer = judge if opening.judge_knows(args.judge, args.model) else None
+    loaded = opening.describe_model(pipe, args.model, weights=args.weights, describer=describer)
+    judge = judge if opening.judge_knows(args.judge, args.teacher) else None
+    return loaded, opening.lazy_wheel(args.teacher, judge=judge, model=args.model, run=args.run, **way)
 
 
-def settle(args: argparse.Namespace, judge: Lazy[VLM]) -> tuple[argparse.Namespace, Loaded]:
-    """Load the requested model; on a Space that cannot open it, load pocket with a note on what is missing.
+def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
+    """Load the models; on a Space that cannot open them, load pocket with a note on what is missing.
 
     Elsewhere the error is raised, because the person who started the app can read it.
     """
     if not space.is_space() or args.model == DEFAULT:
-        return args, load(args, judge)
+        return load(args)
     try:
         if lacks := space.lacking(args.model, device=best_device(), token=hub.has_token()):
             raise hub.LoadError(lacks)
-        return args, load(args, judge)
+        return load(args)
     except Exception as error:  # for any error, a page that reports it is better than none
         report(f"{one_line(error)}; pocket runs instead")
-        log_only = f"{models.shown_name(args.model)} could not be opened: the log of this Space says why"
+        log_only = f"{shown_name(args.model)} could not be opened: the log of this Space says why"
         missing = str(error) if isinstance(error, ValueError) else log_only
     # Outside the except block, because the error keeps everything that was loaded in memory.
     embedded = {"model": DEFAULT, "weights": None, "offload": "none", "quantize": None}
-    args = argparse.Namespace(**vars(args) | embedded)
-    return args, replace(load(args, judge), missing=missing)
-
-
-def judge(args: argparse.Namespace) -> Lazy[VLM]:
-    """Return the named judge, or the embedded one; the whole app shares it, so it is opened once."""
-    name, missing = args.judge or DEFAULT, None
-    if name in PRESETS and not Path(PRESETS[name].judge or "").is_dir():
-        missing = "the embedded judge is not in this copy yet: python -m train.pocket.judge makes it"
-
-    def open_judge() -> VLM:
-        from dsd.vlm.open import open_vlm
-
-        return open_vlm(name, **(SERVER if "://" in name else {"device": args.device}))
-
-    return Lazy(name, open_judge, missing=missing)
-
-
-def wheel(args: argparse.Namespace, judge: Lazy[VLM]) -> Wheel:
-    """Return what the Grids and Curate tabs work with; nothing is opened yet."""
-
-    def open_teacher() -> Any:
-        from dsd.grids.teacher import load_teacher
-
-        offload = "none" if PRESETS[args.teacher].embedded else args.offload
-        return load_teacher(args.teacher, device=args.device, offload=offload)
-
-    return Wheel(
-        teacher=Lazy(args.teacher, open_teacher),
-        recipe=models.recipe_of(args.teacher),
-        judge=judge if models.judge_knows(args.judge, args.teacher) else None,
-        about=models.about_teacher(args.teacher, args.model),
-        run=args.run or models.sample_run(),
-        own=args.run is not None,
-    )
+    loaded, wheel = load(argparse.Namespace(**vars(args) | embedded))
+    return replace(loaded, missing=missing), wheel
 
 
 def open_now(wheel: Wheel) -> None:
@@ -182,13 +144,12 @@ def one_line(error: Exception) -> str:
 
 def build(args: argparse.Namespace) -> Any:
     """Load the models and return the page."""
-    args, loaded = settle(args, shared_judge := judge(args))
+    loaded, wheel = load_or_fall_back(args)
     if args.compile:
         report(compiling.compile_blocks(loaded.pipe, spaces if space.is_zero() else None))
-    tabs = wheel(args, shared_judge)
     if space.is_zero():
-        open_now(tabs)
-    return page.build(loaded, EXAMPLES, tabs)
+        open_now(wheel)
+    return page.build(loaded, EXAMPLES, wheel)
 
 
 def check_space(args: argparse.Namespace) -> int:

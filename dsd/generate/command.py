@@ -117,9 +117,9 @@ def _draw_new(args: argparse.Namespace) -> int:
 
     if args.image is None or args.prompt is None or args.output is None:
         raise ValueError("pass an image, a prompt and -o OUT.png, or --from OUT.png (--help shows more)")
-    given = _given(args)
-    given["seed"] = drawing.pick_seed(given.get("seed"))
-    options = drawing.Options(prompt=args.prompt, **given)
+    fields = _drawing_flags(args)
+    fields["seed"] = drawing.pick_seed(fields.get("seed"))
+    options = drawing.Options(prompt=args.prompt, **fields)
     targets = _check_targets(Path(args.output), options.count)
     image = intake.open_image(args.image)
     pipe = _load(args, args.model or "pocket", args.weights)
@@ -132,7 +132,7 @@ def _draw_new(args: argparse.Namespace) -> int:
     return 0
 
 
-def _given(args: argparse.Namespace) -> dict[str, Any]:
+def _drawing_flags(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in DRAWING if (value := getattr(args, name)) is not None}
 
 
@@ -141,8 +141,8 @@ def _draw_again(args: argparse.Namespace) -> int:
     from dsd.generate import drawing, provenance
     from dsd.model.checkpoint import has_embedded_guidance
 
-    if args.image is not None or _given(args):
-        flags = ", ".join(map(_flag, _given(args))) or "IMAGE"
+    if args.image is not None or _drawing_flags(args):
+        flags = ", ".join(map(_flag, _drawing_flags(args))) or "IMAGE"
         raise ValueError(f"--from takes all settings from the image: leave out {flags}")
     source = Path(args.source)
     original = intake.open_image(source)

@@ -66,8 +66,8 @@ def _first_frame(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """Return the image in its EXIF orientation, or unchanged if the EXIF data is missing or damaged."""
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if is_upright else ImageOps.exif_transpose(image)
     except Exception:  # on damaged data Pillow raises anything from SyntaxError to struct.error
         return image
 

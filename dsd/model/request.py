@@ -48,9 +48,10 @@ class DrawingOptions:
     @property
     def loop(self) -> Quality:
         """Return the quality with the steps and the guidance start of these options."""
-        own = {"steps": self.steps, "guidance_start": self.guidance_start}
-        given = {name: value for name, value in own.items() if value is not None}
-        return replace(find(self.quality), **given) if given else find(self.quality)
+        quality = find(self.quality)
+        steps = quality.steps if self.steps is None else self.steps
+        start = quality.guidance_start if self.guidance_start is None else self.guidance_start
+        return replace(quality, steps=steps, guidance_start=start)
 
     @property
     def guided(self) -> tuple[Branch, ...]:
@@ -169,8 +170,8 @@ def check(request: Request, pipe: FluxControlPipeline) -> None:
         )
     for name in request.callback_on_step_end_tensor_inputs:
         if name not in pipe._callback_tensor_inputs:
-            known = ", ".join(pipe._callback_tensor_inputs)
-            raise ValueError(f"callback_on_step_end_tensor_inputs must be one of {known}, got {name!r}")
+            names = ", ".join(pipe._callback_tensor_inputs)
+            raise ValueError(f"callback_on_step_end_tensor_inputs must be one of {names}, got {name!r}")
     embedded_guidance(request.options, pipe)
     _check_components(request, pipe)
     _check_negative_prompt(request)

@@ -1,4 +1,4 @@
-"""The models that the tabs use and the run that they show, some of them opened on first use."""
+"""What the tabs know about the models behind them, and about the run that they show."""
 
 import os
 from collections.abc import Callable
@@ -11,9 +11,7 @@ from PIL import Image
 
 from dsd.files.hub import LoadError
 from dsd.generate.drawing import public_name
-from dsd.grids.recipes import IDENTITY, RECIPES, Recipe
-from dsd.model.checkpoint import resolve
-from dsd.model.presets import DEFAULT, PRESETS, Preset
+from dsd.grids.recipes import IDENTITY, Recipe
 from dsd.vlm.base import VLM
 
 T = TypeVar("T")
@@ -78,47 +76,6 @@ class Wheel:
     about: str = ""  # tells visitors which models draw and judge
     run: Path | None = None  # the folder of the run to review
     own: bool = False  # the run belongs to the user who started the app, so labels are saved in it
-
-
-def facts(model: str, *, weights: str | None) -> dict[str, Any]:
-    """Return what a model's preset says about it, as fields of `Loaded`."""
-    preset, warn = resolve(model), None
-    if preset.knows_world:
-        from dsd.pocket import warning as warn
-    is_licensed = preset.license != Preset.license  # an unknown license is not shown
-    return {
-        "description": "What it draws well depends on these weights." if weights else preset.description,
-        "license": preset.license if is_licensed else "",
-        "warn": warn,
-    }
-
-
-def recipe_of(model: str) -> Recipe:
-    """Return the recipe of a preset, or the usual one for any other model."""
-    return RECIPES[PRESETS[model].recipe] if model in PRESETS else IDENTITY
-
-
-def judge_knows(judge: str | None, model: str) -> bool:
-    """Return whether a judge (None: the embedded one) can assess this model's images.
-
-    The embedded judge knows only its own family's world. A custom model may belong to it: naming the judge
-    together with the model means that it does.
-    """
-    if judge is not None and judge not in PRESETS:
-        return True
-    return model == (judge or DEFAULT.name) or (judge is not None and model not in PRESETS)
-
-
-def about_teacher(teacher: str, model: str) -> str:
-    """Return sentences for the page about the model that draws the grids."""
-    hint = PRESETS[model].teacher_hint if model in PRESETS and model != teacher else ""
-    return f"{PRESETS[teacher].about_grids} {hint}".strip()
-
-
-def sample_run() -> Path | None:
-    """Return the embedded family's sample run, or None if this copy has none."""
-    run = PRESETS[DEFAULT.name].run
-    return Path(run) if run and Path(run).is_dir() else None
 
 
 def shown_name(source: str) -> str:

@@ -18,7 +18,7 @@ from dsd.generate import command
 from dsd.model import presets
 from dsd.ui import page
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.loaded import Lazy, Loaded
+from dsd.ui.loaded import Loaded
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -48,9 +48,8 @@ def opened(monkeypatch) -> list[str]:
     return names
 
 
-def settle(*flags: str):
-    args = app.parse(list(flags))
-    return app.settle(args, app.judge(args))
+def load(*flags: str) -> Loaded:
+    return app.load_or_fall_back(app.parse(list(flags)))[0]
 
 
 # ---------------------------------------------------------------- front matter and pins
@@ -159,8 +158,8 @@ def test_what_flux_lacks_is_known_before_it_is_downloaded(device, token, words):
 
 
 def test_a_space_that_lacks_something_comes_up_with_pocket_and_says_so(on_a_space, opened, tmp_path, capsys):
-    args, loaded = settle("--model", "flux-dev", "--offload", "model")
-    assert opened == ["pocket"] and args.model == loaded.name == "pocket"
+    loaded = load("--model", "flux-dev", "--offload", "model")
+    assert opened == ["pocket"] and loaded.name == "pocket"
     assert loaded.description == presets.PRESETS["pocket"].description and "needs a GPU" in loaded.missing
     built = page.build(loaded, tmp_path)
     shown = " ".join(str(part.value) for part in built.blocks.values() if isinstance(part, gr.HTML))
@@ -190,7 +189,7 @@ def test_what_cannot_be_loaded_ends_there_too_and_cannot_smuggle_in_html(
         return tiny.pipeline(guidance_embeds=False)
 
     monkeypatch.setattr(command, "open_model", refuse)
-    _, loaded = settle("--model", "some/body")
+    loaded = load("--model", "some/body")
     assert loaded.name == "pocket" and loaded.missing == shown and "<b>gated" not in page._header(loaded)
     assert capsys.readouterr().err == f"app.py: {logged}; pocket runs instead\n"
 
@@ -198,16 +197,16 @@ def test_what_cannot_be_loaded_ends_there_too_and_cannot_smuggle_in_html(
 def test_where_pocket_itself_cannot_be_loaded_nothing_else_runs(on_a_space, monkeypatch):
     monkeypatch.setattr(command, "open_model", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        settle()
+        load()
 
 
 def test_with_all_there_or_elsewhere_the_model_asked_for_runs(on_a_space, opened, monkeypatch):
     monkeypatch.setattr(app, "best_device", lambda: "cuda")
     monkeypatch.setattr(hub, "has_token", lambda: True)
-    assert settle("--model", "flux-dev")[1].missing is None
+    assert load("--model", "flux-dev").missing is None
     monkeypatch.delenv("SPACE_ID")
     monkeypatch.setattr(hub, "has_token", lambda: False)
-    assert settle("--model", "flux-dev")[1].missing is None and opened == ["flux-dev"] * 2
+    assert load("--model", "flux-dev").missing is None and opened == ["flux-dev"] * 2
 
 
 def test_on_zero_gpu_all_models_are_open_before_anybody_is_served(monkeypatch, opened):
@@ -224,13 +223,14 @@ def test_on_zero_gpu_all_models_are_open_before_anybody_is_served(monkeypatch, o
 
 
 @pytest.mark.parametrize("error", [hub.LoadError("gone"), RuntimeError("CUDA error")])
-def test_a_teacher_that_cannot_be_opened_does_not_stop_the_start(monkeypatch, capsys, error):
+def test_a_teacher_that_cannot_be_opened_does_not_stop_the_start(monkeypatch, opened, capsys, error):
     def fail(*_, **__):
         raise error
 
     monkeypatch.setattr("dsd.grids.teacher.load_teacher", fail)
-    app.open_now(app.wheel(args := app.parse([]), Lazy("pocket", lambda: None)))
-    assert str(error) in capsys.readouterr().err and args.teacher == "pocket"
+    _, wheel = app.load(app.parse([]))
+    app.open_now(replace(wheel, judge=None))
+    assert str(error) in capsys.readouterr().err and wheel.teacher.name == "pocket"
 
 
 # ---------------------------------------------------------------- the rules of ZeroGPU

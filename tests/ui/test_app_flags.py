@@ -24,8 +24,7 @@ def load(monkeypatch):
     def load(*flags: str):
         args = app.parse(list(flags))
         app.check(args)
-        judge = app.judge(args)
-        return app.load(args, judge), app.wheel(args, judge)
+        return app.load(args)
 
     return load
 

@@ -49,8 +49,8 @@ class Form:
 
     def options(self, values: Mapping[str, Any]) -> Options:
         """Return the values of fields as options; raise ValueError for what the page does not offer."""
-        given = {name: whole(values[name]) for name in FIELDS if values.get(name) is not None}
-        options = Options(**{"prompt": "", **given})
+        fields = {name: whole(values[name]) for name in FIELDS if values.get(name) is not None}
+        options = Options(**{"prompt": "", **fields})
         embedded_guidance(options, self.pipe)
         self.check_ranges(options)
         return options
@@ -105,17 +105,18 @@ class Form:
         return fields | {"link_notice": gr.HTML(notice(LINK_READ), visible=True)} if fields else {}
 
     def _fields(self, query: Mapping[str, str]) -> dict[str, Any]:
-        given = {name: _parse(name, query[name]) for name in FIELDS if name in query}
-        if not given:
+        link = {name: _parse(name, query[name]) for name in FIELDS if name in query}
+        if not link:
             return {}
-        prompt = given.get("prompt", "").strip()
-        size = {"width": self.pipe.frame_size, "height": self.pipe.frame_size}
-        fields = self.values(Options(**{**size, **given, "prompt": prompt or NO_PROMPT}))
+        prompt = link.get("prompt", "").strip()
+        size = dict.fromkeys(("width", "height"), self.pipe.frame_size)
+        fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT}))
         if not prompt:
             del fields["prompt"]
-        if "seed" not in given:
+        if "seed" not in link:
             del fields["seed"]
-        return fields | ({"new_seed": False} if "seed" in given else {})
+            return fields
+        return fields | {"new_seed": False}
 
     def make_link(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the link that carries the fields' values, or why there is none."""

@@ -187,8 +187,8 @@ class Generating:
     def cost(self, values: dict[str, Any]) -> dict[str, str]:
         """Return the expected time as HTML, empty while a field is invalid."""
         try:
-            given = {name: whole(value) for name, value in values.items()}
-            line = self.pace.line(Options(prompt=NO_PROMPT, **given))
+            numbers = {name: whole(value) for name, value in values.items()}
+            line = self.pace.line(Options(prompt=NO_PROMPT, **numbers))
         except ValueError:
             line = ""  # a click on Create reports the error
         return {"cost": f'<p class="dsd-quiet">{html.escape(line)}</p>'}

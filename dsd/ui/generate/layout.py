@@ -21,6 +21,14 @@ QUALITY = {  # work: model evaluations compared with `best`
     "balanced": "Balanced: at most half of the work.",
     "best": "Best: takes its time, for an image to keep.",
 }
+SLIDERS = {  # field -> step, label, explanation
+    "steps": (1, "Steps", "More are slower and a little finer. Each quality brings its own number."),
+    "image_guidance": (
+        0.1, "Keep the subject", "Raise it when the subject changes too much. 1 is neutral.",
+    ),
+    "text_guidance": (0.1, "Follow the prompt", "Raise it when the prompt is ignored. 1 is neutral."),
+    "guidance": (0.1, "Vividness", "Higher is bolder and more contrasty, lower is softer."),
+}  # fmt: skip
 PIXELS = 128  # frames up to this size are shown enlarged and labeled so
 
 
@@ -78,25 +86,13 @@ def _settings(parts: Parts, loaded: Loaded, form: Form) -> None:
     default = Options(prompt=NO_PROMPT)
     choices = [(QUALITY[name], name) for name in QUALITIES]
     parts["quality"] = gr.Radio(choices, value=default.quality, label="Quality", elem_id="quality")
-    parts["steps"] = gr.Slider(
-        *RANGES["steps"], default.loop.steps, step=1, label="Steps", elem_id="steps",
-        info="More are slower and a little finer. Each quality brings its own number.",
-    )  # fmt: skip
-    parts["image_guidance"] = gr.Slider(
-        *RANGES["image_guidance"], default.image_guidance, step=0.1, label="Keep the subject",
-        info="Raise it when the subject changes too much. 1 is neutral.",
-    )  # fmt: skip
-    parts["text_guidance"] = gr.Slider(
-        *RANGES["text_guidance"], default.text_guidance, step=0.1, label="Follow the prompt",
-        info="Raise it when the prompt is ignored. 1 is neutral.",
-    )  # fmt: skip
-    if form.has_guidance:
-        parts["guidance"] = gr.Slider(
-            *RANGES["guidance"], DEFAULT_GUIDANCE, step=0.1, label="Vividness",
-            info="Higher is bolder and more contrasty, lower is softer.",
-        )  # fmt: skip
-    else:
-        parts["guidance"] = gr.State(None)  # cannot be set, neither here nor by a program
+    values = {"steps": default.loop.steps, "guidance": DEFAULT_GUIDANCE}
+    for name, (step, label, info) in SLIDERS.items():
+        if name == "guidance" and not form.has_guidance:
+            parts[name] = gr.State(None)  # cannot be set, neither here nor by a program
+            continue
+        value = values.get(name, getattr(default, name))
+        parts[name] = gr.Slider(*RANGES[name], value, step=step, label=label, info=info, elem_id=name)
     with gr.Row():
         parts["seed"] = gr.Number(
             None, label="Seed", min_width=120,

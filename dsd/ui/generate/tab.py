@@ -66,9 +66,9 @@ def _wire_reference(parts: Parts, work: Generating) -> None:
 
 def _wire_prompt(parts: Parts, work: Generating, enhancing: Enhancing) -> None:
     parts["prompt"].change(**parts.call(work.remark, ["prompt"], ["unknown"]), **LATEST, **AT_ONCE)
-    described = ["suggestion", "use_suggestion", "describe_remark"]
+    suggestion = ["suggestion", "use_suggestion", "describe_remark"]
     parts["describe"].click(
-        **parts.call(enhancing.describe, ["image", "prompt"], described),
+        **parts.call(enhancing.describe, ["image", "prompt"], suggestion),
         show_progress="minimal",
         show_progress_on=parts["describe_remark"],
         **LANE,
@@ -108,8 +108,8 @@ def _wire_examples(parts: Parts, rows: list[dict[str, str]]) -> None:
     def fill(event: gr.SelectData) -> tuple[str, str]:
         return gallery.value[event.index]["image"]["path"], rows[event.index]["prompt"]
 
-    filled = gallery.select(fill, None, [parts["image"], parts["prompt"]], **AT_ONCE)
-    filled.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)
+    select = gallery.select(fill, None, [parts["image"], parts["prompt"]], **AT_ONCE)
+    select.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)
 
 
 def _wire_cost(parts: Parts, work: Generating, ends: list[Any]) -> None:
@@ -127,8 +127,8 @@ def _wire_history(parts: Parts, history: History, ends: list[Any]) -> None:
     def pick(visit: Any, against: str, event: gr.SelectData) -> dict[Any, Any]:
         return parts.updates(history.pick(visit, against, event.index))
 
-    shown = ["visit", "strip", "panel", "pair", "slider", "against", "about"]
-    parts["strip"].select(pick, **parts.named(["visit", "against"], shown), **AT_ONCE)
+    view = ["visit", "strip", "panel", "pair", "slider", "against", "about"]
+    parts["strip"].select(pick, **parts.named(["visit", "against"], view), **AT_ONCE)
     parts["position"].input(None, parts["position"], parts["slider"], js=_MEET, **PRIVATE)
     compare = parts.call(history.compare, ["visit", "against"], ["pair", "slider"])
     parts["against"].input(**compare, **AT_ONCE)
@@ -140,10 +140,9 @@ def _wire_history(parts: Parts, history: History, ends: list[Any]) -> None:
 
 def _wire_link(parts: Parts, form: Form) -> None:
     """Show the link, and copy it to the clipboard if the browser allows it; read the one that is followed."""
-    made = parts["make_link"].click(
-        **parts.call(form.make_link, [*FIELDS, "address"], ["link", "link_remark"]), js=_HERE, **AT_ONCE
-    )
-    made.then(None, [parts["link"], parts["link_remark"]], parts["link_remark"], js=_COPY, **PRIVATE)
+    make = parts.call(form.make_link, [*FIELDS, "address"], ["link", "link_remark"])
+    click = parts["make_link"].click(**make, js=_HERE, **AT_ONCE)
+    click.then(None, [parts["link"], parts["link_remark"]], parts["link_remark"], js=_COPY, **PRIVATE)
 
     def read(request: gr.Request) -> dict[Any, Any]:
         return parts.updates(form.read_link(dict(request.query_params)))
