@@ -65,9 +65,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError for options that would otherwise fail only when a visitor needs them."""
-    if args.judge and args.judge not in PRESETS and "://" not in args.judge:
+    if args.judge and args.judge != DEFAULT and "://" not in args.judge:
         hub.check_source(args.judge)
-    if args.judge in PRESETS and not opening.judge_knows(args.judge, args.teacher):
+    if args.judge == DEFAULT and not opening.judge_knows(args.judge, args.teacher):
         raise ValueError(f"--judge {args.judge} cannot judge what {args.teacher} draws: name another judge")
     if args.mcp:
         page.check_mcp()

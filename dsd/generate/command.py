@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     from dsd.doctor import doctor
 
     try:
-        return _draw_again(args) if args.source else _draw_new(args)
+        _draw_again(args) if args.source else _draw_new(args)
+        return 0
     except (ValueError, OSError) as error:
         return _fail(doctor.remedy(error))
     except (MemoryError, RuntimeError) as error:
@@ -109,7 +110,7 @@ def quiet() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def _draw_new(args: argparse.Namespace) -> int:
+def _draw_new(args: argparse.Namespace) -> None:
     from dsd.files import intake
     from dsd.generate import drawing
     from dsd.model import known_words
@@ -129,14 +130,13 @@ def _draw_new(args: argparse.Namespace) -> int:
         if notice:
             print(f"note: {notice}", file=sys.stderr)
     _draw(pipe, image, options, targets, model=args.model or "pocket", weights=args.weights)
-    return 0
 
 
 def _drawing_flags(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name in DRAWING if (value := getattr(args, name)) is not None}
 
 
-def _draw_again(args: argparse.Namespace) -> int:
+def _draw_again(args: argparse.Namespace) -> None:
     from dsd.files import intake
     from dsd.generate import drawing, provenance
     from dsd.model.checkpoint import has_embedded_guidance
@@ -161,7 +161,6 @@ def _draw_again(args: argparse.Namespace) -> int:
         options = replace(options, guidance=None)
     (result,) = _draw(pipe, frame, options, targets, model=model, weights=weights)
     _compare(original, settings, result)
-    return 0
 
 
 def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result") -> None:

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -24,10 +23,8 @@ from tests.uploads import png_header
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return Loaded(
-        pipe=tiny.pipeline(guidance_embeds=False), name="tiny", warn=lambda image: "Unlike <b>my</b> world."
-    )
+def loaded(pipe) -> Loaded:
+    return Loaded(pipe=pipe, name="tiny", warn=lambda image: "Unlike <b>my</b> world.")
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +39,6 @@ def server(loaded, tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(server, tmp_path_factory):
     return Client(server, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("photo") / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(path)
-    return str(path)
 
 
 def ask(client: Client, image: str, **changes):

@@ -16,11 +16,6 @@ from train.pocket import text
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return tiny.pipeline(guidance_embeds=False)
-
-
-@pytest.fixture(scope="module")
 def server(pipe, tmp_path_factory):
     examples = tmp_path_factory.mktemp("examples")
     for index in range(2):

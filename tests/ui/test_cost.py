@@ -25,25 +25,14 @@ from tests.forms import form
 SCALES = pytest.mark.parametrize("scales", [(1.0, 1.0), (1.5, 1.0), (2.0, 3.0)])
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return tiny.pipeline(guidance_embeds=False)
-
-
 @pytest.fixture
-def work(pipe) -> Generating:
-    return Generating(Loaded(pipe=pipe, name="tiny"))
+def work(loaded) -> Generating:
+    return Generating(loaded)
 
 
 @pytest.fixture
 def on_zero_gpu(monkeypatch):
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory) -> str:
-    tiny.image(size=(96, 80)).save(path := tmp_path_factory.mktemp("photo") / "photo.png")
-    return str(path)
 
 
 COSTS = {name: value for name, value in form(steps=28).items() if name in tab.COSTS}

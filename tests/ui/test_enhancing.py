@@ -1,25 +1,12 @@
 """Behind "Describe my image for me": who looks, what is suggested, what is sent where."""
 
-import pytest
-
 from dsd.curation.captions import LONGEST
 from dsd.grids.recipes import CRITTERS
 from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.loaded import Lazy, Loaded
 from dsd.vlm.base import VLMError
-from tests import tiny, wheel_page
+from tests import wheel_page
 from tests.judging import FakeJudge
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return tiny.pipeline(guidance_embeds=False)
-
-
-@pytest.fixture
-def photo(tmp_path) -> str:
-    tiny.image().save(tmp_path / "photo.png")
-    return str(tmp_path / "photo.png")
 
 
 def enhancing(pipe, said: str = "a red round critter on the beach", **changed) -> Enhancing:
@@ -42,7 +29,7 @@ def test_the_subject_comes_before_the_visitors_own_words_and_nothing_is_used_yet
     assert shown["suggestion"].visible and shown["use_suggestion"].visible
     assert "Change it as you like" in shown["describe_remark"]
     (request,) = work.describer().requests
-    assert request.question == CRITTERS.captions["caption"] and request.images[0].size == (32, 32)
+    assert request.question == CRITTERS.captions["caption"] and request.images[0].size == (70, 50)
 
 
 def test_the_suggestion_fits_what_the_models_own_tokenizer_can_read(pipe, photo):

@@ -11,20 +11,14 @@ from dsd.generate import drawing, provenance
 from dsd.generate.drawing import Options
 from dsd.ui.generate.form import Form
 from dsd.ui.generate.history import BEFORE, KEPT, REFERENCE, History, Visit, in_words
-from dsd.ui.loaded import Loaded
 from tests import tiny
 
 GONE = "This image is gone: images leave the server within 6 hours."
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return tiny.pipeline(guidance_embeds=False)
-
-
-@pytest.fixture(scope="module")
-def history(pipe) -> History:
-    return History(Form(Loaded(pipe=pipe, name="tiny")))
+def history(loaded) -> History:
+    return History(Form(loaded))
 
 
 @pytest.fixture

@@ -16,8 +16,8 @@ FILLED = {"count": 2, "steps": 14, "height": 48, "fit": "pad", "quality": "balan
 
 
 @pytest.fixture(scope="module")
-def page() -> Form:
-    return Form(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+def page(loaded) -> Form:
+    return Form(loaded)
 
 
 def follow(page: Form, link: str) -> dict:

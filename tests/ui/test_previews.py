@@ -10,7 +10,6 @@ from dsd.generate.drawing import Options, Progress
 from dsd.ui import uploads
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.grids.handlers import DrawingGrids, Report
-from dsd.ui.loaded import Loaded
 from tests import tiny, wheel_page
 
 
@@ -46,8 +45,8 @@ def as_png(image: Image.Image, folder) -> int:
     return path.stat().st_size
 
 
-def test_the_generate_tab_keeps_small_previews_and_exact_images(image, cache, folder):
-    work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+def test_the_generate_tab_keeps_small_previews_and_exact_images(loaded, image, cache, folder):
+    work = Generating(loaded)
     options = Options(prompt="a hat", steps=1, count=2, image_guidance=1.0)
     (done,) = drawing.generate(work.loaded.pipe, tiny.image(), Options(prompt="a hat", steps=1))
     gallery = work._view(Progress(1, 2, 1.0, [image], [done]), options, folder)["images"]
@@ -61,8 +60,8 @@ def test_the_generate_tab_keeps_small_previews_and_exact_images(image, cache, fo
     assert copies(cache)[".jpg"] < as_png(image, folder) / 8
 
 
-def test_previews_of_one_moment_are_not_mixed_up(cache, folder):
-    work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+def test_previews_of_one_moment_are_not_mixed_up(loaded, cache, folder):
+    work = Generating(loaded)
     red, blue = (Image.new("RGB", (32, 32), color) for color in ("red", "blue"))
     options, orders = Options(prompt="a hat", steps=1, count=2), ([red, blue], [blue, red])
     shown = [work._view(Progress(1, 2, 1.0, both), options, folder)["images"] for both in orders]

@@ -11,8 +11,7 @@ from dsd.ui.generate import handlers as generating
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.handlers import DrawingGrids, Report
-from dsd.ui.loaded import Loaded
-from tests import tiny, wheel_page
+from tests import wheel_page
 from tests.forms import form
 
 SKIP = gr.skip()
@@ -38,17 +37,16 @@ def stopped(steps: Iterator, when: Callable[[object], bool], error: Exception) -
 
 
 @pytest.fixture(scope="module")
-def generating_tab() -> Generating:
-    return Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+def generating_tab(loaded) -> Generating:
+    return Generating(loaded)
 
 
 @pytest.fixture
-def drawn(generating_tab, monkeypatch, tmp_path):
+def drawn(generating_tab, monkeypatch, photo):
     """All that the page is sent of five images, which take two batches, until the time ends."""
-    tiny.image().save(tmp_path / "a.png")
     steps = generating_tab._steps
 
-    def drawn(when: Callable[[Progress], bool], image: str | None = str(tmp_path / "a.png")) -> list[dict]:
+    def drawn(when: Callable[[Progress], bool], image: str | None = photo) -> list[dict]:
         error = gr.Error("GPU task aborted")
         monkeypatch.setattr(generating_tab, "_steps", lambda *asked: stopped(steps(*asked), when, error))
         return list(generating_tab.draw(form(image, count=5, image_guidance=1.0)))

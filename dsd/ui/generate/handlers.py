@@ -108,7 +108,7 @@ class Generating:
 
     def endpoint(
         self,
-        image: Any,
+        image: dict[str, Any] | str,  # gradio's description of an upload, or its path
         prompt: str,
         count: int = 1,
         steps: int | None = None,  # gradio accepts a missing value only if the default is None
