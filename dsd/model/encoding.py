@@ -50,13 +50,13 @@ def encode_frames(pipe: FluxControlPipeline, frames: list[Image.Image]) -> Tenso
     return latents.pack(latents.encode(pipe.vae, canvas.compose(pixels)))  # [frames, 3, H, 2W] encoded
 
 
-def text(pipe: FluxControlPipeline, request: Request, kept: bool) -> tuple[Tensor, Tensor]:
+def text(pipe: FluxControlPipeline, request: Request, has_text: bool) -> tuple[Tensor, Tensor]:
     """Return text embeddings [prompts, T, D] and pooled embeddings [prompts, P].
 
-    If not `kept`, they are those of the negative prompt, or of the empty prompt if there is none.
+    Without text, they are those of the negative prompt, or of the empty prompt if there is none.
     """
     prompt, embeds, pooled = request.prompt, request.prompt_embeds, request.pooled_prompt_embeds
-    if not kept:
+    if not has_text:
         embeds, pooled = request.negative_prompt_embeds, request.negative_pooled_prompt_embeds
         prompt = (request.negative_prompt or "") if embeds is None else None
     device = pipe._execution_device

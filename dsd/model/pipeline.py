@@ -55,7 +55,7 @@ class _Drawing:
 
     latents: Tensor  # [B, tokens, C]
     condition: Tensor  # [B, tokens, C]
-    texts: dict[bool, tuple[Tensor, Tensor]]  # whether text is kept -> embeds [B, T, D], pooled [B, P]
+    texts: dict[bool, tuple[Tensor, Tensor]]  # whether there is text -> embeds [B, T, D], pooled [B, P]
     solver: SchedulerMixin
     timesteps: Tensor  # [steps], 0..1000
     positions: Tensor  # [tokens, 3]
@@ -242,10 +242,10 @@ class DSDPipeline(FluxControlPipeline):
         # Looked up once, not at every step: diffusers searches all parts for the device, which takes 2 ms.
         device = self._execution_device
         width, height = request.options.size(self.frame_size)
-        texts = {
-            kept: tuple(encoding.spread(rows, request) for rows in encoding.text(self, request, kept))
-            for kept in {True, *(branch.text for branch in request.options.guided)}
-        }
+        texts = {}
+        for has_text in {True, *(branch.text for branch in request.options.guided)}:
+            embeds, pooled = encoding.text(self, request, has_text)
+            texts[has_text] = encoding.spread(embeds, request), encoding.spread(pooled, request)
         dtype = texts[True][0].dtype
         condition = encoding.spread(encoding.condition(self, request, height, width), request).to(dtype)
         count = request.batch * request.num_images_per_prompt

@@ -74,7 +74,7 @@ def cancels(runs: list[Any], cancel: gr.Button, status: gr.HTML) -> Any:
     If the message came first, progress updates on their way to the browser could overwrite it.
     """
     stopped = cancel.click(idle, None, cancel, cancels=runs, **AT_ONCE)
-    return stopped.then(lambda: messages.done("Cancelled."), None, status, **AT_ONCE)
+    return stopped.then(lambda: messages.done("Canceled."), None, status, **AT_ONCE)
 
 
 def scroll_to(selector: str) -> str:

@@ -253,7 +253,7 @@ def test_an_unknown_model_is_named_with_those_there_are(capsys, tmp_path, monkey
 
 @pytest.mark.parametrize("quality", ["best", "draft"])
 def test_two_drawings_at_once_do_not_disturb_each_other(pipe, quality):
-    """A cancelled one may still be in its last step when the next begins."""
+    """A canceled one may still be in its last step when the next begins."""
     options = [Options(prompt="a hat", steps=steps, seed=steps, quality=quality) for steps in (4, 3)]
     alone = [drawing.generate(pipe, tiny.image(), one)[0].image.tobytes() for one in options]
     slow, quick = (drawing.stream(pipe, tiny.image(), one) for one in options)

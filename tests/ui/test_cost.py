@@ -111,7 +111,7 @@ def test_a_later_run_moves_the_figure_halfway():
     assert pace.seconds(options) == pytest.approx(22.0)
 
 
-def test_a_cancelled_run_teaches_nothing(work, photo):
+def test_a_canceled_run_teaches_nothing(work, photo):
     shown = work.draw(form(photo, steps=4))
     for _ in range(3):
         next(shown)
