@@ -1,7 +1,7 @@
 """What an answer of a language model says: a verdict with scores, yes or no, a caption, or a list of places.
 
-Every reader is a pure function and returns None where a careful person would find no answer: a refusal, a text
-that breaks off, a hedge, the question repeated, or two answers that contradict each other.
+Every reader is a pure function and returns None where a careful person would find no answer: a refusal, a
+text that breaks off, a hedge, the question repeated, or two answers that contradict each other.
 """
 
 import re
@@ -9,39 +9,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsd.vlm.fields import final_text, read_fields
+from dsd.vlm.wordings import (
+    ABSENT,
+    ANSWERS,
+    CAPTIONS,
+    DIFFERENT,
+    HEDGE,
+    LABELS,
+    NO,
+    NO_CAPTION,
+    NOT,
+    NUMBERS,
+    PARTS,
+    QUOTES,
+    REFUSAL,
+    REMARK,
+    SAME,
+    TEMPLATE,
+    YES,
+)
 
 TOP_SCORE = 4
-LABELS = {
-    "subject": ("main subject", "common subject", "主体", "主题", "被写体", "主題", "motiv", "hauptmotiv", "sujet"),
-    "first": ("first image", "first picture", "image 1", "picture 1", "第一张", "第一張", "1枚目", "erstes", "erstes bild"),
-    "second": ("second image", "second picture", "image 2", "picture 2", "第二张", "2枚目", "zweites", "zweites bild"),
-    "differences": ("difference", "differences of the subject", "差异", "区别", "違い", "相違点", "unterschiede"),
-    "scores": ("score", "ratings", "评分", "分数", "スコア", "得点", "bewertung", "bewertungen", "punkte"),
-    "verdict": ("final verdict", "conclusion", "judgment", "结论", "判断", "判定", "結論", "urteil", "fazit", "verdikt"),
-    "same": ("same subject", "is same", "is same subject", "are same", "identical"),
-}  # fmt: skip
-PARTS = {
-    "shape": ("form", "forme", "形状", "形"), "color": ("colour", "colors", "colours", "farbe", "couleur", "颜色", "色"),
-    "texture": ("textur", "textures", "纹理", "質感", "质感"), "face": ("gesicht", "visage", "面部", "脸部", "顔"),
-    "details": ("detail", "détails", "细节", "細部"), "pattern": ("patterns", "muster"),
-}  # fmt: skip
-NUMBERS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4, "n/a": 4, "na": 4, "not applicable": 4, "none": 4}
-SAME = r"same|identical|gleich|identisch|dasselbe|derselbe|dieselbe|même|identique|mism[oa]|stess[oa]|相同|一样|同じ|同一"
-DIFFERENT = (
-    r"different|differ|differs|distinct|dissimilar|unequal|verschieden\w*|unterschiedlich\w*|anders|différente?s?|"
-    r"diferentes?|distint[oa]s?|divers[oaie]|不同|不一样|不相同|異なる|異なります|違う|違います|別"
-)
-NOT = r"not|n't|never|nicht|kein\w*|pas|non?|不|ない|isn|aren"
-HEDGE = (
-    r"\?|\b(?:possibly|likely|unlikely|probably|probable|maybe|perhaps|might|could|may|unsure|uncertain|unclear|"
-    r"hard|difficult|cannot|can't|similar|nearly|almost|mostly|partly|partially|seem\w*|appear\w*|either|"
-    r"inconclusive|undetermined|vielleicht|wahrscheinlich|vermutlich|peut-être|probablement)\b|可能|也许|多分|おそらく"
-)
-REFUSAL = (
-    r"(?i)\b(?:i(?:'m| am) sorry|sorry, (?:but )?i|i (?:can(?:no|')t|cannot|am (?:not able|unable)|won't)|as an ai|"
-    r"content (?:policy|management)|usage policies|safety system|was (?:flagged|filtered)|unable to)\b"
-)
-YES, NO = r"yes|yeah|ja|oui|sí|是|是的|对|はい", r"no|nope|nein|non|不|不是|否|いいえ"
+SYMBOLS = r"[\u2600-\u27bf\U0001f000-\U0001ffff\ufe0f\s]+"  # emoji
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +63,7 @@ def read_judgment(raw: str, parts: Sequence[str]) -> Judgment:
 def _read_same(fields: dict[str, list[str]]) -> bool | None:
     """Return the verdict from its own field; None if there is none, or two that differ."""
     if "verdict" in fields:
-        verdicts = {read_verdict(value) for value in fields["verdict"]}
+        verdicts = {read_verdict(value) for value in fields["verdict"] if not re.match(TEMPLATE, value)}
     else:
         verdicts = {{"true": True, "false": False}.get(value.lower()) for value in fields.get("same", ())}
     return verdicts.pop() if len(verdicts) == 1 else None
@@ -84,7 +73,9 @@ def read_verdict(value: str) -> bool | None:
     """Return whether a verdict says "the same", or None if it says neither, both, or hedges."""
     line = _clean(value.strip().split("\n")[0])
     text = re.sub(r"\([^()]*\)", " ", line).casefold()
-    if re.search(HEDGE, text) or re.search(rf"(?:{SAME})\W*(?:/|\||or\b|oder\b|ou\b)\W*(?:{DIFFERENT})", text):
+    if re.search(HEDGE, text) or re.search(
+        rf"(?:{SAME})\W*(?:/|\||or\b|oder\b|ou\b)\W*(?:{DIFFERENT})", text
+    ):
         return None
     bare = {_polarity(clause) for clause in re.split(r"[,;.]", text) if _is_bare(clause)} - {None}
     if len(bare) > 1:
@@ -132,7 +123,10 @@ def _read_scores(fields: dict[str, list[str]], parts: Sequence[str]) -> dict[str
 
 def _score_of(part: str, text: str) -> int | None:
     for name in (part, *PARTS.get(part, ())):
-        if match := re.search(rf"(?i)(?<!\w){re.escape(name)}[\"']?\s*[:=|*(]*\s*(.+?)(?=[,;\n}}|)]|$|\s+[a-z]+\s+\d)", text):
+        if match := re.search(
+            rf"(?i)(?<!\w){re.escape(name)}(?!\w)[\"']?\s*[:=|*(]*\s*(.+?)(?=[,;\n}}|)]|$|\s+[a-z]+\s+\d)",
+            text,
+        ):
             return _number(match[1])
     return None
 
@@ -141,8 +135,14 @@ def _number(text: str) -> int | None:
     """Return a whole number from 0 to 4: `4`, `4.0`, `4/4`, `3 out of 4`, `three`, or 4 for `N/A`."""
     text = _clean(text).strip("\"'* ").casefold()
     match = re.match(r"(\d+)(?:\.0+)?(?:\s*(?:/|out of|of|von|sur)\s*4)?(?![\d.]|\s*-\s*\d)", text)
-    value = int(match[1]) if match else next((v for k, v in NUMBERS.items() if text.startswith(k)), None)
+    value = int(match[1]) if match else _named(text)
     return value if value is not None and value <= TOP_SCORE else None
+
+
+def _named(text: str) -> int | None:
+    if text.startswith(ABSENT):
+        return TOP_SCORE
+    return next((value for word, value in NUMBERS.items() if text.startswith(word)), None)
 
 
 def _listed(text: str, count: int) -> list[int] | None:
@@ -154,11 +154,12 @@ def _listed(text: str, count: int) -> list[int] | None:
 def read_yes_or_no(raw: str) -> bool | None:
     """Return the answer to a question for yes or no; None for hedges, refusals and both."""
     text = final_text(raw)
-    fields = read_fields(raw, {"answer": ("the answer", "result", "final answer", "response", "verdict")})
+    fields = read_fields(raw, {"answer": ANSWERS})
     if values := fields.get("answer"):
         text = values[-1]
     text = re.sub(r"(?i)^\W*(?:the )?answer is\b", "", text)
     text = re.sub(r"^[\W_]+", "", text).casefold()
+    text = re.sub(r"^(\w+)(?:\W+\1\b)+", r"\1", text)  # "yes yes yes"
     if re.search(REFUSAL, text):
         return None
     if re.match(r"(true|false)\b", text):
@@ -169,18 +170,22 @@ def read_yes_or_no(raw: str) -> bool | None:
     return None if match is None else match["yes"] is not None
 
 
-CAPTION_LABELS = ("caption", "instruction", "description", "request", "text", "edit", "prompt", "answer", "output")
-
-
 def read_caption(raw: str, question: str = "") -> str | None:
-    """Return a caption in one line, without preamble, label, markup, quotes and remarks; None if there is none."""
+    """Return a caption in one line, without preamble, label, markup, quotes and remarks, or None."""
     text = final_text(raw)
     if "{" in text:
-        values = read_fields(raw, {"caption": CAPTION_LABELS}).get("caption")
+        values = read_fields(raw, {"caption": CAPTIONS}).get("caption")
         text = values[0] if values and values[0].lower() not in ("null", "none") else ""
-    if re.search(REFUSAL, text) or (question and text[:40].casefold() == question[:40].casefold()):
+    if (
+        re.search(REFUSAL, re.sub(r'"[^"]*"', "", text))
+        or re.match(NO_CAPTION, text)
+        or (question and text[:40].casefold() == question[:40].casefold())
+    ):
         return None
-    blocks = [_caption_of(block) for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)])\s)", text)]
+    blocks = [
+        _caption_of(block)
+        for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]|option \w:?)\s)", text, flags=re.I)
+    ]
     return next((block for block in blocks if block), None)
 
 
@@ -189,20 +194,25 @@ def _caption_of(block: str) -> str:
     lines = [re.sub(r"^\s*(?:[-*•>#]+|\d+[.)])\s+", "", line).strip() for line in block.split("\n")]
     lines = [line for line in lines if line and not line.startswith("```") and not re.match(r"#\w", line)]
     text = re.sub(r"[*_`]{1,3}(\S(?:.*?\S)?)[*_`]{1,3}", r"\1", " ".join(lines))
-    text = re.sub(rf"(?i)^\W*(?:option \d+\s*:\s*)?(?:the )?(?:{'|'.join(CAPTION_LABELS)})\s*[:=]\s*", "", text)
-    text = re.sub(rf"(?i)^(?:{'|'.join(CAPTION_LABELS)})$", "", text)
+    text = re.sub(rf"(?i)^\W*(?:the )?(?:{'|'.join(CAPTIONS)})\s*[:=：]\s*", "", text)
+    text = re.sub(rf"(?i)^(?:{'|'.join(CAPTIONS)})$", "", text)
     text = re.sub(r"(?i)^(?:sure|certainly|of course|here)\b[^:\n]*:\s*", "", text)
     text = re.sub(r"(?i)\s*[(\[]\s*\d+ words?\s*[)\]]\s*$", "", text)
     text = re.sub(r"(?:\s+#\w+)+$", "", text)
-    remark = r"(?i)\W*(let me know|i hope|note\b|feel free|or, alternatively|alternatively|sure|certainly|here(?:'s| is| are))"
-    return "" if re.match(remark, text) or text.endswith(":") else _without_quotes(text.strip())
+    text = re.sub(rf"^{SYMBOLS}|{SYMBOLS}$", "", text)
+    return "" if re.match(REMARK, text) or text.endswith(":") else _without_quotes(text.strip())
 
 
 def _without_quotes(text: str) -> str:
     """Return the text without quotation marks around the whole of it."""
-    for mark in "\"'`":
-        if len(text) > 1 and text[0] == text[-1] == mark and mark not in text[1:-1].replace("n't", ""):
-            return text[1:-1].strip()
+    close = QUOTES.get(text[:1])
+    if (
+        close
+        and len(text) > 1
+        and text[-1] == close
+        and not re.search(rf"(?<!\w)[{text[0]}{close}]|[{text[0]}{close}](?!\w)", text[1:-1])
+    ):
+        return text[1:-1].strip()
     return text
 
 

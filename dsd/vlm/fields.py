@@ -1,8 +1,8 @@
 """Reading labeled fields from what a language model writes.
 
-Models are asked for JSON. Those that cannot be held to it answer with labeled lines, Markdown, tables, JSON inside
-prose and more. `read_fields` accepts all of these and guesses nothing: a field has a value only where the text
-names the field. Thinking never counts.
+Models are asked for JSON. Those that cannot be held to it answer with labeled lines, Markdown, tables, JSON
+inside prose and more. `read_fields` accepts all of these and guesses nothing: a field has a value only where
+the text names the field. Thinking never counts.
 """
 
 import html
@@ -14,10 +14,11 @@ CLOSED = re.compile(r"^.*</(?:think|thinking|reasoning)>", re.DOTALL | re.IGNORE
 UNCLOSED = re.compile(r"<(?:think|thinking|reasoning)>.*$", re.DOTALL | re.IGNORECASE)
 END_TOKEN = re.compile(r"<\|[^<>|]*\|>|</s>")
 CORRECTION = re.compile(
-    r"(?im)^\W*(?:my |the )?(?:final|corrected|correction|revised|wait|actually|on second thought|let me correct)"
-    r"\b[^\n]*$"
+    r"(?im)^(?:\W*(?:my |the )?"
+    r"(?:final|correct|corrected|correction|revised|wait|actually|on second thought)\b[^\n]*"
+    r"|[^\n]{0,60}\b(?:corrected|revised|updated|final)\b[^\n]*:\W*)$"
 )
-PLAIN = str.maketrans("：，；＝（）“”„‟«»‘’｜！？", ":,;=()\"\"\"\"\"\"''|!?")
+PLAIN = str.maketrans("：，；＝（）“”„‟«»‘’｜！？", ':,;=()""""""\'\'|!?')
 STRING = r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'(?=\s*[,:}\]\n]|$)"
 VALUE = rf"(?:{STRING}|\{{[^{{}}]*\}}|\[[^\[\]]*\]|-?\d+(?:\.\d+)?|true|false|null|none)"
 MEMBER = re.compile(rf"(?P<key>{STRING}|\w+)\s*:\s*(?P<value>{VALUE})(?!\s*\|)", re.DOTALL | re.IGNORECASE)
@@ -25,11 +26,11 @@ SEPARATOR = r"\s*(?::|=|—|–|->|(?<=\s)-(?=\s))\s*"
 
 
 def final_text(raw: str) -> str:
-    """Return the answer without thinking, tags, end tokens and typographic variants of punctuation."""
+    """Return the answer without thinking, tags, end tokens and needless escapes."""
     text = UNCLOSED.sub("", CLOSED.sub("", THINKING.sub("", raw.replace("\r\n", "\n"))))
-    text = END_TOKEN.sub("", text).translate(PLAIN)
-    if "\n" not in text.strip() and "\\n" in text:
-        text = text.replace("\\n", "\n").replace('\\"', '"')  # a text that was escaped once too often
+    text = re.sub(r"\\boxed\{([^{}]*)\}", r"\1", END_TOKEN.sub("", text)).strip()
+    if re.match(r'"\s*\{\s*\\', text) or ("\n" not in text and "\\n" in text):
+        text = text.replace("\\n", "\n").replace('\\"', '"')  # it was escaped once too often
     text = re.sub(r"<(\w+)>([^<>]*)</\1>", _element, text)
     return html.unescape(re.sub(r"</?[a-zA-Z]\w*\s*/?>", "\n", text)).strip()
 
@@ -37,27 +38,63 @@ def final_text(raw: str) -> str:
 def _element(match: re.Match) -> str:
     """Return `<verdict>same</verdict>` as a labeled line, and the text alone of formatting elements."""
     name, text = match[1], match[2]
-    formatting = ("b", "i", "em", "strong", "u", "p", "span", "li", "td", "answer", "output", "code", "h1", "h2", "h3")
+    formatting = (
+        "b",
+        "i",
+        "em",
+        "strong",
+        "u",
+        "p",
+        "span",
+        "li",
+        "td",
+        "answer",
+        "output",
+        "code",
+        "h1",
+        "h2",
+        "h3",
+    )
     return text if name.lower() in formatting else f"\n{name}: {text.strip()}\n"
 
 
 def read_fields(raw: str, labels: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
     """Return every value that an answer gives to each field, in the order of the text.
 
-    `labels` maps the name of a field to the words by which models call it. Values are texts; objects and lists of
-    JSON keep their brackets. A field with two values was answered twice.
+    `labels` maps the name of a field to the words by which models call it. Values are texts; objects and
+    lists of JSON keep their brackets. A field with two values was answered twice.
     """
     names = {_plain(word): field for field, words in labels.items() for word in (field, *words)}
-    text = _corrected(final_text(raw), names)
+    text = _corrected(_without_columns(final_text(raw).translate(PLAIN), names), names)
     fields = _members(text, names) if "{" in text else {}
-    return fields or _lines(text, names) or _inline(text, names)
+    return fields or max(_lines(text, names), _inline(text, names), key=len)
+
+
+def _without_columns(text: str, names: Mapping[str, str]) -> str:
+    """Return the text with a table whose header holds labels turned into labeled lines."""
+    lines: list[str] = []
+    header: list[str] = []
+    for line in text.split("\n"):
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        if header and len(cells) == len(header) and not re.fullmatch(r"[\s|:-]*", line):
+            lines += [f"{name}: {cell}" for name, cell in zip(header, cells, strict=True)]
+            continue
+        header = (
+            cells
+            if len(cells) > 2 and all(_plain(cell) in names for cell in cells)
+            else header
+            if "|" in line
+            else []
+        )
+        lines += [] if header else [line]
+    return "\n".join(lines)
 
 
 def _corrected(text: str, names: Mapping[str, str]) -> str:
     """Return what follows the last marked correction, if that is an answer itself."""
     for mark in reversed(list(CORRECTION.finditer(text))):
         rest = text[mark.end() :] if _label(mark[0], names) is None else text[mark.start() :]
-        if len(_lines(rest, names) or _members(rest, names)) > 1:
+        if len(_members(rest, names) if "{" in rest else _lines(rest, names)) > 1:
             return rest
     return text
 
@@ -74,17 +111,25 @@ def _members(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _unquoted(value: str) -> str:
     if value[0] in "\"'":
-        return re.sub(r"\\(.)", lambda match: {"n": "\n", "t": " "}.get(match[1], match[1]), value[1:-1]).strip()
+        return re.sub(
+            r"\\(.)", lambda match: {"n": "\n", "t": " "}.get(match[1], match[1]), value[1:-1]
+        ).strip()
     return value
 
 
 def _lines(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
-    """Return fields that begin a line: `verdict: same`, `- **Verdict** — same`, a heading, or a row of a table."""
+    """Return fields that begin a line: `verdict: same`, `- **Verdict** — same`, a heading, a table row."""
     fields: dict[str, list[str]] = {}
     field = None
     for line in text.split("\n"):
         label = _label(line, names)
-        if label and not (field and not label[1] and not fields[field][-1] and line.strip()[:1].isalpha() and ":" not in line):
+        if label and not (
+            field
+            and not label[1]
+            and not fields[field][-1]
+            and line.strip()[:1].isalpha()
+            and ":" not in line
+        ):
             field, value = label
             fields.setdefault(field, []).append(value)
         elif field and line.strip() and not _is_closing(line):
