@@ -133,8 +133,8 @@ def _score_of(part: str, text: str) -> int | None:
 
 def _number(text: str) -> int | None:
     """Return a whole number from 0 to 4: `4`, `4.0`, `4/4`, `3 out of 4`, `three`, or 4 for `N/A`."""
-    text = _clean(text).strip("\"'* ").casefold()
-    match = re.match(r"(\d+)(?:\.0+)?(?:\s*(?:/|out of|of|von|sur)\s*4)?(?![\d.]|\s*-\s*\d)", text)
+    text = re.sub(r"^\{.*?\bscore\W*(\d).*$", r"\1", _clean(text).casefold(), flags=re.DOTALL).strip("\"'* ")
+    match = re.match(r"(\d+)(?:\.0+)?(?:\s*(?:/|out of|of|von|sur)\s*4)?(?!\d|\.\d|\s*-\s*\d)", text)
     value = int(match[1]) if match else _named(text)
     return value if value is not None and value <= TOP_SCORE else None
 
@@ -157,7 +157,7 @@ def read_yes_or_no(raw: str) -> bool | None:
     fields = read_fields(raw, {"answer": ANSWERS})
     if values := fields.get("answer"):
         text = values[-1]
-    text = re.sub(r"(?i)^\W*(?:the )?answer is\b", "", text)
+    text = re.sub(r"(?is)^.*\banswer is\b", "", text)
     text = re.sub(r"^[\W_]+", "", text).casefold()
     text = re.sub(r"^(\w+)(?:\W+\1\b)+", r"\1", text)  # "yes yes yes"
     if re.search(REFUSAL, text):
@@ -176,17 +176,13 @@ def read_caption(raw: str, question: str = "") -> str | None:
     if "{" in text:
         values = read_fields(raw, {"caption": CAPTIONS}).get("caption")
         text = values[0] if values and values[0].lower() not in ("null", "none") else ""
-    if (
-        re.search(REFUSAL, re.sub(r'"[^"]*"', "", text))
-        or re.match(NO_CAPTION, text)
-        or (question and text[:40].casefold() == question[:40].casefold())
-    ):
+    plain = re.sub(r'"[^"]*"', "", text.replace("’", "'"))  # a sign in the picture may say anything
+    if re.search(REFUSAL, plain) or re.match(NO_CAPTION, text.strip()):
         return None
-    blocks = [
-        _caption_of(block)
-        for block in re.split(r"\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]|option \w:?)\s)", text, flags=re.I)
-    ]
-    return next((block for block in blocks if block), None)
+    if question and text[:40].casefold() == question[:40].casefold():
+        return None
+    blocks = re.split(r"\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]|option \w:?)\s)", text, flags=re.IGNORECASE)
+    return next(filter(None, map(_caption_of, blocks)), None)
 
 
 def _caption_of(block: str) -> str:

@@ -143,7 +143,8 @@ def _label(line: str, names: Mapping[str, str]) -> tuple[str, str] | None:
     """Return (field, value) of a line that begins with a label."""
     if line.strip().startswith("|"):
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
-        line = f"{cells[0]}: {cells[-1]}" if len(cells) > 1 else cells[0]
+        scores = [cell for cell in cells[1:] if re.fullmatch(r"[*\s]*\d[*\s]*(/\s*\d[*\s]*)?", cell)]
+        line = f"{cells[0]}: {(scores or cells)[-1]}" if len(cells) > 1 else cells[0]
     plain = re.sub(r"[*_`#>]+", "", line)
     number, plain = re.match(r"\s*(?:(\d+)\s*[.)-]\s*|\W+)?(.*)", plain, re.DOTALL).groups()
     first, *rest = re.split(SEPARATOR, plain, maxsplit=1)
