@@ -20,6 +20,12 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
 
 
+def is_widened(transformer: FluxTransformer2DModel) -> bool:
+    """Return whether the transformer reads a reference: it has twice as many channels in as out."""
+    inputs, outputs = transformer.config.in_channels, transformer.config.out_channels
+    return inputs == 2 * (outputs or inputs)
+
+
 def widen(transformer: FluxTransformer2DModel, extra: int | None = None) -> FluxTransformer2DModel:
     """Return a transformer whose `x_embedder` also reads `extra` channels (default: as many as it has now).
 
@@ -42,12 +48,7 @@ def widen(transformer: FluxTransformer2DModel, extra: int | None = None) -> Flux
 
 
 def load_transformer(
-    folder: str | Path,
-    *,
-    subfolder: str | None = None,
-    dtype: torch.dtype | None = None,
-    token: str | None = None,
-    revision: str | None = None,
+    folder: str | Path, *, subfolder: str | None = None, dtype: torch.dtype | None = None
 ) -> FluxTransformer2DModel:
     """Load a transformer from a folder or hub id as a stock model.
 
@@ -56,7 +57,7 @@ def load_transformer(
     file's dtype. Tensors are read one by one into an empty model, so memory holds the weights once. Leftover
     `*.lora_*` keys are ignored. Raise ValueError that names any other missing or unexpected keys.
     """
-    config_file, files = _locate(folder, subfolder, token, revision)
+    config_file, files = _locate(str(folder), subfolder)
     config = json.loads(config_file.read_text())
     state = _read(files, dtype)
     if "c_embedder.weight" in state:
@@ -93,42 +94,41 @@ def _read(files: list[Path], dtype: torch.dtype | None) -> dict[str, Tensor]:
     state = {}
     for file in files:
         with safe_open(file, framework="pt") as shard:
-            wanted = [key for key in shard.keys() if ".lora_" not in key]  # noqa: SIM118 (not a dict)
-            for key in wanted:
-                tensor = shard.get_tensor(key)
-                state[key] = tensor if dtype is None else tensor.to(dtype)
+            for key in shard.keys():  # noqa: SIM118 (not a dict)
+                if ".lora_" not in key:
+                    tensor = shard.get_tensor(key)
+                    state[key] = tensor if dtype is None else tensor.to(dtype)
     return state
 
 
-def _locate(folder: str | Path, subfolder: str | None, token: str | None, revision: str | None) -> tuple:
+def _locate(folder: str, subfolder: str | None) -> tuple[Path, list[Path]]:
     """Return the config file and the weight files, on disk or downloaded from the hub."""
-    access = {"token": token, "revision": revision}
     places = [subfolder] if subfolder is not None else ["", "transformer"]
     for place in places:
-        config = _fetch(folder, place, CONFIG, access)
+        config = _fetch(folder, place, CONFIG)
         if config is not None:
-            return config, _weight_files(folder, place, access)
+            return config, _fetch_weights(folder, place)
     if not Path(folder).is_dir():  # raises the hub's own error: no such file, or no network
-        hf_hub_download(str(folder), CONFIG, subfolder=places[-1] or None, **access)
+        hf_hub_download(folder, CONFIG, subfolder=places[-1] or None)
     raise FileNotFoundError(
         f"no transformer in {folder}: no {' and no '.join(str(Path(p, CONFIG)) for p in places)}"
     )
 
 
-def _weight_files(folder: str | Path, place: str, access: dict) -> list[Path]:
-    index = _fetch(folder, place, INDEX, access)
+def _fetch_weights(folder: str, place: str) -> list[Path]:
+    index = _fetch(folder, place, INDEX)
     names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index else [WEIGHTS]
-    files = [_fetch(folder, place, name, access) for name in names]
+    files = [_fetch(folder, place, name) for name in names]
     if None in files:
         raise FileNotFoundError(f"{Path(place, names[files.index(None)])} is missing in {folder}")
     return files
 
 
-def _fetch(folder: str | Path, place: str, name: str, access: dict) -> Path | None:
+def _fetch(folder: str, place: str, name: str) -> Path | None:
     if Path(folder).is_dir():
         file = Path(folder, place, name)
         return file if file.is_file() else None
     try:
-        return Path(hf_hub_download(str(folder), name, subfolder=place or None, **access))
+        return Path(hf_hub_download(folder, name, subfolder=place or None))
     except EntryNotFoundError:  # also raised offline for a file that is not cached
         return None
