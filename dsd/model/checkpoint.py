@@ -48,9 +48,9 @@ def load_pipeline(
         raise LoadError(
             f"{preset.name} is a base without a reference input: pass weights=... (folder, hub id or LoRA)"
         )
-    sources = [str(preset.base), str(source)]
-    for one in sources:
-        hub.check_source(one)
+    sources = [preset.base, str(source)]
+    for name in sources:
+        hub.check_source(name)
     device = open_device(device)
     check_offload(offload, device)
     if quantize:
@@ -61,15 +61,15 @@ def load_pipeline(
     ):
         # Access the possibly gated base first, to fail before gigabytes of other weights are downloaded.
         DSDPipeline.load_config(preset.base)
-        expected = None if weights else preset.lora
-        transformer, lora = _open_transformer(preset, source, expected, dtype or torch_dtype(preset))
-        parts = {"transformer": transformer, "dtype": transformer.dtype}
-        if quantize:
-            parts |= quantized.parts(transformer, quantize, device)
-        pipe = DSDPipeline.from_pretrained(preset.base, **parts, **hub.SAFE)
+        expected_lora = None if weights else preset.lora
+        transformer, lora = _open_transformer(
+            preset, str(source), expected_lora, dtype or torch_dtype(preset)
+        )
+        parts = quantized.parts(transformer, quantize, device) if quantize else {"transformer": transformer}
+        pipe = DSDPipeline.from_pretrained(preset.base, dtype=transformer.dtype, **parts, **hub.SAFE)
         if lora is not None:
-            names = {"weight_name": lora.name, "adapter_name": "dsd"}
-            pipe.load_lora_weights(str(lora.parent), use_safetensors=True, **names)
+            names = {"weight_name": lora.name, "adapter_name": "dsd", "use_safetensors": True}
+            pipe.load_lora_weights(str(lora.parent), **names)
         return place(pipe, device, offload)
 
 
@@ -159,23 +159,21 @@ def _onload(model: nn.Module, name: str) -> Tensor:
 
 
 def _open_transformer(
-    preset: Preset, source: str | Path, expected_lora: str | None, dtype: torch.dtype | None
+    preset: Preset, source: str, expected_lora: str | None, dtype: torch.dtype | None
 ) -> tuple[FluxTransformer2DModel, Path | None]:
     """Return the widened transformer and the LoRA file to load on it, if any."""
     lora = _find_lora(Path(source))
     if lora is None:
-        transformer = load_transformer(str(source), dtype=dtype)
-        lora = _find_lora_beside(str(source), expected_lora)
+        transformer = load_transformer(source, dtype=dtype)
+        lora = _find_lora_beside(source, expected_lora)
     elif _has_columns(lora) or preset.weights is None:  # file first: a damaged one fails at once
         transformer = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
         transformer = transformer if is_widened(transformer) else widen(transformer)
     else:
         transformer = load_transformer(preset.weights, dtype=dtype)
     if not is_widened(transformer):
-        inputs = transformer.config.in_channels
-        raise LoadError(
-            f"{source} is a FLUX that cannot see a reference ({inputs} input channels): pass weights=..."
-        )
+        inputs = f"{transformer.config.in_channels} input channels"
+        raise LoadError(f"{source} is a FLUX that cannot see a reference ({inputs}): pass weights=...")
     return transformer, lora
 
 
@@ -197,20 +195,16 @@ def _find_lora_beside(source: str, expected: str | None) -> Path | None:
     """Return the LoRA file next to a transformer, or None; the published release needs both."""
     name = expected or LORA
     if Path(source).is_dir():
-        file = Path(source, name)
-        return file if file.is_file() else None
+        return Path(source, name) if Path(source, name).is_file() else None
     try:
         return Path(hf_hub_download(source, name))
-    except LocalEntryNotFoundError:
-        # Offline, a file that is not cached may still exist on the hub, unless the hub said before that it
-        # does not.
-        if expected is None and try_to_load_from_cache(source, name) is _CACHED_NO_EXIST:
-            return None
-        raise
-    except EntryNotFoundError:
-        if expected is None:
-            return None
-        raise
+    except EntryNotFoundError as error:
+        # Offline, a file that is not cached may exist on the hub, unless the hub denied it before.
+        is_offline = isinstance(error, LocalEntryNotFoundError)
+        is_known_absent = try_to_load_from_cache(source, name) is _CACHED_NO_EXIST
+        if expected or (is_offline and not is_known_absent):
+            raise
+        return None
 
 
 def check_offload(offload: str, device: torch.device) -> None:
@@ -218,13 +212,13 @@ def check_offload(offload: str, device: torch.device) -> None:
     if offload not in OFFLOADS:
         raise LoadError(f"offload must be one of {', '.join(OFFLOADS)}, got {offload!r}")
     if offload != "none" and device.type == "cpu":
-        raise LoadError(
-            f'offload={offload!r} moves weights between a GPU and main memory, but this is a CPU: use "none"'
-        )
+        raise LoadError(f'offload={offload!r} keeps weights off a GPU, and this is a CPU: use "none"')
 
 
 def place(pipe: DiffusionPipeline, device: torch.device, offload: str) -> DiffusionPipeline:
     """Move the pipeline to the device, or set up one of the `OFFLOADS` for its weights."""
+    if offload == "none":
+        return pipe.to(device)
     if offload == "model":
         # The VAE is small and stays on the GPU: as the last model of the chain it would move the transformer
         # off the GPU at every preview between two steps, and the next step would move it back.
@@ -233,8 +227,6 @@ def place(pipe: DiffusionPipeline, device: torch.device, offload: str) -> Diffus
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
         pipe.enable_sequential_cpu_offload(device=device)
-    elif offload == "group":
-        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
     else:
-        pipe.to(device)
+        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
     return pipe

@@ -3,16 +3,12 @@
 On an NVIDIA GPU this uses `torch.compile`, which compiles while the first images are drawn. On ZeroGPU,
 compiled code is lost when a process ends, so the blocks are compiled ahead of time into packages that each
 process opens. Either way some images are drawn before the app serves visitors: if the compiler fails, it
-fails then, and the model runs uncompiled.
-
-The tests run both ways on a CPU. On an H200, compiled blocks cut the time of an evaluation by a quarter
-(README, Hardware). None of this has been run on ZeroGPU yet.
+fails then, and the model runs uncompiled. None of this has been run on ZeroGPU yet.
 """
 
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +18,6 @@ from PIL import Image
 from torch.utils._pytree import tree_map
 
 AHEAD_SECONDS = 1500  # GPU time requested from ZeroGPU, once; an estimate, not a measurement
-LONGEST = 200  # characters of a compiler's message
 
 
 def compile_blocks(pipe: DiffusionPipeline, spaces: Any = None) -> str:
@@ -30,14 +25,21 @@ def compile_blocks(pipe: DiffusionPipeline, spaces: Any = None) -> str:
 
     `spaces` is the package of that name on ZeroGPU, None elsewhere.
     """
-    if spaces is None and (device := _device(pipe)) != "cuda":
-        return f"compiling is for NVIDIA GPUs: on {device} the model runs as it is"
-    before = [(block, block.__dict__.get("forward")) for block in _blocks(pipe.transformer)]
+    device = _device(pipe)
+    if spaces is None and device != "cuda":
+        return f"compiling is for NVIDIA GPUs: on {device} the model runs uncompiled"
+    blocks = [block for name in _block_lists(pipe) for block in pipe.transformer.get_submodule(name)]
+    forwards = [block.__dict__.get("forward") for block in blocks]  # offloading sets it on the instance
     try:
         ahead_of_time(pipe, spaces) if spaces else just_in_time(pipe)
     except Exception as error:  # compilers raise errors of any type, and the model runs without one
-        _undo(before)
-        return f"compiling did not work, and the model runs as it is: {_short(error)}"
+        for block, forward in zip(blocks, forwards, strict=True):
+            block._compiled_call_impl = None
+            block.__dict__.pop("forward", None)
+            if forward is not None:
+                block.forward = forward
+        reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+        return f"compiling failed, and the model runs uncompiled: {reason}"
     return "the model is compiled"
 
 
@@ -56,11 +58,11 @@ def ahead_of_time(pipe: DiffusionPipeline, spaces: Any) -> None:
     # ZeroGPU runs GPU code in a separate process; only the packages outlive it.
     @spaces.GPU(duration=AHEAD_SECONDS)
     def build() -> None:
-        for name in _kinds(pipe.transformer):
+        for name in _block_lists(pipe):
             block = pipe.transformer.get_submodule(name)[0]
             with spaces.aoti_capture(block) as call:
                 _draw(pipe, 2)  # two images: export would treat a batch size of one as fixed
-            spaces.aoti_compile_and_save(folder, _exported(block, call.kwargs), submodule=name)
+            spaces.aoti_compile_and_save(folder, _export(block, call.kwargs), submodule=name)
         spaces.aoti_load_from_package_dir(pipe.transformer, folder)
         for images in (1, 2):
             _draw(pipe, images)
@@ -69,15 +71,15 @@ def ahead_of_time(pipe: DiffusionPipeline, spaces: Any) -> None:
     spaces.aoti_load_from_package_dir(pipe.transformer, folder)
 
 
-def _exported(block: torch.nn.Module, inputs: dict[str, Any]) -> torch.export.ExportedProgram:
+def _export(block: torch.nn.Module, inputs: dict[str, Any]) -> torch.export.ExportedProgram:
     """Export a block for any number of images and tokens; only the width is fixed."""
 
-    def sizes(value: Any) -> dict[int, Any] | None:
+    def free_axes(value: Any) -> dict[int, Any] | None:
         is_tensor = isinstance(value, torch.Tensor)
         return {axis: torch.export.Dim.AUTO for axis in range(value.ndim - 1)} if is_tensor else None
 
     with torch.no_grad():
-        return torch.export.export(block, (), inputs, dynamic_shapes=tree_map(sizes, inputs))
+        return torch.export.export(block, (), inputs, dynamic_shapes=tree_map(free_axes, inputs))
 
 
 def _device(pipe: DiffusionPipeline) -> str:
@@ -91,26 +93,7 @@ def _draw(pipe: DiffusionPipeline, images: int) -> None:
     pipe("a red hat", image=frame, num_images_per_prompt=images, **options)
 
 
-def _kinds(transformer: torch.nn.Module) -> Iterator[str]:
-    """Yield the names of the transformer's lists of repeated blocks."""
-    repeated = transformer._repeated_blocks
-    for name, module in transformer.named_children():
-        if isinstance(module, torch.nn.ModuleList) and type(module[0]).__name__ in repeated:
-            yield name
-
-
-def _blocks(transformer: torch.nn.Module) -> list[torch.nn.Module]:
-    return [block for name in _kinds(transformer) for block in transformer.get_submodule(name)]
-
-
-def _undo(before: list[tuple[torch.nn.Module, Any]]) -> None:
-    for block, forward in before:
-        block._compiled_call_impl = None
-        block.__dict__.pop("forward", None)
-        if forward is not None:  # offloading replaces `forward` on the instance
-            block.forward = forward
-
-
-def _short(error: Exception) -> str:
-    line = next(iter(str(error).strip().splitlines()), "")
-    return f"{type(error).__name__}: {line[:LONGEST]}" if line else type(error).__name__
+def _block_lists(pipe: DiffusionPipeline) -> list[str]:
+    """Return the names of the transformer's lists of repeated blocks."""
+    repeated, lists = pipe.transformer._repeated_blocks, pipe.transformer.named_children()
+    return [n for n, m in lists if isinstance(m, torch.nn.ModuleList) and type(m[0]).__name__ in repeated]

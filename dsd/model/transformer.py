@@ -18,6 +18,7 @@ from torch import Tensor
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+MISSING = (FileNotFoundError, EntryNotFoundError)  # on disk, on the hub
 
 
 def is_widened(transformer: FluxTransformer2DModel) -> bool:
@@ -55,7 +56,7 @@ def load_transformer(
     It may have been saved by this project or by diffusers, or published with a `c_embedder`. Without
     `subfolder` the weights may be in the folder itself or in its `transformer/`. `dtype` None keeps the
     file's dtype. Tensors are read one by one into an empty model, so memory holds the weights once. Leftover
-    `*.lora_*` keys are ignored. Raise ValueError that names any other missing or unexpected keys.
+    `*.lora_*` keys are ignored. Raise ValueError for any other key that is missing or unexpected.
     """
     config_file, files = _locate(str(folder), subfolder)
     config = json.loads(config_file.read_text())
@@ -70,14 +71,10 @@ def _build(config: dict, state: dict[str, Tensor]) -> FluxTransformer2DModel:
     config = {name: value for name, value in config.items() if not name.startswith("_")}
     with init_empty_weights():
         model = FluxTransformer2DModel.from_config(config)
-    expected = model.state_dict().keys()
-    for problem, keys in (("misses", expected - state.keys()), ("has unexpected", state.keys() - expected)):
-        if keys:
-            raise ValueError(f"the checkpoint {problem} {len(keys)} keys: {', '.join(sorted(keys)[:8])}")
     try:
         model.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint does not fit its config.json: {error}") from error
+    except RuntimeError as error:  # names missing and unexpected keys, and wrong shapes
+        raise ValueError(f"the checkpoint does not fit its config.json: {str(error)[:1000]}") from error
     return model
 
 
@@ -103,32 +100,26 @@ def _read(files: list[Path], dtype: torch.dtype | None) -> dict[str, Tensor]:
 
 def _locate(folder: str, subfolder: str | None) -> tuple[Path, list[Path]]:
     """Return the config file and the weight files, on disk or downloaded from the hub."""
-    places = [subfolder] if subfolder is not None else ["", "transformer"]
-    for place in places:
-        config = _fetch(folder, place, CONFIG)
-        if config is not None:
-            return config, _fetch_weights(folder, place)
-    if not Path(folder).is_dir():  # raises the hub's own error: no such file, or no network
-        hf_hub_download(folder, CONFIG, subfolder=places[-1] or None)
-    raise FileNotFoundError(
-        f"no transformer in {folder}: no {' and no '.join(str(Path(p, CONFIG)) for p in places)}"
-    )
-
-
-def _fetch_weights(folder: str, place: str) -> list[Path]:
-    index = _fetch(folder, place, INDEX)
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index else [WEIGHTS]
-    files = [_fetch(folder, place, name) for name in names]
-    if None in files:
-        raise FileNotFoundError(f"{Path(place, names[files.index(None)])} is missing in {folder}")
-    return files
-
-
-def _fetch(folder: str, place: str, name: str) -> Path | None:
-    if Path(folder).is_dir():
-        file = Path(folder, place, name)
-        return file if file.is_file() else None
+    place = subfolder or ""
     try:
+        config = _fetch(folder, place, CONFIG)
+    except MISSING:
+        if subfolder is not None:
+            raise
+        place = "transformer"
+        config = _fetch(folder, place, CONFIG)
+    try:
+        names = sorted(set(json.loads(_fetch(folder, place, INDEX).read_text())["weight_map"].values()))
+    except MISSING:  # not sharded
+        names = [WEIGHTS]
+    return config, [_fetch(folder, place, name) for name in names]
+
+
+def _fetch(folder: str, place: str, name: str) -> Path:
+    """Return a file on disk or downloaded from the hub; raise one of MISSING if there is none."""
+    if not Path(folder).is_dir():
         return Path(hf_hub_download(folder, name, subfolder=place or None))
-    except EntryNotFoundError:  # also raised offline for a file that is not cached
-        return None
+    file = Path(folder, place, name)
+    if not file.is_file():
+        raise FileNotFoundError(f"no transformer in {folder}: {Path(place, name)} is missing")
+    return file

@@ -89,9 +89,7 @@ def make(
         moving=_moving_bytes(trained, average, accelerator),
         activations=activations,
         encoding=encoders + _vae_bytes(pipe, size),
-        validation=encoders + _drawing_bytes(pipe, image + text, size) + average * trained
-        if validates
-        else 0,
+        validation=encoders + drawing + average * trained if validates else 0,
         free=_free(accelerator),
         flops=options.accumulate * options.batch * flops,
         disk=rows * _row_bytes(transformer, options, image, text),

@@ -40,25 +40,29 @@ def unlike(some: list[drawing.Result], others: list[drawing.Result]) -> int:
     return max(np.abs(np.subtract(a.image, b.image, dtype=np.int16)).max() for a, b in pairs)
 
 
+def blocks(pipe) -> list:
+    return [*pipe.transformer.transformer_blocks, *pipe.transformer.single_transformer_blocks]
+
+
 def forwards(pipe) -> list:
-    return [block.forward for block in compiling._blocks(pipe.transformer)]
+    return [block.forward for block in blocks(pipe)]
 
 
 def test_on_a_cpu_it_says_that_it_does_nothing_and_does_nothing(pipe):
     said = compiling.compile_blocks(pipe)
     assert "NVIDIA" in said and "on cpu" in said
-    assert all(block._compiled_call_impl is None for block in compiling._blocks(pipe.transformer))
+    assert all(block._compiled_call_impl is None for block in blocks(pipe))
 
 
 def test_every_block_of_the_transformer_is_meant(pipe):
-    kinds = [type(block).__name__ for block in compiling._blocks(pipe.transformer)]
-    assert sorted(kinds) == sorted(pipe.transformer._repeated_blocks)
+    lists = [pipe.transformer.get_submodule(name) for name in compiling._block_lists(pipe)]
+    assert [block for group in lists for block in group] == blocks(pipe)
 
 
 def test_compiled_just_in_time_it_draws_the_same_without_compiling_for_a_visitor(pipe):
     before = drawn(pipe)
     compiling.just_in_time(pipe, backend="eager")
-    assert all(block._compiled_call_impl is not None for block in compiling._blocks(pipe.transformer))
+    assert all(block._compiled_call_impl is not None for block in blocks(pipe))
     with torch._dynamo.config.patch(error_on_recompile=True):
         after = drawn(pipe)
     assert unlike(before, after) <= 1
@@ -90,7 +94,7 @@ def test_a_compiler_that_fails_leaves_the_model_as_it_was(pipe, monkeypatch):
 
     block.forward = forward
     said = compiling.compile_blocks(pipe)
-    assert said.startswith("compiling did not work, and the model runs as it is: ") and "\n" not in said
+    assert said.startswith("compiling failed, and the model runs uncompiled: ") and "\n" not in said
     assert block.forward is forward and unlike(before, drawn(pipe)) == 0
 
 

@@ -110,12 +110,12 @@ def edited(tmp_path: Path, edit) -> Path:
 
 
 def test_a_missing_key_is_named(tmp_path):
-    with pytest.raises(ValueError, match="misses 1 keys: proj_out.bias"):
+    with pytest.raises(ValueError, match="(?s)Missing key.*proj_out.bias"):
         load_transformer(edited(tmp_path, lambda state: state.pop("proj_out.bias")))
 
 
 def test_an_unexpected_key_is_named(tmp_path):
-    with pytest.raises(ValueError, match="has unexpected 1 keys: extra.weight"):
+    with pytest.raises(ValueError, match="(?s)Unexpected key.*extra.weight"):
         load_transformer(edited(tmp_path, lambda state: state.update({"extra.weight": torch.zeros(1)})))
 
 
