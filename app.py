@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import spaces  # On ZeroGPU it must be imported before anything that touches the GPU.
+import spaces  # noqa: F401 On ZeroGPU it must be imported before anything that touches the GPU.
 from PIL import Image
 
 from dsd.doctor import space
@@ -284,8 +284,8 @@ def main(argv: list[str] | None = None) -> int:
         auth = credentials(args)
         args, loaded = settle(args, eyes := judge(args))
         if args.compile:
-            zero = spaces if space.is_zero() else None
-            print(f"app.py: {compiling.compile_blocks(loaded.pipe, zero)}", file=sys.stderr, flush=True)
+            outcome = compiling.compile_blocks(loaded.pipe, space.is_zero())
+            print(f"app.py: {outcome}", file=sys.stderr, flush=True)
         tabs = wheel(args, eyes)
         if space.is_zero():
             open_now(tabs)

@@ -6,28 +6,23 @@ The memory needed by FLUX is computed from parameter counts; its speed was measu
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from dsd.model.memory import FLUX_WEIGHTS_GB, INSTALL, PACKAGE, ROOM, WAYS, WORKSPACE, Way, gb
+from dsd.model.memory import INSTALL, PACKAGE, ROOM, WAYS, WORKSPACE, Way, gb
 from dsd.model.presets import FLUX_DEV
 from dsd.model.sampling import QUALITIES
 
 BASE, WEIGHTS, PAGE = FLUX_DEV.base, FLUX_DEV.weights, FLUX_DEV.license_page
-DOWNLOADS = {
-    BASE: int(1e9 * FLUX_WEIGHTS_GB["others"]),
-    WEIGHTS: int(1e9 * FLUX_WEIGHTS_GB["transformer"]),
-}
+DOWNLOADS = {BASE: 9_940_000_000, WEIGHTS: 23_810_000_000}  # bytes: text encoders and VAE, transformer
 REQUIRED = ("torch", "diffusers", "transformers", "gradio")
-TOKENS_PAGE = "https://huggingface.co/settings/tokens"
 # Access to BASE.
 GRANTED, REFUSED, BAD_TOKEN = "granted", "refused", "the token is not accepted"
 OFFLINE, NO_TOKEN, SILENT = "not asked: offline", "not asked: no token", "unknown: no answer from the hub"
 REMEDIES = {
     NO_TOKEN: f"no token: accept the license at {PAGE}, then set HF_TOKEN to a token of that account "
-    f"({TOKENS_PAGE})",
+    "(https://huggingface.co/settings/tokens)",
     REFUSED: f"the license: accept it at {PAGE} with the account of the token",
-    BAD_TOKEN: f"the token is not accepted: create a new one at {TOKENS_PAGE}",
+    BAD_TOKEN: "the token is not accepted: create a new one at https://huggingface.co/settings/tokens",
 }
 MAC_NEED = Way().gpu - WORKSPACE
-MORE = "python -m dsd.doctor says more"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +85,7 @@ def best_way(facts: Facts) -> Way | None:
 def lighter(facts: Facts, way: Way | None, *, main: bool = False) -> Way | None:
     """Return the first of WAYS that fits and takes less GPU memory than `way`, or less main memory if `main`.
 
-    `way` None is no limit. None is returned if nothing fits, as on a machine without an NVIDIA GPU.
+    `way` None is no limit. The result is None if nothing fits, as on a machine without an NVIDIA GPU.
     """
     for one in WAYS if facts.device == "cuda" else ():
         is_less = way is None or (one.ram < way.ram if main else one.gpu < way.gpu)
@@ -126,10 +121,8 @@ def _find_missing(facts: Facts) -> tuple[str, ...]:
     if size and facts.access == OFFLINE:
         missing.append("its files must be downloaded once, and HF_HUB_OFFLINE is set: unset it for that")
     if size > facts.disk_free:
-        missing.append(
-            f"disk: {gb(size)} to download, and {gb(facts.disk_free)} are free in {facts.cache}: make room, "
-            "or set HF_HOME to a folder on a larger disk"
-        )
+        free = f"{gb(facts.disk_free)} are free in {facts.cache}"
+        missing.append(f"disk: {gb(size)} to download, {free}: make room, or set HF_HOME to another disk")
     return tuple(missing)
 
 
@@ -142,10 +135,7 @@ def _remaining_downloads(facts: Facts) -> dict[str, int]:
 def _advise_pocket(
     facts: Facts, missing: tuple[str, ...], later: Advice | None, reason: str | None = None
 ) -> Advice:
-    expect = (
-        "draws critters of its own small world and nothing else, 64 pixels wide; no download, no key",
-        "measured times: assets/pocket/README.md",
-    )
+    expect = ("draws small images of drawn critters and nothing else, in seconds; no download, no key",)
     example = 'assets/examples/01-pink-tall-striped.png "wearing a red hat"'
     return Advice(
         preset="pocket",
@@ -160,10 +150,9 @@ def _advise_pocket(
 
 
 def _advise_flux(facts: Facts, way: Way) -> Advice:
-    if way.offload in ("group", "sequential"):
-        quality = "draft"  # fewer evaluations where each is slower
-    else:
-        quality = "best" if way == Way() and facts.device == "cuda" else "balanced"
+    # Fewer evaluations where each is slower.
+    quality = "best" if way == Way() and facts.device == "cuda" else "balanced"
+    quality = "draft" if way.offload in ("group", "sequential") else quality
     flags = f"--model flux-dev{way.flags}"
     needs_package = way.quantize and not facts.versions.get(PACKAGE)
     return Advice(
@@ -183,8 +172,8 @@ def _advise_flux(facts: Facts, way: Way) -> Advice:
 
 
 def _expect(facts: Facts, way: Way, quality: str) -> Iterator[str]:
-    is_cuda = facts.device == "cuda"
-    need = f"{gb(way.gpu)} of GPU memory and {gb(way.ram)} of main memory" if is_cuda else gb(MAC_NEED)
+    need = f"{gb(way.gpu)} of GPU memory and {gb(way.ram)} of main memory"
+    need = need if facts.device == "cuda" else gb(MAC_NEED)
     yield f"needs {need} for one image of 512 pixels (computed from parameter counts)"
     if facts.gpu_free < 0.8 * facts.gpu_total:
         taken = gb(facts.gpu_total - facts.gpu_free)
@@ -192,15 +181,10 @@ def _expect(facts: Facts, way: Way, quality: str) -> Iterator[str]:
     if way.quantize:
         yield f"weights rounded to {way.quantize}: images are close to those of bfloat16, not the same"
     if way.offload != "none":
-        yield "weights are kept in main memory and moved to the GPU when needed, which takes time"
+        yield "weights in main memory, moved to the GPU when needed: slower"
     size = sum(_remaining_downloads(facts).values())
     yield f"{gb(size)} to download first" if size else "all files are on this disk already"
-    chosen = QUALITIES[quality]
-    evaluations = chosen.steps + 2 * len(chosen.guided)  # guided steps take three
-    yield (
-        f"{chosen.steps} steps and {evaluations} evaluations an image; one took 0.095 s on an H200 with all "
-        "weights on the GPU, everything else is not measured"
-    )
+    yield f"{QUALITIES[quality].steps} steps an image; times: docs/benchmarks.md, most are not measured"
 
 
 # ---------------------------------------------------------------- out of memory
@@ -220,7 +204,8 @@ def explain_shortage(facts: Facts, model: str, way: Way, *, main: bool, teacher:
         remedy = _lighten_flux(facts, model, way, main=main)
     else:
         remedy = "close other programs" if main else "try --offload model or --quantize 4bit"
-    return f"{model} does not fit into {kind}, of which {gb(free)} are free: {remedy}; {MORE}"
+    problem = f"{model} does not fit into {kind}, of which {gb(free)} are free"
+    return f"{problem}: {remedy}; python -m dsd.doctor says more"
 
 
 def _lighten_flux(facts: Facts, model: str, way: Way, *, main: bool) -> str:

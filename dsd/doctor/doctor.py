@@ -121,34 +121,33 @@ def report(facts: Facts, choice: Advice) -> str:
     """Format facts and advice as text."""
     gpu = f"{facts.gpu}, {gb(facts.gpu_free)} of {gb(facts.gpu_total)} free" if facts.gpu_total else facts.gpu
     on_disk = ", ".join(f"{name} {gb(size)}" for name, size in facts.cached.items() if size) or "no FLUX yet"
-    lines = {
-        "device": f"{facts.device} ({gpu})" if gpu else facts.device,
-        "memory": f"{gb(facts.ram_free)} of {gb(facts.ram_total)} free",
-        "disk": f"{gb(facts.disk_free)} free in {facts.cache}; {on_disk}",
-        "versions": ", ".join(f"{name} {version or 'missing'}" for name, version in facts.versions.items()),
-        "token": f"{'set' if facts.token else 'none'}; FLUX.1-dev: {facts.access}",
-    }
-    parts = ["\n".join(f"{name:9} {text}" for name, text in lines.items()), _format("Run", choice)]
+    versions = ", ".join(f"{name} {version or 'missing'}" for name, version in facts.versions.items())
+    lines = [
+        f"device    {facts.device} ({gpu})" if gpu else f"device    {facts.device}",
+        f"memory    {gb(facts.ram_free)} of {gb(facts.ram_total)} free",
+        f"disk      {gb(facts.disk_free)} free in {facts.cache}; {on_disk}",
+        f"versions  {versions}",
+        f"token     {'set' if facts.token else 'none'}; FLUX.1-dev: {facts.access}",
+        *_format("Run", choice),
+    ]
     if choice.missing:
-        parts.append("\n".join(["Missing", *(f"  {one}" for one in choice.missing)]))
+        lines += ["", "Missing", *(f"  {one}" for one in choice.missing)]
     if choice.later:
-        parts.append(_format("Then this machine can run", choice.later))
-    return "\n\n".join(parts)
+        lines += _format("Then this machine can run", choice.later)
+    return "\n".join(lines)
 
 
-def _format(title: str, choice: Advice) -> str:
-    """Format the choice, what to expect, and the commands."""
+def _format(title: str, choice: Advice) -> list[str]:
+    """Return the choice, what to expect, and the commands as lines."""
     held = f"offload {choice.offload}, quantize {choice.quantize or 'none'}, quality {choice.quality}"
     first = f"{title}: {choice.preset} on {choice.device}, {choice.dtype}, {held}"
-    commands = [f"    {command}" for command in choice.commands]
-    return "\n".join([first, *(f"  {line}" for line in choice.expect), *commands])
+    commands = (f"    {command}" for command in choice.commands)
+    return ["", first, *(f"  {line}" for line in choice.expect), *commands]
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the report; return 1 if a required package is missing, else 0."""
-    parser = argparse.ArgumentParser(
-        prog="dsd.doctor", description="Show what runs on this machine, and how."
-    )
+    parser = argparse.ArgumentParser(prog="dsd.doctor", description="Show what runs here, and how.")
     parser.add_argument("--json", action="store_true", help="print facts and advice as JSON")
     args = parser.parse_args(argv)
     facts = gather()

@@ -142,12 +142,12 @@ def _parse(lines: list[str]) -> tuple[dict[str, Any], list[str]]:
 
 def check_files(root: Path) -> list[str]:
     """Return the files that are too large to push, or are Git LFS pointers without content."""
+    paths = [path for folder in ("assets", "dsd", "train", "tests") for path in (root / folder).rglob("*")]
     problems = []
-    for folder in ("assets", "dsd", "train", "tests"):
-        for file in sorted(path for path in (root / folder).rglob("*") if path.is_file()):
-            name = file.relative_to(root)
-            if file.stat().st_size > LARGE:
-                problems.append(f"{name} has more than 10 MB: git cannot push it as it is")
-            elif file.suffix == ".safetensors" and b"version https://git" in file.read_bytes()[:20]:
-                problems.append(f"{name} is a pointer of Git LFS: run git lfs pull")
+    for file in sorted(path for path in paths if path.is_file()):
+        name = file.relative_to(root)
+        if file.stat().st_size > LARGE:
+            problems.append(f"{name} has more than 10 MB: git cannot push it as it is")
+        elif file.suffix == ".safetensors" and file.read_bytes().startswith(b"version https://git"):
+            problems.append(f"{name} is a pointer of Git LFS: run git lfs pull")
     return problems

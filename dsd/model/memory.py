@@ -25,7 +25,6 @@ FLUX_GB = {
     ("group", None): (2.9, 35.3),
     ("sequential", None): (2.7, 35.3),
 }
-FLUX_WEIGHTS_GB = {"transformer": 23.81, "others": 9.94}  # to download, in bf16
 QUANTIZED = {"8bit": 1.0, "4bit": 0.56}  # bytes per weight, scales included
 PACKAGE = "bitsandbytes"
 INSTALL = f'pip install "{PACKAGE}>=0.48"'  # older versions cannot offload quantized models to main memory

@@ -30,10 +30,9 @@ class Quality:
     guidance_stop: float = 1.0  # share of the steps after which guidance stops
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
-        if self.name not in NAMES:
-            raise ValueError(f"a quality's name must be one of {', '.join(NAMES)}, got {self.name!r}")
+        for name, allowed in (("name", NAMES), ("solver", SOLVERS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
         for name, low in (("steps", 1), ("guidance_start", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MOST:

@@ -27,24 +27,22 @@ def is_widened(transformer: FluxTransformer2DModel) -> bool:
     return inputs == 2 * (outputs or inputs)
 
 
-def widen(transformer: FluxTransformer2DModel, extra: int | None = None) -> FluxTransformer2DModel:
-    """Return a transformer whose `x_embedder` also reads `extra` channels (default: as many as it has now).
+def widen(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
+    """Return a transformer whose `x_embedder` also reads a condition of as many channels as it reads now.
 
     The new columns are zero, so its initial output equals that of the original for any condition. All other
     weights are shared with the original: nothing is copied, and training one changes the other.
     """
     config = dict(transformer.config)
     inputs, outputs = config["in_channels"], config["out_channels"] or config["in_channels"]
-    if extra is None and inputs != outputs:
-        raise ValueError(f"already widened: {inputs} channels in, {outputs} out; pass extra to add more")
+    if inputs != outputs:
+        raise ValueError(f"the transformer is already widened: {inputs} channels in, {outputs} out")
     if getattr(transformer, "peft_config", None):
-        raise ValueError("the transformer carries LoRA adapters; fuse them or unload them before widening")
-    extra = inputs if extra is None else extra
+        raise ValueError("the transformer has LoRA adapters: fuse or unload them before widening")
     state = transformer.state_dict()
-    weight = state["x_embedder.weight"]  # [inner, inputs]
-    new = weight.new_zeros(weight.shape[0], extra)
-    state["x_embedder.weight"] = torch.cat([weight, new], dim=1)  # [inner, inputs + extra]
-    widened = _build({**config, "in_channels": inputs + extra, "out_channels": outputs}, state)
+    weight = state["x_embedder.weight"]  # [inner, C]
+    state["x_embedder.weight"] = torch.cat([weight, torch.zeros_like(weight)], dim=1)  # [inner, 2 C]
+    widened = _build({**config, "in_channels": 2 * inputs, "out_channels": outputs}, state)
     return widened.train(transformer.training)
 
 

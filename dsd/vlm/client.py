@@ -29,6 +29,7 @@ BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 CONNECT_SECONDS = 10.0
 LONGEST_PAUSE = 60.0  # seconds between two tries
 LONGEST_QUOTE = 300  # characters of a server's message
+KEPT = "the answers so far are kept: rerun the same command to continue"
 
 log = logging.getLogger(__name__)
 
@@ -87,17 +88,15 @@ class RetryingClient:
         try:
             return self._client.get(self.address + path)
         except httpx.HTTPError as error:
-            message = f"no server answers at {self.address} ({self.shorten(error)})"
-            raise VLMError(f"{message}: start it, or correct the address") from None
+            problem = f"no server answers at {self.address} ({self.shorten(error)})"
+            raise VLMError(f"{problem}: start it, or correct the address") from None
 
     def spend(self) -> None:
         """Take one request from the budget; raise BudgetError if none is left."""
+        budget = self.options.budget
         with self._lock:
-            if self.options.budget is not None and self.sent >= self.options.budget:
-                raise BudgetError(
-                    f"the budget of {self.options.budget} requests to {self.address} is used up; the answers "
-                    "so far are kept: allow more and rerun the same command"
-                )
+            if budget is not None and self.sent >= budget:
+                raise BudgetError(f"the budget of {budget} requests to {self.address} is used up; {KEPT}")
             self.sent += 1
 
     def post(self, path: str, body: dict, *, is_stopped: Callable[[], bool] = lambda: False) -> dict:
@@ -114,17 +113,21 @@ class RetryingClient:
                 return self._post_once(path, body)
             except TransientError as error:
                 failures += 1
-                seconds = self._clock() - began
-                if seconds >= self.options.patience if error.is_patient else failures > self.options.retries:
-                    raise VLMError(
-                        f"{self.address} gave no answer in {failures} tries and {seconds:.0f} s ({error}); "
-                        "the answers so far are kept: rerun the same command when it is back"
-                    ) from None
-                if failures == 1:
-                    log.warning("%s: %s; trying again", self.address, error)
-                if error.wait is None:
-                    self._sleep(min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 6)))
+                self._pause(error, failures, self._clock() - began)
             self.spend()
+
+    def _pause(self, error: TransientError, failures: int, seconds: float) -> None:
+        """Wait before the next try; raise VLMError to give up."""
+        is_over = failures > self.options.retries
+        if error.is_patient:
+            is_over = seconds >= self.options.patience
+        if is_over:
+            tries = f"{failures} tries and {seconds:.0f} s"
+            raise VLMError(f"{self.address} gave no answer in {tries} ({error}); {KEPT}") from None
+        if failures == 1:
+            log.warning("%s: %s; trying again", self.address, error)
+        if error.wait is None:
+            self._sleep(min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 6)))
 
     def _post_once(self, path: str, body: dict) -> dict:
         try:
@@ -143,10 +146,8 @@ class RetryingClient:
     def _wait_until_free(self) -> None:
         while (wait := self._free_at - self._clock()) > 0:
             if wait > max(LONGEST_PAUSE, self.options.patience):
-                raise VLMError(
-                    f"{self.address} asks to wait for {wait:.0f} s, longer than the patience of "
-                    f"{self.options.patience:.0f} s; the answers so far are kept: rerun the command later"
-                )
+                limit = f"longer than the patience of {self.options.patience:.0f} s"
+                raise VLMError(f"{self.address} asks to wait for {wait:.0f} s, {limit}; {KEPT}")
             self._sleep(wait)
 
     def read(self, response: httpx.Response) -> dict:

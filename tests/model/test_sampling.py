@@ -142,7 +142,7 @@ def test_solvers_keep_the_models_own_times(solver, dynamic):
         ({"steps": 0}, "steps must be a whole number from 1 to 1000, got 0"),
         ({"guidance_stop": float("nan")}, "guidance_stop must be from 0 to 1, got nan"),
         ({"guidance_stop": 2}, "guidance_stop must be from 0 to 1, got 2"),
-        ({"name": "<b>"}, "a quality's name must be one of"),
+        ({"name": "<b>"}, "name must be one of"),
     ],
 )
 def test_an_impossible_quality_is_refused_with_its_value(change, sentence):
