@@ -105,9 +105,10 @@ def open_device(device: str | torch.device | None) -> torch.device:
     if device is None:
         return torch.device(best_device())
     try:
-        return torch.empty(0, device=device).device
+        torch.empty(0, device=device)
     except (AssertionError, RuntimeError) as error:  # torch raises either for a missing device
         raise LoadError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return torch.device(device)
 
 
 def save_pipeline(pipe: DSDPipeline, folder: str | Path) -> None:

@@ -89,7 +89,7 @@ def offered_quality(options: Options) -> str:
         if replace(quality, name=plan.name, steps=plan.steps) == plan:
             return name
     raise ValueError(
-        f"it was drawn in a way of its own ({plan.solver}, shift {plan.shift}, guidance from step "
+        f"it was drawn in a way of its own ({plan.solver}, guidance from step "
         f"{plan.guidance_start} to {plan.guidance_stop:.0%}); the page offers {', '.join(QUALITIES)}"
     )
 
