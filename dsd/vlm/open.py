@@ -33,6 +33,6 @@ def _parse_options(name: str, options: dict[str, object], kind: type[VLMOptions]
     known = [field.name for field in fields(kind)]
     unknown = sorted(given.keys() - known)
     if unknown:
-        shown = [field.name for field in fields(kind) if field.repr]
-        raise LoadError(f"{name!r} has no option {', '.join(unknown)}; it has {', '.join(shown)}")
+        listed = [field.name for field in fields(kind) if field.repr]
+        raise LoadError(f"{name!r} has no option {', '.join(unknown)}; it has {', '.join(listed)}")
     return kind(**given)
