@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import spaces  # On ZeroGPU it must be imported before anything that touches the GPU.
+import spaces  # noqa: F401 On ZeroGPU it must be imported before anything that touches the GPU.
 
 from dsd.doctor import space
 from dsd.files import hub
@@ -146,7 +146,7 @@ def build(args: argparse.Namespace) -> Any:
     """Load the models and return the page."""
     loaded, wheel = load_or_fall_back(args)
     if args.compile:
-        report(compiling.compile_blocks(loaded.pipe, spaces if space.is_zero() else None))
+        report(compiling.compile_blocks(loaded.pipe, space.is_zero()))
     if space.is_zero():
         open_now(wheel)
     return page.build(loaded, EXAMPLES, wheel)

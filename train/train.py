@@ -152,7 +152,7 @@ def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) ->
     accelerator = start(options)
     made = plan.make(base, options, accelerator, rows=len(data), validates=_watched(args, options) != "none")
     fits = made.needed <= plan.ROOM * made.free
-    seconds = plan.time_step(base, options, accelerator) if fits else None
+    seconds = plan.time_step(made, accelerator) if fits else None
     if accelerator.is_main_process:
         print(plan.describe(made, options, seconds))
     plan.check(made, cache_folder(options, args.out), args.out)

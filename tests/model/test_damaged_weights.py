@@ -55,7 +55,7 @@ def test_a_lora_that_is_none_is_named(whole, tmp_path, content):
     file = tmp_path / LORA
     file.write_bytes(content)
     for weights in (file, tmp_path):
-        with pytest.raises(LoadError, match=rf"{file} is damaged, or no safetensors file"):
+        with pytest.raises(LoadError, match=rf"{file} is damaged or not a safetensors file"):
             load_pipeline(whole, weights=weights, device="cpu")
 
 

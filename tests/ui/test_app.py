@@ -214,10 +214,10 @@ def test_a_dropped_image_is_redrawn_at_the_quality_it_was_drawn_at(loaded, photo
 def test_a_quality_the_page_does_not_offer_is_refused_with_a_reason(loaded, photo, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
-    made = drawing.Options(prompt="a hat", quality=Quality(steps=2, solver="dpm++"))
+    made = drawing.Options(prompt="a hat", quality=Quality(steps=2, solver="unipc"))
     result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
     assert list(restore(loaded, drawing.save(result, tmp_path / "made.png"))) == ["restored"]
-    assert "dpm++" in said[0] and "draft, balanced, best" in said[0]
+    assert "unipc" in said[0] and "draft, balanced, best" in said[0]
 
 
 def test_a_image_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
