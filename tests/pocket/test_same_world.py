@@ -48,7 +48,13 @@ def flat_pixels(seed: int) -> tuple:
 
 @pytest.mark.parametrize(
     ("part", "expected"),
-    [(traits, 1134982590), (texts, 1004124088), (numbers, 1077493191), (pixels, 1317234353), (flat_pixels, 4184958470)],
+    [
+        (traits, 1134982590),
+        (texts, 1004124088),
+        (numbers, 1077493191),
+        (pixels, 1317234353),
+        (flat_pixels, 4184958470),
+    ],
 )
 def test_fifty_scenes_are_what_they_always_were(part, expected):
     assert checksum(*(value for seed in SEEDS for value in part(seed))) == expected

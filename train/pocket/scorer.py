@@ -15,7 +15,9 @@ from PIL import Image, ImageDraw, ImageFilter
 from torch import Tensor
 from torch.nn import functional
 
-from dsd.pocket.draw import BACKDROPS, _Pen, blank, draw, shrink
+from dsd.pocket.backdrops import BACKDROPS
+from dsd.pocket.draw import blank, draw, shrink
+from dsd.pocket.pen import Pen
 from dsd.pocket.scorer import CHOICES, LEAN, Scorer, encode_numbers, kept, number_mask
 from dsd.pocket.world import SCENES, Context, Critter, sample_context, sample_critter
 from train.pocket import scenes
@@ -125,7 +127,7 @@ def fit_tilt(scorer: Scorer, images: Tensor, tilts: Tensor) -> None:
     """
     inner, outer = 0.0, 0.0
     for i, (part, wanted) in enumerate(zip(images.split(200), tilts.split(200), strict=True)):
-        seen = scorer.eval().see(roughen(part, step_seed(0, i)).to(device()))
+        seen = scorer.eval().convolve(roughen(part, step_seed(0, i)).to(device()))
         seen = functional.pad(seen, (0, 1), value=1.0).double()  # [B, inputs + 1], the last for the bias
         inner, outer = inner + seen.T @ seen, outer + seen.T @ wanted.to(seen)
     held = RIDGE * inner.diagonal().mean() * torch.eye(len(inner)).to(inner)
@@ -202,7 +204,7 @@ def text(size: int, rng: np.random.Generator) -> Image.Image:
 
 def empty_scene(size: int, rng: np.random.Generator) -> Image.Image:
     image = blank(size)
-    BACKDROPS[str(rng.choice(SCENES))](_Pen(image), float(rng.random()), lambda pen: None)  # without a sun
+    BACKDROPS[str(rng.choice(SCENES))](Pen(image), float(rng.random()), lambda: None)  # without a sun
     return shrink(image, size, rng.uniform(0.3, 1.2))
 
 
