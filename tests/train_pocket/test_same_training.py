@@ -8,10 +8,10 @@ import torch
 
 from tests.checksums import checksum, shapes
 from tests.toys import TOY, toy_latents
-from train.pocket import lessons, loop, scenes, scorer, teacher, truths, vae
+from train.pocket import lessons, loop, scenes, scorer, strangers, teacher, vae
 from train.pocket.judge import model as judge
 from train.pocket.judge import words
-from train.pocket.scorer import targets
+from train.pocket.scenes import load_truths, targets
 
 SMALL = replace(
     TOY, rendered=2, strangers=6, scorer_batch=6, vae_batch=4, vae_families=2, judge_width=32,
@@ -35,7 +35,7 @@ def saved(path) -> dict:
 
 
 def test_the_teachers_batches(tmp_path):
-    known = truths.load(vae.TRAIN_SEED, 4, tmp_path)
+    known = load_truths(vae.TRAIN_SEED, 4, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["truths-1-4.npy"]
     sampler = lessons.Sampler(known, 8, lambda step: step / 100)
     batches = [sampler(step) for step in (0, 7, 41, 45, 50, 56, 60, 71, 80, 95)]
@@ -49,7 +49,7 @@ def test_the_teachers_batches(tmp_path):
 
 def test_the_teachers_parts_and_losses(tmp_path):
     torch.manual_seed(0)
-    known = truths.load(vae.TRAIN_SEED, 4, tmp_path)
+    known = load_truths(vae.TRAIN_SEED, 4, tmp_path)
     images = teacher.Images(toy_latents(), known.targets("cpu"))
     model = teacher.Teacher(TOY)
     assert shapes(model) == 119361450
@@ -66,7 +66,7 @@ def test_the_vaes_batches():
 
 def test_the_vaes_states(tmp_path):
     torch.manual_seed(0)
-    families = scenes.render(vae.TRAIN_SEED, 2, SMALL.panel, tmp_path / "renders", processes=1)
+    families = scenes.render(vae.TRAIN_SEED, 2, SMALL.panel, tmp_path / "renders")
     assert [path.name for path in (tmp_path / "renders").iterdir()] == ["families-1-2-64.npy"]
     images = families.reshape(-1, *families.shape[2:])
     test = vae.to_tensor(images[:4])
@@ -89,7 +89,7 @@ def test_the_scorers_state(tmp_path):
 
 
 def test_what_the_scorer_learns_from():
-    assert checksum(scorer.strangers(12, 64, 3)) == 3995496261
+    assert checksum(strangers.strangers(12, 64, 3)) == 3995496261
     wanted = targets([scene for i in range(4) for scene in scenes.family(vae.TRAIN_SEED, i)])
     assert checksum(*(wanted[name].float().mul(1e5).round() for name in sorted(wanted))) == 160280547
     assert sorted(scorer.SEEDS.items()) == [("ranker", 22), ("scorer", 21)]

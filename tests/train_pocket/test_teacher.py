@@ -9,9 +9,9 @@ import torch
 
 from dsd.pocket.words import caption
 from tests.toys import TOY, toy_latents
-from train.pocket import latents, lessons, loop, scenes, teacher, text, truths, vae
-from train.pocket.loop import State, descend, made_ahead, running_average
-from train.pocket.scorer import targets
+from train.pocket import arrays, latents, lessons, loop, scenes, teacher, text, vae
+from train.pocket.loop import TrainState, build_ema, descend, made_ahead
+from train.pocket.scenes import Truths, load_truths, targets
 
 EVERY_LESSON = tuple(max(lessons.STAGES.items())[1])
 
@@ -22,8 +22,8 @@ def whole(step: int) -> float:
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory) -> truths.Truths:
-    return truths.load(vae.TRAIN_SEED, 4, tmp_path_factory.mktemp("truths"))
+def known(tmp_path_factory) -> Truths:
+    return load_truths(vae.TRAIN_SEED, 4, tmp_path_factory.mktemp("truths"))
 
 
 def test_words_are_spelled_as_the_tokenizers_spell_whole_prompts(known):
@@ -46,16 +46,25 @@ def test_prompts_fit_their_token_counts(known):
     assert lessons.SINGLES.tokens == text.T5_TOKENS
 
 
-def test_truths_are_those_of_the_scenes(known, tmp_path, monkeypatch):
+def test_truths_are_those_of_the_scenes(known):
     wanted = targets(all_scenes := [scene for i in range(4) for scene in scenes.family(vae.TRAIN_SEED, i)])
     for name, values in known.targets("cpu").items():
         assert torch.equal(values, wanted[name].to(values.dtype)), name
     for row, (critter, context) in enumerate(all_scenes):
         scene = known.scene(*divmod(row, scenes.FAMILY))
         assert caption(scene, scene) == caption(critter, context)
-    monkeypatch.setattr(truths, "CHUNK", 2)
-    monkeypatch.setattr(truths, "get_context", lambda way: dummy)  # a pool, of threads: they start at once
-    assert np.array_equal(truths.load(vae.TRAIN_SEED, 4, tmp_path).table, known.table)
+
+
+def double(rows: range) -> np.ndarray:
+    return 2 * np.array(rows)
+
+
+def test_arrays_are_computed_in_order_by_one_process_or_many_and_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "get_context", lambda way: dummy)  # a pool, of threads: they start at once
+    for name, chunk in (("one", 7), ("many", 3)):
+        chunks = arrays.on_all_cores(double, 7, chunk)
+        assert arrays.once(tmp_path / name, (7,), np.int64, chunks).tolist() == [0, 2, 4, 6, 8, 10, 12]
+        assert arrays.once(tmp_path / name, (7,), np.int64, [np.zeros(7)])[-1] == 12
 
 
 def test_the_lessons_shares_are_a_whole():
@@ -96,7 +105,7 @@ def test_relit_grids_show_one_context_in_different_lights(known):
 def test_words_come_first_then_pairs_then_grids(known):
     sample = lessons.Sampler(known, 6, lambda step: step / 300)
     assert {sample(step).lesson for step in range(120)} == {lessons.SINGLES}
-    assert {max(sample(step).lesson[:2]) for step in range(120, 165)} == {1, 2}
+    assert {sample(step).lesson.columns for step in range(120, 165)} == {1, 2}
     assert any(sample(step).lesson.rows == 2 for step in range(165, 200))
     assert teacher.Passed(100, 0.55, 1.0)(0) == 0.55 and teacher.Passed(100, 0.0, 0.4)(50) == 0.2
 
@@ -184,11 +193,11 @@ def test_batches_made_by_workers_are_those_made_here(monkeypatch, known):
 def run_steps(path, known, monkeypatch, steps: int) -> torch.Tensor:
     torch.manual_seed(0)
     model, preset = teacher.Teacher(TOY), replace(TOY, teacher_batch=4)
-    parts = {"model": model, "average": running_average(model), "optimizer": loop.Optimizers(model, 1e-3)}
-    state = State(path, steps, **parts).load()
+    optimizer = loop.Optimizers(model, 1e-3)
+    state = TrainState(path, model, optimizer=optimizer, ema=build_ema(model), steps=steps)
     batches, images = made_ahead(lessons.Sampler(known, 4, whole), state.step, steps), toy_images()
     monkeypatch.setattr(loop, "learning_rate", lambda *_, **__: 1.0)  # whatever the length
-    descend("toy", state, lambda step: teacher.loss(model, images, preset, step, next(batches)))
+    descend(state, lambda step: teacher.loss(model, images, preset, step, next(batches)))
     return model.transformer.x_embedder.weight.detach().clone()
 
 
@@ -201,10 +210,12 @@ def test_a_training_that_was_stopped_continues_as_if_it_were_not(tmp_path, known
 def test_a_training_ends_after_its_minutes_and_decays_before(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    state, shares = State(tmp_path / "a.pt", 1000, 2.0), []
+    model = torch.nn.Linear(1, 1)
+    parts = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 1e-3)}
+    state, shares = TrainState(tmp_path / "a.pt", **parts, steps=1000, minutes=2.0), []
     while state.passed < 1:
         shares.append(loop.learning_rate(300, state.passed))
         now[0] += 6
-        state.tick()
+        state.count_step()
     assert state.step == 20 and shares[0] == shares[10] == 1 and shares[-1] < 0.2
-    assert State(tmp_path / "b.pt", 10).passed == 0
+    assert TrainState(tmp_path / "b.pt", **parts, steps=10).passed == 0
