@@ -15,9 +15,8 @@ from PIL import Image
 import app
 from dsd.ui import page, uploads
 from dsd.ui.loaded import Loaded
-from tests import tiny
+from tests import loopback, tiny
 from tests import uploads as corpus
-from train.bench import loopback
 
 ROOT = Path(__file__).resolve().parents[2]
 API = "/gradio_api"
