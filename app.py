@@ -169,7 +169,7 @@ def world_warning(model: str) -> Callable[[Image.Image], str | None] | None:
     """Return a function that warns about images from outside pocket's drawn world; None for other models."""
     if model not in PRESETS or not PRESETS[model].knows_world:
         return None
-    from dsd.pocket import warning
+    from dsd.pocket.scorer import warning
 
     return warning
 

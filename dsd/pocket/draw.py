@@ -39,9 +39,6 @@ BUILDS = {
 }
 
 
-# ---------------------------------------------------------------- images
-
-
 def draw(critter: Critter, context: Context, size: int | None = None) -> Image.Image:
     """Return one RGB panel of `size` x `size` pixels; the default size is that of the shipped family."""
     size = size or shipped().panel
@@ -83,10 +80,8 @@ def _draw_sun(pen: Pen, context: Context, lamp: light.Light) -> None:
         pen.ellipse(0.12 + 0.76 * (context.backdrop > 0.5), 0.13, 0.09, 0.09, lamp.disk)
 
 
-# ---------------------------------------------------------------- critters, in units of the body's radius
-
-
 def _draw_critter(pen: Pen, critter: Critter, context: Context) -> None:
+    """Draw a critter with its accessory, in units of its body's radius."""
     rgb, body = ACCESSORY_COLORS[context.accessory_color], _outline(critter)
     _draw_held(pen, context.accessory, rgb)
     for sign in (-1, 1):

@@ -16,6 +16,7 @@ from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
 from torch import Tensor, nn
 
+from dsd.model import canvas
 from dsd.pocket import world
 from dsd.pocket.family import LIGHTS, SCORER
 from dsd.pocket.world import Context, Critter
@@ -82,8 +83,7 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
         return logits, self.numbers(features), self.strangeness(features)[:, 0], self.tilt(convolved)[:, 0]
 
     def convolve(self, images: Tensor) -> Tensor:
-        """Return the output of the convolutions, [B, 80 width]."""
-        return self.body[:FLAT](images)
+        return self.body[:FLAT](images)  # [B, 80 width]
 
     @torch.inference_mode()
     def read(self, images: list[Image.Image], batch: int = 128) -> list[Reading]:
@@ -94,8 +94,8 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
             logits, numbers, strangeness, tilt = self.eval()(pixels)
             for i in range(len(pixels)):
                 choices = {name: self.choices[name][values[i].argmax()] for name, values in logits.items()}
-                values = decode_numbers(numbers[i]), strangeness[i].item(), tilt[i].item()
-                readings.append(Reading(choices, *values))
+                others = decode_numbers(numbers[i]), strangeness[i].item(), tilt[i].item()
+                readings.append(Reading(choices, *others))
         return readings
 
 
@@ -119,13 +119,22 @@ def load(folder: str | Path = SCORER) -> Scorer:
     return Scorer.from_pretrained(folder).eval()
 
 
+def warning(image: Image.Image) -> str | None:
+    """Return a warning if the image, of any size and mode, is unlike the drawn world, else None."""
+    scorer = load()
+    [reading] = scorer.read([canvas.fit(image, scorer.size, scorer.size)])
+    if reading.strangeness <= scorer.strange.item():
+        return None
+    return (
+        "This image is unlike the drawn critters that the pocket model knows, so expect a poor likeness. "
+        "It still runs; for photographs, start the app with FLUX."
+    )
+
+
 def to_tensor(images: list[Image.Image], size: int) -> Tensor:
     """Convert PIL images of any size to a tensor [B, 3, size, size] in -1..1."""
     arrays = [np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BOX)) for p in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
-
-
-# ---------------------------------------------------------------- numbers, and which of them are visible
 
 
 def encode_numbers(critter: Critter) -> list[float]:
@@ -171,9 +180,6 @@ def number_mask(critter: Critter) -> list[float]:
     return [float(n in visible) for n in ANGLES for _ in (0, 1)] + [float(n in visible) for n in RANGES]
 
 
-# ---------------------------------------------------------------- identity and prompt following
-
-
 def kept(critter: Critter, reading: Reading) -> dict[str, bool]:
     """Return for each visible trait of the critter whether the image keeps it."""
     result = {name: reading.choices[name] == getattr(critter, name) for name in IDENTITY}
@@ -189,10 +195,7 @@ def identity(critter: Critter, reading: Reading) -> float:
 
 
 def followed(context: Context, reading: Reading) -> dict[str, bool]:
-    """Return whether the image shows each part of the requested context.
-
-    The parts are scene, accessory, light and, if there is an accessory, its color.
-    """
+    """Return whether the image shows each part of the context: scene, accessory with its color, light."""
     names = ["scene", "accessory", "light"]
     if context.accessory != "none":
         names.append("accessory_color")
