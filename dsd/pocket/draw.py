@@ -8,9 +8,8 @@ from PIL import Image, ImageChops, ImageFilter
 
 from dsd.pocket import light
 from dsd.pocket.backdrops import BACKDROPS, GROUND
-from dsd.pocket.family import shipped
-from dsd.pocket.pen import Color, Pen, Point, ellipse
-from dsd.pocket.world import ACCESSORY_COLORS, Context, Critter
+from dsd.pocket.pen import Color, Pen, Point, ellipse, to_bytes
+from dsd.pocket.world import ACCESSORY_COLORS, Context, Critter, shipped
 
 CANVAS = 256  # pixels: 4x a panel of 64, 2x one of 128, where the final blur hides the aliasing that remains
 SOFTNESS = 0.8  # standard deviation of the final blur in pixels: soft edges suit a small VAE
@@ -139,14 +138,15 @@ def _draw_ears(pen: Pen, critter: Critter) -> None:
 def _draw_pattern(pen: Pen, critter: Critter, body: list[Point]) -> None:
     if critter.pattern == "plain":
         return
-    clip, marks = Image.new("L", pen.image.size), Image.new("L", pen.image.size)
+    clip, marks = Image.new("RGB", pen.image.size), Image.new("RGB", pen.image.size)
     pen.on(clip).polygon(body, WHITE)
     if critter.pattern == "striped":
         _draw_stripes(pen.on(marks), critter)
     else:
         for x, y, r in critter.spots:
             pen.on(marks).ellipse(0.95 * x, 0.95 * y, r, r, WHITE)
-    pen.image.paste(pen.ink(critter.accent_rgb), (0, 0), ImageChops.multiply(clip, marks))
+    mask = ImageChops.multiply(clip, marks).convert("L")
+    pen.image.paste(to_bytes(critter.accent_rgb), (0, 0), mask)
 
 
 def _draw_stripes(pen: Pen, critter: Critter) -> None:

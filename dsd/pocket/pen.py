@@ -8,6 +8,10 @@ Point = tuple[float, float]
 Color = tuple[float, float, float]  # RGB in 0..1
 
 
+def to_bytes(rgb: Color) -> tuple[int, ...]:
+    return tuple(round(255 * channel) for channel in rgb)
+
+
 def ellipse(x: float, y: float, rx: float, ry: float, count: int = 28) -> list[Point]:
     """Return `count` points on an ellipse around (x, y)."""
     angles = [2 * math.pi * i / count for i in range(count)]
@@ -15,7 +19,7 @@ def ellipse(x: float, y: float, rx: float, ry: float, count: int = 28) -> list[P
 
 
 class Pen:
-    """Draws on an image of mode RGB, RGBA or L, where every color is white.
+    """Draws on an image of mode RGB or RGBA.
 
     The local coordinates have their origin at `origin` and the length `unit`, both in fractions of the image,
     and are rotated by `turn` degrees.
@@ -30,15 +34,8 @@ class Pen:
         """Return a pen with the same coordinates for another image."""
         return Pen(image, self.origin, self.unit, self.turn)
 
-    def ink(self, rgb: Color) -> int | tuple[int, ...]:
-        """Return the color as a pixel of the image."""
-        if self.image.mode == "L":
-            return 255
-        alpha = (255,) if self.image.mode == "RGBA" else ()
-        return (*(round(255 * channel) for channel in rgb), *alpha)
-
     def polygon(self, points: list[Point], rgb: Color) -> None:
-        self._draw.polygon([self._pixel(*point) for point in points], fill=self.ink(rgb))
+        self._draw.polygon([self._pixel(*point) for point in points], fill=to_bytes(rgb))
 
     def box(self, left: float, top: float, right: float, bottom: float, rgb: Color) -> None:
         self.polygon([(left, top), (right, top), (right, bottom), (left, bottom)], rgb)
@@ -48,7 +45,7 @@ class Pen:
 
     def line(self, points: list[Point], width: float, rgb: Color) -> None:
         pixels = max(1, round(width * self.unit * self.image.width))
-        self._draw.line([self._pixel(*point) for point in points], self.ink(rgb), pixels, joint="curve")
+        self._draw.line([self._pixel(*point) for point in points], to_bytes(rgb), pixels, joint="curve")
 
     def _pixel(self, x: float, y: float) -> Point:
         x, y = self.unit * x, self.unit * y

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 
 from dsd.model import canvas
 from dsd.pocket import world
-from dsd.pocket.family import LIGHTS, SCORER
-from dsd.pocket.world import Context, Critter
+from dsd.pocket.world import LIGHTS, SCORER, Context, Critter
 
 CHOICES = {
     "color": tuple(world.COLORS), "shape": world.SHAPES, "pattern": world.PATTERNS, "ears": world.EARS,
