@@ -5,12 +5,12 @@ has real work to do. In copying lessons some of the panels are shown and only th
 copying traits that no word names lowers the loss at once.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dsd.pocket.phrases import phrase
 from dsd.pocket.words import NAMED, grid_prompt, relight_prompt
@@ -103,17 +103,25 @@ class Batch:
     clip: Tensor  # [B, CLIP_TOKENS]
 
 
-class Sampler:
-    """A function from a step to its batch, `sampler(step)`, that worker processes can hold.
+class Sampler(Dataset):
+    """The batches of all steps, `sampler[step]`, which worker processes can make.
 
-    `passed(step)` is the share of the training that has passed, which chooses the stage.
+    `lessons` are the shares of the whole training that the steps start and end at.
     """
 
-    def __init__(self, truths: scenes.Truths, batch: int, passed: Callable[[int], float]):
-        self.spell, self.truths, self.batch, self.passed = text.Speller(), truths, batch, passed
+    def __init__(
+        self, truths: scenes.Truths, batch: int, *, steps: int, lessons: tuple[float, float] = (0.0, 1.0)
+    ):
+        self.spell, self.truths, self.batch = text.Speller(), truths, batch
+        self.steps, self.lessons = steps, lessons
         self.rank = ranks()[0]  # read here, as a worker process has no rank
 
-    def __call__(self, step: int) -> Batch:
+    def passed(self, step: int) -> float:
+        """Return the share of the whole training that has passed, which chooses the stage."""
+        start, stop = self.lessons
+        return start + (stop - start) * step / self.steps
+
+    def __getitem__(self, step: int) -> Batch:
         lesson = choose(step, stage(self.passed(step)))
         rng = np.random.default_rng((SEED, step, self.rank))
         families = rng.integers(self.truths.families, size=round(lesson.batch * self.batch))

@@ -83,22 +83,14 @@ def average_gradients(model: nn.Module) -> None:
         nn.utils.vector_to_parameters(flat / ranks()[1], gradients)
 
 
-class _Steps(Dataset):
-    def __init__(self, make: Callable[[int], Any]):
-        self.make = make
-
-    def __getitem__(self, step: int) -> Any:
-        return self.make(step)
-
-
-def made_ahead(make: Callable[[int], Any], first: int, steps: int) -> Iterator[Any]:
-    """Return an iterator over `make(step)` for the steps from `first` to `steps`, exclusive.
+def made_ahead(batches: Dataset, first: int, steps: int) -> Iterator[Any]:
+    """Return an iterator over `batches[step]` for the steps from `first` to `steps`, exclusive.
 
     With a GPU, worker processes make them ahead of time, so that it never waits; otherwise each is made when
     it is needed.
     """
     workers = min(12, max(1, (os.cpu_count() or 1) - 2)) if device() == "cuda" else 0
-    return iter(DataLoader(_Steps(make), batch_size=None, sampler=range(first, steps), num_workers=workers))
+    return iter(DataLoader(batches, batch_size=None, sampler=range(first, steps), num_workers=workers))
 
 
 def learning_rate(step: int, passed: float, *, warmup: int = 200, decay: float = 0.3) -> float:

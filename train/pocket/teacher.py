@@ -209,21 +209,10 @@ def train(
     path = run / f"teacher-{lessons[0]:g}-{lessons[1]:g}.pt"
     optimizer = Optimizers(teacher, preset.teacher_rate)
     state = TrainState(path, teacher, optimizer=optimizer, ema=ema, steps=steps, minutes=minutes)
-    batches = made_ahead(Sampler(truths, preset.teacher_batch, Passed(steps, *lessons)), state.step, steps)
+    sampler = Sampler(truths, preset.teacher_batch, steps=steps, lessons=lessons)
+    batches = made_ahead(sampler, state.step, steps)
     descend(state, lambda step: loss(teacher, images, preset, step, next(batches)), warmup=400)
     return ema.module
-
-
-@dataclass(frozen=True)
-class Passed:
-    """The share of the whole training that has passed at a step of a piece, which spans `start` to `stop`."""
-
-    steps: int
-    start: float
-    stop: float
-
-    def __call__(self, step: int) -> float:
-        return self.start + (self.stop - self.start) * step / self.steps
 
 
 def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
