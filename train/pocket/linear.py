@@ -85,9 +85,6 @@ def principal(rows: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     return basis.float(), rows.mean(0).float(), deviation.float()
 
 
-# ---------------------------------------------------------------- conversion to the stock class
-
-
 @torch.no_grad()
 def spell(linear: LinearAutoencoder, vae: AutoencoderKL) -> None:
     """Write `linear` into `vae`, and silence its residual branches by zeroing their last convolutions."""

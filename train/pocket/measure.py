@@ -68,9 +68,6 @@ def share(values: list[bool]) -> float:
     return round(float(np.mean(values)), 4)
 
 
-# ---------------------------------------------------------------- how images look
-
-
 def looks(images: list[Image.Image], wanted: list[Scene], panel: int) -> dict[str, float]:
     """Return sharpness and token edges of images, relative to renders of the scenes they should show."""
     renders = [draw(*scene, panel) for scene in wanted]
@@ -105,9 +102,6 @@ def _steps(images: list[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
     """Return differences of neighboring gray values 0..1: along rows [B, H, W - 1], columns [B, W, H - 1]."""
     gray = np.stack([np.asarray(image.convert("L"), np.float32) / 255 for image in images])
     return np.diff(gray, axis=2), np.diff(gray, axis=1).transpose(0, 2, 1)
-
-
-# ---------------------------------------------------------------- parts
 
 
 def measure_vae(model: torch.nn.Module, panel: int) -> float:

@@ -5,7 +5,8 @@ transformer are trained together. With noise in all panels of every lesson, eyes
 chance after 17 400 steps.
 """
 
-from dataclasses import dataclass, replace
+import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -82,16 +83,11 @@ def build_transformer(preset: Preset) -> FluxTransformer2DModel:
     rotary = preset.head_width // 12 * 2  # a sixth for the unused axis, the rest for rows and columns
     side = (preset.head_width - rotary) // 2
     return FluxTransformer2DModel(
-        in_channels=64,
-        num_layers=preset.double_blocks,
-        num_single_layers=preset.single_blocks,
-        attention_head_dim=preset.head_width,
-        num_attention_heads=preset.heads,
-        joint_attention_dim=preset.t5_width,
-        pooled_projection_dim=preset.clip_width,
-        guidance_embeds=False,
+        in_channels=64, num_layers=preset.double_blocks, num_single_layers=preset.single_blocks,
+        attention_head_dim=preset.head_width, num_attention_heads=preset.heads,
+        joint_attention_dim=preset.t5_width, pooled_projection_dim=preset.clip_width, guidance_embeds=False,
         axes_dims_rope=(rotary, side, side),
-    )
+    )  # fmt: skip
 
 
 class Reader(nn.Module):
@@ -184,32 +180,23 @@ def compile_blocks(transformer: FluxTransformer2DModel) -> None:
         block.forward = torch.compile(block.forward, dynamic=False)
 
 
-def train(
-    run: Path,
-    preset: Preset,
-    steps: int,
-    minutes: float | None = None,
-    *,
-    lessons: tuple[float, float] = (0.0, 1.0),
-    begin: Path | None = None,
-    is_compiled: bool = False,
-) -> Teacher:
-    """Return the averaged teacher; `lessons` are the shares of the whole training to start and end at."""
+def train(args: argparse.Namespace) -> Teacher:
+    """Return the averaged teacher."""
     torch.manual_seed(SEED)
-    vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
+    run, preset, where = args.run, PRESETS[args.preset], device()
+    steps, (start, stop) = args.steps or preset.teacher_steps, args.lessons
+    vae = AutoencoderKL.from_pretrained(run / "vae").to(where)
     truths = load_truths(TRAIN_SEED, preset.families, run / "renders")
-    latents = grids.load(vae, TRAIN_SEED, preset.families, preset.panel, run).to(device())
-    images = Images(latents, truths.targets(device()))
-    teacher = Teacher(preset).to(device())
-    if begin:
-        begin_with(teacher, begin)
+    latents = grids.load(vae, TRAIN_SEED, preset.families, preset.panel, run).to(where)
+    images, teacher = Images(latents, truths.targets(where)), Teacher(preset).to(where)
+    if args.begin:
+        begin_with(teacher, args.begin)
     ema = build_ema(teacher)
-    if is_compiled:
+    if args.compile:
         compile_blocks(teacher.transformer)
-    path = run / f"teacher-{lessons[0]:g}-{lessons[1]:g}.pt"
-    optimizer = Optimizers(teacher, preset.teacher_rate)
-    state = TrainState(path, teacher, optimizer=optimizer, ema=ema, steps=steps, minutes=minutes)
-    sampler = Sampler(truths, preset.teacher_batch, steps=steps, lessons=lessons)
+    path, optimizer = run / f"teacher-{start:g}-{stop:g}.pt", Optimizers(teacher, preset.teacher_rate)
+    state = TrainState(path, teacher, optimizer=optimizer, ema=ema, steps=steps, minutes=args.minutes)
+    sampler = Sampler(truths, args.batch or preset.teacher_batch, steps=steps, lessons=(start, stop))
     batches = made_ahead(sampler, state.step, steps)
     descend(state, lambda step: loss(teacher, images, preset, step, next(batches)), warmup=400)
     return ema.module
@@ -217,7 +204,7 @@ def train(
 
 def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
     """Save for `FluxPipeline.from_pretrained`; VAE and transformer in float16, text encoders as they are."""
-    pipeline = FluxPipeline(
+    FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
         vae=vae.half(),
         text_encoder=teacher.text_encoder.eval(),
@@ -225,8 +212,19 @@ def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
         text_encoder_2=teacher.text_encoder_2.eval(),
         tokenizer_2=teacher.spell.t5,
         transformer=teacher.transformer.half().eval(),
-    )
-    pipeline.save_pretrained(folder)
+    ).save_pretrained(folder)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise SystemExit for options that do not go together."""
+    start, stop = args.lessons
+    if args.compile and device() != "cuda":
+        raise SystemExit("--compile needs a GPU and saves no time on a CPU; leave it out")
+    if args.minutes and stage(start) is not stage(stop - 1e-6):
+        stages = ", ".join(f"{share:g}" for share in STAGES)
+        raise SystemExit(
+            f"--minutes needs lessons of one stage, got {start:g} to {stop:g}; the stages begin at {stages}"
+        )
 
 
 def main() -> None:
@@ -239,17 +237,8 @@ def main() -> None:
     )  # fmt: skip
     flags.add_argument("--compile", action="store_true", help="compile the transformer's blocks for a GPU")
     args = flags.parse_args()
-    if args.compile and device() != "cuda":
-        raise SystemExit("--compile needs a GPU and saves no time on a CPU; leave it out")
-    if args.minutes and stage(args.lessons[0]) is not stage(args.lessons[1] - 1e-6):
-        raise SystemExit(
-            f"--minutes needs lessons of one stage, got {args.lessons[0]:g} to {args.lessons[1]:g}; "
-            f"the stages begin at {', '.join(f'{start:g}' for start in STAGES)}"
-        )
-    preset = PRESETS[args.preset]
-    preset = replace(preset, teacher_batch=args.batch or preset.teacher_batch)
-    steps, options = args.steps or preset.teacher_steps, {"begin": args.begin, "is_compiled": args.compile}
-    teacher = train(args.run, preset, steps, args.minutes, lessons=tuple(args.lessons), **options)
+    check(args)
+    teacher = train(args)
     if ranks()[0] == 0:
         save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
         print(f"teacher saved in {args.run / 'teacher'}", flush=True)

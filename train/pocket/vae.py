@@ -27,18 +27,12 @@ TRAIN_SEED, TEST_SEED = 1, 901
 def build(preset: Preset) -> AutoencoderKL:
     levels = len(preset.vae_widths)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=preset.vae_widths,
-        layers_per_block=1,
-        latent_channels=LATENTS,
-        norm_num_groups=4,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=preset.vae_widths, layers_per_block=1, latent_channels=LATENTS, norm_num_groups=4,
+        use_quant_conv=False, use_post_quant_conv=False,
         sample_size=2 * preset.panel,  # the side of a 2x2 grid, as 1024 is for FLUX
-        scaling_factor=1.0,  # the linear code is already normalized
-        shift_factor=0.0,
-    )
+        scaling_factor=1.0, shift_factor=0.0,  # the linear code is already normalized
+    )  # fmt: skip
 
 
 def to_tensor(images: np.ndarray, where: str | torch.device = "cpu") -> Tensor:

@@ -5,6 +5,7 @@ compare two images, to describe one, and to state what changes, in the words of 
 It is trained on renders, and on renders redrawn by the VAE and the teacher, without held-out critters.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -210,17 +211,19 @@ def begin_with(
     judge.load_state_dict(earlier.state_dict())
 
 
-def train(
-    run: Path, preset: Preset, steps: int, minutes: float | None = None, *, begin: Path | None = None
-) -> LlavaForConditionalGeneration:
+def train(args: argparse.Namespace) -> LlavaForConditionalGeneration:
+    """Return the averaged judge."""
     torch.manual_seed(SEED)
-    images, tokenizer = Images(run, preset), build_tokenizer()
+    preset = PRESETS[args.preset]
+    images, tokenizer = Images(args.run, preset), build_tokenizer()
     judge = build(preset, tokenizer).to(device())
-    if begin:
-        begin_with(judge, tokenizer, begin)
+    if args.begin:
+        begin_with(judge, tokenizer, args.begin)
     else:
-        train_eyes(run, preset, images, Eyes(judge.model.vision_tower, preset.judge_width).to(device()))
-    state = build_state(run / "judge.pt", judge, steps=steps, minutes=minutes)
+        eyes = Eyes(judge.model.vision_tower, preset.judge_width).to(device())
+        train_eyes(args.run, preset, images, eyes)
+    steps = args.steps or preset.judge_steps
+    state = build_state(args.run / "judge.pt", judge, steps=steps, minutes=args.minutes)
     descend(state, lambda s: answer_loss(judge, tokenizer, images, preset.judge_batch, s), decay=0.4)
     return state.ema.module
 
@@ -229,8 +232,7 @@ def main() -> None:
     flags = build_parser("judge", "Train the embedded judge, which compares and describes images.")
     flags.add_argument("--begin", type=Path, metavar="JUDGE", help="start from the judge in this folder")
     args = flags.parse_args()
-    preset = PRESETS[args.preset]
-    judge = train(args.run, preset, args.steps or preset.judge_steps, args.minutes, begin=args.begin)
+    judge = train(args)
     if ranks()[0] == 0:
         judge.eval().half().save_pretrained(args.run / "judge")
         build_processor().save_pretrained(args.run / "judge")
