@@ -22,13 +22,13 @@ INDEX = {
     "transformer": ["diffusers", "FluxTransformer2DModel"], "vae": ["diffusers", "AutoencoderKL"],
 }  # fmt: skip
 SCHEDULER = {
-    "_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": VERSION, "base_image_seq_len": 256,
-    "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15, "num_train_timesteps": 1000,
+    "_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": VERSION,
+    "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15, "num_train_timesteps": 1000,
 }  # fmt: skip
 TRANSFORMER = {
     "_class_name": "FluxTransformer2DModel", "_diffusers_version": VERSION,
-    "_name_or_path": "../checkpoints/flux-dev/transformer", "attention_head_dim": INNER, "in_channels": CHANNELS,
-    "joint_attention_dim": TEXT, "num_attention_heads": HEADS, "num_layers": 1, "num_single_layers": 1,
+    "_name_or_path": "../checkpoints/flux-dev/transformer", "attention_head_dim": INNER,
+    "in_channels": CHANNELS, "joint_attention_dim": TEXT, "num_attention_heads": HEADS, "num_layers": 1, "num_single_layers": 1,
     "patch_size": 1, "pooled_projection_dim": POOLED,
 }  # fmt: skip
 VAE = {
@@ -122,9 +122,9 @@ def _write_clip(folder: Path) -> None:
 def _write_t5(folder: Path) -> None:
     size = tokenizers.write_t5(folder / "tokenizer_2")
     config = {
-        "architectures": ["T5EncoderModel"], "model_type": "t5", "vocab_size": size, "d_model": TEXT, "d_ff": 48,
-        "d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2, "feed_forward_proj": "gated-gelu",
-        "dense_act_fn": "gelu_new", "is_gated_act": True, "tie_word_embeddings": False, "use_cache": True,
+        "architectures": ["T5EncoderModel"], "model_type": "t5", "vocab_size": size, "d_model": TEXT,
+        "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2,
+        "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_gated_act": True, "tie_word_embeddings": False, "use_cache": True,
         "is_encoder_decoder": True, "layer_norm_epsilon": 1e-6, "relative_attention_num_buckets": 32,
         "relative_attention_max_distance": 128, "dropout_rate": 0.1, "decoder_start_token_id": 0,
         "eos_token_id": 1, "pad_token_id": 0, "torch_dtype": "bfloat16", "transformers_version": "4.43.3",

@@ -23,16 +23,14 @@ def write_clip(folder: Path) -> int:
     folder.mkdir(parents=True)
     vocabulary = clip_vocabulary()
     start, end = _special(START, normalized=True), _special(END, normalized=True)
+    added = {str(vocabulary[one["content"]]): {**one, "special": True} for one in (start, end)}
     (folder / "vocab.json").write_text(json.dumps(vocabulary))
     (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *MERGES, ""]))
     _write(folder / "special_tokens_map.json", bos_token=start, eos_token=end, pad_token=END, unk_token=end)
     _write(
         folder / "tokenizer_config.json",
         add_prefix_space=False, bos_token=START, clean_up_tokenization_spaces=True, do_lower_case=True,
-        added_tokens_decoder={
-            str(vocabulary[word]): {**_special(word, normalized=True), "special": True} for word in (START, END)
-        },
-        eos_token=END, errors="replace", model_max_length=CLIP_LENGTH, pad_token=END,
+        added_tokens_decoder=added, eos_token=END, errors="replace", model_max_length=CLIP_LENGTH, pad_token=END,
         tokenizer_class="CLIPTokenizer", unk_token=END,
     )  # fmt: skip
     return len(vocabulary)
@@ -94,7 +92,7 @@ def _t5_backend(pieces: list[tuple[str, float]], added: list[tuple[int, str]]) -
             "type": "TemplateProcessing", "single": [first, end], "pair": [first, end, second, end],
             "special_tokens": {"</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}},
         },
-        "model": {"type": "Unigram", "unk_id": 2, "vocab": [list(piece) for piece in pieces], "byte_fallback": False},
+        "model": {"type": "Unigram", "unk_id": 2, "vocab": pieces, "byte_fallback": False},
     }  # fmt: skip
 
 
