@@ -1,7 +1,12 @@
 """A hub for each module, and a cache for downloads that its tests share."""
 
+import time
+from types import SimpleNamespace
+
 import pytest
 import torch
+from huggingface_hub import file_download
+from huggingface_hub.utils import _http
 
 from tests.hub import shelf
 from tests.hub.connect import connected
@@ -19,6 +24,16 @@ def hub(tmp_path_factory):
     ):
         yield hub
     torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def slept(monkeypatch) -> list[float]:
+    """Collects the seconds that the hub's library would sleep between two tries."""
+    seconds: list[float] = []
+    impatient = SimpleNamespace(**{**vars(time), "sleep": seconds.append})
+    for module in (file_download, _http):
+        monkeypatch.setattr(module, "time", impatient)
+    return seconds
 
 
 @pytest.fixture

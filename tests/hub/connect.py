@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
+from urllib.parse import urlsplit
 
 import huggingface_hub
 from huggingface_hub import constants, hf_api
@@ -32,6 +33,7 @@ def connected(address: str, cache: Path, token: str | None = None) -> Iterator[N
     values = {
         "ENDPOINT": address,
         "HUGGINGFACE_CO_URL_TEMPLATE": address + "/{repo_id}/resolve/{revision}/{filename}",
+        "HF_URL_HOSTS": constants.HF_URL_HOSTS | {urlsplit(address).hostname},
         "HF_HUB_CACHE": str(cache),
         "HF_TOKEN_PATH": str(cache / "token"),
         "AGENT_HARNESSES_PATH": str(cache / "agents.json"),

@@ -23,13 +23,14 @@ INDEX = {
 }  # fmt: skip
 SCHEDULER = {
     "_class_name": "FlowMatchEulerDiscreteScheduler", "_diffusers_version": VERSION,
-    "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15, "num_train_timesteps": 1000,
+    "base_image_seq_len": 256, "base_shift": 0.5, "max_image_seq_len": 4096, "max_shift": 1.15,
+    "num_train_timesteps": 1000,
 }  # fmt: skip
 TRANSFORMER = {
     "_class_name": "FluxTransformer2DModel", "_diffusers_version": VERSION,
     "_name_or_path": "../checkpoints/flux-dev/transformer", "attention_head_dim": INNER,
-    "in_channels": CHANNELS, "joint_attention_dim": TEXT, "num_attention_heads": HEADS, "num_layers": 1, "num_single_layers": 1,
-    "patch_size": 1, "pooled_projection_dim": POOLED,
+    "in_channels": CHANNELS, "joint_attention_dim": TEXT, "num_attention_heads": HEADS,
+    "num_layers": 1, "num_single_layers": 1, "patch_size": 1, "pooled_projection_dim": POOLED,
 }  # fmt: skip
 VAE = {
     "_class_name": "AutoencoderKL", "_diffusers_version": VERSION, "_name_or_path": "../checkpoints/flux-dev",
@@ -41,8 +42,8 @@ VAE = {
 }  # fmt: skip
 
 
-def build(folder: Path, *, schnell: bool = False, seed: int = 0) -> Path:
-    """Write the repository of FLUX.1-dev, or -schnell, into `folder`."""
+def build(folder: Path, *, schnell: bool = False, seed: int = 0, side: int = 1024) -> Path:
+    """Write the repository of FLUX.1-dev, or -schnell, into `folder`; `side` is its best size in pixels."""
     torch.manual_seed(seed)
     write_json(folder / "model_index.json", INDEX)
     shifted = (
@@ -53,7 +54,7 @@ def build(folder: Path, *, schnell: bool = False, seed: int = 0) -> Path:
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER | shifted)
     _write_clip(folder)
     _write_t5(folder)
-    _write_vae(folder)
+    _write_vae(folder, side)
     write_transformer(folder / "transformer", transformer(guidance=not schnell))
     name = "schnell" if schnell else "dev"
     (folder / "README.md").write_text(_card(name))
@@ -124,9 +125,10 @@ def _write_t5(folder: Path) -> None:
     config = {
         "architectures": ["T5EncoderModel"], "model_type": "t5", "vocab_size": size, "d_model": TEXT,
         "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2,
-        "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_gated_act": True, "tie_word_embeddings": False, "use_cache": True,
-        "is_encoder_decoder": True, "layer_norm_epsilon": 1e-6, "relative_attention_num_buckets": 32,
-        "relative_attention_max_distance": 128, "dropout_rate": 0.1, "decoder_start_token_id": 0,
+        "feed_forward_proj": "gated-gelu", "dense_act_fn": "gelu_new", "is_gated_act": True,
+        "tie_word_embeddings": False, "use_cache": True, "is_encoder_decoder": True,
+        "layer_norm_epsilon": 1e-6, "dropout_rate": 0.1, "decoder_start_token_id": 0,
+        "relative_attention_num_buckets": 32, "relative_attention_max_distance": 128,
         "eos_token_id": 1, "pad_token_id": 0, "torch_dtype": "bfloat16", "transformers_version": "4.43.3",
         "_name_or_path": "google/t5-v1_1-xxl",
     }  # fmt: skip
@@ -136,8 +138,8 @@ def _write_t5(folder: Path) -> None:
     write_shards(folder / "text_encoder_2", state, 2, "model")
 
 
-def _write_vae(folder: Path) -> None:
-    write_json(folder / "vae" / "config.json", VAE)
+def _write_vae(folder: Path, side: int) -> None:
+    write_json(folder / "vae" / "config.json", {**VAE, "sample_size": side})
     state = half(AutoencoderKL.from_config(VAE).state_dict())
     save_file(state, folder / "vae" / "diffusion_pytorch_model.safetensors", {"format": "pt"})
 

@@ -1,7 +1,7 @@
 """One style LoRA in the four key styles in which people publish LoRAs for FLUX.
 
 All four change the same layers by the same amount: the attention of the image tokens in the first double
-block, and the joint projection of the first single block.
+block, and the output of the first single block.
 """
 
 from pathlib import Path
@@ -19,11 +19,9 @@ FILES = {
 }  # fmt: skip
 FUSED = {  # layer in the original code -> the layers in diffusers and their widths
     "double_blocks.0.img_attn.qkv": [(f"transformer_blocks.0.attn.to_{x}", INNER) for x in "qkv"],
-    "single_blocks.0.linear1": [
-        *((f"single_transformer_blocks.0.attn.to_{x}", INNER) for x in "qkv"),
-        ("single_transformer_blocks.0.proj_mlp", 4 * INNER),
-    ],
+    "single_blocks.0.linear2": [("single_transformer_blocks.0.proj_out", INNER)],
 }
+INPUTS = {"double_blocks.0.img_attn.qkv": 1, "single_blocks.0.linear2": 5}  # in widths of the model
 
 
 def weights(seed: int = 0, width: int = INNER) -> dict[str, tuple[Tensor, Tensor]]:
@@ -33,8 +31,8 @@ def weights(seed: int = 0, width: int = INNER) -> dict[str, tuple[Tensor, Tensor
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator) * 0.3
 
-    outputs = {name: sum(size for _, size in parts) for name, parts in FUSED.items()}
-    return {name: (random(RANK, width), random(size, RANK)) for name, size in outputs.items()}
+    sizes = {name: (INPUTS[name] * width, sum(size for _, size in parts)) for name, parts in FUSED.items()}
+    return {name: (random(RANK, inputs), random(outputs, RANK)) for name, (inputs, outputs) in sizes.items()}
 
 
 def diffusers(style: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -51,7 +51,8 @@ class Repository:
             "sha": self.commit, "lastModified": date, "createdAt": date, "private": self.private,
             "gated": "auto" if self.gated else False, "disabled": False, "downloads": 0, "likes": 0,
             "tags": [], "cardData": self.card, "spaces": [],
-            "usedStorage": sum(map(len, self.files.values())), "siblings": [{"rfilename": path} for path in sorted(self.files)],
+            "usedStorage": sum(map(len, self.files.values())),
+            "siblings": [{"rfilename": path} for path in sorted(self.files)],
         }  # fmt: skip
 
     def tree(self, folder: str, *, recursive: bool) -> list[dict] | None:

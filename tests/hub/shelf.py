@@ -11,6 +11,7 @@ from tests.hub.repository import Repository
 DEV, SCHNELL = "black-forest-labs/FLUX.1-dev", "black-forest-labs/FLUX.1-schnell"
 STUDENT, DATA = "primecai/dsd_model", "primecai/dsd_data"
 STYLE = "someone/flux-style"
+SMALL = "someone/small-flux-dev"  # draws at 128 pixels, for commands that draw many images
 DINO, CLIP = "facebook/dinov2-base", "openai/clip-vit-base-patch32"
 LLAVA, QWEN = "llava-hf/llava-1.5-7b-hf", "Qwen/Qwen2.5-VL-3B-Instruct"
 LICENSE = {
@@ -22,6 +23,7 @@ TOKEN = "hf_reader"  # of an account that has accepted every license
 
 BUILDERS = {
     DEV: flux.build, SCHNELL: lambda folder: flux.build(folder, schnell=True, seed=5),
+    SMALL: lambda folder: flux.build(folder, side=128),
     STUDENT: published.build_student, DATA: published.build_pairs, STYLE: loras.build,
     DINO: published.build_dino, CLIP: published.build_clip, LLAVA: tiny.vlm, QWEN: tiny.qwen,
 }  # fmt: skip

@@ -30,8 +30,8 @@ def write_clip(folder: Path) -> int:
     _write(
         folder / "tokenizer_config.json",
         add_prefix_space=False, bos_token=START, clean_up_tokenization_spaces=True, do_lower_case=True,
-        added_tokens_decoder=added, eos_token=END, errors="replace", model_max_length=CLIP_LENGTH, pad_token=END,
-        tokenizer_class="CLIPTokenizer", unk_token=END,
+        added_tokens_decoder=added, eos_token=END, errors="replace", model_max_length=CLIP_LENGTH,
+        pad_token=END, tokenizer_class="CLIPTokenizer", unk_token=END,
     )  # fmt: skip
     return len(vocabulary)
 
