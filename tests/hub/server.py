@@ -37,6 +37,11 @@ class Hub:
             raise KeyError(f"the fake hub has no {name}, but {', '.join(n for _, n in self.repositories)}")
         return found[0]
 
+    def address_of(self, repository: Repository) -> str:
+        """Return the address of a repository's page."""
+        prefix = "" if repository.kind == "models" else f"{repository.kind}/"
+        return f"{self.address}/{prefix}{repository.name}"
+
     def fetched(self, name: str) -> set[str]:
         """Return the files of a repository whose content was requested."""
         repository, gets = self[name], {path for method, path in self.seen if method == "GET"}

@@ -48,11 +48,12 @@ def _check_writer(hub: "Hub", token: str) -> "Answer | None":
 def _create(hub: "Hub", asked: dict) -> "Answer":
     kind = f"{asked.get('type', 'model')}s"
     name = f"{asked.get('organization') or 'me'}/{asked['name']}"
-    address = f"{hub.address}/{'' if kind == 'models' else f'{kind}/'}{name}"
+    private = asked.get("private", asked.get("visibility") == "private")
+    repository = Repository(name=name, kind=kind, private=bool(private))
+    address = hub.address_of(repository)
     if (kind, name) in hub.repositories:
         return _answer({"error": "You already created this repo", "url": address}, 409)
-    private = asked.get("private", asked.get("visibility") == "private")
-    hub.repositories[kind, name] = Repository(name=name, kind=kind, private=bool(private))
+    hub.repositories[kind, name] = repository
     return _answer({"url": address, "name": name, "id": "0" * 24})
 
 
@@ -63,7 +64,8 @@ def _write(hub: "Hub", repository: Repository, action: str, body: bytes) -> "Ans
         return _answer({"objects": [_upload(hub, one) for one in json.loads(body)["objects"]]})
     for line in body.splitlines():
         _apply(hub, repository, **json.loads(line))
-    return _answer({"commitUrl": f"{hub.address}/commit/{repository.commit}", "commitOid": repository.commit})
+    commit, address = repository.commit, hub.address_of(repository)
+    return _answer({"commitUrl": f"{address}/commit/{commit}", "commitOid": commit})
 
 
 def _mode(path: str) -> dict:
