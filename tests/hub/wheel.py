@@ -14,8 +14,8 @@ from tests.judging import BLUE, DARK_RED, ORANGE, RED
 CAPTIONS = ["a red fox in the snow", "a grey cat on a sofa", "a wooden toy robot, studio light"]
 FLUX = ("--model", "flux-dev")
 QUICK = (
-    "--steps", 2, "--batch", 2, "--accumulate", 1, "--rank", 2, "--warmup", 1, "--lr", 1e-2, "--sizes", "64x64",
-    "--log-every", 1,
+    "--steps", 2, "--batch", 2, "--accumulate", 1, "--rank", 2, "--warmup", 1, "--lr", 1e-2,
+    "--sizes", "64x64", "--log-every", 1,
 )  # fmt: skip
 PANEL = 512
 
@@ -28,18 +28,8 @@ def make(run: Path) -> dict[str, Ended]:
     captions = run.parent / "captions.txt"
     captions.write_text("\n".join(CAPTIONS))
     with serving(Chat()) as address:
-        wrote = succeed(
-            "train.prompts",
-            run,
-            "--count",
-            1,
-            "--recipe",
-            "identity",
-            "--captions",
-            captions,
-            "--writer",
-            address,
-        )
+        asked = ("--recipe", "identity", "--captions", captions, "--writer", address)
+        wrote = succeed("train.prompts", run, "--count", 1, *asked)
         drew = succeed("train.grids", run, *FLUX, "--steps", 1)
         drawn = jsonl.read(run / "grids" / "grids.jsonl")
         paint(run, drawn)
