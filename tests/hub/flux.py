@@ -13,6 +13,7 @@ from tests.hub import tokenizers
 
 INNER, HEADS, CHANNELS = 128, 1, 64  # the published heads are as wide, with 24 of them
 TEXT, POOLED = 32, 32  # 4096 and 768 as published
+LONGEST = tokenizers.T5_LENGTH
 VERSION = "0.30.0.dev0"
 INDEX = {
     "_class_name": "FluxPipeline", "_diffusers_version": VERSION,
@@ -42,8 +43,13 @@ VAE = {
 }  # fmt: skip
 
 
-def build(folder: Path, *, schnell: bool = False, seed: int = 0, side: int = 1024) -> Path:
-    """Write the repository of FLUX.1-dev, or -schnell, into `folder`; `side` is its best size in pixels."""
+def build(
+    folder: Path, *, schnell: bool = False, seed: int = 0, side: int = 1024, tokens: int = LONGEST
+) -> Path:
+    """Write the repository of FLUX.1-dev, or -schnell, into `folder`.
+
+    `side` is its best size in pixels, `tokens` the length of a text.
+    """
     torch.manual_seed(seed)
     write_json(folder / "model_index.json", INDEX)
     shifted = (
@@ -53,7 +59,7 @@ def build(folder: Path, *, schnell: bool = False, seed: int = 0, side: int = 102
     )
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER | shifted)
     _write_clip(folder)
-    _write_t5(folder)
+    _write_t5(folder, tokens)
     _write_vae(folder, side)
     write_transformer(folder / "transformer", transformer(guidance=not schnell))
     name = "schnell" if schnell else "dev"
@@ -120,8 +126,8 @@ def _write_clip(folder: Path) -> None:
     save_file(state, folder / "text_encoder" / "model.safetensors", {"format": "pt"})
 
 
-def _write_t5(folder: Path) -> None:
-    size = tokenizers.write_t5(folder / "tokenizer_2")
+def _write_t5(folder: Path, length: int) -> None:
+    size = tokenizers.write_t5(folder / "tokenizer_2", length)
     config = {
         "architectures": ["T5EncoderModel"], "model_type": "t5", "vocab_size": size, "d_model": TEXT,
         "d_ff": 48, "d_kv": 8, "num_heads": 4, "num_layers": 2, "num_decoder_layers": 2,

@@ -23,7 +23,7 @@ TOKEN = "hf_reader"  # of an account that has accepted every license
 
 BUILDERS = {
     DEV: flux.build, SCHNELL: lambda folder: flux.build(folder, schnell=True, seed=5),
-    SMALL: lambda folder: flux.build(folder, side=128),
+    SMALL: lambda folder: flux.build(folder, side=128, tokens=32),
     STUDENT: published.build_student, DATA: published.build_pairs, STYLE: loras.build,
     DINO: published.build_dino, CLIP: published.build_clip, LLAVA: tiny.vlm, QWEN: tiny.qwen,
 }  # fmt: skip

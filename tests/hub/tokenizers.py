@@ -53,7 +53,7 @@ def t5_pieces() -> list[tuple[str, float]]:
     return [*known, *((word, -1.0) for word in words), *((letter, -3.0) for letter in LETTERS)]
 
 
-def write_t5(folder: Path) -> int:
+def write_t5(folder: Path, length: int = T5_LENGTH) -> int:
     """Write T5's tokenizer as `spiece.model` and `tokenizer.json`, and return the size of its vocabulary."""
     folder.mkdir(parents=True)
     pieces = t5_pieces()
@@ -74,7 +74,7 @@ def write_t5(folder: Path) -> int:
         folder / "tokenizer_config.json",
         add_prefix_space=True, additional_special_tokens=extra, clean_up_tokenization_spaces=True,
         added_tokens_decoder={str(number): {**_special(word), "special": True} for number, word in added},
-        extra_ids=EXTRA, legacy=True, model_max_length=T5_LENGTH, sp_model_kwargs={},
+        extra_ids=EXTRA, legacy=True, model_max_length=length, sp_model_kwargs={},
         tokenizer_class="T5Tokenizer", **special,
     )  # fmt: skip
     return len(pieces) + EXTRA
