@@ -14,7 +14,7 @@ import pytest
 
 from dsd.files import jsonl
 from dsd.grids import prompts, references, writers
-from dsd.grids.prompts import PromptError, compose_prompt, diversity, fingerprints, write_prompts
+from dsd.grids.prompts import Prompt, PromptError, compose_prompt, diversity, fingerprints, write_prompts
 from dsd.grids.recipes import CRITTERS, IDENTITY, RECIPES
 from dsd.pocket.words import VOCABULARY, _panel_words, describe_critter, grid_prompt
 from dsd.pocket.world import SCENES, sample_context, sample_critter
@@ -162,12 +162,13 @@ def test_near_duplicates_are_dropped_and_counted(tmp_path):
 
 
 def test_diversity_counts_what_differs():
+    common = {"id": "", "prompt": "", "rows": 1, "columns": 2, "recipe": "", "seed": 0}
     grids = [
-        {"subject": "red fox", "places": ["in snow", "in sand"]},
-        {"subject": "Red  Fox", "places": ["in snow"]},
+        Prompt(subject="red fox", places=["in snow", "in sand"], **common),
+        Prompt(subject="Red  Fox", places=["in snow"], **common),
     ]
     assert diversity(grids) == {
-        "prompts": 2, "subjects": 1, "places": 2, "ngrams_1": 5, "ngrams_2": 3, "ngrams_3": 0,
+        "subjects": 1, "places": 2, "ngrams_1": 5, "ngrams_2": 3, "ngrams_3": 0,
         "distinct_1": 5 / 10, "distinct_2": 3 / 5, "distinct_3": 0.0,
     }  # fmt: skip
     assert diversity([])["distinct_1"] == 0
@@ -280,7 +281,7 @@ def test_the_command_reports_what_it_made_and_what_it_dropped(tmp_path, capsys):
     arguments = f"--count 9 --recipe identity --layout 1x2 --captions {file} --column alt".split()
     assert train_prompts.main([str(tmp_path / "run"), *arguments]) == 0
     said = capsys.readouterr().out
-    assert "3 prompts in" in said and "give more of them for the 9" in said
+    assert "3 prompts in" in said and "too few usable captions for 9 prompts" in said
     assert "dropped: 1 several subjects" in said
     assert "diversity: 3 subjects, " in said and "different pairs of words" in said
 

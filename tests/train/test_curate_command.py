@@ -56,8 +56,8 @@ def test_the_command_applies_stricter_thresholds_to_what_is_there(tmp_path, judg
 @pytest.mark.parametrize(
     "flags, sentence",
     [
-        ([], "which run?"),
-        (["RUN"], "who judges?"),
+        ([], "no run given"),
+        (["RUN"], "no judge given"),
         (["RUN", "--judge", "pocket", "--batch", "0"], "--batch must be at least 1, got 0"),
         (["RUN", "--judge", "pocket", "--votes", "3", "2"], "needed votes must be in 1..2"),
         (["RUN", "--judge", "pocket", "--floor", "0.99"], "floor and ceiling"),

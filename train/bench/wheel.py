@@ -20,13 +20,15 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Row
 from dsd.generate.command import quiet
 from dsd.grids import grids, prompts
+from dsd.grids.prompts import Prompt, PromptOptions
 from dsd.vlm.open import VLM, Request, open_vlm
 from train import command
 from train.bench.loopback import speedup
 from train.blocks import join
-from train.grids import stage
+from train.grids import draw_run
 
 if TYPE_CHECKING:
+    from dsd.grids.teacher import Teacher
     from dsd.vlm.embed import Embedder
 
 BATCHES = (1, 8, 32)
@@ -67,6 +69,13 @@ class TimedEyes:
         self.name, self.embed = embedder.name, Timed(embedder.embed)
 
 
+class TimedTeacher:
+    """A teacher that counts the seconds spent on drawing."""
+
+    def __init__(self, teacher: "Teacher"):
+        self.stamp, self.refuse, self.draw = teacher.stamp, teacher.refuse, Timed(teacher.draw)
+
+
 def _row(part: str, batch: int, count: int, unit: str, total: float, model: float) -> Row:
     return {
         "part": part, "batch": batch, unit: count, f"{unit}/s": round(count / total, 2),
@@ -76,22 +85,20 @@ def _row(part: str, batch: int, count: int, unit: str, total: float, model: floa
 
 def bench_grids(folder: Path, count: int, steps: int | None) -> Iterator[Row]:
     """Yield the speed from prompts to checked PNGs on disk, as in `train.grids`."""
-    from dsd.grids.teacher import draw, load_teacher
+    from dsd.grids.teacher import load_teacher
 
     teacher = load_teacher("pocket", steps=steps)
     asked = _prompts(folder, count)
-    draw(teacher, asked[:1])  # the first call of a process is slower
+    teacher.draw(asked[:1])  # the first call of a process is slower
     for batch in BATCHES:
-        timed = Timed(draw)
-        work = stage(folder / f"{batch}", asked, teacher, batch=batch, draw=timed)
-        began = time.perf_counter()
-        work.run()
-        yield _row("grids", batch, count, "grids", time.perf_counter() - began, timed.seconds)
+        timed, began = TimedTeacher(teacher), time.perf_counter()
+        draw_run(folder / f"{batch}", asked, timed, batch=batch)
+        yield _row("grids", batch, count, "grids", time.perf_counter() - began, timed.draw.seconds)
 
 
-def _prompts(folder: Path, count: int) -> list[Row]:
+def _prompts(folder: Path, count: int) -> list[Prompt]:
     """Return the first prompts of the drawn world."""
-    prompts.write_prompts(folder, prompts.Options(count=count))
+    prompts.write_prompts(folder, PromptOptions(count=count))
     return grids.read_prompts(folder)
 
 
@@ -99,13 +106,16 @@ def bench_judge(run: Path) -> Iterator[Row]:
     """Yield the speed from grids on disk to judged rows on disk, as in `train.curate`."""
     from dsd.vlm.embed import open_embedder
 
-    rows = jsonl.read_all(grids.table(run))
+    rows = grids.read_grids(run)
     for batch in BATCHES:
         vlm = open_vlm("pocket", batch=batch)
         judge, eyes = TimedVLM(vlm), TimedEyes(open_embedder("judge", vlm=vlm))
-        do = partial(curation.judge_grids, run=run, vlm=judge, embedder=eyes, thresholds=Thresholds())
+        options = {"run": run, "vlm": judge, "embedder": eyes, "thresholds": Thresholds()}
         began = time.perf_counter()
-        jsonl.run_blocks(run / f"pairs-{batch}.jsonl", rows, do, batch=16, item_of=curation.grid_of)
+        with jsonl.writing(run / f"pairs-{batch}.jsonl") as append:
+            for start in range(0, len(rows), 16):
+                pairs = curation.judge_grids(rows[start : start + 16], **options)
+                append([pair.to_json() for pair in pairs])
         total, model = time.perf_counter() - began, judge.seconds + eyes.embed.seconds
         yield _row("judge", batch, len(rows) * math.comb(4, 2), "pairs", total, model)
 
