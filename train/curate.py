@@ -14,7 +14,6 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +32,7 @@ from dsd.generate.command import quiet
 from dsd.grids import grids
 from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS, RECIPES
-from dsd.vlm.open import VLM, Request, open_vlm
+from dsd.vlm.open import VLM, open_vlm
 from train import command
 from train.blocks import KEPT, join, say, stage
 
@@ -118,23 +117,7 @@ def _thresholds(args: argparse.Namespace, default: Thresholds) -> Thresholds:
     return Thresholds(**{**vars(default), **changes})
 
 
-class CountingVLM(VLM):
-    """A judge that counts the questions it is asked."""
-
-    def __init__(self, vlm: VLM):
-        self.vlm, self.name, self.weights = vlm, vlm.name, vlm.weights
-        self.batch, self.asked = vlm.batch, 0
-
-    def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
-        return self.vlm.ask_many(self._count(requests))
-
-    def _count(self, requests: Iterable[Request]) -> Iterator[Request]:
-        for request in requests:
-            self.asked += 1
-            yield request
-
-
-def _judge(args: argparse.Namespace) -> CountingVLM:
+def _judge(args: argparse.Namespace) -> VLM:
     if not args.judge:
         raise ValueError(
             "no judge given: use --judge pocket, a folder, a hub id, or a server's http://host/v1"
@@ -143,7 +126,7 @@ def _judge(args: argparse.Namespace) -> CountingVLM:
     options["batch"] = options.pop("judge_batch")
     if options["budget"]:  # divided, so that all processes together stay within it
         options["budget"] //= PartialState().num_processes
-    return CountingVLM(open_vlm(args.judge, **options))
+    return open_vlm(args.judge, **options)
 
 
 def _embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
@@ -160,14 +143,14 @@ def _embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
 def _curate(args: argparse.Namespace) -> None:
     usable, thresholds = _usable_grids(args.run), _thresholds(args, Thresholds())
     judge = _judge(args)
-    embedder = _embedder(args, judge.vlm)
+    embedder = _embedder(args, judge)
     path = args.run / "pairs.jsonl"
     settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
     recipes = {args.recipe or grid.recipe for grid in usable.values()}
     if len(recipes) == 1:  # with several recipes, each grid is judged by its own
         settings["recipe"] = recipes.pop()
     curation.check_settings(path, thresholds=thresholds, **settings)
-    options = {"run": args.run, "vlm": judge, "recipe": args.recipe}
+    options, asked = {"run": args.run, "vlm": judge, "recipe": args.recipe}, 0
     with stage(
         path,
         usable,
@@ -178,9 +161,11 @@ def _curate(args: argparse.Namespace) -> None:
         outcome_of=_outcome,
     ) as share:
         for block in share.blocks:
-            share.write(curation.judge_grids(block, embedder=embedder, thresholds=thresholds, **options))
+            new = curation.judge_grids(block, embedder=embedder, thresholds=thresholds, **options)
+            share.write(new)
+            asked += sum(len(pair.answers) for pair in new)
     pairs = curation.read_pairs(args.run)
-    say(*_summary(pairs), f"this process asked {judge.asked} questions, {share.speed:.1f} pairs/s")
+    say(*_summary(pairs), f"this process asked {asked} questions, {share.speed:.1f} pairs/s")
     if not args.no_captions:
         _caption(args, judge, usable, pairs)
 
@@ -194,9 +179,7 @@ def _usable_grids(run: Path) -> dict[str, Grid]:
     return usable
 
 
-def _caption(
-    args: argparse.Namespace, judge: CountingVLM, usable: dict[str, Grid], pairs: list[Pair]
-) -> None:
+def _caption(args: argparse.Namespace, judge: VLM, usable: dict[str, Grid], pairs: list[Pair]) -> None:
     kept: dict[str, list[tuple[int, int]]] = {}
     for pair in pairs:
         if pair.is_kept and pair.grid in usable:
@@ -206,7 +189,7 @@ def _caption(
     items = {name: grid for name, grid in usable.items() if name in kept}
     tokenizer = args.tokenizer or _tokenizer(next(iter(items.values())).generator)
     options = {"count": captions.counter(tokenizer), "recipe": args.recipe}
-    path, asked = args.run / "captions.jsonl", judge.asked
+    path = args.run / "captions.jsonl"
     with stage(
         path,
         items,
@@ -223,7 +206,7 @@ def _caption(
     own = sum(caption.writer == captions.GRID for caption in written)
     say(
         f"{len(written)} captions, {cut} of them cut to 77 tokens ({method}), {own} in the grid's own words",
-        f"this process asked {judge.asked - asked} questions, {share.speed:.1f} captions/s",
+        f"{share.speed:.1f} captions/s in this process",
     )
 
 
@@ -287,7 +270,7 @@ def _grade(args: argparse.Namespace) -> None:
     if PartialState().is_main_process:
         graded = jsonl.read_records(path, GradedPair)[: args.count]
         print(_write_grades(args.out, judge_evaluation.grades(graded)))
-    say("", f"this process asked {judge.asked} questions, {share.speed:.1f} pairs/s; see {args.out}")
+    say("", f"{share.speed:.1f} pairs/s in this process; see {args.out}")
 
 
 def _write_grades(out: Path, grades: Row) -> str:

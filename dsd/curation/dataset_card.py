@@ -19,11 +19,10 @@ from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, license
 from dsd.files import contact_sheet, jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.files.markdown import table
-from dsd.files.pairs import COLUMNS, IMAGES, Pairs
+from dsd.files.pairs import IMAGES, Pairs
 
 SHOWN = 8  # pairs in the image, in two columns
 BORDER = 12  # pixels
-SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 MEANINGS = {
     "id": "grid, panel of `conditioning`, panel of `target`",
     "conditioning": "the image that a model is shown",
@@ -130,17 +129,13 @@ def card(run: Run, written: Written, choice: Choice, *, grades: str | None = Non
 
 
 def _metadata(written: Written) -> DatasetCardData:
-    size = sum(path.stat().st_size for path in written.shards)
-    features = [{"name": name, "dtype": kind} for name, kind in COLUMNS.items()]
-    split = {"name": "train", "num_bytes": size, "num_examples": len(written.rows)}
+    """Return what the hub cannot read from the parquet files themselves."""
     return DatasetCardData(
         **_license_metadata(written),
         pretty_name="Pairs of one subject in two places",
         task_categories=["image-to-image", "text-to-image"],
-        size_categories=[next((name for limit, name in SIZES if len(written.rows) < limit), "n>1M")],
         tags=["diffusion-self-distillation", "subject-driven-generation", "synthetic"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "train-*.parquet"}]}],
-        dataset_info={"features": features, "splits": [split], "download_size": size, "dataset_size": size},
     )
 
 

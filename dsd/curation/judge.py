@@ -149,15 +149,9 @@ def check_settings(path: Path, *, thresholds: Thresholds, **settings: object) ->
     `settings` holds them by their names in the row: `judge`, `embedder`, `recipe` ...
     """
     settings |= asdict(thresholds)
+    remedy = "use those again, --redecide if only thresholds differ"
     for row in jsonl.read_all(path):
-        old = row | row.get("thresholds", {})
-        if changes := [
-            f"{name} was {old.get(name)}, now {new}" for name, new in settings.items() if old.get(name) != new
-        ]:
-            raise RunError(
-                f"{path} was judged by other settings ({'; '.join(changes)}): use those again, or "
-                "--redecide if only thresholds differ, or move it and captions.jsonl away to start anew"
-            )
+        jsonl.check_same(path, row | row.get("thresholds", {}), settings, remedy)
 
 
 def redecide(run: Path, thresholds: Thresholds) -> list[Pair]:

@@ -50,12 +50,11 @@ class Choice:
 
     def flags(self) -> list[str]:
         """Return the command line options of `train.dataset` that differ from the defaults."""
-        names = {"which": "--only", "max_rows": "--max-rows"}
-        changed = {name: it for name, it in asdict(self).items() if it != getattr(Choice, name)}
-        return [
-            names.get(name, f"--{name}") if it is True else f"{names.get(name, f'--{name}')} {it}"
-            for name, it in changed.items()
-        ]
+        flags, names = [], {"which": "only", "max_rows": "max-rows"}
+        for name, value in asdict(self).items():
+            if value != getattr(Choice, name):
+                flags.append(f"--{names.get(name, name)}" + ("" if value is True else f" {value}"))
+        return flags
 
     def lot(self, name: str) -> str:
         """Return a sort key that is random but depends only on the seed and a row's id.

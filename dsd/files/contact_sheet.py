@@ -1,12 +1,13 @@
 """Contact sheets for visual comparison: one row per case, one column per method."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 CELL, HEADER, GAP = 128, 24, 2  # pixels
-PROMPT_WIDTH = 330  # of the column of prompts, in pixels
+PROMPT_WIDTH, PROMPT_LETTERS = 330, 44  # of the column of prompts, in pixels and in letters a line
 INK = (50, 50, 50)
 
 
@@ -21,13 +22,14 @@ def compose(
     page = Image.new("RGB", (step * len(columns) + PROMPT_WIDTH, HEADER + step * len(prompts)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=13)
     for column, (title, images) in enumerate(columns.items()):
-        pen.text((column * step + 2, 4), _shorten(title, font, cell - 4), fill=INK, font=font)
+        pen.text((column * step + 2, 4), title[: cell // 7], fill=INK, font=font)
         for row in range(len(prompts)):
             image = ImageOps.pad(images[row].convert("RGB"), (cell, cell), color="white")
             page.paste(image, (column * step, HEADER + row * step))
     for row, prompt in enumerate(prompts):
         position = (step * len(columns) + 12, HEADER + row * step + cell // 2)
-        pen.multiline_text(position, _wrap(prompt, font, PROMPT_WIDTH - 24), fill=INK, font=font, anchor="lm")
+        lines = textwrap.fill(prompt, PROMPT_LETTERS)
+        pen.multiline_text(position, lines, fill=INK, font=font, anchor="lm")
     return page
 
 
@@ -36,19 +38,3 @@ def png(image: Image.Image) -> bytes:
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()
-
-
-def _shorten(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    if font.getlength(text) <= width:
-        return text
-    while text and font.getlength(f"{text}...") > width:
-        text = text[:-1]
-    return f"{text}..."
-
-
-def _wrap(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if font.getlength(longer) <= width else [*lines, word]
-    return "\n".join(lines).strip()

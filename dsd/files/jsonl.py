@@ -135,10 +135,12 @@ def writing(path: Path) -> Iterator[Callable[[list[Row]], None]]:
 
 def _append(path: Path, rows: list[Row]) -> None:
     # Unbuffered: on a full disk, a buffer would retry the failed write when the file is closed.
-    with explained(path), path.open("r+b" if path.exists() else "w+b", buffering=0) as file:
-        end = _end_of_last_row(file)
-        file.seek(end)
-        file.truncate()
+    with explained(path), path.open("a+b", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        if end and file.read(1) != b"\n":  # a killed command left an incomplete line
+            end = path.read_bytes().rfind(b"\n") + 1
+            file.truncate(end)
         rest = memoryview(b"".join(map(to_line, rows)))
         try:
             while rest:
@@ -147,19 +149,6 @@ def _append(path: Path, rows: list[Row]) -> None:
         except OSError:
             file.truncate(end)  # leave no partial row on a full disk
             raise
-
-
-def _end_of_last_row(file: Any) -> int:
-    """Return the offset after the last newline."""
-    end = file.seek(0, os.SEEK_END)
-    while end > 0:
-        start = max(0, end - 65536)
-        file.seek(start)
-        newline = file.read(end - start).rfind(b"\n")
-        if newline >= 0:
-            return start + newline + 1
-        end = start
-    return 0
 
 
 @contextmanager
@@ -173,6 +162,18 @@ def explained(path: Path) -> Iterator[None]:
 
 
 # ---------------------------------------------------------------- several processes, killed and resumed
+
+
+def check_same(where: str | Path, row: Row, settings: Row, remedy: str = "use those again") -> None:
+    """Raise RunError, naming the differences, if a row on disk was made with other settings."""
+    if changes := [
+        f"{name} was {row.get(name)!r}, now {value!r}"
+        for name, value in settings.items()
+        if row.get(name) != value
+    ]:
+        raise RunError(
+            f"{where} was made with other settings ({'; '.join(changes)}): {remedy}, or another folder"
+        )
 
 
 def shards(path: Path) -> list[Path]:

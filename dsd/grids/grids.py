@@ -180,35 +180,16 @@ def open_panels(run: Path, grid: Grid) -> list[Image.Image]:
 
 def check_run(run: Path, prompts: list[Prompt], stamp: Row) -> None:
     """Raise RunError if a run cannot be resumed: other settings, other prompts, or missing files."""
-    path, grids = table(run), {grid.id: grid for grid in read_grids(run)}
-    for grid in list(grids.values())[:1]:  # all grids share these settings: each was drawn after this check
-        _check_settings(path, grid, stamp)
+    path, rows = table(run), {grid.id: grid.to_json() for grid in read_grids(run)}
+    # A model may have several names, so its hash counts.
+    settings = {name: value for name, value in stamp.items() if name not in ("generator", "license")}
     for prompt in prompts:
-        grid = grids.get(prompt.id, prompt)
-        if any(
-            getattr(grid, name) != getattr(prompt, name) for name in ("prompt", "seed", "rows", "columns")
-        ):
-            raise RunError(
-                f"{path} has grid {prompt.id} with another prompt than prompts.jsonl now has: use another "
-                f"run folder, or delete {path.parent}"
-            )
-    files = [path.with_name(grid.file) for grid in grids.values() if grid.file]
+        if prompt.id in rows:
+            drawn = {name: getattr(prompt, name) for name in ("prompt", "seed", "rows", "columns")}
+            jsonl.check_same(f"{path} row {prompt.id}", rows[prompt.id], {**settings, **drawn})
+    files = [path.with_name(row["file"]) for row in rows.values() if row["file"]]
     if missing := [file for file in files if not file.exists() or file.stat().st_size == 0]:
         raise RunError(f"{len(missing)} grids are missing or empty, such as {missing[0]}: {MEND}")
-
-
-def _check_settings(path: Path, grid: Grid, stamp: Row) -> None:
-    names = [name for name in stamp if name not in ("generator", "license")]  # a model may have several names
-    changes = [
-        f"{name} {getattr(grid, name)}, now {stamp[name]}"
-        for name in names
-        if getattr(grid, name) != stamp[name]
-    ]
-    if changes:
-        raise RunError(
-            f"{path} was drawn by {grid.generator} with other settings ({'; '.join(changes)}): use those "
-            "again, or another run folder"
-        )
 
 
 def sweep(run: Path) -> None:

@@ -18,16 +18,17 @@ from typing import ClassVar
 import numpy as np
 
 from dsd.files import jsonl
-from dsd.files.jsonl import Record, Row, RunError
+from dsd.files.jsonl import Record, Row
 from dsd.grids import references, writers
 from dsd.grids.recipes import RECIPES, Recipe
-from dsd.grids.writers import Draft, Unusable, check_same
+from dsd.grids.writers import Draft, Unusable
 from dsd.vlm.base import VLM
 
 MOST = 1_000_000  # grids in one run: an id has six digits, and so does the grid's part of its seed
 MAX_SEED = 4293  # keeps every grid's seed below 2**32, the limit of the page
 PHRASING = 3  # separates this use of a seed from other uses
 BLOCK = 200  # rows written at a time
+SETTINGS = ("recipe", "rows", "columns", "writer", "seed", "caption")  # of a row, from options and writer
 PATIENCE = 1000  # consecutive unusable captions before giving up
 _ROWS = {1: ("",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 _COLUMNS = {1: ("",), 2: ("left", "right"), 3: ("left", "center", "right")}
@@ -151,7 +152,7 @@ def write_prompts(
         try:
             for index, prompt in enumerate(islice(prompts, options.count)):
                 if index < len(existing):
-                    _check_row(path, existing[index], prompt.to_json())
+                    _check_row(path, existing[index], prompt)
                 else:
                     new.append(prompt.to_json())
                 if len(new) == BLOCK:
@@ -161,6 +162,13 @@ def write_prompts(
         finally:
             append(new)  # also the finished rows before an error
     return dropped
+
+
+def _check_row(path: Path, row: Row, prompt: Prompt) -> None:
+    """Raise RunError if a row is not the one that these settings make; name the settings first."""
+    where, new = f"{path} row {prompt.id}", prompt.to_json()
+    jsonl.check_same(where, row, {name: new[name] for name in SETTINGS})
+    jsonl.check_same(where, row, new)
 
 
 def _drafts(run: Path, options: PromptOptions, captions: Iterable[str], vlm: VLM | None) -> Iterator[Draft]:
@@ -229,19 +237,6 @@ def _prompt(index: int, draft: Draft, options: PromptOptions, writer: str) -> Pr
         writer=writer,
         seed=options.seed * MOST + index,  # no run with another seed shares it
     )
-
-
-def _check_row(path: Path, old: Row, new: Row) -> None:
-    """Raise RunError, naming the difference, if a run's row is not the one that these settings make."""
-    check_same(path, _settings(old), _settings(new))
-    if old != new:
-        raise RunError(f"{path} row {new['id']} is not what these settings make: use another folder")
-
-
-def _settings(row: Row) -> Row:
-    names = ("recipe", "writer", "caption")
-    layout = f"{row.get('rows')}x{row.get('columns')}"
-    return {"seed": row.get("seed", 0) // MOST, "layout": layout, **{name: row.get(name) for name in names}}
 
 
 # ---------------------------------------------------------------- likeness of prompts

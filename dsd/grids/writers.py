@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from dsd.files import jsonl
-from dsd.files.jsonl import Row, RunError
+from dsd.files.jsonl import Row
 from dsd.grids.recipes import Recipe
 from dsd.pocket import world
 from dsd.pocket.family import shipped
@@ -180,7 +180,7 @@ def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: 
     settings = {"recipe": recipe.name, "panels": count, "writer": vlm.name}
     screened, known = _screen(captions), jsonl.read(path)
     for row, (caption, dropped) in zip(known, screened, strict=False):
-        check_same(path, row, {**settings, "caption": caption})
+        jsonl.check_same(path, row, {**settings, "caption": caption})
         yield _read_draft(row, dropped)
     with jsonl.writing(path) as append:
         start = len(known)
@@ -256,12 +256,3 @@ def read_answer(answer: str, count: int) -> tuple[str, tuple[str, ...]]:
     if len({place.casefold() for place in values[1:]}) < count:
         raise Unusable("a place twice")
     return values[0], tuple(values[1:])
-
-
-def check_same(path: Path, row: Row, settings: dict[str, object]) -> None:
-    """Raise RunError if a run's row was made with other settings or captions."""
-    for name, value in settings.items():
-        if row.get(name) != value:
-            raise RunError(
-                f"{path} was made with {name} {row.get(name)!r}, not {value!r}: use that, or another folder"
-            )

@@ -185,13 +185,13 @@ def test_a_run_judged_otherwise_is_refused_and_the_difference_named(tmp_path):
         "recipe": "critters",
     }
     curation.check_settings(path, **same)
-    with pytest.raises(RunError, match=r"\(judge was a tiny judge, now pocket\)"):
+    with pytest.raises(RunError, match=r"\(judge was 'a tiny judge', now 'pocket'\)"):
         curation.check_settings(path, **same | {"judge": "pocket"})
-    with pytest.raises(RunError, match="judge_hash was None, now 0123456789ab"):  # the same name, retrained
+    with pytest.raises(RunError, match="judge_hash was None, now '0123456789ab'"):  # the same name, retrained
         curation.check_settings(path, **same | {"judge_hash": "0123456789ab"})
     other = {"thresholds": replace(USUAL, floor=0.6, minimum_score=4), "recipe": "identity"}
     with pytest.raises(
-        RunError, match="recipe was critters, now identity; floor was 0.5, now 0.6; minimum_score"
+        RunError, match="recipe was 'critters', now 'identity'; floor was 0.5, now 0.6; minimum_score"
     ):
         curation.check_settings(path, **same | other)
 

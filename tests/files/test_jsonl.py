@@ -86,9 +86,7 @@ def test_a_full_disk_keeps_the_rows_of_before_and_no_half_row(tmp_path, monkeypa
         full.setattr(
             Path,
             "open",
-            lambda path, mode, buffering=-1: (
-                FullDisk(path, mode) if buffering == 0 else io.BufferedRandom(FullDisk(path, mode))
-            ),
+            lambda path, mode, buffering=-1: FullDisk(path, mode) if buffering == 0 else open(path, mode),
         )
         with pytest.raises(jsonl.RunError, match=r"cannot write .*grids.jsonl: No space left"):
             append(path, *ROWS)

@@ -180,9 +180,9 @@ def test_a_image_that_is_gone_or_damaged_is_named_and_mended(tmp_path, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 28}, "other settings .steps 4, now 28.: use those again, or another run folder"),
-        ({"guidance": 1.0, "margin": 0}, "guidance 2.0, now 1.0; margin 1, now 0"),
-        ({"generator_hash": "f" * 12}, "drawn by fake with other settings .generator_hash 0000"),
+        ({"steps": 28}, "other settings .steps was 4, now 28.: use those again, or another folder"),
+        ({"guidance": 1.0, "margin": 0}, "guidance was 2.0, now 1.0; margin was 1, now 0"),
+        ({"generator_hash": "f" * 12}, "made with other settings .generator_hash was '0000"),
     ],
 )
 def test_grids_of_other_settings_are_not_mixed(tmp_path, change, message):
@@ -203,7 +203,7 @@ def test_the_same_model_under_another_name_goes_on(tmp_path):
 def test_grids_of_other_prompts_are_not_mixed(tmp_path):
     work(make_run(tmp_path))
     (tmp_path / "prompts.jsonl").unlink()
-    with pytest.raises(RunError, match="grid 000000 with another prompt than prompts.jsonl now has"):
+    with pytest.raises(RunError, match="row 000000 was made with other settings .seed was 100, now 5"):
         work(make_run(tmp_path, seed=5))
 
 

@@ -200,16 +200,18 @@ def test_another_seed_gives_other_prompts(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"seed": 4}, "seed 3, not 4"),
-        ({"rows": 2}, "layout '1x2', not '2x2'"),
-        ({"recipe": "critters", "captions": None}, "recipe 'identity', not 'critters'"),
-        ({"vlm": Fake()}, "writer 'template', not 'fake'"),
-        ({"captions": ["a blue car"]}, "caption 'a photo of a red fox in the snow', not 'a blue car'"),
+        ({"seed": 4}, "seed was 3000000, now 4000000"),
+        ({"rows": 2}, "rows was 1, now 2"),
+        ({"recipe": "critters", "captions": None}, "recipe was 'identity', now 'critters'"),
+        ({"vlm": Fake()}, "writer was 'template', now 'fake'"),
+        ({"captions": ["a blue car"]}, "caption was 'a photo of a red fox in the snow', now 'a blue car'"),
     ],
 )
 def test_a_run_is_not_continued_with_other_settings(tmp_path, changes, difference):
     before = written(tmp_path, PETS, **pairs())
-    with pytest.raises(jsonl.RunError, match=f"made with {difference}: use that, or another folder"):
+    with pytest.raises(
+        jsonl.RunError, match=f"made with other settings .{difference}.*: use those again, or another folder"
+    ):
         written(tmp_path, **pairs(captions=PETS) | changes)
     assert jsonl.read(tmp_path / "prompts.jsonl") == before
 
@@ -221,7 +223,9 @@ def test_answers_are_only_used_for_the_questions_they_answer(tmp_path, change):
     vlm = Fake()
     vars(vlm).update(change)
     if "name" in change:
-        with pytest.raises(jsonl.RunError, match="writer.jsonl was made with writer 'fake', not 'other'"):
+        with pytest.raises(
+            jsonl.RunError, match="writer.jsonl was made with other settings .writer was 'fake', now 'other'"
+        ):
             written(tmp_path, PETS, vlm, **pairs())
     else:
         assert len(written(tmp_path, PETS, vlm, **pairs())) == 3 and vlm.asked == []
@@ -233,7 +237,9 @@ def test_an_edited_row_is_not_built_upon(tmp_path):
     with jsonl.writing(tmp_path / "prompts.jsonl") as append:
         (tmp_path / "prompts.jsonl").write_text("")
         append(made)
-    with pytest.raises(jsonl.RunError, match="row 000004 is not what these settings make"):
+    with pytest.raises(
+        jsonl.RunError, match="row 000004 was made with other settings .prompt was 'something else'"
+    ):
         written(tmp_path)
 
 
@@ -292,4 +298,4 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_exit_code_2(tmp_path)
     done = subprocess.run(again, capture_output=True, text=True)
     line = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert line.startswith("train.prompts: ") and "made with seed 3, not 4" in line
+    assert line.startswith("train.prompts: ") and "seed was 3000000, now 4000000" in line
