@@ -16,13 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
 from dsd.curation.selection import Choice, Item, Run, counts, read_run, select
-from dsd.files import contact_sheet, hub, jsonl, parquet
-from dsd.files.hub import LoadError
+from dsd.files import contact_sheet, jsonl, parquet
 from dsd.files.jsonl import Row, RunError
 from dsd.files.pairs import COLUMNS
+from dsd.files.upload import upload
 from dsd.grids import grids
 
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
@@ -175,29 +174,7 @@ def _schema(digest: bytes) -> Any:
 def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
     """Upload a finished dataset with its card to the hub as `name` (owner/name) and return its address.
 
-    A new repository is private by default, because the generator's license may forbid publication; an
-    existing one keeps its visibility. The token comes from the variable HF_TOKEN or from `hf auth login`.
-    Raise LoadError, with advice, if the hub refuses.
+    A new repository is private by default, because the generator's license may forbid publication.
     """
-    if not hub.ID.fullmatch(name):
-        raise LoadError(f"a dataset's name on the hub must be owner/name, got {name!r}")
-    api = api or HfApi()
-    with hub.explained(name, [f"datasets/{name}"]):
-        try:
-            api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=name,
-                repo_type="dataset",
-                folder_path=folder,
-                allow_patterns=UPLOADED,
-                delete_patterns=["train-*.parquet"],  # left over from a larger dataset
-                commit_message="Upload the dataset",
-            )
-        except HfHubHTTPError as error:
-            if error.response.status_code not in (401, 403, 404):
-                raise
-            raise LoadError(
-                f"the hub does not let you write {name}: set the variable HF_TOKEN to a token that may write "
-                "to it (https://huggingface.co/settings/tokens)"
-            ) from error
-    return f"https://huggingface.co/datasets/{name}"
+    patterns = {"allow_patterns": UPLOADED, "delete_patterns": ["train-*.parquet"]}  # of a larger dataset
+    return upload(folder, name, kind="dataset", private=private, api=api, **patterns)

@@ -145,10 +145,11 @@ def write_prompts(
     returned. Raise RunError if the run was begun with other settings or cannot be written.
     """
     path, dropped, new = run / "prompts.jsonl", Counter(), []
-    existing = jsonl.read(path)
     captions = references.pocket(options.seed) if captions is None else captions
-    with jsonl.writing(path) as append, closing(_drafts(run, options, captions, vlm)) as drafts:
-        prompts = _prompts(options, drafts, _writer_name(options, vlm), dropped)
+    writer, drafts = _drafts(run, options, captions, vlm)
+    with jsonl.writing(path) as append, closing(drafts):
+        existing = jsonl.read(path)
+        prompts = _prompts(options, drafts, writer, dropped)
         try:
             for index, prompt in enumerate(islice(prompts, options.count)):
                 if index < len(existing):
@@ -171,15 +172,16 @@ def _check_row(path: Path, row: Row, prompt: Prompt) -> None:
     jsonl.check_same(where, row, new)
 
 
-def _drafts(run: Path, options: PromptOptions, captions: Iterable[str], vlm: VLM | None) -> Iterator[Draft]:
+def _drafts(
+    run: Path, options: PromptOptions, captions: Iterable[str], vlm: VLM | None
+) -> tuple[str, Iterator[Draft]]:
+    """Return the name of the writer and its drafts."""
     count = options.rows * options.columns
     if vlm is None:
-        return writers.WITHOUT_MODEL[options.recipe](captions, count, seed=options.seed)
-    return writers.ask(captions, count, vlm=vlm, recipe=RECIPES[options.recipe], path=run / "writer.jsonl")
-
-
-def _writer_name(options: PromptOptions, vlm: VLM | None) -> str:
-    return vlm.name if vlm else writers.WITHOUT_MODEL[options.recipe].__name__
+        writer = writers.WITHOUT_MODEL[options.recipe]
+        return writer.__name__, writer(captions, count, seed=options.seed)
+    path = run / "writer.jsonl"
+    return vlm.name, writers.ask(captions, count, vlm=vlm, recipe=RECIPES[options.recipe], path=path)
 
 
 def _prompts(
