@@ -13,7 +13,7 @@ from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS
 from dsd.grids.teacher import Settings, Teacher
 from dsd.model.checkpoint import model_hash
-from dsd.ui.curate.handlers import CARDS, Curating
+from dsd.ui.curate.handlers import CARDS, SLIDERS, Curating
 from dsd.ui.curate.tab import CARD
 from dsd.ui.late import Late
 from dsd.ui.loaded import Wheel
@@ -74,7 +74,18 @@ def curating(run: Path | None, *, own: bool = True) -> Curating:
 
 
 def view(work: Curating, *, limits=OWN, show=ALL, page=1, known=None, shown=(), said=None) -> dict:
-    return work.view(*limits, show, page, known or {}, list(shown), said or {})
+    sliders = dict(zip(SLIDERS, limits, strict=True))
+    values = {"show": show, "page": page, "known": known or {}, "shown": list(shown)}
+    return work.view({**sliders, **values, "own_labels": said or {}})
+
+
+def opened(work: Curating, *, again: bool = False) -> dict:
+    return work.open({"is_open": again, "own_labels": {}})
+
+
+def label(work: Curating, index: int, verdict: str, shown: list[str], said: dict | None = None) -> dict:
+    sliders = dict(zip(SLIDERS, OWN, strict=True))
+    return work.label(index, verdict, {"shown": shown, "own_labels": said or {}, **sliders})
 
 
 def ids(seen: dict) -> list[str]:

@@ -12,8 +12,8 @@ from dsd.curation.review import UNLABELLED
 from dsd.curation.verdict import DIFFERENT, DROP, KEEP, LOW
 from dsd.files.jsonl import RunError
 from dsd.ui.curate import cards as curate_cards
-from dsd.ui.curate.handlers import CARDS, Curating
-from tests.wheel_page import OWN, cards, curating, ids, judged_run, view
+from dsd.ui.curate.handlers import CARDS
+from tests.wheel_page import OWN, cards, curating, ids, judged_run, label, opened, view
 
 
 @pytest.fixture
@@ -26,10 +26,6 @@ def toasts(monkeypatch):
     said = []
     monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
     return said
-
-
-def label(work: Curating, index: int, verdict: str, shown: list[str], said: dict | None = None) -> dict:
-    return work.label(index, verdict, shown, said or {}, *OWN)
 
 
 def test_a_label_goes_into_ones_own_run_beside_the_machines_verdict(run):
@@ -54,7 +50,7 @@ def test_labels_of_a_run_that_is_not_to_be_written_to_stay_with_the_visitor(run,
         monkeypatch.setattr("os.access", lambda *_: False)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     work = curating(run, own=own)
-    message, shown = work.open(False, {})["message"], ids(view(work))
+    message, shown = opened(work)["message"], ids(view(work))
     assert "Download them" in message
     said = label(work, 0, KEEP, shown)["own_labels"]
     update = label(work, 1, KEEP, shown, said)

@@ -32,10 +32,9 @@ from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.grids import grids
 from dsd.ui.curate import cards as curate_cards
-from dsd.ui.curate.handlers import CARDS
-from dsd.ui.curate.tab import SLIDERS
+from dsd.ui.curate.handlers import CARDS, SLIDERS
 from tests import judging
-from tests.wheel_page import LIMITS, OWN, cards, curating, ids, judged_run, view
+from tests.wheel_page import LIMITS, OWN, cards, curating, ids, judged_run, label, opened, view
 from train import curate
 
 
@@ -205,12 +204,12 @@ def test_the_command_is_only_shown_to_whom_the_run_belongs(judged):
 
 
 def test_only_the_grids_on_the_page_are_opened(judged, monkeypatch):
-    opened, work = [], curating(judged)
-    monkeypatch.setattr(grids, "open_panels", lambda run, grid: opened.append(grid.id) or panels())
-    work.open(False, {})
-    assert opened == []
+    read, work = [], curating(judged)
+    monkeypatch.setattr(grids, "open_panels", lambda run, grid: read.append(grid.id) or panels())
+    opened(work)
+    assert read == []
     view(work)
-    assert len(opened) == CARDS
+    assert len(read) == CARDS
 
 
 def panels() -> list[Image.Image]:
@@ -245,7 +244,7 @@ def test_nothing_in_a_run_becomes_html(tmp_path):
         pair["descriptions"] = pair["descriptions"] and [evil, evil]
     (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     work = curating(run)
-    work.label(0, KEEP, [pairs[0]["id"]], {}, *OWN)
+    label(work, 0, KEEP, [pairs[0]["id"]])
     told = [part for part in view(work).values() if isinstance(part, str)]
     assert sum(text.count("&lt;img") for text in told) > 10
     assert not any(evil in text for text in told)
@@ -264,30 +263,30 @@ def test_a_row_with_nonsense_in_it_hides_no_other(run):
 
 def test_at_first_the_sliders_are_the_runs_own_and_later_as_they_were_left(judged):
     work = curating(judged)
-    update = work.open(False, {})
+    update = opened(work)
     assert update["is_open"] and update["body"].visible and update["known"] == {}
     assert "labels.jsonl" in update["message"]
     assert tuple(update[name].value for name in SLIDERS) == OWN
     assert work.own_thresholds() == dict(zip(SLIDERS, OWN, strict=True))
-    assert work.open(True, {}) == {"is_open": True}
+    assert opened(work, again=True) == {"is_open": True}
 
 
 def test_without_a_run_or_without_pairs_the_page_says_how_to_get_some(tmp_path):
     for run, words in ((None, "--run FOLDER"), (tmp_path, "train.curate")):
-        update = curating(run).open(False, {})
+        update = opened(curating(run))
         assert not update["is_open"] and not update["body"].visible
         assert words in update["message"] and 'role="alert"' in update["message"]
 
 
 def test_what_is_judged_meanwhile_is_there_when_one_comes_back(run):
     work = curating(run)
-    work.open(False, {})
+    opened(work)
     assert len(work.review().pairs) == 18
     more = {**jsonl.read(run / "pairs.jsonl")[0], "id": "000009-0-1"}
     with jsonl.writing(jsonl.shard(run / "pairs.jsonl", 0)) as append:
         append([more])
     assert len(work.review().pairs) == 18  # nothing moves while one looks
-    work.open(True, {})
+    opened(work, again=True)
     assert len(work.review().pairs) == 19
 
 
@@ -305,7 +304,7 @@ def test_a_judge_with_votes_is_decided_by_the_runs_votes(tmp_path):
     for name, found in (("grids/grids.jsonl", [grid]), ("pairs.jsonl", pairs)):
         jsonl.write_rows(run / name, [row.to_json() for row in found])
     work = curating(run)
-    assert work.open(False, {})["floor"].minimum == -1.0
+    assert opened(work)["floor"].minimum == -1.0
     (card,) = cards(view(work, limits=(-1.0, 1.0, 3)))
     assert "both show the same one" in card[2] and "different, same, same" in card[2]
     assert "similarity" not in card[2]

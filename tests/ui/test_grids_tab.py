@@ -43,7 +43,7 @@ def toasts(monkeypatch):
 def draw(work: DrawingGrids, subject: str = SUBJECT, places: list | None = None, seed=7, new=False) -> list:
     """All that the page is sent; the files are read at once, because they do not outlive the drawing."""
     seen = []
-    for update in work.draw(subject, seed, new, **fields(places or PLACES)):
+    for update in work.draw(form(subject, places or PLACES, seed, new)):
         if update.get("panels") and update["panels"].visible:  # a preview comes without
             update["panels"] = [(provenance_of(path), caption) for path, caption in _files(update["panels"])]
             assert provenance_of(update["grid"]) == provenance.MARK
@@ -56,6 +56,10 @@ def draw(work: DrawingGrids, subject: str = SUBJECT, places: list | None = None,
 
 def fields(places: list) -> dict[str, str]:
     return dict(zip(drawing_grids.PLACES, places, strict=True))
+
+
+def form(subject: str, places: list, seed, new: bool) -> dict:
+    return {"subject": subject, "seed": seed, "new_seed": new, **fields(places)}
 
 
 def values(seen: list[dict], name: str) -> list:
@@ -118,9 +122,8 @@ def test_closing_it_stops_before_the_next_step(teacher):
     hook = teacher.pipe.transformer.register_forward_hook(lambda *_: calls.append(1) and None)
     try:
         slow = replace(teacher, settings=replace(teacher.settings, steps=50))
-        steps = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(slow))).draw(
-            SUBJECT, 7, False, **fields(PLACES)
-        )
+        work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(slow)))
+        steps = work.draw(form(SUBJECT, PLACES, 7, False))
         next(steps), next(steps)
         steps.close()
         assert len(calls) <= 2
@@ -273,7 +276,7 @@ def test_the_embedded_teacher_knows_every_word_of_its_examples():
 def test_an_example_fills_subject_and_places():
     work = DrawingGrids(wheel_page.wheel())
     subject, places = EXAMPLES[CRITTERS.name][1]
-    assert work.example(1) == {"subject": subject, **fields(places)}
+    assert work.example({"examples": 1}) == {"subject": subject, **fields(places)}
 
 
 # -- models that are opened late

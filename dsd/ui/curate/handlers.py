@@ -8,9 +8,9 @@ they stay with the visitor, who can download them.
 import html
 import os
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import replace
 from threading import Lock
+from typing import Any
 
 import gradio as gr
 
@@ -24,11 +24,11 @@ from dsd.files.jsonl import Row, RunError
 from dsd.ui.curate import cards as curate_cards
 from dsd.ui.curate import judged
 from dsd.ui.generate.handlers import whole
-from dsd.ui.keyed import Update
 from dsd.ui.loaded import Wheel
 from dsd.ui.messages import explained, notice, problem
 
 CARDS = 6  # per page
+SLIDERS = ("floor", "ceiling", "minimum")
 NO_RUN = (
     "There is no run to review. Start the app with one: python app.py --run FOLDER, where FOLDER is a run "
     "that python -m train.curate has judged."
@@ -42,6 +42,7 @@ READ_ONLY = (
     "This run's folder cannot be written to: your labels live on this page until you reload it. Download "
     "them to keep them."
 )
+Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
 Labels = dict[str, Row]  # pair id -> the visitor's own label, if it is not saved in the run
 
 
@@ -75,8 +76,9 @@ class Curating:
             return curation.labels(self.run)
         return {name: row["label"] for name, row in own_labels.items()}
 
-    def thresholds(self, floor: float, ceiling: float, minimum: float) -> Thresholds:
-        """Return the visitor's thresholds with the run's votes; raise ValueError if floor > ceiling."""
+    def thresholds(self, values: dict[str, Any]) -> Thresholds:
+        """Return the sliders' thresholds with the run's votes; raise ValueError if floor > ceiling."""
+        floor, ceiling, minimum = (values[name] for name in SLIDERS)
         if floor > ceiling:
             raise ValueError(f"the least similarity, {floor:g}, is above the greatest, {ceiling:g}: lower it")
         limits = {"floor": floor, "ceiling": ceiling, "minimum_score": whole(minimum)}
@@ -84,13 +86,13 @@ class Curating:
 
     # ------------------------------------------------------------ events; `dsd.ui.curate.tab` connects them
 
-    def open(self, is_open: bool, own_labels: Labels) -> Update:
+    def open(self, values: dict[str, Any]) -> Update:
         """Open the tab; the first time, set the sliders to the run's own thresholds."""
         try:
-            own, labels = self._read_again().thresholds, self.labels(own_labels)
+            own, labels = self._read_again().thresholds, self.labels(values["own_labels"])
         except Exception as error:  # the page must always get an answer
             return {"is_open": False, "body": gr.Row(visible=False), "message": problem(explained(error))}
-        if is_open:
+        if values["is_open"]:
             return {"is_open": True}
         low = min(0.0, own.floor)
         return {
@@ -108,34 +110,24 @@ class Curating:
         own = self.review().thresholds
         return {"floor": own.floor, "ceiling": own.ceiling, "minimum": own.minimum_score}
 
-    def first_page(self, own_labels: Labels) -> Update:
+    def first_page(self, values: dict[str, Any]) -> Update:
         """Go to the first page of a new filter, which goes by the labels at this time."""
-        return {"page": 1, "known": self.labels(own_labels)}
+        return {"page": 1, "known": self.labels(values["own_labels"])}
 
-    def view(
-        self,
-        floor: float,
-        ceiling: float,
-        minimum: float,
-        show: str,
-        page: float,
-        known: Mapping[str, str],
-        shown: list[str],
-        own_labels: Labels,
-    ) -> Update:
+    def view(self, values: dict[str, Any]) -> Update:
         """Show these thresholds, this filter and this page number.
 
         `known` holds the labels from when the filter was set, so that pages do not shift during labeling.
         `shown` holds the ids on the cards now: images that are already shown are not sent again.
         """
         try:
-            run, thresholds = self.review(), self.thresholds(floor, ceiling, minimum)
-            decided, labels = run.decided(thresholds), self.labels(own_labels)
+            run, thresholds = self.review(), self.thresholds(values)
+            decided, labels = run.decided(thresholds), self.labels(values["own_labels"])
+            selected = review.select(run, decided, values["show"], values["known"])
         except Exception as error:
             return {"rates": problem(explained(error))}
-        selected = review.select(run, decided, show, known)
         pages = max(1, -(-len(selected) // CARDS))
-        page = min(max(1, int(page or 1)), pages)
+        page = min(max(1, int(values["page"] or 1)), pages)
         on_page = selected[CARDS * (page - 1) : CARDS * page]
         own = sum(verdict == KEEP for verdict, _ in run.decided(run.thresholds))
         command = review.command(run, thresholds) if self.own else None
@@ -151,23 +143,15 @@ class Curating:
             update[f"card_{card}"] = gr.Column(visible=card < len(on_page))
             if card < len(on_page):
                 pair, decision = run.pairs[on_page[card]], decided[on_page[card]]
-                if shown[card : card + 1] != [pair.id]:
+                if values["shown"][card : card + 1] != [pair.id]:
                     update[f"images_{card}"] = _images(run, pair)
                 update[f"words_{card}"] = _words(pair, decision, thresholds.minimum_score)
                 update |= _buttons(card, labels.get(pair.id))
         return update
 
-    def label(
-        self,
-        card: int,
-        verdict: str,
-        shown: list[str],
-        own_labels: Labels,
-        floor: float,
-        ceiling: float,
-        minimum: float,
-    ) -> Update:
+    def label(self, card: int, verdict: str, values: dict[str, Any]) -> Update:
         """Label the pair on a card."""
+        shown, own_labels = values["shown"], values["own_labels"]
         if card >= len(shown):
             return {}
         name = shown[card]
@@ -182,7 +166,7 @@ class Curating:
             return {}
         try:
             run = self.review()
-            decided = run.decided(self.thresholds(floor, ceiling, minimum))
+            decided = run.decided(self.thresholds(values))
             agreement = curate_cards.agreement(review.agreement(run, decided, self.labels(own_labels)))
         except ValueError as error:
             agreement = problem(explained(error))

@@ -1,25 +1,24 @@
 """The Curate tab: its layout and its events; the work is in `handlers`."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from dsd.curation import review
 from dsd.curation.verdict import DROP, KEEP, TOP_SCORE, Thresholds
 from dsd.ui import messages
-from dsd.ui.curate.handlers import CARDS, Curating
-from dsd.ui.events import AT_ONCE, scroll_to
-from dsd.ui.keyed import keyed
+from dsd.ui.curate.handlers import CARDS, SLIDERS, Curating
+from dsd.ui.events import AT_ONCE, Parts, scroll_to
 from dsd.ui.loaded import Wheel
 
 SAVE = """text => { if (!text) return;
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "application/jsonl"}));
   link.download = "labels.jsonl"; link.click(); URL.revokeObjectURL(link.href); }"""
-SLIDERS = ("floor", "ceiling", "minimum")
 CARD = ("card", "images", "words", "accept", "reject")  # the parts of each card
-Parts = dict[str, Component]  # by name
 
 
 def build(wheel: Wheel, tab: gr.Tab) -> None:
@@ -29,9 +28,8 @@ def build(wheel: Wheel, tab: gr.Tab) -> None:
         "why. Move the limits, read its reasons, and say where you disagree.",
         elem_classes="dsd-introduction",
     )
-    parts: Parts = {
-        "message": gr.HTML(messages.idle("Reading the run."), elem_id="curate-message", padding=False)
-    }
+    parts = Parts()
+    parts["message"] = gr.HTML(messages.idle("Reading the run."), elem_id="curate-message", padding=False)
     with gr.Row(equal_height=False, visible=False, elem_classes="dsd-columns") as parts["body"]:
         with gr.Column(scale=4, min_width=300, elem_classes="dsd-aside"):
             with gr.Column(elem_classes="dsd-limits"):
@@ -46,7 +44,7 @@ def build(wheel: Wheel, tab: gr.Tab) -> None:
     _wire(parts, Curating(wheel), tab)
 
 
-def _limits() -> Parts:
+def _limits() -> dict[str, Block]:
     """Add the keep rate and the thresholds that it results from, as sliders."""
     default = Thresholds()
     return {
@@ -68,7 +66,7 @@ def _limits() -> Parts:
     }  # fmt: skip
 
 
-def _opinion() -> Parts:
+def _opinion() -> dict[str, Block]:
     """Add the agreement of visitor and judge, and the download of the labels."""
     gr.Markdown("### You and the judge", elem_classes="dsd-heading")
     return {
@@ -78,9 +76,9 @@ def _opinion() -> Parts:
     }
 
 
-def _pages() -> Parts:
+def _pages() -> dict[str, Block]:
     """Add the filter, one page of cards, and the controls that turn pages."""
-    parts: Parts = {
+    parts: dict[str, Block] = {
         "show": gr.Dropdown(
             choices=[("All pairs", review.ALL), ("Kept", KEEP)], value=review.ALL, label="Show",
             elem_id="curate-show", filterable=False,
@@ -100,7 +98,7 @@ def _pages() -> Parts:
     return parts
 
 
-def _card(index: int) -> list[Component]:
+def _card(index: int) -> list[Block]:
     with gr.Column(visible=False, min_width=300, elem_classes="dsd-card", elem_id=f"pair-{index}") as card:
         images, words = gr.HTML(padding=False), gr.HTML(padding=False)
         with gr.Row():
@@ -110,39 +108,38 @@ def _card(index: int) -> list[Component]:
 
 
 def _wire(parts: Parts, work: Curating, tab: gr.Tab) -> None:
-    def some(*names: str) -> Parts:
-        return {name: parts[name] for name in names}
-
-    def view_after(event: gr.events.Dependency) -> None:
-        view_on(event.then)
-
-    def view_on(event) -> None:
+    def view_on(event: Callable) -> None:
         cards = [f"{name}_{index}" for index in range(CARDS) for name in CARD]
-        inputs = some(*SLIDERS, "show", "page", "known", "shown", "own_labels")
-        outputs = some("rates", "agreement", "show", "page", "position", "shown", *cards)
-        event(**keyed(work.view, inputs, outputs), trigger_mode="always_last", **AT_ONCE)
+        inputs = [*SLIDERS, "show", "page", "known", "shown", "own_labels"]
+        outputs = ["rates", "agreement", "show", "page", "position", "shown", *cards]
+        event(**parts.call(work.view, inputs, outputs), trigger_mode="always_last", **AT_ONCE)
 
-    outputs = some("is_open", "body", "message", *SLIDERS, "known")
-    view_after(tab.select(**keyed(work.open, some("is_open", "own_labels"), outputs), **AT_ONCE))
+    outputs = ["is_open", "body", "message", *SLIDERS, "known"]
+    view_on(tab.select(**parts.call(work.open, ["is_open", "own_labels"], outputs), **AT_ONCE).then)
     for name in SLIDERS:  # programs set sliders too, but `input` fires only for the visitor
         view_on(parts[name].input)
-    view_after(parts["reset"].click(**keyed(work.own_thresholds, {}, some(*SLIDERS)), **AT_ONCE))
-    first_page = keyed(work.first_page, some("own_labels"), some("page", "known"))
-    view_after(parts["show"].input(**first_page, **AT_ONCE))
-    view_on(parts["page"].submit)
+    view_on(parts["reset"].click(**parts.call(work.own_thresholds, [], SLIDERS), **AT_ONCE).then)
+    first_page = parts.call(work.first_page, ["own_labels"], ["page", "known"])
+    view_on(parts["show"].input(**first_page, **AT_ONCE).then)
     page = parts["page"]
+    view_on(page.submit)
     for name, step in (("back", -1), ("forth", 1)):
         js = scroll_to("#curate-show")
-        view_after(parts[name].click(partial(_turn, step), page, page, js=js, **AT_ONCE))
+        view_on(parts[name].click(partial(_turn, step), page, page, js=js, **AT_ONCE).then)
     for index in range(CARDS):
-        for button, verdict in ((f"accept_{index}", KEEP), (f"reject_{index}", DROP)):
-            outputs = some(f"accept_{index}", f"reject_{index}", "agreement", "own_labels")
-            label = partial(work.label, index, verdict)
-            inputs = some("shown", "own_labels", *SLIDERS)
-            parts[button].click(**keyed(label, inputs, outputs), **AT_ONCE)
+        for name, verdict in (("accept", KEEP), ("reject", DROP)):
+            _wire_label(parts, work, index, parts[f"{name}_{index}"], verdict)
     text = parts["text"]
     export = parts["download"].click(work.export, parts["own_labels"], text, **AT_ONCE)
     export.then(None, text, None, js=SAVE, **AT_ONCE)
+
+
+def _wire_label(parts: Parts, work: Curating, index: int, button: gr.Button, verdict: str) -> None:
+    def label(values: dict[str, Any]) -> dict[str, Any]:
+        return work.label(index, verdict, values)
+
+    outputs = [f"accept_{index}", f"reject_{index}", "agreement", "own_labels"]
+    button.click(**parts.call(label, ["shown", "own_labels", *SLIDERS], outputs), **AT_ONCE)
 
 
 def _turn(step: int, page: float | None) -> int:

@@ -31,7 +31,6 @@ from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.keyed import Update
 from dsd.ui.loaded import Wheel
 from dsd.ui.messages import done, explained, problem, status, time_left
 
@@ -39,6 +38,7 @@ ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS
 PAIRS = PANELS * (PANELS - 1) // 2
 PLACES = tuple(f"place_{panel}" for panel in range(PANELS))  # names of the fields
+Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
 SECONDS_PER_PAIR = 2  # for a judge on a ZeroGPU device; an allowance, not a measurement
 
 
@@ -80,22 +80,23 @@ class DrawingGrids:
             START_SECONDS + SECONDS_PER_EVALUATION * settings.steps * area + SECONDS_PER_PAIR * pairs
         )
 
-    def example(self, index: int) -> Update:
-        """Fill the fields with an example."""
-        return _filled(*EXAMPLES[self.wheel.recipe.name][index])
+    def example(self, values: dict[str, Any]) -> Update:
+        """Fill the fields with the chosen example."""
+        return _filled(*EXAMPLES[self.wheel.recipe.name][values["examples"]])
 
     def surprise(self) -> Update:
         """Fill the fields with a random subject and places."""
         return _filled(*surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS)))
 
-    def draw(self, subject: str, seed: float | None, new_seed: bool, **places: str) -> Iterator[Update]:
+    def draw(self, values: dict[str, Any]) -> Iterator[Update]:
         """Draw for the page: yield updates of grid, panels, facts, status and seed.
 
         An error removes nothing that is shown.
         """
         try:
-            seed = whole(generate.pick_seed(None if new_seed else seed))
-            prompt = new_prompt(self.wheel.recipe, subject, [places[name] for name in PLACES], seed)
+            seed = whole(generate.pick_seed(None if values["new_seed"] else values["seed"]))
+            places = [values[name] for name in PLACES]
+            prompt = new_prompt(self.wheel.recipe, values["subject"], places, seed)
             yield {"status": status(self._opening(), 0.0), "seed": prompt.seed}
             if reason := self.wheel.teacher().refuse(prompt):
                 raise ValueError(f"{reason}; use fewer words")

@@ -1,21 +1,19 @@
 """The Grids tab: its layout and its events; the work is in `handlers`."""
 
 import gradio as gr
-from gradio.components import Component
+from gradio.blocks import Block
 
 from dsd.grids.recipes import CRITTERS
 from dsd.pocket.family import shipped
 from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES
 from dsd.ui import events, messages
-from dsd.ui.events import AT_ONCE, LANE, PRIVATE
+from dsd.ui.events import AT_ONCE, LANE, PRIVATE, Parts
 from dsd.ui.grids.examples import EXAMPLES
 from dsd.ui.grids.handlers import PLACES, DrawingGrids
-from dsd.ui.keyed import keyed
 from dsd.ui.loaded import Wheel
 
 WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
 FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
-Parts = dict[str, Component]  # by name
 
 
 def build(wheel: Wheel) -> None:
@@ -27,17 +25,17 @@ def build(wheel: Wheel) -> None:
     )
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
         with gr.Column(scale=5, min_width=320):
-            form = _form(wheel)
+            parts = _form(wheel)
         with gr.Column(scale=6, min_width=320):
-            results = _results()
-    _wire(form, results, DrawingGrids(wheel))
+            parts |= _results()
+    _wire(parts, DrawingGrids(wheel))
 
 
 def _form(wheel: Wheel) -> Parts:
     """Add the subject, the places in the layout of the grid, and the buttons."""
     examples = EXAMPLES[wheel.recipe.name]
     subject_hint, place_hints = examples[0]
-    parts: Parts = {}
+    parts = Parts()
     parts["subject"] = gr.Textbox(
         label="Who or what?", placeholder=subject_hint, lines=1, max_lines=3, elem_id="grid-subject"
     )
@@ -85,7 +83,7 @@ def _known_words() -> str:
     return f'<dl class="dsd-known">{rows}</dl>'
 
 
-def _results() -> Parts:
+def _results() -> dict[str, Block]:
     """Add the grid, shown while it is drawn, then its panels and the facts about them."""
     return {
         "status": gr.HTML(
@@ -104,21 +102,21 @@ def _results() -> Parts:
     }  # fmt: skip
 
 
-def _wire(form: Parts, results: Parts, work: DrawingGrids) -> None:
-    fields = {name: form[name] for name in ("subject", *PLACES)}
-    form["examples"].click(**keyed(work.example, {"index": form["examples"]}, fields), **AT_ONCE)
-    form["surprise"].click(**keyed(work.surprise, {}, fields), **AT_ONCE)
-    begin = [form["draw"].click, *(field.submit for field in fields.values())]
-    gr.on(begin, events.running, None, form["cancel"], js=events.scroll_to("#grid-status"), **AT_ONCE)
-    seed = {"seed": form["seed"]}
+def _wire(parts: Parts, work: DrawingGrids) -> None:
+    fields = ["subject", *PLACES]
+    parts["examples"].click(**parts.call(work.example, ["examples"], fields), **AT_ONCE)
+    parts["surprise"].click(**parts.call(work.surprise, [], fields), **AT_ONCE)
+    begin = [parts["draw"].click, *(parts[name].submit for name in fields)]
+    gr.on(begin, events.running, None, parts["cancel"], js=events.scroll_to("#grid-status"), **AT_ONCE)
+    outputs = ["status", "grid", "panels", "facts", "seed"]
     run = gr.on(
         begin,
-        **keyed(work.draw, {**fields, **seed, "new_seed": form["new_seed"]}, {**results, **seed}),
+        **parts.call(work.draw, [*fields, "seed", "new_seed"], outputs),
         trigger_mode="once",
         show_progress="minimal",
-        show_progress_on=results["status"],
+        show_progress_on=parts["status"],
         **LANE,
         **PRIVATE,
     )
-    run.then(events.idle, None, form["cancel"], **AT_ONCE)
-    events.cancels([run], form["cancel"], results["status"])
+    run.then(events.idle, None, parts["cancel"], **AT_ONCE)
+    events.cancels([run], parts["cancel"], parts["status"])
