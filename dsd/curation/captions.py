@@ -142,24 +142,27 @@ def caption_grids(
             (grid.id, a, b): Request(questions["instruction"], (panels[a], panels[b])) for a, b in orders
         }
     lines = dict(zip(requests, write(vlm, list(requests.values()), count), strict=True))
-    captions = []
-    for grid in grids:
-        for panel, target in both_orders(kept[grid.id]):
-            caption, instruction = lines[grid.id, target], lines[grid.id, panel, target]
-            writer = vlm.name
-            if not (caption.text and instruction.text):
-                caption, instruction = (fit(text, count) for text in grid_words(grid, target))
-                writer = GRID
-            captions.append(
-                Caption(
-                    id=caption_id(grid.id, panel, target),
-                    caption=caption.text,
-                    instruction=instruction.text,
-                    cut=caption.is_cut or instruction.is_cut,
-                    writer=writer,
-                )
-            )
-    return captions
+    return [
+        _caption(grid, panel, target, lines, vlm.name, count)
+        for grid in grids
+        for panel, target in both_orders(kept[grid.id])
+    ]
+
+
+def _caption(
+    grid: Grid, panel: int, target: int, lines: dict[tuple, Line], writer: str, count: Count
+) -> Caption:
+    caption, instruction = lines[grid.id, target], lines[grid.id, panel, target]
+    if not (caption.text and instruction.text):
+        caption, instruction = (fit(text, count) for text in grid_words(grid, target))
+        writer = GRID
+    return Caption(
+        id=caption_id(grid.id, panel, target),
+        caption=caption.text,
+        instruction=instruction.text,
+        cut=caption.is_cut or instruction.is_cut,
+        writer=writer,
+    )
 
 
 def both_orders(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

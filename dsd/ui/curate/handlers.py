@@ -141,12 +141,12 @@ class Curating:
         }
         for card in range(CARDS):
             update[f"card_{card}"] = gr.Column(visible=card < len(on_page))
-            if card < len(on_page):
-                pair, decision = run.pairs[on_page[card]], decided[on_page[card]]
-                if values["shown"][card : card + 1] != [pair.id]:
-                    update[f"images_{card}"] = _images(run, pair)
-                update[f"words_{card}"] = _words(pair, decision, thresholds.minimum_score)
-                update |= _buttons(card, labels.get(pair.id))
+        for card, index in enumerate(on_page):
+            pair = run.pairs[index]
+            if values["shown"][card : card + 1] != [pair.id]:
+                update[f"images_{card}"] = _images(run, pair)
+            update[f"words_{card}"] = _words(pair, decided[index], thresholds.minimum_score)
+            update |= _buttons(card, labels.get(pair.id))
         return update
 
     def label(self, card: int, verdict: str, values: dict[str, Any]) -> Update:
