@@ -1,6 +1,7 @@
 """Judges and eyes for tests: they answer as they are told, and remember what they were asked."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dsd.curation.verdict import Thresholds
 from dsd.files import jsonl
+from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS
 from dsd.vlm.open import VLM, Request
 
@@ -56,20 +58,21 @@ def answer(verdict: str = "same", *, separator: str = " ", comma: str = " ", **s
     return separator.join([*fields, f"scores: {given}", f"verdict: {verdict}"])
 
 
-def grid(index: int, *colors: str, recipe: str = "critters", **changed: object) -> tuple[Image.Image, dict]:
-    """A grid of plain panels, two in a row, and its row of `grids.jsonl`."""
+def grid(index: int, *colors: str, recipe: str = "critters", **changed: object) -> tuple[Image.Image, Grid]:
+    """A grid of plain panels, two in a row, and its row."""
     rows, columns, side = len(colors) // 2, 2, 16
     image = Image.new("RGB", (columns * side, rows * side))
     for place, color in enumerate(colors):
         image.paste(
             color, (place % 2 * side, place // 2 * side, (place % 2 + 1) * side, (place // 2 + 1) * side)
         )
-    row = {
-        "id": f"{index:06}", "file": f"{index:06}.png", "prompt": f"grid {index}", "seed": 10 + index,
-        "rows": rows, "columns": columns, "margin": 0, "recipe": recipe, "subject": "red critter",
-        "places": [f"place {place}" for place in range(len(colors))], "generator": "nobody", "rejected": None,
-    }  # fmt: skip
-    return image, row | changed
+    row = Grid(
+        id=f"{index:06}", file=f"{index:06}.png", prompt=f"grid {index}", seed=10 + index, rows=rows,
+        columns=columns, margin=0, recipe=recipe, subject="red critter", generator="nobody", rejected=None,
+        places=[f"place {place}" for place in range(len(colors))], generator_hash="0", license="none",
+        steps=1, guidance=1.0,
+    )  # fmt: skip
+    return image, replace(row, **changed)
 
 
 def by_colors(request) -> str:
@@ -83,6 +86,6 @@ def make_run(folder: Path, *panels: tuple[str, ...], **changed: object) -> Path:
     with jsonl.writing(folder / "grids" / "grids.jsonl") as append:
         for index, colors in enumerate(panels):
             image, row = grid(index, *colors, **changed)
-            image.save(folder / "grids" / row["file"])
-            append([row])
+            image.save(folder / "grids" / row.file)
+            append([row.to_json()])
     return folder

@@ -56,8 +56,9 @@ def judged(grid: dict, panels: tuple[int, int], reason: str) -> dict:
         "second": panels[1], "prompt": grid["prompt"], "seed": grid["seed"], "recipe": "critters",
         "similarity": 0.75, "answers": ["..."] if seen else [], "subject": "critter" if keep else None,
         "descriptions": None, "differences": None, "scores": {"color": 4, "eyes": 3} if keep else None,
-        "votes": [keep] if seen else [], "verdict": "keep" if keep else "drop", "reason": reason,
-        "judge": "a tiny judge", "embedder": "a tiny embedder", "thresholds": {"floor": 0.5, "ceiling": 0.98},
+        "votes": [keep] if seen else [], "lowest": [3] if seen else [],
+        "verdict": "keep" if keep else "drop", "reason": reason, "judge": "a tiny judge",
+        "embedder": "a tiny embedder", "thresholds": {"floor": 0.5, "ceiling": 0.98},
     }  # fmt: skip
 
 

@@ -9,10 +9,12 @@ from diffusers import FluxPipeline
 from dsd.curation import judge as curation
 from dsd.curation.review import ALL
 from dsd.curation.verdict import Thresholds
+from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS
 from dsd.grids.teacher import Settings, Teacher
 from dsd.model.checkpoint import model_hash
-from dsd.ui.curate.handlers import Curating
+from dsd.ui.curate.handlers import CARDS, SLIDERS, Curating
+from dsd.ui.curate.tab import CARD
 from dsd.ui.loaded import Lazy, Wheel
 from dsd.vlm.open import Request
 from tests import judging, tiny
@@ -28,7 +30,6 @@ SAID = (  # of the six pairs of every grid that get as far as the judge, in turn
 )
 LIMITS = Thresholds(floor=0.9, ceiling=0.9994)
 OWN = (LIMITS.floor, LIMITS.ceiling, LIMITS.minimum_score)
-TOLD = 6  # outputs before the cards: rates, agreement, filter, page, position, ids
 
 
 def teacher(*, steps: int = STEPS, tokens: int = 400) -> Teacher:
@@ -61,9 +62,9 @@ def judged_run(folder: Path, *, grids: int = 3, **changed: object) -> Path:
         grid = make_grid(folder, index) | changed
         append(folder / "grids" / "grids.jsonl", [grid])
         pairs = curation.judge_grids(
-            [grid], run=folder, vlm=vlm, embedder=judging.FakeEyes(), thresholds=LIMITS
+            [Grid.from_json(grid)], run=folder, vlm=vlm, embedder=judging.FakeEyes(), thresholds=LIMITS
         )
-        append(folder / "pairs.jsonl", pairs)
+        append(folder / "pairs.jsonl", [pair.to_json() for pair in pairs])
     return folder
 
 
@@ -71,16 +72,26 @@ def curating(run: Path | None, *, own: bool = True) -> Curating:
     return Curating(wheel(run=run, own=own))
 
 
-def view(work: Curating, *, limits=OWN, show=ALL, page=1, known=None, shown=(), said=None) -> tuple:
-    return work.view(*limits, show, page, known or {}, list(shown), said or {})
+def view(work: Curating, *, limits=OWN, show=ALL, page=1, known=None, shown=(), said=None) -> dict:
+    sliders = dict(zip(SLIDERS, limits, strict=True))
+    values = {"show": show, "page": page, "known": known or {}, "shown": list(shown)}
+    return work.view({**sliders, **values, "own_labels": said or {}})
 
 
-def ids(seen: tuple) -> list[str]:
-    return seen[TOLD - 1]
+def opened(work: Curating, *, again: bool = False) -> dict:
+    return work.open({"is_open": again, "own_labels": {}})
 
 
-def cards(seen: tuple) -> list[tuple]:
-    """(card, images, words, accept, reject) of those that are shown."""
-    parts = seen[TOLD:]
-    found = [parts[i : i + 5] for i in range(0, len(parts), 5)]
+def label(work: Curating, index: int, verdict: str, shown: list[str], said: dict | None = None) -> dict:
+    sliders = dict(zip(SLIDERS, OWN, strict=True))
+    return work.label(index, verdict, {"shown": shown, "own_labels": said or {}, **sliders})
+
+
+def ids(seen: dict) -> list[str]:
+    return seen["shown"]
+
+
+def cards(seen: dict) -> list[tuple]:
+    """(card, images, words, accept, reject) of those that are shown; None for what is not sent again."""
+    found = [tuple(seen.get(f"{name}_{index}") for name in CARD) for index in range(CARDS)]
     return [card for card in found if card[0].visible]

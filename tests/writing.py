@@ -8,7 +8,7 @@ import numpy as np
 
 from dsd.files import jsonl
 from dsd.grids import writers
-from dsd.grids.prompts import Options, write_prompts
+from dsd.grids.prompts import PromptOptions, write_prompts
 from dsd.vlm.base import Request
 
 PETS = [
@@ -23,8 +23,8 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def options(**changes) -> Options:
-    return Options(**{"count": 12, "seed": 3} | changes)
+def options(**changes) -> PromptOptions:
+    return PromptOptions(**{"count": 12, "seed": 3} | changes)
 
 
 def written(run: Path, captions: Iterable[str] | None = None, vlm=None, **changes) -> list[jsonl.Row]:

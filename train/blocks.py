@@ -1,25 +1,24 @@
-"""A stage of the wheel: its items are split into blocks for several processes, its rows go to one file.
+"""A stage of the wheel: items split into blocks, shared between processes, under one progress bar."""
 
-`dsd.files.jsonl.run_blocks` runs the blocks; this module assigns them to processes and shows a progress bar.
-"""
-
-import math
 import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from tqdm import tqdm
 
 from dsd.files import jsonl
-from dsd.files.jsonl import Row
+from dsd.files.jsonl import Record, Row
 
-FOR_THE_SLOWEST = timedelta(days=30)  # a resumed run may leave one process far more work than the others
+KEPT = "kept"  # the outcome of a row that is not rejected
+TIMEOUT = timedelta(days=30)  # a resumed run may leave one process far more work than the others
 
 
 def join() -> PartialState:
@@ -39,7 +38,7 @@ def join() -> PartialState:
         print(note, file=sys.stderr)
     if crowded():
         cuda.set_device(int(os.environ["LOCAL_RANK"]) % cuda.device_count())
-    return PartialState(cpu=best_device() == "cpu" or crowded(), timeout=FOR_THE_SLOWEST)
+    return PartialState(cpu=best_device() == "cpu" or crowded(), timeout=TIMEOUT)
 
 
 def crowded() -> bool:
@@ -71,69 +70,75 @@ def wait_for_all() -> None:
         distributed.barrier()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """Items to process, and the file for their rows."""
-
-    path: Path
-    items: list[Row]
-    do: Callable[[list[Row]], list[Row]]  # a block of items -> their rows
-    batch: int  # items per block
-    unit: str  # what the bar calls a row
-    item_of: Callable[[Row], str] = lambda row: row["id"]  # row -> the id of its item
-    rows_of: Callable[[Row], int] = lambda item: 1  # item -> its number of rows
-    reason_of: Callable[[Row], str | None] = lambda row: row.get("reason")  # row -> its outcome
-    tell: Callable[[Counter], str] = lambda seen: ""  # counts of outcomes -> text for the bar
-
-    def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise ValueError(f"--batch must be at least 1, got {self.batch}")
-
-    def run(self) -> float:
-        """Process the unfinished items of this process's share and return its rows per second.
-
-        Only the first process shows a bar, for its own share of the rows. When all processes are done, the
-        first one merges the shards into one file.
-        """
-        state, began = PartialState(), time.monotonic()
-        mine = {item["id"]: item for item in self._share(state.process_index, state.num_processes)}
-        done = [row for row in jsonl.read_all(self.path) if self.item_of(row) in mine]
-        seen = Counter(map(self.reason_of, done))
-        with self._bar(list(mine.values()), len(done), hidden=not state.is_main_process) as bar:
-
-            def show(new: list[Row]) -> None:
-                seen.update(map(self.reason_of, new))
-                bar.set_postfix_str(self.tell(seen), refresh=False)
-                bar.update(len(new))
-
-            self._do(state, show)
-        wait_for_all()
-        if state.is_main_process:
-            jsonl.merge(self.path)
-        wait_for_all()
-        return (seen.total() - len(done)) / max(time.monotonic() - began, 1e-9)
-
-    def _share(self, process: int, processes: int) -> list[Row]:
-        blocks = range(process, math.ceil(len(self.items) / self.batch), processes)
-        return [item for k in blocks for item in self.items[k * self.batch : (k + 1) * self.batch]]
-
-    def _bar(self, mine: list[Row], done: int, *, hidden: bool) -> tqdm:
-        return tqdm(total=sum(map(self.rows_of, mine)), initial=done, unit=self.unit, disable=hidden)
-
-    def _do(self, state: PartialState, show: Callable[[list[Row]], None]) -> None:
-        jsonl.run_blocks(
-            self.path,
-            self.items,
-            self.do,
-            batch=self.batch,
-            process=state.process_index,
-            processes=state.num_processes,
-            item_of=self.item_of,
-            on_rows=show,
-        )
-
-
 def say(*lines: str) -> None:
     """Print the lines in the main process only."""
     if PartialState().is_main_process:
         print("\n".join(lines))
+
+
+@dataclass
+class Share:
+    """The blocks that this process has to do, and what becomes of their rows."""
+
+    blocks: list[list[Any]]
+    append: Callable[[list[Row]], list[Row]]
+    bar: tqdm
+    outcome_of: Callable[[Row], str | None]
+    outcomes: Counter
+    start: float = field(default_factory=time.monotonic)
+    written: int = 0
+
+    def write(self, records: list[Record]) -> None:
+        """Write the rows of a block and move the bar."""
+        rows = self.append([record.to_json() for record in records])
+        self.written += len(rows)
+        self.outcomes.update(map(self.outcome_of, rows))
+        self.bar.set_postfix_str(describe(self.outcomes), refresh=False)
+        self.bar.update(len(rows))
+
+    @property
+    def speed(self) -> float:
+        """Return the rows that this process has written per second."""
+        return self.written / max(time.monotonic() - self.start, 1e-9)
+
+
+@contextmanager
+def stage(
+    path: Path,
+    items: dict[str, Any],
+    *,
+    batch: int,
+    unit: str,
+    item_of: Callable[[Row], str] = lambda row: row["id"],
+    rows_of: Callable[[Any], int] = lambda item: 1,
+    outcome_of: Callable[[Row], str | None] = lambda row: None,
+) -> Iterator[Share]:
+    """Yield this process's share of the items, by id, and merge all rows into `path` at the end.
+
+    `item_of(row)` is the id of the item that a row came from, `rows_of(item)` the number of its rows, and
+    `outcome_of(row)` what is counted beside the bar. Only the first process shows a bar, for its own share.
+    """
+    if batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {batch}")
+    state = PartialState()
+    place = {"process": state.process_index}
+    blocks = jsonl.split_blocks(list(items), batch=batch, processes=state.num_processes, **place)
+    own = {name for block in blocks for name in block}
+    finished = [row for row in jsonl.read_all(path) if item_of(row) in own]
+    total, hidden = sum(rows_of(items[name]) for name in own), not state.is_main_process
+    with (
+        tqdm(total=total, initial=len(finished), unit=unit, disable=hidden) as bar,
+        jsonl.resuming(path, blocks, item_of=item_of, **place) as (unfinished, append),
+    ):
+        todo = [[items[name] for name in block] for block in unfinished]
+        yield Share(todo, append, bar, outcome_of, Counter(map(outcome_of, finished)))
+    wait_for_all()
+    if state.is_main_process:
+        jsonl.merge(path)
+    wait_for_all()
+
+
+def describe(outcomes: Counter) -> str:
+    """Return the counts as text: the kept rows, then the others by reason, the most frequent first."""
+    others = [f"{count} {reason}" for reason, count in outcomes.most_common() if reason not in (None, KEPT)]
+    return ", ".join([f"{outcomes[KEPT]} kept", *others]) if set(outcomes) - {None} else ""

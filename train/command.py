@@ -1,14 +1,36 @@
-"""Run the commands of this folder; a user error ends with one sentence and exit code 2, no traceback."""
+"""The frame of the commands in this folder: shared options, and errors that end with one sentence.
+
+A user error ends with exit code 2, without a traceback.
+"""
 
 import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
+
+SHARED: dict[str, dict[str, Any]] = {  # options that mean the same in several commands
+    "run": {"metavar": "RUN", "type": Path, "help": "folder of the run"},
+    "--seed": {"type": int, "default": 0, "help": "random seed (0)"},
+    "--device": {"help": "cpu, cuda or mps; the best available by default"},
+    "--offload": {
+        "default": "none",
+        "choices": ("none", "model", "group", "sequential"),
+        "help": "keep parts of a large model in main memory",
+    },
+}
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that reports an error in one line."""
+    """An ArgumentParser that keeps the line breaks of its description and reports an error in one line."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
+
+    def add_shared(self, *names: str, **changes: Any) -> None:
+        """Add options of `SHARED`, with some of their settings changed."""
+        for name in names:
+            self.add_argument(name, **{**SHARED[name], **changes})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{_name()}: {message} (--help shows the options)\n")
@@ -27,9 +49,9 @@ def run(main: Callable[[], int | None]) -> None:
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
             raise
-        code = fail("not enough memory: choose a smaller --batch or a smaller model; what was done is kept")
+        code = fail("not enough memory: choose a smaller --batch or a smaller model; finished work is kept")
     except KeyboardInterrupt:
-        print("stopped; run the same command again to go on", file=sys.stderr)
+        print("stopped; run the same command again to continue", file=sys.stderr)
         code = 130
     if code:
         sys.exit(code)

@@ -1,11 +1,11 @@
-"""Find and caption pairs of panels that show one subject: `python -m train.curate RUN --judge pocket`.
+"""Select and caption pairs of panels that show one subject: `python -m train.curate RUN --judge pocket`.
 
 Compares all panels of each grid in RUN/grids, asks the judge about the pairs that are neither too different
 nor too alike, and writes RUN/pairs.jsonl, then RUN/captions.jsonl for the pairs that are kept. You can stop
 it at any time and run the same command again to continue. `accelerate launch -m train.curate RUN ...` shares
 the grids between processes.
 
---grade measures how good a judge is, --worth measures what the curation of a run is worth, and --redecide
+--grade measures how good a judge is, --worth measures the effect of curation on a run, and --redecide
 applies other thresholds to a run that has already been judged.
 """
 
@@ -14,77 +14,78 @@ import json
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from accelerate import PartialState
 from tqdm import tqdm
 
-from dsd.curation import captions, judge_evaluation
+from dsd.curation import captions, judge_evaluation, report
 from dsd.curation import judge as curation
-from dsd.curation import report as grading_page
-from dsd.curation.verdict import KEEP, SAME, UNREADABLE, Thresholds
-from dsd.files import contact_sheet, jsonl
+from dsd.curation.captions import Caption
+from dsd.curation.judge import Pair
+from dsd.curation.judge_evaluation import GradedPair
+from dsd.curation.verdict import SAME, UNREADABLE, Thresholds
+from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.generate.command import quiet
 from dsd.grids import grids
+from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS, RECIPES
-from dsd.vlm.open import VLM, Request, open_vlm
+from dsd.vlm.open import VLM, open_vlm
 from train import command
-from train.blocks import Stage, join, say
+from train.blocks import KEPT, join, say, stage
 
 if TYPE_CHECKING:
     from dsd.vlm.embed import Embedder
 
-JUDGES_EYES, NO_EMBEDDER = "judge", "none"
-LIMITS = {
-    "floor": (float, "least similarity"),
-    "ceiling": (float, "greatest similarity"),
-    "minimum_score": (int, "least score of every part, 0-4"),
+LIMITS = {  # field of Thresholds -> type and help
+    "floor": (float, "least similarity (0.5)"),
+    "ceiling": (float, "greatest similarity (0.98)"),
+    "minimum_score": (int, "least score of every part, 0-4 (3)"),
 }
 OF_JUDGE = {  # option of dsd.vlm.open -> type and help
     "judge_batch": (int, "pairs that a judge on this machine sees at a time"),
-    "device": (str, "of a judge on this machine: cpu, cuda, mps; the best there is when left out"),
     "max_tokens": (int, "longest answer (512)"),
-    "temperature": (
-        float,
-        "of the votes after the first two, which are the likeliest answers, one in each order (0.7)",
-    ),
-    "model": (str, "name of the model, on a server that has several"),
-    "key": (str, "name of the environment variable that holds a server's key (DSD_VLM_KEY)"),
-    "in_flight": (int, "requests that a server gets at a time (32)"),
+    "temperature": (float, "sampling temperature of the votes after the first two (0.7)"),
+    "model": (str, "model name, on a server that has several"),
+    "key": (str, "environment variable that holds the server's key (DSD_VLM_KEY)"),
+    "in_flight": (int, "requests sent to a server at a time (32)"),
     "timeout": (float, "seconds to wait for one answer (120)"),
-    "retries": (int, "of one request, on errors that may pass (5)"),
+    "retries": (int, "retries of one request after errors that may pass (5)"),
     "patience": (float, "seconds without any answer before giving up (1800)"),
-    "budget": (int, "requests to a server in all, retries included"),
+    "budget": (int, "total requests to a server, including retries"),
 }
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser(description=__doc__)
     add = parser.add_argument
-    add("run", metavar="RUN", type=Path, nargs="?", help="folder of the run")
+    parser.add_shared("run", nargs="?")
     add("--judge", metavar="MODEL", help="pocket, a folder, a hub id, or a server's http://host/v1")
-    looks = "who takes the first look: the judge's own eyes, an image encoder (folder or hub id), or none"
-    add("--embedder", default=JUDGES_EYES, metavar="MODEL", help=looks)
-    add("--recipe", choices=RECIPES, help="what the judge is asked; the grids' own when left out")
-    add("--votes", type=int, nargs=2, metavar=("K", "N"), help="keep what K of N answers call the same (1 1)")
-    add("--batch", type=int, default=16, help="grids that are done and written together (16)")
-    add("--no-captions", action="store_true", help="only judge")
-    add("--tokenizer", metavar="FOLDER", help="counts the captions' tokens; the generator's when left out")
-    others = parser.add_mutually_exclusive_group()
-    others.add_argument("--grade", action="store_true", help="grade the judge on drawn pairs of known truth")
-    others.add_argument("--worth", action="store_true", help="true pairs before and after, by the scorer")
-    others.add_argument("--redecide", action="store_true", help="apply other thresholds without the judge")
-    add("--count", type=int, default=2000, help="pairs to grade on (2000)")
-    add("--out", type=Path, metavar="FOLDER", help="where the grades go")
-    add("--size", type=int, help="pixels a side of a graded image; default: as the embedded model draws")
+    add(
+        "--embedder",
+        default="judge",
+        metavar="MODEL",
+        help="similarity model: judge (its vision encoder), an image encoder (folder or hub id), or none",
+    )
+    add("--recipe", choices=RECIPES, help="recipe of the judge's questions (the grids' own)")
+    add(
+        "--votes", type=int, nargs=2, metavar=("K", "N"), help="keep pairs with K of N votes for `same` (1 1)"
+    )
+    add("--batch", type=int, default=16, help="grids judged and written together (16)")
+    add("--no-captions", action="store_true", help="judge without writing captions")
+    add("--tokenizer", metavar="FOLDER", help="tokenizer that counts caption tokens (the generator's)")
+    modes = parser.add_mutually_exclusive_group()
+    modes.add_argument("--grade", action="store_true", help="grade the judge on drawn pairs of known truth")
+    modes.add_argument("--worth", action="store_true", help="count true pairs before and after curation")
+    modes.add_argument("--redecide", action="store_true", help="apply other thresholds without the judge")
+    add("--count", type=int, default=2000, help="number of graded pairs (2000)")
+    add("--out", type=Path, metavar="FOLDER", help="folder for the grades")
+    add("--size", type=int, help="side of a graded image in pixels (the embedded model's)")
+    parser.add_shared("--device")
     for name, (kind, text) in {**LIMITS, **OF_JUDGE}.items():
-        default = f" ({getattr(Thresholds, name)})" if name in LIMITS else ""
-        add(f"--{name.replace('_', '-')}", type=kind, help=text + default)
+        add(f"--{name.replace('_', '-')}", type=kind, help=text)
     return parser
 
 
@@ -96,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.grade:
         _grade(args)
     elif args.run is None:
-        raise ValueError("which run? give its folder: python -m train.curate RUN --judge pocket")
+        raise ValueError("no run given: name its folder, as in python -m train.curate RUN --judge pocket")
     elif args.worth:
         _worth(args.run)
     elif args.redecide:
@@ -109,120 +110,104 @@ def main(argv: list[str] | None = None) -> int:
 # ---------------------------------------------------------------- options
 
 
-def _thresholds(args: argparse.Namespace, **usual: float) -> Thresholds:
-    given = {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
+def _thresholds(args: argparse.Namespace, default: Thresholds) -> Thresholds:
+    changes = {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
     if args.votes:
-        given |= dict(zip(("needed", "votes"), args.votes, strict=True))
-    return Thresholds(**{**usual, **given})
+        changes["needed"], changes["votes"] = args.votes
+    return Thresholds(**{**vars(default), **changes})
 
 
-class Counted(VLM):
-    """A judge that counts the questions it is asked."""
-
-    def __init__(self, vlm: VLM):
-        self.vlm, self.name, self.weights = vlm, vlm.name, vlm.weights
-        self.batch, self.asked = vlm.batch, 0
-
-    def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
-        return self.vlm.ask_many(self._counted(requests))
-
-    def _counted(self, requests: Iterable[Request]) -> Iterator[Request]:
-        for request in requests:
-            self.asked += 1
-            yield request
-
-
-def _judge(args: argparse.Namespace) -> Counted:
+def _judge(args: argparse.Namespace) -> VLM:
     if not args.judge:
-        raise ValueError("who judges? give --judge pocket, a folder or hub id, or a server's http://host/v1")
-    options = {name: getattr(args, name) for name in OF_JUDGE}
+        raise ValueError(
+            "no judge given: use --judge pocket, a folder, a hub id, or a server's http://host/v1"
+        )
+    options = {name: getattr(args, name) for name in (*OF_JUDGE, "device")}
     options["batch"] = options.pop("judge_batch")
     if options["budget"]:  # divided, so that all processes together stay within it
         options["budget"] //= PartialState().num_processes
-    return Counted(open_vlm(args.judge, **options))
+    return open_vlm(args.judge, **options)
 
 
 def _embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
-    if args.embedder == NO_EMBEDDER:
+    if args.embedder == "none":
         return None
     from dsd.vlm.embed import open_embedder
 
     return open_embedder(args.embedder, vlm=vlm, device=args.device)
 
 
+# ---------------------------------------------------------------- judging and captioning a run
+
+
 def _curate(args: argparse.Namespace) -> None:
-    grids, thresholds = _grids(args.run), _thresholds(args)
+    usable, thresholds = _usable_grids(args.run), _thresholds(args, Thresholds())
     judge = _judge(args)
-    embedder = _embedder(args, judge.vlm)
-    who = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
-    _check(args, grids, **who, thresholds=asdict(thresholds))
-    do = partial(curation.judge_grids, embedder=embedder, thresholds=thresholds)
-    stage = Stage(
-        path=args.run / "pairs.jsonl",
-        items=grids,
-        do=partial(do, run=args.run, vlm=judge, recipe=args.recipe),
+    embedder = _embedder(args, judge)
+    path = args.run / "pairs.jsonl"
+    settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
+    recipes = {args.recipe or grid.recipe for grid in usable.values()}
+    if len(recipes) == 1:  # with several recipes, each grid is judged by its own
+        settings["recipe"] = recipes.pop()
+    curation.check_settings(path, thresholds=thresholds, **settings)
+    options, asked = {"run": args.run, "vlm": judge, "recipe": args.recipe}, 0
+    with stage(
+        path,
+        usable,
         batch=args.batch,
         unit="pair",
         item_of=curation.grid_of,
-        rows_of=lambda grid: math.comb(grid["rows"] * grid["columns"], 2),
-        tell=_kept_and_why_not,
-    )
-    speed = stage.run()
-    pairs = jsonl.read_all(stage.path)
-    say(*_summary(pairs), f"this process asked {judge.asked} questions, {speed:.1f} pairs/s")
+        rows_of=lambda grid: math.comb(grid.rows * grid.columns, 2),
+        outcome_of=_outcome,
+    ) as share:
+        for block in share.blocks:
+            new = curation.judge_grids(block, embedder=embedder, thresholds=thresholds, **options)
+            share.write(new)
+            asked += sum(len(pair.answers) for pair in new)
+    pairs = curation.read_pairs(args.run)
+    say(*_summary(pairs), f"this process asked {asked} questions, {share.speed:.1f} pairs/s")
     if not args.no_captions:
-        _caption(args, judge, grids, pairs)
+        _caption(args, judge, usable, pairs)
 
 
-def _grids(run: Path) -> list[Row]:
-    found = jsonl.read_all(grids.table(run))
-    usable = [grid for grid in found if not grid["rejected"]]
+def _usable_grids(run: Path) -> dict[str, Grid]:
+    drawn = grids.read_grids(run)
+    usable = {grid.id: grid for grid in drawn if not grid.rejected}
     if not usable:
-        why = f"all {len(found)} grids were rejected" if found else "there are no grids"
-        raise RunError(f"nothing to judge in {run}: {why}; train.grids draws them")
+        reason = f"all {len(drawn)} grids were rejected" if drawn else "there are no grids"
+        raise RunError(f"nothing to judge in {run}: {reason}; train.grids draws them")
     return usable
 
 
-def _check(args: argparse.Namespace, grids: list[Row], **settings: object) -> None:
-    """Refuse to continue a run with different settings."""
-    asked = {args.recipe or grid["recipe"] for grid in grids}
-    if len(asked) == 1:  # with several recipes, each grid is judged by its own
-        settings["recipe"] = asked.pop()
-    curation.check_settings(args.run / "pairs.jsonl", **settings)
-
-
-def _caption(args: argparse.Namespace, judge: Counted, grids: list[Row], pairs: list[Row]) -> None:
-    items = _kept(grids, pairs)
-    if not items:
+def _caption(args: argparse.Namespace, judge: VLM, usable: dict[str, Grid], pairs: list[Pair]) -> None:
+    kept: dict[str, list[tuple[int, int]]] = {}
+    for pair in pairs:
+        if pair.is_kept and pair.grid in usable:
+            kept.setdefault(pair.grid, []).append((pair.first, pair.second))
+    if not kept:
         return say("no pair was kept, so there is nothing to caption")
-    asked, tokenizer = judge.asked, args.tokenizer or _tokenizer(items[0]["generator"])
-    do = partial(captions.caption_grids, count=captions.counter(tokenizer), recipe=args.recipe)
-    stage = Stage(
-        path=args.run / "captions.jsonl",
-        items=items,
-        do=partial(do, run=args.run, vlm=judge),
+    items = {name: grid for name, grid in usable.items() if name in kept}
+    tokenizer = args.tokenizer or _tokenizer(next(iter(items.values())).generator)
+    options = {"count": captions.counter(tokenizer), "recipe": args.recipe}
+    path = args.run / "captions.jsonl"
+    with stage(
+        path,
+        items,
         batch=args.batch,
         unit="caption",
         item_of=curation.grid_of,
-        rows_of=lambda grid: 2 * len(grid["kept"]),
-    )
-    speed = stage.run()
-    written = jsonl.read_all(stage.path)
+        rows_of=lambda grid: 2 * len(kept[grid.id]),
+    ) as share:
+        for block in share.blocks:
+            share.write(captions.caption_grids(block, kept, run=args.run, vlm=judge, **options))
+    written = jsonl.read_records(path, Caption)
+    method = "counted" if tokenizer else "estimated, because the generator's tokenizer is not on this machine"
+    cut = sum(caption.cut for caption in written)
+    own = sum(caption.writer == captions.GRID for caption in written)
     say(
-        f"{len(written)} captions, {sum(row['cut'] for row in written)} of them cut to 77 tokens "
-        f"({'counted' if tokenizer else 'estimated: the tokenizer of the generator is not here'}), "
-        f"{sum(row['writer'] == captions.GRID for row in written)} in the grid's words for want of any",
-        f"this process asked {judge.asked - asked} questions, {speed:.1f} captions/s",
+        f"{len(written)} captions, {cut} of them cut to 77 tokens ({method}), {own} in the grid's own words",
+        f"{share.speed:.1f} captions/s in this process",
     )
-
-
-def _kept(grids: list[Row], pairs: list[Row]) -> list[Row]:
-    """Return the grids that have kept pairs, with those pairs."""
-    kept: dict[str, list] = {}
-    for pair in pairs:
-        if pair["verdict"] == KEEP:
-            kept.setdefault(pair["grid"], []).append((pair["first"], pair["second"]))
-    return [{**grid, "kept": kept[grid["id"]]} for grid in grids if grid["id"] in kept]
 
 
 def _tokenizer(generator: str) -> Path | None:
@@ -234,26 +219,27 @@ def _tokenizer(generator: str) -> Path | None:
         return None
 
 
-def _kept_and_why_not(seen: Counter) -> str:
-    return ", ".join([f"{seen[SAME]} kept", *_dropped(seen)])
+def _outcome(row: Row) -> str:
+    return KEPT if row["reason"] == SAME else row["reason"]
 
 
-def _dropped(seen: Counter) -> list[str]:
-    return [f"{count} {reason}" for reason, count in seen.most_common() if reason != SAME]
-
-
-def _summary(pairs: list[Row]) -> list[str]:
-    seen, grids = Counter(pair["reason"] for pair in pairs), len({pair["grid"] for pair in pairs})
-    lines = [f"{len(pairs)} pairs of {grids} grids, {seen[SAME]} kept ({seen[SAME] / len(pairs):.1%})"]
-    lines += [f"  {line}" for line in _dropped(seen)]
-    if one := next((pair for pair in pairs if pair["reason"] == UNREADABLE), None):
-        lines.append(f"  unreadable is, for one, {one['id']}: {one['answers'][0][:200]!r}")
+def _summary(pairs: list[Pair]) -> list[str]:
+    counts = Counter(pair.reason for pair in pairs)
+    kept = counts.pop(SAME, 0)
+    count = len({pair.grid for pair in pairs})
+    lines = [f"{len(pairs)} pairs of {count} grids, {kept} kept ({kept / len(pairs):.1%})"]
+    lines += [f"  {count} {reason}" for reason, count in counts.most_common()]
+    if unreadable := [pair for pair in pairs if pair.reason == UNREADABLE]:
+        lines.append(f"  an unreadable answer, to {unreadable[0].id}: {unreadable[0].answers[0][:200]!r}")
     return lines
 
 
+# ---------------------------------------------------------------- the other modes
+
+
 def _redecide(args: argparse.Namespace) -> None:
-    now = curation.read_pairs(args.run)[0]["thresholds"]
-    pairs = curation.redecide(args.run, _thresholds(args, **now))
+    old = curation.read_pairs(args.run)[0].thresholds
+    pairs = curation.redecide(args.run, _thresholds(args, old))
     say(*_summary(pairs), "run train.curate with these thresholds, without --redecide, to caption them")
 
 
@@ -262,44 +248,36 @@ def _worth(run: Path) -> None:
     from dsd.pocket import scorer
 
     with tqdm(unit="grid") as bar:
-        found = worth(run, scorer.load(), on_grids=bar.update)
-    jsonl.write(run / "worth.json", json.dumps(found, indent=1).encode())
-    say(grading_page.worth_page(found))
+        shares = worth(run, scorer.load(), on_grids=bar.update)
+    jsonl.write_atomic(run / "worth.json", json.dumps(shares, indent=1).encode())
+    say(report.worth_page(shares))
 
 
 def _grade(args: argparse.Namespace) -> None:
     if args.out is None or args.run is not None:
-        raise ValueError("grades are of a judge, not of a run: leave out RUN, and give --out FOLDER")
+        raise ValueError("--grade grades a judge, not a run: leave out RUN, and give --out FOLDER")
     if args.count < 16 or args.count % 2:
-        raise ValueError(f"--count must be even and at least 16, a turn for every trait, got {args.count}")
-    thresholds, judge = _thresholds(args), _judge(args)
+        raise ValueError(f"--count must be even and at least 16, got {args.count}")
+    thresholds, judge = _thresholds(args, Thresholds()), _judge(args)
     settings = {"recipe": args.recipe or CRITTERS.name, "seed": judge_evaluation.SEED, "size": args.size}
-    stage = Stage(
-        path=args.out / "graded.jsonl",
-        items=[{"id": f"{index:06}", "index": index} for index in range(args.count)],
-        do=partial(judge_evaluation.judge_drawn, vlm=judge, thresholds=thresholds, **settings),
-        batch=4 * args.batch,
-        unit="pair",
-        tell=_kept_and_why_not,
-    )
-    curation.check_settings(
-        stage.path, judge=judge.name, judge_hash=judge.weights, thresholds=asdict(thresholds), **settings
-    )
-    speed = stage.run()
+    path = args.out / "graded.jsonl"
+    who = {"judge": judge.name, "judge_hash": judge.weights}
+    curation.check_settings(path, thresholds=thresholds, **who, **settings)
+    items = {f"{index:06}": index for index in range(args.count)}
+    with stage(path, items, batch=4 * args.batch, unit="pair", outcome_of=_outcome) as share:
+        for block in share.blocks:
+            share.write(judge_evaluation.judge_drawn(block, vlm=judge, thresholds=thresholds, **settings))
     if PartialState().is_main_process:
-        page = _write_grades(args.out, judge_evaluation.grades(jsonl.read_all(stage.path)[: args.count]))
-        print(
-            page,
-            f"this process asked {judge.asked} questions, {speed:.1f} pairs/s; see {args.out}",
-            sep="\n\n",
-        )
+        graded = jsonl.read_records(path, GradedPair)[: args.count]
+        print(_write_grades(args.out, judge_evaluation.grades(graded)))
+    say("", f"{share.speed:.1f} pairs/s in this process; see {args.out}")
 
 
 def _write_grades(out: Path, grades: Row) -> str:
-    page = grading_page.markdown(grades)
-    jsonl.write(out / "grades.json", json.dumps(grades, indent=1).encode())
-    jsonl.write(out / "grades.png", contact_sheet.png(grading_page.chart(grades)))
-    jsonl.write(out / "grades.md", f"{page}\n\n![How often the judge errs](grades.png)\n".encode())
+    page = report.markdown(grades)
+    jsonl.write_atomic(out / "grades.json", json.dumps(grades, indent=1).encode())
+    jsonl.write_atomic(out / "grades.md", f"{page}\n\n![How often the judge errs](grades.png)\n".encode())
+    jsonl.write_atomic(out / "grades.png", report.chart(grades))
     return page
 
 

@@ -12,76 +12,66 @@ from tqdm import tqdm
 
 from dsd.files import jsonl
 from dsd.grids import references
-from dsd.grids.prompts import Options, diversity, tell, write_prompts
+from dsd.grids.prompts import Prompt, PromptOptions, describe, diversity, write_prompts
 from dsd.grids.recipes import RECIPES
 from dsd.vlm.base import VLM
 from train import command
 
+LAYOUTS = ("1x2", "2x2", "3x3")
+
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run")
-    parser.add_argument(
-        "--count", type=int, required=True, help="prompts that there shall be, with those there are"
-    )
-    parser.add_argument(
-        "--recipe", choices=RECIPES, default="critters", help="critters for pocket, identity for FLUX"
-    )
-    parser.add_argument(
-        "--layout", choices=("1x2", "2x2", "3x3"), default="2x2", help="rows x columns of a grid"
-    )
-    parser.add_argument(
-        "--captions", type=Path, metavar="FILE", help=".txt, .jsonl or .parquet; pocket's own if left out"
-    )
-    parser.add_argument("--column", help="of a table: caption or text if left out")
-    parser.add_argument(
-        "--writer", metavar="MODEL", help="language model that writes: hub id, folder or http://host/v1"
-    )
-    parser.add_argument("--writer-model", metavar="NAME", help="which one, if the server has several")
-    parser.add_argument("--writer-key", metavar="VARIABLE", help="environment variable that holds its key")
-    parser.add_argument("--seed", type=int, default=0, help="of all that is random (0)")
+    parser = command.Parser(description=__doc__)
+    add = parser.add_argument
+    parser.add_shared("run")
+    add("--count", type=int, required=True, help="total number of prompts, including existing ones")
+    add("--recipe", choices=RECIPES, default="critters", help="critters for pocket, identity for FLUX")
+    add("--layout", choices=LAYOUTS, default="2x2", help="rows x columns of a grid (2x2)")
+    add("--captions", type=Path, metavar="FILE", help=".txt, .jsonl or .parquet file (pocket's captions)")
+    add("--column", help="column of a .jsonl or .parquet file (caption or text)")
+    add("--writer", metavar="MODEL", help="language model that writes: hub id, folder or http://host/v1")
+    add("--writer-model", metavar="NAME", help="model name, on a server that has several")
+    add("--writer-key", metavar="VARIABLE", help="environment variable that holds the server's key")
+    parser.add_shared("--seed")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    lines, columns = map(int, args.layout.split("x"))
-    options = Options(count=args.count, recipe=args.recipe, rows=lines, columns=columns, seed=args.seed)
+    rows, columns = map(int, args.layout.split("x"))
+    options = PromptOptions(count=args.count, recipe=args.recipe, rows=rows, columns=columns, seed=args.seed)
     if args.column and not args.captions:
-        raise ValueError("--column names a column of the file given by --captions, and there is none")
+        raise ValueError("--column needs --captions, the file that has the column")
     captions = references.read(args.captions, args.column) if args.captions else None
-    vlm = _open(args) if args.writer else None
-    dropped = _write(args.run, options, captions, vlm)
+    with tqdm(total=options.count, unit="prompt") as bar:
+
+        def show(done: int, dropped: Counter) -> None:
+            bar.set_postfix_str(describe(dropped), refresh=False)
+            bar.update(done - bar.n)
+
+        dropped = write_prompts(args.run, options, captions=captions, vlm=_open_writer(args), on_row=show)
     _report(args.run / "prompts.jsonl", options, dropped)
     return 0
 
 
-def _open(args: argparse.Namespace) -> VLM:
+def _open_writer(args: argparse.Namespace) -> VLM | None:
+    if not args.writer:
+        return None
     from dsd.vlm.open import open_vlm
 
     return open_vlm(args.writer, model=args.writer_model, key=args.writer_key)
 
 
-def _write(run: Path, options: Options, captions: object, vlm: VLM | None) -> Counter:
-    with tqdm(total=options.count, unit="prompt") as bar:
-
-        def show(done: int, dropped: Counter) -> None:
-            bar.set_postfix_str(tell(dropped), refresh=False)
-            bar.update(done - bar.n)
-
-        return write_prompts(run, options, captions=captions, vlm=vlm, on_row=show)
-
-
-def _report(path: Path, options: Options, dropped: Counter) -> None:
-    found = jsonl.read(path)
-    print(f"{len(found)} prompts in {path}")
-    if len(found) < options.count:
-        print(f"the captions gave no more; give more of them for the {options.count} that were asked for")
-    print(f"dropped: {tell(dropped) or 'none'}")
-    seen = diversity(found)
-    print(f"diversity: {seen['subjects']} subjects, {seen['places']} places")
+def _report(path: Path, options: PromptOptions, dropped: Counter) -> None:
+    prompts = jsonl.read_records(path, Prompt)
+    print(f"{len(prompts)} prompts in {path}")
+    if len(prompts) < options.count:
+        print(f"there are too few usable captions for {options.count} prompts: add captions and rerun")
+    print(f"dropped: {describe(dropped) or 'none'}")
+    shares = diversity(prompts)
+    print(f"diversity: {shares['subjects']} subjects, {shares['places']} places")
     for n, name in ((1, "words"), (2, "pairs of words"), (3, "triples of words")):
-        print(f"  {seen[f'ngrams_{n}']} different {name}, {seen[f'distinct_{n}']:.2%} of all")
+        print(f"  {shares[f'ngrams_{n}']} different {name}, {shares[f'distinct_{n}']:.2%} of all")
 
 
 if __name__ == "__main__":

@@ -8,29 +8,37 @@ flagged. If the model returns no text, the grid's own words are used and `writer
 import math
 import re
 from bisect import bisect_right
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 
-from dsd.curation.judge import open_panels, recipe_named
+from dsd.curation.judge import recipe_named
 from dsd.files import hub
-from dsd.files.jsonl import Row
+from dsd.files.jsonl import Record
+from dsd.grids.grids import Grid, open_panels
 from dsd.grids.recipes import Recipe
+from dsd.grids.writers import before_context
 from dsd.vlm.open import VLM, Request
 
 GRID = "grid"  # writer of captions that come from the grid's own prompt
 LONGEST = 77  # tokens, including the start and end tokens
 SHORTER = "Answer shorter: one line of at most 25 words."
-CONTEXT = re.compile(
-    r"[,.;:!?()]|\b(wearing|holding|carrying|in|on|at|under|by|near|beside|behind|against|during|while"
-    r"|standing|sitting|lying|walking|running|flying|swimming|playing|looking|is|as|inside|outside|among)\b",
-    re.IGNORECASE,
-)
 POINTING = frozenset("a an the this that same it one creature critter character subject".split())
 Count = Callable[[str], int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption(Record):
+    """A row of `captions.jsonl`: the texts of one order of a pair."""
+
+    caption: str  # describes the target
+    instruction: str  # describes the change from the conditioning image to the target
+    cut: bool  # whether one of them was too long
+    writer: str
 
 
 # ---------------------------------------------------------------- text length
@@ -75,94 +83,104 @@ def tokenizer_of(base: str | Path) -> Path | None:
     return Path(cached).parent if isinstance(cached, str) else None
 
 
-def cut(text: str, count: Count, longest: int = LONGEST) -> str:
+class Line(NamedTuple):
+    """One line of text, and whether it was cut to fit."""
+
+    text: str
+    is_cut: bool
+
+
+def fit(text: str, count: Count, longest: int = LONGEST) -> Line:
     """Return the text, or as many of its first words as fit into `longest` tokens."""
+    if count(text) <= longest:
+        return Line(text, False)
     words = text.split()
     fits = bisect_right(range(len(words) + 1), longest, key=lambda n: count(" ".join(words[:n]))) - 1
-    return " ".join(words[: max(fits, 0)])
+    return Line(" ".join(words[: max(fits, 0)]), True)
+
+
+def one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def write(vlm: VLM, requests: Sequence[Request], count: Count = estimate) -> list[Line]:
+    """Return one line per request; it is empty if the model returns no text.
+
+    Requests with an empty or too long answer are asked once more.
+    """
+    texts = [one_line(text) for text in vlm.ask_many(requests)]
+    again = [i for i, text in enumerate(texts) if not text or count(text) > LONGEST]
+    shorter = (replace(requests[i], question=f"{requests[i].question} {SHORTER}") for i in again)
+    for i, text in zip(again, vlm.ask_many(shorter), strict=True):
+        texts[i] = one_line(text) or texts[i]
+    return [fit(text, count) for text in texts]
 
 
 # ---------------------------------------------------------------- the captions of a run
 
 
 def caption_grids(
-    grids: list[Row], *, run: Path, vlm: VLM, count: Count = estimate, recipe: str | None = None
-) -> list[Row]:
-    """Return rows of `captions.jsonl`: two per kept pair, with either panel as the target.
+    grids: Sequence[Grid],
+    kept: dict[str, list[tuple[int, int]]],
+    *,
+    run: Path,
+    vlm: VLM,
+    count: Count = estimate,
+    recipe: str | None = None,
+) -> list[Caption]:
+    """Return the captions of these grids: two per kept pair, with either panel as the target.
 
-    Each grid is a row of `grids.jsonl` with `kept`, the (first, second) of its kept pairs. A target image is
-    described once, even if it is in several pairs. `recipe` None means each grid's own recipe.
+    `kept` has the (first, second) panels of each grid's kept pairs. A target image is described once, even if
+    it is in several pairs. `recipe` None means each grid's own recipe.
     """
-    work = [
-        _questions(grid, open_panels(run, grid), recipe_named(recipe or grid["recipe"])) for grid in grids
+    requests: dict[tuple, Request] = {}
+    for grid in grids:
+        panels, questions = open_panels(run, grid), recipe_named(recipe or grid.recipe).captions
+        orders = both_orders(kept[grid.id])
+        requests |= {(grid.id, b): Request(questions["caption"], (panels[b],)) for _, b in orders}
+        requests |= {
+            (grid.id, a, b): Request(questions["instruction"], (panels[a], panels[b])) for a, b in orders
+        }
+    lines = dict(zip(requests, write(vlm, list(requests.values()), count), strict=True))
+    return [
+        _caption(grid, panel, target, lines, vlm.name, count)
+        for grid in grids
+        for panel, target in both_orders(kept[grid.id])
     ]
-    requests = {key: request for one in work for key, request in one.items()}
-    texts = dict(zip(requests, write(vlm, list(requests.values()), count), strict=True))
-    return [_row(grid, pair, texts, vlm.name, count) for grid in grids for pair in _orders(grid["kept"])]
 
 
-def _orders(kept: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Return (conditioning, target) in both orders."""
-    return [order for first, second in kept for order in ((first, second), (second, first))]
+def _caption(
+    grid: Grid, panel: int, target: int, lines: dict[tuple, Line], writer: str, count: Count
+) -> Caption:
+    caption, instruction = lines[grid.id, target], lines[grid.id, panel, target]
+    if not (caption.text and instruction.text):
+        caption, instruction = (fit(text, count) for text in grid_words(grid, target))
+        writer = GRID
+    return Caption(
+        id=caption_id(grid.id, panel, target),
+        caption=caption.text,
+        instruction=instruction.text,
+        cut=caption.is_cut or instruction.is_cut,
+        writer=writer,
+    )
 
 
-def _questions(grid: Row, panels: list[Image.Image], recipe: Recipe) -> dict[tuple, Request]:
-    """Return the requests for one grid by key.
-
-    The keys are (grid_id, target) for a description and (grid_id, conditioning, target) for a change.
-    """
-    orders, grid_id = _orders(grid["kept"]), grid["id"]
-    asked = {(grid_id, b): Request(recipe.captions["caption"], (panels[b],)) for _, b in orders}
-    changes = {
-        (grid_id, a, b): Request(recipe.captions["instruction"], (panels[a], panels[b])) for a, b in orders
-    }
-    return asked | changes
+def both_orders(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return (conditioning, target) in both orders of each pair."""
+    return [order for first, second in pairs for order in ((first, second), (second, first))]
 
 
-def _row(grid: Row, order: tuple[int, int], texts: dict, writer: str, count: Count) -> Row:
-    grid_id, (first, target) = grid["id"], order
-    said = {"caption": texts[grid_id, target], "instruction": texts[grid_id, first, target]}
-    if not all(text for text, _ in said.values()):
-        said, writer = {mode: fitted(text, count) for mode, text in grid_words(grid, target).items()}, GRID
-    texts = {mode: text for mode, (text, _) in said.items()}
-    return {
-        "id": f"{grid_id}-{first}-{target}",
-        **texts,
-        "cut": any(cut for _, cut in said.values()),
-        "writer": writer,
-    }
+def caption_id(grid: str, conditioning: int, target: int) -> str:
+    return f"{grid}-{conditioning}-{target}"
 
 
-def grid_words(grid: Row, target: int) -> dict[str, str]:
-    """Return the words that the grid's prompt has for a panel.
+def grid_words(grid: Grid, target: int) -> tuple[str, str]:
+    """Return a caption and an instruction in the words that the grid's prompt has for a panel.
 
     They say what was requested, which the teacher may not have drawn.
     """
-    subject, place = grid["subject"], grid["places"][target]
-    article = "" if subject.lower().startswith(("a ", "an ", "the ")) else "a "
-    return {"caption": f"{article}{subject} {place}", "instruction": place}
-
-
-def write(vlm: VLM, requests: list[Request], count: Count = estimate) -> list[tuple[str, bool]]:
-    """Return one line per request and whether it was cut; the line is "" if the model returns no text.
-
-    Requests with an empty or too long answer are asked once more.
-    """
-    texts = [line(text) for text in vlm.ask_many(requests)]
-    again = [i for i, text in enumerate(texts) if not text or count(text) > LONGEST]
-    shorter = (replace(requests[i], question=f"{requests[i].question} {SHORTER}") for i in again)
-    for i, text in zip(again, map(line, vlm.ask_many(shorter)), strict=True):
-        texts[i] = text or texts[i]
-    return [fitted(text, count) for text in texts]
-
-
-def line(text: str) -> str:
-    return " ".join(text.split())
-
-
-def fitted(text: str, count: Count) -> tuple[str, bool]:
-    """Return the text, cut to at most 77 tokens, and whether it was cut."""
-    return (text, False) if count(text) <= LONGEST else (cut(text, count), True)
+    article = "" if grid.subject.lower().startswith(("a ", "an ", "the ")) else "a "
+    return f"{article}{grid.subject} {grid.places[target]}", grid.places[target]
 
 
 # ---------------------------------------------------------------- prompt enhancement for the Generate tab
@@ -177,18 +195,11 @@ def enhance(vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe, *, count:
     words of the description or as `it` or `the critter`, these words are not repeated. The user's words are
     never cut: the description is shortened to make room.
     """
-    (caption, _), *_ = write(vlm, [Request(recipe.captions["caption"], (image,))], count)
-    description, prompt = _opening(caption).split(), line(prompt)
-    opening = _opening(prompt)
-    said = {word.lower() for word in description} | POINTING
-    if set(opening.lower().split()) <= said:
+    (caption,) = write(vlm, [Request(recipe.captions["caption"], (image,))], count)
+    description, prompt = before_context(caption.text).split(), one_line(prompt)
+    opening = before_context(prompt)
+    if set(opening.lower().split()) <= {word.lower() for word in description} | POINTING:
         prompt = prompt[len(opening) :].lstrip(" ,")
     while description and count(" ".join([*description, prompt])) > LONGEST:
         description.pop()
     return " ".join([*description, prompt]).strip()
-
-
-def _opening(text: str) -> str:
-    """Return the text before the first word or punctuation mark that begins a place or an action."""
-    found = CONTEXT.search(text)
-    return (text[: found.start()] if found else text).strip()

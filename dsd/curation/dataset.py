@@ -9,21 +9,20 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
 
-from dsd.curation import judge
 from dsd.curation.selection import Choice, Item, Run, counts, read_run, select
-from dsd.files import contact_sheet, hub, jsonl, parquet
-from dsd.files.hub import LoadError
+from dsd.files import contact_sheet, jsonl, parquet
 from dsd.files.jsonl import Row, RunError
-from dsd.files.pairs import COLUMNS, IMAGES
+from dsd.files.pairs import COLUMNS
+from dsd.files.upload import upload
+from dsd.grids import grids
 
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
@@ -62,23 +61,32 @@ def write_dataset(
     run = run if isinstance(run, Run) else read_run(run)
     items = select(run, choice or Choice())
     if not items:
-        raise RunError(f"there is nothing to write: of the pairs of {run.folder} none is kept ({_tell(run)})")
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts(run)["pairs"].most_common())
+        raise RunError(f"no pair of {run.folder} is kept, so there is no dataset ({reasons or 'no pairs'})")
     blocks = [items[i : i + shard_rows] for i in range(0, len(items), shard_rows)]
     paths = [out / f"train-{k:05}-of-{len(blocks):05}.parquet" for k in range(len(blocks))]
+    digest, new, done = _digest(items, shard_rows), 0, 0
     with jsonl.writing(out / "README.md"):  # lock the folder against other commands
-        new = _write_shards(run.folder, paths, blocks, _digest(items, shard_rows), on_rows)
+        old = _own_shards(out)
+        for path, block in zip(paths, blocks, strict=True):
+            if old.get(path) != digest:
+                for count in _write_shard(path, run.folder, block, digest):
+                    on_rows(done + count, len(items))
+                new += 1
+            done += len(block)
+            on_rows(done, len(items))
+        for path in old.keys() - set(paths):
+            path.unlink()
     return Written(folder=out, shards=paths, rows=[item.row for item in items], new=new)
-
-
-def _tell(run: Run) -> str:
-    found = counts(run)["pairs"].most_common()
-    return ", ".join(f"{count} {reason}" for reason, count in found) or "no pairs"
 
 
 def _digest(items: list[Item], shard_rows: int) -> bytes:
     """Return a digest of everything that the bytes of the dataset depend on."""
-    geometry = ("file", "rows", "columns", "margin")
-    parts = [[i.row, i.conditioning, i.target, [i.grid[key] for key in geometry]] for i in items]
+    parts = [
+        [item.row, item.conditioning, item.target, [grid.file, grid.rows, grid.columns, grid.margin]]
+        for item in items
+        for grid in [item.grid]
+    ]
     text = json.dumps([FORMAT, GROUP, shard_rows, parts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest().encode()
 
@@ -86,63 +94,48 @@ def _digest(items: list[Item], shard_rows: int) -> bytes:
 # ---------------------------------------------------------------- shards
 
 
-def _write_shards(
-    run: Path, paths: list[Path], blocks: list[list[Item]], digest: bytes, on_rows: Callable[[int, int], None]
-) -> int:
-    """Write missing and outdated shards, delete leftover ones, and return the number written."""
-    folder, total, done, new = paths[0].parent, sum(map(len, blocks)), 0, 0
-    old = _shards_of_ours(folder)
-    cut, schema = _cutter(run), _schema(digest)
-    for path, block in zip(paths, blocks, strict=True):
-        if old.get(path) != digest:
-            before = done
-            _write_shard(
-                path, block, cut, schema, lambda count, before=before: on_rows(before + count, total)
-            )
-            new += 1
-        done += len(block)
-        on_rows(done, total)
-    for path in old.keys() - set(paths):
-        path.unlink()
-    return new
+def _own_shards(folder: Path) -> dict[Path, bytes]:
+    """Return the dataset digest of each shard in the folder, after deleting partly written files.
 
-
-def _shards_of_ours(folder: Path) -> dict[Path, bytes]:
-    """Return the dataset digest of each shard in the folder, after deleting partly written files."""
+    The digest of a damaged shard is b"", so that it is written again.
+    """
     for part in folder.glob(".train-*.part"):
         part.unlink()
-    owners = {path: _owner(path) for path in folder.glob("*.parquet")}
-    for path, owner in owners.items():
-        if owner is None:
+    digests = {}
+    for path in folder.glob("*.parquet"):
+        try:
+            digest = parquet.owner(str(path)) if SHARD.fullmatch(path.name) else None
+        except parquet.PairsError:
+            digest = b""
+        if digest is None:
             raise RunError(f"{path} was not written by this command: choose another --out, or move it away")
-    return owners
+        digests[path] = digest
+    return digests
 
 
-def _owner(path: Path) -> bytes | None:
-    """Return the dataset digest of a file, or None for a file that this command did not write.
-
-    Return b"" for a damaged shard, so that it is written again.
-    """
-    if not SHARD.fullmatch(path.name):
-        return None
-    try:
-        return parquet.owner(str(path))
-    except parquet.PairsError:
-        return b""
-
-
-def _write_shard(
-    path: Path, items: list[Item], cut: Callable[[Item], Row], schema: Any, on_rows: Callable[[int], None]
-) -> None:
-    """Write the whole file or nothing, by renaming a temporary file."""
+def _write_shard(path: Path, run: Path, items: list[Item], digest: bytes) -> Iterator[int]:
+    """Write the whole file or nothing, by renaming a temporary file; yield the number of rows so far."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    by_id = {item.grid.id: item.grid for item in items}
+
+    @lru_cache(maxsize=GRIDS_IN_MEMORY)
+    def panels(name: str) -> list[bytes]:
+        return [contact_sheet.png(panel) for panel in grids.open_panels(run, by_id[name])]
+
+    def with_images(item: Item) -> Row:
+        row = dict(item.row)
+        for name, panel in (("conditioning", item.conditioning), ("target", item.target)):
+            row[name] = {"bytes": panels(item.grid.id)[panel], "path": f"{item.grid.id}-{panel}.png"}
+        return row
+
     with jsonl.explained(path):
         try:
+            schema = _schema(digest)
             with parquet.package().ParquetWriter(part, schema, write_page_checksum=True) as writer:
                 for start in range(0, len(items), GROUP):
-                    group = [item.row | cut(item) for item in items[start : start + GROUP]]
-                    writer.write_table(_table(group, schema))
-                    on_rows(start + len(group))
+                    rows = [with_images(item) for item in items[start : start + GROUP]]
+                    writer.write_table(_table(rows, schema))
+                    yield start + len(rows)
             with part.open("rb") as file:
                 os.fsync(file.fileno())
             part.replace(path)
@@ -150,32 +143,15 @@ def _write_shard(
             part.unlink(missing_ok=True)
 
 
-def _table(group: list[Row], schema: Any) -> Any:
+def _table(rows: list[Row], schema: Any) -> Any:
     import pyarrow
 
     try:
-        return pyarrow.Table.from_pylist(group, schema=schema)
+        return pyarrow.Table.from_pylist(rows, schema=schema)
     except (TypeError, ValueError) as error:  # Arrow raises either for a wrong type
         raise RunError(
-            f"the rows {group[0]['id']} to {group[-1]['id']} hold a value of the wrong type: {error}"
+            f"the rows {rows[0]['id']} to {rows[-1]['id']} hold a value of the wrong type: {error}"
         ) from error
-
-
-def _cutter(run: Path) -> Callable[[Item], Row]:
-    """Return a function that cuts an item's two images and caches the panels of the last few grids."""
-
-    @lru_cache(maxsize=GRIDS_IN_MEMORY)
-    def panels(grid: str) -> list[bytes]:
-        return [contact_sheet.png(panel) for panel in judge.open_panels(run, json.loads(grid))]
-
-    def cut(item: Item) -> Row:
-        found = panels(json.dumps(item.grid))
-        places = zip(IMAGES, (item.conditioning, item.target), strict=True)
-        return {
-            name: {"bytes": found[panel], "path": f"{item.row['grid']}-{panel}.png"} for name, panel in places
-        }
-
-    return cut
 
 
 def _schema(digest: bytes) -> Any:
@@ -183,14 +159,13 @@ def _schema(digest: bytes) -> Any:
     parquet.package()
     import pyarrow
 
-    types = {"image": pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})}
-    fields = [(name, types.get(kind) or pyarrow.type_for_alias(kind)) for name, kind in COLUMNS.items()]
-    features = {
-        name: {"_type": "Image"} if kind == "image" else {"_type": "Value", "dtype": kind}
-        for name, kind in COLUMNS.items()
-    }
+    image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
+    columns, features = [], {}
+    for name, kind in COLUMNS.items():
+        columns.append((name, image if kind == "image" else pyarrow.type_for_alias(kind)))
+        features[name] = {"_type": "Image"} if kind == "image" else {"_type": "Value", "dtype": kind}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}), parquet.DATASET: digest}
-    return pyarrow.schema(fields, metadata=metadata)
+    return pyarrow.schema(columns, metadata=metadata)
 
 
 # ---------------------------------------------------------------- the hub
@@ -199,29 +174,7 @@ def _schema(digest: bytes) -> Any:
 def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
     """Upload a finished dataset with its card to the hub as `name` (owner/name) and return its address.
 
-    A new repository is private by default, because the generator's license may forbid publication; an
-    existing one keeps its visibility. The token comes from the variable HF_TOKEN or from `hf auth login`.
-    Raise LoadError, with advice, if the hub refuses.
+    A new repository is private by default, because the generator's license may forbid publication.
     """
-    if not hub.ID.fullmatch(name):
-        raise LoadError(f"a dataset on the hub is called owner/name, got {name!r}")
-    api = api or HfApi()
-    with hub.explained(name, [f"datasets/{name}"]):
-        try:
-            api.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=name,
-                repo_type="dataset",
-                folder_path=folder,
-                allow_patterns=UPLOADED,
-                delete_patterns=["train-*.parquet"],  # left over from a larger dataset
-                commit_message="Upload the dataset",
-            )
-        except HfHubHTTPError as error:
-            if error.response.status_code not in (401, 403, 404):
-                raise
-            raise LoadError(
-                f"the hub does not let you write {name}: set the variable HF_TOKEN to a token that may write "
-                "there (https://huggingface.co/settings/tokens)"
-            ) from error
-    return f"https://huggingface.co/datasets/{name}"
+    patterns = {"allow_patterns": UPLOADED, "delete_patterns": ["train-*.parquet"]}  # of a larger dataset
+    return upload(folder, name, kind="dataset", private=private, api=api, **patterns)

@@ -9,8 +9,8 @@ How the judge does on a teacher's less regular images is measured by `dsd.evalua
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from math import sqrt
 from statistics import NormalDist
 
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageChops
 
 from dsd.curation.judge import judge
-from dsd.curation.verdict import DIFFERENT, KEEP, LOW, SAME, UNREADABLE, Thresholds
+from dsd.curation.verdict import DIFFERENT, LOW, SAME, UNREADABLE, Judged, Thresholds
 from dsd.files.jsonl import Row
 from dsd.pocket.draw import draw
 from dsd.pocket.world import PATTERNS, Context, Critter, change_one_trait, sample_context, sample_critter
@@ -33,21 +33,26 @@ VISIBLE_SHARE, VISIBLE_LEVELS = 0.006, 30
 Z = NormalDist().inv_cdf(0.975)
 
 
-# ---------------------------------------------------------------- pairs with known ground truth
-
-
 @dataclass(frozen=True)
 class Drawn:
-    """Two images with known ground truth.
-
-    `changed` is the trait that differs, or None if both show one critter.
-    """
+    """Two images with known ground truth."""
 
     critter: Critter
     other: Critter  # in the second image
     contexts: tuple[Context, Context]
     images: tuple[Image.Image, Image.Image]
+    changed: str | None  # the trait that differs, or None if both show one critter
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradedPair(Judged):
+    """A row of `graded.jsonl`: a judged drawn pair, with its ground truth."""
+
+    index: int
     changed: str | None
+    pattern: str
+    one_light: bool  # whether both images have the same light
+    size: int | None
 
 
 def drawn_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Drawn:
@@ -75,31 +80,32 @@ def _can_be_seen(critter: Critter, other: Critter, context: Context) -> bool:
 
 
 def judge_drawn(
-    items: list[Row],
+    indices: Sequence[int],
     *,
     vlm: VLM,
     recipe: str,
     thresholds: Thresholds,
     seed: int = SEED,
     size: int | None = None,
-) -> list[Row]:
-    """Return the judged drawn pairs of these `index` values.
+) -> list[GradedPair]:
+    """Return the judged drawn pairs with these numbers.
 
     They are judged like a run's pairs, but without embeddings: the similarity is None.
     """
-    drawn = [drawn_pair(item["index"], seed=seed, size=size) for item in items]
+    drawn = [drawn_pair(index, seed=seed, size=size) for index in indices]
     pairs = [
-        {
-            **item,
-            "changed": one.changed,
-            "pattern": one.critter.pattern,
-            "one_light": one.contexts[0].light == one.contexts[1].light,
-            "recipe": recipe,
-            "seed": seed,
-            "size": size,
-            "similarity": None,
-        }
-        for item, one in zip(items, drawn, strict=True)
+        GradedPair(
+            id=f"{index:06}",
+            index=index,
+            changed=one.changed,
+            pattern=one.critter.pattern,
+            one_light=one.contexts[0].light == one.contexts[1].light,
+            recipe=recipe,
+            seed=seed,
+            size=size,
+            similarity=None,
+        )
+        for index, one in zip(indices, drawn, strict=True)
     ]
     return judge(pairs, [one.images for one in drawn], vlm=vlm, thresholds=thresholds)
 
@@ -107,70 +113,56 @@ def judge_drawn(
 # ---------------------------------------------------------------- grades
 
 
-def grades(graded: Sequence[Row]) -> Row:
-    """Return the judge's error rates with 95 % intervals; `graded` are rows of `judge_drawn`.
+def grades(pairs: Sequence[GradedPair]) -> Row:
+    """Return the judge's error rates with 95 % intervals.
 
     A false keep is a kept pair with a changed trait; a false drop is a dropped pair of one critter.
     """
-    same, hard = _where(graded, changed=None), [row for row in graded if row["changed"]]
-    right = [(row["verdict"] == KEEP) == (row["changed"] is None) for row in graded]
+    same, hard = [pair for pair in pairs if not pair.changed], [pair for pair in pairs if pair.changed]
+    first = pairs[0]
+    groups = {f"{pattern} critter": [p for p in same if p.pattern == pattern] for pattern in PATTERNS}
+    groups["in one light"] = [pair for pair in same if pair.one_light]
+    groups["in two lights"] = [pair for pair in same if not pair.one_light]
     return {
-        "judge": graded[0]["judge"],
-        "recipe": graded[0]["recipe"],
-        "pairs": len(graded),
-        "seed": graded[0]["seed"],
-        "size": graded[0]["size"],
+        "judge": first.judge,
+        "recipe": first.recipe,
+        "pairs": len(pairs),
+        "seed": first.seed,
+        "size": first.size,
         "in_all": {
-            "accuracy": _share(right),
-            "false keeps": _share(_kept(hard)),
-            "false drops": _share([not kept for kept in _kept(same)]),
-            "unreadable": _share([row["reason"] == UNREADABLE for row in graded]),
+            "accuracy": _share(pair.is_kept == (pair.changed is None) for pair in pairs),
+            "false keeps": _share(pair.is_kept for pair in hard),
+            "false drops": _share(not pair.is_kept for pair in same),
+            "unreadable": _share(pair.reason == UNREADABLE for pair in pairs),
         },
-        "false_keeps": {trait: _share(_kept(_where(hard, changed=trait))) for trait in TRAITS},
-        "false_drops": {
-            name: _share([not kept for kept in _kept(part)]) for name, part in _parts(same).items()
+        "false_keeps": {
+            trait: _share(pair.is_kept for pair in hard if pair.changed == trait) for trait in TRAITS
         },
+        "false_drops": {name: _share(not pair.is_kept for pair in group) for name, group in groups.items()},
         "verdicts": {"one critter": _reasons(same), "one trait changed": _reasons(hard)},
-        "thresholds": graded[0]["thresholds"],
+        "thresholds": asdict(first.thresholds),
     }
 
 
-def _parts(same: Sequence[Row]) -> dict[str, list[Row]]:
-    """Group the pairs of one critter by what may have misled the judge."""
-    patterns = {f"{pattern} critter": _where(same, pattern=pattern) for pattern in PATTERNS}
-    return {
-        **patterns,
-        "in one light": _where(same, one_light=True),
-        "in two lights": _where(same, one_light=False),
-    }
+def _reasons(pairs: Iterable[GradedPair]) -> dict[str, int]:
+    counts = Counter(pair.reason for pair in pairs)
+    return {reason: counts[reason] for reason in (SAME, DIFFERENT, LOW, UNREADABLE)}
 
 
-def _where(graded: Sequence[Row], **wanted: object) -> list[Row]:
-    return [row for row in graded if all(row[name] == value for name, value in wanted.items())]
-
-
-def _kept(graded: Sequence[Row]) -> list[bool]:
-    return [row["verdict"] == KEEP for row in graded]
-
-
-def _reasons(graded: Sequence[Row]) -> dict[str, int]:
-    found = Counter(row["reason"] for row in graded)
-    return {reason: found[reason] for reason in (SAME, DIFFERENT, LOW, UNREADABLE)}
-
-
-def _share(outcomes: Sequence[bool]) -> dict[str, float | int | None]:
+def _share(outcomes: Iterable[bool]) -> dict[str, float | int | None]:
+    outcomes = list(outcomes)
     share, low, high = wilson(sum(outcomes), len(outcomes))
     return {"pairs": len(outcomes), "share": share, "low": low, "high": high}
 
 
-def wilson(count: int, of: int) -> tuple[float | None, float | None, float | None]:
+def wilson(count: int, total: int) -> tuple[float | None, float | None, float | None]:
     """Return a share and its 95 % interval after Wilson (1927).
 
     The interval also holds for few trials and for shares near 0 and 1.
     """
-    if not of:
+    if not total:
         return None, None, None
-    share, spread = count / of, Z * Z / of
-    center, half = share + spread / 2, Z * sqrt(share * (1 - share) / of + spread / (4 * of))
+    share, spread = count / total, Z * Z / total
+    center, half = share + spread / 2, Z * sqrt(share * (1 - share) / total + spread / (4 * total))
     low, high = (center - half) / (1 + spread), (center + half) / (1 + spread)
-    return share, low if count else 0.0, high if count < of else 1.0  # rounding must not move the exact ends
+    return share, low if count else 0.0, high if count < total else 1.0  # rounding must not move exact ends

@@ -14,16 +14,14 @@ from pathlib import Path
 from PIL import Image
 
 from dsd.curation import judge
+from dsd.curation.judge import Agreement, Pair
 from dsd.curation.verdict import DROP, KEEP, REASONS, SAME, Thresholds, decide
 from dsd.files import jsonl
-from dsd.files.jsonl import Row, RunError
+from dsd.files.jsonl import RunError
 from dsd.grids import grids
+from dsd.grids.grids import Grid
 
 ALL, UNLABELLED, LABELLED, DISAGREE = "all", "unlabelled", "labelled", "disagree"
-NEEDED = frozenset(
-    "id grid first second similarity answers subject descriptions differences scores votes lowest verdict "
-    "reason judge thresholds".split()
-)
 Decisions = list[tuple[str, str]]  # verdict and reason of each pair
 
 
@@ -32,13 +30,13 @@ class Review:
     """A run's pairs in the order of their ids, and the grids that they were cut from."""
 
     run: Path
-    pairs: list[Row]
-    grids: dict[str, Row]
+    pairs: list[Pair]
+    grids: dict[str, Grid]
 
     @property
     def thresholds(self) -> Thresholds:
         """Return the thresholds that the run was judged with."""
-        return Thresholds(**self.pairs[0]["thresholds"])
+        return self.pairs[0].thresholds
 
     @cached_property
     def decided(self) -> Callable[[Thresholds], Decisions]:
@@ -52,17 +50,11 @@ class Review:
 def open_review(run: Path) -> Review:
     """Open a judged run; raise RunError if nothing has been judged yet or a row lacks a field."""
     pairs = judge.read_pairs(run)
-    for pair in pairs:
-        if not pair.keys() >= NEEDED:
-            lacking = ", ".join(sorted(NEEDED - pair.keys()))
-            raise RunError(
-                f"pair {pair.get('id')} of {run} lacks {lacking}: it was edited, or is of another version"
-            )
-    return Review(run=run, pairs=pairs, grids={grid["id"]: grid for grid in jsonl.read_all(grids.table(run))})
+    return Review(run=run, pairs=pairs, grids={grid.id: grid for grid in grids.read_grids(run)})
 
 
-def changed(run: Path) -> tuple:
-    """Return a fingerprint that changes when pairs or grids are written."""
+def state_of(run: Path) -> tuple:
+    """Return a value that changes when pairs or grids are written."""
     tables = (run / "pairs.jsonl", grids.table(run))
     files = [file for table in tables for file in (table, *jsonl.shards(table)) if file.exists()]
     return tuple((file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files)
@@ -70,8 +62,8 @@ def changed(run: Path) -> tuple:
 
 def counts(decided: Decisions) -> dict[str, int]:
     """Return the number of pairs by reason, in the order of `REASONS`; `SAME` counts the kept pairs."""
-    found = Counter(reason for _, reason in decided)
-    return {reason: found[reason] for reason in REASONS if found[reason] or reason == SAME}
+    numbers = Counter(reason for _, reason in decided)
+    return {reason: numbers[reason] for reason in REASONS if numbers[reason] or reason == SAME}
 
 
 def select(review: Review, decided: Decisions, show: str, labels: Mapping[str, str]) -> list[int]:
@@ -79,42 +71,34 @@ def select(review: Review, decided: Decisions, show: str, labels: Mapping[str, s
 
     `show` is ALL, KEEP, DROP, UNLABELLED, LABELLED, DISAGREE or one of the reasons.
     """
-    if show == ALL:
-        return list(range(len(decided)))
-    if show in (KEEP, DROP):
-        return [place for place, (verdict, _) in enumerate(decided) if verdict == show]
-    if show in REASONS:
-        return [place for place, (_, reason) in enumerate(decided) if reason == show]
-    said = [labels.get(pair["id"]) for pair in review.pairs]
-    if show == UNLABELLED:
-        return [place for place, label in enumerate(said) if label is None]
-    if show == LABELLED:
-        return [place for place, label in enumerate(said) if label is not None]
-    if show == DISAGREE:
-        return [place for place, label in enumerate(said) if label not in (None, decided[place][0])]
-    raise ValueError(f"there is no selection {show!r}")
+    if show not in (ALL, KEEP, DROP, UNLABELLED, LABELLED, DISAGREE, *REASONS):
+        raise ValueError(f"there is no selection {show!r}")
+    indices = []
+    for index, (pair, (verdict, reason)) in enumerate(zip(review.pairs, decided, strict=True)):
+        label = labels.get(pair.id)
+        groups = {ALL, verdict, reason, LABELLED if label else UNLABELLED}
+        if label and label != verdict:
+            groups.add(DISAGREE)
+        if show in groups:
+            indices.append(index)
+    return indices
 
 
-def agreement(review: Review, decided: Decisions, labels: Mapping[str, str]) -> Row:
-    """Return the agreement of labels with these decisions, as counted by `dsd.curation.judge.agreement`."""
-    now = [
-        {"id": pair["id"], "verdict": verdict}
-        for pair, (verdict, _) in zip(review.pairs, decided, strict=True)
-        if pair["id"] in labels
-    ]
-    return judge.agreement(now, dict(labels))
+def agreement(review: Review, decided: Decisions, labels: Mapping[str, str]) -> Agreement:
+    """Return the agreement of labels with these decisions."""
+    ids = (pair.id for pair in review.pairs)
+    return judge.agreement(zip(ids, (verdict for verdict, _ in decided), strict=True), dict(labels))
 
 
-def images(review: Review, pair: Row) -> tuple[Image.Image, Image.Image]:
+def images(review: Review, pair: Pair) -> tuple[Image.Image, Image.Image]:
     """Return the two panels of a pair; raise RunError if they are missing."""
-    grid = review.grids.get(pair["grid"])
+    grid = review.grids.get(pair.grid)
     if grid is None:
-        raise RunError(f"grid {pair['grid']} is not in grids.jsonl")
-    try:
-        panels = judge.open_panels(review.run, grid)
-        return panels[pair["first"]], panels[pair["second"]]
-    except IndexError as error:
-        raise RunError(f"grid {grid['id']} has no panels {pair['first']} and {pair['second']}") from error
+        raise RunError(f"grid {pair.grid} is not in grids.jsonl")
+    panels = grids.open_panels(review.run, grid)
+    if max(pair.first, pair.second) >= len(panels):
+        raise RunError(f"grid {grid.id} has no panels {pair.first} and {pair.second}")
+    return panels[pair.first], panels[pair.second]
 
 
 def command(review: Review, thresholds: Thresholds) -> str | None:
@@ -122,10 +106,10 @@ def command(review: Review, thresholds: Thresholds) -> str | None:
 
     Return None if floor, ceiling and minimum score are the run's own.
     """
-    was, now = asdict(review.thresholds), asdict(thresholds)
+    old, new = asdict(review.thresholds), asdict(thresholds)
     flags = [
-        f"--{name.replace('_', '-')} {now[name]:g}"
+        f"--{name.replace('_', '-')} {new[name]:g}"
         for name in ("floor", "ceiling", "minimum_score")
-        if now[name] != was[name]
+        if new[name] != old[name]
     ]
     return f"python -m train.curate RUN --redecide {' '.join(flags)}" if flags else None

@@ -9,14 +9,17 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from dsd.curation import captions, judge
+from dsd.curation import judge
+from dsd.curation.captions import GRID, Caption, both_orders, caption_id, grid_words
+from dsd.curation.judge import Pair
 from dsd.curation.verdict import KEEP, TOO_ALIKE, TOO_DIFFERENT
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
+from dsd.grids import grids
+from dsd.grids.grids import Grid
 
 WHICH = ("judge", "floor", "all")
 WORDS = ("written", "grid")
@@ -43,13 +46,22 @@ class Choice:
                 f"max_rows must be even, because both orders of a pair go together, got {self.max_rows}"
             )
         if self.labels and self.which != "judge":
-            raise ValueError(f"labels overrule the judge, who has no say in which={self.which!r}")
+            raise ValueError(f"labels overrule the judge, so which must be 'judge', got {self.which!r}")
 
-    def changed(self) -> dict[str, object]:
-        """Return the values that differ from the defaults, by their command-line names."""
-        names = {"which": "only", "max_rows": "max-rows"}
-        fields = asdict(self).items()
-        return {names.get(name, name): value for name, value in fields if value != getattr(Choice, name)}
+    def flags(self) -> list[str]:
+        """Return the command line options of `train.dataset` that differ from the defaults."""
+        flags, names = [], {"which": "only", "max_rows": "max-rows"}
+        for name, value in asdict(self).items():
+            if value != getattr(Choice, name):
+                flags.append(f"--{names.get(name, name)}" + ("" if value is True else f" {value}"))
+        return flags
+
+    def lot(self, name: str) -> str:
+        """Return a sort key that is random but depends only on the seed and a row's id.
+
+        A larger sample therefore contains every smaller one.
+        """
+        return hashlib.sha256(f"{self.seed} {name}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +69,9 @@ class Run:
     """The rows that the earlier stages wrote."""
 
     folder: Path
-    grids: dict[str, Row]
-    pairs: list[Row]
-    captions: dict[str, Row]
+    grids: dict[str, Grid]
+    pairs: list[Pair]
+    captions: dict[str, Caption]
     labels: dict[str, str]
 
 
@@ -68,22 +80,21 @@ class Item:
     """A row of the dataset without its two images, and the panels to cut them from."""
 
     row: Row
-    grid: Row
+    grid: Grid
     conditioning: int
     target: int
 
 
 def read_run(folder: Path) -> Run:
     """Read the rows of a run; raise RunError, naming the command to run, if a file is missing."""
-    for name, command in (("grids/grids.jsonl", "train.grids"), ("pairs.jsonl", "train.curate")):
-        path = folder / name
+    for path, command in ((grids.table(folder), "train.grids"), (folder / "pairs.jsonl", "train.curate")):
         if not path.exists() and not jsonl.shards(path):
             raise RunError(f"there is no {path}: python -m {command} makes it")
     return Run(
         folder=folder,
-        grids={row["id"]: row for row in jsonl.read_all(folder / "grids" / "grids.jsonl")},
-        pairs=jsonl.read_all(folder / "pairs.jsonl"),
-        captions={row["id"]: row for row in jsonl.read_all(folder / "captions.jsonl")},
+        grids={grid.id: grid for grid in grids.read_grids(folder)},
+        pairs=jsonl.read_records(folder / "pairs.jsonl", Pair),
+        captions={row.id: row for row in jsonl.read_records(folder / "captions.jsonl", Caption)},
         labels=judge.labels(folder),
     )
 
@@ -92,109 +103,95 @@ def select(run: Run, choice: Choice) -> list[Item]:
     """Return the dataset's rows in order, without images; raise RunError for rows that do not match."""
     pairs = [pair for pair in run.pairs if _is_chosen(pair, run, choice)]
     if choice.max_rows is not None:
-        pairs = sorted(pairs, key=_lot(choice))[: choice.max_rows // 2]
-    try:
-        items = [item for pair in pairs for item in _both_orders(pair, run, choice)]
-    except (KeyError, IndexError) as error:
-        raise RunError(
-            f"a row of {run.folder} lacks what it should have ({error!r}): it was edited, or another version "
-            "wrote it"
-        ) from error
+        pairs = sorted(pairs, key=lambda pair: choice.lot(pair.id))[: choice.max_rows // 2]
+    items = [item for pair in pairs for item in _items(pair, run, choice)]
     if choice.which == "judge" and choice.words == "written":
         _check_captioned(pairs, run)
-    return sorted(items, key=lambda item: _lot(choice)(item.row) if choice.shuffle else item.row["id"])
+    return sorted(items, key=lambda item: choice.lot(item.row["id"]) if choice.shuffle else item.row["id"])
 
 
-def _is_chosen(pair: Row, run: Run, choice: Choice) -> bool:
+def _is_chosen(pair: Pair, run: Run, choice: Choice) -> bool:
     if choice.which == "judge":
-        label = run.labels.get(pair["id"]) if choice.labels else None
-        return (label or pair["verdict"]) == KEEP
-    return choice.which == "all" or pair["reason"] not in (TOO_DIFFERENT, TOO_ALIKE)
+        label = run.labels.get(pair.id) if choice.labels else None
+        return (label or pair.verdict) == KEEP
+    return choice.which == "all" or pair.reason not in (TOO_DIFFERENT, TOO_ALIKE)
 
 
-def _lot(choice: Choice) -> Callable[[Row], str]:
-    """Return a sort key that is random but depends only on seed and id.
-
-    A larger sample therefore contains every smaller one.
-    """
-    return lambda row: hashlib.sha256(f"{choice.seed} {row['id']}".encode()).hexdigest()
-
-
-def _both_orders(pair: Row, run: Run, choice: Choice) -> Iterator[Item]:
-    """Yield two items: each panel of the pair is the conditioning image once and the target once."""
-    if pair["grid"] not in run.grids:
+def _items(pair: Pair, run: Run, choice: Choice) -> list[Item]:
+    """Return two items: each panel of the pair is the conditioning image once and the target once."""
+    grid = run.grids.get(pair.grid)
+    if grid is None:
         raise RunError(
-            f"pair {pair['id']} is of a grid that grids.jsonl does not have: run train.grids again, which "
-            "draws what is missing"
+            f"pair {pair.id} is of a grid that grids.jsonl does not have: run train.grids again, which draws "
+            "what is missing"
         )
-    grid = run.grids[pair["grid"]]
-    for one, other in _orders(pair):
-        name = f"{grid['id']}-{one}-{other}"
-        words = run.captions.get(name) if choice.words == "written" else None
-        words = words or {**captions.grid_words(grid, other), "writer": captions.GRID}
-        row = _row(name, pair, grid, words)
-        yield Item(row=row, grid=grid, conditioning=one, target=other)
+    items = []
+    for conditioning, target in both_orders([(pair.first, pair.second)]):
+        name = caption_id(grid.id, conditioning, target)
+        caption = run.captions.get(name) if choice.words == "written" else None
+        if caption is None:
+            words, instruction = grid_words(grid, target)
+            caption = Caption(id=name, caption=words, instruction=instruction, cut=False, writer=GRID)
+        row = _row(pair, grid, caption)
+        items.append(Item(row=row, grid=grid, conditioning=conditioning, target=target))
+    return items
 
 
-def _orders(pair: Row) -> tuple[tuple[int, int], tuple[int, int]]:
-    return (pair["first"], pair["second"]), (pair["second"], pair["first"])
-
-
-def _row(name: str, pair: Row, grid: Row, words: Row) -> Row:
+def _row(pair: Pair, grid: Grid, caption: Caption) -> Row:
     return {
-        "id": name,
-        "caption": words["caption"],
-        "instruction": words["instruction"],
-        "caption_writer": words["writer"],
-        **{key: grid[key] for key in ("subject", "prompt", "seed", "generator", "generator_hash")},
-        "grid": grid["id"],
+        "id": caption.id,
+        "caption": caption.caption,
+        "instruction": caption.instruction,
+        "caption_writer": caption.writer,
+        "subject": grid.subject,
+        "prompt": grid.prompt,
+        "seed": grid.seed,
+        "generator": grid.generator,
+        "generator_hash": grid.generator_hash,
+        "grid": grid.id,
         "generator_license": license(grid),
-        **{key: pair[key] for key in ("judge", "reason", "similarity")},
-        "scores": json.dumps(pair["scores"]) if pair["scores"] else None,
+        "judge": pair.judge,
+        "reason": pair.reason,
+        "similarity": pair.similarity,
+        "scores": json.dumps(pair.scores) if pair.scores else None,
     }
 
 
-def license(grid: Row) -> str:
+def license(grid: Grid) -> str:
     """Return the license of a grid's images.
 
     FLUX.1-dev and its derivatives are recognized by the generator's name and always non-commercial.
     """
-    is_dev = re.search(r"flux.*dev", grid["generator"].lower())
-    return FLUX_DEV if is_dev else grid["license"]
+    is_dev = re.search(r"flux.*dev", grid.generator.lower())
+    return FLUX_DEV if is_dev else grid.license
 
 
-def _check_captioned(pairs: list[Row], run: Run) -> None:
+def _check_captioned(pairs: list[Pair], run: Run) -> None:
     """Raise RunError if a pair that the judge kept has no caption.
 
-    The dataset would otherwise mix two kinds of texts.
+    The dataset would otherwise mix two kinds of texts. Pairs kept only by a person's label get no caption.
     """
     names = [
-        f"{pair['grid']}-{one}-{other}"
+        caption_id(pair.grid, *order)
         for pair in pairs
-        if pair["verdict"] == KEEP  # pairs kept only by a person's label get no caption
-        for one, other in _orders(pair)
+        if pair.is_kept
+        for order in both_orders([(pair.first, pair.second)])
     ]
     missing = [name for name in names if name not in run.captions]
     if missing:
         raise RunError(
             f"{len(missing)} of {len(names)} rows have no caption yet, such as {missing[0]}: run "
-            "train.curate again, without --no-captions, or take the grids' own words with --words grid"
+            "train.curate again without --no-captions, or use the grids' own words with --words grid"
         )
-
-
-# ---------------------------------------------------------------- counting
 
 
 def counts(run: Run) -> dict[str, Counter]:
     """Return the numbers on a dataset's card: grids by outcome and pairs by reason."""
-    judged = {pair["grid"] for pair in run.pairs}
-    return {
-        "grids": Counter(_fate(grid, judged) for grid in run.grids.values()),
-        "pairs": Counter(pair["reason"] for pair in run.pairs),
-    }
-
-
-def _fate(grid: Row, judged: set[str]) -> str:
-    if grid["rejected"]:
-        return f"rejected: {grid['rejected']}"
-    return "judged" if grid["id"] in judged else "not judged yet"
+    judged = {pair.grid for pair in run.pairs}
+    outcomes = Counter()
+    for grid in run.grids.values():
+        if grid.rejected:
+            outcomes[f"rejected: {grid.rejected}"] += 1
+        else:
+            outcomes["judged" if grid.id in judged else "not judged yet"] += 1
+    return {"grids": outcomes, "pairs": Counter(pair.reason for pair in run.pairs)}

@@ -6,9 +6,10 @@ be decided again with other thresholds, without the judge.
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import ClassVar, Self
 
-from dsd.files.jsonl import Row
+from dsd.files.jsonl import Record, Row
 from dsd.grids.recipes import ANSWER, Recipe
 
 KEEP, DROP = "keep", "drop"
@@ -42,6 +43,45 @@ class Thresholds:
             raise ValueError(f"needed votes must be in 1..{self.votes} (all votes), got {self.needed}")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judged(Record):
+    """A pair of images, the judge's answers about it, and the verdict.
+
+    `subject`, `descriptions`, `differences` and `scores` are those of the last readable answer: voting stops
+    once a pair is decided, so it is the decisive one.
+    """
+
+    OPTIONAL: ClassVar = frozenset({"turned", "judge_hash"})  # version 0 did not write them
+
+    recipe: str
+    seed: int
+    similarity: float | None  # cosine of the two images' embeddings; None if they were not compared
+    answers: list[str] = field(default_factory=list)
+    subject: str | None = None
+    descriptions: list[str] | None = None  # of the first and the second image
+    differences: str | None = None
+    turned: bool = False  # whether that answer saw the second image first
+    scores: dict[str, int] | None = None  # part -> 0-4
+    votes: list[bool | None] = field(default_factory=list)  # None is an unreadable answer
+    lowest: list[int | None] = field(default_factory=list)  # score of each vote
+    judge: str = ""
+    judge_hash: str | None = None
+    verdict: str = DROP
+    reason: str = UNASKED
+    thresholds: Thresholds = Thresholds()
+
+    @classmethod
+    def from_json(cls, row: Row) -> Self:
+        """Return the row as a record."""
+        record = super().from_json(row)
+        return replace(record, thresholds=Thresholds(**row["thresholds"]))
+
+    @property
+    def is_kept(self) -> bool:
+        """Return whether the verdict is to keep the pair."""
+        return self.verdict == KEEP
+
+
 # ---------------------------------------------------------------- answers
 
 
@@ -65,20 +105,15 @@ def read_answer(text: str, recipe: Recipe) -> Answer | None:
     "same." and a score of 3.5 are unreadable, because a parser that finds a word anywhere in a text also
     finds it in its negation.
     """
-    before, *found = FIELD.split(text)
-    if before.strip() or tuple(found[::2]) != ANSWER:
+    before, *parts = FIELD.split(text)
+    if before.strip() or tuple(parts[::2]) != ANSWER:
         return None
-    fields = dict(zip(ANSWER, (words.strip() for words in found[1::2]), strict=True))
+    fields = dict(zip(ANSWER, (words.strip() for words in parts[1::2]), strict=True))
     scores = _read_scores(fields.pop("scores"), recipe.parts)
     verdict = fields.pop("verdict")
     if scores is None or verdict not in ("same", "different") or not all(fields.values()):
         return None
     return Answer(**fields, scores=scores, same=verdict == "same")
-
-
-def turned_back(answer: Answer) -> Answer:
-    """Return an answer with its two descriptions swapped; `differences` stays as it was written."""
-    return replace(answer, first=answer.second, second=answer.first)
 
 
 def _read_scores(text: str, parts: tuple[str, ...]) -> dict[str, int] | None:
@@ -89,44 +124,61 @@ def _read_scores(text: str, parts: tuple[str, ...]) -> dict[str, int] | None:
     score = rf"({'|'.join(map(re.escape, parts))})\s+([0-{TOP_SCORE}])"
     if not re.fullmatch(rf"{score}(?:(?:\s*,\s*|\s+){score})*", text):
         return None
-    found = re.findall(score, text)
-    return (
-        {part: int(value) for part, value in found} if sorted(p for p, _ in found) == sorted(parts) else None
+    scores = re.findall(score, text)
+    if sorted(part for part, _ in scores) != sorted(parts):
+        return None
+    return {part: int(value) for part, value in scores}
+
+
+def add_answer(pair: Judged, text: str, recipe: Recipe) -> Judged:
+    """Return the pair with one more vote; every other vote has seen the second image first."""
+    answer, turned = read_answer(text, recipe), len(pair.answers) % 2 == 1
+    pair = replace(
+        pair,
+        answers=[*pair.answers, text],
+        votes=[*pair.votes, answer and answer.same],
+        lowest=[*pair.lowest, answer and min(answer.scores.values())],
+    )
+    if answer is None:
+        return pair
+    return replace(
+        pair,
+        subject=answer.subject,
+        descriptions=[answer.second, answer.first] if turned else [answer.first, answer.second],
+        differences=answer.differences,
+        turned=turned,
+        scores=answer.scores,
     )
 
 
 # ---------------------------------------------------------------- decisions
 
 
-def decide(row: Row, thresholds: Thresholds) -> tuple[str, str]:
-    """Return verdict and reason from the numbers in a row, so that thresholds can be changed later.
+def decide(pair: Judged, thresholds: Thresholds) -> tuple[str, str]:
+    """Return verdict and reason from the pair's numbers, so that thresholds can be changed later.
 
     Pairs without the votes that they need are dropped as "not judged": those that the run's own floor or
     ceiling kept from the judge, once these are loosened, and those that a missing vote could still keep. An
     unreadable vote counts as a no; it is the reason if a yes in its place could have kept the pair.
     """
-    if reason := outside(row["similarity"], thresholds):
-        return DROP, reason
-    votes, lowest = row["votes"][: thresholds.votes], row["lowest"][: thresholds.votes]
+    similarity = pair.similarity
+    if similarity is not None and not thresholds.floor <= similarity <= thresholds.ceiling:
+        return DROP, TOO_DIFFERENT if similarity < thresholds.floor else TOO_ALIKE
+    votes, lowest = pair.votes[: thresholds.votes], pair.lowest[: thresholds.votes]
     missing = thresholds.votes - len(votes)
-    same = sum(vote is True for vote in votes)
-    high = sum(
-        vote is True and low >= thresholds.minimum_score for vote, low in zip(votes, lowest, strict=True)
-    )
+    same = [low for vote, low in zip(votes, lowest, strict=True) if vote]
+    high = sum(low >= thresholds.minimum_score for low in same)
     if high >= thresholds.needed:
         return KEEP, SAME
     if high + missing >= thresholds.needed:
         return DROP, UNASKED
-    if same + missing >= thresholds.needed:
+    if len(same) + missing >= thresholds.needed:
         return DROP, LOW
-    return DROP, UNREADABLE if same + votes.count(None) + missing >= thresholds.needed else DIFFERENT
+    is_unclear = len(same) + votes.count(None) + missing >= thresholds.needed
+    return DROP, UNREADABLE if is_unclear else DIFFERENT
 
 
-def outside(similarity: float | None, thresholds: Thresholds) -> str | None:
-    """Return the reason to drop a pair by its similarity, or None if the judge is to be asked.
-
-    Pairs without a similarity always go to the judge.
-    """
-    if similarity is None or thresholds.floor <= similarity <= thresholds.ceiling:
-        return None
-    return TOO_DIFFERENT if similarity < thresholds.floor else TOO_ALIKE
+def decided(pair: Judged, thresholds: Thresholds) -> Judged:
+    """Return the pair with its verdict by these thresholds."""
+    verdict, reason = decide(pair, thresholds)
+    return replace(pair, verdict=verdict, reason=reason, thresholds=thresholds)

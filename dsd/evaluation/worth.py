@@ -13,12 +13,11 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from dsd.curation.judge import open_panels, read_pairs
-from dsd.curation.verdict import KEEP, REASONS
+from dsd.curation.judge import Pair, read_pairs
+from dsd.curation.verdict import REASONS
 from dsd.evaluation.scores import intervals
-from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
-from dsd.grids import grids
+from dsd.grids.grids import Grid, open_panels, read_grids
 from dsd.grids.recipes import CRITTERS
 from dsd.pocket.scorer import TOLERANCE, Reading, distance, same_identity
 
@@ -60,32 +59,30 @@ def worth(run: Path, scorer: Reader, *, on_grids: Callable[[int], None] = lambda
     }
 
 
-def _read(run: Path, pairs: list[Row], scorer: Reader, on_grids: Callable[[int], None]):
+def _read(run: Path, pairs: list[Pair], scorer: Reader, on_grids: Callable[[int], None]):
     """Yield the ground truth of each pair with its verdict."""
-    rows = iter(_grids(run, {pair["grid"] for pair in pairs}))
+    rows = iter(_grids(run, {pair.grid for pair in pairs}))
     readings: dict[str, list[Reading]] = {}
     while some := list(islice(rows, AT_ONCE)):
         cut = [open_panels(run, grid) for grid in some]
         read = iter(scorer.read([panel for one in cut for panel in one]))
-        readings |= {grid["id"]: list(islice(read, len(one))) for grid, one in zip(some, cut, strict=True)}
+        readings |= {grid.id: list(islice(read, len(one))) for grid, one in zip(some, cut, strict=True)}
         on_grids(len(some))
     for pair in pairs:
-        both = [readings[pair["grid"]][pair[side]] for side in ("first", "second")]
+        both = [readings[pair.grid][panel] for panel in (pair.first, pair.second)]
         yield {
-            **{name: pair[name] for name in ("grid", "reason", "similarity")},
-            "kept": pair["verdict"] == KEEP,
+            **{name: getattr(pair, name) for name in ("grid", "reason", "similarity")},
+            "kept": pair.is_kept,
             "true": same_identity(both),
             **agreeing(*both),
         }
 
 
-def _grids(run: Path, wanted: set[str]) -> list[Row]:
-    found = [grid for grid in jsonl.read_all(grids.table(run)) if grid["id"] in wanted]
+def _grids(run: Path, wanted: set[str]) -> list[Grid]:
+    found = [grid for grid in read_grids(run) if grid.id in wanted]
     for grid in found:
-        if grid["recipe"] != CRITTERS.name:
-            raise RunError(
-                f"grid {grid['id']} is not of the drawn world: only there the truth can be read back"
-            )
+        if grid.recipe != CRITTERS.name:
+            raise RunError(f"grid {grid.id} is not of the drawn world: only there the truth can be read back")
     return found
 
 

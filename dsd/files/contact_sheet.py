@@ -1,12 +1,13 @@
 """Contact sheets for visual comparison: one row per case, one column per method."""
 
 import io
+import textwrap
 from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 CELL, HEADER, GAP = 128, 24, 2  # pixels
-WORDS = 330  # width of the column of prompts, in pixels
+PROMPT_WIDTH, PROMPT_LETTERS = 330, 44  # of the column of prompts, in pixels and in letters a line
 INK = (50, 50, 50)
 
 
@@ -18,38 +19,22 @@ def compose(
     Images are resized to `cell` pixels with interpolation, so that small ones do not look blocky.
     """
     step = cell + GAP
-    page = Image.new("RGB", (step * len(columns) + WORDS, HEADER + step * len(prompts)), "white")
+    page = Image.new("RGB", (step * len(columns) + PROMPT_WIDTH, HEADER + step * len(prompts)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=13)
-    for column, (title, pictures) in enumerate(columns.items()):
-        pen.text((column * step + 2, 4), _cut(title, pen, font, cell - 4), fill=INK, font=font)
+    for column, (title, images) in enumerate(columns.items()):
+        pen.text((column * step + 2, 4), title[: cell // 7], fill=INK, font=font)
         for row in range(len(prompts)):
-            shown = ImageOps.pad(pictures[row].convert("RGB"), (cell, cell), color="white")
-            page.paste(shown, (column * step, HEADER + row * step))
+            image = ImageOps.pad(images[row].convert("RGB"), (cell, cell), color="white")
+            page.paste(image, (column * step, HEADER + row * step))
     for row, prompt in enumerate(prompts):
-        lines = _wrapped(prompt, pen, font, WORDS - 24)
-        place = (step * len(columns) + 12, HEADER + row * step + cell // 2)
-        pen.multiline_text(place, lines, fill=INK, font=font, anchor="lm")
+        position = (step * len(columns) + 12, HEADER + row * step + cell // 2)
+        lines = textwrap.fill(prompt, PROMPT_LETTERS)
+        pen.multiline_text(position, lines, fill=INK, font=font, anchor="lm")
     return page
 
 
-def png(picture: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
     """Return the image encoded as PNG."""
     stream = io.BytesIO()
-    picture.save(stream, "PNG")
+    image.save(stream, "PNG")
     return stream.getvalue()
-
-
-def _cut(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, width: int) -> str:
-    if pen.textlength(text, font) <= width:
-        return text
-    while text and pen.textlength(f"{text}...", font) > width:
-        text = text[:-1]
-    return f"{text}..."
-
-
-def _wrapped(text: str, pen: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        longer = f"{lines[-1]} {word}".strip()
-        lines = [*lines[:-1], longer] if pen.textlength(longer, font) <= width else [*lines, word]
-    return "\n".join(lines).strip()

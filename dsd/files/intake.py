@@ -22,27 +22,34 @@ READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 def open_image(source: str | Path | Image.Image) -> Image.Image:
     """Open, check and decode an image; raise ValueError for any problem."""
     if isinstance(source, Image.Image):
-        return _checked(source, "the image")
+        return _check_size(source, "the image")
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"there is no file {path}: check the name")
+    name = _quote(path.name)
     if path.stat().st_size == 0:
-        raise ValueError(f"{_shown(path.name)} is empty (0 bytes): save or upload it again")
-    name = _shown(path.name)
-    return _decoded(_checked(_opened(path, name), name), name)
+        raise ValueError(f"{name} is empty (0 bytes): save or upload it again")
+    image = _check_size(_open(path, name), name)  # the size is in the header: check it before decoding
+    try:
+        image.load()
+    except Exception as error:  # truncated or damaged data can raise anything
+        raise ValueError(f"{name} is damaged or cut short: save or upload it again") from error
+    return image
 
 
-def _shown(name: str) -> str:
-    """Return a file name to show in a message: quoted, printable and shortened."""
+def _quote(name: str) -> str:
+    """Return a file name for a message: quoted, printable and shortened."""
     name = "".join(letter if letter.isprintable() else "?" for letter in name)
     return f'"{name}"' if len(name) <= 80 else f'"{name[:38]} ... {name[-38:]}"'
 
 
-def _opened(path: Path, name: str) -> Image.Image:
+def _open(path: Path, name: str) -> Image.Image:
+    Image.init()
+    formats = [kind for kind in FORMATS if kind in Image.OPEN]  # Pillow can be built without AVIF
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _checked has a clearer message
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has a clearer message
         try:
-            return Image.open(path, formats=_readers())
+            return Image.open(path, formats=formats)
         except Image.DecompressionBombError as error:
             raise ValueError(_too_large(name)) from error
         except PermissionError as error:
@@ -51,13 +58,7 @@ def _opened(path: Path, name: str) -> Image.Image:
             raise ValueError(f"{name} is not an image that can be read: use a {READABLE} file") from error
 
 
-def _readers() -> list[str]:
-    Image.init()
-    return [name for name in FORMATS if name in Image.OPEN]  # Pillow can be built without AVIF
-
-
-def _checked(image: Image.Image, name: str) -> Image.Image:
-    """Check the size from the header, before decoding."""
+def _check_size(image: Image.Image, name: str) -> Image.Image:
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ValueError(_too_large(f"{name} ({width} x {height})"))
@@ -65,14 +66,6 @@ def _checked(image: Image.Image, name: str) -> Image.Image:
         raise ValueError(
             f"{name} is only {width} x {height} pixels: at least {MIN_SIDE} x {MIN_SIDE} are needed"
         )
-    return image
-
-
-def _decoded(image: Image.Image, name: str) -> Image.Image:
-    try:
-        image.load()
-    except Exception as error:  # truncated or damaged data can raise anything
-        raise ValueError(f"{name} is damaged or cut short: save or upload it again") from error
     return image
 
 
@@ -100,46 +93,33 @@ def check_prompt(prompt: str) -> str:
         raise ValueError("the prompt is empty: say in a few words where the subject should be")
     if len(prompt) > MAX_PROMPT:
         raise ValueError(f"the prompt has {len(prompt):,} characters: at most {MAX_PROMPT:,} are accepted")
-    _check_whole(prompt)
-    return prompt.strip()
-
-
-def _check_whole(prompt: str) -> None:
-    """Raise ValueError for a lone surrogate, which cannot be saved, shown or tokenized."""
     try:
         prompt.encode()
-    except UnicodeEncodeError as error:
+    except UnicodeEncodeError as error:  # a lone surrogate cannot be saved, shown or tokenized
         half = f"U+{ord(prompt[error.start]):04X}"
         raise ValueError(
             f"the prompt holds half a character ({half}, number {error.start + 1}): type it again"
         ) from error
+    return prompt.strip()
 
 
 def prompt_notice(pipe: Any, prompt: str) -> str | None:
-    """Return a notice of the part of the prompt that the model cuts off, or None if it reads all of it."""
-    tokenizer, limit = _reader(pipe)
+    """Return a notice of the part of the prompt that the model cuts off, or None if it reads all of it.
+
+    With two text encoders the second one (T5) decides; the first (CLIP) only adds one pooled vector.
+    """
+    tokenizer = getattr(pipe, "tokenizer_2", None) or getattr(pipe, "tokenizer", None)
     if tokenizer is None:
         return None
-    offsets = tokenizer(prompt, return_offsets_mapping=True, truncation=False, verbose=False)[
-        "offset_mapping"
-    ]
+    limit = min(int(tokenizer.model_max_length), 512)
+    tokens = tokenizer(prompt, return_offsets_mapping=True, truncation=False, verbose=False)
+    offsets = tokens["offset_mapping"]
     if len(offsets) <= limit:
         return None
     # The last token read is the end token, so the first token lost is at limit - 1.
     cut = prompt[offsets[limit - 1][0] :].strip()
-    shown = cut if len(cut) <= 80 else f"{cut[:80].rstrip()} ..."
+    quote = cut if len(cut) <= 80 else f"{cut[:80].rstrip()} ..."
     return (
         f"The prompt is longer than the {limit} tokens this model reads: "
-        f'its last {len(cut):,} characters are cut, from "{shown}" on.'
+        f'its last {len(cut):,} characters are cut, from "{quote}" on.'
     )
-
-
-def _reader(pipe: Any) -> tuple[Any, int]:
-    """Return the tokenizer of the text sequence and the number of tokens that the model reads.
-
-    With two text encoders it is the second (T5); the first (CLIP) only adds one pooled vector.
-    """
-    tokenizer = getattr(pipe, "tokenizer_2", None) or getattr(pipe, "tokenizer", None)
-    if tokenizer is None:
-        return None, 0
-    return tokenizer, min(int(tokenizer.model_max_length), 512)

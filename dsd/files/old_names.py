@@ -1,4 +1,4 @@
-"""Names that files written by version 0 hold, and what they are called now.
+"""Names in files written by version 0, with their current names.
 
 Readers translate them, so that runs, trainings and datasets begun before a renaming still open and continue.
 """
@@ -10,9 +10,8 @@ VALUES = {("writer", "sheet"): "grid", ("caption_writer", "sheet"): "grid"}  # w
 
 
 def translated(row: dict[str, Any]) -> dict[str, Any]:
-    """Return a row of JSON with today's names for its keys, and for values that were renamed."""
-    row = {KEYS.get(key, key): value for key, value in row.items()}
-    return {key: _value(key, value) for key, value in row.items()}
+    """Return a row of JSON with the current names of its keys and of values that were renamed."""
+    return {KEYS.get(key, key): _value(KEYS.get(key, key), value) for key, value in row.items()}
 
 
 def present(name: str, names: list[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 from dsd.files import hub
 
 DATASET = b"dsd.dataset"  # key in our shards' metadata for the id of their dataset
-_SPLITS = ("train", "validation", "valid", "val", "test")
+SPLITS = ("train", "validation", "valid", "val", "test")
 
 
 class PairsError(ValueError):
@@ -28,10 +28,11 @@ def package() -> Any:
 
 def open_file(file: str, filesystem: Any | None = None) -> Any:
     """Open a `ParquetFile` and read its footer; raise PairsError if it is damaged or not parquet."""
+    opener = package().ParquetFile
     try:
-        return package().ParquetFile(file, filesystem=filesystem, page_checksum_verification=True)
+        return opener(file, filesystem=filesystem, page_checksum_verification=True)
     except (ValueError, OSError) as error:
-        if isinstance(error, PairsError) or not _is_damage(error):
+        if not _is_damage(error):
             raise
         raise PairsError(
             f"{file} is damaged or no parquet file; make or download it again ({error})"
@@ -77,7 +78,13 @@ def local_files(path: Path, split: str) -> list[str]:
         return [str(path)]
     folder = path / "dataset" if (path / "dataset").is_dir() else path
     files = _of_split([file.as_posix() for file in folder.rglob("[!.]*.parquet")], split, folder.as_posix())
-    _check_complete(files, folder)
+    totals = {int(total) for file in files for total in re.findall(r"-of-(\d+)\.parquet$", file)}
+    versions = len({owner(file) for file in files})
+    if totals - {len(files)} or versions > 1:
+        raise PairsError(
+            f"the dataset in {folder} is not complete: {len(files)} of {max(totals, default=len(files))} "
+            f"files, {versions} versions; run the command that wrote or downloaded it again"
+        )
     return files
 
 
@@ -101,35 +108,25 @@ def streamed_files(name: str, split: str) -> tuple[list[str], Any]:
 
 
 def on_hub(name: str) -> AbstractContextManager:
+    """Return a context that converts errors about a hub dataset to LoadError."""
     return hub.explained(name, [f"datasets/{name}"])
 
 
 def _of_split(files: list[str], split: str, folder: str) -> list[str]:
     """Return the files below `folder` named after `split`; files without a split name count as "train"."""
     names = {file: file.removeprefix(folder).strip("/") for file in sorted(files)}
-    found = [file for file, name in names.items() if _is_called(name, split)]
-    if not found and split == "train":
-        found = [
-            file for file, name in names.items() if not any(_is_called(name, other) for other in _SPLITS)
-        ]
-    if not found:
+    chosen = [file for file, name in names.items() if _is_called(name, split)]
+    if not chosen and split == "train":
+        others = "|".join(SPLITS)
+        chosen = [file for file, name in names.items() if not _is_called(name, others)]
+    if not chosen:
         listed = ", ".join(list(names.values())[:5]) or "none at all"
-        raise PairsError(f"there are no parquet files of the split {split!r} in {folder}, but {listed}")
-    return found
+        raise PairsError(
+            f"{folder} has no parquet files of the split {split!r}; its parquet files are: {listed}"
+        )
+    return chosen
 
 
 def _is_called(name: str, split: str) -> bool:
     """Match `train-00000-of-00002.parquet`, `train.parquet` and `train/0000.parquet`."""
-    return any(re.match(rf"{split}(\W|_|$)", part) for part in name.split("/")[-2:])
-
-
-def _check_complete(files: list[str], folder: Path) -> None:
-    """Raise PairsError for a dataset that is still being written or was interrupted."""
-    totals = {int(found[1]) for file in files if (found := re.search(r"-of-(\d+)\.parquet$", file))}
-    versions = len({owner(file) for file in files})
-    if totals - {len(files)} or versions > 1:
-        wanted = " or ".join(map(str, sorted(totals)))
-        raise PairsError(
-            f"the dataset in {folder} is not complete: {len(files)} of {wanted} files, {versions} versions; "
-            "run the command that wrote or downloaded it again"
-        )
+    return any(re.match(rf"({split})(\W|_|$)", part) for part in name.split("/")[-2:])

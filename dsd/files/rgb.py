@@ -18,7 +18,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     try:
         return image.convert("RGB")
     except ValueError as error:
-        raise ValueError(f"cannot read a picture of mode {image.mode}; save it as RGB first") from error
+        raise ValueError(f"cannot read an image of mode {image.mode}; save it as RGB first") from error
 
 
 def _deep_gray(image: Image.Image) -> Image.Image:

@@ -6,16 +6,18 @@ show.
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from dsd.files import jsonl
 from dsd.files.contact_sheet import png
-from dsd.files.jsonl import Row, RunError
+from dsd.files.jsonl import Record, Row, RunError
+from dsd.grids.prompts import Prompt
 
 SIDE = 64  # pixels of a panel in the gutter check: removes fine texture but keeps boundaries
 NEAR = 2  # how far a boundary may be from its place, in these pixels
@@ -24,8 +26,41 @@ SEEN = 0.45  # least share of a boundary's length that must be visible
 CLEAR = 0.1  # least lead of a boundary over three quarters of the other lines: textures differ everywhere
 STRONGER = 0.2  # largest lead of any other line over the weakest boundary
 
-FROM_PROMPT = ("prompt", "seed", "rows", "columns", "recipe", "subject", "places")
-MEND = "run train.grids again with --mend, which draws it anew"
+FROM_PROMPT = ("id", "prompt", "seed", "rows", "columns", "recipe", "subject", "places")
+MEND = "run train.grids again with --mend to draw what is missing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Record):
+    """A row of `grids.jsonl`: a prompt, the image drawn from it, and the teacher's settings."""
+
+    file: str | None  # None if the teacher cannot draw the prompt
+    prompt: str
+    seed: int
+    rows: int
+    columns: int
+    recipe: str
+    subject: str
+    places: list[str]
+    generator: str
+    generator_hash: str
+    license: str
+    steps: int
+    guidance: float
+    margin: int  # pixels to crop from each side of a panel
+    rejected: str | None  # why the grid is not used, or None
+
+
+class Drawer(Protocol):
+    """Draws grids; `dsd.grids.teacher.Teacher` is one."""
+
+    stamp: Row  # the fields of a grid that record the model and its settings
+
+    def refuse(self, prompt: Prompt) -> str | None:
+        """Return why a prompt cannot be drawn, or None."""
+
+    def draw(self, prompts: list[Prompt]) -> list[Image.Image]: ...
+
 
 # ---------------------------------------------------------------- one grid
 
@@ -65,13 +100,13 @@ def _check_lines(pixels: np.ndarray, count: int, name: str) -> str | None:
     """Check boundaries that run along the first axis of `pixels` [length, count * SIDE, 3]."""
     steps = np.abs(np.diff(pixels, axis=1)).max(axis=2)  # [length, count * SIDE - 1]
     length = (steps >= STEP).mean(axis=0)  # share of each line, [count * SIDE - 1]
-    place = np.arange(1, len(length) + 1)
-    apart = np.abs(place[:, None] - SIDE * np.arange(1, count))  # [lines, boundaries]
-    found = [length[distance <= NEAR].max() for distance in apart.T]
-    weakest, others = int(np.argmin(found)), length[apart.min(axis=1) > NEAR + 1]
-    if found[weakest] < max(SEEN, np.quantile(others, 0.75) + CLEAR):
+    position = np.arange(1, len(length) + 1)
+    distances = np.abs(position[:, None] - SIDE * np.arange(1, count))  # [lines, boundaries]
+    boundaries = [length[distance <= NEAR].max() for distance in distances.T]
+    weakest, others = int(np.argmin(boundaries)), length[distances.min(axis=1) > NEAR + 1]
+    if boundaries[weakest] < max(SEEN, np.quantile(others, 0.75) + CLEAR):
         return f"gutters: no boundary between {name} {weakest + 1} and {weakest + 2}"
-    if others.max() > found[weakest] + STRONGER:
+    if others.max() > boundaries[weakest] + STRONGER:
         return f"gutters: a stronger boundary inside the {name} than between them"
     return None
 
@@ -84,57 +119,50 @@ def table(run: Path) -> Path:
     return run / "grids" / "grids.jsonl"
 
 
-def read_prompts(run: Path) -> list[Row]:
+def read_grids(run: Path) -> list[Grid]:
+    """Return the grids of a run; raise RunError for a row that lacks a field."""
+    return jsonl.read_records(table(run), Grid)
+
+
+def read_prompts(run: Path) -> list[Prompt]:
     """Return the prompts of a run; raise RunError if there are none, a field is missing or an id is bad."""
     path = run / "prompts.jsonl"
-    prompts = jsonl.read(path)
-    if not prompts:
+    rows = jsonl.read(path)
+    if not rows:
         raise RunError(f"{path} has no prompts: python -m train.prompts {run} --count 1000 writes them")
-    for number, prompt in enumerate(prompts, 1):
-        if lacking := {"id", *FROM_PROMPT} - prompt.keys():
-            raise RunError(f"{path} line {number} lacks {', '.join(sorted(lacking))}: use train.prompts")
-        if not re.fullmatch(r"\w+", prompt["id"]):  # it becomes a file name
-            raise RunError(f"{path} line {number}: an id is letters and digits, got {prompt['id']!r}")
-    if len({prompt["id"] for prompt in prompts}) < len(prompts):
-        raise RunError(f"{path} has an id twice: use train.prompts")
-    return prompts
+    for row in rows:
+        if not re.fullmatch(r"\w+", row.get("id", "")):  # it becomes a file name
+            raise RunError(f"{path}: an id must be letters and digits, got {row.get('id')!r}")
+    if len({row["id"] for row in rows}) < len(rows):
+        raise RunError(f"{path} has an id twice: write it with train.prompts")
+    return jsonl.read_records(path, Prompt)
 
 
-def draw_grids(
-    block: Sequence[Row],
-    *,
-    folder: Path,
-    draw: Callable[[list[Row]], list[Image.Image]],
-    refuse: Callable[[Row], str | None],
-    stamp: Row,
-) -> list[Row]:
-    """Draw a block of prompts into `folder` and return a row for each.
+def draw_grids(folder: Path, prompts: list[Prompt], teacher: Drawer) -> list[Grid]:
+    """Draw the prompts into `folder` and return a row for each."""
+    reasons = {prompt.id: teacher.refuse(prompt) for prompt in prompts}
+    accepted = [prompt for prompt in prompts if reasons[prompt.id] is None]
+    images = teacher.draw(accepted) if accepted else []
 
-    `refuse` returns why a prompt cannot be drawn, or None. `stamp` holds the fields about the teacher that
-    all rows share (`dsd.grids.teacher`).
-    """
-    reasons = {prompt["id"]: refuse(prompt) for prompt in block}
-    drawn = [prompt for prompt in block if reasons[prompt["id"]] is None]
-    files = {prompt["id"]: f"{prompt['id']}.png" for prompt in drawn}
-
-    def keep(pair: tuple[Row, Image.Image]) -> None:
-        prompt, grid = pair
-        jsonl.write(folder / files[prompt["id"]], png(grid))
-        reasons[prompt["id"]] = check_gutters(grid, prompt["rows"], prompt["columns"])
+    def save(prompt: Prompt, image: Image.Image) -> None:
+        jsonl.write_atomic(folder / f"{prompt.id}.png", png(image))
+        reasons[prompt.id] = check_gutters(image, prompt.rows, prompt.columns)
 
     with ThreadPoolExecutor() as pool:  # encoding a large PNG takes as long as drawing it on a small GPU
-        list(pool.map(keep, zip(drawn, draw(drawn) if drawn else [], strict=True)))
-    return [_row(prompt, files.get(prompt["id"]), reasons[prompt["id"]], stamp) for prompt in block]
+        list(pool.map(save, accepted, images))
+    files = {prompt.id: f"{prompt.id}.png" for prompt in accepted}
+    return [new_grid(prompt, files.get(prompt.id), reasons[prompt.id], teacher.stamp) for prompt in prompts]
 
 
-def _row(prompt: Row, file: str | None, reason: str | None, stamp: Row) -> Row:
-    told = {name: prompt[name] for name in FROM_PROMPT}
-    return {"id": prompt["id"], "file": file, **told, **stamp, "rejected": reason}
+def new_grid(prompt: Prompt, file: str | None, rejected: str | None, stamp: Row) -> Grid:
+    """Return the row of a grid; `stamp` records the teacher and its settings."""
+    fields = {name: getattr(prompt, name) for name in FROM_PROMPT}
+    return Grid(file=file, **fields, **stamp, rejected=rejected)
 
 
-def open_grid(run: Path, grid: Row) -> Image.Image:
-    """Return the RGB image of a row; raise RunError if it is missing or damaged."""
-    path = run / "grids" / str(grid["file"])
+def open_grid(run: Path, grid: Grid) -> Image.Image:
+    """Return the RGB image of a grid; raise RunError if it is missing or damaged."""
+    path = run / "grids" / str(grid.file)
     try:
         with Image.open(path) as image:
             return image.convert("RGB")
@@ -142,46 +170,26 @@ def open_grid(run: Path, grid: Row) -> Image.Image:
         raise RunError(f"{path} cannot be read ({error}): {MEND}") from error
 
 
+def open_panels(run: Path, grid: Grid) -> list[Image.Image]:
+    """Return the panels of a grid in reading order, RGB; raise RunError if its file is missing or damaged."""
+    return panels(open_grid(run, grid), grid.rows, grid.columns, grid.margin)
+
+
 # ---------------------------------------------------------------- resuming a run
 
 
-def check_run(run: Path, prompts: Iterable[Row], stamp: Row) -> None:
+def check_run(run: Path, prompts: list[Prompt], stamp: Row) -> None:
     """Raise RunError if a run cannot be resumed: other settings, other prompts, or missing files."""
-    path = table(run)
-    drawn = jsonl.read_all(path)
-    for row in drawn[:1]:  # all rows share these settings, since each was drawn after this check
-        _check_settings(path, row, stamp)
-    _check_prompts(path, {row["id"]: row for row in drawn}, prompts)
-    gone = [row["file"] for row in drawn if row["file"] and not _there(path.with_name(row["file"]))]
-    if gone:
-        raise RunError(f"{len(gone)} grids are missing or empty, {path.with_name(gone[0])} for one: {MEND}")
-
-
-def _check_settings(path: Path, row: Row, stamp: Row) -> None:
-    names = [name for name in stamp if name not in ("generator", "license")]  # a model may have several names
-    other = [f"{name} {row.get(name)}, now {stamp[name]}" for name in names if row.get(name) != stamp[name]]
-    if other:
-        raise RunError(
-            f"{path} was drawn by {row.get('generator')} with other settings ({'; '.join(other)}): "
-            "use those again, or another run folder"
-        )
-
-
-def _check_prompts(path: Path, drawn: dict[str, Row], prompts: Iterable[Row]) -> None:
+    path, rows = table(run), {grid.id: grid.to_json() for grid in read_grids(run)}
+    # A model may have several names, so its hash counts.
+    settings = {name: value for name, value in stamp.items() if name not in ("generator", "license")}
     for prompt in prompts:
-        row = drawn.get(prompt["id"], prompt)
-        if any(row.get(name) != prompt[name] for name in ("prompt", "seed", "rows", "columns")):
-            raise RunError(
-                f"{path} has grid {prompt['id']} by another prompt than prompts.jsonl now says: "
-                f"use another run folder, or delete {path.parent}"
-            )
-
-
-def _there(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0
-    except FileNotFoundError:
-        return False
+        if prompt.id in rows:
+            drawn = {name: getattr(prompt, name) for name in ("prompt", "seed", "rows", "columns")}
+            jsonl.check_same(f"{path} row {prompt.id}", rows[prompt.id], {**settings, **drawn})
+    files = [path.with_name(row["file"]) for row in rows.values() if row["file"]]
+    if missing := [file for file in files if not file.exists() or file.stat().st_size == 0]:
+        raise RunError(f"{len(missing)} grids are missing or empty, such as {missing[0]}: {MEND}")
 
 
 def sweep(run: Path) -> None:
@@ -192,13 +200,12 @@ def sweep(run: Path) -> None:
 
 def mend(run: Path) -> int:
     """Remove the rows whose image cannot be read, so that they are drawn again, and return their number."""
-
-    def readable(row: Row) -> bool:
+    damaged = set()
+    for grid in read_grids(run):
         try:
-            return not row["file"] or bool(open_grid(run, row))
+            if grid.file:
+                open_grid(run, grid)
         except RunError:
-            return False
-
-    before = jsonl.read_all(table(run))
-    jsonl.merge(table(run), keep=readable)
-    return len(before) - len(jsonl.read(table(run)))
+            damaged.add(grid.id)
+    jsonl.merge(table(run), keep=lambda row: row["id"] not in damaged)
+    return len(damaged)

@@ -13,19 +13,22 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from dsd.files.jsonl import Row, RunError, read, writing
+from dsd.files import jsonl
+from dsd.files.jsonl import Record, Row
 from dsd.grids import references, writers
 from dsd.grids.recipes import RECIPES, Recipe
-from dsd.grids.writers import Draft, Unusable, check_same
+from dsd.grids.writers import Draft, Unusable
 from dsd.vlm.base import VLM
 
 MOST = 1_000_000  # grids in one run: an id has six digits, and so does the grid's part of its seed
 MAX_SEED = 4293  # keeps every grid's seed below 2**32, the limit of the page
 PHRASING = 3  # separates this use of a seed from other uses
 BLOCK = 200  # rows written at a time
+SETTINGS = ("recipe", "rows", "columns", "writer", "seed", "caption")  # of a row, from options and writer
 PATIENCE = 1000  # consecutive unusable captions before giving up
 _ROWS = {1: ("",), 2: ("top", "bottom"), 3: ("top", "middle", "bottom")}
 _COLUMNS = {1: ("",), 2: ("left", "right"), 3: ("left", "center", "right")}
@@ -41,7 +44,25 @@ class TooLong(PromptError):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Prompt(Record):
+    """A row of `prompts.jsonl`: what to draw in one grid."""
+
+    OPTIONAL: ClassVar = frozenset({"phrasing", "caption", "writer"})
+
+    prompt: str
+    subject: str
+    places: list[str]  # one for each panel, in reading order
+    rows: int
+    columns: int
+    recipe: str
+    phrasing: int = 0  # index into the recipe's phrasings
+    caption: str = ""  # that the subject is from
+    writer: str = ""
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
     """Options for a run's prompts; all but `count` stay the same for the whole run."""
 
     count: int  # total number of prompts
@@ -60,6 +81,9 @@ class Options:
             raise PromptError(f"seed must be from 0 to {MAX_SEED}, got {self.seed}")
 
 
+# ---------------------------------------------------------------- one prompt
+
+
 def compose_prompt(
     recipe: Recipe, subject: str, places: Sequence[str], rows: int, columns: int, phrasing: int = 0
 ) -> str:
@@ -70,20 +94,21 @@ def compose_prompt(
     not have, and TooLong for an overlong text.
     """
     _check_layout(recipe, rows, columns)
-    if len(places) != rows * columns:
-        raise PromptError(f"a {rows}x{columns} grid has {rows * columns} places, got {len(places)}")
+    count = rows * columns
+    if len(places) != count:
+        raise PromptError(f"a {rows}x{columns} grid has {count} places, got {len(places)}")
     if not 0 <= phrasing < len(recipe.phrasings):
         raise PromptError(f"{recipe.name} has phrasings 0 to {len(recipe.phrasings) - 1}, got {phrasing}")
-    subject = _fitting(recipe, "subject", subject)
-    where = [f"{v} {h}".strip() for v in _ROWS[rows] for h in _COLUMNS[columns]]
+    subject = _one_line(recipe, "subject", subject)
+    names = [f"{row} {column}".strip() for row in _ROWS[rows] for column in _COLUMNS[columns]]
     panels = " ".join(
-        recipe.panel.format(where=name, place=_fitting(recipe, "place", place))
-        for name, place in zip(where, places, strict=True)
+        recipe.panel.format(where=name, place=_one_line(recipe, "place", place))
+        for name, place in zip(names, places, strict=True)
     )
-    wording = recipe.phrasings[phrasing]
-    count = rows * columns
-    prompt = wording.format(count=count, rows=rows, columns=columns, subject=subject, panels=panels)
-    return _fitting(recipe, "prompt", prompt)
+    prompt = recipe.phrasings[phrasing].format(
+        count=count, rows=rows, columns=columns, subject=subject, panels=panels
+    )
+    return _one_line(recipe, "prompt", prompt)
 
 
 def _check_layout(recipe: Recipe, rows: int, columns: int) -> None:
@@ -92,7 +117,7 @@ def _check_layout(recipe: Recipe, rows: int, columns: int) -> None:
         raise PromptError(f"grids of {recipe.name} are {layouts}, got {rows}x{columns}")
 
 
-def _fitting(recipe: Recipe, part: str, text: str) -> str:
+def _one_line(recipe: Recipe, part: str, text: str) -> str:
     """Return the text on one line; raise PromptError if it is empty and TooLong if it is too long."""
     words, most = text.split(), recipe.longest[part]
     if not words:
@@ -102,9 +127,12 @@ def _fitting(recipe: Recipe, part: str, text: str) -> str:
     return " ".join(words)
 
 
+# ---------------------------------------------------------------- the prompts of a run
+
+
 def write_prompts(
     run: Path,
-    options: Options,
+    options: PromptOptions,
     *,
     captions: Iterable[str] | None = None,
     vlm: VLM | None = None,
@@ -116,117 +144,111 @@ def write_prompts(
     writer. `on_row` gets the number of finished rows and the dropped captions by reason; the latter are also
     returned. Raise RunError if the run was begun with other settings or cannot be written.
     """
-    path, dropped = run / "prompts.jsonl", Counter()
+    path, dropped, new = run / "prompts.jsonl", Counter(), []
     captions = references.pocket(options.seed) if captions is None else captions
-    with writing(path) as append, closing(_drafts(run, options, captions, vlm)) as drafts:
-        grids = islice(_grids(options, drafts, _writer_name(options, vlm), dropped), options.count)
-        for there, now in zip(read(path), grids, strict=False):
-            _check_row(path, there, now)
-            on_row(int(now["id"]) + 1, dropped)
-        _append_in_blocks(append, grids, lambda row: on_row(int(row["id"]) + 1, dropped))
+    writer, drafts = _drafts(run, options, captions, vlm)
+    with jsonl.writing(path) as append, closing(drafts):
+        existing = jsonl.read(path)
+        prompts = _prompts(options, drafts, writer, dropped)
+        try:
+            for index, prompt in enumerate(islice(prompts, options.count)):
+                if index < len(existing):
+                    _check_row(path, existing[index], prompt)
+                else:
+                    new.append(prompt.to_json())
+                if len(new) == BLOCK:
+                    append(new)
+                    new = []
+                on_row(index + 1, dropped)
+        finally:
+            append(new)  # also the finished rows before an error
     return dropped
 
 
-def _append_in_blocks(append: Callable, grids: Iterable[Row], on_row: Callable[[Row], None]) -> None:
-    """Append the rows in blocks; write the finished rows even if an exception stops the iteration."""
-    new = []
-    try:
-        for row in grids:
-            new.append(row)
-            on_row(row)
-            if len(new) == BLOCK:
-                append(new)
-                new = []
-    finally:
-        append(new)
+def _check_row(path: Path, row: Row, prompt: Prompt) -> None:
+    """Raise RunError if a row is not the one that these settings make; name the settings first."""
+    where, new = f"{path} row {prompt.id}", prompt.to_json()
+    jsonl.check_same(where, row, {name: new[name] for name in SETTINGS})
+    jsonl.check_same(where, row, new)
 
 
-def _drafts(run: Path, options: Options, captions: Iterable[str], vlm: VLM | None) -> Iterator[Draft]:
+def _drafts(
+    run: Path, options: PromptOptions, captions: Iterable[str], vlm: VLM | None
+) -> tuple[str, Iterator[Draft]]:
+    """Return the name of the writer and its drafts."""
     count = options.rows * options.columns
     if vlm is None:
-        return writers.WITHOUT_MODEL[options.recipe](captions, count, seed=options.seed)
-    return writers.ask(captions, count, vlm=vlm, recipe=RECIPES[options.recipe], path=run / "writer.jsonl")
+        writer = writers.WITHOUT_MODEL[options.recipe]
+        return writer.__name__, writer(captions, count, seed=options.seed)
+    path = run / "writer.jsonl"
+    return vlm.name, writers.ask(captions, count, vlm=vlm, recipe=RECIPES[options.recipe], path=path)
 
 
-def _writer_name(options: Options, vlm: VLM | None) -> str:
-    return vlm.name if vlm else writers.WITHOUT_MODEL[options.recipe].__name__
-
-
-def _grids(options: Options, drafts: Iterable[Draft], writer: str, dropped: Counter) -> Iterator[Row]:
-    """Yield a row for each usable draft, and count the others in `dropped` by reason.
+def _prompts(
+    options: PromptOptions, drafts: Iterable[Draft], writer: str, dropped: Counter
+) -> Iterator[Prompt]:
+    """Yield a prompt for each usable draft, and count the others in `dropped` by reason.
 
     Raise PromptError after `PATIENCE` unusable captions in a row, since the next ones will hardly do better.
     """
     seen: set[int] = set()
-    index, wasted = 0, Counter()
+    index, failures = 0, Counter()
     for draft in drafts:
         try:
-            row = _row(index, draft, options, writer, seen)
+            prompt = _prompt(index, draft, options, writer)
+            _check_new(draft, seen)
         except Unusable as error:
-            dropped[str(error)] += 1
-            wasted[str(error)] += str(error) not in writers.FREE
-            if wasted.total() == PATIENCE:
-                why = f"{PATIENCE} captions in a row gave no prompt ({tell(wasted)})"
-                raise PromptError(f"{why}: choose other captions, or another writer") from None
+            reason = str(error)
+            dropped[reason] += 1
+            failures[reason] += reason not in (writers.EMPTY, writers.REPEATED)
+            if failures.total() == PATIENCE:
+                raise PromptError(
+                    f"{PATIENCE} captions in a row gave no prompt ({describe(failures)}): choose other "
+                    "captions, or another writer"
+                ) from None
         else:
-            index, wasted = index + 1, Counter()
-            yield row
+            index, failures = index + 1, Counter()
+            yield prompt
 
 
-def tell(dropped: Counter) -> str:
+def describe(dropped: Counter) -> str:
     """Return the counts as text, the most frequent first: `12 near-duplicate, 3 too long`."""
     return ", ".join(f"{number} {reason}" for reason, number in dropped.most_common() if number)
 
 
-def _row(index: int, draft: Draft, options: Options, writer: str, seen: set[int]) -> Row:
-    """Return the row; raise Unusable if the draft was dropped, is held out, too long, or a near-duplicate."""
+def _prompt(index: int, draft: Draft, options: PromptOptions, writer: str) -> Prompt:
+    """Return the prompt; raise Unusable if the draft was dropped, is held out or too long."""
     if draft.dropped or writers.is_held_out(draft.subject):
         raise Unusable(draft.dropped or "held out")
     recipe = RECIPES[options.recipe]
     phrasing = int(np.random.default_rng((options.seed, index, PHRASING)).integers(len(recipe.phrasings)))
     try:
-        prompt = compose_prompt(recipe, draft.subject, draft.places, options.rows, options.columns, phrasing)
+        text = compose_prompt(recipe, draft.subject, draft.places, options.rows, options.columns, phrasing)
     except TooLong:
         raise Unusable("too long") from None
-    _remember(draft, seen)
-    return {
-        "id": f"{index:06}",
-        "prompt": prompt,
-        "subject": draft.subject,
-        "places": list(draft.places),
-        "rows": options.rows,
-        "columns": options.columns,
-        "recipe": recipe.name,
-        "phrasing": phrasing,
-        "caption": draft.caption,
-        "writer": writer,
-        "seed": grid_seed(options.seed, index),
-    }
+    return Prompt(
+        id=f"{index:06}",
+        prompt=text,
+        subject=draft.subject,
+        places=list(draft.places),
+        rows=options.rows,
+        columns=options.columns,
+        recipe=recipe.name,
+        phrasing=phrasing,
+        caption=draft.caption,
+        writer=writer,
+        seed=options.seed * MOST + index,  # no run with another seed shares it
+    )
 
 
-def _remember(draft: Draft, seen: set[int]) -> None:
+# ---------------------------------------------------------------- likeness of prompts
+
+
+def _check_new(draft: Draft, seen: set[int]) -> None:
     keys = fingerprints(draft.subject, draft.places)
     if not seen.isdisjoint(keys):
         raise Unusable("near-duplicate")
     seen |= keys
-
-
-def grid_seed(seed: int, index: int) -> int:
-    """Return a seed that no run with another seed shares: 7000042 for grid 42 of seed 7."""
-    return seed * MOST + index
-
-
-def _check_row(path: Path, there: Row, now: Row) -> None:
-    """Raise RunError, naming the difference, if a run's row is not the one that these settings make."""
-    check_same(path, _settings(there), _settings(now))
-    if there != now:
-        raise RunError(f"{path} row {now['id']} is not what these settings make: go on in another folder")
-
-
-def _settings(row: Row) -> Row:
-    layout = f"{row.get('rows')}x{row.get('columns')}"
-    same = {name: row.get(name) for name in ("recipe", "writer", "caption")}
-    return {"seed": row.get("seed", 0) // MOST, "layout": layout, **same}
 
 
 def fingerprints(subject: str, places: Sequence[str]) -> set[int]:
@@ -234,19 +256,18 @@ def fingerprints(subject: str, places: Sequence[str]) -> set[int]:
 
     Near-duplicates differ in at most one word or, with more than two places, in at most one place; the order
     does not matter. A fingerprint is a sum of word hashes: over all words, or over all but one word or place.
-    About thirty lookups thus compare a grid exactly with all earlier ones, where comparing all pairs of
-    100,000 grids would take billions of steps.
+    About thirty lookups thus compare a grid exactly with all earlier ones.
     """
-    parts = [[_number(word) for word in _words(text) if word not in _SMALL] for text in (subject, *places)]
-    whole = sum(map(sum, parts))
-    without = [number for part in parts for number in part]
+    parts = [[_hash(word) for word in _words(text) if word not in _SMALL] for text in (subject, *places)]
+    omitted = [0, *(number for part in parts for number in part)]
     if len(places) > 2:
-        without += [sum(part) for part in parts[1:]]
-    return {(whole - number) % 2**64 for number in (0, *without)}
+        omitted += [sum(part) for part in parts[1:]]
+    whole = sum(map(sum, parts))
+    return {(whole - number) % 2**64 for number in omitted}
 
 
 @lru_cache(100_000)
-def _number(word: str) -> int:
+def _hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
 
 
@@ -254,23 +275,21 @@ def _words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def diversity(prompts: Iterable[Row]) -> dict[str, float]:
+def diversity(prompts: Iterable[Prompt]) -> dict[str, float]:
     """Return how varied the subjects and places are; the recipe's wording around them is left out.
 
     `distinct_n` is the usual share of unique n-grams among all n-grams. It falls as a run grows, so compare
     only runs of the same size.
     """
-    subjects, places, total = set(), set(), 0
-    grams, sums = [set(), set(), set()], [0, 0, 0]
-    for row in prompts:
-        total += 1
-        texts = [_words(text) for text in (row["subject"], *row["places"])]
-        subjects.add(tuple(texts[0]))
-        places.update(map(tuple, texts[1:]))
-        for n in range(3):
-            found = [tuple(words[i : i + n + 1]) for words in texts for i in range(len(words) - n)]
-            grams[n].update(found)
-            sums[n] += len(found)
-    shares = {f"distinct_{n + 1}": len(grams[n]) / max(1, sums[n]) for n in range(3)}
-    counts = {f"ngrams_{n + 1}": len(grams[n]) for n in range(3)}
-    return {"prompts": total, "subjects": len(subjects), "places": len(places), **counts, **shares}
+    texts = [[_words(text) for text in (prompt.subject, *prompt.places)] for prompt in prompts]
+    shares: dict[str, float] = {
+        "subjects": len({tuple(words[0]) for words in texts}),
+        "places": len({tuple(place) for words in texts for place in words[1:]}),
+    }
+    for n in (1, 2, 3):
+        grams = [
+            tuple(words[i : i + n]) for prompt in texts for words in prompt for i in range(len(words) - n + 1)
+        ]
+        shares[f"ngrams_{n}"] = len(set(grams))
+        shares[f"distinct_{n}"] = len(set(grams)) / max(1, len(grams))
+    return shares

@@ -17,6 +17,7 @@ from dsd.pocket.world import sample_context, sample_critter
 
 COLUMNS = ("caption", "text")  # the usual names of the caption column
 POCKET = 1  # separates this use of a seed from other uses
+Numbered = Iterator[tuple[int, object]]  # line or row number, value
 
 
 class CaptionError(ValueError):
@@ -38,45 +39,41 @@ def read(path: Path, column: str | None = None) -> Iterator[str]:
     line; errors in the content are raised when the iterator reaches them.
     """
     if not path.is_file():
-        raise CaptionError(f"there is no file of captions {path}")
-    readers = {".txt": _text, ".jsonl": _json_lines, ".parquet": _parquet}
-    if path.suffix not in readers:
-        raise CaptionError(f"captions come as {', '.join(readers)}, got {path}")
-    if column and path.suffix == ".txt":
-        raise CaptionError(f"a text file has no columns: leave out --column {column}, or give a .jsonl file")
-    return _checked(path, readers[path.suffix](path, column))
+        raise CaptionError(f"there is no caption file {path}: check the name")
+    if path.suffix == ".txt":
+        if column:
+            raise CaptionError(f"a text file has no columns: leave out --column {column}, or use .jsonl")
+        return _texts(path, _lines(path))
+    if path.suffix == ".jsonl":
+        return _texts(path, _json_values(path, column))
+    if path.suffix == ".parquet":
+        return _texts(path, _parquet_values(path, column))
+    raise CaptionError(f"captions must be a .txt, .jsonl or .parquet file, got {path}")
 
 
-def _checked(path: Path, found: Iterable[tuple[int, object]]) -> Iterator[str]:
-    empty = True
-    for number, value in found:
-        if value is not None and not isinstance(value, str):
-            raise CaptionError(f"{path} line {number}: a caption is text, got {value!r:.60}")
+def _texts(path: Path, values: Iterable[tuple[int, object]]) -> Iterator[str]:
+    is_empty = True
+    for number, value in values:
+        if not isinstance(value, str | None):
+            raise CaptionError(f"{path} line {number}: a caption must be text, got {value!r:.60}")
         text = " ".join((value or "").split())
-        empty = empty and not text
+        is_empty = is_empty and not text
         yield text
-    if empty:
-        raise CaptionError(f"{path} is empty: it must hold one caption a line")
+    if is_empty:
+        raise CaptionError(f"{path} is empty: write one caption a line")
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path) -> Numbered:
     """Yield the lines, numbered from 1; only a newline ends one, since captions contain other separators."""
-    try:
-        with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                try:
-                    yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-                except UnicodeDecodeError as error:
-                    raise CaptionError(f"{path} line {number} is not UTF-8: {line[:60]!r}") from error
-    except OSError as error:
-        raise CaptionError(f"cannot read the captions in {path}: {error.strerror or error}") from error
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+            except UnicodeDecodeError as error:
+                raise CaptionError(f"{path} line {number} is not UTF-8: {line[:60]!r}") from error
 
 
-def _text(path: Path, column: str | None) -> Iterator[tuple[int, object]]:
-    yield from _lines(path)
-
-
-def _json_lines(path: Path, column: str | None) -> Iterator[tuple[int, object]]:
+def _json_values(path: Path, column: str | None) -> Numbered:
     for number, line in _lines(path):
         if not line.strip():
             continue
@@ -89,7 +86,7 @@ def _json_lines(path: Path, column: str | None) -> Iterator[tuple[int, object]]:
         yield number, row[_column(f"{path} line {number}", list(row), column)]
 
 
-def _parquet(path: Path, column: str | None) -> Iterator[tuple[int, object]]:
+def _parquet_values(path: Path, column: str | None) -> Numbered:
     file = parquet.open_file(str(path))
     name, number = _column(str(path), file.schema_arrow.names, column), 0
     for group in range(file.num_row_groups):
@@ -101,10 +98,10 @@ def _parquet(path: Path, column: str | None) -> Iterator[tuple[int, object]]:
         number += len(values)
 
 
-def _column(where: str, names: list[str], asked: str | None) -> str:
-    wanted = (asked,) if asked else COLUMNS
+def _column(where: str, names: list[str], column: str | None) -> str:
+    wanted = (column,) if column else COLUMNS
     for name in wanted:
         if name in names:
             return name
-    there = f"only {', '.join(names)}: choose one by --column" if names else "nor any other"
+    there = f"only {', '.join(names)}: choose one with --column" if names else "nor any other"
     raise CaptionError(f"{where} has no column {' or '.join(wanted)}, {there}")

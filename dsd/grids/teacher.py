@@ -3,11 +3,11 @@
 `Settings` says how to prompt each model. `dsd.grids.grids` checks where the panels are and stores the grids.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from queue import SimpleQueue
-from threading import Semaphore, Thread
+from threading import Thread
 from typing import Any
 
 import torch
@@ -18,7 +18,8 @@ from torch import Tensor
 from dsd.files import hub
 from dsd.files.jsonl import Row
 from dsd.generate.drawing import public_name
-from dsd.model import checkpoint, flow, latents
+from dsd.grids.prompts import Prompt
+from dsd.model import checkpoint, latents
 from dsd.model.canvas import MULTIPLE
 from dsd.model.checkpoint import LoadError
 from dsd.model.memory import Way, noticing_shortage
@@ -76,19 +77,65 @@ class Teacher:
             "margin": self.settings.margin,
         }
 
-    def tokens(self, grid: Row) -> int:
+    def tokens(self, prompt: Prompt) -> int:
         """Return the maximum prompt length for this grid's layout, in tokens."""
-        return self.settings.tokens_of.get(_layout(grid), self.settings.tokens)
+        return self.settings.tokens_of.get((prompt.rows, prompt.columns), self.settings.tokens)
 
-    def refuse(self, grid: Row) -> str | None:
+    def refuse(self, prompt: Prompt) -> str | None:
         """Return why this grid cannot be drawn, or None.
 
         A prompt that is too long would be truncated, and its last panels lost.
         """
-        length = len(self.pipe.tokenizer_2(grid["prompt"], verbose=False).input_ids)
-        if length <= self.tokens(grid):
+        length = len(self.pipe.tokenizer_2(prompt.prompt, verbose=False).input_ids)
+        if length <= self.tokens(prompt):
             return None
-        return f"prompt too long: {length} tokens, the model reads {self.tokens(grid)}"
+        return f"prompt too long: {length} tokens, the model reads {self.tokens(prompt)}"
+
+    def draw(
+        self, prompts: list[Prompt], *, on_step: Callable[[Step], None] | None = None
+    ) -> list[Image.Image]:
+        """Draw one grid for each prompt, one batch per layout.
+
+        Each grid has its own noise, so it does not depend on the others, except for rounding. `on_step` is
+        called with every `Step` of a batch; an exception that it raises stops the drawing.
+        """
+        images: dict[int, Image.Image] = {}
+        for layout in dict.fromkeys((prompt.rows, prompt.columns) for prompt in prompts):
+            batch = [i for i, prompt in enumerate(prompts) if (prompt.rows, prompt.columns) == layout]
+            images |= zip(batch, _draw_layout(self, [prompts[i] for i in batch], on_step), strict=True)
+        return [images[i] for i in range(len(prompts))]
+
+    def stream(self, prompts: list[Prompt]) -> Iterator[Step | list[Image.Image]]:
+        """Yield a `Step` after each step, whose `preview()` shows the grids so far, then the grids.
+
+        Closing the iterator stops the drawing before the next step. The stock pipeline cannot pause, so it
+        runs in a thread that waits after each step until the next item is requested.
+        """
+        reports, orders = SimpleQueue(), SimpleQueue()
+
+        def on_step(step: Step) -> None:
+            reports.put(step)
+            if orders.get() == "stop":
+                raise InterruptedError
+
+        def work() -> None:
+            try:
+                reports.put(self.draw(prompts, on_step=on_step))
+            except Exception as error:  # raised again below
+                reports.put(error)
+
+        thread = Thread(target=work, daemon=True)
+        thread.start()
+        try:
+            while isinstance(report := reports.get(), Step):
+                yield report
+                orders.put("continue")
+            if isinstance(report, Exception):
+                raise report
+            yield report
+        finally:
+            orders.put("stop")
+            thread.join()
 
 
 def load_teacher(
@@ -109,7 +156,8 @@ def load_teacher(
     that says what to do.
     """
     preset, kind = checkpoint.resolve(name), _kind(name, like)
-    settings = _override(SETTINGS[kind], steps=steps, guidance=guidance, margin=margin)
+    changes = {"steps": steps, "guidance": guidance, "margin": margin}
+    settings = replace(SETTINGS[kind], **{name: it for name, it in changes.items() if it is not None})
     base = preset.teacher or preset.base
     device = torch.device(device or checkpoint.best_device())
     checkpoint.check_offload(offload, device)
@@ -141,44 +189,6 @@ def taught_lengths(pipe: FluxPipeline) -> dict[str, Any]:
     return {"tokens": max(lengths.values()), "tokens_of": lengths}
 
 
-def draw(
-    teacher: Teacher, grids: Sequence[Row], *, on_step: Callable[[Step], None] | None = None
-) -> list[Image.Image]:
-    """Draw the grids of these rows (`prompt`, `seed`, `rows`, `columns`), one batch per layout.
-
-    Each grid has its own noise, so it does not depend on the others, except for rounding. `on_step` is called
-    with every `Step` of a batch; an exception that it raises stops the drawing.
-    """
-    images: dict[int, Image.Image] = {}
-    for layout in dict.fromkeys(map(_layout, grids)):
-        places = [place for place, grid in enumerate(grids) if _layout(grid) == layout]
-        drawn = _draw_layout(teacher, [grids[place] for place in places], on_step)
-        images.update(zip(places, drawn, strict=True))
-    return [images[place] for place in range(len(grids))]
-
-
-def stream(teacher: Teacher, grids: Sequence[Row]) -> Iterator[Step | list[Image.Image]]:
-    """Yield a `Step` after each step, whose `preview()` shows the grids so far, then the grids.
-
-    Closing the iterator stops the drawing before the next step. The stock pipeline cannot pause, so it runs
-    in a separate thread that waits after each step until the next item is requested.
-    """
-    watched = _Watched()
-    thread = Thread(target=watched.work, args=(teacher, grids), daemon=True)
-    thread.start()
-    try:
-        while isinstance(report := watched.reports.get(), Step):
-            yield report
-            watched.turn.release()
-        if isinstance(report, BaseException):
-            raise report
-        yield report
-    finally:
-        watched.closed = True
-        watched.turn.release()
-        thread.join()
-
-
 def panel_side(pipe: FluxPipeline) -> int:
     """Return the side of a panel in pixels: half of the model's best size, 512 for FLUX."""
     side = pipe.vae.config.sample_size
@@ -192,16 +202,12 @@ def _kind(name: str, like: str | None) -> str:
     """Return the name of the preset whose settings apply to this model."""
     kind = like or name
     if name in SETTINGS and kind != name:
-        raise LoadError(f"{name} is asked in its own way: leave out like={like!r}")
+        raise LoadError(f"{name} has its own settings: leave out like={like!r}")
     if kind not in SETTINGS:
         raise LoadError(
-            f"how is {name} asked? say which it is like, one of {', '.join(SETTINGS)}, got like={like!r}"
+            f"{name} needs settings: say which model it is like, {', '.join(SETTINGS)}, got like={like!r}"
         )
     return kind
-
-
-def _override(settings: Settings, **given: Any) -> Settings:
-    return replace(settings, **{name: value for name, value in given.items() if value is not None})
 
 
 def _check_plain(pipe: FluxPipeline, name: str) -> None:
@@ -215,61 +221,34 @@ def _check_plain(pipe: FluxPipeline, name: str) -> None:
 # ---------------------------------------------------------------- drawing
 
 
-class _Closed(Exception):
-    """Raised inside the drawing thread when its consumer has stopped."""
-
-
-class _Watched:
-    """A drawing in a thread that takes turns with its consumer."""
-
-    def __init__(self) -> None:
-        self.reports, self.turn, self.closed = SimpleQueue(), Semaphore(0), False
-
-    def work(self, teacher: Teacher, grids: Sequence[Row]) -> None:
-        try:
-            self.reports.put(draw(teacher, grids, on_step=self._report))
-        except Exception as error:  # `stream` raises it again
-            self.reports.put(error)
-
-    def _report(self, step: Step) -> None:
-        self.reports.put(step)
-        self.turn.acquire()
-        if self.closed:
-            raise _Closed
-
-
-def _layout(grid: Row) -> tuple[int, int]:
-    return grid["rows"], grid["columns"]
-
-
 def _draw_layout(
-    teacher: Teacher, grids: list[Row], on_step: Callable[[Step], None] | None
+    teacher: Teacher, prompts: list[Prompt], on_step: Callable[[Step], None] | None
 ) -> list[Image.Image]:
+    """Draw prompts of one layout in one batch."""
     pipe, settings = teacher.pipe, teacher.settings
-    height, width = (settings.panel * count for count in _layout(grids[0]))
-    noise = _noise(pipe, grids, height, width)
-    watch = _Watch(pipe, noise, (height, width), on_step) if on_step else None
+    height, width = settings.panel * prompts[0].rows, settings.panel * prompts[0].columns
+    noise = _noise(pipe, prompts, height, width)
     try:
         return pipe(
-            [grid["prompt"] for grid in grids],
+            [prompt.prompt for prompt in prompts],
             height=height,
             width=width,
             num_inference_steps=settings.steps,
-            max_sequence_length=teacher.tokens(grids[0]),
+            max_sequence_length=teacher.tokens(prompts[0]),
             latents=noise,
-            callback_on_step_end=watch,
-            **guidance_settings(pipe, settings.guidance, len(grids)),
+            callback_on_step_end=_Watch(noise, height, width, on_step) if on_step else None,
+            **guidance_settings(pipe, settings.guidance, len(prompts)),
         ).images
     finally:
         pipe.maybe_free_model_hooks()  # the pipeline skips this when a step raises
 
 
-def _noise(pipe: FluxPipeline, grids: list[Row], height: int, width: int) -> Tensor:
+def _noise(pipe: FluxPipeline, prompts: list[Prompt], height: int, width: int) -> Tensor:
     """Return the noise [B, tokens, C] that the pipeline itself would draw from these seeds."""
-    generators = [torch.Generator().manual_seed(grid["seed"]) for grid in grids]
+    generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
     channels, dtype = pipe.transformer.config.in_channels // 4, pipe.text_encoder_2.dtype
     device = pipe._execution_device
-    return pipe.prepare_latents(len(grids), channels, height, width, dtype, device, generators)[0]
+    return pipe.prepare_latents(len(prompts), channels, height, width, dtype, device, generators)[0]
 
 
 def guidance_settings(pipe: FluxPipeline, guidance: float, count: int) -> dict[str, Any]:
@@ -285,23 +264,22 @@ def guidance_settings(pipe: FluxPipeline, guidance: float, count: int) -> dict[s
 
 @dataclass
 class _Watch:
-    """The callback that the pipeline calls after each step."""
+    """The callback that the pipeline calls after each step; it reports the step to `on_step`."""
 
-    pipe: FluxPipeline
     latents: Tensor  # [B, tokens, C] before the step
-    size: tuple[int, int]  # height, width of a grid
+    height: int  # of a grid, in pixels
+    width: int
     on_step: Callable[[Step], None]
 
     def __call__(self, pipe: FluxPipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict:
         before, after = self.latents, tensors["latents"]
-        now, then = (float(sigma) for sigma in pipe.scheduler.sigmas[index : index + 2])
-        velocity = (after - before) / (then - now)  # inverts the Euler step
-        data = flow.estimate_data(after, velocity, then)
+        start, end = (float(sigma) for sigma in pipe.scheduler.sigmas[index : index + 2])
+        data = torch.lerp(before, after, start / (start - end))  # a step is straight: extend it to t = 0
         self.latents = after
-        self.on_step(Step(index, pipe.num_timesteps, lambda: self._preview(data)))
+        self.on_step(Step(index, pipe.num_timesteps, lambda: self._preview(pipe, data)))
         return tensors
 
-    def _preview(self, tokens: Tensor) -> list[Image.Image]:
-        unpacked = latents.unpack(tokens, *self.size, vae_scale=self.pipe.vae_scale_factor)
-        with torch.no_grad():
-            return self.pipe.image_processor.postprocess(latents.decode(self.pipe.vae, unpacked))
+    @torch.no_grad()
+    def _preview(self, pipe: FluxPipeline, data: Tensor) -> list[Image.Image]:
+        unpacked = latents.unpack(data, self.height, self.width, vae_scale=pipe.vae_scale_factor)
+        return pipe.image_processor.postprocess(latents.decode(pipe.vae, unpacked))

@@ -8,12 +8,12 @@ from dsd.curation import captions
 from dsd.curation.captions import (
     LONGEST,
     SHORTER,
+    Caption,
     caption_grids,
     counter,
-    cut,
     enhance,
     estimate,
-    line,
+    one_line,
     tokenizer_of,
     write,
 )
@@ -38,11 +38,11 @@ def seen(request: Request) -> str:
     return " to ".join(NAMES[image.getpixel((8, 8))] for image in request.images)
 
 
-def captioned(tmp_path: Path, judge: FakeJudge, kept: list[tuple[int, int]], **options) -> list[dict]:
+def captioned(tmp_path: Path, judge: FakeJudge, kept: list[tuple[int, int]], **options) -> list[Caption]:
     image, row = grid(0, *COLORS)
     (tmp_path / "grids").mkdir(exist_ok=True)
-    image.save(tmp_path / "grids" / row["file"])
-    return caption_grids([{**row, "kept": kept}], run=tmp_path, vlm=judge, count=words, **options)
+    image.save(tmp_path / "grids" / row.file)
+    return caption_grids([row], {row.id: kept}, run=tmp_path, vlm=judge, count=words, **options)
 
 
 # ---------------------------------------------------------------- of pairs
@@ -52,8 +52,8 @@ def test_both_orders_of_a_pair_are_captioned_by_their_target(tmp_path):
     judge = FakeJudge(seen)
     first, second = captioned(tmp_path, judge, [(0, 2)])
     said = {"caption": "blue", "instruction": "red to blue", "cut": False, "writer": "a tiny judge"}
-    assert first == {"id": "000000-0-2", **said}
-    assert (second["id"], second["caption"], second["instruction"]) == ("000000-2-0", "red", "blue to red")
+    assert first == Caption(id="000000-0-2", **said)
+    assert (second.id, second.caption, second.instruction) == ("000000-2-0", "red", "blue to red")
 
 
 def test_a_image_is_described_once_however_many_pairs_it_is_in(tmp_path):
@@ -63,7 +63,7 @@ def test_a_image_is_described_once_however_many_pairs_it_is_in(tmp_path):
     assert (
         asked.count(CRITTERS.captions["caption"]) == 4 and asked.count(CRITTERS.captions["instruction"]) == 6
     )
-    assert len(found) == 6 and {row["caption"] for row in found if row["id"].endswith("-0")} == {"red"}
+    assert len(found) == 6 and {row.caption for row in found if row.id.endswith("-0")} == {"red"}
 
 
 def test_the_questions_are_those_of_the_recipe(tmp_path):
@@ -75,17 +75,17 @@ def test_the_questions_are_those_of_the_recipe(tmp_path):
 def test_a_text_that_had_to_be_cut_is_flagged_in_both_of_its_rows_only(tmp_path):
     judge = FakeJudge(lambda request: LONG if seen(request) == "red" else seen(request))
     found = captioned(tmp_path, judge, [(0, 1), (1, 2)])
-    assert {row["id"]: row["cut"] for row in found} == {
+    assert {row.id: row.cut for row in found} == {
         "000000-0-1": False, "000000-1-0": True, "000000-1-2": False, "000000-2-1": False,
     }  # fmt: skip
-    assert all(words(row["caption"]) <= LONGEST for row in found)
+    assert all(words(row.caption) <= LONGEST for row in found)
 
 
 def test_where_a_model_says_nothing_the_grids_own_words_stand_in_and_say_so(tmp_path):
     judge = FakeJudge(lambda request: " \n " if seen(request) == "red" else seen(request))
     first, second = captioned(tmp_path, judge, [(0, 1)])
-    assert (first["writer"], first["caption"]) == ("a tiny judge", "green")
-    assert (second["writer"], second["caption"], second["instruction"]) == (
+    assert (first.writer, first.caption) == ("a tiny judge", "green")
+    assert (second.writer, second.caption, second.instruction) == (
         "grid",
         "a red critter place 0",
         "place 0",
@@ -96,7 +96,7 @@ def test_where_a_model_says_nothing_the_grids_own_words_stand_in_and_say_so(tmp_
 
 
 def test_a_text_is_one_line():
-    assert line(" a red\n\n critter\ton  the beach ") == "a red critter on the beach"
+    assert one_line(" a red\n\n critter\ton  the beach ") == "a red critter on the beach"
     assert write(FakeJudge(["a\nred  critter"]), [QUESTION], words) == [("a red critter", False)]
 
 
@@ -122,12 +122,12 @@ def test_what_stays_too_long_is_cut_at_a_word():
 @pytest.mark.parametrize("longest, kept", [(5, 5), (1, 1), (0, 0), (9, 7)])
 def test_a_cut_keeps_as_many_words_as_fit(longest, kept):
     text = "one two three four five six seven"
-    assert cut(text, words, longest) == " ".join(text.split()[:kept])
+    assert captions.fit(text, words, longest).text == " ".join(text.split()[:kept])
 
 
 def test_exactly_77_tokens_are_not_cut():
-    assert captions.fitted(" ".join(["word"] * 77), words)[1] is False
-    assert captions.fitted(" ".join(["word"] * 78), words)[1] is True
+    assert captions.fit(" ".join(["word"] * 77), words)[1] is False
+    assert captions.fit(" ".join(["word"] * 78), words)[1] is True
 
 
 # ---------------------------------------------------------------- counting

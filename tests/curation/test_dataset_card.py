@@ -10,7 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image, ImageChops
 
 from dsd.curation.dataset import push, write_dataset
-from dsd.curation.dataset_card import contact_sheet, write_card
+from dsd.curation.dataset_card import MEANINGS, sample_sheet, write_card
 from dsd.curation.selection import FLUX_DEV, Choice, read_run
 from dsd.files.hub import LoadError
 from dsd.files.jsonl import RunError
@@ -48,9 +48,9 @@ def test_the_card_counts_what_was_kept_and_why_not(run):
 
 def test_the_head_of_the_card_is_what_the_hub_shows(run):
     head = make_card(run).data
-    assert head.license == "apache-2.0" and head.size_categories == ["n<1K"]
-    assert head.dataset_info["splits"][0]["num_examples"] == 12
-    assert [feature["name"] for feature in head.dataset_info["features"]] == list(COLUMNS)
+    assert head.license == "apache-2.0" and "image-to-image" in head.task_categories
+    assert head.configs[0]["data_files"][0]["path"] == "train-*.parquet"
+    assert list(MEANINGS) == list(COLUMNS)
 
 
 def test_the_card_of_an_uncurated_dataset_says_so(run):
@@ -102,7 +102,7 @@ def test_the_judges_grades_are_on_the_card(run, tmp_path):
 
 def test_the_image_shows_pairs_of_different_grids(run):
     written = write_dataset(run, run / "dataset")
-    page = contact_sheet(written)
+    page = sample_sheet(written)
     first = read_pairs(run)[0]["conditioning"].resize((128, 128), Image.Resampling.BICUBIC)
     shown = page.crop((12, 12 + 24, 12 + 128, 12 + 24 + 128))
     assert max(high for _, high in ImageChops.difference(first, shown).getextrema()) <= 40

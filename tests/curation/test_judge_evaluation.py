@@ -1,5 +1,7 @@
 """The judge is judged: pairs of known truth, shares with honest intervals, what a curation is worth."""
 
+import io
+import sys
 from collections import Counter
 from dataclasses import fields, replace
 from functools import cache
@@ -9,6 +11,7 @@ import pytest
 from PIL import Image, ImageChops
 
 from dsd.curation import judge_evaluation
+from dsd.curation.judge import new_pair
 from dsd.curation.judge_evaluation import TRAITS, drawn_pair, grades, judge_drawn, wilson
 from dsd.curation.report import chart, markdown, worth_page
 from dsd.curation.verdict import Thresholds
@@ -39,10 +42,9 @@ def pairs() -> list[judge_evaluation.Drawn]:
     return [DRAWN(index, seed=judge_evaluation.SEED, size=64) for index in range(SOME)]
 
 
-def judged(judge: FakeJudge, count: int = SOME, **options) -> list[dict]:
-    items = [{"id": f"{index:06}", "index": index} for index in range(count)]
+def judged(judge: FakeJudge, count: int = SOME, **options) -> list[judge_evaluation.GradedPair]:
     given = {"thresholds": Thresholds(), "recipe": "critters", **options}
-    return judge_drawn(items, vlm=judge, **given)
+    return judge_drawn(range(count), vlm=judge, **given)
 
 
 def truth(pairs: list[judge_evaluation.Drawn], *, blind_to: str = "", strict: bool = False) -> list[str]:
@@ -198,9 +200,19 @@ def test_the_page_has_a_line_for_every_trait_and_says_how_it_was_measured(pairs)
     assert "| accuracy | 32 | 93.8% |" in page and "| judged different | 0 | 14 |" in page
 
 
+def opened(png: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(png)).convert("RGB")
+
+
+def test_the_chart_needs_a_package_of_the_training_extras(monkeypatch, pairs):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(RunError, match="matplotlib, which is missing: pip install -r train/requirements.txt"):
+        chart(grades(judged(FakeJudge(truth(pairs)))))
+
+
 def test_the_chart_shows_what_is_wrong(pairs):
-    good = chart(grades(judged(FakeJudge(truth(pairs)))))
-    bad = chart(grades(judged(always(answer()))))
+    good = opened(chart(grades(judged(FakeJudge(truth(pairs))))))
+    bad = opened(chart(grades(judged(always(answer())))))
     assert good.size == bad.size and good.mode == "RGB"
     orange = [(np.asarray(image) == (196, 86, 26)).all(2).sum() for image in (good, bad)]
     assert orange[1] > 50 * max(orange[0], 1)
@@ -244,17 +256,16 @@ def make_judged_run(folder, verdicts: dict[str, str], **changed: object):
         *[grid(i, "#ff0000", "#f00000", "#0000ff", "#0000ff", **changed) for i in (0, 1)], strict=True
     )
     for image, row in zip(images, content, strict=True):
-        image.save(folder / "grids" / row["file"])
+        image.save(folder / "grids" / row.file)
     with jsonl.writing(folder / "grids" / "grids.jsonl") as append:
-        append(list(content))
+        append([row.to_json() for row in content])
     found = [
-        {"id": f"{grid}-{name}", "grid": grid, "first": int(name[0]), "second": int(name[2])}
-        | {"verdict": verdict, "reason": WHY[verdict], "similarity": 0.5}
-        for grid in ("000000", "000001")
+        replace(new_pair(row, int(name[0]), int(name[2]), 0.5), verdict=verdict, reason=WHY[verdict])
+        for row in content
         for name, verdict in verdicts.items()
     ]
     with jsonl.writing(folder / "pairs.jsonl") as append:
-        append(found)
+        append([pair.to_json() for pair in found])
     return folder
 
 

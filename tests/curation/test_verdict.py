@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from dsd.curation.verdict import REASONS, Thresholds, decide, read_answer
+from dsd.curation.verdict import REASONS, Judged, Thresholds, decide, read_answer
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from tests.judging import USUAL, answer
 
@@ -93,8 +93,9 @@ def test_thresholds_that_make_no_sense_are_refused_by_value(wrong, named):
         Thresholds(**wrong)
 
 
-def row(similarity: float | None = 0.8, votes=(), lowest=()) -> dict:
-    return {"similarity": similarity, "votes": list(votes), "lowest": list(lowest)}
+def row(similarity: float | None = 0.8, votes=(), lowest=()) -> Judged:
+    numbers = {"similarity": similarity, "votes": list(votes), "lowest": list(lowest)}
+    return Judged(id="", recipe="critters", seed=0, **numbers)
 
 
 @pytest.mark.parametrize(
@@ -122,10 +123,10 @@ def row(similarity: float | None = 0.8, votes=(), lowest=()) -> dict:
     ],
 )
 def test_a_row_is_decided_by_its_numbers_alone(pair, thresholds, reason):
-    before = json.dumps(pair)
+    before = json.dumps(pair.to_json())
     verdict, found = decide(pair, replace(USUAL, **thresholds))
     assert (verdict, found) == ("keep" if reason == "same subject" else "drop", reason)
-    assert found in REASONS and json.dumps(pair) == before
+    assert found in REASONS and json.dumps(pair.to_json()) == before
 
 
 def test_stricter_thresholds_never_keep_more():

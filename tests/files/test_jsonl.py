@@ -86,9 +86,7 @@ def test_a_full_disk_keeps_the_rows_of_before_and_no_half_row(tmp_path, monkeypa
         full.setattr(
             Path,
             "open",
-            lambda path, mode, buffering=-1: (
-                FullDisk(path, mode) if buffering == 0 else io.BufferedRandom(FullDisk(path, mode))
-            ),
+            lambda path, mode, buffering=-1: FullDisk(path, mode) if buffering == 0 else open(path, mode),
         )
         with pytest.raises(jsonl.RunError, match=r"cannot write .*grids.jsonl: No space left"):
             append(path, *ROWS)
@@ -104,7 +102,7 @@ def test_a_folder_that_cannot_be_written_is_said_plainly(tmp_path, monkeypatch, 
 
     monkeypatch.setattr(Path, "mkdir", refuse)  # chmod would not stop an administrator
     for write in (lambda path: append(path, ROWS[0]), lambda path: jsonl.write(path, b"")):
-        with pytest.raises(jsonl.RunError, match=rf"cannot write .*: {os.strerror(number)}.*run the same"):
+        with pytest.raises(jsonl.RunError, match=f"cannot write .*: {os.strerror(number)}.*fix this"):
             write(tmp_path / "run" / "grids.jsonl")
 
 
@@ -209,5 +207,9 @@ def test_an_item_that_a_kill_left_with_some_of_its_rows_is_finished_without_doub
     whole = do(items)
     with jsonl.writing(jsonl.shard(path, 0)) as append:
         append(whole[:4])  # `a` whole, `b` cut after its first row
-    jsonl.run_blocks(path, items, do, batch=2, item_of=lambda row: row["item"])
+    blocks = jsonl.split_blocks(["a", "b", "c", "d"], batch=2)
+    with jsonl.resuming(path, blocks, item_of=lambda row: row["item"]) as (todo, append):
+        assert todo == blocks
+        for block in todo:
+            append(do([{"id": name} for name in block]))
     assert jsonl.read(jsonl.shard(path, 0)) == whole

@@ -16,6 +16,8 @@ from tqdm import tqdm
 from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.grids import grids
+from dsd.grids.grids import Grid
+from dsd.grids.prompts import Prompt
 from dsd.grids.teacher import Settings
 from train import grids as command
 
@@ -33,13 +35,13 @@ class Fake:
     def __init__(self) -> None:
         self.asked: list[list[str]] = []
 
-    def refuse(self, grid: dict) -> str | None:
-        return "prompt too long: 9 tokens, the model reads 8" if "long" in grid["prompt"] else None
+    def refuse(self, prompt: Prompt) -> str | None:
+        return "prompt too long: 9 tokens, the model reads 8" if "long" in prompt.prompt else None
 
-    def draw(self, grids: list[dict]) -> list[Image.Image]:
-        self.asked.append([grid["prompt"] for grid in grids])
+    def draw(self, prompts: list[Prompt]) -> list[Image.Image]:
+        self.asked.append([prompt.prompt for prompt in prompts])
         time.sleep(0.002)
-        return [paint(grid["seed"]) for grid in grids]
+        return [paint(prompt.seed) for prompt in prompts]
 
 
 def paint(seed: int) -> Image.Image:
@@ -68,7 +70,7 @@ def work(run: Path, fake: Fake | None = None, batch: int | None = None) -> list[
     """What the command does, with a fake teacher; returns the rows."""
     fake, prompts = fake or Fake(), grids.read_prompts(run)
     grids.check_run(run, prompts, fake.stamp)
-    command.stage(run, prompts, fake, batch=batch, draw=lambda teacher, grids: fake.draw(grids)).run()
+    command.draw_run(run, prompts, fake, batch=batch or fake.settings.batch)
     grids.sweep(run)
     return jsonl.read(grids.table(run))
 
@@ -85,9 +87,11 @@ def test_every_prompt_becomes_a_row_with_its_image_or_its_reason(tmp_path):
         "id": "000001", "file": "000001.png", "prompt": "prompt 1", "seed": 101, "rows": 2, "columns": 2,
         "recipe": "critters", "subject": "fox 1", "places": ["a", "b", "c", "d"], **STAMP, "rejected": None,
     }  # fmt: skip
-    assert grids.open_grid(tmp_path, found[1]) == paint(101)
+    assert grids.open_grid(tmp_path, Grid.from_json(found[1])) == paint(101)
     assert found[3]["rejected"] == "prompt too long: 9 tokens, the model reads 8" and found[3]["file"] is None
-    assert found[5]["rejected"].startswith("gutters: ") and grids.open_grid(tmp_path, found[5]) == paint(105)
+    assert found[5]["rejected"].startswith("gutters: ") and grids.open_grid(
+        tmp_path, Grid.from_json(found[5])
+    ) == paint(105)
     assert sum(row["rejected"] is None for row in found) == 5
     assert sorted(files(tmp_path)) == sorted([row["file"] for row in found if row["file"]] + ["grids.jsonl"])
 
@@ -111,9 +115,12 @@ def test_processes_share_the_blocks_and_leave_what_one_would(tmp_path, monkeypat
     work(make_run(tmp_path / "one"))
     two, fakes = make_run(tmp_path / "two"), [Fake(), Fake()]
     for process, fake in enumerate(fakes):
-        do = command.stage(two, [], fake, draw=lambda teacher, grids: teacher.draw(grids)).do
-        prompts = grids.read_prompts(two)
-        jsonl.run_blocks(grids.table(two), prompts, do, batch=3, process=process, processes=2)
+        prompts = {prompt.id: prompt for prompt in grids.read_prompts(two)}
+        blocks = jsonl.split_blocks(list(prompts), batch=3, process=process, processes=2)
+        with jsonl.resuming(grids.table(two), blocks, process=process) as (todo, append):
+            for block in todo:
+                drawn = grids.draw_grids(two / "grids", [prompts[name] for name in block], fake)
+                append([grid.to_json() for grid in drawn])
     assert len(jsonl.shards(grids.table(two))) == 2 and len(fakes[0].asked) == 4 and len(fakes[1].asked) == 3
     jsonl.merge(grids.table(two))
     assert files(two) == files(tmp_path / "one")
@@ -159,9 +166,9 @@ def test_a_image_that_is_gone_or_damaged_is_named_and_mended(tmp_path, damage):
     path.unlink() if damage == "gone" else path.write_bytes(b"" if damage == "empty" else whole[:-400])
     if damage == "cut":  # is too dear to look for each time
         with pytest.raises(RunError, match="000004.png cannot be read .*--mend"):
-            grids.open_grid(tmp_path, {"file": path.name})
+            grids.open_grid(tmp_path, grids.read_grids(tmp_path)[4])
     else:
-        with pytest.raises(RunError, match="1 grids are missing or empty, .*000004.png for one: .*--mend"):
+        with pytest.raises(RunError, match="1 grids are missing or empty, .*such as .*000004.png: .*--mend"):
             work(tmp_path)
     fake = Fake()
     assert grids.mend(tmp_path) == 1
@@ -173,9 +180,9 @@ def test_a_image_that_is_gone_or_damaged_is_named_and_mended(tmp_path, damage):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"steps": 28}, "other settings .steps 4, now 28.: use those again, or another run folder"),
-        ({"guidance": 1.0, "margin": 0}, "guidance 2.0, now 1.0; margin 1, now 0"),
-        ({"generator_hash": "f" * 12}, "drawn by fake with other settings .generator_hash 0000"),
+        ({"steps": 28}, "other settings .steps was 4, now 28.: use those again, or another folder"),
+        ({"guidance": 1.0, "margin": 0}, "guidance was 2.0, now 1.0; margin was 1, now 0"),
+        ({"generator_hash": "f" * 12}, "made with other settings .generator_hash was '0000"),
     ],
 )
 def test_grids_of_other_settings_are_not_mixed(tmp_path, change, message):
@@ -196,7 +203,7 @@ def test_the_same_model_under_another_name_goes_on(tmp_path):
 def test_grids_of_other_prompts_are_not_mixed(tmp_path):
     work(make_run(tmp_path))
     (tmp_path / "prompts.jsonl").unlink()
-    with pytest.raises(RunError, match="grid 000000 by another prompt than prompts.jsonl now says"):
+    with pytest.raises(RunError, match="row 000000 was made with other settings .seed was 100, now 5"):
         work(make_run(tmp_path, seed=5))
 
 
@@ -205,7 +212,7 @@ def test_grids_of_other_prompts_are_not_mixed(tmp_path):
     [
         (None, r"has no prompts: python -m train.prompts .* --count 1000 writes them"),
         (b"", "has no prompts"),
-        (b'{"id": "1", "prompt": "x", "seed": 1}\n', "line 1 lacks columns, places, recipe, rows, subject"),
+        (b'{"id": "1", "prompt": "x", "seed": 1}\n', "row '1' lacks columns, places, recipe, rows, subject"),
     ],
 )
 def test_prompts_that_are_missing_or_not_ours_are_named(tmp_path, content, message):
@@ -216,7 +223,7 @@ def test_prompts_that_are_missing_or_not_ours_are_named(tmp_path, content, messa
 
 
 def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
-    with pytest.raises(RunError, match="an id is letters and digits, got '../away'"):
+    with pytest.raises(RunError, match="an id must be letters and digits, got '../away'"):
         grids.read_prompts(make_run(tmp_path, 1, id="../away"))
     with pytest.raises(RunError, match="has an id twice"):
         grids.read_prompts(make_run(tmp_path / "twice", 2, id="000001"))
@@ -229,7 +236,6 @@ def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
 def fake(monkeypatch) -> Fake:
     fake = Fake()
     monkeypatch.setattr("dsd.grids.teacher.load_teacher", lambda name, **options: fake)
-    monkeypatch.setattr("dsd.grids.teacher.draw", lambda teacher, grids: teacher.draw(grids))
     yield fake
     PartialState._reset_state()
 
@@ -245,7 +251,7 @@ def test_the_command_draws_reports_and_goes_on(tmp_path, fake, capsys):
     with pytest.raises(RunError, match="--mend"):
         command.main([str(run), "--batch", "4"])
     assert command.main([str(run), "--batch", "4", "--mend"]) == 0 and len(fake.asked) == drawn + 1
-    assert "1 grids are to be drawn again" in capsys.readouterr().out
+    assert "1 grids will be drawn again" in capsys.readouterr().out
     shutil.rmtree(run / "grids")
     with pytest.raises(ValueError, match="--batch must be at least 1, got 0"):
         command.main([str(run), "--batch", "0"])

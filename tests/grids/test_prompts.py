@@ -14,7 +14,7 @@ import pytest
 
 from dsd.files import jsonl
 from dsd.grids import prompts, references, writers
-from dsd.grids.prompts import PromptError, compose_prompt, diversity, fingerprints, write_prompts
+from dsd.grids.prompts import Prompt, PromptError, compose_prompt, diversity, fingerprints, write_prompts
 from dsd.grids.recipes import CRITTERS, IDENTITY, RECIPES
 from dsd.pocket.words import VOCABULARY, _panel_words, describe_critter, grid_prompt
 from dsd.pocket.world import SCENES, sample_context, sample_critter
@@ -162,12 +162,13 @@ def test_near_duplicates_are_dropped_and_counted(tmp_path):
 
 
 def test_diversity_counts_what_differs():
+    common = {"id": "", "prompt": "", "rows": 1, "columns": 2, "recipe": "", "seed": 0}
     grids = [
-        {"subject": "red fox", "places": ["in snow", "in sand"]},
-        {"subject": "Red  Fox", "places": ["in snow"]},
+        Prompt(subject="red fox", places=["in snow", "in sand"], **common),
+        Prompt(subject="Red  Fox", places=["in snow"], **common),
     ]
     assert diversity(grids) == {
-        "prompts": 2, "subjects": 1, "places": 2, "ngrams_1": 5, "ngrams_2": 3, "ngrams_3": 0,
+        "subjects": 1, "places": 2, "ngrams_1": 5, "ngrams_2": 3, "ngrams_3": 0,
         "distinct_1": 5 / 10, "distinct_2": 3 / 5, "distinct_3": 0.0,
     }  # fmt: skip
     assert diversity([])["distinct_1"] == 0
@@ -199,16 +200,18 @@ def test_another_seed_gives_other_prompts(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "difference"),
     [
-        ({"seed": 4}, "seed 3, not 4"),
-        ({"rows": 2}, "layout '1x2', not '2x2'"),
-        ({"recipe": "critters", "captions": None}, "recipe 'identity', not 'critters'"),
-        ({"vlm": Fake()}, "writer 'template', not 'fake'"),
-        ({"captions": ["a blue car"]}, "caption 'a photo of a red fox in the snow', not 'a blue car'"),
+        ({"seed": 4}, "seed was 3000000, now 4000000"),
+        ({"rows": 2}, "rows was 1, now 2"),
+        ({"recipe": "critters", "captions": None}, "recipe was 'identity', now 'critters'"),
+        ({"vlm": Fake()}, "writer was 'template', now 'fake'"),
+        ({"captions": ["a blue car"]}, "caption was 'a photo of a red fox in the snow', now 'a blue car'"),
     ],
 )
 def test_a_run_is_not_continued_with_other_settings(tmp_path, changes, difference):
     before = written(tmp_path, PETS, **pairs())
-    with pytest.raises(jsonl.RunError, match=f"made with {difference}: use that, or another folder"):
+    with pytest.raises(
+        jsonl.RunError, match=f"made with other settings .{difference}.*: use those again, or another folder"
+    ):
         written(tmp_path, **pairs(captions=PETS) | changes)
     assert jsonl.read(tmp_path / "prompts.jsonl") == before
 
@@ -220,7 +223,9 @@ def test_answers_are_only_used_for_the_questions_they_answer(tmp_path, change):
     vlm = Fake()
     vars(vlm).update(change)
     if "name" in change:
-        with pytest.raises(jsonl.RunError, match="writer.jsonl was made with writer 'fake', not 'other'"):
+        with pytest.raises(
+            jsonl.RunError, match="writer.jsonl was made with other settings .writer was 'fake', now 'other'"
+        ):
             written(tmp_path, PETS, vlm, **pairs())
     else:
         assert len(written(tmp_path, PETS, vlm, **pairs())) == 3 and vlm.asked == []
@@ -232,7 +237,9 @@ def test_an_edited_row_is_not_built_upon(tmp_path):
     with jsonl.writing(tmp_path / "prompts.jsonl") as append:
         (tmp_path / "prompts.jsonl").write_text("")
         append(made)
-    with pytest.raises(jsonl.RunError, match="row 000004 is not what these settings make"):
+    with pytest.raises(
+        jsonl.RunError, match="row 000004 was made with other settings .prompt was 'something else'"
+    ):
         written(tmp_path)
 
 
@@ -280,7 +287,7 @@ def test_the_command_reports_what_it_made_and_what_it_dropped(tmp_path, capsys):
     arguments = f"--count 9 --recipe identity --layout 1x2 --captions {file} --column alt".split()
     assert train_prompts.main([str(tmp_path / "run"), *arguments]) == 0
     said = capsys.readouterr().out
-    assert "3 prompts in" in said and "give more of them for the 9" in said
+    assert "3 prompts in" in said and "too few usable captions for 9 prompts" in said
     assert "dropped: 1 several subjects" in said
     assert "diversity: 3 subjects, " in said and "different pairs of words" in said
 
@@ -291,4 +298,4 @@ def test_a_mistake_on_the_command_line_is_one_sentence_and_exit_code_2(tmp_path)
     done = subprocess.run(again, capture_output=True, text=True)
     line = done.stderr.splitlines()[-1]
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert line.startswith("train.prompts: ") and "made with seed 3, not 4" in line
+    assert line.startswith("train.prompts: ") and "seed was 3000000, now 4000000" in line

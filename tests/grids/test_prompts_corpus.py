@@ -10,6 +10,7 @@ from PIL import Image
 
 from dsd.files import intake
 from dsd.generate import drawing, provenance
+from dsd.grids.grids import new_grid
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.ui import messages
 from dsd.ui.generate.handlers import Generating, finished
@@ -138,7 +139,7 @@ def test_the_form_of_grids_takes_it_or_says_why_not(work, accepted, corpus):
     for index, prompt in enumerate(corpus):
         recipe = (CRITTERS, IDENTITY)[index % 2]
         try:
-            grid = drawing_grids.grid_row(recipe, prompt, ["beach"] * 3 + [prompt[:20]], 7)
+            grid = drawing_grids.new_prompt(recipe, prompt, ["beach"] * 3 + [prompt[:20]], 7)
         except ValueError as error:
             assert is_ours(messages.problem(messages.explained(error))) and len(str(error)) < 1000
             continue
@@ -153,7 +154,7 @@ def test_the_form_of_grids_takes_it_or_says_why_not(work, accepted, corpus):
             "license": prompt,
         }
         told = grid_facts.facts(
-            grid | stamp, borders=prompt, unknown=unknown, pairs=[], expected=6, unjudged=prompt
+            new_grid(grid, None, prompt, stamp), unknown=unknown, pairs=[], expected=6, unjudged=prompt
         )
         assert not [tag for tag, *_ in Reading(told).strange if tag not in ("h3", "blockquote")]
     assert drawn > 100

@@ -21,7 +21,7 @@ def test_captions_are_read_from_text_json_lines_and_parquet(tmp_path):
     pytest.importorskip("pyarrow.parquet").write_table(table, parquet, row_group_size=2)
     assert list(references.read(parquet, "TEXT")) == expected
     with pytest.raises(
-        references.CaptionError, match="no column caption or text, only TEXT: choose one by --col"
+        references.CaptionError, match="no column caption or text, only TEXT: choose one with --col"
     ):
         list(references.read(parquet))
     parquet.write_bytes(parquet.read_bytes()[:-9])
@@ -41,8 +41,8 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "content", "column", "sentence"),
     [
-        ("none.txt", None, None, "there is no file of captions .*none.txt"),
-        ("a.csv", "a fox", None, r"captions come as .txt, .jsonl, .parquet, got .*a.csv"),
+        ("none.txt", None, None, "there is no caption file .*none.txt"),
+        ("a.csv", "a fox", None, r"captions must be a .txt, .jsonl or .parquet file, got .*a.csv"),
         ("a.txt", "", None, "a.txt is empty"),
         ("a.txt", "\n \n", None, "a.txt is empty"),
         ("a.jsonl", "\n", None, "a.jsonl is empty"),
@@ -51,9 +51,9 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         ("a.jsonl", '{"text": "a"}\n{"text": ', None, "a.jsonl line 2 is not JSON"),
         ("a.jsonl", '["a"]', None, 'line 1 must look like {"caption": "..."}'),
         ("a.jsonl", '{"text": "a"}\n\n{"txt": "b", "url": 1}', None, "line 3 has no .*, only txt, url"),
-        ("a.jsonl", '{"text": "a"}', "alt", "line 1 has no column alt, only text: choose one by --column"),
+        ("a.jsonl", '{"text": "a"}', "alt", "line 1 has no column alt, only text: choose one with --column"),
         ("a.jsonl", "{}", None, "line 1 has no column caption or text, nor any other"),
-        ("a.jsonl", '{"text": 3}', None, "line 1: a caption is text, got 3"),
+        ("a.jsonl", '{"text": 3}', None, "line 1: a caption must be text, got 3"),
     ],
 )  # fmt: skip
 def test_a_caption_file_that_cannot_be_used_is_refused_with_its_line(

@@ -11,7 +11,8 @@ from PIL import ImageChops
 from dsd.doctor import doctor
 from dsd.doctor.advice import Facts, explain_shortage
 from dsd.grids import teacher
-from dsd.grids.teacher import SETTINGS, Settings, Teacher, draw, load_teacher, stream
+from dsd.grids.prompts import Prompt
+from dsd.grids.teacher import SETTINGS, Settings, Teacher, load_teacher
 from dsd.model.checkpoint import LoadError, model_hash
 from dsd.model.memory import Way
 from dsd.model.pipeline import Step
@@ -44,8 +45,10 @@ def undistilled() -> FluxPipeline:
     return flux(guidance_embeds=False)
 
 
-def grid(seed: int = 0, rows: int = 2, columns: int = 2, prompt: str = "four foxes") -> dict:
-    return {"prompt": prompt, "seed": seed, "rows": rows, "columns": columns}
+def grid(seed: int = 0, rows: int = 2, columns: int = 2, prompt: str = "four foxes") -> Prompt:
+    return Prompt(
+        id="", prompt=prompt, seed=seed, rows=rows, columns=columns, recipe="", subject="", places=[]
+    )
 
 
 def apart(one, other) -> int:
@@ -69,33 +72,33 @@ def stock(pipe: FluxPipeline, **options):
 
 
 def test_a_grid_is_what_the_stock_pipeline_draws(tiny_teacher):
-    (drawn,) = draw(tiny_teacher, [grid(7)])
+    (drawn,) = tiny_teacher.draw([grid(7)])
     assert drawn == stock(tiny_teacher.pipe, guidance_scale=3.5)
 
 
 def test_a_model_without_embedded_guidance_is_guided_away_from_the_empty_prompt(undistilled):
-    (drawn,) = draw(taught(undistilled, guidance=2.0), [grid(7)])
+    (drawn,) = taught(undistilled, guidance=2.0).draw([grid(7)])
     assert drawn == stock(undistilled, true_cfg_scale=2.0, negative_prompt="")
-    (plain,) = draw(taught(undistilled, guidance=1.0), [grid(7)])
+    (plain,) = taught(undistilled, guidance=1.0).draw([grid(7)])
     assert plain == stock(undistilled) and apart(plain, drawn) > 0
 
 
 def test_embedded_guidance_acts(tiny_teacher):
-    assert draw(tiny_teacher, [grid()]) != draw(taught(tiny_teacher.pipe, guidance=1.0), [grid()])
+    assert tiny_teacher.draw([grid()]) != taught(tiny_teacher.pipe, guidance=1.0).draw([grid()])
 
 
 def test_a_grid_does_not_depend_on_those_beside_it(tiny_teacher):
     grids = [grid(seed, prompt=f"{seed} foxes") for seed in range(5)]
-    together, alone = draw(tiny_teacher, grids), [draw(tiny_teacher, [one])[0] for one in grids]
+    together, alone = tiny_teacher.draw(grids), [tiny_teacher.draw([one])[0] for one in grids]
     assert all(apart(one, other) <= 1 for one, other in zip(together, alone, strict=True))
     assert all(apart(together[0], other) > 5 for other in together[1:])
 
 
 def test_layouts_may_be_mixed_and_keep_their_order(tiny_teacher):
     grids = [grid(0, 1, 2), grid(1, 3, 3), grid(2, 1, 2), grid(3, 2, 2)]
-    drawn = draw(tiny_teacher, grids)
+    drawn = tiny_teacher.draw(grids)
     assert [one.size for one in drawn] == [(64, 32), (96, 96), (64, 32), (64, 64)]
-    assert all(apart(one, draw(tiny_teacher, [row])[0]) <= 1 for one, row in zip(drawn, grids, strict=True))
+    assert all(apart(one, tiny_teacher.draw([row])[0]) <= 1 for one, row in zip(drawn, grids, strict=True))
 
 
 def test_a_prompt_that_would_be_cut_is_refused(tiny_teacher):
@@ -104,16 +107,16 @@ def test_a_prompt_that_would_be_cut_is_refused(tiny_teacher):
     assert tiny_teacher.refuse(longer) == "prompt too long: 41 tokens, the model reads 40"
     short = taught(tiny_teacher.pipe, tokens_of={(1, 2): 24})
     assert short.refuse(fits) is None
-    assert short.refuse(fits | {"rows": 1}) == "prompt too long: 40 tokens, the model reads 24"
+    assert short.refuse(replace(fits, rows=1)) == "prompt too long: 40 tokens, the model reads 24"
 
 
 # -- watching
 
 
 def test_every_step_can_be_seen_and_the_last_one_is_the_grid(tiny_teacher):
-    *steps, drawn = stream(tiny_teacher, [grid(0), grid(1)])
+    *steps, drawn = tiny_teacher.stream([grid(0), grid(1)])
     assert [(step.index, step.total) for step in steps] == [(i, STEPS) for i in range(STEPS)]
-    assert drawn == draw(tiny_teacher, [grid(0), grid(1)])
+    assert drawn == tiny_teacher.draw([grid(0), grid(1)])
     first, last = steps[0].preview(), steps[-1].preview()
     assert [one.size for one in first] == [(64, 64)] * 2 and first != last
     assert all(apart(one, other) <= 1 for one, other in zip(last, drawn, strict=True))
@@ -124,17 +127,17 @@ def test_a_preview_shows_where_the_step_points_not_the_noise_on_the_way(tiny_tea
     noise = teacher._noise(tiny_teacher.pipe, [grid()], 64, 64)
     data = torch.linspace(-1, 1, noise.numel()).view_as(noise)
     monkeypatch.setattr(tiny_teacher.pipe.transformer, "forward", lambda **_: (noise - data,))
-    *steps, (drawn,) = stream(tiny_teacher, [grid()])
+    *steps, (drawn,) = tiny_teacher.stream([grid()])
     assert all(apart(step.preview()[0], drawn) <= 1 for step in steps)
 
 
 def test_closing_the_stream_stops_within_a_step(tiny_teacher, monkeypatch):
     calls = tiny.count_calls(tiny_teacher.pipe, monkeypatch)
-    steps = stream(taught(tiny_teacher.pipe, steps=500), [grid()])
+    steps = taught(tiny_teacher.pipe, steps=500).stream([grid()])
     seen = next(steps)
     steps.close()
     assert isinstance(seen, Step) and sum(calls) == 1 and list(steps) == []
-    assert len(draw(tiny_teacher, [grid()])) == 1  # and the next drawing is not stopped
+    assert len(tiny_teacher.draw([grid()])) == 1  # and the next drawing is not stopped
 
 
 def test_what_goes_wrong_while_drawing_is_raised_where_one_waits(tiny_teacher, monkeypatch):
@@ -143,7 +146,7 @@ def test_what_goes_wrong_while_drawing_is_raised_where_one_waits(tiny_teacher, m
 
     monkeypatch.setattr(tiny_teacher.pipe.transformer, "forward", fail)
     with pytest.raises(MemoryError, match="no more"):
-        list(stream(tiny_teacher, [grid()]))
+        list(tiny_teacher.stream([grid()]))
 
 
 # -- loading
@@ -164,7 +167,7 @@ def test_a_folder_is_asked_like_the_preset_it_is_said_to_be_like(folder):
         "generator": "mine", "generator_hash": model_hash(flux()), "license": "unknown: see the model's card",
         "steps": 2, "guidance": 3.0, "margin": 3,
     }  # fmt: skip
-    (drawn,) = draw(opened, [grid(rows=1)])
+    (drawn,) = opened.draw([grid(rows=1)])
     assert drawn.size == (2 * own, own)
 
 
@@ -172,9 +175,9 @@ def test_a_folder_is_asked_like_the_preset_it_is_said_to_be_like(folder):
     ("name", "options", "message"),
     [
         ("fluxdev", {}, "unknown model 'fluxdev': pass one of pocket, flux-dev, flux-schnell"),
-        ("me/mine", {}, "how is me/mine asked. say which it is like, one of pocket, flux-dev, flux-schnell"),
+        ("me/mine", {}, "me/mine needs settings: say which model it is like, pocket, flux-dev, flux-schnell"),
         ("me/mine", {"like": "sdxl"}, "got like='sdxl'"),
-        ("pocket", {"like": "flux-dev"}, "pocket is asked in its own way: leave out like='flux-dev'"),
+        ("pocket", {"like": "flux-dev"}, "pocket has its own settings: leave out like='flux-dev'"),
         ("pocket", {"steps": 0}, "steps must be at least 1, got 0"),
         ("pocket", {"guidance": float("nan")}, "guidance must be 0 or more, got nan"),
         ("pocket", {"margin": 32}, "margin must be from 0 to 31 pixels, got 32"),
@@ -241,6 +244,6 @@ def test_a_student_is_no_teacher(tmp_path):
 def test_the_shipped_teacher_draws_all_its_layouts():
     pocket = load_teacher("pocket", steps=1, device="cpu")
     rows = [grid(0, 2, 2, "4 images of the same red round critter"), grid(0, 1, 2, "2 images of the same")]
-    assert [one.size for one in draw(pocket, rows)] == [(128, 128), (128, 64)]
+    assert [one.size for one in pocket.draw(rows)] == [(128, 128), (128, 64)]
     assert pocket.stamp["license"] == "Apache-2.0" and len(pocket.hash) == 12
     assert [pocket.tokens(row) for row in rows] == [36, 24]

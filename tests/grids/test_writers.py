@@ -4,10 +4,9 @@ import pytest
 
 from dsd.files import jsonl
 from dsd.grids import prompts, writers
-from dsd.grids.places import PLACES
 from dsd.grids.prompts import PromptError, fingerprints, write_prompts
 from dsd.grids.recipes import IDENTITY
-from dsd.grids.writers import Unusable
+from dsd.grids.writers import PLACES, Unusable
 from tests.writing import FOX, PETS, Fake, options, pairs, written
 
 

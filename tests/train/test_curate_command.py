@@ -56,14 +56,14 @@ def test_the_command_applies_stricter_thresholds_to_what_is_there(tmp_path, judg
 @pytest.mark.parametrize(
     "flags, sentence",
     [
-        ([], "which run?"),
-        (["RUN"], "who judges?"),
+        ([], "no run given"),
+        (["RUN"], "no judge given"),
         (["RUN", "--judge", "pocket", "--batch", "0"], "--batch must be at least 1, got 0"),
         (["RUN", "--judge", "pocket", "--votes", "3", "2"], "needed votes must be in 1..2"),
         (["RUN", "--judge", "pocket", "--floor", "0.99"], "floor and ceiling"),
         (["RUN", "--judge", "pocket", "--minimum-score", "4"], "minimum_score was 3, now 4"),
-        (["RUN", "--judge", "pocket", "--recipe", "identity"], "recipe was critters, now identity"),
-        (["RUN", "--judge", "pocket", "--embedder", "none"], "embedder was tiny eyes, now None"),
+        (["RUN", "--judge", "pocket", "--recipe", "identity"], "recipe was 'critters', now 'identity'"),
+        (["RUN", "--judge", "pocket", "--embedder", "none"], "embedder was 'tiny eyes', now None"),
         (["--grade", "RUN", "--judge", "pocket", "--out", "grades"], "leave out RUN"),
         (["nowhere", "--judge", "pocket"], "nothing to judge in nowhere: there are no grids"),
         (["nowhere", "--redecide"], "no judged pairs"),

@@ -184,7 +184,7 @@ def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path):
     tab.locator("#pair-1").get_by_role("button", name="Reject").click()
     tab.locator("#curate-agreement").get_by_text("2 of 2").wait_for()
     tab.locator("#pair-1").get_by_role("button", name="Rejected").wait_for()
-    ids = [pair["id"] for pair in curation.read_pairs(run)]
+    ids = [pair.id for pair in curation.read_pairs(run)]
     assert curation.labels(run) == {ids[0]: "keep", ids[1]: "drop"}
     with tab.expect_download() as waiting:
         tab.get_by_role("button", name="Download my labels").click()

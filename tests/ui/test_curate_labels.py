@@ -7,12 +7,13 @@ import gradio as gr
 import pytest
 
 from dsd.curation import judge as curation
+from dsd.curation.judge import Agreement
 from dsd.curation.review import UNLABELLED
 from dsd.curation.verdict import DIFFERENT, DROP, KEEP, LOW
 from dsd.files.jsonl import RunError
 from dsd.ui.curate import cards as curate_cards
-from dsd.ui.curate.handlers import CARDS, Curating
-from tests.wheel_page import OWN, cards, curating, ids, judged_run, view
+from dsd.ui.curate.handlers import CARDS
+from tests.wheel_page import OWN, cards, curating, ids, judged_run, label, opened, view
 
 
 @pytest.fixture
@@ -27,16 +28,12 @@ def toasts(monkeypatch):
     return said
 
 
-def label(work: Curating, index: int, verdict: str, shown: list[str], said: dict | None = None) -> tuple:
-    return work.label(index, verdict, shown, said or {}, *OWN)
-
-
 def test_a_label_goes_into_ones_own_run_beside_the_machines_verdict(run):
     work, before = curating(run), (run / "pairs.jsonl").read_bytes()
     shown = ids(view(work))
-    accept, reject, agreement, said = label(work, 1, KEEP, shown)
-    assert (accept.variant, reject.variant, said) == ("primary", "secondary", {})
-    assert "0 of 1" in agreement
+    update = label(work, 1, KEEP, shown)
+    assert (update["accept_1"].variant, update["reject_1"].variant) == ("primary", "secondary")
+    assert "0 of 1" in update["agreement"] and update["own_labels"] == {}
     label(work, 0, KEEP, shown), label(work, 1, DROP, shown)
     assert curation.labels(run) == {shown[0]: KEEP, shown[1]: DROP}
     assert (run / "pairs.jsonl").read_bytes() == before
@@ -44,7 +41,7 @@ def test_a_label_goes_into_ones_own_run_beside_the_machines_verdict(run):
     seen = view(again)
     assert [card[3].variant for card in cards(seen)[:3]] == ["primary", "secondary", "secondary"]
     assert [card[4].variant for card in cards(seen)[:3]] == ["secondary", "stop", "secondary"]
-    assert "2 of 2" in seen[1]
+    assert "2 of 2" in seen["agreement"]
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["the sample", "a read-only run"])
@@ -53,11 +50,12 @@ def test_labels_of_a_run_that_is_not_to_be_written_to_stay_with_the_visitor(run,
         monkeypatch.setattr("os.access", lambda *_: False)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     work = curating(run, own=own)
-    message, shown = work.open(False, {})[2], ids(view(work))
+    message, shown = opened(work)["message"], ids(view(work))
     assert "Download them" in message
-    *_, said = label(work, 0, KEEP, shown)
-    *_, agreement, said = label(work, 1, KEEP, shown, said)
-    assert "1 of 2" in agreement and cards(view(work, said=said))[0][3].variant == "primary"
+    said = label(work, 0, KEEP, shown)["own_labels"]
+    update = label(work, 1, KEEP, shown, said)
+    said = update["own_labels"]
+    assert "1 of 2" in update["agreement"] and cards(view(work, said=said))[0][3].variant == "primary"
     assert cards(view(work))[0][3].variant == "secondary"  # another visitor sees none of it
     work.export(said)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
@@ -68,7 +66,7 @@ def test_the_export_is_a_labels_file_with_the_verdict_beside_each(run, tmp_path,
     work, said = curating(run, own=own), {}
     shown = ids(view(work))
     for index, verdict in ((0, DROP), (1, DROP), (0, KEEP)):
-        *_, said = label(work, index, verdict, shown, said)
+        said = label(work, index, verdict, shown, said)["own_labels"]
     exported = work.export(said)
     (tmp_path / "labels.jsonl").write_text(exported)
     assert curation.labels(tmp_path) == {shown[0]: KEEP, shown[1]: DROP}
@@ -94,14 +92,14 @@ def test_pages_do_not_shift_while_one_labels(run):
 def test_the_agreement_is_with_the_verdicts_that_are_shown(run):
     work = curating(run)
     pairs = curation.read_pairs(run)
-    low = next(pair["id"] for pair in pairs if pair["reason"] == LOW)
+    low = next(pair.id for pair in pairs if pair.reason == LOW)
     curation.label(run, low, KEEP)
-    assert "0 of 1" in view(work)[1] and "1 of 1" in view(work, limits=(*OWN[:2], 2))[1]
+    assert "0 of 1" in view(work)["agreement"]
+    assert "1 of 1" in view(work, limits=(*OWN[:2], 2))["agreement"]
 
 
 def test_agreement_shows_share_kappa_and_all_four_counts():
-    found = {"pairs": 10, "both_keep": 3, "both_drop": 4, "only_machine": 2, "only_person": 1}
-    told = curate_cards.agreement({**found, "share": 0.7, "kappa": 0.4})
+    told = curate_cards.agreement(Agreement(both_keep=3, both_drop=4, only_judge=2, only_person=1))
     assert "7 of 10" in told and "70%" in told and "0.40" in told
     cells = told.split("<tbody>")[1]
     assert [cells.index(f">{n}<") for n in (3, 1, 2, 4)] == sorted(cells.index(f">{n}<") for n in range(1, 5))
@@ -114,10 +112,10 @@ def test_a_label_that_cannot_be_written_is_said_and_not_shown(run, monkeypatch, 
     work = curating(run)
     shown = ids(view(work))
     monkeypatch.setattr(curation, "label", refuse)
-    assert label(work, 0, KEEP, shown) == (gr.skip(),) * 4
+    assert label(work, 0, KEEP, shown) == {}
     assert "no space left" in toasts[0]
 
 
 def test_labels_of_a_card_that_is_gone_do_nothing(run):
-    assert label(curating(run), 3, KEEP, ["000000-0-1"]) == (gr.skip(),) * 4
+    assert label(curating(run), 3, KEEP, ["000000-0-1"]) == {}
     assert curation.labels(run) == {}

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dsd.curation import judge as curation
 from dsd.curation import review
+from dsd.curation.judge import new_pair
 from dsd.curation.review import ALL, DISAGREE, LABELLED, UNLABELLED
 from dsd.curation.verdict import (
     DIFFERENT,
@@ -29,10 +30,11 @@ from dsd.curation.verdict import (
 )
 from dsd.files import jsonl
 from dsd.files.jsonl import RunError
+from dsd.grids import grids
 from dsd.ui.curate import cards as curate_cards
-from dsd.ui.curate.handlers import CARDS
+from dsd.ui.curate.handlers import CARDS, SLIDERS
 from tests import judging
-from tests.wheel_page import LIMITS, OWN, cards, curating, ids, judged_run, view
+from tests.wheel_page import LIMITS, OWN, cards, curating, ids, judged_run, label, opened, view
 from train import curate
 
 
@@ -60,7 +62,7 @@ def toasts(monkeypatch):
 def test_by_its_own_thresholds_a_run_is_what_it_was(judged):
     found = review.open_review(judged)
     assert found.thresholds == LIMITS
-    stored = [(pair["verdict"], pair["reason"]) for pair in found.pairs]
+    stored = [(pair.verdict, pair.reason) for pair in found.pairs]
     assert found.decided(LIMITS) == stored
     assert set(review.counts(stored)) == {SAME, DIFFERENT, LOW, UNREADABLE, TOO_DIFFERENT, "too alike"}
     assert sum(review.counts(stored).values()) == 18
@@ -78,7 +80,7 @@ def test_the_command_that_the_page_shows_does_to_the_run_what_the_page_showed(ru
     assert kept * moved > 0
     _, _, _, _, *flags = shlex.split(review.command(found, limits))
     curate.main([str(run), *flags])
-    now = [(pair["verdict"], pair["reason"]) for pair in curation.read_pairs(run)]
+    now = [(pair.verdict, pair.reason) for pair in curation.read_pairs(run)]
     assert now == decided and review.open_review(run).thresholds == limits
 
 
@@ -96,7 +98,7 @@ def test_every_selection_is_what_it_says(judged):
     by_reason = [review.select(found, decided, reason, {}) for reason in REASONS]
     assert sorted(sum(by_reason, [])) == review.select(found, decided, ALL, {}) == list(range(18))
     assert sorted(kept + review.select(found, decided, DROP, {})) == list(range(18))
-    labels = {found.pairs[0]["id"]: decided[0][0], found.pairs[kept[-1]]["id"]: DROP}
+    labels = {found.pairs[0].id: decided[0][0], found.pairs[kept[-1]].id: DROP}
     assert review.select(found, decided, LABELLED, labels) == [0, kept[-1]]
     assert review.select(found, decided, DISAGREE, labels) == [kept[-1]]
     assert len(review.select(found, decided, UNLABELLED, labels)) == 16
@@ -107,7 +109,7 @@ def test_every_selection_is_what_it_says(judged):
 def test_a_run_that_is_not_judged_or_was_edited_is_named(tmp_path, run):
     with pytest.raises(RunError, match="no judged pairs"):
         review.open_review(tmp_path)
-    pairs = curation.read_pairs(run)
+    pairs = jsonl.read(run / "pairs.jsonl")
     del pairs[3]["lowest"]
     (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     with pytest.raises(RunError, match=f"{pairs[3]['id']}.*lacks lowest"):
@@ -120,28 +122,28 @@ def test_a_run_that_is_not_judged_or_was_edited_is_named(tmp_path, run):
 def test_the_pages_show_every_pair_once_with_both_images(judged):
     work = curating(judged)
     seen = [view(work, page=page) for page in (1, 2, 3)]
-    assert sum(map(ids, seen), []) == [pair["id"] for pair in curation.read_pairs(judged)]
+    assert sum(map(ids, seen), []) == [pair.id for pair in curation.read_pairs(judged)]
     assert all(card[1].count("<img") == 2 for one in seen for card in cards(one))
-    assert "Pairs 13 to 18 of 18" in seen[2][4]
+    assert "Pairs 13 to 18 of 18" in seen[2]["position"]
 
 
 def test_a_page_beyond_the_end_is_the_last_and_a_last_page_is_as_short_as_it_is(judged):
     work = curating(judged)
     assert ids(view(work, page=99)) == ids(view(work, page=3))
-    assert view(work, page=99)[3].value == 3 and view(work, page=-5)[3].value == 1
+    assert view(work, page=99)["page"].value == 3 and view(work, page=-5)["page"].value == 1
     kept = view(work, show=KEEP, page=2)
     total = len(review.select(work.review(), work.review().decided(LIMITS), KEEP, {}))
     assert len(cards(kept)) == total - CARDS > 0
-    assert view(work, show="not judged")[4].count("no such pairs") == 1
+    assert view(work, show="not judged")["position"].count("no such pairs") == 1
 
 
 def test_a_card_tells_scores_reasons_similarity_and_what_was_asked(judged):
     (first, *_), pair = cards(view(curating(judged))), curation.read_pairs(judged)[0]
     words = first[2]
-    assert "both show the same one" in words and words.count("of 4") == 2 * len(pair["scores"])
-    assert words.count("class=on") == sum(pair["scores"].values())
-    assert f"{pair['similarity']:.2f}" in words and pair["prompt"] in words and "none" in words
-    places = review.open_review(judged).grids["000000"]["places"]
+    assert "both show the same one" in words and words.count("of 4") == 2 * len(pair.scores)
+    assert words.count("class=on") == sum(pair.scores.values())
+    assert f"{pair.similarity:.2f}" in words and pair.prompt in words and "none" in words
+    places = review.open_review(judged).grids["000000"].places
     assert all(place in first[1] for place in places[:2])
 
 
@@ -152,7 +154,7 @@ def differences(card: tuple) -> str | None:
 
 
 def test_the_comparison_is_told_on_dropped_cards_with_the_parts_that_score_low_marked(run):
-    pairs = curation.read_pairs(run)
+    pairs = jsonl.read(run / "pairs.jsonl")
     text = "color red – red agree , Pattern striped 60° – spotted & <b> differ , patterns are not a part"
     judged = [pair for pair in pairs if pair["scores"]]
     for pair in judged:
@@ -172,7 +174,7 @@ def test_the_comparison_is_told_on_dropped_cards_with_the_parts_that_score_low_m
 
 
 def test_a_judge_who_contradicts_its_scores_is_shown_with_its_words_and_no_part_marked(run):
-    pairs = curation.read_pairs(run)
+    pairs = jsonl.read(run / "pairs.jsonl")
     pair = next(pair for pair in pairs if pair["reason"] == DIFFERENT)
     pair |= {"scores": dict.fromkeys(pair["scores"], 4), "differences": "eyes, somehow"}
     (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
@@ -184,26 +186,30 @@ def test_moving_a_threshold_moves_the_rate_and_the_verdicts_but_sends_no_image_a
     work = curating(judged)
     before = view(work)
     after = view(work, limits=(*OWN[:2], 4), shown=ids(before))
-    assert before[0] != after[0] and "by your thresholds" in after[0] and "--minimum-score 4" in after[0]
-    assert all(card[1] == gr.skip() for card in cards(after))
+    assert (
+        before["rates"] != after["rates"]
+        and "by your thresholds" in after["rates"]
+        and "--minimum-score 4" in after["rates"]
+    )
+    assert all(card[1] is None for card in cards(after))
     assert [card[2] for card in cards(before)] != [card[2] for card in cards(after)]
-    labels = dict(after[2].choices)
+    labels = dict(after["show"].choices)
     assert {value: name for name, value in labels.items()}[KEEP] != next(
-        name for name, value in before[2].choices if value == KEEP
+        name for name, value in before["show"].choices if value == KEEP
     )
 
 
 def test_the_command_is_only_shown_to_whom_the_run_belongs(judged):
-    assert "train.curate" not in view(curating(judged, own=False), limits=(*OWN[:2], 4))[0]
+    assert "train.curate" not in view(curating(judged, own=False), limits=(*OWN[:2], 4))["rates"]
 
 
 def test_only_the_grids_on_the_page_are_opened(judged, monkeypatch):
-    opened, work = [], curating(judged)
-    monkeypatch.setattr(curation, "open_panels", lambda run, grid: opened.append(grid["id"]) or panels())
-    work.open(False, {})
-    assert opened == []
+    read, work = [], curating(judged)
+    monkeypatch.setattr(grids, "open_panels", lambda run, grid: read.append(grid.id) or panels())
+    opened(work)
+    assert read == []
     view(work)
-    assert len(opened) == CARDS
+    assert len(read) == CARDS
 
 
 def panels() -> list[Image.Image]:
@@ -211,14 +217,14 @@ def panels() -> list[Image.Image]:
 
 
 def test_large_images_are_made_smaller_for_the_page():
-    shown = curate_cards.images(*panels()[:2], {"first": 0, "second": 1}, ["here", "there"])
+    shown = curate_cards.images(*panels()[:2], new_pair(judging.grid(0)[1], 0, 1), ["here", "there"])
     data = re.findall(r'base64,([^"]+)"', shown)
     assert [Image.open(io.BytesIO(base64.b64decode(one))).size for one in data] == [(256, 256)] * 2
 
 
 def test_a_floor_above_the_ceiling_is_answered_by_a_sentence(judged):
     seen = view(curating(judged), limits=(0.99, 0.95, 3))
-    assert "is above the greatest" in seen[0] and len(seen) == len(view(curating(judged)))
+    assert "is above the greatest" in seen["rates"] and set(seen) == {"rates"}
 
 
 def test_one_damaged_grid_hides_no_other(run):
@@ -231,21 +237,21 @@ def test_one_damaged_grid_hides_no_other(run):
 def test_nothing_in_a_run_becomes_html(tmp_path):
     evil = "<img src=x onerror=alert(1)>"
     run = judged_run(tmp_path / "run", grids=1, places=[evil] * 4, prompt=evil)
-    pairs = curation.read_pairs(run)
+    pairs = jsonl.read(run / "pairs.jsonl")
     for pair in pairs:
         pair |= {"subject": evil, "judge": evil, "differences": evil, "answers": [evil]}
         pair["scores"] = pair["scores"] and {evil: 3}
         pair["descriptions"] = pair["descriptions"] and [evil, evil]
     (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     work = curating(run)
-    work.label(0, KEEP, [pairs[0]["id"]], {}, *OWN)
-    told = [part for part in view(work) if isinstance(part, str)]
+    label(work, 0, KEEP, [pairs[0]["id"]])
+    told = [part for part in view(work).values() if isinstance(part, str)]
     assert sum(text.count("&lt;img") for text in told) > 10
     assert not any(evil in text for text in told)
 
 
 def test_a_row_with_nonsense_in_it_hides_no_other(run):
-    pairs = curation.read_pairs(run)
+    pairs = jsonl.read(run / "pairs.jsonl")
     pairs[0]["scores"] = {"color": "<b>"}
     (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     first, second, *_ = cards(view(curating(run)))
@@ -257,27 +263,30 @@ def test_a_row_with_nonsense_in_it_hides_no_other(run):
 
 def test_at_first_the_sliders_are_the_runs_own_and_later_as_they_were_left(judged):
     work = curating(judged)
-    opened, body, message, floor, ceiling, minimum, known = work.open(False, {})
-    assert opened and body.visible and known == {} and "labels.jsonl" in message
-    assert (floor.value, ceiling.value, minimum.value) == OWN == work.own_thresholds()
-    assert work.open(True, {})[3:6] == (gr.skip(),) * 3
+    update = opened(work)
+    assert update["is_open"] and update["body"].visible and update["known"] == {}
+    assert "labels.jsonl" in update["message"]
+    assert tuple(update[name].value for name in SLIDERS) == OWN
+    assert work.own_thresholds() == dict(zip(SLIDERS, OWN, strict=True))
+    assert opened(work, again=True) == {"is_open": True}
 
 
 def test_without_a_run_or_without_pairs_the_page_says_how_to_get_some(tmp_path):
     for run, words in ((None, "--run FOLDER"), (tmp_path, "train.curate")):
-        opened, body, message, *_ = curating(run).open(False, {})
-        assert not opened and not body.visible and words in message and 'role="alert"' in message
+        update = opened(curating(run))
+        assert not update["is_open"] and not update["body"].visible
+        assert words in update["message"] and 'role="alert"' in update["message"]
 
 
 def test_what_is_judged_meanwhile_is_there_when_one_comes_back(run):
     work = curating(run)
-    work.open(False, {})
+    opened(work)
     assert len(work.review().pairs) == 18
-    more = {**curation.read_pairs(run)[0], "id": "000009-0-1"}
+    more = {**jsonl.read(run / "pairs.jsonl")[0], "id": "000009-0-1"}
     with jsonl.writing(jsonl.shard(run / "pairs.jsonl", 0)) as append:
         append([more])
     assert len(work.review().pairs) == 18  # nothing moves while one looks
-    work.open(True, {})
+    opened(work, again=True)
     assert len(work.review().pairs) == 19
 
 
@@ -288,14 +297,14 @@ def test_a_judge_with_votes_is_decided_by_the_runs_votes(tmp_path):
     votes = Thresholds(floor=-1.0, ceiling=1.0, needed=2, votes=3)
     image, grid = judging.grid(0, "red", "blue")
     (run / "grids").mkdir()
-    image.save(run / "grids" / grid["file"])
+    image.save(run / "grids" / grid.file)
     pairs = curation.judge_grids(
         [grid], run=run, vlm=judging.FakeJudge(said), embedder=None, thresholds=votes
     )
     for name, found in (("grids/grids.jsonl", [grid]), ("pairs.jsonl", pairs)):
-        (run / name).write_text("".join(json.dumps(row) + "\n" for row in found))
+        jsonl.write_rows(run / name, [row.to_json() for row in found])
     work = curating(run)
-    assert work.open(False, {})[3].minimum == -1.0
+    assert opened(work)["floor"].minimum == -1.0
     (card,) = cards(view(work, limits=(-1.0, 1.0, 3)))
     assert "both show the same one" in card[2] and "different, same, same" in card[2]
     assert "similarity" not in card[2]

@@ -15,10 +15,12 @@ from dsd.files.hub import LoadError
 from dsd.generate import provenance
 from dsd.grids import grids
 from dsd.grids import teacher as teachers
+from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.model.presets import ASSETS
 from dsd.ui.grids import handlers as drawing_grids
-from dsd.ui.grids.handlers import EXAMPLES, DrawingGrids, drawn_and_judged, grid_row, surprise
+from dsd.ui.grids.examples import EXAMPLES
+from dsd.ui.grids.handlers import DrawingGrids, drawn_and_judged, new_prompt, surprise
 from dsd.ui.loaded import Lazy
 from dsd.vlm.base import VLMError
 from tests import judging, wheel_page
@@ -41,15 +43,28 @@ def toasts(monkeypatch):
 def draw(work: DrawingGrids, subject: str = SUBJECT, places: list | None = None, seed=7, new=False) -> list:
     """All that the page is sent; the files are read at once, because they do not outlive the drawing."""
     seen = []
-    for grid, panels, facts, status, used in work.draw(subject, *(places or PLACES), seed, new):
-        if isinstance(grid, str):
-            grid, path = Image.open(grid), grid
-            grid.load()
-        if isinstance(panels, gr.Gallery) and panels.visible:  # a preview comes without
-            panels = [(provenance_of(file), caption) for file, caption in _files(panels)]
-            assert provenance_of(path) == provenance.MARK
-        seen.append((grid, panels, facts, status, used))
+    for update in work.draw(form(subject, places or PLACES, seed, new)):
+        if update.get("panels") and update["panels"].visible:  # a preview comes without
+            update["panels"] = [(provenance_of(path), caption) for path, caption in _files(update["panels"])]
+            assert provenance_of(update["grid"]) == provenance.MARK
+        if update.get("grid"):
+            with Image.open(update["grid"]) as image:
+                update["grid"] = image.copy()
+        seen.append(update)
     return seen
+
+
+def fields(places: list) -> dict[str, str]:
+    return dict(zip(drawing_grids.PLACES, places, strict=True))
+
+
+def form(subject: str, places: list, seed, new: bool) -> dict:
+    return {"subject": subject, "seed": seed, "new_seed": new, **fields(places)}
+
+
+def values(seen: list[dict], name: str) -> list:
+    """All that one component was sent."""
+    return [update[name] for update in seen if name in update]
 
 
 def _files(gallery: gr.Gallery) -> list[tuple[str, str]]:
@@ -63,8 +78,8 @@ def provenance_of(path: str) -> str:
 
 def last(work: DrawingGrids, *given, **changed) -> tuple[str, str]:
     """Facts and status at the end."""
-    *_, (_, _, facts, status, _) = draw(work, *given, **changed)
-    return facts, status
+    seen = draw(work, *given, **changed)
+    return (values(seen, "facts") or [""])[-1], values(seen, "status")[-1]
 
 
 # -- the grid
@@ -72,8 +87,8 @@ def last(work: DrawingGrids, *given, **changed) -> tuple[str, str]:
 
 def test_the_grid_is_what_the_teacher_draws_from_these_words_and_this_seed(teacher):
     work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher), judge=None))
-    shown = [grid for grid, *_ in draw(work) if isinstance(grid, Image.Image)]
-    (expected,) = teachers.draw(teacher, [grid_row(CRITTERS, SUBJECT, PLACES, 7)])
+    shown = values(draw(work), "grid")
+    (expected,) = teacher.draw([prompt()])
     assert shown[-1].convert("RGB").tobytes() == expected.tobytes()
 
 
@@ -82,11 +97,10 @@ def test_it_is_watched_step_by_step_and_then_cut_into_four_named_panels_that_say
 ):
     monkeypatch.setattr(drawing_grids, "PREVIEW_SECONDS", 0.0)
     seen = draw(DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher))))
-    steps = [status for *_, status, _ in seen if "Step" in status]
-    assert len(steps) == wheel_page.STEPS and "left" in steps[0]
-    previews = [grid for grid, _, _, status, _ in seen if "Step" in status]
-    assert {preview.size for preview in previews} == {(64, 64)}
-    (panels,) = [panels for _, panels, *_ in seen if isinstance(panels, list)]
+    steps = [update for update in seen if "Step" in update.get("status", "")]
+    assert len(steps) == wheel_page.STEPS and "left" in steps[0]["status"]
+    assert {update["grid"].size for update in steps} == {(64, 64)}
+    (panels,) = [panels for panels in values(seen, "panels") if isinstance(panels, list)]
     captions = ["1. beach", "2. forest hat", "3. snow", "4. space"]
     assert panels == [(provenance.MARK, caption) for caption in captions]
 
@@ -95,8 +109,8 @@ def test_another_seed_gives_another_grid_and_a_new_one_is_taken_unless_told_not_
     work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher), judge=None))
 
     def drawn(**seed):
-        (*_, used), *_, (grid, *_) = draw(work, **seed)
-        return np.asarray(grid).tobytes(), used
+        seen = draw(work, **seed)
+        return np.asarray(values(seen, "grid")[-1]).tobytes(), seen[0]["seed"]
 
     assert drawn(seed=7) == drawn(seed=7) and drawn(seed=7)[0] != drawn(seed=8)[0]
     assert drawn(seed=7)[1] == 7 and drawn(seed=7, new=True)[1] != 7
@@ -108,7 +122,8 @@ def test_closing_it_stops_before_the_next_step(teacher):
     hook = teacher.pipe.transformer.register_forward_hook(lambda *_: calls.append(1) and None)
     try:
         slow = replace(teacher, settings=replace(teacher.settings, steps=50))
-        steps = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(slow))).draw(SUBJECT, *PLACES, 7, False)
+        work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(slow)))
+        steps = work.draw(form(SUBJECT, PLACES, 7, False))
         next(steps), next(steps)
         steps.close()
         assert len(calls) <= 2
@@ -117,7 +132,7 @@ def test_closing_it_stops_before_the_next_step(teacher):
 
 
 def test_what_leaves_the_gpu_process_can_be_pickled(teacher):
-    reports = list(drawn_and_judged(opened(wheel_page.wheel(teacher=wheel_page.late(teacher))), grid()))
+    reports = list(drawn_and_judged(opened(wheel_page.wheel(teacher=wheel_page.late(teacher))), prompt()))
     again = pickle.loads(pickle.dumps(reports))
     assert [report.pairs for report in again] == [report.pairs for report in reports]
     assert again[-1].grid == reports[-1].grid and len(again[-1].pairs) == 6
@@ -128,8 +143,8 @@ def opened(wheel):
     return wheel
 
 
-def grid() -> dict:
-    return grid_row(CRITTERS, SUBJECT, PLACES, 7)
+def prompt() -> Prompt:
+    return new_prompt(CRITTERS, SUBJECT, PLACES, 7)
 
 
 # -- what is said of it
@@ -137,10 +152,10 @@ def grid() -> dict:
 
 def test_the_six_pairs_are_judged_one_by_one_on_their_own_panels(teacher):
     wheel = wheel_page.wheel(teacher=wheel_page.late(teacher))
-    facts = [facts for _, _, facts, _, _ in draw(DrawingGrids(wheel)) if isinstance(facts, str)]
+    facts = values(draw(DrawingGrids(wheel)), "facts")
     assert [text.count('class="dsd-pair"') for text in facts] == [0, 0, 1, 2, 3, 4, 5, 6]
     assert "Panels 1 and 2" in facts[2] and "Panels 3 and 4" in facts[-1] and "6 of 6" in facts[-1]
-    (drawn,) = teachers.draw(teacher, [grid()])
+    (drawn,) = teacher.draw([prompt()])
     panels = grids.panels(drawn, 2, 2)
     first, *_, final = wheel.judge().requests
     assert first.images == (panels[0], panels[1]) and final.images == (panels[2], panels[3])
@@ -179,7 +194,7 @@ def test_a_judge_who_falls_silent_leaves_the_grid_and_what_was_said_before():
 def test_the_wording_the_origin_and_the_borders_are_told(monkeypatch):
     monkeypatch.setattr(grids, "check_gutters", lambda *_: None)
     facts, _ = last(DrawingGrids(wheel_page.wheel()))
-    assert grid()["prompt"] in facts and "drawn by tiny in 3 steps" in facts
+    assert prompt().prompt in facts and "drawn by tiny in 3 steps" in facts
     assert "where they should be" in facts and "thrown away" not in facts
     monkeypatch.setattr(grids, "check_gutters", lambda *_: "gutters: no boundary between rows 1 and 2")
     facts, _ = last(DrawingGrids(wheel_page.wheel()))
@@ -215,12 +230,13 @@ def test_nothing_that_a_visitor_or_a_model_says_becomes_html():
 )
 def test_a_mistake_is_answered_by_a_sentence_and_nothing_is_drawn(subject, places, seed, sentence, toasts):
     seen = draw(DrawingGrids(wheel_page.wheel()), subject, places, seed)
-    assert sentence in seen[-1][3] and 'role="alert"' in seen[-1][3] and len(toasts) == 1
-    assert not any(isinstance(grid, Image.Image) for grid, *_ in seen)
+    status = seen[-1]["status"]
+    assert sentence in status and 'role="alert"' in status and len(toasts) == 1
+    assert not any(values(seen, "grid"))
 
 
 def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(monkeypatch):
-    monkeypatch.setattr(teachers, "stream", lambda *_: 1 / 0)
+    monkeypatch.setattr(teachers.Teacher, "stream", lambda *_: 1 / 0)
     assert "Something went wrong" in last(DrawingGrids(wheel_page.wheel()))[1]
 
 
@@ -242,23 +258,25 @@ def test_a_teacher_that_does_not_fit_is_told_as_it_is(monkeypatch):
 @pytest.mark.parametrize("recipe", [CRITTERS, IDENTITY], ids=lambda recipe: recipe.name)
 def test_every_example_and_every_surprise_makes_a_prompt(recipe):
     for subject, places in EXAMPLES[recipe.name]:
-        assert grid_row(recipe, subject, places, 0)["prompt"]
+        assert new_prompt(recipe, subject, places, 0).prompt
     made = [surprise(recipe, seed) for seed in range(40)]
-    assert all(grid_row(recipe, subject, places, 0) for subject, *places in made)
+    assert all(new_prompt(recipe, subject, places, 0) for subject, places in made)
     assert len(set(made)) > 30 and surprise(recipe, 3) == made[3]
 
 
 def test_the_embedded_teacher_knows_every_word_of_its_examples():
     tokenizer = AutoTokenizer.from_pretrained(ASSETS / "teacher" / "tokenizer_2")
     for subject, places in EXAMPLES[CRITTERS.name]:
-        assert drawing_grids.unknown_words(tokenizer, {"subject": subject, "places": places}) == []
-    assert drawing_grids.unknown_words(tokenizer, {"subject": "red dragon", "places": []}) == ["dragon"]
+        prompt = new_prompt(CRITTERS, subject, places, 0)
+        assert drawing_grids.unknown_words(tokenizer, prompt) == []
+    prompt = new_prompt(CRITTERS, "red dragon", EXAMPLES[CRITTERS.name][0][1], 0)
+    assert drawing_grids.unknown_words(tokenizer, prompt) == ["dragon"]
 
 
 def test_an_example_fills_subject_and_places():
     work = DrawingGrids(wheel_page.wheel())
-    subject, *places = work.example(1)
-    assert (subject, tuple(places)) == EXAMPLES[CRITTERS.name][1]
+    subject, places = EXAMPLES[CRITTERS.name][1]
+    assert work.example({"examples": 1}) == {"subject": subject, **fields(places)}
 
 
 # -- models that are opened late
@@ -293,4 +311,4 @@ def test_the_models_are_opened_by_the_first_grid_and_not_before():
     work = DrawingGrids(wheel)
     assert not wheel.teacher.is_open and not wheel.judge.is_open
     first, second = draw(work), draw(work)
-    assert "first time" in first[0][3] and "first time" not in second[0][3]
+    assert "first time" in first[0]["status"] and "first time" not in second[0]["status"]

@@ -7,9 +7,10 @@ from PIL import Image, ImageFilter
 
 from dsd.generate import drawing, provenance
 from dsd.generate.drawing import Options, Progress
+from dsd.grids.recipes import CRITTERS
 from dsd.ui import uploads
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.grids.handlers import DrawingGrids, Report
+from dsd.ui.grids.handlers import DrawingGrids, Report, new_prompt
 from tests import tiny, wheel_page
 
 
@@ -72,8 +73,9 @@ def test_previews_of_one_moment_are_not_mixed_up(loaded, cache, folder):
 
 def test_the_grids_tab_keeps_small_previews(image, cache, folder, monkeypatch):
     work = DrawingGrids(wheel_page.wheel())
-    shown, *_ = work._shown(Report(1, 2, 1.0, image), {}, None, folder)
-    on_page = gr.Image(format="png").postprocess(shown)  # what `grids_layout` shows it in
+    prompt = new_prompt(CRITTERS, "red critter", ["beach"] * 4, 7)
+    update = work._update(Report(1, 2, 1.0, image), prompt, folder)
+    on_page = gr.Image(format="png").postprocess(update["grid"])  # the tab's component
     with Image.open(on_page.path) as file:
         assert file.format == "JPEG" and file.size == (512, 512)
     assert (folder / "preview-1.jpg").stat().st_size < as_png(image, folder) / 8

@@ -10,7 +10,7 @@ from dsd.generate.drawing import Progress
 from dsd.ui.generate import handlers as generating
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.grids import handlers as drawing_grids
-from dsd.ui.grids.handlers import DrawingGrids, Report
+from dsd.ui.grids.handlers import PLACES, DrawingGrids, Report
 from tests import wheel_page
 from tests.forms import form
 
@@ -81,12 +81,13 @@ def test_a_mistake_takes_no_earlier_image_away(drawn):
 # ---------------------------------------------------------------- Grids
 
 
-def grid(when: Callable[[Report], bool], error: Exception, *, subject: str = "red critter") -> list[tuple]:
+def grid(when: Callable[[Report], bool], error: Exception, *, subject: str = "red critter") -> list[dict]:
     """All that the page is sent of a grid until the time ends."""
     work = DrawingGrids(wheel_page.wheel())
     steps = work._steps
-    work._steps = lambda row: stopped(steps(row), when, error)
-    return list(work.draw(subject, "beach", "forest", "snow", "space", 7, False))
+    work._steps = lambda prompt: stopped(steps(prompt), when, error)
+    places = dict(zip(PLACES, ("beach", "forest", "snow", "space"), strict=True))
+    return list(work.draw({"subject": subject, "seed": 7, "new_seed": False, **places}))
 
 
 @pytest.mark.parametrize(
@@ -96,20 +97,21 @@ def grid(when: Callable[[Report], bool], error: Exception, *, subject: str = "re
 @pytest.mark.parametrize("judged", [0, 2])
 def test_a_grid_stays_when_its_pairs_are_not_all_judged(judged, error, words):
     seen = grid(lambda report: report.grid and len(report.pairs) == judged, error)
-    images = [index for index, row in enumerate(seen) if row[0] != SKIP]
-    assert seen[images[-1]][0].endswith("grid-7.png") and seen[images[-1]][1].visible
-    image, panels, facts, line, _ = seen[-1]
-    assert image == panels == SKIP and f"The grid is drawn. {words}" in line and 'role="alert"' in line
-    assert facts.count('class="dsd-pair"') == judged and "did not get to the end" in facts
-    assert "goes on" not in facts and "is looking" not in facts
+    image = [update for update in seen if "grid" in update][-1]
+    assert image["grid"].endswith("grid-7.png") and image["panels"].visible
+    last, facts = seen[-1], seen[-1]["facts"]
+    assert set(last) == {"facts", "status"}
+    assert f"The grid is drawn. {words}" in last["status"] and 'role="alert"' in last["status"]
+    assert facts.count('class="dsd-pair"') == judged and "could not finish" in facts
+    assert "continues" not in facts and "compares the panels" not in facts
 
 
 def test_a_preview_of_a_grid_stays_too():
     *_, before, last = grid(lambda report: report.preview, gr.Error("GPU task aborted"))
-    assert before[0] not in (None, SKIP) and last[:3] == (SKIP, SKIP, SKIP)
-    assert "GPU task aborted" in last[3] and "is drawn" not in last[3]
+    assert before["grid"] and set(last) == {"status"}
+    assert "GPU task aborted" in last["status"] and "is drawn" not in last["status"]
 
 
 def test_a_mistake_takes_no_earlier_grid_away():
-    ((image, panels, facts, line, _),) = grid(lambda report: False, ValueError(), subject=" ")
-    assert image == panels == facts == SKIP and "A subject is empty" in line
+    (update,) = grid(lambda report: False, ValueError(), subject=" ")
+    assert set(update) == {"status"} and "A subject is empty" in update["status"]

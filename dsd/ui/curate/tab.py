@@ -1,96 +1,147 @@
-"""Events of the Curate tab; the layout is in `dsd.ui.curate.layout`, the work in `handlers`."""
+"""The Curate tab: its layout and its events; the work is in `handlers`."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import gradio as gr
+from gradio.blocks import Block
 
-from dsd.curation.verdict import DROP, KEEP
-from dsd.ui.curate import layout
-from dsd.ui.curate.handlers import Curating
-from dsd.ui.curate.layout import Limits, Opinion, Pages
-from dsd.ui.events import AT_ONCE, scroll_to
+from dsd.curation import review
+from dsd.curation.verdict import DROP, KEEP, TOP_SCORE, Thresholds
+from dsd.ui import messages
+from dsd.ui.curate.handlers import CARDS, SLIDERS, Curating
+from dsd.ui.events import AT_ONCE, Parts, scroll_to
 from dsd.ui.loaded import Wheel
 
 SAVE = """text => { if (!text) return;
   const link = document.createElement("a");
   link.href = URL.createObjectURL(new Blob([text], {type: "application/jsonl"}));
   link.download = "labels.jsonl"; link.click(); URL.revokeObjectURL(link.href); }"""
+CARD = ("card", "images", "words", "accept", "reject")  # the parts of each card
 
 
 def build(wheel: Wheel, tab: gr.Tab) -> None:
     """Add the tab to the page under construction; the run is read when a visitor opens the tab."""
-    work = Curating(wheel)
-    message = layout.introduction()
-    with gr.Row(equal_height=False, visible=False, elem_classes="dsd-columns") as body:
+    gr.Markdown(
+        "Any two panels of a grid make a pair. A judge decides which pairs show the same subject, and says "
+        "why. Move the limits, read its reasons, and say where you disagree.",
+        elem_classes="dsd-introduction",
+    )
+    parts = Parts()
+    parts["message"] = gr.HTML(messages.idle("Reading the run."), elem_id="curate-message", padding=False)
+    with gr.Row(equal_height=False, visible=False, elem_classes="dsd-columns") as parts["body"]:
         with gr.Column(scale=4, min_width=300, elem_classes="dsd-aside"):
             with gr.Column(elem_classes="dsd-limits"):
-                limits = layout.limits()
+                parts |= _limits()
             with gr.Column(elem_classes="dsd-opinion"):
-                opinion = layout.opinion()
+                parts |= _opinion()
         with gr.Column(scale=8, min_width=320):
-            pages = layout.pages()
-    _Wiring(work, limits, opinion, pages).wire(tab, message, body)
+            parts |= _pages()
+    # The labels from when the filter was set, the ids on the cards, and the visitor's own labels.
+    parts |= {"is_open": gr.State(False), "known": gr.State({}), "shown": gr.State([])}
+    parts["own_labels"] = gr.State({})
+    _wire(parts, Curating(wheel), tab)
 
 
-class _Wiring:
-    """The tab's event connections: each event updates the whole view or labels one card."""
-
-    def __init__(self, work: Curating, limits: Limits, opinion: Opinion, pages: Pages) -> None:
-        self.work, self.limits, self.opinion, self.pages = work, limits, opinion, pages
-        self.opened, self.shown = gr.State(False), gr.State([])
-        self.known, self.said = gr.State({}), gr.State({})  # labels when the filter was set, visitor's labels
-        self.sliders = [limits.floor, limits.ceiling, limits.minimum]
-
-    def wire(self, tab: gr.Tab, message: gr.HTML, body: gr.Row) -> None:
-        """Connect all events."""
-        self._wire_arrival(tab, message, body)
-        self._wire_limits()
-        self._wire_pages()
-        self._wire_labels()
-        opinion = self.opinion
-        written = opinion.download.click(self.work.export, self.said, opinion.text, **AT_ONCE)
-        written.then(None, opinion.text, None, js=SAVE, **AT_ONCE)
-
-    def _view(self, event: object) -> None:
-        """Update the whole view after `event`, or on it."""
-        pages, cards = self.pages, [part for card in self.pages.cards for part in card]
-        seen = [*self.sliders, pages.show, pages.page, self.known, self.shown, self.said]
-        told = [self.limits.rates, self.opinion.agreement, pages.show, pages.page, pages.position, self.shown]
-        event(self.work.view, seen, [*told, *cards], trigger_mode="always_last", **AT_ONCE)
-
-    def _wire_arrival(self, tab: gr.Tab, message: gr.HTML, body: gr.Row) -> None:
-        outputs = [self.opened, body, message, *self.sliders, self.known]
-        self._view(tab.select(self.work.open, [self.opened, self.said], outputs, **AT_ONCE).then)
-
-    def _wire_limits(self) -> None:
-        # Programs set sliders too (`reset`, `open`), but `input` fires only for the visitor.
-        for slider in self.sliders:
-            self._view(slider.input)
-        self._view(self.limits.reset.click(self.work.own_thresholds, None, self.sliders, **AT_ONCE).then)
-
-    def _wire_pages(self) -> None:
-        pages = self.pages
-        chosen = pages.show.input(
-            lambda said: (1, self.work.labels(said)), self.said, [pages.page, self.known], **AT_ONCE
-        )
-        self._view(chosen.then)
-        self._view(pages.page.submit)
-        for button, step in ((pages.back, -1), (pages.forth, 1)):
-            js = scroll_to("#curate-show")
-            turned = button.click(partial(_turned, step), pages.page, pages.page, js=js, **AT_ONCE)
-            self._view(turned.then)
-
-    def _wire_labels(self) -> None:
-        for index, card in enumerate(self.pages.cards):
-            for button, verdict in ((card.accept, KEEP), (card.reject, DROP)):
-                button.click(
-                    partial(self.work.label, index, verdict),
-                    [self.shown, self.said, *self.sliders],
-                    [card.accept, card.reject, self.opinion.agreement, self.said],
-                    **AT_ONCE,
-                )
+def _limits() -> dict[str, Block]:
+    """Add the keep rate and the thresholds that it results from, as sliders."""
+    default = Thresholds()
+    return {
+        "rates": gr.HTML(elem_id="curate-rates", padding=False),
+        "floor": gr.Slider(
+            0, 1, default.floor, step=0.01, label="Least similarity",
+            info="Below it, two images cannot show the same subject.", buttons=[], elem_id="curate-floor",
+        ),
+        "ceiling": gr.Slider(
+            0, 1, default.ceiling, step=0.01, label="Greatest similarity",
+            info="Above it, they are the same image twice, which teaches copying.", buttons=[],
+            elem_id="curate-ceiling",
+        ),
+        "minimum": gr.Slider(
+            0, TOP_SCORE, default.minimum_score, step=1, label="Least score of every part",
+            info="0 is not alike at all, 4 exactly alike.", buttons=[], elem_id="curate-minimum",
+        ),
+        "reset": gr.Button("Back to the run's own limits", size="sm"),
+    }  # fmt: skip
 
 
-def _turned(step: int, page: float | None) -> int:
+def _opinion() -> dict[str, Block]:
+    """Add the agreement of visitor and judge, and the download of the labels."""
+    gr.Markdown("### You and the judge", elem_classes="dsd-heading")
+    return {
+        "agreement": gr.HTML(elem_id="curate-agreement", padding=False),
+        "download": gr.Button("Download my labels", size="sm", elem_id="curate-download"),
+        "text": gr.Textbox(visible=False),
+    }
+
+
+def _pages() -> dict[str, Block]:
+    """Add the filter, one page of cards, and the controls that turn pages."""
+    parts: dict[str, Block] = {
+        "show": gr.Dropdown(
+            choices=[("All pairs", review.ALL), ("Kept", KEEP)], value=review.ALL, label="Show",
+            elem_id="curate-show", filterable=False,
+        ),
+        "position": gr.HTML(elem_id="curate-position", padding=False),
+    }  # fmt: skip
+    with gr.Row(elem_classes="dsd-cards"):
+        for index in range(CARDS):
+            parts |= zip([f"{name}_{index}" for name in CARD], _card(index), strict=True)
+    with gr.Row(elem_classes="dsd-pages"):
+        parts["back"] = gr.Button("← Previous", size="sm", min_width=100, elem_id="curate-back")
+        parts["page"] = gr.Number(
+            1, label="Page", show_label=False, container=False, precision=0, minimum=1, min_width=70,
+            elem_id="curate-page",
+        )  # fmt: skip
+        parts["forth"] = gr.Button("Next →", size="sm", min_width=100, elem_id="curate-forth")
+    return parts
+
+
+def _card(index: int) -> list[Block]:
+    with gr.Column(visible=False, min_width=300, elem_classes="dsd-card", elem_id=f"pair-{index}") as card:
+        images, words = gr.HTML(padding=False), gr.HTML(padding=False)
+        with gr.Row():
+            accept = gr.Button("Accept", size="sm", min_width=80)
+            reject = gr.Button("Reject", size="sm", min_width=80)
+    return [card, images, words, accept, reject]
+
+
+def _wire(parts: Parts, work: Curating, tab: gr.Tab) -> None:
+    def view_on(event: Callable) -> None:
+        cards = [f"{name}_{index}" for index in range(CARDS) for name in CARD]
+        inputs = [*SLIDERS, "show", "page", "known", "shown", "own_labels"]
+        outputs = ["rates", "agreement", "show", "page", "position", "shown", *cards]
+        event(**parts.call(work.view, inputs, outputs), trigger_mode="always_last", **AT_ONCE)
+
+    outputs = ["is_open", "body", "message", *SLIDERS, "known"]
+    view_on(tab.select(**parts.call(work.open, ["is_open", "own_labels"], outputs), **AT_ONCE).then)
+    for name in SLIDERS:  # programs set sliders too, but `input` fires only for the visitor
+        view_on(parts[name].input)
+    view_on(parts["reset"].click(**parts.call(work.own_thresholds, [], SLIDERS), **AT_ONCE).then)
+    first_page = parts.call(work.first_page, ["own_labels"], ["page", "known"])
+    view_on(parts["show"].input(**first_page, **AT_ONCE).then)
+    page = parts["page"]
+    view_on(page.submit)
+    for name, step in (("back", -1), ("forth", 1)):
+        js = scroll_to("#curate-show")
+        view_on(parts[name].click(partial(_turn, step), page, page, js=js, **AT_ONCE).then)
+    for index in range(CARDS):
+        for name, verdict in (("accept", KEEP), ("reject", DROP)):
+            _wire_label(parts, work, index, parts[f"{name}_{index}"], verdict)
+    text = parts["text"]
+    export = parts["download"].click(work.export, parts["own_labels"], text, **AT_ONCE)
+    export.then(None, text, None, js=SAVE, **AT_ONCE)
+
+
+def _wire_label(parts: Parts, work: Curating, index: int, button: gr.Button, verdict: str) -> None:
+    def label(values: dict[str, Any]) -> dict[str, Any]:
+        return work.label(index, verdict, values)
+
+    outputs = [f"accept_{index}", f"reject_{index}", "agreement", "own_labels"]
+    button.click(**parts.call(label, ["shown", "own_labels", *SLIDERS], outputs), **AT_ONCE)
+
+
+def _turn(step: int, page: float | None) -> int:
     """Return the next or the previous page number; `view` limits it to the pages that exist."""
     return max(1, int(page or 1) + step)

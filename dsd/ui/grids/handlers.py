@@ -6,7 +6,7 @@ sentence. The judge's opinion says how well the panels agree. The grid is shown 
 
 import html
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -18,61 +18,28 @@ import spaces
 from PIL import Image
 
 from dsd.curation import judge as curation
+from dsd.curation.judge import Pair
 from dsd.curation.verdict import Thresholds
 from dsd.files import intake
-from dsd.files.jsonl import Row
 from dsd.generate import drawing as generate
 from dsd.generate import provenance
 from dsd.grids import grids, prompts, references, writers
+from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY, Recipe
 from dsd.ui import uploads
 from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
 from dsd.ui.grids import facts as grid_facts
+from dsd.ui.grids.examples import EXAMPLES
 from dsd.ui.loaded import Wheel
 from dsd.ui.messages import done, explained, problem, status, time_left
 
 ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS
 PAIRS = PANELS * (PANELS - 1) // 2
+PLACES = tuple(f"place_{panel}" for panel in range(PANELS))  # names of the fields
+Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
 SECONDS_PER_PAIR = 2  # for a judge on a ZeroGPU device; an allowance, not a measurement
-EXAMPLES = {  # recipe -> subjects, each with four places
-    CRITTERS.name: (
-        ("red round striped critter with long ears", ("beach blue hat", "forest", "snow red scarf", "space")),
-        ("teal boxy spotted critter with no ears", ("city", "sea", "room yellow balloon", "desert night")),
-        ("purple tall plain critter with pointy ears", ("forest white flag", "beach sunset", "city", "snow")),
-        ("yellow pointy striped critter with round ears", ("room", "desert red hat", "space", "sea")),
-    ),
-    IDENTITY.name: (
-        (
-            "small ginger kitten with a white chin and a blue collar",
-            (
-                "on a sandy beach at noon",
-                "in deep snow on a clear morning",
-                "on a velvet sofa beside a lamp",
-                "under neon signs on a wet street",
-            ),
-        ),
-        (
-            "round wooden robot with a brass key in its back",
-            (
-                "in a pine forest, sunbeams between the trunks",
-                "on a kitchen table in the morning sun",
-                "on a rooftop at night, city lights below",
-                "in a field of sunflowers",
-            ),
-        ),
-        (
-            "green ceramic teapot shaped like a frog",
-            (
-                "on a mossy tree trunk in the rain",
-                "on a library shelf between old books",
-                "at a market stall heaped with fruit",
-                "beside a campfire under the stars",
-            ),
-        ),
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -84,8 +51,8 @@ class Report:
     seconds_left: float = 0.0
     preview: Image.Image | None = None
     grid: Image.Image | None = None
-    pairs: tuple[Row, ...] = ()
-    unjudged: str | None = None  # why the judge stopped early
+    pairs: tuple[Pair, ...] = ()
+    unjudged: str | None = None  # why the judge stopped early or did not start
 
 
 class DrawingGrids:
@@ -97,15 +64,15 @@ class DrawingGrids:
         # As in `dsd.ui.generate.handlers`: ZeroGPU forks another process for every call, so the models
         # are opened before. Only rows and images are passed.
         @spaces.GPU(duration=self._gpu_seconds)
-        def steps(grid: Row) -> Iterator[Report]:
+        def steps(prompt: Prompt) -> Iterator[Report]:
             try:
-                yield from drawn_and_judged(wheel, grid)
+                yield from drawn_and_judged(wheel, prompt)
             except (ValueError, RuntimeError) as error:  # other types would arrive without a message
                 raise gr.Error(html.escape(explained(error)), print_exception=False) from error
 
         self._steps = steps
 
-    def _gpu_seconds(self, grid: Row) -> int:
+    def _gpu_seconds(self, prompt: Prompt) -> int:
         settings = self.wheel.teacher().settings
         area = PANELS * (settings.panel / 512) ** 2
         pairs = PAIRS if self.wheel.judge else 0
@@ -113,41 +80,41 @@ class DrawingGrids:
             START_SECONDS + SECONDS_PER_EVALUATION * settings.steps * area + SECONDS_PER_PAIR * pairs
         )
 
-    def example(self, index: int) -> tuple[str, ...]:
-        """Return an example's subject and places for the fields."""
-        subject, places = EXAMPLES[self.wheel.recipe.name][index]
-        return subject, *places
+    def example(self, values: dict[str, Any]) -> Update:
+        """Fill the fields with the chosen example."""
+        return _filled(*EXAMPLES[self.wheel.recipe.name][values["examples"]])
 
-    def surprise(self) -> tuple[str, ...]:
-        """Return a random subject and places for the fields."""
-        return surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS))
+    def surprise(self) -> Update:
+        """Fill the fields with a random subject and places."""
+        return _filled(*surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS)))
 
-    def draw(self, subject: str, *values: Any) -> Iterator[tuple[Any, ...]]:
-        """Draw for the page: yield (grid, panels, facts, status, seed) at every step.
+    def draw(self, values: dict[str, Any]) -> Iterator[Update]:
+        """Draw for the page: yield updates of grid, panels, facts, status and seed.
 
         An error removes nothing that is shown.
         """
-        *places, seed, new_seed = values
         try:
-            seed = generate.pick_seed(None if new_seed else seed)
-            grid = grid_row(self.wheel.recipe, subject, places, whole(seed))
-            yield gr.skip(), gr.skip(), gr.skip(), status(self._opening(), 0.0), grid["seed"]
-            judge_missing = self._open(grid)
-            yield None, gr.Gallery([], visible=False), "", gr.skip(), gr.skip()
-            with closing(self._steps(grid)) as reports, uploads.workplace() as folder:
-                yield from self._watched(reports, grid, judge_missing, Path(folder))
+            seed = whole(generate.pick_seed(None if values["new_seed"] else values["seed"]))
+            places = [values[name] for name in PLACES]
+            prompt = new_prompt(self.wheel.recipe, values["subject"], places, seed)
+            yield {"status": status(self._opening(), 0.0), "seed": prompt.seed}
+            if reason := self.wheel.teacher().refuse(prompt):
+                raise ValueError(f"{reason}; use fewer words")
+            unjudged = self._open_judge()
+            yield {"grid": None, "panels": gr.Gallery([], visible=False), "facts": ""}
+            with closing(self._steps(prompt)) as reports, uploads.workplace() as folder:
+                yield from self._follow(reports, prompt, unjudged, Path(folder))
         except Exception as error:  # the page must always get an answer
-            gr.Warning(html.escape(said := explained(error)), title="That did not work")
-            yield gr.skip(), gr.skip(), gr.skip(), problem(said), gr.skip()
+            text = explained(error)
+            gr.Warning(html.escape(text), title="That did not work")
+            yield {"status": problem(text)}
 
     def _opening(self) -> str:
         opened = self.wheel.teacher.is_open and (not self.wheel.judge or self.wheel.judge.is_open)
         return "Starting" if opened else "Opening the models, which takes a moment the first time"
 
-    def _open(self, grid: Row) -> str | None:
-        """Open both models and check the prompt; return why no judge is available, or None."""
-        if reason := self.wheel.teacher().refuse(grid):
-            raise ValueError(f"{reason}; use fewer words")
+    def _open_judge(self) -> str | None:
+        """Open the judge; return why none is available, or None."""
         if self.wheel.judge is None:
             return grid_facts.NO_JUDGE
         try:
@@ -156,81 +123,81 @@ class DrawingGrids:
             return explained(error)
         return None
 
-    def _watched(
-        self, reports: Iterator[Report], grid: Row, judge_missing: str | None, folder: Path
-    ) -> Iterator[tuple[Any, ...]]:
-        """Yield what to show at every step; keep the grid if ZeroGPU's time ends before the judge is done."""
-        shown = None
+    def _follow(
+        self, reports: Iterator[Report], prompt: Prompt, unjudged: str | None, folder: Path
+    ) -> Iterator[Update]:
+        """Yield an update for each report; keep the grid if ZeroGPU's time ends before the judge is done."""
+        last = None
         try:
             for report in reports:
-                yield self._shown(report, grid, judge_missing, folder)
-                shown = report
+                last = replace(report, unjudged=report.unjudged or unjudged)
+                yield self._update(last, prompt, folder)
         except Exception as error:
-            if shown is None or shown.grid is None:
+            if last is None or last.grid is None:
                 raise
-            left = replace(shown, unjudged="the judge did not get to the end")
-            line = problem(f"The grid is drawn. {explained(error)}")
-            yield gr.skip(), gr.skip(), self._facts(left, grid, judge_missing), line, gr.skip()
+            facts = self._facts(replace(last, unjudged=unjudged or "the judge could not finish"), prompt)
+            yield {"facts": facts, "status": problem(f"The grid is drawn. {explained(error)}")}
 
-    def _shown(self, report: Report, grid: Row, judge_missing: str | None, folder: Path) -> tuple[Any, ...]:
+    def _update(self, report: Report, prompt: Prompt, folder: Path) -> Update:
         if report.grid is None:
             line = f"Step {report.step} of {report.total} · {time_left(report.seconds_left)}"
-            image = gr.skip() if report.preview is None else uploads.preview(report.preview, folder)
-            return image, gr.skip(), gr.skip(), status(line, report.step / report.total), gr.skip()
-        facts, judged = self._facts(report, grid, judge_missing), len(report.pairs)
-        finished = judge_missing or report.unjudged or judged == PAIRS
-        line = (
-            done(f"Done, seed {grid['seed']}.")
-            if finished
-            else status(f"Drawn. Comparing pair {judged + 1} of {PAIRS}", judged / PAIRS)
-        )
-        if judged:  # the images are already shown
-            return gr.skip(), gr.skip(), facts, line, gr.skip()
-        image, panels = self._saved(report.grid, grid, folder)
-        return image, gr.Gallery(panels, visible=True), facts, line, gr.skip()
+            update = {"status": status(line, report.step / report.total)}
+            if report.preview is not None:
+                update["grid"] = uploads.preview(report.preview, folder)
+            return update
+        count = len(report.pairs)
+        update = {"facts": self._facts(report, prompt)}
+        if report.unjudged or count == PAIRS:
+            update["status"] = done(f"Done, seed {prompt.seed}.")
+        else:
+            update["status"] = status(f"Drawn. Comparing pair {count + 1} of {PAIRS}", count / PAIRS)
+        if count == 0:  # later, the images are already shown
+            update |= self._saved(report.grid, prompt, folder)
+        return update
 
-    def _facts(self, report: Report, grid: Row, judge_missing: str | None) -> str:
+    def _facts(self, report: Report, prompt: Prompt) -> str:
         teacher = self.wheel.teacher()
+        borders = grids.check_gutters(report.grid, ROWS, COLUMNS)
         return grid_facts.facts(
-            grid | teacher.stamp,
-            borders=grids.check_gutters(report.grid, ROWS, COLUMNS),
-            unknown=unknown_words(teacher.pipe.tokenizer_2, grid),
+            grids.new_grid(prompt, None, borders, teacher.stamp),
+            unknown=unknown_words(teacher.pipe.tokenizer_2, prompt),
             pairs=report.pairs,
             expected=PAIRS,
-            unjudged=judge_missing or report.unjudged,
+            unjudged=report.unjudged,
         )
 
-    def _saved(self, image: Image.Image, grid: Row, folder: Path) -> tuple[str, list[tuple[str, str]]]:
-        """Return the grid and its panels as files that are marked as AI-generated."""
-        panels = grids.panels(image, ROWS, COLUMNS, self.wheel.teacher().settings.margin)
-        named = [
-            (str(_marked(panel, place, folder / f"panel-{grid['seed']}-{i}.png")), f"{i}. {place}")
-            for i, (panel, place) in enumerate(zip(panels, grid["places"], strict=True), 1)
-        ]
-        return str(_marked(image, grid["prompt"], folder / f"grid-{grid['seed']}.png")), named
+    def _saved(self, image: Image.Image, prompt: Prompt, folder: Path) -> Update:
+        """Save the grid and its panels as files that are marked as AI-generated, and show them."""
+        panels, margin = [], self.wheel.teacher().settings.margin
+        for i, panel in enumerate(grids.panels(image, ROWS, COLUMNS, margin)):
+            path = folder / f"panel-{prompt.seed}-{i + 1}.png"
+            place = prompt.places[i]
+            panels.append((str(provenance.save_marked(path, panel, place)), f"{i + 1}. {place}"))
+        grid = provenance.save_marked(folder / f"grid-{prompt.seed}.png", image, prompt.prompt)
+        return {"grid": str(grid), "panels": gr.Gallery(panels, visible=True)}
 
 
-def _marked(image: Image.Image, prompt: str, path: Path) -> Path:
-    return provenance.save_marked(path, image, prompt)
+def _filled(subject: str, places: Sequence[str]) -> Update:
+    return {"subject": subject, **dict(zip(PLACES, places, strict=True))}
 
 
-def grid_row(recipe: Recipe, subject: str, places: Sequence[str], seed: int) -> Row:
-    """Return the teacher's input row; raise PromptError for words that are missing or too long."""
+def new_prompt(recipe: Recipe, subject: str, places: Sequence[str], seed: int) -> Prompt:
+    """Return the teacher's prompt; raise PromptError for words that are missing or too long."""
     if not (isinstance(seed, int) and 0 <= seed <= generate.MAX_SEED):
         raise prompts.PromptError(f"seed must be a whole number from 0 to {generate.MAX_SEED}, got {seed}")
-    prompt = prompts.compose_prompt(recipe, subject, places, ROWS, COLUMNS)
-    return {
-        "prompt": intake.check_prompt(prompt),
-        "seed": seed,
-        "rows": ROWS,
-        "columns": COLUMNS,
-        "recipe": recipe.name,
-        "subject": " ".join(subject.split()),
-        "places": [" ".join(place.split()) for place in places],
-    }
+    return Prompt(
+        id="page",
+        prompt=intake.check_prompt(prompts.compose_prompt(recipe, subject, places, ROWS, COLUMNS)),
+        subject=" ".join(subject.split()),
+        places=[" ".join(place.split()) for place in places],
+        rows=ROWS,
+        columns=COLUMNS,
+        recipe=recipe.name,
+        seed=seed,
+    )
 
 
-def surprise(recipe: Recipe, seed: int) -> tuple[str, ...]:
+def surprise(recipe: Recipe, seed: int) -> tuple[str, tuple[str, ...]]:
     """Return a subject and four places that the recipe's own writer makes up and that fit its prompt."""
     subjects = [f"a {subject}" for subject, _ in EXAMPLES[IDENTITY.name]]
     random.Random(seed).shuffle(subjects)
@@ -240,49 +207,40 @@ def surprise(recipe: Recipe, seed: int) -> tuple[str, ...]:
             prompts.compose_prompt(recipe, draft.subject, draft.places, ROWS, COLUMNS)
         except prompts.PromptError:
             continue
-        return draft.subject, *draft.places
+        return draft.subject, draft.places
     raise ValueError("no prompt could be made up: write one")
 
 
-def unknown_words(tokenizer: Any, grid: Row) -> list[str]:
+def unknown_words(tokenizer: Any, prompt: Prompt) -> list[str]:
     """Return the visitor's words that the model has no token for and therefore ignores."""
-    words = dict.fromkeys(" ".join([grid["subject"], *grid["places"]]).split())
+    words = dict.fromkeys(" ".join([prompt.subject, *prompt.places]).split())
     unknown = tokenizer.unk_token_id
     return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
 
 
-def drawn_and_judged(wheel: Wheel, grid: Row) -> Iterator[Report]:
+def drawn_and_judged(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
     """Yield a report after every step and every judged pair; closing it stops before the next one."""
-    from dsd.grids.teacher import stream  # imports all of diffusers
-
     teacher, image = wheel.teacher(), None
     clock = generate.Clock(teacher.settings.steps, PREVIEW_SECONDS)
-    with closing(stream(teacher, [grid])) as drawing:
-        for made in drawing:
-            if isinstance(made, list):
-                (image,) = made
+    with closing(teacher.stream([prompt])) as steps:
+        for step in steps:
+            if isinstance(step, list):
+                (image,) = step
                 break
             clock.tick(1)
-            preview = made.preview()[0] if clock.preview_due() else None
+            preview = step.preview()[0] if clock.preview_due() else None
             yield Report(clock.done, clock.total, clock.seconds_left(), preview)
-    ended = (clock.done, clock.total, 0.0, None, image)
-    yield Report(*ended)
+    report = Report(clock.done, clock.total, grid=image)
+    yield report
     if wheel.judge is None or not wheel.judge.is_open:
         return
     panels = grids.panels(image, ROWS, COLUMNS, teacher.settings.margin)
-    yield from _judged(wheel, grid, panels, lambda *more: Report(*ended, *more))
-
-
-def _judged(
-    wheel: Wheel, grid: Row, panels: list[Image.Image], report: Callable[..., Report]
-) -> Iterator[Report]:
-    """Judge one pair at a time, so that visitors can watch the progress and stop it."""
-    pairs: tuple[Row, ...] = ()
+    grid = grids.new_grid(prompt, None, None, teacher.stamp)
     try:
-        for first, second in combinations(range(PANELS), 2):
-            pair = {"first": first, "second": second, "recipe": grid["recipe"], "similarity": None}
-            images = [(panels[first], panels[second])]
-            pairs += tuple(curation.judge([pair], images, vlm=wheel.judge(), thresholds=Thresholds()))
-            yield report(pairs)
+        for first, second in combinations(range(PANELS), 2):  # one at a time, so that visitors can watch
+            pair, images = curation.new_pair(grid, first, second), (panels[first], panels[second])
+            judged = curation.judge([pair], [images], vlm=wheel.judge(), thresholds=Thresholds())
+            report = replace(report, pairs=(*report.pairs, *judged))
+            yield report
     except ValueError as error:  # for example, a server that stopped; the grid is already drawn
-        yield report(pairs, explained(error))
+        yield replace(report, unjudged=explained(error))

@@ -1,43 +1,121 @@
-"""Events of the Grids tab; the layout is in `dsd.ui.grids.layout`, the work in `handlers`."""
+"""The Grids tab: its layout and its events; the work is in `handlers`."""
 
 import gradio as gr
+from gradio.blocks import Block
 
-from dsd.ui import events
-from dsd.ui.events import AT_ONCE, LANE, PRIVATE
-from dsd.ui.grids import layout
-from dsd.ui.grids.handlers import DrawingGrids
-from dsd.ui.grids.layout import Form, Results
+from dsd.grids.recipes import CRITTERS
+from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES, shipped
+from dsd.ui import events, messages
+from dsd.ui.events import AT_ONCE, LANE, PRIVATE, Parts
+from dsd.ui.grids.examples import EXAMPLES
+from dsd.ui.grids.handlers import PLACES, DrawingGrids
 from dsd.ui.loaded import Wheel
+
+WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
+FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
 
 
 def build(wheel: Wheel) -> None:
     """Add the tab to the page under construction; the models are opened for the first grid."""
-    work = DrawingGrids(wheel)
-    layout.introduction(wheel)
+    gr.Markdown(
+        "Models learn to keep a subject from images like these: one grid, one subject, four places. "
+        f"Panels that really show the same one become training pairs. {wheel.about}",
+        elem_classes="dsd-introduction",
+    )
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
         with gr.Column(scale=5, min_width=320):
-            form = layout.form(wheel)
+            parts = _form(wheel)
         with gr.Column(scale=6, min_width=320):
-            results = layout.results()
-    _wire(form, results, work)
+            parts |= _results()
+    _wire(parts, DrawingGrids(wheel))
 
 
-def _wire(form: Form, results: Results, work: DrawingGrids) -> None:
-    fields = [form.subject, *form.places]
-    form.examples.click(work.example, form.examples, fields, **AT_ONCE)
-    form.surprise.click(work.surprise, None, fields, **AT_ONCE)
-    begin = [form.draw.click, *(field.submit for field in fields)]
-    gr.on(begin, events.running, None, form.cancel, js=events.scroll_to("#grid-status"), **AT_ONCE)
+def _form(wheel: Wheel) -> Parts:
+    """Add the subject, the places in the layout of the grid, and the buttons."""
+    examples = EXAMPLES[wheel.recipe.name]
+    subject_hint, place_hints = examples[0]
+    parts = Parts()
+    parts["subject"] = gr.Textbox(
+        label="Who or what?", placeholder=subject_hint, lines=1, max_lines=3, elem_id="grid-subject"
+    )
+    parts["examples"] = gr.Dataset(
+        components=["textbox"], samples=[[subject] for subject, _ in examples], type="index",
+        label="Or start from one of these", elem_id="grid-examples",
+    )  # fmt: skip
+    parts["surprise"] = gr.Button("Surprise me", size="sm", elem_id="grid-surprise")
+    with gr.Group():
+        for row in ((0, 1), (2, 3)):
+            with gr.Row():
+                for panel in row:
+                    parts[PLACES[panel]] = gr.Textbox(
+                        label=WHERE[panel],
+                        placeholder=place_hints[panel],
+                        lines=1,
+                        max_lines=3,
+                        min_width=130,
+                    )
+    if wheel.recipe is CRITTERS:
+        with gr.Accordion("The words it knows", open=False):
+            gr.HTML(_known_words(), padding=False)
+    with gr.Row():
+        parts["draw"] = gr.Button(
+            "Draw the grid", variant="primary", elem_id="grid-draw", scale=3, min_width=130
+        )
+        parts["cancel"] = gr.Button("Cancel", interactive=False, elem_id="grid-cancel", scale=1, min_width=90)
+    with gr.Accordion("More settings", open=False), gr.Row():
+        parts["seed"] = gr.Number(
+            None, label="Seed", min_width=120,
+            info="The same seed and words give the same grid; -1 takes a new one.",
+        )  # fmt: skip
+        parts["new_seed"] = gr.Checkbox(True, label="New seed each time", min_width=120)
+    return parts
+
+
+def _known_words() -> str:
+    """Return as HTML the words of the embedded model, which was trained on no others."""
+    groups = {
+        "Who": ["critter"], "Colors": COLORS, "Shapes": SHAPES, "Patterns": PATTERNS,
+        "Ears, as in “with long ears”": EARS, "Where": SCENES, "With a": ACCESSORIES[1:],
+        "whose color is": ACCESSORY_COLORS, "When": shipped().lights,
+    }  # fmt: skip
+    rows = "".join(f"<dt>{name}</dt> <dd>{', '.join(words)}</dd>" for name, words in groups.items())
+    return f'<dl class="dsd-known">{rows}</dl>'
+
+
+def _results() -> dict[str, Block]:
+    """Add the grid, shown while it is drawn, then its panels and the facts about them."""
+    return {
+        "status": gr.HTML(
+            messages.idle("The grid will appear here."), elem_id="grid-status", padding=False
+        ),
+        "grid": gr.Image(
+            label="The grid", format="png", interactive=False, buttons=["download", "fullscreen"],
+            height=430, elem_id="grid-grid", elem_classes=FRAME,
+        ),
+        "panels": gr.Gallery(
+            label="Cut into four panels", format="png", columns=4, height="auto", interactive=False,
+            object_fit="contain", buttons=[], allow_preview=False, visible=False, elem_id="grid-panels",
+            elem_classes=FRAME,
+        ),
+        "facts": gr.HTML(elem_id="grid-facts", padding=False),
+    }  # fmt: skip
+
+
+def _wire(parts: Parts, work: DrawingGrids) -> None:
+    fields = ["subject", *PLACES]
+    parts["examples"].click(**parts.call(work.example, ["examples"], fields), **AT_ONCE)
+    parts["surprise"].click(**parts.call(work.surprise, [], fields), **AT_ONCE)
+    begin = [parts["draw"].click, *(parts[name].submit for name in fields)]
+    gr.on(begin, events.running, None, parts["cancel"], js=events.scroll_to("#grid-status"), **AT_ONCE)
+    outputs = ["status", "grid", "panels", "facts", "seed"]
     run = gr.on(
         begin,
-        work.draw,
-        [*fields, form.seed, form.new_seed],
-        [results.grid, results.panels, results.facts, results.status, form.seed],
+        **parts.call(work.draw, [*fields, "seed", "new_seed"], outputs),
         trigger_mode="once",
         show_progress="minimal",
-        show_progress_on=results.status,
+        show_progress_on=parts["status"],
         **LANE,
         **PRIVATE,
     )
-    run.then(events.idle, None, form.cancel, **AT_ONCE)
-    events.cancels([run], form.cancel, results.status)
+    run.then(events.idle, None, parts["cancel"], **AT_ONCE)
+    events.cancels([run], parts["cancel"], parts["status"])
