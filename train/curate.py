@@ -258,11 +258,11 @@ def _redecide(args: argparse.Namespace) -> None:
 
 
 def _worth(run: Path) -> None:
-    from dsd.evaluation.worth import worth
+    from dsd.evaluation.benefit import measure_benefit
     from dsd.pocket import scorer
 
     with tqdm(unit="grid") as bar:
-        found = worth(run, scorer.load(), on_grids=bar.update)
+        found = measure_benefit(run, scorer.load(), on_grids=bar.update)
     jsonl.write(run / "worth.json", json.dumps(found, indent=1).encode())
     say(grading_page.worth_page(found))
 

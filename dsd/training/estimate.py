@@ -248,7 +248,7 @@ def _row_bytes(pipe: DSDPipeline, options: TrainOptions, text: int) -> int:
     config = pipe.transformer.config
     canvas = 2 * largest * pipe.vae.config.latent_channels
     words = text * config.joint_attention_dim + config.pooled_projection_dim
-    return 2 * (2 * canvas + (2 if options.instruction_share else 1) * words)
+    return 2 * (2 * canvas + (2 if options.instruction_prob else 1) * words)
 
 
 def _saved(pipe: DSDPipeline, options: TrainOptions, moved: int, size: int) -> int:

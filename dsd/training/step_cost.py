@@ -8,7 +8,7 @@ from accelerate import Accelerator, init_empty_weights
 from diffusers import FluxTransformer2DModel
 
 from dsd.training.options import TrainOptions
-from dsd.training.student import linear_layers, make_trainable, quantize
+from dsd.training.student import linear_layers, make_trainable, quantize, without_cudnn_attention
 
 TRIAL_BLOCKS = 2  # of each kind, in the timed copy
 PATIENCE = 5e12  # more operations than this are not timed on a CPU
@@ -52,6 +52,7 @@ def time_step(
     return options.accumulate * took * all_of_them / few
 
 
+@without_cudnn_attention()
 def _time_copy(
     config: dict[str, Any], options: TrainOptions, accelerator: Accelerator, image: int, text: int
 ) -> float:

@@ -4,6 +4,8 @@ The new input columns are stored as a LoRA. On `x_embedder` the LoRA's A is not 
 channels, so that its B equals the new columns in full; standard tools read it like any other LoRA.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,6 @@ from dsd.training.options import TrainingError, TrainOptions
 
 DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in few steps
 INPUT, ADAPTER = "x_embedder", "default"
-DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ def find_base(options: TrainOptions) -> Base:
     if any(word in name.lower() for word in DISTILLED for name in names) and not options.distilled_base:
         raise TrainingError(
             f"{options.model} was distilled to draw in a few steps, and training undoes that: start from a "
-            "model that was not, such as flux-dev, or say --distilled-base if you mean it"
+            "model that was not, such as flux-dev, or pass --distilled-base to train it anyway"
         )
     if options.quantize:
-        _bitsandbytes(options.quantize)
+        _import_bitsandbytes(options.quantize)
     hub.check_source(source)
     return Base(preset.name, source, preset.license, preset.license_page)
 
@@ -62,19 +63,19 @@ def find_base(options: TrainOptions) -> Base:
 def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DModel:
     """Return the widened transformer, built from the config without memory for its weights.
 
-    Raise TrainingError if `columns_start` would overwrite input columns that are already trained.
+    Raise TrainingError if `condition_init_scale` would overwrite input columns that are already trained.
     """
     with hub.explained(base.name, [base.source], base.license_page):
         config = FluxTransformer2DModel.load_config(base.source, subfolder="transformer")
     with init_empty_weights():
         plain = FluxTransformer2DModel.from_config(config)
-        made = widened(plain)
-    if made is plain and options.columns_start:
+        transformer = widened(plain)
+    if transformer is plain and options.condition_init_scale:
         raise TrainingError(
-            f"{base.name} has its new input columns already, and --columns-start {options.columns_start} "
-            "would write over what they have learnt: pass --columns-start 0"
+            f"{base.name} already has trained columns for the condition, and --condition-init-scale "
+            f"{options.condition_init_scale} would overwrite them: pass --condition-init-scale 0"
         )
-    return made
+    return transformer
 
 
 def widened(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
@@ -108,17 +109,27 @@ def open_transformer(
 
 
 def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    """Make all weights trainable, or a LoRA and the new input columns; in float32 and training mode.
-
-    This disables cuDNN attention: on an H200 (torch 2.11, CUDA 13) its backward pass in bf16 ended in illegal
-    memory accesses, with head sizes of 48 and 128.
-    """
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    """Make all weights trainable, or a LoRA and the new input columns; in float32 and training mode."""
     transformer.train().requires_grad_(options.full)
     if not options.full:
         _add_lora(transformer, options)
     if options.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
+
+
+@contextmanager
+def without_cudnn_attention() -> Iterator[None]:
+    """Disable cuDNN attention inside the block or, as a decorator, inside the function.
+
+    On an H200 (torch 2.11, CUDA 13) its backward pass in bf16 ended in illegal memory accesses, with head
+    sizes of 48 and 128.
+    """
+    was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was_enabled)
 
 
 def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
@@ -136,21 +147,21 @@ def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> Non
 
 
 @torch.no_grad()
-def start_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
-    """Set the new columns to `columns_start` times the old ones; 0 leaves them at zero, as in the paper.
+def init_condition_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
+    """Set the new columns to `condition_init_scale` times the old ones; 0 leaves them zero, as in the paper.
 
     The reference then appears in its frame's tokens like an image, so that the model can use at once what it
     has learned about attending between the panels of a grid. Black, the condition's other half, must have no
     effect, so its direction is removed.
     """
-    if not options.columns_start:
+    if not options.condition_init_scale:
         return
     layer, new = pipe.transformer.x_embedder, new_columns(pipe.transformer)
     weight = layer.weight  # [inner, C + new]; with LoRA, the base layer's weight
     old, black = weight[:, :-new], black_token(pipe).to(weight)
-    towards = black / black.norm()
-    started = options.columns_start * (old - torch.outer(old @ towards, towards))
-    (weight[:, -new:] if options.full else layer.lora_B[ADAPTER].weight).copy_(started)
+    direction = black / black.norm()
+    columns = options.condition_init_scale * (old - torch.outer(old @ direction, direction))
+    (weight[:, -new:] if options.full else layer.lora_B[ADAPTER].weight).copy_(columns)
 
 
 def black_token(pipe: DSDPipeline) -> Tensor:
@@ -208,25 +219,25 @@ def quantize(
     transformer: FluxTransformer2DModel, bits: str, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
     """Quantize all linear layers but the first and last to 8 or 4 bits, on `device`; compute in `dtype`."""
-    bnb = _bitsandbytes(bits)
+    bnb = _import_bitsandbytes(bits)
     for name, layer in linear_layers(transformer).items():
-        if name not in (INPUT, "proj_out"):
-            sizes = (layer.in_features, layer.out_features, layer.bias is not None)
-            # FSDP cannot shard integers, so 4-bit weights are stored as `dtype`.
-            four = {"quant_type": "nf4", "quant_storage": dtype}
-            if bits == "4bit":
-                small = bnb.nn.Linear4bit(*sizes, compute_dtype=dtype, **four)
-                small.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, **four)
-            else:
-                small = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0)
-                small.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False)
-            small.bias = layer.bias
-            transformer.set_submodule(name, small)
+        if name in (INPUT, "proj_out"):
+            continue
+        sizes = (layer.in_features, layer.out_features, layer.bias is not None)
+        if bits == "4bit":  # stored as `dtype`, because FSDP cannot shard integers
+            storage = {"quant_type": "nf4", "quant_storage": dtype}
+            small = bnb.nn.Linear4bit(*sizes, compute_dtype=dtype, **storage)
+            small.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, **storage)
+        else:
+            small = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0)
+            small.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False)
+        small.bias = layer.bias
+        transformer.set_submodule(name, small)
     setattr(transformer, f"is_loaded_in_{bits}", True)  # peft has special layers for these
     return transformer.to(device)
 
 
-def _bitsandbytes(bits: str) -> Any:
+def _import_bitsandbytes(bits: str) -> Any:
     try:
         import bitsandbytes
     except ImportError as error:
@@ -247,8 +258,8 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
     """
     source = base.source if Path(base.source).is_dir() else DiffusionPipeline.download(base.source)
     transformer = widened(load_transformer(source, subfolder="transformer"))
-    parts = {path.parent.name: _saved_dtype(path) for path in sorted(Path(source).glob("*/*.safetensors"))}
-    dtypes = {"default": torch.float32, **parts}
+    files = sorted(Path(source).glob("*/*.safetensors"))
+    dtypes = {"default": torch.float32} | {file.parent.name: _saved_dtype(file) for file in files}
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
     if options.text_tokens:  # drawing uses the tokenizer's length, which must be the trained one
         pipe.tokenizer_2.model_max_length = options.text_tokens
@@ -277,5 +288,4 @@ def _save_lora(
 
 def _saved_dtype(file: Path) -> torch.dtype:
     with safe_open(file, framework="pt") as tensors:
-        name = next(iter(tensors.keys()))
-        return DTYPES.get(tensors.get_slice(name).get_dtype(), torch.float32)
+        return tensors.get_tensor(next(iter(tensors.keys()))).dtype

@@ -10,7 +10,7 @@ import torch
 from dsd.training.batches import Batches
 from dsd.training.cache import ImageEncoder, TextEncoder
 from dsd.training.data import prepare
-from dsd.training.state import States
+from dsd.training.state import TrainState
 from tests import student, tiny
 from train.bench import training as bench
 
@@ -25,10 +25,10 @@ def settings(model: object, **changed: object) -> bench.TrainOptions:
 
 
 def test_encoding_at_every_step_gives_the_batches_of_the_cache(pairs, tmp_path):
-    pipe, dropped = tiny.pipeline(), {"text_dropout": 0.3, "image_dropout": 0.3}
+    pipe, dropped = tiny.pipeline(), {"text_dropout": 0.3, "condition_dropout": 0.3}
     options = settings("tiny", **dropped)
-    encoders = ImageEncoder(pipe.vae, tmp_path), TextEncoder(pipe, 8, tmp_path)
-    data = prepare(pairs, options, *encoders, options.frames, tmp_path)
+    encoders = {"images": ImageEncoder(pipe.vae, tmp_path), "texts": TextEncoder(pipe, 8, tmp_path)}
+    data = prepare(pairs, options, **encoders, frames=options.frames, folder=tmp_path)
     usual = bench.Encoding(bench.Uncached(pairs, pipe, options, tmp_path, "cpu"), options)
     blind = 0
     for ours, theirs in zip(Batches(data, options).steps(0), usual.steps(0), strict=True):
@@ -67,9 +67,9 @@ def test_fewer_steps_than_two_rounds_are_refused():
 
 
 def test_saves_are_timed_one_by_one_and_the_loop_is_left_as_it_was(pairs, teacher, tmp_path):
-    save = States.save
+    save = TrainState.save
     (row,) = bench.bench_save(pairs, settings(teacher, save_every=500), tmp_path)
-    assert States.save is save and row["every steps"] == 500
+    assert TrainState.save is save and row["every steps"] == 500
     assert 0 < row["s"] and 0 < row["share"] < 1
 
 

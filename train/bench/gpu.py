@@ -224,6 +224,7 @@ def training_rows(
     options = TrainOptions(rank=rank, full=False, gradient_checkpointing=checkpointing)
     device = model.proj_out.weight.device
     make_trainable(model, options)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.training.student.without_cudnn_attention`
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
     given = inputs(model, side)
     _forget()

@@ -33,7 +33,7 @@ from dsd.model.presets import training_defaults
 from dsd.training import loop as training
 from dsd.training.batches import Batch, Batches, _noise
 from dsd.training.options import TrainOptions
-from dsd.training.state import States
+from dsd.training.state import TrainState
 
 SIDES = {"pocket": (64, 96, 128)}  # sides of the table's frames, in pixels
 OTHER_SIDES = (256, 512, 768)
@@ -92,9 +92,9 @@ class Encoding(Batches):
         """Return both frames [2, 3, H, W], the words, and whether the reference is dropped."""
         pair, frame = self.data.pairs[row], self.data.frames[0]
         frames = canvas.to_tensor([canvas.fit(pair[name], *frame) for name in ("conditioning", "target")])
-        words = pair["instruction"] if instructed < self.options.instruction_share else pair["caption"]
+        words = pair["instruction"] if instructed < self.options.instruction_prob else pair["caption"]
         empty = wordless < self.options.text_dropout
-        return frames, "" if empty else words, blind < self.options.image_dropout
+        return frames, "" if empty else words, blind < self.options.condition_dropout
 
     @torch.no_grad()
     def _encode(self, samples: list[tuple], first: int, t: Tensor) -> Batch:
@@ -240,20 +240,20 @@ def bench_sizes(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[R
 
 def bench_save(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
     """Yield the time to save the state, measured at every step, and its share at the default interval."""
-    took, saves, save = [], [], States.save
+    took, saves, save = [], [], TrainState.save
 
-    def timed(self: States, progress: Any) -> None:
+    def timed(self: TrainState, progress: Any) -> None:
         began = time.perf_counter()
         save(self, progress)
         saves.append(time.perf_counter() - began)
 
     every = options.save_every
     asked = replace(options, save_every=1, steps=8, log_every=1)
-    States.save = timed
+    TrainState.save = timed
     try:
         _watched(pairs, asked, folder / "saves", took.append)
     finally:
-        States.save = save
+        TrainState.save = save
     seconds = median(saves)
     # The time between two reports includes the save before it.
     step = median(row["wall"] - before for row, before in zip(took[1:], saves, strict=False))

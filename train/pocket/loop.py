@@ -253,7 +253,7 @@ def descend(
     `state` holds `model`, its `average` and its `optimizer`; `loss` is a function of the step. Every 100
     steps the mean loss since the last line and the steps per second are printed.
     """
-    torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.training.student.make_trainable`
+    torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.training.student.without_cudnn_attention`
     model, average, optimizer = (state.objects[part] for part in ("model", "average", "optimizer"))
     losses, since = [], time.monotonic()
     while (passed := state.passed) < 1:

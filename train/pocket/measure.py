@@ -13,9 +13,9 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from dsd.evaluation.critters import CritterScorer, Scene, case
+from dsd.evaluation.critters import CritterScorer, Scene, make_case
 from dsd.evaluation.scores import Case, Interval, evaluate, measure_levels
-from dsd.evaluation.validation import by_student, by_teacher, sample_sheet
+from dsd.evaluation.validation import by_student, by_teacher, in_batches, sample_sheet
 from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.pipeline import DSDPipeline
@@ -48,8 +48,8 @@ class World:
 def draw_with(
     teacher: FluxPipeline, prompts: list[str], side: int, tokens: int, guidance: float
 ) -> list[Image.Image]:
-    draw = by_teacher(teacher, side=side, tokens=tokens, guidance=guidance, steps=STEPS, batch=BATCH)
-    return draw(prompts, [], [SEED + i for i in range(len(prompts))])
+    draw = by_teacher(teacher, side=side, tokens=tokens, guidance=guidance, steps=STEPS)
+    return in_batches(draw, BATCH)(prompts, [], [SEED + i for i in range(len(prompts))])
 
 
 def share(values) -> float:
@@ -119,8 +119,8 @@ def held_out_cases(world: World, count: int) -> list[Case]:
     cases = []
     for i in range(count):
         critter, (shown, asked) = world.fresh(i, held_out=True, contexts=2)
-        scene = Scene(critter=critter, shown=shown, asked=asked)
-        cases.append(case(scene, f"{i:04d}", SEED + i, world.panel))
+        scene = Scene(critter=critter, reference=shown, target=asked)
+        cases.append(make_case(scene, f"{i:04d}", SEED + i, size=world.panel))
     return cases
 
 
@@ -129,26 +129,19 @@ def measure_student(
 ) -> tuple[dict, Image.Image]:
     """Measure student, prompted teacher and true renders on held-out critters; return also a sample grid."""
     cases, readers = held_out_cases(world, count), CritterScorer(world.scorer)
-    drawn = by_student(
-        student,
-        steps=STEPS,
-        batch=BATCH,
-        image_guidance=guidance["image"],
-        text_guidance=guidance["text"],
-    )
-    told = by_teacher(
-        teacher, side=world.panel, tokens=teacher.tokenizer_2.model_max_length,
-        guidance=guidance["teacher"], steps=STEPS, batch=BATCH,
-    )  # fmt: skip
+    tokens = teacher.tokenizer_2.model_max_length
+    guided = {"image_guidance": guidance["image"], "text_guidance": guidance["text"]}
+    drawn = in_batches(by_student(student, steps=STEPS, **guided), BATCH)
+    told = by_teacher(teacher, side=world.panel, tokens=tokens, guidance=guidance["teacher"], steps=STEPS)
     levels = measure_levels(cases, readers)
     ways = {
         "student": evaluate(drawn, cases, readers, levels=levels),
         "student_described": evaluate(drawn, cases, readers, described=True, levels=levels),
-        "prompted_teacher": evaluate(told, cases, readers, described=True, levels=levels),
+        "prompted_teacher": evaluate(in_batches(told, BATCH), cases, readers, described=True, levels=levels),
     }
     result = {name: _identity_row(scores.means) for name, scores in ways.items()}
     result["true_render"] = _identity_row(levels.ceiling)
-    asked = [(case.facts.critter, case.facts.asked) for case in cases]
+    asked = [(case.facts.critter, case.facts.target) for case in cases]
     result["student_looks"] = looks(ways["student"].images, asked, world.panel)
     shown = {
         name: ways[way].images for name, way in (("student", "student"), ("teacher", "prompted_teacher"))
