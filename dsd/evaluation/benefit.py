@@ -8,10 +8,8 @@ distorted to be read counts as whatever the scorer reads in it.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
-from PIL import Image
 
 from dsd.curation.judge import open_panels, read_pairs
 from dsd.curation.verdict import KEEP, REASONS
@@ -20,17 +18,11 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.grids import grids
 from dsd.grids.recipes import CRITTERS
-from dsd.pocket.scorer import TOLERANCE, Reading, distance, same_identity
+from dsd.pocket.scorer import TOLERANCE, Reading, Scorer, distance, same_identity
 
 NAMED = ("color", "shape", "pattern", "ears", "eyes")
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BATCH = 32  # grids that the scorer reads at a time
-
-
-class Reader(Protocol):
-    """Reads the traits back from images; `dsd.pocket.scorer.Scorer` is one."""
-
-    def read(self, images: list[Image.Image]) -> list[Reading]: ...
 
 
 @dataclass(frozen=True)
@@ -46,7 +38,7 @@ class ReadPair:
 
 
 def measure_benefit(
-    run: Path, scorer: Reader, *, on_grids: Callable[[int], None] = lambda count: None
+    run: Path, scorer: Scorer, *, on_grids: Callable[[int], None] = lambda count: None
 ) -> Row:
     """Return the share of true pairs among all pairs of a run and among the kept ones, and more statistics.
 
@@ -74,39 +66,28 @@ def measure_benefit(
     }
 
 
-def _read_truth(run: Path, scorer: Reader, on_grids: Callable[[int], None]) -> list[ReadPair]:
+def _read_truth(run: Path, scorer: Scorer, on_grids: Callable[[int], None]) -> list[ReadPair]:
     pairs = read_pairs(run)
-    rows = _read_grids(run, {pair["grid"] for pair in pairs})
+    names = {pair["grid"] for pair in pairs}
+    rows = [grid for grid in jsonl.read_all(grids.table(run)) if grid["id"] in names]
+    if other := [grid["id"] for grid in rows if grid["recipe"] != CRITTERS.name]:
+        raise RunError(
+            f"grid {other[0]} is not of the drawn world, and only there the truth can be read back"
+        )
     readings: dict[str, list[Reading]] = {}
     for start in range(0, len(rows), BATCH):
         panels = {grid["id"]: open_panels(run, grid) for grid in rows[start : start + BATCH]}
-        batch = scorer.read([panel for images in panels.values() for panel in images])
-        for name, images in panels.items():
-            readings[name], batch = batch[: len(images)], batch[len(images) :]
+        batch = iter(scorer.read([panel for images in panels.values() for panel in images]))
+        readings |= {name: [next(batch) for _ in images] for name, images in panels.items()}
         on_grids(len(panels))
     return [_compare(pair, readings[pair["grid"]]) for pair in pairs]
 
 
-def _read_grids(run: Path, names: set[str]) -> list[Row]:
-    rows = [grid for grid in jsonl.read_all(grids.table(run)) if grid["id"] in names]
-    for grid in rows:
-        if grid["recipe"] != CRITTERS.name:
-            raise RunError(
-                f"grid {grid['id']} is not of the drawn world, and only there the truth can be read back"
-            )
-    return rows
-
-
 def _compare(pair: Row, readings: list[Reading]) -> ReadPair:
-    first, second = readings[pair["first"]], readings[pair["second"]]
-    return ReadPair(
-        grid=pair["grid"],
-        reason=pair["reason"],
-        similarity=pair["similarity"],
-        is_kept=pair["verdict"] == KEEP,
-        is_true=same_identity([first, second]),
-        traits=compare_traits(first, second),
-    )
+    both = readings[pair["first"]], readings[pair["second"]]
+    about = {name: pair[name] for name in ("grid", "reason", "similarity")}
+    is_kept = pair["verdict"] == KEEP
+    return ReadPair(**about, is_kept=is_kept, is_true=same_identity(list(both)), traits=compare_traits(*both))
 
 
 def compare_traits(a: Reading, b: Reading) -> dict[str, bool]:

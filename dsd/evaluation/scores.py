@@ -248,13 +248,6 @@ STEADY = 0.6  # least absolute tau of a trend
 COPIED, LOST = 0.05, 0.07  # least rise of copying, least fall of following as a share above chance
 
 
-class Trend(NamedTuple):
-    """Kendall's tau (-1 always falls, 1 always rises) and the total change along the median slope."""
-
-    tau: float
-    change: float
-
-
 def alarm(history: Sequence[Numbers]) -> str | None:
     """Return a warning if copying rises while prompt following falls over the last evaluations, else None.
 
@@ -268,21 +261,23 @@ def alarm(history: Sequence[Numbers]) -> str | None:
     rows = [row for row in history if "copy" in row and "following" in row][-MOST:]
     if len(rows) < FEWEST:
         return None
-    copy, following = (_trend([row[name] for row in rows]) for name in ("copy", "following"))
+    copy_tau, copy_change = _trend([row["copy"] for row in rows])
+    following_tau, following_change = _trend([row["following"] for row in rows])
     above = max(row["following"] for row in rows) - rows[-1].get("following_chance", 0.0)
-    rises = copy.tau >= STEADY and copy.change >= COPIED
-    falls = following.tau <= -STEADY and following.change <= -LOST * above
+    rises = copy_tau >= STEADY and copy_change >= COPIED
+    falls = following_tau <= -STEADY and following_change <= -LOST * above
     if not (rises and falls):
         return None
     return (
-        f"alarm: over the last {len(rows)} evaluations copying rose by {copy.change:.2f} while prompt "
-        f"following fell by {-following.change:.2f}: the model is learning to copy its reference. Look for "
+        f"alarm: over the last {len(rows)} evaluations copying rose by {copy_change:.2f} while prompt "
+        f"following fell by {-following_change:.2f}: the model is learning to copy its reference. Look for "
         "near-copies among the pairs, or use an earlier checkpoint"
     )
 
 
-def _trend(values: list[float]) -> Trend:
+def _trend(values: list[float]) -> tuple[float, float]:
+    """Return Kendall's tau (-1 always falls, 1 always rises) and the total change along the median slope."""
     y = np.asarray(values, dtype=float)
     first, second = np.triu_indices(len(y), 1)
     rises = y[second] - y[first]
-    return Trend(float(np.sign(rises).mean()), float(np.median(rises / (second - first)) * (len(y) - 1)))
+    return float(np.sign(rises).mean()), float(np.median(rises / (second - first)) * (len(y) - 1))

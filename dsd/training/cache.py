@@ -1,14 +1,12 @@
-"""A disk cache of encoder outputs: records are found by key, memory-mapped, and verified when read.
+"""A disk cache of encoder outputs: records are found by key and memory-mapped.
 
 A folder belongs to one encoder: its name contains a hash of the encoder's weights and settings, so that a
-changed encoder never reads stale records. A file is written completely or not at all; it holds the keys and
-checksums of its records. Several processes may share a folder.
+changed encoder never reads stale records. A file is written completely or not at all, and holds the keys of
+its records. Several processes may share a folder.
 """
 
 import hashlib
 import json
-import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +21,8 @@ from dsd.model import canvas, latents
 from dsd.training.options import TrainingError
 
 FILE_BYTES = 256_000_000  # a file is closed once it holds more
-PIXELS = 4 * 512 * 1024  # pixels per batch: about 3 GB of activations in FLUX's VAE
+BATCH = 32  # inputs encoded together
+PIXELS = 4 * 512 * 1024  # most pixels per batch: about 3 GB of activations in FLUX's VAE
 # Config entries that do not affect the records.
 IGNORED = ("transformers_version", "dtype", "torch_dtype", "architectures")
 FORMAT = 1  # increment when the same inputs give different records
@@ -31,58 +30,39 @@ FORMAT = 1  # increment when the same inputs give different records
 Record = tuple[Tensor, ...]
 
 
-@dataclass(frozen=True)
-class _File:
-    """The memory-mapped contents of a file of n records."""
-
-    path: Path
-    tensors: list[Tensor]  # [n, ...] each
-    sums: list[int]  # n checksums
-
-    def damage(self, reason: object) -> TrainingError:
-        return TrainingError(
-            f"{self.path} is damaged ({reason}): delete it, and the same command encodes its records again"
-        )
-
-
 class Store:
     """The records in one folder: tuples of tensors, with the same shapes within a file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._places: dict[str, tuple[int, int]] = {}  # key -> (file, row)
-        self._files: list[_File] = []
+        self._files: set[Path] = set()
+        self._records: dict[str, tuple[list[Tensor], int]] = {}  # key -> tensors of a file [n, ...], row
         self.refresh()
 
     def refresh(self) -> "Store":
         """Add the files that other processes have written, and return the store."""
-        known = {file.path for file in self._files}
-        for path in sorted(self.folder.glob("*.safetensors")):
-            if path not in known:
-                self._open(path)
+        for path in sorted({*self.folder.glob("*.safetensors")} - self._files):
+            self._open(path)
         return self
 
     def _open(self, path: Path) -> None:
         try:
             with safe_open(path, framework="pt") as file:
-                about = json.loads(file.metadata()["records"])
+                keys = json.loads(file.metadata()["records"])["keys"]
                 tensors = [file.get_tensor(name) for name in sorted(file.keys())]  # memory-mapped, not read
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise _File(path, [], []).damage(error) from error
-        self._files.append(_File(path, tensors, about["sums"]))
-        self._places |= {key: (len(self._files) - 1, row) for row, key in enumerate(about["keys"])}
+            raise TrainingError(
+                f"{path} is damaged ({error}): delete it, and the same command encodes its records again"
+            ) from error
+        self._files.add(path)
+        self._records |= {key: (tensors, row) for row, key in enumerate(keys)}
 
     def __contains__(self, key: str) -> bool:
-        return key in self._places
+        return key in self._records
 
     def read(self, key: str) -> Record:
-        """Return a record; raise TrainingError if its checksum does not match."""
-        number, row = self._places[key]
-        file = self._files[number]
-        record = tuple(tensor[row] for tensor in file.tensors)
-        if _checksum(record) != file.sums[row]:
-            raise file.damage(f"record {row}")
-        return record
+        tensors, row = self._records[key]
+        return tuple(tensor[row] for tensor in tensors)
 
     def write(self, records: dict[str, Record]) -> None:
         """Add records, in one file per combination of shapes."""
@@ -92,17 +72,9 @@ class Store:
         for keys in shapes.values():
             columns = zip(*(records[key] for key in keys), strict=True)
             tensors = {str(i): torch.stack(column) for i, column in enumerate(columns)}
-            about = {"keys": keys, "sums": [_checksum(records[key]) for key in keys]}
             path = self.folder / f"{text_hash(*keys)}.safetensors"
-            jsonl.write(path, save(tensors, metadata={"records": json.dumps(about)}))
+            jsonl.write(path, save(tensors, metadata={"records": json.dumps({"keys": keys})}))
             self._open(path)
-
-
-def _checksum(record: Record) -> int:
-    total = 0
-    for tensor in record:
-        total = zlib.crc32(tensor.contiguous().view(-1).view(torch.uint8).numpy(), total)
-    return total
 
 
 # ---------------------------------------------------------------- keys
@@ -158,13 +130,6 @@ class ImageEncoder:
         self.store = Store(folder / f"latents-{fingerprint(vae, *scale)}")
         self.encodes_frames = _reads_blocks_alone(vae)  # otherwise whole canvases
 
-    def kind(self, image: Image.Image) -> tuple[int, int]:
-        """Return the image's size: only images of one size can be encoded together."""
-        return image.size
-
-    def batch(self, size: tuple[int, int]) -> int:
-        return max(1, min(32, PIXELS // (size[0] * size[1])))
-
     @torch.no_grad()
     def encode(self, images: list[Image.Image]) -> list[Record]:
         pixels = canvas.to_tensor(images).to(self.vae.device)
@@ -194,12 +159,6 @@ class TextEncoder:
         parts = (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2, *lengths)
         self.store = Store(folder / f"texts-{fingerprint(*parts)}")
 
-    def kind(self, prompt: str) -> None:
-        return None
-
-    def batch(self, kind: None) -> int:
-        return 32
-
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> list[Record]:
         embeds, pooled, _ = self.pipe.encode_prompt(
@@ -214,18 +173,18 @@ def _halve(values: Tensor) -> Tensor:
 
 
 def encode_missing(encoder: ImageEncoder | TextEncoder, inputs: dict[str, Any]) -> None:
-    """Encode the inputs whose keys the store lacks; do not store outputs that are not finite.
+    """Encode the images or texts whose keys the store lacks; do not store outputs that are not finite.
 
     The batches and their order depend only on what is missing: a batch's outputs are not exactly those of
     single inputs, and a run that was killed here must get the same values when it is restarted.
     """
-    kinds: dict[Any, list[str]] = {}
+    groups: dict[tuple[int, ...], list[str]] = {}  # only images of one size can be encoded together
     for key, value in inputs.items():
         if key not in encoder.store:
-            kinds.setdefault(encoder.kind(value), []).append(key)
-    for kind, keys in kinds.items():
+            groups.setdefault(getattr(value, "size", ()), []).append(key)
+    for size, keys in groups.items():
+        batch = max(1, min(BATCH, PIXELS // (size[0] * size[1]))) if size else BATCH
         records: dict[str, Record] = {}
-        batch = encoder.batch(kind)
         for start in range(0, len(keys), batch):
             part = keys[start : start + batch]
             outputs = encoder.encode([inputs[key] for key in part])

@@ -10,7 +10,7 @@ from huggingface_hub import ModelCardData
 
 from dsd.files import hub
 from dsd.files.markdown import table
-from dsd.files.pairs import BadRow
+from dsd.files.pairs import Pairs
 from dsd.generate.drawing import public_name
 from dsd.training.loop import TrainResult
 from dsd.training.options import LORA_ONLY, TrainOptions
@@ -36,24 +36,14 @@ LORA = """ `lora/pytorch_lora_weights.safetensors` holds the same model in one f
 columns included: `load_lora_weights` adds it to `{base}`."""
 
 
-def dataset_facts(source: str, pairs: Any) -> dict[str, str]:
+def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:
     """Return a dataset's name, number of rows, generator, the generator's license, and judge."""
-    first = _first_readable(pairs)
+    first = next(pairs.each(on_bad=lambda error: None), {})  # the first undamaged row
     facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
     for name in ("generator", "generator_license", "judge"):
         if first.get(name):
             facts[name.replace("_", "'s ")] = str(first[name])
     return facts
-
-
-def _first_readable(pairs: Any) -> dict[str, Any]:
-    """Return the first undamaged row, or {}; training skips damaged rows too."""
-    for index in range(len(pairs)):
-        try:
-            return pairs[index]
-        except BadRow:
-            continue
-    return {}
 
 
 def keep_rates(source: str, files: Sequence[str] = ()) -> str | None:

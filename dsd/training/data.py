@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
@@ -20,6 +21,7 @@ from PIL import Image
 from dsd.files import jsonl
 from dsd.files.pairs import IMAGES, WANTED, BadRow, Row
 from dsd.model import canvas
+from dsd.model.pipeline import DSDPipeline
 from dsd.training.cache import ImageEncoder, Store, TextEncoder, encode_missing, image_hash, text_hash
 from dsd.training.options import TrainingError, TrainOptions
 
@@ -89,64 +91,59 @@ def _check_instructions(options: TrainOptions, *, without: int, rows: int) -> No
     logger.warning("%d of %d rows have no instruction and use their caption", without, rows)
 
 
-def prepare(
+def encode(
     pairs: Sequence[Row],
+    pipe: DSDPipeline,
     options: TrainOptions,
-    *,
-    images: ImageEncoder,
-    texts: TextEncoder,
-    frames: tuple[Frame, ...],
     folder: Path,
+    device: torch.device | str,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> Data:
-    """Encode what the caches lack and return the dataset as records; all processes must call it together.
+    """Encode what the caches in `folder` lack and return the dataset; all processes must call it together.
 
-    A run that was killed continues when restarted. `on_rows(done, total)` receives this process's progress.
+    The encoders are on `device` only while they encode. A run that was killed continues when restarted.
+    `on_rows(done, total)` receives this process's progress.
     """
-    encoder = _RowEncoder(pairs, images, texts, frames, bool(options.instruction_prob))
-    table = encoder.table_file(folder)
-    rows = jsonl.read_all(table) if table else []
-    known = {entry.id: entry for entry in (Entry(**row) for row in rows) if encoder.holds(entry)}
+    pipe.to(device)
+    tokens = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)
+    frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
+    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
+    rows = _Rows(pairs, images, texts, frames, bool(options.instruction_prob))
+    table = rows.table_file(folder)
+    stored = (Entry(**row) for row in (jsonl.read_all(table) if table else []))
+    entries = {entry.id: entry for entry in stored if rows.has_records(entry)}
     encode_missing(texts, {text_hash(""): ""})
-    fresh = _encode_blocks(encoder, known, table, on_rows)
+    new = _encode_blocks(rows, entries, table, on_rows)
+    pipe.to("cpu")
     PartialState().wait_for_everyone()
-    images.store.refresh()
-    texts.store.refresh()
-    entries = known | {entry.id: entry for entry in gather_object(fresh)}
-    return _collect([entries[key] for key in sorted(entries)], encoder, options)
+    for store in (images.store, texts.store):
+        store.refresh()
+    entries |= {entry.id: entry for entry in gather_object(new)}
+    return _collect([entries[key] for key in sorted(entries)], rows, options)
 
 
 def _encode_blocks(
-    encoder: "_RowEncoder", known: dict[str, Entry], table: Path | None, on_rows: Callable[[int, int], None]
+    rows: "_Rows", known: dict[str, Entry], table: Path | None, on_rows: Callable[[int, int], None]
 ) -> list[Entry]:
     """Encode this process's blocks, except those whose rows are all known, and return their entries."""
-    state, count = PartialState(), len(encoder.pairs)
+    state, count = PartialState(), len(rows.pairs)
     starts = range(state.process_index * BLOCK, count, state.num_processes * BLOCK)
     blocks = [range(start, min(start + BLOCK, count)) for start in starts]
     blocks = [block for block in blocks if any(_id(index) not in known for index in block)]
-    fresh: list[Entry] = []
+    new: list[Entry] = []
     for block in blocks:
-        entries = encoder.encode(block)
+        entries = rows.encode(block)
         if table:
             with jsonl.writing(jsonl.shard(table, state.process_index)) as append:
                 append([asdict(entry) for entry in entries])
-        fresh += entries
-        on_rows(len(fresh), sum(map(len, blocks)))
-    return fresh
+        new += entries
+        on_rows(len(new), sum(map(len, blocks)))
+    return new
 
 
 @dataclass(frozen=True)
-class _OpenRow:
-    """A row's entry, and the images and texts that it needs by their keys."""
-
-    entry: Entry
-    images: dict[str, Image.Image] = field(default_factory=dict)
-    texts: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _RowEncoder:
-    """Encodes the rows of a dataset and says which records each of them needs."""
+class _Rows:
+    """The rows of a dataset, and the encoders of their records."""
 
     pairs: Sequence[Row]
     images: ImageEncoder
@@ -156,56 +153,64 @@ class _RowEncoder:
 
     def encode(self, block: range) -> list[Entry]:
         """Encode the rows of a block and return one entry for each."""
+        images: dict[str, Image.Image] = {}
+        texts: dict[str, str] = {}
         with ThreadPoolExecutor() as pool:  # decoding and resizing large images takes longest
             rows = list(pool.map(self._open, block))
-        encode_missing(self.images, {key: image for row in rows for key, image in row.images.items()})
-        encode_missing(self.texts, {key: text for row in rows for key, text in row.texts.items()})
+        entries = [
+            Entry(_id(index), bad=str(row))
+            if isinstance(row, BadRow)
+            else self._enter(index, row, images, texts)
+            for index, row in zip(block, rows, strict=True)
+        ]
+        encode_missing(self.images, images)
+        encode_missing(self.texts, texts)
         return [
-            row.entry if self.holds(row.entry) else Entry(row.entry.id, bad="it gives no finite numbers")
-            for row in rows
+            entry if self.has_records(entry) else Entry(entry.id, bad="it gives no finite numbers")
+            for entry in entries
         ]
 
-    def holds(self, entry: Entry) -> bool:
+    def has_records(self, entry: Entry) -> bool:
         """Return whether the stores contain all records that an entry names."""
-        texts = [] if entry.bad else [key for key in (entry.caption, entry.instruction) if key]
-        return all(key in self.images.store for key in entry.canvas + entry.condition) and all(
+        texts = [key for key in (entry.caption, entry.instruction) if key]
+        images = entry.canvas + entry.condition
+        return all(key in self.images.store for key in images) and all(
             key in self.texts.store for key in texts
         )
 
-    def _open(self, index: int) -> _OpenRow:
+    def _open(self, index: int) -> Row | BadRow:
+        """Return a row with its images fitted to the frame closest to the target's shape, and its index."""
         try:
             row = self.pairs[index]
-            frame, reference, target = self._fit(row)
-        except BadRow as error:
-            return _OpenRow(Entry(_id(index), bad=str(error)))
-        images: dict[str, Image.Image] = {}
-        canvases = []
-        for right in (target, Image.new("RGB", target.size)):  # the condition is black beside the reference
-            parts = [reference, right] if self.images.encodes_frames else [_join(reference, right)]
-            canvases.append([image_hash(part) for part in parts])
-            images |= zip(canvases[-1], parts, strict=True)
-        instruction = row.get("instruction") if self.with_instructions else None
-        texts = {text_hash(text): text for text in (row["caption"], instruction) if text}
-        keys = [text_hash(row["caption"]), text_hash(instruction) if instruction else None]
-        return _OpenRow(Entry(_id(index), frame, *canvases, *keys), images, texts)
-
-    def _fit(self, row: Row) -> tuple[int, Image.Image, Image.Image]:
-        """Fit both images to the frame closest to the target's shape; return its index and the images."""
-        try:
             shape = np.log(row["target"].width / row["target"].height)
             frame = int(np.argmin([abs(np.log(width / height) - shape) for width, height in self.frames]))
-            return frame, *(canvas.fit(row[name], *self.frames[frame]) for name in IMAGES)
+            return (
+                row | {"frame": frame} | {name: canvas.fit(row[name], *self.frames[frame]) for name in IMAGES}
+            )
+        except BadRow as error:
+            return error
         except (ValueError, ArithmeticError) as error:
-            raise BadRow(f"row {row.get('id', '')}: {error}") from error
+            return BadRow(f"row {row.get('id', '')}: {error}")
+
+    def _enter(self, index: int, row: Row, images: dict[str, Image.Image], texts: dict[str, str]) -> Entry:
+        """Return a row's entry, and add the images and texts that it needs, by their keys."""
+        canvases = []
+        for right in (row["target"], Image.new("RGB", row["target"].size)):
+            parts = [row["conditioning"], right]
+            parts = parts if self.images.encodes_frames else [_join(*parts)]
+            canvases.append([image_hash(part) for part in parts])
+            images |= zip(canvases[-1], parts, strict=True)
+        words = [row["caption"], row.get("instruction") if self.with_instructions else None]
+        keys = [text_hash(text) if text is not None else None for text in (words[0], words[1] or None)]
+        texts |= {key: text for key, text in zip(keys, words, strict=True) if key}
+        return Entry(_id(index), row["frame"], *canvases, *keys)
 
     def table_file(self, folder: Path) -> Path | None:
         """Return the entries' file, named by all they depend on; None for rows that came from no files."""
         name = dataset_name(self.pairs)
-        if name is None:
-            return None
         stores = (self.images.store.folder.name, self.texts.store.folder.name)
         about = (FORMAT, BLOCK, name, stores, self.frames, self.images.encodes_frames, self.with_instructions)
-        return folder / "tables" / f"{text_hash(str(about))}.jsonl"
+        return folder / "tables" / f"{text_hash(str(about))}.jsonl" if name else None
 
 
 def _id(index: int) -> str:
@@ -231,29 +236,30 @@ def dataset_name(pairs: Any) -> str | None:
     return text_hash(str([*zip(files, stats, strict=True), pairs.columns]))
 
 
-def _collect(entries: list[Entry], encoder: _RowEncoder, options: TrainOptions) -> Data:
-    good = [entry for entry in entries if entry.bad is None]
-    _report_bad([entry for entry in entries if entry.bad is not None], len(entries))
-    _check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
-    contents = [{name: value for name, value in asdict(entry).items() if name != "bad"} for entry in good]
-    return Data(
-        entries=good,
-        latents=encoder.images.store,
-        texts=encoder.texts.store,
-        frames=encoder.frames,
-        buckets=np.array([entry.frame for entry in good]),
-        skipped=len(entries) - len(good),
-        name=text_hash(*(str(sorted(content.items())) for content in contents)),
-    )
-
-
-def _report_bad(bad: list[Entry], total: int) -> None:
+def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
+    """Return the usable rows; report, count and limit the others."""
+    good, bad = [], []
+    for entry in entries:
+        (good if entry.bad is None else bad).append(entry)
     for entry in bad[:REPORTED] if PartialState().is_main_process else []:
         logger.warning("skipped row %d: %s", int(entry.id), entry.bad)
     if bad:
-        logger.warning("skipped %d of %d rows", len(bad), total)
-    if len(bad) > TOLERATED * total:
+        logger.warning("skipped %d of %d rows", len(bad), len(entries))
+    if len(bad) > TOLERATED * len(entries):
         raise TrainingError(
-            f"{len(bad)} of {total} rows cannot be used, which is over 1 %: the first is row "
+            f"{len(bad)} of {len(entries)} rows cannot be used, which is over 1 %: the first is row "
             f"{int(bad[0].id)}: {bad[0].bad}"
         )
+    _check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
+    contents = [
+        sorted((name, value) for name, value in asdict(entry).items() if name != "bad") for entry in good
+    ]
+    return Data(
+        entries=good,
+        latents=rows.images.store,
+        texts=rows.texts.store,
+        frames=rows.frames,
+        buckets=np.array([entry.frame for entry in good]),
+        skipped=len(bad),
+        name=text_hash(*map(str, contents)),
+    )

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,7 @@ from dsd.model.checkpoint import best_device, model_hash
 from dsd.model.pipeline import DSDPipeline
 from dsd.training import estimate
 from dsd.training.batches import Batch, Batches
-from dsd.training.cache import ImageEncoder, TextEncoder
-from dsd.training.data import Data, Frame, check_rows, prepare
+from dsd.training.data import Frame, check_rows, encode
 from dsd.training.meter import Meter
 from dsd.training.options import TrainOptions
 from dsd.training.state import EMA, Progress, TrainState, gather_weights, reshard, trainable_parameters
@@ -86,7 +84,7 @@ def train(
     # data
     is_bf16 = accelerator.mixed_precision == "bf16"
     pipe = open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
-    data = encode(pairs, pipe, options, out, accelerator.device, on_rows)
+    data = encode(pairs, pipe, options, cache_folder(options, out), accelerator.device, on_rows)
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 
     # model
@@ -95,7 +93,8 @@ def train(
     bound |= {"weights": model_hash(pipe), "data": data.name, "group": batches.order.group}
     init_condition_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
     model, optimizer = accelerator.prepare(pipe.transformer, _optimizer(pipe.transformer, options))
-    ema = EMA(trainable_parameters(accelerator, model), options.ema) if options.ema else None
+    weights = trainable_parameters(accelerator, model)
+    ema = EMA(weights, options.ema) if options.ema else None
     state = TrainState(out / "run" / "states", accelerator, model, optimizer, ema, bound)
     progress = state.load(options.steps)
 
@@ -111,7 +110,9 @@ def train(
                 with _precision(accelerator, options):
                     loss = batch_loss(model, batch.to(accelerator.device), options, pipe)
                 accelerator.backward(loss)
-                norm = _clip(accelerator, model, options)
+                norm = None  # until the step is complete
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(list(weights.values()), options.clip)
                 optimizer.step()
                 optimizer.zero_grad()
             meter.add(loss, norm)
@@ -129,9 +130,9 @@ def train(
 
     # save
     with ema.swapped() if ema else nullcontext():
-        weights = gather_weights(accelerator, model)
+        saved = gather_weights(accelerator, model)
     if accelerator.is_main_process:
-        _publish(base, options, weights, out)
+        _publish(base, options, saved, out)
     accelerator.wait_for_everyone()
     processes, device = accelerator.num_processes, accelerator.device.type
     device = torch.cuda.get_device_name() if device == "cuda" else device
@@ -173,37 +174,12 @@ def cache_folder(options: TrainOptions, out: Path) -> Path:
     return Path(options.cache) if options.cache else out / "run" / "cache"
 
 
-def encode(
-    pairs: Sequence[Row],
-    pipe: DSDPipeline,
-    options: TrainOptions,
-    out: Path,
-    device: torch.device,
-    on_rows: Callable[[int, int], None] = lambda done, total: None,
-) -> Data:
-    """Return the dataset as records; the encoders are on `device` only while they encode it."""
-    folder = cache_folder(options, out)
-    pipe.to(device)
-    tokens = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)
-    data = prepare(
-        pairs,
-        options,
-        images=ImageEncoder(pipe.vae, folder),
-        texts=TextEncoder(pipe, tokens, folder),
-        frames=options.frames or ((pipe.frame_size, pipe.frame_size),),
-        folder=folder,
-        on_rows=on_rows,
-    )
-    pipe.to("cpu")
-    return data
-
-
 # ---------------------------------------------------------------- loop
 
 
 def batch_loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDPipeline) -> Tensor:
     """Return the weighted squared error of the predicted velocities, over both frames."""
-    device, scale = batch.data.device, pipe.vae_scale_factor
+    device, scale, (width, height) = batch.data.device, pipe.vae_scale_factor, batch.frame
     x_t = flow.interpolate(batch.data, batch.noise, batch.t)
     has_guidance = pipe.transformer.config.guidance_embeds
     velocity = model(
@@ -213,19 +189,13 @@ def batch_loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDP
         encoder_hidden_states=batch.embeds,
         pooled_projections=batch.pooled,
         txt_ids=torch.zeros(batch.embeds.shape[1], 3, device=device),
-        img_ids=_positions(batch.frame, scale, device),
+        img_ids=latents.positions(height, 2 * width, vae_scale=scale, device=device),
         return_dict=False,
     )[0]
     weights = frame_weights(batch.frame, scale, (options.reference_weight, options.target_weight))
     return flow.loss(velocity, flow.velocity(batch.data, batch.noise), weights.to(device))
 
 
-@lru_cache(maxsize=32)
-def _positions(frame: Frame, scale: int, device: torch.device) -> Tensor:
-    return latents.positions(frame[1], 2 * frame[0], vae_scale=scale, device=device)
-
-
-@lru_cache(maxsize=32)
 def frame_weights(frame: Frame, scale: int, weights: tuple[float, float]) -> Tensor:
     """Return weights [1, tokens, 1]: one value for the reference's tokens, another for the target's."""
     columns, lines = frame[0] // (2 * scale), frame[1] // (2 * scale)
@@ -258,14 +228,6 @@ def learning_rate(step: int, options: TrainOptions) -> float:
 def _seed(seed: int, step: int, process: int) -> None:
     """Seed torch for LoRA's dropout, the only random numbers drawn inside the model."""
     torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0]))
-
-
-def _clip(accelerator: Accelerator, model: nn.Module, options: TrainOptions) -> Any:
-    """Clip the gradients and return their norm if the step is complete, else return None."""
-    if not accelerator.sync_gradients:
-        return None
-    weights = [weight for weight in model.parameters() if weight.requires_grad]
-    return accelerator.clip_grad_norm_(weights, options.clip)
 
 
 def _validate(

@@ -8,11 +8,10 @@ DeepSpeed uses its own format inside; every other mode can resume with another n
 import json
 import logging
 import shutil
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -100,53 +99,44 @@ def _local(weight: Tensor) -> Tensor:
     return weight.to_local() if hasattr(weight, "to_local") else weight
 
 
+@dataclass(frozen=True)
 class TrainState:
-    """All that a training changes, saved and loaded together in `folder`; one subfolder per saved step.
+    """All that a training changes, saved and loaded together in `folder`; one subfolder per saved step."""
 
-    `bound` are the settings that must not change when the run is resumed.
-    """
+    folder: Path
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Any
+    ema: EMA | None
+    bound: dict[str, Any]  # settings that must not change when the run is resumed
 
-    def __init__(
-        self,
-        folder: Path,
-        accelerator: Accelerator,
-        model: nn.Module,
-        optimizer: Any,
-        ema: EMA | None,
-        bound: dict[str, Any],
-    ) -> None:
-        self.folder, self.accelerator, self.bound = folder, accelerator, bound
-        self.model, self.optimizer, self.ema = model, optimizer, ema
-        self._is_deepspeed = accelerator.distributed_type == DistributedType.DEEPSPEED
+    @property
+    def _is_deepspeed(self) -> bool:
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
     def save(self, progress: Progress) -> None:
         """Write a state, which is valid once it has its final name; all processes must call it together."""
-        whole = self.folder / _name(progress.step)
+        whole = self.folder / f"step-{progress.step:08d}"
         part = self.folder / f".{whole.name}.part"
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
         with jsonl.explained(whole):
             part.mkdir(parents=True, exist_ok=True)
             self.accelerator.wait_for_everyone()
-            self._write(part)
+            if self._is_deepspeed:
+                client = self._ema_tensors()
+                self.model.save_checkpoint(str(part), "engine", client, exclude_frozen_parameters=True)
+            else:
+                dcp.save(self._tensors(), checkpoint_id=part, no_dist=self.accelerator.num_processes == 1)
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 self._finish(part, whole, progress)
         self.accelerator.wait_for_everyone()
 
-    def _write(self, part: Path) -> None:
-        if self._is_deepspeed:
-            self.model.save_checkpoint(
-                str(part), "engine", self._ema_tensors(), exclude_frozen_parameters=True
-            )
-        else:
-            with _without_distributed_warning():
-                dcp.save(self._tensors(), checkpoint_id=part, no_dist=self.accelerator.num_processes == 1)
-
     def _finish(self, part: Path, whole: Path, progress: Progress) -> None:
         """Write the manifest, rename the state to its final name, and delete the oldest."""
-        about = {"step": progress.step, "seconds": progress.seconds, "bound": self.bound}
-        jsonl.write(part / MANIFEST, json.dumps(about | {"files": _checksums(part)}, indent=1).encode())
+        about = {**asdict(progress), "bound": self.bound, "files": _checksums(part)}
+        jsonl.write(part / MANIFEST, json.dumps(about, indent=1).encode())
         shutil.rmtree(whole, ignore_errors=True)
         part.replace(whole)
         for old in self._saved()[KEPT:]:
@@ -158,27 +148,34 @@ class TrainState:
         Skip a damaged state with a warning. Raise TrainingError if none is intact, for a run with other
         settings or data, and for one that has done more than `steps`.
         """
-        about = error = None
+        result: Any = None
         if self.accelerator.is_main_process:
             try:
-                about = self._newest(steps)
-            except TrainingError as refusal:
-                error = refusal
-        about, error = broadcast_object_list([about, error])
-        if error:
-            raise error
-        if about is None:
+                result = self._newest(steps)
+            except TrainingError as error:
+                result = error
+        (result,) = broadcast_object_list([result])
+        if isinstance(result, TrainingError):
+            raise result
+        if result is None:
             return Progress()
-        self._read(self.folder / _name(about["step"]))
-        return Progress(about["step"], about["seconds"])
+        folder, progress = result
+        if self._is_deepspeed:
+            _, client = self.model.load_checkpoint(str(folder), "engine", load_module_strict=False)
+            for name, weight in self.ema.weights.items() if self.ema else ():
+                weight.copy_(client["average"][name])
+        else:  # loads in place
+            dcp.load(self._tensors(), checkpoint_id=folder, no_dist=self.accelerator.num_processes == 1)
+        return progress
 
-    def _newest(self, steps: int | None) -> dict[str, Any] | None:
+    def _newest(self, steps: int | None) -> tuple[Path, Progress] | None:
+        """Return the folder and progress of the newest intact state."""
         saved = self._saved()
         for folder in saved:
             about = _read_manifest(folder)
             if about is not None:
                 self._check(about, steps)
-                return about
+                return folder, Progress(about["step"], about["seconds"])
             logger.warning("%s is damaged: going back to the state before it", folder)
         if saved:
             raise TrainingError(
@@ -201,15 +198,6 @@ class TrainState:
                 f"pass {about['step']} or more, or choose another --out"
             )
 
-    def _read(self, folder: Path) -> None:
-        if self._is_deepspeed:
-            _, client = self.model.load_checkpoint(str(folder), "engine", load_module_strict=False)
-            for name, weight in self.ema.weights.items() if self.ema else ():
-                weight.copy_(client["average"][name])
-        else:
-            with _without_distributed_warning():  # loads in place
-                dcp.load(self._tensors(), checkpoint_id=folder, no_dist=self.accelerator.num_processes == 1)
-
     @torch.no_grad()
     def _tensors(self) -> dict[str, Any]:
         """Return all that a state holds; create missing optimizer moments, so that they can be loaded."""
@@ -231,17 +219,6 @@ def _moments(state: dict[Tensor, dict[str, Tensor]], weight: Tensor) -> dict[str
         state[weight] = {"step": torch.zeros((), device=weight.device)}
         state[weight] |= {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
     return state[weight]
-
-
-@contextmanager
-def _without_distributed_warning() -> Iterator[None]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
 
 
 def _checksums(folder: Path) -> dict[str, int]:

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from dsd.training.batches import Batches
-from dsd.training.cache import ImageEncoder, TextEncoder
-from dsd.training.data import prepare
+from dsd.training.data import encode
 from dsd.training.state import TrainState
 from tests import student, tiny
 from train.bench import training as bench
@@ -27,8 +26,7 @@ def settings(model: object, **changed: object) -> bench.TrainOptions:
 def test_encoding_at_every_step_gives_the_batches_of_the_cache(pairs, tmp_path):
     pipe, dropped = tiny.pipeline(), {"text_dropout": 0.3, "condition_dropout": 0.3}
     options = settings("tiny", **dropped)
-    encoders = {"images": ImageEncoder(pipe.vae, tmp_path), "texts": TextEncoder(pipe, 8, tmp_path)}
-    data = prepare(pairs, options, **encoders, frames=options.frames, folder=tmp_path)
+    data = encode(pairs, pipe, options, tmp_path, "cpu")
     usual = bench.Encoding(bench.Uncached(pairs, pipe, options, tmp_path, "cpu"), options)
     blind = 0
     for ours, theirs in zip(Batches(data, options).steps(0), usual.steps(0), strict=True):

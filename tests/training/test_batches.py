@@ -9,8 +9,8 @@ import torch
 
 from dsd.model import flow, latents
 from dsd.training.batches import Batch, Batches, Order
-from dsd.training.cache import ImageEncoder, TextEncoder, text_hash
-from dsd.training.data import Data, prepare
+from dsd.training.cache import text_hash
+from dsd.training.data import Data, encode
 from dsd.training.options import TrainOptions
 from tests import tiny
 from tests.student import pair
@@ -27,9 +27,7 @@ def folder(tmp_path_factory) -> Path:
 def data(folder) -> Data:
     pipe = tiny.pipeline()
     rows = [pair(i, size=(48, 32) if i % 3 == 0 else (32, 32)) for i in range(12)]
-    frames = ((32, 32), (48, 32))
-    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, 8, folder)
-    return prepare(rows, TrainOptions(), images=images, texts=texts, frames=frames, folder=folder)
+    return encode(rows, pipe, TrainOptions(sizes=("32", "48x32"), text_tokens=8), folder, "cpu")
 
 
 def batches(data: Data, *place: int, **options) -> Batches:

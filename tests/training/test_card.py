@@ -88,21 +88,27 @@ def test_a_hub_datasets_counts_are_taken_from_the_card_above_its_files(tmp_path)
     assert model_card.keep_rates("me/pairs") is None
 
 
+class Rows(list):
+    """Rows as a dataset yields them: an error stands for a damaged one."""
+
+    def each(self, on_bad):
+        for row in self:
+            if isinstance(row, BadRow):
+                on_bad(row)
+            else:
+                yield row
+
+
 def test_facts_come_from_the_rows():
-    rows = [{"generator": "flux-dev", "generator_license": "free", "judge": None}]
+    rows = Rows([{"generator": "flux-dev", "generator_license": "free", "judge": None}])
     facts = model_card.dataset_facts("/home/me/run", rows)
     assert facts == {"dataset": "run", "rows": "1", "generator": "flux-dev", "generator's license": "free"}
 
 
 def test_a_damaged_first_row_does_not_cost_the_card():
-    class Damaged(list):
-        def __getitem__(self, index):
-            if index == 0:
-                raise BadRow("row 0 is damaged")
-            return super().__getitem__(index)
-
-    facts = model_card.dataset_facts("run", Damaged([{}, {"generator": "tiny"}]))
+    facts = model_card.dataset_facts("run", Rows([BadRow("row 0 is damaged"), {"generator": "tiny"}]))
     assert facts == {"dataset": "run", "rows": "2", "generator": "tiny"}
+    assert model_card.dataset_facts("run", Rows()) == {"dataset": "run", "rows": "0"}
 
 
 def test_states_and_cache_are_not_uploaded():

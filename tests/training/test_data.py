@@ -11,8 +11,8 @@ from dsd.files.pairs import BadRow
 from dsd.model import latents
 from dsd.model.canvas import compose, fit, to_tensor
 from dsd.training import data as training_data
-from dsd.training.cache import ImageEncoder, TextEncoder, text_hash
-from dsd.training.data import Data, check_rows, dataset_name, prepare
+from dsd.training.cache import text_hash
+from dsd.training.data import Data, check_rows, dataset_name
 from dsd.training.options import TrainingError, TrainOptions
 from tests import tiny
 from tests.student import pair, pairs
@@ -40,9 +40,9 @@ def pipe():
     return tiny.pipeline()
 
 
-def encode(pipe, rows, folder, frames=((32, 32),), **options) -> Data:
-    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, 8, folder)
-    return prepare(rows, TrainOptions(**options), images=images, texts=texts, frames=frames, folder=folder)
+def encode(pipe, rows, folder, *sizes: str) -> Data:
+    options = TrainOptions(sizes=sizes or ("32",), text_tokens=8)
+    return training_data.encode(rows, pipe, options, folder, "cpu")
 
 
 def test_an_empty_dataset_is_refused():
@@ -83,7 +83,7 @@ def test_frames_encoded_apart_give_the_same_as_whole_canvases(tmp_path):
 
     pocket = load_pipeline("pocket", device="cpu")
     rows = [pair(0, size=(64, 64))]
-    data = encode(pocket, rows, tmp_path, ((64, 64),))
+    data = encode(pocket, rows, tmp_path, "64")
     assert len(data.entries[0].canvas) == 2  # two frames, as this VAE reads each block alone
     frames = [data.latents.read(key)[0] for key in data.entries[0].condition]
     with torch.no_grad():
@@ -107,7 +107,7 @@ def test_texts_are_the_captions_and_instructions(pipe, tmp_path):
 
 def test_a_row_goes_to_the_frame_of_the_nearest_shape(pipe, tmp_path):
     rows = [pair(0, size=(64, 32)), pair(1, size=(32, 32)), pair(2, size=(40, 90))]
-    data = encode(pipe, rows, tmp_path, ((32, 32), (48, 32), (32, 48)))
+    data = encode(pipe, rows, tmp_path, "32", "48x32", "32x48")
     assert [data.frames[bucket] for bucket in data.buckets] == [(48, 32), (32, 32), (32, 48)]
     (canvas,) = data.latents.read(*data.entries[0].canvas)
     assert canvas.shape == (4, 4, 12)  # two frames of 48 x 32, an eighth of that
