@@ -57,8 +57,8 @@ class Store:
         self._files.add(path)
         self._records |= {key: (tensors, row) for row, key in enumerate(keys)}
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._records
+    def has(self, keys: set[str]) -> bool:
+        return keys <= self._records.keys()
 
     def read(self, key: str) -> Record:
         tensors, row = self._records[key]
@@ -180,7 +180,7 @@ def encode_missing(encoder: ImageEncoder | TextEncoder, inputs: dict[str, Any]) 
     """
     groups: dict[tuple[int, ...], list[str]] = {}  # only images of one size can be encoded together
     for key, value in inputs.items():
-        if key not in encoder.store:
+        if not encoder.store.has({key}):
             groups.setdefault(getattr(value, "size", ()), []).append(key)
     for size, keys in groups.items():
         batch = max(1, min(BATCH, PIXELS // (size[0] * size[1]))) if size else BATCH

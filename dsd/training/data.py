@@ -153,16 +153,14 @@ class _Rows:
 
     def encode(self, block: range) -> list[Entry]:
         """Encode the rows of a block and return one entry for each."""
+        entries: list[Entry] = []
         images: dict[str, Image.Image] = {}
         texts: dict[str, str] = {}
         with ThreadPoolExecutor() as pool:  # decoding and resizing large images takes longest
-            rows = list(pool.map(self._open, block))
-        entries = [
-            Entry(_id(index), bad=str(row))
-            if isinstance(row, BadRow)
-            else self._enter(index, row, images, texts)
-            for index, row in zip(block, rows, strict=True)
-        ]
+            for entry, row_images, row_texts in pool.map(self._open, block):
+                entries.append(entry)
+                images |= row_images
+                texts |= row_texts
         encode_missing(self.images, images)
         encode_missing(self.texts, texts)
         return [
@@ -172,38 +170,35 @@ class _Rows:
 
     def has_records(self, entry: Entry) -> bool:
         """Return whether the stores contain all records that an entry names."""
-        texts = [key for key in (entry.caption, entry.instruction) if key]
-        images = entry.canvas + entry.condition
-        return all(key in self.images.store for key in images) and all(
-            key in self.texts.store for key in texts
-        )
+        texts = {key for key in (entry.caption, entry.instruction) if key}
+        return self.images.store.has({*entry.canvas, *entry.condition}) and self.texts.store.has(texts)
 
-    def _open(self, index: int) -> Row | BadRow:
-        """Return a row with its images fitted to the frame closest to the target's shape, and its index."""
+    def _open(self, index: int) -> tuple[Entry, dict[str, Image.Image], dict[str, str]]:
+        """Return a row's entry, and the images and texts that it needs, by their keys."""
         try:
             row = self.pairs[index]
-            shape = np.log(row["target"].width / row["target"].height)
-            frame = int(np.argmin([abs(np.log(width / height) - shape) for width, height in self.frames]))
-            return (
-                row | {"frame": frame} | {name: canvas.fit(row[name], *self.frames[frame]) for name in IMAGES}
-            )
+            frame, reference, target = self._fit(row)
         except BadRow as error:
-            return error
-        except (ValueError, ArithmeticError) as error:
-            return BadRow(f"row {row.get('id', '')}: {error}")
-
-    def _enter(self, index: int, row: Row, images: dict[str, Image.Image], texts: dict[str, str]) -> Entry:
-        """Return a row's entry, and add the images and texts that it needs, by their keys."""
+            return Entry(_id(index), bad=str(error)), {}, {}
+        images: dict[str, Image.Image] = {}
         canvases = []
-        for right in (row["target"], Image.new("RGB", row["target"].size)):
-            parts = [row["conditioning"], right]
-            parts = parts if self.images.encodes_frames else [_join(*parts)]
+        for right in (target, Image.new("RGB", target.size)):  # a condition is black beside the reference
+            parts = [reference, right] if self.images.encodes_frames else [_join(reference, right)]
             canvases.append([image_hash(part) for part in parts])
             images |= zip(canvases[-1], parts, strict=True)
-        words = [row["caption"], row.get("instruction") if self.with_instructions else None]
-        keys = [text_hash(text) if text is not None else None for text in (words[0], words[1] or None)]
-        texts |= {key: text for key, text in zip(keys, words, strict=True) if key}
-        return Entry(_id(index), row["frame"], *canvases, *keys)
+        instruction = row.get("instruction") if self.with_instructions else None
+        keys = [text_hash(row["caption"]), text_hash(instruction) if instruction else None]
+        texts = {key: text for key, text in zip(keys, (row["caption"], instruction), strict=True) if key}
+        return Entry(_id(index), frame, *canvases, *keys), images, texts
+
+    def _fit(self, row: Row) -> tuple[int, Image.Image, Image.Image]:
+        """Fit both images to the frame closest to the target's shape; return its index and the images."""
+        try:
+            shape = np.log(row["target"].width / row["target"].height)
+            frame = int(np.argmin([abs(np.log(width / height) - shape) for width, height in self.frames]))
+            return frame, *(canvas.fit(row[name], *self.frames[frame]) for name in IMAGES)
+        except (ValueError, ArithmeticError) as error:
+            raise BadRow(f"row {row.get('id', '')}: {error}") from error
 
     def table_file(self, folder: Path) -> Path | None:
         """Return the entries' file, named by all they depend on; None for rows that came from no files."""
@@ -218,10 +213,7 @@ def _id(index: int) -> str:
 
 
 def _join(left: Image.Image, right: Image.Image) -> Image.Image:
-    page = Image.new("RGB", (left.width + right.width, left.height))
-    page.paste(left, (0, 0))
-    page.paste(right, (left.width, 0))
-    return page
+    return Image.fromarray(np.hstack([np.asarray(left), np.asarray(right)]))
 
 
 def dataset_name(pairs: Any) -> str | None:

@@ -83,52 +83,26 @@ class TrainOptions:
     lora_dropout: float = _option(0.1, "dropout of the LoRA", BELOW_ONE)
     targets: tuple[str, ...] = _option(ATTENTION, "layers that get a LoRA, by the ends of their names")
     condition_init_scale: float = _option(
-        0.0,
-        "start the new input columns at this multiple of the old ones; the paper starts at 0",
-        NOT_NEGATIVE,
+        0.0, "start the new input columns at this multiple of the old ones; 0 as in the paper", NOT_NEGATIVE
     )
-    text_dropout: float = _option(
-        0.1, "share of samples with an empty prompt; text guidance needs some", SHARE
-    )
-    condition_dropout: float = _option(
-        0.1, "share of samples without the reference; image guidance needs some", SHARE
-    )
-    instruction_prob: float = _option(
-        0.5, "share of samples whose prompt is the instruction instead of the caption", SHARE
-    )
+    text_dropout: float = _option(0.1, "share of samples with an empty prompt, for text guidance", SHARE)
+    condition_dropout: float = _option(0.1, "share of samples with no reference, for image guidance", SHARE)
+    instruction_prob: float = _option(0.5, "share of samples with the instruction as the prompt", SHARE)
     reference_weight: float = _option(1.0, "weight of the reference frame in the loss", NOT_NEGATIVE)
     target_weight: float = _option(1.0, "weight of the target frame in the loss", NOT_NEGATIVE)
-    shift: float = _option(
-        1.0, "shift of the logit-normal times; above 1 more of them are near noise", POSITIVE
-    )
-    guidance: float = _option(
-        DEFAULT_GUIDANCE,
-        "embedded guidance, for models distilled with it; drawing passes the same",
-        NOT_NEGATIVE,
-    )
-    sizes: tuple[str, ...] = _option(
-        (), "frame sizes such as 512x512 384x640; a pair gets the closest shape (default: the model's size)"
-    )
-    text_tokens: int | None = _option(
-        None, "tokens per text, in training and later in drawing (default: as many as the base reads)", TOKENS
-    )
-    precision: str | None = _option(
-        None, "bf16 or fp32 (default: bf16 on a GPU, otherwise fp32)", _one_of("bf16", "fp32")
-    )
-    quantize: str | None = _option(
-        None, "keep the frozen weights in 8bit or 4bit, for cards of 24 GB and less", _one_of("8bit", "4bit")
-    )
+    shift: float = _option(1.0, "shift of the logit-normal times; above 1 is more noise", POSITIVE)
+    guidance: float = _option(DEFAULT_GUIDANCE, "embedded guidance, for distilled models", NOT_NEGATIVE)
+    sizes: tuple[str, ...] = _option((), "frames such as 512x512 384x640 (default: the model's size)")
+    text_tokens: int | None = _option(None, "tokens per text (default: as many as the base reads)", TOKENS)
+    precision: str | None = _option(None, "bf16 or fp32 (default: bf16 on a GPU)", _one_of("bf16", "fp32"))
+    quantize: str | None = _option(None, "keep frozen weights in 8bit or 4bit", _one_of("8bit", "4bit"))
     gradient_checkpointing: bool = _option(False, "compute activations twice to save memory")
-    distilled_base: bool = _option(
-        False, "train although the model was distilled to few steps, which training undoes"
-    )
+    distilled_base: bool = _option(False, "train a model although it was distilled to few steps")
     seed: int = _option(0, "seed of all random numbers", WHOLE)
     save_every: int = _option(500, "save a state to resume from every N steps", COUNT)
     validate_every: int = _option(1000, "validate every N steps", COUNT)
     log_every: int = _option(20, "report the mean loss of every N steps", COUNT)
-    cache: str | None = _option(
-        None, "folder of encoded images and texts; trainings can share it (default: OUT/run/cache)"
-    )
+    cache: str | None = _option(None, "folder of encoded images and texts (default: OUT/run/cache)")
 
     def __post_init__(self) -> None:
         for one in fields(self):
