@@ -99,8 +99,8 @@ def open_transformer(
 
     Trained weights are float32, frozen ones `dtype`; on the CPU, or on `device` if it is quantized.
     """
+    kind = torch.float32 if options.full else dtype
     with hub.explained(base.name, [base.source], base.license_page):
-        kind = torch.float32 if options.full else dtype
         transformer = widened(load_transformer(base.source, subfolder="transformer", dtype=kind))
     if options.quantize:
         transformer = quantize(transformer, options.quantize, dtype, device)
