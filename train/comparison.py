@@ -5,14 +5,15 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
 from dsd.evaluation import scores, validation
-from dsd.evaluation.scores import Case, Draw, Interval, Levels, Scorer, Scores
+from dsd.evaluation.scores import Draw, Interval, Scores
+from dsd.evaluation.validation import Benchmark
 from dsd.files import contact_sheet, hub, jsonl
 from dsd.generate.drawing import public_name
 from dsd.grids.teacher import SETTINGS, load_teacher
@@ -21,19 +22,7 @@ from dsd.model.pipeline import DSDPipeline
 
 # The rows that are not checkpoints.
 TEACHER, TRUTH, COPY, CHANCE = "teacher, prompted", "truth (ceiling)", "copy of the reference", "chance"
-RECORDED = (
-    "subjects", "prompts", "seed", "steps", "image_guidance", "text_guidance", "teacher_guidance", "batch",
-    "base", "size",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """The cases, scorer and reference levels that all ways of drawing share."""
-
-    cases: list[Case]
-    scorer: Scorer
-    levels: Levels
+RECORDED = "subjects prompts seed steps image_guidance text_guidance teacher_guidance batch base size".split()
 
 
 def compare(args: argparse.Namespace) -> str:
@@ -45,7 +34,11 @@ def compare(args: argparse.Namespace) -> str:
     with jsonl.explained(args.out):  # fail before hours of drawing, not after
         args.out.mkdir(parents=True, exist_ok=True)
     args.device = args.device or checkpoint.best_device()
-    benchmark = _open_benchmark(args)
+    what = args.images or validation.CRITTERS
+    sizes = {"subjects": args.subjects, "prompts": args.prompts, "seed": args.seed, "size": args.size}
+    networks = {"identity": args.dino, "clip": args.clip, "device": args.device}
+    with redirect_stdout(sys.stderr):  # loading prints messages; stdout is for the table
+        benchmark = validation.open_benchmark(what, **sizes, **networks)
     results = _draw_all(args, sources, benchmark)
     page = report(results, benchmark)
     _write(args, results, benchmark, page)
@@ -68,15 +61,6 @@ def label(checkpoints: list[str]) -> dict[str, str]:
             )
         sources[name] = source
     return sources
-
-
-def _open_benchmark(args: argparse.Namespace) -> Benchmark:
-    what = args.images or validation.CRITTERS
-    networks = {"identity": args.dino, "clip": args.clip, "device": args.device}
-    sizes = {"subjects": args.subjects, "prompts": args.prompts, "seed": args.seed, "size": args.size}
-    with redirect_stdout(sys.stderr):  # loading prints messages; stdout is for the table
-        cases, scorer = validation.open_benchmark(what, **sizes, **networks)
-        return Benchmark(cases, scorer, scores.measure_levels(cases, scorer))
 
 
 # ---------------------------------------------------------------- drawing
@@ -102,13 +86,8 @@ def _score(
     name: str, draw: Draw, benchmark: Benchmark, args: argparse.Namespace, *, described: bool = False
 ) -> Scores:
     with tqdm(total=len(benchmark.cases), desc=name, unit="image") as bar:
-        return scores.evaluate(
-            validation.in_batches(draw, args.batch, on_done=bar.update),
-            benchmark.cases,
-            benchmark.scorer,
-            described=described,
-            levels=benchmark.levels,
-        )
+        batches = validation.in_batches(draw, args.batch, on_done=bar.update)
+        return benchmark.evaluate(batches, described=described)
 
 
 def _student(source: str, args: argparse.Namespace) -> Draw:
@@ -163,7 +142,7 @@ def report(results: dict[str, Scores], benchmark: Benchmark) -> str:
     if others:
         differences = {name: scores.difference(results[name], results[first]) for name in others}
         parts += [f"Difference from {first}, case by case:", scores.table(differences, measures)]
-    return "\n\n".join([*parts, scores.legend(measures, levels)])
+    return "\n\n".join([*parts, benchmark.legend])
 
 
 def _write(args: argparse.Namespace, results: dict[str, Scores], benchmark: Benchmark, page: str) -> None:

@@ -16,12 +16,8 @@ from train import command
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "checkpoints",
-        nargs="+",
-        metavar="CHECKPOINT",
-        help="name, folder, hub id, or a LoRA file for --base; write LABEL=CHECKPOINT to name its row",
-    )
+    text = "name, folder, hub id, or a LoRA file for --base; LABEL=CHECKPOINT names its row"
+    add("checkpoints", nargs="+", metavar="CHECKPOINT", help=text)
     add("--out", type=Path, required=True, metavar="FOLDER", help="folder of the results")
     add("--subjects", type=int, default=200, help="number of held-out critters (200)")
     add("--prompts", type=int, default=3, help="prompts for each subject (3)")

@@ -41,13 +41,9 @@ METAVARS = {int: "N", float: "X", str: "NAME"}
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add(
-        "dataset",
-        metavar="DATASET",
-        help="a run, a folder of parquet files, or a hub id such as primecai/dsd_data",
-    )
+    add("dataset", metavar="DATASET", help="a run, a folder of parquet files, or a hub id")
     add("--out", type=Path, required=True, metavar="OUT", help="folder of the checkpoint")
-    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="names of columns in the dataset")
+    add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="names of our columns in the dataset")
     add("--split", default="train", help="split of the dataset (train)")
     add("--streaming", action="store_true", help="read a hub dataset over the network, without a download")
     add("--plan", action="store_true", help="print expected memory and time, and stop; downloads no dataset")
@@ -89,7 +85,7 @@ def _plain(kind: Any) -> type:
 
 
 def _default(one: Any) -> str:
-    is_shown = one.default not in (None, False) and not isinstance(one.default, tuple)
+    is_shown = isinstance(one.default, int | float | str) and one.default is not False
     text = f" ({one.default})" if is_shown else ""
     suited = DEFAULT.training.get(one.name)
     return text if suited is None else f"{text} [{suited}]"
@@ -113,6 +109,7 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     options = options_of(args)
+    args.validate = args.validate or (CRITTERS if options.model == "pocket" else "none")
     if args.public and not args.push_to_hub:
         raise ValueError("--public applies to the upload, so it needs --push-to-hub OWNER/NAME")
     if args.push_to_hub:
@@ -153,7 +150,7 @@ def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) ->
     base = find_base(options)
     check_rows(data, options)
     accelerator = start(options)
-    validates = _validation_of(args, options) != "none"
+    validates = args.validate != "none"
     made = plan.make(base, options, accelerator, rows=len(data), validates=validates)
     fits = made.needed <= plan.ROOM * made.free
     seconds = plan.time_step(base, options, accelerator) if fits else None
@@ -163,18 +160,13 @@ def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) ->
     return 0
 
 
-def _validation_of(args: argparse.Namespace, options: TrainOptions) -> str:
-    """Return what the training is validated on: critters, a folder of photographs, or none."""
-    return args.validate or (CRITTERS if options.model == "pocket" else "none")
-
-
-def _open_validator(args: argparse.Namespace, options: TrainOptions) -> Validator | None:
-    what = _validation_of(args, options)
-    if what == "none":
+def _open_validator(args: argparse.Namespace) -> Validator | None:
+    if args.validate == "none":
         return None
-    cases, scorer = open_benchmark(what, subjects=args.validate_subjects, prompts=args.validate_prompts)
+    counts = {"subjects": args.validate_subjects, "prompts": args.validate_prompts}
     # One photograph at a time: the plan counts memory for no more than that besides the training itself.
-    return Validator(cases, scorer, args.out, batch=16 if what == CRITTERS else 1)
+    batch = 16 if args.validate == CRITTERS else 1
+    return Validator(open_benchmark(args.validate, **counts), args.out, batch=batch)
 
 
 class Report:
@@ -182,7 +174,7 @@ class Report:
 
     def __init__(self, args: argparse.Namespace, options: TrainOptions) -> None:
         self.args, self.options = args, options
-        self.validate = _open_validator(args, options)
+        self.validate = _open_validator(args)
         self.curves: Curves | None = None
         self.bar: tqdm | None = None
 
@@ -236,7 +228,7 @@ class Report:
             facts=model_card.dataset_facts(self.args.dataset, data),
             kept=model_card.keep_rates(self.args.dataset, data.files),
             scores={key: value for key, value in history[-1].items() if key != "step"} if history else None,
-            legend=self.validate.legend if self.validate else None,
+            legend=self.validate.benchmark.legend if self.validate else None,
             samples="samples.png" if samples else None,
             curves="curves.png" if (out / "curves.png").exists() else None,
         )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from dsd.evaluation.scores import Case, Draw, Scorer, evaluate, legend, measure_levels
+from dsd.evaluation.scores import Case, Draw, Scorer, Scores, evaluate, legend, measure_levels
 from dsd.files import contact_sheet, jsonl
 from dsd.grids.teacher import guidance_settings, panel_side
 
@@ -19,20 +19,36 @@ CRITTERS = "critters"
 SHOWN = 12  # cases on the contact sheet
 
 
+class Benchmark:
+    """Cases, their scorer, and the scores of chance and of the truth, which are measured once."""
+
+    def __init__(self, cases: Sequence[Case], scorer: Scorer) -> None:
+        self.cases, self.scorer, self.levels = cases, scorer, measure_levels(cases, scorer)
+
+    def evaluate(self, draw: Draw, *, described: bool = False) -> Scores:
+        """Draw all cases and score them; with `described` the prompt is the full caption."""
+        return evaluate(draw, self.cases, self.scorer, described=described, levels=self.levels)
+
+    @property
+    def legend(self) -> str:
+        """Return the meaning of each score, for people to read."""
+        return legend(self.scorer.measures, self.levels)
+
+
 def open_benchmark(
     what: str | Path, *, subjects: int, prompts: int, seed: int = 0, size: int = 512, **networks: Any
-) -> tuple[list[Case], Scorer]:
-    """Return cases and their scorer: held-out critters, or the photographs in the folder `what`.
+) -> Benchmark:
+    """Return the benchmark of held-out critters, or of the photographs in the folder `what`.
 
     `subjects` and `seed` are for critters; `size` and `networks` (see `PhotographScorer`) for photographs.
     """
     if what == CRITTERS:
         from dsd.evaluation.critters import CritterScorer, validation_set
 
-        return validation_set(seed, subjects, prompts), CritterScorer()
+        return Benchmark(validation_set(seed, subjects, prompts), CritterScorer())
     from dsd.evaluation.photographs import PhotographScorer, read_cases
 
-    return read_cases(what, prompts, size=size), PhotographScorer(**networks)
+    return Benchmark(read_cases(what, prompts, size=size), PhotographScorer(**networks))
 
 
 # ---------------------------------------------------------------- ways to draw
@@ -146,29 +162,19 @@ def _image_name(name: str, prompt: str, reference: Image.Image, seed: int) -> st
 class Validator:
     """Hook `validate(pipe, step)`: draws the cases, writes `samples/STEP.png` and returns flat scores.
 
-    Chance and ceiling are measured once, in the constructor. Validation does not use the training's random
-    numbers, so it does not change the course of a training. `settings` are those of `by_student`.
+    Validation does not use the training's random numbers, so it does not change the course of a training.
+    `settings` are those of `by_student`.
     """
 
-    def __init__(
-        self, cases: Sequence[Case], scorer: Scorer, folder: Path, *, batch: int = 16, **settings: Any
-    ) -> None:
-        self.cases, self.scorer, self.folder = cases, scorer, folder
-        self.batch, self.settings = batch, settings
-        self.levels = measure_levels(cases, scorer)
+    def __init__(self, benchmark: Benchmark, folder: Path, *, batch: int = 16, **settings: Any) -> None:
+        self.benchmark, self.folder, self.batch, self.settings = benchmark, folder, batch, settings
 
     def __call__(self, pipe: Any, step: int) -> dict[str, float]:
         pipe.set_progress_bar_config(disable=True)
-        draw = in_batches(by_student(pipe, **self.settings), self.batch)
-        scores = evaluate(draw, self.cases, self.scorer, levels=self.levels)
-        page = sample_sheet(self.cases, {"drawn": scores.images})
+        scores = self.benchmark.evaluate(in_batches(by_student(pipe, **self.settings), self.batch))
+        page = sample_sheet(self.benchmark.cases, {"drawn": scores.images})
         jsonl.write(self.folder / "samples" / f"{step:06d}.png", contact_sheet.png(page))
         return scores.flat()
-
-    @property
-    def legend(self) -> str:
-        """Return the meaning of each score, for people to read."""
-        return legend(self.scorer.measures, self.levels)
 
 
 def sample_sheet(cases: Sequence[Case], images: dict[str, Sequence[Image.Image]]) -> Image.Image:

@@ -92,7 +92,9 @@ class TrainOptions:
     target_weight: float = _option(1.0, "weight of the target frame in the loss", NOT_NEGATIVE)
     shift: float = _option(1.0, "shift of the logit-normal times; above 1 is more noise", POSITIVE)
     guidance: float = _option(DEFAULT_GUIDANCE, "embedded guidance, for distilled models", NOT_NEGATIVE)
-    sizes: tuple[str, ...] = _option((), "frames such as 512x512 384x640 (default: the model's size)")
+    sizes: tuple[str, ...] = _option(
+        (), "frame sizes such as 512x512 384x640; a pair gets the closest shape (default: the model's size)"
+    )
     text_tokens: int | None = _option(None, "tokens per text (default: as many as the base reads)", TOKENS)
     precision: str | None = _option(None, "bf16 or fp32 (default: bf16 on a GPU)", _one_of("bf16", "fp32"))
     quantize: str | None = _option(None, "keep frozen weights in 8bit or 4bit", _one_of("8bit", "4bit"))

@@ -102,7 +102,8 @@ def test_only_what_was_not_asked_for_counts_as_copied(cases):
 def hook(cases, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
     settings = {"steps": 1, "image_guidance": 1.0, "batch": 3}
-    return folder, validation.Validator(cases[:4], CritterScorer(), folder, **settings)
+    benchmark = validation.Benchmark(cases[:4], CritterScorer())
+    return folder, validation.Validator(benchmark, folder, **settings)
 
 
 def test_the_hook_scores_a_pipeline_and_leaves_a_grid(hook):
