@@ -87,16 +87,8 @@ class CritterScorer:
         Measure(
             "named", "named traits", "the same for color, shape, pattern and ears, which a caption names"
         ),
-        Measure(
-            "unnamed",
-            "unnamed traits",
-            "the same for exact hue, eyes, stripes, spots and sizes, which only an image shows",
-        ),
-        Measure(
-            "following",
-            "following (PF)",
-            "share of the requested scene, accessory, its color and light that the image shows",
-        ),
+        Measure("unnamed", "unnamed traits", "the same for exact hue, eyes, stripes, spots and sizes"),
+        Measure("following", "following (PF)", "share of the requested context that the image shows"),
         Measure("product", "CP x PF", "identity times following, image by image, then the mean"),
         Measure(
             "copy",

@@ -30,16 +30,10 @@ DINO, CLIP = "facebook/dinov2-base", "openai/clip-vit-base-patch32"
 BATCH = 32  # images per forward pass
 THUMBNAIL = 16  # side in pixels; so small that only the layout of an image remains
 PROMPTS = (
-    "on the beach",
-    "in the snow",
-    "wearing a red hat in a kitchen",
-    "in the jungle",
-    "on a city street at night",
-    "on a mountain top at sunset",
-    "under water",
-    "on a purple rug in a forest",
+    "on the beach", "in the snow", "wearing a red hat in a kitchen", "in the jungle",
+    "on a city street at night", "on a mountain top at sunset", "under water", "on a purple rug in a forest",
     "in a field of flowers",
-)
+)  # fmt: skip
 
 
 def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list[Case]:
