@@ -88,7 +88,7 @@ def is_command(name: str) -> bool:
 
 @pytest.mark.parametrize("line", re.findall(r"^python -m dsd\.generate (.+)$", read(), re.MULTILINE))
 def test_the_command_line_takes_what_the_readme_shows(line):
-    args = command._parser().parse_args(shlex.split(line))
+    args = command.parse(shlex.split(line))
     assert args.source or (args.image and args.prompt and args.output)
 
 

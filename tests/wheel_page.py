@@ -13,8 +13,7 @@ from dsd.grids.recipes import CRITTERS
 from dsd.grids.teacher import Settings, Teacher
 from dsd.model.checkpoint import model_hash
 from dsd.ui.curate.handlers import Curating
-from dsd.ui.late import Late
-from dsd.ui.loaded import Wheel
+from dsd.ui.loaded import Lazy, Wheel
 from dsd.vlm.open import Request
 from tests import judging, tiny
 from tests.wheel import append, make_grid
@@ -42,11 +41,11 @@ def teacher(*, steps: int = STEPS, tokens: int = 400) -> Teacher:
     return Teacher(pipe=pipe, settings=settings, name="tiny", hash=model_hash(pipe))
 
 
-def late(thing: object, name: str = "tiny") -> Late:
-    return Late(name, lambda: thing)
+def late(thing: object, name: str = "tiny") -> Lazy:
+    return Lazy(name, lambda: thing)
 
 
-def judge(said: Callable[[Request], str] | Iterable[str] = lambda request: judging.answer()) -> Late:
+def judge(said: Callable[[Request], str] | Iterable[str] = lambda request: judging.answer()) -> Lazy:
     return late(judging.FakeJudge(said))
 
 

@@ -153,7 +153,7 @@ def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) ->
     validates = args.validate != "none"
     made = plan.make(base, options, accelerator, rows=len(data), validates=validates)
     fits = made.needed <= plan.ROOM * made.free
-    seconds = plan.time_step(base, options, accelerator) if fits else None
+    seconds = plan.time_step(made, accelerator) if fits else None
     if accelerator.is_main_process:
         print(plan.describe(made, options, seconds))
     plan.check(made, cache_folder(options, args.out), args.out)

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dsd.model.presets import FLUX_DEV, PRESETS
+
 MODEL = "DSD_MODEL"  # variable that names the model, because a Space passes no flags
 PINS = "pre-requirements.txt"  # installed by a Space before requirements.txt
 TORCH = ("2.8.0", "2.9.1", "2.10.0", "2.11.0")
@@ -36,11 +38,11 @@ def is_zero() -> bool:
 
 def lacking(model: str, *, device: str, token: bool) -> str | None:
     """Return what this Space lacks for `model`, before any download; None if it lacks nothing."""
-    if not model.startswith("flux-"):
+    if model not in PRESETS or PRESETS[model].embedded:
         return None
     if device == "cpu":
         return f"{model} needs a GPU: choose ZeroGPU as hardware in the settings of this Space"
-    if model == "flux-dev" and not token:
+    if model == FLUX_DEV.name and not token:
         return (
             f"{model} is gated: accept its license, then add a secret HF_TOKEN with a token of that account "
             "in the settings of this Space"
@@ -56,11 +58,11 @@ def check(root: Path) -> list[str]:
     missing = [key for key in KEYS if not header.get(key)]
     if missing:
         return [f"README.md: its front matter lacks {', '.join(missing)}"]
-    wanted, pins = lines_of(root / "requirements.txt"), lines_of(root / PINS)
+    lines, pins = lines_of(root / "requirements.txt"), lines_of(root / PINS)
     return [
         *(f"README.md: {problem}" for problem in check_header(header, root)),
-        *(f"{PINS}: {problem}" for problem in check_pins(pins, wanted)),
-        *(f"requirements.txt: {problem}" for problem in check_requirements(wanted, header["sdk_version"])),
+        *(f"{PINS}: {problem}" for problem in check_pins(pins, lines)),
+        *(f"requirements.txt: {problem}" for problem in check_requirements(lines, header["sdk_version"])),
         *check_files(root),
     ]
 
@@ -74,84 +76,78 @@ def check_header(header: dict[str, Any], root: Path) -> list[str]:
     """Return the problems of a front matter that has all KEYS."""
     from huggingface_hub import SpaceHardware
 
-    gradio, python = metadata.version("gradio"), header["python_version"]
-    flavours = [flavour.value for flavour in SpaceHardware]
-    found = {
-        f"sdk is {header['sdk']}, not gradio": header["sdk"] != "gradio",
-        f"sdk_version {header['sdk_version']} is not the gradio at hand, {gradio}": (
-            str(header["sdk_version"]) != gradio
-        ),
-        f"python_version {python!r} must be one of {', '.join(PYTHON)}, in quotes": python not in PYTHON,
-        f"app_file {header['app_file']} is not there": not (root / header["app_file"]).is_file(),
-        f"short_description has more than {DESCRIPTION} characters": (
-            len(header["short_description"]) > DESCRIPTION
-        ),
-        f"suggested_hardware {header['suggested_hardware']} is none of {', '.join(flavours)}": (
-            header["suggested_hardware"] not in flavours
-        ),
+    allowed = {
+        "sdk": ["gradio"],
+        "sdk_version": [metadata.version("gradio")],
+        "python_version": PYTHON,
+        "suggested_hardware": [hardware.value for hardware in SpaceHardware],
     }
-    return [problem for problem, is_there in found.items() if is_there]
+    problems = [
+        f"{key} must be {'one of ' if len(values) > 1 else ''}{', '.join(values)}, in quotes where it is a "
+        f"number, got {header[key]!r}"
+        for key, values in allowed.items()
+        if header[key] not in values
+    ]
+    if not (root / header["app_file"]).is_file():
+        problems.append(f"app_file {header['app_file']} does not exist")
+    if len(header["short_description"]) > DESCRIPTION:
+        problems.append(f"short_description has more than {DESCRIPTION} characters")
+    return problems
 
 
 def check_pins(pins: list[str], lines: list[str]) -> list[str]:
     """Return a problem unless torch is pinned to a version of ZeroGPU: pip takes the newest of a range."""
-    pin, torch = _wanted(pins)[0].get("torch"), _wanted(lines)[0].get("torch")
+    pin, torch = _parse(pins)[0].get("torch"), _parse(lines)[0].get("torch")
     version = str(pin).removeprefix("==")
     if version not in TORCH:
         got = "nothing" if pin is None else f"torch{pin}"
         return [f"torch must be pinned, as torch==VERSION, to one of {', '.join(TORCH)}, got {got}"]
     if torch is not None and version not in torch:
-        return [f"torch{torch} in requirements.txt leaves out torch=={version}, and would replace it"]
+        return [f"torch{torch} in requirements.txt excludes torch=={version}, and would replace it"]
     return []
 
 
 def check_requirements(lines: list[str], sdk_version: str) -> list[str]:
     """Return the requirements that ZeroGPU cannot install or that differ from the versions tested here."""
-    wanted, problems = _wanted(lines)
-    if "torch" in wanted and not any(wanted["torch"].filter(TORCH)):
-        problems.append(f"torch{wanted['torch']} leaves out all that ZeroGPU offers: {', '.join(TORCH)}")
-    if "gradio" in wanted and sdk_version not in wanted["gradio"]:
-        problems.append(f"gradio{wanted['gradio']} contradicts the front matter's sdk_version {sdk_version}")
-    for name in {"torch", "spaces"} - wanted.keys():
-        problems.append(f"{name} is missing")
-    return problems + [problem for name in wanted if (problem := _untested(name, wanted[name]))]
+    ranges, problems = _parse(lines)
+    if "torch" in ranges and not any(ranges["torch"].filter(TORCH)):
+        problems.append(f"torch{ranges['torch']} excludes all that ZeroGPU offers: {', '.join(TORCH)}")
+    if "gradio" in ranges and sdk_version not in ranges["gradio"]:
+        problems.append(f"gradio{ranges['gradio']} contradicts the front matter's sdk_version {sdk_version}")
+    problems += [f"{name} is missing" for name in {"torch", "spaces"} - ranges.keys()]
+    for name, specifier in ranges.items():
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            problems.append(f"{name} is not installed here, so nothing was tested with it")
+            continue
+        if not specifier.contains(version.split("+")[0], prereleases=True):
+            problems.append(f"{name}{specifier} excludes the installed version, {version}")
+    return problems
 
 
-def _wanted(lines: list[str]) -> tuple[dict[str, Any], list[str]]:
+def _parse(lines: list[str]) -> tuple[dict[str, Any], list[str]]:
     """Return version ranges by package, and the problems of lines that cannot be parsed."""
     from packaging.requirements import InvalidRequirement, Requirement
 
-    wanted: dict[str, Any] = {}
+    ranges: dict[str, Any] = {}
     problems = []
     for line in filter(None, (line.split("#")[0].strip() for line in lines)):
         try:
-            wanted[Requirement(line).name] = Requirement(line).specifier
+            ranges[Requirement(line).name] = Requirement(line).specifier
         except InvalidRequirement:
-            problems.append(f"{line!r} is no package with a range of versions")
-    return wanted, problems
-
-
-def _untested(name: str, specifier: Any) -> str | None:
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return f"{name} is not installed here, so nothing was tested with it"
-    inside = specifier.contains(version.split("+")[0], prereleases=True)
-    return None if inside else f"{name}{specifier} leaves out the version at hand, {version}"
+            problems.append(f"{line!r} is not a package with a range of versions")
+    return ranges, problems
 
 
 def check_files(root: Path) -> list[str]:
     """Return the files that are too large to push, or are Git LFS pointers without content."""
+    paths = [path for folder in ("assets", "dsd", "train", "tests") for path in (root / folder).rglob("*")]
     problems = []
-    for folder in ("assets", "dsd", "train", "tests"):
-        for file in sorted(path for path in (root / folder).rglob("*") if path.is_file()):
-            if file.stat().st_size > LARGE:
-                problems.append(f"{file.relative_to(root)} has more than 10 MB: git cannot push it as it is")
-            elif file.suffix == ".safetensors" and _is_pointer(file):
-                problems.append(f"{file.relative_to(root)} is a pointer of Git LFS: run git lfs pull")
+    for file in sorted(path for path in paths if path.is_file()):
+        name = file.relative_to(root)
+        if file.stat().st_size > LARGE:
+            problems.append(f"{name} has more than 10 MB: git cannot push it as it is")
+        elif file.suffix == ".safetensors" and file.read_bytes().startswith(b"version https://git"):
+            problems.append(f"{name} is a pointer of Git LFS: run git lfs pull")
     return problems
-
-
-def _is_pointer(file: Path) -> bool:
-    with file.open("rb") as stream:
-        return stream.read(20).startswith(b"version https://git")

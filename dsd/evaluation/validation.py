@@ -14,6 +14,7 @@ from PIL import Image
 from dsd.evaluation.scores import Case, Draw, Scorer, Scores, evaluate, legend, measure_levels
 from dsd.files import contact_sheet, jsonl
 from dsd.grids.teacher import guidance_settings, panel_side
+from dsd.model.latents import text_length
 
 CRITTERS = "critters"
 SHOWN = 12  # cases on the contact sheet
@@ -86,7 +87,7 @@ def by_teacher(
     tokenizer reads, at most 512. See `dsd.grids.teacher.guidance_settings` for `guidance`.
     """
     side = side or panel_side(pipe)
-    tokens = tokens or min(pipe.tokenizer_2.model_max_length, 512)
+    tokens = tokens or text_length(pipe.tokenizer_2)
 
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
         return pipe(

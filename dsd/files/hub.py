@@ -7,13 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from huggingface_hub import constants, get_token
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
 from dsd.files.errors import LoadError
@@ -22,7 +16,7 @@ from dsd.files.errors import LoadError
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
-NO_ANSWER = (LocalEntryNotFoundError, OfflineModeIsEnabled, ConnectionError)
+NO_ANSWER = (LocalEntryNotFoundError, ConnectionError)
 
 
 def has_token() -> bool:
@@ -33,57 +27,62 @@ def has_token() -> bool:
 def check_source(source: str | Path, *, weights: bool = True) -> None:
     """Raise LoadError unless `source` is a path or a possible hub id, and has weights other than pickles.
 
-    The second check is for local paths, and is skipped if `weights` is False.
+    The second check is for local paths, and is left out if `weights` is False.
     """
     path = Path(source)
     if not path.exists() and not ID.fullmatch(str(source)):
         raise LoadError(f"not found: {source} (no such file or folder, and not a hub id owner/name)")
-    if weights:
-        _check_safe(path)
-
-
-def _check_safe(path: Path) -> None:
-    found = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
-    pickles = sorted(file for file in found if file.suffix in PICKLES)
-    if pickles and not any(file.suffix == ".safetensors" for file in found):
+    files = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
+    pickles = sorted(file.name for file in files if file.suffix in PICKLES)
+    if weights and pickles and not any(file.suffix == ".safetensors" for file in files):
         raise LoadError(
-            f"{path} holds its weights in {pickles[0].name}, a pickle, which can run code when opened: "
-            "only .safetensors files are loaded, so convert it, or take a model that comes with them"
+            f"{path} has its weights in {pickles[0]}, a pickle, which can run code when opened: convert it "
+            "to .safetensors, or choose a model that has such files"
         )
 
 
 @contextmanager
-def explained(name: str, sources: list[str], license_page: str | None = None) -> Iterator[None]:
-    """Convert errors of the hub or the disk inside the block to a LoadError about the model `name`."""
+def explained(
+    name: str, sources: list[str], license_page: str | None = None, *, value_errors: bool = False
+) -> Iterator[None]:
+    """Convert errors of the hub or the disk inside the block to a LoadError about the model `name`.
+
+    With `value_errors` also ValueErrors, which transformers raises for models that it does not know.
+    """
     try:
         yield
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
+    except LoadError:
+        raise
+    except (ValueError, OSError, ImportError, SafetensorError) as error:  # the hub's errors are OSErrors
+        if "trust_remote_code" in str(error):
+            message = f"{name} needs code of its own, which is never run here: choose another model"
+        elif isinstance(error, ValueError) and not value_errors:
             raise
-        raise LoadError(f"{name} brings code of its own, which is never run here: choose another") from error
-    except (OSError, ImportError, HfHubHTTPError, OfflineModeIsEnabled, SafetensorError) as error:
-        page, chain = license_page or f"https://huggingface.co/{sources[0]}", list(_chain(error))
-        damage = any(isinstance(one, SafetensorError) for one in chain) and _damage(sources)
-        raise LoadError(damage or _advice(name, ", ".join(dict.fromkeys(sources)), page, chain)) from error
+        else:
+            page = license_page or f"https://huggingface.co/{sources[0]}"
+            message = _find_damage(sources, error) or _advise(name, sources, page, error)
+        raise LoadError(message) from error
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     """Yield the error and its causes: diffusers wraps the hub's errors in its own."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
 
 
-def _damage(sources: list[str]) -> str | None:
-    """Name the first unreadable weight file and the remedy, because the error itself names no file."""
+def _find_damage(sources: list[str], error: BaseException) -> str | None:
+    """Name the first unreadable weight file and the remedy, because a SafetensorError names no file."""
+    if not any(isinstance(cause, SafetensorError) for cause in _causes(error)):
+        return None
     for source in sources:
-        local = Path(source).exists()
-        remedy = "copy, download or save it again" if local else "delete it, and it is downloaded again"
+        is_local = Path(source).exists()
+        remedy = "copy, download or save it again" if is_local else "delete it, and it is downloaded again"
         for file in _weight_files(source):
             try:
                 safe_open(file, framework="pt")
-            except SafetensorError as error:
-                return f"{file} is damaged, or no safetensors file ({error}): {remedy}"
+            except SafetensorError as problem:
+                return f"{file} is damaged or not a safetensors file ({problem}): {remedy}"
     return None
 
 
@@ -99,22 +98,19 @@ def _weight_files(source: str) -> list[Path]:
     return sorted(file.resolve() for file in snapshots.rglob("*.safetensors"))
 
 
-def _advice(name: str, sources: str, page: str, chain: list[BaseException]) -> str:
-    gated = any(isinstance(error, GatedRepoError) for error in chain)
-    if not gated and any(
-        isinstance(error, RepositoryNotFoundError) for error in chain
-    ):  # its status is also 401
-        return f"no such model on the hub: {sources}; if it is private, set the variable HF_TOKEN"
-    if gated or any(_status(error) in (401, 403) for error in chain):
+def _advise(name: str, sources: list[str], page: str, error: BaseException) -> str:
+    causes, listed = list(_causes(error)), ", ".join(dict.fromkeys(sources))
+    statuses = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
+    is_gated = any(isinstance(cause, GatedRepoError) for cause in causes)
+    # The status of a missing repository is 401 too.
+    if not is_gated and any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+        return f"no such model on the hub: {listed}; if it is private, set the variable HF_TOKEN"
+    if is_gated or 401 in statuses or 403 in statuses:
         return (
             f"{name} is gated: accept the license at {page}, then set the variable HF_TOKEN to a token of "
             "that account (https://huggingface.co/settings/tokens)"
         )
-    if any(isinstance(error, NO_ANSWER) for error in chain):
+    if any(isinstance(cause, NO_ANSWER) for cause in causes):
         why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
-        return f"{name} must be downloaded once ({sources}), and {why}; pocket needs no download"
-    return f"cannot open {name} ({sources}): {chain[0]}"
-
-
-def _status(error: BaseException) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)
+        return f"{name} must be downloaded once ({listed}), and {why}; pocket needs no download"
+    return f"cannot open {name} ({listed}): {error}"

@@ -2,6 +2,8 @@
 
 import sys
 
-from dsd.generate.command import main
+from dsd.generate.command import parse, quiet, run
 
-sys.exit(main())
+arguments = parse()
+quiet()  # after parsing: it imports the libraries, and --help must respond at once
+sys.exit(run(arguments))

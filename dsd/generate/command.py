@@ -1,7 +1,8 @@
 """The command line of `python -m dsd.generate`: takes an image and a prompt, writes PNG files.
 
 A user error prints one line on standard error and exits with code 2. Drawing options default to None here:
-their defaults are defined once, in `Options`, and `--from` can tell which options were given.
+their defaults are defined once, in `Options`, and `--from` can tell which options were given. Slow modules
+are imported inside the functions, so that `--help` and mistyped flags respond at once.
 """
 
 import argparse
@@ -11,26 +12,30 @@ import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dsd.model.memory import QUANTIZED, Way, is_shortage
 from dsd.model.sampling import QUALITIES
 
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from dsd.generate.drawing import Options, Result
+
 DRAWING = {  # field of Options -> type and help; the flag is the name with dashes
-    "seed": (int, "seed of the first image, the next ones count up; a new one when left out, or -1"),
+    "seed": (int, "seed of the first image, the next ones count up (a new one; -1 is a new one too)"),
     "quality": (str, "how much time to take for how good an image: draft, balanced or best (best)"),
     "steps": (int, "denoising steps (the quality's: 28 at best)"),
     "image_guidance": (float, "how strongly to keep the subject (1.5; 1 is off)"),
-    "text_guidance": (float, "how strongly to follow the prompt (1; off)"),
-    "guidance": (
-        float,
-        "embedded guidance (3.5), only for models that were distilled with it, such as flux-dev",
-    ),
-    "count": (int, "images (1); more than one are written as OUT-1.png, OUT-2.png, ..."),
+    "text_guidance": (float, "how strongly to follow the prompt (1; 1 is off)"),
+    "guidance": (float, "embedded guidance (3.5), for models that were distilled with it, such as flux-dev"),
+    "count": (int, "number of images (1); several are written as OUT-1.png, OUT-2.png, ..."),
     "width": (int, "width in pixels, a multiple of 16 (the model's own)"),
     "height": (int, "height in pixels, a multiple of 16 (the model's own)"),
     "fit": (str, "crop the image to the frame, or pad it with white (crop)"),
 }
+CHOICES = {"fit": ("crop", "pad"), "quality": tuple(QUALITIES)}
+OFFLOADS = ("none", "model", "group", "sequential")
 ROUNDING = 2  # levels of 255 by which batching and threads may change a pixel
 
 
@@ -39,46 +44,43 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (--help shows the options)\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Parse the command's flags; exit with one line if they are wrong."""
     parser = _Parser(prog="dsd.generate", description="Draw the subject of an image somewhere new.")
-    parser.add_argument("image", nargs="?", help="image of the subject")
-    parser.add_argument("prompt", nargs="?", help="where the subject should be")
-    parser.add_argument("-o", "--output", metavar="OUT.png", help="file to write")
-    parser.add_argument(
-        "--from", dest="source", metavar="OUT.png", help="make a saved image again from its settings"
-    )
-    parser.add_argument("--model", help="name, folder or hub id (pocket)")
-    parser.add_argument("--weights", help="trained weights to put on the model: a folder, file or hub id")
-    parser.add_argument("--device", help="cpu, cuda, mps; the best there is when left out")
-    parser.add_argument(
-        "--offload",
-        default="none",
-        choices=("none", "model", "group", "sequential"),
-        help="keep parts of a large model in main memory",
-    )
-    parser.add_argument(
-        "--quantize", choices=tuple(QUANTIZED), help="weights in fewer bits; an NVIDIA GPU and bitsandbytes"
-    )
-    parser.add_argument(
-        "--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft"
-    )
+    add = parser.add_argument
+    add("image", nargs="?", help="image of the subject")
+    add("prompt", nargs="?", help="where the subject should be")
+    add("-o", "--output", metavar="OUT.png", help="file to write")
+    add("--from", dest="source", metavar="OUT.png", help="draw a saved image again from its settings")
+    add("--model", help="name, folder or hub id (pocket)")
+    add_loading_flags(parser)
+    add("--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft")
     for name, (kind, text) in DRAWING.items():
-        choices = {"fit": ("crop", "pad"), "quality": tuple(QUALITIES)}.get(name)
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, choices=choices, help=text)
-    return parser
+        add(_flag(name), type=kind, choices=CHOICES.get(name), help=text)
+    return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
+def add_loading_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how a model is loaded, which the app has too."""
+    add = parser.add_argument
+    add("--weights", help="trained weights to put on the model: a folder, file or hub id")
+    add("--device", help="cpu, cuda or mps (the best available)")
+    add("--offload", default="none", choices=OFFLOADS, help="keep parts of a large model in main memory")
+    add("--quantize", choices=QUANTIZED, help="weights in fewer bits, on an NVIDIA GPU with bitsandbytes")
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def run(args: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
-    args = _parser().parse_args(argv)
-    quiet()
-    # Imported here so that `--help` and mistyped flags respond at once.
     from dsd.doctor import doctor
-    from dsd.model.checkpoint import LoadError
 
     try:
-        return _again(args) if args.source else _new(args)
-    except (ValueError, LoadError, OSError) as error:
+        _draw_again(args) if args.source else _draw_new(args)
+        return 0
+    except (ValueError, OSError) as error:
         return _fail(doctor.remedy(error))
     except (MemoryError, RuntimeError) as error:
         if not is_shortage(error):
@@ -96,7 +98,7 @@ def _fail(message: str) -> int:
 
 
 def quiet() -> None:
-    """Silence the warnings and progress bars of the libraries."""
+    """Silence the warnings and progress bars of the libraries; only entry points call this."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
     logging.getLogger().setLevel(logging.ERROR)
@@ -108,85 +110,72 @@ def quiet() -> None:
         library.utils.logging.disable_progress_bar()
 
 
-def _new(args: argparse.Namespace) -> int:
+def _draw_new(args: argparse.Namespace) -> None:
     from dsd.files import intake
     from dsd.generate import drawing
     from dsd.model import known_words
+    from dsd.model.request import embedded_guidance
 
     if args.image is None or args.prompt is None or args.output is None:
-        raise ValueError(
-            "an image, a prompt and -o OUT.png are needed, or --from OUT.png (--help shows more)"
-        )
-    given = {name: getattr(args, name) for name in DRAWING if getattr(args, name) is not None}
-    given["seed"] = drawing.pick_seed(given.get("seed"))
-    options = drawing.Options(prompt=args.prompt, **given)
-    targets = _targets(Path(args.output), options.count)
+        raise ValueError("pass an image, a prompt and -o OUT.png, or --from OUT.png (--help shows more)")
+    fields = _drawing_flags(args)
+    fields["seed"] = drawing.pick_seed(fields.get("seed"))
+    options = drawing.Options(prompt=args.prompt, **fields)
+    targets = _check_targets(Path(args.output), options.count)
     image = intake.open_image(args.image)
     pipe = _load(args, args.model or "pocket", args.weights)
-    drawing.check(pipe, options)
+    embedded_guidance(options, pipe)  # raises ValueError before the notes below
     unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
     for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
         if notice:
             print(f"note: {notice}", file=sys.stderr)
-    print(f"seed {options.seed}")
-    results = _draw(pipe, image, options, model=args.model or "pocket", weights=args.weights)
-    for result, target in zip(results, targets, strict=True):
-        print(f"{drawing.save(result, target)} (seed {result.seed})")
-    return 0
+    _draw(pipe, image, options, targets, model=args.model or "pocket", weights=args.weights)
 
 
-def _again(args: argparse.Namespace) -> int:
+def _drawing_flags(args: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name in DRAWING if (value := getattr(args, name)) is not None}
+
+
+def _draw_again(args: argparse.Namespace) -> None:
     from dsd.files import intake
     from dsd.generate import drawing, provenance
+    from dsd.model.checkpoint import has_embedded_guidance
 
-    given = [f"--{name.replace('_', '-')}" for name in DRAWING if getattr(args, name) is not None]
-    if args.image is not None or given:
-        raise ValueError(
-            f"--from takes every setting from the image: leave out {', '.join(given) or 'IMAGE'}"
-        )
+    if args.image is not None or _drawing_flags(args):
+        flags = ", ".join(map(_flag, _drawing_flags(args))) or "IMAGE"
+        raise ValueError(f"--from takes all settings from the image: leave out {flags}")
     source = Path(args.source)
     original = intake.open_image(source)
     settings = provenance.read_settings(original)
     options, frame = drawing.options_from(settings), provenance.read_reference(original)
-    (target,) = _targets(
-        Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png"), 1
-    )
+    target = Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png")
+    targets = _check_targets(target, 1)
     model, weights = args.model or settings.get("model") or "pocket", args.weights or settings.get("weights")
     try:
         pipe = _load(args, model, weights)
     except ValueError as error:
         raise ValueError(
-            f"{error} (the image was made by {model!r}: --model says where that is now)"
+            f"{error} (the image was made by {model!r}: pass --model if it is elsewhere)"
         ) from error
-    print(f"seed {options.seed}")
-    (result,) = _draw(pipe, frame, _known(pipe, options), model=model, weights=weights)
-    print(f"{drawing.save(result, target)} (seed {result.seed})")
+    if not has_embedded_guidance(pipe):  # --model may name a different model
+        options = replace(options, guidance=None)
+    (result,) = _draw(pipe, frame, options, targets, model=model, weights=weights)
     _compare(original, settings, result)
-    return 0
 
 
-def _known(pipe: Any, options: Any) -> Any:
-    """Drop the embedded guidance if the model has none: `--model` may name a different model."""
-    from dsd.model.checkpoint import has_embedded_guidance
-
-    return options if has_embedded_guidance(pipe) else replace(options, guidance=None)
-
-
-def _compare(original: Any, settings: dict[str, Any], result: Any) -> None:
+def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result") -> None:
     """Print whether the new image is identical to the original."""
     from PIL import ImageChops
 
     if settings.get("model_hash") != result.settings["model_hash"]:
-        print(
-            "warning: the model is not the one that made the image, so the new one differs", file=sys.stderr
-        )
+        print("warning: another model made the original image, so the new one differs", file=sys.stderr)
         return
     difference = ImageChops.difference(original.convert("RGB"), result.image)
     worst = max(high for _, high in difference.getextrema())
     if worst == 0:
         print("identical to the original")
     elif worst <= ROUNDING:
-        print(f"the same as the original but for rounding (at most {worst} of 255 levels)")
+        print(f"the same as the original except for rounding (at most {worst} of 255 levels)")
     else:
         print(
             f"warning: differs from the original by up to {worst} of 255 levels: it was edited, or made with "
@@ -195,17 +184,17 @@ def _compare(original: Any, settings: dict[str, Any], result: Any) -> None:
         )
 
 
-def _targets(output: Path, count: int) -> list[Path]:
+def _check_targets(output: Path, count: int) -> list[Path]:
     """Return the output paths; raise ValueError before drawing if one cannot be written."""
     if output.suffix.lower() != ".png":
-        raise ValueError(f"-o must end in .png, which is lossless and carries the settings, got {output}")
+        raise ValueError(f"-o must end in .png, which is lossless and holds the settings, got {output}")
     if not output.parent.is_dir():
-        raise ValueError(f"there is no folder {output.parent}: make it first")
-    names = [output] if count == 1 else [output.with_name(f"{output.stem}-{i + 1}.png") for i in range(count)]
-    for name in names:
-        if name.is_dir() or not os.access(name if name.exists() else name.parent, os.W_OK):
-            raise ValueError(f"{name} cannot be written: choose another place")
-    return names
+        raise ValueError(f"there is no folder {output.parent}: create it first")
+    paths = [output] if count == 1 else [output.with_name(f"{output.stem}-{i + 1}.png") for i in range(count)]
+    for path in paths:
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ValueError(f"{path} cannot be written: choose another file")
+    return paths
 
 
 def open_model(
@@ -230,10 +219,19 @@ def _load(args: argparse.Namespace, model: str, weights: str | None) -> Any:
     )
 
 
-def _draw(pipe: Any, image: Any, options: Any, **labels: str | None) -> list[Any]:
+def _draw(
+    pipe: Any, image: "Image.Image", options: "Options", targets: list[Path], **names: str | None
+) -> list["Result"]:
+    """Draw with a progress bar, write the images, and print the seeds."""
     from tqdm import tqdm
 
     from dsd.generate import drawing
 
-    with tqdm(total=options.steps * options.count, unit="step", leave=False) as bar:
-        return drawing.generate(pipe, image, options, lambda done, _: bar.update(done - bar.n), **labels)
+    print(f"seed {options.seed}")
+    frame = drawing.fit_reference(pipe, image, options)
+    with tqdm(total=options.loop.steps * options.count, unit="step", leave=False) as bar:
+        for progress in drawing.stream(pipe, frame, options, **names):
+            bar.update(progress.step - bar.n)
+    for result, target in zip(progress.results, targets, strict=True):
+        print(f"{drawing.save(result, target)} (seed {result.seed})")
+    return progress.results

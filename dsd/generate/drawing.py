@@ -1,14 +1,14 @@
-"""Image generation from options: one call for the command line, the app and scripts.
+"""Draw images from options: one call for the command line, the app and scripts.
 
 Each image has its own seed (`seed`, `seed + 1`, ...) and can be reproduced alone from it. Each result carries
 the settings that `save` writes into its PNG. `python -m dsd.generate` is `dsd/generate/command.py`.
 """
 
-import contextlib
 import random
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,76 +17,37 @@ from PIL import Image
 
 from dsd.files import intake
 from dsd.generate import provenance
-from dsd.model import canvas, checkpoint, encoding
-from dsd.model import sampling as quality
-from dsd.model.pipeline import DEFAULT_GUIDANCE
-from dsd.model.sampling import Quality
+from dsd.model import canvas, checkpoint, encoding, sampling
+from dsd.model.pipeline import DSDPipelineOutput
+from dsd.model.request import DrawingOptions, Request, check_whole, embedded_guidance
 
 BATCH = 4  # images denoised together; larger batches gain little speed and cost memory
 MAX_SEED = 2**32 - 1  # browsers keep integers exact only up to 2**53; 32 bits are easier to copy
 NEW_SEEDS = 1_000_000  # random seeds are below this: short enough to copy
-MAX_SIDE = 2048
 RANDOM_SEED = -1  # the usual convention for "any seed"
 PACE = 5  # number of recent steps used to estimate the time left
+SETTINGS = ("prompt", "seed", "image_guidance", "text_guidance", "guidance", "width", "height", "fit")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-    """Options of one call. Sizes are those of one frame; None means the model's default."""
+class Options(DrawingOptions):
+    """What to draw of one image, and how."""
 
     prompt: str  # where the subject should be
     seed: int = 0  # of the first image; the next images count up
-    quality: str | Quality = "best"  # trades time for quality: one of dsd.model.sampling.QUALITIES
-    steps: int | None = None  # denoising steps; None takes the quality's
-    image_guidance: float = 1.5  # how strongly to keep the subject; 1 is off
-    text_guidance: float = 1.0  # how strongly to follow the prompt; 1 is off
-    guidance: float | None = (
-        None  # embedded guidance of guidance-distilled models; None is the model's default
-    )
     count: int = 1  # number of images
-    width: int | None = None
-    height: int | None = None
-    fit: str = "crop"  # "crop" or "pad"
+    image_guidance: float = 1.5
 
     def __post_init__(self) -> None:
         intake.check_prompt(self.prompt)
-        _whole("count", self.count, 1, 1000)
-        _whole("seed", self.seed, 0, MAX_SEED - self.count + 1)
-        own = quality.find(self.quality)
-        if self.steps is None:
-            object.__setattr__(self, "steps", own.steps)  # the dataclass is frozen
-        _whole("steps", self.steps, 1, 200)
-        _number("image guidance", self.image_guidance, 0, 20)
-        _number("text guidance", self.text_guidance, 0, 20)
-        if self.guidance is not None:
-            _number("guidance", self.guidance, 0, 20)
-        for name, side in (("width", self.width), ("height", self.height)):
-            if side is not None:
-                _whole(name, side, canvas.MULTIPLE, MAX_SIDE)
-                canvas.check_size(side, side)
-        if self.fit not in canvas.FITS:
-            raise ValueError(f"fit must be one of {', '.join(canvas.FITS)}, got {self.fit!r}")
-
-    @property
-    def plan(self) -> Quality:
-        """The quality preset with the number of steps of these options."""
-        return replace(quality.find(self.quality), steps=self.steps)
+        check_whole("count", self.count, 1, 1000)
+        check_whole("seed", self.seed, 0, MAX_SEED - self.count + 1)
+        super().__post_init__()
 
 
 def pick_seed(seed: int | None) -> int:
     """Return `seed`, or a random seed if it is None or -1."""
     return random.randrange(NEW_SEEDS) if seed is None or seed == RANDOM_SEED else seed
-
-
-def _whole(name: str, value: object, low: int, high: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
-
-
-def _number(name: str, value: object, low: float, high: float) -> None:
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    if not usable or not low <= value <= high:  # also rejects NaN and integers too large for a float
-        raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
 
 
 @dataclass(frozen=True)
@@ -109,27 +70,26 @@ class Progress:
     seconds_left: float
     previews: list[Image.Image] | None = None  # images of the current batch, if a preview is due
     results: list[Result] = field(default_factory=list)  # finished images; all of them at the last step
+    seconds: float = 0.0  # since the call began
 
 
 def generate(
-    pipe: Any,
-    image: Image.Image,
-    options: Options,
-    on_step: Callable[[int, int], None] | None = None,
-    **labels: str | None,
+    pipe: Any, image: Image.Image, options: Options, *, model: str | None = None, weights: str | None = None
 ) -> list[Result]:
-    """Draw `options.count` images of the subject in `image`; `labels` are passed to `stream`."""
-    results: list[Result] = []
-    for progress in stream(pipe, image, options, **labels):
-        results = progress.results
-        if on_step:
-            on_step(progress.step, progress.total)
-    return results
+    """Draw `options.count` images of the subject in `image`; see `stream` for the other arguments."""
+    frame = fit_reference(pipe, image, options)
+    *_, progress = stream(pipe, frame, options, model=model, weights=weights)
+    return progress.results
+
+
+def fit_reference(pipe: Any, image: Image.Image, options: Options) -> Image.Image:
+    """Return the reference as the model sees it with these options."""
+    return canvas.fit(image, *options.size(pipe.frame_size), options.fit)
 
 
 def stream(
     pipe: Any,
-    image: Image.Image,
+    frame: Image.Image,
     options: Options,
     *,
     model: str | None = None,
@@ -138,82 +98,57 @@ def stream(
 ) -> Iterator[Progress]:
     """Draw `options.count` images and yield a Progress after each step; closing stops within one step.
 
-    `model` and `weights` are the names that the pipeline was loaded with, for the settings. A preview is
-    decoded whenever `preview_seconds` have passed since the last one; None means never.
+    `frame` is a reference from `fit_reference`. `model` and `weights` are the names that the pipeline was
+    loaded with, for the settings. A preview is decoded whenever `preview_seconds` have passed since the last
+    one; None means never.
     """
-    check(pipe, options)
-    frame = canvas.fit(image, *_size(pipe, options), options.fit)
-    common = _settings(pipe, frame, options, model, weights)
-    asked = _encoded(pipe, frame, options)
-    clock = Clock(options.steps * options.count, preview_seconds)
+    embedded_guidance(options, pipe)  # raises ValueError before the model does any work
+    settings = _settings(pipe, frame, options, model, weights)
+    clock = Clock(options.loop.steps * options.count, preview_seconds)
+    condition = encoding.encode_frames(pipe, [frame])
+    request = encoding.encode(
+        pipe, Request(options=options, prompt=options.prompt.strip(), condition=condition)
+    )
     results: list[Result] = []
     seeds = range(options.seed, options.seed + options.count)
     for start in range(0, options.count, BATCH):
-        drawn = yield from _draw(pipe, asked, seeds[start : start + BATCH], clock, results)
+        batch = seeds[start : start + BATCH]
+        output = yield from _draw(pipe, request, batch, clock, results)
         results = results + [
-            Result(image, redrawn, frame, seed, {**common, "seed": seed})
-            for image, redrawn, seed in zip(drawn.images, drawn.references, seeds[start:], strict=False)
+            Result(image, reference, frame, seed, {**settings, "seed": seed})
+            for image, reference, seed in zip(output.images, output.references, batch, strict=True)
         ]
-        yield Progress(clock.done, clock.total, clock.seconds_left(), None, results)
-
-
-def check(pipe: Any, options: Options) -> None:
-    """Raise ValueError for a setting that the model does not support."""
-    if options.guidance is not None and not checkpoint.has_embedded_guidance(pipe):
-        raise ValueError(f"this model has no embedded guidance: leave it out, got {options.guidance}")
-
-
-def _size(pipe: Any, options: Options) -> tuple[int, int]:
-    return options.width or pipe.frame_size, options.height or pipe.frame_size
-
-
-def _encoded(pipe: Any, frame: Image.Image, options: Options) -> dict[str, Any]:
-    """Encode the prompt and the reference once for all batches of a call."""
-    return encoding.encoded(
-        pipe,
-        prompt=options.prompt.strip(),
-        image=frame,
-        width=frame.width,
-        height=frame.height,
-        num_inference_steps=options.steps,
-        quality=options.quality,
-        guidance_scale=options.guidance,
-        image_guidance_scale=options.image_guidance,
-        text_guidance_scale=options.text_guidance,
-    )
+        yield clock.progress(None, results)
 
 
 def _draw(
-    pipe: Any, asked: dict[str, Any], seeds: range, clock: "Clock", results: list[Result]
+    pipe: Any, request: Request, seeds: range, clock: "Clock", results: list[Result]
 ) -> Iterator[Progress]:
     """Draw one batch: yield after each step and return the pipeline's output."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    steps = pipe.stream(**asked, num_images_per_prompt=len(seeds), generator=generators)
-    with contextlib.closing(steps):
+    with closing(
+        pipe.stream(replace(request, num_images_per_prompt=len(seeds), generator=generators))
+    ) as steps:
         for step in steps:
-            if hasattr(step, "images"):  # the last item is the output itself
+            if isinstance(step, DSDPipelineOutput):
                 return step
             clock.tick(len(seeds))
             previews = step.preview() if clock.preview_due() else None
-            yield Progress(clock.done, clock.total, clock.seconds_left(), previews, results)
+            yield clock.progress(previews, results)
 
 
 def _settings(
     pipe: Any, frame: Image.Image, options: Options, model: str | None, weights: str | None
 ) -> dict[str, Any]:
-    default = DEFAULT_GUIDANCE if checkpoint.has_embedded_guidance(pipe) else None
     return {
         "made_by": provenance.MARK,
+        **{name: getattr(options, name) for name in SETTINGS},
         "prompt": options.prompt.strip(),
-        "seed": options.seed,
-        "steps": options.steps,
-        "quality": quality.settings(options.plan),
-        "image_guidance": options.image_guidance,
-        "text_guidance": options.text_guidance,
-        "guidance": default if options.guidance is None else options.guidance,
+        "steps": options.loop.steps,
+        "quality": asdict(options.loop),
+        "guidance": embedded_guidance(options, pipe),
         "width": frame.width,
         "height": frame.height,
-        "fit": options.fit,
         "model": public_name(model or pipe.config.get("_name_or_path") or ""),
         "weights": public_name(weights) if weights else None,
         "model_hash": checkpoint.model_hash(pipe),
@@ -234,31 +169,23 @@ def save(result: Result, path: str | Path) -> Path:
 
 def options_from(settings: dict[str, Any]) -> Options:
     """Return the options that reproduce a saved image; raise ValueError for invalid settings."""
-    names = (
-        "prompt",
-        "seed",
-        "steps",
-        "image_guidance",
-        "text_guidance",
-        "guidance",
-        "width",
-        "height",
-        "fit",
-    )
-    drawn = quality.from_settings(settings["quality"]) if "quality" in settings else "best"
+    quality = sampling.from_settings(settings["quality"]) if "quality" in settings else "best"
     try:
-        return Options(**{name: settings[name] for name in names}, quality=drawn)
+        values = {name: settings[name] for name in (*SETTINGS, "steps")}
     except KeyError as error:
-        raise ValueError(f"the settings in this image lack {error}: it cannot be made again") from error
+        raise ValueError(f"the settings in this image lack {error}: it cannot be drawn again") from error
+    return Options(**values, quality=quality)
 
 
 class Clock:
     """A step counter over all batches that estimates the time left."""
 
     def __init__(self, total: int, preview_seconds: float | None) -> None:
-        self.total, self.done, self._preview_seconds = total, 0, preview_seconds
-        self._ticks = [(time.monotonic(), 0)]
-        self._previewed = self._ticks[0][0]
+        self.total = total
+        self.done = 0
+        self._preview_seconds = preview_seconds
+        self._start = self._last_preview = time.monotonic()
+        self._ticks = [(self._start, 0)]
 
     def tick(self, images: int) -> None:
         self.done += images
@@ -269,8 +196,12 @@ class Clock:
         (before, first), (now, last) = self._ticks[0], self._ticks[-1]
         return (now - before) / max(1, last - first) * (self.total - self.done)
 
+    def progress(self, previews: list[Image.Image] | None, results: list[Result]) -> Progress:
+        seconds = time.monotonic() - self._start
+        return Progress(self.done, self.total, self.seconds_left(), previews, results, seconds)
+
     def preview_due(self) -> bool:
-        if self._preview_seconds is None or time.monotonic() - self._previewed < self._preview_seconds:
+        if self._preview_seconds is None or time.monotonic() - self._last_preview < self._preview_seconds:
             return False
-        self._previewed = time.monotonic()
+        self._last_preview = time.monotonic()
         return True

@@ -6,6 +6,7 @@ pixels takes 10 kB, one of 512 pixels about half a megabyte.
 """
 
 import base64
+import contextlib
 import hashlib
 import importlib.metadata
 import io
@@ -20,9 +21,8 @@ import dsd
 from dsd.files import intake
 
 SETTINGS = "dsd"  # iTXt, JSON in UTF-8
-REFERENCE = (
-    "dsd-reference"  # uncompressed tEXt: Pillow rejects compressed text that unpacks to more than 1 MB
-)
+# Uncompressed tEXt, because Pillow rejects compressed text that unpacks to more than 1 MB.
+REFERENCE = "dsd-reference"
 MARK = "AI-generated image"
 
 
@@ -34,33 +34,28 @@ def image_hash(image: Image.Image) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that affect the pixels of an image."""
-    return {"dsd": dsd.__version__} | {
-        name: importlib.metadata.version(name) for name in ("torch", "diffusers")
-    }
+    version = importlib.metadata.version
+    return {"dsd": dsd.__version__, "torch": version("torch"), "diffusers": version("diffusers")}
 
 
 def save(path: str | Path, image: Image.Image, settings: dict[str, Any], reference: Image.Image) -> Path:
     """Write a lossless PNG that contains `settings` and `reference`."""
-    image.save(path, format="PNG", pnginfo=_text(settings, reference))
-    return Path(path)
-
-
-def _text(settings: dict[str, Any], reference: Image.Image) -> PngInfo:
-    text = _marked(settings["prompt"])
+    text = _marks(settings["prompt"])
     text.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
     frame = io.BytesIO()
     reference.save(frame, format="PNG")
     text.add_text(REFERENCE, base64.b64encode(frame.getvalue()).decode())
-    return text
+    image.save(path, format="PNG", pnginfo=text)
+    return Path(path)
 
 
 def save_marked(path: str | Path, image: Image.Image, prompt: str) -> Path:
     """Write a lossless PNG that names the prompt and the software, but has no settings to reproduce it."""
-    image.save(path, format="PNG", pnginfo=_marked(prompt))
+    image.save(path, format="PNG", pnginfo=_marks(prompt))
     return Path(path)
 
 
-def _marked(prompt: str) -> PngInfo:
+def _marks(prompt: str) -> PngInfo:
     text = PngInfo()
     text.add_itxt("Description", prompt)
     text.add_text("Source", MARK)
@@ -72,14 +67,12 @@ def read_settings(source: str | Path | Image.Image) -> dict[str, Any]:
     """Return the settings that an image was made with; raise ValueError if it has no readable settings."""
     image = intake.open_image(source)
     if SETTINGS not in image.info:
-        raise ValueError("this image carries no settings: only PNG files saved by this program do, unedited")
-    try:
+        raise ValueError("this image has no settings: pass an unedited PNG file that this program saved")
+    with contextlib.suppress(TypeError, ValueError, RecursionError):  # RecursionError: deeply nested brackets
         settings = json.loads(image.info[SETTINGS])
-    except (TypeError, ValueError, RecursionError) as error:  # RecursionError: deeply nested brackets
-        raise ValueError("the settings in this image are damaged and cannot be read") from error
-    if not isinstance(settings, dict):
-        raise ValueError("the settings in this image are damaged and cannot be read")
-    return settings
+        if isinstance(settings, dict):
+            return settings
+    raise ValueError("the settings in this image are damaged and cannot be read")
 
 
 def read_reference(source: str | Path | Image.Image) -> Image.Image:
@@ -89,7 +82,7 @@ def read_reference(source: str | Path | Image.Image) -> Image.Image:
         frame = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"])
         intake.open_image(frame).load()
     except Exception as error:  # an untrusted file can raise anything
-        raise ValueError("this image does not carry the reference it was made from") from error
+        raise ValueError("this image does not hold the reference that it was made from") from error
     return frame.convert("RGB")
 
 

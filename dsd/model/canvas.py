@@ -13,19 +13,22 @@ from torch import Tensor
 from dsd.files.rgb import to_rgb
 
 MULTIPLE = 16  # one VAE latent covers 8x8 pixels, and FLUX packs 2x2 latents into one token
+LARGEST = 2048  # pixels of a side
 FITS = ("crop", "pad")
 BLACK = -1.0
 WHITE = (255, 255, 255)
 
 
 def check_size(width: int, height: int) -> None:
-    """Raise ValueError unless both sides of a frame are positive multiples of 16."""
+    """Raise ValueError unless both sides of a frame are multiples of 16 from 16 to 2048."""
     for name, side in (("width", width), ("height", height)):
-        if not isinstance(side, Integral):
-            raise ValueError(f"{name} must be a whole number of pixels, got {side!r}")
-        if side < MULTIPLE or side % MULTIPLE:
-            nearest = max(MULTIPLE, round(side / MULTIPLE) * MULTIPLE)
-            raise ValueError(f"{name} must be a multiple of {MULTIPLE}, got {side}; the nearest is {nearest}")
+        if not isinstance(side, Integral) or isinstance(side, bool) or not MULTIPLE <= side <= LARGEST:
+            raise ValueError(f"{name} must be a whole number from {MULTIPLE} to {LARGEST}, got {side!r}")
+        if side % MULTIPLE:
+            low = side // MULTIPLE * MULTIPLE
+            raise ValueError(
+                f"{name} must be a multiple of {MULTIPLE}, got {side}; try {low} or {low + MULTIPLE}"
+            )
 
 
 def fit(image: Image.Image, width: int, height: int, mode: str = "crop") -> Image.Image:
@@ -39,7 +42,9 @@ def fit(image: Image.Image, width: int, height: int, mode: str = "crop") -> Imag
     if mode not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, got {mode!r}")
     if not isinstance(image, Image.Image):
-        raise ValueError(f"expected a PIL image, got {type(image).__name__}; open it with PIL.Image.open")
+        raise ValueError(
+            f"image must be a PIL image, got {type(image).__name__}; open it with PIL.Image.open"
+        )
     if 0 in image.size:
         raise ValueError(f"the image is empty: {image.width} x {image.height} pixels")
     rgb = to_rgb(_upright(_first_frame(image)))
@@ -61,13 +66,14 @@ def _first_frame(image: Image.Image) -> Image.Image:
 def _upright(image: Image.Image) -> Image.Image:
     """Return the image in its EXIF orientation, or unchanged if the EXIF data is missing or damaged."""
     try:
-        turned = image.getexif().get(ExifTags.Base.Orientation, 1) != 1
-        return ImageOps.exif_transpose(image) if turned else image
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if is_upright else ImageOps.exif_transpose(image)
     except Exception:  # on damaged data Pillow raises anything from SyntaxError to struct.error
         return image
 
 
 def _pad(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Return the whole image, resized and centered on white; `ImageOps.pad` fails for very thin images."""
     scale = min(width / image.width, height / image.height)
     inner = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     frame = Image.new("RGB", (width, height), WHITE)

@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import torch
+from accelerate.utils import align_module_device
 from diffusers import DiffusionPipeline, FluxTransformer2DModel
 from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
@@ -17,7 +18,7 @@ from dsd.model import quantize as quantized
 from dsd.model.memory import Way, noticing_shortage
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA, PRESETS, Preset
-from dsd.model.transformer import load_transformer, widen
+from dsd.model.transformer import is_widened, load_transformer, widen
 
 OFFLOADS = ("none", "model", "group", "sequential")
 WHOLE_HASH = 50_000_000  # parameters; larger models are hashed from samples, to avoid reading 24 GB
@@ -42,29 +43,33 @@ def load_pipeline(
     variable to set, what was not found, or the lack of memory.
     """
     preset = resolve(name_or_path)
-    sources = [str(source) for source in (preset.base, weights or preset.weights) if source is not None]
-    for source in sources:
-        hub.check_source(source)
-    device = torch.device(device or best_device())
+    source = weights or preset.weights
+    if source is None:
+        raise LoadError(
+            f"{preset.name} is a base without a reference input: pass weights=... (folder, hub id or LoRA)"
+        )
+    sources = [preset.base, str(source)]
+    for name in sources:
+        hub.check_source(name)
+    device = open_device(device)
     check_offload(offload, device)
     if quantize:
         quantized.check(quantize, offload, device)
-    way = Way(offload, quantize)
     with (
         hub.explained(preset.name, sources, preset.license_page),
-        noticing_shortage(preset.name, device, way),
+        noticing_shortage(preset.name, device, Way(offload, quantize)),
     ):
         # Access the possibly gated base first, to fail before gigabytes of other weights are downloaded.
         DSDPipeline.load_config(preset.base)
-        transformer, lora = _open_transformer(preset, weights, dtype or torch_dtype(preset))
-        _check_widened(transformer, weights or preset.weights)
-        parts = {"transformer": transformer, "dtype": transformer.dtype}
-        if quantize:
-            parts |= quantized.parts(transformer, quantize, device)
-        pipe = DSDPipeline.from_pretrained(preset.base, **parts, **hub.SAFE)
+        expected_lora = None if weights else preset.lora
+        transformer, lora = _open_transformer(
+            preset, str(source), expected_lora, dtype or torch_dtype(preset)
+        )
+        parts = quantized.parts(transformer, quantize, device) if quantize else {"transformer": transformer}
+        pipe = DSDPipeline.from_pretrained(preset.base, dtype=transformer.dtype, **parts, **hub.SAFE)
         if lora is not None:
-            named = {"weight_name": lora.name, "adapter_name": "dsd", "use_safetensors": True}
-            pipe.load_lora_weights(str(lora.parent), **named)
+            names = {"weight_name": lora.name, "adapter_name": "dsd", "use_safetensors": True}
+            pipe.load_lora_weights(str(lora.parent), **names)
         return place(pipe, device, offload)
 
 
@@ -95,6 +100,17 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
+def open_device(device: str | torch.device | None) -> torch.device:
+    """Return the device, or the best one if it is None; raise LoadError if it cannot be used."""
+    if device is None:
+        return torch.device(best_device())
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # torch raises either for a missing device
+        raise LoadError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from error
+    return torch.device(device)
+
+
 def save_pipeline(pipe: DSDPipeline, folder: str | Path) -> None:
     """Save for `load_pipeline`; plain diffusers opens the folder too, as a `FluxControlPipeline`."""
     if getattr(pipe.transformer, "peft_config", None):
@@ -111,8 +127,6 @@ def has_embedded_guidance(pipe: DiffusionPipeline) -> bool:
 
 def model_hash(pipe: DiffusionPipeline) -> str:
     """Return the `weights_hash` of the pipeline's transformer."""
-    if any(tensor.is_meta for tensor in pipe.transformer.state_dict().values()):
-        return pipe.transformer._dsd_hash  # set by `place`: sequential offload keeps the values elsewhere
     return weights_hash(pipe.transformer)
 
 
@@ -123,11 +137,13 @@ def weights_hash(model: nn.Module) -> str:
     spread over each tensor.
     """
     state = model.state_dict()
-    whole = sum(tensor.numel() for tensor in state.values()) <= WHOLE_HASH
+    is_small = sum(tensor.numel() for tensor in state.values()) <= WHOLE_HASH
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
-        digest.update(_values(tensor, whole).numpy().tobytes())
+        values = (_onload(model, name) if tensor.is_meta else tensor).detach().flatten()
+        values = values if is_small else values[:: max(1, values.numel() // 64)]
+        digest.update(values.float().cpu().numpy().tobytes())  # numpy has no bfloat16
     for name, module in model.named_modules():
         if isinstance(module, BaseTunerLayer):  # the scale of a LoRA changes the image
             active = [(a, module.scaling[a]) for a in module.active_adapters if a in module.scaling]
@@ -135,78 +151,61 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def _values(tensor: Tensor, whole: bool) -> Tensor:
-    flat = tensor.detach().flatten()
-    flat = flat if whole else flat[:: max(1, flat.numel() // 64)]
-    return flat.float().cpu()  # numpy has no bfloat16
+def _onload(model: nn.Module, name: str) -> Tensor:
+    """Return a weight that sequential offload keeps elsewhere."""
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    with align_module_device(module):
+        return getattr(module, leaf).cpu()
 
 
 def _open_transformer(
-    preset: Preset, weights: str | Path | None, dtype: torch.dtype | None
+    preset: Preset, source: str, expected_lora: str | None, dtype: torch.dtype | None
 ) -> tuple[FluxTransformer2DModel, Path | None]:
     """Return the widened transformer and the LoRA file to load on it, if any."""
-    if weights is None and preset.weights is None:
-        raise LoadError(
-            f"{preset.name} is a base without a reference input: pass weights=... (folder, hub id or LoRA)"
-        )
-    file = _lora_file(weights)
-    if file is not None:
-        return _under_lora(preset, file, dtype), file
-    source = str(preset.weights if weights is None else weights)
-    return load_transformer(source, dtype=dtype), _lora_beside(
-        source, preset.lora if weights is None else None
-    )
+    lora = _find_lora(Path(source))
+    if lora is None:
+        transformer = load_transformer(source, dtype=dtype)
+        lora = _find_lora_beside(source, expected_lora)
+    elif _has_columns(lora) or preset.weights is None:  # file first: a damaged one fails at once
+        transformer = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
+        transformer = transformer if is_widened(transformer) else widen(transformer)
+    else:
+        transformer = load_transformer(preset.weights, dtype=dtype)
+    if not is_widened(transformer):
+        inputs = f"{transformer.config.in_channels} input channels"
+        raise LoadError(f"{source} is a FLUX that cannot see a reference ({inputs}): pass weights=...")
+    return transformer, lora
 
 
-def _lora_file(weights: str | Path | None) -> Path | None:
+def _find_lora(weights: Path) -> Path | None:
     """Return the LoRA file if `weights` is one, or is a folder with a LoRA and no transformer."""
-    if weights is None or Path(weights).is_file():
-        return weights if weights is None else Path(weights)
-    whole = any(Path(weights, place, "config.json").is_file() for place in ("", "transformer"))
-    return Path(weights, LORA) if not whole and Path(weights, LORA).is_file() else None
+    if weights.is_file():
+        return weights
+    has_transformer = any((weights / folder / "config.json").is_file() for folder in ("", "transformer"))
+    return weights / LORA if not has_transformer and (weights / LORA).is_file() else None
 
 
-def _check_widened(transformer: FluxTransformer2DModel, source: str | Path | None) -> None:
-    inputs, outputs = transformer.config.in_channels, transformer.config.out_channels
-    if inputs != 2 * (outputs or inputs):
-        raise LoadError(
-            f"{source} is a FLUX that cannot see a reference ({inputs} input channels): pass weights=..."
-        )
-
-
-def _under_lora(preset: Preset, file: Path, dtype: torch.dtype | None) -> FluxTransformer2DModel:
-    """Load what a LoRA applies to: the widened base if it has input columns, else the preset's weights."""
-    if _brings_columns(file) or preset.weights is None:  # file first: a damaged one fails at once
-        base = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
-        return widen(base) if base.config.out_channels in (None, base.config.in_channels) else base
-    return load_transformer(preset.weights, dtype=dtype)
-
-
-def _brings_columns(file: Path) -> bool:
+def _has_columns(lora: Path) -> bool:
     """Return whether the file's header names the input layer, `x_embedder`."""
-    with safe_open(file, framework="pt") as tensors:
+    with safe_open(lora, framework="pt") as tensors:
         return any("x_embedder." in key for key in tensors.keys())  # noqa: SIM118 (not a dict)
 
 
-def _lora_beside(source: str, expected: str | None) -> Path | None:
+def _find_lora_beside(source: str, expected: str | None) -> Path | None:
     """Return the LoRA file next to a transformer, or None; the published release needs both."""
+    name = expected or LORA
     if Path(source).is_dir():
-        file = Path(source) / (expected or LORA)
-        return file if file.is_file() else None
+        return Path(source, name) if Path(source, name).is_file() else None
     try:
-        return Path(hf_hub_download(source, expected or LORA))
+        return Path(hf_hub_download(source, name))
     except EntryNotFoundError as error:
-        # Offline, a file that is not cached may still exist on the hub, unless the hub said before that
-        # it does not.
-        unknown = isinstance(error, LocalEntryNotFoundError) and not _known_absent(source, LORA)
-        if expected is not None or unknown:
+        # Offline, a file that is not cached may exist on the hub, unless the hub denied it before.
+        is_offline = isinstance(error, LocalEntryNotFoundError)
+        is_known_absent = try_to_load_from_cache(source, name) is _CACHED_NO_EXIST
+        if expected or (is_offline and not is_known_absent):
             raise
         return None
-
-
-def _known_absent(source: str, name: str) -> bool:
-    """Return whether the cache records that the hub has no such file."""
-    return try_to_load_from_cache(source, name) is _CACHED_NO_EXIST
 
 
 def check_offload(offload: str, device: torch.device) -> None:
@@ -214,13 +213,13 @@ def check_offload(offload: str, device: torch.device) -> None:
     if offload not in OFFLOADS:
         raise LoadError(f"offload must be one of {', '.join(OFFLOADS)}, got {offload!r}")
     if offload != "none" and device.type == "cpu":
-        raise LoadError(
-            f'offload={offload!r} moves weights between a GPU and memory, and this is the CPU: use "none"'
-        )
+        raise LoadError(f'offload={offload!r} keeps weights off a GPU, and this is a CPU: use "none"')
 
 
 def place(pipe: DiffusionPipeline, device: torch.device, offload: str) -> DiffusionPipeline:
     """Move the pipeline to the device, or set up one of the `OFFLOADS` for its weights."""
+    if offload == "none":
+        return pipe.to(device)
     if offload == "model":
         # The VAE is small and stays on the GPU: as the last model of the chain it would move the transformer
         # off the GPU at every preview between two steps, and the next step would move it back.
@@ -228,10 +227,7 @@ def place(pipe: DiffusionPipeline, device: torch.device, offload: str) -> Diffus
         pipe._exclude_from_cpu_offload = ["vae"]
         pipe.enable_model_cpu_offload(device=device)
     elif offload == "sequential":
-        pipe.transformer._dsd_hash = model_hash(pipe)
         pipe.enable_sequential_cpu_offload(device=device)
-    elif offload == "group":
-        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
     else:
-        pipe.to(device)
+        pipe.enable_group_offload(device, offload_type="leaf_level", use_stream=device.type == "cuda")
     return pipe

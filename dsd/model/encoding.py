@@ -1,55 +1,62 @@
 """Encode a request's prompts and references into text embeddings and packed latents.
 
-Neither depends on the seed, so `encoded` computes them once for all images of a request.
+Neither depends on the seed, so `encode` computes them once for all images of a request.
 """
 
-from typing import Any
+from dataclasses import replace
 
 import torch
 from diffusers import FluxControlPipeline
+from PIL import Image
 from torch import Tensor
 
-from dsd.model import canvas as diptych
-from dsd.model import latents
+from dsd.model import canvas, latents
 from dsd.model.request import Request, check
 
 
 @torch.no_grad()
-def encoded(pipe: FluxControlPipeline, **options: Any) -> dict[str, Any]:
-    """Return a request's options with the prompt and image already encoded, for drawing it several times.
-
-    `pipe(**encoded(pipe, prompt=..., image=..., ...), generator=...)` draws the same as the plain options.
-    """
-    request = Request(**options)
+def encode(pipe: FluxControlPipeline, request: Request) -> Request:
+    """Return the request with its prompts and references encoded; the pipeline draws the same from it."""
     check(request, pipe)
-    height, width = request.size(pipe.frame_size)
-    texts = {"": text(pipe, request, True)}
-    if request.drops_text:
-        texts["negative_"] = text(pipe, request, False)
-    embeds = {f"{kind}prompt_embeds": both[0] for kind, both in texts.items()}
-    pooled = {f"{kind}pooled_prompt_embeds": both[1] for kind, both in texts.items()}
-    made = {"image": condition(pipe, request, height, width), "height": height, "width": width}
-    return {**options, "prompt": None, "negative_prompt": None, **embeds, **pooled, **made}
+    width, height = request.options.size(pipe.frame_size)
+    embeds, pooled = text(pipe, request, True)
+    negative_embeds, negative_pooled = text(pipe, request, False) if request.drops_text else (None, None)
+    return replace(
+        request,
+        prompt=None,
+        negative_prompt=None,
+        image=None,
+        condition=condition(pipe, request, height, width),
+        prompt_embeds=embeds,
+        pooled_prompt_embeds=pooled,
+        negative_prompt_embeds=negative_embeds,
+        negative_pooled_prompt_embeds=negative_pooled,
+    )
 
 
 def condition(pipe: FluxControlPipeline, request: Request, height: int, width: int) -> Tensor:
-    """Return the packed latents [references, tokens, C] of `[reference | black]`, encoded in one batch."""
-    image = request.image
-    if request.packed:
-        return image.to(pipe._execution_device)
-    if not isinstance(image, Tensor):
-        image = diptych.to_tensor([diptych.fit(one, width, height, request.fit) for one in request.images])
-    canvas = diptych.compose(image.to(pipe._execution_device))  # [references, 3, H, 2W]
-    return latents.pack(latents.encode(pipe.vae, canvas))
+    """Return the packed latents [references, tokens, C] of the request's references."""
+    if request.condition is not None:
+        return request.condition.to(pipe._execution_device)
+    return encode_frames(
+        pipe, [canvas.fit(image, width, height, request.options.fit) for image in request.images]
+    )
 
 
-def text(pipe: FluxControlPipeline, request: Request, kept: bool) -> tuple[Tensor, Tensor]:
+@torch.no_grad()
+def encode_frames(pipe: FluxControlPipeline, frames: list[Image.Image]) -> Tensor:
+    """Return the packed latents [frames, tokens, C] of `[frame | black]`, encoded in one batch."""
+    pixels = canvas.to_tensor(frames).to(pipe._execution_device)
+    return latents.pack(latents.encode(pipe.vae, canvas.compose(pixels)))  # [frames, 3, H, 2W] encoded
+
+
+def text(pipe: FluxControlPipeline, request: Request, has_text: bool) -> tuple[Tensor, Tensor]:
     """Return text embeddings [prompts, T, D] and pooled embeddings [prompts, P].
 
-    If not `kept`, they are those of the negative prompt, or of the empty prompt if there is none.
+    Without text, they are those of the negative prompt, or of the empty prompt if there is none.
     """
     prompt, embeds, pooled = request.prompt, request.prompt_embeds, request.pooled_prompt_embeds
-    if not kept:
+    if not has_text:
         embeds, pooled = request.negative_prompt_embeds, request.negative_pooled_prompt_embeds
         prompt = (request.negative_prompt or "") if embeds is None else None
     device = pipe._execution_device

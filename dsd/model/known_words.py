@@ -23,7 +23,8 @@ def unknown_words(pipe: Any, prompt: str) -> dict[str, list[str]]:
     if tokenizer is None or tokenizer.unk_token_id is None:
         return {}
     words = dict.fromkeys(re.findall(r"\w[\w'-]*", prompt)[:MOST])
-    unknown = [word for word in words if tokenizer.unk_token_id in _ids(tokenizer, word)]
+    ids = {word: tokenizer(word, add_special_tokens=False, verbose=False).input_ids for word in words}
+    unknown = [word for word in words if tokenizer.unk_token_id in ids[word]]
     known = _known(tokenizer) if unknown else []
     return {word: difflib.get_close_matches(word.lower(), known, SHOWN, ALIKE) for word in unknown}
 
@@ -36,10 +37,6 @@ def notice(unknown: dict[str, list[str]]) -> str | None:
     near = list(dict.fromkeys(word for words in unknown.values() for word in words))
     nearest = f" The nearest words that it knows: {', '.join(near)}." if near else ""
     return f"This model does not know {quoted} and ignores {'it' if len(unknown) == 1 else 'them'}.{nearest}"
-
-
-def _ids(tokenizer: Any, word: str) -> list[int]:
-    return tokenizer(word, add_special_tokens=False, verbose=False).input_ids
 
 
 def _known(tokenizer: Any) -> list[str]:

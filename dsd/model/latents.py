@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxControlPipeline
 from diffusers.pipelines.flux.pipeline_flux_control import calculate_shift, retrieve_timesteps
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from dsd.model import flow
 
@@ -45,6 +46,11 @@ def positions(height: int, width: int, *, vae_scale: int = 8, device: torch.devi
     """
     rows, columns = height // (2 * vae_scale), width // (2 * vae_scale)
     return FluxControlPipeline._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
+
+
+def text_length(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Return the number of text tokens that a model reads: the limit of its T5 tokenizer, at most 512."""
+    return min(tokenizer.model_max_length, 512)
 
 
 def timesteps(

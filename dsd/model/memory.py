@@ -1,7 +1,7 @@
-"""Compute the memory that FLUX.1-dev needs from its parameter counts, without torch, to be quick.
+"""The memory that FLUX.1-dev needs for drawing, and errors for memory that runs out; imports no torch.
 
-The counts are those of its published configs (a test builds these models without weights and counts again).
-The additional memory for one image was counted from the tensors alive at once during one evaluation.
+The table follows from the parameter counts of the published configs: a test builds the models without weights
+and computes it again.
 """
 
 import errno
@@ -12,39 +12,34 @@ from typing import Any
 
 from dsd.files.errors import LoadError
 
+# (offload, bits) -> GB of GPU memory and of main memory for one 512 x 512 image. The best way is first: exact
+# before quantized, resident before offloaded, layer by layer (slowest) last. Weights pass through main
+# memory, unless they are quantized one by one on their way to the GPU.
+FLUX_GB = {
+    ("none", None): (36.2, 35.3),
+    ("model", None): (26.4, 35.3),
+    ("none", "8bit"): (19.6, 1.8),
+    ("model", "8bit"): (14.5, 18.8),
+    ("none", "4bit"): (12.4, 1.8),
+    ("model", "4bit"): (9.3, 11.5),
+    ("group", None): (2.9, 35.3),
+    ("sequential", None): (2.7, 35.3),
+}
 QUANTIZED = {"8bit": 1.0, "4bit": 0.56}  # bytes per weight, scales included
 PACKAGE = "bitsandbytes"
 INSTALL = f'pip install "{PACKAGE}>=0.48"'  # older versions cannot offload quantized models to main memory
 WORKSPACE = 1_500_000_000  # bytes that CUDA and its libraries use
 ROOM = 0.95  # share of the free memory that a plan may use
-WIDTH = 2  # bytes per bf16 number
 
 
-@dataclass(frozen=True)
-class Part:
-    """A model of the pipeline: its number of weights, and how many of them can be quantized."""
+def drawing_bytes(*, tokens: int, width: int, pixels: int, channels: int, size: int = 2) -> int:
+    """Return the bytes of one image beside the weights: the larger of drawing and decoding.
 
-    weights: int
-    linear: int = 0  # weights of its linear layers; 0: never quantized
-    largest: int = 0  # weights of its largest layer
-
-    def size(self, bits: str | None = None) -> int:
-        """Return the size in bytes, in bf16 or with linear layers in 8 or 4 bits."""
-        small = self.linear if bits else 0
-        return int(small * QUANTIZED.get(bits, 0) + WIDTH * (self.weights - small))
-
-
-FLUX = {  # the widened transformer, T5-XXL, CLIP-L, VAE
-    "transformer": Part(11_901_604_928, 11_897_929_728, 56_623_104),
-    "text_encoder_2": Part(4_762_310_656, 4_630_511_616, 131_596_288),
-    "text_encoder": Part(123_060_480, largest=37_945_344),
-    "vae": Part(83_819_683, largest=2_359_296),
-}
-TOKENS, INNER, PIXELS, CHANNELS = 2 * 32 * 32 + 512, 3072, 512 * 1024, 128  # of one canvas: two 512 px frames
-BRANCHES = 3  # evaluations in one batch with both guidances
-ALIVE = 18.5, 6.0  # values alive at once: per token and inner unit (transformer), per pixel and channel (VAE)
-# Bytes that one image needs: the larger of drawing and decoding.
-DRAWING = int(WIDTH * max(BRANCHES * ALIVE[0] * TOKENS * INNER, ALIVE[1] * PIXELS * CHANNELS))
+    `tokens` and `width` are those of the transformer, `pixels` and `channels` those of the canvas in the VAE,
+    and `size` is the bytes of a number. The factors count the numbers alive at once, with three branches of
+    guidance.
+    """
+    return int(size * max(3 * 18.5 * tokens * width, 6 * pixels * channels))
 
 
 @dataclass(frozen=True)
@@ -57,21 +52,12 @@ class Way:
     @property
     def gpu(self) -> int:
         """Return the bytes of GPU memory needed for one 512 x 512 image."""
-        sizes = [part.size(self.quantize) for part in FLUX.values()]
-        layers = [WIDTH * part.largest for part in FLUX.values()]
-        moved = max(sizes) + FLUX["vae"].size()  # the VAE stays on the GPU for the previews
-        held = {"none": sum(sizes), "model": moved, "group": 2 * max(layers)}
-        return held.get(self.offload, max(layers)) + DRAWING + WORKSPACE
+        return int(1e9 * FLUX_GB[self.offload, self.quantize][0])
 
     @property
     def ram(self) -> int:
-        """Return the bytes of main memory needed.
-
-        All weights pass through it, unless they go to the GPU one by one.
-        """
-        if self.quantize and self.offload == "none":
-            return max(part.size() for part in FLUX.values() if not part.linear) + WORKSPACE
-        return sum(part.size(self.quantize) for part in FLUX.values()) + WORKSPACE
+        """Return the bytes of main memory needed."""
+        return int(1e9 * FLUX_GB[self.offload, self.quantize][1])
 
     @property
     def flags(self) -> str:
@@ -80,16 +66,7 @@ class Way:
         return bits + (f" --offload {self.offload}" if self.offload != "none" else "")
 
 
-WAYS = (  # best first: exact before quantized, resident before offloaded, layer by layer (slowest) last
-    Way(),
-    Way("model"),
-    Way("none", "8bit"),
-    Way("model", "8bit"),
-    Way("none", "4bit"),
-    Way("model", "4bit"),
-    Way("group"),
-    Way("sequential"),
-)
+WAYS = tuple(Way(*names) for names in FLUX_GB)
 
 
 def is_shortage(error: BaseException) -> bool:
@@ -101,8 +78,8 @@ def is_shortage(error: BaseException) -> bool:
         return True
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
-    said = str(error).lower()
-    return isinstance(error, RuntimeError) and ("out of memory" in said or "can't allocate memory" in said)
+    text = str(error).lower()
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
 
 
 def gb(size: float) -> str:

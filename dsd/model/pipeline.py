@@ -5,10 +5,9 @@ The stock pipeline draws the same image from the same weights. This one adds the
 stopped at every step.
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,12 @@ import torch
 from diffusers import FluxControlPipeline, SchedulerMixin
 from diffusers.utils import BaseOutput
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
 from dsd.model import canvas, encoding, flow, latents, sampling
 from dsd.model.guidance import PLAIN, Branch, combine
-from dsd.model.request import DEFAULT_GUIDANCE, Request, check, embedded_guidance
-
-__all__ = ["DEFAULT_GUIDANCE", "DSDPipeline", "DSDPipelineOutput", "Step"]
+from dsd.model.request import DrawingOptions, Request, check, embedded_guidance
+from dsd.model.sampling import Quality
 
 # The most images for which a CPU evaluates all branches in one call. With pocket on one core, one call for
 # three branches is 1.6 x faster for 1 image, 1.15 x for 4, and no faster for 8.
@@ -57,17 +55,16 @@ class _Drawing:
 
     latents: Tensor  # [B, tokens, C]
     condition: Tensor  # [B, tokens, C]
-    texts: dict[bool, tuple[Tensor, Tensor]]  # whether text is kept -> embeds [B, T, D], pooled [B, P]
+    texts: dict[bool, tuple[Tensor, Tensor]]  # whether there is text -> embeds [B, T, D], pooled [B, P]
     solver: SchedulerMixin
     timesteps: Tensor  # [steps], 0..1000
-    guided: tuple[Branch, ...]
     positions: Tensor  # [tokens, 3]
     size: tuple[int, int]  # height, width of one frame
     together: bool  # whether the branches of a step are evaluated in one call
 
 
 class DSDPipeline(FluxControlPipeline):
-    """Draws the subject of a reference image in a new scene; `dsd.model.request.Request` lists the options.
+    """Draws the subject of a reference image in a new scene.
 
     Text encoders and tokenizers may be None if embeddings are passed. `batch_branches` selects whether the
     guidance branches are evaluated in one call (True), one by one (False), or as suits the device (None).
@@ -81,26 +78,62 @@ class DSDPipeline(FluxControlPipeline):
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
         *,
+        image: Image.Image | list[Image.Image] | Tensor | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        num_inference_steps: int | None = None,
+        quality: str | Quality = "best",
+        guidance_scale: float | None = None,
+        image_guidance_scale: float = 1.0,
+        text_guidance_scale: float = 1.0,
+        guidance_start_step: int | None = None,
+        num_images_per_prompt: int = 1,
+        generator: Generator | list[Generator] | None = None,
+        latents: Tensor | None = None,
+        prompt_embeds: Tensor | None = None,
+        pooled_prompt_embeds: Tensor | None = None,
+        negative_prompt_embeds: Tensor | None = None,
+        negative_pooled_prompt_embeds: Tensor | None = None,
+        output_type: str = "pil",
+        joint_attention_kwargs: dict[str, Any] | None = None,
+        callback_on_step_end: Callable | None = None,
+        callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",),
+        max_sequence_length: int | None = None,
+        fit: str = "crop",
         return_dict: bool = True,
-        **options: Any,
     ) -> DSDPipelineOutput | tuple:
-        """Run `stream` to the end and return its output.
+        """Draw under diffusers' names; `DrawingOptions` and `Request` in `dsd.model.request` describe them.
 
-        Raise ValueError for invalid options, naming the remedy.
+        `image` is also accepted as an encoded condition [B, tokens, C]. Raise ValueError for invalid options,
+        naming the remedy.
         """
-        with closing(self.stream(prompt, negative_prompt, **options)) as steps:
+        options = DrawingOptions(
+            quality=quality, steps=num_inference_steps, guidance_start=guidance_start_step,
+            image_guidance=image_guidance_scale, text_guidance=text_guidance_scale, guidance=guidance_scale,
+            width=width, height=height, fit=fit,
+        )  # fmt: skip
+        is_condition = isinstance(image, Tensor)
+        request = Request(
+            options=options, prompt=prompt, negative_prompt=negative_prompt,
+            image=None if is_condition else image, condition=image if is_condition else None,
+            num_images_per_prompt=num_images_per_prompt, generator=generator, latents=latents,
+            prompt_embeds=prompt_embeds, pooled_prompt_embeds=pooled_prompt_embeds,
+            negative_prompt_embeds=negative_prompt_embeds,
+            negative_pooled_prompt_embeds=negative_pooled_prompt_embeds, output_type=output_type,
+            joint_attention_kwargs=joint_attention_kwargs, callback_on_step_end=callback_on_step_end,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+            max_sequence_length=max_sequence_length,
+        )  # fmt: skip
+        with closing(self.stream(request)) as steps:
             for output in steps:  # noqa: B007 (only the last item is the output)
                 pass
         return output if return_dict else output.to_tuple()
 
-    def stream(
-        self,
-        prompt: str | list[str] | None = None,
-        negative_prompt: str | list[str] | None = None,
-        **options: Any,
-    ) -> Iterator[Step | DSDPipelineOutput]:
-        """Yield a `Step` per step, then the `DSDPipelineOutput`; closing it stops before the next step."""
-        request = Request(prompt=prompt, negative_prompt=negative_prompt, **options)
+    def stream(self, request: Request) -> Iterator[Step | DSDPipelineOutput]:
+        """Yield a `Step` per step, then the `DSDPipelineOutput`; closing it stops before the next step.
+
+        Raise ValueError at the call if this pipeline cannot serve the request.
+        """
         check(request, self)
         return self._run(request)
 
@@ -129,47 +162,38 @@ class DSDPipeline(FluxControlPipeline):
     # -- the loop
 
     def _run(self, request: Request) -> Iterator[Step | DSDPipelineOutput]:
-        # no_grad must not span a yield: it would leak into the caller.
+        # The methods below have no_grad, which must not span a yield: it would leak into the caller.
         self._interrupt = False
-        self._guidance_scale = embedded_guidance(request, self)
+        self._guidance_scale = embedded_guidance(request.options, self)
         self._joint_attention_kwargs = request.joint_attention_kwargs
         try:
-            with torch.no_grad():
-                drawing = self._prepare(request)
-            yield from self._denoise(request, drawing)
-            with torch.no_grad():
-                output = self._output(request, drawing)
+            drawing = self._prepare(request)
+            total = self._num_timesteps = len(drawing.timesteps)
+            with self.progress_bar(total=total) as bar:
+                for index, timestep in enumerate(drawing.timesteps):
+                    if self.interrupt:
+                        break
+                    preview = self._advance(request, drawing, index, timestep)
+                    bar.update()
+                    yield Step(index, total, preview)
+            output = self._output(request, drawing)
         finally:
             self.maybe_free_model_hooks()
         yield output
 
-    def _denoise(self, request: Request, drawing: _Drawing) -> Iterator[Step]:
-        total = self._num_timesteps = len(drawing.timesteps)
-        with self.progress_bar(total=total) as bar:
-            for index, timestep in enumerate(drawing.timesteps):
-                if self.interrupt:
-                    return
-                with torch.no_grad():
-                    preview = self._advance(request, drawing, index, timestep)
-                bar.update()
-                yield Step(index, total, preview)
-
+    @torch.no_grad()
     def _advance(self, request: Request, drawing: _Drawing, index: int, timestep: Tensor) -> Callable:
         """Take one solver step on `drawing.latents` and return the step's preview function."""
-        active = drawing.guided if index in request.plan.guided else PLAIN
-        velocity, before = self._velocity(drawing, active, timestep), drawing.latents
+        active = request.options.guided if index in request.options.loop.guided else PLAIN
+        before = drawing.latents
+        velocity = self._velocity(drawing, active, timestep)
         after = drawing.solver.step(velocity, timestep, before, return_dict=False)[0].to(before.dtype)
-        drawing.latents = self._call_back(request, index, timestep, after)
+        if request.callback_on_step_end:
+            tensors = dict.fromkeys(request.callback_on_step_end_tensor_inputs, after)  # only "latents"
+            after = request.callback_on_step_end(self, index, timestep, tensors).get("latents", after)
+        drawing.latents = after
         t = float(timestep) / drawing.solver.config.num_train_timesteps
         return lambda: self._preview(flow.estimate_data(before, velocity, t), drawing.size)
-
-    def _call_back(self, request: Request, index: int, timestep: Tensor, after: Tensor) -> Tensor:
-        if request.callback_on_step_end is None:
-            return after
-        tensors = {
-            name: after for name in request.callback_on_step_end_tensor_inputs
-        }  # only "latents" exists
-        return request.callback_on_step_end(self, index, timestep, tensors).get("latents", after)
 
     # -- one evaluation of the model
 
@@ -194,11 +218,14 @@ class DSDPipeline(FluxControlPipeline):
         embeds, pooled = (
             torch.cat(parts) for parts in zip(*(drawing.texts[b.text] for b in group), strict=True)
         )
+        guidance = self._guidance_scale
+        if guidance is not None:
+            guidance = torch.full([len(hidden)], guidance, device=hidden.device, dtype=torch.float32)
         with self.transformer.cache_context("+".join(branch.name for branch in group)):
             velocity = self.transformer(
                 hidden_states=hidden,
                 timestep=timestep.expand(len(hidden)).to(hidden.dtype) / 1000,
-                guidance=self._guidance_vector(hidden),
+                guidance=guidance,
                 pooled_projections=pooled,
                 encoder_hidden_states=embeds,
                 txt_ids=drawing.positions.new_zeros(embeds.shape[1], 3),
@@ -208,37 +235,43 @@ class DSDPipeline(FluxControlPipeline):
             )[0]
         return list(velocity.chunk(len(group)))  # [G * B, ...] -> G x [B, tokens, C]
 
-    def _guidance_vector(self, hidden: Tensor) -> Tensor | None:
-        if self._guidance_scale is None:
-            return None
-        return torch.full([len(hidden)], self._guidance_scale, device=hidden.device, dtype=torch.float32)
-
     # -- before the loop
 
+    @torch.no_grad()
     def _prepare(self, request: Request) -> _Drawing:
         # Looked up once, not at every step: diffusers searches all parts for the device, which takes 2 ms.
-        device, (height, width) = self._execution_device, request.size(self.frame_size)
-        texts = {
-            kept: tuple(encoding.spread(rows, request) for rows in encoding.text(self, request, kept))
-            for kept in {True, *(branch.text for branch in request.guided)}
-        }
+        device = self._execution_device
+        width, height = request.options.size(self.frame_size)
+        texts = {}
+        for has_text in {True, *(branch.text for branch in request.options.guided)}:
+            embeds, pooled = encoding.text(self, request, has_text)
+            texts[has_text] = encoding.spread(embeds, request), encoding.spread(pooled, request)
         dtype = texts[True][0].dtype
         condition = encoding.spread(encoding.condition(self, request, height, width), request).to(dtype)
-        count, channels = request.batch * request.num_images_per_prompt, condition.shape[-1] // 4
+        count = request.batch * request.num_images_per_prompt
         noise, _ = self.prepare_latents(
-            count, channels, height, 2 * width, dtype, device, request.generator, request.latents
-        )
+            count, condition.shape[-1] // 4, height, 2 * width, dtype, device, request.generator,
+            request.latents,
+        )  # fmt: skip
         if noise.shape != condition.shape:
             raise ValueError(
                 f"latents must be {list(condition.shape)} (packed canvas), got {list(noise.shape)}"
             )
-        solver, times = sampling.schedule(request.plan, self.scheduler, noise.shape[1], device=device)
-        positions = latents.positions(height, 2 * width, vae_scale=self.vae_scale_factor, device=device)
-        together, size = self._batched(device, count), (height, width)
-        return _Drawing(noise, condition, texts, solver, times, request.guided, positions, size, together)
+        solver, times = sampling.schedule(request.options.loop, self.scheduler, noise.shape[1], device=device)
+        return _Drawing(
+            latents=noise,
+            condition=condition,
+            texts=texts,
+            solver=solver,
+            timesteps=times,
+            positions=latents.positions(height, 2 * width, vae_scale=self.vae_scale_factor, device=device),
+            size=(height, width),
+            together=self._batched(device, count),
+        )
 
     # -- after the loop
 
+    @torch.no_grad()
     def _output(self, request: Request, drawing: _Drawing) -> DSDPipelineOutput:
         if request.output_type == "latent":
             return DSDPipelineOutput(images=drawing.latents, references=None)
@@ -248,24 +281,10 @@ class DSDPipeline(FluxControlPipeline):
         )
         return DSDPipelineOutput(images=target, references=reference)
 
+    @torch.no_grad()
     def _preview(self, tokens: Tensor, size: tuple[int, int]) -> list[Image.Image]:
         _, target = canvas.split(self._unpack(tokens, size))  # decoding half the canvas takes half the time
-        with torch.no_grad():
-            return self.image_processor.postprocess(latents.decode(self.vae, target), output_type="pil")
+        return self.image_processor.postprocess(latents.decode(self.vae, target), output_type="pil")
 
     def _unpack(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
         return latents.unpack(tokens, size[0], 2 * size[1], vae_scale=self.vae_scale_factor)
-
-
-def _signature() -> inspect.Signature:
-    """Return a signature that spells out the options, for help() and for diffusers' own checks."""
-    keyword, either = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
-    options = [
-        inspect.Parameter(option.name, either if place < 2 else keyword, default=option.default)
-        for place, option in enumerate(fields(Request))
-    ]
-    return_dict = inspect.Parameter("return_dict", keyword, default=True)
-    return inspect.Signature([inspect.Parameter("self", either), *options, return_dict])
-
-
-DSDPipeline.__call__.__signature__ = _signature()

@@ -28,6 +28,8 @@ class Preset:
     license: str = "unknown: see the model's card"
     license_page: str | None = None
     description: str = ""
+    about_grids: str = ""  # tells visitors of the Grids tab who draws there
+    teacher_hint: str = ""  # how to draw grids with it, for visitors of an app whose grids another one draws
     recipe: str = "identity"  # name of the recipe that its grids are worded by
     knows_world: bool = False  # it draws the drawn world alone, and can tell when an image is not from there
     drawing_grids: Mapping[str, Any] = field(default_factory=dict)  # fields of `dsd.grids.teacher.Settings`
@@ -53,6 +55,7 @@ POCKET = Preset(
     dtype="float32",
     license="Apache-2.0",
     description="Embedded and tiny: drawn critters in seconds on any laptop, no download, no key.",
+    about_grids="A small embedded model draws them here; it knows one world of drawn critters.",
     recipe="critters",
     knows_world=True,
     # 12 steps give as many true pairs as 28, in half the time. The model card is measured at this guidance.
@@ -75,6 +78,8 @@ FLUX_DEV = Preset(
     license="FLUX.1 [dev] Non-Commercial License",
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-dev",
     description="FLUX.1-dev with the published DSD weights: photographs and drawings, on a GPU.",
+    about_grids="flux-dev draws them here.",
+    teacher_hint="python app.py --teacher flux-dev loads a large one, which needs another 24 GB.",
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )
 FLUX_SCHNELL = Preset(
@@ -85,6 +90,8 @@ FLUX_SCHNELL = Preset(
     license="Apache-2.0",
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-schnell",
     description="FLUX.1-schnell as a base for your own weights: free license, on a GPU.",
+    about_grids="flux-schnell draws them here.",
+    teacher_hint="python app.py --teacher flux-schnell loads a large one, which needs another 24 GB.",
     drawing_grids={"steps": 4, "guidance": 0.0, "tokens": 256},
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )

@@ -19,8 +19,8 @@ from packaging.version import Version
 from dsd.files.hub import LoadError
 from dsd.model.memory import INSTALL, PACKAGE, QUANTIZED
 
-ENDS = ["x_embedder", "proj_out"]  # the first and last layers: small, and every error in them shows
-OLDEST = Version("0.48")  # older versions cannot offload quantized models to main memory
+END_LAYERS = ("x_embedder", "proj_out")  # the first and last: small, and every error in them shows
+OLDEST = "0.48"  # older versions cannot offload quantized models to main memory
 OFFLOADS = ("none", "model")
 
 
@@ -35,19 +35,16 @@ def check(bits: str, offload: str, device: torch.device) -> None:
         )
     if offload not in OFFLOADS:
         raise LoadError(
-            f"quantize={bits!r} goes with offload {' or '.join(OFFLOADS)}, not {offload!r}: drop one of them"
+            f"quantize={bits!r} works with offload {' or '.join(OFFLOADS)}, not {offload!r}: drop one of them"
         )
-    check_package(bits)
-
-
-def check_package(bits: str) -> None:
-    """Raise LoadError with the install command if the package is missing or too old."""
     try:
-        found = Version(metadata.version(PACKAGE))
-    except metadata.PackageNotFoundError as error:
-        raise LoadError(f"quantize={bits!r} needs the package {PACKAGE}, not installed: {INSTALL}") from error
-    if found < OLDEST:
-        raise LoadError(f"quantize={bits!r} needs {PACKAGE} {OLDEST} or newer, this is {found}: {INSTALL}")
+        version = metadata.version(PACKAGE)
+    except metadata.PackageNotFoundError:
+        version = "none"
+    if version == "none" or Version(version) < Version(OLDEST):
+        raise LoadError(
+            f"quantize={bits!r} needs the package {PACKAGE} {OLDEST} or newer, got {version}: {INSTALL}"
+        )
 
 
 def quantize(
@@ -57,7 +54,7 @@ def quantize(
 
     Weights are copied one by one, so that a memory-mapped file is never in memory as a whole.
     """
-    config = BitsAndBytesConfig(**_settings(bits, dtype), llm_int8_skip_modules=list(ENDS))
+    config = BitsAndBytesConfig(**_settings(bits, dtype), llm_int8_skip_modules=list(END_LAYERS))
     quantizer = DiffusersAutoQuantizer.from_config(config, pre_quantized=False)
     with init_empty_weights():
         small = FluxTransformer2DModel.from_config(transformer.config)

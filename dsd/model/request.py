@@ -1,15 +1,13 @@
-"""The options of one pipeline call: each with its default, all checked before any work."""
+"""What one pipeline call draws: its options, its inputs, and the checks that come before any work."""
 
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
-import torch
 from diffusers import FluxControlPipeline
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
 from dsd.model import canvas
 from dsd.model.guidance import PLAIN, Branch, branches
@@ -21,23 +19,77 @@ DEFAULT_GUIDANCE = 3.5
 OUTPUTS = ("pil", "np", "pt", "latent")
 
 
+@dataclass(frozen=True, kw_only=True)
+class DrawingOptions:
+    """How to draw, checked once for Python, the command line and the page; sizes are of ONE frame."""
+
+    quality: str | Quality = "best"  # trades time for quality: a name in QUALITIES, or a custom Quality
+    steps: int | None = None  # None: that of the quality, 28 for "best"
+    guidance_start: int | None = None  # the first step with guidance; None: that of the quality, 2
+    image_guidance: float = 1.0  # how strongly to keep the subject; 1 is off
+    text_guidance: float = 1.0  # how strongly to follow the prompt; 1 is off
+    guidance: float | None = None  # embedded guidance; None: 3.5 if the model has it
+    width: int | None = None  # pixels, a multiple of 16; None: the model's frame size
+    height: int | None = None
+    fit: str = "crop"  # how a reference is fitted to the frame: one of canvas.FITS
+
+    def __post_init__(self) -> None:
+        if self.steps is not None:
+            check_whole("steps", self.steps, 1, 200)
+        if self.guidance is not None:
+            check_number("guidance", self.guidance, 0, 20)
+        check_number("image guidance", self.image_guidance, 0, 20)
+        check_number("text guidance", self.text_guidance, 0, 20)
+        canvas.check_size(*self.size(canvas.MULTIPLE))
+        if self.fit not in canvas.FITS:
+            raise ValueError(f"fit must be one of {', '.join(canvas.FITS)}, got {self.fit!r}")
+        _ = self.loop  # raises ValueError for an unknown quality
+
+    @property
+    def loop(self) -> Quality:
+        """Return the quality with the steps and the guidance start of these options."""
+        quality = find(self.quality)
+        steps = quality.steps if self.steps is None else self.steps
+        start = quality.guidance_start if self.guidance_start is None else self.guidance_start
+        return replace(quality, steps=steps, guidance_start=start)
+
+    @property
+    def guided(self) -> tuple[Branch, ...]:
+        """Return the branches of the guided steps, or the plain branch if no step is guided."""
+        return branches(self.image_guidance, self.text_guidance) if self.loop.guided else PLAIN
+
+    def size(self, default: int) -> tuple[int, int]:
+        """Return `(width, height)` of one frame; `default` stands for a side that is not given."""
+        return (
+            default if self.width is None else self.width,
+            default if self.height is None else self.height,
+        )
+
+
+def check_whole(name: str, value: object, low: int, high: int) -> None:
+    """Raise ValueError unless `value` is a whole number from `low` to `high`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+
+
+def check_number(name: str, value: object, low: float, high: float) -> None:
+    """Raise ValueError unless `value` is a number from `low` to `high`."""
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if not is_number or not low <= value <= high:  # also rejects NaN and integers too large for a float
+        raise ValueError(f"{name} must be a number from {low} to {high}, got {value!r}")
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Request:
-    """The options of `DSDPipeline.__call__` and `.stream`, under diffusers' names; sizes are of ONE frame."""
+    """The options and the inputs of one call, under diffusers' names."""
 
+    options: DrawingOptions = DrawingOptions()
     prompt: str | list[str] | None = None  # one for all references, or one per reference
     negative_prompt: str | list[str] | None = None  # replaces the empty prompt where the text is dropped
-    image: Any = None  # PIL, list of PIL, pixels [B, 3, H, W] in -1..1, or packed condition [B, tokens, C]
-    height: int | None = None  # pixels, a multiple of 16; None: the model's frame size
-    width: int | None = None
-    num_inference_steps: int | None = None  # None: that of the quality, 28 for "best"
-    quality: str | Quality = "best"  # a name in dsd.model.sampling.QUALITIES, or a custom Quality
-    guidance_scale: float | None = None  # embedded guidance; None: 3.5 if the model has it
-    image_guidance_scale: float = 1.0
-    text_guidance_scale: float = 1.0
-    guidance_start_step: int | None = None  # no guidance before it; None: that of the quality, 2
+    image: Image.Image | list[Image.Image] | None = None  # the reference, or one per prompt
+    condition: Tensor | None = None  # encoded references [B, tokens, C], in place of images
     num_images_per_prompt: int = 1
-    generator: torch.Generator | list[torch.Generator] | None = None  # a list: one per image
+    generator: Generator | list[Generator] | None = None  # a list: one per image
     latents: Tensor | None = None  # packed initial noise [B, tokens, C]
     prompt_embeds: Tensor | None = None  # [B, T, D]
     pooled_prompt_embeds: Tensor | None = None  # [B, P]
@@ -48,26 +100,13 @@ class Request:
     callback_on_step_end: Callable | None = None  # (pipe, index, timestep, kwargs) -> kwargs
     callback_on_step_end_tensor_inputs: tuple[str, ...] = ("latents",)
     max_sequence_length: int | None = None  # text tokens; None: the limit of tokenizer_2, at most 512
-    fit: str = "crop"  # how a PIL reference is fitted to the frame: one of canvas.FITS
 
     def __post_init__(self) -> None:
-        self._check_choices()
+        check_whole("num_images_per_prompt", self.num_images_per_prompt, 1, 1000)
+        if self.output_type not in OUTPUTS:
+            raise ValueError(f"output_type must be one of {', '.join(OUTPUTS)}, got {self.output_type!r}")
         self._check_text()
-        self._check_image()
-
-    def _check_choices(self) -> None:
-        find(self.quality)
-        for name, least in (
-            ("num_inference_steps", 1),
-            ("num_images_per_prompt", 1),
-            ("guidance_start_step", 0),
-        ):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        for name, choices in (("output_type", OUTPUTS), ("fit", canvas.FITS)):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        self._check_references()
 
     def _check_text(self) -> None:
         if (self.prompt is None) == (self.prompt_embeds is None):
@@ -77,27 +116,25 @@ class Request:
         for kind in ("", "negative_"):
             embeds, pooled = f"{kind}prompt_embeds", f"{kind}pooled_prompt_embeds"
             if (getattr(self, embeds) is None) != (getattr(self, pooled) is None):
-                raise ValueError(f"{embeds} and {pooled} belong together; pass both")
+                raise ValueError(f"{embeds} and {pooled} belong together: pass both")
 
-    def _check_image(self) -> None:
-        if self.image is None or (isinstance(self.image, list | tuple) and not self.image):
+    def _check_references(self) -> None:
+        if self.condition is not None:
+            if self.condition.ndim != 3:
+                shape = list(self.condition.shape)
+                raise ValueError(f"an encoded condition must be [B, tokens, C], got {shape}; pass PIL images")
+        elif not self.images:
             raise ValueError("image is missing: pass the reference image, or a list with one per prompt")
-        if isinstance(self.image, Tensor):
-            return self._check_tensor()
         for image in self.images:
             if not isinstance(image, Image.Image):
-                raise ValueError(f"image must hold PIL images or be a tensor, got {type(image).__name__}")
-
-    def _check_tensor(self) -> None:
-        if self.image.ndim not in (3, 4) or (self.image.ndim == 4 and self.image.shape[1] != 3):
-            raise ValueError(f"an image tensor is [B, 3, H, W] in -1..1, got {list(self.image.shape)}")
-        if self.image.ndim == 4 and self.image.abs().max() > 1.01:
-            raise ValueError(f"an image tensor lies in -1..1, got up to {self.image.abs().max().item():.3g}")
+                raise ValueError(f"image must hold PIL images, got {type(image).__name__}")
 
     @property
-    def images(self) -> list:
-        """Return the references as a list of PIL images, or the rows of a tensor."""
-        return [self.image] if isinstance(self.image, Image.Image) else list(self.image)
+    def images(self) -> list[Image.Image]:
+        """Return the references that are still to be encoded."""
+        if self.image is None:
+            return []
+        return list(self.image) if isinstance(self.image, list | tuple) else [self.image]
 
     @property
     def batch(self) -> int:
@@ -105,60 +142,27 @@ class Request:
 
         Raise ValueError unless both numbers are equal or one of them is 1.
         """
-        prompts = self.prompt_embeds if self.prompt is None else self.prompt
-        counts = {
-            "prompts": 1 if isinstance(prompts, str) else len(prompts),
-            "references": len(self.images),
-        }
-        if 0 in counts.values() or (counts["prompts"] != counts["references"] and 1 not in counts.values()):
+        prompts = _count(self.prompt if self.prompt_embeds is None else self.prompt_embeds)
+        references = len(self.images if self.condition is None else self.condition)
+        if 0 in (prompts, references) or (prompts != references and 1 not in (prompts, references)):
             raise ValueError(
-                f"{counts['prompts']} prompts do not go with {counts['references']} references: "
+                f"{prompts} prompts do not go with {references} references: "
                 "pass as many of each, or one of either"
             )
-        return max(counts.values())
-
-    def size(self, default: int) -> tuple[int, int]:
-        """Return `(height, width)` of one frame in pixels; a pixel tensor sets its own size."""
-        own = tuple(self.image.shape[-2:]) if isinstance(self.image, Tensor) and not self.packed else None
-        height, width = own or (default, default)
-        height = height if self.height is None else self.height
-        width = width if self.width is None else self.width
-        canvas.check_size(width, height)
-        if own is not None and own != (height, width):
-            raise ValueError(
-                f"the image tensor is {own[1]} x {own[0]}, the frame {width} x {height}: fit it first"
-            )
-        return height, width
-
-    @property
-    def packed(self) -> bool:
-        """Return whether the image is an already encoded and packed condition."""
-        return isinstance(self.image, Tensor) and self.image.ndim == 3
-
-    @cached_property
-    def plan(self) -> Quality:
-        """Return the quality with this request's own steps and guidance start, if set."""
-        own = {"steps": self.num_inference_steps, "guidance_start": self.guidance_start_step}
-        return replace(
-            find(self.quality), **{name: value for name, value in own.items() if value is not None}
-        )
-
-    @property
-    def guided(self) -> tuple[Branch, ...]:
-        """Return the branches of the guided steps, or the plain branch if no step is guided."""
-        guided = branches(self.image_guidance_scale, self.text_guidance_scale)
-        return guided if self.plan.guided else PLAIN
+        return max(prompts, references)
 
     @property
     def drops_text(self) -> bool:
-        return not all(branch.text for branch in self.guided)
+        """Return whether a guided step needs the empty or the negative prompt."""
+        return not all(branch.text for branch in self.options.guided)
+
+
+def _count(prompts: str | list[str] | Tensor) -> int:
+    return 1 if isinstance(prompts, str) else len(prompts)
 
 
 def check(request: Request, pipe: FluxControlPipeline) -> None:
-    """Raise ValueError before any work if this pipeline cannot serve the request.
-
-    The message gives the value and the remedy.
-    """
+    """Raise ValueError before any work if this pipeline cannot serve the request."""
     inputs, outputs = pipe.transformer.config.in_channels, pipe.transformer.config.out_channels
     if inputs != 2 * (outputs or inputs):
         raise ValueError(
@@ -166,50 +170,47 @@ def check(request: Request, pipe: FluxControlPipeline) -> None:
         )
     for name in request.callback_on_step_end_tensor_inputs:
         if name not in pipe._callback_tensor_inputs:
-            known = ", ".join(pipe._callback_tensor_inputs)
-            raise ValueError(f"callback_on_step_end_tensor_inputs knows {known}, got {name!r}")
-    request.size(pipe.frame_size)
-    embedded_guidance(request, pipe)
+            names = ", ".join(pipe._callback_tensor_inputs)
+            raise ValueError(f"callback_on_step_end_tensor_inputs must be one of {names}, got {name!r}")
+    embedded_guidance(request.options, pipe)
     _check_components(request, pipe)
-    _check_dropped_text(request)
+    _check_negative_prompt(request)
 
 
-def embedded_guidance(request: Request, pipe: FluxControlPipeline) -> float | None:
+def embedded_guidance(options: DrawingOptions, pipe: FluxControlPipeline) -> float | None:
     """Return the guidance scale to embed, or None for a model without embedded guidance.
 
-    Raise ValueError if a scale is passed to such a model.
+    Raise ValueError if the options have a scale that such a model cannot take.
     """
     if pipe.transformer.config.guidance_embeds:
-        return DEFAULT_GUIDANCE if request.guidance_scale is None else request.guidance_scale
-    if request.guidance_scale is not None:
+        return DEFAULT_GUIDANCE if options.guidance is None else options.guidance
+    if options.guidance is not None:
         raise ValueError(
-            f"guidance_scale={request.guidance_scale}, but this model has no embedded guidance: leave it out"
+            f"guidance is {options.guidance}, but this model has no embedded guidance: leave it out"
         )
     return None
 
 
 def _check_components(request: Request, pipe: FluxControlPipeline) -> None:
-    if pipe.vae is None and not (request.packed and request.output_type == "latent"):
+    if pipe.vae is None and (request.condition is None or request.output_type != "latent"):
         raise ValueError(
-            'without a vae, image must be packed latents [B, tokens, C] and output_type "latent"'
+            'without a vae, pass an encoded condition [B, tokens, C] as image, and output_type "latent"'
         )
     missing = ["prompt_embeds"] * (request.prompt is not None)
     missing += ["negative_prompt_embeds"] * (request.drops_text and request.negative_prompt_embeds is None)
     if missing and None in (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2):
-        raise ValueError(f"this pipeline has no text encoders: pass {missing[0]} and its pooled twin")
+        pooled = missing[0].replace("prompt", "pooled_prompt")
+        raise ValueError(f"this pipeline has no text encoders: pass {missing[0]} and {pooled}")
 
 
-def _check_dropped_text(request: Request) -> None:
+def _check_negative_prompt(request: Request) -> None:
     embeds = request.negative_prompt_embeds
     negative = request.negative_prompt if embeds is None else embeds
     if negative is None:
         return
-    count = 1 if isinstance(negative, str) else len(negative)
-    if count not in (1, request.batch):
+    if _count(negative) not in (1, request.batch):
         raise ValueError(
-            f"{count} negative prompts do not go with {request.batch} images: pass one or as many"
+            f"{_count(negative)} negative prompts do not go with {request.batch} images: pass one or as many"
         )
     if not request.drops_text:
-        logger.warning(
-            "the negative prompt has no effect: at these guidance scales the text is never dropped"
-        )
+        logger.warning("the negative prompt has no effect: at these guidance scales no step drops the text")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from diffusers import SchedulerMixin
 
 NAMES = ("draft", "balanced", "best", "own")
-MOST = 1000  # upper limit of every number in a Quality
-SOLVERS = ("euler", "heun", "unipc", "dpm++")  # DEIS misses the endpoint even of a straight flow
+MOST = 1000  # upper limit of steps
+SOLVERS = ("euler", "unipc")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,23 +26,19 @@ class Quality:
     name: str = "own"  # one of NAMES
     steps: int = 28  # model evaluations when guidance is off
     solver: str = "euler"  # one of SOLVERS
-    shift: float = 1.0  # multiplies the model's own shift; above 1, more steps are near noise
     guidance_start: int = 2  # the first step with guidance
     guidance_stop: float = 1.0  # share of the steps after which guidance stops
 
     def __post_init__(self) -> None:
-        if self.solver not in SOLVERS:
-            raise ValueError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
-        if self.name not in NAMES:
-            raise ValueError(f"a quality's name is one of {', '.join(NAMES)}, got {self.name!r}")
-        for name, kind, low in (("steps", int, 1), ("shift", float | int, 0.01), ("guidance_start", int, 0)):
+        for name, allowed in (("name", NAMES), ("solver", SOLVERS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
+        for name, low in (("steps", 1), ("guidance_start", 0)):
             value = getattr(self, name)
-            if not isinstance(value, kind) or isinstance(value, bool) or not low <= value <= MOST:
-                raise ValueError(f"{name} must be a number from {low} to {MOST}, got {value!r}")
-        if self.solver == "heun" and self.steps % 2 == 0:
-            raise ValueError(f"heun evaluates twice a step, but for its last: {self.steps} must be odd")
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MOST:
+                raise ValueError(f"{name} must be a whole number from {low} to {MOST}, got {value!r}")
         if not isinstance(self.guidance_stop, float | int) or not 0 <= self.guidance_stop <= 1:
-            raise ValueError(f"guidance_stop is a share of the steps, 0 to 1, got {self.guidance_stop!r}")
+            raise ValueError(f"guidance_stop must be from 0 to 1, got {self.guidance_stop!r}")
 
     @property
     def guided(self) -> range:
@@ -78,14 +74,16 @@ def settings(quality: Quality) -> dict[str, Any]:
 
 
 def from_settings(values: object) -> Quality:
-    """Return the Quality that `settings` wrote.
+    """Return the Quality that `settings` wrote, now or in version 0, which also wrote a shift of 1.
 
     Raise ValueError for anything else, because the file may come from a stranger.
     """
+    if isinstance(values, dict) and values.get("shift") == 1:
+        values = {name: value for name, value in values.items() if name != "shift"}
     try:
         return Quality(**values)
     except TypeError as error:
-        raise ValueError(f"the settings in this image hold a quality that cannot be read: {error}") from error
+        raise ValueError(f"the settings in this image contain an unreadable quality: {error}") from error
 
 
 def schedule(
@@ -93,33 +91,24 @@ def schedule(
 ) -> "tuple[SchedulerMixin, torch.Tensor]":
     """Return the solver and its times [steps], in 0..1000, for a canvas of `tokens` tokens.
 
-    "euler" with a shift of 1 is a copy of `own`, the pipeline's flow-matching scheduler. It is a copy because
-    schedulers count steps, and a canceled drawing may still take its last step after the next has begun.
-    All others get one static shift: a dynamic shift of `mu` equals a static shift of exp(mu), and successive
-    shifts multiply.
+    "euler" is a copy of `own`, the pipeline's flow-matching scheduler. It is a copy because schedulers count
+    steps, and a canceled drawing may still take its last step after the next has begun. "unipc" gets its
+    shift as a static one: a dynamic shift of `mu` equals a static shift of exp(mu).
     """
+    from diffusers import UniPCMultistepScheduler
+
     from dsd.model import latents
 
-    if quality.solver == "euler" and quality.shift == 1.0:
+    if quality.solver == "euler":
         own = copy.deepcopy(own)
         return own, latents.timesteps(own, quality.steps, tokens, device=device)
-    dynamic = own.config.get("use_dynamic_shifting", False)
-    base = math.exp(latents.dynamic_shift(own, tokens)) if dynamic else own.config.get("shift", 1.0)
-    solver = _solver(quality.solver, base * quality.shift, own.config.num_train_timesteps)
-    if quality.solver == "euler":
-        return solver, latents.timesteps(solver, quality.steps, tokens, device=device)
-    steps = (quality.steps + 1) // 2 if quality.solver == "heun" else quality.steps
-    solver.set_timesteps(steps, device=device)
-    return solver, solver.timesteps
-
-
-def _solver(name: str, shift: float, times: int) -> "SchedulerMixin":
-    import diffusers
-
-    if name in ("euler", "heun"):
-        kind = {"euler": "FlowMatchEulerDiscreteScheduler", "heun": "FlowMatchHeunDiscreteScheduler"}[name]
-        return getattr(diffusers, kind)(num_train_timesteps=times, shift=shift)
-    kind = {"unipc": "UniPCMultistep", "dpm++": "DPMSolverMultistep"}[name]
-    return getattr(diffusers, f"{kind}Scheduler")(
-        num_train_timesteps=times, prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    is_dynamic = own.config.get("use_dynamic_shifting", False)
+    shift = math.exp(latents.dynamic_shift(own, tokens)) if is_dynamic else own.config.get("shift", 1.0)
+    solver = UniPCMultistepScheduler(
+        num_train_timesteps=own.config.num_train_timesteps,
+        prediction_type="flow_prediction",
+        use_flow_sigmas=True,
+        flow_shift=shift,
     )
+    solver.set_timesteps(quality.steps, device=device)
+    return solver, solver.timesteps

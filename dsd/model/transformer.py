@@ -18,45 +18,45 @@ from torch import Tensor
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 INDEX = f"{WEIGHTS}.index.json"
+MISSING = (FileNotFoundError, EntryNotFoundError)  # on disk, on the hub
 
 
-def widen(transformer: FluxTransformer2DModel, extra: int | None = None) -> FluxTransformer2DModel:
-    """Return a transformer whose `x_embedder` also reads `extra` channels (default: as many as it has now).
+def is_widened(transformer: FluxTransformer2DModel) -> bool:
+    """Return whether the transformer reads a reference: it has twice as many channels in as out."""
+    inputs, outputs = transformer.config.in_channels, transformer.config.out_channels
+    return inputs == 2 * (outputs or inputs)
+
+
+def widen(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
+    """Return a transformer whose `x_embedder` also reads a condition of as many channels as it reads now.
 
     The new columns are zero, so its initial output equals that of the original for any condition. All other
     weights are shared with the original: nothing is copied, and training one changes the other.
     """
     config = dict(transformer.config)
     inputs, outputs = config["in_channels"], config["out_channels"] or config["in_channels"]
-    if extra is None and inputs != outputs:
-        raise ValueError(f"already widened: {inputs} channels in, {outputs} out; pass extra to add more")
+    if inputs != outputs:
+        raise ValueError(f"the transformer is already widened: {inputs} channels in, {outputs} out")
     if getattr(transformer, "peft_config", None):
-        raise ValueError("the transformer carries LoRA adapters; fuse them or unload them before widening")
-    extra = inputs if extra is None else extra
+        raise ValueError("the transformer has LoRA adapters: fuse or unload them before widening")
     state = transformer.state_dict()
-    weight = state["x_embedder.weight"]  # [inner, inputs]
-    new = weight.new_zeros(weight.shape[0], extra)
-    state["x_embedder.weight"] = torch.cat([weight, new], dim=1)  # [inner, inputs + extra]
-    widened = _build({**config, "in_channels": inputs + extra, "out_channels": outputs}, state)
+    weight = state["x_embedder.weight"]  # [inner, C]
+    state["x_embedder.weight"] = torch.cat([weight, torch.zeros_like(weight)], dim=1)  # [inner, 2 C]
+    widened = _build({**config, "in_channels": 2 * inputs, "out_channels": outputs}, state)
     return widened.train(transformer.training)
 
 
 def load_transformer(
-    folder: str | Path,
-    *,
-    subfolder: str | None = None,
-    dtype: torch.dtype | None = None,
-    token: str | None = None,
-    revision: str | None = None,
+    folder: str | Path, *, subfolder: str | None = None, dtype: torch.dtype | None = None
 ) -> FluxTransformer2DModel:
     """Load a transformer from a folder or hub id as a stock model.
 
     It may have been saved by this project or by diffusers, or published with a `c_embedder`. Without
     `subfolder` the weights may be in the folder itself or in its `transformer/`. `dtype` None keeps the
     file's dtype. Tensors are read one by one into an empty model, so memory holds the weights once. Leftover
-    `*.lora_*` keys are ignored. Raise ValueError that names any other missing or unexpected keys.
+    `*.lora_*` keys are ignored. Raise ValueError for any other key that is missing or unexpected.
     """
-    config_file, files = _locate(folder, subfolder, token, revision)
+    config_file, files = _locate(str(folder), subfolder)
     config = json.loads(config_file.read_text())
     state = _read(files, dtype)
     if "c_embedder.weight" in state:
@@ -69,14 +69,10 @@ def _build(config: dict, state: dict[str, Tensor]) -> FluxTransformer2DModel:
     config = {name: value for name, value in config.items() if not name.startswith("_")}
     with init_empty_weights():
         model = FluxTransformer2DModel.from_config(config)
-    expected = model.state_dict().keys()
-    for problem, keys in (("misses", expected - state.keys()), ("has unexpected", state.keys() - expected)):
-        if keys:
-            raise ValueError(f"the checkpoint {problem} {len(keys)} keys: {', '.join(sorted(keys)[:8])}")
     try:
         model.load_state_dict(state, strict=True, assign=True)
-    except RuntimeError as error:
-        raise ValueError(f"the checkpoint does not fit its config.json: {error}") from error
+    except RuntimeError as error:  # names missing and unexpected keys, and wrong shapes
+        raise ValueError(f"the checkpoint does not fit its config.json: {str(error)[:1000]}") from error
     return model
 
 
@@ -93,42 +89,35 @@ def _read(files: list[Path], dtype: torch.dtype | None) -> dict[str, Tensor]:
     state = {}
     for file in files:
         with safe_open(file, framework="pt") as shard:
-            wanted = [key for key in shard.keys() if ".lora_" not in key]  # noqa: SIM118 (not a dict)
-            for key in wanted:
-                tensor = shard.get_tensor(key)
-                state[key] = tensor if dtype is None else tensor.to(dtype)
+            for key in shard.keys():  # noqa: SIM118 (not a dict)
+                if ".lora_" not in key:
+                    tensor = shard.get_tensor(key)
+                    state[key] = tensor if dtype is None else tensor.to(dtype)
     return state
 
 
-def _locate(folder: str | Path, subfolder: str | None, token: str | None, revision: str | None) -> tuple:
+def _locate(folder: str, subfolder: str | None) -> tuple[Path, list[Path]]:
     """Return the config file and the weight files, on disk or downloaded from the hub."""
-    access = {"token": token, "revision": revision}
-    places = [subfolder] if subfolder is not None else ["", "transformer"]
-    for place in places:
-        config = _fetch(folder, place, CONFIG, access)
-        if config is not None:
-            return config, _weight_files(folder, place, access)
-    if not Path(folder).is_dir():  # raises the hub's own error: no such file, or no network
-        hf_hub_download(str(folder), CONFIG, subfolder=places[-1] or None, **access)
-    raise FileNotFoundError(
-        f"no transformer in {folder}: no {' and no '.join(str(Path(p, CONFIG)) for p in places)}"
-    )
-
-
-def _weight_files(folder: str | Path, place: str, access: dict) -> list[Path]:
-    index = _fetch(folder, place, INDEX, access)
-    names = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index else [WEIGHTS]
-    files = [_fetch(folder, place, name, access) for name in names]
-    if None in files:
-        raise FileNotFoundError(f"{Path(place, names[files.index(None)])} is missing in {folder}")
-    return files
-
-
-def _fetch(folder: str | Path, place: str, name: str, access: dict) -> Path | None:
-    if Path(folder).is_dir():
-        file = Path(folder, place, name)
-        return file if file.is_file() else None
+    place = subfolder or ""
     try:
-        return Path(hf_hub_download(str(folder), name, subfolder=place or None, **access))
-    except EntryNotFoundError:  # also raised offline for a file that is not cached
-        return None
+        config = _fetch(folder, place, CONFIG)
+    except MISSING:
+        if subfolder is not None:
+            raise
+        place = "transformer"
+        config = _fetch(folder, place, CONFIG)
+    try:
+        names = sorted(set(json.loads(_fetch(folder, place, INDEX).read_text())["weight_map"].values()))
+    except MISSING:  # not sharded
+        names = [WEIGHTS]
+    return config, [_fetch(folder, place, name) for name in names]
+
+
+def _fetch(folder: str, place: str, name: str) -> Path:
+    """Return a file on disk or downloaded from the hub; raise one of MISSING if there is none."""
+    if not Path(folder).is_dir():
+        return Path(hf_hub_download(folder, name, subfolder=place or None))
+    file = Path(folder, place, name)
+    if not file.is_file():
+        raise FileNotFoundError(f"no transformer in {folder}: {Path(place, name)} is missing")
+    return file

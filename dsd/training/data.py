@@ -21,6 +21,7 @@ from PIL import Image
 from dsd.files import jsonl
 from dsd.files.pairs import IMAGES, WANTED, BadRow, Row
 from dsd.model import canvas
+from dsd.model.latents import text_length
 from dsd.model.pipeline import DSDPipeline
 from dsd.training.cache import ImageEncoder, Store, TextEncoder, encode_missing, image_hash, text_hash
 from dsd.training.options import TrainingError, TrainOptions
@@ -105,7 +106,7 @@ def encode(
     `on_rows(done, total)` receives this process's progress.
     """
     pipe.to(device)
-    tokens = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)
+    tokens = options.text_tokens or text_length(pipe.tokenizer_2)
     frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
     images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
     rows = _Rows(pairs, images, texts, frames, bool(options.instruction_prob))

@@ -22,7 +22,8 @@ from dsd.model import canvas, checkpoint, latents
 from dsd.model.memory import INSTALL
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA
-from dsd.model.transformer import load_transformer, widen
+from dsd.model.quantize import END_LAYERS
+from dsd.model.transformer import is_widened, load_transformer, widen
 from dsd.training.options import TrainingError, TrainOptions
 
 DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in few steps
@@ -68,20 +69,15 @@ def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DMod
     with hub.explained(base.name, [base.source], base.license_page):
         config = FluxTransformer2DModel.load_config(base.source, subfolder="transformer")
     with init_empty_weights():
-        plain = FluxTransformer2DModel.from_config(config)
-        transformer = widened(plain)
-    if transformer is plain and options.condition_init_scale:
+        transformer = FluxTransformer2DModel.from_config(config)
+        has_columns = is_widened(transformer)
+        transformer = transformer if has_columns else widen(transformer)
+    if has_columns and options.condition_init_scale:
         raise TrainingError(
             f"{base.name} already has trained columns for the condition, and --condition-init-scale "
             f"{options.condition_init_scale} would overwrite them: pass --condition-init-scale 0"
         )
     return transformer
-
-
-def widened(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
-    """Return the transformer with columns for the condition; unchanged if it already has them."""
-    inputs, outputs = transformer.config.in_channels, transformer.config.out_channels
-    return widen(transformer) if outputs in (None, inputs) else transformer
 
 
 def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
@@ -101,11 +97,17 @@ def open_transformer(
     """
     kind = torch.float32 if options.full else dtype
     with hub.explained(base.name, [base.source], base.license_page):
-        transformer = widened(load_transformer(base.source, subfolder="transformer", dtype=kind))
+        transformer = _load_widened(base.source, kind)
     if options.quantize:
         transformer = quantize(transformer, options.quantize, dtype, device)
     make_trainable(transformer, options)
     return transformer
+
+
+def _load_widened(source: str, dtype: torch.dtype | None = None) -> FluxTransformer2DModel:
+    """Load a transformer, with columns for the condition even if its file has none."""
+    transformer = load_transformer(source, subfolder="transformer", dtype=dtype)
+    return transformer if is_widened(transformer) else widen(transformer)
 
 
 def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
@@ -133,15 +135,15 @@ def without_cudnn_attention() -> Iterator[None]:
 
 
 def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    check_targets(transformer, options)
+    _check_targets(transformer, options)
     torch.manual_seed(options.seed)  # for the A matrices
-    transformer.add_adapter(lora_config(transformer, options), adapter_name=ADAPTER)
+    transformer.add_adapter(_lora_config(transformer, options), adapter_name=ADAPTER)
     for weight in transformer.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
     layer = transformer.x_embedder
     with torch.no_grad():
-        layer.lora_A[ADAPTER].weight.copy_(pick_new_columns(transformer))
+        layer.lora_A[ADAPTER].weight.copy_(_select_new_columns(transformer))
     layer.lora_A[ADAPTER].weight.requires_grad_(False)
     layer.lora_dropout[ADAPTER] = nn.Identity()  # the condition is dropped as a whole or not at all
 
@@ -156,7 +158,7 @@ def init_condition_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
     """
     if not options.condition_init_scale:
         return
-    layer, new = pipe.transformer.x_embedder, new_columns(pipe.transformer)
+    layer, new = pipe.transformer.x_embedder, _count_new_columns(pipe.transformer)
     weight = layer.weight  # [inner, C + new]; with LoRA, the base layer's weight
     old, black = weight[:, :-new], black_token(pipe).to(weight)
     direction = black / black.norm()
@@ -170,8 +172,8 @@ def black_token(pipe: DSDPipeline) -> Tensor:
     return latents.pack(latents.encode(pipe.vae, black))[0].float().mean(0)
 
 
-def lora_config(transformer: FluxTransformer2DModel, options: TrainOptions) -> LoraConfig:
-    new = new_columns(transformer)
+def _lora_config(transformer: FluxTransformer2DModel, options: TrainOptions) -> LoraConfig:
+    new = _count_new_columns(transformer)
     return LoraConfig(
         r=options.rank,
         lora_alpha=options.rank if options.alpha is None else options.alpha,
@@ -182,34 +184,30 @@ def lora_config(transformer: FluxTransformer2DModel, options: TrainOptions) -> L
     )
 
 
-def pick_new_columns(transformer: FluxTransformer2DModel) -> Tensor:
+def _select_new_columns(transformer: FluxTransformer2DModel) -> Tensor:
     """Return the input layer's A [new, inputs]: B A = [0 | B], so that B holds exactly the new columns."""
-    return torch.eye(transformer.config.in_channels)[-new_columns(transformer) :]
+    return torch.eye(transformer.config.in_channels)[-_count_new_columns(transformer) :]
 
 
-def new_columns(transformer: FluxTransformer2DModel) -> int:
+def _count_new_columns(transformer: FluxTransformer2DModel) -> int:
     """Return the number of input channels that read the condition."""
     return transformer.config.in_channels - transformer.config.out_channels
 
 
-def check_targets(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
+def _check_targets(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
     """Raise TrainingError for a target that no layer's name ends with."""
-    layers = linear_layers(transformer)
+    names = linear_layers(transformer)
     for target in options.targets:
-        if not any(ends_with(name, target) for name in layers):
-            known = sorted({name.split(".attn.")[-1] for name in layers if ".attn." in name})
+        if not any(f".{name}".endswith(f".{target}") for name in names):
+            attention = sorted({name.split(".attn.")[-1] for name in names if ".attn." in name})
             raise TrainingError(
                 f"the LoRA target {target!r} matches no layer of the transformer; its attention has "
-                f"{', '.join(known)}"
+                f"{', '.join(attention)}"
             )
 
 
 def linear_layers(transformer: nn.Module) -> dict[str, nn.Linear]:
     return {name: layer for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)}
-
-
-def ends_with(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
 
 
 # ---------------------------------------------------------------- quantization
@@ -221,7 +219,7 @@ def quantize(
     """Quantize all linear layers but the first and last to 8 or 4 bits, on `device`; compute in `dtype`."""
     bnb = _import_bitsandbytes(bits)
     for name, layer in linear_layers(transformer).items():
-        if name in (INPUT, "proj_out"):
+        if name in END_LAYERS:
             continue
         sizes = (layer.in_features, layer.out_features, layer.bias is not None)
         if bits == "4bit":  # stored as `dtype`, because FSDP cannot shard integers
@@ -257,7 +255,7 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
     FSDP, DeepSpeed and quantized trainings all save the same. Parts keep the dtype of the base's files.
     """
     source = base.source if Path(base.source).is_dir() else DiffusionPipeline.download(base.source)
-    transformer = widened(load_transformer(source, subfolder="transformer"))
+    transformer = _load_widened(source)
     files = sorted(Path(source).glob("*/*.safetensors"))
     dtypes = {"default": torch.float32} | {file.parent.name: _saved_dtype(file) for file in files}
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
@@ -278,11 +276,11 @@ def _save_lora(
 ) -> None:
     """Save in one file the LoRA, its alpha and rank, and the new input columns as a LoRA of their own."""
     layers = {name.replace(f".{ADAPTER}.", "."): value for name, value in trained.items()}
-    layers[f"{INPUT}.lora_A.weight"] = pick_new_columns(transformer)
+    layers[f"{INPUT}.lora_A.weight"] = _select_new_columns(transformer)
     FluxControlPipeline.save_lora_weights(
         folder,
         transformer_lora_layers={name: value.to(transformer.dtype) for name, value in layers.items()},
-        transformer_lora_adapter_metadata=lora_config(transformer, options).to_dict(),
+        transformer_lora_adapter_metadata=_lora_config(transformer, options).to_dict(),
     )
 
 

@@ -60,11 +60,8 @@ def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
         if len(url) > MAX_INLINE:
             raise ValueError("the image is too large: at most 30 MB are accepted")
         path = _saved(url, folders[0])
-    return {
-        "path": str(_upload(url if path is None else path, folders)),
-        "orig_name": _name(data),
-        "meta": META,
-    }
+    real, name = _upload(url if path is None else path, folders), data.get("orig_name")
+    return {"path": str(real), "orig_name": Path(name).name if isinstance(name, str) else None, "meta": META}
 
 
 def _saved(url: str, folder: Path) -> str:
@@ -82,17 +79,11 @@ def _upload(path: Any, folders: tuple[Path, ...]) -> Path:
         raise ValueError(ADDRESS)
     try:
         real = Path(path).resolve()
-        known = any(real.is_relative_to(folder.resolve()) for folder in folders) and real.is_file()
+        if real.is_file() and any(real.is_relative_to(folder.resolve()) for folder in folders):
+            return real
     except (OSError, RuntimeError, ValueError):  # too long, a loop of links, or a zero byte
-        known = False
-    if not known:
-        raise ValueError(GONE)
-    return real
-
-
-def _name(data: dict[str, Any]) -> str | None:
-    name = data.get("orig_name")
-    return Path(name).name if isinstance(name, str) else None
+        pass
+    raise ValueError(GONE)
 
 
 def without_recordings(app: ASGIApp) -> ASGIApp:

@@ -1,17 +1,48 @@
-"""The models that the tabs use and the run that they show."""
+"""What the tabs know about the models behind them, and about the run that they show."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, Generic, TypeVar
 
 from PIL import Image
 
+from dsd.files.hub import LoadError
 from dsd.generate.drawing import public_name
 from dsd.grids.recipes import IDENTITY, Recipe
-from dsd.ui.late import Late
 from dsd.vlm.base import VLM
+
+T = TypeVar("T")
+
+
+class Lazy(Generic[T]):
+    """A callable that opens an object on the first call and returns the same object on later calls."""
+
+    def __init__(self, name: str, opener: Callable[[], T], *, missing: str | None = None) -> None:
+        """Store the opener; `missing` tells visitors, in a sentence, why there is nothing to open."""
+        self.name = name
+        self.missing = missing
+        self._opener = opener
+        self._lock = Lock()
+        self._value: T | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._value is not None
+
+    def __call__(self) -> T:
+        """Return the object, opened if needed; raise LoadError if it is missing.
+
+        If the opener raises an error, the next call tries again.
+        """
+        if self.missing:
+            raise LoadError(self.missing)
+        with self._lock:  # two visitors at the same time must not load it twice
+            if self._value is None:
+                self._value = self._opener()
+            return self._value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +56,7 @@ class Loaded:
     license: str = ""
     missing: str | None = None  # why the requested model does not run here
     warn: Callable[[Image.Image], str | None] | None = None  # says why an image will not suit this model
-    describer: Late[VLM] | None = None  # describes images of this model's world in words
+    describer: Lazy[VLM] | None = None  # describes images of this model's world in words
     recipe: Recipe = IDENTITY  # the questions for the describer
 
     @property
@@ -39,9 +70,9 @@ class Loaded:
 class Wheel:
     """The models and the run of the Grids and Curate tabs."""
 
-    teacher: Late[Any]  # a `dsd.grids.teacher.Teacher`
+    teacher: Lazy[Any]  # a `dsd.grids.teacher.Teacher`
     recipe: Recipe  # the wording of the teacher's and the judge's prompts
-    judge: Late[VLM] | None = None  # None: no judge knows this teacher's grids
+    judge: Lazy[VLM] | None = None  # None: no judge knows this teacher's grids
     about: str = ""  # tells visitors which models draw and judge
     run: Path | None = None  # the folder of the run to review
     own: bool = False  # the run belongs to the user who started the app, so labels are saved in it

@@ -2,6 +2,7 @@
 
 import html
 import os
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,16 @@ from dsd.ui.messages import notice, sentence
 TITLE = "Same subject, somewhere new"
 QUEUE = 20  # waiting visitors before the page says that it is full
 SESSIONS = 100  # sessions whose state is kept; each holds a copy of the page, and every API call is a session
+# Gradio's default grays and accent have too little contrast: WCAG 2.2 AA requires 4.5 to 1.
+LIGHT_AND_DARK = {
+    "block_title_background_fill": "transparent",
+    "block_title_text_color": "*body_text_color",
+    "checkbox_label_background_fill_selected": "*primary_700",
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+    "button_cancel_background_fill": "#b91c1c",
+    "button_cancel_background_fill_hover": "#991b1b",
+}
 THEME = gr.themes.Soft(
     primary_hue="teal",
     neutral_hue="stone",
@@ -28,40 +39,27 @@ THEME = gr.themes.Soft(
     font=["system-ui", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 ).set(
+    **LIGHT_AND_DARK,
+    **{f"{name}_dark": value for name, value in LIGHT_AND_DARK.items()},
     body_background_fill="*neutral_50",
     block_background_fill="white",
     block_border_width="1px",
     block_border_color="*neutral_200",
     block_shadow="none",
-    block_title_background_fill="transparent",
-    block_title_background_fill_dark="transparent",
-    block_title_text_color="*body_text_color",
-    block_title_text_color_dark="*body_text_color",
     block_title_padding="0",
-    input_border_width="1px",
-    input_border_color="*neutral_200",
-    input_shadow="none",
-    checkbox_border_color="*neutral_400",
     block_title_text_weight="600",
     block_label_text_weight="500",
     block_label_background_fill="*background_fill_primary",
     block_label_text_color="*body_text_color_subdued",
-    # Gradio's default grays and accent have too little contrast: WCAG 2.2 AA requires 4.5 to 1.
+    input_border_width="1px",
+    input_border_color="*neutral_200",
+    input_shadow="none",
+    checkbox_border_color="*neutral_400",
     color_accent="*primary_700",  # the theme has no variable for the dark accent; style.css sets it
     body_text_color_subdued="*neutral_600",
     input_placeholder_color="*neutral_500",
     input_placeholder_color_dark="*neutral_300",
-    checkbox_label_background_fill_selected="*primary_700",
-    checkbox_label_background_fill_selected_dark="*primary_700",
-    button_primary_background_fill="*primary_700",
-    button_primary_background_fill_dark="*primary_700",
-    button_primary_background_fill_hover="*primary_800",
-    button_primary_background_fill_hover_dark="*primary_800",
     button_secondary_background_fill_hover_dark="*primary_700",
-    button_cancel_background_fill="#b91c1c",
-    button_cancel_background_fill_dark="#b91c1c",
-    button_cancel_background_fill_hover="#991b1b",
-    button_cancel_background_fill_hover_dark="#991b1b",
     button_cancel_text_color="white",
 )
 
@@ -90,30 +88,22 @@ def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Bloc
 
 
 def _header(loaded: Loaded) -> str:
+    weights = f" with the weights {html.escape(shown_name(loaded.weights))}" if loaded.weights else ""
     missing = notice(sentence(loaded.missing)) if loaded.missing else ""
     return (
         f"<h1>{TITLE}</h1><p>Give it a picture of a character or a thing and say where it should be. "
-        f"It draws the same one there.</p>"
-        f'<p class="dsd-model">{_model(loaded)}</p>{missing}'
+        "It draws the same one there.</p>"
+        f'<p class="dsd-model"><b>Model: {html.escape(shown_name(loaded.name))}{weights}.</b> '
+        f"{html.escape(loaded.description)}</p>{missing}"
     )
-
-
-def _model(loaded: Loaded) -> str:
-    """Return the model's name, weights and description as HTML."""
-    weights = f" with the weights {html.escape(shown_name(loaded.weights))}" if loaded.weights else ""
-    about = f" {html.escape(loaded.description)}" if loaded.description else ""
-    return f"<b>Model: {html.escape(shown_name(loaded.name))}{weights}.</b>{about}"
 
 
 def _footer(loaded: Loaded) -> str:
-    license = (
-        f"License of the model and of what it makes: {html.escape(loaded.license)}. "
-        if loaded.license
-        else ""
-    )
+    text = f"License of the model and of what it makes: {html.escape(loaded.license)}. "
     return (
-        f"<p>All images made here are AI-generated, and their files say so. {license}"
-        f"Uploads are not kept: they leave the server within six hours.</p>"
+        "<p>All images made here are AI-generated, and their files say so. "
+        f"{text if loaded.license else ''}"
+        "Uploads are not kept: they leave the server within six hours.</p>"
     )
 
 
@@ -127,26 +117,50 @@ def check_mcp() -> None:
         raise ValueError('--mcp needs an extra that is missing here: pip install "gradio[mcp]"') from error
 
 
-def launch(page: gr.Blocks, *, mcp: bool = False, **options: Any) -> Any:
+def launch(
+    page: gr.Blocks, *, mcp: bool = False, host: str | None = None, port: int | None = None, **options: Any
+) -> Any:
     """Serve the page without recording anything about visitors or fetching anything from other servers.
 
     `mcp` also offers `/generate` as a tool to language models. Anyone who can reach the address can use it,
-    because the login does not protect it.
+    because the login does not protect it. Raise ValueError if the address cannot be used.
     """
-    style = Path(__file__).with_name("style.css")
+    if host:
+        _check_host(host)
     uploads.keep_sweeping(folder := uploads.settle())
-    gr.mcp.DEFAULT_TEMP_DIR = str(folder)  # gradio sets it at import, to a folder that is not swept
-    return page.launch(
-        theme=THEME,
-        css_paths=style,
-        footer_links=["api"],
-        run_history=False,
-        enable_monitoring=False,
-        ssr_mode=False,
-        mcp_server=mcp,  # always set, because a gradio environment variable could enable it without the login
-        pwa=False,
-        max_file_size="30mb",
-        app_kwargs={"middleware": [Middleware(without_recordings)]},
-        state_session_capacity=SESSIONS,
-        **options,
-    )
+    # The MCP server saves inline images in a folder that gradio chose when it was imported, and has no option
+    # for another one. `dsd.ui.gate` accepts only files of the upload folder, which is swept.
+    gr.mcp.DEFAULT_TEMP_DIR = str(folder)
+    try:
+        return page.launch(
+            theme=THEME,
+            css_paths=Path(__file__).with_name("style.css"),
+            footer_links=["api"],
+            run_history=False,
+            enable_monitoring=False,
+            ssr_mode=False,
+            mcp_server=mcp,  # always set: a gradio environment variable could enable it without the login
+            pwa=False,
+            max_file_size="30mb",
+            app_kwargs={"middleware": [Middleware(without_recordings)]},
+            state_session_capacity=SESSIONS,
+            server_name=host,
+            server_port=port,
+            **options,
+        )
+    except (OSError, OverflowError) as error:  # OverflowError: not a port number
+        place = "no free port was found" if port is None else f"port {port} cannot be used"
+        remedy = "pass a free one as --port" if port is None else "pass another --port, or leave it out"
+        raise ValueError(f"{place}{f' at {host}' if host else ''}: {remedy}") from error
+
+
+def _check_host(host: str) -> None:
+    """Raise ValueError unless the app can be served at this host; gradio would first try a hundred ports."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.bind(address)
+    except OSError as error:
+        raise ValueError(
+            f"{host} is no address of this machine ({error}): leave out --host, or pass --host 0.0.0.0"
+        ) from error

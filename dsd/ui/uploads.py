@@ -27,8 +27,8 @@ PREVIEW = 75  # JPEG quality
 
 def settle() -> Path:
     """Make gradio use this user's private folder, sweep old files, and return the folder."""
-    given = Path(os.environ.get(VARIABLE) or _own())
-    folder = given if given.name == NAME else given / NAME
+    parent = Path(os.environ.get(VARIABLE) or _own())
+    folder = parent if parent.name == NAME else parent / NAME
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ[VARIABLE] = str(folder.resolve())
     for place in (folder, _own()):

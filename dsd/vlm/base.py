@@ -6,6 +6,8 @@ from typing import Protocol
 
 from PIL import Image
 
+MINIMUM = {"max_tokens": 1, "batch": 1, "in_flight": 1, "budget": 1, "retries": 0, "patience": 0}
+
 
 class VLMError(ValueError):
     """A model failed to answer; the message says why and what to do."""
@@ -37,13 +39,16 @@ class VLM(Protocol):
         return answer
 
 
-def check_options(*, max_tokens: int, temperature: float, **counts: int) -> None:
-    """Raise VLMError for invalid options."""
-    for name, value in {"max_tokens": max_tokens, **counts}.items():
-        if value < 1:
-            raise VLMError(f"{name} must be at least 1, got {value}")
-    if not temperature > 0:
-        raise VLMError(
-            f"temperature must be above 0, got {temperature}: it only acts on answers drawn with a seed, "
-            "all others are the likeliest ones"
-        )
+@dataclass(frozen=True, kw_only=True)
+class VLMOptions:
+    """The options of every model; invalid ones raise VLMError."""
+
+    max_tokens: int = 512  # of an answer
+    temperature: float = 0.7  # of answers to requests with a seed
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name in MINIMUM and value is not None and value < MINIMUM[name]:
+                raise VLMError(f"{name} must be at least {MINIMUM[name]}, got {value}")
+            if name in ("temperature", "timeout") and not value > 0:
+                raise VLMError(f"{name} must be above 0, got {value}")

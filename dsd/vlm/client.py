@@ -1,171 +1,159 @@
-"""An HTTP client for one server, with retries, rate limits, a request budget and waiting for outages.
+"""An HTTP client for one server, with one retry policy and a budget of requests.
 
-It handles three kinds of failure differently:
+A transient failure is a broken connection, a timeout, or one of the statuses 408, 429, 500, 502, 503 and 504;
+500 is one because model servers return it for temporary problems, such as a restarting worker. The request is
+sent again after the time in the Retry-After header, for which all requests wait, or after 1, 2, 4 ... 60
+seconds. It is sent again at most `retries` times. Where the server is down (no connection, a timeout, 502,
+503, 504) or gives a time to wait, `patience` seconds are the limit instead.
 
-* **Transient**: 408, 429, 500, 502, 503, 504, a broken connection, a timeout. The request is retried after
-  1, 2, 4 ... seconds, at most `retries` times. 500 counts as transient because model servers return it for
-  temporary problems, such as a restarting worker.
-* **Rate limit**: Retry-After, or x-ratelimit-remaining-* at zero with x-ratelimit-reset-*. All requests wait
-  for the given time. A 429 with a waiting time does not count as a retry.
-* **Outage**: the retries are used up on a broken connection, a timeout, 502, 503 or 504, and /models fails
-  in the same way. The client logs a warning and polls /models until the server responds, then starts the
-  request again with all its retries. If /models does respond, the request gets one more try.
-
-In a rate limit or an outage the client gives up when no request has been answered for `patience` seconds.
 All other errors (400, 401, 403, 404 ...) fail at once. Logs and errors never show the key, not even when the
 server quotes it.
 """
 
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 
 import httpx
 
-from dsd.vlm.base import VLMError
+from dsd.vlm.base import VLMError, VLMOptions
 
-AGAIN = (408, 429, 500, 502, 503, 504)
-AWAY = (502, 503, 504)  # status of a gateway or server that is down
+KEY = "DSD_VLM_KEY"
+TRANSIENT = (408, 429, 500, 502, 503, 504)
+DOWN = (502, 503, 504)  # status of a gateway or server that is down
 BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
-CONNECT = 10.0  # seconds to reach the server
-SLOWEST = 60.0  # maximum seconds between two tries
-UNITS = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
-NUMBER, UNIT = r"\d+(?:\.\d+)?", "|".join(UNITS)
+CONNECT_SECONDS = 10.0
+LONGEST_PAUSE = 60.0  # seconds between two tries
+LONGEST_QUOTE = 300  # characters of a server's message
+KEPT = "the answers so far are kept: rerun the same command to continue"
 
 log = logging.getLogger(__name__)
-log.setLevel(logging.WARNING)  # warn of an outage even if a command silenced the root logger
-
-
-class BudgetError(VLMError):
-    """The request budget is used up."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """The timeout, retries, patience and budget of a Line."""
+class HTTPOptions(VLMOptions):
+    """The options of a model on a server."""
 
+    model: str | None = None  # None: the only model of the server
+    key: str = KEY  # name of the environment variable that holds the key; a local server needs none
+    in_flight: int = 32  # requests at a time
     timeout: float = 120.0  # seconds without data from the server
     retries: int = 5  # per request
-    patience: float = 1800.0  # seconds without an answer to any request
-    budget: int | None = None  # total requests, including retries
-
-    def __post_init__(self):
-        if not self.timeout > 0:
-            raise VLMError(f"timeout must be above 0 seconds, got {self.timeout}")
-        for name in ("retries", "patience"):
-            if getattr(self, name) < 0:
-                raise VLMError(f"{name} must not be negative, got {getattr(self, name)}")
-        if self.budget is not None and self.budget < 1:
-            raise VLMError(f"budget must be at least 1 request, got {self.budget}")
+    patience: float = 1800.0  # seconds to wait for a server that is down or limits its rate
+    budget: int | None = None  # requests in all, retries included
+    clock: Callable[[], float] = field(default=time.monotonic, repr=False)  # for tests, as is `sleep`
+    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
 
-@dataclass(frozen=True)
-class Trouble:
-    """A failed try that may succeed when repeated."""
-
-    what: str
-    status: int | None = None
-    told: float | None = None  # seconds to wait, as requested by the server
-    away: bool = True
+class BudgetError(VLMError):
+    """The budget of requests is used up."""
 
 
-class Line:
-    """A thread-safe client that posts JSON to one server. Tests inject `clock` and `sleep`."""
+class TransientError(Exception):
+    """A failure that may pass. `wait` is the number of seconds that the server asks to wait."""
 
-    def __init__(
-        self,
-        address: str,
-        key: str,
-        limits: Limits,
-        *,
-        connections: int,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
-    ):
-        self.address, self.limits, self.sent, self.retried = address, limits, 0, 0
-        self._key, self._clock, self._sleep = key, clock, sleep
-        self.has_key = bool(key)
-        self._lock, self._outage = threading.Lock(), threading.Lock()
-        self._free_at = clock()  # nothing is sent before this time, as requested by the server
-        self._stalled_since: float | None = None  # time of the first failure since the last answer
-        self._outages = 0
+    def __init__(self, message: str, *, is_down: bool, wait: float | None = None):
+        super().__init__(message)
+        self.wait, self.is_patient = wait, is_down or wait is not None
+
+
+class RetryingClient:
+    """A thread-safe client that posts JSON to one server."""
+
+    def __init__(self, address: str, key: str, options: HTTPOptions):
+        """Send nothing yet; an empty `key` is left out."""
+        self.address, self.options, self.sent = address, options, 0
+        self._key, self._clock, self._sleep = key, options.clock, options.sleep
+        self._lock = threading.Lock()
+        self._free_at = options.clock()  # nothing is sent before this time, as the server asked
+        most = options.in_flight
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=httpx.Timeout(limits.timeout, connect=CONNECT),
+            timeout=httpx.Timeout(options.timeout, connect=CONNECT_SECONDS),
             verify=address.startswith("https"),  # loading certificates is slow, and http needs none
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
             # A server on this machine must not be reached through a proxy, even if NO_PROXY lacks it.
             trust_env=not is_loopback(httpx.URL(address).host),
         )
 
     def __repr__(self) -> str:
-        return f"Line({self.address!r})"
+        return f"RetryingClient({self.address!r})"
 
     def get(self, path: str) -> httpx.Response:
         """Send a GET request once, outside the budget; raise VLMError if the server does not respond."""
         try:
             return self._client.get(self.address + path)
         except httpx.HTTPError as error:
-            raise VLMError(
-                f"no server answers at {self.address} ({self.safe(error)}): start it, or mend the address"
-            ) from None
+            problem = f"no server answers at {self.address} ({self.shorten(error)})"
+            raise VLMError(f"{problem}: start it, or correct the address") from None
 
-    def begin(self) -> None:
-        """Start a new run of requests, so that earlier failures do not count against the patience."""
-        self._stalled_since = None
-
-    def spend(self, *, again: bool = False) -> None:
+    def spend(self) -> None:
         """Take one request from the budget; raise BudgetError if none is left."""
+        budget = self.options.budget
         with self._lock:
-            if self.limits.budget is not None and self.sent >= self.limits.budget:
-                raise BudgetError(
-                    f"the budget of {self.limits.budget} requests to {self.address} is used up; what was "
-                    "answered is kept: allow more and run the same command again"
-                )
-            self.sent, self.retried = self.sent + 1, self.retried + again
+            if budget is not None and self.sent >= budget:
+                raise BudgetError(f"the budget of {budget} requests to {self.address} is used up; {KEPT}")
+            self.sent += 1
 
-    def post(self, path: str, body: dict, *, stopped: Callable[[], bool] = lambda: False) -> dict:
-        """Return the answer to one request; raise VLMError if it fails.
+    def post(self, path: str, body: dict, *, is_stopped: Callable[[], bool] = lambda: False) -> dict:
+        """Return the JSON answer to one request; raise VLMError if it fails.
 
-        The caller must have called `spend` for the first try.
+        The caller has called `spend` for the first try; each retry is taken from the budget here.
         """
-        failures = 0
+        began, failures = self._clock(), 0
         while True:
-            self._wait_as_told()
-            if stopped():  # the answer is no longer needed
-                raise VLMError("stopped")
-            outages = self._outages
-            outcome = self._try(path, body)
-            if not isinstance(outcome, Trouble):
-                self._stalled_since = None
-                return outcome
-            failures = self._after(outcome, failures, outages)
-            self.spend(again=True)
+            self._wait_until_free()
+            if is_stopped():
+                raise VLMError("the answer is no longer needed")
+            try:
+                return self._post_once(path, body)
+            except TransientError as error:
+                failures += 1
+                self._pause(error, failures, self._clock() - began)
+            self.spend()
 
-    def _try(self, path: str, body: dict) -> dict | Trouble:
+    def _pause(self, error: TransientError, failures: int, seconds: float) -> None:
+        """Wait before the next try; raise VLMError to give up."""
+        is_over = failures > self.options.retries
+        if error.is_patient:
+            is_over = seconds >= self.options.patience
+        if is_over:
+            tries = f"{failures} tries and {seconds:.0f} s"
+            raise VLMError(f"{self.address} gave no answer in {tries} ({error}); {KEPT}") from None
+        if failures == 1:
+            log.warning("%s: %s; trying again", self.address, error)
+        if error.wait is None:
+            self._sleep(min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 6)))
+
+    def _post_once(self, path: str, body: dict) -> dict:
         try:
             response = self._client.post(self.address + path, json=body)
         except BROKEN as error:
-            return Trouble(self.safe(error))
+            raise TransientError(self.shorten(error), is_down=True) from None
         except httpx.HTTPError as error:  # e.g. a proxy error, or a response that cannot be decoded
-            raise VLMError(f"{self.address} cannot be asked: {self.safe(error)}") from None
-        told = told_to_wait(response)
-        if told is not None:
-            self._free_at = max(self._free_at, self._clock() + told)
-        if response.status_code in AGAIN:
-            what, status = self.quote(response), response.status_code
-            return Trouble(what, status, told, away=status in AWAY)
+            raise VLMError(f"{self.address} cannot be reached: {self.shorten(error)}") from None
+        if response.status_code in TRANSIENT:
+            wait = retry_after(response)
+            self._free_at = max(self._free_at, self._clock() + (wait or 0))
+            is_down = response.status_code in DOWN
+            raise TransientError(self.quote(response), is_down=is_down, wait=wait)
         return self.read(response)
+
+    def _wait_until_free(self) -> None:
+        while (wait := self._free_at - self._clock()) > 0:
+            if wait > max(LONGEST_PAUSE, self.options.patience):
+                limit = f"longer than the patience of {self.options.patience:.0f} s"
+                raise VLMError(f"{self.address} asks to wait for {wait:.0f} s, {limit}; {KEPT}")
+            self._sleep(wait)
 
     def read(self, response: httpx.Response) -> dict:
         """Return the JSON object in a response; raise VLMError for any other status or content."""
         if response.status_code != 200:
-            raise VLMError(f"{self.address} {self._refusal(response.status_code)}: {self.quote(response)}")
+            raise VLMError(f"{self.address} {self._describe(response.status_code)}: {self.quote(response)}")
         try:
             content = response.json()
         except ValueError:
@@ -174,86 +162,26 @@ class Line:
             raise VLMError(f"{self.address} does not speak the OpenAI protocol: {self.quote(response)}")
         return content
 
-    def _refusal(self, status: int) -> str:
+    def _describe(self, status: int) -> str:
         if status in (401, 403):
-            return "refuses the key" if self.has_key else "wants a key"
+            variable = self.options.key
+            return f"refuses the key in {variable}" if self._key else f"requires a key (set {variable})"
         if 300 <= status < 400:
-            return "has moved: give its new address"
+            return "has moved; use its new address"
         return "does not know this address or model" if status == 404 else "refuses the request"
-
-    def _after(self, trouble: Trouble, failures: int, outages: int) -> int:
-        """Wait as the failure requires and return the new number of failures; raise VLMError to give up."""
-        if self._stalled_since is None:
-            self._stalled_since = self._clock()
-            level = logging.WARNING if trouble.away else logging.INFO
-            log.log(level, "%s: %s; trying again", self.address, trouble.what)
-        if trouble.status == 429 and trouble.told is not None:
-            self._give_up_if_stalled(trouble)
-            return failures
-        if failures < self.limits.retries:
-            if trouble.told is None:
-                self._sleep(min(SLOWEST, 2.0**failures))
-            return failures + 1
-        if trouble.away and failures == self.limits.retries:
-            # A server that responds now may have just recovered, so try once more.
-            return 0 if self._was_away(trouble, outages) else failures + 1
-        raise VLMError(f"{self.address} gave no answer in {failures + 1} tries: {trouble.what}")
-
-    def _wait_as_told(self) -> None:
-        while (wait := self._free_at - self._clock()) > 0:
-            if wait > max(SLOWEST, self.limits.patience):
-                raise VLMError(
-                    f"{self.address} asks to wait for {wait:.0f} s, longer than the patience of "
-                    f"{self.limits.patience:.0f} s; what was answered is kept: run the same command again"
-                )
-            self._sleep(wait)
-
-    def _was_away(self, trouble: Trouble, outages: int) -> bool:
-        """Wait out an outage; return False at once if the server is up, else True when it is back.
-
-        One thread polls the server; the others wait for the lock.
-        """
-        with self._outage:
-            if self._outages != outages:  # another thread waited out this outage
-                return True
-            self._give_up_if_stalled(trouble)
-            if self._alive():
-                return False
-            log.warning("%s is away (%s); pausing until it is back", self.address, trouble.what)
-            wait = 1.0
-            while not self._alive():
-                self._give_up_if_stalled(trouble)
-                self._sleep(wait)
-                wait = min(SLOWEST, 2 * wait)
-            log.warning("%s is back; going on", self.address)
-            self._outages += 1
-            return True
-
-    def _alive(self) -> bool:
-        """Return whether the server responds to /models with any status that is not in AWAY, even 404."""
-        try:
-            return self._client.get(f"{self.address}/models").status_code not in AWAY
-        except httpx.HTTPError:
-            return False
-
-    def _give_up_if_stalled(self, trouble: Trouble) -> None:
-        since = self._stalled_since
-        if since is not None and self._clock() - since >= self.limits.patience:
-            raise VLMError(
-                f"{self.address} has not answered for {self.limits.patience:.0f} s ({trouble.what}); what "
-                "was answered is kept: run the same command again when it is back"
-            )
 
     def quote(self, response: httpx.Response) -> str:
         """Return the status and text of a response, such as `503 Busy`, without the key."""
-        return self.safe(f"{response.status_code} {response.text or response.reason_phrase}")
+        return self.shorten(f"{response.status_code} {response.text or response.reason_phrase}")
 
-    def safe(self, words: object) -> str:
-        """Return one short line without the key; cut after hiding it, or half of the key might remain."""
-        text = self.hide(" ".join((str(words) or type(words).__name__).split()))
-        return text if len(text) <= 300 else f"{text[:300]}..."
+    def shorten(self, message: object) -> str:
+        """Return one short line without the key."""
+        # The key is removed before the text is cut, because half of the key might remain otherwise.
+        line = self.redact(" ".join((str(message) or type(message).__name__).split()))
+        return line if len(line) <= LONGEST_QUOTE else f"{line[:LONGEST_QUOTE]}..."
 
-    def hide(self, text: str) -> str:
+    def redact(self, text: str) -> str:
+        """Return the text with the key replaced by ***."""
         return text.replace(self._key, "***") if self._key else text
 
 
@@ -264,33 +192,16 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def told_to_wait(response: httpx.Response) -> float | None:
-    """Return the seconds to wait before the next request, as requested by a response, or None."""
-    headers = response.headers
-    waits = [_retry_after(headers)]
-    for kind in ("requests", "tokens"):
-        if headers.get(f"x-ratelimit-remaining-{kind}", "").strip() == "0":
-            waits.append(_duration(headers.get(f"x-ratelimit-reset-{kind}", "")))
-    told = [wait for wait in waits if wait is not None]
-    # Wait at least a second: some servers say 0 for "soon" and would be polled in a tight loop.
-    return max(1.0, *told) if told else None
+def retry_after(response: httpx.Response) -> float | None:
+    """Return the seconds in Retry-After, or None; a date is compared with the response's Date header.
 
-
-def _retry_after(headers: httpx.Headers) -> float | None:
-    """Return the seconds in Retry-After; a date is compared with the response's Date header."""
-    value = headers.get("retry-after", "")
+    The minimum is one second: some servers say 0 for "soon" and would be polled in a tight loop.
+    """
+    value = response.headers.get("retry-after", "")
     try:
-        then, now = (parsedate_to_datetime(text) for text in (value, headers.get("date", "")))
-        return (then - now).total_seconds()
+        if value.isdecimal():
+            return max(1.0, float(value))
+        later, now = (parsedate_to_datetime(date) for date in (value, response.headers.get("date", "")))
+        return max(1.0, (later - now).total_seconds())
     except (ValueError, TypeError):
-        return _duration(value)
-
-
-def _duration(text: str) -> float | None:
-    """Parse `20`, `1.5s`, `6m0s` or `20ms` as seconds; return None for anything else."""
-    text = text.strip()
-    if re.fullmatch(NUMBER, text):
-        return float(text)
-    if not re.fullmatch(rf"({NUMBER}({UNIT}))+", text):
         return None
-    return sum(float(number) * UNITS[unit] for number, unit in re.findall(rf"({NUMBER})({UNIT})", text))

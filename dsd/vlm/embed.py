@@ -15,9 +15,9 @@ from transformers import AutoImageProcessor, AutoModel
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
-from dsd.model.checkpoint import best_device
+from dsd.model.checkpoint import open_device
 from dsd.vlm.base import VLM
-from dsd.vlm.local import LocalVLM, explained, placed, short_name
+from dsd.vlm.local import LocalVLM, short_name
 
 JUDGE = "judge"
 AT_ONCE = 64  # images per forward pass; affects memory, not the vectors
@@ -39,11 +39,10 @@ class Embedder:
 
     def _embed(self, images: Sequence[Image.Image]) -> Tensor:
         weight = next(self.tower.parameters())
-        pixels = self.processor(images=[image.convert("RGB") for image in images], return_tensors="pt")[
-            "pixel_values"
-        ]
-        seen = self.tower(pixel_values=pixels.to(weight.device, weight.dtype)).last_hidden_state
-        return functional.normalize(seen.float().mean(1), dim=1).cpu()  # [n, tokens, c] -> [n, c]
+        rgb = [image.convert("RGB") for image in images]
+        pixels = self.processor(images=rgb, return_tensors="pt")["pixel_values"]
+        tokens = self.tower(pixel_values=pixels.to(weight.device, weight.dtype)).last_hidden_state
+        return functional.normalize(tokens.float().mean(1), dim=1).cpu()  # [n, tokens, c] -> [n, c]
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
@@ -56,31 +55,28 @@ def open_embedder(name: str, *, vlm: VLM | None = None, device: str | None = Non
 
     Raise LoadError if there is none.
     """
-    return _eyes_of(vlm) if name == JUDGE else _open(name, device or best_device())
+    return _open_tower(vlm) if name == JUDGE else _open_encoder(name, open_device(device))
 
 
-def _eyes_of(vlm: VLM | None) -> Embedder:
-    tower = getattr(getattr(vlm.model, "model", None), "vision_tower", None) if _is_local(vlm) else None
+def _open_tower(vlm: VLM | None) -> Embedder:
+    model = vlm.model.model if isinstance(vlm, LocalVLM) else None
+    tower = getattr(model, "vision_tower", None)
     if tower is None:
         raise LoadError(
-            f"the judge {vlm.name if vlm else ''} lends no eyes (only a LLaVA on this machine does): name an "
-            "image encoder instead, such as facebook/dinov2-base"
+            f"the judge {vlm.name if vlm else ''} has no vision tower to use (only a LLaVA on this machine "
+            "has one): name an image encoder instead, such as facebook/dinov2-base"
         )
     return Embedder(f"{vlm.name} (eyes)", tower, vlm.processor.image_processor)
 
 
-def _is_local(vlm: VLM | None) -> bool:
-    return isinstance(vlm, LocalVLM)
-
-
-def _open(name: str, device: str) -> Embedder:
+def _open_encoder(name: str, device: torch.device) -> Embedder:
     hub.check_source(name)
-    with explained(name):
+    with hub.explained(name, [name], value_errors=True):
         model = AutoModel.from_pretrained(name, dtype=torch.float32, **hub.SAFE).eval()
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     tower = getattr(model, "vision_model", model)  # CLIP and the like also have a text encoder
     if getattr(tower, "main_input_name", "") != "pixel_values":
         raise LoadError(
-            f"{name} is a {model.config.model_type}, which does not read images: name an image encoder"
+            f"{name} is a {model.config.model_type}, which reads no images: name an image encoder"
         )
-    return Embedder(short_name(name), placed(tower, device), processor)
+    return Embedder(short_name(name), tower.to(device), processor)

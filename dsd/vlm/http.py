@@ -8,9 +8,8 @@ import base64
 import io
 import os
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future
 from queue import SimpleQueue
 
@@ -18,28 +17,23 @@ import httpx
 from PIL import Image
 
 from dsd.files.hub import LoadError
-from dsd.vlm.base import VLM, Request, VLMError, check_options
-from dsd.vlm.client import BudgetError, Limits, Line
+from dsd.vlm.base import VLM, Request, VLMError
+from dsd.vlm.client import KEY, BudgetError, HTTPOptions, RetryingClient
 
-KEY = "DSD_VLM_KEY"
 Job = tuple[Request, "Future[str]"]
-AHEAD = 2  # times in_flight: requests held, so that one slow answer does not stall the others
 
 
 class HTTPVLM(VLM):
     """A model on a server, as opened by `open_http`."""
 
-    def __init__(
-        self, model: str, line: Line, *, max_tokens: int = 512, temperature: float = 0.7, in_flight: int = 32
-    ):
-        """Limit answers to `max_tokens`; `temperature` only affects requests with a seed."""
-        check_options(max_tokens=max_tokens, temperature=temperature, in_flight=in_flight)
-        self.name, self.batch, self.line = model, AHEAD * in_flight, line
-        self.max_tokens, self.temperature, self.in_flight = max_tokens, temperature, in_flight
-        self._slots = threading.Semaphore(in_flight)
+    def __init__(self, model: str, client: RetryingClient, options: HTTPOptions):
+        """Ask `model` by way of `client`."""
+        self.name, self.client, self.options = model, client, options
+        self.batch = 2 * options.in_flight  # so that one slow answer does not stall the others
+        self._slots = threading.Semaphore(options.in_flight)
 
     def __repr__(self) -> str:
-        return f"HTTPVLM({self.name!r}, {self.line!r})"
+        return f"HTTPVLM({self.name!r}, {self.client!r})"
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield answers in order, with `in_flight` requests at a time; hold at most `batch` in memory.
@@ -47,93 +41,64 @@ class HTTPVLM(VLM):
         Raise VLMError for a request that fails, after all answers before it. Raise BudgetError, a VLMError,
         when the budget is used up, after the answers to all requests already sent.
         """
-        jobs: SimpleQueue[Job | None] = SimpleQueue()
-        waiting: deque[Future[str]] = deque()
-        stop, workers = threading.Event(), 0
-        self.line.begin()
+        jobs: SimpleQueue[Job] = SimpleQueue()
+        pending: deque[Future[str]] = deque()
+        stop = threading.Event()
         try:
             for request in requests:
                 try:
-                    self.line.spend()
+                    self.client.spend()
                 except BudgetError:
-                    yield from (future.result() for future in waiting)
+                    yield from (future.result() for future in pending)
                     raise
-                waiting.append(Future())
-                jobs.put((request, waiting[-1]))
-                if workers < self.in_flight:
-                    workers += self._hire(jobs, stop)
-                while waiting and (len(waiting) >= self.batch or waiting[0].done()):
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                pending.append(Future())
+                jobs.put((request, pending[-1]))
+                # A daemon thread, so that Ctrl-C does not wait for a slow server.
+                threading.Thread(target=self._work, args=(jobs, stop), daemon=True).start()
+                while pending and (len(pending) >= self.batch or pending[0].done()):
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:
             stop.set()
-            for _ in range(workers):
-                jobs.put(None)
 
-    def _hire(self, jobs: "SimpleQueue[Job | None]", stop: threading.Event) -> int:
-        """Start one worker as a daemon thread, so that Ctrl-C does not wait for a slow server."""
-        threading.Thread(target=self._work, args=(jobs, stop), daemon=True).start()
-        return 1
-
-    def _work(self, jobs: "SimpleQueue[Job | None]", stop: threading.Event) -> None:
-        while (job := jobs.get()) is not None:
-            request, future = job
+    def _work(self, jobs: "SimpleQueue[Job]", stop: threading.Event) -> None:
+        """Answer the next request once a slot is free."""
+        with self._slots:
+            request, future = jobs.get()
             try:
-                with self._slots:
-                    future.set_result(self._answer(request, stop))
+                future.set_result(self._answer(request, stop))
             except BaseException as error:  # raised again by `result()`
                 future.set_exception(error)
 
     def _answer(self, request: Request, stop: threading.Event) -> str:
-        reply = self.line.post("/chat/completions", self._body(request), stopped=stop.is_set)
+        reply = self.client.post("/chat/completions", self._body(request), is_stopped=stop.is_set)
         try:
             content = reply["choices"][0]["message"]["content"] or ""  # None: reasoning used all tokens
-            return self.line.hide(content).strip()
+            return self.client.redact(content).strip()
         except (KeyError, IndexError, TypeError, AttributeError):
+            reply_text = self.client.shorten(reply)
             raise VLMError(
-                f"{self.line.address} does not speak the OpenAI protocol: {self.line.safe(reply)}"
+                f"{self.client.address} does not speak the OpenAI protocol: {reply_text}"
             ) from None
 
     def _body(self, request: Request) -> dict:
         images = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
         content = [*images, {"type": "text", "text": request.question}] if images else request.question
-        sampling = {"temperature": 0}
-        if request.seed is not None:
-            sampling = {"temperature": self.temperature, "seed": request.seed}
-        message = {"role": "user", "content": content}
-        return {"model": self.name, "messages": [message], "max_tokens": self.max_tokens, **sampling}
+        body = {"model": self.name, "messages": [{"role": "user", "content": content}]}
+        body["max_tokens"] = self.options.max_tokens
+        if request.seed is None:
+            return body | {"temperature": 0}
+        return body | {"temperature": self.options.temperature, "seed": request.seed}
 
 
-def open_http(
-    address: str,
-    *,
-    model: str | None = None,
-    key: str = KEY,
-    max_tokens: int = 512,
-    temperature: float = 0.7,
-    in_flight: int = 32,
-    timeout: float = Limits.timeout,
-    retries: int = Limits.retries,
-    patience: float = Limits.patience,
-    budget: int | None = None,
-    clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
-) -> HTTPVLM:
+def open_http(address: str, options: HTTPOptions) -> HTTPVLM:
     """Open a model on the server at `address` (`http://host/v1`), which must be running.
 
-    `model` None takes the server's only model. `key` names the environment variable that holds the key; a
-    local server needs none. `in_flight` is the number of requests at a time, `timeout` is seconds and
-    `retries` a number per request, `patience` is seconds without any answer, and `budget` is the total number
-    of requests (see `dsd.vlm.client`). Raise LoadError for an address or model that cannot be used, VLMError
-    for invalid options.
+    Raise LoadError for an address, a key or a model that cannot be used.
     """
-    check_options(max_tokens=max_tokens, temperature=temperature, in_flight=in_flight)
-    limits = Limits(timeout=timeout, retries=retries, patience=patience, budget=budget)
-    address = _checked_address(address)
-    line = Line(address, _checked_key(key), limits, connections=in_flight, clock=clock, sleep=sleep)
-    model = _model(line, model, key)
-    return HTTPVLM(model, line, max_tokens=max_tokens, temperature=temperature, in_flight=in_flight)
+    client = RetryingClient(_check_address(address), _read_key(options.key), options)
+    return HTTPVLM(_find_model(client, options), client, options)
 
 
 def data_url(image: Image.Image) -> str:
@@ -143,7 +108,7 @@ def data_url(image: Image.Image) -> str:
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-def _checked_address(address: str) -> str:
+def _check_address(address: str) -> str:
     """Return the address without a trailing slash; raise LoadError if it is invalid.
 
     The error for an address with a password or query does not quote the address.
@@ -154,39 +119,35 @@ def _checked_address(address: str) -> str:
         raise LoadError(f"the judge's address cannot be read: {error}") from None
     if url.userinfo or url.query or url.fragment:
         raise LoadError(
-            f"the judge's address at {url.host} must hold no password and no question mark: put the key in "
-            f"the variable {KEY}"
+            f"the judge's address at {url.host} must not contain a password or a question mark: put the key "
+            f"into the variable {KEY}"
         )
     if url.scheme not in ("http", "https") or not url.host:
         raise LoadError(f"the judge's address must be like http://host/v1, got {address!r}")
     if url.path.rstrip("/").endswith(("/chat/completions", "/models")):
-        raise LoadError(f"give the judge's address up to /v1 only, got {address!r}")
+        raise LoadError(f"the judge's address must end in /v1 or the like, got {address!r}")
     return str(url).rstrip("/")
 
 
-def _checked_key(variable: str) -> str:
+def _read_key(variable: str) -> str:
     """Return the key, or an empty string; errors never quote it."""
     key = os.environ.get(variable, "")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise LoadError(
-            f"the variable {variable} holds what no key has (a space, a line break?): set it again"
-        )
+        raise LoadError(f"the variable {variable} contains a character that no key has: set it again")
     return key
 
 
-def _model(line: Line, model: str | None, variable: str) -> str:
+def _find_model(client: RetryingClient, options: HTTPOptions) -> str:
     """Return the model's name; listing the models reveals a wrong address or key before any work is done."""
     try:
-        response = line.get("/models")
-        if response.status_code in (401, 403):
-            why = f"refuses the key in {variable}" if line.has_key else f"wants a key: set {variable}"
-            raise LoadError(f"{line.address} {why}; it says {line.quote(response)}")
-        if response.status_code in (404, 405, 501) and model is not None:  # some servers have no list
-            return model
-        listed = line.read(response).get("data")
+        response = client.get("/models")
+        if response.status_code in (404, 405, 501) and options.model is not None:  # some have no list
+            return options.model
+        entries = client.read(response).get("data") or []
     except VLMError as error:
         raise LoadError(str(error)) from None
-    names = [str(entry["id"]) for entry in listed or [] if isinstance(entry, dict) and "id" in entry]
-    if model is None and len(names) != 1:
-        raise LoadError(f"{line.address} has {len(names)} models, so name one: {line.safe(', '.join(names))}")
-    return model or names[0]
+    names = [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
+    if options.model is None and len(names) != 1:
+        listed = client.shorten(", ".join(names))
+        raise LoadError(f"{client.address} has {len(names)} models, so name one: {listed}")
+    return options.model or names[0]

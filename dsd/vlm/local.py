@@ -6,20 +6,18 @@ with the length of the padding). torchvision is optional; it is used if installe
 
 import copy
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForImageTextToText,
     AutoProcessor,
     BatchFeature,
-    GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedConfig,
@@ -31,38 +29,38 @@ from transformers.utils import is_torchvision_available
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
-from dsd.model.checkpoint import best_device, torch_dtype, weights_hash
-from dsd.model.presets import PRESETS
-from dsd.vlm.base import VLM, Request, check_options
+from dsd.model.checkpoint import open_device, torch_dtype, weights_hash
+from dsd.model.presets import PRESETS, Preset
+from dsd.vlm.base import VLM, Request, VLMOptions
 
 # Their standard processors require torchvision for videos, which are not used here.
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
 
 
+@dataclass(frozen=True, kw_only=True)
+class LocalOptions(VLMOptions):
+    """The options of a model on this machine."""
+
+    batch: int | None = None  # questions at a time; None: the preset's, or 8
+    device: str | None = None  # None: the best available
+    dtype: torch.dtype | None = None  # None: the preset's, or bfloat16 on a GPU and float32 on the CPU
+
+
 class LocalVLM(VLM):
     """A local model and its processor, as opened by `open_local`."""
 
-    def __init__(
-        self,
-        name: str,
-        model: PreTrainedModel,
-        processor: ProcessorMixin,
-        *,
-        batch: int = 8,
-        max_tokens: int = 512,
-        temperature: float = 0.7,
-    ):
-        """Limit answers to `max_tokens`; `temperature` only affects requests with a seed."""
-        check_options(max_tokens=max_tokens, temperature=temperature, batch=batch)
+    def __init__(self, name: str, model: PreTrainedModel, processor: ProcessorMixin, options: LocalOptions):
+        """Set the tokenizer up for generation."""
         self.name, self.model, self.processor = name, model.eval(), processor
         self.weights = weights_hash(model)
-        self.batch, self.temperature = batch, temperature
+        self.batch, self.temperature = options.batch or 8, options.temperature
         tokenizer = processor.tokenizer
         tokenizer.padding_side = "left"  # the answer must follow the question directly
-        if tokenizer.pad_token is None:
-            tokenizer.pad_token = tokenizer.eos_token
-        self._plan = _plan(model, max_tokens, tokenizer.pad_token_id)
-        self._marks = _marks(processor)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        self._generation = copy.deepcopy(model.generation_config)  # keeps repetition penalty and end tokens
+        self._generation.update(do_sample=False, temperature=None, top_p=None, top_k=None, max_length=None)
+        self._generation.update(max_new_tokens=options.max_tokens, pad_token_id=tokenizer.pad_token_id)
+        self._special_tokens = _special_tokens(processor)
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield answers in order, `batch` requests at a time."""
@@ -77,7 +75,7 @@ class LocalVLM(VLM):
         inputs = self.inputs(requests)
         draws = SeededDraws([request.seed for request in requests], self.temperature, self.model.device)
         tokens = self.model.generate(
-            **inputs, generation_config=self._plan, logits_processor=LogitsProcessorList([draws])
+            **inputs, generation_config=self._generation, logits_processor=LogitsProcessorList([draws])
         )
         written = tokens[:, inputs["input_ids"].shape[1] :]  # [B, question + answer] -> [B, answer]
         answers = self.processor.tokenizer.batch_decode(
@@ -99,14 +97,10 @@ class LocalVLM(VLM):
 
     def _message(self, request: Request) -> list[dict]:
         images = [{"type": "image", "image": image.convert("RGB")} for image in request.images]
-        text = {"type": "text", "text": self._as_text(request.question)}
-        return [{"role": "user", "content": [*images, text]}]
-
-    def _as_text(self, question: str) -> str:
-        """Break up special tokens in a question, so that a quoted `<image>` does not count as an image."""
-        for mark in self._marks:
-            question = question.replace(mark, f"{mark[0]} {mark[1:]}")
-        return question
+        question = request.question
+        for token in self._special_tokens:  # broken up, so that a quoted `<image>` does not count as an image
+            question = question.replace(token, f"{token[0]} {token[1:]}")
+        return [{"role": "user", "content": [*images, {"type": "text", "text": question}]}]
 
 
 class SeededDraws(LogitsProcessor):
@@ -151,104 +145,62 @@ class ImageProcessor(ProcessorMixin):
         )
 
 
-def open_local(
-    source: str,
-    *,
-    batch: int | None = None,
-    max_tokens: int = 512,
-    temperature: float = 0.7,
-    device: str | None = None,
-    dtype: torch.dtype | None = None,
-) -> LocalVLM:
-    """Open the judge of a preset, a folder or a hub id; `device` None takes the best available.
+def open_local(source: str, options: LocalOptions) -> LocalVLM:
+    """Open the judge of a preset, or a folder or hub id.
 
-    `dtype` None is the preset's, or bfloat16 on a GPU and float32 on the CPU; `batch` None is the preset's,
-    or 8. Raise LoadError for a model that is missing, gated, or takes no images.
+    Raise LoadError for a model that is missing, gated, or takes no images.
     """
-    preset = PRESETS.get(source)
-    place = (preset and preset.judge) or source
-    if preset and preset.judge and not Path(place).is_dir():
-        raise LoadError(f"{source}'s judge is not in {place}: python -m train.pocket.judge makes one")
-    hub.check_source(place)
-    device = device or best_device()
-    usual = torch.float32 if device == "cpu" else torch.bfloat16
-    dtype = dtype or (torch_dtype(preset) if preset else None) or usual
-    with explained(source):
-        config = AutoConfig.from_pretrained(place, trust_remote_code=False)
-        model = _open_model(source, place, config, dtype)
-        processor = _open_processor(source, place, config)
-    model = placed(model, device)
-    batch = batch if batch is not None else (preset and preset.judge_batch) or 8
-    return LocalVLM(
-        short_name(source), model, processor, batch=batch, max_tokens=max_tokens, temperature=temperature
-    )
+    preset = PRESETS.get(source) or Preset(name=source, base=source, weights=None, judge=source)
+    folder = preset.judge or source
+    if folder != source and not Path(folder).is_dir():
+        raise LoadError(f"{source} has no judge in {folder}: run python -m train.pocket.judge to make one")
+    hub.check_source(folder)
+    device = open_device(options.device)
+    dtype = options.dtype or torch_dtype(preset)
+    dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
+    with hub.explained(source, [folder], value_errors=True):
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        model = _open_model(source, folder, config, dtype)
+        processor = _open_processor(source, folder, config)
+    options = replace(options, batch=options.batch or preset.judge_batch)
+    return LocalVLM(short_name(source), model.to(device), processor, options)
 
 
-def _open_model(source: str, place: str, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+def _open_model(source: str, folder: str, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise LoadError(
             f"{source} is a {config.model_type}, not a vision-language model: choose one that takes images "
             "and text, such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
     model, loading = AutoModelForImageTextToText.from_pretrained(
-        place, config=config, dtype=dtype, output_loading_info=True, **hub.SAFE
+        folder, config=config, dtype=dtype, output_loading_info=True, **hub.SAFE
     )
     missing = sorted(loading["missing_keys"])
     if missing:  # they would be initialized randomly
-        raise LoadError(f"{source} lacks {len(missing)} of its weights, {missing[0]} for one: get it again")
+        raise LoadError(
+            f"{source} lacks {len(missing)} of its weights, such as {missing[0]}: download or copy it again"
+        )
     return model
 
 
-def _open_processor(source: str, place: str, config: PreTrainedConfig) -> ProcessorMixin:
+def _open_processor(source: str, folder: str, config: PreTrainedConfig) -> ProcessorMixin:
     by_hand = config.model_type in QWEN and not is_torchvision_available()
     opener = ImageProcessor if by_hand else AutoProcessor
-    processor = opener.from_pretrained(place, trust_remote_code=False)
+    processor = opener.from_pretrained(folder, trust_remote_code=False)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
-        raise LoadError(f"{source} comes without a processor for images and text")
+        raise LoadError(f"{source} has no processor for images and text: choose another model")
     if getattr(processor, "chat_template", None) is None:
         raise LoadError(f"{source} has no chat template: choose a model that was tuned to answer questions")
     return processor
 
 
-def _marks(processor: ProcessorMixin) -> list[str]:
+def _special_tokens(processor: ProcessorMixin) -> list[str]:
     """Return the special tokens, such as `<image>`, `<|im_end|>` and `</s>`."""
-    special = {token.content for token in processor.tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(mark for mark in {*special, getattr(processor, "image_token", "")} if len(mark) > 2)
+    added = processor.tokenizer.added_tokens_decoder.values()
+    special = {token.content for token in added if token.special}
+    return sorted(token for token in {*special, getattr(processor, "image_token", "")} if len(token) > 2)
 
 
 def short_name(source: str) -> str:
     """Return a model's name for the rows; for a folder only its last part, to keep the path private."""
     return Path(source).resolve().name if Path(source).is_dir() else source
-
-
-def placed(model: nn.Module, device: str) -> nn.Module:
-    """Move the model to a device; raise LoadError if the device cannot be used."""
-    try:
-        return model.to(device)
-    except (AssertionError, RuntimeError) as error:  # torch raises either for a missing device
-        if "out of memory" in str(error).lower():
-            raise
-        raise LoadError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def _plan(model: PreTrainedModel, max_tokens: int, pad_token_id: int) -> GenerationConfig:
-    """Return the model's settings (repetition penalty, end tokens), but greedy: SeededDraws does sampling."""
-    plan = copy.deepcopy(model.generation_config)
-    plan.update(do_sample=False, temperature=None, top_p=None, top_k=None)
-    plan.update(max_length=None, max_new_tokens=max_tokens, pad_token_id=pad_token_id)
-    return plan
-
-
-@contextmanager
-def explained(source: str) -> Iterator[None]:
-    """Convert errors of the hub, the disk or the libraries to LoadError."""
-    with hub.explained(source, [source]):
-        try:
-            yield
-        except LoadError:
-            raise
-        except (ValueError, ImportError, SafetensorError) as error:
-            if "trust_remote_code" in str(error):
-                raise  # `hub.explained` handles it
-            hint = "; pip install torchvision" if "torchvision" in str(error).lower() else ""
-            raise LoadError(f"cannot open {source}: {error}{hint}") from error

@@ -1,26 +1,29 @@
 """Will it run here? Every machine gets a choice that fits, a command that parses, and what it still lacks."""
 
 import json
+import math
 import os
 import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import torch
+from accelerate import init_empty_weights
+from diffusers import FluxTransformer2DModel
 
 import app
 from dsd.doctor import advice, doctor
-from dsd.doctor.advice import BASE, DOWNLOADS, WEIGHTS, Facts, advise, lighter, shortage
+from dsd.doctor.advice import BASE, DOWNLOADS, WEIGHTS, Facts, advise, explain_shortage, lighter
 from dsd.generate import command
 from dsd.model import checkpoint, memory
 from dsd.model import quantize as quantized
 from dsd.model.checkpoint import LoadError, load_pipeline
-from dsd.model.memory import FLUX, ROOM, WAYS, Way
+from dsd.model.memory import FLUX_GB, QUANTIZED, ROOM, WAYS, Way, drawing_bytes
 from dsd.model.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -156,44 +159,80 @@ def test_the_preset_is_the_one_that_is_loaded():
 # -- the figures
 
 
-def test_weights_are_counted_in_flux_itself():
-    from accelerate import init_empty_weights
-    from diffusers import FluxTransformer2DModel
+@dataclass(frozen=True)
+class Part:
+    """A model of the pipeline: its weights, those of its linear layers, and those of its largest layer."""
 
+    weights: int
+    linear: int  # what can be quantized
+    largest: int
+
+    def size(self, bits: str | None = None) -> float:
+        linear = self.linear if bits else 0
+        return 2 * (self.weights - linear) + linear * QUANTIZED.get(bits, 0)
+
+
+PARTS = {
+    "transformer": Part(11_901_604_928, 11_897_929_728, 56_623_104),
+    "text_encoder_2": Part(4_762_310_656, 4_630_511_616, 131_596_288),
+    "text_encoder": Part(123_060_480, 0, 37_945_344),
+    "vae": Part(83_819_683, 0, 2_359_296),
+}
+
+
+def needs(offload: str, bits: str | None) -> tuple[float, float]:
+    """GB of GPU memory and main memory, from the parameter counts."""
+    sizes = {name: part.size(bits) for name, part in PARTS.items()}
+    layers = [2 * part.largest for part in PARTS.values()]
+    gpu = {
+        "none": sum(sizes.values()),
+        "model": max(sizes.values()) + sizes["vae"],  # it stays on the GPU for the previews
+        "group": 2 * max(layers),
+        "sequential": max(layers),
+    }[offload]
+    gpu += drawing_bytes(tokens=2 * 32 * 32 + 512, width=3072, pixels=512 * 1024, channels=128)
+    one_by_one = bits and offload == "none"
+    ram = sizes["text_encoder"] if one_by_one else sum(sizes.values())
+    return (gpu + memory.WORKSPACE) / 1e9, (ram + memory.WORKSPACE) / 1e9
+
+
+@pytest.mark.parametrize("way", FLUX_GB)
+def test_the_table_follows_from_the_parameter_counts(way):
+    assert FLUX_GB[way] == tuple(math.ceil(10 * size) / 10 for size in needs(*way))
+
+
+def test_downloads_follow_from_the_parameter_counts():
+    assert DOWNLOADS[WEIGHTS] == pytest.approx(PARTS["transformer"].size(), abs=1e7)
+    others = sum(part.size() for name, part in PARTS.items() if name != "transformer")
+    assert DOWNLOADS[BASE] == pytest.approx(others, abs=1e7)
+
+
+def test_weights_are_counted_in_flux_itself():
     with init_empty_weights():
         model = FluxTransformer2DModel(in_channels=128, out_channels=64, guidance_embeds=True)
     layers = {name: one for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
-    linear = sum(one.weight.numel() for name, one in layers.items() if name not in quantized.ENDS)
+    linear = sum(one.weight.numel() for name, one in layers.items() if name not in quantized.END_LAYERS)
     largest = max(weight.numel() for weight in model.parameters())
     count = sum(weight.numel() for weight in model.parameters())
-    assert FLUX["transformer"] == memory.Part(count, linear, largest)
-
-
-def test_each_way_of_saving_saves():
-    assert Way("model").gpu < Way().gpu and Way("group").gpu < Way("model").gpu
-    assert Way("sequential").gpu < Way("group").gpu
-    assert Way("none", "4bit").gpu < Way("none", "8bit").gpu < Way().gpu
-    assert Way("none", "4bit").ram < Way("model", "4bit").ram < Way().ram
-    beside = Way("model").gpu - memory.DRAWING - memory.WORKSPACE - FLUX["transformer"].size()
-    assert beside == FLUX["vae"].size()  # it stays on the GPU for the previews
+    assert PARTS["transformer"] == Part(count, linear, largest)
 
 
 # -- where loading fails
 
 
 def test_a_shortage_names_what_there_is_and_a_command_that_takes_less():
-    said = shortage(card(24), "flux-dev", Way(), main=False)
-    assert "flux-dev takes about 36" in said and "25.4 GB can be had" in said
+    said = explain_shortage(card(24), "flux-dev", Way(), main=False)
+    assert "it needs about 36" in said and "25.4 GB are free" in said
     assert "python app.py --model flux-dev --quantize 8bit" in said and "\n" not in said
-    assert memory.INSTALL in shortage(card(24, versions={}), "flux-dev", Way(), main=False)
-    assert "--quantize 4bit --offload model" in shortage(
+    assert memory.INSTALL in explain_shortage(card(24, versions={}), "flux-dev", Way(), main=False)
+    assert "--quantize 4bit --offload model" in explain_shortage(
         card(12), "flux-dev", Way("model", "8bit"), main=False
     )
 
 
 def test_where_nothing_is_lighter_pocket_is_named():
     assert lighter(card(24), Way("sequential")) is None and lighter(NONE, Way()) is None
-    assert "nothing lighter fits: python app.py runs" in shortage(NONE, "flux-dev", Way(), main=True)
+    assert "nothing lighter fits; python app.py runs" in explain_shortage(NONE, "flux-dev", Way(), main=True)
 
 
 def test_main_memory_that_ran_out_is_not_mended_by_more_of_it():
@@ -213,7 +252,7 @@ def test_loading_that_runs_out_of_memory_says_what_to_do(monkeypatch, error, sta
     monkeypatch.setattr(checkpoint, stage, fail)
     with pytest.raises(LoadError, match=r"pocket does not fit into .*memory: python -m dsd.doctor") as raised:
         load_pipeline("pocket", device="cpu")
-    words = r"pocket does not fit into .*memory, of which .* can be had.*doctor"
+    words = r"pocket does not fit into .*memory, of which .* are free.*doctor"
     assert re.match(words, doctor.remedy(raised.value))
 
 
@@ -242,17 +281,17 @@ def test_quantizing_without_its_package_gives_the_pip_command(monkeypatch):
         raise metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(metadata, "version", gone)
-    with pytest.raises(LoadError, match="needs the package bitsandbytes, not installed: pip install"):
+    with pytest.raises(LoadError, match="bitsandbytes 0.48 or newer, got none: pip install"):
         quantized.check("4bit", "none", torch.device("cuda"))
     monkeypatch.setattr(metadata, "version", lambda name: "0.43.1")
-    with pytest.raises(LoadError, match="0.48 or newer, this is 0.43.1"):
+    with pytest.raises(LoadError, match="0.48 or newer, got 0.43.1"):
         quantized.check("8bit", "model", torch.device("cuda"))
 
 
 def test_what_does_not_go_together_is_refused():
     with pytest.raises(LoadError, match="quantize must be one of 8bit, 4bit, got '2bit'"):
         quantized.check("2bit", "none", torch.device("cuda"))
-    with pytest.raises(LoadError, match="goes with offload none or model, not 'group'"):
+    with pytest.raises(LoadError, match="works with offload none or model, not 'group'"):
         quantized.check("4bit", "group", torch.device("cuda"))
 
 

@@ -18,7 +18,6 @@ from dsd.generate import command
 from dsd.model import presets
 from dsd.ui import page
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.late import Late
 from dsd.ui.loaded import Loaded
 from tests import tiny
 
@@ -49,9 +48,8 @@ def opened(monkeypatch) -> list[str]:
     return names
 
 
-def settle(*flags: str):
-    args = app.parse(list(flags))
-    return app.settle(args, app.judge(args))
+def load(*flags: str) -> Loaded:
+    return app.load_or_fall_back(app.parse(list(flags)))[0]
 
 
 # ---------------------------------------------------------------- front matter and pins
@@ -114,7 +112,7 @@ def test_a_pin_that_a_space_cannot_meet_is_named(old, new, words):
         ([], "torch==VERSION"),
         (["torch>=2.11"], "got torch>=2.11"),
         (["torch==2.13.0"], "2.10.0, 2.11.0"),
-        (["torch==2.10.0"], "leaves out torch==2.10.0"),
+        (["torch==2.10.0"], "excludes torch==2.10.0"),
     ],
 )
 def test_torch_has_to_be_pinned_to_what_zero_gpu_offers_before_the_ranges_are_read(pins, words):
@@ -160,8 +158,8 @@ def test_what_flux_lacks_is_known_before_it_is_downloaded(device, token, words):
 
 
 def test_a_space_that_lacks_something_comes_up_with_pocket_and_says_so(on_a_space, opened, tmp_path, capsys):
-    args, loaded = settle("--model", "flux-dev", "--offload", "model")
-    assert opened == ["pocket"] and args.model == loaded.name == "pocket"
+    loaded = load("--model", "flux-dev", "--offload", "model")
+    assert opened == ["pocket"] and loaded.name == "pocket"
     assert loaded.description == presets.PRESETS["pocket"].description and "needs a GPU" in loaded.missing
     built = page.build(loaded, tmp_path)
     shown = " ".join(str(part.value) for part in built.blocks.values() if isinstance(part, gr.HTML))
@@ -191,7 +189,7 @@ def test_what_cannot_be_loaded_ends_there_too_and_cannot_smuggle_in_html(
         return tiny.pipeline(guidance_embeds=False)
 
     monkeypatch.setattr(command, "open_model", refuse)
-    _, loaded = settle("--model", "some/body")
+    loaded = load("--model", "some/body")
     assert loaded.name == "pocket" and loaded.missing == shown and "<b>gated" not in page._header(loaded)
     assert capsys.readouterr().err == f"app.py: {logged}; pocket runs instead\n"
 
@@ -199,23 +197,23 @@ def test_what_cannot_be_loaded_ends_there_too_and_cannot_smuggle_in_html(
 def test_where_pocket_itself_cannot_be_loaded_nothing_else_runs(on_a_space, monkeypatch):
     monkeypatch.setattr(command, "open_model", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        settle()
+        load()
 
 
 def test_with_all_there_or_elsewhere_the_model_asked_for_runs(on_a_space, opened, monkeypatch):
     monkeypatch.setattr(app, "best_device", lambda: "cuda")
     monkeypatch.setattr(hub, "has_token", lambda: True)
-    assert settle("--model", "flux-dev")[1].missing is None
+    assert load("--model", "flux-dev").missing is None
     monkeypatch.delenv("SPACE_ID")
     monkeypatch.setattr(hub, "has_token", lambda: False)
-    assert settle("--model", "flux-dev")[1].missing is None and opened == ["flux-dev"] * 2
+    assert load("--model", "flux-dev").missing is None and opened == ["flux-dev"] * 2
 
 
 def test_on_zero_gpu_all_models_are_open_before_anybody_is_served(monkeypatch, opened):
     monkeypatch.setenv("SPACES_ZERO_GPU", "true")
     monkeypatch.setattr(command, "quiet", lambda: None)
-    monkeypatch.setattr(app, "open_teacher", lambda args: opened.append("teacher"))
-    monkeypatch.setattr(app, "open_judge", lambda args, name: opened.append("judge"))
+    monkeypatch.setattr("dsd.grids.teacher.load_teacher", lambda *_, **__: opened.append("teacher"))
+    monkeypatch.setattr("dsd.vlm.open.open_vlm", lambda *_, **__: opened.append("judge"))
     monkeypatch.setattr(page, "build", lambda *_: opened.append("page"))
     monkeypatch.setattr(page, "launch", lambda *_, **__: opened.append("served"))
     monkeypatch.setitem(presets.PRESETS, "pocket", replace(presets.POCKET, judge=str(ROOT)))
@@ -225,13 +223,14 @@ def test_on_zero_gpu_all_models_are_open_before_anybody_is_served(monkeypatch, o
 
 
 @pytest.mark.parametrize("error", [hub.LoadError("gone"), RuntimeError("CUDA error")])
-def test_a_teacher_that_cannot_be_opened_does_not_stop_the_start(monkeypatch, capsys, error):
-    def fail(args):
+def test_a_teacher_that_cannot_be_opened_does_not_stop_the_start(monkeypatch, opened, capsys, error):
+    def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(app, "open_teacher", fail)
-    app.open_now(app.wheel(args := app.parse([]), Late("pocket", lambda: None)))
-    assert str(error) in capsys.readouterr().err and args.teacher == "pocket"
+    monkeypatch.setattr("dsd.grids.teacher.load_teacher", fail)
+    _, wheel = app.load(app.parse([]))
+    app.open_now(replace(wheel, judge=None))
+    assert str(error) in capsys.readouterr().err and wheel.teacher.name == "pocket"
 
 
 # ---------------------------------------------------------------- the rules of ZeroGPU
@@ -262,7 +261,7 @@ def test_the_command_says_that_nothing_stands_against_a_space(monkeypatch, opene
     monkeypatch.setattr(command, "quiet", lambda: None)
     assert app.main(["--check-space"]) == 0
     said = capsys.readouterr()
-    assert said.err == "" and "Nothing here stands against" in said.out and opened == ["pocket"]
+    assert said.err == "" and "Ready for Spaces." in said.out and opened == ["pocket"]
 
 
 def test_the_command_lists_what_does(monkeypatch, opened, capsys):

@@ -85,7 +85,8 @@ def test_what_pillow_writes_in_a_format_that_is_accepted_is_accepted(files):
 def test_the_page_sees_each_upload_or_says_in_a_sentence_why_not(work, files, said):
     found, seen = {}, 0
     for name, path in files.items():
-        frame, remarks = work.see(str(path), 32, 32, "crop")
+        shown = work.see({"image": str(path), "width": 32, "height": 32, "fit": "crop"})
+        frame, remarks = shown["seen"], shown["remarks"]
         seen += frame is not None
         assert frame is not None or remarks.value, name
         found[name] = faults(remarks.value or "", path.parent)
@@ -95,8 +96,8 @@ def test_the_page_sees_each_upload_or_says_in_a_sentence_why_not(work, files, sa
 
 def test_a_image_of_settings_brings_them_back_or_says_why_not(work, files, said):
     for name, path in files.items():
-        back = work.restore(str(path))
-        assert len(back) == 16, name
+        back = work.form.restore({"image": str(path)})
+        assert "restored" in back, name
     assert said and not any(faults(text, path.parent) for text in said)
 
 

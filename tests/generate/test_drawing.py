@@ -21,6 +21,11 @@ def photo():
     return Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8))
 
 
+@pytest.fixture(scope="module")
+def frame(pipe, photo):
+    return drawing.fit_reference(pipe, photo, Options(prompt="a hat"))
+
+
 def options(**changes) -> Options:
     return Options(**{"prompt": "a red hat", "seed": 7, "steps": 3} | changes)
 
@@ -42,7 +47,7 @@ def far(one: Image.Image, other: Image.Image) -> int:
         ({"image_guidance": float("nan")}, "image guidance must be a number from 0 to 20, got nan"),
         ({"text_guidance": "3"}, "text guidance must be a number"),
         ({"guidance": 99.0}, "guidance must be a number"),
-        ({"width": 50}, "multiple of 16, got 50"),
+        ({"width": 50}, "multiple of 16, got 50; try 48 or 64"),
         ({"height": 100_000}, "height must be a whole number from 16 to 2048, got 100000"),
         ({"fit": "stretch"}, "fit must be one of crop, pad, got 'stretch'"),
     ],
@@ -60,20 +65,20 @@ def test_each_image_of_many_can_be_made_alone(pipe, photo):
     assert far(many[0].image, many[1].image) > 10
 
 
-def test_steps_are_counted_over_all_images_and_previews_come(pipe, photo):
-    seen = list(drawing.stream(pipe, photo, options(count=5), preview_seconds=0.0))
+def test_steps_are_counted_over_all_images_and_previews_come(pipe, frame):
+    seen = list(drawing.stream(pipe, frame, options(count=5), preview_seconds=0.0))
     assert [item.step for item in seen] == [4, 8, 12, 12, 13, 14, 15, 15]
     assert all(item.total == 15 and item.seconds_left >= 0 for item in seen)
     assert [len(item.results) for item in seen] == [0, 0, 0, 4, 4, 4, 4, 5]
     assert [len(item.previews) for item in seen if item.previews] == [4, 4, 4, 1, 1, 1]
-    assert not any(item.previews for item in drawing.stream(pipe, photo, options()))
+    assert not any(item.previews for item in drawing.stream(pipe, frame, options()))
 
 
-def test_closing_the_stream_stops_within_a_step(pipe, photo):
+def test_closing_the_stream_stops_within_a_step(pipe, frame):
     calls = []
     handle = pipe.transformer.register_forward_hook(lambda *_: calls.append(1))
     try:
-        steps = drawing.stream(pipe, photo, options(steps=50, image_guidance=1.0))
+        steps = drawing.stream(pipe, frame, options(steps=50, image_guidance=1.0))
         for _ in range(3):
             next(steps)
         steps.close()
@@ -118,7 +123,7 @@ def test_a_large_frame_still_fits_in_the_text(tmp_path):
 
 def test_a_image_without_settings_says_so(photo, tmp_path):
     photo.save(tmp_path / "plain.png")
-    with pytest.raises(ValueError, match="carries no settings"):
+    with pytest.raises(ValueError, match="has no settings"):
         provenance.read_settings(tmp_path / "plain.png")
 
 
@@ -148,13 +153,12 @@ def test_names_of_private_folders_stay_out_of_the_file(pipe, photo, tmp_path):
 def run(pipe, photo, tmp_path, monkeypatch, capsys):
     """Run the command in `tmp_path` on the tiny pipeline; returns (exit code, output, errors)."""
     monkeypatch.setattr("dsd.model.checkpoint.load_pipeline", lambda *_, **__: pipe)
-    monkeypatch.setattr(command, "quiet", lambda: None)  # it silences the whole process, other tests included
     monkeypatch.chdir(tmp_path)
     photo.save("photo.png")
 
     def run(*argv: str) -> tuple[int, str, str]:
         try:
-            code = command.main(list(argv))
+            code = command.run(command.parse(list(argv)))
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()
@@ -195,11 +199,11 @@ def test_from_warns_when_the_model_is_another(run, monkeypatch):
     run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "5")
     monkeypatch.setattr("dsd.model.checkpoint.model_hash", lambda _: "another")
     code, _, err = run("--from", "out.png", "-o", "b.png")
-    assert code == 0 and "the model is not the one" in err
+    assert code == 0 and "another model made the original image" in err
 
 
 MISTAKES = {
-    "no arguments": ([], "are needed"),
+    "no arguments": ([], "pass an image, a prompt and -o OUT.png"),
     "no such image": (["none.png", "a hat", "-o", "o.png"], "there is no file none.png"),
     "not an image": (["notes.png", "a hat", "-o", "o.png"], "not an image"),
     "an empty prompt": (["photo.png", " ", "-o", "o.png"], "prompt is empty"),
@@ -211,7 +215,7 @@ MISTAKES = {
     "no such folder": (["photo.png", "a hat", "-o", "none/o.png"], "there is no folder none"),
     "a folder as output": (["photo.png", "a hat", "-o", "folder.png"], "cannot be written"),
     "a lossy output": (["photo.png", "a hat", "-o", "o.jpg"], "must end in .png"),
-    "from without settings": (["--from", "photo.png"], "carries no settings"),
+    "from without settings": (["--from", "photo.png"], "has no settings"),
     "from with a setting": (["--from", "photo.png", "--steps", "3"], "leave out --steps"),
 }
 
@@ -230,10 +234,9 @@ def test_a_device_that_is_not_there_is_a_mistake_too(capsys, tmp_path, monkeypat
         raise AssertionError("Torch not compiled with CUDA enabled")
 
     monkeypatch.setattr("dsd.model.checkpoint.load_pipeline", load)
-    monkeypatch.setattr(command, "quiet", lambda: None)
     Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
     argv = [str(tmp_path / "photo.png"), "a hat", "-o", str(tmp_path / "o.png"), "--device", "cuda"]
-    assert command.main(argv) == 2
+    assert command.run(command.parse(argv)) == 2
     assert (
         capsys.readouterr().err
         == "dsd.generate: device 'cuda' cannot be used: Torch not compiled with CUDA enabled\n"
@@ -241,17 +244,16 @@ def test_a_device_that_is_not_there_is_a_mistake_too(capsys, tmp_path, monkeypat
 
 
 def test_an_unknown_model_is_named_with_those_there_are(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr(command, "quiet", lambda: None)
     Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
     argv = [str(tmp_path / "photo.png"), "a hat", "-o", str(tmp_path / "o.png"), "--model", "nonesuch"]
-    assert command.main(argv) == 2
+    assert command.run(command.parse(argv)) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "nonesuch" in said and "pocket" in said
 
 
 @pytest.mark.parametrize("quality", ["best", "draft"])
 def test_two_drawings_at_once_do_not_disturb_each_other(pipe, quality):
-    """A cancelled one may still be in its last step when the next begins."""
+    """A canceled one may still be in its last step when the next begins."""
     options = [Options(prompt="a hat", steps=steps, seed=steps, quality=quality) for steps in (4, 3)]
     alone = [drawing.generate(pipe, tiny.image(), one)[0].image.tobytes() for one in options]
     slow, quick = (drawing.stream(pipe, tiny.image(), one) for one in options)

@@ -17,6 +17,7 @@ from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.loaded import Loaded
 from tests import tiny
+from tests.forms import form
 from tests.markup import Reading
 
 COUNT = 1000
@@ -170,8 +171,8 @@ def test_a_few_of_each_kind_are_drawn(work, accepted, tmp_path, monkeypatch):
 def test_those_refused_are_refused_in_the_page_without_a_trace(work, corpus, accepted, tmp_path, monkeypatch):
     monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
     Image.new("RGB", (40, 40), "red").save(tmp_path / "a.png")
-    values = [1, 1, 1.0, 1.0, None, 7, 32, 32, "crop", False]
     good = set(accepted)
     for prompt in [prompt for prompt in corpus if prompt.strip() not in good]:
-        *_, (_, _, status, _) = work.draw(str(tmp_path / "a.png"), prompt, *values)
+        *_, shown = work.draw(form(str(tmp_path / "a.png"), prompt=prompt))
+        status = shown["status"]
         assert 'role="alert"' in status and "he prompt" in status and "went wrong" not in status

@@ -9,7 +9,7 @@ from diffusers import FluxPipeline
 from PIL import ImageChops
 
 from dsd.doctor import doctor
-from dsd.doctor.advice import Facts
+from dsd.doctor.advice import Facts, explain_shortage
 from dsd.grids import teacher
 from dsd.grids.teacher import SETTINGS, Settings, Teacher, draw, load_teacher, stream
 from dsd.model.checkpoint import LoadError, model_hash
@@ -207,22 +207,22 @@ def test_memory_that_runs_out_is_explained(monkeypatch, folder, error, stage):
     monkeypatch.setattr(FluxPipeline, stage, fail)
     with pytest.raises(LoadError, match=r"mine does not fit into .*memory: python -m dsd.doctor") as raised:
         load_teacher(str(folder), like="pocket", device="cpu")
-    words = r"the teacher .*mine does not fit into .*memory, of which .* can be had here: .*dsd.doctor"
+    words = r"the teacher .*mine does not fit into .*memory, of which .* are free: .*dsd.doctor"
     assert re.match(words, doctor.remedy(raised.value))
 
 
 @pytest.mark.parametrize(
     ("offload", "main", "remedy"),
     [
-        ("none", False, "4.0 GB can be had here: try --offload model or group or sequential;"),
+        ("none", False, "4.0 GB are free: try --offload model or group or sequential;"),
         ("group", False, "try --offload sequential;"),
         ("sequential", False, "close other programs;"),
-        ("none", True, "9.0 GB can be had here: close other programs;"),
+        ("none", True, "9.0 GB are free: close other programs;"),
     ],
 )
 def test_a_teacher_is_made_lighter_by_an_offload_alone(offload, main, remedy):
     facts = Facts(device="cuda", gpu_free=4_000_000_000, ram_free=9_000_000_000)
-    said = doctor.teacher_shortage(facts, "flux-dev", Way(offload), main=main)
+    said = explain_shortage(facts, "flux-dev", Way(offload), main=main, teacher=True)
     assert remedy in said and "--quantize" not in said and "\n" not in said
 
 

@@ -80,10 +80,10 @@ def test_the_input_is_not_changed():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((gradient(), 30, 32), "width must be a multiple of 16, got 30; the nearest is 32"),
-        ((gradient(), 32, 0), "height must be a multiple of 16, got 0"),
+        ((gradient(), 30, 32), "width must be a multiple of 16, got 30; try 16 or 32"),
+        ((gradient(), 32, 0), "height must be a whole number from 16 to 2048, got 0"),
         ((gradient(), 32, 32, "stretch"), "crop, pad, got 'stretch'"),
-        (("cat.png", 32, 32), "expected a PIL image, got str"),
+        (("cat.png", 32, 32), "image must be a PIL image, got str"),
         ((Image.new("RGB", (0, 5)), 32, 32), "the image is empty"),
     ],
 )

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx2
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import DiffusionPipeline, FluxControlPipeline, FluxPipeline
 from diffusers.pipelines import pipeline_utils
 from huggingface_hub.errors import (
@@ -93,6 +94,15 @@ def test_a_large_model_is_hashed_by_samples(monkeypatch):
     assert model_hash(pipe) == model_hash(pipe) != whole
     torch.nn.init.ones_(pipe.transformer.proj_out.bias)
     assert model_hash(pipe) != model_hash(tiny.pipeline())
+
+
+@pytest.mark.parametrize("limit", [0, checkpoint.WHOLE_HASH])
+def test_the_hash_stays_where_weights_are_offloaded_layer_by_layer(monkeypatch, limit):
+    monkeypatch.setattr(checkpoint, "WHOLE_HASH", limit)
+    pipe = tiny.pipeline()
+    before = model_hash(pipe)
+    cpu_offload(pipe.transformer, torch.device("cpu"))
+    assert all(weight.is_meta for weight in pipe.transformer.parameters()) and model_hash(pipe) == before
 
 
 # -- errors
@@ -226,18 +236,18 @@ def test_without_a_network_a_lora_that_is_not_in_the_cache_is_not_left_out_in_si
     for expected in (None, presets.LORA):
         with pytest.raises(LoadError, match="m must be downloaded once .me/model., and"):
             with checkpoint.hub.explained("m", ["me/model"]):
-                checkpoint._lora_beside("me/model", expected)
+                checkpoint._find_lora_beside("me/model", expected)
 
 
 def test_a_lora_that_the_hub_once_said_it_has_not_needs_no_network(cache):
     (cache / ".no_exist" / "abc").mkdir(parents=True)
     (cache / ".no_exist" / "abc" / presets.LORA).touch()
-    assert checkpoint._lora_beside("me/model", None) is None
+    assert checkpoint._find_lora_beside("me/model", None) is None
 
 
 def test_a_lora_in_the_cache_is_taken_without_a_network(cache):
     (file := cache / "snapshots" / "abc" / presets.LORA).touch()
-    assert checkpoint._lora_beside("me/model", None) == file
+    assert checkpoint._find_lora_beside("me/model", None) == file
 
 
 def test_a_lora_that_is_not_on_the_hub_is_none_or_an_error_where_it_is_expected(monkeypatch):
@@ -245,9 +255,9 @@ def test_a_lora_that_is_not_on_the_hub_is_none_or_an_error_where_it_is_expected(
         raise EntryNotFoundError("not there")
 
     monkeypatch.setattr(checkpoint, "hf_hub_download", refuse)
-    assert checkpoint._lora_beside("me/model", None) is None
+    assert checkpoint._find_lora_beside("me/model", None) is None
     with pytest.raises(EntryNotFoundError):
-        checkpoint._lora_beside("me/model", presets.LORA)
+        checkpoint._find_lora_beside("me/model", presets.LORA)
 
 
 # -- the public face

@@ -55,7 +55,7 @@ def test_a_lora_that_is_none_is_named(whole, tmp_path, content):
     file = tmp_path / LORA
     file.write_bytes(content)
     for weights in (file, tmp_path):
-        with pytest.raises(LoadError, match=rf"{file} is damaged, or no safetensors file"):
+        with pytest.raises(LoadError, match=rf"{file} is damaged or not a safetensors file"):
             load_pipeline(whole, weights=weights, device="cpu")
 
 
@@ -107,6 +107,6 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     (weights := tmp_path / "lora.safetensors").write_bytes(CONTENTS["text"])
     tiny.image().save(tmp_path / "in.png")
     job = [str(tmp_path / "in.png"), "a hat", "-o", str(tmp_path / "out.png"), "--device", "cpu"]
-    assert drawing.main([*job, "--weights", str(weights)]) == 2
+    assert drawing.run(drawing.parse([*job, "--weights", str(weights)])) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"{weights} is damaged" in said and "memory" not in said

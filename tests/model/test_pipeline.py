@@ -7,6 +7,7 @@ import pytest
 import torch
 from diffusers import FirstBlockCacheConfig
 
+from dsd.model.encoding import encode_frames
 from dsd.model.latents import timesteps
 from dsd.model.pipeline import DSDPipeline
 from tests import tiny
@@ -126,7 +127,7 @@ def test_prompt_reference_and_seed_act(pipe):
 def test_embedded_guidance_is_refused_where_there_is_none():
     pipe = tiny.pipeline(guidance_embeds=False)
     assert draw(pipe).isfinite().all()
-    with pytest.raises(ValueError, match="guidance_scale=3.5, but this model has no embedded guidance"):
+    with pytest.raises(ValueError, match="guidance is 3.5, but this model has no embedded guidance"):
         draw(pipe, guidance_scale=3.5)
 
 
@@ -209,11 +210,10 @@ def test_output_types(pipe):
     assert isinstance(pipe(PROMPTS[0], return_dict=False, **options), tuple)
 
 
-def test_a_fitted_tensor_is_the_same_reference(pipe):
-    pixels = torch.from_numpy(np.asarray(image()).copy()).permute(2, 0, 1)[None] / 255 * 2 - 1
-    kept = pixels.clone()
-    torch.testing.assert_close(draw(pipe, image=pixels), draw(pipe), rtol=1e-5, atol=1e-5)
-    assert torch.equal(pixels, kept)
+def test_an_encoded_condition_is_the_same_reference(pipe):
+    condition = encode_frames(pipe, [image()])
+    kept = condition.clone()
+    assert torch.equal(draw(pipe, image=condition), draw(pipe)) and torch.equal(condition, kept)
 
 
 def test_the_reference_is_never_sampled():
@@ -232,21 +232,21 @@ def test_the_reference_is_never_sampled():
     [
         ({"image": None}, "image is missing"),
         ({"image": []}, "image is missing"),
-        ({"image": "cat.png"}, "must hold PIL images"),
+        ({"image": "cat.png"}, "must hold PIL images, got str"),
         ({"image": [image()] * 3, "prompt": PROMPTS}, "2 prompts do not go with 3 references"),
         ({"prompt": None}, "either prompt or prompt_embeds"),
-        ({"height": 0}, "height must be a multiple of 16, got 0"),
-        ({"width": 32.0}, "width must be a whole number of pixels, got 32.0"),
-        ({"width": 40}, "width must be a multiple of 16, got 40"),
-        ({"image": torch.zeros(1, 3, 16, 16), "width": 32}, "image tensor is 16 x 16, the frame 32 x 16"),
-        ({"image": torch.full((1, 3, 32, 32), 255.0)}, "lies in -1..1, got up to 255"),
-        ({"num_inference_steps": 0}, "num_inference_steps must be at least 1, got 0"),
+        ({"height": 0}, "height must be a whole number from 16 to 2048, got 0"),
+        ({"width": 32.0}, "width must be a whole number from 16 to 2048, got 32.0"),
+        ({"width": 40}, "width must be a multiple of 16, got 40; try 32 or 48"),
+        ({"image": torch.zeros(1, 3, 16, 16)}, r"must be \[B, tokens, C\], got \[1, 3, 16, 16\]"),
+        ({"num_inference_steps": 0}, "steps must be a whole number from 1 to 200, got 0"),
+        ({"num_images_per_prompt": 0}, "num_images_per_prompt must be a whole number from 1 to 1000, got 0"),
         ({"output_type": "jpg"}, "output_type must be one of"),
         ({"fit": "stretch"}, "fit must be one of crop, pad"),
         ({"latents": torch.zeros(1, 5, 16)}, r"latents must be \[1, 8, 16\]"),
         ({"negative_prompt": ["a", "b", "c"]}, "3 negative prompts do not go with 1 images"),
         ({"prompt_embeds": torch.zeros(1, 4, 32), "prompt": None}, "belong together"),
-        ({"callback_on_step_end_tensor_inputs": ("noise",)}, "knows latents, got 'noise'"),
+        ({"callback_on_step_end_tensor_inputs": ("noise",)}, "must be one of latents, got 'noise'"),
         ({"generator": seeded(0, 1)}, "list of generators of length 2"),
     ],
 )

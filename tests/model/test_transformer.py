@@ -41,13 +41,13 @@ def test_widening_is_the_identity_at_first():
 
 def test_widening_leaves_the_old_one_and_copies_nothing():
     plain = tiny.plain_transformer()
-    wide = widen(plain, extra=48)
-    assert plain.config.in_channels == 16 and wide.x_embedder.in_features == 64
+    wide = widen(plain)
+    assert plain.config.in_channels == 16 and wide.x_embedder.in_features == 32
     assert wide.proj_out.weight.data_ptr() == plain.proj_out.weight.data_ptr()
     assert all(parameter.requires_grad for parameter in wide.parameters())
 
 
-def test_widening_twice_needs_a_number():
+def test_widening_twice_is_refused():
     with pytest.raises(ValueError, match="already widened: 32 channels in, 16 out"):
         widen(tiny.transformer())
 
@@ -110,12 +110,12 @@ def edited(tmp_path: Path, edit) -> Path:
 
 
 def test_a_missing_key_is_named(tmp_path):
-    with pytest.raises(ValueError, match="misses 1 keys: proj_out.bias"):
+    with pytest.raises(ValueError, match="(?s)Missing key.*proj_out.bias"):
         load_transformer(edited(tmp_path, lambda state: state.pop("proj_out.bias")))
 
 
 def test_an_unexpected_key_is_named(tmp_path):
-    with pytest.raises(ValueError, match="has unexpected 1 keys: extra.weight"):
+    with pytest.raises(ValueError, match="(?s)Unexpected key.*extra.weight"):
         load_transformer(edited(tmp_path, lambda state: state.update({"extra.weight": torch.zeros(1)})))
 
 

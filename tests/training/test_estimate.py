@@ -101,7 +101,7 @@ def test_what_cannot_fit_is_refused_with_what_would_help(base, tmp_path):
     with (tmp_path / "texts" / "a.safetensors").open("wb") as file:
         file.truncate(10**12)  # a hole: takes no room, but says it is so large
     plan.check(replace(fine, disk=10**12), tmp_path, elsewhere)  # it is all there already
-    refused = r"may take 1000000.0 GB for {}, and .* free: choose another --out"
+    refused = r"may need 1000000.0 GB for {}, and .* free: choose another --out"
     with pytest.raises(TrainingError, match=refused.format("the encoded dataset")):
         plan.check(replace(fine, disk=10**15), tmp_path, elsewhere)
     with pytest.raises(TrainingError, match=refused.format("states and checkpoint")):
@@ -147,10 +147,11 @@ def test_the_plan_reads_as_a_page(base):
     assert "unknown" in plan.describe(made(base, POCKET), POCKET, None)
 
 
-def test_time_is_measured_on_a_few_blocks(base):
-    options = replace(LORA, batch=2, accumulate=3)
-    once = plan.time_step(base, replace(options, accumulate=1), start(options))
-    assert 0.3 < plan.time_step(base, options, start(options)) / (3 * once) < 3
+def test_time_follows_from_the_operations_and_the_speed_of_a_matrix_product(base, monkeypatch):
+    assert plan.time_step(made(base, POCKET), start(POCKET)) > 0
+    monkeypatch.setattr(plan, "_matrix_speed", lambda accelerator: 1e9)
+    counted = replace(made(base, POCKET), flops=3e9)
+    assert plan.time_step(counted, start(POCKET)) == pytest.approx(6)
 
 
 CONFIGS = sorted((Path(__file__).parents[2] / "train" / "configs").glob("*.yaml"))

@@ -14,7 +14,6 @@ import pytest
 import app
 from dsd.generate import command, provenance
 from dsd.ui import page
-from dsd.ui.loaded import Loaded
 from tests import tiny
 from tests.project import ROOT, read
 
@@ -23,12 +22,11 @@ SUBJECT, PROMPT = "assets/examples/01-pink-tall-striped.png", "wearing a red hat
 
 
 @pytest.fixture(scope="module")
-def serve(tmp_path_factory):
+def serve(loaded, tmp_path_factory):
     """Starts the page around a tiny pipeline, with MCP or without; returns its address."""
     blocks = []
 
     def serve(**options: object) -> str:
-        loaded = Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny")
         blocks.append(page.build(loaded, tmp_path_factory.mktemp("no-examples")))
         return page.launch(blocks[-1], prevent_thread_lock=True, quiet=True, **options)[1].rstrip("/")
 

@@ -6,7 +6,6 @@ import time
 from pathlib import Path
 
 import gradio as gr
-import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -19,14 +18,13 @@ from dsd.ui import page
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.loaded import Loaded
 from tests import tiny
+from tests.forms import form
 from tests.uploads import png_header
 
 
 @pytest.fixture(scope="module")
-def loaded():
-    return Loaded(
-        pipe=tiny.pipeline(guidance_embeds=False), name="tiny", warn=lambda image: "Unlike <b>my</b> world."
-    )
+def loaded(pipe) -> Loaded:
+    return Loaded(pipe=pipe, name="tiny", warn=lambda image: "Unlike <b>my</b> world.")
 
 
 @pytest.fixture(scope="module")
@@ -41,13 +39,6 @@ def server(loaded, tmp_path_factory):
 @pytest.fixture(scope="module")
 def client(server, tmp_path_factory):
     return Client(server, verbose=False, download_files=tmp_path_factory.mktemp("downloads"))
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory) -> str:
-    path = tmp_path_factory.mktemp("photo") / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(path)
-    return str(path)
 
 
 def ask(client: Client, image: str, **changes):
@@ -180,11 +171,16 @@ def test_images_are_drawn_one_call_at_a_time(client, photo, loaded):
 def test_what_the_model_sees_is_the_fitted_frame(loaded, photo):
     from dsd.model import canvas
 
-    frame, remarks = Generating(loaded).see(photo, 48, 32, "pad")
-    assert frame.tobytes() == canvas.fit(Image.open(photo), 48, 32, "pad").tobytes()
-    assert remarks.visible and "Unlike &lt;b&gt;my" in remarks.value
-    frame, remarks = Generating(loaded).see(None, 48, 32, "pad")
-    assert frame is None and not remarks.visible
+    asked = {"image": photo, "width": 48, "height": 32, "fit": "pad"}
+    shown = Generating(loaded).see(asked)
+    assert shown["seen"].tobytes() == canvas.fit(Image.open(photo), 48, 32, "pad").tobytes()
+    assert shown["remarks"].visible and "Unlike &lt;b&gt;my" in shown["remarks"].value
+    shown = Generating(loaded).see(asked | {"image": None})
+    assert shown["seen"] is None and not shown["remarks"].visible
+
+
+def restore(loaded: Loaded, path: Path | str) -> dict:
+    return Generating(loaded).form.restore({"image": str(path)})
 
 
 def test_a_dropped_image_brings_its_settings_back(loaded, photo, tmp_path):
@@ -192,22 +188,24 @@ def test_a_dropped_image_brings_its_settings_back(loaded, photo, tmp_path):
         prompt="a red hat", seed=9, steps=2, width=48, height=32, fit="pad", text_guidance=2.0
     )
     result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
-    back = Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))
-    assert back[0].tobytes() == result.frame.tobytes()
-    assert back[1:6] == ("a red hat", 1, 2, 1.5, 2.0) and back[7:13] == (9, 48, 32, "pad", "best", False)
-    assert "another model" not in back[14]
+    back = restore(loaded, drawing.save(result, tmp_path / "made.png"))
+    assert back.pop("image").tobytes() == result.frame.tobytes()
+    assert "another model" not in back.pop("note") and back.pop("restored").visible
+    assert back == {
+        "prompt": "a red hat", "count": 1, "steps": 2, "image_guidance": 1.5, "text_guidance": 2.0, "seed": 9,
+        "width": 48, "height": 32, "fit": "pad", "quality": "best", "new_seed": False,
+        "own_image": str(tmp_path / "made.png"),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("asked", [{"quality": "draft"}, {"quality": "balanced", "steps": 5}])
 def test_a_dropped_image_is_redrawn_at_the_quality_it_was_drawn_at(loaded, photo, tmp_path, asked):
     made = drawing.Options(prompt="a hat", seed=9, **asked)
     result = drawing.generate(loaded.pipe, Image.open(photo), made, model="tiny")[0]
-    work = Generating(loaded)
-    frame, prompt, *values = work.restore(str(drawing.save(result, tmp_path / "made.png")))[:13]
-    frame.save(tmp_path / "frame.png")
-    values[4] = None  # the embedded guidance that this model lacks stays as it is on the page
-    *_, (images, *_) = work.draw(str(tmp_path / "frame.png"), prompt, *values)
-    again = images.value[0]["image"]["path"]
+    back = restore(loaded, drawing.save(result, tmp_path / "made.png"))
+    back["image"].save(tmp_path / "frame.png")
+    *_, shown = Generating(loaded).draw(form() | back | {"image": str(tmp_path / "frame.png")})
+    again = shown["images"].value[0]["image"]["path"]
     assert provenance.read_settings(again) == result.settings
     with Image.open(again) as image:
         assert image.convert("RGB").tobytes() == result.image.tobytes()
@@ -216,18 +214,17 @@ def test_a_dropped_image_is_redrawn_at_the_quality_it_was_drawn_at(loaded, photo
 def test_a_quality_the_page_does_not_offer_is_refused_with_a_reason(loaded, photo, tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
-    made = drawing.Options(prompt="a hat", quality=Quality(steps=2, solver="dpm++"))
+    made = drawing.Options(prompt="a hat", quality=Quality(steps=2, solver="unipc"))
     result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
-    assert Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))[3] == gr.skip()
-    assert "dpm++" in said[0] and "draft, balanced, best" in said[0]
+    assert list(restore(loaded, drawing.save(result, tmp_path / "made.png"))) == ["restored"]
+    assert "unipc" in said[0] and "draft, balanced, best" in said[0]
 
 
 def test_a_image_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
     other = tiny.pipeline(seed=1, guidance_embeds=True)
     result = drawing.generate(other, Image.open(photo), drawing.Options(prompt="a hat", steps=1))[0]
-    back = Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))
-    assert result.settings["guidance"] == 3.5 and back[6] == gr.skip()
-    assert "another model" in back[14]
+    back = restore(loaded, drawing.save(result, tmp_path / "made.png"))
+    assert result.settings["guidance"] == 3.5 and "guidance" not in back and "another model" in back["note"]
 
 
 def test_settings_the_page_does_not_offer_are_refused_with_a_reason(loaded, photo, tmp_path, monkeypatch):
@@ -235,41 +232,37 @@ def test_settings_the_page_does_not_offer_are_refused_with_a_reason(loaded, phot
     monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
     made = drawing.Options(prompt="a hat", steps=1, image_guidance=15.0)
     result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
-    assert Generating(loaded).restore(str(drawing.save(result, tmp_path / "made.png")))[1] == gr.skip()
-    assert "image guidance 15" in said[0]
+    assert list(restore(loaded, drawing.save(result, tmp_path / "made.png"))) == ["restored"]
+    assert "Image guidance must be from 0 to 10 on this page, got 15.0." in said[0]
 
 
 def test_a_plain_image_brings_none(loaded, photo):
-    skip = gr.skip()
-    back = Generating(loaded).restore(photo)
-    assert back[0] == photo and all(value == skip for value in back[1:13])
+    back = restore(loaded, photo)
+    assert list(back) == ["restored"] and not back["restored"].visible
 
 
 def test_the_page_reports_trouble_in_its_status_line(loaded, photo, monkeypatch):
     monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
-    values = [1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", False]
-    *_, (_, _, status, _) = Generating(loaded).draw(None, "a hat", *values)
-    assert "There is no image yet" in status and 'role="alert"' in status
+    *_, shown = Generating(loaded).draw(form())
+    assert "There is no image yet" in shown["status"] and 'role="alert"' in shown["status"]
 
 
 def test_a_long_prompt_runs_and_the_page_says_what_is_cut(loaded, photo):
-    values = [1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", False]
-    *_, (images, _, status, _) = Generating(loaded).draw(photo, "zebra " * 833, *values)
-    assert "characters are cut" in status and images.value
+    *_, shown = Generating(loaded).draw(form(photo, prompt="zebra " * 833))
+    assert "characters are cut" in shown["status"] and shown["images"].value
 
 
 def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(loaded, photo, monkeypatch):
     monkeypatch.setattr(gr, "Warning", lambda *_, **__: None)
     monkeypatch.setattr(loaded.pipe, "stream", lambda *_, **__: 1 / 0)
-    values = [1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", False]
-    *_, (_, _, status, _) = Generating(loaded).draw(photo, "a hat", *values)
-    assert "Something went wrong" in status and "ZeroDivision" not in status
+    *_, shown = Generating(loaded).draw(form(photo))
+    assert "Something went wrong" in shown["status"] and "ZeroDivision" not in shown["status"]
 
 
 def test_what_leaves_the_gpu_process_can_be_pickled(loaded, photo):
-    steps = drawing.stream(
-        loaded.pipe, Image.open(photo), drawing.Options(prompt="x", steps=1), preview_seconds=0.0
-    )
+    options = drawing.Options(prompt="x", steps=1)
+    frame = drawing.fit_reference(loaded.pipe, Image.open(photo), options)
+    steps = drawing.stream(loaded.pipe, frame, options, preview_seconds=0.0)
     for progress in steps:
         assert pickle.loads(pickle.dumps(progress)).step == progress.step
 

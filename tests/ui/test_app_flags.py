@@ -24,8 +24,7 @@ def load(monkeypatch):
     def load(*flags: str):
         args = app.parse(list(flags))
         app.check(args)
-        judge = app.judge(args)
-        return app.load(args, judge), app.wheel(args, judge)
+        return app.load(args)
 
     return load
 
@@ -82,7 +81,7 @@ def test_who_brings_a_model_may_say_that_the_embedded_judge_knows_its_world(load
     ("flags", "words"),
     [
         (["--judge", "nonesuch"], "nonesuch"),
-        (["--judge", "pocket", "--teacher", "flux-dev"], "drawn critters only"),
+        (["--judge", "pocket", "--teacher", "flux-dev"], "--judge pocket cannot judge what flux-dev draws"),
         (["--run", "/nowhere/at/all"], "/nowhere/at/all"),
     ],
 )
@@ -171,7 +170,7 @@ def test_a_port_that_is_taken_ends_in_one_sentence(start, capsys):
     ("flags", "error", "words"),
     [
         (["--port", "70000"], None, "port 70000 cannot be used"),
-        ([], OSError("Cannot find empty port"), "no free port was found: name one with --port"),
+        ([], OSError("Cannot find empty port"), "no free port was found: pass a free one as --port"),
         (["--host", "203.0.113.9"], None, "203.0.113.9 is no address of this machine"),
         ([], ValueError("localhost is\nnot accessible"), "localhost is not accessible"),
     ],
@@ -181,7 +180,7 @@ def test_so_does_whatever_else_the_server_refuses(start, capsys, monkeypatch, fl
         raise error
 
     if error:
-        monkeypatch.setattr(page, "launch", refuse)
+        monkeypatch.setattr(gr.Blocks, "launch", refuse)
     assert start(*flags) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and said.startswith("app.py: ") and words in said

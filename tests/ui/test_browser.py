@@ -16,11 +16,6 @@ from train.pocket import text
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return tiny.pipeline(guidance_embeds=False)
-
-
-@pytest.fixture(scope="module")
 def server(pipe, tmp_path_factory):
     examples = tmp_path_factory.mktemp("examples")
     for index in range(2):
@@ -133,7 +128,7 @@ def test_cancel_stops_and_the_next_run_works(open_page, pipe):
         tab.locator("#images img").first.wait_for()  # the live preview
         tab.get_by_role("button", name="Cancel").click()
         clicked.set()
-        tab.get_by_text("Cancelled.").wait_for()
+        tab.get_by_text("Canceled.").wait_for()
         time.sleep(0.8)
         stopped = len(calls)
         time.sleep(0.8)
@@ -197,12 +192,12 @@ def test_the_second_visitor_sees_the_place_in_the_queue_and_no_image_of_the_firs
         second.locator("#examples button").first.click()
         second.get_by_text("queue: 1").first.wait_for()
         second.get_by_role("button", name="Cancel").click()  # leaving the queue works too
-        second.get_by_text("Cancelled.").wait_for()
+        second.get_by_text("Canceled.").wait_for()
     finally:
         hook.remove()
     first.get_by_text("Done, seed").wait_for()
     first.locator("#history-strip button").wait_for()
-    assert "Cancelled." in second.locator("#status").inner_text()
+    assert "Canceled." in second.locator("#status").inner_text()
     assert second.locator("#history").is_hidden()
     second.get_by_role("button", name="Create").click()
     second.get_by_text("Done, seed").wait_for()

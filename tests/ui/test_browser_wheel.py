@@ -105,7 +105,7 @@ def test_cancel_stops_within_a_step_and_the_next_grid_is_drawn(open_tab, teacher
         tab.get_by_text(re.compile(rf"Step \d+ of {STEPS}")).wait_for()
         tab.locator("#grid-grid img").wait_for()  # the live preview
         tab.locator("#grid-cancel").click()
-        tab.get_by_text("Cancelled.").wait_for()
+        tab.get_by_text("Canceled.").wait_for()
         stopped = len(calls)
         time.sleep(1.0)
         assert len(calls) <= stopped + 1 and stopped < STEPS

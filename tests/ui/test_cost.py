@@ -10,28 +10,24 @@ from spaces.zero import client, config
 from spaces.zero.gradio import error as zero_error
 
 from dsd.generate import drawing
-from dsd.generate.drawing import Options, Progress
+from dsd.generate.drawing import Options
 from dsd.model.sampling import QUALITIES
 from dsd.ui import page
-from dsd.ui.generate import cost
+from dsd.ui.generate import cost, tab
 from dsd.ui.generate import layout as generate_layout
 from dsd.ui.generate.cost import MARGIN, SECONDS_PER_EVALUATION, START_SECONDS, Pace, evaluations
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.loaded import Loaded
 from dsd.ui.messages import explained
 from tests import tiny
+from tests.forms import form
 
 SCALES = pytest.mark.parametrize("scales", [(1.0, 1.0), (1.5, 1.0), (2.0, 3.0)])
 
 
-@pytest.fixture(scope="module")
-def pipe():
-    return tiny.pipeline(guidance_embeds=False)
-
-
 @pytest.fixture
-def work(pipe) -> Generating:
-    return Generating(Loaded(pipe=pipe, name="tiny"))
+def work(loaded) -> Generating:
+    return Generating(loaded)
 
 
 @pytest.fixture
@@ -39,10 +35,7 @@ def on_zero_gpu(monkeypatch):
     monkeypatch.setenv("SPACES_ZERO_GPU", "1")
 
 
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory) -> str:
-    tiny.image(size=(96, 80)).save(path := tmp_path_factory.mktemp("photo") / "photo.png")
-    return str(path)
+COSTS = {name: value for name, value in form(steps=28).items() if name in tab.COSTS}
 
 
 def asked(**changes) -> Options:
@@ -71,8 +64,6 @@ def test_the_evaluations_that_are_counted_are_those_that_there_are(pipe, quality
     )
     try:
         steps = drawing.stream(pipe, tiny.image(), options)
-        next(steps)
-        assert cost._in_first_step(options) == sum(seen)
         list(steps)
     finally:
         hook.remove()
@@ -104,52 +95,37 @@ def test_before_the_first_run_no_seconds_are_made_up():
 def test_a_run_teaches_what_others_will_take():
     pace = Pace(512)
     options = asked(steps=11, image_guidance=1.0)
-    pace.learn(options, 1.5, 10.0)  # a second before the first step, then a second each
-    assert pace.seconds(options) == pytest.approx(11.5 + 0.0) and pace.start == pytest.approx(0.5)
-    assert pace.seconds(asked(steps=22, image_guidance=1.0)) == pytest.approx(22.5)
-    assert pace.seconds(asked(steps=11, image_guidance=1.0, count=3)) == pytest.approx(33.5)
-    assert pace.seconds(asked(steps=11, image_guidance=1.0, width=1024)) == pytest.approx(22.5)
-    assert pace.line(options) == "Takes about 12 seconds."
+    pace.learn(options, 11.0)
+    assert pace.seconds(options) == pytest.approx(11.0)
+    assert pace.seconds(asked(steps=22, image_guidance=1.0)) == pytest.approx(22.0)
+    assert pace.seconds(asked(steps=11, image_guidance=1.0, count=3)) == pytest.approx(33.0)
+    assert pace.seconds(asked(steps=11, image_guidance=1.0, width=1024)) == pytest.approx(22.0)
+    assert pace.line(options) == "Takes about 11 seconds."
     assert pace.gpu_seconds(None, options) == math.ceil(START_SECONDS + MARGIN * 11)
 
 
 def test_a_later_run_moves_the_figure_halfway():
     pace, options = Pace(512), asked(steps=11, image_guidance=1.0)
-    pace.learn(options, 1.0, 10.0)
-    pace.learn(options, 3.0, 30.0)
+    pace.learn(options, 11.0)
+    pace.learn(options, 33.0)
     assert pace.seconds(options) == pytest.approx(22.0)
 
 
-def test_a_single_step_teaches_nothing():
-    pace = Pace(512)
-    pace.learn(asked(steps=1), 3.0, 0.0)
-    assert pace.rate is None
-
-
-def test_what_is_timed_is_what_arrives_and_a_cancel_teaches_nothing():
-    def steps():
-        for step in range(1, 5):
-            time.sleep(0.02)
-            yield Progress(step, 4, 0.0)
-
-    options = asked(steps=4, image_guidance=1.0)
-    pace = Pace(512)
-    stopped = pace.timed(steps(), options)
-    next(stopped)
-    stopped.close()
-    assert pace.rate is None
-    assert [progress.step for progress in pace.timed(steps(), options)] == [1, 2, 3, 4]
-    assert 0.08 <= pace.seconds(options) < 0.8
+def test_a_canceled_run_teaches_nothing(work, photo):
+    shown = work.draw(form(photo, steps=4))
+    for _ in range(3):
+        next(shown)
+    shown.close()
+    assert work.pace.rate is None
 
 
 def test_a_run_of_the_page_is_timed_and_the_line_follows(work, photo):
-    form = [1, 28, 1.5, 1.0, 32, 32, "best"]
-    assert "first image will show" in work.cost(*form)
+    assert "first image will show" in work.cost(COSTS)["cost"]
     begun = time.monotonic()
-    list(work.draw(photo, "a hat", 2, 4, 1.5, 1.0, None, 7, 32, 32, "crop", "best", False))
+    list(work.draw(form(photo, count=2, steps=4)))
     taken = time.monotonic() - begun
     known = work.pace.seconds(Options(prompt="x", count=2, steps=4, width=32, height=32))
-    assert 0 < known <= taken and "Takes about" in work.cost(*form)
+    assert 0 < known <= taken and "Takes about" in work.cost(COSTS)["cost"]
 
 
 def test_a_call_of_a_program_is_timed_too(work, photo):
@@ -158,16 +134,10 @@ def test_a_call_of_a_program_is_timed_too(work, photo):
 
 
 @pytest.mark.parametrize(
-    "form",
-    [
-        [None, 28, 1.5, 1.0, 32, 32, "best"],
-        [1, 28, 1.5, 1.0, 3, 32, "best"],
-        [1, 28, "many", 1.0, 32, 32, "best"],
-        [1, 28, 1.5, 1.0, 32, 32, ["superb"]],
-    ],
+    "typed", [{"count": None}, {"width": 3}, {"image_guidance": "many"}, {"quality": ["superb"]}]
 )
-def test_a_field_that_is_still_being_typed_is_no_error(work, form):
-    assert work.cost(*form) == '<p class="dsd-quiet"></p>'
+def test_a_field_that_is_still_being_typed_is_no_error(work, typed):
+    assert work.cost(COSTS | typed)["cost"] == '<p class="dsd-quiet"></p>'
 
 
 def test_the_line_follows_every_setting_that_costs_and_waits_in_no_queue(work, tmp_path):
@@ -190,7 +160,7 @@ def test_there_the_seconds_that_are_asked_for_are_said(on_zero_gpu):
     pace = Pace(512)
     said = pace.line(asked())
     assert f"Asks for {pace.gpu_seconds(None, asked())} seconds" in said and "allowance" in said
-    pace.learn(asked(steps=11), 1.0, 10.0)
+    pace.learn(asked(steps=11), 10.0)
     said = pace.line(asked())
     assert f"Asks for {pace.gpu_seconds(None, asked())} seconds" in said and "allowance" not in said
 
@@ -233,8 +203,8 @@ def test_what_zero_gpu_refuses_with_reaches_the_visitor_with_its_numbers_and_the
         yield
 
     monkeypatch.setattr(work, "_steps", refused)
-    *_, (_, _, status, _) = work.draw(photo, "a hat", 1, 2, 1.5, 1.0, None, 7, 32, 32, "crop", "best", False)
-    assert said in status and toasts == [said]
+    *_, shown = work.draw(form(photo))
+    assert said in shown["status"] and toasts == [said]
     with pytest.raises(gr.Error) as caught:
         list(work.endpoint(photo, "a hat", 1, 2, 1.5, 1.0, None, 7, 32, 32, "crop"))
     assert caught.value.message == said

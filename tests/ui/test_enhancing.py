@@ -1,26 +1,12 @@
 """Behind "Describe my image for me": who looks, what is suggested, what is sent where."""
 
-import pytest
-
 from dsd.curation.captions import LONGEST
 from dsd.grids.recipes import CRITTERS
 from dsd.ui.generate.enhancing import Enhancing
-from dsd.ui.late import Late
-from dsd.ui.loaded import Loaded
+from dsd.ui.loaded import Lazy, Loaded
 from dsd.vlm.base import VLMError
-from tests import tiny, wheel_page
+from tests import wheel_page
 from tests.judging import FakeJudge
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return tiny.pipeline(guidance_embeds=False)
-
-
-@pytest.fixture
-def photo(tmp_path) -> str:
-    tiny.image().save(tmp_path / "photo.png")
-    return str(tmp_path / "photo.png")
 
 
 def enhancing(pipe, said: str = "a red round critter on the beach", **changed) -> Enhancing:
@@ -28,40 +14,49 @@ def enhancing(pipe, said: str = "a red round critter on the beach", **changed) -
     return Enhancing(Loaded(pipe=pipe, name="tiny", recipe=CRITTERS, **{"describer": describer, **changed}))
 
 
+def asked(image: str | None, prompt: str | None) -> dict:
+    return {"image": image, "prompt": prompt}
+
+
+def remark(work: Enhancing, image: str | None, prompt: str) -> str:
+    return work.describe(asked(image, prompt))["describe_remark"]
+
+
 def test_the_subject_comes_before_the_visitors_own_words_and_nothing_is_used_yet(pipe, photo):
     work = enhancing(pipe)
-    suggestion, use, remark = work.describe(photo, "in the forest with a hat")
-    assert suggestion.value == "a red round critter in the forest with a hat"
-    assert suggestion.visible and use.visible and "Change it as you like" in remark
-    (asked,) = work.describer().requests
-    assert asked.question == CRITTERS.captions["caption"] and asked.images[0].size == (32, 32)
+    shown = work.describe(asked(photo, "in the forest with a hat"))
+    assert shown["suggestion"].value == "a red round critter in the forest with a hat"
+    assert shown["suggestion"].visible and shown["use_suggestion"].visible
+    assert "Change it as you like" in shown["describe_remark"]
+    (request,) = work.describer().requests
+    assert request.question == CRITTERS.captions["caption"] and request.images[0].size == (70, 50)
 
 
 def test_the_suggestion_fits_what_the_models_own_tokenizer_can_read(pipe, photo):
-    suggestion, *_ = enhancing(pipe, said="wonderful " * 30).describe(photo, "in the forest")
+    suggestion = enhancing(pipe, said="wonderful " * 30).describe(asked(photo, "in the forest"))["suggestion"]
     length = len(pipe.tokenizer(suggestion.value, verbose=False).input_ids)
     assert LONGEST // 2 < length <= LONGEST and suggestion.value.endswith("in the forest")
 
 
 def test_without_words_of_ones_own_it_is_the_description(pipe, photo):
     for nothing in ("", None):
-        assert enhancing(pipe).describe(photo, nothing)[0].value == "a red round critter"
+        assert enhancing(pipe).describe(asked(photo, nothing))["suggestion"].value == "a red round critter"
 
 
 def test_the_model_is_not_opened_before_somebody_asks(pipe, photo):
     work = enhancing(pipe)
     work.about()
     assert not work.describer.is_open
-    work.describe(photo, "in the forest")
+    work.describe(asked(photo, "in the forest"))
     assert work.describer.is_open
 
 
 def test_what_is_missing_is_said(pipe, photo):
     assert "--judge" in enhancing(pipe, describer=None).about()
-    gone = Late("pocket", lambda: 1 / 0, missing="the embedded judge is not in this copy")
+    gone = Lazy("pocket", lambda: 1 / 0, missing="the embedded judge is not in this copy")
     work = enhancing(pipe, describer=gone)
     assert "The embedded judge is not in this copy." in work.about()
-    assert "not in this copy" in work.describe(photo, "in the forest")[2]
+    assert "not in this copy" in work.describe(asked(photo, "in the forest"))["describe_remark"]
 
 
 def test_it_says_where_the_image_goes(pipe):
@@ -73,14 +68,14 @@ def test_it_says_where_the_image_goes(pipe):
 
 
 def test_mistakes_and_a_silent_model_are_answered_by_a_sentence(pipe, photo, tmp_path):
-    assert "There is no image yet" in enhancing(pipe).describe(None, "a hat")[2]
+    assert "There is no image yet" in remark(enhancing(pipe), None, "a hat")
     (tmp_path / "notes.png").write_text("Dear diary")
-    assert "notes.png" in enhancing(pipe).describe(str(tmp_path / "notes.png"), "a hat")[2]
-    assert "nothing to say" in enhancing(pipe, said="").describe(photo, "")[2]
+    assert "notes.png" in remark(enhancing(pipe), str(tmp_path / "notes.png"), "a hat")
+    assert "nothing to say" in remark(enhancing(pipe, said=""), photo, "")
 
     def refuse(request):
         raise VLMError("no answer <b>at all</b>")
 
     silent = wheel_page.late(FakeJudge(refuse))
-    remark = enhancing(pipe, describer=silent).describe(photo, "a hat")[2]
-    assert "No answer &lt;b&gt;" in remark and 'role="alert"' in remark
+    text = remark(enhancing(pipe, describer=silent), photo, "a hat")
+    assert "No answer &lt;b&gt;" in text and 'role="alert"' in text

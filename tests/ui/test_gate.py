@@ -8,10 +8,8 @@ import anyio
 import gradio as gr
 import pytest
 
-import app
 from dsd.ui import gate, page, uploads
-from dsd.ui.loaded import Loaded
-from tests import tiny
+from tests import tiny, wheel_page
 
 ROOT = Path(__file__).resolve().parents[2]
 META = {"_type": "gradio.FileData"}
@@ -99,11 +97,9 @@ def test_a_public_folder_is_open_too(place):
     assert gate.admit(foreign, (place, place.parent))["path"] == foreign["path"]
 
 
-def test_no_event_of_the_page_takes_a_foreign_file(tmp_path, monkeypatch):
+def test_no_event_of_the_page_takes_a_foreign_file(loaded, tmp_path, monkeypatch):
     monkeypatch.setenv(uploads.VARIABLE, str(tmp_path))
-    loaded = Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny", description="")
-    args = app.parse([])
-    built = page.build(loaded, ROOT / "assets" / "examples", app.wheel(args, app.judge(args)))
+    built = page.build(loaded, ROOT / "assets" / "examples", wheel_page.wheel())
     tried = [fn for fn in built.fns.values() if fn.inputs]
     assert len(tried) > 20
     for fn in tried:

@@ -19,7 +19,7 @@ from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.model.presets import ASSETS
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.handlers import EXAMPLES, DrawingGrids, drawn_and_judged, grid_row, surprise
-from dsd.ui.late import Late
+from dsd.ui.loaded import Lazy
 from dsd.vlm.base import VLMError
 from tests import judging, wheel_page
 
@@ -159,7 +159,7 @@ def test_each_verdict_is_shown_with_its_scores_and_its_reason():
 def test_without_a_judge_the_grid_is_drawn_and_the_page_says_what_is_missing():
     facts, status = last(DrawingGrids(wheel_page.wheel(judge=None)))
     assert "--judge" in facts and "Done" in status and "beach" in facts
-    gone = Late("pocket", lambda: 1 / 0, missing="the embedded judge is not here")
+    gone = Lazy("pocket", lambda: 1 / 0, missing="the embedded judge is not here")
     facts, status = last(DrawingGrids(wheel_page.wheel(judge=gone)))
     assert "The embedded judge is not here." in facts and "Done" in status
 
@@ -231,7 +231,7 @@ def test_a_teacher_that_does_not_fit_is_told_as_it_is(monkeypatch):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
     monkeypatch.setattr(teachers.FluxPipeline, "from_pretrained", fail)
-    late = Late("flux-dev", lambda: teachers.load_teacher("flux-dev", device="cpu"))
+    late = Lazy("flux-dev", lambda: teachers.load_teacher("flux-dev", device="cpu"))
     _, status = last(DrawingGrids(wheel_page.wheel(teacher=late)))
     assert "The teacher flux-dev does not fit into" in status and "fewer images" not in status
 
@@ -266,7 +266,7 @@ def test_an_example_fills_subject_and_places():
 
 def test_a_model_is_opened_once_however_many_ask_for_it():
     opened = []
-    late = Late("slow", lambda: opened.append(1) or object())
+    late = Lazy("slow", lambda: opened.append(1) or object())
     threads = [Thread(target=late) for _ in range(8)]
     [thread.start() for thread in threads]
     [thread.join() for thread in threads]
@@ -282,7 +282,7 @@ def test_a_model_that_could_not_be_opened_is_tried_again():
             raise answer
         return answer
 
-    late = Late("hub", opener)
+    late = Lazy("hub", opener)
     with pytest.raises(LoadError, match="no network"):
         late()
     assert not late.is_open and late() == "the model"

@@ -9,31 +9,25 @@ from PIL import Image
 
 from dsd.generate import drawing, provenance
 from dsd.generate.drawing import Options
-from dsd.ui.generate.handlers import Generating
+from dsd.ui.generate.form import Form
 from dsd.ui.generate.history import BEFORE, KEPT, REFERENCE, History, Visit, in_words
-from dsd.ui.loaded import Loaded
 from tests import tiny
 
 GONE = "This image is gone: images leave the server within 6 hours."
 
 
 @pytest.fixture(scope="module")
-def work() -> Generating:
-    return Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
-
-
-@pytest.fixture(scope="module")
-def history(work) -> History:
-    return History(work)
+def history(loaded) -> History:
+    return History(Form(loaded))
 
 
 @pytest.fixture
-def made(work, tmp_path):
+def made(pipe, tmp_path):
     """Draws an image into a folder of this test; returns its path."""
 
     def make(**asked) -> str:
         options = Options(**{"prompt": "a red hat", "steps": 1, "image_guidance": 1.0} | asked)
-        (result,) = drawing.generate(work.loaded.pipe, tiny.image(), options)
+        (result,) = drawing.generate(pipe, tiny.image(), options)
         return str(drawing.save(result, tmp_path / f"dsd-{options.seed}.png"))
 
     return make
@@ -47,32 +41,31 @@ def told(monkeypatch) -> list[str]:
     return said
 
 
-def shown(*paths: str) -> list[tuple[str, str]]:
-    return [(path, "a caption") for path in paths]
-
-
-def click(index: int) -> gr.SelectData:
-    return gr.SelectData(None, {"index": index, "value": None})
+def add(history: History, visit: Visit, *paths: str | None) -> dict:
+    """What the page gets when these images are in the gallery, as a browser sends it."""
+    items = [{"image": path and {"path": path}, "caption": "a caption"} for path in paths]
+    return history.add({"visit": visit, "images": items})
 
 
 def test_finished_images_come_first_and_previews_not_at_all(history, made, tmp_path):
     tiny.image().save(preview := str(tmp_path / "preview.png"))
     older, newer = made(seed=1), made(seed=2)
-    visit, box, strip = history.add(Visit(), shown(older))
-    visit, box, strip = history.add(visit, shown(newer, preview))
-    assert visit.paths == (newer, older) and box.visible
-    assert strip == [(newer, "seed 2"), (older, "seed 1")]
+    visit = add(history, Visit(), older)["visit"]
+    shown = add(history, visit, newer, preview)
+    assert shown["visit"].paths == (newer, older) and shown["history"].visible
+    assert shown["strip"] == [(newer, "seed 2"), (older, "seed 1")]
 
 
 def test_while_nothing_is_drawn_there_is_nothing(history):
-    for nothing in (None, [], [(None, None)], [("/no/such/file.png", "x")]):
-        visit, box, strip = history.add(Visit(), nothing)
-        assert visit == Visit() and not box.visible and strip == []
+    for nothing in ([], [None], ["/no/such/file.png"]):
+        shown = add(history, Visit(), *nothing)
+        assert shown["visit"] == Visit() and not shown["history"].visible and shown["strip"] == []
+    assert history.add({"visit": Visit(), "images": None})["visit"] == Visit()
 
 
 def test_the_same_image_again_is_not_a_second_one(history, made):
     visit = Visit(paths=(made(seed=1), made(seed=2)))
-    assert history.add(visit, shown(visit.paths[1]))[0].paths == visit.paths[::-1]
+    assert add(history, visit, visit.paths[1])["visit"].paths == visit.paths[::-1]
 
 
 def test_the_oldest_go_when_there_are_too_many_and_what_is_kept_is_small(history, made, tmp_path):
@@ -80,17 +73,20 @@ def test_the_oldest_go_when_there_are_too_many_and_what_is_kept_is_small(history
     visit = Visit()
     for index in range(KEPT + 3):
         (path := tmp_path / f"dsd-{100 + index}.png").write_bytes(image)
-        visit, _, strip = history.add(visit, shown(str(path)))
-    assert len(visit.paths) == len(strip) == KEPT == 24
+        shown = add(history, visit, str(path))
+        visit = shown["visit"]
+    assert len(visit.paths) == len(shown["strip"]) == KEPT == 24
     assert [Path(path).stem for path in visit.paths[:: KEPT - 1]] == ["dsd-126", "dsd-103"]
-    assert len(pickle.dumps(visit)) < KEPT * 300 and vars(history).keys() == {"work"}
+    assert len(pickle.dumps(visit)) < KEPT * 300 and vars(history).keys() == {"form"}
 
 
 def test_a_image_stands_beside_its_reference_with_its_settings_in_words(history, made):
     path = made(seed=7, prompt="a <b>red</b> hat", quality="draft", steps=2, width=48, fit="pad")
-    visit, strip, panel, _, slider, against, about = history.pick(Visit(paths=(path,)), REFERENCE, click(0))
-    before, after = slider.value  # as gradio took them in: files
-    assert visit.picked == path and panel.visible and not against.visible and strip == gr.skip()
+    shown = history.pick(Visit(paths=(path,)), REFERENCE, 0)
+    before, after = shown["slider"].value  # as gradio took them in: files
+    assert shown["visit"].picked == path and shown["panel"].visible and not shown["against"].visible
+    assert "strip" not in shown
+    about = shown["about"]
     with Image.open(before["path"]) as left:
         assert left.convert("RGB").tobytes() == provenance.read_reference(path).tobytes()
     assert Path(after["path"]).read_bytes() == Path(path).read_bytes()
@@ -109,12 +105,13 @@ def test_all_that_can_be_set_is_in_the_words():
 
 def test_two_picks_can_be_compared_whatever_their_sizes(history, made):
     visit = Visit(paths=(made(seed=1), made(seed=2, width=64, height=48)))
-    visit, *_ = history.pick(visit, BEFORE, click(0))
-    visit, *_, slider, against, _ = history.pick(visit, BEFORE, click(1))
+    visit = history.pick(visit, BEFORE, 0)["visit"]
+    shown = history.pick(visit, BEFORE, 1)
+    visit, against = shown["visit"], shown["against"]
     assert (visit.picked, visit.before) == visit.paths[::-1] and against.visible and against.value == BEFORE
-    sizes = [Image.open(side["path"]).size for side in slider.value]
-    assert sizes == [(64, 48), (64, 48)] and "picked before" in slider.label
-    again, *_ = history.pick(visit, BEFORE, click(1))  # the same one again: still compared with the other
+    sizes = [Image.open(side["path"]).size for side in shown["slider"].value]
+    assert sizes == [(64, 48), (64, 48)] and "picked before" in shown["slider"].label
+    again = history.pick(visit, BEFORE, 1)["visit"]  # the same one again: still compared with the other
     assert again == visit
 
 
@@ -122,52 +119,51 @@ def test_a_image_that_was_swept_gets_a_sentence_and_leaves_the_strip(history, ma
     gone, left = made(seed=1), made(seed=2)
     visit = Visit(paths=(gone, left), picked=gone)
     Path(gone).unlink()
-    visit, strip, _, pair, _, against, about = history.pick(visit, BEFORE, click(0))
-    assert visit.paths == (left,) and strip == [(left, "seed 2")]
-    assert not pair.visible and not against.visible
-    assert GONE in about and told == [GONE]
+    shown = history.pick(visit, BEFORE, 0)
+    assert shown["visit"].paths == (left,) and shown["strip"] == [(left, "seed 2")]
+    assert not shown["pair"].visible and not shown["against"].visible
+    assert GONE in shown["about"] and told == [GONE]
     for use in (history.reuse, history.refer):
         with pytest.raises(gr.Error, match="is gone"):
-            use(visit)
-    assert history.add(Visit(paths=(gone, left)), None)[0].paths == (left,)
+            use({"visit": shown["visit"]})
+    assert add(history, Visit(paths=(gone, left)))["visit"].paths == (left,)
 
 
 def test_what_it_was_compared_with_may_be_swept_too(history, made, told):
     gone, path = made(seed=1), made(seed=2)
     visit = Visit(paths=(path, gone), picked=path, before=gone)
     Path(gone).unlink()
-    visit, *_ = history.pick(visit, BEFORE, click(0))
-    assert visit.before is None
-    pair, _ = history.compare(Visit(paths=(path,), picked=path, before=gone), BEFORE)
-    assert not pair.visible and told == [GONE]
+    assert history.pick(visit, BEFORE, 0)["visit"].before is None
+    shown = history.compare({"visit": visit, "against": BEFORE})
+    assert not shown["pair"].visible and told == [GONE]
 
 
 @pytest.mark.parametrize("index", [-1, 1, 10**6])
 def test_a_click_on_what_is_not_there_does_nothing(history, made, index):
     visit = Visit(paths=(made(),))
-    assert history.pick(visit, REFERENCE, click(index)) == (visit, *[gr.skip()] * 6)
+    assert history.pick(visit, REFERENCE, index) == {"visit": visit}
 
 
 def test_a_damaged_image_gets_a_sentence(history, made, told):
     Path(path := made()).write_bytes(Path(path).read_bytes()[:200])
-    *_, pair, _, _, about = history.pick(Visit(paths=(path,)), REFERENCE, click(0))
-    assert not pair.visible and 'role="alert"' in about and len(told) == 1
+    shown = history.pick(Visit(paths=(path,)), REFERENCE, 0)
+    assert not shown["pair"].visible and 'role="alert"' in shown["about"] and len(told) == 1
 
 
-def test_its_settings_and_its_reference_come_back(history, work, made):
+def test_its_settings_and_its_reference_come_back(history, made):
     path = made(seed=9, prompt="at sea", width=48, text_guidance=2.0)
-    back = history.reuse(Visit(picked=path))
-    assert back[0].tobytes() == provenance.read_reference(path).tobytes()
-    assert back[1:13] == work.restore(path)[1:13]
-    assert back[1] == "at sea" and back[7:10] == (9, 48, 32) and back[-1] == path
+    back = history.reuse({"visit": Visit(picked=path)})
+    assert back["image"].tobytes() == provenance.read_reference(path).tobytes()
+    assert (back["prompt"], back["seed"], back["width"], back["height"]) == ("at sea", 9, 48, 32)
+    assert back["own_image"] == path and back.keys() == history.form.restore({"image": path}).keys()
 
 
 def test_it_can_be_the_next_reference(history, made):
     path = made()
-    image, restored = history.refer(Visit(picked=path))
-    assert image == path and not restored.visible
+    back = history.refer({"visit": Visit(picked=path)})
+    assert back["image"] == path and not back["restored"].visible
 
 
 def test_before_anything_is_picked_the_buttons_say_so(history):
     with pytest.raises(gr.Error):
-        history.reuse(Visit())
+        history.reuse({"visit": Visit()})

@@ -10,7 +10,6 @@ from dsd.generate.drawing import Options, Progress
 from dsd.ui import uploads
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.grids.handlers import DrawingGrids, Report
-from dsd.ui.loaded import Loaded
 from tests import tiny, wheel_page
 
 
@@ -46,11 +45,11 @@ def as_png(image: Image.Image, folder) -> int:
     return path.stat().st_size
 
 
-def test_the_generate_tab_keeps_small_previews_and_exact_images(image, cache, folder):
-    work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+def test_the_generate_tab_keeps_small_previews_and_exact_images(loaded, image, cache, folder):
+    work = Generating(loaded)
     options = Options(prompt="a hat", steps=1, count=2, image_guidance=1.0)
     (done,) = drawing.generate(work.loaded.pipe, tiny.image(), Options(prompt="a hat", steps=1))
-    gallery, *_ = work._shown(Progress(1, 2, 1.0, [image], [done]), options, folder)
+    gallery = work._view(Progress(1, 2, 1.0, [image], [done]), options, folder)["images"]
     finished, preview = gallery.value
     assert finished["image"]["path"].endswith("dsd-0.png") and preview["caption"] == "preview"
     with Image.open(finished["image"]["path"]) as file:
@@ -61,11 +60,11 @@ def test_the_generate_tab_keeps_small_previews_and_exact_images(image, cache, fo
     assert copies(cache)[".jpg"] < as_png(image, folder) / 8
 
 
-def test_previews_of_one_moment_are_not_mixed_up(cache, folder):
-    work = Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+def test_previews_of_one_moment_are_not_mixed_up(loaded, cache, folder):
+    work = Generating(loaded)
     red, blue = (Image.new("RGB", (32, 32), color) for color in ("red", "blue"))
     options, orders = Options(prompt="a hat", steps=1, count=2), ([red, blue], [blue, red])
-    shown = [work._shown(Progress(1, 2, 1.0, both), options, folder)[0] for both in orders]
+    shown = [work._view(Progress(1, 2, 1.0, both), options, folder)["images"] for both in orders]
     paths = [[item["image"]["path"] for item in gallery.value] for gallery in shown]
     colors = [[Image.open(path).convert("RGB").getpixel((9, 9)) for path in both] for both in paths]
     assert [[pixel[0] > pixel[2] for pixel in both] for both in colors] == [[True, False], [False, True]]

@@ -14,8 +14,6 @@ from PIL import Image
 
 import app
 from dsd.ui import page, uploads
-from dsd.ui.loaded import Loaded
-from tests import tiny
 from tests import uploads as corpus
 from train.bench import loopback
 
@@ -30,11 +28,6 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("machine")
     (folder / "secret.txt").write_text(SECRET)
     return folder
-
-
-@pytest.fixture(scope="module")
-def loaded() -> Loaded:
-    return Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny")
 
 
 @pytest.fixture(scope="module")
@@ -268,8 +261,9 @@ def test_a_bad_prompt_gets_a_sentence_through_the_network(http, uploaded, prompt
 
 @pytest.mark.parametrize(
     "changes",
-    [{"steps": float("nan")}, {"seed": 1e400}, {"width": [1]}, {"fit": {"a": 1}}, 
-     {"image": "x"}, {"seed": 10**30}, {"image_guidance": "1; import os"}, {"count": 10**9}],
+    [{"steps": float("nan")}, {"seed": 1e400}, {"width": [1]}, {"fit": {"a": 1}}, {"image": "x"},
+     {"image": str(ROOT / "assets" / "teaser.png")}, {"seed": 10**30}, {"count": 10**9},
+     {"image_guidance": "1; import os"}],
 )  # fmt: skip
 def test_values_of_the_wrong_kind_are_refused(http, uploaded, changes):
     answer = asked(http, **({"image": file(uploaded)} | changes))

@@ -11,8 +11,8 @@ from dsd.ui.generate import handlers as generating
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.handlers import DrawingGrids, Report
-from dsd.ui.loaded import Loaded
-from tests import tiny, wheel_page
+from tests import wheel_page
+from tests.forms import form
 
 SKIP = gr.skip()
 
@@ -37,21 +37,19 @@ def stopped(steps: Iterator, when: Callable[[object], bool], error: Exception) -
 
 
 @pytest.fixture(scope="module")
-def generating_tab() -> Generating:
-    return Generating(Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny"))
+def generating_tab(loaded) -> Generating:
+    return Generating(loaded)
 
 
 @pytest.fixture
-def drawn(generating_tab, monkeypatch, tmp_path):
+def drawn(generating_tab, monkeypatch, photo):
     """All that the page is sent of five images, which take two batches, until the time ends."""
-    tiny.image().save(tmp_path / "a.png")
     steps = generating_tab._steps
 
-    def drawn(when: Callable[[Progress], bool], image: str | None = str(tmp_path / "a.png")) -> list[tuple]:
+    def drawn(when: Callable[[Progress], bool], image: str | None = photo) -> list[dict]:
         error = gr.Error("GPU task aborted")
         monkeypatch.setattr(generating_tab, "_steps", lambda *asked: stopped(steps(*asked), when, error))
-        values = [5, 2, 1.0, 1.0, None, 7, 32, 32, "crop", "best", False]
-        return list(generating_tab.draw(image, "a hat", *values))
+        return list(generating_tab.draw(form(image, count=5, image_guidance=1.0)))
 
     return drawn
 
@@ -63,21 +61,21 @@ def captions(gallery: gr.Gallery) -> list[str]:
 def test_images_that_are_done_stay(drawn):
     seen = drawn(lambda progress: progress.results and progress.previews)
     finished = [f"seed {seed}" for seed in (7, 8, 9, 10)]
-    assert len(finished) == drawing.BATCH and captions(seen[-2][0]) == [*finished, "preview"]
-    images, redrawn, line, _ = seen[-1]
-    assert captions(images) == captions(redrawn) == finished
-    assert "4 of 5 images are done. GPU task aborted" in line
+    assert len(finished) == drawing.BATCH and captions(seen[-2]["images"]) == [*finished, "preview"]
+    assert captions(seen[-1]["images"]) == captions(seen[-1]["redrawn"]) == finished
+    assert "4 of 5 images are done. GPU task aborted" in seen[-1]["status"]
 
 
 def test_previews_stay_when_no_image_is_done(drawn):
     *_, before, last = drawn(lambda progress: progress.previews)
-    assert captions(before[0]) == ["preview"] * drawing.BATCH
-    assert last[0] == last[1] == SKIP and "GPU task aborted" in last[2] and 'role="alert"' in last[2]
+    assert captions(before["images"]) == ["preview"] * drawing.BATCH
+    assert list(last) == ["status"]
+    assert "GPU task aborted" in last["status"] and 'role="alert"' in last["status"]
 
 
 def test_a_mistake_takes_no_earlier_image_away(drawn):
-    ((images, redrawn, line, _),) = drawn(lambda progress: False, image=None)
-    assert images == redrawn == SKIP and "There is no image yet" in line
+    (shown,) = drawn(lambda progress: False, image=None)
+    assert list(shown) == ["status"] and "There is no image yet" in shown["status"]
 
 
 # ---------------------------------------------------------------- Grids

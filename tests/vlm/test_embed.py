@@ -100,12 +100,12 @@ def test_an_encoder_goes_by_the_name_of_its_folder(dino):
 
 @pytest.mark.parametrize("judge", [None, SimpleNamespace(name="a-server")])
 def test_a_judge_without_eyes_here_says_what_to_name(judge):
-    with pytest.raises(LoadError, match="lends no eyes.*facebook/dinov2-base"):
+    with pytest.raises(LoadError, match="has no vision tower.*facebook/dinov2-base"):
         open_embedder("judge", vlm=judge)
 
 
 def test_a_judge_of_another_build_says_what_to_name(tmp_path):
-    with pytest.raises(LoadError, match="the judge qwen lends no eyes"):
+    with pytest.raises(LoadError, match="the judge qwen has no vision tower"):
         open_embedder("judge", vlm=open_vlm(str(tiny.qwen(tmp_path / "qwen"))))
 
 
@@ -120,5 +120,5 @@ def test_what_reads_no_images_is_refused(tmp_path):
 def test_a_text_model_with_an_image_processor_is_refused(tmp_path):
     tiny.text_encoders(*tiny.tokenizers())[0].save_pretrained(tmp_path)
     SiglipImageProcessorPil().save_pretrained(tmp_path)
-    with pytest.raises(LoadError, match="does not read images"):
+    with pytest.raises(LoadError, match="reads no images"):
         open_embedder(str(tmp_path))

@@ -173,7 +173,7 @@ def test_options_that_cannot_be_followed_are_refused(option, value, clock):
 
 
 def test_an_option_of_another_kind_of_judge_is_refused():
-    with pytest.raises(LoadError, match="has no option dtype; it has model, key, .*budget$"):
+    with pytest.raises(LoadError, match="has no option dtype; it has max_tokens, .*budget$"):
         open_vlm("http://127.0.0.1:9/v1", dtype="float16", batch=None)
 
 

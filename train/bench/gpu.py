@@ -22,6 +22,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config,
 from dsd.files.jsonl import Row
 from dsd.model import checkpoint, flow, latents, presets
 from dsd.model.pipeline import DSDPipeline
+from dsd.model.request import DrawingOptions, Request
 from dsd.training.options import TrainOptions
 from dsd.training.student import make_trainable, quantize
 
@@ -193,9 +194,10 @@ def _in_bits(model: FluxTransformer2DModel, bits: str) -> FluxTransformer2DModel
 
 def _drawn(pipe: DSDPipeline, side: int, steps: int = 4) -> Row:
     _forget()
-    asked = {"image": Image.new("RGB", (side, side)), "height": side, "width": side}
-    drawing = pipe.stream("a red hat", num_inference_steps=steps, max_sequence_length=TEXT, **asked)
-    stamps = [_now() for _ in drawing]
+    options = DrawingOptions(steps=steps, height=side, width=side)
+    reference = Image.new("RGB", (side, side))
+    request = Request(options=options, prompt="a red hat", image=reference, max_sequence_length=TEXT)
+    stamps = [_now() for _ in pipe.stream(request)]
     each = (stamps[-2] - stamps[0]) / (steps - 1)  # the last stamp is the decoded image's
     return {"frame": side, "s a step": round(each, 4), **_peak()}
 

@@ -25,7 +25,7 @@ from dsd.evaluation.scores import Case, Scores, difference, evaluate, measure_le
 from dsd.files.jsonl import Row
 from dsd.generate.drawing import Options
 from dsd.model.checkpoint import best_device
-from dsd.model.sampling import QUALITIES, Quality
+from dsd.model.sampling import QUALITIES, SOLVERS, Quality
 
 BATCH = 16
 BEST = "best"
@@ -50,26 +50,18 @@ def ways() -> dict[str, Way]:
 
 
 def _windows() -> dict[str, Way]:
-    """Return ways with guidance only up to a share of the steps, and one with another shift.
-
-    Without guidance, an image with all steps costs least.
-    """
+    """Return ways with guidance only up to a share of the steps; without guidance, all steps cost least."""
     stops = (0.0, 0.3, 0.5, 0.7)
-    guided = {f"28 euler, guided to {stop:.0%}": _way(guidance_stop=stop) for stop in stops}
-    return guided | {"28 euler, shift 2": _way(shift=2.0)}
+    return {f"28 euler, guided to {stop:.0%}": _way(guidance_stop=stop) for stop in stops}
 
 
 def _solvers() -> dict[str, Way]:
-    """Return ways with fewer steps; heun evaluates twice a step and so takes odd numbers."""
-    every = {}
-    for steps, stop in ((14, 0.7), (8, 0.5), (6, 0.5)):
-        for solver in ("euler", "unipc", "dpm++", "heun"):
-            count = steps + (solver == "heun")
-            every[f"{count} {solver}"] = _way(steps=count, solver=solver, guidance_stop=stop)
-        for shift in (0.5, 2.0, 3.0):
-            name = f"{steps} unipc, shift {shift:g}"
-            every[name] = _way(steps=steps, solver="unipc", guidance_stop=stop, shift=shift)
-    return every
+    """Return ways with fewer steps."""
+    return {
+        f"{steps} {solver}": _way(steps=steps, solver=solver, guidance_stop=stop)
+        for steps, stop in ((14, 0.7), (8, 0.5), (6, 0.5))
+        for solver in SOLVERS
+    }
 
 
 def _way(**settings: Any) -> Way:

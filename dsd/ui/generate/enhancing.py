@@ -5,6 +5,7 @@ is the judge; it runs on this machine unless the user who started the app named 
 """
 
 import html
+from typing import Any
 from urllib.parse import urlsplit
 
 import gradio as gr
@@ -18,63 +19,64 @@ from dsd.ui.loaded import Loaded
 from dsd.ui.messages import explained, notice, problem, sentence
 
 GPU_SECONDS = 20  # an allowance for one line of text
-NOBODY = (
+NO_DESCRIBER = (
     "For this the app needs a vision-language model that knows such images: start it with --judge and a "
     "name, such as Qwen/Qwen2.5-VL-3B-Instruct."
 )
+QUIET_LINE = '<p class="dsd-quiet">{}</p>'
 HINT = "Change it as you like, then use it. Nothing has been drawn yet."
+HERE = "A model on this machine looks at your image; nothing is sent anywhere."
+EFFECT = "It puts the subject into words, before your own. You can change them before they are used."
 
 
 class Enhancing:
     """Event handlers for one describer."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self.loaded, self.describer = loaded, loaded.describer
+        self.describer = loaded.describer
+
+        def count(text: str) -> int:
+            return len(loaded.pipe.tokenizer(text, verbose=False).input_ids)
 
         @spaces.GPU(duration=GPU_SECONDS)
         def ask(image: Image.Image, prompt: str) -> str:
             try:
-                return captions.enhance(loaded.describer(), image, prompt, loaded.recipe, count=self._count)
+                return captions.enhance(loaded.describer(), image, prompt, loaded.recipe, count=count)
             except (ValueError, RuntimeError) as error:  # other types would arrive without a message
                 raise gr.Error(html.escape(explained(error)), print_exception=False) from error
 
         self._ask = ask
 
-    def _count(self, text: str) -> int:
-        return len(self.loaded.pipe.tokenizer(text, verbose=False).input_ids)
-
     @property
     def trouble(self) -> str | None:
         """Return a sentence on why no model can describe images, or None if one can."""
-        return NOBODY if self.describer is None else self.describer.missing
+        return NO_DESCRIBER if self.describer is None else self.describer.missing
 
     def about(self) -> str:
         """Return HTML that tells the visitor, before the click, what happens and where."""
         if self.trouble:
             return notice(sentence(self.trouble))
-        host = urlsplit(self.describer.name).hostname or "" if "://" in self.describer.name else None
-        where = (
-            "A model on this machine looks at your image; nothing is sent anywhere."
-            if host is None
-            else f"Your image is sent to {host}, whose model looks at it."
-        )
-        return (
-            f'<p class="dsd-quiet">{html.escape(where)} It puts the subject into words, before your own. '
-            "You can change them before they are used.</p>"
-        )
+        host = urlsplit(self.describer.name).hostname if "://" in self.describer.name else None
+        where = f"Your image is sent to {host}, whose model looks at it." if host else HERE
+        return QUIET_LINE.format(html.escape(f"{where} {EFFECT}"))
 
-    def describe(self, image: str | None, prompt: str) -> tuple[gr.Textbox, gr.Button, str]:
-        """Return (suggestion, the button that uses it, remark)."""
+    def describe(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return a suggested prompt and the button that uses it, or a remark on what went wrong."""
+        image, prompt = values["image"], values["prompt"] or ""
         try:
             if not image:
                 raise ValueError("there is no image yet: upload one, paste one or pick an example")
-            if (prompt or "").strip():
+            if prompt.strip():
                 intake.check_prompt(prompt)
             reference = uploads.open_upload(image)
             self.describer()  # here, because the ZeroGPU process that asks it could not keep it open
-            text = self._ask(reference, prompt or "")
+            text = self._ask(reference, prompt)
+            if not text:
+                raise ValueError("the model had nothing to say about this image")
         except Exception as error:  # the page must always get an answer
-            return gr.skip(), gr.skip(), problem(explained(error))
-        if not text:
-            return gr.skip(), gr.skip(), problem("The model had nothing to say about this image.")
-        return gr.Textbox(text, visible=True), gr.Button(visible=True), f'<p class="dsd-quiet">{HINT}</p>'
+            return {"describe_remark": problem(explained(error))}
+        return {
+            "suggestion": gr.Textbox(text, visible=True),
+            "use_suggestion": gr.Button(visible=True),
+            "describe_remark": QUIET_LINE.format(HINT),
+        }

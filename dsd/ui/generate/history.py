@@ -16,10 +16,8 @@ from dsd.files import intake
 from dsd.generate import drawing, provenance
 from dsd.generate.drawing import Options
 from dsd.model import canvas
-from dsd.model import sampling as quality
 from dsd.ui import uploads
-from dsd.ui.generate.handlers import Generating
-from dsd.ui.generate.layout import MAX_COUNT
+from dsd.ui.generate.form import RANGES, Form
 from dsd.ui.messages import explained, problem
 
 KEPT = 24
@@ -45,59 +43,65 @@ class Visit:
 class History:
     """Event handlers without state: every visitor's `Visit` is passed in and returned."""
 
-    def __init__(self, work: Generating) -> None:
-        self.work = work
+    def __init__(self, form: Form) -> None:
+        self.form = form
 
-    def add(self, visit: Visit, shown: list[tuple[str, str]] | None) -> tuple[Visit, Any, Any]:
-        """Add finished images and return (visit, box, strip); skip previews, which carry no settings."""
-        paths = [path for path, _ in (shown or [])[:MAX_COUNT] if path and provenance.carries_settings(path)]
+    def add(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Add the finished `images` to the visit; skip previews, which carry no settings."""
+        visit, items = values["visit"], (values["images"] or [])[: RANGES["count"][1]]
+        paths = [item["image"]["path"] for item in items if item["image"]]
+        paths = [path for path in paths if provenance.carries_settings(path)]
         paths = list(dict.fromkeys([*paths, *visit.paths]))  # an image that was there moves to the front
         visit = replace(visit, paths=tuple(paths)).still_there()
         visit = replace(visit, paths=visit.paths[:KEPT])
-        return visit, gr.Column(visible=bool(visit.paths)), strip(visit)
+        return {"visit": visit, "history": gr.Column(visible=bool(visit.paths)), "strip": strip(visit)}
 
-    def pick(self, visit: Visit, against: str, event: gr.SelectData) -> tuple[Any, ...]:
-        """Pick the clicked image; return (visit, strip, panel, pair, slider, what to compare with, about)."""
-        if not 0 <= event.index < len(visit.paths):
-            return visit, *[gr.skip()] * 6
-        path = visit.paths[event.index]
+    def pick(self, visit: Visit, against: str, index: int) -> dict[str, Any]:
+        """Pick an image of the strip, show it and compare it."""
+        if not 0 <= index < len(visit.paths):
+            return {"visit": visit}
+        paths, path = visit.paths, visit.paths[index]
         before = visit.before if path == visit.picked else visit.picked
-        was, visit = visit.paths, replace(visit, picked=path, before=before).still_there()
-        shown = gr.skip() if visit.paths == was else strip(visit)
+        visit = replace(visit, picked=path, before=before).still_there()
         against = against if visit.before else REFERENCE
-        choice = gr.Radio(value=against, visible=visit.before is not None)
-        return visit, shown, gr.Column(visible=True), *self.compare(visit, against), choice, about(path)
+        return {
+            "visit": visit,
+            **({} if visit.paths == paths else {"strip": strip(visit)}),
+            "panel": gr.Column(visible=True),
+            **self.compare({"visit": visit, "against": against}),
+            "against": gr.Radio(value=against, visible=visit.before is not None),
+            "about": about(path),
+        }
 
-    def compare(self, visit: Visit, against: str) -> tuple[gr.Column, Any]:
-        """Return (pair, slider): the picked image on the right, what it is compared with on the left."""
+    def compare(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Show the picked image on the right, and what it is compared with on the left."""
+        visit = values["visit"]
         try:
             image = opened(visit.picked)
-            if against == BEFORE and visit.before:
+            if values["against"] == BEFORE and visit.before:
                 left, label = opened(visit.before), "the one picked before"
                 left = canvas.fit(left, *image.size, "pad")  # their sizes may differ
             else:
                 left, label = provenance.read_reference(image), "its reference"
         except ValueError as error:
             gr.Warning(html.escape(explained(error)))
-            return gr.Column(visible=False), gr.skip()
+            return {"pair": gr.Column(visible=False)}
         label = f"Left: {label}. Right: this image."
-        return gr.Column(visible=True), gr.ImageSlider((left, visit.picked), format="png", label=label)
+        slider = gr.ImageSlider((left, visit.picked), format="png", label=label)
+        return {"pair": gr.Column(visible=True), "slider": slider}
 
-    def reuse(self, visit: Visit) -> tuple[Any, ...]:
-        """Return the form as it was for the picked image, with its reference, like `restoring.restore`."""
-        return self.work.restore(self._usable(visit))
+    def reuse(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the form as it was for the picked image, with its reference."""
+        return self.form.restore(self.refer(values))
 
-    def refer(self, visit: Visit) -> tuple[str, gr.Group]:
-        """Return (the picked image as the next reference, the box of restored settings, hidden)."""
-        return self._usable(visit), gr.Group(visible=False)
-
-    @staticmethod
-    def _usable(visit: Visit) -> str:
+    def refer(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the picked image as the next reference."""
+        path = values["visit"].picked
         try:
-            opened(visit.picked)
+            opened(path)
         except ValueError as error:
             raise gr.Error(html.escape(explained(error)), print_exception=False) from error
-        return visit.picked
+        return {"image": path, "restored": gr.Group(visible=False)}
 
 
 def strip(visit: Visit) -> list[tuple[str, str]]:
@@ -126,15 +130,14 @@ def about(path: str) -> str:
 
 def in_words(options: Options) -> str:
     """Return the settings as one line of text."""
-    name = quality.find(options.quality).name
-    said = [
+    parts = [
         f"seed {options.seed}",
-        f"{name}, {options.steps} steps",
+        f"{options.loop.name}, {options.loop.steps} steps",
         f"keep the subject {options.image_guidance:g}",
         f"follow the prompt {options.text_guidance:g}",
         "" if options.guidance is None else f"vividness {options.guidance:g}",
         f"{options.width} x {options.height} pixels",
         FITS[options.fit],
     ]
-    line = " · ".join(part for part in said if part)
+    line = " · ".join(part for part in parts if part)
     return line[:1].upper() + line[1:]

@@ -8,18 +8,19 @@ import gradio as gr
 
 from dsd.model.sampling import QUALITIES
 from dsd.ui import events
-from dsd.ui.events import AT_ONCE, LANE, PRIVATE, QUIET
-from dsd.ui.generate import history_layout, layout
+from dsd.ui.events import AT_ONCE, LANE, PRIVATE, QUIET, Parts
+from dsd.ui.generate import layout
 from dsd.ui.generate.enhancing import Enhancing
+from dsd.ui.generate.form import FIELDS, RANGES, Form
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.history import History
-from dsd.ui.generate.history_layout import HistoryBox
-from dsd.ui.generate.layout import Form, Reference, Results
-from dsd.ui.generate.link import Linking
-from dsd.ui.generate.restoring import OFFERED
 from dsd.ui.loaded import Loaded
 
+LATEST = {"trigger_mode": "always_last"}
+RESTORED = ["image", *FIELDS, "new_seed", "restored", "note", "own_image"]
+COSTS = ["count", "steps", "image_guidance", "text_guidance", "width", "height", "quality"]
 _MEET = "(position) => ({__type__: 'update', slider_position: position})"
+_HERE = "(...form) => [...form.slice(0, -1), location.origin + location.pathname]"
 _COPY = """async (link, remark) => {
   if (!link) return remark;  // what was wrong with the form
   try { await navigator.clipboard.writeText(link); } catch { return ""; }  // refused, or not a safe address
@@ -29,159 +30,135 @@ _COPY = """async (link, remark) => {
 
 def build(loaded: Loaded, examples: Path) -> None:
     """Add the tab to the page under construction."""
-    work, enhancing = Generating(loaded), Enhancing(loaded)
+    work, enhancing, parts = Generating(loaded), Enhancing(loaded), Parts()
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
         with gr.Column(scale=5, min_width=320):
-            reference = layout.reference(loaded)
-            form = layout.form(loaded, work, enhancing)
+            layout.reference(parts, loaded)
+            layout.form(parts, loaded, work.form, enhancing)
         with gr.Column(scale=6, min_width=320):
-            results = layout.results(loaded)
-            past = history_layout.history()
-    gallery, rows = layout.examples(examples)
-    back = _wire_reference(reference, form, work)
-    _wire_description(reference, form, enhancing)
-    _wire_quality(form)
-    form.prompt.change(work.remark, form.prompt, form.unknown, trigger_mode="always_last", **AT_ONCE)
-    ends = _wire_runs(reference, form, results, work, gallery, rows)
-    _wire_cost(form, ends, work)
-    _wire_history(past, ends, results, History(work), back)
-    _wire_link(reference, form, Linking(loaded))
-    _wire_endpoint(reference, form, work)
+            layout.results(parts)
+            layout.history(parts)
+    rows = layout.examples(parts, examples)
+    _wire_reference(parts, work)
+    _wire_prompt(parts, work, enhancing)
+    ends = _wire_runs(parts, work)
+    if rows:
+        _wire_examples(parts, rows)
+    _wire_cost(parts, work, ends)
+    _wire_history(parts, History(work.form), ends)
+    _wire_link(parts, work.form)
+    _wire_endpoint(parts, work)
 
 
-def _wire_reference(reference: Reference, form: Form, work: Generating) -> list[Any]:
-    """Connect the reference's events; return the components that restored settings fill in."""
-    *_, width, height, fit, _ = form.settings
-    gr.on(
-        [reference.image.change, fit.change, width.change, height.change],
-        work.see,
-        [reference.image, width, height, fit],
-        [reference.seen, reference.remarks],
-        trigger_mode="always_last",
-        **QUIET,
-    )
-    own_path, box = gr.State(), reference.restored
-    back = [reference.image, form.prompt, *form.settings, form.new_seed, box, reference.note, own_path]
-    reference.image.upload(work.restore, reference.image, back, **QUIET)
-    reference.itself.click(
-        lambda path: (path, gr.Group(visible=False)), own_path, [reference.image, box], **AT_ONCE
-    )
-    reference.image.clear(lambda: gr.Group(visible=False), None, box, **AT_ONCE)
-    return back
+def _hide_restored() -> gr.Group:
+    return gr.Group(visible=False)
 
 
-def _wire_description(reference: Reference, form: Form, enhancing: Enhancing) -> None:
-    box = form.description
-    box.describe.click(
-        enhancing.describe,
-        [reference.image, form.prompt],
-        [box.suggestion, box.use, box.remark],
+def _wire_reference(parts: Parts, work: Generating) -> None:
+    names = ["image", "width", "height", "fit"]
+    changes = [parts[name].change for name in names]
+    gr.on(changes, **parts.call(work.see, names, ["seen", "remarks"]), **LATEST, **QUIET)
+    parts["image"].upload(**parts.call(work.form.restore, ["image"], RESTORED), **QUIET)
+    parts["image"].clear(_hide_restored, None, parts["restored"], **AT_ONCE)
+    itself = [parts["image"], parts["restored"]]
+    parts["use_itself"].click(lambda path: (path, _hide_restored()), parts["own_image"], itself, **AT_ONCE)
+
+
+def _wire_prompt(parts: Parts, work: Generating, enhancing: Enhancing) -> None:
+    parts["prompt"].change(**parts.call(work.remark, ["prompt"], ["unknown"]), **LATEST, **AT_ONCE)
+    suggestion = ["suggestion", "use_suggestion", "describe_remark"]
+    parts["describe"].click(
+        **parts.call(enhancing.describe, ["image", "prompt"], suggestion),
         show_progress="minimal",
-        show_progress_on=box.remark,
+        show_progress_on=parts["describe_remark"],
         **LANE,
         **PRIVATE,
     )
-    box.use.click(lambda text: text, box.suggestion, form.prompt, **AT_ONCE)
+    parts["use_suggestion"].click(lambda text: text, parts["suggestion"], parts["prompt"], **AT_ONCE)
 
 
-def _wire_quality(form: Form) -> None:
-    """Set the steps when a visitor chooses a quality; restored settings bring their own steps."""
-    _, steps, *_, quality = form.settings
-    own = json.dumps({name: known.steps for name, known in QUALITIES.items()})
-    quality.input(None, quality, steps, js=f"(name) => ({own})[name]", **PRIVATE)  # in the browser, at once
-
-
-def _wire_runs(
-    reference: Reference,
-    form: Form,
-    results: Results,
-    work: Generating,
-    gallery: gr.Gallery | None,
-    rows: list[dict[str, str]],
-) -> list[Any]:
-    """Make Create, Enter and a click on an example draw, with Cancel enabled meanwhile.
-
-    Returns the events that end a run, including a cancel.
-    """
-    asked = [form.create.click, form.prompt.submit]
-    gr.on(asked, events.running, None, form.cancel, js=events.scroll_to("#status"), **AT_ONCE)
+def _wire_runs(parts: Parts, work: Generating) -> list[Any]:
+    """Make Create and Enter draw, with Cancel enabled meanwhile; return the events that end a run."""
+    starts = [parts["create"].click, parts["prompt"].submit]
+    gr.on(starts, events.running, None, parts["cancel"], js=events.scroll_to("#status"), **AT_ONCE)
     run = gr.on(
-        asked,
-        work.draw,
-        [reference.image, form.prompt, *form.settings, form.new_seed],
-        [results.images, results.redrawn, results.status, form.seed],
+        starts,
+        **parts.call(work.draw, ["image", *FIELDS, "new_seed"], ["images", "redrawn", "status", "seed"]),
         trigger_mode="once",  # applies to this event alone; an event chained to another would run twice
         show_progress="minimal",
-        show_progress_on=results.status,
+        show_progress_on=parts["status"],
         **LANE,
         **PRIVATE,
     )
-    if gallery is not None:
-
-        def fill(event: gr.SelectData) -> tuple[str, str]:
-            return gallery.value[event.index]["image"]["path"], rows[event.index]["prompt"]
-
-        filled = gallery.select(fill, None, [reference.image, form.prompt], **AT_ONCE)
-        filled.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)
-    ends = [run.then(events.idle, None, form.cancel, **AT_ONCE)]
-    ends.append(events.cancels([run], form.cancel, results.status))
-    show = results.show_redrawn
-    show.change(lambda on: gr.Gallery(visible=on), show, results.redrawn, **AT_ONCE)
-    return ends
+    show = parts["show_redrawn"]
+    show.change(lambda on: gr.Gallery(visible=on), show, parts["redrawn"], **AT_ONCE)
+    # In the browser, at once; restored settings bring their own steps.
+    own = json.dumps({name: quality.steps for name, quality in QUALITIES.items()})
+    parts["quality"].input(None, parts["quality"], parts["steps"], js=f"(name) => ({own})[name]", **PRIVATE)
+    return [
+        run.then(events.idle, None, parts["cancel"], **AT_ONCE),
+        events.cancels([run], parts["cancel"], parts["status"]),
+    ]
 
 
-def _wire_cost(form: Form, ends: list[Any], work: Generating) -> None:
-    """Show the expected time before the click: when a page opens, a setting changes, or a run ends.
+def _wire_examples(parts: Parts, rows: list[dict[str, str]]) -> None:
+    """Make a click on an example fill the form and draw."""
+    gallery = parts["examples"]
 
-    Values are taken as the browser sends them, because gradio would report an error for a number that is
-    still being typed.
-    """
-    count, steps, image_guidance, text_guidance, _, _, width, height, _, quality = form.settings
-    asked = [count, steps, image_guidance, text_guidance, width, height, quality]
-    said: dict[str, Any] = {"preprocess": False, **AT_ONCE}
-    gr.on(None, work.cost, asked, form.cost, trigger_mode="always_last", **said)
+    def fill(event: gr.SelectData) -> tuple[str, str]:
+        return gallery.value[event.index]["image"]["path"], rows[event.index]["prompt"]
+
+    select = gallery.select(fill, None, [parts["image"], parts["prompt"]], **AT_ONCE)
+    select.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)
+
+
+def _wire_cost(parts: Parts, work: Generating, ends: list[Any]) -> None:
+    """Show the expected time before the click: when a page opens, a setting changes, or a run ends."""
+    cost = {**parts.call(work.cost, COSTS, ["cost"]), **AT_ONCE}
+    gr.on(None, **cost, **LATEST)
     for end in ends:
-        end.then(work.cost, asked, form.cost, **said)
+        end.then(**cost)
 
 
-def _wire_history(
-    past: HistoryBox, ends: list[Any], results: Results, history: History, back: list[Any]
-) -> None:
-    """Connect the history to the results and the form.
-
-    `back` lists what restored settings fill in: first the reference, at -3 the box that announces them.
-    """
-    visit, panel = past.visit, past.panel
+def _wire_history(parts: Parts, history: History, ends: list[Any]) -> None:
     for end in ends:
-        end.then(history.add, [visit, results.images], [visit, past.box, past.strip], **AT_ONCE)
-    shown = [visit, past.strip, panel.box, panel.pair, panel.slider, panel.against, panel.about]
-    past.strip.select(history.pick, [visit, panel.against], shown, **AT_ONCE)
-    panel.position.input(None, panel.position, panel.slider, js=_MEET, **PRIVATE)
-    panel.against.input(history.compare, [visit, panel.against], [panel.pair, panel.slider], **AT_ONCE)
+        end.then(**parts.call(history.add, ["visit", "images"], ["visit", "history", "strip"]), **AT_ONCE)
+
+    def pick(visit: Any, against: str, event: gr.SelectData) -> dict[Any, Any]:
+        return parts.updates(history.pick(visit, against, event.index))
+
+    view = ["visit", "strip", "panel", "pair", "slider", "against", "about"]
+    parts["strip"].select(pick, **parts.named(["visit", "against"], view), **AT_ONCE)
+    parts["position"].input(None, parts["position"], parts["slider"], js=_MEET, **PRIVATE)
+    compare = parts.call(history.compare, ["visit", "against"], ["pair", "slider"])
+    parts["against"].input(**compare, **AT_ONCE)
     up = {"js": events.scroll_to("#upload"), **PRIVATE}
-    image, restored = back[0], back[-3]
-    panel.reuse.click(history.reuse, visit, back, **AT_ONCE).success(None, **up)
-    panel.refer.click(history.refer, visit, [image, restored], **AT_ONCE).success(None, **up)
+    parts["reuse"].click(**parts.call(history.reuse, ["visit"], RESTORED), **AT_ONCE).success(None, **up)
+    refer = parts.call(history.refer, ["visit"], ["image", "restored"])
+    parts["refer"].click(**refer, **AT_ONCE).success(None, **up)
 
 
-def _wire_link(reference: Reference, form: Form, linking: Linking) -> None:
-    """Show the link, and copy it to the clipboard if the browser allows it."""
-    link, fields = form.link, [form.prompt, *form.settings]
-    here = "(...form) => [...form.slice(0, -1), location.origin + location.pathname]"
-    made = link.make.click(linking.make, [*fields, link.address], [link.box, link.remark], js=here, **AT_ONCE)
-    made.then(None, [link.box, link.remark], link.remark, js=_COPY, **PRIVATE)
-    gr.on(None, linking.read, None, [*fields, form.new_seed, form.brought], **AT_ONCE)  # when a page opens
-    reference.image.change(lambda: gr.HTML(visible=False), None, form.brought, **AT_ONCE)
+def _wire_link(parts: Parts, form: Form) -> None:
+    """Show the link, and copy it to the clipboard if the browser allows it; read the one that is followed."""
+    make = parts.call(form.make_link, [*FIELDS, "address"], ["link", "link_remark"])
+    click = parts["make_link"].click(**make, js=_HERE, **AT_ONCE)
+    click.then(None, [parts["link"], parts["link_remark"]], parts["link_remark"], js=_COPY, **PRIVATE)
+
+    def read(request: gr.Request) -> dict[Any, Any]:
+        return parts.updates(form.read_link(dict(request.query_params)))
+
+    outputs = parts.named([], [*FIELDS, "new_seed", "link_notice"])
+    gr.on(None, read, **outputs, **AT_ONCE)  # when a page opens
+    parts["image"].change(lambda: gr.HTML(visible=False), None, parts["link_notice"], **AT_ONCE)
 
 
-def _wire_endpoint(reference: Reference, form: Form, work: Generating) -> None:
+def _wire_endpoint(parts: Parts, work: Generating) -> None:
     """Add `/generate` for programs, with the page's own inputs, so that ranges and defaults stay the same.
 
     Only the steps have an input of their own. The page always sends them, but a program that names a quality
     need not know its steps.
     """
-    low, high = OFFERED["steps"]
-    count, _, *others = form.settings
+    low, high = RANGES["steps"]
     with gr.Row(visible=False):
         steps = gr.Number(None, label="Steps", minimum=low, maximum=high)
         files = gr.File(label="PNG files", file_count="multiple")
@@ -189,11 +166,12 @@ def _wire_endpoint(reference: Reference, form: Form, work: Generating) -> None:
         words, ask = gr.JSON(label="Unknown words"), gr.Button()
     trigger.click(
         work.endpoint,
-        [reference.image, form.prompt, count, steps, *others],
+        [steps if name == "steps" else parts[name] for name in ("image", *FIELDS)],
         [files, seeds],
+        preprocess=False,
         api_name="generate",
         api_description="Draw the subject of an image somewhere new. Returns PNG files, which carry their "
         "settings, and their seeds. Without a seed a new one is taken, without steps the quality's.",
         **LANE,
     )
-    ask.click(work.unknown_words, form.prompt, words, queue=False, api_name="unknown_words")
+    ask.click(work.unknown_words, parts["prompt"], words, queue=False, api_name="unknown_words")

@@ -1,0 +1,184 @@
+"""Finding the panels of a drawn grid: where its gutters are, or where neighboring panels meet without one.
+
+Teachers draw gutters of any width and color, or none, and not always exactly where they belong. Each line
+between two rows or columns is looked for near its place and must be visible beside every panel that it
+separates: one wide image above two others is no grid. A frame around the grid is removed with the gutters.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
+
+# Lengths are in panel sides.
+NEAR = 0.1  # farthest that a gutter may be from its place
+WIDEST = 0.25  # widest gutter; a plain band that is wider is background
+NARROWEST = 0.04  # least background at a boundary of which nothing can be seen
+SOFT = 0.008  # what belongs to no panel beside a gutter
+PLAIN = 0.05  # largest deviation of 95 % of a gutter's line from its color, as a share of the grid's contrast
+STEP = 14  # difference between neighboring pixels that shows a boundary, in levels of 255; less in dark grids
+SEEN = 0.5  # least share of a boundary that is visible beside each panel: neighbors may share a background
+CLEAR = 0.3  # least lead of a boundary over three quarters of the other lines: textures differ everywhere
+STRONGER = 0.2  # largest lead of a line inside the panels over the weakest boundary
+DIVIDED = 0.65  # visibility of lines inside all panels, of the weakest boundary's, that shows smaller panels
+CONTENT = 0.005  # least share of a panel that differs from its background
+
+
+@dataclass(frozen=True)
+class Line:
+    """A boundary: pixels from `start` to `end` belong to no panel; `strength` is the visible share of it."""
+
+    start: int
+    end: int
+    strength: float = 1.0
+
+
+def find_panels(grid: Image.Image, rows: int, columns: int) -> list[Box] | str:
+    """Return the boxes of the panels in reading order, all of one size, or the reason why there are none."""
+    pixels = np.asarray(grid.convert("RGB"), dtype=np.float32)  # [height, width, 3]
+    contrast = float(np.quantile(pixels, 0.99) - np.quantile(pixels, 0.01))
+    upright = Axis(pixels.transpose(1, 0, 2), columns, rows, contrast)
+    level = Axis(pixels, rows, columns, contrast)
+    for axis, name in ((upright, "columns"), (level, "rows")):
+        if missing := axis.missing():
+            return f"gutters: no boundary between {name} {missing} and {missing + 1}"
+        if axis.is_stronger_inside():
+            return f"gutters: a stronger boundary inside the {name} than between them"
+    if upright.is_divided() and level.is_divided():
+        return f"gutters: more than {rows}x{columns} panels"
+    boxes = _boxes(upright.spans(), level.spans())
+    if any(not _has_content(pixels, box, contrast) for box in boxes):
+        return "gutters: a panel is empty"
+    return boxes
+
+
+class Axis:
+    """The lines across one axis of a grid: `count` panels along it, `segments` panels beside one another.
+
+    `pixels` is [count * side, length, 3].
+    """
+
+    def __init__(self, pixels: np.ndarray, count: int, segments: int, contrast: float) -> None:
+        self.tolerance = float(np.clip(PLAIN * contrast, 3, 10))
+        color = np.median(pixels, axis=1)  # [n, 3]
+        away = np.abs(pixels - color[:, None]).max(axis=2)  # [n, length]
+        self.color, self.is_plain = color, np.quantile(away, 0.95, axis=1) <= self.tolerance
+        self.side, self.count = len(pixels) / count, count
+        self.soft = max(1, round(SOFT * self.side))
+        self.steps = _steps(pixels, segments, contrast)  # [n - 1, segments]
+        self.first, self.last = self._frame()
+        self.side = (self.last - self.first) / count
+        self.lines = [self._gutter(self._place(i)) or self._edge(self._place(i)) for i in range(1, count)]
+
+    def _place(self, index: int) -> float:
+        return self.first + index * self.side
+
+    def missing(self) -> int:
+        """Return the number of the first boundary that is not there, counted from 1, or 0."""
+        return next((i for i, line in enumerate(self.lines, 1) if line is None), 0)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Return start and end of each panel."""
+        starts = [self.first, *(line.end for line in self.lines)]
+        ends = [*(line.start for line in self.lines), self.last]
+        return list(zip(starts, ends, strict=True))
+
+    def _run(self, start: int, step: int) -> int:
+        """Return how many lines from `start` on are plain and of one color."""
+        count = 0
+        while 0 <= start + step * count < len(self.color) and self.is_plain[start + step * count]:
+            if np.abs(self.color[start + step * count] - self.color[start]).max() > self.tolerance:
+                break
+            count += 1
+        return count
+
+    def _frame(self) -> tuple[int, int]:
+        """Return where the panels begin and end: behind a plain border, unless it is a background."""
+        ends = []
+        for start, step in ((0, 1), (len(self.color) - 1, -1)):
+            run = self._run(start, step)
+            is_frame = 0 < run < WIDEST * self.side and self._is_sharp(start + step * run, SEEN / 2)
+            ends.append(run + self.soft if is_frame else 0)
+        return ends[0], len(self.color) - ends[1]
+
+    def _gutter(self, place: float) -> Line | None:
+        """Return the plain band near `place`; where all is background of one color, a line of no width."""
+        reach = NEAR * self.side
+        near = range(max(0, int(place - reach)), min(len(self.color), int(place + reach) + 1))
+        runs = {i: (self._run(i, -1), self._run(i, 1)) for i in near if self.is_plain[i]}
+        bands = [i for i, (before, after) in runs.items() if before + after <= WIDEST * self.side]
+        if bands:
+            center = min(bands, key=lambda i: abs(i - place))
+            before, after = runs[center]
+            if before + after > 2 and (band := self._band(center - before + 1, center + after, place)):
+                return band
+        middle = round(place)
+        if sum(runs.get(middle, (0, 0))) < NARROWEST * self.side:
+            return None
+        return Line(middle, middle)  # backgrounds of one color meet
+
+    def _band(self, start: int, end: int, place: float) -> Line | None:
+        """Return the gutter between sharp edges; a side that fades into a background mirrors the other."""
+        sharp = [self._is_sharp(start), self._is_sharp(end)]
+        if not any(sharp):
+            return None
+        start = start if sharp[0] else min(end - 1, max(start, round(2 * place - end)))
+        end = end if sharp[1] else max(start + 1, min(end, round(2 * place - start)))
+        return Line(start - self.soft, end + self.soft)
+
+    def _is_sharp(self, line: int, least: float = SEEN) -> bool:
+        return bool((self.steps[max(0, line - 3) : line + 2].max(axis=0, initial=0) >= least).all())
+
+    def _edge(self, place: float) -> Line | None:
+        """Return where two panels meet without a gutter, or None."""
+        reach = NEAR * self.side / 2
+        wide = np.maximum.reduce([np.roll(self.steps, shift, axis=0) for shift in (-1, 0, 1)])  # uneven lines
+        near = np.arange(max(0, int(place - 1 - reach)), min(len(wide), int(place + reach) + 1))
+        best = int(near[wide[near].min(axis=1).argmax()])
+        others = np.delete(self.steps, near, axis=0)
+        clear = np.quantile(others, 0.75, axis=0) + CLEAR  # [segments]
+        if (wide[best] < np.maximum(SEEN, clear)).any():
+            return None
+        return Line(best + 1 - self.soft, best + 1 + self.soft, float(wide[best].mean()))
+
+    def is_stronger_inside(self) -> bool:
+        """Return whether a line inside the panels is more visible than the weakest boundary."""
+        weakest = min((line.strength for line in self.lines), default=1.0)
+        return bool(max(self._inside(*span) for span in self.spans()) > weakest + STRONGER)
+
+    def is_divided(self) -> bool:
+        """Return whether every panel has a line inside that is as visible as a boundary."""
+        weakest = min((line.strength for line in self.lines), default=1.0)
+        return all(self._inside(*span) >= DIVIDED * weakest for span in self.spans())
+
+    def _inside(self, start: int, end: int) -> float:
+        """Return how visible the clearest line inside a panel is, away from its borders."""
+        away = int(0.15 * (end - start))
+        return float(self.steps[start + away : end - away].mean(axis=1).max(initial=0))
+
+
+def _steps(pixels: np.ndarray, segments: int, contrast: float) -> np.ndarray:
+    """Return the share of visible steps between each two lines beside each panel, [n - 1, segments]."""
+    differences = np.abs(np.diff(pixels, axis=0)).max(axis=2)  # [n - 1, length]
+    parts = np.array_split(differences >= min(STEP, max(3.0, 0.07 * contrast)), segments, axis=1)
+    return np.stack([part.mean(axis=1) for part in parts], axis=1)
+
+
+def _boxes(across: list[tuple[int, int]], down: list[tuple[int, int]]) -> list[Box]:
+    """Return the boxes between the lines, cropped evenly to the size of the smallest."""
+    width, height = (min(end - start for start, end in spans) for spans in (across, down))
+    corners = [
+        ((left + right - width) // 2, (upper + lower - height) // 2)
+        for upper, lower in down
+        for left, right in across
+    ]
+    return [(x, y, x + width, y + height) for x, y in corners]
+
+
+def _has_content(pixels: np.ndarray, box: Box, contrast: float) -> bool:
+    left, upper, right, lower = box
+    panel = pixels[upper:lower, left:right].reshape(-1, 3)
+    away = np.abs(panel - np.median(panel, axis=0)).max(axis=1)
+    return bool((away > min(10, max(3, PLAIN * contrast))).mean() >= CONTENT)

@@ -1,0 +1,173 @@
+"""The fields of the form: their values as options, and back from the settings of an image or of a link.
+
+Images and links are untrusted: a value that the page does not offer is refused with the value and the range.
+"""
+
+import html
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+from urllib.parse import urlencode
+
+import gradio as gr
+
+from dsd.generate import drawing, provenance
+from dsd.generate.drawing import Options
+from dsd.model import checkpoint
+from dsd.model.request import embedded_guidance
+from dsd.model.sampling import QUALITIES
+from dsd.ui.loaded import Loaded
+from dsd.ui.messages import explained, notice, problem
+
+FIELDS: dict[str, type] = {  # of Options, in the order of links and of the API
+    "prompt": str, "count": int, "steps": int, "image_guidance": float, "text_guidance": float,
+    "guidance": float, "seed": int, "width": int, "height": int, "fit": str, "quality": str,
+}  # fmt: skip
+RANGES = {"count": (1, 8), "steps": (1, 100)} | dict.fromkeys(
+    ("image_guidance", "text_guidance", "guidance"), (0, 10)
+)
+PATTERNS = {int: (r"-?\d{1,10}", "a whole number"), float: (r"-?\d{1,4}(\.\d{1,6})?", "a number")}
+LONGEST_LINK = 4000  # characters: gradio repeats the query with every event, and many servers refuse 8 kB
+SPACE = "SPACE_ID"  # environment variable with the Space's name, "owner/name"
+NO_PROMPT = "-"  # placeholder for a prompt that is still to be written
+LINK_READ = "This link brought its settings, but links never carry an image: add yours, then click Create."
+RESTORED = "This image was made here: its settings and the image it was made from are back."
+OTHER_MODEL = " It was made by another model, so this one will draw it differently."
+
+
+class Form:
+    """The form of one loaded model."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.pipe = loaded.pipe
+        self.has_guidance = checkpoint.has_embedded_guidance(loaded.pipe)
+        # Computed here, in the main thread: on ZeroGPU, other threads cannot read the weights.
+        self.model_hash = checkpoint.model_hash(loaded.pipe)
+        self.ranges = RANGES | dict.fromkeys(("width", "height"), loaded.side_range)
+
+    def options(self, values: Mapping[str, Any]) -> Options:
+        """Return the values of fields as options; raise ValueError for what the page does not offer."""
+        fields = {name: whole(values[name]) for name in FIELDS if values.get(name) is not None}
+        options = Options(**{"prompt": "", **fields})
+        embedded_guidance(options, self.pipe)
+        self.check_ranges(options)
+        return options
+
+    def check_ranges(self, options: Options) -> None:
+        """Raise ValueError for numbers that the page does not offer."""
+        for name, (low, high) in self.ranges.items():
+            value = getattr(options, name)
+            if value is not None and not low <= value <= high:
+                words = name.replace("_", " ")
+                raise ValueError(f"{words} must be from {low} to {high} on this page, got {value}")
+
+    def values(self, options: Options) -> dict[str, Any]:
+        """Return the options as values of the fields; raise ValueError for what the page does not offer."""
+        self.check_ranges(options)
+        values = {name: getattr(options, name) for name in FIELDS}
+        values |= {"steps": options.loop.steps, "quality": _offered_quality(options)}
+        if options.guidance is None or not self.has_guidance:
+            del values["guidance"]
+        return values
+
+    def restore(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the settings of an `image` that was made here, with the reference it was made from."""
+        image = values["image"]
+        hidden = {"restored": gr.Group(visible=False)}
+        if not image or not provenance.carries_settings(image):
+            return hidden
+        try:
+            settings = provenance.read_settings(image)
+            fields = self.values(drawing.options_from(settings))
+            frame = provenance.read_reference(image)
+        except Exception as error:  # an untrusted file can cause any error
+            gr.Warning(html.escape(explained(error)), title="Its settings were not taken over")
+            return hidden
+        note = RESTORED + (OTHER_MODEL if settings.get("model_hash") != self.model_hash else "")
+        return {
+            **fields, "count": 1, "new_seed": False, "image": frame, "own_image": image,
+            "restored": gr.Group(visible=True), "note": notice(note),
+        }  # fmt: skip
+
+    def read_link(self, query: Mapping[str, str]) -> dict[str, Any]:
+        """Return what the query of the page's address brings; an invalid value brings nothing but a message.
+
+        On a Space, the page is a frame that receives the query of the surrounding page, and names that Spaces
+        adds (`__theme`). Unknown names are ignored.
+        """
+        try:
+            fields = self._fields(query)
+        except Exception as error:  # an untrusted link can cause any error
+            line = f"The settings in this link were not used. {explained(error)}"
+            return {"link_notice": gr.HTML(problem(line), visible=True)}
+        return fields | {"link_notice": gr.HTML(notice(LINK_READ), visible=True)} if fields else {}
+
+    def _fields(self, query: Mapping[str, str]) -> dict[str, Any]:
+        link = {name: _parse(name, query[name]) for name in FIELDS if name in query}
+        if not link:
+            return {}
+        prompt = link.get("prompt", "").strip()
+        size = dict.fromkeys(("width", "height"), self.pipe.frame_size)
+        fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT}))
+        if not prompt:
+            del fields["prompt"]
+        if "seed" not in link:
+            del fields["seed"]
+            return fields
+        return fields | {"new_seed": False}
+
+    def make_link(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the link that carries the fields' values, or why there is none."""
+        try:
+            link = f"{_page(values['address'])}?{self._query(values)}"
+        except Exception as error:  # the page must always get an answer
+            return {"link": gr.Textbox("", visible=False), "link_remark": problem(explained(error))}
+        return {"link": gr.Textbox(link, visible=True), "link_remark": ""}
+
+    def _query(self, values: dict[str, Any]) -> str:
+        query = {name: _text(values[name]) for name in FIELDS if values[name] is not None}
+        self._fields(query)  # raises ValueError for what could not be read back
+        text = urlencode(query)
+        if len(text) > LONGEST_LINK:
+            raise ValueError(
+                f"a prompt of {len(query['prompt']):,} characters is too long for a link: make it shorter"
+            )
+        return text
+
+
+def whole(value: Any) -> Any:
+    """Return 2 for 2.0, which sliders and programs may send; leave other values to `Options`."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _text(value: Any) -> str:
+    return str(round(whole(value), 3) if isinstance(value, float) else value).strip()
+
+
+def _offered_quality(options: Options) -> str:
+    """Return the name of the page's quality that draws as these options do, even if it was renamed."""
+    loop = options.loop
+    for name, quality in QUALITIES.items():
+        if replace(quality, name=loop.name, steps=loop.steps) == loop:
+            return name
+    raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, got one of its own with {loop.solver}")
+
+
+def _parse(name: str, text: str) -> int | float | str:
+    """Return a value from a link; raise ValueError for text that is no number where one is needed."""
+    kind = FIELDS[name]
+    if kind is str:
+        return text
+    pattern, words = PATTERNS[kind]
+    if not re.fullmatch(pattern, text, re.ASCII):
+        short = text if len(text) <= 40 else f"{text[:40]} ..."
+        raise ValueError(f'{name.replace("_", " ")} must be {words}, got "{short}"')
+    return kind(text)
+
+
+def _page(address: str) -> str:
+    """Return the page to link to: on a Space, the surrounding page, where visitors have their GPU quota."""
+    space = os.environ.get(SPACE)
+    return f"https://huggingface.co/spaces/{space}" if space else address
