@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests import browsing
-from train.bench import load as bench_load
+from tests import load as bench_load
 
 SCREENS = Path(__file__).resolve().parents[1] / "assets" / "screens"
 WIDTH = 1280

@@ -4,7 +4,7 @@ import socket
 import threading
 
 from dsd.vlm.open import Request, open_vlm
-from train.bench.loopback import Reply
+from tests.loopback import Reply
 
 
 class Clock:

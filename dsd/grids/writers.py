@@ -17,8 +17,8 @@ from dsd.files import jsonl
 from dsd.grids.places import PLACES
 from dsd.grids.recipes import Recipe
 from dsd.pocket import world
-from dsd.pocket.family import shipped
 from dsd.pocket.words import _panel_words
+from dsd.pocket.world import shipped
 from dsd.vlm.base import VLM, Request
 
 FREE = ("empty caption", "repeated caption")  # never asked about, so `prompts.PATIENCE` ignores them

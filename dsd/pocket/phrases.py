@@ -10,14 +10,8 @@ from dsd.pocket.words import USUAL
 from dsd.pocket.world import NAMED, Context, Critter
 
 PLACES = {
-    "beach": (
-        "on the beach",
-        "at the beach",
-        "at the seaside",
-        "on the shore",
-        "by the coast",
-        "on the sand",
-    ),
+    "beach": ("on the beach", "at the beach", "at the seaside", "on the shore", "by the coast",
+              "on the sand"),
     "forest": ("in the forest", "in the woods", "among the trees", "between the trees", "in a wood"),
     "snow": ("in the snow", "on the snow", "in winter", "in a snowy landscape", "in the snowy mountains"),
     "desert": ("in the desert", "on a dune", "in the dunes", "by a cactus", "near a cactus"),
@@ -25,7 +19,7 @@ PLACES = {
     "sea": ("under the sea", "in the sea", "underwater", "in the ocean", "under water", "in the deep ocean"),
     "space": ("in space", "in outer space", "among the stars", "near a planet", "in the galaxy"),
     "room": ("in a room", "at home", "indoors", "inside the house", "in the bedroom", "by the window"),
-}
+}  # fmt: skip
 ACCESSORIES = {
     "hat": (("wearing", "with", "in", "has"), ("hat", "cap", "top hat")),
     "scarf": (("wearing", "with", "in", "has"), ("scarf", "shawl", "neck scarf")),
@@ -34,26 +28,12 @@ ACCESSORIES = {
 }
 SUNSET = ("at sunset", "at dusk", "in the evening", "in the evening sun")
 NIGHT = ("at night", "at midnight", "in the dark", "in moonlight", "under the moon")
-SUN_FROM = (
-    "light from the {}",
-    "sun from the {}",
-    "lit from the {}",
-    "sun on the {}",
-    "sunlight from the {}",
-)
+SUN_FROM = ("light from the {}", "sun from the {}", "lit from the {}", "sun on the {}",
+            "sunlight from the {}")  # fmt: skip
 MOON_FROM = ("moonlight from the {}", "moon from the {}", "lit from the {}", "moon on the {}")
-LIGHTS = {
-    **dict.fromkeys(
-        USUAL, ("by day", "in daylight", "at noon", "on a sunny day", "in the sun", "in the morning")
-    ),
-    "overcast": (
-        "under clouds",
-        "on a cloudy day",
-        "under an overcast sky",
-        "in grey weather",
-        "on a gray day",
-    ),
-}
+DAY = ("by day", "in daylight", "at noon", "on a sunny day", "in the sun", "in the morning")
+CLOUDS = ("under clouds", "on a cloudy day", "under an overcast sky", "in grey weather", "on a gray day")
+LIGHTS = {"day": DAY, "daylight": DAY, "overcast": CLOUDS}
 SIDES = {
     "left": ("on the left", "to the left", "at the left side", "on the left side"),
     "right": ("on the right", "to the right", "at the right side", "on the right side"),
@@ -91,7 +71,8 @@ def phrase(critter: Critter, context: Context, rng: np.random.Generator, *, desc
     if rng.random() < SAID_AS_TAUGHT:
         subject = f"a {words.describe_critter(critter, traits=traits)}" if described else _one(SUBJECTS, rng)
         return f"{subject} {words.describe_context(context, say_place=rng.random() < 0.3)}".strip()
-    parts = [part for part in (_worn(context, rng), _place(context, rng), _light(context.light, rng)) if part]
+    parts = [_worn(context, rng), _one_or_first(PLACES[context.scene], rng), _light(context.light, rng)]
+    parts = [part for part in parts if part]
     if rng.random() < (0.1 if context.place == "centre" else 0.3):
         parts.append(_one(SIDES[context.place], rng))
     rng.shuffle(parts)
@@ -108,34 +89,34 @@ def _one(choices: tuple[str, ...], rng: np.random.Generator) -> str:
     return choices[int(rng.integers(len(choices)))]
 
 
+def _one_or_first(choices: tuple[str, ...], rng: np.random.Generator) -> str:
+    """Return any of the choices in a share of `OTHER_WORD` of the calls, else the first."""
+    return _one(choices, rng) if rng.random() < OTHER_WORD else choices[0]
+
+
 def _other(word: str, rng: np.random.Generator) -> str:
     return _one(OTHER_WORDS[word], rng) if word in OTHER_WORDS and rng.random() < OTHER_WORD else word
 
 
 def _subject(critter: Critter, traits: tuple[str, ...], rng: np.random.Generator) -> str:
     """Return a subject such as `a rosy boxy monster with pointy ears`, with the adjectives in any order."""
-    adjectives = [
-        _other(getattr(critter, name), rng) for name in ("color", "shape", "pattern") if name in traits
-    ]
+    adjectives = [_other(getattr(critter, n), rng) for n in ("color", "shape", "pattern") if n in traits]
     if rng.random() < 0.3:
         rng.shuffle(adjectives)
-    noun = _one(NOUNS, rng) if rng.random() < OTHER_WORD else "critter"
-    ears = (f"with {critter.ears} ears", f"{critter.ears} ears", f"and {critter.ears} ears")
+    subject = " ".join(["a", *adjectives, _one_or_first(NOUNS, rng)])
+    if "ears" not in traits:
+        return subject
     if critter.ears == "no":
-        ears = ("with no ears", "without ears", "no ears")
-    return " ".join(["a", *adjectives, noun, *([_one(ears, rng)] if "ears" in traits else [])])
+        return f"{subject} {_one(('with no ears', 'without ears', 'no ears'), rng)}"
+    return f"{subject} {_one(('with {} ears', '{} ears', 'and {} ears'), rng).format(critter.ears)}"
 
 
 def _worn(context: Context, rng: np.random.Generator) -> str:
     if context.accessory == "none":
         return ""
     verbs, nouns = ACCESSORIES[context.accessory]
-    verb, noun = (_one(x, rng) if rng.random() < OTHER_WORD else x[0] for x in (verbs, nouns))
+    verb, noun = _one_or_first(verbs, rng), _one_or_first(nouns, rng)
     return f"{verb} a {_other(context.accessory_color, rng)} {noun}"
-
-
-def _place(context: Context, rng: np.random.Generator) -> str:
-    return _one(PLACES[context.scene], rng) if rng.random() < OTHER_WORD else PLACES[context.scene][0]
 
 
 def _light(light: str, rng: np.random.Generator) -> str:
@@ -146,7 +127,7 @@ def _light(light: str, rng: np.random.Generator) -> str:
         return _one(LIGHTS[light], rng)
     kind, _, side = light.partition(" ")
     when, whence = (SUNSET, SUN_FROM) if kind == "sunset" else (NIGHT, MOON_FROM)
-    first = _one(when, rng) if rng.random() < OTHER_WORD else when[0]
+    first = _one_or_first(when, rng)
     return first if not side or rng.random() < 0.25 else f"{first} {_one(whence, rng).format(side)}"
 
 
@@ -164,12 +145,8 @@ def _misspelled(word: str, rng: np.random.Generator) -> str:
     if len(word) < 4:
         return word
     i = int(rng.integers(1, len(word) - 1))
-    ways = (
-        word[:i] + word[i + 1] + word[i] + word[i + 2 :],
-        word[:i] + word[i] + word[i:],
-        word[:i] + word[i + 1 :],
-    )
-    return _one(ways, rng)
+    swapped, doubled = word[:i] + word[i + 1] + word[i] + word[i + 2 :], word[:i] + word[i] + word[i:]
+    return _one((swapped, doubled, word[:i] + word[i + 1 :]), rng)
 
 
 def _vocabulary() -> list[str]:
@@ -177,10 +154,8 @@ def _vocabulary() -> list[str]:
         *PLACES.values(), *(group for pair in ACCESSORIES.values() for group in pair), *LIGHTS.values(),
         *SIDES.values(), *OTHER_WORDS.values(), SUNSET, NIGHT, SUN_FROM, MOON_FROM, NOUNS, SUBJECTS, FILLERS,
     )  # fmt: skip
-    text = " ".join(text for group in groups for text in group).format(
-        *["left"] * len((*SUN_FROM, *MOON_FROM))
-    )
-    return sorted({*words.VOCABULARY, *text.replace("-", " ").split(), "without"})
+    text = " ".join(text for group in groups for text in group).replace("{}", "left").replace("-", " ")
+    return sorted({*words.VOCABULARY, *text.split(), "without"})
 
 
 VOCABULARY = _vocabulary()  # every word that the models are trained on, correctly spelled

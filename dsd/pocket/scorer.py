@@ -16,34 +16,20 @@ from huggingface_hub import PyTorchModelHubMixin
 from PIL import Image
 from torch import Tensor, nn
 
-from dsd.pocket.family import SCORER
-from dsd.pocket.world import (
-    ACCESSORIES,
-    ACCESSORY_COLORS,
-    COLORS,
-    EARS,
-    LIGHTS,
-    PATTERNS,
-    PLACES,
-    SCENES,
-    SHAPES,
-    Context,
-    Critter,
-)  # fmt: skip
+from dsd.model import canvas
+from dsd.pocket import world
+from dsd.pocket.world import LIGHTS, SCORER, Context, Critter
 
 CHOICES = {
-    "color": tuple(COLORS), "shape": SHAPES, "pattern": PATTERNS, "ears": EARS, "eyes": (1, 2, 3),
-    "scene": SCENES, "accessory": ACCESSORIES, "accessory_color": tuple(ACCESSORY_COLORS), "light": LIGHTS,
-    "place": PLACES,
+    "color": tuple(world.COLORS), "shape": world.SHAPES, "pattern": world.PATTERNS, "ears": world.EARS,
+    "eyes": (1, 2, 3), "scene": world.SCENES, "accessory": world.ACCESSORIES,
+    "accessory_color": tuple(world.ACCESSORY_COLORS), "light": LIGHTS, "place": world.PLACES,
 }  # fmt: skip
+IDENTITY = ("color", "shape", "pattern", "ears", "eyes")  # the choices that belong to the critter
 # Angles are predicted as (cos, sin) of `turns` times the angle: stripes at 90 and -90 degrees are the same.
 ANGLES = {"hue": 1, "accent_hue": 1, "stripe_angle": 2, "spot_turn": 4}
-RANGES = {
-    "stripe_width": (0.8, 1.3),
-    "eye_size": (0.8, 1.25),
-    "ear_length": (0.75, 1.35),
-    "aspect": (0.9, 1.12),
-}
+RANGES = {"stripe_width": (0.8, 1.3), "eye_size": (0.8, 1.25), "ear_length": (0.75, 1.35),
+          "aspect": (0.9, 1.12)}  # fmt: skip
 NUMBERS = 2 * len(ANGLES) + len(RANGES)
 # Largest error at which an unnamed trait counts as kept: in degrees, or as a share of its range.
 TOLERANCE = {"hue": 14, "accent_hue": 45, "stripe_angle": 22, "spot_turn": 18, "stripe_width": 0.35,
@@ -82,45 +68,34 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
             nn.Linear(5 * w * 16, features), nn.BatchNorm1d(features), nn.ReLU(),
         )  # fmt: skip
         self.tilt = nn.Linear(5 * w * 16, 1)  # degrees; read before the features, which hardly contain it
-        self.heads = nn.ModuleDict(
-            {name: nn.Linear(features, len(values)) for name, values in self.choices.items()}
-        )
+        heads = {name: nn.Linear(features, len(values)) for name, values in self.choices.items()}
+        self.heads = nn.ModuleDict(heads)
         self.numbers = nn.Linear(features, NUMBERS)
         self.strangeness = nn.Linear(features, 1)
         self.register_buffer("strange", torch.tensor(float("inf")))  # above it, an image is unlike the world
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         """Return logits by name [B, choices], numbers [B, NUMBERS], strangeness logit [B], tilt [B]."""
-        seen = self.see(images)
-        features = self.body[FLAT:](seen)
-        named = {name: head(features) for name, head in self.heads.items()}
-        return named, self.numbers(features), self.strangeness(features)[:, 0], self.tilt(seen)[:, 0]
+        convolved = self.convolve(images)
+        features = self.body[FLAT:](convolved)
+        logits = {name: head(features) for name, head in self.heads.items()}
+        return logits, self.numbers(features), self.strangeness(features)[:, 0], self.tilt(convolved)[:, 0]
 
-    def see(self, images: Tensor) -> Tensor:
-        """Return the output of the convolutions, [B, 80 width]."""
-        return self.body[:FLAT](images)
+    def convolve(self, images: Tensor) -> Tensor:
+        return self.body[:FLAT](images)  # [B, 80 width]
 
     @torch.inference_mode()
     def read(self, images: list[Image.Image], batch: int = 128) -> list[Reading]:
-        """Return one reading for each PIL RGB image, of any size."""
+        """Return one reading for each PIL image, of any size."""
         readings = []
         for start in range(0, len(images), batch):
-            readings += self._read(
-                to_tensor(images[start : start + batch], self.size).to(self.strange.device)
-            )
+            pixels = to_tensor(images[start : start + batch], self.size).to(self.strange.device)
+            logits, numbers, strangeness, tilt = self.eval()(pixels)
+            for i in range(len(pixels)):
+                choices = {name: self.choices[name][values[i].argmax()] for name, values in logits.items()}
+                others = decode_numbers(numbers[i]), strangeness[i].item(), tilt[i].item()
+                readings.append(Reading(choices, *others))
         return readings
-
-    def _read(self, images: Tensor) -> list[Reading]:
-        logits, numbers, strangeness, tilt = self.eval()(images)
-        chosen = {
-            name: [self.choices[name][i] for i in values.argmax(1).tolist()]
-            for name, values in logits.items()
-        }
-        told = zip(numbers.cpu(), strangeness.tolist(), tilt.tolist(), strict=True)
-        return [
-            Reading({name: values[i] for name, values in chosen.items()}, decode_numbers(row), strange, lean)
-            for i, (row, strange, lean) in enumerate(told)
-        ]
 
 
 class _Residual(nn.Module):
@@ -143,28 +118,41 @@ def load(folder: str | Path = SCORER) -> Scorer:
     return Scorer.from_pretrained(folder).eval()
 
 
+def warning(image: Image.Image) -> str | None:
+    """Return a warning if the image, of any size and mode, is unlike the drawn world, else None."""
+    scorer = load()
+    [reading] = scorer.read([canvas.fit(image, scorer.size, scorer.size)])
+    if reading.strangeness <= scorer.strange.item():
+        return None
+    return (
+        "This image is unlike the drawn critters that the pocket model knows, so expect a poor likeness. "
+        "It still runs; for photographs, start the app with FLUX."
+    )
+
+
 def to_tensor(images: list[Image.Image], size: int) -> Tensor:
     """Convert PIL images of any size to a tensor [B, 3, size, size] in -1..1."""
     arrays = [np.asarray(p.convert("RGB").resize((size, size), Image.Resampling.BOX)) for p in images]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-# ---------------------------------------------------------------- numbers, and which of them are visible
-
-
 def encode_numbers(critter: Critter) -> list[float]:
     """Return the targets of the `numbers` head, [NUMBERS]."""
-    angles = {
-        **{name: getattr(critter, name) for name in ("hue", "accent_hue", "stripe_angle")},
-        "spot_turn": _turn(critter),
-    }
     encoded = []
     for name, turns in ANGLES.items():
-        radians = math.radians(turns * angles[name])
+        radians = math.radians(turns * true_number(critter, name))
         encoded += [math.cos(radians), math.sin(radians)]
-    return encoded + [
-        2 * (getattr(critter, name) - low) / (high - low) - 1 for name, (low, high) in RANGES.items()
-    ]
+    for name, (low, high) in RANGES.items():
+        encoded.append(2 * (true_number(critter, name) - low) / (high - low) - 1)
+    return encoded
+
+
+def true_number(critter: Critter, name: str) -> float:
+    """Return a number of the critter; `spot_turn` is how far its four spots are turned, within 90 degrees."""
+    if name != "spot_turn":
+        return getattr(critter, name)
+    total = sum(np.exp(4j * math.atan2(y, x)) for x, y, _ in critter.spots)
+    return math.degrees(np.angle(total)) / 4
 
 
 def decode_numbers(row: Tensor) -> dict[str, float]:
@@ -179,40 +167,23 @@ def decode_numbers(row: Tensor) -> dict[str, float]:
 
 def visible_numbers(critter: Critter) -> list[str]:
     """Return the numbers that can be seen: a plain critter has no stripes, one without ears no ear length."""
-    seen = ["hue", "eye_size", "aspect"]
-    if critter.pattern != "plain":
-        seen.append("accent_hue")
-    if critter.pattern == "striped":
-        seen += ["stripe_angle", "stripe_width"]
-    if critter.pattern == "spotted":
-        seen.append("spot_turn")
-    return seen + (["ear_length"] if critter.ears != "no" else [])
+    of_pattern = {"plain": [], "striped": ["accent_hue", "stripe_angle", "stripe_width"],
+                  "spotted": ["accent_hue", "spot_turn"]}  # fmt: skip
+    of_ears = [] if critter.ears == "no" else ["ear_length"]
+    return ["hue", "eye_size", "aspect", *of_pattern[critter.pattern], *of_ears]
 
 
 def number_mask(critter: Critter) -> list[float]:
     """Return a mask [NUMBERS]: 1 for each number that can be seen, else 0."""
-    seen = visible_numbers(critter)
-    return [float(n in seen) for n in ANGLES for _ in (0, 1)] + [float(n in seen) for n in RANGES]
-
-
-def _turn(critter: Critter) -> float:
-    """Return the rotation of the four spots from a cross, in degrees within a quarter turn."""
-    total = sum(np.exp(4j * math.atan2(y, x)) for x, y, _ in critter.spots)
-    return math.degrees(np.angle(total)) / 4
-
-
-# ---------------------------------------------------------------- identity and prompt following
+    visible = visible_numbers(critter)
+    return [float(n in visible) for n in ANGLES for _ in (0, 1)] + [float(n in visible) for n in RANGES]
 
 
 def kept(critter: Critter, reading: Reading) -> dict[str, bool]:
     """Return for each visible trait of the critter whether the image keeps it."""
-    result = {
-        name: reading.choices[name] == getattr(critter, name)
-        for name in ("color", "shape", "pattern", "ears", "eyes")
-    }
+    result = {name: reading.choices[name] == getattr(critter, name) for name in IDENTITY}
     for name in visible_numbers(critter):
-        truth = _turn(critter) if name == "spot_turn" else getattr(critter, name)
-        result[name] = distance(name, truth, reading.numbers[name]) <= TOLERANCE[name]
+        result[name] = is_close(name, true_number(critter, name), reading.numbers[name])
     return result
 
 
@@ -223,28 +194,24 @@ def identity(critter: Critter, reading: Reading) -> float:
 
 
 def followed(context: Context, reading: Reading) -> dict[str, bool]:
-    """Return whether the image shows each part of the requested context.
-
-    The parts are scene, accessory, light and, if there is an accessory, its color.
-    """
-    parts = {
-        name: reading.choices[name] == getattr(context, name) for name in ("scene", "accessory", "light")
-    }
+    """Return whether the image shows each part of the context: scene, accessory with its color, light."""
+    names = ["scene", "accessory", "light"]
     if context.accessory != "none":
-        parts["accessory_color"] = reading.choices["accessory_color"] == context.accessory_color
-    return parts
+        names.append("accessory_color")
+    return {name: reading.choices[name] == getattr(context, name) for name in names}
 
 
 def same_identity(readings: list[Reading]) -> bool:
     """Return whether all images show one critter: color, shape, pattern, ears, eyes and exact hue agree."""
-    first = readings[0]
-    names = ("color", "shape", "pattern", "ears", "eyes")
-    agree = all(r.choices[n] == first.choices[n] for r in readings for n in names)
-    return agree and all(
-        distance("hue", a.numbers["hue"], b.numbers["hue"]) <= TOLERANCE["hue"]
-        for a in readings
-        for b in readings
-    )
+    if any(len({reading.choices[name] for reading in readings}) > 1 for name in IDENTITY):
+        return False
+    hues = [reading.numbers["hue"] for reading in readings]
+    return all(is_close("hue", a, b) for a in hues for b in hues)
+
+
+def is_close(name: str, a: float, b: float) -> bool:
+    """Return whether two values of a number count as the same."""
+    return distance(name, a, b) <= TOLERANCE[name]
 
 
 def distance(name: str, a: float, b: float) -> float:

@@ -6,18 +6,8 @@ texts are short.
 
 from collections.abc import Collection
 
-from dsd.pocket.world import (
-    ACCESSORIES,
-    ACCESSORY_COLORS,
-    COLORS,
-    EARS,
-    NAMED,
-    PATTERNS,
-    SCENES,
-    SHAPES,
-    Context,
-    Critter,
-)
+from dsd.pocket import world
+from dsd.pocket.world import NAMED, Context, Critter
 
 PLACE_WORDS = {
     "beach": "on the beach", "forest": "in the forest", "snow": "in the snow", "desert": "in the desert",
@@ -33,20 +23,11 @@ USUAL = ("day", "daylight")
 _OTHER = "a an the of and with in on at under same this it is critter creature character ears wearing holding"
 _GRID = "2 4 images image grid panels subject left right top bottom centre sunset night day"
 _LIGHT = "daylight overcast moonlight light from clouds"
-VOCABULARY = sorted(
-    {
-        *_OTHER.split(),
-        *_GRID.split(),
-        *_LIGHT.split(),
-        *COLORS,
-        *SHAPES,
-        *PATTERNS,
-        *EARS,
-        *SCENES,
-        *ACCESSORIES,
-        *ACCESSORY_COLORS,
-    }
-)
+_TABLES = (
+    world.COLORS, world.SHAPES, world.PATTERNS, world.EARS, world.SCENES, world.ACCESSORIES,
+    world.ACCESSORY_COLORS,
+)  # fmt: skip
+VOCABULARY = sorted({*f"{_OTHER} {_GRID} {_LIGHT}".split(), *(word for table in _TABLES for word in table)})
 
 
 def describe_critter(critter: Critter, *, traits: tuple[str, ...] = NAMED) -> str:
@@ -78,12 +59,13 @@ def caption(critter: Critter, context: Context) -> str:
 
 
 def _panel_words(context: Context) -> str:
-    words = [context.scene]
-    if context.accessory != "none":
-        words.append(f"{context.accessory_color} {context.accessory}")
-    if context.light not in USUAL:
-        words.append(context.light)
-    return " ".join(words)
+    lights = [] if context.light in USUAL else [context.light]
+    return " ".join([_place_words(context), *lights])
+
+
+def _place_words(context: Context) -> str:
+    accessory = "" if context.accessory == "none" else f" {context.accessory_color} {context.accessory}"
+    return f"{context.scene}{accessory}"
 
 
 def grid_prompt(
@@ -98,9 +80,10 @@ def grid_prompt(
     `4 images of the same red round plain critter with long ears top left beach red hat top right ...`.
     `said` holds the indices of the panels that the prompt describes; None means all.
     """
-    places = list(zip(QUADRANTS[len(contexts)], contexts, strict=True))
-    words = [f"{name} {_panel_words(c)}" for i, (name, c) in enumerate(places) if said is None or i in said]
-    return f"{len(contexts)} images of the same {describe_critter(critter, traits=traits)} {' '.join(words)}"
+    names = QUADRANTS[len(contexts)]
+    panels = range(len(contexts)) if said is None else sorted(said)
+    words = " ".join(f"{names[i]} {_panel_words(contexts[i])}" for i in panels)
+    return f"{len(contexts)} images of the same {describe_critter(critter, traits=traits)} {words}"
 
 
 def relight_prompt(critter: Critter, contexts: list[Context], *, traits: tuple[str, ...] = NAMED) -> str:
@@ -108,14 +91,6 @@ def relight_prompt(critter: Critter, contexts: list[Context], *, traits: tuple[s
 
     `4 images of the same red round plain critter with long ears beach red hat top left daylight ...`.
     """
-    first = contexts[0]
-    shared = (
-        first.scene
-        if first.accessory == "none"
-        else f"{first.scene} {first.accessory_color} {first.accessory}"
-    )
-    lights = [
-        f"{name} {context.light}" for name, context in zip(QUADRANTS[len(contexts)], contexts, strict=True)
-    ]
-    subject = describe_critter(critter, traits=traits)
-    return f"{len(contexts)} images of the same {subject} {shared} {' '.join(lights)}"
+    subject, names = describe_critter(critter, traits=traits), QUADRANTS[len(contexts)]
+    lights = [f"{name} {context.light}" for name, context in zip(names, contexts, strict=True)]
+    return f"{len(contexts)} images of the same {subject} {_place_words(contexts[0])} {' '.join(lights)}"

@@ -6,13 +6,14 @@ such critters appear in no training image of any part.
 """
 
 import colorsys
+import json
 import math
 import zlib
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 
 import numpy as np
-
-from dsd.pocket.family import FLAT_LIGHTS, LIGHTS, shipped
 
 COLORS = {  # name -> (hue in degrees, saturation, value)
     "red": (2, 0.82, 0.86), "orange": (29, 0.88, 0.95), "yellow": (52, 0.82, 0.93),
@@ -29,10 +30,29 @@ ACCESSORY_COLORS = {
     "red": (0.88, 0.12, 0.16), "blue": (0.13, 0.33, 0.90), "yellow": (0.98, 0.83, 0.12),
     "green": (0.10, 0.66, 0.25), "white": (0.97, 0.97, 0.97), "black": (0.10, 0.10, 0.13),
 }  # fmt: skip
+LIGHTS = ("daylight", "overcast", "sunset left", "sunset right", "moonlight left", "moonlight right")
+FLAT_LIGHTS = ("day", "sunset", "night")  # they only tint a panel
 LIGHT_SHARES = {LIGHTS: (0.4, 0.12, 0.12, 0.12, 0.12, 0.12), FLAT_LIGHTS: (0.7, 0.15, 0.15)}
 PLACES = ("left", "centre", "right")
 NAMED = ("color", "shape", "pattern", "ears")
 UNNAMED = ("hue", "accent_hue", "stripe_angle", "stripe_width", "eyes", "eye_size", "ear_length", "aspect")
+SCORER = Path(__file__).parents[2] / "assets" / "pocket" / "scorer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A version of the drawn world: panels of `panel` x `panel` pixels in these lights."""
+
+    panel: int = 128
+    lights: tuple[str, ...] = LIGHTS
+
+
+@cache
+def shipped() -> Family:
+    """Return the family that the shipped weights know or, without weights, that training produces."""
+    config = SCORER / "config.json"
+    is_flat = config.exists() and json.loads(config.read_text(encoding="utf-8"))["size"] == 64
+    return Family(panel=64, lights=FLAT_LIGHTS) if is_flat else Family()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +166,7 @@ def change_one_trait(critter: Critter, trait: str, rng: np.random.Generator) -> 
     other = _any_critter(rng)
     if trait == "hue":
         names = list(COLORS)
-        step = names.index(critter.color) + int(rng.choice((-1, 1)))
-        color = names[step % len(names)]
+        color = names[(names.index(critter.color) + int(rng.choice((-1, 1)))) % len(names)]
         return replace(critter, color=color, hue=float(COLORS[color][0] % 360))
     if trait == "stripe_angle":
         turned = critter.stripe_angle + 60
@@ -155,19 +174,17 @@ def change_one_trait(critter: Critter, trait: str, rng: np.random.Generator) -> 
     if trait == "eye_size":
         return replace(critter, eye_size=1.25 if critter.eye_size < 1.02 else 0.8)
     if trait == "spots":
-        return replace(critter, spots=tuple((-y, x, r) for x, y, r in _rotate_spots(critter.spots, 45)))
+        return replace(critter, spots=_turn_spots(critter.spots))
     if trait == "eyes":
         return replace(critter, eyes=critter.eyes % 3 + 1)
     if trait in ("shape", "pattern", "ears"):
-        values = [
-            v
-            for v in {"shape": SHAPES, "pattern": PATTERNS, "ears": EARS}[trait]
-            if v != getattr(critter, trait)
-        ]
-        return replace(critter, **{trait: str(rng.choice(values))})
+        values = {"shape": SHAPES, "pattern": PATTERNS, "ears": EARS}[trait]
+        others = [value for value in values if value != getattr(critter, trait)]
+        return replace(critter, **{trait: str(rng.choice(others))})
     return replace(critter, **{trait: getattr(other, trait)})
 
 
-def _rotate_spots(spots: tuple, degrees: float) -> tuple:
-    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    return tuple((c * x - s * y, s * x + c * y, r) for x, y, r in spots)
+def _turn_spots(spots: tuple) -> tuple:
+    """Turn the spots by 135 degrees: 45 degrees from where they were, as seen in their cross of four."""
+    c, s = math.cos(math.radians(45)), math.sin(math.radians(45))
+    return tuple((-(s * x + c * y), c * x - s * y, r) for x, y, r in spots)

@@ -32,13 +32,13 @@ from dsd.training.meter import Meter
 from dsd.training.options import TrainOptions
 from dsd.training.state import EMA, Progress, TrainState, gather_weights, reshard, trainable_parameters
 from dsd.training.student import (
+    KERNELS,
     Base,
     find_base,
     init_condition_columns,
     open_encoders,
     open_transformer,
     save_student,
-    without_cudnn_attention,
 )
 
 FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
@@ -58,7 +58,7 @@ class TrainResult:
     seconds: float  # in the loop, over all runs of the command
 
 
-@without_cudnn_attention()
+@sdpa_kernel(KERNELS)
 def train(
     pairs: Sequence[Row],
     options: TrainOptions,

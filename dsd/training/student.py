@@ -4,8 +4,6 @@ The new input columns are stored as a LoRA. On `x_embedder` the LoRA's A is not 
 channels, so that its B equals the new columns in full; standard tools read it like any other LoRA.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from diffusers import DiffusionPipeline, FluxControlPipeline, FluxTransformer2DM
 from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from dsd.files import hub
 from dsd.model import canvas, checkpoint, latents
@@ -27,6 +26,9 @@ from dsd.model.transformer import is_widened, load_transformer, widen
 from dsd.training.options import TrainingError, TrainOptions
 
 DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in few steps
+# The kernels of attention for training, all but cuDNN's: on an H200 (torch 2.11, CUDA 13) its backward pass in
+# bf16 ended in illegal memory accesses, with head sizes of 48 and 128.
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 INPUT, ADAPTER = "x_embedder", "default"
 
 
@@ -117,21 +119,6 @@ def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -
         _add_lora(transformer, options)
     if options.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
-
-
-@contextmanager
-def without_cudnn_attention() -> Iterator[None]:
-    """Disable cuDNN attention inside the block or, as a decorator, inside the function.
-
-    On an H200 (torch 2.11, CUDA 13) its backward pass in bf16 ended in illegal memory accesses, with head
-    sizes of 48 and 128.
-    """
-    was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        torch.backends.cuda.enable_cudnn_sdp(was_enabled)
 
 
 def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:

@@ -43,7 +43,7 @@ def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy
     """Return a loaded pipeline with what its preset says about it."""
     preset, warn = resolve(name), None
     if preset.knows_world:
-        from dsd.pocket import warning as warn
+        from dsd.pocket.scorer import warning as warn
     is_licensed = preset.license != Preset.license  # an unknown license is not shown
     return Loaded(
         pipe=pipe,

@@ -143,9 +143,7 @@ def test_every_command_is_one_that_the_programs_take(facts):
     runs, generates = (shlex.split(line) for line in advise(facts).commands[-2:])
     assert runs[:2] == ["python", "app.py"] and generates[:3] == ["python", "-m", "dsd.generate"]
     args = app.parse(runs[2:])
-    assert command._parser().parse_args(generates[3:]).model == (
-        args.model if args.model != "pocket" else None
-    )
+    assert command.parse(generates[3:]).model == (args.model if args.model != "pocket" else None)
     assert (args.offload, args.quantize) == (advise(facts).offload, advise(facts).quantize)
 
 

@@ -8,7 +8,7 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image, ImageDraw
 
-from dsd import load_pipeline, pocket
+from dsd import load_pipeline
 from dsd.model.presets import ASSETS
 from dsd.pocket import scorer as pocket_scorer
 from dsd.pocket.draw import draw
@@ -103,7 +103,7 @@ def test_the_student_keeps_a_held_out_subjects_color_and_goes_where_it_is_told(s
 
 
 def test_critters_raise_no_alarm():
-    alarms = [pocket.warning(draw(*scene)) is not None for scene in fresh(200, 6, held_out=True)]
+    alarms = [pocket_scorer.warning(draw(*scene)) is not None for scene in fresh(200, 6, held_out=True)]
     assert np.mean(alarms) <= 0.05
 
 
@@ -137,4 +137,4 @@ def text_screenshot(rng: np.random.Generator) -> Image.Image:
 
 @pytest.mark.parametrize("strangers", [ordinary_photographs, text_screenshots])
 def test_photographs_and_text_are_told_apart(strangers):
-    assert np.mean([pocket.warning(image) is not None for image in strangers()]) >= 0.9
+    assert np.mean([pocket_scorer.warning(image) is not None for image in strangers()]) >= 0.9

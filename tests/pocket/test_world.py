@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dsd.pocket import family, light, phrases
+from dsd.pocket import light, phrases, world
 from dsd.pocket.draw import draw
 from dsd.pocket.phrases import phrase
 from dsd.pocket.words import VOCABULARY, caption, grid_prompt, relight_prompt
@@ -158,10 +158,10 @@ def test_phrases_vary_but_always_name_the_scene():
 
 
 def test_the_family_that_ships_is_told_by_its_own_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(family, "SCORER", tmp_path)
+    monkeypatch.setattr(world, "SCORER", tmp_path)
     for size, expected in ((64, (64, FLAT_LIGHTS)), (128, (128, LIGHTS)), (None, (128, LIGHTS))):
         (tmp_path / "config.json").unlink(missing_ok=True)
         if size:
             (tmp_path / "config.json").write_text(json.dumps({"size": size}))
-        found = family.shipped.__wrapped__()
+        found = world.shipped.__wrapped__()
         assert (found.panel, found.lights) == expected

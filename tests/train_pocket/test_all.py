@@ -7,13 +7,19 @@ from pathlib import Path
 import pytest
 
 from train.pocket import all as building
+from train.pocket.all import Part
 
 README = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 
 
+def commands(preset: str) -> dict[str, list[str]]:
+    """The arguments of every part."""
+    return {part.name: part.arguments for part in building.list_parts(Path("runs/x"), preset)}
+
+
 def test_every_part_is_a_command_that_train_readme_tells():
     told = set(re.findall(r"-m (train\.[\w.]+)", README))
-    for _, arguments in building.parts(Path("runs/x"), "gpu"):
+    for arguments in commands("gpu").values():
         module = arguments[len(arguments) - 1 - arguments[::-1].index("-m") + 1]
         is_package = hasattr(import_module(module), "__path__")
         assert module in told and callable(import_module(f"{module}.__main__" if is_package else module).main)
@@ -21,7 +27,7 @@ def test_every_part_is_a_command_that_train_readme_tells():
 
 def test_flags_are_known_to_the_commands_of_the_wheel():
     known = []
-    for name, arguments in building.parts(Path("runs/x"), "gpu", grids=8):
+    for name, arguments in commands("gpu").items():
         if "train.grids" in arguments or name in ("prompts", "dataset", "student", "evaluate", "curate"):
             module = arguments[len(arguments) - 1 - arguments[::-1].index("-m") + 1]
             given = arguments[arguments.index(module) + 1 :]
@@ -31,7 +37,7 @@ def test_flags_are_known_to_the_commands_of_the_wheel():
 
 
 def test_it_goes_on_with_the_part_that_failed(tmp_path):
-    todo = [("a", ["1"]), ("b", ["2"]), ("c", ["3"])]
+    todo = [Part("a", ["1"]), Part("b", ["2"]), Part("c", ["3"])]
     called, codes = [], iter([0, 5, 0, 0])
 
     def call(arguments):
@@ -39,23 +45,23 @@ def test_it_goes_on_with_the_part_that_failed(tmp_path):
         return next(codes)
 
     with pytest.raises(SystemExit, match="5"):
-        building.build(tmp_path, iter(todo), call)
-    building.build(tmp_path, iter(todo), call)
+        building.build(tmp_path, todo, call)
+    building.build(tmp_path, todo, call)
     assert called == ["1", "2", "2", "3"]
-    building.build(tmp_path, iter(todo), call)
+    building.build(tmp_path, todo, call)
     assert called == ["1", "2", "2", "3"]
 
 
 def test_it_ends_after_so_many_parts(tmp_path):
-    todo, called = [(name, [name]) for name in "abc"], []
+    todo, called = [Part(name, [name]) for name in "abc"], []
     for _ in range(2):
-        building.build(tmp_path, iter(todo), lambda arguments: called.append(arguments[0]) or 0, most=1)
+        building.build(tmp_path, todo, lambda arguments: called.append(arguments[0]) or 0, most=1)
     assert called == ["a", "b"]
 
 
 @pytest.mark.parametrize("preset", ["cpu", "gpu"])
 def test_the_teachers_pieces_take_every_lesson_once_and_each_goes_on_from_the_one_before(preset):
-    pieces = [arguments for name, arguments in building.parts(Path("runs/x"), preset) if "teacher" in name]
+    pieces = [arguments for name, arguments in commands(preset).items() if "teacher" in name]
     shares = [piece[piece.index("--lessons") + 1 :][:2] for piece in pieces]
     assert shares[0][0] == "0.0" and shares[-1][1] == "1.0"
     assert all(one[1] == other[0] for one, other in zip(shares, shares[1:], strict=False))
@@ -63,6 +69,6 @@ def test_the_teachers_pieces_take_every_lesson_once_and_each_goes_on_from_the_on
 
 
 def test_no_part_on_a_gpu_may_take_more_than_eight_minutes():
-    for _, arguments in building.parts(Path("runs/x"), "gpu"):
+    for arguments in commands("gpu").values():
         if "--minutes" in arguments:
             assert float(arguments[arguments.index("--minutes") + 1]) <= 8

@@ -5,9 +5,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from dsd.pocket.draw import draw
-from dsd.pocket.family import LIGHTS
-from dsd.pocket.world import sample_context, sample_critter
-from train.pocket.edges import TOKEN, sharpness, token_edges
+from dsd.pocket.world import LIGHTS, sample_context, sample_critter
+from train.pocket.measure import TOKEN, sharpness, token_edges
 
 
 @pytest.fixture(scope="module")

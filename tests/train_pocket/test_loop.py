@@ -28,6 +28,7 @@ from train.pocket.judge import model as judge
 from train.pocket.linear import LinearAutoencoder, spell
 from train.pocket.loop import learning_rate
 from train.pocket.presets import CPU
+from train.pocket.strangers import strangers
 
 SHIPPED = ASSETS / "teacher" / "tokenizer_2"
 
@@ -204,7 +205,7 @@ def test_a_judge_goes_on_from_an_earlier_one_word_by_word(tmp_path):
 
 
 def test_rendered_pairs_are_a_dataset_of_true_pairs_in_both_orders(tmp_path):
-    families = scenes.render(rendered.TRAIN_SEED, 4, 64, tmp_path / "renders", processes=1)
+    families = scenes.render(rendered.TRAIN_SEED, 4, 64, tmp_path / "renders")
     rendered.write(TOY, 12, tmp_path / "pairs")
     pairs = list(read_pairs(tmp_path / "pairs"))
     assert len(pairs) == 12
@@ -231,9 +232,9 @@ def test_a_teacher_goes_on_from_a_saved_one(tmp_path, spelled):
 
 
 def test_strangers_of_every_kind_are_drawn_and_are_a_function_of_the_seed():
-    made = scorer.strangers(12, 64, 3)
-    assert made.shape == (12, 64, 64, 3) and np.array_equal(made, scorer.strangers(12, 64, 3))
-    assert all(image.std() > 1 for image in made)
+    images = strangers(12, 64, 3)
+    assert images.shape == (12, 64, 64, 3) and np.array_equal(images, strangers(12, 64, 3))
+    assert all(image.std() > 1 for image in images)
 
 
 def test_scorer_and_ranker_learn_from_different_seeds(tmp_path):

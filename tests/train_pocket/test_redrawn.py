@@ -65,6 +65,6 @@ def test_only_images_that_still_tell_the_critter_count_as_true():
     flat = [(critter, replace(context, light="day")) for critter, context in scenes.family(TRAIN_SEED, 0)]
     images = np.stack([np.asarray(draw(*one, SIDE)) for one in flat])
     readings = scorer.load().read([redrawn.Image.fromarray(image) for image in images])
-    assert sum(redrawn.true(row, reading) for row, reading in enumerate(readings)) >= 6
+    assert sum(redrawn.is_true(row, reading) for row, reading in enumerate(readings)) >= 6
     other = scenes.FAMILY * 5  # another critter
-    assert not any(redrawn.true(other + row, reading) for row, reading in enumerate(readings))
+    assert not any(redrawn.is_true(other + row, reading) for row, reading in enumerate(readings))

@@ -9,32 +9,21 @@ import torch
 
 from dsd.pocket.words import caption
 from tests.toys import TOY, toy_latents
-from train.pocket import latents, lessons, loop, scenes, teacher, text, truths, vae
-from train.pocket.loop import State, descend, made_ahead, running_average
-from train.pocket.scorer import targets
+from train.pocket import arrays, latents, lessons, loop, scenes, teacher, text, vae
+from train.pocket.loop import TrainState, build_ema, descend, made_ahead
+from train.pocket.scenes import Truths, load_truths, targets
 
 EVERY_LESSON = tuple(max(lessons.STAGES.items())[1])
 
 
-def whole(step: int) -> float:
-    """The last stage, which has all lessons; a function that worker processes can be sent."""
-    return 0.9
+def last_stage(truths: Truths, batch: int) -> lessons.Sampler:
+    """The batches of the last stage, which has all lessons."""
+    return lessons.Sampler(truths, batch, steps=1, lessons=(0.9, 0.9))
 
 
 @pytest.fixture(scope="module")
-def known(tmp_path_factory) -> truths.Truths:
-    return truths.load(vae.TRAIN_SEED, 4, tmp_path_factory.mktemp("truths"))
-
-
-def test_words_are_spelled_as_the_tokenizers_spell_whole_prompts(known):
-    rng, speller = np.random.default_rng(0), text.Speller()
-    for lesson in EVERY_LESSON:
-        prompts = [lessons.sample_grid(known, i % 4, lesson, rng).prompt for i in range(60)]
-        prompts += ["", "a zebra, please!", "red critter " * 40]
-        how = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
-        t5, clip = speller(prompts, lesson.tokens)
-        assert torch.equal(t5, speller.t5(prompts, max_length=lesson.tokens, **how).input_ids)
-        assert torch.equal(clip, speller.clip(prompts, max_length=text.CLIP_TOKENS, **how).input_ids)
+def known(tmp_path_factory) -> Truths:
+    return load_truths(vae.TRAIN_SEED, 4, tmp_path_factory.mktemp("truths"))
 
 
 def test_prompts_fit_their_token_counts(known):
@@ -46,16 +35,25 @@ def test_prompts_fit_their_token_counts(known):
     assert lessons.SINGLES.tokens == text.T5_TOKENS
 
 
-def test_truths_are_those_of_the_scenes(known, tmp_path, monkeypatch):
+def test_truths_are_those_of_the_scenes(known):
     wanted = targets(all_scenes := [scene for i in range(4) for scene in scenes.family(vae.TRAIN_SEED, i)])
     for name, values in known.targets("cpu").items():
         assert torch.equal(values, wanted[name].to(values.dtype)), name
     for row, (critter, context) in enumerate(all_scenes):
         scene = known.scene(*divmod(row, scenes.FAMILY))
         assert caption(scene, scene) == caption(critter, context)
-    monkeypatch.setattr(truths, "CHUNK", 2)
-    monkeypatch.setattr(truths, "get_context", lambda way: dummy)  # a pool, of threads: they start at once
-    assert np.array_equal(truths.load(vae.TRAIN_SEED, 4, tmp_path).table, known.table)
+
+
+def double(rows: range) -> np.ndarray:
+    return 2 * np.array(rows)
+
+
+def test_arrays_are_computed_in_order_by_one_process_or_many_and_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "get_context", lambda way: dummy)  # a pool, of threads: they start at once
+    for name, chunk in (("one", 7), ("many", 3)):
+        chunks = arrays.on_all_cores(double, 7, chunk)
+        assert arrays.once(tmp_path / name, (7,), np.int64, chunks).tolist() == [0, 2, 4, 6, 8, 10, 12]
+        assert arrays.once(tmp_path / name, (7,), np.int64, [np.zeros(7)])[-1] == 12
 
 
 def test_the_lessons_shares_are_a_whole():
@@ -94,11 +92,12 @@ def test_relit_grids_show_one_context_in_different_lights(known):
 
 
 def test_words_come_first_then_pairs_then_grids(known):
-    sample = lessons.Sampler(known, 6, lambda step: step / 300)
-    assert {sample(step).lesson for step in range(120)} == {lessons.SINGLES}
-    assert {max(sample(step).lesson[:2]) for step in range(120, 165)} == {1, 2}
-    assert any(sample(step).lesson.rows == 2 for step in range(165, 200))
-    assert teacher.Passed(100, 0.55, 1.0)(0) == 0.55 and teacher.Passed(100, 0.0, 0.4)(50) == 0.2
+    sampler = lessons.Sampler(known, 6, steps=300)
+    assert {sampler[step].lesson for step in range(120)} == {lessons.SINGLES}
+    assert {sampler[step].lesson.columns for step in range(120, 165)} == {1, 2}
+    assert any(sampler[step].lesson.rows == 2 for step in range(165, 200))
+    pieces = [lessons.Sampler(known, 6, steps=100, lessons=share) for share in ((0.55, 1.0), (0.0, 0.4))]
+    assert pieces[0].passed(0) == 0.55 and pieces[1].passed(50) == 0.2
 
 
 def toy_images() -> teacher.Images:
@@ -161,8 +160,8 @@ def test_the_readers_question_teaches_the_transformer(monkeypatch):
 
 
 def test_the_teachers_batches_are_a_function_of_the_step(known):
-    sample = lessons.Sampler(known, 12, whole)
-    first, again, other = sample(7), sample(7), sample(8)
+    sampler = last_stage(known, 12)
+    first, again, other = sampler[7], sampler[7], sampler[8]
     assert first.panels.shape == (len(first.families), first.lesson.rows * first.lesson.columns)
     for name in ("families", "panels", "shown", "t5", "clip"):
         assert torch.equal(getattr(first, name), getattr(again, name))
@@ -170,10 +169,10 @@ def test_the_teachers_batches_are_a_function_of_the_step(known):
 
 
 def test_batches_made_by_workers_are_those_made_here(monkeypatch, known):
-    here = list(made_ahead(lessons.Sampler(known, 6, whole), 3, 6))
+    here = list(made_ahead(last_stage(known, 6), 3, 6))
     monkeypatch.setattr(loop, "device", lambda: "cuda")
     monkeypatch.setattr(loop.os, "cpu_count", lambda: 4)  # two workers
-    ahead = list(made_ahead(lessons.Sampler(known, 6, whole), 3, 6))
+    ahead = list(made_ahead(last_stage(known, 6), 3, 6))
     assert len(here) == len(ahead) == 3
     for one, other in zip(here, ahead, strict=True):
         assert one.lesson == other.lesson
@@ -184,11 +183,11 @@ def test_batches_made_by_workers_are_those_made_here(monkeypatch, known):
 def run_steps(path, known, monkeypatch, steps: int) -> torch.Tensor:
     torch.manual_seed(0)
     model, preset = teacher.Teacher(TOY), replace(TOY, teacher_batch=4)
-    parts = {"model": model, "average": running_average(model), "optimizer": loop.Optimizers(model, 1e-3)}
-    state = State(path, steps, **parts).load()
-    batches, images = made_ahead(lessons.Sampler(known, 4, whole), state.step, steps), toy_images()
+    optimizer = loop.Optimizers(model, 1e-3)
+    state = TrainState(path, model, optimizer=optimizer, ema=build_ema(model), steps=steps)
+    batches, images = made_ahead(last_stage(known, 4), state.step, steps), toy_images()
     monkeypatch.setattr(loop, "learning_rate", lambda *_, **__: 1.0)  # whatever the length
-    descend("toy", state, lambda step: teacher.loss(model, images, preset, step, next(batches)))
+    descend(state, lambda step: teacher.loss(model, images, preset, step, next(batches)))
     return model.transformer.x_embedder.weight.detach().clone()
 
 
@@ -201,10 +200,12 @@ def test_a_training_that_was_stopped_continues_as_if_it_were_not(tmp_path, known
 def test_a_training_ends_after_its_minutes_and_decays_before(tmp_path, monkeypatch):
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    state, shares = State(tmp_path / "a.pt", 1000, 2.0), []
+    model = torch.nn.Linear(1, 1)
+    parts = {"model": model, "optimizer": torch.optim.SGD(model.parameters(), 1e-3)}
+    state, shares = TrainState(tmp_path / "a.pt", **parts, steps=1000, minutes=2.0), []
     while state.passed < 1:
         shares.append(loop.learning_rate(300, state.passed))
         now[0] += 6
-        state.tick()
+        state.count_step()
     assert state.step == 20 and shares[0] == shares[10] == 1 and shares[-1] < 0.2
-    assert State(tmp_path / "b.pt", 10).passed == 0
+    assert TrainState(tmp_path / "b.pt", **parts, steps=10).passed == 0

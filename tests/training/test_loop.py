@@ -23,7 +23,6 @@ from dsd.training.student import (
     init_condition_columns,
     open_encoders,
     open_transformer,
-    without_cudnn_attention,
 )
 from tests import student, tiny
 
@@ -103,13 +102,6 @@ def test_the_loss_is_over_both_frames_and_the_model_is_asked_as_when_drawing():
     torch.testing.assert_close(model.asked["hidden_states"], torch.cat([x_t, batch.condition], dim=2))
     assert model.asked["guidance"].tolist() == [3.5, 3.5] and torch.equal(model.asked["timestep"], batch.t)
     assert model.asked["img_ids"].shape == (8, 3) and model.asked["img_ids"][:, 2].max() == 3
-
-
-def test_cudnn_attention_is_off_while_training_and_as_before_afterwards():
-    before = torch.backends.cuda.cudnn_sdp_enabled()
-    with without_cudnn_attention():
-        assert not torch.backends.cuda.cudnn_sdp_enabled()
-    assert torch.backends.cuda.cudnn_sdp_enabled() == before
 
 
 # ---------------------------------------------------------------- it learns

@@ -9,8 +9,8 @@ import pytest
 
 from dsd.generate import provenance
 from dsd.ui import uploads
-from train.bench import load as bench_load
-from train.bench.load import API, Client, Tally, once
+from tests import load as bench_load
+from tests.load import API, Client, Tally, once
 
 KEYS = {"HF_TOKEN": "hf_sesame0opensesame0open", "DSD_VLM_KEY": "sk-abracadabra-abracadabra"}
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")

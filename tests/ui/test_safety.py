@@ -14,8 +14,8 @@ from PIL import Image
 
 import app
 from dsd.ui import page, uploads
+from tests import loopback
 from tests import uploads as corpus
-from train.bench import loopback
 
 ROOT = Path(__file__).resolve().parents[2]
 API = "/gradio_api"

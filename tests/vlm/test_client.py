@@ -9,8 +9,8 @@ import pytest
 
 from dsd.vlm.client import BudgetError, retry_after
 from dsd.vlm.open import LoadError, VLMError
+from tests.loopback import Reply, serving
 from tests.servers import Clock, judge, question, script, words
-from train.bench.loopback import Reply, serving
 
 SECRET = "sk-loopback-0123456789abcdef"
 

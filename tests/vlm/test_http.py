@@ -15,8 +15,8 @@ from PIL import Image, ImageChops
 from dsd.vlm.client import is_loopback
 from dsd.vlm.open import LoadError, VLMError, open_vlm
 from tests import tiny
+from tests.loopback import Reply, serving, speedup
 from tests.servers import Clock, judge, question, script, words
-from train.bench.loopback import Reply, serving, speedup
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""Benchmarks for the README's tables of speed and memory: `python -m train.bench`."""
+"""Benchmarks for the tables of docs/benchmarks.md: `python -m train.bench`."""

@@ -5,26 +5,25 @@ values. Without CUDA each row says that it was not measured. A row that does not
 needs a missing package, says so, and the others continue.
 """
 
-import gc
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from PIL import Image
-from torch import Tensor, nn
+from torch.nn.attention import sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from dsd.files.jsonl import Row
 from dsd.model import checkpoint, flow, latents, presets
 from dsd.model.pipeline import DSDPipeline
-from dsd.model.request import DrawingOptions, Request
 from dsd.training.options import TrainOptions
-from dsd.training.student import make_trainable, quantize
+from dsd.training.student import KERNELS, make_trainable, quantize
+from train.bench.timing import forget_peak, peak_bytes, shortest, timed
 
 FRAMES = (512, 768)  # pixels
 TEXT = 512  # tokens
@@ -49,14 +48,15 @@ VAE = {
     "sample_size": 1024, "scaling_factor": 0.3611, "shift_factor": 0.1159, "use_quant_conv": False,
     "use_post_quant_conv": False,
 }  # fmt: skip
+Build = Callable[[], FluxTransformer2DModel]
 SCHEDULER = {"shift": 3.0, "use_dynamic_shifting": True}
 
 
 @contextmanager
-def _made_in(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Create new tensors on `device` and in `dtype`, so that no second copy of the weights is needed."""
+def created_on(device: torch.device) -> Iterator[None]:
+    """Create new weights on `device`, in bf16 on a GPU, so that no second copy of them is needed."""
     before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
+    torch.set_default_dtype(torch.bfloat16 if torch.cuda.is_available() else torch.float32)
     try:
         with device:
             yield
@@ -65,34 +65,24 @@ def _made_in(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 
 def transformer(device: torch.device, sizes: dict = TRANSFORMER) -> FluxTransformer2DModel:
-    with _made_in(device, _dtype(device)):
+    with created_on(device):
         return FluxTransformer2DModel(**sizes).eval().requires_grad_(False)
-
-
-def _dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "cpu" and not torch.cuda.is_available() else torch.bfloat16
 
 
 def pipeline(device: torch.device, sizes: tuple = (TRANSFORMER, T5, CLIP, VAE)) -> DSDPipeline:
     """Return a whole pipeline with pocket's tokenizers, whose small vocabulary fits every text encoder."""
     flux, t5, clip, vae = sizes
     student = Path(presets.ASSETS, "student")
-    tokenizers = {
-        "tokenizer": AutoTokenizer.from_pretrained(student / "tokenizer"),
-        "tokenizer_2": AutoTokenizer.from_pretrained(student / "tokenizer_2"),
-    }
-    with _made_in(device, _dtype(device)):
-        models = {
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**clip)).eval(),
-            "text_encoder_2": T5EncoderModel(T5Config(**t5)).eval(),
-            "vae": AutoencoderKL(**vae).eval(),
-        }
-    pipe = DSDPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
-        transformer=transformer(device, flux),
-        **models,
-        **tokenizers,
-    )
+    with created_on(device):
+        pipe = DSDPipeline(
+            scheduler=FlowMatchEulerDiscreteScheduler(**SCHEDULER),
+            transformer=transformer(device, flux),
+            text_encoder=CLIPTextModel(CLIPTextConfig(**clip)).eval(),
+            text_encoder_2=T5EncoderModel(T5Config(**t5)).eval(),
+            vae=AutoencoderKL(**vae).eval(),
+            tokenizer=AutoTokenizer.from_pretrained(student / "tokenizer"),
+            tokenizer_2=AutoTokenizer.from_pretrained(student / "tokenizer_2"),
+        )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -117,131 +107,98 @@ def inputs(model: FluxTransformer2DModel, side: int, text: int = TEXT) -> dict[s
     }
 
 
-def seconds(work: Callable[[], object], rounds: int = 5) -> float:
-    """Return the seconds of the shortest of `rounds` rounds, after a warm-up round."""
-    times = []
-    for _ in range(rounds + 1):
-        began = _now()
-        work()
-        times.append(_now() - began)
-    return min(times[1:])
-
-
-def _now() -> float:
-    """Return the time after the GPU has finished all queued work."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def peak(device: torch.device, size: int = 8192) -> float:
+def product_speed(device: torch.device, size: int = 8192) -> float:
     """Return the FLOP/s of a large bf16 matrix product: what the GPU achieves, not its advertised peak."""
-    one = torch.randn(size, size, device=device, dtype=torch.bfloat16)
-    return 2 * size**3 / seconds(lambda: one @ one)
+    matrix = torch.randn(size, size, device=device, dtype=torch.bfloat16)
+    return 2 * size**3 / shortest(lambda: matrix @ matrix)
 
 
 @torch.no_grad()
-def evaluation_rows(model: FluxTransformer2DModel, frames: tuple[int, ...], most: float) -> Iterator[Row]:
+def evaluation_rows(build: Build, frames: tuple[int, ...], most: float) -> Iterator[Row]:
     """Yield seconds per evaluation and share of `most` FLOP/s, without and with compiled blocks."""
-    flops = {}
+    model, flops = build(), {}
     for side in frames:
-        given = inputs(model, side)
         with FlopCounterMode(display=False) as counter:
-            model(**given)
+            model(**inputs(model, side))
         flops[side] = counter.get_total_flops()
-        yield _evaluation(model, given, side, flops[side], most, compiled=False)
-    model.compile_repeated_blocks(fullgraph=True, dynamic=True)  # as `dsd.model.compile` does
-    for side in frames:
-        yield _evaluation(model, inputs(model, side), side, flops[side], most, compiled=True)
-
-
-def _evaluation(model: nn.Module, given: dict, side: int, flops: int, most: float, *, compiled: bool) -> Row:
-    took = seconds(lambda: model(**given))
-    return {
-        "part": "evaluation", "frame": side, "compiled": compiled, "s": round(took, 4),
-        "TFLOP": round(flops / 1e12, 2), "share of a matrix product's speed": round(flops / took / most, 3),
-    }  # fmt: skip
+    for compiled in (False, True):
+        if compiled:
+            model.compile_repeated_blocks(fullgraph=True, dynamic=True)  # as `dsd.model.compile` does
+        for side in frames:
+            seconds = shortest(partial(model, **inputs(model, side)))
+            yield {
+                "part": "evaluation", "frame": side, "compiled": compiled, "s": round(seconds, 4),
+                "TFLOP": round(flops[side] / 1e12, 2),
+                "share of a matrix product's speed": round(flops[side] / seconds / most, 3),
+            }  # fmt: skip
 
 
 # ---------------------------------------------------------------- memory of drawing
 
 
 def offload_rows(
-    make: Callable[[torch.device], DSDPipeline], device: torch.device, offload: str, side: int
+    build: Callable[[], DSDPipeline], device: torch.device, offload: str, side: int
 ) -> Iterator[Row]:
     """Yield peak memory and seconds per step of one image without guidance."""
-    pipe = make(device)  # on the GPU, where random numbers take no time
+    pipe = build()  # on the GPU, where random numbers take no time
     pipe = checkpoint.place(pipe if offload == "none" else pipe.to("cpu"), device, offload)
-    yield {"part": "offload", "offload": offload, **_drawn(pipe, side)}
+
+    def draw(steps: int) -> None:
+        image, sizes = Image.new("RGB", (side, side)), {"height": side, "width": side}
+        pipe("a red hat", image=image, num_inference_steps=steps, max_sequence_length=TEXT, **sizes)
+
+    draw(1)  # the first image is slower
+    forget_peak()
+    few, many = timed(lambda: draw(1))[1].wall, timed(lambda: draw(5))[1].wall
+    step = round((many - few) / 4, 4)
+    yield {"part": "offload", "offload": offload, "frame": side, "s a step": step, **_peak()}
 
 
-def quantized_rows(model: FluxTransformer2DModel, bits: str, side: int) -> Iterator[Row]:
+def quantized_rows(build: Build, bits: str, side: int) -> Iterator[Row]:
     """Yield inference and training of the transformer alone in 8 or 4 bits on the GPU, on encoded inputs."""
-    small = _in_bits(model, bits)
-    given = inputs(small, side)
-    _forget()
-    with torch.no_grad():
-        took = seconds(lambda: small(**given))
-    yield {"part": "quantized", "weights": bits, "frame": side, "s": round(took, 4), **_peak()}
-    yield from training_rows(small, side, checkpointing=True, base=bits)
-
-
-def _in_bits(model: FluxTransformer2DModel, bits: str) -> FluxTransformer2DModel:
+    model = build()
     device = model.proj_out.weight.device
     whole = model.cpu() if bits == "8bit" else model  # 8-bit weights are made only on the move to the GPU
-    return quantize(whole, bits, model.dtype, device)
-
-
-def _drawn(pipe: DSDPipeline, side: int, steps: int = 4) -> Row:
-    _forget()
-    options = DrawingOptions(steps=steps, height=side, width=side)
-    reference = Image.new("RGB", (side, side))
-    request = Request(options=options, prompt="a red hat", image=reference, max_sequence_length=TEXT)
-    stamps = [_now() for _ in pipe.stream(request)]
-    each = (stamps[-2] - stamps[0]) / (steps - 1)  # the last stamp is the decoded image's
-    return {"frame": side, "s a step": round(each, 4), **_peak()}
-
-
-def _forget() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    small = quantize(whole, bits, model.dtype, device)
+    forget_peak()
+    with torch.no_grad():
+        seconds = shortest(partial(small, **inputs(small, side)))
+    yield {"part": "quantized", "weights": bits, "frame": side, "s": round(seconds, 4), **_peak()}
+    yield from training_rows(lambda: small, side, checkpointing=True, base=bits)
 
 
 def _peak() -> Row:
-    return {"peak GB": round(torch.cuda.max_memory_allocated() / 1e9, 2)} if torch.cuda.is_available() else {}
+    return {"peak GB": round(peak_bytes() / 1e9, 2)}
 
 
 # ---------------------------------------------------------------- training
 
 
 def training_rows(
-    model: FluxTransformer2DModel, side: int, *, checkpointing: bool, base: str, rank: int = RANK
+    build: Build, side: int, *, checkpointing: bool, base: str, rank: int = RANK
 ) -> Iterator[Row]:
     """Yield the cost of a step of one pair with AdamW: LoRA and new columns in float32 on a frozen base.
 
     `base` names the type of the frozen weights.
     """
-    options = TrainOptions(rank=rank, full=False, gradient_checkpointing=checkpointing)
-    device = model.proj_out.weight.device
-    make_trainable(model, options)
-    torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.training.student.without_cudnn_attention`
+    model = build()
+    make_trainable(model, TrainOptions(rank=rank, full=False, gradient_checkpointing=checkpointing))
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
-    given = inputs(model, side)
-    _forget()
+    arguments = inputs(model, side)
+    forget_peak()
 
+    @sdpa_kernel(KERNELS)
     def step() -> None:
-        with torch.autocast(device.type, torch.bfloat16):
-            predicted: Tensor = model(**given)[0]
-        flow.loss(predicted, torch.zeros_like(predicted)).backward()
+        with torch.autocast(model.proj_out.weight.device.type, torch.bfloat16):
+            velocity = model(**arguments)[0]
+        flow.loss(velocity, torch.zeros_like(velocity)).backward()
         optimizer.step()
         optimizer.zero_grad()
 
-    took = seconds(step, 3)
+    seconds = shortest(step, 3)
     yield {
         "part": "training", "rank": rank, "frame": side, "checkpointing": checkpointing, "base": base,
-        "s a step": round(took, 4), **_peak(),
+        "s a step": round(seconds, 4), **_peak(),
     }  # fmt: skip
 
 
@@ -255,32 +212,25 @@ def gpu_rows(frames: tuple[int, ...] = FRAMES) -> Iterator[Row]:
             yield {"part": part, "measured": False, "why": "no CUDA"}
         return
     device, side = torch.device("cuda"), frames[0]
-    most = peak(device)
+    most, build = product_speed(device), partial(transformer, device)
     card = torch.cuda.get_device_name()
     yield {"part": "card", "device": card, "matrix product, TFLOP/s": round(most / 1e12)}
-    yield from _tried("evaluation", lambda: evaluation_rows(transformer(device), frames, most))
-    for thrifty in (False, True):
-        yield from _tried(
-            "training",
-            lambda c=thrifty: training_rows(transformer(device), side, checkpointing=c, base="bf16"),
-            base="bf16",
-            checkpointing=thrifty,
-        )
+    yield from tried(evaluation_rows(build, frames, most), part="evaluation")
+    for checkpointing in (False, True):
+        options = {"base": "bf16", "checkpointing": checkpointing}
+        yield from tried(training_rows(build, side, **options), part="training", **options)
     for bits in ("4bit", "8bit"):
-        yield from _tried(
-            "quantized", lambda b=bits: quantized_rows(transformer(device), b, side), weights=bits
-        )
+        yield from tried(quantized_rows(build, bits, side), part="quantized", weights=bits)
     for offload in checkpoint.OFFLOADS:
-        yield from _tried(
-            "offload", lambda o=offload: offload_rows(pipeline, device, o, side), offload=offload
-        )
+        rows = offload_rows(partial(pipeline, device), device, offload, side)
+        yield from tried(rows, part="offload", offload=offload)
 
 
-def _tried(part: str, rows: Callable[[], Iterator[Row]], **about: object) -> Iterator[Row]:
+def tried(rows: Iterator[Row], **about: object) -> Iterator[Row]:
     """Yield the rows, or one that says why there are none: out of memory, or a missing package."""
     try:
-        yield from rows()
+        yield from rows
     except (RuntimeError, ValueError, ImportError) as error:
-        yield {"part": part, **about, "measured": False, "why": str(error).splitlines()[0]}
+        yield {**about, "measured": False, "why": str(error).splitlines()[0]}
     finally:
-        _forget()
+        forget_peak()

@@ -7,8 +7,7 @@ architecture on a GPU comes last (`train.bench.gpu`).
 """
 
 import argparse
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from statistics import median
 from typing import Any
 
@@ -19,10 +18,10 @@ from torch import Tensor
 
 from dsd.evaluation.critters import validation_set
 from dsd.files.jsonl import Row
+from train.bench.timing import Seconds, count_branches, timed
 
 UNGUIDED = 2  # steps before guidance starts
 SCALES = ((1.0, 1.0), (1.5, 1.5), (1.0, 2.0), (1.5, 1.0))  # image, text: one, two, two and three branches
-ROUNDS = 5
 
 
 @torch.no_grad()
@@ -89,65 +88,40 @@ def ours(
     ).images
 
 
-# ---------------------------------------------------------------- by turns
-
-
 def compare(pipe: Any, scales: tuple[float, float], *, steps: int, rounds: int, together: bool | None) -> Row:
-    """Return a row that compares both methods by turns; ratios above 1 mean that the pipeline is faster."""
+    """Return a row that compares both methods by turns; ratios above 1 mean that the pipeline is faster.
+
+    `together` says whether the pipeline evaluates its branches in one call.
+    """
     case = validation_set(0, 1, 1, size=pipe.frame_size)[0]
-    asked = {"scales": scales, "steps": steps, "seed": case.seed}
-    ways = {
-        "straight": lambda: straight(pipe, case.prompt, case.reference, **asked),
-        "ours": lambda: ours(pipe, case.prompt, case.reference, **asked),
+    options = {"scales": scales, "steps": steps, "seed": case.seed}
+    methods = {
+        "straight": lambda: straight(pipe, case.prompt, case.reference, **options).cpu(),
+        "ours": lambda: ours(pipe, case.prompt, case.reference, **options).cpu(),
     }
-    before, pipe.batch_branches = pipe.batch_branches, together
-    try:
-        sizes, images = {}, {}
-        for name, draw in ways.items():  # also the warm-up round
-            sizes[name], images[name] = counted(pipe.transformer, draw)
-        took = by_turns(ways, rounds)
-    finally:
-        pipe.batch_branches = before
+    pipe.batch_branches = together
+    images, branches = {}, {}
+    for name, draw in methods.items():  # also the warm-up round
+        images[name], branches[name] = count_branches(pipe.transformer, draw)
+    seconds: dict[str, list[Seconds]] = {name: [] for name in methods}
+    for _ in range(rounds):  # by turns, so that other load slows both alike
+        for name, draw in methods.items():
+            seconds[name].append(timed(draw)[1])
+    wall = {name: median(each.wall for each in seconds[name]) for name in methods}
+    cpu = {name: median(each.cpu for each in seconds[name]) for name in methods}
     difference = (images["straight"] - images["ours"]).abs().max().item()
-    wall, processor = ({name: median(t[i] for t in took[name]) for name in ways} for i in (0, 1))
     return {
         "part": "against three separate evaluations",
         "image and text guidance": list(scales),
         "steps": steps,
-        "evaluations": sum(sizes["ours"]),
-        "calls": len(sizes["ours"]),
-        "theirs": len(sizes["straight"]),
+        "evaluations": sum(branches["ours"]),
+        "calls": len(branches["ours"]),
+        "theirs": len(branches["straight"]),
         "s": round(wall["ours"], 3),
         "times faster": round(wall["straight"] / wall["ours"], 3),
-        "in CPU time": round(processor["straight"] / processor["ours"], 3),
+        "in CPU time": round(cpu["straight"] / cpu["ours"], 3),
         "largest difference of a pixel, 0..1": float(f"{difference:.2g}"),
     }
-
-
-def counted(model: torch.nn.Module, draw: Callable[[], Tensor]) -> tuple[list[int], Tensor]:
-    """Return how many branches each call of the model evaluates while drawing, and the image."""
-    sizes: list[int] = []
-
-    def look(module: torch.nn.Module, inputs: tuple, given: dict[str, Any]) -> None:
-        sizes.append(len(given["hidden_states"]))
-
-    handle = model.register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        image = draw()
-    finally:
-        handle.remove()
-    return sizes, image
-
-
-def by_turns(ways: dict[str, Callable[[], Tensor]], rounds: int) -> dict[str, list[tuple[float, float]]]:
-    """Return wall and CPU seconds of each round; with turns, other load slows all methods alike."""
-    took: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, draw in ways.items():
-            wall, processor = time.perf_counter(), time.process_time()
-            draw().cpu()
-            took[name].append((time.perf_counter() - wall, time.process_time() - processor))
-    return took
 
 
 def inference_rows(args: argparse.Namespace) -> Iterator[Row]:

@@ -1,44 +1,39 @@
 """Measure the speed of training: `python -m train.bench training`, one line of JSON a row.
 
-The loop of `dsd.training.loop` runs unchanged in two processes: on cached latents and texts, and as the usual
-script does it, with images and texts encoded at every step. The two take turns in short rounds and medians
-are taken, so that other work on the machine slows both alike. The processes' CPU time, which other work
-affects less, is reported beside the wall time.
+The loop of `dsd.training.loop` runs on cached latents and texts, and once more with the work of the usual
+script added to each step: to open the step's images and to encode them and their texts. Each training has a
+process of its own, so that its peak memory is its own. CPU time, which other work on the machine changes
+little, is reported beside the wall time.
 """
 
 import io
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-import numpy as np
-import psutil
 import torch
 from PIL import Image
-from torch import Tensor
 
 from dsd.evaluation.critters import validation_set
 from dsd.files.contact_sheet import png
 from dsd.files.jsonl import Row
 from dsd.generate.command import quiet
 from dsd.model import canvas, latents
+from dsd.model.checkpoint import best_device
 from dsd.model.presets import training_defaults
-from dsd.training import loop as training
-from dsd.training.batches import Batch, Batches, _noise
+from dsd.training import loop
 from dsd.training.options import TrainOptions
-from dsd.training.state import TrainState
+from dsd.training.student import find_base, open_encoders
+from train.bench.timing import Seconds, peak_bytes
 
 SIDES = {"pocket": (64, 96, 128)}  # sides of the table's frames, in pixels
 OTHER_SIDES = (256, 512, 768)
-ROUND = 4  # steps
-HOW = "medians of rounds by turns, without the first"
+WARM_UP = 4  # steps that do not count
 
 
 class Pairs(Sequence):
@@ -59,207 +54,106 @@ class Pairs(Sequence):
         return row | {name: Image.open(io.BytesIO(row[name])) for name in ("conditioning", "target")}
 
 
-# ---------------------------------------------------------------- the usual way
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a training: medians over its steps without the first `WARM_UP`."""
+
+    step: Seconds
+    waiting: float  # share of a step spent waiting for data
+    loss: float  # of the last step
+    peak: float  # MB
 
 
-class Uncached:
-    """A replacement for the loop's cached dataset: the pairs, and the encoders, which stay on the device."""
-
-    skipped, name = 0, "uncached"
-
-    def __init__(self, pairs: Pairs, pipe: Any, options: TrainOptions, *place: Any) -> None:
-        self.pairs, self.pipe = pairs, pipe.to(place[1])
-        self.frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
-        self.tokens = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)
-        self.buckets = np.zeros(len(pairs), dtype=int)
-
-    def __len__(self) -> int:
-        return len(self.pairs)
+def measure(pairs: Pairs, options: TrainOptions, out: Path, *, encodes: bool = False) -> Cost:
+    """Train in a process of its own; with `encodes`, also encode every step's pairs, as the usual script."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(_measure, pairs, replace(options, log_every=1), out, encodes).result()
 
 
-class Encoding(Batches):
-    """Batches encoded when they are needed; a worker opens images ahead, as data loaders do."""
-
-    def steps(self, start: int) -> Iterator[list[Batch]]:
-        for loaded in super().steps(start):
-            yield [self._encode(*part) for part in loaded]
-
-    def _batch(self, first: int, part: range, rows: np.ndarray, chances: np.ndarray, t: Tensor) -> tuple:
-        samples = [self._sample(int(rows[i]), *chances[i]) for i in part]
-        return samples, first + part.start, t[part.start : part.stop]
-
-    def _sample(self, row: int, instructed: float, wordless: float, blind: float) -> tuple:
-        """Return both frames [2, 3, H, W], the words, and whether the reference is dropped."""
-        pair, frame = self.data.pairs[row], self.data.frames[0]
-        frames = canvas.to_tensor([canvas.fit(pair[name], *frame) for name in ("conditioning", "target")])
-        words = pair["instruction"] if instructed < self.options.instruction_prob else pair["caption"]
-        empty = wordless < self.options.text_dropout
-        return frames, "" if empty else words, blind < self.options.condition_dropout
-
-    @torch.no_grad()
-    def _encode(self, samples: list[tuple], first: int, t: Tensor) -> Batch:
-        frames, words, blind = zip(*samples, strict=True)
-        references, targets = torch.stack(frames).unbind(1)
-        data = self._latents(torch.cat([references, targets], dim=3))  # [B, 3, H, 2W]
-        black = torch.full_like(targets, canvas.BLACK)
-        condition = self._latents(torch.cat([references, black], dim=3))
-        condition[torch.tensor(blind)] = 0
-        pipe = self.data.pipe
-        embeds, pooled, _ = pipe.encode_prompt(
-            list(words), None, device=pipe.vae.device, max_sequence_length=self.data.tokens
-        )
-        noise = [_noise(self.options.seed, first + i, data.shape[1:]) for i in range(len(samples))]
-        return Batch(
-            data=data,
-            condition=condition,
-            noise=torch.from_numpy(np.stack(noise)),
-            t=t,
-            embeds=embeds.float(),
-            pooled=pooled.float(),
-            frame=self.data.frames[0],
-        )
-
-    def _latents(self, canvases: Tensor) -> Tensor:
-        vae = self.data.pipe.vae
-        return latents.pack(latents.encode(vae, canvases.to(vae.device, vae.dtype)).float())
-
-
-# ---------------------------------------------------------------- a process for each way
-
-
-def _watched(pairs: Pairs, options: TrainOptions, out: Path, wait: Callable[[Row], object]) -> None:
-    """Train, and call `wait` with the cost of each round of steps; the next begins when it returns."""
-    began = [time.perf_counter(), time.process_time()]
+def _measure(pairs: Pairs, options: TrainOptions, out: Path, encodes: bool) -> Cost:
+    quiet()
+    encode = build_encoder(pairs, options) if encodes else lambda step: None
+    marks, rows = [], []
 
     def on_step(step: int, values: dict[str, float]) -> None:
-        took = [time.perf_counter() - began[0], time.process_time() - began[1]]
-        waited = values["waiting"] * values["seconds_per_step"]
-        each = {"wall": took[0] / options.log_every, "cpu": took[1] / options.log_every}
-        wait({"step": step, "loss": values["loss"], "waited": waited, **each})
-        began[:] = time.perf_counter(), time.process_time()
+        encode(step)
+        marks.append(Seconds(time.perf_counter(), time.process_time()))
+        rows.append(values)
 
-    training.train(pairs, options, out, on_step=on_step)
-
-
-def _child(cached: bool, pairs: Pairs, options: TrainOptions, out: Path, parent: Connection) -> None:
-    """Train one way, a round for each message of the parent; send the peak memory at the end."""
-    quiet()
-    if not cached:
-        training.encode, training.Batches = Uncached, Encoding
-
-    def wait(round_: Row) -> None:
-        parent.send(round_)
-        parent.recv()
-
-    _watched(pairs, options, out, wait)
-    parent.send(_peak())
+    loop.train(pairs, options, out, on_step=on_step)
+    steps = list(zip(marks, marks[1:], strict=False))[WARM_UP - 1 :]
+    step = Seconds(median(b.wall - a.wall for a, b in steps), median(b.cpu - a.cpu for a, b in steps))
+    waiting = median(values["waiting"] for values in rows[WARM_UP:])
+    return Cost(step, waiting, rows[-1]["loss"], peak_bytes() / 1e6)
 
 
-def _peak() -> float:
-    """Return the peak memory so far in MB, of the GPU or of the process."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 1e6
-    try:
-        import resource
-    except ImportError:  # Windows: psutil reads it
-        return psutil.Process().memory_info().peak_wset / 1e6
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+def build_encoder(pairs: Pairs, options: TrainOptions) -> Callable[[int], None]:
+    """Return a function that opens and encodes the pairs of a step with encoders that stay on the device."""
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    pipe, frame = open_encoders(find_base(options), dtype).to(best_device()), options.frames[0]
+    tokens = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)
+    count = options.batch * options.accumulate
 
+    def open_frames(rows: list[Row], name: str) -> torch.Tensor:
+        return canvas.to_tensor([canvas.fit(row[name], *frame) for row in rows])  # [B, 3, H, W]
 
-def by_turns(pairs: Pairs, options: TrainOptions, folder: Path) -> dict[bool, tuple[list[Row], float]]:
-    """Return, for cached and not, the cost of each round without the first, and the peak memory in MB."""
-    context, ends, children = get_context("spawn"), {}, []
-    for cached in (True, False):
-        ends[cached], theirs = context.Pipe()
-        job = (cached, pairs, options, folder / f"{cached}", theirs)
-        children.append(context.Process(target=_child, args=job, daemon=True))
-        children[-1].start()
-        theirs.close()  # so that a child's failure ends `recv`
-    rounds: dict[bool, list[Row]] = {True: [], False: []}
-    for end in ends.values():  # both have started and done the warm-up round
-        _hear(end)
-    for _ in range(options.steps // options.log_every - 1):
-        for cached, end in ends.items():
-            end.send(None)
-            rounds[cached].append(_hear(end))
-    peaks = {}
-    for cached, end in ends.items():
-        end.send(None)
-        peaks[cached] = _hear(end)
-    for child in children:
-        child.join()
-    return {cached: (mine, peaks[cached]) for cached, mine in rounds.items()}
+    @torch.no_grad()
+    def encode(step: int) -> None:
+        rows = [pairs[(step * count + i) % len(pairs)] for i in range(count)]
+        references, targets = open_frames(rows, "conditioning"), open_frames(rows, "target")
+        for right in (targets, torch.full_like(targets, canvas.BLACK)):
+            frames = torch.cat([references, right], dim=3)  # [B, 3, H, 2W]
+            latents.pack(latents.encode(pipe.vae, frames.to(pipe.vae.device, pipe.vae.dtype)))
+        words = [row["caption"] for row in rows]
+        pipe.encode_prompt(words, None, device=pipe.vae.device, max_sequence_length=tokens)
 
-
-def _hear(child: Connection) -> Any:
-    try:
-        return child.recv()
-    except EOFError as error:
-        raise RuntimeError("one of the two trainings ended too early: see above") from error
+    return encode
 
 
 # ---------------------------------------------------------------- rows
 
 
-def bench_ways(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
+def cache_rows(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
     """Yield steps per second and peak memory of cached training against encoding at every step."""
-    measured = by_turns(pairs, options, folder)
-    (cached, memory), (usual, usual_memory) = measured[True], measured[False]
-    wall, cpu = ([median(row[name] for row in way) for way in (cached, usual)] for name in ("wall", "cpu"))
+    cached = measure(pairs, options, folder / "cached")
+    usual = measure(pairs, options, folder / "usual", encodes=True)
     yield {
-        "part": "cached against encoding at every step", **_about(options), "rounds": len(cached),
-        "steps/s": round(1 / wall[0], 3), "usual steps/s": round(1 / wall[1], 3),
-        "times as fast": round(wall[1] / wall[0], 2), "in CPU time": round(cpu[1] / cpu[0], 2),
-        "loss": round(cached[-1]["loss"], 4), "usual loss": round(usual[-1]["loss"], 4), "how": HOW,
+        "part": "cached against encoding at every step", **_about(options), "steps": options.steps,
+        "steps/s": round(1 / cached.step.wall, 3), "usual steps/s": round(1 / usual.step.wall, 3),
+        "times as fast": round(usual.step.wall / cached.step.wall, 2),
+        "in CPU time": round(usual.step.cpu / cached.step.cpu, 2), "loss": round(cached.loss, 4),
     }  # fmt: skip
     yield {
-        "part": "peak memory", **_about(options), "MB": round(memory), "usual MB": round(usual_memory),
-        "share of the usual": round(memory / usual_memory, 3),
+        "part": "peak memory", **_about(options), "MB": round(cached.peak), "usual MB": round(usual.peak),
+        "share of the usual": round(cached.peak / usual.peak, 3),
     }  # fmt: skip
 
 
-def bench_sizes(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
-    """Yield the cost of a step for each canvas and batch, and the share of it spent waiting for data.
-
-    The values are medians of consecutive steps, without the first. No turns are taken, because batches made
-    between turns would hide the waiting.
-    """
+def size_rows(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
+    """Yield the cost of a step for each canvas and batch, and the share of it spent waiting for data."""
     for side in SIDES.get(options.model, OTHER_SIDES):
         for batch in sorted({max(1, options.batch // 6), options.batch}):
-            asked = replace(options, sizes=(f"{side}",), batch=batch, steps=8, log_every=1)
-            took: list[Row] = []
-            _watched(pairs, asked, folder / f"{side}-{batch}", took.append)
-            wall, cpu = (median(row[name] for row in took[1:]) for name in ("wall", "cpu"))
-            waiting = median(row["waited"] / row["wall"] for row in took[1:])
+            sized = replace(options, sizes=(f"{side}",), batch=batch, steps=2 * WARM_UP)
+            cost = measure(pairs, sized, folder / f"{side}-{batch}")
+            per_pair = 1000 * cost.step.wall / (batch * sized.accumulate)
             yield {
-                "part": "a step", **_about(asked), "s": round(wall, 3), "CPU s": round(cpu, 3),
-                "ms a pair": round(1000 * wall / (batch * asked.accumulate), 1), "waiting": round(waiting, 5),
+                "part": "a step", **_about(sized), "s": round(cost.step.wall, 3),
+                "CPU s": round(cost.step.cpu, 3), "ms a pair": round(per_pair, 1),
+                "waiting": round(cost.waiting, 5),
             }  # fmt: skip
 
 
-def bench_save(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
-    """Yield the time to save the state, measured at every step, and its share at the default interval."""
-    took, saves, save = [], [], TrainState.save
+def save_rows(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
+    """Yield the time to save the state, and its share at the default interval.
 
-    def timed(self: TrainState, progress: Any) -> None:
-        began = time.perf_counter()
-        save(self, progress)
-        saves.append(time.perf_counter() - began)
-
-    every = options.save_every
-    asked = replace(options, save_every=1, steps=8, log_every=1)
-    TrainState.save = timed
-    try:
-        _watched(pairs, asked, folder / "saves", took.append)
-    finally:
-        TrainState.save = save
-    seconds = median(saves)
-    # The time between two reports includes the save before it.
-    step = median(row["wall"] - before for row, before in zip(took[1:], saves, strict=False))
+    A step with a save takes longer than one without by the time of the save.
+    """
+    short = replace(options, steps=3 * WARM_UP)
+    step = measure(pairs, short, folder / "without-saves").step.wall
+    seconds = max(0.0, measure(pairs, replace(short, save_every=1), folder / "saves").step.wall - step)
     yield {
-        "part": "saving", "batch": options.batch, "s": round(seconds, 3), "every steps": every,
-        "share": round(seconds / (seconds + every * step), 6), "how": "medians of saves and steps",
+        "part": "saving", "batch": options.batch, "s": round(seconds, 3), "every steps": options.save_every,
+        "share": round(seconds / (seconds + options.save_every * step), 6),
     }  # fmt: skip
 
 
@@ -269,19 +163,19 @@ def _about(options: TrainOptions) -> Row:
 
 
 def training_rows(count: int, steps: int | None, model: str = "pocket") -> Iterator[Row]:
-    """Yield all rows, on `count` pairs; `steps` is the length of the comparison, in rounds of `ROUND`.
+    """Yield all rows, on `count` pairs; `steps` is the length of the comparison.
 
-    Raise ValueError for fewer than two rounds.
+    Raise ValueError if too few steps remain after the warm-up.
     """
-    if steps is not None and steps < 2 * ROUND:
+    if steps is not None and steps < 2 * WARM_UP:
         raise ValueError(
-            f"--steps must be at least {2 * ROUND}, as the first {ROUND} do not count, got {steps}"
+            f"--steps must be at least {2 * WARM_UP}, as the first {WARM_UP} do not count, got {steps}"
         )
-    suited = training_defaults(model)
-    own = SIDES["pocket"][0] if model == "pocket" else 512
-    changed = {"model": model, "sizes": (f"{own}",), "steps": steps or 64, "log_every": ROUND}
-    options = TrainOptions(**{**suited, **changed})
+    side = SIDES.get(model, (512,))[0]
+    options = TrainOptions(
+        **{**training_defaults(model), "model": model, "sizes": (f"{side}",), "steps": steps or 64}
+    )
     pairs = Pairs(count)
     with tempfile.TemporaryDirectory() as folder:
-        for bench in (bench_ways, bench_sizes, bench_save):
-            yield from bench(pairs, options, Path(folder))
+        for rows in (cache_rows, size_rows, save_rows):
+            yield from rows(pairs, options, Path(folder))

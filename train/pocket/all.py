@@ -7,10 +7,12 @@ attempt. You can stop it at any time: the same command continues with the unfini
 
 import argparse
 import os
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from dsd.files import jsonl
@@ -18,7 +20,6 @@ from train.pocket.presets import PRESETS
 
 GRIDS, ROWS = 20_000, 24_000
 PROCESSES = min(8, os.cpu_count() or 1)  # they share one GPU or the CPU cores
-Part = tuple[str, list[str]]  # name, arguments of `python`
 # Pieces of the teacher's training: start and end of the lessons, and minutes on a GPU. Each piece continues
 # from the weights of the one before it.
 PIECES = {
@@ -27,97 +28,83 @@ PIECES = {
 }
 
 
-def parts(run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = ROWS) -> Iterator[Part]:
-    """Yield every part after the parts that it depends on."""
-    small, wheel, student = ["--preset", preset], f"{run / 'wheel'}", f"{run / 'student'}"
-    limit = ["--minutes", "8"] if preset == "gpu" else []
-    yield "vae", _module("train.pocket.vae", f"{run}", *small, *limit)
-    yield "scorer", _module("train.pocket.scorer", f"{run}", *small, *limit)
-    yield "ranker", _module("train.pocket.scorer", f"{run}", *small, *limit, "--ranker")
+@dataclass(frozen=True)
+class Part:
+    """One command."""
+
+    name: str
+    arguments: list[str]  # of `python`
+
+
+def list_parts(run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = ROWS) -> list[Part]:
+    """Return every part after the parts that it depends on."""
+    run, sizes = shlex.quote(f"{run}"), f"--preset {preset}"
+    wheel, student = f"{run}/wheel", f"{run}/student"
+    limit = f"{sizes} --minutes 8" if preset == "gpu" else sizes
+    shared = f"-m torch.distributed.run --nproc-per-node {PROCESSES}"
+    commands = {
+        "vae": f"-m train.pocket.vae {run} {limit}",
+        "scorer": f"-m train.pocket.scorer {run} {limit}",
+        "ranker": f"-m train.pocket.scorer {run} {limit} --ranker",
+    }
     for i, (first, last, minutes) in enumerate(PIECES[preset]):
-        timed = ["--minutes", f"{minutes}", "--compile"] if minutes else []
-        begin = ["--begin", f"{run / 'teacher'}"] if i else []
-        lessons = ["--lessons", f"{first}", f"{last}"]
-        yield f"teacher {i}", _module("train.pocket.teacher", f"{run}", *small, *lessons, *timed, *begin)
-    yield "judge", _module("train.pocket.judge", f"{run}", *small, *limit)
-    yield "ship", _module("train.pocket.ship", f"{run}")
-    yield "prompts", _module("train.prompts", wheel, "--count", f"{grids}")
-    yield "grids", _shared("train.grids", wheel, "--model", "pocket")
-    yield (
-        "curate",
-        _shared(
-            "train.curate",
-            wheel,
-            "--judge",
-            "pocket",
-            "--votes",
-            "2",
-            "2",
-            "--floor",
-            "0.75",
-            "--no-captions",
-        ),
-    )
-    yield "dataset", _module("train.dataset", wheel, "--words", "grid", "--max-rows", f"{max_rows}")
-    yield "student", _module("train.train", wheel, "--out", student, "--model", "pocket")
-    yield "ship the student", _module("train.pocket.ship", f"{run}")
-    yield "measure", _module("train.pocket.measure", "--out", f"{run / 'figures'}")
-    yield "evaluate", _module("train.evaluate", "pocket", "--described", "--out", f"{run / 'scores'}")
+        flags = f"{sizes} --lessons {first} {last}"
+        flags += f" --minutes {minutes} --compile" if minutes else ""
+        flags += f" --begin {run}/teacher" if i else ""
+        commands[f"teacher {i}"] = f"-m train.pocket.teacher {run} {flags}"
+    commands |= {
+        "judge": f"-m train.pocket.judge {run} {limit}",
+        "ship": f"-m train.pocket.ship {run}",
+        "prompts": f"-m train.prompts {wheel} --count {grids}",
+        "grids": f"{shared} -m train.grids {wheel} --model pocket",
+        "curate": f"{shared} -m train.curate {wheel} --judge pocket --votes 2 2 --floor 0.75 --no-captions",
+        "dataset": f"-m train.dataset {wheel} --words grid --max-rows {max_rows}",
+        "student": f"-m train.train {wheel} --out {student} --model pocket",
+        "ship the student": f"-m train.pocket.ship {run}",
+        "measure": f"-m train.pocket.measure --out {run}/figures",
+        "evaluate": f"-m train.evaluate pocket --described --out {run}/scores",
+    }
+    return [Part(name, shlex.split(command)) for name, command in commands.items()]
 
 
-def _module(name: str, *arguments: str) -> list[str]:
-    return ["-m", name, *arguments]
-
-
-def _shared(name: str, *arguments: str) -> list[str]:
-    """Return the arguments that run a command in `PROCESSES` processes at once."""
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", f"{PROCESSES}"]
-    return [*launcher, *_module(name, *arguments)]
-
-
-def build(run: Path, todo: Iterator[Part], call: Callable[[list[str]], int], most: int | None = None) -> None:
+def build(run: Path, parts: list[Part], call: Callable[[list[str]], int], most: int | None = None) -> None:
     """Run the parts that are not done yet, at most `most`.
 
     Raise SystemExit with the code of a part that fails, or if a part was done with other arguments.
     """
     table = run / "all.jsonl"
     done = {row["id"]: row["arguments"] for row in jsonl.read_all(table)}
-    for name, arguments in todo:
-        if done.get(name) == arguments:
-            continue
-        if most == 0:
-            return
-        most = None if most is None else most - 1
-        if name in done:
-            raise SystemExit(f"{run} was begun with other settings ({name}): use those, or another folder")
-        print(f"== {name}: python {' '.join(arguments)}", flush=True)
-        began = time.monotonic()
-        if code := call(arguments):
-            print(f"{name} failed; the same command goes on with it", file=sys.stderr)
+    todo = [part for part in parts if done.get(part.name) != part.arguments]
+    for part in todo[:most]:
+        if part.name in done:
+            raise SystemExit(
+                f"{run} was begun with other settings for the part {part.name}; use those, or another folder"
+            )
+        print(f"== {part.name}: python {' '.join(part.arguments)}", flush=True)
+        start = time.monotonic()
+        if code := call(part.arguments):
+            print(f"{part.name} failed; the same command continues with it", file=sys.stderr)
             raise SystemExit(code)
         with jsonl.writing(table) as append:
-            append([{"id": name, "seconds": round(time.monotonic() - began), "arguments": arguments}])
+            seconds = round(time.monotonic() - start)
+            append([{"id": part.name, "seconds": seconds, "arguments": part.arguments}])
 
 
-def _call(arguments: list[str]) -> int:
+def call_python(arguments: list[str]) -> int:
     return subprocess.run([sys.executable, *arguments]).returncode
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path, help="folder that all is made in; assets/pocket gets the result")
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--grids", type=int, default=GRIDS, help=f"that the teacher draws ({GRIDS})")
-    parser.add_argument(
-        "--rows", type=int, default=ROWS, help=f"that the student learns from, at most ({ROWS})"
-    )
-    parser.add_argument(
-        "--parts", type=int, metavar="N", help="end after N of them; the same command goes on"
-    )
+    parser = argparse.ArgumentParser("python -m train.pocket.all", description=__doc__.split(":")[0])
+    parser.add_argument("run", type=Path, help="folder of the run; the result goes to assets/pocket")
+    parser.add_argument("--preset", choices=PRESETS, default="cpu", help="sizes for a CPU or a GPU (cpu)")
+    parser.add_argument("--grids", type=int, default=GRIDS, help=f"grids that the teacher draws ({GRIDS})")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"most rows that the student sees ({ROWS})")
+    parser.add_argument("--parts", type=int, metavar="N", help="stop after N parts")
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
-    todo = parts(args.run, args.preset, grids=args.grids, max_rows=args.rows)
-    build(args.run, todo, _call, args.parts)
+    parts = list_parts(args.run, args.preset, grids=args.grids, max_rows=args.rows)
+    build(args.run, parts, call_python, args.parts)
 
 
 if __name__ == "__main__":

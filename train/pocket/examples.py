@@ -24,16 +24,12 @@ CASES = (
 )
 
 
-def main() -> None:
-    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
-    make(FOLDER)
-
-
-def make(folder: Path) -> None:
+def write(folder: Path) -> None:
+    """Write the images and `examples.json`, with every critter in another color."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, rows, colors = np.random.default_rng(SEED), [], set()
     for number, (scene, prompt) in enumerate(CASES, 1):
-        critter = _varied(rng, number, colors)
+        critter = _sample(rng, number, colors)
         colors.add(critter.color)
         name = f"{number:02d}-{critter.color}-{critter.shape}-{critter.pattern}.png"
         draw(critter, Context(scene=scene, backdrop=float(rng.random()))).save(folder / name)
@@ -41,14 +37,15 @@ def make(folder: Path) -> None:
     (folder / "examples.json").write_text(json.dumps(rows, indent=1) + "\n")
 
 
-def _varied(rng: np.random.Generator, number: int, taken: set[str]) -> Critter:
-    """Return a held-out critter whose shape and pattern follow from `number`, in a color not in `taken`."""
-    shape, pattern = SHAPES[number % len(SHAPES)], PATTERNS[number % len(PATTERNS)]
+def _sample(rng: np.random.Generator, number: int, used_colors: set[str]) -> Critter:
+    """Return a held-out critter whose shape and pattern follow from `number`, in a new color."""
+    look = SHAPES[number % len(SHAPES)], PATTERNS[number % len(PATTERNS)]
     while True:
         critter = sample_critter(rng, held_out=True)
-        if (critter.shape, critter.pattern) == (shape, pattern) and critter.color not in taken:
+        if (critter.shape, critter.pattern) == look and critter.color not in used_colors:
             return critter
 
 
 if __name__ == "__main__":
-    main()
+    argparse.ArgumentParser("python -m train.pocket.examples", description=__doc__.split(":")[0]).parse_args()
+    write(FOLDER)

@@ -4,10 +4,8 @@ The encoder reads each 8x8 block alone, so a grid's latents are its panels' late
 are assembled from latents at no cost. The images are not kept.
 """
 
-import os
 import zlib
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -19,29 +17,19 @@ from dsd.model import latents
 from dsd.pocket.draw import draw
 from train.pocket import scenes
 from train.pocket import vae as pocket_vae
-from train.pocket.linear import BLOCK
-from train.pocket.loop import once
-
-CHUNK = 50  # families that a process draws at a time
+from train.pocket.arrays import on_all_cores, once
+from train.pocket.linear import BLOCK, LATENTS
 
 
 def load(vae: AutoencoderKL, seed: int, count: int, panel: int, folder: Path) -> Tensor:
     """Return the latents of the first `count` families of a seed, from `folder` if they are there."""
-
-    def encode() -> np.ndarray:
-        made = np.empty((count, scenes.FAMILY, len(bias), panel // BLOCK, panel // BLOCK), np.float16)
-        firsts = range(0, count, CHUNK)
-        work = partial(_encode, seed=seed, count=count, panel=panel, weight=weight, bias=bias)
-        with get_context("spawn").Pool(os.cpu_count()) as pool:
-            for first, chunk in zip(firsts, pool.imap(work, firsts), strict=True):
-                made[first : first + CHUNK] = chunk
-        return made
-
     weight, bias = (tensor.cpu().numpy() for tensor in block_code(vae))
-    numbers = (parameter.detach().cpu().numpy().tobytes() for parameter in vae.encoder.parameters())
-    code = zlib.crc32(b"".join(numbers))  # another encoder, other latents
-    path = folder / f"latents-{seed}-{count}-{panel}-{code:08x}.npy"
-    return torch.from_numpy(np.array(once(path, encode)))  # a writable copy in memory
+    parameters = (parameter.detach().cpu().numpy().tobytes() for parameter in vae.encoder.parameters())
+    encoder = zlib.crc32(b"".join(parameters))  # another encoder, other latents
+    path = folder / f"latents-{seed}-{count}-{panel}-{encoder:08x}.npy"
+    shape = (count, scenes.FAMILY, LATENTS, panel // BLOCK, panel // BLOCK)
+    chunks = on_all_cores(partial(_encode, seed=seed, panel=panel, weight=weight, bias=bias), count, 50)
+    return torch.from_numpy(np.array(once(path, shape, np.float16, chunks)))  # a writable copy in memory
 
 
 @torch.no_grad()
@@ -55,21 +43,14 @@ def block_code(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
     return (latents.encode(vae, probes)[:, :, 0, 0] - bias).T, bias
 
 
-def _encode(
-    first: int, *, seed: int, count: int, panel: int, weight: np.ndarray, bias: np.ndarray
-) -> np.ndarray:
-    """Draw and encode up to `CHUNK` families from `first` on: float16 [families, FAMILY, 16, h, w]."""
-    indices = range(first, min(first + CHUNK, count))
-    return np.stack(
-        [[_code(draw(*one, panel), weight, bias) for one in scenes.family(seed, i)] for i in indices]
-    )
-
-
-def _code(image, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
-    side = image.width // BLOCK
-    pixels = np.asarray(image, np.float32) / 127.5 - 1
-    blocks = pixels.reshape(side, BLOCK, side, BLOCK, 3).transpose(0, 2, 4, 1, 3)  # [h, w, 3, 8, 8]
-    return (blocks.reshape(side * side, -1) @ weight.T + bias).T.reshape(-1, side, side).astype(np.float16)
+def _encode(families: range, *, seed: int, panel: int, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Draw and encode families: float16 [families, FAMILY, 16, h, w]."""
+    side, encoded = panel // BLOCK, []
+    for scene in scenes.all_scenes(seed, families):
+        pixels = np.asarray(draw(*scene, panel), np.float32) / 127.5 - 1
+        blocks = pixels.reshape(side, BLOCK, side, BLOCK, 3).transpose(0, 2, 4, 1, 3)  # [h, w, 3, 8, 8]
+        encoded.append((blocks.reshape(side * side, -1) @ weight.T + bias).T.astype(np.float16))
+    return np.stack(encoded).reshape(len(families), scenes.FAMILY, -1, side, side)
 
 
 def pack(panels: Tensor, rows: int, columns: int) -> Tensor:

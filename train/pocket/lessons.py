@@ -5,19 +5,17 @@ has real work to do. In copying lessons some of the panels are shown and only th
 copying traits that no word names lowers the loss at once.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from dsd.pocket.phrases import phrase
 from dsd.pocket.words import NAMED, grid_prompt, relight_prompt
 from train.pocket import scenes, text
 from train.pocket.loop import ranks
-from train.pocket.truths import Truths
 
 TEXT_DROPOUT, IMPERFECT, SEED = 0.1, 0.1, 11
 # Share of grid prompts that describe every panel; the rest describe fewer. If all panels are always
@@ -28,7 +26,8 @@ PAIR_TOKENS, GRID_TOKENS = text.LAYOUT_TOKENS["1x2"], text.LAYOUT_TOKENS["2x2"]
 UNTOLD, UNTOLD_COPYING = 0.4, 0.7  # shares of grid prompts without traits: panels must attend to each other
 
 
-class Lesson(NamedTuple):
+@dataclass(frozen=True)
+class Lesson:
     """What one step teaches: grids of one layout."""
 
     rows: int
@@ -53,41 +52,39 @@ STAGES = {
 }  # fmt: skip
 
 
-class Grid(NamedTuple):
+@dataclass(frozen=True)
+class Grid:
+    """One sample of a lesson."""
+
     panels: list[int]  # indices in the family
     prompt: str
     shown: list[bool]  # for each panel
 
 
-def sample_grid(truths: Truths, index: int, lesson: Lesson, rng: np.random.Generator) -> Grid:
+def sample_grid(truths: scenes.Truths, index: int, lesson: Lesson, rng: np.random.Generator) -> Grid:
     """Sample a grid of family `index`."""
     count = lesson.rows * lesson.columns
     if count == 1:
         panel = int(rng.integers(scenes.FAMILY))
         scene = truths.scene(index, panel)
         return Grid([panel], phrase(scene, scene, rng, describe=0.9), [False])
-    panels, shown = _of_one_critter(lesson, count, rng), np.zeros(count, bool)
+    panels = rng.permutation(scenes.ONE_CONTEXT if lesson.relit else scenes.SAME)[:count]
+    shown = np.zeros(count, bool)
     if lesson.copying:
         shown[rng.permutation(count)[: int(rng.integers(1, count))]] = True
     elif not lesson.relit and rng.random() < IMPERFECT:
         wrong = rng.permutation(count)[: int(rng.integers(1, count // 2 + 1))]
         panels[wrong] = scenes.SAME + rng.permutation(scenes.CHANGED)[: len(wrong)]
-    said = rng.permutation(count)[: count if rng.random() < ALL_SAID else int(rng.integers(1, count))]
-    contexts, traits = [truths.scene(index, p) for p in panels.tolist()], _told(lesson, rng)
+    described = rng.permutation(count)[: count if rng.random() < ALL_SAID else int(rng.integers(1, count))]
+    contexts, traits = [truths.scene(index, p) for p in panels.tolist()], _sample_traits(lesson, rng)
     if lesson.relit:
-        return Grid(panels.tolist(), relight_prompt(contexts[0], contexts, traits=traits), shown.tolist())
-    words = grid_prompt(truths.scene(index, 0), contexts, traits=traits, said=set(said.tolist()))
-    return Grid(panels.tolist(), words, shown.tolist())
+        prompt = relight_prompt(contexts[0], contexts, traits=traits)
+    else:
+        prompt = grid_prompt(truths.scene(index, 0), contexts, traits=traits, said=described.tolist())
+    return Grid(panels.tolist(), prompt, shown.tolist())
 
 
-def _of_one_critter(lesson: Lesson, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Return panels of a family that show one critter, in random order; with `relit`, in one context."""
-    if not lesson.relit:
-        return rng.permutation(scenes.SAME)[:count]
-    return rng.permutation([0, *range(scenes.FAMILY - scenes.RELIT, scenes.FAMILY)])[:count]
-
-
-def _told(lesson: Lesson, rng: np.random.Generator) -> tuple[str, ...]:
+def _sample_traits(lesson: Lesson, rng: np.random.Generator) -> tuple[str, ...]:
     """Sample the traits that a grid's prompt names."""
     if rng.random() < (UNTOLD_COPYING if lesson.copying else UNTOLD):
         return ()
@@ -106,25 +103,33 @@ class Batch:
     clip: Tensor  # [B, CLIP_TOKENS]
 
 
-class Sampler:
-    """A function from a step to its batch, `sampler(step)`, that worker processes can hold.
+class Sampler(Dataset):
+    """The batches of all steps, `sampler[step]`, which worker processes can make.
 
-    `passed(step)` is the share of the training that has passed, which chooses the stage.
+    `lessons` are the shares of the whole training that the steps start and end at.
     """
 
-    def __init__(self, truths: Truths, batch: int, passed: Callable[[int], float]):
-        self.spell, self.truths, self.batch, self.passed = text.Speller(), truths, batch, passed
+    def __init__(
+        self, truths: scenes.Truths, batch: int, *, steps: int, lessons: tuple[float, float] = (0.0, 1.0)
+    ):
+        self.spell, self.truths, self.batch = text.Speller(), truths, batch
+        self.steps, self.lessons = steps, lessons
         self.rank = ranks()[0]  # read here, as a worker process has no rank
 
-    def __call__(self, step: int) -> Batch:
+    def passed(self, step: int) -> float:
+        """Return the share of the whole training that has passed, which chooses the stage."""
+        start, stop = self.lessons
+        return start + (stop - start) * step / self.steps
+
+    def __getitem__(self, step: int) -> Batch:
         lesson = choose(step, stage(self.passed(step)))
         rng = np.random.default_rng((SEED, step, self.rank))
         families = rng.integers(self.truths.families, size=round(lesson.batch * self.batch))
-        chosen = [sample_grid(self.truths, family, lesson, rng) for family in families.tolist()]
-        prompts = ["" if rng.random() < TEXT_DROPOUT else grid.prompt for grid in chosen]
-        panels, shown = (torch.tensor([getattr(s, name) for s in chosen]) for name in ("panels", "shown"))
-        spelled = self.spell(prompts, lesson.tokens)
-        return Batch(lesson, torch.from_numpy(families), panels, shown, *spelled)
+        grids = [sample_grid(self.truths, family, lesson, rng) for family in families.tolist()]
+        prompts = ["" if rng.random() < TEXT_DROPOUT else grid.prompt for grid in grids]
+        panels = torch.tensor([grid.panels for grid in grids])
+        shown = torch.tensor([grid.shown for grid in grids])
+        return Batch(lesson, torch.from_numpy(families), panels, shown, *self.spell(prompts, lesson.tokens))
 
 
 def stage(passed: float) -> dict[Lesson, float]:

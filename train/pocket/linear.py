@@ -65,9 +65,8 @@ class LinearAutoencoder(nn.Module):
         """
         code = self.encode(pixels)
         shift, scale = code.mean((0, 2, 3)), code.std()
-        self.conv_in.bias += (self.conv_in.weight * shift[:, None, None]).sum(
-            (1, 2, 3)
-        )  # exact except at the border
+        offset = (self.conv_in.weight * shift[:, None, None]).sum((1, 2, 3))
+        self.conv_in.bias += offset  # exact except at the border
         self.conv_in.weight *= scale
         self.coarse.bias.copy_((self.coarse.bias - shift) / scale)
         self.coarse.weight /= scale
@@ -82,14 +81,8 @@ def principal(rows: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the `keep` strongest components of rows [n, C]: basis [keep, C], mean [C], deviation [keep]."""
     rows = rows.double()
     values, vectors = torch.linalg.eigh(torch.cov((rows - rows.mean(0)).T))
-    return (
-        vectors.T.flip(0)[:keep].float(),
-        rows.mean(0).float(),
-        values.flip(0)[:keep].clamp_min(0).sqrt().float(),
-    )
-
-
-# ---------------------------------------------------------------- conversion to the stock class
+    basis, deviation = vectors.T.flip(0)[:keep], values.flip(0)[:keep].clamp_min(0).sqrt()
+    return basis.float(), rows.mean(0).float(), deviation.float()
 
 
 @torch.no_grad()
@@ -129,11 +122,8 @@ def _unfolded_pairs() -> Tensor:
 
 def _regroup(weight: Tensor) -> Tensor:
     """Convert a 4x4 kernel over pixels [K, 3, 4, 4] to one over `_unfolded_pairs` [K, 12, 2, 2]."""
-    kept = len(weight)
-    split = weight.view(kept, 3, 2, 2, 2, 2).permute(
-        0, 3, 5, 1, 2, 4
-    )  # [K, row, column, color, block row, block column]
-    return split.reshape(kept, 12, 2, 2)
+    split = weight.view(-1, 3, 2, 2, 2, 2)  # [K, color, block row, row, block column, column]
+    return split.permute(0, 3, 5, 1, 2, 4).reshape(-1, 12, 2, 2)
 
 
 def _spell_decoder(linear: LinearAutoencoder, decoder: nn.Module) -> None:
@@ -156,7 +146,7 @@ def _spell_last(
     other channels of a group hold +K and -K, so large that the group's deviation is the same everywhere, and
     the norm's weight cancels it.
     """
-    into.weight.zero_(), into.bias.zero_(), out.weight.zero_(), out.bias.zero_(), norm.bias.zero_()
+    _clear(into, out, norm)
     size, per_group = norm.num_channels // norm.num_groups, signal.out_channels // norm.num_groups
     middle = (out.kernel_size[0] - readout.shape[-1]) // 2
     taps = slice(middle, middle + readout.shape[-1])
@@ -174,8 +164,14 @@ def _spell_last(
     norm.weight.fill_(CONSTANT * ((size - 2 * per_group) / size) ** 0.5)
 
 
+def _clear(*layers: nn.Module) -> None:
+    for layer in layers:
+        for parameter in layer.parameters():
+            parameter.zero_()
+
+
 def _identity(conv: nn.Conv2d, channels: int) -> None:
-    conv.weight.zero_(), conv.bias.zero_()
+    _clear(conv)
     middle = conv.kernel_size[0] // 2
     conv.weight[range(channels), range(channels), middle, middle] = 1.0
 
@@ -185,7 +181,7 @@ def _write(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> None:
 
     A stride-2 convolution of the stock class pads only on the right and below.
     """
-    conv.weight.zero_(), conv.bias.zero_()
+    _clear(conv)
     kept, channels, height, width = weight.shape
     conv.weight[:kept, :channels, :height, :width] = weight
     if bias is not None:

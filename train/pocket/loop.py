@@ -1,21 +1,25 @@
-"""Shared parts of the pocket trainings: a learning rate schedule, an EMA, and a resumable state."""
+"""The loop that all pocket trainings share: a learning rate schedule, an EMA and a resumable state."""
 
 import math
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
+
+SAVE_EVERY = 120.0  # seconds between saved states
+# The kernels of attention: all but cuDNN's; see `dsd.training.student.KERNELS`.
+ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def device() -> str:
@@ -24,32 +28,35 @@ def device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def mixed_precision() -> AbstractContextManager:
-    """Return a context that computes in bfloat16 on a GPU, and on a CPU with hardware support for it.
+@contextmanager
+def mixed_precision() -> Iterator[None]:
+    """Compute in bfloat16 on a GPU, and on a CPU with hardware support for it.
 
     Such a CPU (AVX-512 BF16 or AMX) is up to 2.7 times as fast with it; any other takes many times as long.
     On a CPU, attention stays in float32, whose fused kernel is up to twice as fast.
     """
     if device() == "cuda":
-        return torch.autocast("cuda", torch.bfloat16)
-    stack = ExitStack()
-    if device() == "cpu" and _cpu_multiplies_bfloat16():
-        stack.enter_context(torch.autocast("cpu", torch.bfloat16))
-        stack.enter_context(_Float32Attention())
-    return stack
+        with torch.autocast("cuda", torch.bfloat16):
+            yield
+    elif device() == "cpu" and _cpu_multiplies_bfloat16():
+        with torch.autocast("cpu", torch.bfloat16), _Float32Attention():
+            yield
+    else:
+        yield
 
 
 class _Float32Attention(TorchFunctionMode):
     def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if function is not functional.scaled_dot_product_attention:
-            return function(*args, **(kwargs or {}))
-        full = {name: _full(value) for name, value in (kwargs or {}).items()}
+            return function(*args, **kwargs)
         with torch.autocast("cpu", enabled=False):
-            return function(*map(_full, args), **full).bfloat16()
+            full = function(*map(_to_float32, args), **{name: _to_float32(v) for name, v in kwargs.items()})
+        return full.bfloat16()
 
 
-def _full(value: Any) -> Any:
-    """Return numbers in float32; a mask of booleans stays one, because as numbers it would mask nothing."""
+def _to_float32(value: Any) -> Any:
+    """Convert numbers to float32; a mask of booleans stays one, because as numbers it would mask nothing."""
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
@@ -67,52 +74,23 @@ def ranks() -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def average_gradients(model: torch.nn.Module) -> None:
-    """Average gradients over processes, in one message.
-
-    Every process must have gradients for the same parameters.
-    """
-    _, processes = ranks()
-    if processes == 1:
-        return
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    flat = torch.cat([g.flatten() for g in gradients])
-    distributed.all_reduce(flat)
-    for gradient, mean in zip(
-        gradients, (flat / processes).split([g.numel() for g in gradients]), strict=True
-    ):
-        gradient.copy_(mean.view_as(gradient))
-
-
-def once(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:
-    """Return the array in the file, which the first process makes if it does not exist."""
-    if not path.exists() and ranks()[0] == 0:
-        made = make()
-        with (part := path.with_suffix(".part")).open("wb") as file:
-            np.save(file, made)
-        part.replace(path)
+def average_gradients(model: nn.Module) -> None:
+    """Average gradients over processes, in one message; all must have them for the same parameters."""
     if ranks()[1] > 1:
-        distributed.barrier()
-    return np.load(path, mmap_mode="r")
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        flat = nn.utils.parameters_to_vector(gradients)
+        distributed.all_reduce(flat)
+        nn.utils.vector_to_parameters(flat / ranks()[1], gradients)
 
 
-class _Steps(Dataset):
-    def __init__(self, make: Callable[[int], Any]):
-        self.make = make
-
-    def __getitem__(self, step: int) -> Any:
-        return self.make(step)
-
-
-def made_ahead(make: Callable[[int], Any], first: int, steps: int) -> Iterator[Any]:
-    """Return an iterator over `make(step)` for the steps from `first` to `steps`, exclusive.
+def made_ahead(batches: Dataset, first: int, steps: int) -> Iterator[Any]:
+    """Return an iterator over `batches[step]` for the steps from `first` to `steps`, exclusive.
 
     With a GPU, worker processes make them ahead of time, so that it never waits; otherwise each is made when
     it is needed.
     """
     workers = min(12, max(1, (os.cpu_count() or 1) - 2)) if device() == "cuda" else 0
-    order = range(first, steps)
-    return iter(DataLoader(_Steps(make), batch_size=None, sampler=order, num_workers=workers))
+    return iter(DataLoader(batches, batch_size=None, sampler=range(first, steps), num_workers=workers))
 
 
 def learning_rate(step: int, passed: float, *, warmup: int = 200, decay: float = 0.3) -> float:
@@ -134,15 +112,12 @@ class Optimizers:
     Muon learns several times as much from an image (Jordan et al. 2024).
     """
 
-    def __init__(self, model: torch.nn.Module, rate: float, betas: tuple[float, float] = (0.9, 0.97)):
-        named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-        matrices = [p for name, p in named if _is_block_matrix(name, p)]
-        chosen = {id(p) for p in matrices}
-        others = [p for _, p in named if id(p) not in chosen]
-        adam = torch.optim.AdamW(others, rate, betas=betas, weight_decay=1e-2, fused=True)
-        self.parts = ([torch.optim.Muon(matrices, **MUON)] if matrices else []) + [adam]
-        for group in self.param_groups:
-            group["initial_lr"] = group["lr"]
+    def __init__(self, model: nn.Module, rate: float):
+        matrices, others = [], []
+        for name, parameter in model.named_parameters():
+            (matrices if _is_block_matrix(name, parameter) else others).append(parameter)
+        adam = torch.optim.AdamW(others, rate, betas=(0.9, 0.97), weight_decay=1e-2, fused=True)
+        self.parts = [torch.optim.Muon(matrices, **MUON), adam]
 
     @property
     def param_groups(self) -> list[dict]:
@@ -164,17 +139,17 @@ class Optimizers:
             part.load_state_dict(saved[f"{i}"])
 
 
-def _is_block_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
     return parameter.ndim == 2 and "transformer_blocks" in name and not any(n in name for n in PER_SAMPLE)
 
 
-def set_rate(optimizer, share: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer | Optimizers, share: float) -> None:
     """Set every group's rate to a share of its peak, which is its initial rate."""
     for group in optimizer.param_groups:
         group["lr"] = share * group.setdefault("initial_lr", group["lr"])
 
 
-def running_average(model: torch.nn.Module, decay: float = 0.999) -> AveragedModel:
+def build_ema(model: nn.Module, decay: float = 0.999) -> AveragedModel:
     """Return an EMA that forgets the first, poor weights: its decay grows to `decay`."""
 
     @torch.no_grad()
@@ -193,20 +168,35 @@ def _of_first_process(value: float) -> float:
     return shared.item()
 
 
-class State:
-    """Named stateful objects that are saved together, whole or not at all; `step` counts the steps done.
+class TrainState:
+    """Model, optimizer and EMA, saved together, whole or not at all; `step` counts the steps done.
 
     Training ends after `steps` steps or `minutes` minutes, whichever comes first. A resumed training equals
-    an uninterrupted one only without a time limit.
+    an uninterrupted one only without a time limit. `name` is the model's name in the file. A new state
+    continues from the file, if there is one.
     """
 
     def __init__(
-        self, path: Path, steps: int, minutes: float | None = None, *, every: float = 120.0, **objects
+        self,
+        path: Path,
+        model: nn.Module,
+        *,
+        optimizer: torch.optim.Optimizer | Optimizers,
+        steps: int,
+        minutes: float | None = None,
+        ema: AveragedModel | None = None,
+        name: str = "model",
     ):
-        self.path, self.steps, self.minutes = path, steps, minutes
-        self.every, self.objects = every, objects
-        self.step, self.seconds = 0, 0.0
+        self.path, self.model, self.optimizer, self.ema = path, model, optimizer, ema
+        self.steps, self.minutes, self.step, self.seconds = steps, minutes, 0, 0.0
+        self.objects = {name: model, "optimizer": optimizer} | ({"average": ema} if ema else {})
         self._saved_at = self._began = time.monotonic()
+        if path.exists():
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+            for key, stateful in self.objects.items():
+                stateful.load_state_dict(saved[key])
+            self.step, self.seconds = saved["step"], saved["seconds"]
+            print(f"continuing {path} at step {self.step}", flush=True)
 
     @property
     def passed(self) -> float:
@@ -217,63 +207,57 @@ class State:
         timed = (self.seconds + time.monotonic() - self._began) / (60 * self.minutes)
         return max(done, _of_first_process(timed))
 
-    def load(self) -> "State":
-        if self.path.exists():
-            saved = torch.load(self.path, map_location="cpu", weights_only=True)
-            for name, obj in self.objects.items():
-                obj.load_state_dict(saved[name])
-            self.step, self.seconds = saved["step"], saved["seconds"]
-            print(f"continuing {self.path} at step {self.step}", flush=True)
-        return self
-
     def save(self) -> None:
         if ranks()[0] != 0:
             return
         now = time.monotonic()
-        self.seconds, self._began = self.seconds + now - self._began, now
+        self.seconds, self._began, self._saved_at = self.seconds + now - self._began, now, now
         self.path.parent.mkdir(parents=True, exist_ok=True)
         part = self.path.with_suffix(".part")
-        saved = {name: obj.state_dict() for name, obj in self.objects.items()}
+        saved = {key: stateful.state_dict() for key, stateful in self.objects.items()}
         torch.save({**saved, "step": self.step, "seconds": self.seconds}, part)
         part.replace(self.path)
-        self._saved_at = now
 
-    def tick(self) -> None:
-        """Count one step, and save if `every` seconds have passed since the last save."""
+    def count_step(self) -> None:
+        """Count one step, and save if `SAVE_EVERY` seconds have passed since the last save."""
         self.step += 1
-        if time.monotonic() - self._saved_at > self.every:
+        if time.monotonic() - self._saved_at > SAVE_EVERY:
             self.save()
 
 
 def descend(
-    name: str, state: State, loss: Callable[[int], Tensor], *, warmup: int = 200, decay: float = 0.3
+    state: TrainState,
+    loss: Callable[[int], Tensor],
+    *,
+    warmup: int = 200,
+    decay: float = 0.3,
+    clip: float = 1.0,
+    report: Callable[[], str] = str,
 ) -> None:
-    """Optimize until `state.passed` reaches 1, then save.
+    """Minimize `loss(step)` until `state.passed` reaches 1, then save.
 
-    `state` holds `model`, its `average` and its `optimizer`; `loss` is a function of the step. Every 100
-    steps the mean loss since the last line and the steps per second are printed.
+    Every 100 steps the mean loss since the last line, the steps per second and `report()` are printed.
     """
-    torch.backends.cuda.enable_cudnn_sdp(False)  # see `dsd.training.student.without_cudnn_attention`
-    model, average, optimizer = (state.objects[part] for part in ("model", "average", "optimizer"))
-    losses, since = [], time.monotonic()
+    model, losses, since = state.model, [], time.monotonic()
     while (passed := state.passed) < 1:
-        set_rate(optimizer, learning_rate(state.step, passed, warmup=warmup, decay=decay))
-        value = loss(state.step)
-        value.backward()
+        set_rate(state.optimizer, learning_rate(state.step, passed, warmup=warmup, decay=decay))
+        with sdpa_kernel(ATTENTION):
+            value = loss(state.step)
+            value.backward()
         average_gradients(model)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        average.update_parameters(model)
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        if state.ema:
+            state.ema.update_parameters(model)
         losses.append(value.detach())  # read only when printed
-        state.tick()
+        state.count_step()
         if state.step % 100 == 0:
             if ranks()[0] == 0:
-                mean, now = torch.stack(losses).mean().item(), time.monotonic()
-                speed = len(losses) / (now - since)
-                print(f"{name} {state.step} ({passed:.1%})  loss {mean:.4f}  {speed:.2f} steps/s", flush=True)
-                since = now
-            losses = []
+                mean, speed = torch.stack(losses).mean().item(), len(losses) / (time.monotonic() - since)
+                line = f"{state.path.stem} {state.step} ({passed:.1%})  loss {mean:.4f}  {speed:.2f} steps/s"
+                print(f"{line}  {report()}".rstrip(), flush=True)
+            losses, since = [], time.monotonic()
     state.save()
 
 

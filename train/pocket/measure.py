@@ -13,30 +13,35 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from dsd.evaluation.critters import CritterScorer, Scene, make_case
-from dsd.evaluation.scores import Case, Interval, evaluate, measure_levels
+from dsd.evaluation.critters import CritterScorer, make_case
+from dsd.evaluation.critters import Scene as CaseScene
+from dsd.evaluation.scores import Interval, evaluate, measure_levels
 from dsd.evaluation.validation import by_student, by_teacher, in_batches, sample_sheet
 from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
-from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import ASSETS
 from dsd.pocket.draw import draw, draw_grid
 from dsd.pocket.scorer import Reading, Scorer, followed, kept, same_identity
 from dsd.pocket.words import caption, grid_prompt
 from dsd.pocket.world import Context, Critter, sample_context, sample_critter
 from train.pocket import scenes, vae
-from train.pocket.edges import sharpness, token_edges
 from train.pocket.loop import device
+from train.pocket.scenes import Scene
 
 SEED, STEPS, BATCH = 5000, 28, 50
+TOKEN = 16  # side of the square that one token draws, in pixels: the VAE's 8, two by two
+SCORES = {"identity": "identity", "named_traits": "named", "unnamed_traits": "unnamed",
+          "context": "following"}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class World:
-    """The scenes to measure on: panels of `panel` pixels, in the lights that the scorer knows."""
+class Measured:
+    """The teacher that is measured, with the scorer that reads its images."""
 
+    teacher: FluxPipeline
     scorer: Scorer
-    panel: int
+    panel: int  # side of a panel in pixels
+    guidance: float
 
     def fresh(self, index: int, *, held_out: bool, contexts: int = 1) -> tuple[Critter, list[Context]]:
         """Return scene `index` of the measurements, from a seed that no training uses."""
@@ -44,179 +49,173 @@ class World:
         lights = self.scorer.choices["light"]
         return sample_critter(rng, held_out=held_out), [sample_context(rng, lights) for _ in range(contexts)]
 
+    def draw(self, prompts: list[str], side: int, tokens: int) -> list[Image.Image]:
+        """Return the teacher's image of each prompt."""
+        by_prompt = by_teacher(self.teacher, side=side, tokens=tokens, guidance=self.guidance, steps=STEPS)
+        return in_batches(by_prompt, BATCH)(prompts, [], [SEED + i for i in range(len(prompts))])
 
-def draw_with(
-    teacher: FluxPipeline, prompts: list[str], side: int, tokens: int, guidance: float
-) -> list[Image.Image]:
-    draw = by_teacher(teacher, side=side, tokens=tokens, guidance=guidance, steps=STEPS)
-    return in_batches(draw, BATCH)(prompts, [], [SEED + i for i in range(len(prompts))])
-
-
-def share(values) -> float:
-    return round(float(np.mean([float(v) for v in values])), 4)
-
-
-def score_parts(pairs: list[tuple[Critter, Context]], readings: list[Reading]) -> dict[str, float]:
-    """Return, for each trait and each part of the context, the share of images that show it."""
-    rows: dict[str, list[bool]] = {}
-    for (critter, context), reading in zip(pairs, readings, strict=True):
-        for name, value in {**kept(critter, reading), **followed(context, reading)}.items():
-            rows.setdefault(name, []).append(value)
-    return {name: share(values) for name, values in rows.items()}
+    def score(self, images: list[Image.Image], wanted: list[Scene], readings: list[Reading]) -> dict:
+        """Return, for each trait and part of the context, the share of images that show it, and the looks."""
+        rows: dict[str, list[bool]] = {}
+        for (critter, context), reading in zip(wanted, readings, strict=True):
+            for name, value in {**kept(critter, reading), **followed(context, reading)}.items():
+                rows.setdefault(name, []).append(value)
+        return {name: share(values) for name, values in rows.items()} | looks(images, wanted, self.panel)
 
 
-def looks(drawn: list[Image.Image], pairs: list[tuple[Critter, Context]], panel: int) -> dict[str, float]:
+def share(values: list[bool]) -> float:
+    return round(float(np.mean(values)), 4)
+
+
+def looks(images: list[Image.Image], wanted: list[Scene], panel: int) -> dict[str, float]:
     """Return sharpness and token edges of images, relative to renders of the scenes they should show."""
-    renders = [draw(*pair, panel) for pair in pairs]
-    return {
-        "sharpness": round(sharpness(drawn, renders), 3),
-        "token_edges": round(token_edges(drawn, renders), 3),
+    renders = [draw(*scene, panel) for scene in wanted]
+    measures = {"sharpness": sharpness(images, renders), "token_edges": token_edges(images, renders)}
+    return {name: round(value, 3) for name, value in measures.items()}
+
+
+def sharpness(images: list[Image.Image], renders: list[Image.Image]) -> float:
+    """Return the gradient energy of `images` divided by that of `renders`; 1 is as sharp as a render."""
+    energies = [np.mean([np.square(step).mean() for step in _steps(group)]) for group in (images, renders)]
+    return float(energies[0] / energies[1])
+
+
+def token_edges(images: list[Image.Image], renders: list[Image.Image]) -> float:
+    """Return the ratio of steps across token borders to steps elsewhere, divided by that of `renders`.
+
+    1 means that no border shows.
+    """
+    return _border_ratio(images) / _border_ratio(renders)
+
+
+def _border_ratio(images: list[Image.Image]) -> float:
+    across, elsewhere = [], []
+    for steps in _steps(images):  # the direction of the step is the last axis
+        border = np.arange(1, steps.shape[-1] + 1) % TOKEN == 0
+        across.append(np.abs(steps[..., border]).mean())
+        elsewhere.append(np.abs(steps[..., ~border]).mean())
+    return float(np.mean(across) / np.mean(elsewhere))
+
+
+def _steps(images: list[Image.Image]) -> tuple[np.ndarray, np.ndarray]:
+    """Return differences of neighboring gray values 0..1: along rows [B, H, W - 1], columns [B, W, H - 1]."""
+    gray = np.stack([np.asarray(image.convert("L"), np.float32) / 255 for image in images])
+    return np.diff(gray, axis=2), np.diff(gray, axis=1).transpose(0, 2, 1)
+
+
+def measure_vae(model: torch.nn.Module, panel: int) -> float:
+    images = np.stack([np.asarray(draw(*scenes.family(vae.TEST_SEED + 3, i)[0], panel)) for i in range(500)])
+    return round(vae.vae_psnr(model, vae.to_tensor(images).to(model.device)), 2)
+
+
+def measure_singles(measured: Measured, count: int, out: Path) -> dict[str, float]:
+    fresh = [measured.fresh(i, held_out=False) for i in range(count)]
+    wanted = [(critter, contexts[0]) for critter, contexts in fresh]
+    tokens = measured.teacher.tokenizer_2.model_max_length
+    images = measured.draw([caption(*scene) for scene in wanted], measured.panel, tokens)
+    save_grid(images[:40], 8, out / "teacher_singles.png")
+    return measured.score(images, wanted, measured.scorer.read(images))
+
+
+def measure_grids(measured: Measured, count: int, tokens: int | None, out: Path) -> dict[str, float]:
+    fresh = [measured.fresh(i, held_out=False, contexts=4) for i in range(count)]
+    tokens = tokens or taught_lengths(measured.teacher).get("tokens", SETTINGS["pocket"].tokens)
+    grids = measured.draw([grid_prompt(*scene) for scene in fresh], 2 * measured.panel, tokens)
+    save_grid(grids[:12], 4, out / "teacher_grids.png")
+    panels = [panel for grid in grids for panel in split(grid, measured.panel)]
+    readings = measured.scorer.read(panels)
+    fours = [readings[i : i + 4] for i in range(0, len(readings), 4)]
+    pairs = [[four[a], four[b]] for four in fours for a in range(4) for b in range(a)]
+    agreement = {
+        "one_identity_in_all_four": share([same_identity(four) for four in fours]),
+        "pairs_that_agree": share([same_identity(pair) for pair in pairs]),
     }
-
-
-def measure_singles(
-    teacher: FluxPipeline, world: World, count: int, guidance: float
-) -> tuple[dict, list[Image.Image]]:
-    scenes = [world.fresh(i, held_out=False) for i in range(count)]
-    pairs = [(critter, contexts[0]) for critter, contexts in scenes]
-    prompts, tokens = [caption(*pair) for pair in pairs], teacher.tokenizer_2.model_max_length
-    images = draw_with(teacher, prompts, world.panel, tokens, guidance)
-    parts = score_parts(pairs, world.scorer.read(images))
-    return parts | looks(images, pairs, world.panel), images
-
-
-def measure_grids(
-    teacher: FluxPipeline, world: World, count: int, tokens: int, guidance: float
-) -> tuple[dict, list[Image.Image]]:
-    rows = [world.fresh(i, held_out=False, contexts=4) for i in range(count)]
-    prompts = [grid_prompt(critter, contexts) for critter, contexts in rows]
-    grids = draw_with(teacher, prompts, 2 * world.panel, tokens, guidance)
-    panels = [split(grid, world.panel) for grid in grids]
-    readings = [world.scorer.read(four) for four in panels]
-    flat = [(critter, context) for critter, contexts in rows for context in contexts]
-    parts = score_parts(flat, [reading for four in readings for reading in four])
-    agreed = {
-        "one_identity_in_all_four": share(same_identity(four) for four in readings),
-        "pairs_that_agree": share(
-            same_identity([four[a], four[b]]) for four in readings for a in range(4) for b in range(a)
-        ),
-    }
-    return agreed | parts | looks([p for four in panels for p in four], flat, world.panel), grids
+    wanted = [(critter, context) for critter, contexts in fresh for context in contexts]
+    return agreement | measured.score(panels, wanted, readings)
 
 
 def split(grid: Image.Image, panel: int) -> list[Image.Image]:
     return [grid.crop((x, y, x + panel, y + panel)) for y in (0, panel) for x in (0, panel)]
 
 
-def ceiling_of_grids(world: World, count: int) -> float:
+def grids_ceiling(measured: Measured, count: int) -> float:
     """Return the share of rendered, truly consistent grids that the same test accepts."""
-    rows = [world.fresh(i, held_out=False, contexts=4) for i in range(count)]
-    return share(same_identity(world.scorer.read([draw(c, x, world.panel) for x in xs])) for c, xs in rows)
+    fresh = [measured.fresh(i, held_out=False, contexts=4) for i in range(count)]
+    grids = [[draw(critter, context, measured.panel) for context in contexts] for critter, contexts in fresh]
+    return share([same_identity(measured.scorer.read(panels)) for panels in grids])
 
 
-def held_out_cases(world: World, count: int) -> list[Case]:
-    """Return cases of held-out critters, each requested in one context."""
+def measure_student(measured: Measured, args: argparse.Namespace) -> dict[str, object]:
+    """Measure student, prompted teacher and true renders on held-out critters."""
+    student = load_pipeline(args.assets / "student", dtype=torch.float32)
+    student.set_progress_bar_config(disable=True)
     cases = []
-    for i in range(count):
-        critter, (shown, asked) = world.fresh(i, held_out=True, contexts=2)
-        scene = Scene(critter=critter, reference=shown, target=asked)
-        cases.append(make_case(scene, f"{i:04d}", SEED + i, size=world.panel))
-    return cases
-
-
-def measure_student(
-    student: DSDPipeline, teacher: FluxPipeline, world: World, count: int, guidance: dict
-) -> tuple[dict, Image.Image]:
-    """Measure student, prompted teacher and true renders on held-out critters; return also a sample grid."""
-    cases, readers = held_out_cases(world, count), CritterScorer(world.scorer)
-    tokens = teacher.tokenizer_2.model_max_length
-    guided = {"image_guidance": guidance["image"], "text_guidance": guidance["text"]}
-    drawn = in_batches(by_student(student, steps=STEPS, **guided), BATCH)
-    told = by_teacher(teacher, side=world.panel, tokens=tokens, guidance=guidance["teacher"], steps=STEPS)
-    levels = measure_levels(cases, readers)
+    for i in range(min(args.count, 200)):
+        critter, (shown, asked) = measured.fresh(i, held_out=True, contexts=2)
+        scene = CaseScene(critter=critter, reference=shown, target=asked)
+        cases.append(make_case(scene, f"{i:04d}", SEED + i, size=measured.panel))
+    scorer = CritterScorer(measured.scorer)
+    scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
+    drawn = in_batches(by_student(student, **scales, steps=STEPS), BATCH)
+    teacher = {"side": measured.panel, "guidance": measured.guidance, "steps": STEPS}
+    told = in_batches(by_teacher(measured.teacher, **teacher), BATCH)
+    levels = measure_levels(cases, scorer)
     ways = {
-        "student": evaluate(drawn, cases, readers, levels=levels),
-        "student_described": evaluate(drawn, cases, readers, described=True, levels=levels),
-        "prompted_teacher": evaluate(in_batches(told, BATCH), cases, readers, described=True, levels=levels),
+        "student": evaluate(drawn, cases, scorer, levels=levels),
+        "student_described": evaluate(drawn, cases, scorer, described=True, levels=levels),
+        "prompted_teacher": evaluate(told, cases, scorer, described=True, levels=levels),
     }
-    result = {name: _identity_row(scores.means) for name, scores in ways.items()}
-    result["true_render"] = _identity_row(levels.ceiling)
-    asked = [(case.facts.critter, case.facts.target) for case in cases]
-    result["student_looks"] = looks(ways["student"].images, asked, world.panel)
-    shown = {
-        name: ways[way].images for name, way in (("student", "student"), ("teacher", "prompted_teacher"))
-    }
-    return result, sample_sheet(cases, shown)
+    samples = {"student": ways["student"].images, "teacher": ways["prompted_teacher"].images}
+    sample_sheet(cases, samples).save(args.out / "student.png")
+    figures = {name: card_row(scores.means) for name, scores in ways.items()}
+    wanted = [(case.facts.critter, case.facts.target) for case in cases]
+    student_looks = looks(ways["student"].images, wanted, measured.panel)
+    return figures | {"true_render": card_row(levels.ceiling), "student_looks": student_looks}
 
 
-def _identity_row(means: dict[str, Interval]) -> dict[str, list[float]]:
+def card_row(means: dict[str, Interval]) -> dict[str, list[float]]:
     """Return the mean and 95 % interval of each score in the card."""
-    names = {
-        "identity": "identity",
-        "named_traits": "named",
-        "unnamed_traits": "unnamed",
-        "context": "following",
-    }
-    return {title: [round(value, 4) for value in means[name]] for title, name in names.items()}
+    return {title: [round(value, 4) for value in means[name]] for title, name in SCORES.items()}
+
+
+def save_grid(images: list[Image.Image], columns: int, path: Path) -> None:
+    grid = draw_grid(images, columns)
+    scale = max(1, 1024 // grid.width)
+    grid.resize((scale * grid.width, scale * grid.height), Image.Resampling.BICUBIC).save(path)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    about = "Measure the shipped models and draw the sample grids of pocket's card."
+    parser = argparse.ArgumentParser("python -m train.pocket.measure", description=about)
+    add = parser.add_argument
+    add("--out", type=Path, required=True, help="folder for figures.json and the sample grids")
+    add("--assets", type=Path, default=ASSETS, help="folder of the models (assets/pocket)")
+    add("--count", type=int, default=500, help="single images; half as many grids are drawn (500)")
+    add("--guidance", type=float, default=3.0, help="the teacher's true_cfg_scale (3)")
+    add("--image-guidance", type=float, default=1.5, help="the student's image guidance scale (1.5)")
+    add("--text-guidance", type=float, default=1.0, help="the student's text guidance scale (1)")
+    add("--grid-tokens", type=int, help="text tokens of a grid's prompt (default: the teacher's own)")
+    add("--only-singles", action="store_true", help="measure only the teacher's single images")
+    return parser
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "--assets", type=Path, default=ASSETS, help="folder with teacher/, student/ and scorer/"
-    )
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=500)
-    parser.add_argument("--guidance", type=float, default=3.0, help="the teacher's true_cfg_scale")
-    parser.add_argument("--image-guidance", type=float, default=1.5)
-    parser.add_argument("--text-guidance", type=float, default=1.0)
-    parser.add_argument(
-        "--grid-tokens", type=int, help="of text, in a grid's prompt; by default as the teacher learned"
-    )
-    parser.add_argument("--only-singles", action="store_true", help="of the teacher; for a look on the way")
-    args = parser.parse_args()
+    args = build_parser().parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     scorer = Scorer.from_pretrained(args.assets / "scorer").to(device())
     teacher = FluxPipeline.from_pretrained(args.assets / "teacher", dtype=torch.float32).to(device())
     teacher.set_progress_bar_config(disable=True)
-    world, grids = World(scorer, teacher.vae.config.sample_size // 2), max(args.count // 2, 10)
-    figures = {"vae_psnr_db": round(measure_vae(teacher.vae, world.panel), 2)}
-    figures["teacher_singles"], singles = measure_singles(teacher, world, args.count, args.guidance)
-    save_grid(singles[:40], 8, args.out / "teacher_singles.png")
+    measured = Measured(teacher, scorer, teacher.vae.config.sample_size // 2, args.guidance)
+    figures: dict[str, object] = {"vae_psnr_db": measure_vae(teacher.vae, measured.panel)}
+    figures["teacher_singles"] = measure_singles(measured, args.count, args.out)
     if not args.only_singles:
-        figures["teacher_grids"], drawn = measure_grids(
-            teacher, world, grids, args.grid_tokens or grid_tokens(teacher), args.guidance
-        )
-        figures["grids_ceiling"] = ceiling_of_grids(world, grids)
-        save_grid(drawn[:12], 4, args.out / "teacher_grids.png")
-    if (args.assets / "student").exists() and not args.only_singles:
-        figures["held_out"] = add_student(args, teacher, world)
+        grids = max(args.count // 2, 10)
+        figures["teacher_grids"] = measure_grids(measured, grids, args.grid_tokens, args.out)
+        figures["grids_ceiling"] = grids_ceiling(measured, grids)
+        if (args.assets / "student").exists():
+            figures["held_out"] = measure_student(measured, args)
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2))
     print(json.dumps(figures, indent=2))
-
-
-def grid_tokens(teacher: FluxPipeline) -> int:
-    return taught_lengths(teacher).get("tokens", SETTINGS["pocket"].tokens)
-
-
-def save_grid(images: list[Image.Image], columns: int, path: Path) -> None:
-    grid, largest = draw_grid(images, columns), 1024
-    scale = max(1, largest // grid.width)
-    grid.resize((scale * grid.width, scale * grid.height), Image.Resampling.BICUBIC).save(path)
-
-
-def add_student(args: argparse.Namespace, teacher: FluxPipeline, world: World) -> dict:
-    student = load_pipeline(args.assets / "student", dtype=torch.float32)
-    student.set_progress_bar_config(disable=True)
-    scales = {"image": args.image_guidance, "text": args.text_guidance, "teacher": args.guidance}
-    figures, grid = measure_student(student, teacher, world, min(args.count, 200), scales)
-    grid.save(args.out / "student.png")
-    return figures
-
-
-def measure_vae(model: torch.nn.Module, panel: int) -> float:
-    images = [draw(*scenes.family(vae.TEST_SEED + 3, i)[0], panel) for i in range(500)]
-    return vae.vae_psnr(model, vae.to_tensor(np.stack([np.asarray(p) for p in images])).to(model.device))
 
 
 if __name__ == "__main__":

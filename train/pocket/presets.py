@@ -1,7 +1,6 @@
 """Sizes and lengths of the pocket trainings, for the same models on two CPU cores and on one GPU."""
 
 import argparse
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -50,12 +49,11 @@ GPU = replace(
 PRESETS = {"cpu": CPU, "gpu": GPU}
 
 
-def parser(about: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all trainings share; `about` is the module's docstring."""
-    command = re.search(r"python -m [\w.]+", about).group()
-    made = argparse.ArgumentParser(prog=command, description=about.split("\n")[0])
-    made.add_argument("run", type=Path, help="folder that the parts are made in")
-    made.add_argument("--preset", choices=PRESETS, default="cpu")
-    made.add_argument("--steps", type=int, help="default: the preset's")
-    made.add_argument("--minutes", type=float, help="end after these, where the steps would take longer")
-    return made
+def build_parser(module: str, about: str) -> argparse.ArgumentParser:
+    """Return a parser with the arguments that all trainings share, for `python -m train.pocket.MODULE`."""
+    parser = argparse.ArgumentParser(f"python -m train.pocket.{module}", description=about)
+    parser.add_argument("run", type=Path, help="folder of the run: its files, states and models")
+    parser.add_argument("--preset", choices=PRESETS, default="cpu", help="sizes for a CPU or a GPU (cpu)")
+    parser.add_argument("--steps", type=int, help="optimizer steps (default: the preset's)")
+    parser.add_argument("--minutes", type=float, help="stop after this time if the steps would take longer")
+    return parser

@@ -1,40 +1,45 @@
-"""The training images of all parts, in families.
+"""The training images of all parts, in families: what they show, as scenes, as numbers and as pixels.
 
 A family shows one critter in several contexts, two near misses, and the first context again in other lights.
-A scene is a function of (seed, index), so that only pixels are stored. Held-out critters are drawn only with
-`held_out=True`.
+A scene is a function of (seed, index). Held-out critters are drawn only with `held_out=True`.
 """
 
-import os
 from dataclasses import replace
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from dsd.pocket.draw import draw
+from dsd.pocket.scorer import CHOICES, NUMBERS, encode_numbers, number_mask
 from dsd.pocket.world import LIGHTS, Context, Critter, change_one_trait, sample_context, sample_critter
+from train.pocket.arrays import on_all_cores, once
 
+Scene = tuple[Critter, Context]
 # Panels of a family: the critter itself, the critter with one trait changed, and panel 0 in another light.
 SAME, CHANGED, RELIT = 6, 2, 3
 FAMILY = SAME + CHANGED + RELIT
+ONE_CONTEXT = (0, *range(FAMILY - RELIT, FAMILY))  # the panels that differ only in their light
 CHANGES = ("hue", "shape", "pattern", "ears", "eyes", "stripe_angle", "eye_size", "spots")
+WORDED = ("color", "shape", "pattern", "ears", "scene", "accessory", "accessory_color", "light", "place")
 
 
 @cache
-def family(seed: int, index: int, *, held_out: bool = False) -> list[tuple[Critter, Context]]:
+def family(seed: int, index: int, *, held_out: bool = False) -> list[Scene]:
     """Return the `FAMILY` scenes of a family; the first `SAME` and the last `RELIT` show one critter."""
     rng = np.random.default_rng((seed, index))
     critter = sample_critter(rng, held_out=held_out)
-    critters = [critter] * SAME + [_changed(critter, rng) for _ in range(CHANGED)]
+    critters = [critter] * SAME + [_change(critter, rng) for _ in range(CHANGED)]
     scenes = [(each, sample_context(rng, LIGHTS)) for each in critters]
     first = scenes[0][1]
     others = rng.permutation([name for name in LIGHTS if name != first.light])[:RELIT]
     return scenes + [(critter, replace(first, light=str(name))) for name in others]
 
 
-def _changed(critter: Critter, rng: np.random.Generator) -> Critter:
+def _change(critter: Critter, rng: np.random.Generator) -> Critter:
     """Return the critter with one trait changed, on the same side of the held-out split."""
     while True:
         other = change_one_trait(critter, str(rng.choice(CHANGES)), rng)
@@ -42,35 +47,75 @@ def _changed(critter: Critter, rng: np.random.Generator) -> Critter:
             return other
 
 
-def _draw_families(job: tuple[Path, int, int, int, bool]) -> None:
-    """Draw families directly into the file, so that no images pass between processes."""
-    path, seed, start, stop, held_out = job
-    file = np.lib.format.open_memmap(path, mode="r+")
-    for i in range(start, stop):
-        file[i] = [np.asarray(draw(*scene, file.shape[2])) for scene in family(seed, i, held_out=held_out)]
+def all_scenes(seed: int, families: range, *, held_out: bool = False) -> list[Scene]:
+    """Return the scenes of these families, one after another."""
+    return [scene for index in families for scene in family(seed, index, held_out=held_out)]
 
 
-def render(
-    seed: int,
-    count: int,
-    size: int,
-    folder: Path,
-    *,
-    held_out: bool = False,
-    processes: int | None = None,
-    chunk: int = 25,
-) -> np.ndarray:
-    """Return `count` families, uint8 [count, FAMILY, size, size, 3], drawn once and kept in `folder`.
+# ---------------------------------------------------------------- pixels
 
-    `processes` None means one per core.
-    """
+
+def render(seed: int, count: int, size: int, folder: Path, *, held_out: bool = False) -> np.ndarray:
+    """Return `count` families, uint8 [count, FAMILY, size, size, 3], drawn once and kept in `folder`."""
     path = folder / f"families-{seed}-{count}-{size}{'-held-out' * held_out}.npy"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"part-{os.getpid()}-{path.name}")  # several commands may render at once
-        np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=(count, FAMILY, size, size, 3))
-        jobs = [(part, seed, i, min(i + chunk, count), held_out) for i in range(0, count, chunk)]
-        with get_context("spawn").Pool(processes or os.cpu_count()) as pool:
-            list(pool.imap_unordered(_draw_families, jobs))
-        part.replace(path)
-    return np.load(path, mmap_mode="r")
+    chunks = on_all_cores(partial(_render, seed=seed, size=size, held_out=held_out), count, 25)
+    return once(path, (count, FAMILY, size, size, 3), np.uint8, chunks)
+
+
+def _render(families: range, *, seed: int, size: int, held_out: bool) -> np.ndarray:
+    images = [np.asarray(draw(*scene, size)) for scene in all_scenes(seed, families, held_out=held_out)]
+    return np.stack(images).reshape(len(families), FAMILY, size, size, 3)
+
+
+# ---------------------------------------------------------------- numbers
+
+
+def targets(scenes: list[Scene], where: str = "cpu") -> dict[str, Tensor]:
+    """Return indices of every choice [N] (-100: the color of no accessory), numbers and mask [N, NUMBERS]."""
+    traits = [{**vars(critter), **vars(context)} for critter, context in scenes]
+    result = {name: torch.tensor([c.index(row[name]) for row in traits]) for name, c in CHOICES.items()}
+    result["accessory_color"][result["accessory"] == CHOICES["accessory"].index("none")] = -100
+    result["numbers"] = torch.tensor([encode_numbers(critter) for critter, _ in scenes])
+    result["mask"] = torch.tensor([number_mask(critter) for critter, _ in scenes])
+    return {name: values.to(where) for name, values in result.items()}
+
+
+def take(values: dict[str, Tensor], rows: Tensor | slice) -> dict[str, Tensor]:
+    """Return the same rows of every tensor."""
+    return {name: tensor[rows] for name, tensor in values.items()}
+
+
+class Truths:
+    """The `targets` of whole families in one table, float32 [families FAMILY, choices + 2 NUMBERS].
+
+    A GPU learns from more grids in a second than one core can sample scenes for in a minute.
+    """
+
+    def __init__(self, table: np.ndarray):
+        self.table, self.families = table, len(table) // FAMILY
+        columns = table[:, : len(CHOICES)].clip(0).astype(np.uint8)  # no accessory: any color
+        self.words = {name: columns[:, i] for i, name in enumerate(CHOICES) if name in WORDED}
+
+    def scene(self, family: int, panel: int) -> SimpleNamespace:
+        """Return what words can describe of an image, in place of its critter and its context."""
+        row = family * FAMILY + panel
+        return SimpleNamespace(**{name: CHOICES[name][column[row]] for name, column in self.words.items()})
+
+    def targets(self, where: str) -> dict[str, Tensor]:
+        """Return the targets of all images, on a device."""
+        choices, numbers, mask = np.split(self.table, [len(CHOICES), len(CHOICES) + NUMBERS], axis=1)
+        result = {name: torch.from_numpy(choices[:, i]).long().to(where) for i, name in enumerate(CHOICES)}
+        return result | {"numbers": torch.tensor(numbers).to(where), "mask": torch.tensor(mask).to(where)}
+
+
+def load_truths(seed: int, count: int, folder: Path) -> Truths:
+    """Return the truths of the families that `render` draws, computed once and kept in `folder`."""
+    chunks = on_all_cores(partial(_truths, seed=seed), FAMILY * count, FAMILY * 250)
+    shape = (FAMILY * count, len(CHOICES) + 2 * NUMBERS)
+    return Truths(np.array(once(folder / f"truths-{seed}-{count}.npy", shape, np.float32, chunks)))
+
+
+def _truths(rows: range, *, seed: int) -> np.ndarray:
+    values = targets(all_scenes(seed, range(rows.start // FAMILY, rows.stop // FAMILY)))
+    columns = [values[name][:, None].float() for name in CHOICES]
+    return torch.cat([*columns, values["numbers"], values["mask"].float()], 1).numpy()

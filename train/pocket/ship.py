@@ -14,10 +14,10 @@ from dsd.model.presets import ASSETS
 def ship(run: Path, assets: Path) -> list[str]:
     """Copy the parts that exist, without the cards that libraries write, and return their names."""
     parts = [part for part in ("teacher", "student", "scorer", "ranker", "judge") if (run / part).is_dir()]
-    beside = shutil.ignore_patterns("README.md", "run", "samples*", "curves*", ".*")  # training files
+    training_files = shutil.ignore_patterns("README.md", "run", "samples*", "curves*", ".*")
     for part in parts:
         shutil.rmtree(assets / part, ignore_errors=True)
-        shutil.copytree(run / part, assets / part, ignore=beside)
+        shutil.copytree(run / part, assets / part, ignore=training_files)
         if part in ("teacher", "student"):  # both contain the VAE
             shutil.copytree(run / "vae", assets / part / "vae", dirs_exist_ok=True)
     if (run / "student" / "curves.jsonl").exists():  # a reference for other trainings
@@ -26,9 +26,9 @@ def ship(run: Path, assets: Path) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--assets", type=Path, default=ASSETS)
+    parser = argparse.ArgumentParser("python -m train.pocket.ship", description=__doc__.split(":")[0])
+    parser.add_argument("run", type=Path, help="folder of the run")
+    parser.add_argument("--assets", type=Path, default=ASSETS, help="folder to copy into (assets/pocket)")
     args = parser.parse_args()
     print(f"shipped {', '.join(ship(args.run, args.assets))} to {args.assets}")
 

@@ -1,40 +1,38 @@
 """Train the pocket teacher, a stock `FluxPipeline`, from scratch: `python -m train.pocket.teacher RUN`.
 
-It learns single images, diptychs and 2x2 grids from captions; text encoders and transformer are trained
-together. Most grids show one critter and some do not, so consistency within a grid is learned imperfectly and
-curation has real work to do. In some lessons part of the panels is shown and only the others are learned, so
-that copying traits that no word names lowers the loss at once. With noise in all panels of every lesson,
-eyes and ears still agreed only by chance after 17 400 steps.
+It learns single images, diptychs and 2x2 grids from captions (see `lessons.py`); text encoders and
+transformer are trained together. With noise in all panels of every lesson, eyes and ears still agreed only by
+chance after 17 400 steps.
 """
 
-from dataclasses import dataclass, replace
+import argparse
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from torch import Tensor, nn
-from torch.nn import functional
 
 from dsd.model import flow
 from dsd.model.latents import positions
-from dsd.pocket.scorer import CHOICES, NUMBERS
+from dsd.pocket.scorer import CHOICES, IDENTITY, NUMBERS
 from train.pocket import latents as grids
-from train.pocket import scenes, text
+from train.pocket import text
 from train.pocket.lessons import SEED, STAGES, Batch, Sampler, stage
 from train.pocket.loop import (
     Optimizers,
-    State,
+    TrainState,
+    build_ema,
     descend,
     device,
     made_ahead,
     mixed_precision,
     ranks,
-    running_average,
     step_seed,
-)  # fmt: skip
-from train.pocket.presets import PRESETS, Preset, parser
-from train.pocket.truths import load as load_truths
+)
+from train.pocket.presets import PRESETS, Preset, build_parser
+from train.pocket.scenes import FAMILY, load_truths, take
+from train.pocket.scorer import reading_loss
 from train.pocket.vae import TRAIN_SEED
 
 # Scene, color and their panels are decided above t = 0.8, where plain logit-normal times are rare: there a
@@ -45,8 +43,7 @@ READING = 0.3  # weight of the reader's loss
 # Share of the shown panels that also get noise, though less than the panels to be drawn: when a whole grid is
 # sampled, no panel is ever far ahead of the others.
 HAZY = 0.5
-READ = ("color", "shape", "pattern", "ears", "eyes")  # and the numbers, as the scorer reads them
-NARROW, FEATURES = 32, 192
+NARROW, FEATURES = 32, 192  # widths of the reader
 
 
 class Teacher(nn.Module):
@@ -64,7 +61,7 @@ class Teacher(nn.Module):
         """Return what `forward` returns, and the image tokens halfway through [B, tokens, width]."""
         blocks, halfway = self.transformer.single_transformer_blocks, []
         middle = blocks[(len(blocks) - 1) // 2]
-        hook = middle.register_forward_hook(lambda block, given, made: halfway.append(made[1]))
+        hook = middle.register_forward_hook(lambda block, inputs, outputs: halfway.append(outputs[1]))
         velocities = self(*inputs)
         hook.remove()
         return velocities, halfway[0]
@@ -86,16 +83,11 @@ def build_transformer(preset: Preset) -> FluxTransformer2DModel:
     rotary = preset.head_width // 12 * 2  # a sixth for the unused axis, the rest for rows and columns
     side = (preset.head_width - rotary) // 2
     return FluxTransformer2DModel(
-        in_channels=64,
-        num_layers=preset.double_blocks,
-        num_single_layers=preset.single_blocks,
-        attention_head_dim=preset.head_width,
-        num_attention_heads=preset.heads,
-        joint_attention_dim=preset.t5_width,
-        pooled_projection_dim=preset.clip_width,
-        guidance_embeds=False,
+        in_channels=64, num_layers=preset.double_blocks, num_single_layers=preset.single_blocks,
+        attention_head_dim=preset.head_width, num_attention_heads=preset.heads,
+        joint_attention_dim=preset.t5_width, pooled_projection_dim=preset.clip_width, guidance_embeds=False,
         axes_dims_rope=(rotary, side, side),
-    )
+    )  # fmt: skip
 
 
 class Reader(nn.Module):
@@ -115,40 +107,32 @@ class Reader(nn.Module):
             nn.LayerNorm(width), nn.Linear(width, NARROW), nn.Flatten(-2), nn.GELU(),
             nn.Linear(NARROW * tokens, FEATURES), nn.GELU(),
         )  # fmt: skip
-        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(CHOICES[name])) for name in READ})
+        self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(CHOICES[name])) for name in IDENTITY})
         self.numbers = nn.Linear(FEATURES, NUMBERS)
 
     def forward(self, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         features = self.body(tokens)
         return {name: head(features) for name, head in self.heads.items()}, self.numbers(features)
 
-    def loss(self, tokens: Tensor, wanted: dict[str, Tensor]) -> Tensor:
-        """Return the loss of `tokens` against `train.pocket.scorer.targets` of the same panels, in order."""
-        logits, numbers = self(tokens)
-        named = sum(functional.cross_entropy(logits[name], wanted[name]) for name in READ)
-        error = ((numbers - wanted["numbers"]).square() * wanted["mask"]).sum() / wanted["mask"].sum()
-        return named + 4 * error
-
 
 def by_panel(tokens: Tensor, rows: int, columns: int) -> Tensor:
     """Split tokens of grids [B, rows columns n, width] by panel [B rows columns, n, width], row by row."""
     side = int((tokens.shape[1] / (rows * columns)) ** 0.5)  # panels are square
-    split = tokens.unflatten(1, (rows, side, columns, side)).transpose(
-        2, 3
-    )  # [B, rows, columns, side, side, w]
-    return split.flatten(0, 2).flatten(1, 2)
+    split = tokens.unflatten(1, (rows, side, columns, side))
+    return split.transpose(2, 3).flatten(0, 2).flatten(1, 2)  # by rows, columns, side, side
 
 
-class Images(NamedTuple):
+@dataclass(frozen=True)
+class Images:
     """The data that all batches are taken from, on the device."""
 
     latents: Tensor  # [families, FAMILY, 16, h, w]
-    traits: dict[str, Tensor]  # `train.pocket.scorer.targets` of every image
+    traits: dict[str, Tensor]  # `scenes.targets` of every image
 
 
 def loss(teacher: Teacher, images: Images, preset: Preset, step: int, batch: Batch) -> Tensor:
     """Return the velocity loss of the panels that are not shown, plus the reader's loss of all panels."""
-    where, layout = images.latents.device, batch.lesson[:2]
+    where, layout = images.latents.device, (batch.lesson.rows, batch.lesson.columns)
     families, panels, shown = (x.to(where) for x in (batch.families[:, None], batch.panels, batch.shown))
     chosen = images.latents[families, panels]  # [B, panels, 16, h, w]
     data = grids.pack(chosen.flatten(0, 1), *layout)  # [B, tokens, 64]
@@ -157,17 +141,16 @@ def loss(teacher: Teacher, images: Images, preset: Preset, step: int, batch: Bat
     t = flow.sample_times(len(data), shift=SHIFT, generator=generator, device=where)
 
     def by_token(values: Tensor) -> Tensor:  # [B, panels] -> [B, tokens, 1]
-        panels = values.float()[..., None, None, None].expand(*chosen.shape[:2], 1, *chosen.shape[3:])
-        return grids.pack(panels.flatten(0, 1), *layout)[..., :1]
+        expanded = values.float()[..., None, None, None].expand(*chosen.shape[:2], 1, *chosen.shape[3:])
+        return grids.pack(expanded.flatten(0, 1), *layout)[..., :1]
 
     x_t = data.lerp(noise, by_token(t[:, None] * _haze(shown, generator)))
     ids = positions(*(preset.panel * n for n in layout), device=where)
     with mixed_precision():
-        predicted, halfway = teacher.study(x_t, t, batch.t5.to(where), batch.clip.to(where), ids)
-        rows = (families * scenes.FAMILY + panels).flatten()
-        asked = {name: values[rows] for name, values in images.traits.items()}
-        read = teacher.reader.loss(by_panel(halfway, *layout), asked)
-    return flow.loss(predicted, flow.velocity(data, noise), by_token(~shown)) + READING * read
+        velocity, halfway = teacher.study(x_t, t, batch.t5.to(where), batch.clip.to(where), ids)
+        traits = take(images.traits, (families * FAMILY + panels).flatten())
+        reading = reading_loss(*teacher.reader(by_panel(halfway, *layout)), traits)
+    return flow.loss(velocity, flow.velocity(data, noise), by_token(~shown)) + READING * reading
 
 
 def _haze(shown: Tensor, generator: torch.Generator) -> Tensor:
@@ -183,9 +166,8 @@ def begin_with(teacher: Teacher, folder: Path) -> None:
         for part in ("text_encoder", "text_encoder_2", "transformer"):
             getattr(teacher, part).load_state_dict(getattr(earlier, part).state_dict())
     except RuntimeError as error:
-        raise SystemExit(
-            f"{folder} has other sizes than this --preset: choose the one it was made with"
-        ) from error
+        message = f"{folder} has other sizes than this --preset; use the preset it was trained with"
+        raise SystemExit(message) from error
 
 
 def compile_blocks(transformer: FluxTransformer2DModel) -> None:
@@ -198,52 +180,31 @@ def compile_blocks(transformer: FluxTransformer2DModel) -> None:
         block.forward = torch.compile(block.forward, dynamic=False)
 
 
-def train(
-    run: Path,
-    preset: Preset,
-    steps: int,
-    minutes: float | None = None,
-    *,
-    lessons: tuple[float, float] = (0.0, 1.0),
-    begin: Path | None = None,
-    compiled: bool = False,
-) -> Teacher:
-    """Return the averaged teacher; `lessons` are the shares of the whole training to start and end at."""
+def train(args: argparse.Namespace) -> Teacher:
+    """Return the averaged teacher."""
     torch.manual_seed(SEED)
-    vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
+    run, preset, where = args.run, PRESETS[args.preset], device()
+    steps, (start, stop) = args.steps or preset.teacher_steps, args.lessons
+    vae = AutoencoderKL.from_pretrained(run / "vae").to(where)
     truths = load_truths(TRAIN_SEED, preset.families, run / "renders")
-    latents = grids.load(vae, TRAIN_SEED, preset.families, preset.panel, run).to(device())
-    images = Images(latents, truths.targets(device()))
-    teacher = Teacher(preset).to(device())
-    if begin:
-        begin_with(teacher, begin)
-    average = running_average(teacher)
-    if compiled:
+    latents = grids.load(vae, TRAIN_SEED, preset.families, preset.panel, run).to(where)
+    images, teacher = Images(latents, truths.targets(where)), Teacher(preset).to(where)
+    if args.begin:
+        begin_with(teacher, args.begin)
+    ema = build_ema(teacher)
+    if args.compile:
         compile_blocks(teacher.transformer)
-    optimizer = Optimizers(teacher, preset.teacher_rate)
-    parts = {"model": teacher, "average": average, "optimizer": optimizer}
-    state = State(run / f"teacher-{lessons[0]:g}-{lessons[1]:g}.pt", steps, minutes, **parts).load()
-    sample = Sampler(truths, preset.teacher_batch, Passed(steps, *lessons))
-    batches = made_ahead(sample, state.step, steps)
-    descend("teacher", state, lambda step: loss(teacher, images, preset, step, next(batches)), warmup=400)
-    return average.module
-
-
-@dataclass(frozen=True)
-class Passed:
-    """The share of the whole training that has passed at a step of a piece, which spans `start` to `stop`."""
-
-    steps: int
-    start: float
-    stop: float
-
-    def __call__(self, step: int) -> float:
-        return self.start + (self.stop - self.start) * step / self.steps
+    path, optimizer = run / f"teacher-{start:g}-{stop:g}.pt", Optimizers(teacher, preset.teacher_rate)
+    state = TrainState(path, teacher, optimizer=optimizer, ema=ema, steps=steps, minutes=args.minutes)
+    sampler = Sampler(truths, args.batch or preset.teacher_batch, steps=steps, lessons=(start, stop))
+    batches = made_ahead(sampler, state.step, steps)
+    descend(state, lambda step: loss(teacher, images, preset, step, next(batches)), warmup=400)
+    return ema.module
 
 
 def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
     """Save for `FluxPipeline.from_pretrained`; VAE and transformer in float16, text encoders as they are."""
-    pipeline = FluxPipeline(
+    FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
         vae=vae.half(),
         text_encoder=teacher.text_encoder.eval(),
@@ -251,36 +212,33 @@ def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
         text_encoder_2=teacher.text_encoder_2.eval(),
         tokenizer_2=teacher.spell.t5,
         transformer=teacher.transformer.half().eval(),
-    )
-    pipeline.save_pretrained(folder)
+    ).save_pretrained(folder)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Raise SystemExit for options that do not go together."""
+    start, stop = args.lessons
+    if args.compile and device() != "cuda":
+        raise SystemExit("--compile needs a GPU and saves no time on a CPU; leave it out")
+    if args.minutes and stage(start) is not stage(stop - 1e-6):
+        stages = ", ".join(f"{share:g}" for share in STAGES)
+        raise SystemExit(
+            f"--minutes needs lessons of one stage, got {start:g} to {stop:g}; the stages begin at {stages}"
+        )
 
 
 def main() -> None:
-    flags = parser(__doc__)
-    flags.add_argument("--begin", type=Path, metavar="TEACHER", help="a saved one's folder, to go on from")
-    flags.add_argument("--batch", type=int, help="singles, in each process; default: the preset's")
+    flags = build_parser("teacher", "Train the teacher, the text-to-image model, from scratch.")
+    flags.add_argument("--begin", type=Path, metavar="TEACHER", help="start from the teacher in this folder")
+    flags.add_argument("--batch", type=int, help="single images per process (default: the preset's)")
     flags.add_argument(
-        "--lessons",
-        type=float,
-        nargs=2,
-        default=(0.0, 1.0),
-        metavar=("FROM", "TO"),
-        help="the piece of the whole training's lessons to teach, in shares of it (0 1)",
-    )
-    flags.add_argument("--compile", action="store_true", help="the transformer's blocks, for a GPU")
+        "--lessons", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"),
+        help="train only this part of the lessons, in shares of the whole training (0 1)",
+    )  # fmt: skip
+    flags.add_argument("--compile", action="store_true", help="compile the transformer's blocks for a GPU")
     args = flags.parse_args()
-    if args.compile and device() != "cuda":
-        raise SystemExit("--compile needs a GPU: on a CPU it saves nothing, leave it out")
-    if args.minutes and stage(args.lessons[0]) is not stage(args.lessons[1] - 1e-6):
-        raise SystemExit(
-            f"--minutes goes with lessons of one stage, got {args.lessons[0]:g} to {args.lessons[1]:g}: "
-            f"the stages begin at {', '.join(f'{start:g}' for start in STAGES)}"
-        )
-    preset = PRESETS[args.preset]
-    preset = replace(preset, teacher_batch=args.batch or preset.teacher_batch)
-    steps = args.steps or preset.teacher_steps
-    how = {"lessons": tuple(args.lessons), "begin": args.begin, "compiled": args.compile}
-    teacher = train(args.run, preset, steps, args.minutes, **how)
+    check(args)
+    teacher = train(args)
     if ranks()[0] == 0:
         save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
         print(f"teacher saved in {args.run / 'teacher'}", flush=True)

@@ -6,7 +6,7 @@ can start) and the latents of a diptych are its frames' latents side by side. Th
 equals the mode.
 """
 
-import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,8 @@ from torch import Tensor
 
 from train.pocket import scenes
 from train.pocket.linear import LATENTS, LinearAutoencoder, spell
-from train.pocket.loop import (
-    State,
-    device,
-    learning_rate,
-    mixed_precision,
-    running_average,
-    set_rate,
-    step_seed,
-)
-from train.pocket.presets import PRESETS, Preset
+from train.pocket.loop import TrainState, build_ema, descend, device, mixed_precision, step_seed
+from train.pocket.presets import PRESETS, Preset, build_parser
 
 LINEAR_PEAK, PEAK, BLACK = 3e-3, 5e-4, -1.0
 LINEAR_NOISE, NOISE = 0.03, 0.1  # on the latents, as a sampler's latents are never exact
@@ -35,24 +27,22 @@ TRAIN_SEED, TEST_SEED = 1, 901
 def build(preset: Preset) -> AutoencoderKL:
     levels = len(preset.vae_widths)
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=preset.vae_widths,
-        layers_per_block=1,
-        latent_channels=LATENTS,
-        norm_num_groups=4,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
+        down_block_types=("DownEncoderBlock2D",) * levels, up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=preset.vae_widths, layers_per_block=1, latent_channels=LATENTS, norm_num_groups=4,
+        use_quant_conv=False, use_post_quant_conv=False,
         sample_size=2 * preset.panel,  # the side of a 2x2 grid, as 1024 is for FLUX
-        scaling_factor=1.0,  # the linear code is already normalized
-        shift_factor=0.0,
-    )
+        scaling_factor=1.0, shift_factor=0.0,  # the linear code is already normalized
+    )  # fmt: skip
 
 
 def to_tensor(images: np.ndarray, where: str | torch.device = "cpu") -> Tensor:
     """Convert uint8 [..., H, W, 3] to float [B, 3, H, W] in -1..1."""
-    flat = np.array(images.reshape(-1, *images.shape[-3:]))
-    return torch.from_numpy(flat).to(where).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return to_bytes(images, where).float() / 127.5 - 1
+
+
+def to_bytes(images: np.ndarray, where: str | torch.device = "cpu") -> Tensor:
+    """Convert uint8 [..., H, W, 3] to uint8 [B, 3, H, W], a copy on the device."""
+    return torch.from_numpy(np.array(images.reshape(-1, *images.shape[-3:]))).permute(0, 3, 1, 2).to(where)
 
 
 def tile(panels: Tensor, rows: int, columns: int) -> Tensor:
@@ -87,35 +77,39 @@ def vae_psnr(vae: AutoencoderKL, images: Tensor) -> float:
     return psnr(lambda x: vae.encode(x).latent_dist.mode(), lambda z: vae.decode(z).sample, images)
 
 
-def reconstruction_loss(encode, decode, images: Tensor, most: float, generator: torch.Generator) -> Tensor:
-    """Return the mean squared error after decoding a code with noise of a random level up to `most`."""
-    code = encode(images)
-    level = most * torch.rand(len(code), 1, 1, 1, generator=generator)
-    noise = (level * torch.randn(code.shape, generator=generator)).to(code.device)
-    with mixed_precision():
-        decoded = decode(code + noise)
-    return (decoded.float() - images).square().mean()
+def train_phase(
+    state: TrainState, encode, decode, images: np.ndarray, batch: int, noise: float, report: Callable[[], str]
+) -> None:
+    """Minimize the squared error after decoding a code with noise of a random level up to `noise`."""
+    where = device()
+
+    def loss(step: int) -> Tensor:
+        generator = step_seed(TRAIN_SEED, step)
+        pixels = sample_batch(images, batch, generator, where).to(memory_format=torch.channels_last)
+        code = encode(pixels)
+        level = noise * torch.rand(len(code), 1, 1, 1, generator=generator)
+        noisy = code + (level * torch.randn(code.shape, generator=generator)).to(where)
+        with mixed_precision():
+            decoded = decode(noisy)
+        return (decoded.float() - pixels).square().mean()
+
+    descend(state, loss, decay=0.5, report=report)
 
 
 def train_linear(
     images: np.ndarray, test: Tensor, run: Path, preset: Preset, steps: int
 ) -> LinearAutoencoder:
-    where = device()
-    linear = LinearAutoencoder(preset.vae_widths)
-    sample = to_tensor(images[:3000])
+    linear, sample = LinearAutoencoder(preset.vae_widths), to_tensor(images[:3000])
     linear.start_at_principal_components(sample)
-    linear = linear.to(where, memory_format=torch.channels_last)
+    linear = linear.to(device(), memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(linear.parameters(), LINEAR_PEAK, betas=(0.9, 0.95))
-    state = State(run / "linear.pt", steps, linear=linear, optimizer=optimizer).load()
-
-    def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
-        return reconstruction_loss(linear.encode, linear.decode, batch, LINEAR_NOISE, generator)
+    state = TrainState(run / "linear.pt", linear, optimizer=optimizer, steps=steps, name="linear")
 
     def report() -> str:
-        return f"linear {psnr(linear.encode, linear.decode, test):.2f} dB"
+        return f"{psnr(linear.encode, linear.decode, test):.2f} dB"
 
-    _loop(state, optimizer, images, preset.vae_batch, loss, report)
-    linear.normalize(sample.to(where))
+    train_phase(state, linear.encode, linear.decode, images, preset.vae_batch, LINEAR_NOISE, report)
+    linear.normalize(sample.to(device()))
     return linear
 
 
@@ -130,26 +124,26 @@ def train_branches(
 ) -> AutoencoderKL:
     """Train the decoder's residual branches and return the EMA of the VAE."""
     vae = vae.to(device(), memory_format=torch.channels_last)
-    vae.encoder.requires_grad_(False)
-    for spelled in last_layers(vae.decoder):
-        spelled.requires_grad_(False)
-    average = running_average(vae)
-    learning = [parameter for parameter in vae.decoder.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, PEAK, betas=(0.9, 0.95), weight_decay=0.0)
-    state = State(run / "vae.pt", steps, minutes, vae=vae, average=average, optimizer=optimizer).load()
+    for module in (vae.encoder, *last_layers(vae.decoder)):
+        module.requires_grad_(False)
+    ema = build_ema(vae)
+    weights = [parameter for parameter in vae.decoder.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, PEAK, betas=(0.9, 0.95), weight_decay=0.0)
+    limits = {"steps": steps, "minutes": minutes}
+    state = TrainState(run / "vae.pt", vae, optimizer=optimizer, ema=ema, name="vae", **limits)
 
-    def encode(batch: Tensor) -> Tensor:
+    def encode(pixels: Tensor) -> Tensor:
         with torch.no_grad():
-            return vae.encode(batch).latent_dist.mode()
+            return vae.encode(pixels).latent_dist.mode()
 
-    def loss(batch: Tensor, generator: torch.Generator) -> Tensor:
-        value = reconstruction_loss(encode, lambda z: vae.decode(z).sample, batch, NOISE, generator)
-        average.update_parameters(vae)
-        return value
+    def decode(code: Tensor) -> Tensor:
+        return vae.decode(code).sample
 
-    _loop(state, optimizer, images, preset.vae_batch, loss,
-          lambda: f"vae {vae_psnr(average.module, test):.2f} dB")  # fmt: skip
-    return average.module
+    def report() -> str:
+        return f"{vae_psnr(ema.module, test):.2f} dB"
+
+    train_phase(state, encode, decode, images, preset.vae_batch, NOISE, report)
+    return ema.module
 
 
 def last_layers(decoder: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
@@ -160,30 +154,12 @@ def last_layers(decoder: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
     return decoder.conv_norm_out, decoder.conv_out, decoder.up_blocks[-1].resnets[0].conv_shortcut
 
 
-def _loop(state: State, optimizer, images: np.ndarray, batch: int, loss, report) -> None:
-    where = device()
-    while (passed := state.passed) < 1:
-        generator = step_seed(TRAIN_SEED, state.step)
-        pixels = sample_batch(images, batch, generator, where).to(memory_format=torch.channels_last)
-        set_rate(optimizer, learning_rate(state.step, passed, decay=0.5))
-        loss(pixels, generator).backward()
-        torch.nn.utils.clip_grad_norm_([p for g in optimizer.param_groups for p in g["params"]], 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        state.tick()
-        if state.step % 100 == 0:
-            print(f"{state.step} ({passed:.1%})  {report()}", flush=True)
-    state.save()
-
-
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--preset", choices=PRESETS, default="cpu")
-    parser.add_argument("--linear-steps", type=int, help="default: the preset's")
-    parser.add_argument("--steps", type=int, help="of the decoder's branches; default: the preset's")
-    parser.add_argument("--minutes", type=float, help="of the same: end after these")
-    args = parser.parse_args()
+    flags = build_parser("vae", "Train the VAE: pixels to latents and back.")
+    flags.add_argument(
+        "--linear-steps", type=int, help="steps of the linear autoencoder (default: the preset's)"
+    )
+    args = flags.parse_args()
     preset = PRESETS[args.preset]
     torch.manual_seed(0)
     families = scenes.render(TRAIN_SEED, preset.vae_families, preset.panel, args.run / "renders")

@@ -5,8 +5,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from dsd.grids.recipes import CRITTERS
-from dsd.pocket.family import shipped
-from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES
+from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES, shipped
 from dsd.ui import messages
 from dsd.ui.grids.handlers import EXAMPLES
 from dsd.ui.loaded import Wheel

@@ -5,6 +5,7 @@ compare two images, to describe one, and to state what changes, in the words of 
 It is trained on renders, and on renders redrawn by the VAE and the teacher, without held-out critters.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
@@ -25,21 +26,14 @@ from transformers import (
 
 from dsd.grids.recipes import ANSWER, CRITTERS
 from dsd.pocket.scorer import CHOICES, NUMBERS
+from dsd.pocket.words import caption
 from train.pocket import latents as grids
 from train.pocket import scenes
 from train.pocket.judge import redrawn, words
 from train.pocket.judge.pairs import sample_pair, scene
-from train.pocket.loop import (
-    State,
-    descend,
-    device,
-    mixed_precision,
-    ranks,
-    running_average,
-    step_seed,
-)
-from train.pocket.presets import PRESETS, Preset, parser
-from train.pocket.scorer import roughen, targets, truths
+from train.pocket.loop import TrainState, build_ema, descend, device, mixed_precision, ranks, step_seed
+from train.pocket.presets import PRESETS, Preset, build_parser
+from train.pocket.scorer import reading_loss, roughen
 from train.pocket.vae import TRAIN_SEED, to_tensor
 
 PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 16
@@ -79,12 +73,9 @@ def build(preset: Preset, tokenizer: PreTrainedTokenizerFast) -> LlavaForConditi
     width = preset.judge_width
     shared = {"hidden_size": width, "intermediate_size": 3 * width, "num_attention_heads": width // 32}
     vision = SiglipVisionConfig(
-        **shared,
-        num_hidden_layers=preset.judge_eye_blocks,
-        image_size=SIDE,
-        patch_size=PATCH,
+        **shared, num_hidden_layers=preset.judge_eye_blocks, image_size=SIDE, patch_size=PATCH,
         vision_use_head=False,
-    )
+    )  # fmt: skip
     text = LlamaConfig(
         **shared, num_hidden_layers=preset.judge_blocks, vocab_size=len(tokenizer),
         max_position_embeddings=512, pad_token_id=0, bos_token_id=1, eos_token_id=2, tie_word_embeddings=True,
@@ -107,8 +98,8 @@ class Eyes(nn.Module):
         self.numbers = nn.Linear(width, NUMBERS)
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        seen = self.tower(pixel_values=images).last_hidden_state.mean(1)  # [B, tokens, C] -> [B, C]
-        return {name: head(seen) for name, head in self.heads.items()}, self.numbers(seen)
+        features = self.tower(pixel_values=images).last_hidden_state.mean(1)  # [B, tokens, C] -> [B, C]
+        return {name: head(features) for name, head in self.heads.items()}, self.numbers(features)
 
 
 class Images:
@@ -139,23 +130,21 @@ class Images:
         return roughen(images, generator)
 
 
-def eyes_loss(eyes: Eyes, images: Images, wanted: dict[str, Tensor], batch: int, step: int) -> Tensor:
-    generator = step_seed(SEED, step)
-    rows = torch.randint(scenes.FAMILY * images.count, (batch,), generator=generator)
-    logits, numbers = eyes(images.batch(rows.numpy(), generator).to(device()))
-    truth = {name: values[rows].to(device()) for name, values in wanted.items()}
-    named = sum(functional.cross_entropy(logits[name], truth[name]) for name in CHOICES)
-    error = ((numbers - truth["numbers"]).square() * truth["mask"]).sum() / truth["mask"].sum()
-    return named + 4 * error
-
-
 def train_eyes(run: Path, preset: Preset, images: Images, eyes: Eyes) -> None:
-    wanted = targets(truths(TRAIN_SEED, images.count))
-    optimizer = torch.optim.AdamW(eyes.parameters(), PEAK, betas=BETAS, weight_decay=0.02, fused=True)
-    parts = {"model": eyes, "average": running_average(eyes), "optimizer": optimizer}
-    state = State(run / "judge-eyes.pt", preset.judge_eye_steps, **parts).load()
-    batch = preset.judge_eye_batch
-    descend("judge's eyes", state, lambda step: eyes_loss(eyes, images, wanted, batch, step), decay=0.4)
+    wanted = scenes.targets(scenes.all_scenes(TRAIN_SEED, range(images.count)), device())
+
+    def loss(step: int) -> Tensor:
+        generator = step_seed(SEED, step)
+        rows = torch.randint(scenes.FAMILY * images.count, (preset.judge_eye_batch,), generator=generator)
+        pixels = images.batch(rows.numpy(), generator).to(device())
+        return reading_loss(*eyes(pixels), scenes.take(wanted, rows.to(device())))
+
+    descend(build_state(run / "judge-eyes.pt", eyes, steps=preset.judge_eye_steps), loss, decay=0.4)
+
+
+def build_state(path: Path, model: nn.Module, *, steps: int, minutes: float | None = None) -> TrainState:
+    optimizer = torch.optim.AdamW(model.parameters(), PEAK, betas=BETAS, weight_decay=0.02, fused=True)
+    return TrainState(path, model, optimizer=optimizer, ema=build_ema(model), steps=steps, minutes=minutes)
 
 
 def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], str, list[str]]:
@@ -168,43 +157,41 @@ def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], st
         return pairs, CRITTERS.compare, answers
     if turn < DESCRIBE:
         rows = rng.integers(scenes.FAMILY * count, size=2 * batch).tolist()
-        return [[r] for r in rows], CRITTERS.captions["caption"], [words.caption(*scene(r)) for r in rows]
-    pairs = [
-        [scenes.FAMILY * int(f) + int(p) for p in rng.permutation(scenes.SAME)[:2]]
-        for f in rng.integers(count, size=batch)
-    ]
+        return [[r] for r in rows], CRITTERS.captions["caption"], [caption(*scene(r)) for r in rows]
+    families = rng.integers(count, size=batch)
+    pairs = [[scenes.FAMILY * int(f) + int(p) for p in rng.permutation(scenes.SAME)[:2]] for f in families]
     answers = [words.instruction(scene(second)[1]) for _, second in pairs]
     return pairs, CRITTERS.captions["instruction"], answers
 
 
-def loss(
+def answer_loss(
     judge: nn.Module, tokenizer: PreTrainedTokenizerFast, images: Images, batch: int, step: int
 ) -> Tensor:
     # Every other round of eight steps uses only the families that the teacher has redrawn, which are fewer.
     count = images.taught_count if step // 8 % 2 else images.count
-    chosen, question, answers = sample_batch(count, batch, step)
-    seen = images.batch(np.concatenate(chosen), step_seed(SEED, step)).to(device())
-    marks = "<image>" * (len(chosen[0]) * (SIDE // PATCH) ** 2)
-    asked = f"{marks} {question} answer:"
-    both = tokenizer([f"{asked} {answer} </s>" for answer in answers], padding=True, padding_side="right",
-                     return_tensors="pt").to(device())  # fmt: skip
+    rows, question, answers = sample_batch(count, batch, step)
+    pixels = images.batch(np.concatenate(rows), step_seed(SEED, step)).to(device())
+    marks = "<image>" * (len(rows[0]) * (SIDE // PATCH) ** 2)
+    prompt = f"{marks} {question} answer:"
+    texts = tokenizer([f"{prompt} {answer} </s>" for answer in answers], padding=True, padding_side="right",
+                      return_tensors="pt").to(device())  # fmt: skip
     with mixed_precision():
         logits = judge(
-            input_ids=both.input_ids, attention_mask=both.attention_mask, pixel_values=seen
+            input_ids=texts.input_ids, attention_mask=texts.attention_mask, pixel_values=pixels
         ).logits.float()  # [B, T, words]
-    weight = weights(both.input_ids, len(tokenizer(asked).input_ids), tokenizer) * both.attention_mask
-    error = functional.cross_entropy(logits[:, :-1].mT, both.input_ids[:, 1:], reduction="none")
+    weight = weights(texts.input_ids, len(tokenizer(prompt).input_ids), tokenizer) * texts.attention_mask
+    error = functional.cross_entropy(logits[:, :-1].mT, texts.input_ids[:, 1:], reduction="none")
     return (error * weight[:, 1:]).sum() / weight[:, 1:].sum()
 
 
-def weights(ids: Tensor, asked: int, tokenizer: PreTrainedTokenizerFast) -> Tensor:
+def weights(ids: Tensor, prompt_length: int, tokenizer: PreTrainedTokenizerFast) -> Tensor:
     """Return weights [B, T]: 0 for the question, 1 for descriptions, `CONCLUDING` for conclusions.
 
     Descriptions are most of the words and are learned first; conclusions are learned late.
     """
     concludes = (ids == tokenizer.convert_tokens_to_ids(f"{ANSWER[3]}:")).cumsum(1)  # from `differences:` on
     weight = 1.0 + (CONCLUDING - 1.0) * concludes
-    weight[:, :asked] = 0.0  # only the answer is learned
+    weight[:, :prompt_length] = 0.0  # only the answer is learned
     return weight
 
 
@@ -213,43 +200,39 @@ def begin_with(
 ) -> None:
     """Load an earlier judge's weights; match word embeddings by spelling and leave new words as they are."""
     earlier = LlavaForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
-    spelt = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
-    known = {word: i for word, i in tokenizer.get_vocab().items() if word in spelt}
+    old_ids = PreTrainedTokenizerFast.from_pretrained(folder).get_vocab()
+    known = {word: i for word, i in tokenizer.get_vocab().items() if word in old_ids}
     old = earlier.get_input_embeddings().weight.detach()  # [words, C]
     new = judge.get_input_embeddings().weight.detach().clone()
-    new[list(known.values())] = old[[spelt[word] for word in known]]
+    new[list(known.values())] = old[[old_ids[word] for word in known]]
     earlier.resize_token_embeddings(len(new))
     earlier.get_input_embeddings().weight.data = new
     earlier.tie_weights()
     judge.load_state_dict(earlier.state_dict())
 
 
-def train(
-    run: Path, preset: Preset, steps: int, minutes: float | None = None, *, begin: Path | None = None
-) -> LlavaForConditionalGeneration:
+def train(args: argparse.Namespace) -> LlavaForConditionalGeneration:
+    """Return the averaged judge."""
     torch.manual_seed(SEED)
-    images, tokenizer = Images(run, preset), build_tokenizer()
+    preset = PRESETS[args.preset]
+    images, tokenizer = Images(args.run, preset), build_tokenizer()
     judge = build(preset, tokenizer).to(device())
-    if begin:
-        begin_with(judge, tokenizer, begin)
+    if args.begin:
+        begin_with(judge, tokenizer, args.begin)
     else:
-        train_eyes(run, preset, images, Eyes(judge.model.vision_tower, preset.judge_width).to(device()))
-    average = running_average(judge)
-    optimizer = torch.optim.AdamW(judge.parameters(), PEAK, betas=BETAS, weight_decay=0.02, fused=True)
-    parts = {"model": judge, "average": average, "optimizer": optimizer}
-    state = State(run / "judge.pt", steps, minutes, **parts).load()
-    batch = preset.judge_batch
-    descend("judge", state, lambda step: loss(judge, tokenizer, images, batch, step), decay=0.4)
-    return average.module
+        eyes = Eyes(judge.model.vision_tower, preset.judge_width).to(device())
+        train_eyes(args.run, preset, images, eyes)
+    steps = args.steps or preset.judge_steps
+    state = build_state(args.run / "judge.pt", judge, steps=steps, minutes=args.minutes)
+    descend(state, lambda s: answer_loss(judge, tokenizer, images, preset.judge_batch, s), decay=0.4)
+    return state.ema.module
 
 
 def main() -> None:
-    flags = parser(__doc__)
-    flags.add_argument("--begin", type=Path, metavar="JUDGE", help="an earlier judge's folder, to go on from")
+    flags = build_parser("judge", "Train the embedded judge, which compares and describes images.")
+    flags.add_argument("--begin", type=Path, metavar="JUDGE", help="start from the judge in this folder")
     args = flags.parse_args()
-    preset = PRESETS[args.preset]
-    steps = args.steps or preset.judge_steps
-    judge = train(args.run, preset, steps, args.minutes, begin=args.begin)
+    judge = train(args)
     if ranks()[0] == 0:
         judge.eval().half().save_pretrained(args.run / "judge")
         build_processor().save_pretrained(args.run / "judge")

@@ -20,45 +20,51 @@ CHANGED = {
 CHANGED_SHARES = [weight / sum(CHANGED.values()) for weight in CHANGED.values()]
 
 
-@cache
-def kinds(count: int) -> dict[tuple, list[int]]:
-    """Return families grouped by the words for their critter; within a kind only numbers and eyes differ."""
-    found: dict[tuple, list[int]] = {}
-    for index in range(count):
-        critter = scenes.family(TRAIN_SEED, index)[0][0]
-        found.setdefault((critter.color, critter.shape, critter.pattern, critter.ears), []).append(index)
-    return found
+def scene(row: int) -> scenes.Scene:
+    """Return the scene of a row of all images, row FAMILY f + p for panel p of family f."""
+    return scenes.family(TRAIN_SEED, row // scenes.FAMILY)[row % scenes.FAMILY]
+
+
+def words_of(family: int) -> tuple[str, ...]:
+    """Return the traits of a family's critter that captions mention."""
+    critter = scene(scenes.FAMILY * family)[0]
+    return critter.color, critter.shape, critter.pattern, critter.ears
 
 
 @cache
-def changes(count: int) -> dict[str, list[int]]:
-    """Return rows of `Images` by the trait that they show changed, without changes that are not visible."""
-    found: dict[str, list[int]] = {trait: [] for trait in CHANGED}
-    for row in (
-        scenes.FAMILY * f + p for f in range(count) for p in range(scenes.SAME, scenes.SAME + scenes.CHANGED)
-    ):
-        before, after = scene(row - row % scenes.FAMILY)[0], scene(row)[0]
-        trait = next(trait for trait in CHANGED if getattr(before, trait) != getattr(after, trait))
-        if NEEDS.get(trait, after.pattern) == after.pattern:
-            found[trait].append(row)
-    return found
+def families_by_words(count: int) -> dict[tuple[str, ...], list[int]]:
+    """Return families grouped by the words for their critter; only numbers and eyes differ within a group."""
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for family in range(count):
+        groups.setdefault(words_of(family), []).append(family)
+    return groups
+
+
+@cache
+def rows_by_change(count: int) -> dict[str, list[int]]:
+    """Return rows by the trait that they show changed, without changes that are not visible."""
+    rows: dict[str, list[int]] = {trait: [] for trait in CHANGED}
+    for family in range(count):
+        before = scene(scenes.FAMILY * family)[0]
+        for panel in range(scenes.SAME, scenes.SAME + scenes.CHANGED):
+            row = scenes.FAMILY * family + panel
+            after = scene(row)[0]
+            trait = next(trait for trait in CHANGED if getattr(before, trait) != getattr(after, trait))
+            if NEEDS.get(trait, after.pattern) == after.pattern:
+                rows[trait].append(row)
+    return rows
 
 
 def sample_pair(count: int, rng: np.random.Generator) -> list[int]:
-    """Return two rows of `Images`: of one critter, or of two that are more or less alike."""
-    how = str(rng.choice(list(PAIRS), p=list(PAIRS.values())))
+    """Return the rows of two images: of one critter, or of two that are more or less alike."""
+    kind = str(rng.choice(list(PAIRS), p=list(PAIRS.values())))
     family = int(rng.integers(count))
-    first, second = (scenes.FAMILY * family + int(p) for p in rng.permutation(scenes.SAME)[:2])
-    if how == "changed":
-        second = int(rng.choice(changes(count)[str(rng.choice(list(CHANGED), p=CHANGED_SHARES))]))
+    first, second = (scenes.FAMILY * family + int(panel) for panel in rng.permutation(scenes.SAME)[:2])
+    if kind == "changed":
+        second = int(rng.choice(rows_by_change(count)[str(rng.choice(list(CHANGED), p=CHANGED_SHARES))]))
         first = second - second % scenes.FAMILY + int(rng.integers(scenes.SAME))
-    if how in ("alike", "any"):
-        critter = scenes.family(TRAIN_SEED, family)[0][0]
-        kind = kinds(count)[(critter.color, critter.shape, critter.pattern, critter.ears)]
-        other = int(rng.choice(kind)) if how == "alike" else int(rng.integers(count))
+    if kind in ("alike", "any"):
+        alike = families_by_words(count)[words_of(family)]
+        other = int(rng.choice(alike)) if kind == "alike" else int(rng.integers(count))
         second = scenes.FAMILY * other + int(rng.integers(scenes.SAME))
     return [first, second] if rng.random() < 0.5 else [second, first]
-
-
-def scene(row: int) -> tuple:
-    return scenes.family(TRAIN_SEED, row // scenes.FAMILY)[row % scenes.FAMILY]

@@ -5,6 +5,7 @@ the trajectory: true grids are noised by varying amounts and denoised from there
 no longer reads the true critter are not used.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from dsd.pocket.scorer import kept
 from dsd.pocket.words import grid_prompt, relight_prompt
 from train.pocket import latents as grids
 from train.pocket import scenes
+from train.pocket.arrays import once
+from train.pocket.judge.pairs import scene
 from train.pocket.judge.words import PARTS
 from train.pocket.lessons import GRID_TOKENS
-from train.pocket.loop import device, once, step_seed
+from train.pocket.loop import device, step_seed
 from train.pocket.presets import Preset
 from train.pocket.teacher import Teacher, begin_with
 from train.pocket.vae import TRAIN_SEED
@@ -32,42 +35,44 @@ SEED, BATCH, STEPS = 43, 24, 6
 NOISE = (0.4, 0.85)  # start times of drawing: least and most noise
 # Panels of a family that share a grid: two grids with three panels of one critter and one of a changed
 # critter, then a grid of one context in four lights.
-RELIT = (0, *range(scenes.FAMILY - scenes.RELIT, scenes.FAMILY))
-GRIDS = ((0, 1, 2, 6), (3, 4, 5, 7), RELIT)
+GRIDS = ((0, 1, 2, 6), (3, 4, 5, 7), scenes.ONE_CONTEXT)
 SIDE = 2  # panels per side
 # The traits that the judge describes; the teacher may change the critter's other numbers.
-TOLD = {trait for named, numbers in PARTS.values() for trait in (*named, *numbers)}
+DESCRIBED = {trait for choices, numbers in PARTS.values() for trait in (*choices, *numbers)}
 
 
-@torch.no_grad()
 def by_vae(run: Path, panel: int, latents: Tensor, count: int) -> np.ndarray:
     """Return the first `count` families as redrawn by the VAE, uint8 [FAMILY count, H, W, 3]."""
 
-    def draw() -> np.ndarray:
+    @torch.no_grad()
+    def draw() -> Iterator[np.ndarray]:
         vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
-        parts = latents[:count].flatten(0, 1).split(256)
-        return np.concatenate([to_pixels(decode(vae, part.float().to(device()))) for part in parts])
+        for part in latents[:count].flatten(0, 1).split(256):
+            yield to_pixels(decode(vae, part.float().to(device())))
 
-    return once(run / "renders" / f"redrawn-{count}-{panel}.npy", draw)
+    path = run / "renders" / f"redrawn-{count}-{panel}.npy"
+    return once(path, (scenes.FAMILY * count, panel, panel, 3), np.uint8, draw())
 
 
-@torch.no_grad()
 def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Return `count` families redrawn by the teacher, uint8 [FAMILY count, H, W, 3], and which are true."""
+    panel, rows = preset.panel, scenes.FAMILY * count
 
-    def draw() -> np.ndarray:
+    @torch.no_grad()
+    def draw() -> Iterator[np.ndarray]:
         teacher = Teacher(preset).to(device()).eval()
         begin_with(teacher, run / "teacher")
         vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
-        drawn = np.empty((count, scenes.FAMILY, preset.panel, preset.panel, 3), np.uint8)
         for first in range(0, count, BATCH):
-            some = range(first, min(first + BATCH, count))
+            families = range(first, min(first + BATCH, count))
+            drawn = np.empty((len(families), scenes.FAMILY, panel, panel, 3), np.uint8)
             for panels in GRIDS:
-                drawn[np.ix_(some, panels)] = redraw(teacher, vae, latents, some, panels, preset.panel)
-        return drawn.reshape(-1, *drawn.shape[2:])
+                drawn[:, panels] = redraw(teacher, vae, latents, families, panels, panel)
+            yield drawn.reshape(-1, panel, panel, 3)
 
-    images = once(run / "renders" / f"taught-{count}-{preset.panel}.npy", draw)
-    return images, once(run / "renders" / f"true-{count}-{preset.panel}.npy", lambda: tell(run, images))
+    images = once(run / "renders" / f"taught-{count}-{panel}.npy", (rows, panel, panel, 3), np.uint8, draw())
+    truths = (read_truths(run, images) for _ in range(1))
+    return images, once(run / "renders" / f"true-{count}-{panel}.npy", (rows,), np.bool_, truths)
 
 
 def redraw(
@@ -80,40 +85,39 @@ def redraw(
     noise = torch.randn(data.shape, generator=generator)
     prompts = [prompt(family, panels) for family in families]
     x_t = flow.interpolate(data, noise, begin).to(device())
-    drawn = finish(teacher, x_t, begin.to(device()), prompts, SIDE * side)
-    pixels = to_pixels(decode(vae, unpack(drawn, SIDE * side, SIDE * side)))
+    x_0 = denoise(teacher, x_t, begin.to(device()), prompts, SIDE * side)
+    pixels = to_pixels(decode(vae, unpack(x_0, SIDE * side, SIDE * side)))
     rows = pixels.reshape(len(data), SIDE, side, SIDE, side, 3)  # [B, 2 side, 2 side, 3], cut into panels
     return rows.transpose(0, 1, 3, 2, 4, 5).reshape(len(data), SIDE * SIDE, side, side, 3)
 
 
 def prompt(family: int, panels: tuple[int, ...]) -> str:
     shown = scenes.family(TRAIN_SEED, family)
-    contexts = [shown[p][1] for p in panels]
-    return (relight_prompt if panels == RELIT else grid_prompt)(shown[0][0], contexts)
+    contexts = [shown[panel][1] for panel in panels]
+    write = relight_prompt if panels == scenes.ONE_CONTEXT else grid_prompt
+    return write(shown[0][0], contexts)
 
 
-def finish(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], side: int) -> Tensor:
+def denoise(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], side: int) -> Tensor:
     """Take Euler steps from time `begin` [B] to 0, with the guidance scale of pocket's grids."""
     guidance = SETTINGS["pocket"].guidance
     ids = positions(side, side, device=device())
-    words = [part.to(device()) for part in teacher.spell(prompts + [""] * len(prompts), GRID_TOKENS)]
+    texts = [ids.to(device()) for ids in teacher.spell(prompts + [""] * len(prompts), GRID_TOKENS)]
     for step in range(STEPS):
         t = begin * (1 - step / STEPS)
-        both = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), *words, ids)
-        asked, empty = both.chunk(2)
-        x_t = x_t - (begin / STEPS)[:, None, None] * (empty + guidance * (asked - empty))
+        prompted, empty = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), *texts, ids).chunk(2)
+        x_t = x_t - (begin / STEPS)[:, None, None] * (empty + guidance * (prompted - empty))
     return x_t
 
 
-def tell(run: Path, images: np.ndarray) -> np.ndarray:
+def read_truths(run: Path, images: np.ndarray) -> np.ndarray:
     """Return bool [FAMILY count]: whether the scorer reads all described traits of the true critter."""
     readings = scorer.load(run / "scorer").read([Image.fromarray(image) for image in images])
-    return np.array([true(row, reading) for row, reading in enumerate(readings)])
+    return np.array([is_true(row, reading) for row, reading in enumerate(readings)])
 
 
-def true(row: int, reading: scorer.Reading) -> bool:
-    critter = scenes.family(TRAIN_SEED, row // scenes.FAMILY)[row % scenes.FAMILY][0]
-    return all(ok for trait, ok in kept(critter, reading).items() if trait in TOLD)
+def is_true(row: int, reading: scorer.Reading) -> bool:
+    return all(ok for trait, ok in kept(scene(row)[0], reading).items() if trait in DESCRIBED)
 
 
 def to_pixels(images: Tensor) -> np.ndarray:

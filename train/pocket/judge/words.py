@@ -31,12 +31,7 @@ PARTS = {
 }
 COUNTS = {1: "one", 2: "two", 3: "three"}
 SIZES = range(60, 150, 10)  # of eyes, in percent
-STEPS = {
-    "hue": 12,
-    "accent_hue": 30,
-    "stripe_angle": 15,
-    "spot_turn": 15,
-}  # degrees between neighboring words
+STEPS = {"hue": 12, "accent_hue": 30, "stripe_angle": 15, "spot_turn": 15}  # degrees between two words
 # A part scores 4 within half of the scorer's tolerance, 3 within it, 2 within 1.5 times it, 1 beyond that,
 # and 0 if a named trait differs.
 SAME_FROM = 3
@@ -55,11 +50,12 @@ def exact(critter: Critter) -> Numbers:
 
 
 def misread(numbers: Numbers, rng: np.random.Generator) -> Numbers:
+    """Return the numbers with the errors of a judge's vision."""
     units = {name: np.ptp(RANGES[name]) if name in RANGES else 1.0 for name in numbers}
     return {n: value + MISREAD * TOLERANCE[n] * units[n] * rng.normal() for n, value in numbers.items()}
 
 
-def said(critter: Critter, numbers: Numbers) -> dict[str, str]:
+def words_of_parts(critter: Critter, numbers: Numbers) -> dict[str, str]:
     """Return the words of each part: `red 0°`, `round`, `striped 60° 30°`, `long`, `two 110%`."""
     size = min(SIZES, key=lambda percent: abs(percent - 100 * numbers["eye_size"]))
     pattern = [degrees(name, numbers[name]) for name in PARTS["pattern"][1] if name in numbers]
@@ -98,22 +94,18 @@ def scores(first: Critter, second: Critter) -> dict[str, int]:
 
 def comparison(first: Critter, second: Critter, rng: np.random.Generator) -> str:
     """Return the answer to `CRITTERS.compare`; described numbers are slightly off, conclusions are true."""
-    given = scores(first, second)
-    one, two = (said(critter, misread(exact(critter), rng)) for critter in (first, second))
-    agreed = {part: AGREE if score >= SAME_FROM else DIFFER for part, score in given.items()}
+    points = scores(first, second)
+    one, two = (words_of_parts(critter, misread(exact(critter), rng)) for critter in (first, second))
+    agreed = {part: AGREE if score >= SAME_FROM else DIFFER for part, score in points.items()}
     fields = (
         describe_critter(first),
         describe(one),
         describe(two),
         " , ".join(f"{part} {one[part]} – {two[part]} {agreed[part]}" for part in PARTS),
-        " ".join(f"{part} {score}" for part, score in given.items()),
+        " ".join(f"{part} {score}" for part, score in points.items()),
         "different" if DIFFER in agreed.values() else "same",
     )
     return " ".join(f"{name}: {text}" for name, text in zip(ANSWER, fields, strict=True))
-
-
-def caption(critter: Critter, context: Context) -> str:
-    return f"a {describe_critter(critter)} {describe_context(context)}"
 
 
 def instruction(context: Context) -> str:
@@ -122,8 +114,8 @@ def instruction(context: Context) -> str:
 
 def vocabulary() -> list[str]:
     """Return every word that a question or an answer may contain."""
-    asked = " ".join([CRITTERS.compare, *CRITTERS.captions.values()]).split()
+    questions = " ".join([CRITTERS.compare, *CRITTERS.captions.values()]).split()
     marks = [f"{name}:" for name in ANSWER] + ["same", "different", "eyes", "–", ",", AGREE, DIFFER]
     sizes = [*COUNTS.values(), *(f"{percent}%" for percent in SIZES), *map(str, range(5))]
     angles = {f"{a}°" for name, step in STEPS.items() for a in range(0, 360 // ANGLES[name], step)}
-    return sorted({*VOCABULARY, *PARTS, *asked, *marks, *sizes, *angles})
+    return sorted({*VOCABULARY, *PARTS, *questions, *marks, *sizes, *angles})

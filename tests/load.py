@@ -1,10 +1,11 @@
-"""Test the app under load from many clients: `python -m train.bench load`, one line of JSON for each part.
+"""The app under load from many clients: `python -m tests.load`, one line of JSON for each part.
 
 A real app process with the embedded model gets requests over HTTP, as web pages and programs send them. Every
 client has a different drawn critter and every request a different seed. Both are stored in the returned
 image, so that an image that reaches the wrong client is detected.
 """
 
+import argparse
 import itertools
 import json
 import os
@@ -35,7 +36,7 @@ from dsd.pocket.draw import draw
 from dsd.pocket.phrases import phrase
 from dsd.pocket.world import sample_context, sample_critter
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 API = "/gradio_api"
 WARM = 120  # images before memory is first read: by then the app keeps the maximum number of sessions
 START = 900  # seconds that a busy machine may take to start the app
@@ -287,14 +288,25 @@ def load(clients: int, minutes: float, images: int, steps: int) -> Iterator[Row]
     """Yield the rows of all parts; the last counts temporary files left after the app was stopped."""
     with tempfile.TemporaryDirectory() as folder:
         with serving(Path(folder)) as app:
-            began = app.memory
+            start = app.memory
             yield crowd(app, clients, 60 * minutes, steps)
             yield leaving(app, "cancels")
             yield leaving(app, "vanishes")
             yield row_of_images(app, images, steps)
-            yield {
-                "part": "memory",
-                "MB at the start": round(began, 1),
-                "MB at the end": round(app.memory, 1),
-            }
+            yield {"part": "memory", "MB at the start": round(start), "MB at the end": round(app.memory)}
         yield {"part": "stopped", "temporary files left": len(app.files)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split(":")[0])
+    parser.add_argument("--clients", type=int, default=50, help="clients at once (50)")
+    parser.add_argument("--minutes", type=float, default=5.0, help="how long they send requests (5)")
+    parser.add_argument("--images", type=int, default=500, help="images in a row, for the memory (500)")
+    parser.add_argument("--steps", type=int, default=4, help="denoising steps of an image (4)")
+    args = parser.parse_args()
+    for row in load(args.clients, args.minutes, args.images, args.steps):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,37 @@
+"""Arrays that are computed once, on all cores, and kept in a file."""
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from torch import distributed
+
+from train.pocket.loop import ranks
+
+
+def once(path: Path, shape: tuple[int, ...], dtype: type, chunks: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the array in the file; if there is none, the first process writes it from `chunks` of rows."""
+    if not path.exists() and ranks()[0] == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f"part-{os.getpid()}-{path.name}")  # several commands may write at once
+        array, start = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape), 0
+        for chunk in chunks:
+            array[start : start + len(chunk)] = chunk
+            start += len(chunk)
+        array.flush()
+        part.replace(path)
+    if ranks()[1] > 1:
+        distributed.barrier()
+    return np.load(path, mmap_mode="r")
+
+
+def on_all_cores(compute: Callable[[range], np.ndarray], count: int, chunk: int) -> Iterator[np.ndarray]:
+    """Yield `compute(rows)` for chunks of `count` rows in order; processes compute more than one chunk."""
+    ranges = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]
+    if len(ranges) == 1:
+        yield compute(ranges[0])
+        return
+    with get_context("spawn").Pool() as pool:
+        yield from pool.imap(compute, ranges)
