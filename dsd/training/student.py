@@ -26,8 +26,8 @@ from dsd.model.transformer import is_widened, load_transformer, widen
 from dsd.training.options import TrainingError, TrainOptions
 
 DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in few steps
-# The kernels of attention for training, all but cuDNN's: on an H200 (torch 2.11, CUDA 13) its backward pass in
-# bf16 ended in illegal memory accesses, with head sizes of 48 and 128.
+# The kernels of attention for training, all but cuDNN's: on an H200 (torch 2.11, CUDA 13) its backward pass
+# in bf16 ended in illegal memory accesses, with head sizes of 48 and 128.
 KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 INPUT, ADAPTER = "x_embedder", "default"
 
