@@ -7,7 +7,7 @@ import torch
 from diffusers import FluxPipeline
 
 from dsd.model.pipeline import DSDPipeline
-from dsd.training.loop import Trained, Validate, train
+from dsd.training.loop import TrainResult, Validate, train
 from dsd.training.options import TrainOptions
 from tests import tiny
 
@@ -45,7 +45,7 @@ def run(
     rows: list[dict] | None = None,
     validate: Validate | None = None,
     **changed: object,
-) -> Trained:
+) -> TrainResult:
     """Train quickly; what the loop says is kept in `out/said.jsonl`."""
     torch.set_num_threads(1)
 

@@ -244,11 +244,11 @@ def _redecide(args: argparse.Namespace) -> None:
 
 
 def _worth(run: Path) -> None:
-    from dsd.evaluation.worth import worth
+    from dsd.evaluation.benefit import measure_benefit
     from dsd.pocket import scorer
 
     with tqdm(unit="grid") as bar:
-        shares = worth(run, scorer.load(), on_grids=bar.update)
+        shares = measure_benefit(run, scorer.load(), on_grids=bar.update)
     jsonl.write_atomic(run / "worth.json", json.dumps(shares, indent=1).encode())
     say(report.worth_page(shares))
 

@@ -65,7 +65,7 @@ def counter(tokenizer: str | Path | None) -> Count:
     from transformers import AutoTokenizer  # imported here because it takes seconds
 
     hub.check_source(tokenizer, weights=False)
-    with hub.explained(str(tokenizer), [str(tokenizer)]):
+    with hub.explain_errors(str(tokenizer), [str(tokenizer)]):
         known = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
     return lambda text: len(known(text, verbose=False)["input_ids"])
 

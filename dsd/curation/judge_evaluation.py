@@ -5,7 +5,7 @@ second image differs in a single trait, by a step that is visible in both contex
 ears under a hat). All critters are held out, and no training draws scenes from this seed. The judge is asked
 through `dsd.curation.judge.judge`, with the same thresholds as for the pairs of a run.
 
-How the judge does on a teacher's less regular images is measured by `dsd.evaluation.worth`.
+How the judge does on a teacher's less regular images is measured by `dsd.evaluation.benefit`.
 """
 
 from collections import Counter

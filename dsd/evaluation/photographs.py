@@ -10,7 +10,7 @@ if networks, images and prompts are the same.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +21,19 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from dsd.evaluation.scores import Case, Measure, Row
+from dsd.evaluation.scores import Case, Measure, Numbers
 from dsd.files import hub, intake
 from dsd.model import canvas
 from dsd.model.checkpoint import best_device
 
 DINO, CLIP = "facebook/dinov2-base", "openai/clip-vit-base-patch32"
-AT_ONCE = 32  # images per forward pass
+BATCH = 32  # images per forward pass
 THUMBNAIL = 16  # side in pixels; so small that only the layout of an image remains
 PROMPTS = (
-    "on the beach",
-    "in the snow",
-    "wearing a red hat in a kitchen",
-    "in the jungle",
-    "on a city street at night",
-    "on a mountain top at sunset",
-    "under water",
-    "on a purple rug in a forest",
+    "on the beach", "in the snow", "wearing a red hat in a kitchen", "in the jungle",
+    "on a city street at night", "on a mountain top at sunset", "under water", "on a purple rug in a forest",
     "in a field of flowers",
-)
+)  # fmt: skip
 
 
 def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list[Case]:
@@ -50,65 +44,48 @@ def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}: make it and put photographs into it")
-    words = _prompts(folder)
-    if not 1 <= prompts <= len(words):
-        raise ValueError(f"prompts must be from 1 to {len(words)}, as many as there are, got {prompts}")
-    subjects = _subjects(folder)
+        raise ValueError(f"there is no folder {folder}: create it and put photographs into it")
+    texts = _read_prompts(folder)
+    if not 1 <= prompts <= len(texts):
+        raise ValueError(
+            f"prompts must be from 1 to {len(texts)}, the number of prompts there are, got {prompts}"
+        )
+    subjects = _find_subjects(folder)
     if len(subjects) < 2:
         raise ValueError(
-            f"at least 2 subjects are needed, got {len(subjects)} in {folder}: a photograph or subfolder each"
+            f"at least 2 subjects are needed, got {len(subjects)} in {folder}: add a photograph or a "
+            "subfolder for each"
         )
-    return [
-        case
-        for index, (name, files) in enumerate(subjects.items())
-        for case in _cases(name, [_open(file, size) for file in files], words[:prompts], 1000 * index)
-    ]
+    cases = []
+    for index, (name, files) in enumerate(subjects.items()):
+        reference, *others = (canvas.fit(intake.open_image(file), size, size) for file in files)
+        words = re.sub(r"[\W\d_]+", " ", name).strip() or "thing"
+        for turn, prompt in enumerate(texts[:prompts]):
+            truth = others[turn % len(others)] if others else None
+            about = {"prompt": prompt, "caption": f"a {words} {prompt}", "seed": 1000 * index + turn}
+            cases.append(Case(subject=name, reference=reference, truth=truth, **about))
+    return cases
 
 
-def _prompts(folder: Path) -> list[str]:
+def _read_prompts(folder: Path) -> list[str]:
     file = folder / "prompts.txt"
     if not file.exists():
         return list(PROMPTS)
-    return [
-        intake.check_prompt(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [intake.check_prompt(line) for line in lines if line.strip()]
 
 
-def _subjects(folder: Path) -> dict[str, list[Path]]:
+def _find_subjects(folder: Path) -> dict[str, list[Path]]:
     """Return the photographs of each subject by its file or folder name, the reference first."""
-    found = {}
+    Image.init()
+    suffixes = {suffix for suffix, name in Image.EXTENSION.items() if name in intake.FORMATS}
+    subjects = {}
     for path in sorted(folder.iterdir()):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
-        images = [file for file in files if file.suffix.lower() in _suffixes()]
+        images = [file for file in files if file.suffix.lower() in suffixes]
         if images and not path.name.startswith("."):
-            found[path.stem if path.is_file() else path.name] = images
-    return found
-
-
-def _suffixes() -> set[str]:
-    Image.init()
-    return {suffix for suffix, name in Image.EXTENSION.items() if name in intake.FORMATS}
-
-
-def _open(file: Path, size: int) -> Image.Image:
-    return canvas.fit(intake.open_image(file), size, size)
-
-
-def _cases(name: str, photographs: list[Image.Image], prompts: list[str], seed: int) -> list[Case]:
-    words = re.sub(r"[\W\d_]+", " ", name).strip() or "thing"
-    others = photographs[1:]
-    return [
-        Case(
-            subject=name,
-            reference=photographs[0],
-            prompt=prompt,
-            caption=f"a {words} {prompt}",
-            seed=seed + turn,
-            truth=others[turn % len(others)] if others else None,
-        )
-        for turn, prompt in enumerate(prompts)
-    ]
+            subjects[path.stem if path.is_file() else path.name] = images
+    return subjects
 
 
 class PhotographScorer:
@@ -139,7 +116,8 @@ class PhotographScorer:
             "copy",
             "copy",
             f"correlation of image and reference shrunk to {THUMBNAIL} x {THUMBNAIL} pixels, where little "
-            "but place and background is left; less is better; 1 is the reference itself, 0 somebody else's",
+            "but place and background is left; less is better; 1 is the reference itself, 0 is an image of "
+            "another subject",
             low=-1,
             from_chance=True,
         ),
@@ -147,66 +125,67 @@ class PhotographScorer:
 
     def __init__(self, identity: str = DINO, clip: str = CLIP, *, device: str | None = None) -> None:
         self.device = device or best_device()
-        self.dino, self.dino_pixels = _network(identity, self.device)
-        self.clip, self.clip_pixels = _network(clip, self.device)
-        with hub.explained(clip, [clip]):
-            self.words = AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
+        self.dino, self.dino_pixels = _load(identity, self.device)
+        self.clip, self.clip_pixels = _load(clip, self.device)
+        with hub.explain_errors(clip, [clip]):
+            self.tokenizer = AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
 
-    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Row]:
-        """Return one row of scores per image."""
+    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
+        """Return the scores of each image."""
         references = [case.reference for case in cases]
-        captions = self._texts([case.caption for case in cases])
-        seen = self._clip(images)
-        identity = _cosines(self._dino(images), self._dino(references))
-        following = _cosines(seen, captions)
-        columns = {
-            "identity": identity,
-            "clip_i": _cosines(seen, self._clip(references)),
-            "following": following,
-            "product": [kept * followed for kept, followed in zip(identity, following, strict=True)],
-            "copy": [layout(*pair) for pair in zip(images, references, strict=True)],
-        }
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        clip_vectors = self._embed(images, self.clip_pixels, self._run_clip)
+        clip_i = _cosines(clip_vectors, self._embed(references, self.clip_pixels, self._run_clip))
+        following = _cosines(clip_vectors, self._embed_texts([case.caption for case in cases]))
+        dino_vectors = self._embed(images, self.dino_pixels, self._run_dino)
+        identity = _cosines(dino_vectors, self._embed(references, self.dino_pixels, self._run_dino))
+        return [
+            {
+                "identity": identity[index],
+                "clip_i": clip_i[index],
+                "following": following[index],
+                "product": identity[index] * following[index],
+                "copy": layout(images[index], references[index]),
+            }
+            for index in range(len(cases))
+        ]
 
     # To be comparable with published numbers, DINOv2 uses its class token and CLIP its projected vectors.
     # `dsd.vlm.embed` uses the mean over all tokens instead, because it looks for near-copies.
 
-    def _dino(self, images: Sequence[Image.Image]) -> Tensor:
-        return self._embedded(
-            images, self.dino_pixels, lambda pixels: self.dino(pixel_values=pixels).last_hidden_state[:, 0]
-        )
+    def _run_dino(self, pixels: Tensor) -> Tensor:
+        return self.dino(pixel_values=pixels).last_hidden_state[:, 0]
 
-    def _clip(self, images: Sequence[Image.Image]) -> Tensor:
-        clip = self.clip
-        return self._embedded(
-            images,
-            self.clip_pixels,
-            lambda pixels: clip.visual_projection(clip.vision_model(pixel_values=pixels).pooler_output),
-        )
+    def _run_clip(self, pixels: Tensor) -> Tensor:
+        return self.clip.visual_projection(self.clip.vision_model(pixel_values=pixels).pooler_output)
 
     @torch.inference_mode()
-    def _texts(self, captions: list[str]) -> Tensor:
+    def _embed_texts(self, captions: list[str]) -> Tensor:
         limit = self.clip.config.text_config.max_position_embeddings
-        tokens = self.words(captions, padding=True, truncation=True, max_length=limit, return_tensors="pt")
+        tokens = self.tokenizer(
+            captions, padding=True, truncation=True, max_length=limit, return_tensors="pt"
+        )
         pooled = self.clip.text_model(**tokens.to(self.device)).pooler_output
         return functional.normalize(self.clip.text_projection(pooled), dim=1).cpu()
 
     @torch.inference_mode()
-    def _embedded(self, images: Sequence[Image.Image], processor: Any, network: Any) -> Tensor:
+    def _embed(
+        self, images: Sequence[Image.Image], processor: Any, network: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """Return unit vectors [n, c]; an image object that occurs several times is embedded once."""
-        once = list({id(image): image for image in images}.values())
+        distinct = list({id(image): image for image in images}.values())
         vectors = []
-        for start in range(0, len(once), AT_ONCE):
-            part = [image.convert("RGB") for image in once[start : start + AT_ONCE]]
-            pixels = processor(images=part, return_tensors="pt")["pixel_values"].to(self.device)
-            vectors.append(functional.normalize(network(pixels), dim=1).cpu())
-        place = {id(image): index for index, image in enumerate(once)}
-        return torch.cat(vectors)[[place[id(image)] for image in images]]
+        for start in range(0, len(distinct), BATCH):
+            batch = [image.convert("RGB") for image in distinct[start : start + BATCH]]
+            pixels = processor(images=batch, return_tensors="pt")["pixel_values"].to(self.device)
+            vectors += functional.normalize(network(pixels), dim=1).cpu()
+        by_image = {id(image): vector for image, vector in zip(distinct, vectors, strict=True)}
+        return torch.stack([by_image[id(image)] for image in images])
 
 
-def _network(name: str, device: str) -> tuple[torch.nn.Module, Any]:
+def _load(name: str, device: str) -> tuple[torch.nn.Module, Any]:
+    """Return a network and its image processor."""
     hub.check_source(name)
-    with hub.explained(name, [name]):
+    with hub.explain_errors(name, [name]):
         model = AutoModel.from_pretrained(name, dtype=torch.float32, **hub.SAFE).eval().to(device)
         return model, AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
 
@@ -216,16 +195,12 @@ def _cosines(a: Tensor, b: Tensor) -> list[float]:
 
 
 def layout(image: Image.Image, reference: Image.Image) -> float:
-    """Return the correlation of the large shapes and colors of two images.
-
-    The result is in -1..1, and 0 if one of the images is flat.
-    """
-    a, b = (_thumbnail(one) for one in (image, reference))
+    """Return the correlation of the large shapes and colors of two images, in -1..1; 0 if one is flat."""
+    thumbnails = []
+    for one in (image, reference):
+        small = one.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+        values = np.asarray(small, dtype=float).ravel()
+        thumbnails.append(values - values.mean())
+    a, b = thumbnails
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths > 0 else 0.0
-
-
-def _thumbnail(image: Image.Image) -> np.ndarray:
-    small = image.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-    values = np.asarray(small, dtype=float).ravel()
-    return values - values.mean()

@@ -14,11 +14,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from PIL import Image
 
+from dsd.files import markdown
+
 RESAMPLES = 2000
 ROTATIONS = 4  # other subjects whose images measure the chance level of a case
 
 Draw = Callable[[list[str], list[Image.Image], list[int]], list[Image.Image]]  # prompts, references, seeds
-Row = dict[str, float]  # the scores of one image, by name
+Numbers = dict[str, float]  # the scores of one image, by name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +56,7 @@ class Scorer(Protocol):
 
     measures: Sequence[Measure]
 
-    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Row]:
+    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
         """Return one row per image, with a number for each measure."""
 
 
@@ -84,11 +86,11 @@ class Scores:
 
     means: dict[str, Interval]  # by measure name
     levels: Levels
-    rows: list[Row]  # one per case, in the order of the cases
+    rows: list[Numbers]  # one per case, in the order of the cases
     subjects: list[str]
     images: list[Image.Image]
 
-    def flat(self) -> dict[str, float]:
+    def flat(self) -> Numbers:
         """Return `{"identity": 0.61, "identity_low": ..., "_high", "_chance", "_ceiling"}` for a log."""
         numbers = {}
         for name, interval in self.means.items():
@@ -117,8 +119,8 @@ def evaluate(
     prompts = [case.caption if described else case.prompt for case in cases]
     images = list(draw(prompts, [case.reference for case in cases], [case.seed for case in cases]))
     if len(images) != len(cases):
-        raise ValueError(f"{len(cases)} images were asked for and {len(images)} were drawn")
-    rows = _moved(scorer.score(cases, images), scorer.measures, levels.raw_chance)
+        raise ValueError(f"{len(cases)} images were requested, but {len(images)} were drawn")
+    rows = _rescale(scorer.score(cases, images), scorer.measures, levels.raw_chance)
     subjects = [case.subject for case in cases]
     return Scores(intervals(rows, subjects), levels, rows, subjects, images)
 
@@ -128,61 +130,60 @@ def measure_levels(cases: Sequence[Case], scorer: Scorer) -> Levels:
 
     Chance scores the images of other subjects as if they were the result; the ceiling scores the true images.
     """
-    subjects = [case.subject for case in cases]
-    raw = _chance_rows(cases, scorer)
-    zero = {measure.name: fmean(row[measure.name] for row in raw) for measure in scorer.measures}
-    chance = intervals(_moved(raw, scorer.measures, zero), subjects)
+    rows = _chance_rows(cases, scorer)
+    raw = {measure.name: fmean(row[measure.name] for row in rows) for measure in scorer.measures}
+    chance = intervals(_rescale(rows, scorer.measures, raw), [case.subject for case in cases])
     true = [case for case in cases if case.truth is not None]
     ceiling = {}
     if len({case.subject for case in true}) > 1:
-        rows = _moved(scorer.score(true, [case.truth for case in true]), scorer.measures, zero)
+        rows = _rescale(scorer.score(true, [case.truth for case in true]), scorer.measures, raw)
         ceiling = intervals(rows, [case.subject for case in true])
-    best = {measure.name for measure in scorer.measures if measure.truth_is_best}
-    return Levels(chance, {name: value for name, value in ceiling.items() if name in best}, zero)
+    best = [measure.name for measure in scorer.measures if measure.truth_is_best]
+    return Levels(chance, {name: ceiling[name] for name in best if name in ceiling}, raw)
 
 
-def _chance_rows(cases: Sequence[Case], scorer: Scorer) -> list[Row]:
-    """Return, for each case, the mean row over images of up to `ROTATIONS` other subjects."""
+def _chance_rows(cases: Sequence[Case], scorer: Scorer) -> list[Numbers]:
+    """Return, for each case, the mean scores of images of up to `ROTATIONS` other subjects."""
     groups: dict[str, list[int]] = {}
     for index, case in enumerate(cases):
         groups.setdefault(case.subject, []).append(index)
     if len(groups) < 2:
         raise ValueError(
-            f"at least 2 subjects are needed, got {len(groups)}: chance is what a picture of another scores"
+            f"at least 2 subjects are needed, got {len(groups)}: chance is the score of another subject"
         )
-    turns = min(ROTATIONS, len(groups) - 1)
-    rounds = [scorer.score(cases, _others(cases, list(groups.values()), turn + 1)) for turn in range(turns)]
+    turns = range(1, min(ROTATIONS, len(groups) - 1) + 1)
+    rounds = [scorer.score(cases, _rotate(cases, list(groups.values()), turn)) for turn in turns]
     return [
         {name: fmean(row[name] for row in rows) for name in rows[0]} for rows in zip(*rounds, strict=True)
     ]
 
 
-def _others(cases: Sequence[Case], groups: list[list[int]], turn: int) -> list[Image.Image]:
+def _rotate(cases: Sequence[Case], groups: list[list[int]], turn: int) -> list[Image.Image]:
     """Return, for each case, an image of the subject that comes `turn` subjects later."""
-    images: list[Image.Image] = [case.reference for case in cases]
+    images = [case.reference for case in cases]
     for place, group in enumerate(groups):
-        donors = groups[(place + turn) % len(groups)]
+        others = groups[(place + turn) % len(groups)]
         for position, index in enumerate(group):
-            donor = cases[donors[position % len(donors)]]
-            images[index] = donor.truth or donor.reference
+            other = cases[others[position % len(others)]]
+            images[index] = other.truth or other.reference
     return images
 
 
-def _moved(rows: list[Row], measures: Sequence[Measure], chance: dict[str, float]) -> list[Row]:
+def _rescale(rows: list[Numbers], measures: Sequence[Measure], chance: Numbers) -> list[Numbers]:
     """Rescale the `from_chance` measures so that chance becomes 0 and `high` stays the same."""
-    result = [dict(row) for row in rows]
+    rows = [dict(row) for row in rows]
     for measure in measures:
         if measure.from_chance:
             zero, span = chance[measure.name], measure.high - chance[measure.name]
-            for row in result:  # if chance already reaches `high`, the score means nothing
+            for row in rows:  # if chance already reaches `high`, the score means nothing
                 row[measure.name] = measure.high * (row[measure.name] - zero) / span if span > 0 else 0.0
-    return result
+    return rows
 
 
 # ---------------------------------------------------------------- intervals
 
 
-def intervals(rows: Sequence[Row], subjects: Sequence[str]) -> dict[str, Interval]:
+def intervals(rows: Sequence[Numbers], subjects: Sequence[str]) -> dict[str, Interval]:
     """Return the mean and 95 % interval of each number, by resampling whole subjects with all their rows.
 
     Prompts of one subject are not independent, so resampling rows would make the interval too narrow.
@@ -190,23 +191,17 @@ def intervals(rows: Sequence[Row], subjects: Sequence[str]) -> dict[str, Interva
     names = sorted(set(subjects))
     if len(names) < 2:
         raise ValueError(f"an interval over subjects needs at least 2 of them, got {len(names)}")
-    place = [names.index(subject) for subject in subjects]
-    counts = np.bincount(place, minlength=len(names))  # [subjects]
-    again = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
+    index = [names.index(subject) for subject in subjects]
+    counts = np.bincount(index, minlength=len(names))  # [subjects]
+    resamples = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
     result = {}
     for name in rows[0]:
         values = np.array([row[name] for row in rows], dtype=float)
-        sums = np.bincount(place, weights=values, minlength=len(names))  # [subjects]
-        means = sums[again].sum(1) / counts[again].sum(1)  # [resamples]
+        sums = np.bincount(index, weights=values, minlength=len(names))  # [subjects]
+        means = sums[resamples].sum(1) / counts[resamples].sum(1)  # [resamples]
         low, high = np.quantile(means, (0.025, 0.975))
         result[name] = Interval(float(values.mean()), float(low), float(high))
     return result
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Return the mean and 95 % interval of values that each come from a different subject."""
-    rows = [{"value": float(value)} for value in values]
-    return intervals(rows, [str(index) for index in range(len(rows))])["value"]
 
 
 def difference(ours: Scores, theirs: Scores) -> dict[str, Interval]:
@@ -225,37 +220,35 @@ def difference(ours: Scores, theirs: Scores) -> dict[str, Interval]:
 
 def table(results: dict[str, dict[str, Interval]], measures: Sequence[Measure]) -> str:
     """Return a Markdown table with a row for each way of drawing and a column for each measure."""
-    lines = [["", *(measure.title for measure in measures)], ["---"] * (len(measures) + 1)]
-    for name, means in results.items():
-        lines.append([name, *(str(means.get(measure.name, "not known")) for measure in measures)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [
+        [name, *(means.get(measure.name, "not known") for measure in measures)]
+        for name, means in results.items()
+    ]
+    return markdown.table(["", *(measure.title for measure in measures)], rows)
 
 
 def legend(measures: Sequence[Measure], levels: Levels) -> str:
     """Return one line per measure: its meaning, range, chance level and ceiling."""
     lines = []
     for measure in measures:
-        known = levels.ceiling.get(measure.name)
-        top = f"the truth {known.mean:.3f}" if known else "its ceiling is not known"
+        ceiling = levels.ceiling.get(measure.name)
+        top = f"the truth {ceiling.mean:.3f}" if ceiling else "its ceiling is not known"
         chance = levels.chance[measure.name].mean
-        ends = f"from {_end(measure, measure.low, levels):.2g} to {measure.high:.2g}"
+        (lowest,) = _rescale([{measure.name: measure.low}], [measure], levels.raw_chance)
+        ends = f"from {lowest[measure.name]:.2g} to {measure.high:.2g}"
         lines.append(f"- {measure.title}: {measure.meaning}; {ends}, chance {chance:.3f}, {top}")
     return "\n".join(lines)
-
-
-def _end(measure: Measure, raw: float, levels: Levels) -> float:
-    return _moved([{measure.name: raw}], [measure], levels.raw_chance)[0][measure.name]
 
 
 # ---------------------------------------------------------------- alarm
 
 
-WINDOW, FEWEST = 10, 8  # most and fewest evaluations that the alarm considers
+MOST, FEWEST = 10, 8  # evaluations that the alarm considers
 STEADY = 0.6  # least absolute tau of a trend
 COPIED, LOST = 0.05, 0.07  # least rise of copying, least fall of following as a share above chance
 
 
-def alarm(history: Sequence[dict[str, float]]) -> str | None:
+def alarm(history: Sequence[Numbers]) -> str | None:
     """Return a warning if copying rises while prompt following falls over the last evaluations, else None.
 
     `history` holds the flat scores of each evaluation, oldest first; rows without scores are skipped. The
@@ -265,19 +258,20 @@ def alarm(history: Sequence[dict[str, float]]) -> str | None:
     raises the alarm. In 1500 simulated runs of pure noise, of any amplitude and with the two scores mirroring
     each other, fewer than 1 % raised it.
     """
-    rows = [row for row in history if "copy" in row and "following" in row][-WINDOW:]
+    rows = [row for row in history if "copy" in row and "following" in row][-MOST:]
     if len(rows) < FEWEST:
         return None
-    copy, following = _trend([row["copy"] for row in rows]), _trend([row["following"] for row in rows])
+    copy_tau, copy_change = _trend([row["copy"] for row in rows])
+    following_tau, following_change = _trend([row["following"] for row in rows])
     above = max(row["following"] for row in rows) - rows[-1].get("following_chance", 0.0)
-    climbs = copy[0] >= STEADY and copy[1] >= COPIED
-    falls = following[0] <= -STEADY and following[1] <= -LOST * above
-    if not (climbs and falls):
+    rises = copy_tau >= STEADY and copy_change >= COPIED
+    falls = following_tau <= -STEADY and following_change <= -LOST * above
+    if not (rises and falls):
         return None
     return (
-        f"alarm: over the last {len(rows)} evaluations copying rose by {copy[1]:.2f} while prompt following "
-        f"fell by {-following[1]:.2f}: the model learns to paste its reference. Look for near-copies among "
-        "the pairs, or take an earlier checkpoint"
+        f"alarm: over the last {len(rows)} evaluations copying rose by {copy_change:.2f} while prompt "
+        f"following fell by {-following_change:.2f}: the model is learning to copy its reference. Look for "
+        "near-copies among the pairs, or use an earlier checkpoint"
     )
 
 

@@ -42,7 +42,7 @@ def check_source(source: str | Path, *, weights: bool = True) -> None:
 
 
 @contextmanager
-def explained(
+def explain_errors(
     name: str, sources: list[str], license_page: str | None = None, *, value_errors: bool = False
 ) -> Iterator[None]:
     """Convert errors of the hub or the disk inside the block to a LoadError about the model `name`.

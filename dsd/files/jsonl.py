@@ -95,16 +95,13 @@ def _parse(path: Path, number: int, line: bytes) -> Row:
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a whole file or nothing: write to a temporary name, then rename."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with explained(path):
+    with explain_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             part.write_bytes(content)
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
-
-
-write = write_atomic
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -120,7 +117,7 @@ def to_line(row: Row) -> bytes:
 @contextmanager
 def writing(path: Path) -> Iterator[Callable[[list[Row]], None]]:
     """Lock `path` and yield `append(rows)`, which writes all rows or none; raise RunError if locked."""
-    with explained(path):
+    with explain_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
         try:
@@ -135,7 +132,7 @@ def writing(path: Path) -> Iterator[Callable[[list[Row]], None]]:
 
 def _append(path: Path, rows: list[Row]) -> None:
     # Unbuffered: on a full disk, a buffer would retry the failed write when the file is closed.
-    with explained(path), path.open("a+b", buffering=0) as file:
+    with explain_errors(path), path.open("a+b", buffering=0) as file:
         end = file.seek(0, os.SEEK_END)
         file.seek(max(0, end - 1))
         if end and file.read(1) != b"\n":  # a killed command left an incomplete line
@@ -152,7 +149,7 @@ def _append(path: Path, rows: list[Row]) -> None:
 
 
 @contextmanager
-def explained(path: Path) -> Iterator[None]:
+def explain_errors(path: Path) -> Iterator[None]:
     """Convert an OSError (disk full, read-only, missing) to a RunError about `path`."""
     try:
         yield

@@ -5,7 +5,14 @@ Readers translate them, so that runs, trainings and datasets begun before a rena
 
 from typing import Any
 
-KEYS = {"licence": "license", "generator_licence": "generator_license", "quantise": "quantize"}
+KEYS = {
+    "licence": "license",
+    "generator_licence": "generator_license",
+    "quantise": "quantize",
+    "columns_start": "condition_init_scale",
+    "image_dropout": "condition_dropout",
+    "instruction_share": "instruction_prob",
+}
 VALUES = {("writer", "sheet"): "grid", ("caption_writer", "sheet"): "grid"}  # words of the grid's own prompt
 
 

@@ -109,7 +109,7 @@ def streamed_files(name: str, split: str) -> tuple[list[str], Any]:
 
 def on_hub(name: str) -> AbstractContextManager:
     """Return a context that converts errors about a hub dataset to LoadError."""
-    return hub.explained(name, [f"datasets/{name}"])
+    return hub.explain_errors(name, [f"datasets/{name}"])
 
 
 def _of_split(files: list[str], split: str, folder: str) -> list[str]:

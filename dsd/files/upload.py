@@ -41,7 +41,7 @@ def upload(
     api = api or HfApi()
     path = name if kind == "model" else f"{kind}s/{name}"
     message = f"Upload the {kind}"
-    with hub.explained(name, [path]):
+    with hub.explain_errors(name, [path]):
         try:
             api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
             api.upload_folder(

@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dsd.model.memory import QUANTIZED, Way, is_shortage
+from dsd.model.memory import QUANTIZED, Way, is_out_of_memory
 from dsd.model.sampling import QUALITIES
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         return _fail(doctor.remedy(error))
     except (MemoryError, RuntimeError) as error:
-        if not is_shortage(error):
+        if not is_out_of_memory(error):
             raise
         hint = doctor.hint(args.model or "pocket", Way(args.offload, args.quantize))
         return _fail(f"not enough memory: choose a smaller size or --count, or {hint}")
@@ -206,7 +206,7 @@ def open_model(
     try:
         pipe = load_pipeline(model, weights=weights, device=device, offload=offload, quantize=quantize)
     except (AssertionError, RuntimeError) as error:  # torch raises either for a missing device
-        if device is None or is_shortage(error):
+        if device is None or is_out_of_memory(error):
             raise
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     pipe.set_progress_bar_config(disable=True)

@@ -22,7 +22,7 @@ from dsd.grids.prompts import Prompt
 from dsd.model import checkpoint, latents
 from dsd.model.canvas import MULTIPLE
 from dsd.model.checkpoint import LoadError
-from dsd.model.memory import Way, noticing_shortage
+from dsd.model.memory import Way, report_shortage
 from dsd.model.pipeline import Step
 from dsd.model.presets import PRESETS
 
@@ -162,8 +162,8 @@ def load_teacher(
     device = torch.device(device or checkpoint.best_device())
     checkpoint.check_offload(offload, device)
     hub.check_source(base)
-    memory = noticing_shortage(preset.name, device, Way(offload), teacher=True)
-    with hub.explained(preset.name, [base], preset.license_page), memory:
+    memory = report_shortage(preset.name, device, Way(offload), teacher=True)
+    with hub.explain_errors(preset.name, [base], preset.license_page), memory:
         pipe = FluxPipeline.from_pretrained(
             base, dtype=dtype or checkpoint.torch_dtype(PRESETS[kind]), **hub.SAFE
         )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dsd.files import hub
 from dsd.files.hub import LoadError
 from dsd.model import quantize as quantized
-from dsd.model.memory import Way, noticing_shortage
+from dsd.model.memory import Way, report_shortage
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA, PRESETS, Preset
 from dsd.model.transformer import is_widened, load_transformer, widen
@@ -56,8 +56,8 @@ def load_pipeline(
     if quantize:
         quantized.check(quantize, offload, device)
     with (
-        hub.explained(preset.name, sources, preset.license_page),
-        noticing_shortage(preset.name, device, Way(offload, quantize)),
+        hub.explain_errors(preset.name, sources, preset.license_page),
+        report_shortage(preset.name, device, Way(offload, quantize)),
     ):
         # Access the possibly gated base first, to fail before gigabytes of other weights are downloaded.
         DSDPipeline.load_config(preset.base)

@@ -69,7 +69,7 @@ class Way:
 WAYS = tuple(Way(*names) for names in FLUX_GB)
 
 
-def is_shortage(error: BaseException) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Return whether the error means that memory ran out.
 
     It may come from torch (OutOfMemoryError), Python (MemoryError) or the operating system.
@@ -100,12 +100,12 @@ class MemoryShortage(LoadError):
 
 
 @contextmanager
-def noticing_shortage(model: str, device: Any, way: Way, *, teacher: bool = False) -> Iterator[None]:
+def report_shortage(model: str, device: Any, way: Way, *, teacher: bool = False) -> Iterator[None]:
     """Turn an out-of-memory error in the block into a MemoryShortage for `model` on this torch device."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
-        if not is_shortage(error):
+        if not is_out_of_memory(error):
             raise
         main = device.type != "cuda" or type(error).__name__ != "OutOfMemoryError"
         raise MemoryShortage(model, way, main=main, index=device.index, teacher=teacher) from error

@@ -64,9 +64,9 @@ POCKET = Preset(
         "tokens_of": {(1, 2): 24},
     },
     training={
-        "full": True, "columns_start": 3.0, "steps": 4_000, "batch": 24, "accumulate": 1, "lr": 5e-4,
+        "full": True, "condition_init_scale": 3.0, "steps": 4_000, "batch": 24, "accumulate": 1, "lr": 5e-4,
         "beta2": 0.97, "clip": 1.0, "warmup": 100, "decay": 0.4, "ema": 0.998, "shift": 2.0,
-        "reference_weight": 0.1, "instruction_share": 0.8, "text_tokens": 20, "validate_every": 250,
+        "reference_weight": 0.1, "instruction_prob": 0.8, "text_tokens": 20, "validate_every": 250,
     },
 )  # fmt: skip
 FLUX_DEV = Preset(

@@ -4,10 +4,9 @@ Samples are numbered over the whole training, whatever the number of processes. 
 the same samples as one, and a resumed run draws the same as an uninterrupted one.
 """
 
-import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -15,11 +14,9 @@ import torch
 from torch import Tensor
 
 from dsd.model import flow, latents
-from dsd.training.cache import TOLERATED, DamagedRecord, Record
-from dsd.training.data import Data, Frame
-from dsd.training.options import TrainingError, TrainOptions
-
-logger = logging.getLogger(__name__)
+from dsd.training.cache import Record, text_hash
+from dsd.training.data import Data, Entry, Frame
+from dsd.training.options import TrainOptions
 
 BUCKETS, ORDER, CHOICES, TIMES = range(4)  # independent random streams
 
@@ -37,9 +34,8 @@ class Batch:
     frame: Frame
 
     def to(self, device: torch.device) -> "Batch":
-        values = {one.name: getattr(self, one.name) for one in fields(self)}
-        moved = {k: v.to(device, non_blocking=True) for k, v in values.items() if isinstance(v, Tensor)}
-        return Batch(**{**values, **moved})
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
 
 
 class Order:
@@ -56,7 +52,10 @@ class Order:
         bucket, before = self._turn(step)
         members, start = self.members[bucket], before * self.group
         places = np.arange(start, start + self.group)
-        rounds = [members[self._shuffled(bucket, turn)] for turn in np.unique(places // len(members))]
+        rounds = [
+            members[_permutation(self.seed, bucket, turn, len(members))]
+            for turn in np.unique(places // len(members))
+        ]
         return np.concatenate(rounds)[places - places[0] // len(members) * len(members)]
 
     def _turn(self, step: int) -> tuple[int, int]:
@@ -68,9 +67,6 @@ class Order:
             self._turns = np.searchsorted(self._shares.cumsum()[:-1], lots, side="right")
         bucket = self._turns[step]
         return int(bucket), int((self._turns[:step] == bucket).sum())
-
-    def _shuffled(self, bucket: int, turn: int) -> np.ndarray:
-        return _permutation(self.seed, bucket, turn, len(self.members[bucket]))
 
 
 @lru_cache(maxsize=32)
@@ -89,7 +85,6 @@ class Batches:
         self.data, self.options = data, options
         self.process, self.processes = process, processes
         self.order = Order(data.buckets, options.batch * options.accumulate * processes, options.seed)
-        self.damaged: set[int] = set()
 
     def steps(self, start: int) -> Iterator[list[Batch]]:
         """Yield the `accumulate` batches of each step from `start`, preparing the next step meanwhile."""
@@ -106,13 +101,10 @@ class Batches:
         rows = self.order.rows(step)
         chances = _random(self.options.seed, CHOICES, step).random((len(rows), 3))
         t = _times(step, len(rows), self.options)
-        return [self._batch(step * len(rows), part, rows, chances, t) for part in self._parts()]
-
-    def _parts(self) -> list[range]:
-        """Return the sample ranges of this process's batches within a step."""
         batch = self.options.batch
         turns = range(self.process, self.options.accumulate * self.processes, self.processes)
-        return [range(turn * batch, (turn + 1) * batch) for turn in turns]
+        parts = [range(turn * batch, (turn + 1) * batch) for turn in turns]  # samples within the step
+        return [self._batch(step * len(rows), part, rows, chances, t) for part in parts]
 
     def _batch(self, first: int, part: range, rows: np.ndarray, chances: np.ndarray, t: Tensor) -> Batch:
         samples = [self._sample(int(rows[i]), *chances[i]) for i in part]
@@ -129,43 +121,23 @@ class Batches:
             frame=self.data.frames[self.data.buckets[rows[part.start]]],
         )
 
-    def _sample(self, row: int, instructed: float, wordless: float, blind: float) -> Record:
-        """Return canvas, condition (zeros if dropped), embeds and pooled; skip to the next row if damaged."""
-        while True:
-            try:
-                canvas = self._canvas(self.data.canvases[row])
-                condition = self._canvas(self.data.conditions[row])
-                embeds, pooled = self.data.texts.read(self._text(row, instructed, wordless))
-                break
-            except DamagedRecord as error:
-                row = self._next(row, error)
-        if blind < self.options.image_dropout:
-            condition = torch.zeros_like(condition)  # guidance expects zeros for no image, not a black image
-        return canvas, condition, embeds, pooled
+    def _sample(self, row: int, instruction: float, text: float, condition: float) -> Record:
+        """Return canvas, condition (zeros if dropped), embeds and pooled; the chances are in 0..1."""
+        entry = self.data.entries[row]
+        clean, reference = self._canvas(entry.canvas), self._canvas(entry.condition)
+        if condition < self.options.condition_dropout:
+            reference = torch.zeros_like(reference)  # guidance expects zeros for no image, not a black image
+        return clean, reference, *self.data.texts.read(self._text(entry, instruction, text))
 
-    def _canvas(self, places: np.ndarray) -> Tensor:
+    def _canvas(self, keys: list[str]) -> Tensor:
         """Return latents [C, h, 2w]: one record, or those of both frames side by side."""
-        return torch.cat([self.data.latents.read(place)[0] for place in places], dim=-1)
+        return torch.cat([self.data.latents.read(key)[0] for key in keys], dim=-1)
 
-    def _text(self, row: int, instructed: float, wordless: float) -> tuple[int, int]:
-        if wordless < self.options.text_dropout:
-            return self.data.empty
-        instruction = self.data.instructions[row]
-        takes_it = instructed < self.options.instruction_share and instruction[0] >= 0
-        return instruction if takes_it else self.data.captions[row]
-
-    def _next(self, row: int, error: DamagedRecord) -> int:
-        """Return the next row of the same frame size; raise TrainingError if too many are damaged."""
-        if row not in self.damaged:
-            self.damaged.add(row)
-            logger.warning("skipped a row: %s", error)
-        if len(self.damaged) > TOLERATED * len(self.data):
-            raise TrainingError(
-                f"{len(self.damaged)} of {len(self.data)} rows are damaged in the cache, over 1 %: the "
-                f"disk may be failing. Delete {self.data.latents.folder.parent}, and all is encoded again"
-            )
-        members = np.flatnonzero(self.data.buckets == self.data.buckets[row])
-        return int(members[(np.searchsorted(members, row) + 1) % len(members)])
+    def _text(self, entry: Entry, instruction: float, text: float) -> str:
+        if text < self.options.text_dropout:
+            return text_hash("")
+        use_instruction = entry.instruction and instruction < self.options.instruction_prob
+        return entry.instruction if use_instruction else entry.caption
 
 
 def _times(step: int, count: int, options: TrainOptions) -> Tensor:

@@ -6,24 +6,21 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from httpx import TransportError
-from huggingface_hub import HfApi, ModelCardData, get_token
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub import ModelCardData
 
 from dsd.files import hub
-from dsd.files.hub import LoadError
-from dsd.files.pairs import BadRow
+from dsd.files.markdown import table
+from dsd.files.pairs import Pairs
 from dsd.generate.drawing import public_name
-from dsd.training.loop import Trained
-from dsd.training.options import OF_LORA, TrainOptions
+from dsd.training.loop import TrainResult
+from dsd.training.options import LORA_ONLY, TrainOptions
 
-LICENSES = {"Apache-2.0": "apache-2.0"}
-KEPT_BACK = ["run/*", "samples/*", ".*"]  # files of the folder that are not uploaded
-UNTOLD = ("cache", "model", "save_every", "validate_every", "log_every")
-OPENING = """\
-Give it a picture of a character or a thing and a few words, and it draws the same one somewhere else. It was
-made with `dsd`, by diffusion self-distillation ([arXiv 2411.18616](https://arxiv.org/abs/2411.18616)), from
-the model `{base}` and the pairs below."""
+NOT_UPLOADED = ["run/*", "samples/*", ".*"]  # files of a checkpoint's folder
+OMITTED = ("cache", "model", "save_every", "validate_every", "log_every")
+INTRODUCTION = """\
+This model takes an image of a character or an object and a prompt, and draws the same subject in a new place.
+It was trained with `dsd` by diffusion self-distillation ([arXiv 2411.18616](https://arxiv.org/abs/2411.18616))
+from the model `{base}` and the pairs below."""
 USE = """\
 ```python
 from PIL import Image
@@ -33,30 +30,20 @@ pipe = load_pipeline("{name}")
 image = pipe(prompt="on the beach", image=Image.open("subject.png"), image_guidance_scale=1.5).images[0]
 ```
 
-Plain diffusers opens it as a `FluxControlPipeline`; its control image is the subject on the left half of a
-canvas twice as wide, and black on the right.{lora}"""
-LORA = """ `lora/pytorch_lora_weights.safetensors` is the same as one file, new input
-columns included: `load_lora_weights` puts it on `{base}`."""
+Plain diffusers opens it as a `FluxControlPipeline`. Its control image is a canvas of two frames: the subject
+on the left, black on the right.{lora}"""
+LORA = """ `lora/pytorch_lora_weights.safetensors` holds the same model in one file, new input
+columns included: `load_lora_weights` adds it to `{base}`."""
 
 
-def dataset_facts(source: str, pairs: Any) -> dict[str, str]:
+def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:
     """Return a dataset's name, number of rows, generator, the generator's license, and judge."""
-    first = _first_readable(pairs)
+    first = next(pairs.each(on_bad=lambda error: None), {})  # the first undamaged row
     facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
     for name in ("generator", "generator_license", "judge"):
         if first.get(name):
             facts[name.replace("_", "'s ")] = str(first[name])
     return facts
-
-
-def _first_readable(pairs: Any) -> dict[str, Any]:
-    """Return the first undamaged row, or {}; training skips damaged rows too."""
-    for index in range(len(pairs)):
-        try:
-            return pairs[index]
-        except BadRow:
-            continue
-    return {}
 
 
 def keep_rates(source: str, files: Sequence[str] = ()) -> str | None:
@@ -68,15 +55,14 @@ def keep_rates(source: str, files: Sequence[str] = ()) -> str | None:
     folders = [Path(source), Path(source, "dataset"), *Path(*files[:1]).parents[:2]]
     for card in (folder / "README.md" for folder in folders):
         if card.is_file():
-            found = re.search(
-                r"^## How many\n+(.*?)(?=^## |\Z)", card.read_text(encoding="utf-8"), re.M | re.S
-            )
-            return found[1].strip() if found else None
+            section = r"^## How many\n+(.*?)(?=^## |\Z)"
+            match = re.search(section, card.read_text(encoding="utf-8"), re.M | re.S)
+            return match[1].strip() if match else None
     return None
 
 
 def card(
-    trained: Trained,
+    result: TrainResult,
     name: str,
     *,
     facts: dict[str, str],
@@ -87,31 +73,31 @@ def card(
     curves: str | None = None,
 ) -> str:
     """Return README.md; `legend` explains the scores, `samples` and `curves` name images beside the file."""
-    base, options = trained.base, trained.options
-    lora = "" if options.full else LORA.format(base=public_name(base.name))
+    base, options = public_name(result.base.name), result.options
+    lora = "" if options.full else LORA.format(base=base)
     parts = [
-        f"---\n{_head(trained).to_yaml()}\n---",
-        f"# Same subject, somewhere new\n\n{OPENING.format(base=public_name(base.name))}",
-        *([f"![What it draws of subjects it never saw]({samples})"] if samples else []),
+        f"---\n{_metadata(result).to_yaml()}\n---",
+        f"# Same subject, new place\n\n{INTRODUCTION.format(base=base)}",
+        f"![Samples with subjects that were not in the training data]({samples})" if samples else None,
         f"## Use\n\n{USE.format(name=name, lora=lora)}",
-        f"## Data\n\n{_table(('', ''), facts)}",
-        *([kept] if kept else []),
-        f"## Training\n\n{_cost(trained)}\n\n{_table(('setting', 'value'), settings(options))}",
-        *([f"![Loss and scores over the steps]({curves})"] if curves else []),
-        *([f"## Scores\n\n{_scores(scores)}"] if scores else []),
-        *([legend] if scores and legend else []),
-        f"## License\n\n{_license(trained)}",
+        f"## Data\n\n{table(('', ''), facts.items())}",
+        kept,
+        f"## Training\n\n{_cost(result)}\n\n{table(('setting', 'value'), settings(options).items())}",
+        f"![Loss and scores over the steps]({curves})" if curves else None,
+        f"## Scores\n\n{_score_table(scores)}" if scores else None,
+        legend if scores else None,
+        f"## License\n\n{_license(result)}",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _head(trained: Trained) -> ModelCardData:
-    base = trained.base
-    known = LICENSES.get(base.license)
-    named = {} if known else {"license_name": "see-the-base-model", "license_link": base.license_page}
+def _metadata(result: TrainResult) -> ModelCardData:
+    base, licenses = result.base, {"license": "apache-2.0"}
+    if base.license != "Apache-2.0":
+        licenses = {"license": "other", "license_name": "see-the-base-model"}
+        licenses |= {"license_link": base.license_page} if base.license_page else {}
     return ModelCardData(
-        license=known or "other",
-        **{key: value for key, value in named.items() if value},
+        **licenses,
         library_name="diffusers",
         pipeline_tag="image-to-image",
         base_model=base.source if hub.ID.fullmatch(base.source) else None,
@@ -121,93 +107,38 @@ def _head(trained: Trained) -> ModelCardData:
 
 def settings(options: TrainOptions) -> dict[str, Any]:
     """Return the settings that affect the result, by their names on the command line."""
-    told = {one.name: getattr(options, one.name) for one in fields(options) if one.name not in UNTOLD}
-    unused = OF_LORA if options.full else ()
+    unused = OMITTED + (LORA_ONLY if options.full else ())
+    values = {one.name: getattr(options, one.name) for one in fields(options) if one.name not in unused}
     return {
         name.replace("_", "-"): " ".join(value) if isinstance(value, tuple) else value
-        for name, value in told.items()
-        if name not in unused and value is not None and value != ()
+        for name, value in values.items()
+        if value is not None and value != ()
     }
 
 
-def _cost(trained: Trained) -> str:
-    options = trained.options
-    pairs = options.batch * options.accumulate * trained.processes
-    samples, hours = options.steps * pairs, trained.seconds / 3600
-    skipped = f"; {trained.skipped:,} rows could not be used" if trained.skipped else ""
+def _cost(result: TrainResult) -> str:
+    options = result.options
+    pairs = options.batch * options.accumulate * result.processes
+    samples, hours = options.steps * pairs, result.seconds / 3600
+    skipped = f"; {result.skipped:,} rows could not be used" if result.skipped else ""
     return (
-        f"{options.steps:,} steps of {pairs} pairs, {samples:,} samples of {trained.rows:,} rows"
-        f"{skipped}. {hours:.2f} hours on {trained.processes} x {trained.device}, "
-        f"{hours * trained.processes:.2f} device hours, without the encoding of the images."
+        f"{options.steps:,} steps of {pairs} pairs, {samples:,} samples of {result.rows:,} rows"
+        f"{skipped}. {hours:.2f} hours on {result.processes} x {result.device}, "
+        f"{hours * result.processes:.2f} device hours, without the encoding of the images."
     )
 
 
-def _scores(scores: dict[str, float]) -> str:
+def _score_table(scores: dict[str, float]) -> str:
     """Return a table of the scores, with interval, chance and ceiling where they are known."""
-    names = [name for name in scores if not re.search(r"_(low|high|chance|ceiling)$", name)]
-    lines = {
-        name: [scores.get(f"{name}{end}") for end in ("", "_low", "_high", "_chance", "_ceiling")]
-        for name in names
-    }
-    return _table(("score", "mean", "95 % from", "to", "chance", "the truth"), lines)
+    ends = ("_low", "_high", "_chance", "_ceiling")
+    names = [name for name in scores if not name.endswith(ends)]
+    rows = [[name, *(scores.get(name + end) for end in ("", *ends))] for name in names]
+    return table(("score", "mean", "95 % from", "to", "chance", "the truth"), rows)
 
 
-def _license(trained: Trained) -> str:
-    page = f" ([text]({trained.base.license_page}))" if trained.base.license_page else ""
+def _license(result: TrainResult) -> str:
+    page = f" ([text]({result.base.license_page}))" if result.base.license_page else ""
     return (
-        f"The weights are made from `{public_name(trained.base.name)}`, whose license holds for them too: "
-        f"{trained.base.license}{page}. What the data's generator may be used for is said under Data."
+        f"The weights are derived from `{public_name(result.base.name)}` and have its license: "
+        f"{result.base.license}{page}. The license of the generator of the pairs is listed under Data."
     )
-
-
-def _table(heads: tuple[str, ...], lines: dict[str, Any]) -> str:
-    cells = [[name, *(value if isinstance(value, list) else [value])] for name, value in lines.items()]
-    rows = (heads, ["---"] * len(heads), *cells)
-    return "\n".join(f"| {' | '.join(_cell(cell) for cell in row)} |" for row in rows)
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def check_upload(name: str) -> None:
-    """Raise LoadError if the hub does not allow the name or there is no token to upload with."""
-    _check_name(name)
-    if get_token() is None:
-        raise LoadError(
-            f"uploading {name} needs a token: set the variable HF_TOKEN to one that may write there "
-            "(https://huggingface.co/settings/tokens)"
-        )
-
-
-def _check_name(name: str) -> None:
-    if not hub.ID.fullmatch(name):
-        raise LoadError(f"a model on the hub is called owner/name, got {name!r}")
-
-
-def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
-    """Upload a checkpoint and its card to the hub as model `name` (owner/name), and return its URL.
-
-    A new model is private by default. Raise LoadError if the hub refuses or cannot be reached.
-    """
-    _check_name(name)
-    api = api or HfApi()
-    with hub.explained(name, [name]):
-        try:
-            api.create_repo(name, repo_type="model", private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=name, folder_path=folder, ignore_patterns=KEPT_BACK, commit_message="Upload the model"
-            )
-        except (OfflineModeIsEnabled, TransportError) as error:
-            raise LoadError(
-                f"the hub cannot be reached, so {name} was not uploaded. What is in {folder} is whole: run "
-                "the same command again when there is a network"
-            ) from error
-        except HfHubHTTPError as error:
-            if error.response.status_code not in (401, 403, 404):
-                raise
-            raise LoadError(
-                f"the hub does not let you write {name}: set the variable HF_TOKEN to a token that may write "
-                "there (https://huggingface.co/settings/tokens)"
-            ) from error
-    return f"https://huggingface.co/{name}"

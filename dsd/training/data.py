@@ -8,58 +8,61 @@ is reported, skipped and counted; over 1 % of unusable rows is an error.
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from PIL import Image
 
 from dsd.files import jsonl
 from dsd.files.pairs import IMAGES, WANTED, BadRow, Row
-from dsd.model import canvas as diptych
-from dsd.training.cache import (
-    TOLERATED,
-    ImageEncoder,
-    Store,
-    TextEncoder,
-    encode_missing,
-    image_hash,
-    text_hash,
-)
+from dsd.model import canvas
+from dsd.model.latents import text_length
+from dsd.model.pipeline import DSDPipeline
+from dsd.training.cache import ImageEncoder, Store, TextEncoder, encode_missing, image_hash, text_hash
 from dsd.training.options import TrainingError, TrainOptions
 
 logger = logging.getLogger(__name__)
 
 BLOCK = 128  # rows per block
-NAMED = 5  # unusable rows reported one by one; further ones are only counted
+REPORTED = 5  # unusable rows reported one by one; further ones are only counted
+TOLERATED = 0.01  # a larger share of unusable rows is an error
 FORMAT = 1  # increment when the same rows need different records
 
 Frame = tuple[int, int]  # width, height in pixels
-Fitted = tuple[Row, int, Image.Image, Image.Image]  # a row, the index of its frame, its two fitted images
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The keys of a row's records, or why the row cannot be used."""
+
+    id: str
+    frame: int = 0  # index into the frames
+    canvas: list[str] = field(default_factory=list)  # [reference | target], as one record or one per frame
+    condition: list[str] = field(default_factory=list)  # [reference | black]
+    caption: str = ""
+    instruction: str | None = None
+    bad: str | None = None
 
 
 @dataclass(frozen=True)
 class Data:
-    """N usable rows; a place is (file, row) in a store, and a canvas is one record or one per frame."""
+    """The N usable rows of a dataset, and the stores of their records."""
 
+    entries: list[Entry]
     latents: Store
     texts: Store
     frames: tuple[Frame, ...]
     buckets: np.ndarray  # [N], index into frames
-    canvases: np.ndarray  # [N, parts, 2], places of [reference | target]
-    conditions: np.ndarray  # [N, parts, 2], places of [reference | black]
-    captions: np.ndarray  # [N, 2], places
-    instructions: np.ndarray  # [N, 2], places; -1 where a row has no instruction
-    empty: tuple[int, int]  # place of the empty prompt
     skipped: int  # number of unusable rows
     name: str  # hash of the rows' entries
 
     def __len__(self) -> int:
-        return len(self.buckets)
+        return len(self.entries)
 
 
 def check_rows(pairs: Sequence[Row], options: TrainOptions) -> None:
@@ -73,178 +76,145 @@ def check_rows(pairs: Sequence[Row], options: TrainOptions) -> None:
     missing = [name for name in WANTED if first.get(name) is None]
     if missing:
         raise TrainingError(f"the dataset lacks {', '.join(missing)}; it has {', '.join(first) or 'nothing'}")
-    if options.instruction_share and "instruction" not in getattr(pairs, "names", first):
-        _refuse_instructions(options)
+    if "instruction" not in getattr(pairs, "names", first):
+        _check_instructions(options, without=1, rows=1)
 
 
-def _refuse_instructions(options: TrainOptions) -> None:
-    raise TrainingError(
-        f"instruction_share is {options.instruction_share}, and the dataset has no instructions: pass "
-        "--instruction-share 0 to train on the captions alone"
-    )
+def _check_instructions(options: TrainOptions, *, without: int, rows: int) -> None:
+    """Raise TrainingError if instructions are requested and no row has one; warn if some rows have none."""
+    if not options.instruction_prob or not without:
+        return
+    if without == rows:
+        raise TrainingError(
+            f"instruction_prob is {options.instruction_prob}, but the dataset has no instructions: pass "
+            "--instruction-prob 0 to train on the captions alone"
+        )
+    logger.warning("%d of %d rows have no instruction and use their caption", without, rows)
 
 
-def prepare(
+def encode(
     pairs: Sequence[Row],
+    pipe: DSDPipeline,
     options: TrainOptions,
-    images: ImageEncoder,
-    texts: TextEncoder,
-    frames: tuple[Frame, ...],
     folder: Path,
+    device: torch.device | str,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> Data:
-    """Encode what the caches lack and return the dataset as records; all processes must call it together.
+    """Encode what the caches in `folder` lack and return the dataset; all processes must call it together.
 
-    A run that was killed continues when restarted. `on_rows(done, total)` receives this process's progress.
+    The encoders are on `device` only while they encode. A run that was killed continues when restarted.
+    `on_rows(done, total)` receives this process's progress.
     """
-    book = _Book(pairs, images, texts, frames, bool(options.instruction_share))
-    table = _table_file(book, folder)
-    known = {entry["id"]: entry for entry in (jsonl.read_all(table) if table else []) if book.holds(entry)}
-    blocks = _blocks(len(pairs))
-    todo = [block for block in blocks if any(_id(i) not in known for i in block)]
+    pipe.to(device)
+    tokens = options.text_tokens or text_length(pipe.tokenizer_2)
+    frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
+    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
+    rows = _Rows(pairs, images, texts, frames, bool(options.instruction_prob))
+    table = rows.table_file(folder)
+    stored = (Entry(**row) for row in (jsonl.read_all(table) if table else []))
+    entries = {entry.id: entry for entry in stored if rows.has_records(entry)}
     encode_missing(texts, {text_hash(""): ""})
-    fresh = _encode_blocks(book, todo, table, on_rows)
+    new = _encode_blocks(rows, entries, table, on_rows)
+    pipe.to("cpu")
     PartialState().wait_for_everyone()
-    images.store.refresh()
-    texts.store.refresh()
-    entries = {**known, **{entry["id"]: entry for entry in gather_object(fresh)}}
-    return _data([entries[key] for key in sorted(entries)], book, options)
+    for store in (images.store, texts.store):
+        store.refresh()
+    entries |= {entry.id: entry for entry in gather_object(new)}
+    return _collect([entries[key] for key in sorted(entries)], rows, options)
 
 
-def _blocks(count: int) -> list[range]:
-    """Return this process's share of the rows, in blocks."""
-    state = PartialState()
+def _encode_blocks(
+    rows: "_Rows", known: dict[str, Entry], table: Path | None, on_rows: Callable[[int, int], None]
+) -> list[Entry]:
+    """Encode this process's blocks, except those whose rows are all known, and return their entries."""
+    state, count = PartialState(), len(rows.pairs)
     starts = range(state.process_index * BLOCK, count, state.num_processes * BLOCK)
-    return [range(start, min(start + BLOCK, count)) for start in starts]
-
-
-def _encode_blocks(book: "_Book", todo: list[range], table: Path | None, on_rows: Callable) -> list[Row]:
-    fresh, total = [], sum(map(len, todo))
-    for block in todo:
-        entries = book.encode(block)
+    blocks = [range(start, min(start + BLOCK, count)) for start in starts]
+    blocks = [block for block in blocks if any(_id(index) not in known for index in block)]
+    new: list[Entry] = []
+    for block in blocks:
+        entries = rows.encode(block)
         if table:
-            with jsonl.writing(jsonl.shard(table, PartialState().process_index)) as append:
-                append(entries)
-        fresh += entries
-        on_rows(len(fresh), total)
-    return fresh
+            with jsonl.writing(jsonl.shard(table, state.process_index)) as append:
+                append([asdict(entry) for entry in entries])
+        new += entries
+        on_rows(len(new), sum(map(len, blocks)))
+    return new
 
 
-class _Book:
-    """The encoder of rows into entries: the keys of a row's records, or why it cannot be used."""
+@dataclass(frozen=True)
+class _Rows:
+    """The rows of a dataset, and the encoders of their records."""
 
-    def __init__(
-        self,
-        pairs: Sequence[Row],
-        images: ImageEncoder,
-        texts: TextEncoder,
-        frames: tuple[Frame, ...],
-        instructed: bool,
-    ) -> None:
-        self.pairs, self.images, self.texts = pairs, images, texts
-        self.frames, self.instructed = frames, instructed
+    pairs: Sequence[Row]
+    images: ImageEncoder
+    texts: TextEncoder
+    frames: tuple[Frame, ...]
+    with_instructions: bool
 
-    def encode(self, block: range) -> list[Row]:
+    def encode(self, block: range) -> list[Entry]:
         """Encode the rows of a block and return one entry for each."""
+        entries: list[Entry] = []
         images: dict[str, Image.Image] = {}
         texts: dict[str, str] = {}
         with ThreadPoolExecutor() as pool:  # decoding and resizing large images takes longest
-            opened = list(pool.map(self._open, block))
-        entries = [self._entry(*one, images, texts) for one in zip(block, opened, strict=True)]
+            for entry, row_images, row_texts in pool.map(self._open, block):
+                entries.append(entry)
+                images |= row_images
+                texts |= row_texts
         encode_missing(self.images, images)
         encode_missing(self.texts, texts)
         return [
-            entry if self.holds(entry) else _bad(entry["id"], "it gives no finite numbers")
+            entry if self.has_records(entry) else Entry(entry.id, bad="it gives no finite numbers")
             for entry in entries
         ]
 
-    def _open(self, index: int) -> Fitted | BadRow:
+    def has_records(self, entry: Entry) -> bool:
+        """Return whether the stores contain all records that an entry names."""
+        texts = {key for key in (entry.caption, entry.instruction) if key}
+        return self.images.store.has({*entry.canvas, *entry.condition}) and self.texts.store.has(texts)
+
+    def _open(self, index: int) -> tuple[Entry, dict[str, Image.Image], dict[str, str]]:
+        """Return a row's entry, and the images and texts that it needs, by their keys."""
         try:
             row = self.pairs[index]
-            return row, *self._fit(row)
+            frame, reference, target = self._fit(row)
         except BadRow as error:
-            return error
-
-    def _entry(
-        self, index: int, opened: Fitted | BadRow, images: dict[str, Image.Image], texts: dict[str, str]
-    ) -> Row:
-        if isinstance(opened, BadRow):
-            return _bad(_id(index), str(opened))
-        row, bucket, reference, target = opened
-        black = _black(reference.size)
-        words = {
-            "caption": row["caption"],
-            "instruction": (self.instructed and row.get("instruction")) or None,
-        }
-        return {
-            "id": _id(index),
-            "frame": bucket,
-            "canvas": self._note(reference, target, images),
-            "condition": self._note(reference, black, images),
-            **{name: None if text is None else _note_text(text, texts) for name, text in words.items()},
-        }
+            return Entry(_id(index), bad=str(error)), {}, {}
+        images: dict[str, Image.Image] = {}
+        canvases = []
+        for right in (target, Image.new("RGB", target.size)):  # a condition is black beside the reference
+            parts = [reference, right] if self.images.encodes_frames else [_join(reference, right)]
+            canvases.append([image_hash(part) for part in parts])
+            images |= zip(canvases[-1], parts, strict=True)
+        instruction = row.get("instruction") if self.with_instructions else None
+        keys = [text_hash(row["caption"]), text_hash(instruction) if instruction else None]
+        texts = {key: text for key, text in zip(keys, (row["caption"], instruction), strict=True) if key}
+        return Entry(_id(index), frame, *canvases, *keys), images, texts
 
     def _fit(self, row: Row) -> tuple[int, Image.Image, Image.Image]:
         """Fit both images to the frame closest to the target's shape; return its index and the images."""
         try:
-            wide = np.log(row["target"].width / row["target"].height)
-            bucket = int(np.argmin([abs(np.log(width / height) - wide) for width, height in self.frames]))
-            return bucket, *(diptych.fit(row[name], *self.frames[bucket]) for name in IMAGES)
+            shape = np.log(row["target"].width / row["target"].height)
+            frame = int(np.argmin([abs(np.log(width / height) - shape) for width, height in self.frames]))
+            return frame, *(canvas.fit(row[name], *self.frames[frame]) for name in IMAGES)
         except (ValueError, ArithmeticError) as error:
             raise BadRow(f"row {row.get('id', '')}: {error}") from error
 
-    def _note(self, left: Image.Image, right: Image.Image, images: dict[str, Image.Image]) -> list[str]:
-        """Return a canvas's keys and add the images to encode to `images`: its frames, or all of it."""
-        parts = [left, right] if self.images.apart else [_beside(left, right)]
-        keys = [image_hash(part) for part in parts]
-        images |= zip(keys, parts, strict=True)
-        return keys
-
-    def holds(self, entry: Row) -> bool:
-        """Return whether the stores contain all records that an entry names."""
-        if "bad" in entry:
-            return True
-        words = [entry[name] for name in ("caption", "instruction") if entry[name] is not None]
-        return all(key in self.images.store for key in entry["canvas"] + entry["condition"]) and all(
-            key in self.texts.store for key in words
-        )
+    def table_file(self, folder: Path) -> Path | None:
+        """Return the entries' file, named by all they depend on; None for rows that came from no files."""
+        name = dataset_name(self.pairs)
+        stores = (self.images.store.folder.name, self.texts.store.folder.name)
+        about = (FORMAT, BLOCK, name, stores, self.frames, self.images.encodes_frames, self.with_instructions)
+        return folder / "tables" / f"{text_hash(str(about))}.jsonl" if name else None
 
 
 def _id(index: int) -> str:
     return f"{index:09d}"
 
 
-def _bad(name: str, why: str) -> Row:
-    return {"id": name, "bad": why}
-
-
-def _note_text(text: str, texts: dict[str, str]) -> str:
-    key = text_hash(text)
-    texts[key] = text
-    return key
-
-
-@lru_cache(maxsize=16)
-def _black(size: Frame) -> Image.Image:
-    """Return a black image for the target's place in a condition (`diptych.BLACK`)."""
-    return Image.new("RGB", size)
-
-
-def _beside(left: Image.Image, right: Image.Image) -> Image.Image:
-    canvas = Image.new("RGB", (left.width + right.width, left.height))
-    canvas.paste(left, (0, 0))
-    canvas.paste(right, (left.width, 0))
-    return canvas
-
-
-def _table_file(book: _Book, folder: Path) -> Path | None:
-    """Return the entries' file, named by all they depend on; None for rows that came from no files."""
-    name = dataset_name(book.pairs)
-    if name is None:
-        return None
-    stores = (book.images.store.folder.name, book.texts.store.folder.name)
-    about = (FORMAT, BLOCK, name, stores, book.frames, book.images.apart, book.instructed)
-    return folder / "tables" / f"{text_hash(str(about))}.jsonl"
+def _join(left: Image.Image, right: Image.Image) -> Image.Image:
+    return Image.fromarray(np.hstack([np.asarray(left), np.asarray(right)]))
 
 
 def dataset_name(pairs: Any) -> str | None:
@@ -259,39 +229,30 @@ def dataset_name(pairs: Any) -> str | None:
     return text_hash(str([*zip(files, stats, strict=True), pairs.columns]))
 
 
-def _data(entries: list[Row], book: _Book, options: TrainOptions) -> Data:
-    good = [entry for entry in entries if "bad" not in entry]
-    _report_bad([entry for entry in entries if "bad" in entry], len(entries))
-    wordless = sum(entry["instruction"] is None for entry in good)
-    if options.instruction_share and wordless == len(good):
-        _refuse_instructions(options)
-    if options.instruction_share and wordless:
-        logger.warning("%d of %d rows have no instruction and use their caption", wordless, len(good))
-    latents, texts = book.images.store, book.texts.store
-    places = lambda name: np.array([[latents.place(key) for key in e[name]] for e in good])  # noqa: E731
-    words = lambda name: np.array([texts.place(e[name]) if e[name] else (-1, -1) for e in good])  # noqa: E731
-    return Data(
-        latents=latents,
-        texts=texts,
-        frames=book.frames,
-        buckets=np.array([entry["frame"] for entry in good]),
-        canvases=places("canvas"),
-        conditions=places("condition"),
-        captions=words("caption"),
-        instructions=words("instruction"),
-        empty=texts.place(text_hash("")),
-        skipped=len(entries) - len(good),
-        name=text_hash(*(str(sorted(entry.items())) for entry in good)),
-    )
-
-
-def _report_bad(bad: list[Row], total: int) -> None:
-    for entry in bad[:NAMED] if PartialState().is_main_process else []:
-        logger.warning("skipped row %d: %s", int(entry["id"]), entry["bad"])
+def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
+    """Return the usable rows; report, count and limit the others."""
+    good, bad = [], []
+    for entry in entries:
+        (good if entry.bad is None else bad).append(entry)
+    for entry in bad[:REPORTED] if PartialState().is_main_process else []:
+        logger.warning("skipped row %d: %s", int(entry.id), entry.bad)
     if bad:
-        logger.warning("skipped %d of %d rows", len(bad), total)
-    if len(bad) > TOLERATED * total:
+        logger.warning("skipped %d of %d rows", len(bad), len(entries))
+    if len(bad) > TOLERATED * len(entries):
         raise TrainingError(
-            f"{len(bad)} of {total} rows cannot be used, which is over 1 %: the first is row "
-            f"{int(bad[0]['id'])}: {bad[0]['bad']}"
+            f"{len(bad)} of {len(entries)} rows cannot be used, which is over 1 %: the first is row "
+            f"{int(bad[0].id)}: {bad[0].bad}"
         )
+    _check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
+    contents = [
+        sorted((name, value) for name, value in asdict(entry).items() if name != "bad") for entry in good
+    ]
+    return Data(
+        entries=good,
+        latents=rows.images.store,
+        texts=rows.texts.store,
+        frames=rows.frames,
+        buckets=np.array([entry.frame for entry in good]),
+        skipped=len(bad),
+        name=text_hash(*map(str, contents)),
+    )

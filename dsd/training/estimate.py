@@ -146,7 +146,7 @@ def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
 
 def _empty_pipeline(base: Base, options: TrainOptions) -> DSDPipeline:
     """Return the whole pipeline, including tokenizers, without memory for the weights."""
-    with hub.explained(base.name, [base.source], base.license_page):
+    with hub.explain_errors(base.name, [base.source], base.license_page):
         parts = {"transformer": empty_transformer(base, options)}
         index = DSDPipeline.load_config(base.source)
         for name in ("vae", "text_encoder", "text_encoder_2"):
@@ -230,7 +230,7 @@ def _row_bytes(transformer: FluxTransformer2DModel, options: TrainOptions, image
     """
     config = transformer.config
     canvases = 2 * image * config.out_channels
-    texts = 2 if options.instruction_share else 1
+    texts = 2 if options.instruction_prob else 1
     return 2 * (canvases + texts * (text * config.joint_attention_dim + config.pooled_projection_dim))
 
 

@@ -5,21 +5,19 @@ random values are functions of the seed and the number of the sample or step, so
 command resumes the training exactly.
 """
 
-import logging
 import math
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import DistributedType, GradientAccumulationPlugin, gather_object
+from accelerate.utils import DistributedType, GradientAccumulationPlugin
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -29,21 +27,26 @@ from dsd.model.checkpoint import best_device, model_hash
 from dsd.model.pipeline import DSDPipeline
 from dsd.training import estimate
 from dsd.training.batches import Batch, Batches
-from dsd.training.cache import ImageEncoder, TextEncoder
-from dsd.training.data import Data, Frame, check_rows, prepare
-from dsd.training.log import Meter
+from dsd.training.data import Frame, check_rows, encode
+from dsd.training.meter import Meter
 from dsd.training.options import TrainOptions
-from dsd.training.state import Average, Progress, States, gathered_weights, moving_weights, shard_again
-from dsd.training.student import Base, find_base, open_encoders, open_transformer, save_student, start_columns
+from dsd.training.state import EMA, Progress, TrainState, gather_weights, reshard, trainable_parameters
+from dsd.training.student import (
+    KERNELS,
+    Base,
+    find_base,
+    init_condition_columns,
+    open_encoders,
+    open_transformer,
+    save_student,
+)
 
-logger = logging.getLogger(__name__)
-
-LOWEST = 0.02  # final rate of a decaying schedule, as a share of the peak
+FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
 Validate = Callable[[DSDPipeline, int], dict[str, float]]
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainResult:
     """Facts of a finished training, for its card."""
 
     base: Base
@@ -51,10 +54,11 @@ class Trained:
     processes: int
     device: str
     rows: int
-    skipped: int  # rows that were unusable in the dataset or damaged in the cache
+    skipped: int  # unusable rows of the dataset
     seconds: float  # in the loop, over all runs of the command
 
 
+@sdpa_kernel(KERNELS)
 def train(
     pairs: Sequence[Row],
     options: TrainOptions,
@@ -63,38 +67,36 @@ def train(
     validate: Validate | None = None,
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
-) -> Trained:
+) -> TrainResult:
     """Train on `pairs` and write a checkpoint to `out`, resuming where an earlier call was stopped.
 
     `on_step(step, values)` receives loss and scores on the main process. `validate(pipe, step)` is called in
-    all processes at once, because sharded weights can only be used together. Raise TrainingError if the
-    training cannot run, before the first step wherever possible.
+    all processes at once, because sharded weights can only be used together; the model is in evaluation mode.
+    Raise TrainingError if the training cannot run, before the first step wherever possible.
     """
     # set-up
     base = find_base(options)
     check_rows(pairs, options)
     accelerator = start(options)
-    made = estimate.make(base, options, accelerator, rows=len(pairs), validates=validate is not None)
-    estimate.check(made, cache_folder(options, out), out)
+    plan = estimate.make(base, options, accelerator, rows=len(pairs), validates=validate is not None)
+    estimate.check(plan, cache_folder(options, out), out)
 
     # data
-    bf16 = accelerator.mixed_precision == "bf16"
-    pipe = open_encoders(base, torch.bfloat16 if bf16 else torch.float32)
-    data = encode(pairs, pipe, options, out, accelerator.device, on_rows)
+    is_bf16 = accelerator.mixed_precision == "bf16"
+    pipe = open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
+    data = encode(pairs, pipe, options, cache_folder(options, out), accelerator.device, on_rows)
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 
     # model
     pipe.register_modules(transformer=open_transformer(base, options, pipe.dtype, accelerator.device))
-    bound = options.binding() | {
-        "weights": model_hash(pipe),
-        "data": data.name,
-        "group": batches.order.group,
-    }
-    start_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
+    bound = options.binding()
+    bound |= {"weights": model_hash(pipe), "data": data.name, "group": batches.order.group}
+    init_condition_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
     model, optimizer = accelerator.prepare(pipe.transformer, _optimizer(pipe.transformer, options))
-    average = Average(moving_weights(accelerator, model), options.ema) if options.ema else None
-    states = States(out / "run" / "states", accelerator, model, optimizer, average, bound)
-    progress = states.load(options.steps)
+    weights = trainable_parameters(accelerator, model)
+    ema = EMA(weights, options.ema) if options.ema else None
+    state = TrainState(out / "run" / "states", accelerator, model, optimizer, ema, bound)
+    progress = state.load(options.steps)
 
     # loop
     meter = Meter(accelerator, progress.seconds)
@@ -105,34 +107,36 @@ def train(
             group["lr"] = learning_rate(step, options)
         for batch in parts:
             with accelerator.accumulate(model):
-                with _autocast(accelerator, options):
+                with _precision(accelerator, options):
                     loss = batch_loss(model, batch.to(accelerator.device), options, pipe)
                 accelerator.backward(loss)
-                norm = _clip(accelerator, model, options)
+                norm = None  # until the step is complete
+                if accelerator.sync_gradients:
+                    norm = accelerator.clip_grad_norm_(list(weights.values()), options.clip)
                 optimizer.step()
                 optimizer.zero_grad()
             meter.add(loss, norm)
-        if average:
-            average.update(step)
-        done, last = step + 1, step + 1 == options.steps
-        if last or done % options.log_every == 0:
+        if ema:
+            ema.update(step)
+        done, is_last = step + 1, step + 1 == options.steps
+        if is_last or done % options.log_every == 0:
             report(done, meter.read() | {"rate": learning_rate(step, options)})
-        if validate and (last or done % options.validate_every == 0):
+        if validate and (is_last or done % options.validate_every == 0):
             with meter.paused():
-                report(done, _validate(validate, pipe, average, done, accelerator.device))
-        if last or done % options.save_every == 0:
+                report(done, _validate(validate, pipe, ema, done, accelerator.device))
+        if is_last or done % options.save_every == 0:
             with meter.paused():
-                states.save(Progress(done, meter.seconds))
+                state.save(Progress(done, meter.seconds))
 
     # save
-    with average.in_place() if average else nullcontext():
-        weights = gathered_weights(accelerator, model)
+    with ema.swapped() if ema else nullcontext():
+        saved = gather_weights(accelerator, model)
     if accelerator.is_main_process:
-        _publish(base, options, weights, out)
+        _publish(base, options, saved, out)
     accelerator.wait_for_everyone()
-    processes, device = accelerator.num_processes, _device_name(accelerator)
-    skipped = data.skipped + len(set(gather_object(sorted(batches.damaged))))  # processes may share a row
-    return Trained(base, options, processes, device, len(data), skipped, meter.seconds)
+    processes, device = accelerator.num_processes, accelerator.device.type
+    device = torch.cuda.get_device_name() if device == "cuda" else device
+    return TrainResult(base, options, processes, device, len(data), data.skipped, meter.seconds)
 
 
 # ---------------------------------------------------------------- set-up
@@ -140,42 +144,24 @@ def train(
 
 def start(options: TrainOptions) -> Accelerator:
     """Set up the processes of `accelerate launch` or `torchrun`, or a single process without them."""
-    mixed = None if options.precision is None else {"bf16": "bf16", "fp32": "no"}[options.precision]
-    if mixed is None:
-        mixed = "bf16" if torch.cuda.is_available() else "no"
+    precision = options.precision or ("bf16" if torch.cuda.is_available() else "fp32")
     accelerator = Accelerator(
         cpu=best_device() == "cpu",  # otherwise several torchrun processes are not detected
-        mixed_precision=mixed,
+        mixed_precision={"bf16": "bf16", "fp32": "no"}[precision],
         # As a plugin: the launcher's value, which may be "auto", would override a plain number.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=options.accumulate),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],  # a slow save must not time out
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        tell_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, options)
+        configure_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, options)
     return accelerator
 
 
-def tell_deepspeed(config: dict[str, Any], options: TrainOptions) -> None:
+def configure_deepspeed(config: dict[str, Any], options: TrainOptions) -> None:
     """Set what accelerate would take from a data loader (there is none) or choose by itself."""
     config["train_micro_batch_size_per_gpu"] = options.batch
     config["gradient_accumulation_steps"] = options.accumulate
     config["gradient_clipping"] = options.clip
-
-
-@contextmanager
-def _autocast(accelerator: Accelerator, options: TrainOptions) -> Iterator[None]:
-    """Enable bf16 autocast, which only DeepSpeed leaves to us, and plain attention in bf16 on a CPU.
-
-    The backward pass of the CPU's fused attention in bf16 took 39 % of a step. Gradient checkpointing keeps
-    the fused kernel: it recomputes activations outside this context and needs the same kernel both times.
-    """
-    kind, bf16 = accelerator.device.type, accelerator.mixed_precision == "bf16"
-    plain = bf16 and kind == "cpu" and not options.gradient_checkpointing
-    with (
-        torch.autocast(kind, torch.bfloat16, enabled=bf16),
-        sdpa_kernel(SDPBackend.MATH) if plain else nullcontext(),
-    ):
-        yield
 
 
 def _optimizer(transformer: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
@@ -188,53 +174,28 @@ def cache_folder(options: TrainOptions, out: Path) -> Path:
     return Path(options.cache) if options.cache else out / "run" / "cache"
 
 
-def encode(
-    pairs: Sequence[Row],
-    pipe: DSDPipeline,
-    options: TrainOptions,
-    out: Path,
-    device: torch.device,
-    on_rows: Callable[[int, int], None] = lambda done, total: None,
-) -> Data:
-    """Return the dataset as records; the encoders are on `device` only while they encode it."""
-    folder = cache_folder(options, out)
-    frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
-    pipe.to(device)
-    tokens = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)
-    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
-    data = prepare(pairs, options, images, texts, frames, folder, on_rows)
-    pipe.to("cpu")
-    return data
-
-
 # ---------------------------------------------------------------- loop
 
 
 def batch_loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDPipeline) -> Tensor:
     """Return the weighted squared error of the predicted velocities, over both frames."""
-    device, scale = batch.data.device, pipe.vae_scale_factor
+    device, scale, (width, height) = batch.data.device, pipe.vae_scale_factor, batch.frame
     x_t = flow.interpolate(batch.data, batch.noise, batch.t)
-    guided = pipe.transformer.config.guidance_embeds
-    predicted = model(
+    has_guidance = pipe.transformer.config.guidance_embeds
+    velocity = model(
         hidden_states=torch.cat([x_t, batch.condition], dim=2),  # [B, tokens, 2C]
         timestep=batch.t,
-        guidance=torch.full_like(batch.t, options.guidance) if guided else None,
+        guidance=torch.full_like(batch.t, options.guidance) if has_guidance else None,
         encoder_hidden_states=batch.embeds,
         pooled_projections=batch.pooled,
         txt_ids=torch.zeros(batch.embeds.shape[1], 3, device=device),
-        img_ids=_positions(batch.frame, scale, device),
+        img_ids=latents.positions(height, 2 * width, vae_scale=scale, device=device),
         return_dict=False,
     )[0]
     weights = frame_weights(batch.frame, scale, (options.reference_weight, options.target_weight))
-    return flow.loss(predicted, flow.velocity(batch.data, batch.noise), weights.to(device))
+    return flow.loss(velocity, flow.velocity(batch.data, batch.noise), weights.to(device))
 
 
-@lru_cache(maxsize=32)
-def _positions(frame: Frame, scale: int, device: torch.device) -> Tensor:
-    return latents.positions(frame[1], 2 * frame[0], vae_scale=scale, device=device)
-
-
-@lru_cache(maxsize=32)
 def frame_weights(frame: Frame, scale: int, weights: tuple[float, float]) -> Tensor:
     """Return weights [1, tokens, 1]: one value for the reference's tokens, another for the target's."""
     columns, lines = frame[0] // (2 * scale), frame[1] // (2 * scale)
@@ -242,12 +203,26 @@ def frame_weights(frame: Frame, scale: int, weights: tuple[float, float]) -> Ten
     return line.repeat(lines)[None, :, None]
 
 
+@contextmanager
+def _precision(accelerator: Accelerator, options: TrainOptions) -> Iterator[None]:
+    """Enable bf16 autocast, which only DeepSpeed leaves to us, and plain attention in bf16 on a CPU.
+
+    The backward pass of the CPU's fused attention in bf16 took 39 % of a step. Gradient checkpointing keeps
+    the fused kernel: it recomputes activations outside this context and needs the same kernel both times.
+    """
+    kind, is_bf16 = accelerator.device.type, accelerator.mixed_precision == "bf16"
+    is_plain = is_bf16 and kind == "cpu" and not options.gradient_checkpointing
+    attention = sdpa_kernel(SDPBackend.MATH) if is_plain else nullcontext()
+    with torch.autocast(kind, torch.bfloat16, enabled=is_bf16), attention:
+        yield
+
+
 def learning_rate(step: int, options: TrainOptions) -> float:
     """Return the rate: linear warmup, constant, then a half cosine to 1/50 over the last `decay` of steps."""
     start = options.steps * (1 - options.decay)
-    fallen = min(1.0, max(0.0, (step - start) / max(1.0, options.steps - start)))
-    low = LOWEST + (1 - LOWEST) * (1 + math.cos(math.pi * fallen)) / 2
-    return options.lr * min(1.0, (step + 1) / max(1, options.warmup)) * low
+    progress = min(1.0, max(0.0, (step - start) / max(1.0, options.steps - start)))
+    share = FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * progress)) / 2
+    return options.lr * min(1.0, (step + 1) / max(1, options.warmup)) * share
 
 
 def _seed(seed: int, step: int, process: int) -> None:
@@ -255,24 +230,15 @@ def _seed(seed: int, step: int, process: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0]))
 
 
-def _clip(accelerator: Accelerator, model: nn.Module, options: TrainOptions) -> Any:
-    """Clip the gradients and return their norm if the step is complete, else return None."""
-    if not accelerator.sync_gradients:
-        return None
-    return accelerator.clip_grad_norm_(
-        [weight for weight in model.parameters() if weight.requires_grad], options.clip
-    )
-
-
 def _validate(
-    validate: Validate, pipe: DSDPipeline, average: Average | None, step: int, device: torch.device
+    validate: Validate, pipe: DSDPipeline, ema: EMA | None, step: int, device: torch.device
 ) -> dict[str, float]:
     """Return the scores of the model as it would be saved now."""
     pipe.to(device)
     pipe.transformer.eval()
-    with average.in_place() if average else nullcontext():
+    with ema.swapped() if ema else nullcontext():
         scores = validate(pipe, step)
-    shard_again(pipe.transformer)
+    reshard(pipe.transformer)
     pipe.transformer.train()
     for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
         part.to("cpu")
@@ -288,12 +254,8 @@ def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out:
     shutil.rmtree(part, ignore_errors=True)
     save_student(base, options, weights, part)
     (out / "model_index.json").unlink(missing_ok=True)
-    for made in sorted(part.iterdir(), key=lambda path: path.name == "model_index.json"):
-        old = out / made.name
+    for new in sorted(part.iterdir(), key=lambda path: path.name == "model_index.json"):
+        old = out / new.name
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
-        made.replace(old)
+        new.replace(old)
     part.rmdir()
-
-
-def _device_name(accelerator: Accelerator) -> str:
-    return torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type

@@ -8,11 +8,10 @@ DeepSpeed uses its own format inside; every other mode can resume with another n
 import json
 import logging
 import shutil
-import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,24 +39,24 @@ class Progress:
     seconds: float = 0.0  # in the loop, over all runs
 
 
-def moving_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
+def trainable_parameters(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
     """Return the trained weights by name, as this process holds them."""
     named = accelerator.unwrap_model(model).named_parameters()
     return {name: weight for name, weight in named if weight.requires_grad}
 
 
 @torch.no_grad()
-def gathered_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
+def gather_weights(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
     """Return full CPU copies of the trained weights on the main process; all processes call it together."""
     weights = {}
-    for name, weight in moving_weights(accelerator, model).items():
+    for name, weight in trainable_parameters(accelerator, model).items():
         whole = weight.full_tensor() if hasattr(weight, "full_tensor") else weight
         if accelerator.is_main_process:
             weights[name] = whole.to("cpu", copy=True)
     return weights
 
 
-class Average:
+class EMA:
     """An EMA of the trained weights; its decay starts low and rises, so that early weights are forgotten."""
 
     def __init__(self, weights: dict[str, Tensor], decay: float) -> None:
@@ -73,22 +72,22 @@ class Average:
 
     @contextmanager
     @torch.no_grad()
-    def in_place(self) -> Iterator[None]:
+    def swapped(self) -> Iterator[None]:
         """Put the EMA into the model inside the block, and restore the weights after it."""
         before = {name: weight.detach().clone() for name, weight in self._live.items()}
-        self._put(self.weights)
+        self._copy(self.weights)
         try:
             yield
         finally:
-            self._put(before)
+            self._copy(before)
 
     @torch.no_grad()
-    def _put(self, weights: dict[str, Tensor]) -> None:
+    def _copy(self, weights: dict[str, Tensor]) -> None:
         for name, weight in self._live.items():
             _local(weight).copy_(_local(weights[name]))
 
 
-def shard_again(model: nn.Module) -> None:
+def reshard(model: nn.Module) -> None:
     """Reshard FSDP's modules after drawing, which leaves the outermost weights gathered with EMA values."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
@@ -100,55 +99,48 @@ def _local(weight: Tensor) -> Tensor:
     return weight.to_local() if hasattr(weight, "to_local") else weight
 
 
-class States:
-    """The saved states of a run in `folder`, by step."""
+@dataclass(frozen=True)
+class TrainState:
+    """All that a training changes, saved and loaded together in `folder`; one subfolder per saved step."""
 
-    def __init__(
-        self,
-        folder: Path,
-        accelerator: Accelerator,
-        model: nn.Module,
-        optimizer: Any,
-        average: Average | None,
-        bound: dict[str, Any],
-    ) -> None:
-        self.folder, self.accelerator, self.bound = folder, accelerator, bound
-        self.model, self.optimizer, self.average = model, optimizer, average
+    folder: Path
+    accelerator: Accelerator
+    model: nn.Module
+    optimizer: Any
+    ema: EMA | None
+    bound: dict[str, Any]  # settings that must not change when the run is resumed
 
-    # -- save
+    @property
+    def _is_deepspeed(self) -> bool:
+        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
     def save(self, progress: Progress) -> None:
         """Write a state, which is valid once it has its final name; all processes must call it together."""
-        part, whole = self.folder / f".{_name(progress.step)}.part", self.folder / _name(progress.step)
+        whole = self.folder / f"step-{progress.step:08d}"
+        part = self.folder / f".{whole.name}.part"
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
         with jsonl.explained(whole):
             part.mkdir(parents=True, exist_ok=True)
             self.accelerator.wait_for_everyone()
-            self._write(part)
+            if self._is_deepspeed:
+                client = self._ema_tensors()
+                self.model.save_checkpoint(str(part), "engine", client, exclude_frozen_parameters=True)
+            else:
+                dcp.save(self._tensors(), checkpoint_id=part, no_dist=self.accelerator.num_processes == 1)
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
                 self._finish(part, whole, progress)
         self.accelerator.wait_for_everyone()
 
-    def _write(self, part: Path) -> None:
-        if self._deepspeed:
-            self.model.save_checkpoint(str(part), "engine", self._average(), exclude_frozen_parameters=True)
-        else:
-            with _one_process_is_fine():
-                dcp.save(self._tensors(), checkpoint_id=part, no_dist=self.accelerator.num_processes == 1)
-
     def _finish(self, part: Path, whole: Path, progress: Progress) -> None:
         """Write the manifest, rename the state to its final name, and delete the oldest."""
-        about = {"step": progress.step, "seconds": progress.seconds, "bound": self.bound}
-        about["files"] = _sums(part)
-        jsonl.write(part / MANIFEST, json.dumps(about, indent=1).encode())
+        about = {**asdict(progress), "bound": self.bound, "files": _checksums(part)}
+        jsonl.write_atomic(part / MANIFEST, json.dumps(about, indent=1).encode())
         shutil.rmtree(whole, ignore_errors=True)
         part.replace(whole)
-        for old in self._found()[KEPT:]:
+        for old in self._saved()[KEPT:]:
             shutil.rmtree(old)
-
-    # -- load
 
     def load(self, steps: int | None = None) -> Progress:
         """Load the newest intact state and return its progress; start at step 0 if there are no states.
@@ -156,75 +148,68 @@ class States:
         Skip a damaged state with a warning. Raise TrainingError if none is intact, for a run with other
         settings or data, and for one that has done more than `steps`.
         """
-        (about,) = broadcast_object_list([self._newest(steps) if self.accelerator.is_main_process else None])
-        if isinstance(about, TrainingError):
-            raise about
-        if about is None:
+        result: Any = None
+        if self.accelerator.is_main_process:
+            try:
+                result = self._newest(steps)
+            except TrainingError as error:
+                result = error
+        (result,) = broadcast_object_list([result])
+        if isinstance(result, TrainingError):
+            raise result
+        if result is None:
             return Progress()
-        self._read(self.folder / _name(about["step"]))
-        return Progress(about["step"], about["seconds"])
+        folder, progress = result
+        if self._is_deepspeed:
+            _, client = self.model.load_checkpoint(str(folder), "engine", load_module_strict=False)
+            for name, weight in self.ema.weights.items() if self.ema else ():
+                weight.copy_(client["average"][name])
+        else:  # loads in place
+            dcp.load(self._tensors(), checkpoint_id=folder, no_dist=self.accelerator.num_processes == 1)
+        return progress
 
-    def _newest(self, steps: int | None) -> dict[str, Any] | TrainingError | None:
-        found = self._found()
-        for folder in found:
-            about = _whole(folder)
+    def _newest(self, steps: int | None) -> tuple[Path, Progress] | None:
+        """Return the folder and progress of the newest intact state."""
+        saved = self._saved()
+        for folder in saved:
+            about = _read_manifest(folder)
             if about is not None:
-                return self._misfit(about) or self._beyond(about["step"], steps) or about
+                self._check(about, steps)
+                return folder, Progress(about["step"], about["seconds"])
             logger.warning("%s is damaged: going back to the state before it", folder)
-        if found:
-            return TrainingError(
-                f"no state in {self.folder} is whole: delete that folder to start over, or restore it"
+        if saved:
+            raise TrainingError(
+                f"no state in {self.folder} is intact: delete that folder to start over, or restore it"
             )
         return None
 
-    def _misfit(self, about: dict[str, Any]) -> TrainingError | None:
-        """Return an error if the state's settings or data differ from this run's."""
-        before = old_names.translated(about["bound"])
+    def _check(self, about: dict[str, Any], steps: int | None) -> None:
+        """Raise TrainingError for other settings or data, or if more than `steps` steps are done."""
+        run, before = self.folder.parents[1], old_names.translated(about["bound"])
         for name in sorted({*before, *self.bound}):
             if before.get(name) != self.bound.get(name):
-                return TrainingError(
-                    f"the training in {self.folder.parents[1]} was begun with {name} {before.get(name)!r}, "
-                    f"and now it is {self.bound.get(name)!r}: keep to it, or choose another --out"
+                raise TrainingError(
+                    f"the training in {run} was started with {name} {before.get(name)!r}, but now it is "
+                    f"{self.bound.get(name)!r}: use the same value, or choose another --out"
                 )
-        return None
-
-    def _beyond(self, done: int, steps: int | None) -> TrainingError | None:
-        """Return an error if more than `steps` steps are done: the card would state too few."""
-        if steps is None or done <= steps:
-            return None
-        return TrainingError(
-            f"the training in {self.folder.parents[1]} has done {done} steps already, and now --steps is "
-            f"{steps}: ask for {done} or more, or choose another --out"
-        )
-
-    def _read(self, folder: Path) -> None:
-        if self._deepspeed:
-            _, client = self.model.load_checkpoint(str(folder), "engine", load_module_strict=False)
-            if self.average:
-                for name, weight in self.average.weights.items():
-                    weight.copy_(client["average"][name])
-            return
-        with _one_process_is_fine():  # loads in place
-            dcp.load(self._tensors(), checkpoint_id=folder, no_dist=self.accelerator.num_processes == 1)
-
-    # -- what is in a state
+        if steps is not None and about["step"] > steps:  # the card would state too few
+            raise TrainingError(
+                f"the training in {run} has done {about['step']} steps already, but now --steps is {steps}: "
+                f"pass {about['step']} or more, or choose another --out"
+            )
 
     @torch.no_grad()
     def _tensors(self) -> dict[str, Any]:
         """Return all that a state holds; create missing optimizer moments, so that they can be loaded."""
-        weights = moving_weights(self.accelerator, self.model)
+        weights = trainable_parameters(self.accelerator, self.model)
         moments = {name: _moments(self.optimizer.state, weight) for name, weight in weights.items()}
-        return {"weights": weights, "optimizer": moments, **self._average()}
+        return {"weights": weights, "optimizer": moments, **self._ema_tensors()}
 
-    def _average(self) -> dict[str, Any]:
-        return {"average": self.average.weights} if self.average else {}
+    def _ema_tensors(self) -> dict[str, Any]:
+        return {"average": self.ema.weights} if self.ema else {}
 
-    @property
-    def _deepspeed(self) -> bool:
-        return self.accelerator.distributed_type == DistributedType.DEEPSPEED
-
-    def _found(self) -> list[Path]:
-        """Return all states, newest first."""
+    def _saved(self) -> list[Path]:
+        """Return the folders of all states, newest first."""
         return sorted(self.folder.glob("step-*"), reverse=True)
 
 
@@ -236,36 +221,23 @@ def _moments(state: dict[Tensor, dict[str, Tensor]], weight: Tensor) -> dict[str
     return state[weight]
 
 
-@contextmanager
-def _one_process_is_fine() -> Iterator[None]:
-    """Silence torch's warning about running without torch.distributed."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-        yield
+def _checksums(folder: Path) -> dict[str, int]:
+    """Return the CRC-32 of every file in a state except its manifest."""
+    sums = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.name != MANIFEST:
+            total = 0
+            with path.open("rb") as file:
+                while chunk := file.read(1 << 24):
+                    total = zlib.crc32(chunk, total)
+            sums[path.relative_to(folder).as_posix()] = total
+    return sums
 
 
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
-
-
-def _sums(folder: Path) -> dict[str, int]:
-    """Return the checksum of every file in a state except its manifest."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
-    return {path.relative_to(folder).as_posix(): _sum(path) for path in files}
-
-
-def _sum(path: Path) -> int:
-    total = 0
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 24):
-            total = zlib.crc32(chunk, total)
-    return total
-
-
-def _whole(folder: Path) -> dict[str, Any] | None:
+def _read_manifest(folder: Path) -> dict[str, Any] | None:
     """Return a state's manifest if all its files are as they were written, else None."""
     try:
         about = json.loads((folder / MANIFEST).read_bytes())
-        return about if about["files"] == _sums(folder) else None
+        return about if about["files"] == _checksums(folder) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

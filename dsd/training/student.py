@@ -14,18 +14,22 @@ from diffusers import DiffusionPipeline, FluxControlPipeline, FluxTransformer2DM
 from peft import LoraConfig
 from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from dsd.files import hub
 from dsd.model import canvas, checkpoint, latents
 from dsd.model.memory import INSTALL
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA
-from dsd.model.transformer import load_transformer, widen
+from dsd.model.quantize import END_LAYERS
+from dsd.model.transformer import is_widened, load_transformer, widen
 from dsd.training.options import TrainingError, TrainOptions
 
 DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in few steps
+# The kernels of attention for training, all but cuDNN's: on an H200 (torch 2.11, CUDA 13) its backward pass
+# in bf16 ended in illegal memory accesses, with head sizes of 48 and 128.
+KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 INPUT, ADAPTER = "x_embedder", "default"
-DTYPES = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,10 @@ def find_base(options: TrainOptions) -> Base:
     if any(word in name.lower() for word in DISTILLED for name in names) and not options.distilled_base:
         raise TrainingError(
             f"{options.model} was distilled to draw in a few steps, and training undoes that: start from a "
-            "model that was not, such as flux-dev, or say --distilled-base if you mean it"
+            "model that was not, such as flux-dev, or pass --distilled-base to train it anyway"
         )
     if options.quantize:
-        _bitsandbytes(options.quantize)
+        _import_bitsandbytes(options.quantize)
     hub.check_source(source)
     return Base(preset.name, source, preset.license, preset.license_page)
 
@@ -62,30 +66,25 @@ def find_base(options: TrainOptions) -> Base:
 def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DModel:
     """Return the widened transformer, built from the config without memory for its weights.
 
-    Raise TrainingError if `columns_start` would overwrite input columns that are already trained.
+    Raise TrainingError if `condition_init_scale` would overwrite input columns that are already trained.
     """
-    with hub.explained(base.name, [base.source], base.license_page):
+    with hub.explain_errors(base.name, [base.source], base.license_page):
         config = FluxTransformer2DModel.load_config(base.source, subfolder="transformer")
     with init_empty_weights():
-        plain = FluxTransformer2DModel.from_config(config)
-        made = widened(plain)
-    if made is plain and options.columns_start:
+        transformer = FluxTransformer2DModel.from_config(config)
+        has_columns = is_widened(transformer)
+        transformer = transformer if has_columns else widen(transformer)
+    if has_columns and options.condition_init_scale:
         raise TrainingError(
-            f"{base.name} has its new input columns already, and --columns-start {options.columns_start} "
-            "would write over what they have learnt: pass --columns-start 0"
+            f"{base.name} already has trained columns for the condition, and --condition-init-scale "
+            f"{options.condition_init_scale} would overwrite them: pass --condition-init-scale 0"
         )
-    return made
-
-
-def widened(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:
-    """Return the transformer with columns for the condition; unchanged if it already has them."""
-    inputs, outputs = transformer.config.in_channels, transformer.config.out_channels
-    return widen(transformer) if outputs in (None, inputs) else transformer
+    return transformer
 
 
 def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
     """Load all parts except the transformer, on the CPU."""
-    with hub.explained(base.name, [base.source], base.license_page):
+    with hub.explain_errors(base.name, [base.source], base.license_page):
         pipe = DSDPipeline.from_pretrained(base.source, transformer=None, dtype=dtype, **hub.SAFE)
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -98,22 +97,23 @@ def open_transformer(
 
     Trained weights are float32, frozen ones `dtype`; on the CPU, or on `device` if it is quantized.
     """
-    with hub.explained(base.name, [base.source], base.license_page):
-        kind = torch.float32 if options.full else dtype
-        transformer = widened(load_transformer(base.source, subfolder="transformer", dtype=kind))
+    kind = torch.float32 if options.full else dtype
+    with hub.explain_errors(base.name, [base.source], base.license_page):
+        transformer = _load_widened(base.source, kind)
     if options.quantize:
         transformer = quantize(transformer, options.quantize, dtype, device)
     make_trainable(transformer, options)
     return transformer
 
 
-def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    """Make all weights trainable, or a LoRA and the new input columns; in float32 and training mode.
+def _load_widened(source: str, dtype: torch.dtype | None = None) -> FluxTransformer2DModel:
+    """Load a transformer, with columns for the condition even if its file has none."""
+    transformer = load_transformer(source, subfolder="transformer", dtype=dtype)
+    return transformer if is_widened(transformer) else widen(transformer)
 
-    This disables cuDNN attention: on an H200 (torch 2.11, CUDA 13) its backward pass in bf16 ended in illegal
-    memory accesses, with head sizes of 48 and 128.
-    """
-    torch.backends.cuda.enable_cudnn_sdp(False)
+
+def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
+    """Make all weights trainable, or a LoRA and the new input columns; in float32 and training mode."""
     transformer.train().requires_grad_(options.full)
     if not options.full:
         _add_lora(transformer, options)
@@ -122,35 +122,35 @@ def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -
 
 
 def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    check_targets(transformer, options)
+    _check_targets(transformer, options)
     torch.manual_seed(options.seed)  # for the A matrices
-    transformer.add_adapter(lora_config(transformer, options), adapter_name=ADAPTER)
+    transformer.add_adapter(_lora_config(transformer, options), adapter_name=ADAPTER)
     for weight in transformer.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
     layer = transformer.x_embedder
     with torch.no_grad():
-        layer.lora_A[ADAPTER].weight.copy_(pick_new_columns(transformer))
+        layer.lora_A[ADAPTER].weight.copy_(_select_new_columns(transformer))
     layer.lora_A[ADAPTER].weight.requires_grad_(False)
     layer.lora_dropout[ADAPTER] = nn.Identity()  # the condition is dropped as a whole or not at all
 
 
 @torch.no_grad()
-def start_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
-    """Set the new columns to `columns_start` times the old ones; 0 leaves them at zero, as in the paper.
+def init_condition_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
+    """Set the new columns to `condition_init_scale` times the old ones; 0 leaves them zero, as in the paper.
 
     The reference then appears in its frame's tokens like an image, so that the model can use at once what it
     has learned about attending between the panels of a grid. Black, the condition's other half, must have no
     effect, so its direction is removed.
     """
-    if not options.columns_start:
+    if not options.condition_init_scale:
         return
-    layer, new = pipe.transformer.x_embedder, new_columns(pipe.transformer)
+    layer, new = pipe.transformer.x_embedder, _count_new_columns(pipe.transformer)
     weight = layer.weight  # [inner, C + new]; with LoRA, the base layer's weight
     old, black = weight[:, :-new], black_token(pipe).to(weight)
-    towards = black / black.norm()
-    started = options.columns_start * (old - torch.outer(old @ towards, towards))
-    (weight[:, -new:] if options.full else layer.lora_B[ADAPTER].weight).copy_(started)
+    direction = black / black.norm()
+    columns = options.condition_init_scale * (old - torch.outer(old @ direction, direction))
+    (weight[:, -new:] if options.full else layer.lora_B[ADAPTER].weight).copy_(columns)
 
 
 def black_token(pipe: DSDPipeline) -> Tensor:
@@ -159,8 +159,8 @@ def black_token(pipe: DSDPipeline) -> Tensor:
     return latents.pack(latents.encode(pipe.vae, black))[0].float().mean(0)
 
 
-def lora_config(transformer: FluxTransformer2DModel, options: TrainOptions) -> LoraConfig:
-    new = new_columns(transformer)
+def _lora_config(transformer: FluxTransformer2DModel, options: TrainOptions) -> LoraConfig:
+    new = _count_new_columns(transformer)
     return LoraConfig(
         r=options.rank,
         lora_alpha=options.rank if options.alpha is None else options.alpha,
@@ -171,34 +171,30 @@ def lora_config(transformer: FluxTransformer2DModel, options: TrainOptions) -> L
     )
 
 
-def pick_new_columns(transformer: FluxTransformer2DModel) -> Tensor:
+def _select_new_columns(transformer: FluxTransformer2DModel) -> Tensor:
     """Return the input layer's A [new, inputs]: B A = [0 | B], so that B holds exactly the new columns."""
-    return torch.eye(transformer.config.in_channels)[-new_columns(transformer) :]
+    return torch.eye(transformer.config.in_channels)[-_count_new_columns(transformer) :]
 
 
-def new_columns(transformer: FluxTransformer2DModel) -> int:
+def _count_new_columns(transformer: FluxTransformer2DModel) -> int:
     """Return the number of input channels that read the condition."""
     return transformer.config.in_channels - transformer.config.out_channels
 
 
-def check_targets(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
+def _check_targets(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
     """Raise TrainingError for a target that no layer's name ends with."""
-    layers = linear_layers(transformer)
+    names = linear_layers(transformer)
     for target in options.targets:
-        if not any(ends_with(name, target) for name in layers):
-            known = sorted({name.split(".attn.")[-1] for name in layers if ".attn." in name})
+        if not any(f".{name}".endswith(f".{target}") for name in names):
+            attention = sorted({name.split(".attn.")[-1] for name in names if ".attn." in name})
             raise TrainingError(
                 f"the LoRA target {target!r} matches no layer of the transformer; its attention has "
-                f"{', '.join(known)}"
+                f"{', '.join(attention)}"
             )
 
 
 def linear_layers(transformer: nn.Module) -> dict[str, nn.Linear]:
     return {name: layer for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)}
-
-
-def ends_with(name: str, target: str) -> bool:
-    return name == target or name.endswith(f".{target}")
 
 
 # ---------------------------------------------------------------- quantization
@@ -208,25 +204,25 @@ def quantize(
     transformer: FluxTransformer2DModel, bits: str, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
     """Quantize all linear layers but the first and last to 8 or 4 bits, on `device`; compute in `dtype`."""
-    bnb = _bitsandbytes(bits)
+    bnb = _import_bitsandbytes(bits)
     for name, layer in linear_layers(transformer).items():
-        if name not in (INPUT, "proj_out"):
-            sizes = (layer.in_features, layer.out_features, layer.bias is not None)
-            # FSDP cannot shard integers, so 4-bit weights are stored as `dtype`.
-            four = {"quant_type": "nf4", "quant_storage": dtype}
-            if bits == "4bit":
-                small = bnb.nn.Linear4bit(*sizes, compute_dtype=dtype, **four)
-                small.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, **four)
-            else:
-                small = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0)
-                small.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False)
-            small.bias = layer.bias
-            transformer.set_submodule(name, small)
+        if name in END_LAYERS:
+            continue
+        sizes = (layer.in_features, layer.out_features, layer.bias is not None)
+        if bits == "4bit":  # stored as `dtype`, because FSDP cannot shard integers
+            storage = {"quant_type": "nf4", "quant_storage": dtype}
+            small = bnb.nn.Linear4bit(*sizes, compute_dtype=dtype, **storage)
+            small.weight = bnb.nn.Params4bit(layer.weight.data, requires_grad=False, **storage)
+        else:
+            small = bnb.nn.Linear8bitLt(*sizes, has_fp16_weights=False, threshold=6.0)
+            small.weight = bnb.nn.Int8Params(layer.weight.data, requires_grad=False)
+        small.bias = layer.bias
+        transformer.set_submodule(name, small)
     setattr(transformer, f"is_loaded_in_{bits}", True)  # peft has special layers for these
     return transformer.to(device)
 
 
-def _bitsandbytes(bits: str) -> Any:
+def _import_bitsandbytes(bits: str) -> Any:
     try:
         import bitsandbytes
     except ImportError as error:
@@ -246,9 +242,9 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
     FSDP, DeepSpeed and quantized trainings all save the same. Parts keep the dtype of the base's files.
     """
     source = base.source if Path(base.source).is_dir() else DiffusionPipeline.download(base.source)
-    transformer = widened(load_transformer(source, subfolder="transformer"))
-    parts = {path.parent.name: _saved_dtype(path) for path in sorted(Path(source).glob("*/*.safetensors"))}
-    dtypes = {"default": torch.float32, **parts}
+    transformer = _load_widened(source)
+    files = sorted(Path(source).glob("*/*.safetensors"))
+    dtypes = {"default": torch.float32} | {file.parent.name: _saved_dtype(file) for file in files}
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
     if options.text_tokens:  # drawing uses the tokenizer's length, which must be the trained one
         pipe.tokenizer_2.model_max_length = options.text_tokens
@@ -267,15 +263,14 @@ def _save_lora(
 ) -> None:
     """Save in one file the LoRA, its alpha and rank, and the new input columns as a LoRA of their own."""
     layers = {name.replace(f".{ADAPTER}.", "."): value for name, value in trained.items()}
-    layers[f"{INPUT}.lora_A.weight"] = pick_new_columns(transformer)
+    layers[f"{INPUT}.lora_A.weight"] = _select_new_columns(transformer)
     FluxControlPipeline.save_lora_weights(
         folder,
         transformer_lora_layers={name: value.to(transformer.dtype) for name, value in layers.items()},
-        transformer_lora_adapter_metadata=lora_config(transformer, options).to_dict(),
+        transformer_lora_adapter_metadata=_lora_config(transformer, options).to_dict(),
     )
 
 
 def _saved_dtype(file: Path) -> torch.dtype:
     with safe_open(file, framework="pt") as tensors:
-        name = next(iter(tensors.keys()))
-        return DTYPES.get(tensors.get_slice(name).get_dtype(), torch.float32)
+        return tensors.get_tensor(next(iter(tensors.keys()))).dtype

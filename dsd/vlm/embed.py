@@ -71,7 +71,7 @@ def _open_tower(vlm: VLM | None) -> Embedder:
 
 def _open_encoder(name: str, device: torch.device) -> Embedder:
     hub.check_source(name)
-    with hub.explained(name, [name], value_errors=True):
+    with hub.explain_errors(name, [name], value_errors=True):
         model = AutoModel.from_pretrained(name, dtype=torch.float32, **hub.SAFE).eval()
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     tower = getattr(model, "vision_model", model)  # CLIP and the like also have a text encoder

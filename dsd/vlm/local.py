@@ -158,7 +158,7 @@ def open_local(source: str, options: LocalOptions) -> LocalVLM:
     device = open_device(options.device)
     dtype = options.dtype or torch_dtype(preset)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
-    with hub.explained(source, [folder], value_errors=True):
+    with hub.explain_errors(source, [folder], value_errors=True):
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = _open_model(source, folder, config, dtype)
         processor = _open_processor(source, folder, config)

@@ -15,7 +15,7 @@ from dsd.curation.judge import new_pair
 from dsd.curation.judge_evaluation import TRAITS, drawn_pair, grades, judge_drawn, wilson
 from dsd.curation.report import chart, markdown, worth_page
 from dsd.curation.verdict import Thresholds
-from dsd.evaluation.worth import agreeing, worth
+from dsd.evaluation.benefit import compare_traits, measure_benefit
 from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.grids.recipes import CRITTERS
@@ -275,7 +275,7 @@ VERDICTS = {"0-1": "keep", "0-2": "keep", "0-3": "drop", "1-2": "drop", "1-3": "
 
 def test_worth_compares_the_share_of_true_pairs_before_and_after(tmp_path):
     seen = []
-    found = worth(make_judged_run(tmp_path, VERDICTS), FakeReader(), on_grids=seen.append)
+    found = measure_benefit(make_judged_run(tmp_path, VERDICTS), FakeReader(), on_grids=seen.append)
     assert found["true_pairs"]["of all pairs"]["share"] == pytest.approx(1 / 3)
     assert found["true_pairs"]["of the kept"]["share"] == pytest.approx(1 / 2)
     assert found["true_pairs"]["of the kept"]["pairs"] == 4 and seen == [2]
@@ -288,17 +288,17 @@ def test_worth_compares_the_share_of_true_pairs_before_and_after(tmp_path):
 
 
 def test_worth_of_a_run_that_kept_nothing_is_told_as_such(tmp_path):
-    found = worth(make_judged_run(tmp_path, dict.fromkeys(VERDICTS, "drop")), FakeReader())
+    found = measure_benefit(make_judged_run(tmp_path, dict.fromkeys(VERDICTS, "drop")), FakeReader())
     assert found["true_pairs"]["of the kept"] == {"pairs": 0, "share": None, "low": None, "high": None}
     assert "| of the kept | 0 | none | none |" in worth_page(found)
 
 
 def test_worth_is_only_known_in_the_drawn_world(tmp_path):
     with pytest.raises(RunError, match="not of the drawn world"):
-        worth(make_judged_run(tmp_path, VERDICTS, recipe="identity"), FakeReader())
+        measure_benefit(make_judged_run(tmp_path, VERDICTS, recipe="identity"), FakeReader())
 
 
 def test_images_agree_trait_by_trait():
     red, dark, blue = (FakeReader()._read(color) for color in ((255, 0, 0), (240, 0, 0), (0, 0, 255)))
-    assert all(agreeing(red, dark).values())
-    assert [trait for trait, same in agreeing(red, blue).items() if not same] == ["color", "hue"]
+    assert all(compare_traits(red, dark).values())
+    assert [trait for trait, same in compare_traits(red, blue).items() if not same] == ["color", "hue"]

@@ -18,7 +18,7 @@ from dsd.evaluation.critters import CritterScorer
 from dsd.evaluation.photographs import PROMPTS, PhotographScorer, layout, read_cases
 from dsd.files.hub import LoadError
 from tests import tiny
-from train import evaluate
+from train import comparison, evaluate
 
 SIDE = 16
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -83,7 +83,7 @@ def test_a_folder_is_read_as_people_keep_one(folder):
 def test_a_folder_may_bring_its_prompts(folder):
     (folder / "prompts.txt").write_text("on the moon\n\nat home\n")
     assert [case.prompt for case in read_cases(folder, 2)[:2]] == ["on the moon", "at home"]
-    with pytest.raises(ValueError, match="prompts must be from 1 to 2, as many as there are, got 3"):
+    with pytest.raises(ValueError, match="prompts must be from 1 to 2, .* got 3"):
         read_cases(folder, 3)
 
 
@@ -125,7 +125,7 @@ def test_the_vectors_are_those_of_the_stock_forward_passes(folder, networks, sco
     )
     pixels = scorer.clip_pixels(images=[images[1], cases[1].reference], return_tensors="pt")
     with torch.no_grad():
-        out = clip(**scorer.words([cases[1].caption], return_tensors="pt"), **pixels)
+        out = clip(**scorer.tokenizer([cases[1].caption], return_tensors="pt"), **pixels)
         seen = scorer.dino_pixels(images=[images[1], cases[1].reference], return_tensors="pt")
         tokens = dino(**seen).pooler_output
     assert row["following"] == pytest.approx(float(out.image_embeds[0] @ out.text_embeds[0]), abs=1e-5)
@@ -157,7 +157,7 @@ def test_checkpoints_are_compared_on_photographs(folder, networks, tmp_path, cap
     options += ["--dino", networks["identity"], "--clip", networks["clip"], "--out", str(out)]
     assert evaluate.main([f"toy={student}", "--images", str(folder), *options]) == 0
     page = capsys.readouterr().out
-    assert "| toy | " in page and evaluate.TEACHER not in page
+    assert "| toy | " in page and comparison.TEACHER not in page
     assert "3 subjects, 3 images each" in page and "| following (CLIP-T) | CP x PF |" in page
     assert Image.open(out / "samples.png").width == 130 * 2 + 330  # no truth for most of them
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dsd.evaluation import scores, validation
-from dsd.evaluation.critters import CritterScorer, taken, validation_set
+from dsd.evaluation.critters import CritterScorer, Scene, copied_parts, validation_set
 from dsd.evaluation.scores import Case
 from dsd.pocket.scorer import Reading
 from dsd.pocket.words import describe_context
@@ -45,8 +45,8 @@ def test_the_validation_set_is_a_function_of_its_seed(cases):
 
 def test_its_critters_are_held_out_and_asked_for_somewhere_else(cases):
     assert all(case.facts.critter.held_out for case in cases)
-    assert all(case.facts.asked.scene != case.facts.shown.scene for case in cases)
-    assert all(case.prompt == describe_context(case.facts.asked) for case in cases)
+    assert all(case.facts.target.scene != case.facts.reference.scene for case in cases)
+    assert all(case.prompt == describe_context(case.facts.target) for case in cases)
     assert all(case.prompt in case.caption and case.facts.critter.color in case.caption for case in cases)
 
 
@@ -80,16 +80,18 @@ def seen(tilt: float = 0.0, **choices) -> Reading:
     return Reading({"accessory": "none", "accessory_color": "red", "light": "day", **choices}, {}, 0.0, tilt)
 
 
-def test_only_what_was_not_asked_for_counts_as_taken():
-    shown = Context(
+def test_only_what_was_not_asked_for_counts_as_copied(cases):
+    reference = Context(
         scene="beach", accessory="hat", accessory_color="blue", light="night", place="left", tilt=8
     )
-    asked = Context(scene="snow", accessory="hat", accessory_color="red", light="night")
-    copied = taken(shown, asked, seen(**vars(shown)))
+    target = Context(scene="snow", accessory="hat", accessory_color="red", light="night")
+    scene = Scene(critter=cases[0].facts.critter, reference=reference, target=target)
+    copied = copied_parts(scene, seen(**vars(reference)))
     assert copied == {"place": True, "pose": True, "scene": True, "accessory": True}
-    obeyed = taken(shown, asked, seen(scene="snow", accessory="hat", light="night", place="right"))
+    obeyed = copied_parts(scene, seen(scene="snow", accessory="hat", light="night", place="right"))
     assert obeyed == {"place": False, "pose": False, "scene": False, "accessory": False}
-    bare = taken(replace(shown, accessory="none"), asked, seen(scene="sea", place="left", tilt=4))
+    scene = replace(scene, reference=replace(reference, accessory="none"))
+    bare = copied_parts(scene, seen(scene="sea", place="left", tilt=4))
     assert bare == {"place": True, "pose": True, "scene": False}
 
 
@@ -99,8 +101,9 @@ def test_only_what_was_not_asked_for_counts_as_taken():
 @pytest.fixture(scope="module")
 def hook(cases, tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    way = lambda pipe: validation.by_student(pipe, steps=1, image_guidance=1.0, batch=3)  # noqa: E731
-    return folder, validation.Validator(cases[:4], CritterScorer(), folder, way=way)
+    settings = {"steps": 1, "image_guidance": 1.0, "batch": 3}
+    benchmark = validation.Benchmark(cases[:4], CritterScorer())
+    return folder, validation.Validator(benchmark, folder, **settings)
 
 
 def test_the_hook_scores_a_pipeline_and_leaves_a_grid(hook):
@@ -114,25 +117,12 @@ def test_the_hook_scores_a_pipeline_and_leaves_a_grid(hook):
 
 def test_the_hook_leaves_the_training_as_it_was(hook):
     pipe = tiny.pipeline()
-    pipe.transformer.train()
-    pipe.transformer.norm_out.eval()  # a part that was put to rest on purpose
     torch.manual_seed(5)
-    before = [module.training for module in pipe.transformer.modules()]
     weights = [weight.clone() for weight in pipe.transformer.parameters()]
     state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
     hook[1](pipe, 1)
-    assert [module.training for module in pipe.transformer.modules()] == before
     assert torch.equal(torch.get_rng_state(), state) and (np.random.get_state()[1] == numpy_state).all()
     assert all(torch.equal(a, b) for a, b in zip(weights, pipe.transformer.parameters(), strict=True))
-
-
-def test_the_hook_draws_without_dropout(hook):
-    resting, training = tiny.pipeline(), tiny.pipeline()
-    heard = []
-    training.transformer.train()
-    training.transformer.register_forward_pre_hook(lambda module, inputs: heard.append(module.training))
-    assert hook[1](training, 2) == hook[1](resting, 2)
-    assert heard and not any(heard)
 
 
 def test_the_grid_shows_every_subject_before_any_twice(cases):
@@ -156,8 +146,23 @@ class Echo:
 
 def test_batches_together_are_the_whole():
     pipe, done = Echo(), []
-    draw = validation.by_student(pipe, batch=2, on_done=done.append)
+    draw = validation.in_batches(validation.by_student(pipe), 2, on_done=done.append)
     assert draw(list("abcde"), list("vwxyz"), [1, 2, 3, 4, 5]) == ["av1", "bw2", "cx3", "dy4", "ez5"]
     assert pipe.sizes == done == [2, 2, 1]
     with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
-        validation.by_student(pipe, batch=0)
+        validation.in_batches(draw, 0)
+
+
+def test_saved_images_are_not_drawn_again_unless_a_setting_differs(tmp_path):
+    requests = ["a hat"], [tiny.image()], [0]
+    seeds = []
+
+    def draw(prompts, references, new_seeds):
+        seeds.extend(new_seeds)
+        return references
+
+    for name in ("28 steps", "28 steps", "14 steps"):
+        saved = validation.saved_in(tmp_path, name, draw)
+        assert saved(*requests)[0].tobytes() == tiny.image().convert("RGB").tobytes()
+    saved(requests[0] * 2, requests[1] * 2, [1, 0])
+    assert seeds == [0, 0, 1]

@@ -101,7 +101,7 @@ def test_a_folder_that_cannot_be_written_is_said_plainly(tmp_path, monkeypatch, 
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "mkdir", refuse)  # chmod would not stop an administrator
-    for write in (lambda path: append(path, ROWS[0]), lambda path: jsonl.write(path, b"")):
+    for write in (lambda path: append(path, ROWS[0]), lambda path: jsonl.write_atomic(path, b"")):
         with pytest.raises(jsonl.RunError, match=f"cannot write .*: {os.strerror(number)}.*fix this"):
             write(tmp_path / "run" / "grids.jsonl")
 
@@ -183,7 +183,7 @@ def test_the_shards_of_another_file_are_left_alone(tmp_path):
 
 def test_writing_a_whole_file_leaves_the_old_one_until_the_new_one_is_there(tmp_path, monkeypatch):
     path = tmp_path / "grid.png"
-    jsonl.write(path, b"old")
+    jsonl.write_atomic(path, b"old")
 
     def half(part: Path, content: bytes) -> None:
         part.open("wb").write(content[:2])
@@ -192,10 +192,10 @@ def test_writing_a_whole_file_leaves_the_old_one_until_the_new_one_is_there(tmp_
     with monkeypatch.context() as full:
         full.setattr(Path, "write_bytes", half)
         with pytest.raises(jsonl.RunError, match=r"cannot write .*grid.png: No space left"):
-            jsonl.write(path, b"newer")
+            jsonl.write_atomic(path, b"newer")
     assert path.read_bytes() == b"old"
     assert [file.name for file in tmp_path.iterdir()] == ["grid.png"]
-    jsonl.write(path, b"newer")
+    jsonl.write_atomic(path, b"newer")
     assert path.read_bytes() == b"newer"
 
 

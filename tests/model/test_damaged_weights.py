@@ -76,14 +76,14 @@ def test_in_the_hubs_cache_the_file_to_delete_is_named_and_not_its_link(whole, t
     blob = file.replace(place / "blobs" / "0123")
     file.symlink_to(blob)
     with pytest.raises(LoadError, match=rf"{blob} is damaged.*: delete it, and it is downloaded again"):
-        with hub.explained("me/model", ["me/model"]):
+        with hub.explain_errors("me/model", ["me/model"]):
             load_file(file)
 
 
 def test_a_file_that_cannot_be_found_again_is_still_a_sentence(tmp_path):
     (file := tmp_path / "x.safetensors").write_bytes(b"abc")
     with pytest.raises(LoadError, match="cannot open a/b .*header too small"):
-        with hub.explained("a/b", ["a/b"]):
+        with hub.explain_errors("a/b", ["a/b"]):
             load_file(file)
 
 

@@ -12,7 +12,6 @@ from dsd.files import jsonl
 from dsd.model.pipeline import DSDPipeline
 from tests import tiny
 from train import comparison, evaluate
-from train.drawn import kept
 
 TOY = "--subjects 3 --prompts 2 --steps 1 --image-guidance 1 --device cpu --batch 4".split()
 
@@ -41,10 +40,10 @@ def test_every_way_of_drawing_has_its_row(measured):
     for name in (
         "early",
         "early, full caption",
-        evaluate.TEACHER,
-        evaluate.COPY,
-        evaluate.TRUTH,
-        evaluate.CHANCE,
+        comparison.TEACHER,
+        comparison.COPY,
+        comparison.TRUTH,
+        comparison.CHANCE,
     ):
         assert f"\n| {name} | " in page
     assert "3 subjects, 6 images each" in page and "Difference from early, case by case" in page
@@ -52,7 +51,7 @@ def test_every_way_of_drawing_has_its_row(measured):
 
 def test_the_numbers_are_kept(measured):
     kept = json.loads((measured / "scores.json").read_text())
-    assert kept["scores"][evaluate.COPY]["copy"]["mean"] == pytest.approx(1)
+    assert kept["scores"][comparison.COPY]["copy"]["mean"] == pytest.approx(1)
     assert kept["ceiling"]["identity"]["mean"] > 0.9 > kept["chance"]["identity"]["mean"]
     assert kept["settings"]["seed"] == 0 and kept["settings"]["steps"] == 1
     images = jsonl.read(measured / "images.jsonl")
@@ -98,27 +97,12 @@ def test_a_stopped_command_goes_on_and_draws_nothing_twice(models, measured, tmp
     assert scores[0]["early"] == scores[1]["early"]
 
 
-def test_another_setting_draws_anew(tmp_path):
-    asked = ["a hat"], [tiny.image()], [0]
-    drawn = []
-
-    def draw(prompts, references, seeds):
-        drawn.extend(seeds)
-        return references
-
-    for way in ("28 steps", "28 steps", "14 steps"):
-        keep = kept(draw, tmp_path, way, batch=4, on_done=lambda count: None)
-        assert keep(*asked)[0].tobytes() == tiny.image().convert("RGB").tobytes()
-    keep(asked[0], asked[1], [1])
-    assert drawn == [0, 0, 1]
-
-
 def test_rows_are_told_apart():
-    assert evaluate.label(["runs/a", "b=runs/a"]) == {"runs/a": "runs/a", "b": "runs/a"}
+    assert comparison.label(["runs/a", "b=runs/a"]) == {"runs/a": "runs/a", "b": "runs/a"}
     with pytest.raises(ValueError, match="two rows cannot both be called 'pocket': write LABEL=pocket"):
-        evaluate.label(["pocket", "pocket"])
+        comparison.label(["pocket", "pocket"])
     with pytest.raises(ValueError, match="called 'chance'"):
-        evaluate.label(["chance=pocket"])
+        comparison.label(["chance=pocket"])
 
 
 def test_weights_of_their_own_go_on_the_base(monkeypatch, tmp_path, models):

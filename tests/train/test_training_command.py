@@ -14,7 +14,7 @@ from PIL import Image
 from dsd.files.hub import LoadError
 from dsd.model.checkpoint import load_pipeline
 from dsd.training import estimate as plan
-from dsd.training.log import Curves
+from dsd.training.curves import Curves
 from dsd.training.options import TrainingError
 from tests import student
 from tests.parquet_files import published
@@ -128,7 +128,7 @@ def test_pockets_curves_are_drawn_beside_those_that_ship(tmp_path, monkeypatch):
 
 
 def _image(watching: command.Report) -> bytes:
-    watching.draw()
+    watching.plot()
     return (watching.args.out / "curves.png").read_bytes()
 
 
@@ -194,21 +194,21 @@ def test_the_published_layout_trains_over_the_network(teacher, tmp_path, monkeyp
     filesystem = DirFileSystem(str(tmp_path), LocalFileSystem(skip_instance_cache=True))
     monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: filesystem)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("a download"))
-    flags = ("--columns", "target=image", "--streaming", "--instruction-share", "0")
+    flags = ("--columns", "target=image", "--streaming", "--instruction-prob", "0")
     assert call(teacher, "me/pairs", tmp_path / "out", *flags) == 0
     assert "| rows | 5 |" in (tmp_path / "out" / "README.md").read_text()
     load_pipeline(tmp_path / "out", device="cpu")
 
 
 def test_streaming_what_lies_here_is_refused(teacher, tmp_path):
-    with pytest.raises(ValueError, match=f"--streaming is for datasets of the hub, and {tmp_path} lies here"):
+    with pytest.raises(ValueError, match=f"--streaming is for datasets on the hub, but {tmp_path} is local"):
         call(teacher, tmp_path, tmp_path / "out", "--streaming")
 
 
 def test_an_empty_dataset_and_publicity_without_an_upload_are_refused(teacher, tmp_path):
     with pytest.raises(TrainingError, match="the dataset is empty"):
         call(teacher, empty(tmp_path), tmp_path / "out")
-    with pytest.raises(ValueError, match="--public says who sees what --push-to-hub uploads"):
+    with pytest.raises(ValueError, match="--public applies to the upload"):
         call(teacher, tmp_path, tmp_path / "out", "--public")
 
 
@@ -228,22 +228,3 @@ def empty(folder: Path) -> Path:
     file = dataset(folder / "empty") / "train-00000-of-00001.parquet"
     pyarrow.parquet.write_table(pyarrow.parquet.read_table(file).slice(0, 0), file)
     return file.parent
-
-
-def test_curves_keep_the_last_of_repeated_reports_of_scores(tmp_path):
-    log = Curves(tmp_path / "curves.jsonl")
-    for step, values in (
-        (5, {"loss": 1.0}),
-        (5, {"identity": 0.1}),
-        (10, {"identity": 0.2}),
-        (5, {"identity": 0.3}),
-    ):
-        log.add(step, values)
-    assert log.scores() == [{"step": 5, "identity": 0.3}, {"step": 10, "identity": 0.2}]
-
-
-def test_without_tensorboard_curves_are_written_all_the_same(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch.utils.tensorboard", None)
-    log = Curves(tmp_path / "curves.jsonl", tmp_path / "board")
-    log.add(1, {"loss": 0.5})
-    assert (tmp_path / "curves.jsonl").exists() and not (tmp_path / "board").exists()

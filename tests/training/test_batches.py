@@ -1,7 +1,5 @@
-"""Batches: functions of the seed and the sample's number, whatever the processes; dropout; damage."""
+"""Batches: functions of the seed and the sample's number, whatever the processes; dropout."""
 
-import copy
-import logging
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +9,13 @@ import torch
 
 from dsd.model import flow, latents
 from dsd.training.batches import Batch, Batches, Order
-from dsd.training.cache import DamagedRecord, ImageEncoder, TextEncoder
-from dsd.training.data import Data, prepare
-from dsd.training.options import TrainingError, TrainOptions
+from dsd.training.cache import text_hash
+from dsd.training.data import Data, encode
+from dsd.training.options import TrainOptions
 from tests import tiny
 from tests.student import pair
 
-PLAIN = {"batch": 4, "accumulate": 1, "text_dropout": 0.0, "image_dropout": 0.0, "instruction_share": 0.0}
+PLAIN = {"batch": 4, "accumulate": 1, "text_dropout": 0.0, "condition_dropout": 0.0, "instruction_prob": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -29,9 +27,7 @@ def folder(tmp_path_factory) -> Path:
 def data(folder) -> Data:
     pipe = tiny.pipeline()
     rows = [pair(i, size=(48, 32) if i % 3 == 0 else (32, 32)) for i in range(12)]
-    frames = ((32, 32), (48, 32))
-    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, 8, folder)
-    return prepare(rows, TrainOptions(), images, texts, frames, folder)
+    return encode(rows, pipe, TrainOptions(sizes=("32", "48x32"), text_tokens=8), folder, "cpu")
 
 
 def batches(data: Data, *place: int, **options) -> Batches:
@@ -86,17 +82,17 @@ def test_a_batch_is_the_row_interpolated_by_nothing_but_its_parts(data):
     made = batches(data)
     (batch,) = made.step(0)
     rows = made.order.rows(0)
-    (canvas,) = data.latents.read(data.canvases[rows[1], 0])
-    (condition,) = data.latents.read(data.conditions[rows[1], 0])
+    entry = data.entries[rows[1]]
+    (canvas,), (condition,) = (data.latents.read(*keys) for keys in (entry.canvas, entry.condition))
     assert torch.equal(batch.data[1], latents.pack(canvas[None].float())[0])
     assert torch.equal(batch.condition[1], latents.pack(condition[None].float())[0])
-    assert torch.equal(batch.embeds[1], data.texts.read(data.captions[rows[1]])[0].float())
+    assert torch.equal(batch.embeds[1], data.texts.read(entry.caption)[0].float())
     assert batch.frame == data.frames[data.buckets[rows[1]]]
 
 
 @pytest.mark.parametrize("processes, accumulate", [(2, 1), (1, 2), (2, 2), (4, 1)])
 def test_processes_and_accumulation_share_out_the_same_samples(data, processes, accumulate):
-    changed = {"text_dropout": 0.3, "image_dropout": 0.3, "instruction_share": 0.5}
+    changed = {"text_dropout": 0.3, "condition_dropout": 0.3, "instruction_prob": 0.5}
     batch = 8 // (processes * accumulate)
     for step in (0, 5):
         (whole,) = batches(data, batch=8, **changed).step(step)
@@ -133,8 +129,8 @@ def test_times_are_those_of_flow_with_their_shift(data):
 
 
 def test_the_image_is_dropped_as_zeros_and_the_text_as_the_empty_prompt(data):
-    changed = {"batch": 64, "text_dropout": 0.3, "image_dropout": 0.2, "instruction_share": 0.5}
-    empty = data.texts.read(data.empty)[0].float()
+    changed = {"batch": 64, "text_dropout": 0.3, "condition_dropout": 0.2, "instruction_prob": 0.5}
+    empty = data.texts.read(text_hash(""))[0].float()
     blind, wordless = [], []
     for step in range(20):
         (batch,) = batches(data, **changed).step(step)
@@ -149,11 +145,11 @@ def test_the_image_is_dropped_as_zeros_and_the_text_as_the_empty_prompt(data):
 
 def test_instructions_take_the_captions_place_in_their_share(data):
     def instructed(share: float) -> float:
-        made = batches(data, batch=64, instruction_share=share)
+        made = batches(data, batch=64, instruction_prob=share)
         found = []
         for step in range(10):
             rows, (batch,) = made.order.rows(step), made.step(step)
-            texts = [data.texts.read(data.instructions[row])[0].float() for row in rows]
+            texts = [data.texts.read(data.entries[row].instruction)[0].float() for row in rows]
             found += [torch.equal(one, text) for one, text in zip(batch.embeds, texts, strict=True)]
         return float(np.mean(found))
 
@@ -162,67 +158,10 @@ def test_instructions_take_the_captions_place_in_their_share(data):
 
 
 def test_a_row_without_an_instruction_keeps_its_caption(data):
-    bare = replace(data, instructions=np.full_like(data.instructions, -1))
-    (with_share,) = batches(bare, instruction_share=1.0).step(0)
-    (without,) = batches(data, instruction_share=0.0).step(0)
+    bare = replace(data, entries=[replace(entry, instruction=None) for entry in data.entries])
+    (with_share,) = batches(bare, instruction_prob=1.0).step(0)
+    (without,) = batches(data, instruction_prob=0.0).step(0)
     assert torch.equal(with_share.embeds, without.embeds)
-
-
-def damaged(data: Data, rows: list[int]) -> Data:
-    """As if bits had flipped on the disk in the canvases of these rows."""
-    latents = copy.deepcopy(data.latents)
-    for row in rows:
-        file, place = data.canvases[row, 0]
-        latents._files[file].sums[place] ^= 1
-    return replace(data, latents=latents)
-
-
-def test_a_damaged_record_is_named_and_the_next_row_takes_its_place(data, caplog, monkeypatch):
-    monkeypatch.setattr("dsd.training.batches.TOLERATED", 1 / 12)  # there are twelve rows
-    made = batches(data, batch=12)
-    rows = made.order.rows(0)
-    bad = int(rows[3])
-    members = np.flatnonzero(data.buckets == data.buckets[bad])
-    following = members[(members.tolist().index(bad) + 1) % len(members)]
-    (whole,) = made.step(0)
-    made = batches(damaged(data, [bad]), batch=12)
-    with caplog.at_level(logging.WARNING):
-        (batch,) = made.step(0)
-    untouched = rows != bad
-    assert torch.equal(batch.data[untouched], whole.data[untouched])
-    assert torch.equal(batch.data[3], whole.data[rows.tolist().index(following)])
-    assert "skipped a row: record" in caplog.text and made.damaged == {bad}
-
-
-@pytest.mark.parametrize("rows", [[0], [0, 1, 2]], ids=["one of twelve", "three of twelve"])
-def test_over_one_in_a_hundred_damaged_records_are_an_error(data, rows):
-    made = batches(damaged(data, rows), batch=12)
-    with pytest.raises(TrainingError, match="1 of 12 rows are damaged in the cache, over 1 %"):
-        for step in range(20):
-            made.step(step)
-
-
-def test_one_in_a_hundred_is_not_over_it(data):
-    again = np.arange(108) % 12  # each row nine times, but for the last hundred's damaged one
-    names = ("buckets", "canvases", "conditions", "captions", "instructions")
-    many = replace(data, **{name: getattr(data, name)[again][:100] for name in names})
-    made = batches(many)
-    error = DamagedRecord("record 3 of a file is damaged")
-    made._next(3, error)
-    with pytest.raises(TrainingError, match="2 of 100 rows"):
-        made._next(4, error)
-
-
-def test_a_damaged_record_that_all_rows_share_is_an_error_however_many_there_are(data, caplog):
-    names = ("buckets", "canvases", "conditions", "captions", "instructions")
-    rows = np.arange(120_000) % len(data)
-    many = replace(
-        data, texts=copy.deepcopy(data.texts), **{name: getattr(data, name)[rows] for name in names}
-    )
-    file, place = many.empty
-    many.texts._files[file].sums[place] ^= 1
-    with pytest.raises(TrainingError, match="1201 of 120000 rows are damaged in the cache, over 1 %"):
-        batches(many, batch=1, text_dropout=1.0).step(0)
 
 
 def test_an_error_while_assembling_reaches_the_loop(data, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -10,41 +11,28 @@ from PIL import Image
 from dsd.evaluation import scores
 from dsd.model.presets import ASSETS, POCKET
 from dsd.training import curves
+from dsd.training.curves import Curves, Series, plot, read_series
 
-STEPS = range(10, 410, 10)
 
-
-def lines(offset: float = 0.0, steps=STEPS, scored: bool = True) -> list[dict]:
+def lines(offset: float = 0.0, steps=range(10, 410, 10), scored: bool = True) -> Series:
     rows = [{"step": step, "loss": 1 / step + 0.3 + offset, "rate": 1e-4} for step in steps]
-    if scored:
-        for row in rows[9::10]:
-            value = row["step"] / 500 + offset
-            row |= {"identity": value, "identity_low": value - 0.05, "identity_high": value + 0.05}
-            row |= {"identity_chance": 0.25, "identity_ceiling": 0.98, "copy": -0.1}
-    return rows
+    for row in rows[9::10] if scored else []:
+        value = row["step"] / 500 + offset
+        row |= {"identity": value, "identity_low": value - 0.05, "identity_high": value + 0.05}
+        row |= {"identity_chance": 0.25, "identity_ceiling": 0.98, "copy": -0.1}
+    return read_series(rows)
 
 
-def write(path, rows) -> None:
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def color_of(name: str) -> tuple[int, int, int]:
-    names = next(names for names in curves.PANELS.values() if name in names)
-    code = curves.COLORS[names.index(name)]
-    return tuple(int(code[i : i + 2], 16) for i in (1, 3, 5))
-
-
-def painted(page: Image.Image, color: tuple[int, int, int], slack: int = 12) -> np.ndarray:
-    """Where the plots (not their keys) have about this color: [n, (row, column)]."""
-    pixels = np.asarray(page)[:, : curves.LEFT + curves.WIDTH].astype(int)
-    return np.argwhere(np.abs(pixels - color).max(axis=2) <= slack)
+def labelled(panel) -> dict[str, object]:
+    """The panel's lines by the first word of their labels."""
+    return {line.get_label().split()[0]: line for line in panel.get_lines() if line.get_label()[0] != "_"}
 
 
 def test_rows_become_series_and_the_last_of_one_step_counts():
     rows = [{"step": 2, "loss": 5.0}, {"step": 1, "loss": 4.0}, {"step": 2, "loss": 3.0, "copy": 1}]
-    found = curves.series(rows)
-    assert found["loss"][0].tolist() == [1, 2] and found["loss"][1].tolist() == [4.0, 3.0]
-    assert found["copy"][0].tolist() == [2] and "step" not in found
+    series = read_series(rows)
+    assert series["loss"][0].tolist() == [1, 2] and series["loss"][1].tolist() == [4.0, 3.0]
+    assert series["copy"][0].tolist() == [2] and "step" not in series
 
 
 def test_what_is_no_number_is_left_out():
@@ -53,103 +41,99 @@ def test_what_is_no_number_is_left_out():
         {"step": 2, "loss": 1.0},
         {"loss": 9.0},
     ]
-    found = curves.series(rows)
-    assert list(found) == ["loss"] and found["loss"][1].tolist() == [1.0]
+    series = read_series(rows)
+    assert list(series) == ["loss"] and series["loss"][1].tolist() == [1.0]
 
 
-def test_a_rising_score_rises_to_the_right_and_ends_at_the_last_step():
-    page = curves.draw(curves.series(lines()))
-    dots = painted(page, color_of("identity"))
-    dots = dots[dots[:, 0] > curves.HEAD + curves.TOP + curves.HEIGHT + curves.BOTTOM]  # the lower panel
-    assert dots[dots[:, 1].argmin(), 0] > dots[dots[:, 1].argmax(), 0]  # rows count downwards
-    assert abs(dots[:, 1].max() - (curves.LEFT + curves.WIDTH)) <= 3
-
-
-def test_a_value_stands_at_its_height():
-    page = curves.draw(curves.series([{"step": s, "following": 0.5, "copy": 0.0} for s in (1, 2, 3)]))
-    top = curves.HEAD + curves.TOP
-    low = -0.03  # the panel reaches a little below the lowest value
-    expected = top + curves.HEIGHT * (1 - 0.5) / (1 - low)
-    found = painted(page, color_of("following"))[:, 0]
-    assert abs((found.min() + found.max()) / 2 - expected) <= 1.5
+def test_a_panel_has_a_line_for_each_score_with_its_band_last_value_and_levels():
+    _, panel = plot(lines()).axes
+    line = labelled(panel)["identity"]
+    assert line.get_xdata().tolist() == [100, 200, 300, 400]
+    assert line.get_ydata().tolist() == pytest.approx([0.2, 0.4, 0.6, 0.8])
+    assert line.get_label().split() == ["identity", "0.800", "chance", "0.25", "truth", "0.98"]
+    (band,) = panel.collections
+    assert band.get_paths()[0].get_extents().extents == pytest.approx([100, 0.15, 400, 0.85])
+    assert labelled(panel)["copy"].get_label() == "copy -0.100" and panel.get_ylim()[1] == 1.0
+    colors = [labelled(panel)[name].get_color() for name in ("identity", "copy")]
+    assert colors == [curves.COLORS[0], curves.COLORS[3]]
 
 
 def test_without_scores_there_is_only_the_loss():
-    both, loss = curves.draw(curves.series(lines())), curves.draw(curves.series(lines(scored=False)))
-    assert both.height - loss.height == curves.HEIGHT + curves.TOP + curves.BOTTOM
+    assert [panel.get_title(loc="left") for panel in plot(lines()).axes] == ["loss", "scores"]
+    assert [panel.get_title(loc="left") for panel in plot(lines(scored=False)).axes] == ["loss"]
+
+
+def test_the_high_loss_of_the_first_steps_does_not_flatten_the_rest():
+    (panel,) = plot(lines(steps=range(1, 400), scored=False)).axes
+    assert panel.get_ylim()[1] < 0.5  # the first is 1.3
 
 
 def test_the_reference_is_fainter_and_never_wider_than_twice_our_run():
-    own, other = (
-        curves.series(lines(scored=False)),
-        curves.series(lines(0.1, range(10, 4000, 10), scored=False)),
-    )
-    alone, both = curves.draw(own), curves.draw(own, reference=other)
-    added = (np.asarray(both) != np.asarray(alone)).any(axis=2)[:, curves.LEFT : curves.LEFT + curves.WIDTH]
-    assert added[:, curves.WIDTH * 3 // 4 :].any()  # it goes on where ours has ended
-    top, left = curves.HEAD + curves.TOP + 4, curves.LEFT + curves.WIDTH * 3 // 4
-    beyond = np.asarray(both)[top : top + curves.HEIGHT - 8, left : left + 100]
-    assert beyond.min() > min(color_of("loss")) + 40
-    right = painted(both, color_of("loss"))[:, 1].max()
-    assert abs(right - (curves.LEFT + curves.WIDTH / 2)) <= 3
+    other = lines(0.1, range(10, 4000, 10), scored=False)
+    (panel,) = plot(lines(scored=False), reference=other).axes
+    reference = panel.get_lines()[0]
+    assert reference.get_alpha() < 1 and reference.get_linestyle() == "--"
+    assert reference.get_xdata().max() == 800 and "reference run" in panel.get_xlabel()
 
 
 def test_a_short_run_is_compared_with_the_same_steps_of_the_reference():
     """A mean over the whole reference would put its first steps far below ours."""
-    own = curves.series(lines(steps=range(1, 30), scored=False))
-    long = curves.series(lines(steps=range(1, 9000), scored=False))
-    page = curves.draw(own, reference=long)
-    same = curves.draw(own, reference=curves.series(lines(steps=range(1, 59), scored=False)))
-    assert np.abs(np.asarray(page).astype(int) - np.asarray(same)).max() == 0
+    own, (long, short) = (
+        lines(steps=range(1, 30), scored=False),
+        (lines(steps=range(1, last), scored=False) for last in (9000, 59)),
+    )
+    one, other = (plot(own, reference=series).axes[0].get_lines()[0].get_ydata() for series in (long, short))
+    assert np.array_equal(one, other)
 
 
 def test_an_alarm_is_written_below_in_red():
-    own = curves.series(lines())
-    plain, alarmed = curves.draw(own), curves.draw(own, note="alarm: copying rose " * 12)
-    assert alarmed.height > plain.height
-    red = np.asarray(alarmed)[plain.height - 8 :].astype(int)
-    assert ((red[..., 0] - red[..., 2]) > 100).sum() > 200
+    plain, alarmed = plot(lines()), plot(lines(), note="alarm: copying rose " * 12)
+    assert alarmed.get_figheight() > plain.get_figheight()
+    assert "copying rose" in alarmed.get_supxlabel() and not plain.get_supxlabel()
 
 
 def test_one_row_is_enough():
-    assert curves.draw(curves.series([{"step": 1, "loss": 0.5}])).size[0] > 0
-    assert curves.draw(curves.series([{"step": 0, "copy": 0.0}])).size[0] > 0
+    for row in ({"step": 1, "loss": 0.5}, {"step": 0, "copy": 0.0}):
+        assert len(plot(read_series([row])).axes) == 1
 
 
 def test_the_file_is_written_whole_and_the_same_each_time(tmp_path):
-    write(tmp_path / "curves.jsonl", lines())
+    log = Curves(tmp_path / "curves.jsonl")
+    for step in range(10):
+        log.add(step, {"loss": 1 / (1 + step)})
     for name in ("a.png", "b.png"):
-        curves.write(
-            tmp_path / "curves.jsonl", tmp_path / name, reference=tmp_path / "none.jsonl", title="run"
-        )
+        curves.write(log.file, tmp_path / name, reference=tmp_path / "none.jsonl")
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     assert Image.open(tmp_path / "a.png").format == "PNG"
 
 
-def test_nothing_to_draw_is_said(tmp_path):
-    write(tmp_path / "curves.jsonl", [{"step": 1, "rate": 0.1}])
+def test_nothing_to_plot_is_said(tmp_path):
+    log = Curves(tmp_path / "curves.jsonl")
+    log.add(1, {"rate": 0.1})
     with pytest.raises(ValueError, match="curves.jsonl has no row with a step and a loss or a score yet"):
-        curves.write(tmp_path / "curves.jsonl", tmp_path / "curves.png")
+        curves.write(log.file, tmp_path / "curves.png")
     assert not (tmp_path / "curves.png").exists()
 
 
-@pytest.mark.parametrize(
-    "ends, expected",
-    [
-        ((0, 1), [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
-        ((0, 6000), [0, 2000, 4000, 6000]),
-        ((0.31, 0.49), [0.35, 0.4, 0.45]),
-        ((-0.14, 1), [0, 0.25, 0.5, 0.75, 1.0]),
-    ],
-)
-def test_ticks_are_round_numbers(ends, expected):
-    assert curves.ticks(*ends, 5) == pytest.approx(expected)
+def test_without_matplotlib_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ValueError, match="missing: pip install -r train/requirements.txt"):
+        plot(lines())
 
 
-def test_a_long_line_keeps_its_shape():
-    steps, values = curves._binned(np.arange(60_000), np.linspace(0, 1, 60_000))
-    assert len(steps) == curves.POINTS and values[0] < 0.01 and values[-1] > 0.99
-    assert np.allclose(np.diff(steps), 100)
+def test_the_last_of_repeated_scores_counts(tmp_path):
+    log = Curves(tmp_path / "curves.jsonl")
+    reports = [(5, {"loss": 1.0}), (5, {"identity": 0.1}), (10, {"identity": 0.2}), (5, {"identity": 0.3})]
+    for step, values in reports:
+        log.add(step, values)
+    assert log.scores() == [{"step": 5, "identity": 0.3}, {"step": 10, "identity": 0.2}]
+
+
+def test_without_tensorboard_curves_are_written_all_the_same(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    log = Curves(tmp_path / "curves.jsonl", tmp_path / "board")
+    log.add(1, {"loss": 0.5})
+    assert (tmp_path / "curves.jsonl").exists() and not (tmp_path / "board").exists()
 
 
 def test_the_reference_that_ships_is_of_the_default_training_and_its_scores_are_a_line():

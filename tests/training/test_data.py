@@ -4,7 +4,6 @@ import logging
 from pathlib import Path
 
 import fsspec
-import numpy as np
 import pytest
 import torch
 
@@ -12,8 +11,8 @@ from dsd.files.pairs import BadRow
 from dsd.model import latents
 from dsd.model.canvas import compose, fit, to_tensor
 from dsd.training import data as training_data
-from dsd.training.cache import ImageEncoder, TextEncoder
-from dsd.training.data import Data, check_rows, dataset_name, prepare
+from dsd.training.cache import text_hash
+from dsd.training.data import Data, check_rows, dataset_name
 from dsd.training.options import TrainingError, TrainOptions
 from tests import tiny
 from tests.student import pair, pairs
@@ -41,9 +40,9 @@ def pipe():
     return tiny.pipeline()
 
 
-def encode(pipe, rows, folder, frames=((32, 32),), **options) -> Data:
-    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, 8, folder)
-    return prepare(rows, TrainOptions(**options), images, texts, frames, folder)
+def encode(pipe, rows, folder, *sizes: str) -> Data:
+    options = TrainOptions(sizes=sizes or ("32",), text_tokens=8)
+    return training_data.encode(rows, pipe, options, folder, "cpu")
 
 
 def test_an_empty_dataset_is_refused():
@@ -59,9 +58,9 @@ def test_missing_columns_are_named():
 def test_a_dataset_without_instructions_says_which_setting_to_change(pipe, tmp_path):
     row = pair(0)
     del row["instruction"]
-    with pytest.raises(TrainingError, match="instruction_share is 0.5.*--instruction-share 0"):
+    with pytest.raises(TrainingError, match="instruction_prob is 0.5.*--instruction-prob 0"):
         check_rows([row], TrainOptions())
-    check_rows([row], TrainOptions(instruction_share=0))
+    check_rows([row], TrainOptions(instruction_prob=0))
     with pytest.raises(TrainingError, match="the dataset has no instructions"):
         encode(pipe, [pair(0, instruction=None)], tmp_path)
 
@@ -73,8 +72,9 @@ def test_a_row_becomes_the_canvas_and_the_condition_that_drawing_uses(pipe, tmp_
     with torch.no_grad():
         canvas = latents.encode(pipe.vae, torch.cat([reference, target], dim=-1))[0]
         condition = latents.encode(pipe.vae, compose(reference))[0]
-    for places, expected in ((data.canvases, canvas), (data.conditions, condition)):
-        (stored,) = data.latents.read(places[1, 0])
+    entry = data.entries[1]
+    for keys, expected in ((entry.canvas, canvas), (entry.condition, condition)):
+        (stored,) = data.latents.read(*keys)
         torch.testing.assert_close(stored.float(), expected, rtol=2e-3, atol=2e-3)
 
 
@@ -83,9 +83,9 @@ def test_frames_encoded_apart_give_the_same_as_whole_canvases(tmp_path):
 
     pocket = load_pipeline("pocket", device="cpu")
     rows = [pair(0, size=(64, 64))]
-    data = encode(pocket, rows, tmp_path, ((64, 64),))
-    assert data.canvases.shape == (1, 2, 2)  # two frames, as this VAE reads each block alone
-    frames = [data.latents.read(place)[0] for place in data.conditions[0]]
+    data = encode(pocket, rows, tmp_path, "64")
+    assert len(data.entries[0].canvas) == 2  # two frames, as this VAE reads each block alone
+    frames = [data.latents.read(key)[0] for key in data.entries[0].condition]
     with torch.no_grad():
         expected = latents.encode(pocket.vae, compose(to_tensor([rows[0]["conditioning"]])))[0]
     torch.testing.assert_close(torch.cat(frames, dim=-1).float(), expected, rtol=5e-3, atol=5e-3)
@@ -97,24 +97,24 @@ def test_texts_are_the_captions_and_instructions(pipe, tmp_path):
         caption, *_ = pipe.encode_prompt("a hat 1", None, max_sequence_length=8)
         instruction, *_ = pipe.encode_prompt("put on 3", None, max_sequence_length=8)
         empty, *_ = pipe.encode_prompt("", None, max_sequence_length=8)
-    for place, expected in (
-        (data.captions[1], caption),
-        (data.instructions[3], instruction),
-        (data.empty, empty),
+    for key, expected in (
+        (data.entries[1].caption, caption),
+        (data.entries[3].instruction, instruction),
+        (text_hash(""), empty),
     ):
-        torch.testing.assert_close(data.texts.read(place)[0].float(), expected[0], rtol=2e-3, atol=2e-3)
+        torch.testing.assert_close(data.texts.read(key)[0].float(), expected[0], rtol=2e-3, atol=2e-3)
 
 
 def test_a_row_goes_to_the_frame_of_the_nearest_shape(pipe, tmp_path):
     rows = [pair(0, size=(64, 32)), pair(1, size=(32, 32)), pair(2, size=(40, 90))]
-    data = encode(pipe, rows, tmp_path, ((32, 32), (48, 32), (32, 48)))
+    data = encode(pipe, rows, tmp_path, "32", "48x32", "32x48")
     assert [data.frames[bucket] for bucket in data.buckets] == [(48, 32), (32, 32), (32, 48)]
-    (canvas,) = data.latents.read(data.canvases[0, 0])
+    (canvas,) = data.latents.read(*data.entries[0].canvas)
     assert canvas.shape == (4, 4, 12)  # two frames of 48 x 32, an eighth of that
     with torch.no_grad():
         seen = compose(to_tensor([fit(rows[0]["conditioning"], 48, 32)]))
     torch.testing.assert_close(
-        data.latents.read(data.conditions[0, 0])[0].float(),
+        data.latents.read(*data.entries[0].condition)[0].float(),
         latents.encode(pipe.vae, seen)[0].detach(), rtol=2e-3, atol=2e-3,
     )  # fmt: skip
 
@@ -140,7 +140,7 @@ def test_over_one_in_a_hundred_bad_rows_are_an_error(pipe, tmp_path):
 def test_rows_without_an_instruction_use_their_caption_and_say_so(pipe, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         data = encode(pipe, [pair(0), pair(1, instruction="")], tmp_path)
-    assert data.instructions[1].tolist() == [-1, -1]
+    assert data.entries[0].instruction and data.entries[1].instruction is None
     assert "1 of 2 rows have no instruction" in caplog.text
 
 
@@ -180,9 +180,7 @@ def test_a_lost_cache_file_is_made_again(pipe, tmp_path, named):
     ).unlink()
     again = encode(pipe, named, tmp_path)
     assert again.name == first.name and len(again) == 6
-    assert torch.equal(
-        again.latents.read(again.canvases[0, 0])[0], first.latents.read(first.canvases[0, 0])[0]
-    )
+    assert torch.equal(*(data.latents.read(*data.entries[0].canvas)[0] for data in (again, first)))
 
 
 def test_encoding_that_was_killed_goes_on_at_its_block(pipe, tmp_path, named, monkeypatch):
@@ -201,6 +199,6 @@ def test_encoding_that_was_killed_goes_on_at_its_block(pipe, tmp_path, named, mo
 def test_the_order_of_the_rows_is_kept(pipe, tmp_path, monkeypatch):
     monkeypatch.setattr(training_data, "BLOCK", 2)
     data = encode(pipe, pairs(5), tmp_path)
-    keys = [data.captions[i].tolist() for i in range(5)]
+    keys = [entry.caption for entry in data.entries]
     assert keys[0] == keys[3] and keys[1] == keys[4] and keys[0] != keys[1]  # captions repeat every three
-    assert len(np.unique(data.canvases[:, 0], axis=0)) == 5
+    assert len({entry.canvas[0] for entry in data.entries}) == 5

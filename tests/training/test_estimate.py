@@ -10,7 +10,7 @@ from accelerate.utils import DeepSpeedPlugin
 from dsd.model import presets
 from dsd.training import estimate as plan
 from dsd.training.estimate import Plan
-from dsd.training.loop import start, tell_deepspeed
+from dsd.training.loop import configure_deepspeed, start
 from dsd.training.options import TrainingError, TrainOptions
 from dsd.training.student import Base, find_base, open_encoders, open_transformer
 from tests import student
@@ -182,6 +182,6 @@ def test_what_a_launcher_says_does_not_replace_our_settings(monkeypatch):
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")
     assert start(options).gradient_accumulation_steps == 3
     plugin = DeepSpeedPlugin(gradient_clipping=1.0, gradient_accumulation_steps=1)
-    tell_deepspeed(plugin.deepspeed_config, options)
+    configure_deepspeed(plugin.deepspeed_config, options)
     asked = ("gradient_accumulation_steps", "gradient_clipping", "train_micro_batch_size_per_gpu")
     assert [plugin.get_value(name) for name in asked] == [3, 0.5, 7]

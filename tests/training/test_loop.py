@@ -17,7 +17,13 @@ from dsd.model.presets import LORA
 from dsd.training import loop as training
 from dsd.training.loop import batch_loss, frame_weights, learning_rate, train
 from dsd.training.options import TrainOptions
-from dsd.training.student import black_token, find_base, open_encoders, open_transformer, start_columns
+from dsd.training.student import (
+    black_token,
+    find_base,
+    init_condition_columns,
+    open_encoders,
+    open_transformer,
+)
 from tests import student, tiny
 
 
@@ -131,7 +137,7 @@ def test_all_weights_move_with_full_and_the_new_columns_too(full, teacher):
 
 @pytest.mark.parametrize("full", [False, True], ids=["lora", "full"])
 def test_new_columns_may_begin_as_the_old_ones_and_take_black_for_nothing(teacher, full):
-    options = student.options(teacher, full=full, columns_start=2.0)
+    options = student.options(teacher, full=full, condition_init_scale=2.0)
     base = find_base(options)
     pipe = open_encoders(base, torch.float32)
     pipe.register_modules(transformer=open_transformer(base, options, torch.float32, torch.device("cpu")))
@@ -139,7 +145,7 @@ def test_new_columns_may_begin_as_the_old_ones_and_take_black_for_nothing(teache
     noise, image = torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0))
     before = embed(torch.cat([noise, image], 1))
     torch.testing.assert_close(before, embed(torch.cat([noise, 0 * image], 1)))  # zero, as in the paper
-    start_columns(pipe, options)
+    init_condition_columns(pipe, options)
     torch.testing.assert_close(embed(torch.cat([noise, black.expand(5, -1)], 1)), before)
     unlike_black = image - (image @ black)[:, None] * black / black.square().sum()
     both = embed(torch.cat([noise, unlike_black], 1))
@@ -196,7 +202,7 @@ def test_the_app_opens_folder_and_lora_and_draws_the_same(lora, teacher):
     drawn = []
     for flags in (["--model", lora], ["--model", teacher, "--weights", lora / "lora"]):
         args = app.parse([*map(str, flags), "--device", "cpu"])
-        loaded = app.load(args, app.judge(args))
+        loaded, _ = app.load(args)
         (result,) = drawing.generate(loaded.pipe, tiny.image(), Options(prompt=tiny.PROMPTS[0], steps=2))
         drawn.append(np.asarray(result.image, dtype=int))
     assert drawn[0].std() > 0 and abs(drawn[0] - drawn[1]).max() <= 1  # of 255

@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from dsd.training.options import TrainingError
-from dsd.training.state import Average, Progress, States, gathered_weights, moving_weights
+from dsd.training.state import EMA, Progress, TrainState, gather_weights, trainable_parameters
 
 BOUND = {"lr": 0.1, "data": "abc"}
 
@@ -26,8 +26,8 @@ class Run:
         self.model, self.optimizer = accelerator.prepare(
             self.net, torch.optim.AdamW(weights, 0.1, fused=True)
         )
-        self.average = Average(moving_weights(accelerator, self.model), 0.9)
-        self.states = States(folder, accelerator, self.model, self.optimizer, self.average, bound)
+        self.ema = EMA(trainable_parameters(accelerator, self.model), 0.9)
+        self.states = TrainState(folder, accelerator, self.model, self.optimizer, self.ema, bound)
         self.accelerator = accelerator
 
     def go(self, first: int, last: int) -> None:
@@ -36,11 +36,11 @@ class Run:
             self.model(inputs).square().mean().backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
-            self.average.update(step)
+            self.ema.update(step)
 
     def everything(self) -> list[torch.Tensor]:
         moments = [part for weight in self.net.parameters() for part in self.optimizer.state[weight].values()]
-        return [*self.net.parameters(), *self.average.weights.values(), *moments]
+        return [*self.net.parameters(), *self.ema.weights.values(), *moments]
 
 
 def test_weights_average_and_moments_come_back_bit_for_bit(tmp_path):
@@ -102,7 +102,7 @@ def test_a_damaged_newest_state_falls_back_to_the_one_before_and_says_so(saved, 
 def test_with_no_whole_state_left_it_does_not_start_over_in_silence(saved):
     for manifest in saved.glob("*/state.json"):
         manifest.write_text("{}")
-    with pytest.raises(TrainingError, match="no state in .* is whole: delete that folder to start over"):
+    with pytest.raises(TrainingError, match="no state in .* is intact: delete that folder to start over"):
         Run(saved).states.load()
 
 
@@ -113,37 +113,37 @@ def test_a_state_that_was_being_written_is_not_one(saved):
 
 @pytest.mark.parametrize("bound", [{**BOUND, "lr": 0.2}, {"lr": 0.1}, {**BOUND, "new": 1}])
 def test_other_settings_or_data_are_refused_by_name(saved, bound):
-    with pytest.raises(TrainingError, match="was begun with (lr 0.1, and now it is 0.2|data 'abc'|new None)"):
+    with pytest.raises(TrainingError, match="started with (lr 0.1, but now it is 0.2|data 'abc'|new None)"):
         Run(saved, bound=bound).states.load()
 
 
 def test_a_run_that_has_done_more_is_not_continued_as_one_of_fewer_steps(saved):
     assert Run(saved).states.load(4) == Run(saved).states.load(5) == Progress(4)
-    with pytest.raises(TrainingError, match="done 4 steps already, and now --steps is 3: .* another --out"):
+    with pytest.raises(TrainingError, match="done 4 steps already, but now --steps is 3: .* another --out"):
         Run(saved).states.load(3)
 
 
 def test_the_average_follows_slowly_and_forgets_the_start(tmp_path):
     run = Run(tmp_path)
     run.go(0, 200)
-    weights = moving_weights(run.accelerator, run.model)
-    before = {name: weight.clone() for name, weight in run.average.weights.items()}
+    weights = trainable_parameters(run.accelerator, run.model)
+    before = {name: weight.clone() for name, weight in run.ema.weights.items()}
     with torch.no_grad():
         for weight in weights.values():
             weight.fill_(1.0)
-    run.average.update(200)
-    for name, value in run.average.weights.items():
+    run.ema.update(200)
+    for name, value in run.ema.weights.items():
         torch.testing.assert_close(value, 0.9 * before[name] + 0.1)
 
 
 def test_the_model_has_the_average_inside_the_block_only(tmp_path):
     run = Run(tmp_path)
     run.go(0, 5)
-    own = gathered_weights(run.accelerator, run.model)
-    with run.average.in_place():
-        averaged = gathered_weights(run.accelerator, run.model)
-    assert all(torch.equal(averaged[name], value) for name, value in run.average.weights.items())
-    after = gathered_weights(run.accelerator, run.model)
+    own = gather_weights(run.accelerator, run.model)
+    with run.ema.swapped():
+        averaged = gather_weights(run.accelerator, run.model)
+    assert all(torch.equal(averaged[name], value) for name, value in run.ema.weights.items())
+    after = gather_weights(run.accelerator, run.model)
     assert all(torch.equal(after[name], value) for name, value in own.items())
     assert not any(torch.equal(averaged[name], value) for name, value in own.items())
     assert own.keys() == {"0.weight", "0.bias", "2.weight"}  # only what is trained

@@ -121,7 +121,7 @@ def test_what_saves_memory_leaves_the_same_weights(plain, teacher, tmp_path, cha
         {"weight_decay": 0.9},
         {"guidance": 1.0},
         {"warmup": 4},
-        {"columns_start": 1.0},
+        {"condition_init_scale": 1.0},
     ],
     ids=lambda changed: next(iter(changed)),
 )

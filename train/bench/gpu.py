@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from PIL import Image
+from torch.nn.attention import sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
@@ -21,7 +22,7 @@ from dsd.files.jsonl import Row
 from dsd.model import checkpoint, flow, latents, presets
 from dsd.model.pipeline import DSDPipeline
 from dsd.training.options import TrainOptions
-from dsd.training.student import make_trainable, quantize
+from dsd.training.student import KERNELS, make_trainable, quantize
 from train.bench.timing import forget_peak, peak_bytes, shortest, timed
 
 FRAMES = (512, 768)  # pixels
@@ -186,6 +187,7 @@ def training_rows(
     arguments = inputs(model, side)
     forget_peak()
 
+    @sdpa_kernel(KERNELS)
     def step() -> None:
         with torch.autocast(model.proj_out.weight.device.type, torch.bfloat16):
             velocity = model(**arguments)[0]

@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
 SAVE_EVERY = 120.0  # seconds between saved states
-# The kernels of attention: all but cuDNN's; see `dsd.training.student.make_trainable`.
+# The kernels of attention: all but cuDNN's; see `dsd.training.student.KERNELS`.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 

@@ -13,10 +13,10 @@ import torch
 from diffusers import FluxPipeline
 from PIL import Image
 
-from dsd.evaluation.critters import CritterScorer, case
+from dsd.evaluation.critters import CritterScorer, make_case
 from dsd.evaluation.critters import Scene as CaseScene
 from dsd.evaluation.scores import Interval, evaluate, measure_levels
-from dsd.evaluation.validation import by_student, by_teacher, sample_sheet
+from dsd.evaluation.validation import by_student, by_teacher, in_batches, sample_sheet
 from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import ASSETS
@@ -51,9 +51,8 @@ class Measured:
 
     def draw(self, prompts: list[str], side: int, tokens: int) -> list[Image.Image]:
         """Return the teacher's image of each prompt."""
-        guidance = {"guidance": self.guidance, "steps": STEPS, "batch": BATCH}
-        draw_all = by_teacher(self.teacher, side=side, tokens=tokens, **guidance)
-        return draw_all(prompts, [], [SEED + i for i in range(len(prompts))])
+        by_prompt = by_teacher(self.teacher, side=side, tokens=tokens, guidance=self.guidance, steps=STEPS)
+        return in_batches(by_prompt, BATCH)(prompts, [], [SEED + i for i in range(len(prompts))])
 
     def score(self, images: list[Image.Image], wanted: list[Scene], readings: list[Reading]) -> dict:
         """Return, for each trait and part of the context, the share of images that show it, and the looks."""
@@ -153,12 +152,13 @@ def measure_student(measured: Measured, args: argparse.Namespace) -> dict[str, o
     cases = []
     for i in range(min(args.count, 200)):
         critter, (shown, asked) = measured.fresh(i, held_out=True, contexts=2)
-        scene = CaseScene(critter=critter, shown=shown, asked=asked)
-        cases.append(case(scene, f"{i:04d}", SEED + i, measured.panel))
-    scorer, how = CritterScorer(measured.scorer), {"steps": STEPS, "batch": BATCH}
+        scene = CaseScene(critter=critter, reference=shown, target=asked)
+        cases.append(make_case(scene, f"{i:04d}", SEED + i, size=measured.panel))
+    scorer = CritterScorer(measured.scorer)
     scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
-    drawn = by_student(student, **scales, **how)
-    told = by_teacher(measured.teacher, side=measured.panel, guidance=measured.guidance, **how)
+    drawn = in_batches(by_student(student, **scales, steps=STEPS), BATCH)
+    teacher = {"side": measured.panel, "guidance": measured.guidance, "steps": STEPS}
+    told = in_batches(by_teacher(measured.teacher, **teacher), BATCH)
     levels = measure_levels(cases, scorer)
     ways = {
         "student": evaluate(drawn, cases, scorer, levels=levels),
@@ -168,7 +168,7 @@ def measure_student(measured: Measured, args: argparse.Namespace) -> dict[str, o
     samples = {"student": ways["student"].images, "teacher": ways["prompted_teacher"].images}
     sample_sheet(cases, samples).save(args.out / "student.png")
     figures = {name: card_row(scores.means) for name, scores in ways.items()}
-    wanted = [(case.facts.critter, case.facts.asked) for case in cases]
+    wanted = [(case.facts.critter, case.facts.target) for case in cases]
     student_looks = looks(ways["student"].images, wanted, measured.panel)
     return figures | {"true_render": card_row(levels.ceiling), "student_looks": student_looks}
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from dsd.training import log as training_log
 from dsd.training import loop as training
-from dsd.training.log import Meter
+from dsd.training import meter as training_meter
+from dsd.training.meter import Meter
 from dsd.training.options import TrainingError
-from dsd.training.state import States
+from dsd.training.state import TrainState
 from tests import student
 
 
@@ -19,7 +19,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
-        monkeypatch.setattr(training_log, "time", SimpleNamespace(monotonic=lambda: self.now))
+        monkeypatch.setattr(training_meter, "time", SimpleNamespace(monotonic=lambda: self.now))
 
     def slow(self, work, seconds: float):
         """The same function, taking so long."""
@@ -86,7 +86,7 @@ def test_what_has_diverged_is_neither_validated_nor_saved(clock):
 
 def test_validation_and_saves_are_not_charged_to_the_next_steps(clock, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "batch_loss", clock.slow(training.batch_loss, 0.5))
-    monkeypatch.setattr(States, "save", clock.slow(States.save, 20.0))
+    monkeypatch.setattr(TrainState, "save", clock.slow(TrainState.save, 20.0))
     teacher, reports = student.teacher(tmp_path / "teacher"), []
     training.train(
         student.pairs(),
