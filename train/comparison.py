@@ -31,7 +31,7 @@ def compare(args: argparse.Namespace) -> str:
     for source in sources.values():
         if not Path(source).is_file():  # anything but a LoRA file must be a complete model
             hub.check_source(checkpoint.resolve(source).base)
-    with jsonl.explained(args.out):  # fail before hours of drawing, not after
+    with jsonl.explain_errors(args.out):  # fail before hours of drawing, not after
         args.out.mkdir(parents=True, exist_ok=True)
     args.device = args.device or checkpoint.best_device()
     what = args.images or validation.CRITTERS

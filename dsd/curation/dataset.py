@@ -128,7 +128,7 @@ def _write_shard(path: Path, run: Path, items: list[Item], digest: bytes) -> Ite
             row[name] = {"bytes": panels(item.grid.id)[panel], "path": f"{item.grid.id}-{panel}.png"}
         return row
 
-    with jsonl.explained(path):
+    with jsonl.explain_errors(path):
         try:
             schema = _schema(digest)
             with parquet.package().ParquetWriter(part, schema, write_page_checksum=True) as writer:

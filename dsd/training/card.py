@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from huggingface_hub import ModelCardData
 
 from dsd.files import hub
 from dsd.files.markdown import table
-from dsd.files.pairs import Pairs
+from dsd.files.pairs import BadRow, Pairs, Row
 from dsd.generate.drawing import public_name
 from dsd.training.loop import TrainResult
 from dsd.training.options import LORA_ONLY, TrainOptions
@@ -38,12 +39,20 @@ columns included: `load_lora_weights` adds it to `{base}`."""
 
 def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:
     """Return a dataset's name, number of rows, generator, the generator's license, and judge."""
-    first = next(pairs.each(on_bad=lambda error: None), {})  # the first undamaged row
+    first = _first_row(pairs)
     facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
     for name in ("generator", "generator_license", "judge"):
         if first.get(name):
             facts[name.replace("_", "'s ")] = str(first[name])
     return facts
+
+
+def _first_row(pairs: Pairs) -> Row:
+    """Return the first undamaged row, or {}."""
+    for index in range(len(pairs)):
+        with suppress(BadRow):
+            return pairs[index]
+    return {}
 
 
 def keep_rates(source: str, files: Sequence[str] = ()) -> str | None:

@@ -120,7 +120,7 @@ class TrainState:
         part = self.folder / f".{whole.name}.part"
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
-        with jsonl.explained(whole):
+        with jsonl.explain_errors(whole):
             part.mkdir(parents=True, exist_ok=True)
             self.accelerator.wait_for_everyone()
             if self._is_deepspeed:

@@ -185,7 +185,7 @@ def test_columns_may_be_called_otherwise(teacher, tmp_path):
         call(teacher, data, tmp_path / "out")
     with pytest.raises(ValueError, match="OURS=THEIRS"):
         call(teacher, data, tmp_path / "out", "--columns", "caption")
-    with pytest.raises(ValueError, match="what does not fit: words"):
+    with pytest.raises(ValueError, match="do not fit: words"):
         call(teacher, data, tmp_path / "out", "--columns", "caption=words")
 
 

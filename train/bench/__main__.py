@@ -11,7 +11,7 @@ from train.blocks import join
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = command.Parser("python -m train.bench", description="Measure speed and memory.")
+    parser = command.Parser(prog="python -m train.bench", description="Measure speed and memory.")
     add = parser.add_argument
     add("what", choices=("wheel", "training", "inference", "qualities"), help="the benchmark to run")
     add("--count", type=int, default=64, help="wheel: grids; training: pairs (64)")
