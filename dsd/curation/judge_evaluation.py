@@ -1,11 +1,11 @@
 """Evaluation of the judge on drawn pairs with known ground truth.
 
 Half of the pairs show one critter in two contexts. The other half are hard negatives: the critter in the
-second image differs in a single trait, by a step that is visible in both contexts of the pair (no changed
-ears under a hat). All critters are held out, and no training draws scenes from this seed. The judge is asked
-through `dsd.curation.judge.judge`, with the same thresholds as for the pairs of a run.
+second image differs in a single trait, by a step that is visible in both contexts of the pair (a hat, for
+example, must not hide changed ears). All critters are held out, and no training run uses this seed. The judge
+is asked through `dsd.curation.judge.judge`, with the same thresholds as for the pairs of a run.
 
-How the judge does on a teacher's less regular images is measured by `dsd.evaluation.benefit`.
+`dsd.evaluation.benefit` measures the judge on a teacher's images, which are less regular.
 """
 
 from collections import Counter
@@ -26,9 +26,9 @@ from dsd.vlm.open import VLM
 
 TRAITS = ("hue", "stripe_angle", "eye_size", "spots", "eyes", "shape", "pattern", "ears")
 NEEDS = {"stripe_angle": "striped", "spots": "spotted"}  # trait -> the pattern that shows it
-SEED = 77_003  # no training draws scenes from it
-# A change is visible if at least this share of the image changes by at least so many of 255 levels. This is
-# about the tip of an ear.
+SEED = 77_003  # no training run uses it
+# A change is visible if at least VISIBLE_SHARE of the pixels change by at least VISIBLE_LEVELS (of 255). The
+# tip of an ear is about that large.
 VISIBLE_SHARE, VISIBLE_LEVELS = 0.006, 30
 Z = NormalDist().inv_cdf(0.975)
 
@@ -46,7 +46,7 @@ class Drawn:
 
 @dataclass(frozen=True, kw_only=True)
 class GradedPair(Judged):
-    """A row of `graded.jsonl`: a judged drawn pair, with its ground truth."""
+    """A row of `graded.jsonl`: a drawn pair with its verdict and its ground truth."""
 
     index: int
     changed: str | None
@@ -56,21 +56,21 @@ class GradedPair(Judged):
 
 
 def drawn_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Drawn:
-    """Return pair number `index`: even ones show one critter, odd ones cycle through the traits.
+    """Draw pair number `index`: even numbers show one critter, odd numbers change one trait after another.
 
-    The pair is a function of (seed, index). Images have `size` x `size` pixels, by default the shipped
-    family's size.
+    The pair is a function of (seed, index). Images have `size` x `size` pixels, by default the size
+    that the shipped models use.
     """
     rng = np.random.default_rng((seed, index))
-    changed = TRAITS[index // 2 % len(TRAITS)] if index % 2 else None
+    trait = TRAITS[index // 2 % len(TRAITS)] if index % 2 else None
     while True:
         critter, contexts = sample_critter(rng, held_out=True), (sample_context(rng), sample_context(rng))
-        other = change_one_trait(critter, changed, rng) if changed else critter
-        if not other.held_out or critter.pattern != NEEDS.get(changed, critter.pattern):
+        other = change_one_trait(critter, trait, rng) if trait else critter
+        if not other.held_out or critter.pattern != NEEDS.get(trait, critter.pattern):
             continue
-        if changed is None or all(_can_be_seen(critter, other, context) for context in contexts):
+        if trait is None or all(_can_be_seen(critter, other, context) for context in contexts):
             images = draw(critter, contexts[0], size), draw(other, contexts[1], size)
-            return Drawn(critter, other, contexts, images, changed)
+            return Drawn(critter, other, contexts, images, trait)
 
 
 def _can_be_seen(critter: Critter, other: Critter, context: Context) -> bool:
@@ -88,26 +88,26 @@ def judge_drawn(
     seed: int = SEED,
     size: int | None = None,
 ) -> list[GradedPair]:
-    """Return the judged drawn pairs with these numbers.
+    """Draw and judge the pairs with these indices.
 
-    They are judged like a run's pairs, but without embeddings: the similarity is None.
+    Pairs are judged as in a run, but without embeddings: the similarity is None.
     """
-    drawn = [drawn_pair(index, seed=seed, size=size) for index in indices]
+    drawings = [drawn_pair(index, seed=seed, size=size) for index in indices]
     pairs = [
         GradedPair(
             id=f"{index:06}",
             index=index,
-            changed=one.changed,
-            pattern=one.critter.pattern,
-            one_light=one.contexts[0].light == one.contexts[1].light,
+            changed=drawing.changed,
+            pattern=drawing.critter.pattern,
+            one_light=drawing.contexts[0].light == drawing.contexts[1].light,
             recipe=recipe,
             seed=seed,
             size=size,
             similarity=None,
         )
-        for index, one in zip(indices, drawn, strict=True)
+        for index, drawing in zip(indices, drawings, strict=True)
     ]
-    return judge(pairs, [one.images for one in drawn], vlm=vlm, thresholds=thresholds)
+    return judge(pairs, [drawing.images for drawing in drawings], vlm=vlm, thresholds=thresholds)
 
 
 # ---------------------------------------------------------------- grades
@@ -156,7 +156,7 @@ def _share(outcomes: Iterable[bool]) -> dict[str, float | int | None]:
 
 
 def wilson(count: int, total: int) -> tuple[float | None, float | None, float | None]:
-    """Return a share and its 95 % interval after Wilson (1927).
+    """Return a share and its 95 % interval, by Wilson's method (1927).
 
     The interval also holds for few trials and for shares near 0 and 1.
     """
@@ -165,4 +165,4 @@ def wilson(count: int, total: int) -> tuple[float | None, float | None, float | 
     share, spread = count / total, Z * Z / total
     center, half = share + spread / 2, Z * sqrt(share * (1 - share) / total + spread / (4 * total))
     low, high = (center - half) / (1 + spread), (center + half) / (1 + spread)
-    return share, low if count else 0.0, high if count < total else 1.0  # rounding must not move exact ends
+    return share, low if count else 0.0, high if count < total else 1.0  # exactly 0 or 1 despite rounding

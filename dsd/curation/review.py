@@ -1,4 +1,4 @@
-"""Review of a judged run: decide again with other thresholds, filter, and show page by page.
+"""Review a judged run: decide again with other thresholds, filter, and show page by page.
 
 Nothing is written and the judge is not asked: a row holds every number that its verdict depends on
 (`dsd.curation.verdict`). The rows of 100,000 pairs are read in seconds; images are opened when they are
@@ -71,8 +71,9 @@ def select(review: Review, decided: Decisions, show: str, labels: Mapping[str, s
 
     `show` is ALL, KEEP, DROP, UNLABELLED, LABELLED, DISAGREE or one of the reasons.
     """
-    if show not in (ALL, KEEP, DROP, UNLABELLED, LABELLED, DISAGREE, *REASONS):
-        raise ValueError(f"there is no selection {show!r}")
+    selections = (ALL, KEEP, DROP, UNLABELLED, LABELLED, DISAGREE, *REASONS)
+    if show not in selections:
+        raise ValueError(f"show must be one of {', '.join(selections)}, got {show!r}")
     indices = []
     for index, (pair, (verdict, reason)) in enumerate(zip(review.pairs, decided, strict=True)):
         label = labels.get(pair.id)
@@ -85,19 +86,25 @@ def select(review: Review, decided: Decisions, show: str, labels: Mapping[str, s
 
 
 def agreement(review: Review, decided: Decisions, labels: Mapping[str, str]) -> Agreement:
-    """Return the agreement of labels with these decisions."""
+    """Return the agreement between the labels and these decisions."""
     ids = (pair.id for pair in review.pairs)
     return judge.agreement(zip(ids, (verdict for verdict, _ in decided), strict=True), dict(labels))
 
 
 def images(review: Review, pair: Pair) -> tuple[Image.Image, Image.Image]:
-    """Return the two panels of a pair; raise RunError if they are missing."""
+    """Return the two panels of a pair; raise RunError if one is missing."""
     grid = review.grids.get(pair.grid)
     if grid is None:
-        raise RunError(f"grid {pair.grid} is not in grids.jsonl")
+        raise RunError(
+            f"grid {pair.grid} of pair {pair.id} is not in {grids.table(review.run)}: restore the rows "
+            "of the grids that the pairs were cut from"
+        )
     panels = grids.open_panels(review.run, grid)
     if max(pair.first, pair.second) >= len(panels):
-        raise RunError(f"grid {grid.id} has no panels {pair.first} and {pair.second}")
+        raise RunError(
+            f"grid {grid.id} has {len(panels)} panels, but pair {pair.id} needs panels {pair.first} and "
+            f"{pair.second}: restore the {grids.table(review.run)} that the pairs were cut from"
+        )
     return panels[pair.first], panels[pair.second]
 
 

@@ -33,7 +33,7 @@ class ReadPair:
     similarity: float | None
     is_kept: bool
     is_true: bool
-    traits: dict[str, bool]  # whether the two images agree
+    traits: dict[str, bool]  # trait -> whether the two images agree on it
 
 
 def measure_benefit(
@@ -41,10 +41,11 @@ def measure_benefit(
 ) -> Row:
     """Return the share of true pairs among all pairs of a run and among the kept ones, and more statistics.
 
-    `recall` is the share of the true pairs that were kept. `traits` is how often each trait agrees.
-    `similarity` holds the quantiles of true and other pairs, which help to choose floor and ceiling. Shares
-    have 95 % intervals over grids, because pairs of one grid are not independent. Raise RunError if nothing
-    has been judged yet.
+    A pair is true if both images show the same critter. `recall` is the share of the true pairs that were
+    kept. `traits` is how often each trait agrees. `similarity` holds the quantiles of the similarity of true
+    and of other pairs, which help to choose floor and ceiling. Shares have 95 % bootstrap intervals over
+    grids, because pairs of one grid are not independent. Raise RunError if nothing has been judged yet, or if
+    a grid is not of the drawn world.
     """
     pairs = _read_truth(run, scorer, on_grids)
     kept, true = [pair for pair in pairs if pair.is_kept], [pair for pair in pairs if pair.is_true]
@@ -71,7 +72,8 @@ def _read_truth(run: Path, scorer: Scorer, on_grids: Callable[[int], None]) -> l
     grids = [grid for grid in read_grids(run) if grid.id in names]
     if other := [grid.id for grid in grids if grid.recipe != CRITTERS.name]:
         raise RunError(
-            f"grid {other[0]} is not of the drawn world, and only there the truth can be read back"
+            f"grid {other[0]} is not of the drawn world, the only one whose truth is known: choose a run "
+            f"with the recipe {CRITTERS.name}"
         )
     readings: dict[str, list[Reading]] = {}
     for start in range(0, len(grids), BATCH):
@@ -83,9 +85,9 @@ def _read_truth(run: Path, scorer: Scorer, on_grids: Callable[[int], None]) -> l
 
 
 def _compare(pair: Pair, readings: list[Reading]) -> ReadPair:
-    both = readings[pair.first], readings[pair.second]
-    about = {name: getattr(pair, name) for name in ("grid", "reason", "similarity", "is_kept")}
-    return ReadPair(**about, is_true=same_identity(list(both)), traits=compare_traits(*both))
+    a, b = readings[pair.first], readings[pair.second]
+    fields = {name: getattr(pair, name) for name in ("grid", "reason", "similarity", "is_kept")}
+    return ReadPair(**fields, is_true=same_identity([a, b]), traits=compare_traits(a, b))
 
 
 def compare_traits(a: Reading, b: Reading) -> dict[str, bool]:

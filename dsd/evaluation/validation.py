@@ -1,4 +1,4 @@
-"""Ways to draw a set of cases, and the hook that validates a model during training.
+"""Functions that draw a set of cases, and a hook that validates a model during training.
 
 The cases and their scorer come from `critters` or `photographs`, the scores from `scores`.
 """
@@ -21,27 +21,28 @@ SHOWN = 12  # cases on the contact sheet
 
 
 class Benchmark:
-    """Cases, their scorer, and the scores of chance and of the truth, which are measured once."""
+    """A set of cases, its scorer, and the scores at chance and of the true images, measured once."""
 
     def __init__(self, cases: Sequence[Case], scorer: Scorer) -> None:
         self.cases, self.scorer, self.levels = cases, scorer, measure_levels(cases, scorer)
 
     def evaluate(self, draw: Draw, *, described: bool = False) -> Scores:
-        """Draw all cases and score them; with `described` the prompt is the full caption."""
+        """Draw all cases and score them; if `described`, the prompts are the full captions."""
         return evaluate(draw, self.cases, self.scorer, described=described, levels=self.levels)
 
     @property
     def legend(self) -> str:
-        """Return the meaning of each score, for people to read."""
+        """Return a readable explanation of each score."""
         return legend(self.scorer.measures, self.levels)
 
 
 def open_benchmark(
     what: str | Path, *, subjects: int, prompts: int, seed: int = 0, size: int = 512, **networks: Any
 ) -> Benchmark:
-    """Return the benchmark of held-out critters, or of the photographs in the folder `what`.
+    """Return a benchmark of held-out critters if `what` is CRITTERS, else of the photographs in that folder.
 
-    `subjects` and `seed` are for critters; `size` and `networks` (see `PhotographScorer`) for photographs.
+    `subjects` and `seed` are used only for critters, `size` and `networks` (see `PhotographScorer`) only for
+    photographs.
     """
     if what == CRITTERS:
         from dsd.evaluation.critters import CritterScorer, validation_set
@@ -83,8 +84,8 @@ def by_teacher(
 ) -> Draw:
     """Return a `Draw` that uses a plain `FluxPipeline` with the prompt alone, ignoring the reference.
 
-    `side` is in pixels and defaults to one panel of the pipeline's grids. `tokens` defaults to what its
-    tokenizer reads, at most 512. See `dsd.grids.teacher.guidance_settings` for `guidance`.
+    `side` is in pixels and defaults to one panel of the pipeline's grids. `tokens` defaults to the limit of
+    the pipeline's tokenizer, at most 512. See `dsd.grids.teacher.guidance_settings` for `guidance`.
     """
     side = side or panel_side(pipe)
     tokens = tokens or text_length(pipe.tokenizer_2)
@@ -104,7 +105,7 @@ def by_teacher(
 
 
 def by_copying(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
-    """Return the references unchanged: the baseline of a model that only copies."""
+    """Return the references unchanged, as a baseline for models that copy."""
     return references
 
 
@@ -113,7 +114,7 @@ def _generators(seeds: list[int]) -> list[torch.Generator]:
 
 
 def in_batches(draw: Draw, batch: int, *, on_done: Callable[[int], object] = lambda count: None) -> Draw:
-    """Return a `Draw` that uses `draw` for `batch` images at a time and calls `on_done(n)` after each n."""
+    """Return a `Draw` that draws `batch` images at a time and passes each batch's size to `on_done`."""
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
 
@@ -161,9 +162,9 @@ def _image_name(name: str, prompt: str, reference: Image.Image, seed: int) -> st
 
 
 class Validator:
-    """Hook `validate(pipe, step)`: draws the cases, writes `samples/STEP.png` and returns flat scores.
+    """A hook, `validate(pipe, step)`: draws the cases, writes `samples/STEP.png`, returns scores by name.
 
-    Validation does not use the training's random numbers, so it does not change the course of a training.
+    Validation does not use the random generators of the training run, so it does not change the run.
     `settings` are those of `by_student`.
     """
 
@@ -179,15 +180,16 @@ class Validator:
 
 
 def sample_sheet(cases: Sequence[Case], images: dict[str, Sequence[Image.Image]]) -> Image.Image:
-    """Return a contact sheet: the reference, the image of each way of drawing, and the truth if known.
+    """Return a contact sheet: columns for the reference, each entry of `images`, and the truth if known.
 
-    One case of each subject comes before a second one of any, because a new subject shows the most.
+    Every subject gets one case before any subject gets a second, because another subject says more than
+    another case of the same one.
     """
-    turns: dict[str, int] = {}
+    repeats: dict[str, int] = {}
     order = []
     for index, case in enumerate(cases):
-        turns[case.subject] = turns.get(case.subject, -1) + 1
-        order.append((turns[case.subject], index))
+        repeats[case.subject] = repeats.get(case.subject, -1) + 1
+        order.append((repeats[case.subject], index))
     chosen = [index for _, index in sorted(order)[:SHOWN]]
     columns = {"reference": [cases[index].reference for index in chosen]}
     columns |= {name: [column[index] for index in chosen] for name, column in images.items()}

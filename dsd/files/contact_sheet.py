@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 CELL, HEADER, GAP = 128, 24, 2  # pixels
-PROMPT_WIDTH, PROMPT_LETTERS = 330, 44  # of the column of prompts, in pixels and in letters a line
+PROMPT_WIDTH, PROMPT_LETTERS = 330, 44  # of the column of prompts, in pixels and in characters per line
 INK = (50, 50, 50)
 
 

@@ -2,4 +2,4 @@
 
 
 class LoadError(ValueError):
-    """A model cannot be opened; the message says what to do."""
+    """Raised when a model cannot be opened; the message states the remedy."""

@@ -7,16 +7,16 @@ from typing import Any
 
 from dsd.files import hub
 
-DATASET = b"dsd.dataset"  # key in our shards' metadata for the id of their dataset
+DATASET = b"dsd.dataset"  # metadata key for the id of the dataset that a shard belongs to
 SPLITS = ("train", "validation", "valid", "val", "test")
 
 
 class PairsError(ValueError):
-    """A dataset cannot be read; the message says why and what to do."""
+    """Raised when a dataset cannot be read; the message states the reason and the remedy."""
 
 
 def package() -> Any:
-    """Import pyarrow.parquet on first use, as the app never needs it; raise PairsError if it is missing."""
+    """Import pyarrow.parquet only here, because the app never needs it; raise PairsError if it is missing."""
     try:
         import pyarrow.parquet
     except ImportError as error:
@@ -35,7 +35,7 @@ def open_file(file: str, filesystem: Any | None = None) -> Any:
         if not _is_damage(error):
             raise
         raise PairsError(
-            f"{file} is damaged or no parquet file; make or download it again ({error})"
+            f"{file} is damaged or not a parquet file ({error}): make or download it again"
         ) from error
 
 
@@ -56,7 +56,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def owner(file: str) -> bytes | None:
-    """Return the id of the dataset that one of our files belongs to; None for other files."""
+    """Return the id of the dataset that a file belongs to, or None if this project did not write the file."""
     return (open_file(file).schema_arrow.metadata or {}).get(DATASET)
 
 
@@ -83,7 +83,7 @@ def local_files(path: Path, split: str) -> list[str]:
     if totals - {len(files)} or versions > 1:
         raise PairsError(
             f"the dataset in {folder} is not complete: {len(files)} of {max(totals, default=len(files))} "
-            f"files, {versions} versions; run the command that wrote or downloaded it again"
+            f"files, {versions} versions; rerun the command that wrote or downloaded it"
         )
     return files
 
@@ -115,16 +115,16 @@ def on_hub(name: str) -> AbstractContextManager:
 def _of_split(files: list[str], split: str, folder: str) -> list[str]:
     """Return the files below `folder` named after `split`; files without a split name count as "train"."""
     names = {file: file.removeprefix(folder).strip("/") for file in sorted(files)}
-    chosen = [file for file, name in names.items() if _is_called(name, split)]
-    if not chosen and split == "train":
-        others = "|".join(SPLITS)
-        chosen = [file for file, name in names.items() if not _is_called(name, others)]
-    if not chosen:
-        listed = ", ".join(list(names.values())[:5]) or "none at all"
+    matches = [file for file, name in names.items() if _is_called(name, split)]
+    if not matches and split == "train":
+        any_split = "|".join(SPLITS)
+        matches = [file for file, name in names.items() if not _is_called(name, any_split)]
+    if not matches:
+        examples = ", ".join(list(names.values())[:5]) or "none at all"
         raise PairsError(
-            f"{folder} has no parquet files of the split {split!r}; its parquet files are: {listed}"
+            f"{folder} has no parquet files of the split {split!r}; its parquet files are: {examples}"
         )
-    return chosen
+    return matches
 
 
 def _is_called(name: str, split: str) -> bool:

@@ -1,8 +1,8 @@
 """Provenance of a generated image: settings and reference, written to its PNG and read back.
 
 The reference is stored losslessly in the file as the frame that the model saw (a PNG, base64 in one text
-chunk). A file name or a hash alone could not reproduce the image once the upload is deleted. A frame of 64
-pixels takes 10 kB, one of 512 pixels about half a megabyte.
+chunk). A file name or a hash alone could not reproduce the image once the upload is deleted. A 64 x 64
+frame takes 10 kB and a 512 x 512 frame about 0.5 MB.
 """
 
 import base64
@@ -20,7 +20,7 @@ from PIL.PngImagePlugin import PngInfo
 import dsd
 from dsd.files import intake
 
-SETTINGS = "dsd"  # iTXt, JSON in UTF-8
+SETTINGS = "dsd"  # name of an iTXt chunk with JSON in UTF-8
 # Uncompressed tEXt, because Pillow rejects compressed text that unpacks to more than 1 MB.
 REFERENCE = "dsd-reference"
 MARK = "AI-generated image"
@@ -72,17 +72,22 @@ def read_settings(source: str | Path | Image.Image) -> dict[str, Any]:
         settings = json.loads(image.info[SETTINGS])
         if isinstance(settings, dict):
             return settings
-    raise ValueError("the settings in this image are damaged and cannot be read")
+    raise ValueError("the settings in this image are damaged: use the original PNG file")
 
 
 def read_reference(source: str | Path | Image.Image) -> Image.Image:
-    """Return the reference frame that an image was made from, exactly as the model saw it."""
+    """Return the reference frame that an image was made from, exactly as the model saw it.
+
+    Raise ValueError if the image has no readable reference.
+    """
     text = intake.open_image(source).info.get(REFERENCE)
     try:
         frame = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"])
         intake.open_image(frame).load()
-    except Exception as error:  # an untrusted file can raise anything
-        raise ValueError("this image does not hold the reference that it was made from") from error
+    except Exception as error:  # decoding an untrusted file can raise any exception
+        raise ValueError(
+            "this image has no readable reference: pass an unedited PNG file that this program saved"
+        ) from error
     return frame.convert("RGB")
 
 

@@ -1,7 +1,7 @@
-"""Reference captions: the possible topics of the images to draw.
+"""Reference captions: topics from which the subjects and places of prompts are written.
 
 Without them, a language model asked for many prompts repeats the same few. They come from a text file (one
-per line), JSON lines, parquet, or the pocket world, which has no end.
+per line), JSON lines, parquet, or the drawn world, which supplies them without end.
 """
 
 import json
@@ -21,11 +21,14 @@ Numbered = Iterator[tuple[int, object]]  # line or row number, value
 
 
 class CaptionError(ValueError):
-    """A caption file that cannot be used; the message says what to do."""
+    """Raised when a caption file cannot be used; the message states the remedy."""
 
 
 def pocket(seed: int) -> Iterator[str]:
-    """Yield endless captions of the drawn world, without held-out critters; they depend only on the seed."""
+    """Yield captions of the drawn world without end; they depend only on the seed.
+
+    Held-out critters are left out.
+    """
     for index in count():
         rng = np.random.default_rng((seed, index, POCKET))
         yield caption(sample_critter(rng), sample_context(rng))
@@ -35,8 +38,8 @@ def read(path: Path, column: str | None = None) -> Iterator[str]:
     """Return the captions of a .txt, .jsonl or .parquet file in order, each on one line.
 
     Empty captions are returned as "". `column` is the column of a table, `caption` or `text` by default.
-    Raise CaptionError if the file or column is missing or empty, or if a line cannot be read, naming the
-    line; errors in the content are raised when the iterator reaches them.
+    Raise CaptionError if the file or column is missing or empty, or if a line cannot be read; the message
+    names the line. Errors in the content are raised when the iterator reaches them.
     """
     if not path.is_file():
         raise CaptionError(f"there is no caption file {path}: check the name")
@@ -60,17 +63,19 @@ def _texts(path: Path, values: Iterable[tuple[int, object]]) -> Iterator[str]:
         is_empty = is_empty and not text
         yield text
     if is_empty:
-        raise CaptionError(f"{path} is empty: write one caption a line")
+        raise CaptionError(f"{path} is empty: write one caption per line")
 
 
 def _lines(path: Path) -> Numbered:
-    """Yield the lines, numbered from 1; only a newline ends one, since captions contain other separators."""
+    """Yield the lines, numbered from 1; only a newline ends a line, as captions may hold other separators."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise CaptionError(f"{path} line {number} is not UTF-8: {line[:60]!r}") from error
+                raise CaptionError(
+                    f"{path} line {number} is not UTF-8, got {line[:60]!r}; save the file as UTF-8"
+                ) from error
 
 
 def _json_values(path: Path, column: str | None) -> Numbered:
@@ -80,9 +85,11 @@ def _json_values(path: Path, column: str | None) -> Numbered:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise CaptionError(f"{path} line {number} is not JSON: {line[:60]!r}") from error
+            raise CaptionError(
+                f"{path} line {number} is not JSON, got {line[:60]!r}; write one JSON object per line"
+            ) from error
         if not isinstance(row, dict):
-            raise CaptionError(f'{path} line {number} must look like {{"caption": "..."}}: {line[:60]!r}')
+            raise CaptionError(f'{path} line {number} must look like {{"caption": "..."}}, got {line[:60]!r}')
         yield number, row[_column(f"{path} line {number}", list(row), column)]
 
 
@@ -93,15 +100,17 @@ def _parquet_values(path: Path, column: str | None) -> Numbered:
         try:
             values = parquet.read_group(file, group, [name])[name].to_pylist()
         except ValueError as error:
-            raise CaptionError(f"{path} is damaged in its row group {group}: {error}") from error
+            raise CaptionError(
+                f"row group {group} of {path} is damaged ({error}): make or download the file again"
+            ) from error
         yield from enumerate(values, number + 1)
         number += len(values)
 
 
 def _column(where: str, names: list[str], column: str | None) -> str:
-    wanted = (column,) if column else COLUMNS
-    for name in wanted:
+    candidates = (column,) if column else COLUMNS
+    for name in candidates:
         if name in names:
             return name
-    there = f"only {', '.join(names)}: choose one with --column" if names else "nor any other"
-    raise CaptionError(f"{where} has no column {' or '.join(wanted)}, {there}")
+    remedy = f"only {', '.join(names)}: choose one with --column" if names else "and no other column: add one"
+    raise CaptionError(f"{where} has no column {' or '.join(candidates)}, {remedy}")

@@ -31,12 +31,12 @@ def branches(image_scale: float, text_scale: float) -> tuple[Branch, ...]:
     for name, scale in (("image_guidance_scale", image_scale), ("text_guidance_scale", text_scale)):
         if not math.isfinite(scale):
             raise ValueError(f"{name} must be a finite number, got {scale}")
-    every = (
+    candidates = (
         Branch("neither", image=False, text=False, weight=1.0 - image_scale),
         Branch("image", image=True, text=False, weight=image_scale - text_scale),
         Branch("image_text", image=True, text=True, weight=text_scale),
     )
-    return tuple(branch for branch in every if abs(branch.weight) > 1e-9)
+    return tuple(branch for branch in candidates if abs(branch.weight) > 1e-9)
 
 
 PLAIN = branches(1.0, 1.0)  # guidance off: the one branch with both image and text

@@ -16,7 +16,7 @@ from dsd.model import flow
 def encode(vae: AutoencoderKL, pixels: Tensor) -> Tensor:
     """Encode pixels [B, 3, H, W] in -1..1 as shifted and scaled latents [B, C, H/8, W/8].
 
-    Uses the mode of the VAE's distribution, never a sample, so that the seed alone decides the image.
+    Use the mode of the VAE's distribution, never a sample, so that the image depends only on the seed.
     """
     encoded = vae.encode(pixels.to(vae.dtype))
     latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latents

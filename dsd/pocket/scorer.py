@@ -1,7 +1,7 @@
 """The ground-truth scorer: a small network, trained only on renders, that reads the traits from an image.
 
-It measures identity and prompt following without another model's opinion. It also estimates how unlike the
-drawn world an image is (`strangeness`); the app's warning is based on that.
+It measures identity and prompt following without the judgment of another model. It also estimates how much an
+image differs from the drawn world (`strangeness`), on which the app's warning is based.
 """
 
 import math
@@ -26,12 +26,12 @@ CHOICES = {
     "accessory_color": tuple(world.ACCESSORY_COLORS), "light": LIGHTS, "place": world.PLACES,
 }  # fmt: skip
 IDENTITY = ("color", "shape", "pattern", "ears", "eyes")  # the choices that belong to the critter
-# Angles are predicted as (cos, sin) of `turns` times the angle: stripes at 90 and -90 degrees are the same.
+# Angles are predicted as (cos, sin) of `turns` times the angle: stripes at 90 and -90 degrees look alike.
 ANGLES = {"hue": 1, "accent_hue": 1, "stripe_angle": 2, "spot_turn": 4}
 RANGES = {"stripe_width": (0.8, 1.3), "eye_size": (0.8, 1.25), "ear_length": (0.75, 1.35),
           "aspect": (0.9, 1.12)}  # fmt: skip
 NUMBERS = 2 * len(ANGLES) + len(RANGES)
-# Largest error at which an unnamed trait counts as kept: in degrees, or as a share of its range.
+# Largest error at which a numeric trait counts as kept: in degrees, or as a share of its range.
 TOLERANCE = {"hue": 14, "accent_hue": 45, "stripe_angle": 22, "spot_turn": 18, "stripe_width": 0.35,
              "eye_size": 0.35, "ear_length": 0.35, "aspect": 0.4}  # fmt: skip
 FLAT = -3  # index in `Scorer.body` where the convolutions end and the features begin
@@ -54,7 +54,7 @@ class Reading:
 class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apache-2.0"):
     """A network from images [B, 3, size, size] in -1..1 to choices and numbers.
 
-    `Scorer.from_pretrained(folder)` loads one. `lights` are the names of the lights that it distinguishes.
+    `Scorer.from_pretrained(folder)` loads a scorer. `lights` are the names of the lights that it tells apart.
     """
 
     def __init__(self, width: int = 32, features: int = 192, size: int = 128, lights: Sequence[str] = LIGHTS):
@@ -72,7 +72,8 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
         self.heads = nn.ModuleDict(heads)
         self.numbers = nn.Linear(features, NUMBERS)
         self.strangeness = nn.Linear(features, 1)
-        self.register_buffer("strange", torch.tensor(float("inf")))  # above it, an image is unlike the world
+        # An image with a higher strangeness counts as unlike the drawn world.
+        self.register_buffer("strange", torch.tensor(float("inf")))
 
     def forward(self, images: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor, Tensor]:
         """Return logits by name [B, choices], numbers [B, NUMBERS], strangeness logit [B], tilt [B]."""
@@ -82,11 +83,11 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
         return logits, self.numbers(features), self.strangeness(features)[:, 0], self.tilt(convolved)[:, 0]
 
     def convolve(self, images: Tensor) -> Tensor:
-        return self.body[:FLAT](images)  # [B, 80 width]
+        return self.body[:FLAT](images)  # [B, 80 * width]
 
     @torch.inference_mode()
     def read(self, images: list[Image.Image], batch: int = 128) -> list[Reading]:
-        """Return one reading for each PIL image, of any size."""
+        """Return one reading for each PIL image; the images may have any size."""
         readings = []
         for start in range(0, len(images), batch):
             pixels = to_tensor(images[start : start + batch], self.size).to(self.strange.device)
@@ -126,7 +127,7 @@ def warning(image: Image.Image) -> str | None:
         return None
     return (
         "This image is unlike the drawn critters that the pocket model knows, so expect a poor likeness. "
-        "It still runs; for photographs, start the app with FLUX."
+        "You can still use it; for photographs, start the app with FLUX."
     )
 
 
@@ -148,7 +149,7 @@ def encode_numbers(critter: Critter) -> list[float]:
 
 
 def true_number(critter: Critter, name: str) -> float:
-    """Return a number of the critter; `spot_turn` is how far its four spots are turned, within 90 degrees."""
+    """Return a numeric trait of the critter; `spot_turn` is the turn of its four spots modulo 90 degrees."""
     if name != "spot_turn":
         return getattr(critter, name)
     total = sum(np.exp(4j * math.atan2(y, x)) for x, y, _ in critter.spots)
@@ -166,11 +167,14 @@ def decode_numbers(row: Tensor) -> dict[str, float]:
 
 
 def visible_numbers(critter: Critter) -> list[str]:
-    """Return the numbers that can be seen: a plain critter has no stripes, one without ears no ear length."""
-    of_pattern = {"plain": [], "striped": ["accent_hue", "stripe_angle", "stripe_width"],
-                  "spotted": ["accent_hue", "spot_turn"]}  # fmt: skip
-    of_ears = [] if critter.ears == "no" else ["ear_length"]
-    return ["hue", "eye_size", "aspect", *of_pattern[critter.pattern], *of_ears]
+    """Return the names of the numbers that can be seen.
+
+    A plain critter has no stripe width, and a critter without ears has no ear length.
+    """
+    pattern_numbers = {"plain": [], "striped": ["accent_hue", "stripe_angle", "stripe_width"],
+                       "spotted": ["accent_hue", "spot_turn"]}  # fmt: skip
+    ear_numbers = [] if critter.ears == "no" else ["ear_length"]
+    return ["hue", "eye_size", "aspect", *pattern_numbers[critter.pattern], *ear_numbers]
 
 
 def number_mask(critter: Critter) -> list[float]:
@@ -188,7 +192,7 @@ def kept(critter: Critter, reading: Reading) -> dict[str, bool]:
 
 
 def identity(critter: Critter, reading: Reading) -> float:
-    """Return the share of the critter's visible traits, named and unnamed, that the image keeps; 0..1."""
+    """Return the share of the critter's visible traits, choices and numbers, that the image keeps; 0..1."""
     traits = kept(critter, reading)
     return sum(traits.values()) / len(traits)
 

@@ -1,8 +1,9 @@
-"""A dataset of pairs as the records that the loop reads: the latents, texts and frame size of each row.
+"""Encode a dataset of pairs into the records that the training loop reads.
 
-The records are made once: images are fitted to a frame and encoded, texts are encoded, and a table on disk
-lists the records of each row. Rows are processed in fixed blocks, block k by process k % n. An unusable row
-is reported, skipped and counted; over 1 % of unusable rows is an error.
+Each row gets latents, encoded texts and a frame size. The records are computed once: images are fitted to a
+frame and encoded, texts are encoded, and a table on disk lists the records of each row. Rows are processed in
+fixed blocks, block k by process k % n. An unusable row is reported, skipped and counted; more than 1 % of
+unusable rows is an error.
 """
 
 import logging
@@ -38,7 +39,7 @@ Frame = tuple[int, int]  # width, height in pixels
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The keys of a row's records, or why the row cannot be used."""
+    """The keys of a row's records, or the reason why the row cannot be used."""
 
     id: str
     frame: int = 0  # index into the frames
@@ -68,14 +69,17 @@ class Data:
 def check_rows(pairs: Sequence[Row], options: TrainOptions) -> None:
     """Raise TrainingError for an empty dataset or a column missing from its first row."""
     if not len(pairs):
-        raise TrainingError("the dataset is empty: there is nothing to train on")
+        raise TrainingError("the dataset has no rows: choose another dataset or another --split")
     try:
         first = pairs[0]
     except BadRow:
         return  # it is reported and counted when its block is encoded
     missing = [name for name in WANTED if first.get(name) is None]
     if missing:
-        raise TrainingError(f"the dataset lacks {', '.join(missing)}; it has {', '.join(first) or 'nothing'}")
+        raise TrainingError(
+            f"the dataset's first row lacks {', '.join(missing)}; it has {', '.join(first) or 'nothing'}: "
+            "add the missing columns, or map them with --columns"
+        )
     if "instruction" not in getattr(pairs, "names", first):
         _check_instructions(options, without=1, rows=1)
 
@@ -100,7 +104,7 @@ def encode(
     device: torch.device | str,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> Data:
-    """Encode what the caches in `folder` lack and return the dataset; all processes must call it together.
+    """Encode the records missing from `folder` and return the dataset; all processes must call this together.
 
     The encoders are on `device` only while they encode. A run that was killed continues when restarted.
     `on_rows(done, total)` receives this process's progress.
@@ -157,7 +161,7 @@ class _Rows:
         entries: list[Entry] = []
         images: dict[str, Image.Image] = {}
         texts: dict[str, str] = {}
-        with ThreadPoolExecutor() as pool:  # decoding and resizing large images takes longest
+        with ThreadPoolExecutor() as pool:  # decoding and resizing take the most time
             for entry, row_images, row_texts in pool.map(self._open, block):
                 entries.append(entry)
                 images |= row_images
@@ -165,7 +169,7 @@ class _Rows:
         encode_missing(self.images, images)
         encode_missing(self.texts, texts)
         return [
-            entry if self.has_records(entry) else Entry(entry.id, bad="it gives no finite numbers")
+            entry if self.has_records(entry) else Entry(entry.id, bad="its encodings are not finite")
             for entry in entries
         ]
 
@@ -183,7 +187,7 @@ class _Rows:
             return Entry(_id(index), bad=str(error)), {}, {}
         images: dict[str, Image.Image] = {}
         canvases = []
-        for right in (target, Image.new("RGB", target.size)):  # a condition is black beside the reference
+        for right in (target, Image.new("RGB", target.size)):  # the right half of a condition is black
             parts = [reference, right] if self.images.encodes_frames else [_join(reference, right)]
             canvases.append([image_hash(part) for part in parts])
             images |= zip(canvases[-1], parts, strict=True)
@@ -202,7 +206,10 @@ class _Rows:
             raise BadRow(f"row {row.get('id', '')}: {error}") from error
 
     def table_file(self, folder: Path) -> Path | None:
-        """Return the entries' file, named by all they depend on; None for rows that came from no files."""
+        """Return the path of the entries' file, named by a hash; None if the rows were not read from files.
+
+        The hash covers everything that the entries depend on.
+        """
         name = dataset_name(self.pairs)
         stores = (self.images.store.folder.name, self.texts.store.folder.name)
         about = (FORMAT, BLOCK, name, stores, self.frames, self.images.encodes_frames, self.with_instructions)
@@ -218,7 +225,7 @@ def _join(left: Image.Image, right: Image.Image) -> Image.Image:
 
 
 def dataset_name(pairs: Any) -> str | None:
-    """Return a hash of the dataset's files as they are now; None for rows that came from no files."""
+    """Return a hash of the dataset's files as they are now; None if the rows were not read from files."""
     files = getattr(pairs, "files", None)
     if not files:
         return None
@@ -230,7 +237,7 @@ def dataset_name(pairs: Any) -> str | None:
 
 
 def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
-    """Return the usable rows; report, count and limit the others."""
+    """Return the usable rows and report the others; raise TrainingError if there are too many of those."""
     good, bad = [], []
     for entry in entries:
         (good if entry.bad is None else bad).append(entry)
@@ -240,8 +247,8 @@ def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
         logger.warning("skipped %d of %d rows", len(bad), len(entries))
     if len(bad) > TOLERATED * len(entries):
         raise TrainingError(
-            f"{len(bad)} of {len(entries)} rows cannot be used, which is over 1 %: the first is row "
-            f"{int(bad[0].id)}: {bad[0].bad}"
+            f"{len(bad)} of {len(entries)} rows cannot be used, which is over 1 %: repair or remove them; "
+            f"the first is row {int(bad[0].id)}: {bad[0].bad}"
         )
     _check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
     contents = [

@@ -1,4 +1,4 @@
-"""Events on all tabs: components by name, one queue for the models, and buttons that follow the work."""
+"""Events of all tabs: components by name, one queue for the models, and the state of the Cancel button."""
 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
@@ -20,29 +20,30 @@ class Parts(dict[str, Block]):
     """The components of a tab by name, so that event handlers take and return values by name."""
 
     def call(self, handler: Callable, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, Any]:
-        """Return an event's `fn`, `inputs` and `outputs` for a handler of `dict -> dict`, or of `-> dict`.
+        """Return an event's `fn`, `inputs` and `outputs` for a handler that takes a dict, or nothing.
 
-        It gets values as the browser sends them, because gradio would open an upload first, and report a
-        broken one or a half-typed number only as "Error". A file arrives as its path, which `dsd.ui.gate` has
-        checked. Components that are missing in the answer stay as they are.
+        The handler returns or yields dicts. It gets values as the browser sends them, because gradio would
+        open an upload first, and would report a damaged upload or a half-typed number only as "Error". A file
+        arrives as its path, which `dsd.ui.gate` has checked. Components that are missing in a returned dict
+        keep their values.
         """
 
-        def arguments(values: tuple[Any, ...]) -> list[dict[str, Any]]:
+        def to_arguments(values: tuple[Any, ...]) -> list[dict[str, Any]]:
             return [dict(zip(inputs, map(_path, values), strict=True))] if inputs else []
 
-        def answer(*values: Any) -> dict[Block, Any]:
-            return self.updates(handler(*arguments(values)))
+        def run_once(*values: Any) -> dict[Block, Any]:
+            return self.updates(handler(*to_arguments(values)))
 
-        def answers(*values: Any) -> Iterator[dict[Block, Any]]:
-            with closing(handler(*arguments(values))) as steps:
+        def run_steps(*values: Any) -> Iterator[dict[Block, Any]]:
+            with closing(handler(*to_arguments(values))) as steps:
                 yield from map(self.updates, steps)
 
-        fn = answers if inspect.isgeneratorfunction(handler) else answer
+        fn = run_steps if inspect.isgeneratorfunction(handler) else run_once
         fn.__name__ = handler.__name__
         return {"fn": fn, "preprocess": False, **self.named(inputs, outputs)}
 
     def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, list[Block]]:
-        """Return an event's `inputs` and `outputs`."""
+        """Return an event's `inputs` and `outputs` as lists of components."""
         return {"inputs": [self[name] for name in inputs], "outputs": [self[name] for name in outputs]}
 
     def updates(self, values: dict[str, Any]) -> dict[Block, Any]:
@@ -55,7 +56,7 @@ def _path(value: Any) -> Any:
 
 
 def running() -> gr.Button:
-    """Return the Cancel button as it is while something runs: enabled.
+    """Return an update that enables the Cancel button, for the start of a run.
 
     The start button is never disabled, because an error before the final update would leave it disabled. A
     second click during a run starts nothing.
@@ -64,17 +65,17 @@ def running() -> gr.Button:
 
 
 def idle() -> gr.Button:
-    """Return the Cancel button as it is when nothing runs: disabled."""
+    """Return an update that disables the Cancel button, for the end of a run."""
     return gr.Button(interactive=False)
 
 
 def cancels(runs: list[Any], cancel: gr.Button, status: gr.HTML) -> Any:
-    """Make a click on `cancel` stop the runs and then say so; return the event that says so.
+    """Make a click on `cancel` stop the runs, then show a message; return the event that shows it.
 
     If the message came first, progress updates on their way to the browser could overwrite it.
     """
-    stopped = cancel.click(idle, None, cancel, cancels=runs, **AT_ONCE)
-    return stopped.then(lambda: messages.done("Canceled."), None, status, **AT_ONCE)
+    stop = cancel.click(idle, None, cancel, cancels=runs, **AT_ONCE)
+    return stop.then(lambda: messages.done("Canceled."), None, status, **AT_ONCE)
 
 
 def scroll_to(selector: str) -> str:

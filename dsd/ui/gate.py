@@ -1,7 +1,7 @@
 """Check of all files that a request names: uploads, files made from them, and the examples.
 
-Without this check, gradio would open every file that a request does not mark as one, and download web
-addresses of any size while other requests wait. All events and endpoints of the page, including MCP, go
+Without this check, gradio would open any file that a request names without marking it as a file, and download
+web addresses of any size while other requests wait. All events and endpoints of the page, including MCP, go
 through `Page.preprocess_data`; `without_recordings` closes a route of gradio's that does not.
 """
 
@@ -55,10 +55,10 @@ def admit(value: Any, folders: tuple[Path, ...]) -> Any:
 
 def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
     path, url = data.get("path"), data.get("url")
-    inline = isinstance(url, str) and url.startswith("data:")
-    if path is None and inline:
+    is_inline = isinstance(url, str) and url.startswith("data:")
+    if path is None and is_inline:
         if len(url) > MAX_INLINE:
-            raise ValueError("the image is too large: at most 30 MB are accepted")
+            raise ValueError("the image is too large: upload one of at most 30 MB")
         path = _saved(url, folders[0])
     real, name = _upload(url if path is None else path, folders), data.get("orig_name")
     return {"path": str(real), "orig_name": Path(name).name if isinstance(name, str) else None, "meta": META}
@@ -67,7 +67,7 @@ def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
 def _saved(url: str, folder: Path) -> str:
     try:
         return processing_utils.save_base64_to_cache(url, str(folder))
-    except Exception as error:  # gradio's parsing of whatever follows `data:` may raise anything
+    except Exception as error:  # gradio can raise any exception for malformed data
         raise ValueError("the image inside the request cannot be read: upload it as a file") from error
 
 
@@ -87,12 +87,12 @@ def _upload(path: Any, folders: tuple[Path, ...]) -> Path:
 
 
 def without_recordings(app: ASGIApp) -> ASGIApp:
-    """Return the app without `/process_recording`, which hands any upload to ffmpeg and needs no event."""
+    """Return the app without `/process_recording`, which passes any upload to ffmpeg without an event."""
 
-    async def gated(scope: Scope, receive: Receive, send: Send) -> None:
+    async def serve(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and "process_recording" in scope["path"]:
             await PlainTextResponse("not found", status_code=404)(scope, receive, send)
         else:
             await app(scope, receive, send)
 
-    return gated
+    return serve

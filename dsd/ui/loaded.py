@@ -1,4 +1,4 @@
-"""What the tabs know about the models behind them, and about the run that they show."""
+"""The models that the tabs use, opened when needed, and the run that the tabs show."""
 
 import os
 from collections.abc import Callable
@@ -21,7 +21,7 @@ class Lazy(Generic[T]):
     """A callable that opens an object on the first call and returns the same object on later calls."""
 
     def __init__(self, name: str, opener: Callable[[], T], *, missing: str | None = None) -> None:
-        """Store the opener; `missing` tells visitors, in a sentence, why there is nothing to open."""
+        """Store the opener; `missing` is a sentence for visitors that says why there is nothing to open."""
         self.name = name
         self.missing = missing
         self._opener = opener
@@ -47,7 +47,7 @@ class Lazy(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A pipeline and what the page says about it."""
+    """A pipeline and its description on the page."""
 
     pipe: Any
     name: str  # the argument of `load_pipeline`
@@ -55,8 +55,8 @@ class Loaded:
     description: str = ""  # one or two sentences on what the model is good for
     license: str = ""
     missing: str | None = None  # why the requested model does not run here
-    warn: Callable[[Image.Image], str | None] | None = None  # says why an image will not suit this model
-    describer: Lazy[VLM] | None = None  # describes images of this model's world in words
+    warn: Callable[[Image.Image], str | None] | None = None  # why an image does not suit the model, or None
+    describer: Lazy[VLM] | None = None  # describes, in words, images like those that this model draws
     recipe: Recipe = IDENTITY  # the questions for the describer
 
     @property
@@ -72,7 +72,7 @@ class Wheel:
 
     teacher: Lazy[Any]  # a `dsd.grids.teacher.Teacher`
     recipe: Recipe  # the wording of the teacher's and the judge's prompts
-    judge: Lazy[VLM] | None = None  # None: no judge knows this teacher's grids
+    judge: Lazy[VLM] | None = None  # None if there is no judge for this teacher's grids
     about: str = ""  # tells visitors which models draw and judge
     run: Path | None = None  # the folder of the run to review
     own: bool = False  # the run belongs to the user who started the app, so labels are saved in it

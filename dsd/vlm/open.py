@@ -1,7 +1,7 @@
 """Open any vision-language model by name: `open_vlm(name).ask(question, images)`.
 
 `pocket` is the bundled model; a folder or hub id runs on this machine (`dsd.vlm.local`); an address, such as
-`http://host/v1`, is used over HTTP (`dsd.vlm.http`). The questions are defined elsewhere.
+`http://host/v1`, is used over HTTP (`dsd.vlm.http`). Callers write the questions.
 """
 
 from dataclasses import fields
@@ -13,13 +13,15 @@ __all__ = ["VLM", "LoadError", "Request", "VLMError", "open_vlm"]
 
 
 def open_vlm(name: str, **options: object) -> VLM:
-    """Open `pocket`, a folder, a hub id, or the address of an OpenAI-compatible server (`http://host/v1`).
+    """Open a model: `pocket`, a folder, a hub id, or the address of an OpenAI-compatible server.
+
+    An address has the form `http://host/v1`.
 
     The options are those of `dsd.vlm.local.LocalOptions` or `dsd.vlm.http.HTTPOptions`; None means the
     default. Raise LoadError (a ValueError) for an unknown option and for a model that cannot be opened.
     """
-    # Imported here: a server needs neither torch nor transformers, which take seconds to import.
-    if "://" in name:  # one with another scheme too: its error must not quote a password
+    # Imported here, because HTTP needs neither torch nor transformers, which take seconds to import.
+    if "://" in name:  # any scheme: the error for a bad address must not quote a password
         from dsd.vlm.http import HTTPOptions, open_http
 
         return open_http(name, _parse_options(name, options, HTTPOptions))
@@ -29,10 +31,10 @@ def open_vlm(name: str, **options: object) -> VLM:
 
 
 def _parse_options(name: str, options: dict[str, object], kind: type[VLMOptions]) -> VLMOptions:
-    given = {option: value for option, value in options.items() if value is not None}
-    known = [field.name for field in fields(kind)]
-    unknown = sorted(given.keys() - known)
+    values = {option: value for option, value in options.items() if value is not None}
+    names = [field.name for field in fields(kind)]
+    unknown = sorted(values.keys() - names)
     if unknown:
-        listed = [field.name for field in fields(kind) if field.repr]
-        raise LoadError(f"{name!r} has no option {', '.join(unknown)}; it has {', '.join(listed)}")
-    return kind(**given)
+        public_names = [field.name for field in fields(kind) if field.repr]
+        raise LoadError(f"{name!r} has no option {', '.join(unknown)}; it has {', '.join(public_names)}")
+    return kind(**values)

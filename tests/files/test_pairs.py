@@ -181,7 +181,7 @@ def test_flipped_bytes_cost_their_own_rows_only(tmp_path):
 def test_a_file_cut_short_is_refused(tmp_path):
     file = published(tmp_path / "a.parquet")
     file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(PairsError, match="a.parquet is damaged or no parquet file"):
+    with pytest.raises(PairsError, match="a.parquet is damaged or not a parquet file"):
         read_pairs(tmp_path)
 
 

@@ -52,7 +52,7 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
         ("a.jsonl", '["a"]', None, 'line 1 must look like {"caption": "..."}'),
         ("a.jsonl", '{"text": "a"}\n\n{"txt": "b", "url": 1}', None, "line 3 has no .*, only txt, url"),
         ("a.jsonl", '{"text": "a"}', "alt", "line 1 has no column alt, only text: choose one with --column"),
-        ("a.jsonl", "{}", None, "line 1 has no column caption or text, nor any other"),
+        ("a.jsonl", "{}", None, "line 1 has no column caption or text, and no other column: add one"),
         ("a.jsonl", '{"text": 3}', None, "line 1: a caption must be text, got 3"),
     ],
 )  # fmt: skip

@@ -234,7 +234,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 def test_without_a_network_a_lora_that_is_not_in_the_cache_is_not_left_out_in_silence(cache):
     for expected in (None, presets.LORA):
-        with pytest.raises(LoadError, match="m must be downloaded once .me/model., and"):
+        with pytest.raises(LoadError, match="m must be downloaded once .me/model., but"):
             with checkpoint.hub.explain_errors("m", ["me/model"]):
                 checkpoint._find_lora_beside("me/model", expected)
 

@@ -75,7 +75,7 @@ def test_in_the_hubs_cache_the_file_to_delete_is_named_and_not_its_link(whole, t
     file = cut(snapshot / "vae")
     blob = file.replace(place / "blobs" / "0123")
     file.symlink_to(blob)
-    with pytest.raises(LoadError, match=rf"{blob} is damaged.*: delete it, and it is downloaded again"):
+    with pytest.raises(LoadError, match=rf"{blob} is damaged.*: delete it to download it again"):
         with hub.explain_errors("me/model", ["me/model"]):
             load_file(file)
 

@@ -53,7 +53,7 @@ def test_a_training_is_measured_in_a_process_of_its_own(pairs, teacher, tmp_path
 
 def test_fewer_steps_than_the_warm_up_are_refused(monkeypatch):
     monkeypatch.undo()
-    with pytest.raises(ValueError, match="--steps must be at least 8, as the first 4 do not count, got 7"):
+    with pytest.raises(ValueError, match="--steps must be at least 8, got 7: the first 4 are not measured"):
         next(bench.training_rows(6, 7))
 
 

@@ -46,7 +46,7 @@ def encode(pipe, rows, folder, *sizes: str) -> Data:
 
 
 def test_an_empty_dataset_is_refused():
-    with pytest.raises(TrainingError, match="the dataset is empty"):
+    with pytest.raises(TrainingError, match="the dataset has no rows"):
         check_rows([], TrainOptions())
 
 

@@ -70,7 +70,7 @@ def test_upload_prompt_quality_and_steps_come_back_with_the_image_that_was_downl
 
     other = open_page()
     upload(other, made)
-    other.get_by_text("its settings and the image it was made from are back").wait_for()
+    other.get_by_text("Its settings and its reference image have been restored").wait_for()
     assert other.get_by_label("Where should it be?").input_value() == "a red hat 帽子"
     other.locator("#seen img").wait_for()
     other.get_by_role("button", name="Create").click()
@@ -244,10 +244,10 @@ def test_the_images_of_a_visit_are_compared_and_used_again(open_page):
 
     tab.get_by_label("Where should it be?").fill("elsewhere")
     tab.get_by_role("button", name="Use these settings").click()
-    tab.get_by_text("its settings and the image it was made from are back").wait_for()
+    tab.get_by_text("Its settings and its reference image have been restored").wait_for()
     assert tab.get_by_label("Where should it be?").input_value() == "at sea"
     tab.get_by_role("button", name="Use as reference").click()
-    tab.get_by_text("its settings and the image it was made from are back").wait_for(state="hidden")
+    tab.get_by_text("Its settings and its reference image have been restored").wait_for(state="hidden")
     tab.wait_for_function("document.querySelector('#upload img').src.includes('dsd-')")
 
 

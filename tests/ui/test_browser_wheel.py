@@ -156,7 +156,7 @@ def test_a_threshold_moves_the_rate_and_the_cards_and_filters_and_pages_lead_to_
     tab.locator("#curate-rates").get_by_text("by your thresholds").wait_for()
     tab.locator("#curate-rates").get_by_text("--minimum-score 4").wait_for()
     tab.locator(".dsd-why", has_text="one part does not agree").nth(1).wait_for()
-    tab.get_by_role("button", name="Back to the run's own limits").click()
+    tab.get_by_role("button", name="Reset to the run's own thresholds").click()
     tab.locator("#curate-rates").get_by_text("by your thresholds").wait_for(state="detached")
     assert tab.locator("#curate-rates").inner_text() == before
 

@@ -134,7 +134,7 @@ def test_a_page_beyond_the_end_is_the_last_and_a_last_page_is_as_short_as_it_is(
     kept = view(work, show=KEEP, page=2)
     total = len(review.select(work.review(), work.review().decided(LIMITS), KEEP, {}))
     assert len(cards(kept)) == total - CARDS > 0
-    assert view(work, show="not judged")["position"].count("no such pairs") == 1
+    assert view(work, show="not judged")["position"].count("No pairs match this filter") == 1
 
 
 def test_a_card_tells_scores_reasons_similarity_and_what_was_asked(judged):
@@ -224,7 +224,7 @@ def test_large_images_are_made_smaller_for_the_page():
 
 def test_a_floor_above_the_ceiling_is_answered_by_a_sentence(judged):
     seen = view(curating(judged), limits=(0.99, 0.95, 3))
-    assert "is above the greatest" in seen["rates"] and set(seen) == {"rates"}
+    assert "is above the maximum" in seen["rates"] and set(seen) == {"rates"}
 
 
 def test_one_damaged_grid_hides_no_other(run):

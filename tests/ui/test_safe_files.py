@@ -74,7 +74,7 @@ def test_a_model_that_brings_code_is_refused_and_it_is_not_run(tmp_path):
     auto = {"AutoConfig": "evil.Config", "AutoModelForImageTextToText": "evil.Model"}
     (folder / "config.json").write_text(json.dumps(config | {"model_type": "evil", "auto_map": auto}))
     (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')\nclass Config: ...\nclass Model: ...\n")
-    with pytest.raises(LoadError, match="code of its own, which is never run"):
+    with pytest.raises(LoadError, match="custom model code, which is never run"):
         open_vlm(str(folder))
     assert not mark.exists()
 
@@ -83,7 +83,7 @@ def test_a_pipeline_that_brings_code_does_not_run_it(student, tmp_path):
     index, mark = student / "model_index.json", tmp_path / "mark"
     (student / "vae" / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n")
     index.write_text(json.dumps(json.loads(index.read_text()) | {"vae": ["evil", "AutoencoderKL"]}))
-    with pytest.raises(LoadError, match="code of its own, which is never run"):
+    with pytest.raises(LoadError, match="custom model code, which is never run"):
         load_pipeline(str(student))
     assert not mark.exists()
 

@@ -12,10 +12,10 @@ import torch
 
 @dataclass(frozen=True)
 class Seconds:
-    """The time of a piece of work."""
+    """The wall-clock and CPU time of a piece of work, in seconds."""
 
     wall: float
-    cpu: float  # of all threads of the process, which other load on the machine changes little
+    cpu: float  # of all threads of the process; other load on the machine changes it little
 
 
 def timed(work: Callable[[], Any]) -> tuple[Any, Seconds]:
@@ -33,7 +33,7 @@ def _now() -> Seconds:
 
 
 def shortest(work: Callable[[], Any], rounds: int = 5) -> float:
-    """Return the wall seconds of the shortest of `rounds` rounds, after a warm-up round."""
+    """Return the wall-clock seconds of the shortest of `rounds` rounds, after a warm-up round."""
     work()
     return min(timed(work)[1].wall for _ in range(rounds))
 
@@ -53,7 +53,7 @@ def count_branches(model: torch.nn.Module, work: Callable[[], Any]) -> tuple[Any
 
 
 def forget_peak() -> None:
-    """Free unused GPU memory and forget its peak."""
+    """Free unused GPU memory and reset its recorded peak."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -61,10 +61,10 @@ def forget_peak() -> None:
 
 
 def peak_bytes() -> int:
-    """Return the peak memory so far, of the GPU or else of this process."""
+    """Return the peak memory so far, in bytes: of the GPU if there is one, else of this process."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
-    import resource  # which Windows lacks
+    import resource  # not available on Windows
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,7 +1,7 @@
 """Build the whole pocket family from scratch, including the wheel: `python -m train.pocket.all RUN`.
 
-It runs the commands of docs/training.md in order; RUN/all.jsonl records how long each took in its last
-attempt. You can stop it at any time: the same command continues with the unfinished part. With
+The commands of docs/training.md run in order, one part each; RUN/all.jsonl records how long the last attempt
+of each part took. You can stop at any time: the same command continues with the unfinished part. With
 `--preset gpu` no part takes more than about 8 minutes, and `--parts 1` stops after one part.
 """
 
@@ -20,8 +20,8 @@ from train.pocket.presets import PRESETS
 
 GRIDS, ROWS = 20_000, 24_000
 PROCESSES = min(8, os.cpu_count() or 1)  # they share one GPU or the CPU cores
-# Pieces of the teacher's training: start and end of the lessons, and minutes on a GPU. Each piece continues
-# from the weights of the one before it.
+# Pieces of the teacher's training: start and end, as shares of all lessons, and the limit in minutes, if any.
+# Each piece continues from the weights of the previous one.
 PIECES = {
     "cpu": ((0.0, 1.0, None),),
     "gpu": ((0.0, 0.4, 8), (0.4, 0.55, 3), (0.55, 0.7, 8), (0.7, 0.85, 8), (0.85, 1.0, 8)),
@@ -30,14 +30,14 @@ PIECES = {
 
 @dataclass(frozen=True)
 class Part:
-    """One command."""
+    """One command of the build."""
 
     name: str
     arguments: list[str]  # of `python`
 
 
 def list_parts(run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = ROWS) -> list[Part]:
-    """Return every part after the parts that it depends on."""
+    """Return all parts, each after those that it depends on."""
     run, sizes = shlex.quote(f"{run}"), f"--preset {preset}"
     wheel, student = f"{run}/wheel", f"{run}/student"
     limit = f"{sizes} --minutes 8" if preset == "gpu" else sizes
@@ -68,9 +68,9 @@ def list_parts(run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = RO
 
 
 def build(run: Path, parts: list[Part], call: Callable[[list[str]], int], most: int | None = None) -> None:
-    """Run the parts that are not done yet, at most `most`.
+    """Run the unfinished parts in order, at most `most` of them.
 
-    Raise SystemExit with the code of a part that fails, or if a part was done with other arguments.
+    Raise SystemExit with the exit code of a part that fails, or if a part was finished with other arguments.
     """
     table = run / "all.jsonl"
     done = {row["id"]: row["arguments"] for row in jsonl.read_all(table)}
@@ -78,12 +78,13 @@ def build(run: Path, parts: list[Part], call: Callable[[list[str]], int], most: 
     for part in todo[:most]:
         if part.name in done:
             raise SystemExit(
-                f"{run} was begun with other settings for the part {part.name}; use those, or another folder"
+                f"{run} has the part {part.name} with other arguments ({' '.join(done[part.name])}): use "
+                "the same settings, or another folder"
             )
         print(f"== {part.name}: python {' '.join(part.arguments)}", flush=True)
         start = time.monotonic()
         if code := call(part.arguments):
-            print(f"{part.name} failed; the same command continues with it", file=sys.stderr)
+            print(f"{part.name} failed with code {code}: run this command again to retry", file=sys.stderr)
             raise SystemExit(code)
         with jsonl.writing(table) as append:
             seconds = round(time.monotonic() - start)
@@ -97,10 +98,12 @@ def call_python(arguments: list[str]) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser("python -m train.pocket.all", description=__doc__.split(":")[0])
     parser.add_argument("run", type=Path, help="folder of the run; the result goes to assets/pocket")
-    parser.add_argument("--preset", choices=PRESETS, default="cpu", help="sizes for a CPU or a GPU (cpu)")
-    parser.add_argument("--grids", type=int, default=GRIDS, help=f"grids that the teacher draws ({GRIDS})")
-    parser.add_argument("--rows", type=int, default=ROWS, help=f"most rows that the student sees ({ROWS})")
-    parser.add_argument("--parts", type=int, metavar="N", help="stop after N parts")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="cpu", help="data and batch sizes for a CPU or a GPU (cpu)"
+    )
+    parser.add_argument("--grids", type=int, default=GRIDS, help=f"number of grids to draw ({GRIDS})")
+    parser.add_argument("--rows", type=int, default=ROWS, help=f"maximum number of training rows ({ROWS})")
+    parser.add_argument("--parts", type=int, metavar="N", help="run at most N parts (default: all)")
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
     parts = list_parts(args.run, args.preset, grids=args.grids, max_rows=args.rows)

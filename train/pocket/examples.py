@@ -25,7 +25,7 @@ CASES = (
 
 
 def write(folder: Path) -> None:
-    """Write the images and `examples.json`, with every critter in another color."""
+    """Write the images and `examples.json`, each critter in a different color."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, rows, colors = np.random.default_rng(SEED), [], set()
     for number, (scene, prompt) in enumerate(CASES, 1):

@@ -1,4 +1,4 @@
-"""The families' latents, drawn and encoded once: float16 [families, FAMILY, 16, H/8, W/8].
+"""Draw the families of images and encode them, once, to float16 [families, FAMILY, 16, H/8, W/8].
 
 The encoder reads each 8x8 block alone, so a grid's latents are its panels' latents side by side, and grids
 are assembled from latents at no cost. The images are not kept.
@@ -22,10 +22,10 @@ from train.pocket.linear import BLOCK, LATENTS
 
 
 def load(vae: AutoencoderKL, seed: int, count: int, panel: int, folder: Path) -> Tensor:
-    """Return the latents of the first `count` families of a seed, from `folder` if they are there."""
+    """Return the latents of the first `count` families of a seed, read from `folder` if stored there."""
     weight, bias = (tensor.cpu().numpy() for tensor in block_code(vae))
     parameters = (parameter.detach().cpu().numpy().tobytes() for parameter in vae.encoder.parameters())
-    encoder = zlib.crc32(b"".join(parameters))  # another encoder, other latents
+    encoder = zlib.crc32(b"".join(parameters))  # each encoder has its own latents
     path = folder / f"latents-{seed}-{count}-{panel}-{encoder:08x}.npy"
     shape = (count, scenes.FAMILY, LATENTS, panel // BLOCK, panel // BLOCK)
     chunks = on_all_cores(partial(_encode, seed=seed, panel=panel, weight=weight, bias=bias), count, 50)

@@ -1,4 +1,4 @@
-"""The loop that all pocket trainings share: a learning rate schedule, an EMA and a resumable state."""
+"""The training loop of all pocket models: a learning rate schedule, an EMA and a resumable state."""
 
 import math
 import os
@@ -18,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
 SAVE_EVERY = 120.0  # seconds between saved states
-# The kernels of attention: all but cuDNN's; see `dsd.training.student.KERNELS`.
+# Attention kernels: all except cuDNN's; see `dsd.training.student.KERNELS`.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
@@ -32,7 +32,7 @@ def device() -> str:
 def mixed_precision() -> Iterator[None]:
     """Compute in bfloat16 on a GPU, and on a CPU with hardware support for it.
 
-    Such a CPU (AVX-512 BF16 or AMX) is up to 2.7 times as fast with it; any other takes many times as long.
+    Such a CPU (AVX-512 BF16 or AMX) is up to 2.7 times as fast with it; others take many times as long.
     On a CPU, attention stays in float32, whose fused kernel is up to twice as fast.
     """
     if device() == "cuda":
@@ -56,7 +56,7 @@ class _Float32Attention(TorchFunctionMode):
 
 
 def _to_float32(value: Any) -> Any:
-    """Convert numbers to float32; a mask of booleans stays one, because as numbers it would mask nothing."""
+    """Convert float tensors to float32; keep boolean masks, which would mask nothing as numbers."""
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
@@ -75,7 +75,7 @@ def ranks() -> tuple[int, int]:
 
 
 def average_gradients(model: nn.Module) -> None:
-    """Average gradients over processes, in one message; all must have them for the same parameters."""
+    """Average gradients over processes, in one message; all need gradients for the same parameters."""
     if ranks()[1] > 1:
         gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
         flat = nn.utils.parameters_to_vector(gradients)
@@ -86,8 +86,8 @@ def average_gradients(model: nn.Module) -> None:
 def made_ahead(batches: Dataset, first: int, steps: int) -> Iterator[Any]:
     """Return an iterator over `batches[step]` for the steps from `first` to `steps`, exclusive.
 
-    With a GPU, worker processes make them ahead of time, so that it never waits; otherwise each is made when
-    it is needed.
+    With a GPU, worker processes prepare batches in advance, so that the GPU never waits; otherwise each batch
+    is prepared when it is needed.
     """
     workers = min(12, max(1, (os.cpu_count() or 1) - 2)) if device() == "cuda" else 0
     return iter(DataLoader(batches, batch_size=None, sampler=range(first, steps), num_workers=workers))
@@ -96,7 +96,7 @@ def made_ahead(batches: Dataset, first: int, steps: int) -> Iterator[Any]:
 def learning_rate(step: int, passed: float, *, warmup: int = 200, decay: float = 0.3) -> float:
     """Return the share of the peak rate: warm-up, constant, then a cosine decay to a fiftieth.
 
-    `passed` is the share of the training that has passed; the cosine takes the last `decay` of the training.
+    `passed` is the share of the training that has passed; the cosine covers the last `decay` of it.
     """
     fraction = min(1.0, max(0.0, (passed - (1 - decay)) / decay))
     return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
@@ -109,7 +109,7 @@ PER_SAMPLE = ("norm", "embed")  # matrices applied to one vector per sample: too
 class Optimizers:
     """Muon for the matrices of the transformer's blocks and AdamW for the rest, as one optimizer.
 
-    Muon learns several times as much from an image (Jordan et al. 2024).
+    With Muon, a model learns several times as much from an image as with AdamW (Jordan et al. 2024).
     """
 
     def __init__(self, model: nn.Module, rate: float):
@@ -150,7 +150,7 @@ def set_rate(optimizer: torch.optim.Optimizer | Optimizers, share: float) -> Non
 
 
 def build_ema(model: nn.Module, decay: float = 0.999) -> AveragedModel:
-    """Return an EMA that forgets the first, poor weights: its decay grows to `decay`."""
+    """Return an EMA whose decay grows to `decay`, so that the poor first weights do not stay in it."""
 
     @torch.no_grad()
     def update(averaged: list[Tensor], current: list[Tensor], count: Tensor) -> None:
@@ -160,7 +160,7 @@ def build_ema(model: nn.Module, decay: float = 0.999) -> AveragedModel:
 
 
 def _of_first_process(value: float) -> float:
-    """Return the first process's value in all of them: clocks differ, and learning rates must not."""
+    """Return the first process's value in every process: clocks differ, but learning rates must not."""
     if ranks()[1] == 1:
         return value
     shared = torch.tensor(value)
@@ -169,10 +169,10 @@ def _of_first_process(value: float) -> float:
 
 
 class TrainState:
-    """Model, optimizer and EMA, saved together, whole or not at all; `step` counts the steps done.
+    """Model, optimizer and EMA, saved together atomically; `step` counts the finished steps.
 
-    Training ends after `steps` steps or `minutes` minutes, whichever comes first. A resumed training equals
-    an uninterrupted one only without a time limit. `name` is the model's name in the file. A new state
+    Training ends after `steps` steps or `minutes` minutes, whichever comes first. A resumed run equals an
+    uninterrupted one only without a time limit. `name` is the model's name in the file. A new state
     continues from the file, if there is one.
     """
 
@@ -200,12 +200,12 @@ class TrainState:
 
     @property
     def passed(self) -> float:
-        """Return the share of the training that has passed, the same in all processes; 1 when it is over."""
-        done = self.step / max(1, self.steps)
+        """Return the finished share of the training, equal in all processes; at least 1 at the end."""
+        share_of_steps = self.step / max(1, self.steps)
         if self.minutes is None:
-            return done
-        timed = (self.seconds + time.monotonic() - self._began) / (60 * self.minutes)
-        return max(done, _of_first_process(timed))
+            return share_of_steps
+        share_of_time = (self.seconds + time.monotonic() - self._began) / (60 * self.minutes)
+        return max(share_of_steps, _of_first_process(share_of_time))
 
     def save(self) -> None:
         if ranks()[0] != 0:
@@ -236,7 +236,7 @@ def descend(
 ) -> None:
     """Minimize `loss(step)` until `state.passed` reaches 1, then save.
 
-    Every 100 steps the mean loss since the last line, the steps per second and `report()` are printed.
+    Every 100 steps, print the mean loss since the last line, the steps per second and `report()`.
     """
     model, losses, since = state.model, [], time.monotonic()
     while (passed := state.passed) < 1:
@@ -262,5 +262,5 @@ def descend(
 
 
 def step_seed(seed: int, step: int, where: str | torch.device = "cpu") -> torch.Generator:
-    """Return a generator seeded by step and rank, so that a resumed run samples as an unbroken one would."""
+    """Return a generator seeded by step and rank, so that a resumed run samples the same."""
     return torch.Generator(where).manual_seed((seed * 1_000_003 + step) * 64 + ranks()[0])

@@ -1,4 +1,4 @@
-"""Sizes and lengths of the pocket trainings, for the same models on two CPU cores and on one GPU."""
+"""Sizes and step counts of the pocket training runs, for the same models on two CPU cores or one GPU."""
 
 import argparse
 from dataclasses import dataclass, replace
@@ -16,8 +16,8 @@ class Preset:
     linear_steps: int = 1_000
     vae_steps: int = 14_000
     vae_batch: int = 8  # panels
-    rendered: int = 6_000  # families whose images are kept, for scorer and judge
-    scorer_batch: int = 64  # and a third as many strangers
+    rendered: int = 6_000  # families whose images are kept for the scorer and the judge
+    scorer_batch: int = 64  # drawn images; a third as many strangers are added
     strangers: int = 6_000
     scorer_steps: int = 4_000
     clip_width: int = 64
@@ -27,10 +27,10 @@ class Preset:
     double_blocks: int = 1
     single_blocks: int = 6
     teacher_steps: int = 40_000
-    teacher_rate: float = 1e-3  # of AdamW; see `loop.MUON` for the blocks' matrices
-    teacher_batch: int = 28  # single images per process; fewer grids, so that all steps take about as long
+    teacher_rate: float = 1e-3  # learning rate of AdamW; see `loop.MUON` for the blocks' matrices
+    teacher_batch: int = 28  # single images per process; grid batches are smaller and take about as long
     judge_redrawn: int = 4_000  # families that the judge also sees redrawn by the VAE
-    judge_taught: int = 2_400  # families that it also sees redrawn by the teacher
+    judge_taught: int = 2_400  # families that the judge also sees redrawn by the teacher
     judge_width: int = 128
     judge_eye_blocks: int = 4
     judge_blocks: int = 3
@@ -50,10 +50,10 @@ PRESETS = {"cpu": CPU, "gpu": GPU}
 
 
 def build_parser(module: str, about: str) -> argparse.ArgumentParser:
-    """Return a parser with the arguments that all trainings share, for `python -m train.pocket.MODULE`."""
+    """Return a parser with the options that all these commands share, for `python -m train.pocket.MODULE`."""
     parser = argparse.ArgumentParser(f"python -m train.pocket.{module}", description=about)
     parser.add_argument("run", type=Path, help="folder of the run: its files, states and models")
     parser.add_argument("--preset", choices=PRESETS, default="cpu", help="sizes for a CPU or a GPU (cpu)")
     parser.add_argument("--steps", type=int, help="optimizer steps (default: the preset's)")
-    parser.add_argument("--minutes", type=float, help="stop after this time if the steps would take longer")
+    parser.add_argument("--minutes", type=float, help="stop after this many minutes if steps remain")
     return parser

@@ -1,8 +1,8 @@
 """Write rendered pairs as a dataset, for an upper bound: `python -m train.pocket.rendered --out FOLDER`.
 
 The pairs are what a perfect teacher and a perfect judge would produce: true renders of one critter in two
-contexts. The instruction names the context alone, the caption also the critter. A student of these pairs is
-the upper bound for a self-distilled one.
+contexts. The instruction describes only the context; the caption also describes the critter. A student that
+is trained on these pairs is an upper bound for a self-distilled student.
 """
 
 import argparse
@@ -22,19 +22,19 @@ SHARD_ROWS = 5000
 
 
 def sample(index: int, families: int, panel: int) -> list[dict[str, object]]:
-    """Return both orders of pair number `index`, as rows of `dsd.files.pairs`; a function of the index."""
+    """Return pair number `index` in both orders, as rows of `dsd.files.pairs`; the same for each call."""
     rng = np.random.default_rng((SEED, index))
     family = int(rng.integers(families))
     first, second = (int(p) for p in rng.permutation(scenes.SAME)[:2])
-    shown = scenes.family(TRAIN_SEED, family)
-    images = {p: {"bytes": png(draw(*shown[p], panel)), "path": None} for p in (first, second)}
+    panels = scenes.family(TRAIN_SEED, family)
+    images = {p: {"bytes": png(draw(*panels[p], panel)), "path": None} for p in (first, second)}
     return [
         {
             "id": f"{family:06d}-{conditioning}-{target}",
             "conditioning": images[conditioning],
             "target": images[target],
-            "caption": caption(*shown[target]),
-            "instruction": describe_context(shown[target][1]),
+            "caption": caption(*panels[target]),
+            "instruction": describe_context(panels[target][1]),
             "generator": "dsd.pocket.draw",
             "generator_license": "apache-2.0",
         }
@@ -58,9 +58,11 @@ def write(preset: Preset, count: int, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m train.pocket.rendered", description=__doc__.split(":")[0])
-    parser.add_argument("--preset", choices=PRESETS, default="cpu", help="sizes for a CPU or a GPU (cpu)")
-    parser.add_argument("--rows", type=int, default=10_000, help="rows to write, an even number (10000)")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the parquet files")
+    parser.add_argument(
+        "--preset", choices=PRESETS, default="cpu", help="data and batch sizes for a CPU or a GPU (cpu)"
+    )
+    parser.add_argument("--rows", type=int, default=10_000, help="number of rows to write, even (10000)")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write the parquet files to")
     args = parser.parse_args()
     write(PRESETS[args.preset], args.rows, args.out)
     print(f"{args.rows} rows in {args.out}", flush=True)

@@ -1,7 +1,7 @@
-"""The training images of all parts, in families: what they show, as scenes, as numbers and as pixels.
+"""Training images of the pocket models, in families: as scenes, as pixels and as numbers.
 
 A family shows one critter in several contexts, two near misses, and the first context again in other lights.
-A scene is a function of (seed, index). Held-out critters are drawn only with `held_out=True`.
+A scene is a function of (seed, index). Held-out critters occur only with `held_out=True`.
 """
 
 from dataclasses import replace
@@ -19,7 +19,7 @@ from dsd.pocket.world import LIGHTS, Context, Critter, change_one_trait, sample_
 from train.pocket.arrays import on_all_cores, once
 
 Scene = tuple[Critter, Context]
-# Panels of a family: the critter itself, the critter with one trait changed, and panel 0 in another light.
+# Numbers of panels in a family: the same critter, one changed trait, and panel 0 in another light.
 SAME, CHANGED, RELIT = 6, 2, 3
 FAMILY = SAME + CHANGED + RELIT
 ONE_CONTEXT = (0, *range(FAMILY - RELIT, FAMILY))  # the panels that differ only in their light
@@ -71,7 +71,10 @@ def _render(families: range, *, seed: int, size: int, held_out: bool) -> np.ndar
 
 
 def targets(scenes: list[Scene], where: str = "cpu") -> dict[str, Tensor]:
-    """Return indices of every choice [N] (-100: the color of no accessory), numbers and mask [N, NUMBERS]."""
+    """Return the index of each choice [N], numbers [N, NUMBERS] and their mask [N, NUMBERS].
+
+    The index is -100 for the color of an accessory that does not exist.
+    """
     traits = [{**vars(critter), **vars(context)} for critter, context in scenes]
     result = {name: torch.tensor([c.index(row[name]) for row in traits]) for name, c in CHOICES.items()}
     result["accessory_color"][result["accessory"] == CHOICES["accessory"].index("none")] = -100
@@ -81,28 +84,29 @@ def targets(scenes: list[Scene], where: str = "cpu") -> dict[str, Tensor]:
 
 
 def take(values: dict[str, Tensor], rows: Tensor | slice) -> dict[str, Tensor]:
-    """Return the same rows of every tensor."""
+    """Return the given rows of every tensor."""
     return {name: tensor[rows] for name, tensor in values.items()}
 
 
 class Truths:
     """The `targets` of whole families in one table, float32 [families FAMILY, choices + 2 NUMBERS].
 
-    A GPU learns from more grids in a second than one core can sample scenes for in a minute.
+    They are computed in advance, because a GPU trains on more grids in a second than one core samples in a
+    minute.
     """
 
     def __init__(self, table: np.ndarray):
         self.table, self.families = table, len(table) // FAMILY
-        columns = table[:, : len(CHOICES)].clip(0).astype(np.uint8)  # no accessory: any color
+        columns = table[:, : len(CHOICES)].clip(0).astype(np.uint8)  # color 0 if there is no accessory
         self.words = {name: columns[:, i] for i, name in enumerate(CHOICES) if name in WORDED}
 
     def scene(self, family: int, panel: int) -> SimpleNamespace:
-        """Return what words can describe of an image, in place of its critter and its context."""
+        """Return the traits of an image that words can describe, in place of its critter and context."""
         row = family * FAMILY + panel
         return SimpleNamespace(**{name: CHOICES[name][column[row]] for name, column in self.words.items()})
 
     def targets(self, where: str) -> dict[str, Tensor]:
-        """Return the targets of all images, on a device."""
+        """Return the targets of all images on the device `where`."""
         choices, numbers, mask = np.split(self.table, [len(CHOICES), len(CHOICES) + NUMBERS], axis=1)
         result = {name: torch.from_numpy(choices[:, i]).long().to(where) for i, name in enumerate(CHOICES)}
         return result | {"numbers": torch.tensor(numbers).to(where), "mask": torch.tensor(mask).to(where)}

@@ -12,7 +12,7 @@ LETTERS = list("abcdefghijklmnopqrstuvwxyz      .,ABC0123")
 
 
 def strangers(count: int, size: int, seed: int) -> np.ndarray:
-    """Return uint8 [count, size, size, 3], with the kinds in turn."""
+    """Return images as uint8 [count, size, size, 3], cycling through the kinds."""
     rng = np.random.default_rng(seed)
     kinds = (clouds, patches_of_clouds, shapes, text, empty_scene, shuffled)
     return np.stack([np.asarray(kinds[i % len(kinds)](size, rng)) for i in range(count)])
@@ -23,8 +23,8 @@ def clouds(size: int, rng: np.random.Generator) -> Image.Image:
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size)[None]) + 1 / size
     spectrum = np.fft.fft2(rng.normal(size=(3, size, size))) / frequency ** rng.uniform(0.6, 2.0)
     fields = np.fft.ifft2(spectrum).real
-    grey = rng.uniform(0, 1) if rng.random() < 0.7 else 0.0
-    fields = grey * fields + (1 - grey) * fields[:1]  # at 0 all channels are equal
+    saturation = rng.uniform(0, 1) if rng.random() < 0.7 else 0.0
+    fields = saturation * fields + (1 - saturation) * fields[:1]  # at 0 the image is gray
     fields = (fields - fields.mean()) / fields.std() * rng.uniform(25, 80) + rng.uniform(60, 200)
     return Image.fromarray(fields.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
 

@@ -36,12 +36,12 @@ def build(preset: Preset) -> AutoencoderKL:
 
 
 def to_tensor(images: np.ndarray, where: str | torch.device = "cpu") -> Tensor:
-    """Convert uint8 [..., H, W, 3] to float [B, 3, H, W] in -1..1."""
+    """Convert images, uint8 [..., H, W, 3], to float [B, 3, H, W] in -1..1."""
     return to_bytes(images, where).float() / 127.5 - 1
 
 
 def to_bytes(images: np.ndarray, where: str | torch.device = "cpu") -> Tensor:
-    """Convert uint8 [..., H, W, 3] to uint8 [B, 3, H, W], a copy on the device."""
+    """Copy images, uint8 [..., H, W, 3], to a device as uint8 [B, 3, H, W]."""
     return torch.from_numpy(np.array(images.reshape(-1, *images.shape[-3:]))).permute(0, 3, 1, 2).to(where)
 
 
@@ -53,9 +53,9 @@ def tile(panels: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def sample_batch(images: np.ndarray, batch: int, generator: torch.Generator, where: str = "cpu") -> Tensor:
-    """Sample `batch` panels as singles, diptychs (some half black) or 2x2 grids, all of one layout."""
-    chosen = torch.randint(len(images), (batch,), generator=generator).numpy()
-    panels = to_tensor(images[chosen], where)
+    """Sample `batch` panels as singles, diptychs (some half black) or 2x2 grids, all in one layout."""
+    indices = torch.randint(len(images), (batch,), generator=generator).numpy()
+    panels = to_tensor(images[indices], where)
     rows, columns = ((1, 1), (1, 2), (2, 2))[int(torch.randint(3, (1,), generator=generator))]
     if columns == 2 and rows == 1:
         panels[1::8] = BLACK
@@ -64,12 +64,12 @@ def sample_batch(images: np.ndarray, batch: int, generator: torch.Generator, whe
 
 @torch.no_grad()
 def psnr(encode, decode, images: Tensor) -> float:
-    """Return the mean PSNR, in dB, of images [B, 3, H, W] after encoding and decoding, in 8-bit colors."""
+    """Return the mean PSNR, in dB, of images [B, 3, H, W], encoded and decoded to 8-bit colors."""
     total = 0.0
     for batch in images.split(64):
-        drawn = decode(encode(batch)).clamp(-1, 1)
-        drawn = ((drawn + 1) * 127.5).round() / 127.5 - 1
-        total += (10 * torch.log10(4 / (drawn - batch).square().mean((1, 2, 3)))).sum().item()
+        decoded = decode(encode(batch)).clamp(-1, 1)
+        decoded = ((decoded + 1) * 127.5).round() / 127.5 - 1
+        total += (10 * torch.log10(4 / (decoded - batch).square().mean((1, 2, 3)))).sum().item()
     return total / len(images)
 
 
@@ -80,7 +80,7 @@ def vae_psnr(vae: AutoencoderKL, images: Tensor) -> float:
 def train_phase(
     state: TrainState, encode, decode, images: np.ndarray, batch: int, noise: float, report: Callable[[], str]
 ) -> None:
-    """Minimize the squared error after decoding a code with noise of a random level up to `noise`."""
+    """Minimize the squared error of images decoded from noisy codes, at random levels up to `noise`."""
     where = device()
 
     def loss(step: int) -> Tensor:
@@ -155,11 +155,11 @@ def last_layers(decoder: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
 
 
 def main() -> None:
-    flags = build_parser("vae", "Train the VAE: pixels to latents and back.")
-    flags.add_argument(
-        "--linear-steps", type=int, help="steps of the linear autoencoder (default: the preset's)"
+    parser = build_parser("vae", "Train the VAE: pixels to latents and back.")
+    parser.add_argument(
+        "--linear-steps", type=int, help="training steps of the linear autoencoder (default: the preset's)"
     )
-    args = flags.parse_args()
+    args = parser.parse_args()
     preset = PRESETS[args.preset]
     torch.manual_seed(0)
     families = scenes.render(TRAIN_SEED, preset.vae_families, preset.panel, args.run / "renders")

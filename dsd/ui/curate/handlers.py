@@ -35,11 +35,11 @@ NO_RUN = (
 )
 SAVED = "Your labels are saved in the run's folder as you click, beside the judge's verdicts (labels.jsonl)."
 SAMPLE = (
-    "This is the sample run that comes with the project, and it stays as it is: your labels live on this "
-    "page until you reload it. Download them to keep them."
+    "This is the sample run that comes with the project, and it cannot be changed: your labels stay on this "
+    "page only until you reload it. Download them to keep them."
 )
 READ_ONLY = (
-    "This run's folder cannot be written to: your labels live on this page until you reload it. Download "
+    "This run's folder is not writable: your labels stay on this page only until you reload it. Download "
     "them to keep them."
 )
 Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
@@ -80,7 +80,7 @@ class Curating:
         """Return the sliders' thresholds with the run's votes; raise ValueError if floor > ceiling."""
         floor, ceiling, minimum = (values[name] for name in SLIDERS)
         if floor > ceiling:
-            raise ValueError(f"the least similarity, {floor:g}, is above the greatest, {ceiling:g}: lower it")
+            raise ValueError(f"the minimum similarity {floor:g} is above the maximum {ceiling:g}: lower it")
         limits = {"floor": floor, "ceiling": ceiling, "minimum_score": whole(minimum)}
         return replace(self.review().thresholds, **limits)
 
@@ -111,14 +111,14 @@ class Curating:
         return {"floor": own.floor, "ceiling": own.ceiling, "minimum": own.minimum_score}
 
     def first_page(self, values: dict[str, Any]) -> Update:
-        """Go to the first page of a new filter, which goes by the labels at this time."""
+        """Go to the first page of a new filter; the filter uses the labels as they are now."""
         return {"page": 1, "known": self.labels(values["own_labels"])}
 
     def view(self, values: dict[str, Any]) -> Update:
-        """Show these thresholds, this filter and this page number.
+        """Show one page of pairs for the given thresholds and filter.
 
         `known` holds the labels from when the filter was set, so that pages do not shift during labeling.
-        `shown` holds the ids on the cards now: images that are already shown are not sent again.
+        `shown` holds the pair ids on the cards now, so that images already on the page are not sent again.
         """
         try:
             run, thresholds = self.review(), self.thresholds(values)
@@ -129,10 +129,10 @@ class Curating:
         pages = max(1, -(-len(selected) // CARDS))
         page = min(max(1, int(values["page"] or 1)), pages)
         on_page = selected[CARDS * (page - 1) : CARDS * page]
-        own = sum(verdict == KEEP for verdict, _ in run.decided(run.thresholds))
+        kept_count = sum(verdict == KEEP for verdict, _ in run.decided(run.thresholds))
         command = review.command(run, thresholds) if self.own else None
         update = {
-            "rates": curate_cards.rates(review.counts(decided), own, command),
+            "rates": curate_cards.rates(review.counts(decided), kept_count, command),
             "agreement": curate_cards.agreement(review.agreement(run, decided, labels)),
             "show": gr.Dropdown(choices=_filters(decided)),
             "page": gr.Number(value=page, maximum=pages),
@@ -151,10 +151,10 @@ class Curating:
 
     def label(self, card: int, verdict: str, values: dict[str, Any]) -> Update:
         """Label the pair on a card."""
-        shown, own_labels = values["shown"], values["own_labels"]
-        if card >= len(shown):
+        pair_ids, own_labels = values["shown"], values["own_labels"]
+        if card >= len(pair_ids):
             return {}
-        name = shown[card]
+        name = pair_ids[card]
         try:
             if self.saves:
                 with self._lock:  # the file allows one writer at a time, and clicks arrive in threads
@@ -173,7 +173,7 @@ class Curating:
         return {**_buttons(card, verdict), "agreement": agreement, "own_labels": own_labels}
 
     def export(self, own_labels: Labels) -> str:
-        """Return the labels as the lines of a `labels.jsonl`, each with the run's own verdict."""
+        """Return the labels as the text of a `labels.jsonl` file, each with the run's own verdict."""
         labels = own_labels
         if self.saves:
             labels = {row["id"]: row for row in jsonl.read(self.run / "labels.jsonl")}
@@ -197,7 +197,7 @@ def _words(pair: Pair, decision: tuple[str, str], minimum: int) -> str:
     try:
         return curate_cards.words(pair, decision, minimum)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return problem(f"the row of pair {pair.id} cannot be shown: it was edited")
+        return problem(f"the row of pair {pair.id} cannot be shown because it was edited: undo the edit")
 
 
 def _buttons(card: int, label: str | None) -> Update:
@@ -226,6 +226,6 @@ def _filters(decided: Decisions) -> list[tuple[str, str]]:
 
 def _position(count: int, page: int, pages: int) -> str:
     if not count:
-        return '<p class="dsd-quiet">There are no such pairs.</p>'
+        return '<p class="dsd-quiet">No pairs match this filter.</p>'
     first, last = CARDS * (page - 1) + 1, min(CARDS * page, count)
     return f'<p class="dsd-quiet">Pairs {first:,} to {last:,} of {count:,} · page {page:,} of {pages:,}</p>'

@@ -1,4 +1,4 @@
-"""The Curate tab: its layout and its events; the work is in `handlers`."""
+"""The Curate tab: its layout and its events; `handlers` has the event handlers."""
 
 from collections.abc import Callable
 from functools import partial
@@ -22,10 +22,10 @@ CARD = ("card", "images", "words", "accept", "reject")  # the parts of each card
 
 
 def build(wheel: Wheel, tab: gr.Tab) -> None:
-    """Add the tab to the page under construction; the run is read when a visitor opens the tab."""
+    """Add the tab to the page that is being built; the run is read when a visitor opens the tab."""
     gr.Markdown(
-        "Any two panels of a grid make a pair. A judge decides which pairs show the same subject, and says "
-        "why. Move the limits, read its reasons, and say where you disagree.",
+        "Any two panels of a grid make a pair. A judge decides which pairs show the same subject, and gives "
+        "its reasons. Move the thresholds, read the reasons, and mark the pairs where you disagree.",
         elem_classes="dsd-introduction",
     )
     parts = Parts()
@@ -38,36 +38,37 @@ def build(wheel: Wheel, tab: gr.Tab) -> None:
                 parts |= _opinion()
         with gr.Column(scale=8, min_width=320):
             parts |= _pages()
-    # The labels from when the filter was set, the ids on the cards, and the visitor's own labels.
+    # `known`: the labels when the filter was set. `shown`: the pair ids on the cards.
     parts |= {"is_open": gr.State(False), "known": gr.State({}), "shown": gr.State([])}
     parts["own_labels"] = gr.State({})
     _wire(parts, Curating(wheel), tab)
 
 
 def _limits() -> dict[str, Block]:
-    """Add the keep rate and the thresholds that it results from, as sliders."""
+    """Add the keep rate, and sliders for the thresholds that it depends on."""
     default = Thresholds()
     return {
         "rates": gr.HTML(elem_id="curate-rates", padding=False),
         "floor": gr.Slider(
-            0, 1, default.floor, step=0.01, label="Least similarity",
-            info="Below it, two images cannot show the same subject.", buttons=[], elem_id="curate-floor",
+            0, 1, default.floor, step=0.01, label="Minimum similarity",
+            info="Below this value, two images cannot show the same subject.", buttons=[],
+            elem_id="curate-floor",
         ),
         "ceiling": gr.Slider(
-            0, 1, default.ceiling, step=0.01, label="Greatest similarity",
-            info="Above it, they are the same image twice, which teaches copying.", buttons=[],
-            elem_id="curate-ceiling",
+            0, 1, default.ceiling, step=0.01, label="Maximum similarity",
+            info="Above this value, two images are nearly identical, and such pairs teach copying.",
+            buttons=[], elem_id="curate-ceiling",
         ),
         "minimum": gr.Slider(
-            0, TOP_SCORE, default.minimum_score, step=1, label="Least score of every part",
-            info="0 is not alike at all, 4 exactly alike.", buttons=[], elem_id="curate-minimum",
+            0, TOP_SCORE, default.minimum_score, step=1, label="Minimum score of each part",
+            info="0 means not alike at all, 4 means exactly alike.", buttons=[], elem_id="curate-minimum",
         ),
-        "reset": gr.Button("Back to the run's own limits", size="sm"),
+        "reset": gr.Button("Reset to the run's own thresholds", size="sm"),
     }  # fmt: skip
 
 
 def _opinion() -> dict[str, Block]:
-    """Add the agreement of visitor and judge, and the download of the labels."""
+    """Add the visitor's agreement with the judge, and the button that downloads the labels."""
     gr.Markdown("### You and the judge", elem_classes="dsd-heading")
     return {
         "agreement": gr.HTML(elem_id="curate-agreement", padding=False),
@@ -116,7 +117,7 @@ def _wire(parts: Parts, work: Curating, tab: gr.Tab) -> None:
 
     outputs = ["is_open", "body", "message", *SLIDERS, "known"]
     view_on(tab.select(**parts.call(work.open, ["is_open", "own_labels"], outputs), **AT_ONCE).then)
-    for name in SLIDERS:  # programs set sliders too, but `input` fires only for the visitor
+    for name in SLIDERS:  # handlers also set sliders, but `input` fires only for the visitor
         view_on(parts[name].input)
     view_on(parts["reset"].click(**parts.call(work.own_thresholds, [], SLIDERS), **AT_ONCE).then)
     first_page = parts.call(work.first_page, ["own_labels"], ["page", "known"])

@@ -1,6 +1,7 @@
-"""The fields of the form: their values as options, and back from the settings of an image or of a link.
+"""Convert the form's fields to options, and the settings of an image or a link back to fields.
 
-Images and links are untrusted: a value that the page does not offer is refused with the value and the range.
+Images and links are untrusted: a value that the page does not offer raises an error that states the value and
+the range.
 """
 
 import html
@@ -32,8 +33,8 @@ PATTERNS = {int: (r"-?\d{1,10}", "a whole number"), float: (r"-?\d{1,4}(\.\d{1,6
 LONGEST_LINK = 4000  # characters: gradio repeats the query with every event, and many servers refuse 8 kB
 SPACE = "SPACE_ID"  # environment variable with the Space's name, "owner/name"
 NO_PROMPT = "-"  # placeholder for a prompt that is still to be written
-LINK_READ = "This link brought its settings, but links never carry an image: add yours, then click Create."
-RESTORED = "This image was made here: its settings and the image it was made from are back."
+LINK_READ = "The settings of this link are loaded. Links never carry an image: add yours and click Create."
+RESTORED = "This image was made here. Its settings and its reference image have been restored."
 OTHER_MODEL = " It was made by another model, so this one will draw it differently."
 
 
@@ -48,7 +49,7 @@ class Form:
         self.ranges = RANGES | dict.fromkeys(("width", "height"), loaded.side_range)
 
     def options(self, values: Mapping[str, Any]) -> Options:
-        """Return the values of fields as options; raise ValueError for what the page does not offer."""
+        """Convert field values to options; raise ValueError for a value that the page does not offer."""
         fields = {name: whole(values[name]) for name in FIELDS if values.get(name) is not None}
         options = Options(**{"prompt": "", **fields})
         embedded_guidance(options, self.pipe)
@@ -64,7 +65,7 @@ class Form:
                 raise ValueError(f"{words} must be from {low} to {high} on this page, got {value}")
 
     def values(self, options: Options) -> dict[str, Any]:
-        """Return the options as values of the fields; raise ValueError for what the page does not offer."""
+        """Convert options to field values; raise ValueError for a value that the page does not offer."""
         self.check_ranges(options)
         values = {name: getattr(options, name) for name in FIELDS}
         values |= {"steps": options.loop.steps, "quality": _offered_quality(options)}
@@ -83,7 +84,7 @@ class Form:
             fields = self.values(drawing.options_from(settings))
             frame = provenance.read_reference(image)
         except Exception as error:  # an untrusted file can cause any error
-            gr.Warning(html.escape(explained(error)), title="Its settings were not taken over")
+            gr.Warning(html.escape(explained(error)), title="The settings of this image were not used")
             return hidden
         note = RESTORED + (OTHER_MODEL if settings.get("model_hash") != self.model_hash else "")
         return {
@@ -92,10 +93,10 @@ class Form:
         }  # fmt: skip
 
     def read_link(self, query: Mapping[str, str]) -> dict[str, Any]:
-        """Return what the query of the page's address brings; an invalid value brings nothing but a message.
+        """Return the fields set by the query of the page's address, or only a message if a value is invalid.
 
-        On a Space, the page is a frame that receives the query of the surrounding page, and names that Spaces
-        adds (`__theme`). Unknown names are ignored.
+        On a Space, the page is in a frame that receives the query of the surrounding page, and names that
+        Spaces adds, such as `__theme`. Unknown names are ignored.
         """
         try:
             fields = self._fields(query)
@@ -119,7 +120,7 @@ class Form:
         return fields | {"new_seed": False}
 
     def make_link(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the link that carries the fields' values, or why there is none."""
+        """Return a link with the fields' values, or a message that says why there is none."""
         try:
             link = f"{_page(values['address'])}?{self._query(values)}"
         except Exception as error:  # the page must always get an answer
@@ -138,7 +139,7 @@ class Form:
 
 
 def whole(value: Any) -> Any:
-    """Return 2 for 2.0, which sliders and programs may send; leave other values to `Options`."""
+    """Convert whole floats, which sliders and programs may send, to int; return other values unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -152,11 +153,11 @@ def _offered_quality(options: Options) -> str:
     for name, quality in QUALITIES.items():
         if replace(quality, name=loop.name, steps=loop.steps) == loop:
             return name
-    raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, got one of its own with {loop.solver}")
+    raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, got custom {loop.solver} settings")
 
 
 def _parse(name: str, text: str) -> int | float | str:
-    """Return a value from a link; raise ValueError for text that is no number where one is needed."""
+    """Return a value from a link; raise ValueError for text that should be a number and is not."""
     kind = FIELDS[name]
     if kind is str:
         return text
