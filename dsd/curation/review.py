@@ -21,7 +21,7 @@ from dsd.files.jsonl import RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
 
-ALL, UNLABELLED, LABELLED, DISAGREE = "all", "unlabelled", "labelled", "disagree"
+ALL, UNLABELED, LABELED, DISAGREE = "all", "unlabelled", "labelled", "disagree"
 Decisions = list[tuple[str, str]]  # verdict and reason of each pair
 
 
@@ -69,15 +69,15 @@ def counts(decided: Decisions) -> dict[str, int]:
 def select(review: Review, decided: Decisions, show: str, labels: Mapping[str, str]) -> list[int]:
     """Return the indices of the pairs to show.
 
-    `show` is ALL, KEEP, DROP, UNLABELLED, LABELLED, DISAGREE or one of the reasons.
+    `show` is ALL, KEEP, DROP, UNLABELED, LABELED, DISAGREE or one of the reasons.
     """
-    selections = (ALL, KEEP, DROP, UNLABELLED, LABELLED, DISAGREE, *REASONS)
+    selections = (ALL, KEEP, DROP, UNLABELED, LABELED, DISAGREE, *REASONS)
     if show not in selections:
         raise ValueError(f"show must be one of {', '.join(selections)}, got {show!r}")
     indices = []
     for index, (pair, (verdict, reason)) in enumerate(zip(review.pairs, decided, strict=True)):
         label = labels.get(pair.id)
-        groups = {ALL, verdict, reason, LABELLED if label else UNLABELLED}
+        groups = {ALL, verdict, reason, LABELED if label else UNLABELED}
         if label and label != verdict:
             groups.add(DISAGREE)
         if show in groups:

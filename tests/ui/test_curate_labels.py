@@ -8,7 +8,7 @@ import pytest
 
 from dsd.curation import judge as curation
 from dsd.curation.judge import Agreement
-from dsd.curation.review import UNLABELLED
+from dsd.curation.review import UNLABELED
 from dsd.curation.verdict import DIFFERENT, DROP, KEEP, LOW
 from dsd.files.jsonl import RunError
 from dsd.ui.curate import cards as curate_cards
@@ -80,12 +80,12 @@ def test_with_no_labels_there_is_nothing_to_download(run, toasts):
 
 def test_pages_do_not_shift_while_one_labels(run):
     work = curating(run)
-    first = ids(view(work, show=UNLABELLED))
+    first = ids(view(work, show=UNLABELED))
     for index in range(CARDS):
         label(work, index, KEEP, first)
-    second = ids(view(work, show=UNLABELLED, page=2, known={}))
+    second = ids(view(work, show=UNLABELED, page=2, known={}))
     assert not set(first) & set(second) and len(second) == CARDS
-    fresh = ids(view(work, show=UNLABELLED, known=work.labels({})))
+    fresh = ids(view(work, show=UNLABELED, known=work.labels({})))
     assert fresh == second
 
 

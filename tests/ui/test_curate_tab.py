@@ -16,7 +16,7 @@ from PIL import Image
 from dsd.curation import judge as curation
 from dsd.curation import review
 from dsd.curation.judge import new_pair
-from dsd.curation.review import ALL, DISAGREE, LABELLED, UNLABELLED
+from dsd.curation.review import ALL, DISAGREE, LABELED, UNLABELED
 from dsd.curation.verdict import (
     DIFFERENT,
     DROP,
@@ -99,9 +99,9 @@ def test_every_selection_is_what_it_says(judged):
     assert sorted(sum(by_reason, [])) == review.select(found, decided, ALL, {}) == list(range(18))
     assert sorted(kept + review.select(found, decided, DROP, {})) == list(range(18))
     labels = {found.pairs[0].id: decided[0][0], found.pairs[kept[-1]].id: DROP}
-    assert review.select(found, decided, LABELLED, labels) == [0, kept[-1]]
+    assert review.select(found, decided, LABELED, labels) == [0, kept[-1]]
     assert review.select(found, decided, DISAGREE, labels) == [kept[-1]]
-    assert len(review.select(found, decided, UNLABELLED, labels)) == 16
+    assert len(review.select(found, decided, UNLABELED, labels)) == 16
     with pytest.raises(ValueError, match="the best"):
         review.select(found, decided, "the best", {})
 

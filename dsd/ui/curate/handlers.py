@@ -218,8 +218,8 @@ def _filters(decided: Decisions) -> list[tuple[str, str]]:
         (f"Kept ({kept:,})", KEEP),
         (f"Dropped ({total - kept:,})", DROP),
         *((f"Dropped: {judged.WORDS[reason]} ({counts[reason]:,})", reason) for reason in REASONS[1:]),
-        ("Without your label", review.UNLABELLED),
-        ("With your label", review.LABELLED),
+        ("Without your label", review.UNLABELED),
+        ("With your label", review.LABELED),
         ("You and the judge disagree", review.DISAGREE),
     ]
 
