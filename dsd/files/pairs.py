@@ -5,7 +5,6 @@ from the hub, with a few dozen rows in memory however large the dataset. A damag
 silently: it is reported, and the caller decides what to do.
 """
 
-import io
 from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from dsd.files import hub, old_names, parquet
+from dsd.files import hub, intake, old_names, parquet
 from dsd.files.parquet import PairsError
 from dsd.files.rgb import to_rgb
 
@@ -184,8 +183,6 @@ def _decode(value: Any, what: str) -> Image.Image:
     if not content:
         raise BadRow(f"{what} is not in the file")
     try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
-        return to_rgb(image)
+        return to_rgb(intake.decode(content))
     except Exception as error:  # an untrusted file can raise anything
         raise BadRow(f"{what} cannot be read: {error}") from error

@@ -18,6 +18,7 @@ from PIL import Image
 from dsd.files import jsonl
 from dsd.files.contact_sheet import png
 from dsd.files.jsonl import Record, Row, RunError
+from dsd.files.rgb import to_rgb
 from dsd.grids.gutters import Box, equal_boxes, find_panels
 from dsd.grids.prompts import Prompt
 
@@ -146,7 +147,7 @@ def open_grid(run: Path, grid: Grid) -> Image.Image:
     path = run / "grids" / str(grid.file)
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise RunError(f"{path} cannot be read ({error}): {MEND}") from error
 
