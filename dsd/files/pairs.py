@@ -122,7 +122,7 @@ class Pairs:
         row = {"id": f"{Path(self.files[group.file]).stem}-{group.first + offset}", "instruction": None}
         row |= values
         where = f"{where} ({row['id']})"
-        if not isinstance(row["caption"], str):
+        if not isinstance(row["caption"], str) or not row["caption"].strip():
             raise BadRow(f"{where} has no caption")
         return row | {name: _decode(row[name], f"{where}: the {name} image") for name in IMAGES}
 
@@ -168,11 +168,11 @@ def column_names(
     wrong |= {names[name] for name in {*WANTED, *given} & {*COLUMNS} if names[name] not in there}
     wrong |= {names[name] for name in IMAGES if names[name] not in images}
     if wrong:
-        listed = ", ".join(f"{name} (images)" if name in images else name for name in there)
+        listed = ", ".join(f"{field.name} ({parquet.kind(field.type)})" for field in schema)
         raise PairsError(
             f"{where} has the columns {listed}. It needs conditioning and target, both images, and caption; "
             f"these are missing or do not fit: {', '.join(sorted(wrong))}. Map the names, such as "
-            "target=edited"
+            "target=edited; write lists of images as one row each, and addresses as the images' bytes"
         )
     return {ours: theirs for ours, theirs in names.items() if theirs in there}
 

@@ -5,6 +5,7 @@ lists the records of each row. Rows are processed in fixed blocks, block k by pr
 is reported, skipped and counted; over 1 % of unusable rows is an error.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 BLOCK = 128  # rows per block
 REPORTED = 5  # unusable rows reported one by one; further ones are only counted
 TOLERATED = 0.01  # a larger share of unusable rows is an error
-FORMAT = 1  # increment when the same rows need different records
+FORMAT = 2  # increment when the same rows need different records
 
 Frame = tuple[int, int]  # width, height in pixels
 
@@ -218,15 +219,20 @@ def _join(left: Image.Image, right: Image.Image) -> Image.Image:
 
 
 def dataset_name(pairs: Any) -> str | None:
-    """Return a hash of the dataset's files as they are now; None for rows that came from no files."""
+    """Return a hash of the dataset's local files, or of its files' facts on the hub; None without files."""
     files = getattr(pairs, "files", None)
     if not files:
         return None
     if pairs.filesystem is None:
-        stats = [(Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in files]
+        stats = [_content_hash(file) for file in files]  # size and time can stay when the content changes
     else:
         stats = [sorted(map(str, pairs.filesystem.info(file).items())) for file in files]
     return text_hash(str([*zip(files, stats, strict=True), pairs.columns]))
+
+
+def _content_hash(file: str) -> str:
+    with Path(file).open("rb") as opened:
+        return hashlib.file_digest(opened, "blake2b").hexdigest()
 
 
 def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:

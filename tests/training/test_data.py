@@ -1,6 +1,7 @@
 """A dataset as records: what is refused, what is skipped, which frames, which texts, and going on."""
 
 import logging
+import os
 from pathlib import Path
 
 import fsspec
@@ -163,6 +164,14 @@ def test_the_second_time_nothing_is_read_or_encoded(pipe, tmp_path, named):
     (tmp_path / "train.parquet").write_bytes(b"other rows")
     encode(pipe, named, tmp_path)
     assert named.reads == 6  # the file has changed
+
+
+def test_a_file_of_the_same_size_and_time_is_known_by_its_content(named):
+    file, name = Path(named.files[0]), dataset_name(named)
+    before = file.stat()
+    file.write_bytes(b"sowr")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns and dataset_name(named) != name
 
 
 def test_a_dataset_over_the_network_is_known_again_until_its_files_change(named):
