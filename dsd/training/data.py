@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Entry:
     condition: list[str] = field(default_factory=list)  # [reference | black]
     caption: str = ""
     instruction: str | None = None
+    cut: bool = False  # whether the end of its caption or instruction is not read
     bad: str | None = None
 
 
@@ -165,6 +166,8 @@ class _Rows:
                 texts |= row_texts
         encode_missing(self.images, images)
         encode_missing(self.texts, texts)
+        cut = self.texts.overlong(texts)
+        entries = [replace(one, cut=not cut.isdisjoint((one.caption, one.instruction))) for one in entries]
         return [
             entry if self.has_records(entry) else Entry(entry.id, bad="it gives no finite numbers")
             for entry in entries
@@ -249,10 +252,14 @@ def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
             f"{len(bad)} of {len(entries)} rows cannot be used, which is over 1 %: the first is row "
             f"{int(bad[0].id)}: {bad[0].bad}"
         )
+    if cut := sum(entry.cut for entry in good):
+        logger.warning(
+            "the texts of %d of %d rows are longer than %d tokens, and their ends are not read: raise "
+            "--text-tokens or shorten them", cut, len(good), rows.texts.tokens,
+        )  # fmt: skip
     _check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
-    contents = [
-        sorted((name, value) for name, value in asdict(entry).items() if name != "bad") for entry in good
-    ]
+    unnamed = ("bad", "cut")
+    contents = [sorted(item for item in asdict(entry).items() if item[0] not in unnamed) for entry in good]
     return Data(
         entries=good,
         latents=rows.images.store,

@@ -131,6 +131,15 @@ def test_a_bad_row_is_named_skipped_and_counted(pipe, tmp_path, caplog):
     assert "skipped 1 of 110 rows" in caplog.text
 
 
+def test_texts_that_are_cut_are_counted_every_time(pipe, tmp_path, named, caplog):
+    options = TrainOptions(sizes=("32",), text_tokens=16)
+    named[3:5] = [pair(3, caption="hat " * 20), pair(4, instruction="hat " * 20)]
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        training_data.encode(named, pipe, options, tmp_path, "cpu")
+        assert "the texts of 2 of 6 rows are longer than 16 tokens" in caplog.text
+
+
 def test_over_one_in_a_hundred_bad_rows_are_an_error(pipe, tmp_path):
     rows = Rows([*pairs(20), BadRow("it has no caption")], tmp_path)
     rows.files = None
