@@ -23,6 +23,7 @@ from dsd.files.jsonl import Row, RunError
 from dsd.files.pairs import COLUMNS
 from dsd.files.upload import upload
 from dsd.grids import grids
+from dsd.grids.grids import Grid
 
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
@@ -82,13 +83,14 @@ def write_dataset(
 
 def _digest(items: list[Item], shard_rows: int) -> bytes:
     """Return a digest of everything that the bytes of the dataset depend on."""
-    parts = [
-        [item.row, item.conditioning, item.target, [grid.file, grid.rows, grid.columns, grid.margin]]
-        for item in items
-        for grid in [item.grid]
-    ]
+    parts = [[item.row, item.conditioning, item.target, _place(item.grid)] for item in items]
     text = json.dumps([FORMAT, GROUP, shard_rows, parts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest().encode()
+
+
+def _place(grid: Grid) -> list:
+    """Return what decides where the panels are cut; grids of version 0 have no boxes."""
+    return [grid.file, grid.rows, grid.columns, grid.margin, *([grid.boxes] if grid.boxes else [])]
 
 
 # ---------------------------------------------------------------- shards

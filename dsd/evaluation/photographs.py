@@ -23,6 +23,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from dsd.evaluation.scores import Case, Measure, Numbers
 from dsd.files import hub, intake
+from dsd.files.rgb import to_rgb
 from dsd.model import canvas
 from dsd.model.checkpoint import best_device
 
@@ -77,9 +78,7 @@ def _read_prompts(folder: Path) -> list[str]:
 
 def _find_subjects(folder: Path) -> dict[str, list[Path]]:
     """Return the photographs of each subject by its file or folder name, the reference first."""
-    Image.init()
-    suffixes = {suffix for suffix, name in Image.EXTENSION.items() if name in intake.FORMATS}
-    subjects = {}
+    suffixes, subjects = intake.suffixes(), {}
     for path in sorted(folder.iterdir()):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         images = [file for file in files if file.suffix.lower() in suffixes]
@@ -175,7 +174,7 @@ class PhotographScorer:
         distinct = list({id(image): image for image in images}.values())
         vectors = []
         for start in range(0, len(distinct), BATCH):
-            batch = [image.convert("RGB") for image in distinct[start : start + BATCH]]
+            batch = [to_rgb(image) for image in distinct[start : start + BATCH]]
             pixels = processor(images=batch, return_tensors="pt")["pixel_values"].to(self.device)
             vectors += functional.normalize(network(pixels), dim=1).cpu()
         by_image = {id(image): vector for image, vector in zip(distinct, vectors, strict=True)}
@@ -198,7 +197,7 @@ def layout(image: Image.Image, reference: Image.Image) -> float:
     """Return the correlation of the large shapes and colors of two images, in -1..1; 0 if one is flat."""
     thumbnails = []
     for one in (image, reference):
-        small = one.convert("RGB").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+        small = to_rgb(one).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
         values = np.asarray(small, dtype=float).ravel()
         thumbnails.append(values - values.mean())
     a, b = thumbnails

@@ -1,10 +1,11 @@
 """Checks of untrusted input: image files of any kind, prompts of any length.
 
 Any problem with an upload raises a `ValueError` whose message is one plain sentence that says what to do. The
-image is not changed here: `dsd.model.canvas.fit` rotates, flattens and fits it.
+image is not changed here: `dsd.files.rgb.to_rgb` rotates and flattens it.
 """
 
 import contextlib
+import io
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ MIN_SIDE = 16
 MAX_PROMPT = 20_000  # characters; tokenizing longer prompts would delay other users
 # Pillow also opens rare formats and formats that run other programs (EPS): fewer formats are safer.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+NEEDS_HEIF = "is HEIC, which needs the package pillow-heif: pip install pillow-heif, or save it as JPEG"
 READABLE = "PNG, JPEG, WebP, GIF, BMP, TIFF or AVIF"
 
 
@@ -29,7 +32,21 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
     name = _quote(path.name)
     if path.stat().st_size == 0:
         raise ValueError(f"{name} is empty (0 bytes): save or upload it again")
-    image = _check_size(_open(path, name), name)  # the size is in the header: check it before decoding
+    return _load(_check_size(_open(path, name), name), name)  # check the size before decoding
+
+
+def decode(content: bytes) -> Image.Image:
+    """Open and decode the bytes of an image file of any size, such as a dataset's; raise ValueError."""
+    return _load(_open(io.BytesIO(content), "the image"), "the image")
+
+
+def suffixes() -> set[str]:
+    """Return the suffixes of accepted files, HEIC among them even if its package is missing."""
+    Image.init()
+    return {suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS} | {".heic", ".heif"}
+
+
+def _load(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
     except Exception as error:  # truncated or damaged data can raise anything
@@ -43,19 +60,38 @@ def _quote(name: str) -> str:
     return f'"{name}"' if len(name) <= 80 else f'"{name[:38]} ... {name[-38:]}"'
 
 
-def _open(path: Path, name: str) -> Image.Image:
-    Image.init()
-    formats = [kind for kind in FORMATS if kind in Image.OPEN]  # Pillow can be built without AVIF
+def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
+    formats = [
+        kind for kind in (*FORMATS, *_heif()) if kind in Image.OPEN
+    ]  # Pillow can be built without AVIF
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has a clearer message
         try:
-            return Image.open(path, formats=formats)
+            return Image.open(file, formats=formats)
         except Image.DecompressionBombError as error:
             raise ValueError(_too_large(name)) from error
         except PermissionError as error:
             raise ValueError(f"{name} may not be read: check its permissions") from error
         except Exception as error:  # decoders raise anything on invalid data, from OSError to IndexError
+            if not _heif() and _is_heif(file):
+                raise ValueError(f"{name} {NEEDS_HEIF}") from error
             raise ValueError(f"{name} is not an image that can be read: use a {READABLE} file") from error
+
+
+def _heif() -> tuple[str, ...]:
+    """Return Pillow's name of HEIC and HEIF if the optional package that reads them is installed."""
+    Image.init()
+    try:
+        import pillow_heif
+    except ImportError:
+        return ()
+    pillow_heif.register_heif_opener()
+    return ("HEIF",)
+
+
+def _is_heif(file: Path | io.BytesIO) -> bool:
+    head = file.getvalue()[:12] if isinstance(file, io.BytesIO) else file.open("rb").read(12)
+    return head[4:8] == b"ftyp" and head[8:12] in HEIF_BRANDS
 
 
 def _check_size(image: Image.Image, name: str) -> Image.Image:

@@ -5,7 +5,6 @@ from the hub, with a few dozen rows in memory however large the dataset. A damag
 silently: it is reported, and the caller decides what to do.
 """
 
-import io
 from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from dsd.files import hub, old_names, parquet
+from dsd.files import hub, intake, old_names, parquet
 from dsd.files.parquet import PairsError
 from dsd.files.rgb import to_rgb
 
@@ -123,7 +122,7 @@ class Pairs:
         row = {"id": f"{Path(self.files[group.file]).stem}-{group.first + offset}", "instruction": None}
         row |= values
         where = f"{where} ({row['id']})"
-        if not isinstance(row["caption"], str):
+        if not isinstance(row["caption"], str) or not row["caption"].strip():
             raise BadRow(f"{where} has no caption")
         return row | {name: _decode(row[name], f"{where}: the {name} image") for name in IMAGES}
 
@@ -169,11 +168,11 @@ def column_names(
     wrong |= {names[name] for name in {*WANTED, *given} & {*COLUMNS} if names[name] not in there}
     wrong |= {names[name] for name in IMAGES if names[name] not in images}
     if wrong:
-        listed = ", ".join(f"{name} (images)" if name in images else name for name in there)
+        listed = ", ".join(f"{field.name} ({parquet.kind(field.type)})" for field in schema)
         raise PairsError(
             f"{where} has the columns {listed}. It needs conditioning and target, both images, and caption; "
             f"these are missing or do not fit: {', '.join(sorted(wrong))}. Map the names, such as "
-            "target=edited"
+            "target=edited; write lists of images as one row each, and addresses as the images' bytes"
         )
     return {ours: theirs for ours, theirs in names.items() if theirs in there}
 
@@ -184,8 +183,6 @@ def _decode(value: Any, what: str) -> Image.Image:
     if not content:
         raise BadRow(f"{what} is not in the file")
     try:
-        image = Image.open(io.BytesIO(content))
-        image.load()
-        return to_rgb(image)
+        return to_rgb(intake.decode(content))
     except Exception as error:  # an untrusted file can raise anything
         raise BadRow(f"{what} cannot be read: {error}") from error

@@ -8,6 +8,7 @@ from typing import Any
 from dsd.files import hub
 
 DATASET = b"dsd.dataset"  # metadata key for the id of the dataset that a shard belongs to
+SHARD = "-of-"  # in the names of numbered files; a dataset has all of them in one folder
 SPLITS = ("train", "validation", "valid", "val", "test")
 
 
@@ -69,6 +70,14 @@ def holds_images(kind: Any) -> bool:
     return types.is_binary(kind) or types.is_large_binary(kind)
 
 
+def kind(arrow: Any) -> str:
+    """Return what a column of an Arrow type holds: `images`, `lists of images`, or the type's name."""
+    if holds_images(arrow):
+        return "images"
+    is_list = hasattr(arrow, "value_type")
+    return f"lists of {kind(arrow.value_type)}" if is_list else str(arrow)[:40]
+
+
 def local_files(path: Path, split: str) -> list[str]:
     """Return the split's files in a run or dataset folder, or `path` itself if it is a file.
 
@@ -123,6 +132,12 @@ def _of_split(files: list[str], split: str, folder: str) -> list[str]:
         examples = ", ".join(list(names.values())[:5]) or "none at all"
         raise PairsError(
             f"{folder} has no parquet files of the split {split!r}; its parquet files are: {examples}"
+        )
+    configs = sorted({names[file].rpartition("/")[0] for file in matches if SHARD in names[file]})
+    if len(configs) > 1:
+        raise PairsError(
+            f"{folder} has {len(configs)} configurations ({', '.join(configs)}), each a dataset of its own: "
+            f"download it and pass the folder of one, such as {folder}/{configs[0]}"
         )
     return matches
 

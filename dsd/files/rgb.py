@@ -1,24 +1,79 @@
-"""Conversion of any Pillow image to RGB."""
+"""The one intake of images: any Pillow image as upright RGB in sRGB, for models, judges and datasets."""
+
+import io
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms, ImageOps
 
 WHITE = (255, 255, 255)
 STRIP = 256  # rows of a high-bit-depth image converted at a time
+JUDGED = 1024  # longest side, in pixels, of an image that is sent to a judge
+SPACES = {"RGB": "RGB", "L": "GRAY", "CMYK": "CMYK"}  # color space of a profile that fits a mode
+SRGB = ImageCms.createProfile("sRGB")
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert any PIL mode to RGB: scale deep grays (PIL would clip them), put transparency on white."""
+def to_rgb(image: Image.Image, limit: int | None = None) -> Image.Image:
+    """Return the image as a viewer shows it, in RGB, with the longest side at most `limit` pixels.
+
+    The first frame is taken, the EXIF orientation and the color profile are applied, deep grays are scaled to
+    8 bits (PIL would clip them), and transparency is put on white. The input is not changed, and the result
+    has no metadata, so that nothing is applied twice. Raise ValueError for a mode that cannot be converted.
+    """
+    rgb = _flat(_upright(_first_frame(image)))
+    if limit and max(rgb.size) > limit:
+        rgb.thumbnail((limit, limit), Image.Resampling.LANCZOS)
+    rgb.info = {}
+    return rgb
+
+
+def _first_frame(image: Image.Image) -> Image.Image:
+    position = image.tell()
+    if position == 0:
+        return image
+    image.seek(0)
+    frame = image.copy()
+    image.seek(position)
+    return frame
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Return the image in its EXIF orientation, or unchanged if the EXIF data is missing or damaged."""
+    try:
+        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+        return image if is_upright else ImageOps.exif_transpose(image)
+    except Exception:  # on damaged data Pillow raises anything from SyntaxError to struct.error
+        return image
+
+
+def _flat(image: Image.Image) -> Image.Image:
+    """Return a new RGB image in sRGB without transparency."""
+    profile = image.info.get("icc_profile")
     if image.mode.startswith(("I", "F")):
-        return _deep_gray(image).convert("RGB")
+        image = _deep_gray(image)
     if image.mode in ("P", "PA") and image.palette is None:
         raise ValueError("the image's colors are missing, it has no palette: save it as RGB first")
     if image.has_transparency_data:
-        return _on_white(image)
+        return _on_white(image, profile)
+    if image.mode == "P":
+        image = image.convert("RGB")
     try:
-        return image.convert("RGB")
+        return _to_srgb(image, profile).convert("RGB")
     except ValueError as error:
         raise ValueError(f"cannot read an image of mode {image.mode}; save it as RGB first") from error
+
+
+def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """Apply the color profile; return the image unchanged if it is damaged, absent or of another mode."""
+    if not profile or image.mode not in SPACES:
+        return image
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        if source.profile.xcolor_space.strip() != SPACES[image.mode]:
+            return image
+        intent, flags = ImageCms.Intent.RELATIVE_COLORIMETRIC, ImageCms.Flags.BLACKPOINTCOMPENSATION
+        return ImageCms.profileToProfile(image, source, SRGB, intent, "RGB", flags=flags)
+    except Exception:  # viewers ignore a damaged profile, too
+        return image
 
 
 def _deep_gray(image: Image.Image) -> Image.Image:
@@ -35,8 +90,13 @@ def _deep_gray(image: Image.Image) -> Image.Image:
     return Image.fromarray(gray)
 
 
-def _on_white(image: Image.Image) -> Image.Image:
+def _on_white(image: Image.Image, profile: bytes | None) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # premultiplied: PIL only converts it to the straight-alpha mode
         image = image.convert("LA" if image.mode == "La" else "RGBA")
+    is_gray = image.mode in ("L", "LA")
     image = image if image.mode == "RGBA" else image.convert("RGBA")  # a copy of 50 megapixels is 200 MB
+    if profile:
+        alpha = image.getchannel("A")
+        image = _to_srgb(image.convert("L" if is_gray else "RGB"), profile).convert("RGB")
+        image.putalpha(alpha)
     return Image.alpha_composite(Image.new("RGBA", image.size, (*WHITE, 255)), image).convert("RGB")

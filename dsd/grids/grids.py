@@ -1,11 +1,12 @@
 """Grids on disk: drawing them from prompts, checking them, and cutting them into panels.
 
-A run stores each grid as `RUN/grids/<id>.png`, with a row in `RUN/grids/grids.jsonl`. A grid with misplaced
-panels is kept for inspection, and its row says why it is rejected. This module does not check what the panels
-show.
+A run stores each grid as `RUN/grids/<id>.png`, with a row in `RUN/grids/grids.jsonl` that holds the boxes of
+its panels. A grid without boxes is kept for inspection, and its row says why it is rejected. This module does
+not check what the panels show.
 """
 
 import re
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,9 @@ from PIL import Image
 from dsd.files import jsonl
 from dsd.files.contact_sheet import png
 from dsd.files.jsonl import Record, Row, RunError
+from dsd.files.rgb import to_rgb
+from dsd.grids.gutters import Box, equal_boxes, find_panels
 from dsd.grids.prompts import Prompt
-
-SIDE = 64  # pixels of a panel in the gutter check: removes fine texture but keeps boundaries
-NEAR = 2  # how far a boundary may be from its place, in these pixels
-STEP = 14  # least difference between neighboring pixels across a boundary, in levels of 255
-SEEN = 0.45  # least share of a boundary's length that must be visible
-CLEAR = 0.1  # least lead of a boundary over three quarters of the other lines: textures differ everywhere
-STRONGER = 0.2  # largest lead of any other line over the weakest boundary
 
 FROM_PROMPT = ("id", "prompt", "seed", "rows", "columns", "recipe", "subject", "places")
 MEND = "run train.grids again with --mend to draw what is missing"
@@ -49,6 +45,9 @@ class Grid(Record):
     guidance: float
     margin: int  # pixels to crop from each side of a panel
     rejected: str | None  # why the grid is not used, or None
+    boxes: list[list[int]] | None = None  # left, upper, right, lower of each panel; None: equal parts
+
+    OPTIONAL = frozenset({"boxes"})
 
 
 class Drawer(Protocol):
@@ -65,50 +64,28 @@ class Drawer(Protocol):
 # ---------------------------------------------------------------- one grid
 
 
-def panels(grid: Image.Image, rows: int, columns: int, margin: int = 0) -> list[Image.Image]:
+def panels(
+    grid: Image.Image, rows: int, columns: int, margin: int = 0, boxes: Sequence[Sequence[int]] | None = None
+) -> list[Image.Image]:
     """Return the panels in reading order, cropped by `margin` pixels on each side.
 
-    The margin removes gutters and what bled across them. Raise ValueError if the grid does not divide into
-    equal panels or the margin does not fit.
+    `boxes` are the panels' places, by default equal parts of the grid. Raise ValueError if the grid does not
+    divide into these panels or the margin does not fit.
     """
-    width, height = grid.width // columns, grid.height // rows
-    if (width * columns, height * rows) != grid.size or not 0 <= 2 * margin < min(width, height):
+    boxes = boxes or equal_boxes(grid, rows, columns)
+    if len(boxes) != rows * columns or not _fit(boxes, grid, margin):
+        where = f"at {boxes}" if boxes else "of one size"
         raise ValueError(
-            f"a grid of {grid.width} x {grid.height} pixels has no {rows}x{columns} panels of one size "
+            f"a grid of {grid.width} x {grid.height} pixels has no {rows}x{columns} panels {where} "
             f"with a margin of {margin}"
         )
-    corners = [(width * column, height * row) for row in range(rows) for column in range(columns)]
-    return [grid.crop((x + margin, y + margin, x + width - margin, y + height - margin)) for x, y in corners]
+    return [grid.crop((x + margin, y + margin, right - margin, low - margin)) for x, y, right, low in boxes]
 
 
-def check_gutters(grid: Image.Image, rows: int, columns: int) -> str | None:
-    """Return why the panels are misplaced, or None.
-
-    A boundary is a line along which neighboring pixels differ nearly everywhere, with or without a gutter;
-    edges inside panels are shorter. Two neighboring panels that show the same place have no visible boundary
-    there, so about half the length must suffice. Measured on drawn grids, also after the VAE: at most 0.5 %
-    of intact grids are rejected, and more than 90 % of single images and of grids rolled by 8 to 56 of 64
-    pixels.
-    """
-    size = (columns * SIDE, rows * SIDE)
-    pixels = np.asarray(grid.convert("RGB").resize(size, Image.Resampling.BOX), dtype=np.float32)
-    upright = _check_lines(pixels, columns, "columns") if columns > 1 else None
-    return upright or (_check_lines(pixels.transpose(1, 0, 2), rows, "rows") if rows > 1 else None)
-
-
-def _check_lines(pixels: np.ndarray, count: int, name: str) -> str | None:
-    """Check boundaries that run along the first axis of `pixels` [length, count * SIDE, 3]."""
-    steps = np.abs(np.diff(pixels, axis=1)).max(axis=2)  # [length, count * SIDE - 1]
-    length = (steps >= STEP).mean(axis=0)  # share of each line, [count * SIDE - 1]
-    position = np.arange(1, len(length) + 1)
-    distances = np.abs(position[:, None] - SIDE * np.arange(1, count))  # [lines, boundaries]
-    boundaries = [length[distance <= NEAR].max() for distance in distances.T]
-    weakest, others = int(np.argmin(boundaries)), length[distances.min(axis=1) > NEAR + 1]
-    if boundaries[weakest] < max(SEEN, np.quantile(others, 0.75) + CLEAR):
-        return f"gutters: no boundary between {name} {weakest + 1} and {weakest + 2}"
-    if others.max() > boundaries[weakest] + STRONGER:
-        return f"gutters: a stronger boundary inside the {name} than between them"
-    return None
+def _fit(boxes: Sequence[Sequence[int]], grid: Image.Image, margin: int) -> bool:
+    left, upper, right, lower = np.array(boxes).T  # [panels]
+    is_inside = min(left.min(), upper.min()) >= 0 and right.max() <= grid.width and lower.max() <= grid.height
+    return bool(is_inside and 0 <= 2 * margin < min((right - left).min(), (lower - upper).min()))
 
 
 # ---------------------------------------------------------------- the grids of a run
@@ -140,24 +117,29 @@ def read_prompts(run: Path) -> list[Prompt]:
 
 def draw_grids(folder: Path, prompts: list[Prompt], teacher: Drawer) -> list[Grid]:
     """Draw the prompts into `folder` and return a row for each."""
-    reasons = {prompt.id: teacher.refuse(prompt) for prompt in prompts}
-    accepted = [prompt for prompt in prompts if reasons[prompt.id] is None]
+    found = {prompt.id: teacher.refuse(prompt) for prompt in prompts}
+    accepted = [prompt for prompt in prompts if found[prompt.id] is None]
     images = teacher.draw(accepted) if accepted else []
 
     def save(prompt: Prompt, image: Image.Image) -> None:
         jsonl.write_atomic(folder / f"{prompt.id}.png", png(image))
-        reasons[prompt.id] = check_gutters(image, prompt.rows, prompt.columns)
+        found[prompt.id] = find_panels(image, prompt.rows, prompt.columns)
 
     with ThreadPoolExecutor() as pool:  # encoding a large PNG takes as long as drawing it on a small GPU
         list(pool.map(save, accepted, images))
     files = {prompt.id: f"{prompt.id}.png" for prompt in accepted}
-    return [new_grid(prompt, files.get(prompt.id), reasons[prompt.id], teacher.stamp) for prompt in prompts]
+    return [new_grid(prompt, files.get(prompt.id), found[prompt.id], teacher.stamp) for prompt in prompts]
 
 
-def new_grid(prompt: Prompt, file: str | None, rejected: str | None, stamp: Row) -> Grid:
-    """Return the row of a grid; `stamp` records the teacher and its settings."""
+def new_grid(prompt: Prompt, file: str | None, found: list[Box] | str, stamp: Row) -> Grid:
+    """Return the row of a grid with the boxes of its panels, or the reason why it is rejected.
+
+    `stamp` records the teacher and its settings.
+    """
     fields = {name: getattr(prompt, name) for name in FROM_PROMPT}
-    return Grid(file=file, **fields, **stamp, rejected=rejected)
+    is_rejected = isinstance(found, str)
+    boxes, rejected = (None, found) if is_rejected else ([list(box) for box in found], None)
+    return Grid(file=file, **fields, **stamp, rejected=rejected, boxes=boxes)
 
 
 def open_grid(run: Path, grid: Grid) -> Image.Image:
@@ -165,14 +147,14 @@ def open_grid(run: Path, grid: Grid) -> Image.Image:
     path = run / "grids" / str(grid.file)
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return to_rgb(image)
     except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
         raise RunError(f"{path} cannot be read ({error}): {MEND}") from error
 
 
 def open_panels(run: Path, grid: Grid) -> list[Image.Image]:
     """Return the panels of a grid in reading order, RGB; raise RunError if its file is missing or damaged."""
-    return panels(open_grid(run, grid), grid.rows, grid.columns, grid.margin)
+    return panels(open_grid(run, grid), grid.rows, grid.columns, grid.margin, grid.boxes)
 
 
 # ---------------------------------------------------------------- resuming a run

@@ -3,6 +3,8 @@
 Teachers draw gutters of any width and color, or none, and not always exactly where they belong. Each line
 between two rows or columns is looked for near its place and must be visible beside every panel that it
 separates: one wide image above two others is no grid. A frame around the grid is removed with the gutters.
+
+Panels that are within two pixels of equal parts are cut at equal parts.
 """
 
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ CLEAR = 0.3  # least lead of a boundary over three quarters of the other lines: 
 STRONGER = 0.2  # largest lead of a line inside the panels over the weakest boundary
 DIVIDED = 0.65  # visibility of lines inside all panels, of the weakest boundary's, that shows smaller panels
 CONTENT = 0.005  # least share of a panel that differs from its background
+EQUAL = 2  # pixels by which panels may be off equal parts and still be cut there
 
 
 @dataclass(frozen=True)
@@ -48,10 +51,19 @@ def find_panels(grid: Image.Image, rows: int, columns: int) -> list[Box] | str:
             return f"gutters: a stronger boundary inside the {name} than between them"
     if upright.is_divided() and level.is_divided():
         return f"gutters: more than {rows}x{columns} panels"
-    boxes = _boxes(upright.spans(), level.spans())
+    boxes = _straightened(_boxes(upright.spans(), level.spans()), equal_boxes(grid, rows, columns))
     if any(not _has_content(pixels, box, contrast) for box in boxes):
         return "gutters: a panel is empty"
     return boxes
+
+
+def equal_boxes(grid: Image.Image, rows: int, columns: int) -> list[Box]:
+    """Return the boxes of equal panels in reading order, or [] if the grid does not divide into them."""
+    width, height = grid.width // columns, grid.height // rows
+    if (width * columns, height * rows) != grid.size:
+        return []
+    corners = [(width * column, height * row) for row in range(rows) for column in range(columns)]
+    return [(x, y, x + width, y + height) for x, y in corners]
 
 
 class Axis:
@@ -61,9 +73,10 @@ class Axis:
     """
 
     def __init__(self, pixels: np.ndarray, count: int, segments: int, contrast: float) -> None:
+        self.pixels = pixels
         self.tolerance = float(np.clip(PLAIN * contrast, 3, 10))
         color = np.median(pixels, axis=1)  # [n, 3]
-        away = np.abs(pixels - color[:, None]).max(axis=2)  # [n, length]
+        away = _largest(pixels - color[:, None])  # [n, length]
         self.color, self.is_plain = color, np.quantile(away, 0.95, axis=1) <= self.tolerance
         self.side, self.count = len(pixels) / count, count
         self.soft = max(1, round(SOFT * self.side))
@@ -108,11 +121,14 @@ class Axis:
         reach = NEAR * self.side
         near = range(max(0, int(place - reach)), min(len(self.color), int(place + reach) + 1))
         runs = {i: (self._run(i, -1), self._run(i, 1)) for i in near if self.is_plain[i]}
-        bands = [i for i, (before, after) in runs.items() if before + after <= WIDEST * self.side]
-        if bands:
-            center = min(bands, key=lambda i: abs(i - place))
-            before, after = runs[center]
-            if before + after > 2 and (band := self._band(center - before + 1, center + after, place)):
+        bands = {}  # start, end -> distance from the place
+        for i, (before, after) in runs.items():
+            if 2 < before + after <= WIDEST * self.side:
+                span = (i - before + 1, i + after)
+                bands[span] = min(abs(i - place), bands.get(span, reach))
+        # the nearest of those between two sharp edges, or else of all
+        for span in sorted(bands, key=lambda span: (not self._is_between_edges(*span), bands[span]))[:1]:
+            if band := self._band(*span, place):
                 return band
         middle = round(place)
         if sum(runs.get(middle, (0, 0))) < NARROWEST * self.side:
@@ -128,6 +144,9 @@ class Axis:
         end = end if sharp[1] else max(start + 1, min(end, round(2 * place - start)))
         return Line(start - self.soft, end + self.soft)
 
+    def _is_between_edges(self, start: int, end: int) -> bool:
+        return self._is_sharp(start) and self._is_sharp(end)
+
     def _is_sharp(self, line: int, least: float = SEEN) -> bool:
         return bool((self.steps[max(0, line - 3) : line + 2].max(axis=0, initial=0) >= least).all())
 
@@ -135,13 +154,20 @@ class Axis:
         """Return where two panels meet without a gutter, or None."""
         reach = NEAR * self.side / 2
         wide = np.maximum.reduce([np.roll(self.steps, shift, axis=0) for shift in (-1, 0, 1)])  # uneven lines
-        near = np.arange(max(0, int(place - 1 - reach)), min(len(wide), int(place + reach) + 1))
-        best = int(near[wide[near].min(axis=1).argmax()])
+        near = range(max(0, int(place - 1 - reach)), min(len(wide), int(place + reach) + 1))
+        best = max(near, key=lambda line: (wide[line].mean(), self.steps[line].mean()))
         others = np.delete(self.steps, near, axis=0)
         clear = np.quantile(others, 0.75, axis=0) + CLEAR  # [segments]
-        if (wide[best] < np.maximum(SEEN, clear)).any():
+        seen = wide[best] >= np.maximum(SEEN, clear)
+        if not seen.any() or not (seen | self._is_one_background(best + 1)).all():
             return None
-        return Line(best + 1 - self.soft, best + 1 + self.soft, float(wide[best].mean()))
+        return Line(best + 1 - self.soft, best + 1 + self.soft, float(wide[best][seen].mean()))
+
+    def _is_one_background(self, line: int) -> np.ndarray:
+        """Return for each segment whether the neighboring panels have one color beside the line."""
+        parts = np.array_split(self.pixels[line - 2 : line + 2], self.steps.shape[1], axis=1)
+        away = [_largest(part - np.median(part, axis=(0, 1))) for part in parts]
+        return np.array([(one <= 2 * self.tolerance).mean() >= 0.95 for one in away])
 
     def is_stronger_inside(self) -> bool:
         """Return whether a line inside the panels is more visible than the weakest boundary."""
@@ -159,9 +185,15 @@ class Axis:
         return float(self.steps[start + away : end - away].mean(axis=1).max(initial=0))
 
 
+def _largest(differences: np.ndarray) -> np.ndarray:
+    """Return the largest absolute value of the three channels; `max` over so short an axis is slow."""
+    red, green, blue = np.moveaxis(np.abs(differences), -1, 0)
+    return np.maximum(np.maximum(red, green), blue)
+
+
 def _steps(pixels: np.ndarray, segments: int, contrast: float) -> np.ndarray:
     """Return the share of visible steps between each two lines beside each panel, [n - 1, segments]."""
-    differences = np.abs(np.diff(pixels, axis=0)).max(axis=2)  # [n - 1, length]
+    differences = _largest(np.diff(pixels, axis=0))  # [n - 1, length]
     parts = np.array_split(differences >= min(STEP, max(3.0, 0.07 * contrast)), segments, axis=1)
     return np.stack([part.mean(axis=1) for part in parts], axis=1)
 
@@ -177,8 +209,14 @@ def _boxes(across: list[tuple[int, int]], down: list[tuple[int, int]]) -> list[B
     return [(x, y, x + width, y + height) for x, y in corners]
 
 
+def _straightened(found: list[Box], equal: list[Box]) -> list[Box]:
+    """Return `equal` if the found boxes differ by at most EQUAL pixels, or else `found`."""
+    is_near = len(found) == len(equal) and np.abs(np.subtract(found, equal)).max() <= EQUAL
+    return equal if is_near else found
+
+
 def _has_content(pixels: np.ndarray, box: Box, contrast: float) -> bool:
     left, upper, right, lower = box
     panel = pixels[upper:lower, left:right].reshape(-1, 3)
-    away = np.abs(panel - np.median(panel, axis=0)).max(axis=1)
+    away = _largest(panel - np.median(panel, axis=0))
     return bool((away > min(10, max(3, PLAIN * contrast))).mean() >= CONTENT)

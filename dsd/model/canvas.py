@@ -7,7 +7,7 @@ from numbers import Integral
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from dsd.files.rgb import to_rgb
@@ -35,8 +35,7 @@ def fit(image: Image.Image, width: int, height: int, mode: str = "crop") -> Imag
     """Return the image as the model sees it: an RGB frame of exactly `width` x `height`.
 
     "crop" cuts the center to the frame's shape; "pad" keeps the whole image on white. All PIL modes are
-    accepted: the EXIF orientation is applied, alpha is laid on white, 16 bits are scaled to 8, and an
-    animation gives its first frame. The input is not changed.
+    accepted, as `to_rgb` reads them. The input is not changed.
     """
     check_size(width, height)
     if mode not in FITS:
@@ -47,29 +46,10 @@ def fit(image: Image.Image, width: int, height: int, mode: str = "crop") -> Imag
         )
     if 0 in image.size:
         raise ValueError(f"the image is empty: {image.width} x {image.height} pixels")
-    rgb = to_rgb(_upright(_first_frame(image)))
+    rgb = to_rgb(image)
     if mode == "pad":
         return _pad(rgb, width, height)
     return ImageOps.fit(rgb, (width, height), Image.Resampling.LANCZOS)
-
-
-def _first_frame(image: Image.Image) -> Image.Image:
-    position = image.tell()
-    if position == 0:
-        return image
-    image.seek(0)
-    frame = image.copy()
-    image.seek(position)
-    return frame
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Return the image in its EXIF orientation, or unchanged if the EXIF data is missing or damaged."""
-    try:
-        is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-        return image if is_upright else ImageOps.exif_transpose(image)
-    except Exception:  # on damaged data Pillow raises anything from SyntaxError to struct.error
-        return image
 
 
 def _pad(image: Image.Image, width: int, height: int) -> Image.Image:

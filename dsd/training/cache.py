@@ -166,6 +166,13 @@ class TextEncoder:
         )
         return list(zip(_halve(embeds), _halve(pooled), strict=True))
 
+    def overlong(self, prompts: dict[str, str]) -> set[str]:
+        """Return the keys of the prompts whose ends are cut, because they have more tokens than are read."""
+        if not prompts:
+            return set()
+        ids = self.pipe.tokenizer_2([*prompts.values()], truncation=False, verbose=False).input_ids
+        return {key for key, one in zip(prompts, ids, strict=True) if len(one) > self.tokens}
+
 
 def _halve(values: Tensor) -> Tensor:
     """Return two bytes per number, on the CPU: bf16 as it is, float32 with a relative error below 1/2000."""

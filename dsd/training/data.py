@@ -6,10 +6,11 @@ fixed blocks, block k by process k % n. An unusable row is reported, skipped and
 unusable rows is an error.
 """
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 BLOCK = 128  # rows per block
 REPORTED = 5  # unusable rows reported one by one; further ones are only counted
 TOLERATED = 0.01  # a larger share of unusable rows is an error
-FORMAT = 1  # increment when the same rows need different records
+FORMAT = 2  # increment when the same rows need different records
 
 Frame = tuple[int, int]  # width, height in pixels
 
@@ -47,6 +48,7 @@ class Entry:
     condition: list[str] = field(default_factory=list)  # [reference | black]
     caption: str = ""
     instruction: str | None = None
+    cut: bool = False  # whether the end of its caption or instruction is not read
     bad: str | None = None
 
 
@@ -168,6 +170,8 @@ class _Rows:
                 texts |= row_texts
         encode_missing(self.images, images)
         encode_missing(self.texts, texts)
+        cut = self.texts.overlong(texts)
+        entries = [replace(one, cut=not cut.isdisjoint((one.caption, one.instruction))) for one in entries]
         return [
             entry if self.has_records(entry) else Entry(entry.id, bad="its encodings are not finite")
             for entry in entries
@@ -225,15 +229,20 @@ def _join(left: Image.Image, right: Image.Image) -> Image.Image:
 
 
 def dataset_name(pairs: Any) -> str | None:
-    """Return a hash of the dataset's files as they are now; None if the rows were not read from files."""
+    """Return a hash of the dataset's local files, or of its files' facts on the hub; None without files."""
     files = getattr(pairs, "files", None)
     if not files:
         return None
     if pairs.filesystem is None:
-        stats = [(Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in files]
+        stats = [_content_hash(file) for file in files]  # size and time can stay when the content changes
     else:
         stats = [sorted(map(str, pairs.filesystem.info(file).items())) for file in files]
     return text_hash(str([*zip(files, stats, strict=True), pairs.columns]))
+
+
+def _content_hash(file: str) -> str:
+    with Path(file).open("rb") as opened:
+        return hashlib.file_digest(opened, "blake2b").hexdigest()
 
 
 def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
@@ -250,10 +259,14 @@ def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
             f"{len(bad)} of {len(entries)} rows cannot be used, which is over 1 %: repair or remove them; "
             f"the first is row {int(bad[0].id)}: {bad[0].bad}"
         )
+    if cut := sum(entry.cut for entry in good):
+        logger.warning(
+            "the texts of %d of %d rows are longer than %d tokens, and their ends are not read: raise "
+            "--text-tokens or shorten them", cut, len(good), rows.texts.tokens,
+        )  # fmt: skip
     _check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
-    contents = [
-        sorted((name, value) for name, value in asdict(entry).items() if name != "bad") for entry in good
-    ]
+    unnamed = ("bad", "cut")
+    contents = [sorted(item for item in asdict(entry).items() if item[0] not in unnamed) for entry in good]
     return Data(
         entries=good,
         latents=rows.images.store,

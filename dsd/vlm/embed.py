@@ -15,6 +15,7 @@ from transformers import AutoImageProcessor, AutoModel
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
+from dsd.files.rgb import to_rgb
 from dsd.model.checkpoint import open_device
 from dsd.vlm.base import VLM
 from dsd.vlm.local import LocalVLM, short_name
@@ -39,7 +40,7 @@ class Embedder:
 
     def _embed(self, images: Sequence[Image.Image]) -> Tensor:
         weight = next(self.tower.parameters())
-        rgb = [image.convert("RGB") for image in images]
+        rgb = [to_rgb(image) for image in images]
         pixels = self.processor(images=rgb, return_tensors="pt")["pixel_values"]
         tokens = self.tower(pixel_values=pixels.to(weight.device, weight.dtype)).last_hidden_state
         return functional.normalize(tokens.float().mean(1), dim=1).cpu()  # [n, tokens, c] -> [n, c]

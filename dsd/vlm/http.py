@@ -17,9 +17,11 @@ import httpx
 from PIL import Image
 
 from dsd.files.hub import LoadError
+from dsd.files.rgb import JUDGED, to_rgb
 from dsd.vlm.base import VLM, Request, VLMError
 from dsd.vlm.client import KEY, BudgetError, HTTPOptions, RetryingClient
 
+LARGE = 2**20  # bytes of a PNG above which a JPEG is sent
 Job = tuple[Request, "Future[str]"]
 
 
@@ -102,10 +104,18 @@ def open_http(address: str, options: HTTPOptions) -> HTTPVLM:
 
 
 def data_url(image: Image.Image) -> str:
-    """Return the image as a data URL; PNG is lossless, so the judge sees the exact pixels."""
+    """Return the image as a data URL: lossless PNG, or JPEG where the PNG is large, as of photographs."""
+    image = to_rgb(image, JUDGED)
+    kind, content = "png", _encoded(image, "PNG", compress_level=1)  # fast: the network outpaces zlib
+    if len(content) > LARGE:
+        kind, content = "jpeg", _encoded(image, "JPEG", quality=95)
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
     buffer = io.BytesIO()
-    image.convert("RGB").save(buffer, "PNG", compress_level=1)  # fast: the network outpaces zlib
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def _check_address(address: str) -> str:

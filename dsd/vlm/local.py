@@ -29,6 +29,7 @@ from transformers.utils import is_torchvision_available
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
+from dsd.files.rgb import JUDGED, to_rgb
 from dsd.model.checkpoint import open_device, torch_dtype, weights_hash
 from dsd.model.presets import PRESETS, Preset
 from dsd.vlm.base import VLM, Request, VLMOptions
@@ -96,7 +97,7 @@ class LocalVLM(VLM):
         return inputs.to(self.model.device, self.model.dtype)  # casts floats only
 
     def _message(self, request: Request) -> list[dict]:
-        images = [{"type": "image", "image": image.convert("RGB")} for image in request.images]
+        images = [{"type": "image", "image": to_rgb(image, JUDGED)} for image in request.images]
         question = request.question
         for token in self._special_tokens:  # broken up, so that a quoted `<image>` does not count as an image
             question = question.replace(token, f"{token[0]} {token[1:]}")

@@ -114,6 +114,16 @@ def test_columns_that_do_not_fit_are_named_with_those_there_are(tmp_path, column
     assert all(name in str(caught.value) for name in columns)
 
 
+def test_lists_of_images_and_addresses_are_explained(tmp_path):
+    pictures = pyarrow.array([[image("red"), image("blue")]], pyarrow.list_(IMAGE))
+    file = write(tmp_path / "a.parquet", conditioning=["https://x.org/a.png"], target=pictures, caption=["w"])
+    with pytest.raises(
+        PairsError, match="conditioning .string., target .lists of images., caption"
+    ) as caught:
+        read_pairs(file)
+    assert "fit: conditioning, target" in str(caught.value) and "one row each" in str(caught.value)
+
+
 def test_columns_nobody_knows_are_left_out():
     schema = pyarrow.schema({"conditioning": IMAGE, "target": IMAGE, "caption": "string", "mood": "string"})
     assert set(column_names(schema)) == {"conditioning", "target", "caption"}
@@ -126,6 +136,20 @@ def test_other_splits_stay_out(tmp_path):
     assert read_pairs(tmp_path, split="validation").files == [(tmp_path / "validation/0.parquet").as_posix()]
     with pytest.raises(PairsError, match="'dev'"):
         read_pairs(tmp_path, split="dev")
+
+
+def test_a_dataset_with_configurations_names_them(tmp_path, monkeypatch):
+    for config, total in (("plain", 1), ("turned", 2)):
+        for number in range(total):
+            name = f"train-{number:05}-of-{total:05}.parquet"
+            published(tmp_path / "datasets" / "a" / "b" / config / name)
+    root = tmp_path / "datasets" / "a" / "b"
+    with pytest.raises(PairsError, match="2 configurations .plain, turned.* such as .*/plain"):
+        read_pairs(root)
+    assert len(read_pairs(root / "turned")) == 10
+    hub_files(tmp_path, monkeypatch)
+    with pytest.raises(PairsError, match="2 configurations"):
+        read_pairs("a/b", streaming=True)
 
 
 # ---------------------------------------------------------------- damage
@@ -155,13 +179,10 @@ def test_a_damaged_image_is_named_and_left_to_whoever_reads(tmp_path):
         read_pairs(file)[3]
 
 
-def test_a_row_without_a_caption_is_named(tmp_path):
-    file = write(
-        tmp_path / "a.parquet",
-        conditioning=[image("red")],
-        target=[image("red")],
-        caption=pyarrow.array([None], "string"),
-    )
+@pytest.mark.parametrize("caption", [None, "", " \n"])
+def test_a_row_without_a_caption_is_named(tmp_path, caption):
+    captions = pyarrow.array([caption], "string")
+    file = write(tmp_path / "a.parquet", conditioning=[image("red")], target=[image("red")], caption=captions)
     with pytest.raises(BadRow, match="row 0 .* has no caption"):
         read_pairs(file)[0]
 

@@ -5,6 +5,7 @@ import os
 import shutil
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
+from dsd.grids.gutters import equal_boxes
 from dsd.grids.prompts import Prompt
 from dsd.grids.teacher import Settings
 from train import grids as command
@@ -49,6 +51,8 @@ def paint(seed: int) -> Image.Image:
     colors = rng.permutation([(200, 30, 30), (30, 160, 30), (30, 30, 200), (230, 230, 60)])
     colors = np.zeros_like(colors) if seed % 5 == 0 else colors  # no panels to be seen
     pixels = np.kron(colors.reshape(2, 2, 3), np.ones((32, 32, 1), int)) + rng.integers(0, 8, (64, 64, 3))
+    for x, y in ((8, 12), (40, 12), (8, 44), (40, 44)):  # an object in each panel
+        pixels[y : y + 8, x : x + 8] += 50 * colors.any()
     return Image.fromarray(pixels.astype(np.uint8))
 
 
@@ -86,6 +90,7 @@ def test_every_prompt_becomes_a_row_with_its_image_or_its_reason(tmp_path):
     assert found[1] == {
         "id": "000001", "file": "000001.png", "prompt": "prompt 1", "seed": 101, "rows": 2, "columns": 2,
         "recipe": "critters", "subject": "fox 1", "places": ["a", "b", "c", "d"], **STAMP, "rejected": None,
+        "boxes": [[0, 0, 32, 32], [32, 0, 64, 32], [0, 32, 32, 64], [32, 32, 64, 64]],
     }  # fmt: skip
     assert grids.open_grid(tmp_path, Grid.from_json(found[1])) == paint(101)
     assert found[3]["rejected"] == "prompt too long: 9 tokens, the model reads 8" and found[3]["file"] is None
@@ -255,3 +260,26 @@ def test_the_command_draws_reports_and_goes_on(tmp_path, fake, capsys):
     shutil.rmtree(run / "grids")
     with pytest.raises(ValueError, match="--batch must be at least 1, got 0"):
         command.main([str(run), "--batch", "0"])
+
+
+def test_a_grid_is_cut_where_its_gutters_are(tmp_path):
+    """Drawn with white gutters 6 pixels wide, 3 pixels off."""
+    fake, drawn = Fake(), paint(1)
+    drawn.paste("white", (32, 0, 38, 64))
+    drawn.paste("white", (0, 32, 64, 38))
+    fake.draw = lambda prompts: [drawn] * len(prompts)
+    (row,) = work(make_run(tmp_path, 1), fake)
+    assert row["rejected"] is None and row["boxes"] != equal_boxes(drawn, 2, 2)
+    cut = grids.open_panels(tmp_path, Grid.from_json(row))
+    assert len({panel.size for panel in cut}) == 1 and cut[0].size < (30, 30)
+    assert max(np.asarray(panel).min(axis=2).max() for panel in cut) < 200
+    assert all(
+        (2 * STAMP["margin"] + panel.width) == row["boxes"][0][2] - row["boxes"][0][0] for panel in cut
+    )
+
+
+def test_boxes_outside_of_the_grid_are_refused(tmp_path):
+    work(make_run(tmp_path, 2))
+    row = Grid.from_json(jsonl.read(grids.table(tmp_path))[1])
+    with pytest.raises(ValueError, match="64 x 64 pixels has no 2x2 panels at .*96"):
+        grids.open_panels(tmp_path, replace(row, boxes=[[0, 0, 32, 32]] * 3 + [[64, 64, 96, 96]]))

@@ -1,6 +1,7 @@
 """A dataset as records: what is refused, what is skipped, which frames, which texts, and going on."""
 
 import logging
+import os
 from pathlib import Path
 
 import fsspec
@@ -130,6 +131,15 @@ def test_a_bad_row_is_named_skipped_and_counted(pipe, tmp_path, caplog):
     assert "skipped 1 of 110 rows" in caplog.text
 
 
+def test_texts_that_are_cut_are_counted_every_time(pipe, tmp_path, named, caplog):
+    options = TrainOptions(sizes=("32",), text_tokens=16)
+    named[3:5] = [pair(3, caption="hat " * 20), pair(4, instruction="hat " * 20)]
+    for _ in range(2):  # the second time from the cache
+        caplog.clear()
+        training_data.encode(named, pipe, options, tmp_path, "cpu")
+        assert "the texts of 2 of 6 rows are longer than 16 tokens" in caplog.text
+
+
 def test_over_one_in_a_hundred_bad_rows_are_an_error(pipe, tmp_path):
     rows = Rows([*pairs(20), BadRow("it has no caption")], tmp_path)
     rows.files = None
@@ -163,6 +173,14 @@ def test_the_second_time_nothing_is_read_or_encoded(pipe, tmp_path, named):
     (tmp_path / "train.parquet").write_bytes(b"other rows")
     encode(pipe, named, tmp_path)
     assert named.reads == 6  # the file has changed
+
+
+def test_a_file_of_the_same_size_and_time_is_known_by_its_content(named):
+    file, name = Path(named.files[0]), dataset_name(named)
+    before = file.stat()
+    file.write_bytes(b"sowr")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert file.stat().st_mtime_ns == before.st_mtime_ns and dataset_name(named) != name
 
 
 def test_a_dataset_over_the_network_is_known_again_until_its_files_change(named):

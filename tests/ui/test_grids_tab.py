@@ -15,6 +15,7 @@ from dsd.files.hub import LoadError
 from dsd.generate import provenance
 from dsd.grids import grids
 from dsd.grids import teacher as teachers
+from dsd.grids.gutters import equal_boxes
 from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.model.presets import ASSETS
@@ -192,11 +193,11 @@ def test_a_judge_who_falls_silent_leaves_the_grid_and_what_was_said_before():
 
 
 def test_the_wording_the_origin_and_the_borders_are_told(monkeypatch):
-    monkeypatch.setattr(grids, "check_gutters", lambda *_: None)
+    monkeypatch.setattr(drawing_grids, "find_panels", equal_boxes)
     facts, _ = last(DrawingGrids(wheel_page.wheel()))
     assert prompt().prompt in facts and "drawn by tiny in 3 steps" in facts
     assert "where they should be" in facts and "thrown away" not in facts
-    monkeypatch.setattr(grids, "check_gutters", lambda *_: "gutters: no boundary between rows 1 and 2")
+    monkeypatch.setattr(drawing_grids, "find_panels", lambda *_: "gutters: no boundary between rows 1 and 2")
     facts, _ = last(DrawingGrids(wheel_page.wheel()))
     assert "thrown away" in facts and "no boundary between rows 1 and 2" in facts
 

@@ -24,6 +24,8 @@ from dsd.files import intake
 from dsd.generate import drawing as generate
 from dsd.generate import provenance
 from dsd.grids import grids, prompts, references, writers
+from dsd.grids.grids import Grid
+from dsd.grids.gutters import find_panels
 from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY, Recipe
 from dsd.ui import uploads
@@ -51,6 +53,7 @@ class Report:
     seconds_left: float = 0.0
     preview: Image.Image | None = None
     grid: Image.Image | None = None
+    row: Grid | None = None  # of the grid: where its panels are, or why it is rejected
     pairs: tuple[Pair, ...] = ()
     unjudged: str | None = None  # why the judge stopped early or did not start
 
@@ -152,29 +155,33 @@ class DrawingGrids:
         else:
             update["status"] = status(f"Drawn. Comparing pair {count + 1} of {PAIRS}", count / PAIRS)
         if count == 0:  # later, the images are already shown
-            update |= self._saved(report.grid, prompt, folder)
+            update |= self._saved(report, prompt, folder)
         return update
 
     def _facts(self, report: Report, prompt: Prompt) -> str:
         teacher = self.wheel.teacher()
-        borders = grids.check_gutters(report.grid, ROWS, COLUMNS)
         return grid_facts.facts(
-            grids.new_grid(prompt, None, borders, teacher.stamp),
+            report.row,
             unknown=unknown_words(teacher.pipe.tokenizer_2, prompt),
             pairs=report.pairs,
             expected=PAIRS,
             unjudged=report.unjudged,
         )
 
-    def _saved(self, image: Image.Image, prompt: Prompt, folder: Path) -> Update:
+    def _saved(self, report: Report, prompt: Prompt, folder: Path) -> Update:
         """Save the grid and its panels as files that are marked as AI-generated, and show them."""
-        panels, margin = [], self.wheel.teacher().settings.margin
-        for i, panel in enumerate(grids.panels(image, ROWS, COLUMNS, margin)):
+        panels = []
+        for i, panel in enumerate(_panels(report.grid, report.row)):
             path = folder / f"panel-{prompt.seed}-{i + 1}.png"
             place = prompt.places[i]
             panels.append((str(provenance.save_marked(path, panel, place)), f"{i + 1}. {place}"))
-        grid = provenance.save_marked(folder / f"grid-{prompt.seed}.png", image, prompt.prompt)
+        grid = provenance.save_marked(folder / f"grid-{prompt.seed}.png", report.grid, prompt.prompt)
         return {"grid": str(grid), "panels": gr.Gallery(panels, visible=True)}
+
+
+def _panels(image: Image.Image, grid: Grid) -> list[Image.Image]:
+    """Return the panels; those of a rejected grid are equal parts."""
+    return grids.panels(image, ROWS, COLUMNS, grid.margin, grid.boxes)
 
 
 def _filled(subject: str, places: Sequence[str]) -> Update:
@@ -230,12 +237,12 @@ def drawn_and_judged(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
             clock.tick(1)
             preview = step.preview()[0] if clock.preview_due() else None
             yield Report(clock.done, clock.total, clock.seconds_left(), preview)
-    report = Report(clock.done, clock.total, grid=image)
+    grid = grids.new_grid(prompt, None, find_panels(image, ROWS, COLUMNS), teacher.stamp)
+    report = Report(clock.done, clock.total, grid=image, row=grid)
     yield report
     if wheel.judge is None or not wheel.judge.is_open:
         return
-    panels = grids.panels(image, ROWS, COLUMNS, teacher.settings.margin)
-    grid = grids.new_grid(prompt, None, None, teacher.stamp)
+    panels = _panels(image, grid)
     try:
         for first, second in combinations(range(PANELS), 2):  # one at a time, so that visitors can watch
             pair, images = curation.new_pair(grid, first, second), (panels[first], panels[second])
