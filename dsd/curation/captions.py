@@ -1,8 +1,9 @@
 """Captions and edit instructions for the kept pairs, and prompt enhancement.
 
-Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP. If a text is empty or too
-long, the model is asked once more for a shorter one; a text that is still too long is cut at a word and
-flagged. If the model returns no text, the grid's own words are used and `writer` is `grid`.
+Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP, without preamble and markup.
+If the model refuses, or its text is empty or too long, it is asked once more for a shorter one; a text that
+is still too long is cut at a word and flagged. If there is still no text, the grid's own words are used and
+`writer` is `grid`.
 """
 
 import math
@@ -22,6 +23,7 @@ from dsd.files.jsonl import Record
 from dsd.grids.grids import Grid, open_panels
 from dsd.grids.recipes import Recipe
 from dsd.grids.writers import before_context
+from dsd.vlm.answers import read_caption
 from dsd.vlm.open import VLM, Request
 
 GRID = "grid"  # writer of captions that come from the grid's own prompt
@@ -104,16 +106,20 @@ def one_line(text: str) -> str:
 
 
 def write(vlm: VLM, requests: Sequence[Request], count: Count = estimate) -> list[Line]:
-    """Return one line per request; it is empty if the model returns no text.
+    """Return one line per request; it is empty if the model returns no text or refuses.
 
-    Requests with an empty or too long answer are asked once more.
+    Requests with an empty, refused or too long answer are asked once more.
     """
-    texts = [one_line(text) for text in vlm.ask_many(requests)]
+    texts = [_read(request, text) for request, text in zip(requests, vlm.ask_many(requests), strict=True)]
     again = [i for i, text in enumerate(texts) if not text or count(text) > LONGEST]
-    shorter = (replace(requests[i], question=f"{requests[i].question} {SHORTER}") for i in again)
+    shorter = [replace(requests[i], question=f"{requests[i].question} {SHORTER}") for i in again]
     for i, text in zip(again, vlm.ask_many(shorter), strict=True):
-        texts[i] = one_line(text) or texts[i]
+        texts[i] = _read(requests[i], text) or texts[i]
     return [fit(text, count) for text in texts]
+
+
+def _read(request: Request, answer: str) -> str:
+    return one_line(read_caption(answer, request.question) or "")
 
 
 # ---------------------------------------------------------------- the captions of a run

@@ -19,6 +19,7 @@ from dsd.grids.recipes import Recipe
 from dsd.pocket import world
 from dsd.pocket.words import _panel_words
 from dsd.pocket.world import shipped
+from dsd.vlm.answers import read_places, read_yes_or_no
 from dsd.vlm.base import VLM, Request
 
 # Places for any subject; most also name a light, a moment or a viewpoint, in at most twelve words.
@@ -49,7 +50,6 @@ _CONTEXT = re.compile(  # begins the subject's place or action
     r"|waiting|hanging)\b",
     re.IGNORECASE,
 )
-_LABEL = re.compile(r"(?:^|\s+)(subject|\d+):\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,7 +214,7 @@ def _screen(captions: Iterable[str]) -> Iterator[tuple[str, str | None]]:
 def _ask_block(rows: list[Row], vlm: VLM, recipe: Recipe) -> None:
     """Add the answers to the rows: `clear` to each, and `written` where `clear` was yes."""
     _ask_each("clear", rows, vlm, recipe.filter)
-    _ask_each("written", [row for row in rows if _yes(row["clear"])], vlm, recipe.write)
+    _ask_each("written", [row for row in rows if read_yes_or_no(row["clear"])], vlm, recipe.write)
 
 
 def _ask_each(name: str, rows: list[Row], vlm: VLM, question: str) -> None:
@@ -223,36 +223,23 @@ def _ask_each(name: str, rows: list[Row], vlm: VLM, question: str) -> None:
         row[name] = answer
 
 
-def _yes(answer: str) -> bool | None:
-    """Parse a yes or no; return None for anything else."""
-    match = re.fullmatch(r"\W*(yes|no)\W*", answer, re.IGNORECASE)
-    return match and match.group(1).lower() == "yes"
-
-
 def _read_draft(row: Row, dropped: str | None) -> Draft:
     try:
         if dropped:
             raise Unusable(dropped)
-        if not _yes(row["clear"]):
-            raise Unusable("unreadable" if _yes(row["clear"]) is None else "no clear subject")
-        subject, places = read_answer(row["written"], row["panels"])
+        if not (is_clear := read_yes_or_no(row["clear"])):
+            raise Unusable("unreadable" if is_clear is None else "no clear subject")
+        subject, places = _read_written(row["written"], row["panels"])
         return Draft(caption=row["caption"], subject=subject, places=places)
     except Unusable as reason:
         return Draft(caption=row["caption"], dropped=str(reason))
 
 
-def read_answer(answer: str, count: int) -> tuple[str, tuple[str, ...]]:
-    """Parse `subject: ... 1: ... 2: ...`, on separate lines or on one, into the subject and its places.
-
-    Raise Unusable unless the fields are exactly these, in this order, each on one line and not empty, and all
-    places differ.
-    """
-    before, *fields = _LABEL.split(answer.strip())
-    labels = [label.lower() for label in fields[::2]]
-    values = [value.strip(" .;,") for value in fields[1::2]]
-    has_all = labels == ["subject", *map(str, range(1, count + 1))]
-    if before or not has_all or not all(re.search(r"\w", value) and "\n" not in value for value in values):
+def _read_written(answer: str, count: int) -> tuple[str, tuple[str, ...]]:
+    """Return the subject and its places; raise Unusable unless there are `count` different ones."""
+    if (written := read_places(answer, count)) is None:
         raise Unusable("unreadable")
-    if len({place.casefold() for place in values[1:]}) < count:
+    subject, places = written
+    if len({place.casefold() for place in places}) < count:
         raise Unusable("a place twice")
-    return values[0], tuple(values[1:])
+    return subject, tuple(places)

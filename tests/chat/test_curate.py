@@ -7,27 +7,17 @@ import pytest
 from dsd.files import jsonl
 from tests.chat import faults
 from tests.chat.server import Chat, serving
+from tests.chat.styles import READABLE
 from tests.judging import BLUE, DARK_RED, ORANGE, RED, make_run
 from train import curate, prompts
 
 GREEN, NAVY = "#00c000", "#000080"
 GRIDS = ((RED, DARK_RED, ORANGE, BLUE), (RED, BLUE), (BLUE, NAVY), (GREEN, ORANGE))
 KEPT = {"000000-0-1", "000000-0-2", "000000-1-2", "000002-0-1"}
-PARSER = "the parser accepts exactly the form that the question asks for"
-CONTENT = "the client reads only `content`, and only as a string"
-TODAY = {  # style -> why it fails today
-    "capitals": PARSER, "markdown": PARSER, "bullets": PARSER, "bare_json": PARSER, "fenced_json": PARSER,
-    "json_in_prose": PARSER, "thinking": PARSER, "thinking_unopened": PARSER, "sentence": PARSER,
-    "scores_of_four": PARSER, "parts": CONTENT,
-}  # fmt: skip
 
 
 def fails_today(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.xfail(strict=True, reason=reason)
-
-
-def marked(reasons: dict[str, str]) -> list:
-    return [pytest.param(style, marks=fails_today(why)) for style, why in reasons.items()]
 
 
 def judged(folder: Path, chat: Chat, *flags: str) -> list[jsonl.Row]:
@@ -42,7 +32,7 @@ def kept(pairs: list[jsonl.Row]) -> set[str]:
     return {pair["id"] for pair in pairs if pair["verdict"] == "keep"}
 
 
-@pytest.mark.parametrize("style", ["plain", *marked(TODAY)])
+@pytest.mark.parametrize("style", [style for style in READABLE if style not in ("parts",)])
 def test_every_style_gives_the_same_kept_rate(tmp_path, style):
     pairs = judged(tmp_path, Chat(style=style))
     assert len(pairs) == 9 and kept(pairs) == KEPT
@@ -52,7 +42,6 @@ def test_thoughts_in_a_field_of_their_own_do_no_harm(tmp_path):
     assert kept(judged(tmp_path, Chat(style="reasoning_beside"))) == KEPT
 
 
-@fails_today("no `response_format` is sent, so the style of the model decides")
 def test_a_server_with_schemas_gives_json_whatever_the_style(tmp_path):
     assert kept(judged(tmp_path, Chat(style="markdown", schemas=True))) == KEPT
 
@@ -126,14 +115,8 @@ def test_a_refused_image_costs_only_its_own_pairs(tmp_path):
 
 # ---------------------------------------------------------------- captions and prompts
 
-TEXTS = "one line of text is taken as it comes, with labels, quotation marks and thoughts"
-CAPTIONS = {
-    style: TEXTS
-    for style in ("markdown", "preamble", "sentence", "fenced_json", "thinking", "thinking_unopened")
-}  # fmt: skip
 
-
-@pytest.mark.parametrize("style", ["plain", *marked(CAPTIONS)])
+@pytest.mark.parametrize("style", [style for style in READABLE if style not in ("parts",)])
 def test_captions_hold_the_words_alone(tmp_path, style):
     run = make_run(tmp_path / "run", (RED, ORANGE), recipe="identity")
     with serving(Chat()) as address:
@@ -142,22 +125,24 @@ def test_captions_hold_the_words_alone(tmp_path, style):
         curate.main([str(run), "--judge", address, "--embedder", "none"])
     rows = jsonl.read(run / "captions.jsonl")
     assert len(rows) == 2
-    assert all(row["caption"].startswith("a red robot ") for row in rows)
-    assert all(row["instruction"].startswith("move it ") for row in rows)
+    assert all(row["caption"].lower().startswith("a red robot ") for row in rows)
+    assert all(row["instruction"].lower().startswith("move it ") for row in rows)
 
 
-DRAFTS = {
-    style: PARSER
-    for style in ("capitals", "markdown", "numbered", "preamble", "fenced", "fenced_json", "thinking")
-}
-
-
-@pytest.mark.parametrize("style", ["plain", "sentence", *marked(DRAFTS)])
+@pytest.mark.parametrize("style", [style for style in READABLE if style not in ("parts",)])
 def test_prompts_are_written_in_every_style(tmp_path, style):
     (tmp_path / "captions.txt").write_text("a red fox in the snow\na grey cat on a sofa\n")
     with serving(Chat(style=style)) as address:
         flags = ["--count", "2", "--recipe", "identity", "--captions", str(tmp_path / "captions.txt")]
         prompts.main([str(tmp_path / "run"), *flags, "--writer", address])
     rows = jsonl.read(tmp_path / "run" / "prompts.jsonl")
-    assert [row["subject"] for row in rows] == ["small a red fox in the snow", "small a grey cat on a sofa"]
-    assert rows[0]["places"] == ["in deep snow", "on a sandy beach", "in a library", "under neon signs"]
+    assert [row["subject"].lower() for row in rows] == [
+        "small a red fox in the snow",
+        "small a grey cat on a sofa",
+    ]
+    assert [place.lower() for place in rows[0]["places"]] == [
+        "in deep snow",
+        "on a sandy beach",
+        "in a library",
+        "under neon signs",
+    ]
