@@ -23,6 +23,8 @@ from dsd.files.jsonl import Row, RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
 from dsd.grids.recipes import RECIPES, Recipe
+from dsd.vlm import schemas
+from dsd.vlm.answers import TOP_SCORE
 from dsd.vlm.open import VLM, Request
 
 if TYPE_CHECKING:
@@ -74,7 +76,8 @@ def _question(recipe: Recipe, images: tuple[Image.Image, Image.Image], vote: int
     first vote in each order is greedy, the best single answer; only the later ones need a seed.
     """
     turned = images[::-1] if vote % 2 else images
-    return Request(recipe.compare, tuple(turned), seed=vote // 2 or None)
+    schema = schemas.judgment(recipe.parts, TOP_SCORE)
+    return Request(recipe.compare, tuple(turned), seed=vote // 2 or None, schema=schema)
 
 
 def judge_grids(

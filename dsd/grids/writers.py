@@ -19,8 +19,9 @@ from dsd.grids.recipes import Recipe
 from dsd.pocket import world
 from dsd.pocket.words import _panel_words
 from dsd.pocket.world import shipped
+from dsd.vlm import schemas
 from dsd.vlm.answers import read_places, read_yes_or_no
-from dsd.vlm.base import VLM, Request
+from dsd.vlm.base import VLM, Request, Schema
 
 # Places for any subject; most also name a light, a moment or a viewpoint, in at most twelve words.
 PLACES = tuple(Path(__file__).with_name("places.txt").read_text(encoding="utf-8").splitlines())
@@ -213,12 +214,18 @@ def _screen(captions: Iterable[str]) -> Iterator[tuple[str, str | None]]:
 
 def _ask_block(rows: list[Row], vlm: VLM, recipe: Recipe) -> None:
     """Add the answers to the rows: `clear` to each, and `written` where `clear` was yes."""
-    _ask_each("clear", rows, vlm, recipe.filter)
-    _ask_each("written", [row for row in rows if read_yes_or_no(row["clear"])], vlm, recipe.write)
+    _ask_each("clear", rows, vlm, recipe.filter, lambda row: schemas.YES_OR_NO)
+    clear = [row for row in rows if read_yes_or_no(row["clear"])]
+    _ask_each("written", clear, vlm, recipe.write, lambda row: schemas.places(row["panels"]))
 
 
-def _ask_each(name: str, rows: list[Row], vlm: VLM, question: str) -> None:
-    requests = (Request(question.format(caption=row["caption"], count=row["panels"])) for row in rows)
+def _ask_each(
+    name: str, rows: list[Row], vlm: VLM, question: str, schema_of: Callable[[Row], Schema]
+) -> None:
+    requests = (
+        Request(question.format(caption=row["caption"], count=row["panels"]), schema=schema_of(row))
+        for row in rows
+    )
     for row, answer in zip(rows, vlm.ask_many(requests), strict=True):
         row[name] = answer
 

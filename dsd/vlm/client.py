@@ -1,10 +1,11 @@
 """An HTTP client for one server, with one retry policy and a budget of requests.
 
-A transient failure is a broken connection, a timeout, or one of the statuses 408, 429, 500, 502, 503 and 504;
-500 is one because model servers return it for temporary problems, such as a restarting worker. The request is
-sent again after the time in the Retry-After header, for which all requests wait, or after 1, 2, 4 ... 60
+A transient failure is a broken connection, a timeout, one of the statuses 408, 429, 500, 502, 503, 504, 524
+and 529, or an answer without choices; 500 is one because model servers return it for temporary problems, such
+as a restarting worker. An error inside a 200 counts as its own code, or as 500. The request is sent again
+after the time in the Retry-After header, for which all requests wait, or after 1, 2, 4 ... 60
 seconds. It is sent again at most `retries` times. Where the server is down (no connection, a timeout, 502,
-503, 504) or gives a time to wait, `patience` seconds are the limit instead.
+503, 504, 524, 529) or gives a time to wait, `patience` seconds are the limit instead.
 
 All other errors (400, 401, 403, 404 ...) fail at once. Logs and errors never show the key, not even when the
 server quotes it.
@@ -23,8 +24,9 @@ import httpx
 from dsd.vlm.base import VLMError, VLMOptions
 
 KEY = "DSD_VLM_KEY"
-TRANSIENT = (408, 429, 500, 502, 503, 504)
-DOWN = (502, 503, 504)  # status of a gateway or server that is down
+DOWN = (502, 503, 504, 524, 529)  # status of a gateway or server that is down or overloaded
+TRANSIENT = (408, 429, 500, *DOWN)
+UNACCEPTED = (400, 422)  # status of a request that the server does not accept as it is
 BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 CONNECT_SECONDS = 10.0
 LONGEST_PAUSE = 60.0  # seconds between two tries
@@ -51,6 +53,14 @@ class HTTPOptions(VLMOptions):
 
 class BudgetError(VLMError):
     """The budget of requests is used up."""
+
+
+class UnacceptedError(VLMError):
+    """The server does not accept a request as it is; `text` is its own message."""
+
+    def __init__(self, message: str, text: str):
+        super().__init__(message)
+        self.text = text
 
 
 class TransientError(Exception):
@@ -136,11 +146,11 @@ class RetryingClient:
             raise TransientError(self.shorten(error), is_down=True) from None
         except httpx.HTTPError as error:  # e.g. a proxy error, or a response that cannot be decoded
             raise VLMError(f"{self.address} cannot be reached: {self.shorten(error)}") from None
-        if response.status_code in TRANSIENT:
+        status = status_of(response)
+        if status in TRANSIENT:
             wait = retry_after(response)
             self._free_at = max(self._free_at, self._clock() + (wait or 0))
-            is_down = response.status_code in DOWN
-            raise TransientError(self.quote(response), is_down=is_down, wait=wait)
+            raise TransientError(self.quote(response), is_down=status in DOWN, wait=wait)
         return self.read(response)
 
     def _wait_until_free(self) -> None:
@@ -152,14 +162,18 @@ class RetryingClient:
 
     def read(self, response: httpx.Response) -> dict:
         """Return the JSON object in a response; raise VLMError for any other status or content."""
-        if response.status_code != 200:
-            raise VLMError(f"{self.address} {self._describe(response.status_code)}: {self.quote(response)}")
+        if (status := status_of(response)) != 200:
+            problem = f"{self.address} {self._describe(status)}: {self.quote(response)}"
+            if status in UNACCEPTED:
+                raise UnacceptedError(problem, self.redact(response.text))
+            raise VLMError(problem)
         try:
             content = response.json()
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise VLMError(f"{self.address} does not speak the OpenAI protocol: {self.quote(response)}")
+            hint = "" if self.address.endswith("/v1") else f" (try {self.address}/v1)"
+            raise VLMError(f"{self.address} does not speak the OpenAI protocol{hint}: {self.quote(response)}")
         return content
 
     def _describe(self, status: int) -> str:
@@ -190,6 +204,20 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:  # a host name
         return host == "localhost"
+
+
+def status_of(response: httpx.Response) -> int:
+    """Return the status of a response, also of an error that a gateway sends inside a 200."""
+    try:
+        content = response.json() if response.status_code == 200 else {}
+    except ValueError:
+        return 200
+    error = content.get("error") if isinstance(content, dict) else None
+    if error:
+        code = error.get("code") if isinstance(error, dict) else None
+        return int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else 500
+    has_no_choices = isinstance(content, dict) and content.get("choices") == []
+    return 500 if has_no_choices else response.status_code
 
 
 def retry_after(response: httpx.Response) -> float | None:
