@@ -35,7 +35,7 @@ def written(run: Path, captions: Iterable[str] | None = None, vlm=None, **change
 class Fake:
     """A writer that says yes to every caption and knows the answers to some; others it makes up."""
 
-    name, batch = "fake", 4
+    name, weights, batch = "fake", None, 4
 
     def __init__(
         self, answers: dict[str, str] | None = None, clear: dict[str, str] | None = None, wait: float = 0

@@ -25,6 +25,7 @@ from dsd.curation import judge as curation
 from dsd.curation.captions import Caption
 from dsd.curation.judge import Pair
 from dsd.curation.judge_evaluation import GradedPair
+from dsd.curation.readable import Readable, ask_again
 from dsd.curation.verdict import SAME, UNREADABLE, Thresholds
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
@@ -33,8 +34,9 @@ from dsd.grids import grids
 from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS, RECIPES
 from dsd.vlm.open import VLM, open_vlm
+from dsd.vlm.recorded import Recorded
 from train import command
-from train.blocks import KEPT, join, say, stage
+from train.blocks import KEPT, join, say, stage, wait_for_all
 
 if TYPE_CHECKING:
     from dsd.vlm.embed import Embedder
@@ -150,7 +152,17 @@ def _curate(args: argparse.Namespace) -> None:
     if len(recipes) == 1:  # with several recipes, each grid is judged by its own
         settings["recipe"] = recipes.pop()
     curation.check_settings(path, thresholds=thresholds, **settings)
-    options, asked = {"run": args.run, "vlm": judge, "recipe": args.recipe}, 0
+    _ask_again(path)
+    recorded, readable, asked = _recorded(judge, args.run), Readable(), 0
+    options = {"run": args.run, "vlm": recorded, "recipe": args.recipe}
+
+    def write(new: list[Pair]) -> None:
+        nonlocal asked
+        share.write(new)
+        asked += sum(len(pair.answers) + len(pair.repeated) for pair in new)
+        readable.add(new)
+        readable.check()
+
     with stage(
         path,
         usable,
@@ -161,13 +173,33 @@ def _curate(args: argparse.Namespace) -> None:
         outcome_of=_outcome,
     ) as share:
         for block in share.blocks:
-            new = curation.judge_grids(block, embedder=embedder, thresholds=thresholds, **options)
-            share.write(new)
-            asked += sum(len(pair.answers) for pair in new)
+            judging = {"embedder": embedder, "thresholds": thresholds, "on_grid": write}
+            curation.judge_grids(block, **judging, **options)
+        readable.check(at_end=True)
+    _forget(recorded)
     pairs = curation.read_pairs(args.run)
     say(*_summary(pairs), f"this process asked {asked} questions, {share.speed:.1f} pairs/s")
     if not args.no_captions:
-        _caption(args, judge, usable, pairs)
+        _caption(args, recorded, usable, pairs)
+
+
+def _recorded(judge: VLM, folder: Path) -> Recorded:
+    """Return the judge with its answers kept in the folder until their rows are written."""
+    return Recorded(judge, folder / "answers.jsonl", PartialState().process_index)
+
+
+def _forget(recorded: Recorded) -> None:
+    if PartialState().is_main_process:
+        recorded.forget()
+
+
+def _ask_again(path: Path) -> None:
+    """Make a run that was stopped for unreadable answers ask for them again."""
+    if PartialState().is_main_process and (count := ask_again(path)):
+        for answers in jsonl.shards(path.with_name("answers.jsonl")):
+            answers.unlink()
+        say(f"asking again about {count} pairs whose answers could not be read")
+    wait_for_all()
 
 
 def _usable_grids(run: Path) -> dict[str, Grid]:
@@ -179,7 +211,7 @@ def _usable_grids(run: Path) -> dict[str, Grid]:
     return usable
 
 
-def _caption(args: argparse.Namespace, judge: VLM, usable: dict[str, Grid], pairs: list[Pair]) -> None:
+def _caption(args: argparse.Namespace, judge: Recorded, usable: dict[str, Grid], pairs: list[Pair]) -> None:
     kept: dict[str, list[tuple[int, int]]] = {}
     for pair in pairs:
         if pair.is_kept and pair.grid in usable:
@@ -200,6 +232,7 @@ def _caption(args: argparse.Namespace, judge: VLM, usable: dict[str, Grid], pair
     ) as share:
         for block in share.blocks:
             share.write(captions.caption_grids(block, kept, run=args.run, vlm=judge, **options))
+    _forget(judge)
     written = jsonl.read_records(path, Caption)
     method = "counted" if tokenizer else "estimated, because the generator's tokenizer is not on this machine"
     cut = sum(caption.cut for caption in written)
@@ -264,9 +297,11 @@ def _grade(args: argparse.Namespace) -> None:
     who = {"judge": judge.name, "judge_hash": judge.weights}
     curation.check_settings(path, thresholds=thresholds, **who, **settings)
     items = {f"{index:06}": index for index in range(args.count)}
+    recorded = _recorded(judge, args.out)
     with stage(path, items, batch=4 * args.batch, unit="pair", outcome_of=_outcome) as share:
         for block in share.blocks:
-            share.write(judge_evaluation.judge_drawn(block, vlm=judge, thresholds=thresholds, **settings))
+            share.write(judge_evaluation.judge_drawn(block, vlm=recorded, thresholds=thresholds, **settings))
+    _forget(recorded)
     if PartialState().is_main_process:
         graded = jsonl.read_records(path, GradedPair)[: args.count]
         print(_write_grades(args.out, judge_evaluation.grades(graded)))

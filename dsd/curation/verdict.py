@@ -11,11 +11,12 @@ from typing import ClassVar, Self
 from dsd.files.jsonl import Record, Row
 from dsd.grids.recipes import Recipe
 from dsd.vlm.answers import TOP_SCORE, read_judgment
+from dsd.vlm.base import is_refused
 
 KEEP, DROP = "keep", "drop"
 SAME, DIFFERENT, LOW, UNREADABLE = "same subject", "judged different", "a part scores low", "unreadable"
-TOO_DIFFERENT, TOO_ALIKE, UNASKED = "too different", "too alike", "not judged"
-REASONS = (SAME, TOO_DIFFERENT, TOO_ALIKE, DIFFERENT, LOW, UNREADABLE, UNASKED)
+TOO_DIFFERENT, TOO_ALIKE, UNASKED, REFUSED = "too different", "too alike", "not judged", "refused"
+REASONS = (SAME, TOO_DIFFERENT, TOO_ALIKE, DIFFERENT, LOW, UNREADABLE, REFUSED, UNASKED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,12 +50,13 @@ class Judged(Record):
     once a pair is decided, so it is the decisive one.
     """
 
-    OPTIONAL: ClassVar = frozenset({"turned", "judge_hash"})  # version 0 did not write them
+    OPTIONAL: ClassVar = frozenset({"turned", "judge_hash", "repeated"})  # version 0 did not write them
 
     recipe: str
     seed: int
     similarity: float | None  # cosine of the two images' embeddings; None if they were not compared
-    answers: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)  # of each vote; the last if it was asked twice
+    repeated: dict[str, str] = field(default_factory=dict)  # vote -> its first answer, which was unreadable
     subject: str | None = None
     descriptions: list[str] | None = None  # of the first and the second image
     differences: str | None = None
@@ -105,6 +107,14 @@ def add_answer(pair: Judged, text: str, recipe: Recipe) -> Judged:
     )
 
 
+def hear(pair: Judged, text: str, recipe: Recipe) -> Judged:
+    """Return the pair with an answer; an unreadable one is set aside once, to be asked for again."""
+    number, new = str(len(pair.votes)), add_answer(pair, text, recipe)
+    if new.votes[-1] is not None or number in pair.repeated or is_refused(text):
+        return new
+    return replace(pair, repeated=pair.repeated | {number: text})
+
+
 # ---------------------------------------------------------------- decisions
 
 
@@ -113,7 +123,8 @@ def decide(pair: Judged, thresholds: Thresholds) -> tuple[str, str]:
 
     Pairs without the votes that they need are dropped as "not judged": those that the run's own floor or
     ceiling kept from the judge, once these are loosened, and those that a missing vote could still keep. An
-    unreadable vote counts as a no; it is the reason if a yes in its place could have kept the pair.
+    unreadable or refused vote counts as a no; it is the reason if a yes in its place could have kept the
+    pair.
     """
     similarity = pair.similarity
     if similarity is not None and not thresholds.floor <= similarity <= thresholds.ceiling:
@@ -129,7 +140,9 @@ def decide(pair: Judged, thresholds: Thresholds) -> tuple[str, str]:
     if len(same) + missing >= thresholds.needed:
         return DROP, LOW
     is_unclear = len(same) + votes.count(None) + missing >= thresholds.needed
-    return DROP, UNREADABLE if is_unclear else DIFFERENT
+    if is_unclear:
+        return DROP, REFUSED if any(map(is_refused, pair.answers)) else UNREADABLE
+    return DROP, DIFFERENT
 
 
 def decided(pair: Judged, thresholds: Thresholds) -> Judged:

@@ -22,6 +22,7 @@ from dsd.pocket.world import shipped
 from dsd.vlm import schemas
 from dsd.vlm.answers import read_places, read_yes_or_no
 from dsd.vlm.base import VLM, Request, Schema
+from dsd.vlm.recorded import Recorded
 
 # Places for any subject; most also name a light, a moment or a viewpoint, in at most twelve words.
 PLACES = tuple(Path(__file__).with_name("places.txt").read_text(encoding="utf-8").splitlines())
@@ -184,15 +185,16 @@ def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: 
         jsonl.check_same(path, row, {**settings, "caption": caption})
         yield _read_draft(row, dropped)
     with jsonl.writing(path) as append:
-        start = len(known)
+        start, recorded = len(known), Recorded(vlm, path.with_name("answers.jsonl"))
         while block := list(islice(screened, vlm.batch)):
             rows = [
                 {"id": f"{start + i:06}", "caption": text, **settings} for i, (text, _) in enumerate(block)
             ]
             _ask_block(
-                [row for row, (_, dropped) in zip(rows, block, strict=True) if not dropped], vlm, recipe
+                [row for row, (_, dropped) in zip(rows, block, strict=True) if not dropped], recorded, recipe
             )
             append(rows)
+            recorded.forget()
             start += len(rows)
             for row, (_, dropped) in zip(rows, block, strict=True):
                 yield _read_draft(row, dropped)

@@ -151,6 +151,17 @@ def _listed(text: str, count: int) -> list[int] | None:
     return scores if len(numbers) == count and None not in scores else None
 
 
+def likely_cause(raw: str) -> str:
+    """Return what to do about judgments that cannot be read, of which this is one."""
+    text = final_text(raw)
+    fields = read_fields(raw, LABELS)
+    if re.search(REFUSAL, text) and "verdict" not in fields:
+        return "the model refuses, so choose another one"
+    if not text or (fields and "verdict" not in fields):
+        return "the answer breaks off, so raise --max-tokens or turn the model's thinking off"
+    return "the model does not keep to the requested form, so choose a larger one"
+
+
 def read_yes_or_no(raw: str) -> bool | None:
     """Return the answer to a question for yes or no; None for hedges, refusals and both."""
     text = final_text(raw)

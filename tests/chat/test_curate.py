@@ -17,10 +17,6 @@ GRIDS = ((RED, DARK_RED, ORANGE, BLUE), (RED, BLUE), (BLUE, NAVY), (GREEN, ORANG
 KEPT = {"000000-0-1", "000000-0-2", "000000-1-2", "000002-0-1"}
 
 
-def fails_today(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 def judged(folder: Path, chat: Chat, *flags: str) -> list[jsonl.Row]:
     """Return the pairs of a small run, judged by the server without a cheap first look."""
     run = make_run(folder / "run", *GRIDS, recipe="identity")
@@ -59,7 +55,6 @@ def test_both_orders_agree_because_the_verdict_is_symmetric(tmp_path):
 # ---------------------------------------------------------------- no answer
 
 
-@fails_today("unreadable answers are written as rows, however many there are")
 @pytest.mark.parametrize("style", ["refusal", "truncated", "truncated_thinking"])
 def test_a_run_of_unreadable_answers_stops_with_an_example(tmp_path, style):
     with pytest.raises(ValueError, match="(?i)unreadable|cannot be read"):
@@ -73,7 +68,6 @@ def test_an_answer_in_reasoning_content_is_read_or_explained(tmp_path):
         assert "reasoning" in str(error)
 
 
-@fails_today("an unreadable answer is never asked for again")
 def test_an_unreadable_answer_is_asked_for_once_more(tmp_path):
     chat = Chat(before=[faults.Fault(b'{"choices": [{"message": {"content": "hm"}}]}')])
     assert kept(judged(tmp_path, chat)) == KEPT
@@ -113,7 +107,56 @@ def test_a_refused_image_costs_only_its_own_pairs(tmp_path):
         dark = any(image.getpixel((4, 4)) == (0, 0, 128) for image in images)
         return faults.filtered_prompt() if dark else None
 
-    assert kept(judged(tmp_path, Chat(refuses=refuses))) == KEPT - {"000002-0-1"}
+    pairs = judged(tmp_path, Chat(refuses=refuses))
+    assert kept(pairs) == KEPT - {"000002-0-1"}
+    (refused,) = [pair for pair in pairs if pair["reason"] == "refused"]
+    assert refused["id"] == "000002-0-1" and "content management policy" in refused["answers"][0]
+
+
+# ---------------------------------------------------------------- nothing is lost
+
+
+def different(index: int) -> tuple[str, ...]:
+    """Return the colors of four panels that no other grid has."""
+    return f"#ff00{index:02x}", f"#8000{index:02x}", f"#ff70{index:02x}", f"#00{index:02x}ff"
+
+
+def test_a_budget_in_parts_buys_as_much_as_in_one(tmp_path):
+    run = make_run(tmp_path / "run", *map(different, range(8)), recipe="identity")
+    flags, seen = ["--embedder", "none", "--no-captions", "--in-flight", "2", "--votes", "2", "2"], 0
+    for _ in range(4):
+        with serving(chat := Chat()) as address, pytest.raises(ValueError, match="budget of 15 requests"):
+            curate.main([str(run), "--judge", address, "--budget", "15", *flags])
+        seen += len(chat.seen)
+        rows = jsonl.read_all(run / "pairs.jsonl")
+        assert len(jsonl.read_all(run / "answers.jsonl")) == seen and len(rows) % 6 == 0
+    with serving(chat := Chat()) as address:
+        curate.main([str(run), "--judge", address, *flags])
+    assert seen + len(chat.seen) == 48 + 24  # the second vote of those that the first calls the same
+    assert len(jsonl.read(run / "pairs.jsonl")) == 48 and not jsonl.shards(run / "answers.jsonl")
+
+
+def test_rows_of_finished_grids_are_written_before_the_block_ends(tmp_path):
+    run = make_run(tmp_path / "run", *[(RED, DARK_RED, ORANGE, BLUE)] * 4, recipe="identity")
+    with serving(Chat()) as address, pytest.raises(ValueError, match="budget"):
+        flags = ["--embedder", "none", "--budget", "15", "--in-flight", "1"]
+        curate.main([str(run), "--judge", address, *flags])
+    assert len(jsonl.read_all(run / "pairs.jsonl")) == 12
+
+
+def test_a_stopped_run_asks_again_once_the_cause_is_gone(tmp_path):
+    run = make_run(tmp_path / "run", *[(RED, DARK_RED, ORANGE, BLUE)] * 20, recipe="identity")
+    flags = ["--embedder", "none", "--no-captions"]
+    with serving(Chat(style="truncated_thinking")) as address:
+        with pytest.raises(ValueError, match=r"raise --max-tokens .*run the same command again"):
+            curate.main([str(run), "--judge", address, *flags])
+    rows = jsonl.read_all(run / "pairs.jsonl")
+    assert 50 <= len(rows) < 100 and {row["reason"] for row in rows} == {"unreadable"}
+    assert all("<think>" in row["answers"][0] and "<think>" in row["repeated"]["0"] for row in rows)
+    with serving(Chat()) as address:
+        curate.main([str(run), "--judge", address, *flags])
+    rows = jsonl.read(run / "pairs.jsonl")
+    assert len(rows) == 120 and len(kept(rows)) == 60
 
 
 # ---------------------------------------------------------------- captions and prompts
