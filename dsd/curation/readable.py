@@ -38,7 +38,7 @@ class Readable:
         if self.unreadable <= most * self.asked or (is_short and not at_end):
             return
         raise RunError(
-            f"{self.unreadable} of {self.asked} pairs have answers that cannot be read, such as "
+            f"{self.unreadable} of {self.asked} pairs have unreadable answers, such as "
             f"{self.example[:300]!r}: {likely_cause(self.example)}, then run the same command again, which "
             "asks about these pairs again; all other answers are kept"
         )
