@@ -20,23 +20,22 @@ from typing import TYPE_CHECKING
 from accelerate import PartialState
 from tqdm import tqdm
 
-from dsd.curation import captions, judge_evaluation, report
+from dsd.curation import captions, report
 from dsd.curation import judge as curation
 from dsd.curation.captions import Caption
 from dsd.curation.judge import Pair
-from dsd.curation.judge_evaluation import GradedPair
 from dsd.curation.readable import Readable, ask_again
 from dsd.curation.verdict import SAME, UNREADABLE, Thresholds
 from dsd.files import jsonl
-from dsd.files.jsonl import Row, RunError
+from dsd.files.jsonl import RunError
 from dsd.generate.command import quiet
 from dsd.grids import grids
 from dsd.grids.grids import Grid
-from dsd.grids.recipes import CRITTERS, RECIPES
+from dsd.grids.recipes import RECIPES
 from dsd.vlm.open import VLM, open_vlm
-from dsd.vlm.recorded import Recorded
 from train import command
-from train.blocks import KEPT, join, say, stage, wait_for_all
+from train.blocks import join, recorded, say, stage, wait_for_all
+from train.grading import grade, outcome
 
 if TYPE_CHECKING:
     from dsd.vlm.embed import Embedder
@@ -97,7 +96,8 @@ def main(argv: list[str] | None = None) -> int:
     join()
     logging.getLogger("dsd").setLevel(logging.WARNING)  # show warnings, such as an unreachable server
     if args.grade:
-        _grade(args)
+        _check_grading(args)
+        grade(args, _judge(args), _thresholds(args, Thresholds()))
     elif args.run is None:
         raise ValueError("no run given: name its folder, as in python -m train.curate RUN --judge pocket")
     elif args.worth:
@@ -143,23 +143,26 @@ def _embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
 
 
 def _curate(args: argparse.Namespace) -> None:
-    usable, thresholds = _usable_grids(args.run), _thresholds(args, Thresholds())
-    judge = _judge(args)
-    embedder = _embedder(args, judge)
-    path = args.run / "pairs.jsonl"
-    settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
-    recipes = {args.recipe or grid.recipe for grid in usable.values()}
-    if len(recipes) == 1:  # with several recipes, each grid is judged by its own
-        settings["recipe"] = recipes.pop()
-    curation.check_settings(path, thresholds=thresholds, **settings)
-    _ask_again(path)
-    recorded, readable, asked = _recorded(judge, args.run), Readable(), 0
-    options = {"run": args.run, "vlm": recorded, "recipe": args.recipe}
+    usable, judge = _usable_grids(args.run), _judge(args)
+    with recorded(judge, args.run) as answering:
+        pairs = _judge_run(args, usable, judge, answering)
+        if not args.no_captions:
+            _caption(args, answering, usable, pairs)
+
+
+def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, answering: VLM) -> list[Pair]:
+    """Judge all pairs of a run and return them; `answering` is the judge, with its answers recorded."""
+    path, thresholds, embedder = (
+        args.run / "pairs.jsonl",
+        _thresholds(args, Thresholds()),
+        _embedder(args, judge),
+    )
+    _check_settings(args, usable, judge, embedder, thresholds)
+    options = {"run": args.run, "vlm": answering, "recipe": args.recipe, "embedder": embedder}
+    readable = Readable()
 
     def write(new: list[Pair]) -> None:
-        nonlocal asked
         share.write(new)
-        asked += sum(len(pair.answers) + len(pair.repeated) for pair in new)
         readable.add(new)
         readable.check()
 
@@ -170,34 +173,31 @@ def _curate(args: argparse.Namespace) -> None:
         unit="pair",
         item_of=curation.grid_of,
         rows_of=lambda grid: math.comb(grid.rows * grid.columns, 2),
-        outcome_of=_outcome,
+        outcome_of=outcome,
     ) as share:
         for block in share.blocks:
-            judging = {"embedder": embedder, "thresholds": thresholds, "on_grid": write}
-            curation.judge_grids(block, **judging, **options)
+            curation.judge_grids(block, thresholds=thresholds, on_grid=write, **options)
         readable.check(at_end=True)
-    _forget(recorded)
     pairs = curation.read_pairs(args.run)
-    say(*_summary(pairs), f"this process asked {asked} questions, {share.speed:.1f} pairs/s")
-    if not args.no_captions:
-        _caption(args, recorded, usable, pairs)
+    say(*_summary(pairs), f"this process asked {readable.questions} questions, {share.speed:.1f} pairs/s")
+    return pairs
 
 
-def _recorded(judge: VLM, folder: Path) -> Recorded:
-    """Return the judge with its answers kept in the folder until their rows are written."""
-    return Recorded(judge, folder / "answers.jsonl", PartialState().process_index)
-
-
-def _forget(recorded: Recorded) -> None:
-    if PartialState().is_main_process:
-        recorded.forget()
-
-
-def _ask_again(path: Path) -> None:
-    """Make a run that was stopped for unreadable answers ask for them again."""
+def _check_settings(
+    args: argparse.Namespace,
+    usable: dict[str, Grid],
+    judge: VLM,
+    embedder: "Embedder | None",
+    thresholds: Thresholds,
+) -> None:
+    """Check that the run was begun with these settings; let a run that was stopped ask again."""
+    path = args.run / "pairs.jsonl"
+    settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
+    recipes = {args.recipe or grid.recipe for grid in usable.values()}
+    if len(recipes) == 1:  # with several recipes, each grid is judged by its own
+        settings["recipe"] = recipes.pop()
+    curation.check_settings(path, thresholds=thresholds, **settings)
     if PartialState().is_main_process and (count := ask_again(path)):
-        for answers in jsonl.shards(path.with_name("answers.jsonl")):
-            answers.unlink()
         say(f"asking again about {count} pairs whose answers could not be read")
     wait_for_all()
 
@@ -211,7 +211,7 @@ def _usable_grids(run: Path) -> dict[str, Grid]:
     return usable
 
 
-def _caption(args: argparse.Namespace, judge: Recorded, usable: dict[str, Grid], pairs: list[Pair]) -> None:
+def _caption(args: argparse.Namespace, judge: VLM, usable: dict[str, Grid], pairs: list[Pair]) -> None:
     kept: dict[str, list[tuple[int, int]]] = {}
     for pair in pairs:
         if pair.is_kept and pair.grid in usable:
@@ -232,7 +232,6 @@ def _caption(args: argparse.Namespace, judge: Recorded, usable: dict[str, Grid],
     ) as share:
         for block in share.blocks:
             share.write(captions.caption_grids(block, kept, run=args.run, vlm=judge, **options))
-    _forget(judge)
     written = jsonl.read_records(path, Caption)
     method = "counted" if tokenizer else "estimated, because the generator's tokenizer is not on this machine"
     cut = sum(caption.cut for caption in written)
@@ -250,10 +249,6 @@ def _tokenizer(generator: str) -> Path | None:
         return captions.tokenizer_of(resolve(generator).base)
     except LoadError:  # the grids were drawn elsewhere, by a model that is not available here
         return None
-
-
-def _outcome(row: Row) -> str:
-    return KEPT if row["reason"] == SAME else row["reason"]
 
 
 def _summary(pairs: list[Pair]) -> list[str]:
@@ -286,34 +281,11 @@ def _worth(run: Path) -> None:
     say(report.worth_page(shares))
 
 
-def _grade(args: argparse.Namespace) -> None:
+def _check_grading(args: argparse.Namespace) -> None:
     if args.out is None or args.run is not None:
         raise ValueError("--grade grades a judge, not a run: leave out RUN, and give --out FOLDER")
     if args.count < 16 or args.count % 2:
         raise ValueError(f"--count must be even and at least 16, got {args.count}")
-    thresholds, judge = _thresholds(args, Thresholds()), _judge(args)
-    settings = {"recipe": args.recipe or CRITTERS.name, "seed": judge_evaluation.SEED, "size": args.size}
-    path = args.out / "graded.jsonl"
-    who = {"judge": judge.name, "judge_hash": judge.weights}
-    curation.check_settings(path, thresholds=thresholds, **who, **settings)
-    items = {f"{index:06}": index for index in range(args.count)}
-    recorded = _recorded(judge, args.out)
-    with stage(path, items, batch=4 * args.batch, unit="pair", outcome_of=_outcome) as share:
-        for block in share.blocks:
-            share.write(judge_evaluation.judge_drawn(block, vlm=recorded, thresholds=thresholds, **settings))
-    _forget(recorded)
-    if PartialState().is_main_process:
-        graded = jsonl.read_records(path, GradedPair)[: args.count]
-        print(_write_grades(args.out, judge_evaluation.grades(graded)))
-    say("", f"{share.speed:.1f} pairs/s in this process; see {args.out}")
-
-
-def _write_grades(out: Path, grades: Row) -> str:
-    page = report.markdown(grades)
-    jsonl.write_atomic(out / "grades.json", json.dumps(grades, indent=1).encode())
-    jsonl.write_atomic(out / "grades.md", f"{page}\n\n![How often the judge errs](grades.png)\n".encode())
-    jsonl.write_atomic(out / "grades.png", report.chart(grades))
-    return page
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from dsd.curation.verdict import UNREADABLE, Judged
 from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.vlm.answers import likely_cause
+from dsd.vlm.recorded import forget
 
 MOST = 0.2  # share of unreadable pairs with which a run goes on
 PAIRS = 50  # number of pairs from which the share counts
@@ -18,6 +19,7 @@ class Readable:
     """Counts the pairs that a judge was asked about, and those whose answers could not be read."""
 
     asked: int = 0
+    questions: int = 0
     unreadable: int = 0
     example: str = ""
 
@@ -25,6 +27,7 @@ class Readable:
         """Count these pairs."""
         for pair in pairs:
             self.asked += bool(pair.answers)
+            self.questions += len(pair.answers) + len(pair.repeated)
             if pair.reason == UNREADABLE:
                 self.unreadable += 1
                 self.example = self.example or next(
@@ -45,7 +48,10 @@ class Readable:
 
 
 def ask_again(path: Path) -> int:
-    """Remove the unreadable rows of a run that was stopped because of them; return their number."""
+    """Remove the unreadable rows of a run that was stopped because of them; return their number.
+
+    Recorded answers are removed as well, because they were given under the same settings.
+    """
     counts = Readable()
     counts.add(jsonl.read_records(path, Judged))
     try:
@@ -53,5 +59,6 @@ def ask_again(path: Path) -> int:
     except RunError:
         with jsonl.writing(jsonl.shard(path, 0)):
             jsonl.merge(path, keep=lambda row: row["reason"] != UNREADABLE)
+        forget(path.parent)
         return counts.unreadable
     return 0

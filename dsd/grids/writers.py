@@ -22,7 +22,7 @@ from dsd.pocket.world import shipped
 from dsd.vlm import schemas
 from dsd.vlm.answers import read_places, read_yes_or_no
 from dsd.vlm.base import VLM, Request, Schema
-from dsd.vlm.recorded import Recorded
+from dsd.vlm.recorded import Recorded, forget
 
 # Places for any subject; most also name a light, a moment or a viewpoint, in at most twelve words.
 PLACES = tuple(Path(__file__).with_name("places.txt").read_text(encoding="utf-8").splitlines())
@@ -185,8 +185,9 @@ def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: 
         jsonl.check_same(path, row, {**settings, "caption": caption})
         yield _read_draft(row, dropped)
     with jsonl.writing(path) as append:
-        start, recorded = len(known), Recorded(vlm, path.with_name("answers.jsonl"))
+        start = len(known)
         while block := list(islice(screened, vlm.batch)):
+            recorded = Recorded(vlm, path.parent)
             rows = [
                 {"id": f"{start + i:06}", "caption": text, **settings} for i, (text, _) in enumerate(block)
             ]
@@ -194,7 +195,7 @@ def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: 
                 [row for row, (_, dropped) in zip(rows, block, strict=True) if not dropped], recorded, recipe
             )
             append(rows)
-            recorded.forget()
+            forget(path.parent)
             start += len(rows)
             for row, (_, dropped) in zip(rows, block, strict=True):
                 yield _read_draft(row, dropped)

@@ -3,23 +3,29 @@
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO
 
 from dsd.files import jsonl
 from dsd.vlm.base import VLM, Request
 
+FILE = "answers.jsonl"
+
 
 class Recorded(VLM):
-    """A model whose answers are appended to a shard of `path` at once, and are used by the next command.
+    """A model whose answers are written to a run's folder at once, and are used by the next command.
 
-    An answer belongs to a request and a model; `forget` removes all of them once their rows are on disk.
+    An answer belongs to a request and a model. `forget` removes the answers once their rows are on disk.
     """
 
-    def __init__(self, vlm: VLM, path: Path, process: int = 0):
-        self.vlm, self.path, self.shard = vlm, path, jsonl.shard(path, process)
+    def __init__(self, vlm: VLM, folder: Path, process: int = 0):
+        self.vlm, self.path, self.shard = vlm, folder / FILE, jsonl.shard(folder / FILE, process)
         self.name, self.weights, self.batch = vlm.name, vlm.weights, vlm.batch
-        self._known = {row["id"]: row["answer"] for row in jsonl.read_all(path)}
+
+    @cached_property
+    def _known(self) -> dict[str, str]:
+        return {row["id"]: row["answer"] for row in jsonl.read_all(self.path)}
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield one answer for each request, in order; ask only for those that are not on disk."""
@@ -54,8 +60,8 @@ class Recorded(VLM):
             digest.update(repr((image.mode, image.size)).encode() + image.tobytes())
         return digest.hexdigest()
 
-    def forget(self) -> None:
-        """Remove the answers of all processes."""
-        self._known = {}
-        for file in jsonl.shards(self.path):
-            file.unlink(missing_ok=True)
+
+def forget(folder: Path) -> None:
+    """Remove the answers of all processes from a run's folder."""
+    for file in jsonl.shards(folder / FILE):
+        file.unlink(missing_ok=True)
