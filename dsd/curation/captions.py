@@ -24,6 +24,7 @@ from dsd.grids.grids import Grid, open_panels
 from dsd.grids.recipes import Recipe
 from dsd.grids.writers import before_context
 from dsd.vlm.answers import read_caption
+from dsd.vlm.base import is_refused
 from dsd.vlm.open import VLM, Request
 
 GRID = "grid"  # writer of captions that come from the grid's own prompt
@@ -119,7 +120,7 @@ def write(vlm: VLM, requests: Sequence[Request], count: Count = estimate) -> lis
 
 
 def _read(request: Request, answer: str) -> str:
-    return one_line(read_caption(answer, request.question) or "")
+    return "" if is_refused(answer) else one_line(read_caption(answer, request.question) or "")
 
 
 # ---------------------------------------------------------------- the captions of a run

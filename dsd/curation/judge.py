@@ -26,13 +26,13 @@ from dsd.grids.grids import Grid
 from dsd.grids.recipes import RECIPES, Recipe
 from dsd.vlm import schemas
 from dsd.vlm.answers import TOP_SCORE
+from dsd.vlm.base import AGAIN
 from dsd.vlm.open import VLM, Request
 
 if TYPE_CHECKING:
     from dsd.vlm.embed import Embedder
 
 Kind = TypeVar("Kind", bound=Judged)
-AGAIN = 1_000_000  # seed of a repeated question, plus the vote's number
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ samples the places from a fixed list. A language model does best: it also filter
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice, product
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from dsd.pocket.words import _panel_words
 from dsd.pocket.world import shipped
 from dsd.vlm import schemas
 from dsd.vlm.answers import read_places, read_yes_or_no
-from dsd.vlm.base import VLM, Request, Schema
+from dsd.vlm.base import AGAIN, VLM, Request, Schema, is_refused
 from dsd.vlm.recorded import Recorded, forget
 
 # Places for any subject; most also name a light, a moment or a viewpoint, in at most twelve words.
@@ -217,20 +217,31 @@ def _screen(captions: Iterable[str]) -> Iterator[tuple[str, str | None]]:
 
 def _ask_block(rows: list[Row], vlm: VLM, recipe: Recipe) -> None:
     """Add the answers to the rows: `clear` to each, and `written` where `clear` was yes."""
-    _ask_each("clear", rows, vlm, recipe.filter, lambda row: schemas.YES_OR_NO)
+    _ask_each("clear", rows, vlm, recipe.filter, schemas.YES_OR_NO, read_yes_or_no)
     clear = [row for row in rows if read_yes_or_no(row["clear"])]
-    _ask_each("written", clear, vlm, recipe.write, lambda row: schemas.places(row["panels"]))
+    if clear:
+        count = clear[0]["panels"]
+        read = partial(read_places, count=count)
+        _ask_each("written", clear, vlm, recipe.write, schemas.places(count), read)
 
 
 def _ask_each(
-    name: str, rows: list[Row], vlm: VLM, question: str, schema_of: Callable[[Row], Schema]
+    name: str, rows: list[Row], vlm: VLM, question: str, schema: Schema, read: Callable[[str], object]
 ) -> None:
-    requests = (
-        Request(question.format(caption=row["caption"], count=row["panels"]), schema=schema_of(row))
-        for row in rows
-    )
-    for row, answer in zip(rows, vlm.ask_many(requests), strict=True):
-        row[name] = answer
+    """Add the answers to the rows; ask once more where one cannot be read, and keep it as `first_...`."""
+
+    def ask_for(some: list[Row], seed: int | None) -> None:
+        texts = (question.format(caption=row["caption"], count=row["panels"]) for row in some)
+        requests = (Request(text, seed=seed, schema=schema) for text in texts)
+        for row, answer in zip(some, vlm.ask_many(requests), strict=True):
+            row[name] = answer
+
+    ask_for(rows, None)
+    again = [row for row in rows if read(row[name]) is None and not is_refused(row[name])]
+    for row in again:
+        row[f"first_{name}"] = row[name]
+    if again:
+        ask_for(again, AGAIN)
 
 
 def _read_draft(row: Row, dropped: str | None) -> Draft:
@@ -238,8 +249,9 @@ def _read_draft(row: Row, dropped: str | None) -> Draft:
         if dropped:
             raise Unusable(dropped)
         if not (is_clear := read_yes_or_no(row["clear"])):
-            raise Unusable("unreadable" if is_clear is None else "no clear subject")
-        subject, places = _read_written(row["written"], row["panels"])
+            unclear = "refused" if is_refused(row["clear"]) else "unreadable"
+            raise Unusable(unclear if is_clear is None else "no clear subject")
+        subject, places = _read_written(row.get("written", ""), row["panels"])
         return Draft(caption=row["caption"], subject=subject, places=places)
     except Unusable as reason:
         return Draft(caption=row["caption"], dropped=str(reason))
@@ -248,7 +260,7 @@ def _read_draft(row: Row, dropped: str | None) -> Draft:
 def _read_written(answer: str, count: int) -> tuple[str, tuple[str, ...]]:
     """Return the subject and its places; raise Unusable unless there are `count` different ones."""
     if (written := read_places(answer, count)) is None:
-        raise Unusable("unreadable")
+        raise Unusable("refused" if is_refused(answer) else "unreadable")
     subject, places = written
     if len({place.casefold() for place in places}) < count:
         raise Unusable("a place twice")

@@ -20,6 +20,7 @@ from dsd.curation.captions import (
 from dsd.files import jsonl
 from dsd.files.hub import LoadError
 from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.vlm.base import REFUSED
 from dsd.vlm.open import Request
 from tests import tiny
 from tests.judging import FakeJudge, grid
@@ -116,11 +117,12 @@ def test_silence_is_asked_again_once():
 SORRY = "I'm sorry, but I can't help with describing people."
 
 
-def test_a_refusal_is_asked_again_once_and_never_a_caption(tmp_path):
-    judge = FakeJudge([SORRY, "a critter"])
+@pytest.mark.parametrize("sorry", [SORRY, f"{REFUSED}the prompt is sensitive"])
+def test_a_refusal_is_asked_again_once_and_never_a_caption(tmp_path, sorry):
+    judge = FakeJudge([sorry, "a critter"])
     assert write(judge, [QUESTION], words) == [("a critter", False)] and len(judge.requests) == 2
-    assert write(FakeJudge([SORRY, SORRY]), [QUESTION], words) == [("", False)]
-    found = captioned(tmp_path, FakeJudge(lambda request: SORRY), [(0, 1)])
+    assert write(FakeJudge([sorry, sorry]), [QUESTION], words) == [("", False)]
+    found = captioned(tmp_path, FakeJudge(lambda request: sorry), [(0, 1)])
     assert {row.writer for row in found} == {"grid"}
 
 

@@ -12,12 +12,13 @@ import pytest
 from PIL import Image
 
 from dsd.curation import judge as curation
-from dsd.curation.judge import AGAIN, Agreement, Pair
+from dsd.curation.judge import Agreement, Pair
 from dsd.curation.verdict import Thresholds
 from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.grids.grids import Grid, open_panels, read_grids
 from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.vlm.base import AGAIN
 from tests.judging import BLUE, DARK_RED, ORANGE, RED, USUAL, FakeEyes, FakeJudge, answer, by_colors, make_run
 
 

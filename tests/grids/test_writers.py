@@ -7,6 +7,7 @@ from dsd.grids import prompts, writers
 from dsd.grids.prompts import PromptError, fingerprints, write_prompts
 from dsd.grids.recipes import IDENTITY
 from dsd.grids.writers import PLACES, Draft, Unusable
+from dsd.vlm.base import REFUSED
 from tests.writing import FOX, PETS, Fake, options, pairs, written
 
 
@@ -93,7 +94,9 @@ def test_captions_are_filtered_and_every_loss_is_counted(tmp_path):
         "too long": 2,
     }
     assert [row["caption"] for row in jsonl.read(tmp_path / "prompts.jsonl")] == ["a b", "c", "j"]
-    assert len(vlm.asked) == 9 + 6  # nothing asked about the empty, repeated and endless ones
+    assert (
+        len(vlm.asked) == 9 + 6 + 2
+    )  # not about the empty, repeated and endless ones; about unreadable ones twice
     kept = jsonl.read(tmp_path / "writer.jsonl")
     assert [row.get("clear") for row in kept[2:6]] == ["no", "Yes, it does.", " **No** ", "perhaps"]
 
@@ -128,6 +131,23 @@ def test_an_answer_is_read_on_lines_or_on_one(answer):
 )
 def test_an_answer_without_subject_and_places_is_dropped(answer, reason):
     assert draft(answer) == Draft(caption="a", dropped=reason)
+
+
+def test_what_a_content_filter_refuses_is_counted_as_that():
+    assert draft(f"{REFUSED}no").dropped == "refused"
+
+
+def test_an_unreadable_answer_is_asked_for_again_once_and_kept(tmp_path):
+    class Late(Fake):
+        def ask_many(self, requests):
+            for request in requests:
+                (answer,) = super().ask_many([request])
+                yield "hm" if request.seed is None else answer
+
+    vlm = Late()
+    assert len(written(tmp_path, PETS[:1], vlm, **pairs())) == 1 and len(vlm.asked) == 4
+    (row,) = jsonl.read(tmp_path / "writer.jsonl")
+    assert (row["first_clear"], row["clear"], row["first_written"]) == ("hm", "Yes.", "hm")
 
 
 def test_a_time_of_day_is_no_label():
