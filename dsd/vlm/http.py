@@ -94,8 +94,7 @@ class HTTPVLM(VLM):
                     return f"{REFUSED}{self.client.shorten(error.text)}"
                 if (name := _unaccepted(body, error.text)) is None:
                     raise
-                left_out.add(name)
-                self.client.spend()
+                left_out.add(name)  # nothing was answered, so the budget counts both as one request
             else:
                 self._left_out |= left_out  # only now is it known that they were the reason
                 return self._read(reply)

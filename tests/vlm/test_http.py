@@ -85,10 +85,19 @@ def test_a_refused_parameter_is_left_out_from_then_on(clock):
     with serving(answer) as address:
         vlm = judge(address, clock, in_flight=1)
         assert list(vlm.ask_many([ASKED, ASKED])) == ["fine", "fine"]
-    assert len(seen) == vlm.client.sent == 5
+    assert len(seen) == 5 and vlm.client.sent == 2
     for body in seen[3:]:
         assert body["max_completion_tokens"] == 512
         assert not body.keys() & {"max_tokens", "temperature", "response_format"}
+
+
+def test_a_budget_is_not_spent_on_refused_parameters(clock):
+    def answer(body: dict) -> Reply:
+        return Reply("unknown field", 422) if "response_format" in body else Reply("fine")
+
+    with serving(answer) as address:
+        vlm = judge(address, clock, budget=8, in_flight=4)
+        assert list(vlm.ask_many([ASKED] * 8)) == ["fine"] * 8
 
 
 def test_a_request_that_fails_anyway_changes_no_other(clock):
