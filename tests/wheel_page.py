@@ -27,6 +27,7 @@ SAID = (  # of the six pairs of every grid that get as far as the judge, in turn
     judging.answer(pattern=2),
     "no idea",
     judging.answer(color=3),
+    "no idea",  # asked again, after the others
 )
 LIMITS = Thresholds(floor=0.9, ceiling=0.9994)
 OWN = (LIMITS.floor, LIMITS.ceiling, LIMITS.minimum_score)

@@ -9,7 +9,7 @@ import numpy as np
 from dsd.files import jsonl
 from dsd.grids import writers
 from dsd.grids.prompts import PromptOptions, write_prompts
-from dsd.vlm.base import Request
+from dsd.vlm.base import AGAIN, Request
 
 PETS = [
     "a photo of a red fox in the snow",
@@ -35,7 +35,7 @@ def written(run: Path, captions: Iterable[str] | None = None, vlm=None, **change
 class Fake:
     """A writer that says yes to every caption and knows the answers to some; others it makes up."""
 
-    name, batch = "fake", 4
+    name, weights, batch = "fake", None, 4
 
     def __init__(
         self, answers: dict[str, str] | None = None, clear: dict[str, str] | None = None, wait: float = 0
@@ -45,7 +45,7 @@ class Fake:
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         for request in requests:
-            assert request.seed is None and not request.images
+            assert request.seed in (None, AGAIN) and not request.images
             self.asked.append(request.question)
             time.sleep(self.wait)
             caption = request.question.split('"')[1]

@@ -16,6 +16,8 @@ from tqdm import tqdm
 
 from dsd.files import jsonl
 from dsd.files.jsonl import Record, Row
+from dsd.vlm.base import VLM
+from dsd.vlm.recorded import Recorded, forget
 
 KEPT = "kept"  # the outcome of a row that is not rejected
 TIMEOUT = timedelta(days=30)  # a resumed run may leave one process far more work than the others
@@ -135,6 +137,16 @@ def stage(
     wait_for_all()
     if state.is_main_process:
         jsonl.merge(path)
+    wait_for_all()
+
+
+@contextmanager
+def recorded(vlm: VLM, folder: Path) -> Iterator[VLM]:
+    """Yield the model with its answers kept in the folder until this ends without an error."""
+    yield Recorded(vlm, folder, PartialState().process_index)
+    wait_for_all()
+    if PartialState().is_main_process:
+        forget(folder)
     wait_for_all()
 
 

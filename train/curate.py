@@ -1,7 +1,7 @@
 """Select and caption pairs of panels that show one subject: `python -m train.curate RUN --judge pocket`.
 
-Compares all panels of each grid in RUN/grids, asks the judge about the pairs that are neither too different
-nor too alike, and writes RUN/pairs.jsonl, then RUN/captions.jsonl for the pairs that are kept. You can stop
+Compare all panels of each grid in RUN/grids, ask the judge about the pairs that are neither too different
+nor too alike, and write RUN/pairs.jsonl, then RUN/captions.jsonl for the pairs that are kept. You can stop
 it at any time and run the same command again to continue. `accelerate launch -m train.curate RUN ...` shares
 the grids between processes.
 
@@ -20,41 +20,42 @@ from typing import TYPE_CHECKING
 from accelerate import PartialState
 from tqdm import tqdm
 
-from dsd.curation import captions, judge_evaluation, report
+from dsd.curation import captions, report
 from dsd.curation import judge as curation
 from dsd.curation.captions import Caption
 from dsd.curation.judge import Pair
-from dsd.curation.judge_evaluation import GradedPair
+from dsd.curation.readable import Readable, ask_again
 from dsd.curation.verdict import SAME, UNREADABLE, Thresholds
 from dsd.files import jsonl
-from dsd.files.jsonl import Row, RunError
+from dsd.files.jsonl import RunError
 from dsd.generate.command import quiet
 from dsd.grids import grids
 from dsd.grids.grids import Grid
-from dsd.grids.recipes import CRITTERS, RECIPES
+from dsd.grids.recipes import RECIPES
 from dsd.vlm.open import VLM, open_vlm
 from train import command
-from train.blocks import KEPT, join, say, stage
+from train.blocks import join, recorded, say, stage, wait_for_all
+from train.grading import grade, outcome
 
 if TYPE_CHECKING:
     from dsd.vlm.embed import Embedder
 
 LIMITS = {  # field of Thresholds -> type and help
-    "floor": (float, "least similarity (0.5)"),
-    "ceiling": (float, "greatest similarity (0.98)"),
-    "minimum_score": (int, "least score of every part, 0-4 (3)"),
+    "floor": (float, "minimum similarity of a kept pair (0.5)"),
+    "ceiling": (float, "maximum similarity of a kept pair (0.98)"),
+    "minimum_score": (int, "minimum score of each part of a kept pair, 0-4 (3)"),
 }
 OF_JUDGE = {  # option of dsd.vlm.open -> type and help
-    "judge_batch": (int, "pairs that a judge on this machine sees at a time"),
-    "max_tokens": (int, "longest answer (512)"),
+    "judge_batch": (int, "questions per batch for a judge on this machine (its preset's, or 8)"),
+    "max_tokens": (int, "maximum tokens of an answer (512)"),
     "temperature": (float, "sampling temperature of the votes after the first two (0.7)"),
     "model": (str, "model name, on a server that has several"),
     "key": (str, "environment variable that holds the server's key (DSD_VLM_KEY)"),
     "in_flight": (int, "requests sent to a server at a time (32)"),
     "timeout": (float, "seconds to wait for one answer (120)"),
-    "retries": (int, "retries of one request after errors that may pass (5)"),
-    "patience": (float, "seconds without any answer before giving up (1800)"),
-    "budget": (int, "total requests to a server, including retries"),
+    "retries": (int, "maximum retries of one request after transient errors (5)"),
+    "patience": (float, "seconds to retry while the server is down or limits the rate (1800)"),
+    "budget": (int, "maximum requests to a server in total, retries included (no limit)"),
 }
 
 
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__)
     add = parser.add_argument
     parser.add_shared("run", nargs="?")
-    add("--judge", metavar="MODEL", help="pocket, a folder, a hub id, or a server's http://host/v1")
+    add("--judge", metavar="MODEL", help="judge: pocket, a folder, a hub id, or a server's http://host/v1")
     add(
         "--embedder",
         default="judge",
@@ -71,18 +72,24 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--recipe", choices=RECIPES, help="recipe of the judge's questions (the grids' own)")
     add(
-        "--votes", type=int, nargs=2, metavar=("K", "N"), help="keep pairs with K of N votes for `same` (1 1)"
+        "--votes",
+        type=int,
+        nargs=2,
+        metavar=("K", "N"),
+        help="keep pairs with at least K of N votes for `same` (1 1)",
     )
     add("--batch", type=int, default=16, help="grids judged and written together (16)")
     add("--no-captions", action="store_true", help="judge without writing captions")
     add("--tokenizer", metavar="FOLDER", help="tokenizer that counts caption tokens (the generator's)")
     modes = parser.add_mutually_exclusive_group()
-    modes.add_argument("--grade", action="store_true", help="grade the judge on drawn pairs of known truth")
-    modes.add_argument("--worth", action="store_true", help="count true pairs before and after curation")
+    modes.add_argument(
+        "--grade", action="store_true", help="grade the judge on drawn pairs whose truth is known"
+    )
+    modes.add_argument("--worth", action="store_true", help="compare true pairs before and after curation")
     modes.add_argument("--redecide", action="store_true", help="apply other thresholds without the judge")
-    add("--count", type=int, default=2000, help="number of graded pairs (2000)")
-    add("--out", type=Path, metavar="FOLDER", help="folder for the grades")
-    add("--size", type=int, help="side of a graded image in pixels (the embedded model's)")
+    add("--count", type=int, default=2000, help="number of pairs for --grade (2000)")
+    add("--out", type=Path, metavar="FOLDER", help="folder for the results of --grade")
+    add("--size", type=int, help="side of an image for --grade, in pixels (the embedded model's)")
     parser.add_shared("--device")
     for name, (kind, text) in {**LIMITS, **OF_JUDGE}.items():
         add(f"--{name.replace('_', '-')}", type=kind, help=text)
@@ -93,9 +100,11 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     quiet()
     join()
-    logging.getLogger("dsd").setLevel(logging.WARNING)  # show warnings, such as an unreachable server
+    # Show warnings, for example that a server cannot be reached.
+    logging.getLogger("dsd").setLevel(logging.WARNING)
     if args.grade:
-        _grade(args)
+        _check_grading(args)
+        grade(args, _judge(args), _thresholds(args, Thresholds()))
     elif args.run is None:
         raise ValueError("no run given: name its folder, as in python -m train.curate RUN --judge pocket")
     elif args.worth:
@@ -141,16 +150,29 @@ def _embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
 
 
 def _curate(args: argparse.Namespace) -> None:
-    usable, thresholds = _usable_grids(args.run), _thresholds(args, Thresholds())
-    judge = _judge(args)
-    embedder = _embedder(args, judge)
-    path = args.run / "pairs.jsonl"
-    settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
-    recipes = {args.recipe or grid.recipe for grid in usable.values()}
-    if len(recipes) == 1:  # with several recipes, each grid is judged by its own
-        settings["recipe"] = recipes.pop()
-    curation.check_settings(path, thresholds=thresholds, **settings)
-    options, asked = {"run": args.run, "vlm": judge, "recipe": args.recipe}, 0
+    usable, judge = _usable_grids(args.run), _judge(args)
+    with recorded(judge, args.run) as answering:
+        pairs = _judge_run(args, usable, judge, answering)
+        if not args.no_captions:
+            _caption(args, answering, usable, pairs)
+
+
+def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, answering: VLM) -> list[Pair]:
+    """Judge all pairs of a run and return them; `answering` is the judge, with its answers recorded."""
+    path, thresholds, embedder = (
+        args.run / "pairs.jsonl",
+        _thresholds(args, Thresholds()),
+        _embedder(args, judge),
+    )
+    _check_settings(args, usable, judge, embedder, thresholds)
+    options = {"run": args.run, "vlm": answering, "recipe": args.recipe, "embedder": embedder}
+    readable = Readable()
+
+    def write(new: list[Pair]) -> None:
+        share.write(new)
+        readable.add(new)
+        readable.check()
+
     with stage(
         path,
         usable,
@@ -158,24 +180,41 @@ def _curate(args: argparse.Namespace) -> None:
         unit="pair",
         item_of=curation.grid_of,
         rows_of=lambda grid: math.comb(grid.rows * grid.columns, 2),
-        outcome_of=_outcome,
+        outcome_of=outcome,
     ) as share:
         for block in share.blocks:
-            new = curation.judge_grids(block, embedder=embedder, thresholds=thresholds, **options)
-            share.write(new)
-            asked += sum(len(pair.answers) for pair in new)
+            curation.judge_grids(block, thresholds=thresholds, on_grid=write, **options)
+        readable.check(at_end=True)
     pairs = curation.read_pairs(args.run)
-    say(*_summary(pairs), f"this process asked {asked} questions, {share.speed:.1f} pairs/s")
-    if not args.no_captions:
-        _caption(args, judge, usable, pairs)
+    say(*_summary(pairs), f"this process asked {readable.questions} questions, {share.speed:.1f} pairs/s")
+    return pairs
+
+
+def _check_settings(
+    args: argparse.Namespace,
+    usable: dict[str, Grid],
+    judge: VLM,
+    embedder: "Embedder | None",
+    thresholds: Thresholds,
+) -> None:
+    """Check that the run was begun with these settings; let a run that was stopped ask again."""
+    path = args.run / "pairs.jsonl"
+    settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
+    recipes = {args.recipe or grid.recipe for grid in usable.values()}
+    if len(recipes) == 1:  # with several recipes, each grid is judged by its own
+        settings["recipe"] = recipes.pop()
+    curation.check_settings(path, thresholds=thresholds, **settings)
+    if PartialState().is_main_process and (count := ask_again(path)):
+        say(f"asking again about {count} pairs whose answers could not be read")
+    wait_for_all()
 
 
 def _usable_grids(run: Path) -> dict[str, Grid]:
-    drawn = grids.read_grids(run)
-    usable = {grid.id: grid for grid in drawn if not grid.rejected}
+    all_grids = grids.read_grids(run)
+    usable = {grid.id: grid for grid in all_grids if not grid.rejected}
     if not usable:
-        reason = f"all {len(drawn)} grids were rejected" if drawn else "there are no grids"
-        raise RunError(f"nothing to judge in {run}: {reason}; train.grids draws them")
+        reason = f"all {len(all_grids)} grids were rejected" if all_grids else "there are no grids"
+        raise RunError(f"nothing to judge in {run}: {reason}; run train.grids to draw some")
     return usable
 
 
@@ -200,12 +239,13 @@ def _caption(args: argparse.Namespace, judge: VLM, usable: dict[str, Grid], pair
     ) as share:
         for block in share.blocks:
             share.write(captions.caption_grids(block, kept, run=args.run, vlm=judge, **options))
-    written = jsonl.read_records(path, Caption)
+    rows = jsonl.read_records(path, Caption)
     method = "counted" if tokenizer else "estimated, because the generator's tokenizer is not on this machine"
-    cut = sum(caption.cut for caption in written)
-    own = sum(caption.writer == captions.GRID for caption in written)
+    cut_count = sum(caption.cut for caption in rows)
+    grid_count = sum(caption.writer == captions.GRID for caption in rows)
     say(
-        f"{len(written)} captions, {cut} of them cut to 77 tokens ({method}), {own} in the grid's own words",
+        f"{len(rows)} captions, {cut_count} of them cut to 77 tokens ({method}), "
+        f"{grid_count} in the grid's own words",
         f"{share.speed:.1f} captions/s in this process",
     )
 
@@ -219,10 +259,6 @@ def _tokenizer(generator: str) -> Path | None:
         return None
 
 
-def _outcome(row: Row) -> str:
-    return KEPT if row["reason"] == SAME else row["reason"]
-
-
 def _summary(pairs: list[Pair]) -> list[str]:
     counts = Counter(pair.reason for pair in pairs)
     kept = counts.pop(SAME, 0)
@@ -230,7 +266,7 @@ def _summary(pairs: list[Pair]) -> list[str]:
     lines = [f"{len(pairs)} pairs of {count} grids, {kept} kept ({kept / len(pairs):.1%})"]
     lines += [f"  {count} {reason}" for reason, count in counts.most_common()]
     if unreadable := [pair for pair in pairs if pair.reason == UNREADABLE]:
-        lines.append(f"  an unreadable answer, to {unreadable[0].id}: {unreadable[0].answers[0][:200]!r}")
+        lines.append(f"  an unreadable answer about {unreadable[0].id}: {unreadable[0].answers[0][:200]!r}")
     return lines
 
 
@@ -253,32 +289,11 @@ def _worth(run: Path) -> None:
     say(report.worth_page(shares))
 
 
-def _grade(args: argparse.Namespace) -> None:
+def _check_grading(args: argparse.Namespace) -> None:
     if args.out is None or args.run is not None:
         raise ValueError("--grade grades a judge, not a run: leave out RUN, and give --out FOLDER")
     if args.count < 16 or args.count % 2:
         raise ValueError(f"--count must be even and at least 16, got {args.count}")
-    thresholds, judge = _thresholds(args, Thresholds()), _judge(args)
-    settings = {"recipe": args.recipe or CRITTERS.name, "seed": judge_evaluation.SEED, "size": args.size}
-    path = args.out / "graded.jsonl"
-    who = {"judge": judge.name, "judge_hash": judge.weights}
-    curation.check_settings(path, thresholds=thresholds, **who, **settings)
-    items = {f"{index:06}": index for index in range(args.count)}
-    with stage(path, items, batch=4 * args.batch, unit="pair", outcome_of=_outcome) as share:
-        for block in share.blocks:
-            share.write(judge_evaluation.judge_drawn(block, vlm=judge, thresholds=thresholds, **settings))
-    if PartialState().is_main_process:
-        graded = jsonl.read_records(path, GradedPair)[: args.count]
-        print(_write_grades(args.out, judge_evaluation.grades(graded)))
-    say("", f"{share.speed:.1f} pairs/s in this process; see {args.out}")
-
-
-def _write_grades(out: Path, grades: Row) -> str:
-    page = report.markdown(grades)
-    jsonl.write_atomic(out / "grades.json", json.dumps(grades, indent=1).encode())
-    jsonl.write_atomic(out / "grades.md", f"{page}\n\n![How often the judge errs](grades.png)\n".encode())
-    jsonl.write_atomic(out / "grades.png", report.chart(grades))
-    return page
 
 
 if __name__ == "__main__":

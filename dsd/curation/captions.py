@@ -1,8 +1,9 @@
 """Captions and edit instructions for the kept pairs, and prompt enhancement.
 
-Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP. If a text is empty or too
-long, the model is asked once more for a shorter one; a text that is still too long is cut at a word and
-flagged. If the model returns no text, the grid's own words are used and `writer` is `grid`.
+Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP, without preamble and markup.
+If the model refuses, or its text is empty or too long, it is asked once more for a shorter one; a text that
+is still too long is cut at a word and flagged. If there is still no text, the grid's own words are used and
+`writer` is `grid`.
 """
 
 import math
@@ -22,9 +23,11 @@ from dsd.files.jsonl import Record
 from dsd.grids.grids import Grid, open_panels
 from dsd.grids.recipes import Recipe
 from dsd.grids.writers import before_context
+from dsd.vlm.answers import read_caption
+from dsd.vlm.base import is_refused
 from dsd.vlm.open import VLM, Request
 
-GRID = "grid"  # writer of captions that come from the grid's own prompt
+GRID = "grid"  # value of `writer` for texts that come from the grid's own prompt
 LONGEST = 77  # tokens, including the start and end tokens
 SHORTER = "Answer shorter: one line of at most 25 words."
 POINTING = frozenset("a an the this that same it one creature critter character subject".split())
@@ -37,7 +40,7 @@ class Caption(Record):
 
     caption: str  # describes the target
     instruction: str  # describes the change from the conditioning image to the target
-    cut: bool  # whether one of them was too long
+    cut: bool  # whether the caption or the instruction was cut to fit
     writer: str
 
 
@@ -45,7 +48,7 @@ class Caption(Record):
 
 
 def estimate(text: str) -> int:
-    """Return an estimate of a text's CLIP tokens, on the high side, without the vocabulary.
+    """Estimate the number of CLIP tokens in a text without the vocabulary, erring on the high side.
 
     CLIP first splits a text into words, single digits and runs of other characters, then splits rare words
     into pieces. The estimate counts one piece for every four letters of a word, rounded up, although common
@@ -56,18 +59,18 @@ def estimate(text: str) -> int:
 
 
 def counter(tokenizer: str | Path | None) -> Count:
-    """Return a token counter: the tokenizer in a folder or of a hub id, or `estimate` for None.
+    """Return a function that counts tokens with a tokenizer (folder or hub id), or `estimate` for None.
 
     Raise LoadError if there is no such tokenizer.
     """
     if tokenizer is None:
         return estimate
-    from transformers import AutoTokenizer  # imported here because it takes seconds
+    from transformers import AutoTokenizer  # imported here because the import takes seconds
 
     hub.check_source(tokenizer, weights=False)
     with hub.explain_errors(str(tokenizer), [str(tokenizer)]):
-        known = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
-    return lambda text: len(known(text, verbose=False)["input_ids"])
+        tokenize = AutoTokenizer.from_pretrained(str(tokenizer), trust_remote_code=False)
+    return lambda text: len(tokenize(text, verbose=False)["input_ids"])
 
 
 def tokenizer_of(base: str | Path) -> Path | None:
@@ -91,12 +94,12 @@ class Line(NamedTuple):
 
 
 def fit(text: str, count: Count, longest: int = LONGEST) -> Line:
-    """Return the text, or as many of its first words as fit into `longest` tokens."""
+    """Return the text, cut to as many of its first words as fit into `longest` tokens."""
     if count(text) <= longest:
         return Line(text, False)
     words = text.split()
-    fits = bisect_right(range(len(words) + 1), longest, key=lambda n: count(" ".join(words[:n]))) - 1
-    return Line(" ".join(words[: max(fits, 0)]), True)
+    length = bisect_right(range(len(words) + 1), longest, key=lambda n: count(" ".join(words[:n]))) - 1
+    return Line(" ".join(words[: max(length, 0)]), True)
 
 
 def one_line(text: str) -> str:
@@ -104,16 +107,20 @@ def one_line(text: str) -> str:
 
 
 def write(vlm: VLM, requests: Sequence[Request], count: Count = estimate) -> list[Line]:
-    """Return one line per request; it is empty if the model returns no text.
+    """Return one line per request; it is empty if the model returns no text or refuses.
 
-    Requests with an empty or too long answer are asked once more.
+    Requests with an empty, refused or too long answer are asked once more.
     """
-    texts = [one_line(text) for text in vlm.ask_many(requests)]
+    texts = [_read(request, text) for request, text in zip(requests, vlm.ask_many(requests), strict=True)]
     again = [i for i, text in enumerate(texts) if not text or count(text) > LONGEST]
-    shorter = (replace(requests[i], question=f"{requests[i].question} {SHORTER}") for i in again)
+    shorter = [replace(requests[i], question=f"{requests[i].question} {SHORTER}") for i in again]
     for i, text in zip(again, vlm.ask_many(shorter), strict=True):
-        texts[i] = one_line(text) or texts[i]
+        texts[i] = _read(requests[i], text) or texts[i]
     return [fit(text, count) for text in texts]
+
+
+def _read(request: Request, answer: str) -> str:
+    return "" if is_refused(answer) else one_line(read_caption(answer, request.question) or "")
 
 
 # ---------------------------------------------------------------- the captions of a run
@@ -128,10 +135,10 @@ def caption_grids(
     count: Count = estimate,
     recipe: str | None = None,
 ) -> list[Caption]:
-    """Return the captions of these grids: two per kept pair, with either panel as the target.
+    """Return the captions of these grids: two per kept pair, with each panel as the target once.
 
-    `kept` has the (first, second) panels of each grid's kept pairs. A target image is described once, even if
-    it is in several pairs. `recipe` None means each grid's own recipe.
+    `kept` maps a grid's id to the (first, second) panels of its kept pairs. A target image is described once,
+    even if it is in several pairs. If `recipe` is None, each grid's own recipe is used.
     """
     requests: dict[tuple, Request] = {}
     for grid in grids:
@@ -175,9 +182,9 @@ def caption_id(grid: str, conditioning: int, target: int) -> str:
 
 
 def grid_words(grid: Grid, target: int) -> tuple[str, str]:
-    """Return a caption and an instruction in the words that the grid's prompt has for a panel.
+    """Return a caption and an instruction made of the grid prompt's words for one panel.
 
-    They say what was requested, which the teacher may not have drawn.
+    They describe what was requested; the teacher may have drawn something else.
     """
     article = "" if grid.subject.lower().startswith(("a ", "an ", "the ")) else "a "
     return f"{article}{grid.subject} {grid.places[target]}", grid.places[target]
@@ -187,13 +194,14 @@ def grid_words(grid: Grid, target: int) -> tuple[str, str]:
 
 
 def enhance(vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe, *, count: Count = estimate) -> str:
-    """Return the user's prompt after a description of the image's subject; one line, at most 77 tokens.
+    """Return a description of the image's subject followed by the user's prompt, on one line.
+
+    The user's words are never cut: the description is shortened to keep the line within 77 tokens.
 
     This takes a single question, `recipe.captions["caption"]`, which every judge can answer, including the
     embedded one. Only the subject is kept from the answer, up to the first word for a place or an action,
     because the image's context would contradict the requested one. If the prompt opens with the subject, in
-    words of the description or as `it` or `the critter`, these words are not repeated. The user's words are
-    never cut: the description is shortened to make room.
+    words of the description or as `it` or `the critter`, these words are not repeated.
     """
     (caption,) = write(vlm, [Request(recipe.captions["caption"], (image,))], count)
     description, prompt = before_context(caption.text).split(), one_line(prompt)

@@ -2,13 +2,14 @@
 
 Stage 1 compares embeddings. Pairs below the floor cannot show one subject; pairs above the ceiling are
 near-copies, which teach a model to copy and paste. Stage 2 asks a vision-language model about the remaining
-pairs: it describes before it decides and scores each part of the subject, and its answer is parsed strictly
-(`dsd.curation.verdict`). Its words and all numbers stay in the row.
+pairs: it describes before it decides and scores each part of the subject (`dsd.curation.verdict`). An answer
+that cannot be read is asked for once more. The judge's words and all numbers stay in the row.
 
 Whether the judge is right is measured by `dsd.curation.judge_evaluation`, on pairs with known ground truth.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
@@ -17,12 +18,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from PIL import Image
 
-from dsd.curation.verdict import DROP, KEEP, UNASKED, Judged, Thresholds, add_answer, decide, decided
+from dsd.curation.verdict import DROP, KEEP, UNASKED, Judged, Thresholds, decide, decided, hear
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
 from dsd.grids.recipes import RECIPES, Recipe
+from dsd.vlm import schemas
+from dsd.vlm.answers import TOP_SCORE
+from dsd.vlm.base import AGAIN
 from dsd.vlm.open import VLM, Request
 
 if TYPE_CHECKING:
@@ -51,30 +55,58 @@ def judge(
     *,
     vlm: VLM,
     thresholds: Thresholds,
+    on_pair: Callable[[Kind], None] = lambda pair: None,
 ) -> list[Kind]:
     """Return the pairs with the judge's answers about their images, and the verdict.
 
-    All questions of a vote go to the judge as one ordered stream, so that a server can process many at once.
-    Pairs that are already decided get no further votes.
+    All questions go to the judge as one ordered stream, so that a server can process many at once; a pair
+    that needs another vote, or whose answer cannot be read, joins the end of it. `on_pair` gets each pair as
+    soon as it is decided.
     """
-    judged = list(pairs)
-    recipes = [recipe_named(pair.recipe) for pair in pairs]
-    for vote in range(thresholds.votes):
-        undecided = [i for i, pair in enumerate(judged) if decide(pair, thresholds)[1] == UNASKED]
-        answers = vlm.ask_many(_question(recipes[i], images[i], vote) for i in undecided)
-        for i, text in zip(undecided, answers, strict=True):
-            judged[i] = add_answer(judged[i], text, recipes[i])
-    return [replace(decided(pair, thresholds), judge=vlm.name, judge_hash=vlm.weights) for pair in judged]
+    judged, waiting = list(pairs), deque()
+
+    def sort(i: int) -> None:
+        if decide(judged[i], thresholds)[1] == UNASKED:
+            return waiting.append(i)
+        judged[i] = replace(decided(judged[i], thresholds), judge=vlm.name, judge_hash=vlm.weights)
+        on_pair(judged[i])
+
+    for i in range(len(judged)):
+        sort(i)
+    while waiting:
+        for i, text in _ask(judged, images, waiting, vlm):
+            judged[i] = hear(judged[i], text, recipe_named(judged[i].recipe))
+            sort(i)
+    return judged
 
 
-def _question(recipe: Recipe, images: tuple[Image.Image, Image.Image], vote: int) -> Request:
-    """Return the question for one vote.
+def _ask(
+    pairs: Sequence[Judged], images: Sequence[tuple[Image.Image, Image.Image]], waiting: deque[int], vlm: VLM
+) -> Iterator[tuple[int, str]]:
+    """Yield (index, answer) of the waiting pairs, also of those that join them meanwhile."""
+    asked: deque[int] = deque()
+
+    def questions() -> Iterator[Request]:
+        while waiting:
+            asked.append(waiting.popleft())
+            yield _question(pairs[asked[-1]], images[asked[-1]])
+
+    for text in vlm.ask_many(questions()):
+        yield asked.popleft(), text
+
+
+def _question(pair: Judged, images: tuple[Image.Image, Image.Image]) -> Request:
+    """Return the question for the next vote.
 
     Every other vote shows the images in the other order, because the answer should not depend on it. The
-    first vote in each order is greedy, the best single answer; only the later ones need a seed.
+    first vote in each order is greedy, the best single answer; only the later ones need a seed, and those
+    that are asked for again.
     """
+    recipe, vote = recipe_named(pair.recipe), len(pair.votes)
     turned = images[::-1] if vote % 2 else images
-    return Request(recipe.compare, tuple(turned), seed=vote // 2 or None)
+    seed = AGAIN + vote if str(vote) in pair.repeated else vote // 2 or None
+    schema = schemas.judgment(recipe.parts, TOP_SCORE)
+    return Request(recipe.compare, tuple(turned), seed=seed, schema=schema)
 
 
 def judge_grids(
@@ -85,11 +117,13 @@ def judge_grids(
     embedder: "Embedder | None",
     thresholds: Thresholds,
     recipe: str | None = None,
+    on_grid: Callable[[list[Pair]], None] = lambda pairs: None,
 ) -> list[Pair]:
     """Return every pair of panels of these grids with its judgment.
 
-    All panels are embedded in one call. `embedder` None skips the first stage. `recipe` is the name of the
-    recipe to judge by; None means each grid's own.
+    `on_grid` gets the pairs of each grid as soon as they are all decided. All panels are embedded in one
+    call. `embedder` None skips the first stage. `recipe` is the name of the recipe to judge by; None means
+    each grid's own.
     """
     panels = [grids.open_panels(run, grid) for grid in rows]
     vectors = embedder.embed([panel for cut in panels for panel in cut]) if embedder else None  # [panels, c]
@@ -101,7 +135,15 @@ def judge_grids(
             pairs.append(replace(pair, embedder=embedder.name if embedder else None))
             images.append((cut[i], cut[j]))
         start += len(cut)
-    return judge(pairs, images, vlm=vlm, thresholds=thresholds)
+    found: dict[str, list[Pair]] = {grid.id: [] for grid in rows}
+    sizes = Counter(pair.grid for pair in pairs)
+
+    def on_pair(pair: Pair) -> None:
+        found[pair.grid].append(pair)
+        if len(found[pair.grid]) == sizes[pair.grid]:
+            on_grid(sorted(found[pair.grid], key=lambda pair: (pair.first, pair.second)))
+
+    return judge(pairs, images, vlm=vlm, thresholds=thresholds, on_pair=on_pair)
 
 
 def new_pair(

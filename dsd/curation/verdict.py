@@ -1,23 +1,22 @@
-"""Parsing of a judge's answer and the decision to keep or drop a pair, as pure functions.
+"""The vote that a judge's answer gives and the decision to keep or drop a pair, as pure functions.
 
 A pair is kept if its similarity lies between floor and ceiling and enough votes call it the same subject
 without giving any part a low score. The row keeps every number that the decision depends on, so that it can
 be decided again with other thresholds, without the judge.
 """
 
-import re
 from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self
 
 from dsd.files.jsonl import Record, Row
-from dsd.grids.recipes import ANSWER, Recipe
+from dsd.grids.recipes import Recipe
+from dsd.vlm.answers import TOP_SCORE, read_judgment
+from dsd.vlm.base import is_refused
 
 KEEP, DROP = "keep", "drop"
 SAME, DIFFERENT, LOW, UNREADABLE = "same subject", "judged different", "a part scores low", "unreadable"
-TOO_DIFFERENT, TOO_ALIKE, UNASKED = "too different", "too alike", "not judged"
-REASONS = (SAME, TOO_DIFFERENT, TOO_ALIKE, DIFFERENT, LOW, UNREADABLE, UNASKED)
-TOP_SCORE = 4
-FIELD = re.compile(rf"(?<!\S)({'|'.join(ANSWER)}):")
+TOO_DIFFERENT, TOO_ALIKE, UNASKED, REFUSED = "too different", "too alike", "not judged", "refused"
+REASONS = (SAME, TOO_DIFFERENT, TOO_ALIKE, DIFFERENT, LOW, UNREADABLE, REFUSED, UNASKED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,12 +50,13 @@ class Judged(Record):
     once a pair is decided, so it is the decisive one.
     """
 
-    OPTIONAL: ClassVar = frozenset({"turned", "judge_hash"})  # version 0 did not write them
+    OPTIONAL: ClassVar = frozenset({"turned", "judge_hash", "repeated"})  # version 0 did not write them
 
     recipe: str
     seed: int
     similarity: float | None  # cosine of the two images' embeddings; None if they were not compared
-    answers: list[str] = field(default_factory=list)
+    answers: list[str] = field(default_factory=list)  # of each vote; the last if it was asked twice
+    repeated: dict[str, str] = field(default_factory=dict)  # vote -> its first answer, which was unreadable
     subject: str | None = None
     descriptions: list[str] | None = None  # of the first and the second image
     differences: str | None = None
@@ -85,70 +85,34 @@ class Judged(Record):
 # ---------------------------------------------------------------- answers
 
 
-@dataclass(frozen=True, kw_only=True)
-class Answer:
-    """The fields of a judge's answer."""
-
-    subject: str
-    first: str
-    second: str
-    differences: str
-    scores: dict[str, int]  # part -> 0-4
-    same: bool
-
-
-def read_answer(text: str, recipe: Recipe) -> Answer | None:
-    """Return the parsed answer to `recipe.compare`, or None unless it has exactly the requested form.
-
-    All fields of ANSWER must occur once, in order and not empty; each part of the recipe must be scored once,
-    0-4; the verdict must be `same` or `different` with nothing after it. Nothing is guessed: "not the same",
-    "same." and a score of 3.5 are unreadable, because a parser that finds a word anywhere in a text also
-    finds it in its negation.
-    """
-    before, *parts = FIELD.split(text)
-    if before.strip() or tuple(parts[::2]) != ANSWER:
-        return None
-    fields = dict(zip(ANSWER, (words.strip() for words in parts[1::2]), strict=True))
-    scores = _read_scores(fields.pop("scores"), recipe.parts)
-    verdict = fields.pop("verdict")
-    if scores is None or verdict not in ("same", "different") or not all(fields.values()):
-        return None
-    return Answer(**fields, scores=scores, same=verdict == "same")
-
-
-def _read_scores(text: str, parts: tuple[str, ...]) -> dict[str, int] | None:
-    """Return the score of each part, or None unless each part occurs once, in any order.
-
-    Both `color 4, shape 3` and `color 4 shape 3` are accepted.
-    """
-    score = rf"({'|'.join(map(re.escape, parts))})\s+([0-{TOP_SCORE}])"
-    if not re.fullmatch(rf"{score}(?:(?:\s*,\s*|\s+){score})*", text):
-        return None
-    scores = re.findall(score, text)
-    if sorted(part for part, _ in scores) != sorted(parts):
-        return None
-    return {part: int(value) for part, value in scores}
-
-
 def add_answer(pair: Judged, text: str, recipe: Recipe) -> Judged:
-    """Return the pair with one more vote; every other vote has seen the second image first."""
-    answer, turned = read_answer(text, recipe), len(pair.answers) % 2 == 1
-    pair = replace(
-        pair,
-        answers=[*pair.answers, text],
-        votes=[*pair.votes, answer and answer.same],
-        lowest=[*pair.lowest, answer and min(answer.scores.values())],
-    )
-    if answer is None:
+    """Return the pair with one more vote; every other vote has seen the second image first.
+
+    The vote is None if the answer has no verdict, or says "same" without a score for every part.
+    """
+    read, turned = read_judgment(text, recipe.parts), len(pair.answers) % 2 == 1
+    vote = None if read.scores is None and read.same else read.same
+    lowest = None if vote is None or read.scores is None else min(read.scores.values())
+    votes = {"votes": [*pair.votes, vote], "lowest": [*pair.lowest, lowest]}
+    pair = replace(pair, answers=[*pair.answers, text], **votes)
+    if vote is None:
         return pair
     return replace(
         pair,
-        subject=answer.subject,
-        descriptions=[answer.second, answer.first] if turned else [answer.first, answer.second],
-        differences=answer.differences,
+        subject=read.subject,
+        descriptions=[read.second, read.first] if turned else [read.first, read.second],
+        differences=read.differences,
         turned=turned,
-        scores=answer.scores,
+        scores=read.scores,
     )
+
+
+def hear(pair: Judged, text: str, recipe: Recipe) -> Judged:
+    """Return the pair with an answer; an unreadable one is set aside once, to be asked for again."""
+    number, new = str(len(pair.votes)), add_answer(pair, text, recipe)
+    if new.votes[-1] is not None or number in pair.repeated or is_refused(text):
+        return new
+    return replace(pair, repeated=pair.repeated | {number: text})
 
 
 # ---------------------------------------------------------------- decisions
@@ -159,7 +123,8 @@ def decide(pair: Judged, thresholds: Thresholds) -> tuple[str, str]:
 
     Pairs without the votes that they need are dropped as "not judged": those that the run's own floor or
     ceiling kept from the judge, once these are loosened, and those that a missing vote could still keep. An
-    unreadable vote counts as a no; it is the reason if a yes in its place could have kept the pair.
+    unreadable or refused vote counts as a no; it is the reason if a yes in its place could have kept the
+    pair.
     """
     similarity = pair.similarity
     if similarity is not None and not thresholds.floor <= similarity <= thresholds.ceiling:
@@ -175,7 +140,9 @@ def decide(pair: Judged, thresholds: Thresholds) -> tuple[str, str]:
     if len(same) + missing >= thresholds.needed:
         return DROP, LOW
     is_unclear = len(same) + votes.count(None) + missing >= thresholds.needed
-    return DROP, UNREADABLE if is_unclear else DIFFERENT
+    if is_unclear:
+        return DROP, REFUSED if any(map(is_refused, pair.answers)) else UNREADABLE
+    return DROP, DIFFERENT
 
 
 def decided(pair: Judged, thresholds: Thresholds) -> Judged:

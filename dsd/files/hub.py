@@ -25,19 +25,21 @@ def has_token() -> bool:
 
 
 def check_source(source: str | Path, *, weights: bool = True) -> None:
-    """Raise LoadError unless `source` is a path or a possible hub id, and has weights other than pickles.
+    """Raise LoadError if `source` is neither a path nor a possible hub id, or has only pickles as weights.
 
-    The second check is for local paths, and is left out if `weights` is False.
+    The weights are checked only in local paths, and not at all if `weights` is False.
     """
     path = Path(source)
     if not path.exists() and not ID.fullmatch(str(source)):
-        raise LoadError(f"not found: {source} (no such file or folder, and not a hub id owner/name)")
+        raise LoadError(
+            f"not found: {source} (no such file or folder, nor a hub id such as owner/name): check the name"
+        )
     files = [path] if path.is_file() else [*path.glob("*"), *path.glob("*/*")]
     pickles = sorted(file.name for file in files if file.suffix in PICKLES)
     if weights and pickles and not any(file.suffix == ".safetensors" for file in files):
         raise LoadError(
             f"{path} has its weights in {pickles[0]}, a pickle, which can run code when opened: convert it "
-            "to .safetensors, or choose a model that has such files"
+            "to .safetensors, or choose a model with .safetensors files"
         )
 
 
@@ -47,7 +49,7 @@ def explain_errors(
 ) -> Iterator[None]:
     """Convert errors of the hub or the disk inside the block to a LoadError about the model `name`.
 
-    With `value_errors` also ValueErrors, which transformers raises for models that it does not know.
+    If `value_errors` is True, also convert ValueErrors, which transformers raises for unknown models.
     """
     try:
         yield
@@ -55,7 +57,7 @@ def explain_errors(
         raise
     except (ValueError, OSError, ImportError, SafetensorError) as error:  # the hub's errors are OSErrors
         if "trust_remote_code" in str(error):
-            message = f"{name} needs code of its own, which is never run here: choose another model"
+            message = f"{name} needs custom model code, which is never run here: choose another model"
         elif isinstance(error, ValueError) and not value_errors:
             raise
         else:
@@ -72,12 +74,15 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _find_damage(sources: list[str], error: BaseException) -> str | None:
-    """Name the first unreadable weight file and the remedy, because a SafetensorError names no file."""
+    """Return a message with the first damaged weight file and the remedy, or None.
+
+    A SafetensorError names no file.
+    """
     if not any(isinstance(cause, SafetensorError) for cause in _causes(error)):
         return None
     for source in sources:
         is_local = Path(source).exists()
-        remedy = "copy, download or save it again" if is_local else "delete it, and it is downloaded again"
+        remedy = "copy, download or save it again" if is_local else "delete it to download it again"
         for file in _weight_files(source):
             try:
                 safe_open(file, framework="pt")
@@ -87,7 +92,7 @@ def _find_damage(sources: list[str], error: BaseException) -> str | None:
 
 
 def _weight_files(source: str) -> list[Path]:
-    """Return the weight files of a file, a folder, or a hub id in the cache."""
+    """Return the weight files of a path, or of a hub id in the local cache."""
     path = Path(source)
     if path.is_file():
         return [path]
@@ -99,18 +104,22 @@ def _weight_files(source: str) -> list[Path]:
 
 
 def _advise(name: str, sources: list[str], page: str, error: BaseException) -> str:
-    causes, listed = list(_causes(error)), ", ".join(dict.fromkeys(sources))
+    causes, names = list(_causes(error)), ", ".join(dict.fromkeys(sources))
     statuses = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
     is_gated = any(isinstance(cause, GatedRepoError) for cause in causes)
     # The status of a missing repository is 401 too.
     if not is_gated and any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
-        return f"no such model on the hub: {listed}; if it is private, set the variable HF_TOKEN"
+        return (
+            f"no such model on the hub: {names}; check the name, or set the variable HF_TOKEN if the model "
+            "is private"
+        )
     if is_gated or 401 in statuses or 403 in statuses:
         return (
             f"{name} is gated: accept the license at {page}, then set the variable HF_TOKEN to a token of "
             "that account (https://huggingface.co/settings/tokens)"
         )
     if any(isinstance(cause, NO_ANSWER) for cause in causes):
-        why = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
-        return f"{name} must be downloaded once ({listed}), and {why}; pocket needs no download"
-    return f"cannot open {name} ({listed}): {error}"
+        reason = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
+        fix = "connect once, or use the model pocket, which needs no download"
+        return f"{name} must be downloaded once ({names}), but {reason}: {fix}"
+    return f"cannot open {name} ({names}): {error}"

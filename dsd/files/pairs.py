@@ -1,7 +1,7 @@
 """Training pairs read from parquet: datasets of `dsd.curation` and the published `primecai/dsd_data`.
 
 One reader handles both with a map of column names. Rows are read by index or in order, from disk or streamed
-from the hub, with a few dozen rows in memory however large the dataset. A damaged row is never dropped
+from the hub, with a few dozen rows in memory for a dataset of any size. A damaged row is never dropped
 silently: it is reported, and the caller decides what to do.
 """
 
@@ -178,10 +178,10 @@ def column_names(
 
 
 def _decode(value: Any, what: str) -> Image.Image:
-    """Decode encoded bytes, or Arrow's struct of bytes and path, to RGB; raise BadRow if that fails."""
+    """Decode an image's bytes, or Arrow's struct of bytes and path, to RGB; raise BadRow if that fails."""
     content = value.get("bytes") if isinstance(value, dict) else value
     if not content:
-        raise BadRow(f"{what} is not in the file")
+        raise BadRow(f"{what} is empty: store its bytes in the file")
     try:
         return to_rgb(intake.decode(content))
     except Exception as error:  # an untrusted file can raise anything

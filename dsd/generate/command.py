@@ -1,8 +1,9 @@
 """The command line of `python -m dsd.generate`: takes an image and a prompt, writes PNG files.
 
-A user error prints one line on standard error and exits with code 2. Drawing options default to None here:
-their defaults are defined once, in `Options`, and `--from` can tell which options were given. Slow modules
-are imported inside the functions, so that `--help` and mistyped flags respond at once.
+After a user error, the command prints one line on standard error and exits with code 2. Drawing options
+default to None here: their defaults are defined once, in `Options`, and `--from` needs to know which options
+were passed. Slow modules are imported inside the functions, so that `--help` and mistyped flags respond at
+once.
 """
 
 import argparse
@@ -23,15 +24,15 @@ if TYPE_CHECKING:
     from dsd.generate.drawing import Options, Result
 
 DRAWING = {  # field of Options -> type and help; the flag is the name with dashes
-    "seed": (int, "seed of the first image, the next ones count up (a new one; -1 is a new one too)"),
-    "quality": (str, "how much time to take for how good an image: draft, balanced or best (best)"),
-    "steps": (int, "denoising steps (the quality's: 28 at best)"),
+    "seed": (int, "seed of the first image; each further image adds 1 (-1 or left out: random)"),
+    "quality": (str, "speed against image quality: draft, balanced or best (best)"),
+    "steps": (int, "number of denoising steps (set by --quality: 28 for best)"),
     "image_guidance": (float, "how strongly to keep the subject (1.5; 1 is off)"),
     "text_guidance": (float, "how strongly to follow the prompt (1; 1 is off)"),
     "guidance": (float, "embedded guidance (3.5), for models that were distilled with it, such as flux-dev"),
     "count": (int, "number of images (1); several are written as OUT-1.png, OUT-2.png, ..."),
-    "width": (int, "width in pixels, a multiple of 16 (the model's own)"),
-    "height": (int, "height in pixels, a multiple of 16 (the model's own)"),
+    "width": (int, "width in pixels, a multiple of 16 (the model's frame size)"),
+    "height": (int, "height in pixels, a multiple of 16 (the model's frame size)"),
     "fit": (str, "crop the image to the frame, or pad it with white (crop)"),
 }
 CHOICES = {"fit": ("crop", "pad"), "quality": tuple(QUALITIES)}
@@ -50,9 +51,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("image", nargs="?", help="image of the subject")
     add("prompt", nargs="?", help="where the subject should be")
-    add("-o", "--output", metavar="OUT.png", help="file to write")
+    add("-o", "--output", metavar="OUT.png", help="PNG file to write")
     add("--from", dest="source", metavar="OUT.png", help="draw a saved image again from its settings")
-    add("--model", help="name, folder or hub id (pocket)")
+    add("--model", help="model to draw with: a name, folder or hub id (pocket)")
     add_loading_flags(parser)
     add("--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft")
     for name, (kind, text) in DRAWING.items():
@@ -61,12 +62,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say how a model is loaded, which the app has too."""
+    """Add the flags for loading a model, which the app shares."""
     add = parser.add_argument
     add("--weights", help="trained weights to put on the model: a folder, file or hub id")
-    add("--device", help="cpu, cuda or mps (the best available)")
-    add("--offload", default="none", choices=OFFLOADS, help="keep parts of a large model in main memory")
-    add("--quantize", choices=QUANTIZED, help="weights in fewer bits, on an NVIDIA GPU with bitsandbytes")
+    add("--device", help="device to draw on: cpu, cuda or mps (the best available)")
+    add("--offload", default="none", choices=OFFLOADS, help="how to offload the model to main memory (none)")
+    add("--quantize", choices=QUANTIZED, help="store weights in fewer bits (NVIDIA GPU and bitsandbytes)")
 
 
 def _flag(name: str) -> str:
@@ -155,7 +156,7 @@ def _draw_again(args: argparse.Namespace) -> None:
         pipe = _load(args, model, weights)
     except ValueError as error:
         raise ValueError(
-            f"{error} (the image was made by {model!r}: pass --model if it is elsewhere)"
+            f"{error} (the image was made by {model!r}: if that model has moved, pass --model)"
         ) from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
@@ -178,8 +179,8 @@ def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result"
         print(f"the same as the original except for rounding (at most {worst} of 255 levels)")
     else:
         print(
-            f"warning: differs from the original by up to {worst} of 255 levels: it was edited, or made with "
-            f"other versions ({settings.get('versions')}) or on another device",
+            f"warning: differs from the original by up to {worst} of 255 levels: the original was edited, or "
+            f"made with other versions ({settings.get('versions')}) or on another device",
             file=sys.stderr,
         )
 

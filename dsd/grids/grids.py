@@ -1,4 +1,4 @@
-"""Grids on disk: drawing them from prompts, checking them, and cutting them into panels.
+"""Draw grids from prompts, check them, and cut them into panels.
 
 A run stores each grid as `RUN/grids/<id>.png`, with a row in `RUN/grids/grids.jsonl` that holds the boxes of
 its panels. A grid without boxes is kept for inspection, and its row says why it is rejected. This module does
@@ -109,9 +109,9 @@ def read_prompts(run: Path) -> list[Prompt]:
         raise RunError(f"{path} has no prompts: python -m train.prompts {run} --count 1000 writes them")
     for row in rows:
         if not re.fullmatch(r"\w+", row.get("id", "")):  # it becomes a file name
-            raise RunError(f"{path}: an id must be letters and digits, got {row.get('id')!r}")
+            raise RunError(f"{path}: an id may contain only letters, digits and _, got {row.get('id')!r}")
     if len({row["id"] for row in rows}) < len(rows):
-        raise RunError(f"{path} has an id twice: write it with train.prompts")
+        raise RunError(f"{path} has two rows with the same id: write it again with train.prompts")
     return jsonl.read_records(path, Prompt)
 
 
@@ -163,12 +163,12 @@ def open_panels(run: Path, grid: Grid) -> list[Image.Image]:
 def check_run(run: Path, prompts: list[Prompt], stamp: Row) -> None:
     """Raise RunError if a run cannot be resumed: other settings, other prompts, or missing files."""
     path, rows = table(run), {grid.id: grid.to_json() for grid in read_grids(run)}
-    # A model may have several names, so its hash counts.
+    # A model may have several names, so only its hash is compared.
     settings = {name: value for name, value in stamp.items() if name not in ("generator", "license")}
     for prompt in prompts:
         if prompt.id in rows:
-            drawn = {name: getattr(prompt, name) for name in ("prompt", "seed", "rows", "columns")}
-            jsonl.check_same(f"{path} row {prompt.id}", rows[prompt.id], {**settings, **drawn})
+            fields = {name: getattr(prompt, name) for name in ("prompt", "seed", "rows", "columns")}
+            jsonl.check_same(f"{path} row {prompt.id}", rows[prompt.id], {**settings, **fields})
     files = [path.with_name(row["file"]) for row in rows.values() if row["file"]]
     if missing := [file for file in files if not file.exists() or file.stat().st_size == 0]:
         raise RunError(f"{len(missing)} grids are missing or empty, such as {missing[0]}: {MEND}")

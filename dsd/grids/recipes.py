@@ -7,7 +7,7 @@ few words of the drawn world.
 
 from dataclasses import dataclass
 
-# The judge's answer has these fields in this order, each with a colon, on separate lines or on one.
+# The judge's answer has these fields in this order, as JSON or as words with a colon.
 ANSWER = ("subject", "first", "second", "differences", "scores", "verdict")
 
 
@@ -48,18 +48,19 @@ IDENTITY = Recipe(
         "Name its main subject in at most 15 words, without an article, with the details by which it could "
         "be recognized; make up such details where the caption has none. Then give {count} situations to "
         "show it in, each in at most 12 words, without describing the subject again. Let them differ in "
-        "place, pose, expression and light. Answer in exactly this form, with nothing before or after it:\n"
-        "subject: ...\n1: ...\n2: ...\nand so on up to {count}."
+        "place, pose, expression and light. Answer with one JSON object and nothing else, in this form, with "
+        'a key for each number up to {count}:\n{{"subject": "...", "1": "...", "2": "..."}}'
     ),
     compare=(
         "You see two pictures. Decide whether they show the very same subject, not merely a similar one. "
         "Name the main subject they have in common. Describe it in each picture in detail. List the "
         "differences of the subject itself; ignore background, pose, expression, light, viewpoint and "
         "accessories. Score how well each part agrees, with a whole number from 0 (not at all) to 4 "
-        "(exactly); a part that the subject does not have scores 4. Answer in exactly this form, one field a "
-        "line, each N replaced by a score:\n"
-        "subject: ...\nfirst: ...\nsecond: ...\ndifferences: ... (or none)\n"
-        "scores: shape N, color N, texture N, face N, details N\nverdict: same or different"
+        "(exactly); a part that the subject does not have scores 4. Answer with one JSON object and nothing "
+        "else, in this form, with each N replaced by a score and the verdict by one of its two words:\n"
+        '{"subject": "...", "first": "...", "second": "...", "differences": "... (or none)", '
+        '"scores": {"shape": N, "color": N, "texture": N, "face": N, "details": N}, '
+        '"verdict": "same or different"}'
     ),
     parts=("shape", "color", "texture", "face", "details"),
     captions={

@@ -7,7 +7,7 @@ samples the places from a fixed list. A language model does best: it also filter
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from itertools import islice, product
 from pathlib import Path
 
@@ -19,7 +19,10 @@ from dsd.grids.recipes import Recipe
 from dsd.pocket import world
 from dsd.pocket.words import _panel_words
 from dsd.pocket.world import shipped
-from dsd.vlm.base import VLM, Request
+from dsd.vlm import schemas
+from dsd.vlm.answers import read_places, read_yes_or_no
+from dsd.vlm.base import AGAIN, VLM, Request, Schema, is_refused
+from dsd.vlm.recorded import Recorded, forget
 
 # Places for any subject; most also name a light, a moment or a viewpoint, in at most twelve words.
 PLACES = tuple(Path(__file__).with_name("places.txt").read_text(encoding="utf-8").splitlines())
@@ -49,7 +52,6 @@ _CONTEXT = re.compile(  # begins the subject's place or action
     r"|waiting|hanging)\b",
     re.IGNORECASE,
 )
-_LABEL = re.compile(r"(?:^|\s+)(subject|\d+):\s+", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,13 +187,15 @@ def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: 
     with jsonl.writing(path) as append:
         start = len(known)
         while block := list(islice(screened, vlm.batch)):
+            recorded = Recorded(vlm, path.parent)
             rows = [
                 {"id": f"{start + i:06}", "caption": text, **settings} for i, (text, _) in enumerate(block)
             ]
             _ask_block(
-                [row for row, (_, dropped) in zip(rows, block, strict=True) if not dropped], vlm, recipe
+                [row for row, (_, dropped) in zip(rows, block, strict=True) if not dropped], recorded, recipe
             )
             append(rows)
+            forget(path.parent)
             start += len(rows)
             for row, (_, dropped) in zip(rows, block, strict=True):
                 yield _read_draft(row, dropped)
@@ -213,46 +217,51 @@ def _screen(captions: Iterable[str]) -> Iterator[tuple[str, str | None]]:
 
 def _ask_block(rows: list[Row], vlm: VLM, recipe: Recipe) -> None:
     """Add the answers to the rows: `clear` to each, and `written` where `clear` was yes."""
-    _ask_each("clear", rows, vlm, recipe.filter)
-    _ask_each("written", [row for row in rows if _yes(row["clear"])], vlm, recipe.write)
+    _ask_each("clear", rows, vlm, recipe.filter, schemas.YES_OR_NO, read_yes_or_no)
+    clear = [row for row in rows if read_yes_or_no(row["clear"])]
+    if clear:
+        count = clear[0]["panels"]
+        read = partial(read_places, count=count)
+        _ask_each("written", clear, vlm, recipe.write, schemas.places(count), read)
 
 
-def _ask_each(name: str, rows: list[Row], vlm: VLM, question: str) -> None:
-    requests = (Request(question.format(caption=row["caption"], count=row["panels"])) for row in rows)
-    for row, answer in zip(rows, vlm.ask_many(requests), strict=True):
-        row[name] = answer
+def _ask_each(
+    name: str, rows: list[Row], vlm: VLM, question: str, schema: Schema, read: Callable[[str], object]
+) -> None:
+    """Add the answers to the rows; ask once more where one cannot be read, and keep it as `first_...`."""
 
+    def ask_for(some: list[Row], seed: int | None) -> None:
+        texts = (question.format(caption=row["caption"], count=row["panels"]) for row in some)
+        requests = (Request(text, seed=seed, schema=schema) for text in texts)
+        for row, answer in zip(some, vlm.ask_many(requests), strict=True):
+            row[name] = answer
 
-def _yes(answer: str) -> bool | None:
-    """Parse a yes or no; return None for anything else."""
-    match = re.fullmatch(r"\W*(yes|no)\W*", answer, re.IGNORECASE)
-    return match and match.group(1).lower() == "yes"
+    ask_for(rows, None)
+    again = [row for row in rows if read(row[name]) is None and not is_refused(row[name])]
+    for row in again:
+        row[f"first_{name}"] = row[name]
+    if again:
+        ask_for(again, AGAIN)
 
 
 def _read_draft(row: Row, dropped: str | None) -> Draft:
     try:
         if dropped:
             raise Unusable(dropped)
-        if not _yes(row["clear"]):
-            raise Unusable("unreadable" if _yes(row["clear"]) is None else "no clear subject")
-        subject, places = read_answer(row["written"], row["panels"])
+        if not (is_clear := read_yes_or_no(row["clear"])):
+            unclear = "refused" if is_refused(row["clear"]) else "unreadable"
+            raise Unusable(unclear if is_clear is None else "no clear subject")
+        subject, places = _read_written(row.get("written", ""), row["panels"])
         return Draft(caption=row["caption"], subject=subject, places=places)
     except Unusable as reason:
         return Draft(caption=row["caption"], dropped=str(reason))
 
 
-def read_answer(answer: str, count: int) -> tuple[str, tuple[str, ...]]:
-    """Parse `subject: ... 1: ... 2: ...`, on separate lines or on one, into the subject and its places.
-
-    Raise Unusable unless the fields are exactly these, in this order, each on one line and not empty, and all
-    places differ.
-    """
-    before, *fields = _LABEL.split(answer.strip())
-    labels = [label.lower() for label in fields[::2]]
-    values = [value.strip(" .;,") for value in fields[1::2]]
-    has_all = labels == ["subject", *map(str, range(1, count + 1))]
-    if before or not has_all or not all(re.search(r"\w", value) and "\n" not in value for value in values):
-        raise Unusable("unreadable")
-    if len({place.casefold() for place in values[1:]}) < count:
+def _read_written(answer: str, count: int) -> tuple[str, tuple[str, ...]]:
+    """Return the subject and its places; raise Unusable unless there are `count` different ones."""
+    if (written := read_places(answer, count)) is None:
+        raise Unusable("refused" if is_refused(answer) else "unreadable")
+    subject, places = written
+    if len({place.casefold() for place in places}) < count:
         raise Unusable("a place twice")
-    return values[0], tuple(values[1:])
+    return subject, tuple(places)

@@ -151,6 +151,17 @@ def _listed(text: str, count: int) -> list[int] | None:
     return scores if len(numbers) == count and None not in scores else None
 
 
+def likely_cause(raw: str) -> str:
+    """Return what to do about judgments that cannot be read, of which this is one."""
+    text = final_text(raw)
+    fields = read_fields(raw, LABELS)
+    if re.search(REFUSAL, text) and "verdict" not in fields:
+        return "the model refuses, so choose another one"
+    if not text or (fields and "verdict" not in fields):
+        return "the answer breaks off, so raise --max-tokens or turn the model's thinking off"
+    return "the model does not keep to the requested form, so choose a larger one"
+
+
 def read_yes_or_no(raw: str) -> bool | None:
     """Return the answer to a question for yes or no; None for hedges, refusals and both."""
     text = final_text(raw)
@@ -188,10 +199,11 @@ def read_caption(raw: str, question: str = "") -> str | None:
 def _caption_of(block: str) -> str:
     """Return the caption in a paragraph, or "" if it holds only a preamble, a label or a remark."""
     lines = [re.sub(r"^\s*(?:[-*•>#]+|\d+[.)])\s+", "", line).strip() for line in block.split("\n")]
-    lines = [line for line in lines if line and not line.startswith("```") and not re.match(r"#\w", line)]
+    lines = [
+        line for line in lines if line and not re.match(rf"(?i)```|#\w|\W*(?:{'|'.join(CAPTIONS)})\W*$", line)
+    ]
     text = re.sub(r"[*_`]{1,3}(\S(?:.*?\S)?)[*_`]{1,3}", r"\1", " ".join(lines))
     text = re.sub(rf"(?i)^\W*(?:the )?(?:{'|'.join(CAPTIONS)})\s*[:=：]\s*", "", text)
-    text = re.sub(rf"(?i)^(?:{'|'.join(CAPTIONS)})$", "", text)
     text = re.sub(r"(?i)^(?:sure|certainly|of course|here)\b[^:\n]*:\s*", "", text)
     text = re.sub(r"(?i)\s*[(\[]\s*\d+ words?\s*[)\]]\s*$", "", text)
     text = re.sub(r"(?:\s+#\w+)+$", "", text)
@@ -230,7 +242,7 @@ def read_places(raw: str, count: int) -> tuple[str, list[str]] | None:
 
 
 def _item(text: str) -> str:
-    return _without_quotes(_clean(text.split("\n")[0])).rstrip(".").strip()
+    return _without_quotes(_clean(text.split("\n")[0])).rstrip(" .;,")
 
 
 def _clean(text: str) -> str:

@@ -2,11 +2,19 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
 MINIMUM = {"max_tokens": 1, "batch": 1, "in_flight": 1, "budget": 1, "retries": 0, "patience": 0}
+REFUSED = "[refused by the server's content filter] "  # begins what stands for an answer
+AGAIN = 1_000_000  # a seed for a question whose answer could not be read; votes count theirs from 1
+
+Schema = dict[str, Any]  # a JSON schema
+
+
+def is_refused(answer: str) -> bool:
+    return answer.startswith(REFUSED)
 
 
 class VLMError(ValueError):
@@ -15,11 +23,15 @@ class VLMError(ValueError):
 
 @dataclass(frozen=True)
 class Request:
-    """One question. `seed` None asks for the most likely answer; a seed samples one, for votes."""
+    """One question. `seed` None asks for the most likely answer; a seed samples one, for votes.
+
+    A server that supports schemas answers with JSON of `schema`; everything else ignores it.
+    """
 
     question: str
     images: tuple[Image.Image, ...] = ()
     seed: int | None = None
+    schema: Schema | None = None
 
 
 class VLM(Protocol):
@@ -30,7 +42,10 @@ class VLM(Protocol):
     batch: int  # number of requests to pass at a time, to keep the model busy
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
-        """Yield one answer for each request, in order; requests are consumed as needed."""
+        """Yield one answer for each request, in order; requests are consumed as needed.
+
+        Where a content filter refuses a request, its message after `REFUSED` stands for the answer.
+        """
         ...
 
     def ask(self, question: str, images: Sequence[Image.Image] = (), *, seed: int | None = None) -> str:

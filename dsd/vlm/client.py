@@ -1,10 +1,11 @@
 """An HTTP client for one server, with one retry policy and a budget of requests.
 
-A transient failure is a broken connection, a timeout, or one of the statuses 408, 429, 500, 502, 503 and 504;
-500 is one because model servers return it for temporary problems, such as a restarting worker. The request is
-sent again after the time in the Retry-After header, for which all requests wait, or after 1, 2, 4 ... 60
+A transient failure is a broken connection, a timeout, one of the statuses 408, 429, 500, 502, 503, 504, 524
+and 529, or an answer without choices; 500 is one because model servers return it for temporary problems, such
+as a restarting worker. An error inside a 200 counts as its own code, or as 500. The request is sent again
+after the time in the Retry-After header, for which all requests wait, or after 1, 2, 4 ... 60
 seconds. It is sent again at most `retries` times. Where the server is down (no connection, a timeout, 502,
-503, 504) or gives a time to wait, `patience` seconds are the limit instead.
+503, 504, 524, 529) or gives a time to wait, `patience` seconds are the limit instead.
 
 All other errors (400, 401, 403, 404 ...) fail at once. Logs and errors never show the key, not even when the
 server quotes it.
@@ -23,8 +24,9 @@ import httpx
 from dsd.vlm.base import VLMError, VLMOptions
 
 KEY = "DSD_VLM_KEY"
-TRANSIENT = (408, 429, 500, 502, 503, 504)
-DOWN = (502, 503, 504)  # status of a gateway or server that is down
+DOWN = (502, 503, 504, 524, 529)  # statuses of a gateway or server that is down or overloaded
+TRANSIENT = (408, 429, 500, *DOWN)
+UNACCEPTED = (400, 422)  # status of a request that the server does not accept as it is
 BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 CONNECT_SECONDS = 10.0
 LONGEST_PAUSE = 60.0  # seconds between two tries
@@ -50,11 +52,19 @@ class HTTPOptions(VLMOptions):
 
 
 class BudgetError(VLMError):
-    """The budget of requests is used up."""
+    """Raised when the budget of requests is used up."""
+
+
+class UnacceptedError(VLMError):
+    """The server does not accept a request as it is; `text` is its own message."""
+
+    def __init__(self, message: str, text: str):
+        super().__init__(message)
+        self.text = text
 
 
 class TransientError(Exception):
-    """A failure that may pass. `wait` is the number of seconds that the server asks to wait."""
+    """A failure worth a retry. `wait` is the number of seconds that the server asks to wait."""
 
     def __init__(self, message: str, *, is_down: bool, wait: float | None = None):
         super().__init__(message)
@@ -65,17 +75,17 @@ class RetryingClient:
     """A thread-safe client that posts JSON to one server."""
 
     def __init__(self, address: str, key: str, options: HTTPOptions):
-        """Send nothing yet; an empty `key` is left out."""
+        """Set up the client without sending a request; an empty `key` is not sent."""
         self.address, self.options, self.sent = address, options, 0
         self._key, self._clock, self._sleep = key, options.clock, options.sleep
         self._lock = threading.Lock()
-        self._free_at = options.clock()  # nothing is sent before this time, as the server asked
-        most = options.in_flight
+        self._free_at = options.clock()  # no request is sent before this time, which the server sets
+        connections = options.in_flight
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(options.timeout, connect=CONNECT_SECONDS),
             verify=address.startswith("https"),  # loading certificates is slow, and http needs none
-            limits=httpx.Limits(max_connections=most, max_keepalive_connections=most),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
             # A server on this machine must not be reached through a proxy, even if NO_PROXY lacks it.
             trust_env=not is_loopback(httpx.URL(address).host),
         )
@@ -102,9 +112,9 @@ class RetryingClient:
     def post(self, path: str, body: dict, *, is_stopped: Callable[[], bool] = lambda: False) -> dict:
         """Return the JSON answer to one request; raise VLMError if it fails.
 
-        The caller has called `spend` for the first try; each retry is taken from the budget here.
+        Call `spend` first, for the first try; this method takes each retry from the budget.
         """
-        began, failures = self._clock(), 0
+        start, failures = self._clock(), 0
         while True:
             self._wait_until_free()
             if is_stopped():
@@ -113,11 +123,11 @@ class RetryingClient:
                 return self._post_once(path, body)
             except TransientError as error:
                 failures += 1
-                self._pause(error, failures, self._clock() - began)
+                self._pause(error, failures, self._clock() - start)
             self.spend()
 
     def _pause(self, error: TransientError, failures: int, seconds: float) -> None:
-        """Wait before the next try; raise VLMError to give up."""
+        """Wait before the next try; raise VLMError if the limit of tries or of time is reached."""
         is_over = failures > self.options.retries
         if error.is_patient:
             is_over = seconds >= self.options.patience
@@ -136,11 +146,11 @@ class RetryingClient:
             raise TransientError(self.shorten(error), is_down=True) from None
         except httpx.HTTPError as error:  # e.g. a proxy error, or a response that cannot be decoded
             raise VLMError(f"{self.address} cannot be reached: {self.shorten(error)}") from None
-        if response.status_code in TRANSIENT:
+        status = status_of(response)
+        if status in TRANSIENT:
             wait = retry_after(response)
             self._free_at = max(self._free_at, self._clock() + (wait or 0))
-            is_down = response.status_code in DOWN
-            raise TransientError(self.quote(response), is_down=is_down, wait=wait)
+            raise TransientError(self.quote(response), is_down=status in DOWN, wait=wait)
         return self.read(response)
 
     def _wait_until_free(self) -> None:
@@ -151,15 +161,19 @@ class RetryingClient:
             self._sleep(wait)
 
     def read(self, response: httpx.Response) -> dict:
-        """Return the JSON object in a response; raise VLMError for any other status or content."""
-        if response.status_code != 200:
-            raise VLMError(f"{self.address} {self._describe(response.status_code)}: {self.quote(response)}")
+        """Return the JSON object in a response; raise VLMError for a status other than 200 or no object."""
+        if (status := status_of(response)) != 200:
+            problem = f"{self.address} {self._describe(status)}: {self.quote(response)}"
+            if status in UNACCEPTED:
+                raise UnacceptedError(problem, self.redact(response.text))
+            raise VLMError(problem)
         try:
             content = response.json()
         except ValueError:
             content = None
         if not isinstance(content, dict):
-            raise VLMError(f"{self.address} does not speak the OpenAI protocol: {self.quote(response)}")
+            hint = "" if self.address.endswith("/v1") else f" (try {self.address}/v1)"
+            raise VLMError(f"{self.address} does not speak the OpenAI protocol{hint}: {self.quote(response)}")
         return content
 
     def _describe(self, status: int) -> str:
@@ -168,7 +182,7 @@ class RetryingClient:
             return f"refuses the key in {variable}" if self._key else f"requires a key (set {variable})"
         if 300 <= status < 400:
             return "has moved; use its new address"
-        return "does not know this address or model" if status == 404 else "refuses the request"
+        return "has no such path or model" if status == 404 else "refuses the request"
 
     def quote(self, response: httpx.Response) -> str:
         """Return the status and text of a response, such as `503 Busy`, without the key."""
@@ -192,10 +206,24 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def status_of(response: httpx.Response) -> int:
+    """Return the status of a response, also of an error that a gateway sends inside a 200."""
+    try:
+        content = response.json() if response.status_code == 200 else {}
+    except ValueError:
+        return 200
+    error = content.get("error") if isinstance(content, dict) else None
+    if error:
+        code = error.get("code") if isinstance(error, dict) else None
+        return int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else 500
+    has_no_choices = isinstance(content, dict) and content.get("choices") == []
+    return 500 if has_no_choices else response.status_code
+
+
 def retry_after(response: httpx.Response) -> float | None:
     """Return the seconds in Retry-After, or None; a date is compared with the response's Date header.
 
-    The minimum is one second: some servers say 0 for "soon" and would be polled in a tight loop.
+    The minimum is one second: some servers send 0 for "soon" and would be polled in a tight loop.
     """
     value = response.headers.get("retry-after", "")
     try:

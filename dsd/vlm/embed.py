@@ -1,7 +1,8 @@
 """Image embeddings: one vector per image, for a cheap measure of similarity.
 
-The encoder is the vision tower of an open judge (`judge`), or any image encoder of transformers, given by
-folder or hub id: facebook/dinov2-base, google/siglip-base-patch16-224. Thresholds are set elsewhere.
+The encoder is the vision tower of the judge in use (`judge`), or any image encoder of transformers, given by
+folder or hub id, such as facebook/dinov2-base or google/siglip-base-patch16-224. Thresholds are set
+elsewhere.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ AT_ONCE = 64  # images per forward pass; affects memory, not the vectors
 class Embedder:
     """A vision tower and its image processor."""
 
-    name: str  # for the rows
+    name: str  # stored in the rows of pairs.jsonl
     tower: nn.Module
     processor: object
 
@@ -47,14 +48,14 @@ class Embedder:
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Return the cosine of unit vectors, [..., c] and [..., c] -> [...]: 1 for the same image."""
+    """Return the cosine similarity of unit vectors, [..., c] and [..., c] -> [...]: 1 for the same image."""
     return (a * b).sum(-1)
 
 
 def open_embedder(name: str, *, vlm: VLM | None = None, device: str | None = None) -> Embedder:
     """Open the vision tower of `vlm` if `name` is `judge`, else an image encoder by folder or hub id.
 
-    Raise LoadError if there is none.
+    Raise LoadError if there is no such encoder.
     """
     return _open_tower(vlm) if name == JUDGE else _open_encoder(name, open_device(device))
 
@@ -64,8 +65,8 @@ def _open_tower(vlm: VLM | None) -> Embedder:
     tower = getattr(model, "vision_tower", None)
     if tower is None:
         raise LoadError(
-            f"the judge {vlm.name if vlm else ''} has no vision tower to use (only a LLaVA on this machine "
-            "has one): name an image encoder instead, such as facebook/dinov2-base"
+            f"the judge {vlm.name if vlm else ''} has no vision tower to use (only a LLaVA model on this "
+            "machine has one): choose an image encoder instead, such as facebook/dinov2-base"
         )
     return Embedder(f"{vlm.name} (eyes)", tower, vlm.processor.image_processor)
 
@@ -78,6 +79,6 @@ def _open_encoder(name: str, device: torch.device) -> Embedder:
     tower = getattr(model, "vision_model", model)  # CLIP and the like also have a text encoder
     if getattr(tower, "main_input_name", "") != "pixel_values":
         raise LoadError(
-            f"{name} is a {model.config.model_type}, which reads no images: name an image encoder"
+            f"{name} is a {model.config.model_type}, which reads no images: choose an image encoder"
         )
     return Embedder(short_name(name), tower.to(device), processor)

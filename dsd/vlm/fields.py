@@ -102,7 +102,7 @@ def _corrected(text: str, names: Mapping[str, str]) -> str:
 def _members(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the members of JSON, also of JSON with comments, single quotes, or a missing end."""
     fields: dict[str, list[str]] = {}
-    text = re.sub(r"(?m)(?<=[\s,{])(?://|#)[^\n\"]*$", "", text)
+    text = re.sub(r"(?m)(?<=[\s,{])(?://|#)[^\n\"]*$", "", text[text.index("{") :])
     for member in MEMBER.finditer(text):
         if field := names.get(_plain(member["key"].strip("\"'"))):
             fields.setdefault(field, []).append(_unquoted(member["value"]))

@@ -2,11 +2,16 @@
 
 Many requests are in flight at a time; answers are returned in order. huggingface_hub's client is not used: it
 changes requests to such servers, and HF_HUB_OFFLINE would block requests to a server on the same machine.
+
+A request asks for JSON of its schema. If a server refuses a parameter (`response_format`, `temperature`,
+`seed`, or `max_tokens` in place of `max_completion_tokens`), the request is sent again without it, as are all
+later ones.
 """
 
 import base64
 import io
 import os
+import re
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -18,10 +23,15 @@ from PIL import Image
 
 from dsd.files.hub import LoadError
 from dsd.files.rgb import JUDGED, to_rgb
-from dsd.vlm.base import VLM, Request, VLMError
-from dsd.vlm.client import KEY, BudgetError, HTTPOptions, RetryingClient
+from dsd.vlm.base import REFUSED, VLM, Request, VLMError
+from dsd.vlm.client import KEY, BudgetError, HTTPOptions, RetryingClient, UnacceptedError
 
 LARGE = 2**20  # bytes of a PNG above which a JPEG is sent
+OPTIONAL = ("max_tokens", "temperature", "seed", "response_format")  # a server may refuse these
+FILTER = (
+    r"(?i)content.?filter|content.?management|content.?policy|safety system|ResponsibleAI|moderation|"
+    r"data_inspection_failed|inappropriate content"
+)
 Job = tuple[Request, "Future[str]"]
 
 
@@ -32,6 +42,7 @@ class HTTPVLM(VLM):
         """Ask `model` by way of `client`."""
         self.name, self.client, self.options = model, client, options
         self.batch = 2 * options.in_flight  # so that one slow answer does not stall the others
+        self._left_out: set[str] = set()  # parameters that the server has refused
         self._slots = threading.Semaphore(options.in_flight)
 
     def __repr__(self) -> str:
@@ -74,24 +85,74 @@ class HTTPVLM(VLM):
                 future.set_exception(error)
 
     def _answer(self, request: Request, stop: threading.Event) -> str:
-        reply = self.client.post("/chat/completions", self._body(request), is_stopped=stop.is_set)
+        """Return the answer; ask again without the parameters that the server does not accept."""
+        left_out = set(self._left_out)
+        while True:
+            body = self._body(request, left_out)
+            try:
+                reply = self.client.post("/chat/completions", body, is_stopped=stop.is_set)
+            except UnacceptedError as error:
+                if re.search(FILTER, error.text):
+                    return f"{REFUSED}{self.client.shorten(error.text)}"
+                if (name := _unaccepted(body, error.text)) is None:
+                    raise
+                left_out.add(name)  # nothing was answered, so the budget counts both as one request
+            else:
+                self._left_out |= left_out  # only now is it known that they were the reason
+                return self._read(reply)
+
+    def _read(self, reply: dict) -> str:
         try:
-            content = reply["choices"][0]["message"]["content"] or ""  # None: reasoning used all tokens
-            return self.client.redact(content).strip()
-        except (KeyError, IndexError, TypeError, AttributeError):
+            return self.client.redact(read_choice(reply["choices"][0])).strip()
+        except (KeyError, TypeError, AttributeError):
             reply_text = self.client.shorten(reply)
             raise VLMError(
                 f"{self.client.address} does not speak the OpenAI protocol: {reply_text}"
             ) from None
 
-    def _body(self, request: Request) -> dict:
-        images = [{"type": "image_url", "image_url": {"url": data_url(image)}} for image in request.images]
-        content = [*images, {"type": "text", "text": request.question}] if images else request.question
-        body = {"model": self.name, "messages": [{"role": "user", "content": content}]}
-        body["max_tokens"] = self.options.max_tokens
-        if request.seed is None:
-            return body | {"temperature": 0}
-        return body | {"temperature": self.options.temperature, "seed": request.seed}
+    def _body(self, request: Request, left_out: set[str]) -> dict:
+        body = {"model": self.name, "messages": [{"role": "user", "content": _content(request)}]}
+        tokens = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
+        body |= {tokens: self.options.max_tokens, "temperature": 0}
+        if request.seed is not None:
+            body |= {"temperature": self.options.temperature, "seed": request.seed}
+        if request.schema is not None:
+            schema = {"name": "answer", "schema": request.schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return {name: value for name, value in body.items() if name not in left_out}
+
+
+def _content(request: Request) -> str | list[dict]:
+    """Return the images, each after its number if there are several, and the question."""
+    parts = []
+    for number, image in enumerate(request.images, 1):
+        parts += [{"type": "text", "text": f"Image {number}:"}] if len(request.images) > 1 else []
+        parts += [{"type": "image_url", "image_url": {"url": data_url(image)}}]
+    return [*parts, {"type": "text", "text": request.question}] if parts else request.question
+
+
+def _unaccepted(body: dict, message: str) -> str | None:
+    """Return the parameter that a server refuses: one that it names, or the schema, or None."""
+    named = (name for name in OPTIONAL if name in body and name in message)
+    return next(named, "response_format" if "response_format" in body else None)
+
+
+def read_choice(choice: dict) -> str:
+    """Return the text of a choice; raise VLMError if the server took the answer itself for thinking."""
+    message, reason = choice["message"], choice.get("finish_reason")
+    content = message.get("content") or ""
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    thoughts = message.get("reasoning_content") or message.get("reasoning")
+    if not text and (message.get("refusal") or reason == "content_filter"):
+        return f"{REFUSED}{message.get('refusal') or reason}"
+    if text or not thoughts:
+        return text
+    if reason == "length":
+        return f"<think>{thoughts}"  # unreadable, and kept
+    raise VLMError(
+        "the server put the whole answer into `reasoning_content` and left `content` empty: start it without "
+        "--reasoning-parser or with the one of this model, or turn thinking off"
+    )
 
 
 def open_http(address: str, options: HTTPOptions) -> HTTPVLM:

@@ -17,8 +17,10 @@ from dsd.curation.captions import (
     tokenizer_of,
     write,
 )
+from dsd.files import jsonl
 from dsd.files.hub import LoadError
 from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.vlm.base import REFUSED
 from dsd.vlm.open import Request
 from tests import tiny
 from tests.judging import FakeJudge, grid
@@ -110,6 +112,34 @@ def test_what_is_too_long_is_asked_for_again_once_and_shorter():
 def test_silence_is_asked_again_once():
     judge = FakeJudge(["", "a critter"])
     assert write(judge, [QUESTION], words) == [("a critter", False)] and len(judge.requests) == 2
+
+
+SORRY = "I'm sorry, but I can't help with describing people."
+
+
+@pytest.mark.parametrize("sorry", [SORRY, f"{REFUSED}the prompt is sensitive"])
+def test_a_refusal_is_asked_again_once_and_never_a_caption(tmp_path, sorry):
+    judge = FakeJudge([sorry, "a critter"])
+    assert write(judge, [QUESTION], words) == [("a critter", False)] and len(judge.requests) == 2
+    assert write(FakeJudge([sorry, sorry]), [QUESTION], words) == [("", False)]
+    found = captioned(tmp_path, FakeJudge(lambda request: sorry), [(0, 1)])
+    assert {row.writer for row in found} == {"grid"}
+
+
+@pytest.mark.parametrize(
+    "said",
+    ["**Caption:** A red fox.", '"A red fox."', "Here is a description:\n\nA red fox.",
+     '{"caption": "A red fox."}', "<think>A dog?</think>A red fox."],
+)  # fmt: skip
+def test_a_caption_holds_the_words_alone(said):
+    assert write(FakeJudge([said]), [QUESTION], words) == [("A red fox.", False)]
+
+
+def test_pockets_captions_are_taken_as_they_are():
+    path = Path(__file__).parents[1] / "data" / "old_run" / "captions.jsonl"
+    for row in jsonl.read(path):
+        for text in (row["caption"], row["instruction"]):
+            assert write(FakeJudge([text]), [QUESTION], words) == [(text, False)]
 
 
 def test_what_stays_too_long_is_cut_at_a_word():

@@ -18,6 +18,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.grids.grids import Grid, open_panels, read_grids
 from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.vlm.base import AGAIN
 from tests.judging import BLUE, DARK_RED, ORANGE, RED, USUAL, FakeEyes, FakeJudge, answer, by_colors, make_run
 
 
@@ -79,14 +80,14 @@ def test_without_eyes_the_judge_sees_everything(tmp_path):
 
 
 def test_the_first_vote_of_either_order_is_greedy_and_each_other_has_a_seed(tmp_path):
-    judge = FakeJudge([text for text in (answer(), "?", answer(eyes=3)) for _ in range(2)])
+    judge = FakeJudge([text for text in (answer(), "?", "!", answer(eyes=3)) for _ in range(2)])
     found = judged(make_run(tmp_path, (RED, ORANGE), (RED, ORANGE)), judge, replace(USUAL, needed=2, votes=3))
-    assert [request.seed for request in judge.requests] == [None, None, None, None, 1, 1]
+    assert [request.seed for request in judge.requests] == [None] * 4 + [AGAIN + 1] * 2 + [1, 1]
     red, orange = (255, 0, 0), (255, 112, 0)
     seen = [tuple(image.getpixel((8, 8)) for image in request.images) for request in judge.requests[::2]]
-    assert seen == [(red, orange), (orange, red), (red, orange)]
+    assert seen == [(red, orange), (orange, red), (orange, red), (red, orange)]
     assert found[1].votes == [True, None, True] and found[1].lowest == [4, None, 3]
-    assert found[1].answers[1] == "?" and found[1].verdict == "keep"
+    assert found[1].answers[1] == "!" and found[1].repeated == {"1": "?"} and found[1].verdict == "keep"
 
 
 def test_nobody_votes_where_all_is_decided(tmp_path):
@@ -106,13 +107,13 @@ def test_the_answer_that_decided_is_the_one_that_is_shown(tmp_path):
 
 
 def test_what_was_said_in_the_other_order_is_shown_in_the_pair_s_own(tmp_path):
-    judge = FakeJudge(["?", answer()])
+    judge = FakeJudge(["?", "?", answer()])
     (pair,) = judged(make_run(tmp_path, (RED, ORANGE)), judge, replace(USUAL, needed=1, votes=2))
     assert pair.descriptions == ["red 12° round", "red 0° round"] and pair.verdict == "keep"
 
 
 def test_an_unreadable_answer_drops_the_pair_and_is_kept(tmp_path):
-    (pair,) = judged(make_run(tmp_path, (RED, ORANGE)), FakeJudge(["INCORRECT"]))
+    (pair,) = judged(make_run(tmp_path, (RED, ORANGE)), FakeJudge(["INCORRECT"] * 2))
     assert (pair.verdict, pair.reason, pair.answers) == ("drop", "unreadable", ["INCORRECT"])
     assert pair.scores is None and pair.votes == [None]
 

@@ -228,9 +228,9 @@ def test_prompts_that_are_missing_or_not_ours_are_named(tmp_path, content, messa
 
 
 def test_an_id_cannot_lead_out_of_the_folder(tmp_path):
-    with pytest.raises(RunError, match="an id must be letters and digits, got '../away'"):
+    with pytest.raises(RunError, match="an id may contain only letters, digits and _, got '../away'"):
         grids.read_prompts(make_run(tmp_path, 1, id="../away"))
-    with pytest.raises(RunError, match="has an id twice"):
+    with pytest.raises(RunError, match="has two rows with the same id"):
         grids.read_prompts(make_run(tmp_path / "twice", 2, id="000001"))
 
 

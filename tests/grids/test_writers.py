@@ -6,7 +6,8 @@ from dsd.files import jsonl
 from dsd.grids import prompts, writers
 from dsd.grids.prompts import PromptError, fingerprints, write_prompts
 from dsd.grids.recipes import IDENTITY
-from dsd.grids.writers import PLACES, Unusable
+from dsd.grids.writers import PLACES, Draft, Unusable
+from dsd.vlm.base import REFUSED
 from tests.writing import FOX, PETS, Fake, options, pairs, written
 
 
@@ -73,7 +74,7 @@ def test_a_writers_subject_and_places_are_taken_and_its_name_kept(tmp_path):
     assert IDENTITY.write.format(caption=PETS[0], count=2) in vlm.asked
 
 
-def test_captions_are_filtered_strictly_and_every_loss_is_counted(tmp_path):
+def test_captions_are_filtered_and_every_loss_is_counted(tmp_path):
     clear = {"b": "no", "c": "Yes, it does.", "d": " **No** ", "e": "perhaps", "f": "YES!"}
     answers = {
         "f": "a fox in the snow and on a beach",
@@ -88,14 +89,20 @@ def test_captions_are_filtered_strictly_and_every_loss_is_counted(tmp_path):
         "empty caption": 1,
         "repeated caption": 1,
         "no clear subject": 2,
-        "unreadable": 3,
+        "unreadable": 2,
         "a place twice": 1,
         "too long": 2,
     }
-    assert [row["caption"] for row in jsonl.read(tmp_path / "prompts.jsonl")] == ["a b", "j"]
-    assert len(vlm.asked) == 9 + 5  # nothing asked about the empty, repeated and endless ones
+    assert [row["caption"] for row in jsonl.read(tmp_path / "prompts.jsonl")] == ["a b", "c", "j"]
+    assert (
+        len(vlm.asked) == 9 + 6 + 2
+    )  # not about the empty, repeated and endless ones; about unreadable ones twice
     kept = jsonl.read(tmp_path / "writer.jsonl")
     assert [row.get("clear") for row in kept[2:6]] == ["no", "Yes, it does.", " **No** ", "perhaps"]
+
+
+def draft(answer: str) -> Draft:
+    return writers._read_draft({"caption": "a", "clear": "yes", "written": answer, "panels": 2}, None)
 
 
 @pytest.mark.parametrize(
@@ -107,33 +114,44 @@ def test_captions_are_filtered_strictly_and_every_loss_is_counted(tmp_path):
     ],
 )
 def test_an_answer_is_read_on_lines_or_on_one(answer):
-    assert writers.read_answer(answer, 2) == ("red fox", ("in deep snow", "on a beach"))
+    assert draft(answer) == Draft(caption="a", subject="red fox", places=("in deep snow", "on a beach"))
 
 
 @pytest.mark.parametrize(
-    "answer",
+    ("answer", "reason"),
     [
-        "",
-        "1: in deep snow\n2: on a beach",
-        "subject: red fox\n1: in deep snow",
-        "subject: red fox\n1: in deep snow\n2: on a beach\n3: at home",
-        "subject: red fox\n2: on a beach\n1: in deep snow",
-        "subject: red fox\n1: in deep snow\n1: on a beach\n2: at home",
-        "Sure!\nsubject: red fox\n1: in deep snow\n2: on a beach",
-        "subject: red fox\n1: in deep snow\n2: on a beach\nI hope this helps!",
-        "subject: ...\n1: ...\n2: ...",
-        "subject: \n1: in deep snow\n2: on a beach",
-        "**subject:** red fox\n**1:** in deep snow\n**2:** on a beach",
-        "subject: red fox\n1: in deep snow\n2: In Deep Snow",
+        ("", "unreadable"),
+        ("1: in deep snow\n2: on a beach", "unreadable"),
+        ("subject: red fox\n1: in deep snow", "unreadable"),
+        ("subject: ...\n1: ...\n2: ...", "unreadable"),
+        ("subject: \n1: in deep snow\n2: on a beach", "unreadable"),
+        ("I'm sorry, but I can't help with that.", "unreadable"),
+        ("subject: red fox\n1: in deep snow\n2: In Deep Snow", "a place twice"),
     ],
 )
-def test_an_answer_in_any_other_form_is_not_guessed_at(answer):
-    with pytest.raises(Unusable):
-        writers.read_answer(answer, 2)
+def test_an_answer_without_subject_and_places_is_dropped(answer, reason):
+    assert draft(answer) == Draft(caption="a", dropped=reason)
+
+
+def test_what_a_content_filter_refuses_is_counted_as_that():
+    assert draft(f"{REFUSED}no").dropped == "refused"
+
+
+def test_an_unreadable_answer_is_asked_for_again_once_and_kept(tmp_path):
+    class Late(Fake):
+        def ask_many(self, requests):
+            for request in requests:
+                (answer,) = super().ask_many([request])
+                yield "hm" if request.seed is None else answer
+
+    vlm = Late()
+    assert len(written(tmp_path, PETS[:1], vlm, **pairs())) == 1 and len(vlm.asked) == 4
+    (row,) = jsonl.read(tmp_path / "writer.jsonl")
+    assert (row["first_clear"], row["clear"], row["first_written"]) == ("hm", "Yes.", "hm")
 
 
 def test_a_time_of_day_is_no_label():
-    assert writers.read_answer("subject: fox\n1: in snow at 2:30\n2: at home", 2)[1][0] == "in snow at 2:30"
+    assert draft("subject: fox\n1: in snow at 2:30\n2: at home").places[0] == "in snow at 2:30"
 
 
 def test_nothing_is_asked_twice(tmp_path):

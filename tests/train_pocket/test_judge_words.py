@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dsd.curation.verdict import read_answer
 from dsd.grids.recipes import CRITTERS
 from dsd.pocket.world import change_one_trait, sample_critter
+from dsd.vlm.answers import read_judgment
 from train.pocket.judge import words
 from train.pocket.judge.model import build_tokenizer
 from train.pocket.scenes import CHANGES
@@ -26,7 +26,7 @@ def critters(count: int, pattern: str | None = None):
 
 
 def compared(first, second, seed=0):
-    return read_answer(words.comparison(first, second, np.random.default_rng(seed)), CRITTERS)
+    return read_judgment(words.comparison(first, second, np.random.default_rng(seed)), CRITTERS.parts)
 
 
 def test_one_critter_agrees_in_every_part_however_it_is_misread():

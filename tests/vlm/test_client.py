@@ -23,7 +23,7 @@ def clock() -> Clock:
 # ---------------------------------------------------------------- trying again
 
 
-@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 524, 529])
 def test_named_errors_are_tried_again_after_longer_and_longer_waits(status, clock):
     answer, seen = script(*[Reply("busy", status)] * 3)
     with serving(answer) as address:
@@ -63,7 +63,7 @@ def test_a_request_is_tried_so_many_times_and_no_more(status, clock):
     assert len(seen) == 3
 
 
-@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.parametrize("status", [502, 503, 504, 524, 529])
 def test_a_server_that_is_down_is_waited_for_as_long_as_the_patience(status, clock):
     answer, seen = script(*[Reply("busy", status)] * 99)
     with serving(answer) as address:
@@ -75,7 +75,7 @@ def test_a_server_that_is_down_is_waited_for_as_long_as_the_patience(status, clo
 @pytest.mark.parametrize(
     ("status", "says"),
     [(400, "refuses the request"), (401, "requires a key"), (403, "requires a key"),
-     (404, "does not know this address or model"), (422, "refuses the request"), (501, "refuses"),
+     (404, "has no such path or model"), (422, "refuses the request"), (501, "refuses"),
      (308, "moved")],
 )  # fmt: skip
 def test_other_errors_fail_at_once(status, says, clock):
@@ -89,8 +89,7 @@ def test_other_errors_fail_at_once(status, says, clock):
 @pytest.mark.parametrize(
     "content",
     [
-        {"error": "no"},
-        {"choices": []},
+        {"hello": "world"},
         {"choices": [{"message": None}]},
         {"choices": [{"message": {"content": 3}}]},
     ],
@@ -98,6 +97,21 @@ def test_other_errors_fail_at_once(status, says, clock):
 def test_an_answer_in_another_protocol_is_an_error(content, clock):
     with serving(script(Reply(content))[0]) as address, pytest.raises(VLMError, match="OpenAI protocol"):
         judge(address, clock).ask("?")
+
+
+@pytest.mark.parametrize(
+    "content", [{"error": "no"}, {"error": {"message": "no", "code": 502}}, {"choices": []}]
+)
+def test_an_error_inside_a_200_is_tried_again(content, clock):
+    with serving(script(Reply(content))[0]) as address:
+        assert judge(address, clock).ask("?") == "fine"
+    assert clock.slept == [1]
+
+
+def test_a_refused_key_inside_a_200_is_not_tried_again(clock):
+    with serving(script(Reply({"error": {"message": "no", "code": 401}}))[0]) as address:
+        with pytest.raises(VLMError, match="requires a key"):
+            judge(address, clock).ask("?")
 
 
 def test_a_model_that_says_nothing_gives_an_empty_answer(clock):

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageChops
 
+from dsd.vlm import schemas
+from dsd.vlm.base import Request, is_refused
 from dsd.vlm.client import is_loopback
 from dsd.vlm.open import LoadError, VLMError, open_vlm
 from tests import tiny
@@ -31,7 +33,9 @@ def test_a_image_arrives_to_the_pixel_before_the_question(clock):
     answer, seen = script()
     with serving(answer) as address:
         assert judge(address, clock, max_tokens=9).ask("which?", [tiny.image(0), tiny.image(1)]) == "fine"
-    first, second, text = seen[0]["messages"][0]["content"]
+    *labeled, text = seen[0]["messages"][0]["content"]
+    one, first, two, second = labeled
+    assert (one["text"], two["text"]) == ("Image 1:", "Image 2:")
     assert text == {"type": "text", "text": "which?"} and seen[0]["max_tokens"] == 9
     for part, seed in ((first, 0), (second, 1)):
         head, data = part["image_url"]["url"].split(",")
@@ -56,6 +60,84 @@ def test_only_a_seed_asks_for_a_draw(clock):
         vlm.ask("b", seed=7)
     assert seen[0]["temperature"] == 0 and "seed" not in seen[0]
     assert seen[1]["temperature"] == 0.4 and seen[1]["seed"] == 7
+
+
+SCHEMA = schemas.judgment(("shape",), 4)
+ASKED = Request("same?", schema=SCHEMA)
+
+
+def test_a_schema_is_sent_where_it_is_given(clock):
+    answer, seen = script()
+    with serving(answer) as address:
+        list(judge(address, clock).ask_many([ASKED, Request("?")]))
+    schema = {"name": "answer", "schema": SCHEMA, "strict": True}
+    assert seen[0]["response_format"] == {"type": "json_schema", "json_schema": schema}
+    assert "response_format" not in seen[1]
+
+
+def test_a_refused_parameter_is_left_out_from_then_on(clock):
+    refusals = [
+        "Use 'max_completion_tokens' instead of max_tokens",
+        "temperature is not supported",
+        "no idea",
+    ]
+    answer, seen = script(*[Reply(text, 400) for text in refusals])
+    with serving(answer) as address:
+        vlm = judge(address, clock, in_flight=1)
+        assert list(vlm.ask_many([ASKED, ASKED])) == ["fine", "fine"]
+    assert len(seen) == 5 and vlm.client.sent == 2
+    for body in seen[3:]:
+        assert body["max_completion_tokens"] == 512
+        assert not body.keys() & {"max_tokens", "temperature", "response_format"}
+
+
+def test_a_budget_is_not_spent_on_refused_parameters(clock):
+    def answer(body: dict) -> Reply:
+        return Reply("unknown field", 422) if "response_format" in body else Reply("fine")
+
+    with serving(answer) as address:
+        vlm = judge(address, clock, budget=8, in_flight=4)
+        assert list(vlm.ask_many([ASKED] * 8)) == ["fine"] * 8
+
+
+def test_a_request_that_fails_anyway_changes_no_other(clock):
+    answer, seen = script(Reply("too long", 400), Reply("too long", 400))
+    with serving(answer) as address:
+        vlm = judge(address, clock)
+        with pytest.raises(VLMError, match="400 too long"):
+            list(vlm.ask_many([ASKED]))
+        list(vlm.ask_many([ASKED]))
+    assert ["response_format" in body for body in seen] == [True, False, True]
+
+
+def said(**choice) -> Reply:
+    return Reply({"choices": [{"message": {"content": None}, **choice}]})
+
+
+def test_an_answer_among_the_thoughts_names_the_setting_of_the_server(clock):
+    reply = said(message={"content": None, "reasoning_content": "same"}, finish_reason="stop")
+    with serving(script(reply)[0]) as address, pytest.raises(VLMError, match="--reasoning-parser"):
+        judge(address, clock).ask("?")
+
+
+def test_thoughts_that_break_off_are_kept_as_thoughts(clock):
+    reply = said(message={"content": None, "reasoning": "verdict: same"}, finish_reason="length")
+    with serving(script(reply)[0]) as address:
+        assert judge(address, clock).ask("?") == "<think>verdict: same"
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        said(finish_reason="content_filter"),
+        said(message={"content": None, "refusal": "No."}),
+        Reply("The response was filtered: content management policy", 400),
+    ],
+)
+def test_what_a_content_filter_refuses_is_marked_and_does_not_end_the_stream(reply, clock):
+    with serving(script(reply)[0]) as address:
+        answers = list(judge(address, clock, in_flight=1).ask_many(words(2)))
+    assert [is_refused(text) for text in answers] == [True, False]
 
 
 def test_the_only_model_of_a_server_need_not_be_named(clock):

@@ -1,9 +1,9 @@
-"""Measure the speed of training: `python -m train.bench training`, one line of JSON a row.
+"""Measure the speed of training: `python -m train.bench training` prints one line of JSON per row.
 
-The loop of `dsd.training.loop` runs on cached latents and texts, and once more with the work of the usual
-script added to each step: to open the step's images and to encode them and their texts. Each training has a
-process of its own, so that its peak memory is its own. CPU time, which other work on the machine changes
-little, is reported beside the wall time.
+The loop of `dsd.training.loop` runs on cached latents and texts, and then again with the work that a usual
+script does in each step: opening the step's images, and encoding them and their texts. Each training run has
+its own process, so that its peak memory is measured separately. CPU time is reported beside the wall time,
+because other work on the machine changes it little.
 """
 
 import io
@@ -33,11 +33,11 @@ from train.bench.timing import Seconds, peak_bytes
 
 SIDES = {"pocket": (64, 96, 128)}  # sides of the table's frames, in pixels
 OTHER_SIDES = (256, 512, 768)
-WARM_UP = 4  # steps that do not count
+WARM_UP = 4  # first steps, which are not measured
 
 
 class Pairs(Sequence):
-    """True pairs of the drawn world, stored as in files: each access opens two PNGs."""
+    """Pairs of the drawn world with true targets, stored as PNG bytes: each access opens two images."""
 
     def __init__(self, count: int) -> None:
         self.rows = [
@@ -56,7 +56,7 @@ class Pairs(Sequence):
 
 @dataclass(frozen=True)
 class Cost:
-    """The cost of a training: medians over its steps without the first `WARM_UP`."""
+    """The cost of a training run: medians over its steps, without the first `WARM_UP` steps."""
 
     step: Seconds
     waiting: float  # share of a step spent waiting for data
@@ -65,7 +65,7 @@ class Cost:
 
 
 def measure(pairs: Pairs, options: TrainOptions, out: Path, *, encodes: bool = False) -> Cost:
-    """Train in a process of its own; with `encodes`, also encode every step's pairs, as the usual script."""
+    """Train in a separate process; if `encodes`, also encode each step's pairs, as a usual script does."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_measure, pairs, replace(options, log_every=1), out, encodes).result()
 
@@ -114,7 +114,7 @@ def build_encoder(pairs: Pairs, options: TrainOptions) -> Callable[[int], None]:
 
 
 def cache_rows(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
-    """Yield steps per second and peak memory of cached training against encoding at every step."""
+    """Yield steps per second and peak memory of cached training, compared with encoding at every step."""
     cached = measure(pairs, options, folder / "cached")
     usual = measure(pairs, options, folder / "usual", encodes=True)
     yield {
@@ -146,7 +146,7 @@ def size_rows(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row
 def save_rows(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
     """Yield the time to save the state, and its share at the default interval.
 
-    A step with a save takes longer than one without by the time of the save.
+    The time of a save is the difference between a step with a save and a step without.
     """
     short = replace(options, steps=3 * WARM_UP)
     step = measure(pairs, short, folder / "without-saves").step.wall
@@ -163,13 +163,13 @@ def _about(options: TrainOptions) -> Row:
 
 
 def training_rows(count: int, steps: int | None, model: str = "pocket") -> Iterator[Row]:
-    """Yield all rows, on `count` pairs; `steps` is the length of the comparison.
+    """Yield all rows, measured on `count` pairs; `steps` is the number of steps in the cache comparison.
 
     Raise ValueError if too few steps remain after the warm-up.
     """
     if steps is not None and steps < 2 * WARM_UP:
         raise ValueError(
-            f"--steps must be at least {2 * WARM_UP}, as the first {WARM_UP} do not count, got {steps}"
+            f"--steps must be at least {2 * WARM_UP}, got {steps}: the first {WARM_UP} are not measured"
         )
     side = SIDES.get(model, (512,))[0]
     options = TrainOptions(

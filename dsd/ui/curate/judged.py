@@ -14,6 +14,7 @@ WORDS = {  # reason -> its meaning in plain words
     verdicts.DIFFERENT: "the judge sees two subjects",
     verdicts.LOW: "one part does not agree well enough",
     verdicts.UNREADABLE: "the judge's answer cannot be read",
+    verdicts.REFUSED: "the server refuses to look at these images",
     verdicts.UNASKED: "the judge was never asked about it",
 }
 
