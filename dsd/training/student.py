@@ -267,7 +267,9 @@ def _save_lora(
     FluxControlPipeline.save_lora_weights(
         folder,
         transformer_lora_layers={name: value.to(transformer.dtype) for name, value in layers.items()},
-        transformer_lora_adapter_metadata=_lora_config(transformer, options).to_dict(),
+        # Without dropout: stock diffusers leaves the layers of a LoRA in training mode.
+        transformer_lora_adapter_metadata=_lora_config(transformer, options).to_dict()
+        | {"lora_dropout": 0.0},
     )
 
 

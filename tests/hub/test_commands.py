@@ -169,7 +169,6 @@ def drawn(out: Path, subject: Path, *flags: object) -> Image.Image:
     return Image.open(out).convert("RGB")
 
 
-@fails_today("layers that a LoRA adds stay in training mode, with the dropout of the file's metadata")
 def test_a_trained_lora_draws_the_same_image_twice(student, photos, tmp_path):
     lora = ("--weights", student / "lora" / "pytorch_lora_weights.safetensors")
     one, other = (drawn(tmp_path / f"{i}.png", photos / "toy robot.png", *FLUX, *lora) for i in range(2))

@@ -13,11 +13,13 @@ from tests import tiny
 from tests.tiny import draw
 
 
-def lora_file(folder: Path, targets: list[str], seed: int) -> Path:
+def lora_file(folder: Path, targets: list[str], seed: int, *, dropout: float = 0.0) -> Path:
     """A random LoRA (rank 2, alpha 4) saved as training saves one."""
     torch.manual_seed(seed)
     transformer = widen(tiny.plain_transformer())
-    config = LoraConfig(r=2, lora_alpha=4, target_modules=targets, init_lora_weights=False)
+    config = LoraConfig(
+        r=2, lora_alpha=4, lora_dropout=dropout, target_modules=targets, init_lora_weights=False
+    )
     transformer.add_adapter(config, adapter_name="new")
     FluxControlPipeline.save_lora_weights(
         folder,
@@ -103,6 +105,13 @@ def test_a_lora_that_brings_input_columns_goes_on_the_widened_base(tmp_path):
     assert (
         torch.equal(weight[:, :16], teacher.transformer.x_embedder.weight) and weight[:, 16:].abs().max() == 0
     )
+
+
+def test_a_lora_with_dropout_in_its_file_draws_without_it(tmp_path):
+    file, pipe = lora_file(tmp_path, ["to_q", "to_v"], 4, dropout=0.5), tiny.pipeline()
+    pipe.load_lora_weights(file.parent)
+    assert not any(module.training for module in pipe.transformer.modules())
+    assert torch.equal(draw(pipe), draw(pipe))
 
 
 def test_saving_with_a_lora_still_stacked_is_refused(tmp_path, style):
