@@ -94,7 +94,7 @@ def credentials(args: argparse.Namespace) -> tuple[str, str] | None:
 def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     """Load the model; the models of the other tabs are opened on first use."""
     way = {"device": args.device, "offload": args.offload}
-    pipe = command.open_model(args.model, weights=args.weights, quantize=args.quantize, **way)
+    pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, quantize=args.quantize, **way)
     judge = opening.lazy_judge(args.judge, device=args.device)
     describer = judge if opening.judge_knows(args.judge, args.model) else None
     loaded = opening.describe_model(pipe, args.model, weights=args.weights, describer=describer)
@@ -118,7 +118,7 @@ def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
         log_only = f"{shown_name(args.model)} could not be opened: the log of this Space says why"
         missing = str(error) if isinstance(error, ValueError) else log_only
     # Outside the except block, because the error keeps everything that was loaded in memory.
-    embedded = {"model": DEFAULT, "weights": None, "offload": "none", "quantize": None}
+    embedded = {"model": DEFAULT, "weights": None, "lora": [], "offload": "none", "quantize": None}
     loaded, wheel = load(argparse.Namespace(**vars(args) | embedded))
     return replace(loaded, missing=missing), wheel
 

@@ -72,6 +72,7 @@ class DSDPipeline(FluxControlPipeline):
 
     _callback_tensor_inputs = ["latents"]
     batch_branches: bool | None = None
+    styles: tuple[Any, ...] = ()  # the style LoRAs that `dsd.model.lora` has put on it
 
     def __call__(
         self,
