@@ -1,9 +1,11 @@
 """Hub errors turned into messages that say what to do: accept a license, set a token, connect."""
 
+import importlib
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import util
 from pathlib import Path
 
 from huggingface_hub import constants, get_token
@@ -16,7 +18,11 @@ from dsd.files.errors import LoadError
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
-NO_ANSWER = (LocalEntryNotFoundError, ConnectionError)
+# A lost connection; the hub's library has used both packages, and neither's errors are OSErrors.
+NETWORK = tuple(
+    importlib.import_module(name).TransportError for name in ("httpx", "httpx2") if util.find_spec(name)
+)
+NO_ANSWER = (LocalEntryNotFoundError, ConnectionError, *NETWORK)
 
 
 def has_token() -> bool:
@@ -53,7 +59,13 @@ def explain_errors(
         yield
     except LoadError:
         raise
-    except (ValueError, OSError, ImportError, SafetensorError) as error:  # the hub's errors are OSErrors
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        SafetensorError,
+        *NETWORK,
+    ) as error:  # the hub's errors are OSErrors
         if "trust_remote_code" in str(error):
             message = f"{name} needs code of its own, which is never run here: choose another model"
         elif isinstance(error, ValueError) and not value_errors:

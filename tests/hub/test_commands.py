@@ -245,13 +245,11 @@ def away(writer, slept):
         yield
 
 
-@fails_today("a lost network is explained for a model, not for a dataset")
 def test_a_dataset_is_kept_when_the_network_is_lost(away, dataset, folder):
     ended = run("train.dataset", folder / "run", "--push-to-hub", "me/away")
     assert ended.code == 2 and "me/away" in ended.message and "cannot be reached" in ended.message
 
 
-@fails_today("`httpx2.ConnectError` is not caught, so that training ends in a traceback")
 def test_a_student_is_kept_when_the_network_is_lost(away, student, dataset):
     ended = run("train.train", dataset.parent, "--out", student, *FLUX, *QUICK, "--push-to-hub", "me/away")
     assert ended.code == 2 and "me/away" in ended.message and "cannot be reached" in ended.message

@@ -189,7 +189,6 @@ def test_a_download_that_is_broken_off_goes_on_where_it_ended(elsewhere, subject
     assert elsewhere[shelf.DEV].cuts == elsewhere[shelf.STUDENT].cuts == 0
 
 
-@fails_today("`httpx2.RemoteProtocolError` is no OSError and ends in a traceback")
 def test_a_download_that_always_breaks_off_ends_in_a_sentence(elsewhere, subject, tmp_path, slept):
     elsewhere[shelf.DEV].gated, elsewhere[shelf.STUDENT].cut = False, 0
     assert shelf.STUDENT in refused(subject, tmp_path, *FLUX)
