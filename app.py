@@ -47,7 +47,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     add(
         "--teacher", default=DEFAULT, choices=PRESETS,
-        help=f"model of the Grids tab, opened on first use ({DEFAULT}); FLUX needs 24 GB more memory",
+        help=f"model of the Grids tab, opened on first use ({DEFAULT}); FLUX needs 34 GB more memory",
     )  # fmt: skip
     add("--judge", help="compares and describes images: pocket, a folder, a hub id, or http://host/v1")
     add("--run", type=Path, help="folder of a judged run for the Curate tab (a small sample)")

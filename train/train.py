@@ -23,7 +23,8 @@ from dsd.evaluation.validation import CRITTERS, Validator, open_benchmark
 from dsd.files import jsonl, old_names, pairs
 from dsd.files.upload import check_upload, upload
 from dsd.generate.command import quiet
-from dsd.model.presets import ASSETS, DEFAULT, training_defaults
+from dsd.model.checkpoint import resolve
+from dsd.model.presets import ASSETS, DEFAULT
 from dsd.training import card as model_card
 from dsd.training import curves
 from dsd.training import estimate as plan
@@ -96,7 +97,7 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
     given = {one.name: getattr(args, one.name) for one in fields(TrainOptions)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     given = {name: value for name, value in given.items() if value is not None}
-    options = TrainOptions(**training_defaults(given.get("model", TrainOptions.model)) | given)
+    options = TrainOptions(**resolve(given.get("model", TrainOptions.model)).training | given)
     unused = [_flag(name) for name in LORA_ONLY if name in given] if options.full else []
     if unused:
         raise ValueError(

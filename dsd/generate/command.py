@@ -217,7 +217,7 @@ def open_model(
 
     Raise ValueError for a device that does not exist.
     """
-    from dsd.model.checkpoint import load_pipeline
+    from dsd.model.checkpoint import load_pipeline, resolve
 
     try:
         way = {"device": device, "offload": offload, "quantize": quantize}
@@ -229,6 +229,8 @@ def open_model(
     pipe.set_progress_bar_config(disable=True)
     for style in pipe.styles:
         print(style.report)
+    if weights and pipe.license != resolve(model).license:
+        print(f"note: with these weights the license is: {pipe.license}", file=sys.stderr)
     return pipe
 
 

@@ -148,14 +148,16 @@ def load_teacher(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     offload: str = "none",
+    quantize: str | None = None,
 ) -> Teacher:
     """Open `pocket`, `flux-dev`, `flux-schnell`, or a folder or hub id of a `FluxPipeline`.
 
-    A folder or hub id uses the settings of the preset named by `like`; `steps`, `guidance` and `margin`
-    override them. `dtype`, `device` and `offload` are as in `load_pipeline`. Raise LoadError (a ValueError)
-    that says what to do.
+    A folder or hub id uses the settings of the preset named by `like`, which FLUX needs not; `steps`,
+    `guidance` and `margin` override them. `dtype`, `device`, `offload` and `quantize` are as in
+    `load_pipeline`. Raise LoadError (a ValueError) that says what to do.
     """
-    preset, kind = checkpoint.resolve(name), _kind(name, like)
+    preset = checkpoint.resolve(name)
+    kind = _kind(name, like, preset.like)
     changes = {"steps": steps, "guidance": guidance, "margin": margin}
     settings = replace(SETTINGS[kind], **{name: it for name, it in changes.items() if it is not None})
     base = preset.teacher or preset.base
@@ -198,9 +200,9 @@ def panel_side(pipe: FluxPipeline) -> int:
 # ---------------------------------------------------------------- loading
 
 
-def _kind(name: str, like: str | None) -> str:
-    """Return the name of the preset whose settings apply to this model."""
-    kind = like or name
+def _kind(name: str, like: str | None, found: str | None) -> str:
+    """Return the name of the preset whose settings apply: as asked, or `found` from the model's config."""
+    kind = like or found or name
     if name in SETTINGS and kind != name:
         raise LoadError(f"{name} has its own settings: leave out like={like!r}")
     if kind not in SETTINGS:

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from dsd.files import hub
 from dsd.files.hub import LoadError
 from dsd.model import lora as loras
+from dsd.model import origin
 from dsd.model import quantize as quantized
 from dsd.model.memory import Way, report_shortage
 from dsd.model.pipeline import DSDPipeline
-from dsd.model.presets import LORA, PRESETS, Preset
+from dsd.model.presets import FLUX_DEV, LORA, PRESETS, Preset, family_of
 from dsd.model.transformer import is_widened, load_transformer, widen
 
 OFFLOADS = ("none", "model", "group", "sequential")
@@ -77,22 +79,45 @@ def load_pipeline(
             names = {"weight_name": student.name, "adapter_name": "dsd", "use_safetensors": True}
             pipe.load_lora_weights(str(student.parent), **names)
         loras.add_styles(pipe, styles, style_files)
+        origin.follow_student(pipe, weights and str(weights), student)
+        pipe.license = origin.license_of(pipe, preset, weights and str(weights), student)
         return place(pipe, device, offload)
 
 
 def resolve(name_or_path: str | Path) -> Preset:
     """Return the named preset, or a new one for a folder or hub id.
 
-    Raise LoadError with the known names otherwise.
+    The new one has the settings of the preset whose architecture its transformer has. Raise LoadError with
+    the known names otherwise.
     """
     name = str(name_or_path)
     if name in PRESETS:
         return PRESETS[name]
+    for preset in PRESETS.values():
+        if name == preset.weights and preset.weights != preset.base:
+            raise LoadError(
+                f"{name} is a transformer alone: pass the model {preset.name}, which draws with it"
+            )
     if Path(name).is_dir() or hub.ID.fullmatch(name):
-        return Preset(name=name, base=name, weights=name, description="A pipeline saved by this project.")
+        return _describe(name)
     raise LoadError(
         f"unknown model {name!r}: pass one of {', '.join(PRESETS)}, a folder, or a hub id (owner/name)"
     )
+
+
+def _describe(name: str) -> Preset:
+    """Return a preset for a folder or hub id, from the files that it has."""
+    family = family_of(origin.transformer_config(name))
+    own = Preset(
+        name=name, base=name, weights=name, license=origin.card_license(name) or Preset.license,
+        description="A pipeline saved by this project.",
+    )  # fmt: skip
+    if family is None:
+        return own
+    settings = {"like": family.name, "training": family.training, "drawing_grids": family.drawing_grids}
+    if family is FLUX_DEV or name == family.base:
+        settings |= {"license": family.license, "license_page": family.license_page}
+    return replace(own, **settings)
 
 
 def torch_dtype(preset: Preset) -> torch.dtype | None:

@@ -72,6 +72,7 @@ class DSDPipeline(FluxControlPipeline):
 
     _callback_tensor_inputs = ["latents"]
     batch_branches: bool | None = None
+    license: str = "unknown: see the model's card"  # `load_pipeline` sets the strictest of all parts
     styles: tuple[Any, ...] = ()  # the style LoRAs that `dsd.model.lora` has put on it
 
     def __call__(

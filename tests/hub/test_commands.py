@@ -126,7 +126,6 @@ def test_a_streamed_training_may_use_fewer_rows(hub, folder):
     succeed("train.train", shelf.DATA, *flags, *FLUX, *QUICK, *DATA)
 
 
-@fails_today("settings that suit FLUX are found by the name `flux-dev` alone")
 def test_flux_has_the_same_settings_by_any_name(dataset, folder):
     plans = [
         succeed("train.train", dataset, "--out", folder / "plan", "--model", model, *QUICK, "--plan").out
@@ -146,12 +145,11 @@ def test_the_card_names_the_license_of_flux(student):
     assert f"base_model: {shelf.DEV}" in card and "Non-Commercial" in card
 
 
-@fails_today("a model outside the presets has the license `unknown`")
 def test_the_card_names_the_license_of_flux_by_its_hub_id(dataset, folder):
     out = folder / "by-id"
     succeed("train.train", dataset, "--out", out, "--model", shelf.DEV, *QUICK, "--steps", 1)
     card = (out / "README.md").read_text()
-    assert "unknown" not in card and "on-commercial" in card
+    assert "unknown" not in card and "Non-Commercial" in card
 
 
 @fails_today("neither `train.grids` nor `load_teacher` quantizes the teacher")
@@ -193,10 +191,9 @@ def test_the_app_opens_flux_and_a_student_of_it(hub, student):
         assert loaded.pipe.transformer.config.in_channels == 128
 
 
-@fails_today("a model outside the presets has the license `unknown`")
 def test_the_app_names_the_license_of_a_student_of_flux(hub, student):
     args = app.parse(["--model", str(student), "--device", "cpu"])
-    assert "on-commercial" in app.load(args)[0].license
+    assert "Non-Commercial" in app.load(args)[0].license
 
 
 # ---------------------------------------------------------------- uploads

@@ -90,11 +90,10 @@ def test_schnell_draws_with_weights_that_are_named(hub, subject, tmp_path):
     assert image.size == (128, 128)
 
 
-@fails_today("schnell's license is declared, although the weights were made from FLUX.1-dev")
 def test_weights_made_for_dev_are_called_non_commercial_on_schnell(hub, subject, tmp_path):
     model = ("--model", "flux-schnell", "--weights", shelf.STUDENT)
     ended = succeed("dsd.generate", subject, "a hat", "-o", tmp_path / "out.png", *SMALL, *model)
-    assert "on-commercial" in ended.out + ended.err
+    assert "Non-Commercial" in ended.err
 
 
 # ---------------------------------------------------------------- style LoRAs
@@ -200,7 +199,6 @@ def test_a_hub_that_is_down_ends_in_a_sentence(elsewhere, subject, tmp_path, sle
     assert shelf.DEV in refused(subject, tmp_path, *FLUX)
 
 
-@fails_today("the message for a bare transformer names a missing file instead of the model to use")
 def test_the_published_weights_alone_say_which_model_to_use(hub, subject, tmp_path):
     assert "flux-dev" in refused(subject, tmp_path, "--model", shelf.STUDENT)
 
