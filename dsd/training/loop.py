@@ -39,6 +39,7 @@ from dsd.training.student import (
     open_encoders,
     open_transformer,
     save_student,
+    set_text_length,
 )
 
 FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
@@ -84,6 +85,7 @@ def train(
     # data
     is_bf16 = accelerator.mixed_precision == "bf16"
     pipe = open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
+    set_text_length(pipe, options)  # for validation
     data = encode(pairs, pipe, options, cache_folder(options, out), accelerator.device, on_rows)
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 
