@@ -47,7 +47,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     add(
         "--teacher", default=DEFAULT, choices=PRESETS,
-        help=f"model of the Grids tab, opened on first use ({DEFAULT}); FLUX needs 34 GB more memory",
+        help=f"model of the Grids tab, opened at first use ({DEFAULT}); FLUX: 34 GB, less with --quantize",
     )  # fmt: skip
     add("--judge", help="compares and describes images: pocket, a folder, a hub id, or http://host/v1")
     add("--run", type=Path, help="folder of a judged run for the Curate tab (a small sample)")
@@ -99,7 +99,8 @@ def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     describer = judge if opening.judge_knows(args.judge, args.model) else None
     loaded = opening.describe_model(pipe, args.model, weights=args.weights, describer=describer)
     judge = judge if opening.judge_knows(args.judge, args.teacher) else None
-    return loaded, opening.lazy_wheel(args.teacher, judge=judge, model=args.model, run=args.run, **way)
+    way |= {"quantize": args.quantize, "model": args.model, "run": args.run}
+    return loaded, opening.lazy_wheel(args.teacher, judge=judge, **way)
 
 
 def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:

@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="names of our columns in the dataset")
     add("--split", default="train", help="split of the dataset (train)")
     add("--streaming", action="store_true", help="read a hub dataset over the network, without a download")
+    add("--max-rows", type=int, metavar="N", help="train on the first N rows; --streaming reads only these")
     add("--plan", action="store_true", help="print expected memory and time, and stop; downloads no dataset")
     add("--validate", metavar="WHAT", help="critters, a folder of photographs, or none (critters for pocket)")
     add("--validate-subjects", type=int, default=32, metavar="N", help="critters to validate on (32)")
@@ -128,8 +129,9 @@ def main(argv: list[str] | None = None) -> int:
     curves.import_figure()  # fail now, not at the first validation
     report = Report(args, options)
     result = train(
-        data, options, args.out, validate=report.validate, on_step=report.step, on_rows=report.rows
-    )
+        data, options, args.out, validate=report.validate, on_step=report.step, on_rows=report.rows,
+        on_plan=lambda text: print(text, flush=True),
+    )  # fmt: skip
     if PartialState().is_main_process:
         report.finish(result, data)
     return 0
@@ -138,13 +140,17 @@ def main(argv: list[str] | None = None) -> int:
 def _open_pairs(args: argparse.Namespace) -> pairs.Pairs:
     if args.streaming and Path(args.dataset).exists():
         raise ValueError(f"--streaming is for datasets on the hub, but {args.dataset} is local: drop it")
+    if args.max_rows is not None and args.max_rows < 1:
+        raise ValueError(f"--max-rows must be at least 1, got {args.max_rows}")
     for item in args.columns:
         if "=" not in item:
             raise ValueError(f"--columns must be OURS=THEIRS, such as target=edited, got {item!r}")
     columns = dict(item.split("=", 1) for item in args.columns)
     # A plan needs only the number of rows and the first row, so streaming reads small parts of the files.
     streaming = args.streaming or (args.plan and not constants.HF_HUB_OFFLINE)
-    return pairs.read_pairs(args.dataset, columns=columns, split=args.split, streaming=streaming)
+    return pairs.read_pairs(
+        args.dataset, columns=columns, split=args.split, streaming=streaming, max_rows=args.max_rows
+    )
 
 
 def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> int:

@@ -20,11 +20,13 @@ from dsd.files.jsonl import Row
 from dsd.generate.drawing import public_name
 from dsd.grids.prompts import Prompt
 from dsd.model import checkpoint, latents
+from dsd.model import quantize as quantized
 from dsd.model.canvas import MULTIPLE
 from dsd.model.checkpoint import LoadError
 from dsd.model.memory import Way, report_shortage
 from dsd.model.pipeline import Step
 from dsd.model.presets import PRESETS
+from dsd.model.transformer import load_transformer
 
 LONGEST = 512  # tokens, the limit of FluxPipeline
 
@@ -163,12 +165,17 @@ def load_teacher(
     base = preset.teacher or preset.base
     device = torch.device(device or checkpoint.best_device())
     checkpoint.check_offload(offload, device)
+    if quantize:
+        quantized.check(quantize, offload, device)
     hub.check_source(base)
-    memory = report_shortage(preset.name, device, Way(offload), teacher=True)
+    dtype = dtype or checkpoint.torch_dtype(PRESETS[kind])
+    memory = report_shortage(preset.name, device, Way(offload, quantize), teacher=True)
     with hub.explain_errors(preset.name, [base], preset.license_page), memory:
-        pipe = FluxPipeline.from_pretrained(
-            base, dtype=dtype or checkpoint.torch_dtype(PRESETS[kind]), **hub.SAFE
-        )
+        parts = {}
+        if quantize:  # a pipeline would quantize its first and last layers, too
+            transformer = load_transformer(base, subfolder="transformer", dtype=dtype)
+            parts = quantized.parts(transformer, quantize, device)
+        pipe = FluxPipeline.from_pretrained(base, dtype=dtype, **parts, **hub.SAFE)
         _check_plain(pipe, name)
         digest = checkpoint.model_hash(pipe)
         checkpoint.place(pipe, device, offload)

@@ -273,9 +273,7 @@ def _save_lora(
     FluxControlPipeline.save_lora_weights(
         folder,
         transformer_lora_layers={name: value.to(transformer.dtype) for name, value in layers.items()},
-        # Without dropout: stock diffusers leaves the layers of a LoRA in training mode.
-        transformer_lora_adapter_metadata=_lora_config(transformer, options).to_dict()
-        | {"lora_dropout": 0.0},
+        transformer_lora_adapter_metadata=config,
     )
     with safe_open(folder / LORA, framework="pt") as file:
         metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}

@@ -59,14 +59,22 @@ def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy
 
 
 def lazy_wheel(
-    teacher: str, *, judge: Lazy[VLM] | None, model: str, run: Path | None, device: str | None, offload: str
+    teacher: str,
+    *,
+    judge: Lazy[VLM] | None,
+    model: str,
+    run: Path | None,
+    device: str | None,
+    offload: str,
+    quantize: str | None = None,
 ) -> Wheel:
     """Return what the Grids and Curate tabs work with, beside a Generate tab that draws with `model`."""
 
     def open_teacher() -> Any:
         from dsd.grids.teacher import load_teacher
 
-        return load_teacher(teacher, device=device, offload="none" if PRESETS[teacher].embedded else offload)
+        large = {} if PRESETS[teacher].embedded else {"offload": offload, "quantize": quantize}
+        return load_teacher(teacher, device=device, **large)
 
     hint = PRESETS[model].teacher_hint if model in PRESETS and model != teacher else ""
     sample = Path(PRESETS[DEFAULT.name].run or "none")
