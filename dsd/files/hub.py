@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from importlib import util
 from pathlib import Path
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants, get_session, get_token
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
@@ -17,6 +17,7 @@ from dsd.files.errors import LoadError
 # For every `from_pretrained`: pickles and custom model code could run arbitrary code.
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PATIENCE = 5  # seconds in which the hub should answer
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
 # A lost connection; the hub's library has used both packages, and neither's errors are OSErrors.
 NETWORK = tuple(
@@ -45,6 +46,21 @@ def check_source(source: str | Path, *, weights: bool = True) -> None:
             f"{path} has its weights in {pickles[0]}, a pickle, which can run code when opened: convert it "
             "to .safetensors, or choose a model that has such files"
         )
+
+
+@contextmanager
+def offline_if_unreachable(source: str) -> Iterator[None]:
+    """Use the cache alone inside the block if the hub does not answer; its library would retry each file."""
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not Path(source).exists() and not before:
+            get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except NETWORK:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
 
 
 @contextmanager

@@ -64,6 +64,7 @@ def load_pipeline(
         quantized.check(quantize, offload, device)
     with (
         hub.explain_errors(preset.name, sources, preset.license_page),
+        hub.offline_if_unreachable(preset.base),
         report_shortage(preset.name, device, Way(offload, quantize)),
     ):
         # Access the possibly gated base first, to fail before gigabytes of other weights are downloaded.

@@ -28,10 +28,6 @@ DATA = ("--instruction-share", 0)
 WEIGHTS = "transformer/diffusion_pytorch_model.safetensors"
 
 
-def fails_today(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("flux")

@@ -21,10 +21,6 @@ STUDENT_FILES = {
 }  # fmt: skip
 
 
-def fails_today(reason: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(strict=True, reason=reason)
-
-
 def difference(one: Image.Image, other: Image.Image) -> float:
     """Return the mean difference of two images in levels of 255."""
     first, second = (np.asarray(image, dtype=float) for image in (one, other))
@@ -174,7 +170,6 @@ def test_without_a_network_the_message_names_what_must_be_downloaded(subject, tm
     assert "must be downloaded once" in message and "cannot be reached" in message
 
 
-@fails_today("the hub's library tries five times, 23 seconds in all, before the message comes")
 def test_without_a_network_the_message_comes_soon(subject, tmp_path, slept):
     with connected(f"http://127.0.0.1:{free_port()}", tmp_path / "cache"):
         refused(subject, tmp_path, *FLUX)
