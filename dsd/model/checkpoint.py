@@ -216,6 +216,10 @@ def _open_below(
     """Return the transformer that a student's LoRA goes on; raise LoadError if the LoRA is a style."""
     if loras.INPUT not in layers and (preset.lora or preset.weights is None):
         loras.check_student(layers, name)
+    if loras.INPUT not in layers and preset.weights is None:
+        raise LoadError(
+            f"{name} has no input columns, so {preset.name} would ignore the reference: pass a whole student"
+        )
     if loras.INPUT not in layers and preset.weights:
         return load_transformer(preset.weights, dtype=dtype)
     transformer = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
