@@ -47,7 +47,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     )  # fmt: skip
     add(
         "--teacher", default=DEFAULT, choices=PRESETS,
-        help=f"model of the Grids tab, opened on first use ({DEFAULT}); FLUX needs 24 GB more memory",
+        help=f"model of the Grids tab, opened at first use ({DEFAULT}); FLUX: 34 GB, less with --quantize",
     )  # fmt: skip
     add("--judge", help="compares and describes images: pocket, a folder, a hub id, or http://host/v1")
     add("--run", type=Path, help="folder of a judged run for the Curate tab (a small sample)")
@@ -94,12 +94,13 @@ def credentials(args: argparse.Namespace) -> tuple[str, str] | None:
 def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     """Load the model; the models of the other tabs are opened on first use."""
     way = {"device": args.device, "offload": args.offload}
-    pipe = command.open_model(args.model, weights=args.weights, quantize=args.quantize, **way)
+    pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, quantize=args.quantize, **way)
     judge = opening.lazy_judge(args.judge, device=args.device)
     describer = judge if opening.judge_knows(args.judge, args.model) else None
     loaded = opening.describe_model(pipe, args.model, weights=args.weights, describer=describer)
     judge = judge if opening.judge_knows(args.judge, args.teacher) else None
-    return loaded, opening.lazy_wheel(args.teacher, judge=judge, model=args.model, run=args.run, **way)
+    way |= {"quantize": args.quantize, "model": args.model, "run": args.run}
+    return loaded, opening.lazy_wheel(args.teacher, judge=judge, **way)
 
 
 def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
@@ -118,7 +119,7 @@ def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
         log_only = f"{shown_name(args.model)} could not be opened: the log of this Space says why"
         missing = str(error) if isinstance(error, ValueError) else log_only
     # Outside the except block, because the error keeps everything that was loaded in memory.
-    embedded = {"model": DEFAULT, "weights": None, "offload": "none", "quantize": None}
+    embedded = {"model": DEFAULT, "weights": None, "lora": [], "offload": "none", "quantize": None}
     loaded, wheel = load(argparse.Namespace(**vars(args) | embedded))
     return replace(loaded, missing=missing), wheel
 

@@ -18,6 +18,10 @@ SHARED: dict[str, dict[str, Any]] = {  # options that mean the same in several c
         "choices": ("none", "model", "group", "sequential"),
         "help": "keep parts of a large model in main memory",
     },
+    "--quantize": {
+        "choices": ("8bit", "4bit"),
+        "help": "weights of FLUX and T5 in fewer bits, on an NVIDIA GPU with bitsandbytes",
+    },
 }
 
 

@@ -28,12 +28,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     parser.add_shared("run")
     add("--model", default="pocket", help="teacher: pocket, flux-dev, flux-schnell, a folder or a hub id")
-    add("--like", metavar="NAME", help="preset whose settings a folder or hub id uses")
+    add("--like", metavar="NAME", help="preset whose settings a folder or hub id uses (FLUX: found)")
     add("--steps", type=int, help="denoising steps (pocket 12, flux-dev 28, flux-schnell 4)")
     add("--guidance", type=float, help="guidance scale (pocket 3, flux-dev 3.5, none for flux-schnell)")
     add("--margin", type=int, help="pixels to crop from each side of a panel (pocket 0, FLUX 8)")
     add("--batch", type=int, help="grids drawn together (pocket 32, FLUX 4)")
-    parser.add_shared("--device", "--offload")
+    parser.add_shared("--device", "--offload", "--quantize")
     add("--mend", action="store_true", help="draw grids again whose file is missing or damaged")
     return parser
 
@@ -72,6 +72,7 @@ def _load(args: argparse.Namespace) -> "Teacher":
         margin=args.margin,
         device=args.device or own_device(),
         offload=args.offload,
+        quantize=args.quantize,
     )
 
 

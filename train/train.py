@@ -23,7 +23,8 @@ from dsd.evaluation.validation import CRITTERS, Validator, open_benchmark
 from dsd.files import jsonl, old_names, pairs
 from dsd.files.upload import check_upload, upload
 from dsd.generate.command import quiet
-from dsd.model.presets import ASSETS, DEFAULT, training_defaults
+from dsd.model.checkpoint import resolve
+from dsd.model.presets import ASSETS, DEFAULT
 from dsd.training import card as model_card
 from dsd.training import curves
 from dsd.training import estimate as plan
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="names of our columns in the dataset")
     add("--split", default="train", help="split of the dataset (train)")
     add("--streaming", action="store_true", help="read a hub dataset over the network, without a download")
+    add("--max-rows", type=int, metavar="N", help="train on the first N rows; --streaming reads only these")
     add("--plan", action="store_true", help="print expected memory and time, and stop; downloads no dataset")
     add("--validate", metavar="WHAT", help="critters, a folder of photographs, or none (critters for pocket)")
     add("--validate-subjects", type=int, default=32, metavar="N", help="critters to validate on (32)")
@@ -96,7 +98,7 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
     given = {one.name: getattr(args, one.name) for one in fields(TrainOptions)}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     given = {name: value for name, value in given.items() if value is not None}
-    options = TrainOptions(**training_defaults(given.get("model", TrainOptions.model)) | given)
+    options = TrainOptions(**resolve(given.get("model", TrainOptions.model)).training | given)
     unused = [_flag(name) for name in LORA_ONLY if name in given] if options.full else []
     if unused:
         raise ValueError(
@@ -127,8 +129,9 @@ def main(argv: list[str] | None = None) -> int:
     curves.import_figure()  # fail now, not at the first validation
     report = Report(args, options)
     result = train(
-        data, options, args.out, validate=report.validate, on_step=report.step, on_rows=report.rows
-    )
+        data, options, args.out, validate=report.validate, on_step=report.step, on_rows=report.rows,
+        on_plan=lambda text: print(text, flush=True),
+    )  # fmt: skip
     if PartialState().is_main_process:
         report.finish(result, data)
     return 0
@@ -137,13 +140,17 @@ def main(argv: list[str] | None = None) -> int:
 def _open_pairs(args: argparse.Namespace) -> pairs.Pairs:
     if args.streaming and Path(args.dataset).exists():
         raise ValueError(f"--streaming is for datasets on the hub, but {args.dataset} is local: drop it")
+    if args.max_rows is not None and args.max_rows < 1:
+        raise ValueError(f"--max-rows must be at least 1, got {args.max_rows}")
     for item in args.columns:
         if "=" not in item:
             raise ValueError(f"--columns must be OURS=THEIRS, such as target=edited, got {item!r}")
     columns = dict(item.split("=", 1) for item in args.columns)
     # A plan needs only the number of rows and the first row, so streaming reads small parts of the files.
     streaming = args.streaming or (args.plan and not constants.HF_HUB_OFFLINE)
-    return pairs.read_pairs(args.dataset, columns=columns, split=args.split, streaming=streaming)
+    return pairs.read_pairs(
+        args.dataset, columns=columns, split=args.split, streaming=streaming, max_rows=args.max_rows
+    )
 
 
 def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> int:

@@ -193,12 +193,13 @@ def _expect(facts: Facts, way: Way, quality: str) -> Iterator[str]:
 def explain_shortage(facts: Facts, model: str, way: Way, *, main: bool, teacher: bool = False) -> str:
     """Return one sentence: how much memory is free for `model`, held this `way`, and what takes less.
 
-    `main` means that main memory ran out, not GPU memory. A `teacher` is never quantized.
+    `main` means that main memory ran out, not GPU memory.
     """
     kind, free = ("main memory", facts.ram_free) if main else ("GPU memory", facts.gpu_free)
     if teacher:
-        offloads = [one.offload for one in WAYS if not main and not one.quantize and one.gpu < way.gpu]
-        remedy = f"try --offload {' or '.join(offloads)}" if offloads else "close other programs"
+        fitting = [one for one in WAYS if not main and one.gpu < min(way.gpu, ROOM * free)]
+        flags = [one.flags.strip() for one in fitting]
+        remedy = f"try {' or '.join(flags)}" if flags else "close other programs"
         model = f"the teacher {model}"
     elif model.startswith("flux-"):
         remedy = _lighten_flux(facts, model, way, main=main)

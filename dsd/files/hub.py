@@ -1,12 +1,14 @@
 """Hub errors turned into messages that say what to do: accept a license, set a token, connect."""
 
+import importlib
 import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import util
 from pathlib import Path
 
-from huggingface_hub import constants, get_token
+from huggingface_hub import constants, get_session, get_token
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors import SafetensorError, safe_open
 
@@ -15,8 +17,13 @@ from dsd.files.errors import LoadError
 # For every `from_pretrained`: pickles and custom model code could run arbitrary code.
 SAFE = {"use_safetensors": True, "trust_remote_code": False}
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+PATIENCE = 5  # seconds in which the hub should answer
 ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
-NO_ANSWER = (LocalEntryNotFoundError, ConnectionError)
+# A lost connection; the hub's library has used both packages, and neither's errors are OSErrors.
+NETWORK = tuple(
+    importlib.import_module(name).TransportError for name in ("httpx", "httpx2") if util.find_spec(name)
+)
+NO_ANSWER = (LocalEntryNotFoundError, ConnectionError, *NETWORK)
 
 
 def has_token() -> bool:
@@ -44,6 +51,21 @@ def check_source(source: str | Path, *, weights: bool = True) -> None:
 
 
 @contextmanager
+def offline_if_unreachable(source: str) -> Iterator[None]:
+    """Use the cache alone inside the block if the hub does not answer; its library would retry each file."""
+    before = constants.HF_HUB_OFFLINE
+    try:
+        if not Path(source).exists() and not before:
+            get_session().head(constants.ENDPOINT, timeout=PATIENCE)
+    except NETWORK:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+@contextmanager
 def explain_errors(
     name: str, sources: list[str], license_page: str | None = None, *, value_errors: bool = False
 ) -> Iterator[None]:
@@ -55,7 +77,13 @@ def explain_errors(
         yield
     except LoadError:
         raise
-    except (ValueError, OSError, ImportError, SafetensorError) as error:  # the hub's errors are OSErrors
+    except (
+        ValueError,
+        OSError,
+        ImportError,
+        SafetensorError,
+        *NETWORK,
+    ) as error:  # the hub's errors are OSErrors
         if "trust_remote_code" in str(error):
             message = f"{name} needs custom model code, which is never run here: choose another model"
         elif isinstance(error, ValueError) and not value_errors:

@@ -54,20 +54,22 @@ def read_pairs(
     columns: Mapping[str, str] | None = None,
     split: str = "train",
     streaming: bool = False,
+    max_rows: int | None = None,
 ) -> "Pairs":
     """Open a run, a folder of parquet files, one such file, or a hub id.
 
     `columns` maps our column names to the dataset's where they differ. The target column needs no mapping if
     it is the only other image column. A hub dataset is downloaded once; with `streaming` it is read over the
-    network each time. Raise PairsError for missing files or columns, and LoadError for hub errors.
+    network each time. `max_rows` keeps the first rows alone; streaming then reads no others. Raise
+    PairsError for missing files or columns, and LoadError for hub errors.
     """
     hub.check_source(source, weights=False)
     if Path(source).exists():
-        return Pairs(parquet.local_files(Path(source), split), columns)
+        return Pairs(parquet.local_files(Path(source), split), columns, max_rows=max_rows)
     if not streaming:
-        return Pairs(parquet.downloaded_files(str(source), split), columns)
+        return Pairs(parquet.downloaded_files(str(source), split), columns, max_rows=max_rows)
     files, filesystem = parquet.streamed_files(str(source), split)
-    return Pairs(files, columns, filesystem)
+    return Pairs(files, columns, filesystem, max_rows)
 
 
 class Group(NamedTuple):
@@ -89,19 +91,25 @@ class Pairs:
     """
 
     def __init__(
-        self, files: list[str], columns: Mapping[str, str] | None = None, filesystem: Any | None = None
+        self,
+        files: list[str],
+        columns: Mapping[str, str] | None = None,
+        filesystem: Any | None = None,
+        max_rows: int | None = None,
     ) -> None:
         self.files, self.columns, self.filesystem = list(files), columns, filesystem
+        self.max_rows = max_rows
         self._reading = Lock()  # a file has one read position; images are decoded outside the lock
         self._file = lru_cache(maxsize=8)(self._open)
         self._table = lru_cache(maxsize=4)(self._read)
         self.names = column_names(self._file(0).schema_arrow, columns, where=self.files[0])
 
     def __reduce__(self):
-        return Pairs, (self.files, self.columns, self.filesystem)
+        return Pairs, (self.files, self.columns, self.filesystem, self.max_rows)
 
     def __len__(self) -> int:
-        return self._groups[-1].end if self._groups else 0
+        rows = self._groups[-1].end if self._groups else 0
+        return rows if self.max_rows is None else min(rows, self.max_rows)
 
     def __getitem__(self, index: int) -> Row:
         """Return the row at `index`; raise BadRow if it is damaged."""
@@ -128,9 +136,11 @@ class Pairs:
 
     @cached_property
     def _groups(self) -> list[Group]:
-        """All row groups in order."""
+        """Row groups in order, of as many files as `max_rows` needs."""
         groups, end = [], 0
         for file in range(len(self.files)):
+            if self.max_rows is not None and end >= self.max_rows:
+                break
             metadata, first = self._file(file).metadata, 0
             for index in range(metadata.num_row_groups):
                 count = metadata.row_group(index).num_rows

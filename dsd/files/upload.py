@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from httpx import TransportError
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -47,7 +46,7 @@ def upload(
             api.upload_folder(
                 repo_id=name, repo_type=kind, folder_path=folder, commit_message=message, **patterns
             )
-        except (OfflineModeIsEnabled, TransportError) as error:
+        except (OfflineModeIsEnabled, *hub.NETWORK) as error:
             raise LoadError(
                 f"the hub cannot be reached, so {name} was not uploaded; {folder} is complete: run the same "
                 "command again when there is a network"

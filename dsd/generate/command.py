@@ -11,6 +11,7 @@ import logging
 import os
 import sys
 import warnings
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -65,6 +66,10 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags for loading a model, which the app shares."""
     add = parser.add_argument
     add("--weights", help="trained weights to put on the model: a folder, file or hub id")
+    add(
+        "--lora", metavar="FILE_OR_ID[:SCALE]", action="append", default=[],
+        help="style LoRA to add to the model, on disk or on the hub; repeat it for several",
+    )  # fmt: skip
     add("--device", help="device to draw on: cpu, cuda or mps (the best available)")
     add("--offload", default="none", choices=OFFLOADS, help="how to offload the model to main memory (none)")
     add("--quantize", choices=QUANTIZED, help="store weights in fewer bits (NVIDIA GPU and bitsandbytes)")
@@ -124,7 +129,7 @@ def _draw_new(args: argparse.Namespace) -> None:
     options = drawing.Options(prompt=args.prompt, **fields)
     targets = _check_targets(Path(args.output), options.count)
     image = intake.open_image(args.image)
-    pipe = _load(args, args.model or "pocket", args.weights)
+    pipe = _load(args, args.model or "pocket", args.weights, args.lora)
     embedded_guidance(options, pipe)  # raises ValueError before the notes below
     unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
     for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
@@ -152,11 +157,13 @@ def _draw_again(args: argparse.Namespace) -> None:
     target = Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png")
     targets = _check_targets(target, 1)
     model, weights = args.model or settings.get("model") or "pocket", args.weights or settings.get("weights")
+    lora = args.lora or settings.get("lora") or []
     try:
-        pipe = _load(args, model, weights)
+        pipe = _load(args, model, weights, lora)
     except ValueError as error:
         raise ValueError(
-            f"{error} (the image was made by {model!r}: if that model has moved, pass --model)"
+            f"{error} (the image was made by {' with '.join([repr(model), *map(str, lora)])}: if that has moved, "
+            "pass --model or --lora)"
         ) from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
@@ -199,25 +206,38 @@ def _check_targets(output: Path, count: int) -> list[Path]:
 
 
 def open_model(
-    model: str, *, weights: str | None, device: str | None, offload: str, quantize: str | None = None
+    model: str,
+    *,
+    weights: str | None,
+    device: str | None,
+    offload: str,
+    quantize: str | None = None,
+    lora: Sequence[str] = (),
 ) -> Any:
-    """Load a pipeline without a progress bar; raise ValueError for a device that does not exist."""
-    from dsd.model.checkpoint import load_pipeline
+    """Load a pipeline without a progress bar, and say how many layers of each style act.
+
+    Raise ValueError for a device that does not exist.
+    """
+    from dsd.model.checkpoint import load_pipeline, resolve
 
     try:
-        pipe = load_pipeline(model, weights=weights, device=device, offload=offload, quantize=quantize)
+        way = {"device": device, "offload": offload, "quantize": quantize}
+        pipe = load_pipeline(model, weights=weights, lora=lora, **way)
     except (AssertionError, RuntimeError) as error:  # torch raises either for a missing device
         if device is None or is_out_of_memory(error):
             raise
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     pipe.set_progress_bar_config(disable=True)
+    for style in pipe.styles:
+        print(style.report)
+    if weights and pipe.license != resolve(model).license:
+        print(f"note: with these weights the license is: {pipe.license}", file=sys.stderr)
     return pipe
 
 
-def _load(args: argparse.Namespace, model: str, weights: str | None) -> Any:
-    return open_model(
-        model, weights=weights, device=args.device, offload=args.offload, quantize=args.quantize
-    )
+def _load(args: argparse.Namespace, model: str, weights: str | None, lora: Sequence[str]) -> Any:
+    way = {"device": args.device, "offload": args.offload, "quantize": args.quantize}
+    return open_model(model, weights=weights, lora=lora, **way)
 
 
 def _draw(

@@ -20,11 +20,13 @@ from dsd.files.jsonl import Row
 from dsd.generate.drawing import public_name
 from dsd.grids.prompts import Prompt
 from dsd.model import checkpoint, latents
+from dsd.model import quantize as quantized
 from dsd.model.canvas import MULTIPLE
 from dsd.model.checkpoint import LoadError
 from dsd.model.memory import Way, report_shortage
 from dsd.model.pipeline import Step
 from dsd.model.presets import PRESETS
+from dsd.model.transformer import load_transformer
 
 LONGEST = 512  # tokens, the limit of FluxPipeline
 
@@ -148,25 +150,32 @@ def load_teacher(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     offload: str = "none",
+    quantize: str | None = None,
 ) -> Teacher:
     """Open `pocket`, `flux-dev`, `flux-schnell`, or a folder or hub id of a `FluxPipeline`.
 
-    A folder or hub id uses the settings of the preset named by `like`; `steps`, `guidance` and `margin`
-    override them. `dtype`, `device` and `offload` are as in `load_pipeline`. Raise LoadError (a ValueError)
-    that says what to do.
+    A folder or hub id uses the settings of the preset named by `like`, which FLUX needs not; `steps`,
+    `guidance` and `margin` override them. `dtype`, `device`, `offload` and `quantize` are as in
+    `load_pipeline`. Raise LoadError (a ValueError) that says what to do.
     """
-    preset, kind = checkpoint.resolve(name), _kind(name, like)
+    preset = checkpoint.resolve(name)
+    kind = _kind(name, like, preset.like)
     changes = {"steps": steps, "guidance": guidance, "margin": margin}
     settings = replace(SETTINGS[kind], **{name: it for name, it in changes.items() if it is not None})
     base = preset.teacher or preset.base
     device = torch.device(device or checkpoint.best_device())
     checkpoint.check_offload(offload, device)
+    if quantize:
+        quantized.check(quantize, offload, device)
     hub.check_source(base)
-    memory = report_shortage(preset.name, device, Way(offload), teacher=True)
+    dtype = dtype or checkpoint.torch_dtype(PRESETS[kind])
+    memory = report_shortage(preset.name, device, Way(offload, quantize), teacher=True)
     with hub.explain_errors(preset.name, [base], preset.license_page), memory:
-        pipe = FluxPipeline.from_pretrained(
-            base, dtype=dtype or checkpoint.torch_dtype(PRESETS[kind]), **hub.SAFE
-        )
+        parts = {}
+        if quantize:  # a pipeline would quantize its first and last layers, too
+            transformer = load_transformer(base, subfolder="transformer", dtype=dtype)
+            parts = quantized.parts(transformer, quantize, device)
+        pipe = FluxPipeline.from_pretrained(base, dtype=dtype, **parts, **hub.SAFE)
         _check_plain(pipe, name)
         digest = checkpoint.model_hash(pipe)
         checkpoint.place(pipe, device, offload)
@@ -198,9 +207,9 @@ def panel_side(pipe: FluxPipeline) -> int:
 # ---------------------------------------------------------------- loading
 
 
-def _kind(name: str, like: str | None) -> str:
-    """Return the name of the preset whose settings apply to this model."""
-    kind = like or name
+def _kind(name: str, like: str | None, found: str | None) -> str:
+    """Return the name of the preset whose settings apply: as asked, or `found` from the model's config."""
+    kind = like or found or name
     if name in SETTINGS and kind != name:
         raise LoadError(f"{name} has its own settings: leave out like={like!r}")
     if kind not in SETTINGS:

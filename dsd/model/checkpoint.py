@@ -1,6 +1,8 @@
 """Load presets and other models, place them on a device and save them; errors say what to do."""
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,15 +11,16 @@ from diffusers import DiffusionPipeline, FluxTransformer2DModel
 from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
+from dsd.model import lora as loras
+from dsd.model import origin
 from dsd.model import quantize as quantized
 from dsd.model.memory import Way, report_shortage
 from dsd.model.pipeline import DSDPipeline
-from dsd.model.presets import LORA, PRESETS, Preset
+from dsd.model.presets import FLUX_DEV, LORA, PRESETS, Preset, family_of
 from dsd.model.transformer import is_widened, load_transformer, widen
 
 OFFLOADS = ("none", "model", "group", "sequential")
@@ -28,6 +31,7 @@ def load_pipeline(
     name_or_path: str | Path = "pocket",
     *,
     weights: str | Path | None = None,
+    lora: str | Sequence[str] = (),
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     offload: str = "none",
@@ -35,8 +39,10 @@ def load_pipeline(
 ) -> DSDPipeline:
     """Open a preset, or a folder or hub id of a complete pipeline that this project saved.
 
-    `weights` replaces the transformer: a folder or hub id of a widened one, or a LoRA file (.safetensors).
-    A LoRA is loaded on the model's own weights, or on the widened base if it has its own input columns.
+    `weights` replaces the transformer: a folder or hub id of a widened one, or of a trained LoRA, or a LoRA
+    file (.safetensors). A LoRA is loaded on the model's own weights, or on the widened base if it has its own
+    input columns. `lora` adds style LoRAs, each as FILE_OR_ID or FILE_OR_ID:SCALE; `pipe.styles` says how
+    many of their layers act.
     `dtype` None means the preset's dtype, or as saved. `device` None means CUDA, else MPS, else the CPU.
     `offload` trades speed for GPU memory; `quantize` ("8bit", "4bit"; CUDA only) trades accuracy for it.
     The weights are in memory once. Raise LoadError (a ValueError) that names the license to accept, the
@@ -48,6 +54,7 @@ def load_pipeline(
         raise LoadError(
             f"{preset.name} is a base without a reference input: pass weights=... (folder, hub id or LoRA)"
         )
+    styles = [loras.parse(text) for text in ([lora] if isinstance(lora, str) else lora)]
     sources = [preset.base, str(source)]
     for name in sources:
         hub.check_source(name)
@@ -57,35 +64,61 @@ def load_pipeline(
         quantized.check(quantize, offload, device)
     with (
         hub.explain_errors(preset.name, sources, preset.license_page),
+        hub.offline_if_unreachable(preset.base),
         report_shortage(preset.name, device, Way(offload, quantize)),
     ):
         # Access the possibly gated base first, to fail before gigabytes of other weights are downloaded.
         DSDPipeline.load_config(preset.base)
+        style_files = [loras.find(style.source) for style in styles]
         expected_lora = None if weights else preset.lora
-        transformer, lora = _open_transformer(
+        transformer, student = _open_transformer(
             preset, str(source), expected_lora, dtype or torch_dtype(preset)
         )
         parts = quantized.parts(transformer, quantize, device) if quantize else {"transformer": transformer}
         pipe = DSDPipeline.from_pretrained(preset.base, dtype=transformer.dtype, **parts, **hub.SAFE)
-        if lora is not None:
-            names = {"weight_name": lora.name, "adapter_name": "dsd", "use_safetensors": True}
-            pipe.load_lora_weights(str(lora.parent), **names)
+        if student is not None:
+            names = {"weight_name": student.name, "adapter_name": "dsd", "use_safetensors": True}
+            pipe.load_lora_weights(str(student.parent), **names)
+        loras.add_styles(pipe, styles, style_files)
+        origin.follow_student(pipe, weights and str(weights), student)
+        pipe.license = origin.license_of(pipe, preset, weights and str(weights), student)
         return place(pipe, device, offload)
 
 
 def resolve(name_or_path: str | Path) -> Preset:
     """Return the named preset, or a new one for a folder or hub id.
 
-    Raise LoadError with the known names otherwise.
+    The new one has the settings of the preset whose architecture its transformer has. Raise LoadError with
+    the known names otherwise.
     """
     name = str(name_or_path)
     if name in PRESETS:
         return PRESETS[name]
+    for preset in PRESETS.values():
+        if name == preset.weights and preset.weights != preset.base:
+            raise LoadError(
+                f"{name} is a transformer alone: pass the model {preset.name}, which draws with it"
+            )
     if Path(name).is_dir() or hub.ID.fullmatch(name):
-        return Preset(name=name, base=name, weights=name, description="A pipeline saved by this project.")
+        return _describe(name)
     raise LoadError(
         f"unknown model {name!r}: pass one of {', '.join(PRESETS)}, a folder, or a hub id (owner/name)"
     )
+
+
+def _describe(name: str) -> Preset:
+    """Return a preset for a folder or hub id, from the files that it has."""
+    family = family_of(origin.transformer_config(name))
+    own = Preset(
+        name=name, base=name, weights=name, license=origin.card_license(name) or Preset.license,
+        description="A pipeline saved by this project.",
+    )  # fmt: skip
+    if family is None:
+        return own
+    settings = {"like": family.name, "training": family.training, "drawing_grids": family.drawing_grids}
+    if family is FLUX_DEV or name == family.base:
+        settings |= {"license": family.license, "license_page": family.license_page}
+    return replace(own, **settings)
 
 
 def torch_dtype(preset: Preset) -> torch.dtype | None:
@@ -163,33 +196,58 @@ def _open_transformer(
     preset: Preset, source: str, expected_lora: str | None, dtype: torch.dtype | None
 ) -> tuple[FluxTransformer2DModel, Path | None]:
     """Return the widened transformer and the LoRA file to load on it, if any."""
-    lora = _find_lora(Path(source))
+    lora = _find_lora(source)
     if lora is None:
         transformer = load_transformer(source, dtype=dtype)
         lora = _find_lora_beside(source, expected_lora)
-    elif _has_columns(lora) or preset.weights is None:  # file first: a damaged one fails at once
-        transformer = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
-        transformer = transformer if is_widened(transformer) else widen(transformer)
     else:
-        transformer = load_transformer(preset.weights, dtype=dtype)
+        layers, _ = loras.read(lora)  # file first: a damaged one fails at once
+        transformer = _open_below(preset, layers, lora.name, dtype)
+        loras.fit(layers, transformer, lora.name)
     if not is_widened(transformer):
         inputs = f"{transformer.config.in_channels} input channels"
         raise LoadError(f"{source} is a FLUX that cannot see a reference ({inputs}): pass weights=...")
     return transformer, lora
 
 
-def _find_lora(weights: Path) -> Path | None:
-    """Return the LoRA file if `weights` is one, or is a folder with a LoRA and no transformer."""
-    if weights.is_file():
-        return weights
-    has_transformer = any((weights / folder / "config.json").is_file() for folder in ("", "transformer"))
-    return weights / LORA if not has_transformer and (weights / LORA).is_file() else None
+def _open_below(
+    preset: Preset, layers: loras.Layers, name: str, dtype: torch.dtype | None
+) -> FluxTransformer2DModel:
+    """Return the transformer that a student's LoRA goes on; raise LoadError if the LoRA is a style."""
+    if loras.INPUT not in layers and (preset.lora or preset.weights is None):
+        loras.check_student(layers, name)
+    if loras.INPUT not in layers and preset.weights is None:
+        raise LoadError(
+            f"{name} has no input columns, so {preset.name} would ignore the reference: pass a whole student"
+        )
+    if loras.INPUT not in layers and preset.weights:
+        return load_transformer(preset.weights, dtype=dtype)
+    transformer = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
+    return transformer if is_widened(transformer) else widen(transformer)
 
 
-def _has_columns(lora: Path) -> bool:
-    """Return whether the file's header names the input layer, `x_embedder`."""
-    with safe_open(lora, framework="pt") as tensors:
-        return any("x_embedder." in key for key in tensors.keys())  # noqa: SIM118 (not a dict)
+def _find_lora(source: str) -> Path | None:
+    """Return the LoRA file if `source` is one, or is a folder or hub id with a LoRA and no transformer."""
+    path = Path(source)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        return loras.find(source) if _lacks_transformer(source) else None
+    has_transformer = any((path / folder / "config.json").is_file() for folder in ("", "transformer"))
+    return path / LORA if not has_transformer and (path / LORA).is_file() else None
+
+
+def _lacks_transformer(name: str) -> bool:
+    """Return whether the hub says that a repository has no transformer."""
+    for folder in ("transformer", None):
+        try:
+            hf_hub_download(name, "config.json", subfolder=folder)
+            return False
+        except LocalEntryNotFoundError:
+            raise
+        except EntryNotFoundError:
+            pass
+    return True
 
 
 def _find_lora_beside(source: str, expected: str | None) -> Path | None:

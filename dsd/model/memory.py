@@ -90,7 +90,7 @@ def gb(size: float) -> str:
 class MemoryShortage(LoadError):
     """A LoadError for a model that does not fit into memory; entry points get the remedy from `dsd.doctor`.
 
-    `main` means main memory, otherwise the memory of GPU `index`. A `teacher` is never quantized.
+    `main` means main memory, otherwise the memory of GPU `index`. A `teacher` draws grids.
     """
 
     def __init__(self, model: str, way: Way, *, main: bool, index: int | None, teacher: bool):

@@ -72,6 +72,8 @@ class DSDPipeline(FluxControlPipeline):
 
     _callback_tensor_inputs = ["latents"]
     batch_branches: bool | None = None
+    license: str = "unknown: see the model's card"  # `load_pipeline` sets the strictest of all parts
+    styles: tuple[Any, ...] = ()  # the style LoRAs that `dsd.model.lora` has put on it
 
     def __call__(
         self,
@@ -145,13 +147,15 @@ class DSDPipeline(FluxControlPipeline):
         return max(canvas.MULTIPLE, side // canvas.MULTIPLE * canvas.MULTIPLE)
 
     def load_lora_weights(self, *args: Any, **options: Any) -> None:
-        """Load a LoRA as diffusers does, but keep the LoRAs that are already active.
+        """Load a LoRA as diffusers does, but keep the LoRAs that are already active, and use no dropout.
 
         Stock loading leaves only the newest one active, so stacking a style would disable the published DSD
-        LoRA. `set_adapters` works as usual: name every LoRA that should be active.
+        LoRA, and leaves the new layers in training mode. `set_adapters` works as usual: name every LoRA that
+        should be active.
         """
         active = self.get_active_adapters()
         super().load_lora_weights(*args, **options)
+        self.transformer.eval()
         if active:
             self.transformer.set_adapter(list(dict.fromkeys([*active, *self.get_active_adapters()])))
 

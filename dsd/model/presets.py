@@ -1,6 +1,6 @@
 """One record of plain facts for each family of weights: the only place where families differ.
 
-A folder or hub id that is none of these gets a record without settings of its own.
+A folder or hub id that is none of these gets a record with the settings that suit its transformer's config.
 """
 
 from collections.abc import Mapping
@@ -27,6 +27,7 @@ class Preset:
     dtype: str | None = None  # name of a torch dtype; None: as saved
     license: str = "unknown: see the model's card"
     license_page: str | None = None
+    like: str | None = None  # name of the preset whose settings a folder or hub id has
     description: str = ""
     about_grids: str = ""  # tells visitors of the Grids tab who draws there
     teacher_hint: str = ""  # how to draw grids with it, for visitors of an app whose grids another one draws
@@ -79,7 +80,7 @@ FLUX_DEV = Preset(
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-dev",
     description="FLUX.1-dev with the published DSD weights: photographs and drawings, on a GPU.",
     about_grids="flux-dev draws them here.",
-    teacher_hint="python app.py --teacher flux-dev loads a large one, which needs another 24 GB.",
+    teacher_hint="python app.py --teacher flux-dev loads a large one, which needs another 34 GB.",
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )
 FLUX_SCHNELL = Preset(
@@ -91,7 +92,7 @@ FLUX_SCHNELL = Preset(
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-schnell",
     description="FLUX.1-schnell as a base for your own weights: free license, on a GPU.",
     about_grids="flux-schnell draws them here.",
-    teacher_hint="python app.py --teacher flux-schnell loads a large one, which needs another 24 GB.",
+    teacher_hint="python app.py --teacher flux-schnell loads a large one, which needs another 34 GB.",
     drawing_grids={"steps": 4, "guidance": 0.0, "tokens": 256},
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )
@@ -99,6 +100,12 @@ PRESETS = {preset.name: preset for preset in (POCKET, FLUX_DEV, FLUX_SCHNELL)}
 DEFAULT = POCKET  # opens without a download, a key or a GPU
 
 
-def training_defaults(model: str) -> dict[str, Any]:
-    """Return the training settings that suit a model, by its preset; none for a folder or hub id."""
-    return dict(PRESETS[model].training) if model in PRESETS else {}
+def family_of(config: Mapping[str, Any]) -> Preset | None:
+    """Return the preset whose settings suit weights with this transformer config; None for other models.
+
+    FLUX.1-dev and models made from it take embedded guidance, and FLUX.1-schnell does not.
+    """
+    channels = config.get("out_channels") or config.get("in_channels")
+    if (config.get("attention_head_dim"), channels) != (128, 64):
+        return None
+    return FLUX_DEV if config.get("guidance_embeds") else FLUX_SCHNELL

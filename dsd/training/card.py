@@ -13,6 +13,7 @@ from dsd.files import hub
 from dsd.files.markdown import table
 from dsd.files.pairs import BadRow, Pairs, Row
 from dsd.generate.drawing import public_name
+from dsd.model import origin
 from dsd.training.loop import TrainResult
 from dsd.training.options import LORA_ONLY, TrainOptions
 
@@ -83,9 +84,10 @@ def card(
 ) -> str:
     """Return README.md; `legend` explains the scores, `samples` and `curves` name images beside the file."""
     base, options = public_name(result.base.name), result.options
+    license = origin.strictest([result.base.license, facts.get("generator's license", result.base.license)])
     lora = "" if options.full else LORA.format(base=base)
     parts = [
-        f"---\n{_metadata(result).to_yaml()}\n---",
+        f"---\n{_metadata(result, license).to_yaml()}\n---",
         f"# Same subject, new place\n\n{INTRODUCTION.format(base=base)}",
         f"![Samples with subjects that were not in the training data]({samples})" if samples else None,
         f"## Use\n\n{USE.format(name=name, lora=lora)}",
@@ -95,14 +97,14 @@ def card(
         f"![Loss and scores over the steps]({curves})" if curves else None,
         f"## Scores\n\n{_score_table(scores)}" if scores else None,
         legend if scores else None,
-        f"## License\n\n{_license(result)}",
+        f"## License\n\n{_license(result, license)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _metadata(result: TrainResult) -> ModelCardData:
+def _metadata(result: TrainResult, license: str) -> ModelCardData:
     base, licenses = result.base, {"license": "apache-2.0"}
-    if base.license != "Apache-2.0":
+    if license != origin.FREE:
         licenses = {"license": "other", "license_name": "see-the-base-model"}
         licenses |= {"license_link": base.license_page} if base.license_page else {}
     return ModelCardData(
@@ -145,8 +147,10 @@ def _score_table(scores: dict[str, float]) -> str:
     return table(("score", "mean", "95 % from", "to", "chance", "the truth"), rows)
 
 
-def _license(result: TrainResult) -> str:
+def _license(result: TrainResult, license: str) -> str:
     page = f" ([text]({result.base.license_page}))" if result.base.license_page else ""
+    if license != result.base.license:
+        page += f". The pairs were drawn under a stricter one, which holds: {license}"
     return (
         f"The weights are derived from `{public_name(result.base.name)}` and have its license: "
         f"{result.base.license}{page}. The license of the generator of the pairs is listed under Data."

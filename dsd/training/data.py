@@ -126,7 +126,8 @@ def encode(
     for store in (images.store, texts.store):
         store.refresh()
     entries |= {entry.id: entry for entry in gather_object(new)}
-    return _collect([entries[key] for key in sorted(entries)], rows, options)
+    wanted = map(_id, range(len(pairs)))  # the table may hold more, of a run without --max-rows
+    return _collect([entries[key] for key in wanted], rows, options)
 
 
 def _encode_blocks(

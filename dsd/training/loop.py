@@ -39,6 +39,7 @@ from dsd.training.student import (
     open_encoders,
     open_transformer,
     save_student,
+    set_text_length,
 )
 
 FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
@@ -67,11 +68,13 @@ def train(
     validate: Validate | None = None,
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
+    on_plan: Callable[[str], None] | None = None,
 ) -> TrainResult:
     """Train on `pairs` and write a checkpoint to `out`, resuming where an earlier call was stopped.
 
     `on_step(step, values)` receives loss and scores on the main process. `validate(pipe, step)` is called in
     all processes at once, because sharded weights can only be used together; the model is in evaluation mode.
+    `on_plan(text)` receives the memory, disk and time to expect before anything is loaded.
     Raise TrainingError if the training cannot run, before the first step wherever possible.
     """
     # set-up
@@ -80,10 +83,13 @@ def train(
     accelerator = start(options)
     plan = estimate.make(base, options, accelerator, rows=len(pairs), validates=validate is not None)
     estimate.check(plan, cache_folder(options, out), out)
+    if on_plan and accelerator.is_main_process:
+        on_plan(estimate.describe(plan, options, estimate.time_step(plan, accelerator)))
 
     # data
     is_bf16 = accelerator.mixed_precision == "bf16"
     pipe = open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
+    set_text_length(pipe, options)  # for validation
     data = encode(pairs, pipe, options, cache_folder(options, out), accelerator.device, on_rows)
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 

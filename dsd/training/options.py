@@ -10,11 +10,9 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dsd.model import canvas
+from dsd.model.lora import ATTENTION
 from dsd.model.request import DEFAULT_GUIDANCE
 
-ATTENTION = (  # all projections of FLUX's attention: for image tokens, then for text tokens
-    "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
-)  # fmt: skip
 FREE = (  # may change when a run is resumed, but batch x accumulate x processes must not
     "steps", "batch", "accumulate", "gradient_checkpointing", "save_every", "validate_every", "log_every",
     "cache",

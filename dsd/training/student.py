@@ -4,6 +4,7 @@ The new input columns are stored as a LoRA. On `x_embedder` the LoRA's A is not 
 channels, so that its B equals the new columns in full; standard tools read it like any other LoRA.
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from accelerate import init_empty_weights
 from diffusers import DiffusionPipeline, FluxControlPipeline, FluxTransformer2DModel
 from peft import LoraConfig
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from dsd.files import hub
-from dsd.model import canvas, checkpoint, latents
+from dsd.model import canvas, checkpoint, latents, origin
 from dsd.model.memory import INSTALL
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA
@@ -197,9 +199,6 @@ def linear_layers(transformer: nn.Module) -> dict[str, nn.Linear]:
     return {name: layer for name, layer in transformer.named_modules() if isinstance(layer, nn.Linear)}
 
 
-# ---------------------------------------------------------------- quantization
-
-
 def quantize(
     transformer: FluxTransformer2DModel, bits: str, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
@@ -232,7 +231,10 @@ def _import_bitsandbytes(bits: str) -> Any:
     return bitsandbytes
 
 
-# ---------------------------------------------------------------- saving
+def set_text_length(pipe: DSDPipeline, options: TrainOptions) -> None:
+    """Let a pipeline draw with as many text tokens as training uses: its tokenizer's length decides."""
+    if options.text_tokens:
+        pipe.tokenizer_2.model_max_length = options.text_tokens
 
 
 def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], folder: Path) -> None:
@@ -246,29 +248,47 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
     files = sorted(Path(source).glob("*/*.safetensors"))
     dtypes = {"default": torch.float32} | {file.parent.name: _saved_dtype(file) for file in files}
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
-    if options.text_tokens:  # drawing uses the tokenizer's length, which must be the trained one
-        pipe.tokenizer_2.model_max_length = options.text_tokens
+    set_text_length(pipe, options)
     if options.full:
         transformer.load_state_dict(trained)
     else:
-        _save_lora(transformer, options, trained, folder / "lora")
-        pipe.load_lora_weights(str(folder / "lora"), weight_name=LORA, adapter_name=ADAPTER)
-        pipe.fuse_lora(components=["transformer"])
-        pipe.unload_lora_weights()
+        layers = {name.replace(f".{ADAPTER}.", "."): value for name, value in trained.items()}
+        layers[f"{INPUT}.lora_A.weight"] = _select_new_columns(transformer)
+        facts = {"text_tokens": latents.text_length(pipe.tokenizer_2), "license": base.license}
+        _save_lora(transformer, options, layers, folder / "lora", facts)
+        _fuse(transformer, options, layers)
     checkpoint.save_pipeline(pipe, folder)
 
 
 def _save_lora(
-    transformer: FluxTransformer2DModel, options: TrainOptions, trained: dict[str, Tensor], folder: Path
+    transformer: FluxTransformer2DModel,
+    options: TrainOptions,
+    layers: dict[str, Tensor],
+    folder: Path,
+    facts: dict[str, Any],
 ) -> None:
-    """Save in one file the LoRA, its alpha and rank, and the new input columns as a LoRA of their own."""
-    layers = {name.replace(f".{ADAPTER}.", "."): value for name, value in trained.items()}
-    layers[f"{INPUT}.lora_A.weight"] = _select_new_columns(transformer)
+    """Save in one file the LoRA, its alpha and rank, the new input columns as a LoRA, and `facts` for us."""
+    # Without dropout: stock diffusers leaves the layers of a LoRA in training mode.
+    config = _lora_config(transformer, options).to_dict() | {"lora_dropout": 0.0}
     FluxControlPipeline.save_lora_weights(
         folder,
         transformer_lora_layers={name: value.to(transformer.dtype) for name, value in layers.items()},
-        transformer_lora_adapter_metadata=_lora_config(transformer, options).to_dict(),
+        transformer_lora_adapter_metadata=config,
     )
+    with safe_open(folder / LORA, framework="pt") as file:
+        metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}
+    save_file(load_file(folder / LORA), folder / LORA, metadata)
+
+
+@torch.no_grad()
+def _fuse(transformer: FluxTransformer2DModel, options: TrainOptions, layers: dict[str, Tensor]) -> None:
+    """Add a LoRA to the weights, layer by layer: in float32, rounded once to the dtype of the weights."""
+    config = _lora_config(transformer, options)
+    for name in (name.removesuffix(".lora_B.weight") for name in layers if name.endswith(".lora_B.weight")):
+        layer = transformer.get_submodule(name)
+        change = layers[f"{name}.lora_B.weight"].float() @ layers[f"{name}.lora_A.weight"].float()
+        scale = 1.0 if name == INPUT else config.lora_alpha / config.r
+        layer.weight.data = (layer.weight.float() + scale * change).to(layer.weight.dtype)
 
 
 def _saved_dtype(file: Path) -> torch.dtype:

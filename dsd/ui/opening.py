@@ -44,13 +44,14 @@ def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy
     preset, warn = resolve(name), None
     if preset.knows_world:
         from dsd.pocket.scorer import warning as warn
-    is_licensed = preset.license != Preset.license  # an unknown license is not shown
+    is_licensed = pipe.license != Preset.license  # an unknown license is not shown
+    styles = "".join(f" Style: {style.report}." for style in pipe.styles)
     return Loaded(
         pipe=pipe,
         name=name,
         weights=weights,
-        description=OWN_WEIGHTS if weights else preset.description,
-        license=preset.license if is_licensed else "",
+        description=(OWN_WEIGHTS if weights else preset.description) + styles,
+        license=pipe.license if is_licensed else "",
         warn=warn,
         describer=describer,
         recipe=recipe_of(name if describer is None or describer.name not in PRESETS else describer.name),
@@ -58,14 +59,22 @@ def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy
 
 
 def lazy_wheel(
-    teacher: str, *, judge: Lazy[VLM] | None, model: str, run: Path | None, device: str | None, offload: str
+    teacher: str,
+    *,
+    judge: Lazy[VLM] | None,
+    model: str,
+    run: Path | None,
+    device: str | None,
+    offload: str,
+    quantize: str | None = None,
 ) -> Wheel:
     """Return what the Grids and Curate tabs work with, beside a Generate tab that draws with `model`."""
 
     def open_teacher() -> Any:
         from dsd.grids.teacher import load_teacher
 
-        return load_teacher(teacher, device=device, offload="none" if PRESETS[teacher].embedded else offload)
+        large = {} if PRESETS[teacher].embedded else {"offload": offload, "quantize": quantize}
+        return load_teacher(teacher, device=device, **large)
 
     hint = PRESETS[model].teacher_hint if model in PRESETS and model != teacher else ""
     sample = Path(PRESETS[DEFAULT.name].run or "none")

@@ -278,6 +278,15 @@ def test_a_folder_without_parquet_is_named(tmp_path):
         read_pairs(tmp_path)
 
 
+def test_a_limit_keeps_the_first_rows_and_opens_no_more_files_than_it_needs(run):
+    few, all_rows = read_pairs(run, max_rows=4), read_pairs(run)
+    assert len(few) == 4 and len(all_rows) == len(read_pairs(run, max_rows=99)) == 12
+    assert all(same(few[index], all_rows[index]) for index in range(4))
+    assert len(pickle.loads(pickle.dumps(few))) == 4 and few._file.cache_info().currsize == 1
+    with pytest.raises(IndexError):
+        few[4]
+
+
 def test_the_missing_package_is_named(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(PairsError, match="pyarrow, which is missing: pip install"):

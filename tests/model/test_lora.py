@@ -6,18 +6,22 @@ import pytest
 import torch
 from diffusers import FluxControlPipeline
 from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
 
-from dsd.model.checkpoint import load_pipeline, model_hash, save_pipeline
+from dsd.model import lora
+from dsd.model.checkpoint import LoadError, load_pipeline, model_hash, save_pipeline
 from dsd.model.transformer import widen
 from tests import tiny
 from tests.tiny import draw
 
 
-def lora_file(folder: Path, targets: list[str], seed: int) -> Path:
+def lora_file(folder: Path, targets: list[str], seed: int, *, dropout: float = 0.0) -> Path:
     """A random LoRA (rank 2, alpha 4) saved as training saves one."""
     torch.manual_seed(seed)
     transformer = widen(tiny.plain_transformer())
-    config = LoraConfig(r=2, lora_alpha=4, target_modules=targets, init_lora_weights=False)
+    config = LoraConfig(
+        r=2, lora_alpha=4, lora_dropout=dropout, target_modules=targets, init_lora_weights=False
+    )
     transformer.add_adapter(config, adapter_name="new")
     FluxControlPipeline.save_lora_weights(
         folder,
@@ -105,8 +109,104 @@ def test_a_lora_that_brings_input_columns_goes_on_the_widened_base(tmp_path):
     )
 
 
+def test_a_lora_with_dropout_in_its_file_draws_without_it(tmp_path):
+    file, pipe = lora_file(tmp_path, ["to_q", "to_v"], 4, dropout=0.5), tiny.pipeline()
+    pipe.load_lora_weights(file.parent)
+    assert not any(module.training for module in pipe.transformer.modules())
+    assert torch.equal(draw(pipe), draw(pipe))
+
+
 def test_saving_with_a_lora_still_stacked_is_refused(tmp_path, style):
     pipe = tiny.pipeline()
     pipe.load_lora_weights(style.parent)
     with pytest.raises(ValueError, match="call pipe.fuse_lora"):
         save_pipeline(pipe, tmp_path)
+
+
+# -- styles by name, checked before anything changes
+
+
+@pytest.fixture
+def odd(tmp_path):
+    """Write a LoRA file from the shapes (inputs, outputs) of its layers."""
+
+    def write(name: str = "odd.safetensors", **shapes: tuple[int, int]) -> Path:
+        state = {}
+        for layer, (inputs, outputs) in shapes.items():
+            state[f"transformer.{layer}.lora_A.weight"] = torch.randn(2, inputs)
+            state[f"transformer.{layer}.lora_B.weight"] = torch.randn(outputs, 2)
+        save_file(state, tmp_path / name)
+        return tmp_path / name
+
+    return write
+
+
+QUERY = "transformer_blocks.0.attn.to_q"
+
+
+def test_styles_act_together_and_say_how_many_layers_fit(saved, style, odd):
+    file = odd(**{QUERY: (32, 32), "transformer_blocks.9.attn.to_q": (32, 32)})
+    pipe = load_pipeline(saved, lora=[f"{style}:0.5", str(file)], device="cpu")
+    assert [report.report for report in pipe.styles] == [
+        "pytorch_lora_weights.safetensors: 2 of 2 layers, scale 0.5",
+        "odd.safetensors: 1 of 2 layers, scale 1",
+    ]
+    assert pipe.get_active_adapters() == ["style-0", "style-1"]
+    assert not any(module.training for module in pipe.transformer.modules())
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"blocks.0.attn.to_q": (32, 32)}, "odd.safetensors changes no layer of this model"),
+        ({QUERY: (64, 64)}, "has 64 inputs and 64 outputs, and this model's has 32 and 32"),
+        ({"x_embedder": (16, 32)}, "changes x_embedder, .* pass a trained student with --weights"),
+        ({}, "odd.safetensors is not a LoRA for FLUX"),
+    ],
+)
+def test_a_style_that_does_not_fit_is_refused_before_anything_changes(odd, style, shapes, message):
+    pipe = tiny.pipeline()
+    name = model_hash(pipe)
+    with pytest.raises(LoadError, match=message):
+        lora.add_styles(pipe, [lora.Style("style"), lora.Style("odd")], [style, odd(**shapes)])
+    assert model_hash(pipe) == name and not pipe.styles
+
+
+def test_input_columns_in_kohyas_keys_are_seen(tmp_path):
+    state = {"lora_unet_img_in.lora_down.weight": torch.ones(2, 16)}
+    state |= {"lora_unet_img_in.lora_up.weight": torch.ones(32, 2)}
+    save_file(state, tmp_path / "kohya.safetensors")
+    layers, _ = lora.read(tmp_path / "kohya.safetensors")
+    assert list(layers) == ["x_embedder"]  # diffusers leaves out the prefix and so ignores it
+
+
+def test_weights_that_read_no_reference_are_refused(tmp_path, odd):
+    FluxControlPipeline(**{**tiny.components(), "transformer": tiny.plain_transformer()}).save_pretrained(
+        tmp_path / "base"
+    )
+    file = odd(**{QUERY: (32, 32), "x_embedder": (16, 32)})
+    with pytest.raises(
+        LoadError, match="its x_embedder has 16 inputs and 32 outputs, and this model's has 32"
+    ):
+        load_pipeline(tmp_path / "base", weights=file, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "scale"),
+    [("a.safetensors", "a.safetensors", 1.0), ("me/style:0.5", "me/style", 0.5), ("C:\\a", "C:\\a", 1.0)],
+)
+def test_a_style_is_named_with_its_scale(text, source, scale):
+    assert lora.parse(text) == lora.Style(source, scale)
+
+
+def test_a_scale_is_a_finite_number():
+    with pytest.raises(LoadError, match="must be a number such as 0.8, got 'a:nan'"):
+        lora.parse("a:nan")
+
+
+def test_a_folder_of_several_loras_asks_for_one(odd, tmp_path):
+    file = odd("a.safetensors", **{QUERY: (32, 32)})
+    assert lora.find(str(tmp_path)) == file
+    odd("b.safetensors", **{QUERY: (32, 32)})
+    with pytest.raises(LoadError, match="several LoRAs, so name one, such as .*a.safetensors"):
+        lora.find(str(tmp_path))

@@ -102,7 +102,7 @@ def test_held_out_subjects_are_drawn_and_scored_every_k_steps(trained):
     assert "- identity (CP): " in text and "- copy: " in text and "less is better" in text
 
 
-def report(out: Path, model: str = "elsewhere") -> command.Report:
+def report(out: Path, model: str = "tests") -> command.Report:
     args = command._parser().parse_args(["data", "--out", str(out), "--model", model, "--validate", "none"])
     return command.Report(args, command.options_of(args))
 
@@ -124,7 +124,7 @@ def test_pockets_curves_are_drawn_beside_those_that_ship(tmp_path, monkeypatch):
     alone = _image(report(own, "pocket"))
     Curves(tmp_path / "assets" / "curves.jsonl").add(1, {"loss": 0.9})
     Curves(tmp_path / "assets" / "curves.jsonl").add(2, {"loss": 0.4})
-    assert _image(report(own, "elsewhere")) == alone != _image(report(own, "pocket"))
+    assert _image(report(own, "tests")) == alone != _image(report(own, "pocket"))
 
 
 def _image(watching: command.Report) -> bytes:

@@ -51,6 +51,15 @@ def test_an_empty_dataset_is_refused():
         check_rows([], TrainOptions())
 
 
+def test_a_table_of_more_rows_serves_a_run_on_fewer(pipe, tmp_path):
+    (file := tmp_path / "rows.parquet").touch()
+    encode(pipe, pairs(1), tmp_path / "other")  # the first use of a tokenizer changes its settings
+    whole = Rows(pairs(4), file)
+    assert len(encode(pipe, whole, tmp_path / "cache")) == 4
+    few = Rows(pairs(4)[:2], file)
+    assert len(encode(pipe, few, tmp_path / "cache")) == 2 and few.reads == 0
+
+
 def test_missing_columns_are_named():
     with pytest.raises(TrainingError, match="lacks target, caption; it has conditioning, words"):
         check_rows([{"conditioning": tiny.image(), "words": "a hat"}], TrainOptions())

@@ -11,13 +11,15 @@ from safetensors.torch import load_file
 import app
 from dsd.generate import drawing
 from dsd.generate.drawing import Options
-from dsd.model import canvas
+from dsd.model import canvas, origin
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import LORA
+from dsd.model.transformer import widen
 from dsd.training import loop as training
 from dsd.training.loop import batch_loss, frame_weights, learning_rate, train
 from dsd.training.options import TrainOptions
 from dsd.training.student import (
+    _fuse,
     black_token,
     find_base,
     init_condition_columns,
@@ -36,7 +38,7 @@ def teacher(tmp_path_factory) -> Path:
 def lora(teacher, tmp_path_factory) -> Path:
     """What a LoRA training left."""
     out = tmp_path_factory.mktemp("lora")
-    student.run(teacher, out, steps=30, batch=8, alpha=4.0, ema=0.5, lora_dropout=0.0, save_every=10)
+    student.run(teacher, out, steps=30, batch=8, alpha=4.0, ema=0.5, lora_dropout=0.1, save_every=10)
     return out
 
 
@@ -219,3 +221,25 @@ def test_parts_that_were_not_trained_are_the_bases(full, teacher):
 def test_drawing_takes_as_many_text_tokens_as_training_did(full, lora):
     assert load_pipeline(full, device="cpu").tokenizer_2.model_max_length == 9
     assert load_pipeline(lora, device="cpu").tokenizer_2.model_max_length == 16  # the base's
+
+
+def test_the_lora_file_says_how_many_text_tokens_training_used(lora, teacher, tmp_path):
+    assert origin.lora_facts(lora / "lora" / LORA)["text_tokens"] == 16
+    seen = []
+
+    def validate(pipe, step):
+        seen.append(pipe.tokenizer_2.model_max_length)
+        return {"score": 1.0}
+
+    student.run(teacher, tmp_path, steps=1, text_tokens=7, validate=validate)
+    light = load_pipeline(teacher, weights=tmp_path / "lora", device="cpu")
+    assert light.tokenizer_2.model_max_length == 7 and seen == [7]
+
+
+def test_a_lora_is_fused_in_float32_and_rounded_once():
+    options, model = TrainOptions(rank=2, alpha=4.0), widen(tiny.plain_transformer()).bfloat16()
+    name, before = "transformer_blocks.0.attn.to_q", model.transformer_blocks[0].attn.to_q.weight.float()
+    layers = {f"{name}.lora_A.weight": torch.randn(2, 32), f"{name}.lora_B.weight": 1e-2 * torch.randn(32, 2)}
+    exact = before + 2 * layers[f"{name}.lora_B.weight"] @ layers[f"{name}.lora_A.weight"]
+    _fuse(model, options, layers)
+    assert torch.equal(model.transformer_blocks[0].attn.to_q.weight, exact.bfloat16())

@@ -11,6 +11,7 @@ import app
 from dsd.generate import command
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.model import presets
+from dsd.model.checkpoint import resolve
 from dsd.ui import page
 from dsd.ui.loaded import Loaded
 from tests import tiny
@@ -19,7 +20,13 @@ from tests import tiny
 @pytest.fixture
 def load(monkeypatch):
     """Both halves of the page by some flags, around a tiny pipeline."""
-    monkeypatch.setattr(command, "open_model", lambda *_, **__: tiny.pipeline(guidance_embeds=False))
+
+    def open_model(model: str, **_: object):
+        pipe = tiny.pipeline(guidance_embeds=False)
+        pipe.license = resolve(model).license
+        return pipe
+
+    monkeypatch.setattr(command, "open_model", open_model)
 
     def load(*flags: str):
         args = app.parse(list(flags))
@@ -60,7 +67,7 @@ def test_the_sample_is_shown_where_there_is_one_and_never_as_ones_own(load, monk
 def test_the_embedded_judge_is_not_asked_about_what_flux_draws(load):
     loaded, wheel = load("--model", "flux-dev")
     assert loaded.describer is None and loaded.recipe is IDENTITY
-    assert wheel.judge is not None and wheel.recipe is CRITTERS and "24 GB" in wheel.about
+    assert wheel.judge is not None and wheel.recipe is CRITTERS and "34 GB" in wheel.about
     _, wheel = load("--teacher", "flux-dev")
     assert wheel.judge is None and wheel.recipe is IDENTITY
 

@@ -24,8 +24,7 @@ from dsd.files.contact_sheet import png
 from dsd.files.jsonl import Row
 from dsd.generate.command import quiet
 from dsd.model import canvas, latents
-from dsd.model.checkpoint import best_device
-from dsd.model.presets import training_defaults
+from dsd.model.checkpoint import best_device, resolve
 from dsd.training import loop
 from dsd.training.options import TrainOptions
 from dsd.training.student import find_base, open_encoders
@@ -173,7 +172,7 @@ def training_rows(count: int, steps: int | None, model: str = "pocket") -> Itera
         )
     side = SIDES.get(model, (512,))[0]
     options = TrainOptions(
-        **{**training_defaults(model), "model": model, "sizes": (f"{side}",), "steps": steps or 64}
+        **{**resolve(model).training, "model": model, "sizes": (f"{side}",), "steps": steps or 64}
     )
     pairs = Pairs(count)
     with tempfile.TemporaryDirectory() as folder:

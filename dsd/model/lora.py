@@ -1,0 +1,208 @@
+"""Style LoRAs: found by name, read in any key style, checked against a model, and put on it.
+
+diffusers converts the key styles of kohya, ComfyUI, ai-toolkit and others. It ignores layers that do not fit,
+so they are counted here before anything changes.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from diffusers import FluxControlPipeline
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from dsd.files import hub
+from dsd.files.errors import LoadError
+from dsd.model.presets import LORA
+
+ATTENTION = (  # all projections of FLUX's attention: for image tokens, then for text tokens
+    "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
+)  # fmt: skip
+INPUT = "x_embedder"  # the layer that reads the reference
+ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)/([^/]+\.safetensors)")  # owner/name/FILE
+ORIGINAL = ("diffusion_model.double_blocks.", "diffusion_model.single_blocks.")  # ComfyUI's keys
+Layers = dict[str, dict[str, Tensor]]  # layer -> its A and B
+
+
+@dataclass(frozen=True)
+class Style:
+    """A style LoRA by the name that it was asked for, and how many of its layers act on a model."""
+
+    source: str  # a file, a folder, a hub id owner/name, or owner/name/FILE
+    scale: float = 1.0
+    layers: int = 0
+    total: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.source}:{self.scale:g}"
+
+    @property
+    def report(self) -> str:
+        """Return the number of layers that act, as text."""
+        return f"{Path(self.source).name}: {self.layers} of {self.total} layers, scale {self.scale:g}"
+
+
+def parse(text: str) -> Style:
+    """Parse FILE_OR_ID[:SCALE]; raise LoadError for a scale that is not finite."""
+    source, _, scale = text.rpartition(":")
+    try:
+        value = float(scale) if source else 1.0
+    except ValueError:
+        return Style(text)
+    if not math.isfinite(value):
+        raise LoadError(f"the scale of a LoRA must be a number such as 0.8, got {text!r}")
+    return Style(source or text, value)
+
+
+def find(source: str) -> Path:
+    """Return the LoRA file that is meant, downloaded if it is on the hub; raise LoadError for none."""
+    path, named = Path(source), ON_HUB.fullmatch(source)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return path / _choose(source, [file.name for file in path.glob("*.safetensors")])
+    name, file = named.groups() if named else (source, None)
+    hub.check_source(name, weights=False)
+    with hub.explain_errors(name, [name]):
+        return Path(hf_hub_download(name, file)) if file else _download(name)
+
+
+def _download(name: str) -> Path:
+    try:
+        return Path(hf_hub_download(name, LORA))
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        return Path(hf_hub_download(name, _choose(name, HfApi().list_repo_files(name))))
+
+
+def _choose(source: str, names: Sequence[str]) -> str:
+    """Return the LoRA's file name; raise LoadError unless it is clear."""
+    files = sorted(name for name in names if name.endswith(".safetensors"))
+    if LORA in files or len(files) == 1:
+        return LORA if LORA in files else files[0]
+    if not files:
+        raise LoadError(f"{source} has no .safetensors file: name a LoRA")
+    raise LoadError(f"{source} has several LoRAs, so name one, such as {source}/{files[0]}")
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read(file: Path) -> tuple[Layers, dict[str, Any]]:
+    """Return the layers of a LoRA file by diffusers' names, and its alphas and config for diffusers.
+
+    Layers of the text encoders keep their prefix. Raise LoadError for a file that holds no LoRA.
+    """
+    state = load_file(file)
+    renamed = {_rename(key): value for key, value in state.items()}
+    source = {"pretrained_model_name_or_path_or_dict": renamed}
+    if renamed.keys() == state.keys():  # only a file has metadata
+        source = {"pretrained_model_name_or_path_or_dict": str(file.parent), "weight_name": file.name}
+    try:
+        converted, alphas, metadata = FluxControlPipeline.lora_state_dict(
+            **source, return_alphas=True, return_lora_metadata=True
+        )
+    except (ValueError, KeyError, AssertionError, NotImplementedError, RuntimeError) as error:
+        raise LoadError(
+            f"{file.name} is not a LoRA for FLUX: its keys cannot be converted ({error})"
+        ) from error
+    layers: Layers = {}
+    for key, value in converted.items():
+        layer, mark, part = key.removeprefix("transformer.").partition(".lora_")
+        layers.setdefault(layer if mark else key, {})[f"lora_{part}"] = value
+    if not any("lora_A.weight" in parts for parts in layers.values()):
+        raise LoadError(
+            f"{file.name} is not a LoRA for FLUX: it has keys such as {next(iter(state), 'none')}"
+        )
+    return layers, {"network_alphas": alphas, "metadata": metadata}
+
+
+def _rename(key: str) -> str:
+    """Return the key in a style that diffusers converts."""
+    if key.startswith(ORIGINAL):  # read as kohya's, which have these names
+        return key.replace(".lora_A.", ".lora_down.").replace(".lora_B.", ".lora_up.")
+    return re.sub(
+        r"^(diffusion_model|base_model\.model)\.(?=(single_)?transformer_blocks)", "transformer.", key
+    )
+
+
+# ---------------------------------------------------------------- checking
+
+
+def fit(layers: Layers, transformer: nn.Module, name: str) -> Layers:
+    """Return the layers that the transformer has.
+
+    Raise LoadError if there is none, or if one has another shape, because the file is for another model.
+    """
+    modules = {path: layer for path, layer in transformer.named_modules() if hasattr(layer, "in_features")}
+    found = {path: parts for path, parts in layers.items() if path in modules and "lora_A.weight" in parts}
+    if not found:
+        raise LoadError(
+            f"{name} changes no layer of this model, but layers such as {next(iter(layers))}: choose a LoRA "
+            "for FLUX.1"
+        )
+    for path, parts in found.items():
+        shape = parts["lora_A.weight"].shape[1], parts["lora_B.weight"].shape[0]
+        expected = modules[path].in_features, modules[path].out_features
+        if shape != expected:
+            raise LoadError(
+                f"{name} is for another model: its {path} has {shape[0]} inputs and {shape[1]} outputs, and "
+                f"this model's has {expected[0]} and {expected[1]}; choose a LoRA for this model"
+            )
+    return found
+
+
+def check_style(layers: Layers, name: str) -> None:
+    """Raise LoadError for a LoRA that changes how the reference is read."""
+    if INPUT in layers:
+        raise LoadError(
+            f"{name} changes {INPUT}, the layer that reads the reference, so it is not a style: pass a "
+            "trained student with --weights"
+        )
+
+
+def check_student(layers: Layers, name: str) -> None:
+    """Raise LoadError for a LoRA without input columns, unless it changes what the published student's does.
+
+    That one changes all eight projections of the attention in double blocks, and nothing but attention. A
+    style in the place of the student would draw without the reference.
+    """
+    double = {path.split(".attn.")[-1] for path in layers if path.startswith("transformer_blocks.")}
+    if double != {*ATTENTION} or any(".attn." not in path for path in layers):
+        raise LoadError(
+            f"{name} is a style LoRA, not a trained student: pass it with --lora, which keeps the student"
+        )
+
+
+def add_styles(pipe: Any, styles: Sequence[Style], files: Sequence[Path]) -> None:
+    """Put style LoRAs on a pipeline, beside the LoRA that it may have, and record them in `pipe.styles`.
+
+    All files are checked before the first one is put on.
+    """
+    ready = []
+    for style, file in zip(styles, files, strict=True):
+        layers, settings = read(file)
+        check_style(layers, file.name)
+        ready.append((style, len(layers), fit(layers, pipe.transformer, file.name), settings))
+    scales = dict.fromkeys(pipe.get_active_adapters(), 1.0)
+    for index, (style, total, layers, settings) in enumerate(ready):
+        scales[f"style-{index}"] = style.scale
+        state = {
+            f"transformer.{path}.{part}": value.to(pipe.transformer.dtype)
+            for path, parts in layers.items()
+            for part, value in parts.items()
+        }
+        pipe.load_lora_into_transformer(
+            state, transformer=pipe.transformer, adapter_name=f"style-{index}", _pipeline=pipe, **settings
+        )
+        pipe.styles += (replace(style, layers=len(layers), total=total),)
+    if ready:
+        pipe.transformer.set_adapters(list(scales), list(scales.values()))
+        pipe.transformer.eval()

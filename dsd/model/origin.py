@@ -1,0 +1,88 @@
+"""What the files of a model say about its origin: config, license, schedule and text length.
+
+A student draws as it was trained, whichever base it is put on, and the license is the strictest of all parts.
+"""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import hf_hub_download, metadata_load
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors import safe_open
+
+from dsd.model.presets import FLUX_DEV, Preset, family_of
+
+METADATA = "dsd"  # key in a LoRA file's metadata for the text length and the license, as JSON
+FREE = "Apache-2.0"
+SHIFTED = {"shift": 3.0, "use_dynamic_shifting": True}  # the schedule of FLUX.1-dev, published so
+
+
+def read_json(source: str, path: str) -> dict[str, Any]:
+    """Return a JSON file of a folder or hub id; {} if there is none."""
+    if Path(source).exists():
+        file = Path(source, path)
+        return json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        return json.loads(Path(hf_hub_download(source, path)).read_text())
+    except LocalEntryNotFoundError:
+        raise
+    except EntryNotFoundError:
+        return {}
+
+
+def transformer_config(source: str) -> dict[str, Any]:
+    """Return the config of a model's transformer; {} if it cannot be read, which loading it will explain."""
+    try:
+        return read_json(source, "transformer/config.json") or read_json(source, "config.json")
+    except Exception:  # the hub's library raises many kinds
+        return {}
+
+
+def card_license(folder: str) -> str | None:
+    """Return the license that the README of a local folder names, or None."""
+    card = Path(folder, "README.md")
+    license = (metadata_load(card) or {}).get("license") if card.is_file() else None
+    return FREE if license == FREE.lower() else license
+
+
+def lora_facts(file: Path) -> dict[str, Any]:
+    """Return what training has noted in a LoRA file: `text_tokens` and `license`; {} for other files."""
+    with safe_open(file, framework="pt") as tensors:
+        return json.loads((tensors.metadata() or {}).get(METADATA, "{}"))
+
+
+def strictest(licenses: Iterable[str]) -> str:
+    """Return the strictest license: a non-commercial one, then one that is not known to be free."""
+    return min(licenses, key=lambda name: ("on-commercial" not in name.lower(), name == FREE))
+
+
+def license_of(pipe: Any, preset: Preset, weights: str | None, lora: Path | None) -> str:
+    """Return the license of a loaded pipeline: the strictest of its base, weights and style LoRAs."""
+    parts = [preset.license]
+    if family_of(pipe.transformer.config) is FLUX_DEV:
+        parts.append(FLUX_DEV.license)
+    if weights or pipe.styles:
+        noted = lora_facts(lora).get("license") if lora and weights else card_license(weights or "")
+        parts.append(Preset.license if pipe.styles else noted or Preset.license)
+    return strictest(parts)
+
+
+def follow_student(pipe: Any, weights: str | None, lora: Path | None) -> None:
+    """Give a pipeline the schedule and the text length that the student was trained with."""
+    tokens = lora_facts(lora).get("text_tokens") if lora else None
+    if weights and not Path(weights).is_file():
+        tokens = tokens or read_json(weights, "tokenizer_2/tokenizer_config.json").get("model_max_length")
+    if tokens:
+        pipe.tokenizer_2.model_max_length = tokens
+    if weights:
+        _follow_schedule(pipe, weights)
+
+
+def _follow_schedule(pipe: Any, weights: str) -> None:
+    config = {} if Path(weights).is_file() else read_json(weights, "scheduler/scheduler_config.json")
+    if not config and family_of(pipe.transformer.config) is FLUX_DEV:
+        config = {**pipe.scheduler.config, **SHIFTED}
+    if config:
+        pipe.register_modules(scheduler=type(pipe.scheduler).from_config(config))
