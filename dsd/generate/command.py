@@ -162,8 +162,8 @@ def _draw_again(args: argparse.Namespace) -> None:
         pipe = _load(args, model, weights, lora)
     except ValueError as error:
         raise ValueError(
-            f"{error} (the image was made by {' with '.join([repr(model), *map(str, lora)])}: if that has moved, "
-            "pass --model or --lora)"
+            f"{error} (the image was made by {' with '.join([repr(model), *map(str, lora)])}: if that has "
+            "moved, pass --model or --lora)"
         ) from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)

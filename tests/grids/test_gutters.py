@@ -27,7 +27,7 @@ def test_panels_come_in_reading_order_without_the_margin():
 @pytest.mark.parametrize(("rows_", "columns", "margin"), [(3, 2, 0), (2, 3, 0), (2, 2, 8), (2, 2, -1)])
 def test_a_grid_that_cannot_be_cut_so_says_so(rows_, columns, margin):
     with pytest.raises(
-        ValueError, match=f"32 x 32 pixels cannot be cut into {rows_}x{columns} .* margin of {margin}"
+        ValueError, match=f"32 x 32 pixels has no {rows_}x{columns} panels .* margin of {margin}"
     ):
         panels(Image.new("RGB", (32, 32)), rows_, columns, margin)
 
