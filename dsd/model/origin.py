@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download, metadata_load
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import safe_open
 
+from dsd.files import hub
 from dsd.model.presets import FLUX_DEV, Preset, family_of
 
 METADATA = "dsd"  # key in a LoRA file's metadata for the text length and the license, as JSON
@@ -35,7 +36,8 @@ def read_json(source: str, path: str) -> dict[str, Any]:
 def transformer_config(source: str) -> dict[str, Any]:
     """Return the config of a model's transformer; {} if it cannot be read, which loading it will explain."""
     try:
-        return read_json(source, "transformer/config.json") or read_json(source, "config.json")
+        with hub.offline_if_unreachable(source):
+            return read_json(source, "transformer/config.json") or read_json(source, "config.json")
     except Exception:  # the hub's library raises many kinds
         return {}
 

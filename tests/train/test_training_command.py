@@ -206,7 +206,7 @@ def test_streaming_what_lies_here_is_refused(teacher, tmp_path):
 
 
 def test_an_empty_dataset_and_publicity_without_an_upload_are_refused(teacher, tmp_path):
-    with pytest.raises(TrainingError, match="the dataset is empty"):
+    with pytest.raises(TrainingError, match="the dataset has no rows"):
         call(teacher, empty(tmp_path), tmp_path / "out")
     with pytest.raises(ValueError, match="--public applies to the upload"):
         call(teacher, tmp_path, tmp_path / "out", "--public")
