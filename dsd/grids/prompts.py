@@ -23,6 +23,7 @@ from dsd.grids import references, writers
 from dsd.grids.recipes import RECIPES, Recipe
 from dsd.grids.writers import Draft, Unusable
 from dsd.vlm.base import VLM
+from dsd.vlm.recorded import forget
 
 MOST = 1_000_000  # grids in one run: an id has six digits, and so does the grid's part of its seed
 MAX_SEED = 4293  # keeps every grid's seed below 2**32, the limit of the page
@@ -162,6 +163,7 @@ def write_prompts(
                 on_row(index + 1, dropped)
         finally:
             append(new)  # also the finished rows before an error
+        forget(run)  # a command that was killed may have left answers whose rows it had written
     return dropped
 
 

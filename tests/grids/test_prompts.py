@@ -257,6 +257,13 @@ def content(run: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in run.glob("*.jsonl")}
 
 
+def test_answers_that_a_killed_command_left_are_removed_at_the_end(tmp_path):
+    write_in_blocks(tmp_path, model=True)
+    (tmp_path / "answers.0.jsonl").write_text('{"id": "0", "answer": "Yes."}\n')
+    write_in_blocks(tmp_path, model=True)
+    assert not (tmp_path / "answers.0.jsonl").exists()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="forks")
 @pytest.mark.parametrize("model", [False, True])
 def test_runs_killed_at_twenty_random_moments_equal_an_uninterrupted_one(tmp_path, model):
