@@ -43,6 +43,7 @@ def connected(address: str, cache: Path, token: str | None = None) -> Iterator[N
     variables = {"HF_ENDPOINT": address, "HF_HUB_CACHE": str(cache), "HF_HUB_DISABLE_XET": "1"}
     variables |= {"HF_TOKEN": token} if token else {}
     with mock.patch.multiple(constants, **values), mock.patch.dict(os.environ, variables):
+        os.environ.pop("HF_HUB_OFFLINE", None)
         if not token:
             os.environ.pop("HF_TOKEN", None)
         with (
