@@ -36,6 +36,22 @@ def warnings_are_logged():
 
 
 @pytest.fixture(scope="module")
+def pipe():
+    """A pipeline of random weights; modules that need another one define their own."""
+    from tests import tiny
+
+    return tiny.pipeline()
+
+
+@pytest.fixture
+def calls(pipe, monkeypatch) -> list[int]:
+    """The batch size of every call of the transformer."""
+    from tests import tiny
+
+    return tiny.count_calls(pipe, monkeypatch)
+
+
+@pytest.fixture(scope="module")
 def browser():
     from tests import browsing  # which skips a module where there is no Chromium
 

@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from dsd.vlm.open import Request, open_vlm
+from tests import local_server
+from tests.local_server import QuietHandler
 
 ROOT = Path(__file__).parents[1]
 MODELS = {"data": [{"id": "loopback"}]}
@@ -37,10 +38,6 @@ class Reply:
         return json.dumps({"choices": [{"message": {"content": self.content}}]}).encode()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads, request_queue_size = True, 256  # many connect at once; the default queue holds five
-
-
 @contextmanager
 def serving(
     answer: Callable[[dict], Reply | None],
@@ -52,10 +49,7 @@ def serving(
     If the answer is None, the connection is closed instead.
     """
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, wbufsize = "HTTP/1.1", -1  # keep connections open; send an answer in one piece
-        disable_nagle_algorithm = True
-
+    class Handler(QuietHandler):
         def do_GET(self):
             self.send(models())
 
@@ -74,15 +68,8 @@ def serving(
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *_):
-            pass
-
-    with _Server(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-        finally:
-            server.shutdown()
+    with local_server.serving(Handler) as address:
+        yield f"{address}/v1"
 
 
 @contextmanager

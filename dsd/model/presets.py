@@ -30,7 +30,6 @@ class Preset:
     like: str | None = None  # name of the preset whose settings a folder or hub id has
     description: str = ""
     about_grids: str = ""  # tells visitors of the Grids tab who draws there
-    teacher_hint: str = ""  # how to draw grids with it, for visitors of an app whose grids another one draws
     recipe: str = "identity"  # name of the recipe that its grids are worded by
     knows_world: bool = False  # it draws the drawn world alone, and can tell when an image is not from there
     drawing_grids: Mapping[str, Any] = field(default_factory=dict)  # fields of `dsd.grids.teacher.Settings`
@@ -79,8 +78,6 @@ FLUX_DEV = Preset(
     license="FLUX.1 [dev] Non-Commercial License",
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-dev",
     description="FLUX.1-dev with the published DSD weights: photographs and drawings, on a GPU.",
-    about_grids="flux-dev draws them here.",
-    teacher_hint="python app.py --teacher flux-dev loads a large one, which needs another 34 GB.",
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )
 FLUX_SCHNELL = Preset(
@@ -91,8 +88,6 @@ FLUX_SCHNELL = Preset(
     license="Apache-2.0",
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-schnell",
     description="FLUX.1-schnell as a base for your own weights: free license, on a GPU.",
-    about_grids="flux-schnell draws them here.",
-    teacher_hint="python app.py --teacher flux-schnell loads a large one, which needs another 34 GB.",
     drawing_grids={"steps": 4, "guidance": 0.0, "tokens": 256},
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )

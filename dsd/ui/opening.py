@@ -76,13 +76,15 @@ def lazy_wheel(
         large = {} if PRESETS[teacher].embedded else {"offload": offload, "quantize": quantize}
         return load_teacher(teacher, device=device, **large)
 
-    hint = PRESETS[model].teacher_hint if model in PRESETS and model != teacher else ""
+    about = PRESETS[teacher].about_grids or f"{teacher} draws them here."
+    if model in PRESETS and model != teacher and not PRESETS[model].embedded:
+        about += f" python app.py --teacher {model} loads a large one, which needs another 34 GB."
     sample = Path(PRESETS[DEFAULT.name].run or "none")
     return Wheel(
         teacher=Lazy(teacher, open_teacher),
         recipe=recipe_of(teacher),
         judge=judge,
-        about=f"{PRESETS[teacher].about_grids} {hint}".strip(),
+        about=about,
         run=run or (sample if sample.is_dir() else None),
         own=run is not None,
     )

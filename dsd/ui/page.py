@@ -91,7 +91,7 @@ def _header(loaded: Loaded) -> str:
     weights = f" with the weights {html.escape(shown_name(loaded.weights))}" if loaded.weights else ""
     missing = notice(sentence(loaded.missing)) if loaded.missing else ""
     return (
-        f"<h1>{TITLE}</h1><p>Give it a picture of a character or a thing and say where it should be. "
+        f"<h1>{TITLE}</h1><p>Give it an image of a character or a thing, and say where it should be. "
         "It draws the same one there.</p>"
         f'<p class="dsd-model"><b>Model: {html.escape(shown_name(loaded.name))}{weights}.</b> '
         f"{html.escape(loaded.description)}</p>{missing}"

@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests import local_server
 from tests.chat import answers, faults
 from tests.chat.faults import Fault
 from tests.chat.styles import STYLES
+from tests.local_server import QuietHandler
 
 PIECES = 8  # of a body that drips
 
@@ -80,15 +81,8 @@ def _schema(body: dict) -> dict | None:
     return asked["json_schema"]["schema"] if asked.get("type") == "json_schema" else None
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads, request_queue_size = True, 256
-
-
-def _handler(chat: Chat) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, wbufsize = "HTTP/1.1", -1
-        disable_nagle_algorithm = True
-
+def _handler(chat: Chat) -> type[QuietHandler]:
+    class Handler(QuietHandler):
         def do_GET(self) -> None:
             if self.path == "/v1/models":
                 return self.send(Fault(json.dumps(chat.listed()).encode()))
@@ -131,9 +125,6 @@ def _handler(chat: Chat) -> type[BaseHTTPRequestHandler]:
                 self.close_connection = True
             self.close_connection |= response.cut is not None
 
-        def log_message(self, *_):
-            pass
-
         def finish(self) -> None:
             try:
                 super().finish()
@@ -146,9 +137,5 @@ def _handler(chat: Chat) -> type[BaseHTTPRequestHandler]:
 @contextmanager
 def serving(chat: Chat) -> Iterator[str]:
     """Serve the chat and yield the address, which ends in /v1."""
-    with _Server(("127.0.0.1", 0), _handler(chat)) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}/v1"
-        finally:
-            server.shutdown()
+    with local_server.serving(_handler(chat)) as address:
+        yield f"{address}/v1"

@@ -1,22 +1,10 @@
 """The loop can be watched, changed and stopped at every step."""
 
-import pytest
 import torch
 
-from dsd.model.pipeline import DSDPipeline, DSDPipelineOutput, Step
+from dsd.model.pipeline import DSDPipelineOutput, Step
 from dsd.model.request import DrawingOptions, Request
-from tests import tiny
 from tests.tiny import PROMPTS, draw, image, seeded
-
-
-@pytest.fixture(scope="module")
-def pipe() -> DSDPipeline:
-    return tiny.pipeline()
-
-
-@pytest.fixture
-def calls(pipe, monkeypatch) -> list[int]:
-    return tiny.count_calls(pipe, monkeypatch)
 
 
 def request(steps: int, prompt: str | list[str] = PROMPTS[0], **inputs) -> Request:

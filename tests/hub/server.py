@@ -5,14 +5,14 @@ recorded in `Hub.seen`, so that a test can say what was downloaded.
 """
 
 import json
-import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from tests import local_server
 from tests.hub.repository import Repository, is_large, sha256
 from tests.hub.routes import Answer, route
+from tests.local_server import QuietHandler
 
 
 class Hub:
@@ -51,15 +51,8 @@ class Hub:
         return {path for path in small if not is_large(path)} | large
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads, request_queue_size = True, 256
-
-
-def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version, wbufsize = "HTTP/1.1", -1
-        disable_nagle_algorithm = True
-
+def _handler(hub: Hub) -> type[QuietHandler]:
+    class Handler(QuietHandler):
         def answer(self) -> None:
             length = int(self.headers["Content-Length"] or 0)
             body, parts = self.rfile.read(length), urlsplit(self.path)
@@ -98,19 +91,11 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
             end = min(end, len(content))
             return 206, content[start:end], {"Content-Range": f"bytes {start}-{end - 1}/{len(content)}"}
 
-        def log_message(self, *_):
-            pass
-
     return Handler
 
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[Hub]:
     """Serve the hub at `hub.address`, the value for HF_ENDPOINT."""
-    with _Server(("127.0.0.1", 0), _handler(hub)) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
-        hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-        try:
-            yield hub
-        finally:
-            server.shutdown()
+    with local_server.serving(_handler(hub)) as hub.address:
+        yield hub

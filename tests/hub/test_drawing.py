@@ -202,4 +202,7 @@ def test_weights_may_be_a_lora_on_the_hub(hub, subject, tmp_path):
     file = "pytorch_lora_weights.safetensors"
     lora = Repository(name="me/student-lora", files={file: hub[shelf.STUDENT].files[file]})
     hub.repositories["models", lora.name] = lora
-    draw(tmp_path / "out.png", subject, *FLUX, "--weights", lora.name)
+    drawn = draw(tmp_path / "out.png", subject, *FLUX, "--weights", lora.name)
+    (local := tmp_path / file).write_bytes(lora.files[file])
+    assert difference(drawn, draw(tmp_path / "local.png", subject, *FLUX, "--weights", local)) == 0
+    assert np.asarray(drawn).std() > 0

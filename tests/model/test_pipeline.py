@@ -19,16 +19,6 @@ def encoded(pipe: DSDPipeline, prompt: str) -> tuple[torch.Tensor, torch.Tensor]
     return pipe.encode_prompt(prompt, max_sequence_length=16)[:2]
 
 
-@pytest.fixture(scope="module")
-def pipe() -> DSDPipeline:
-    return tiny.pipeline()
-
-
-@pytest.fixture
-def calls(pipe, monkeypatch) -> list[int]:
-    return tiny.count_calls(pipe, monkeypatch)
-
-
 # -- branches
 
 
