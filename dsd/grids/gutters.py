@@ -2,7 +2,7 @@
 
 Teachers draw gutters of any width and color, or none, and not always exactly where they belong. Each line
 between two rows or columns is looked for near its place and must be visible beside every panel that it
-separates: one wide image above two others is no grid. A frame around the grid is removed with the gutters.
+separates: one wide image above two others is not a grid. A frame around the grid is removed with the gutters.
 
 Panels that are within two pixels of equal parts are cut at equal parts.
 """

@@ -162,5 +162,5 @@ def _check_host(host: str) -> None:
             probe.bind(address)
     except OSError as error:
         raise ValueError(
-            f"{host} is no address of this machine ({error}): leave out --host, or pass --host 0.0.0.0"
+            f"{host} is not an address of this machine ({error}): leave out --host, or pass --host 0.0.0.0"
         ) from error

@@ -178,7 +178,7 @@ def test_a_port_that_is_taken_ends_in_one_sentence(start, capsys):
     [
         (["--port", "70000"], None, "port 70000 cannot be used"),
         ([], OSError("Cannot find empty port"), "no free port was found: pass a free one as --port"),
-        (["--host", "203.0.113.9"], None, "203.0.113.9 is no address of this machine"),
+        (["--host", "203.0.113.9"], None, "203.0.113.9 is not an address of this machine"),
         ([], ValueError("localhost is\nnot accessible"), "localhost is not accessible"),
     ],
 )
