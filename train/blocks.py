@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from torch import cuda, distributed
 from tqdm import tqdm
 
 from dsd.files import jsonl
@@ -27,11 +28,8 @@ def join() -> PartialState:
     """Return the state of this process within its launch; call this before anything else creates one.
 
     accelerate counts CPU processes only if it is told that there is no GPU, and its default timeout is ten
-    or thirty minutes. If there are more processes than GPUs, several share one: a small model leaves most of
-    it idle.
+    or thirty minutes. Processes share GPUs that are too few: a small model leaves most of one idle.
     """
-    from torch import cuda
-
     from dsd.model.checkpoint import best_device  # imported here to keep --help fast
 
     alone = os.environ.get("ACCELERATE_USE_CPU") == "True" and "WORLD_SIZE" not in os.environ
@@ -45,15 +43,11 @@ def join() -> PartialState:
 
 def crowded() -> bool:
     """Return whether several processes on this machine have to share a GPU."""
-    from torch import cuda
-
     return 0 < cuda.device_count() < int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def own_device() -> str:
     """Return this process's device, a GPU with its index; call `join` first."""
-    from torch import cuda
-
     from dsd.model.checkpoint import best_device
 
     best = best_device()
@@ -61,15 +55,20 @@ def own_device() -> str:
 
 
 def wait_for_all() -> None:
-    """Wait until every process of this launch has called this.
+    """Wait until every process of this launch has called this, also processes that share a GPU.
 
-    accelerate's own barrier names a GPU to wait on, which does not work for processes that share a GPU and
-    synchronize on the CPU.
+    accelerate's own barrier names a GPU to wait on, but these synchronize on the CPU.
     """
     if PartialState().num_processes > 1:
-        from torch import distributed
-
         distributed.barrier()
+
+
+def finish(work: Callable[[], object]) -> None:
+    """Call `work` in the main process, after what all processes did before and before what they do next."""
+    wait_for_all()
+    if PartialState().is_main_process:
+        work()
+    wait_for_all()
 
 
 def say(*lines: str) -> None:
@@ -134,20 +133,14 @@ def stage(
     ):
         todo = [[items[name] for name in block] for block in unfinished]
         yield Share(todo, append, bar, outcome_of, Counter(map(outcome_of, finished)))
-    wait_for_all()
-    if state.is_main_process:
-        jsonl.merge(path)
-    wait_for_all()
+    finish(lambda: jsonl.merge(path))
 
 
 @contextmanager
 def recorded(vlm: VLM, folder: Path) -> Iterator[VLM]:
     """Yield the model with its answers kept in the folder until this ends without an error."""
     yield Recorded(vlm, folder, PartialState().process_index)
-    wait_for_all()
-    if PartialState().is_main_process:
-        forget(folder)
-    wait_for_all()
+    finish(lambda: forget(folder))
 
 
 def describe(outcomes: Counter) -> str:

@@ -1,7 +1,4 @@
-"""The frame of the commands in this folder: shared options, and errors that end with one sentence.
-
-A user error ends with exit code 2, without a traceback.
-"""
+"""The frame of the commands in this folder: shared options, and errors that end with one sentence."""
 
 import argparse
 import sys
@@ -41,15 +38,17 @@ class Parser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Call `main()` at the end of a command's file, and exit with its return value unless it is 0 or None.
+    """Call `main()`, and exit with its return value unless it is 0 or None.
 
-    ValueError (including LoadError and RunError), OSError and running out of memory end with one sentence.
-    Any other error is a bug and keeps its traceback.
+    ValueError (including LoadError and RunError), OSError and running out of memory end with one sentence and
+    exit code 2. Any other error is a bug and keeps its traceback.
     """
     try:
         code = main()
     except (ValueError, OSError) as error:
-        code = fail(_remedy(error))
+        from dsd.doctor import doctor  # imported only when needed, because it is slow
+
+        code = fail(doctor.remedy(error))
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
             raise
@@ -59,12 +58,6 @@ def run(main: Callable[[], int | None]) -> None:
         code = 130
     if code:
         sys.exit(code)
-
-
-def _remedy(error: ValueError | OSError) -> str:
-    from dsd.doctor import doctor  # imported only when needed, because it is slow
-
-    return doctor.remedy(error)
 
 
 def fail(message: str) -> int:

@@ -46,19 +46,15 @@ def compare(args: argparse.Namespace) -> str:
 
 
 def label(checkpoints: list[str]) -> dict[str, str]:
-    """Map row names to sources.
-
-    `judged=runs/judged/checkpoint` names its row; without a label, the source itself is the name.
-    """
+    """Map row names to sources: the labels, as in `judged=runs/judged`, or else the sources themselves."""
     sources: dict[str, str] = {}
     for item in checkpoints:
         name, sign, source = item.partition("=")
         if not sign:
             name, source = public_name(item), item
         if not name or name in (TEACHER, TRUTH, COPY, CHANCE) or name in sources:
-            raise ValueError(
-                f"two rows cannot both be called {name!r}: write LABEL={source} to name this one"
-            )
+            error = f"two rows cannot both be called {name!r}: write LABEL={source} to name this one"
+            raise ValueError(error)
         sources[name] = source
     return sources
 
@@ -69,55 +65,49 @@ def label(checkpoints: list[str]) -> dict[str, str]:
 def _draw_all(args: argparse.Namespace, sources: dict[str, str], benchmark: Benchmark) -> dict[str, Scores]:
     """Return the scores of each row; only one model is in memory at a time."""
     results: dict[str, Scores] = {}
+
+    def add(name: str, draw: Draw, *, described: bool = False) -> None:
+        with tqdm(total=len(benchmark.cases), desc=name, unit="image") as bar:
+            batches = validation.in_batches(draw, args.batch, on_done=bar.update)
+            results[name] = benchmark.evaluate(batches, described=described)
+
     for name, source in sources.items():
-        draw = _student(source, args)
-        results[name] = _score(name, draw, benchmark, args)
+        draw = _open_student(source, args)
+        add(name, draw)
         if args.described:
-            name = f"{name}, full caption"
-            results[name] = _score(name, draw, benchmark, args, described=True)
+            add(f"{name}, full caption", draw, described=True)
         del draw
     if teacher := args.teacher or (None if args.images else "pocket"):
-        results[TEACHER] = _score(TEACHER, _teacher(teacher, args), benchmark, args, described=True)
-    results[COPY] = _score(COPY, validation.by_copying, benchmark, args)
+        add(TEACHER, _open_teacher(teacher, args), described=True)
+    add(COPY, validation.by_copying)
     return results
 
 
-def _score(
-    name: str, draw: Draw, benchmark: Benchmark, args: argparse.Namespace, *, described: bool = False
-) -> Scores:
-    with tqdm(total=len(benchmark.cases), desc=name, unit="image") as bar:
-        batches = validation.in_batches(draw, args.batch, on_done=bar.update)
-        return benchmark.evaluate(batches, described=described)
-
-
-def _student(source: str, args: argparse.Namespace) -> Draw:
+def _open_student(source: str, args: argparse.Namespace) -> Draw:
     pipe = open_student(source, base=args.base, device=args.device)
-    settings = {name: getattr(args, name) for name in ("steps", "image_guidance", "text_guidance")}
-    return _saved(validation.by_student, pipe, settings, args)
+    scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
+    return _keep_images(args, validation.by_student, pipe, steps=args.steps, **scales)
 
 
-def _teacher(source: str, args: argparse.Namespace) -> Draw:
+def _open_teacher(source: str, args: argparse.Namespace) -> Draw:
     like = None if source in SETTINGS else args.teacher_like
     teacher = load_teacher(source, like=like, guidance=args.teacher_guidance, device=args.device)
-    settings = {"steps": args.steps, "guidance": teacher.settings.guidance}
-    return _saved(validation.by_teacher, teacher.pipe, settings, args)
+    scales = {"guidance": teacher.settings.guidance}
+    return _keep_images(args, validation.by_teacher, teacher.pipe, steps=args.steps, **scales)
 
 
-def _saved(way: Callable[..., Draw], pipe, settings: dict[str, float], args: argparse.Namespace) -> Draw:
+def _keep_images(args: argparse.Namespace, way: Callable[..., Draw], pipe, **settings: float) -> Draw:
     """Return a `Draw` that does not draw again what an earlier run of the command left in its folder."""
     name = f"{way.__name__} {checkpoint.model_hash(pipe)} {settings | {'batch': args.batch}}"
     return validation.saved_in(args.out / "images", name, way(pipe, **settings))
 
 
 def open_student(source: str, *, base: str, device: str) -> DSDPipeline:
-    """Open a complete pipeline, or weights (LoRA file or folder) on `base`.
-
-    On a CPU it runs in float32, because half precision is slow there.
-    """
-    is_whole = source in presets.PRESETS or not Path(source).exists()
-    is_whole = is_whole or Path(source, "model_index.json").exists()
+    """Open a complete pipeline, or weights (LoRA file or folder) on `base`."""
+    is_local = source not in presets.PRESETS and Path(source).exists()
+    is_whole = not is_local or Path(source, "model_index.json").exists()
     name, weights = (source, None) if is_whole else (base, source)
-    dtype = torch.float32 if device == "cpu" else None
+    dtype = torch.float32 if device == "cpu" else None  # half precision is slow on a CPU
     pipe = checkpoint.load_pipeline(name, weights=weights, dtype=dtype, device=device)
     pipe.set_progress_bar_config(disable=True)
     return pipe

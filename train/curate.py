@@ -20,22 +20,22 @@ from typing import TYPE_CHECKING
 from accelerate import PartialState
 from tqdm import tqdm
 
-from dsd.curation import captions, report
+from dsd.curation import captions, judge_evaluation, report
 from dsd.curation import judge as curation
 from dsd.curation.captions import Caption
 from dsd.curation.judge import Pair
+from dsd.curation.judge_evaluation import GradedPair
 from dsd.curation.readable import Readable, ask_again
 from dsd.curation.verdict import SAME, UNREADABLE, Thresholds
 from dsd.files import jsonl
-from dsd.files.jsonl import RunError
+from dsd.files.jsonl import Row, RunError
 from dsd.generate.command import quiet
 from dsd.grids import grids
 from dsd.grids.grids import Grid
-from dsd.grids.recipes import RECIPES
+from dsd.grids.recipes import CRITTERS, RECIPES
 from dsd.vlm.open import VLM, open_vlm
 from train import command
-from train.blocks import join, recorded, say, stage, wait_for_all
-from train.grading import grade, outcome
+from train.blocks import KEPT, join, recorded, say, stage, wait_for_all
 
 if TYPE_CHECKING:
     from dsd.vlm.embed import Embedder
@@ -64,29 +64,18 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     parser.add_shared("run", nargs="?")
     add("--judge", metavar="MODEL", help="judge: pocket, a folder, a hub id, or a server's http://host/v1")
-    add(
-        "--embedder",
-        default="judge",
-        metavar="MODEL",
-        help="similarity model: judge (its vision encoder), an image encoder (folder or hub id), or none",
-    )
+    text = "similarity model: judge (its vision encoder), an image encoder (folder or hub id), or none"
+    add("--embedder", default="judge", metavar="MODEL", help=text)
     add("--recipe", choices=RECIPES, help="recipe of the judge's questions (the grids' own)")
-    add(
-        "--votes",
-        type=int,
-        nargs=2,
-        metavar=("K", "N"),
-        help="keep pairs with at least K of N votes for `same` (1 1)",
-    )
+    text = "keep pairs with at least K of N votes for `same` (1 1)"
+    add("--votes", type=int, nargs=2, metavar=("K", "N"), help=text)
     add("--batch", type=int, default=16, help="grids judged and written together (16)")
     add("--no-captions", action="store_true", help="judge without writing captions")
     add("--tokenizer", metavar="FOLDER", help="tokenizer that counts caption tokens (the generator's)")
-    modes = parser.add_mutually_exclusive_group()
-    modes.add_argument(
-        "--grade", action="store_true", help="grade the judge on drawn pairs whose truth is known"
-    )
-    modes.add_argument("--worth", action="store_true", help="compare true pairs before and after curation")
-    modes.add_argument("--redecide", action="store_true", help="apply other thresholds without the judge")
+    add_mode = parser.add_mutually_exclusive_group().add_argument
+    add_mode("--grade", action="store_true", help="grade the judge on drawn pairs whose truth is known")
+    add_mode("--worth", action="store_true", help="compare true pairs before and after curation")
+    add_mode("--redecide", action="store_true", help="apply other thresholds without the judge")
     add("--count", type=int, default=2000, help="number of pairs for --grade (2000)")
     add("--out", type=Path, metavar="FOLDER", help="folder for the results of --grade")
     add("--size", type=int, help="side of an image for --grade, in pixels (the embedded model's)")
@@ -100,11 +89,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     quiet()
     join()
-    # Show warnings, for example that a server cannot be reached.
-    logging.getLogger("dsd").setLevel(logging.WARNING)
+    logging.getLogger("dsd").setLevel(logging.WARNING)  # for example that a server cannot be reached
     if args.grade:
-        _check_grading(args)
-        grade(args, _judge(args), _thresholds(args, Thresholds()))
+        _grade(args)
     elif args.run is None:
         raise ValueError("no run given: name its folder, as in python -m train.curate RUN --judge pocket")
     elif args.worth:
@@ -119,18 +106,17 @@ def main(argv: list[str] | None = None) -> int:
 # ---------------------------------------------------------------- options
 
 
-def _thresholds(args: argparse.Namespace, default: Thresholds) -> Thresholds:
+def _read_thresholds(args: argparse.Namespace, default: Thresholds) -> Thresholds:
     changes = {name: getattr(args, name) for name in LIMITS if getattr(args, name) is not None}
     if args.votes:
         changes["needed"], changes["votes"] = args.votes
     return Thresholds(**{**vars(default), **changes})
 
 
-def _judge(args: argparse.Namespace) -> VLM:
+def _open_judge(args: argparse.Namespace) -> VLM:
     if not args.judge:
-        raise ValueError(
-            "no judge given: use --judge pocket, a folder, a hub id, or a server's http://host/v1"
-        )
+        error = "no judge given: use --judge pocket, a folder, a hub id, or a server's http://host/v1"
+        raise ValueError(error)
     options = {name: getattr(args, name) for name in (*OF_JUDGE, "device")}
     options["batch"] = options.pop("judge_batch")
     if options["budget"]:  # divided, so that all processes together stay within it
@@ -138,7 +124,7 @@ def _judge(args: argparse.Namespace) -> VLM:
     return open_vlm(args.judge, **options)
 
 
-def _embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
+def _open_embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
     if args.embedder == "none":
         return None
     from dsd.vlm.embed import open_embedder
@@ -150,7 +136,7 @@ def _embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
 
 
 def _curate(args: argparse.Namespace) -> None:
-    usable, judge = _usable_grids(args.run), _judge(args)
+    usable, judge = _read_grids(args.run), _open_judge(args)
     with recorded(judge, args.run) as answering:
         pairs = _judge_run(args, usable, judge, answering)
         if not args.no_captions:
@@ -159,41 +145,36 @@ def _curate(args: argparse.Namespace) -> None:
 
 def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, answering: VLM) -> list[Pair]:
     """Judge all pairs of a run and return them; `answering` is the judge, with its answers recorded."""
-    path, thresholds, embedder = (
-        args.run / "pairs.jsonl",
-        _thresholds(args, Thresholds()),
-        _embedder(args, judge),
-    )
-    _check_settings(args, usable, judge, embedder, thresholds)
-    options = {"run": args.run, "vlm": answering, "recipe": args.recipe, "embedder": embedder}
-    readable = Readable()
+    path, readable = args.run / "pairs.jsonl", Readable()
+    options = {"thresholds": _read_thresholds(args, Thresholds()), "embedder": _open_embedder(args, judge)}
+    _check_settings(args, usable, judge, **options)
+    options |= {"run": args.run, "vlm": answering, "recipe": args.recipe}
 
     def write(new: list[Pair]) -> None:
         share.write(new)
         readable.add(new)
         readable.check()
 
-    with stage(
-        path,
-        usable,
-        batch=args.batch,
-        unit="pair",
-        item_of=curation.grid_of,
-        rows_of=lambda grid: math.comb(grid.rows * grid.columns, 2),
-        outcome_of=outcome,
-    ) as share:
+    about = {"batch": args.batch, "unit": "pair", "item_of": curation.grid_of, "outcome_of": _outcome}
+    with stage(path, usable, rows_of=lambda grid: math.comb(grid.rows * grid.columns, 2), **about) as share:
         for block in share.blocks:
-            curation.judge_grids(block, thresholds=thresholds, on_grid=write, **options)
+            curation.judge_grids(block, on_grid=write, **options)
         readable.check(at_end=True)
     pairs = curation.read_pairs(args.run)
     say(*_summary(pairs), f"this process asked {readable.questions} questions, {share.speed:.1f} pairs/s")
     return pairs
 
 
+def _outcome(row: Row) -> str:
+    """Return what becomes of a judged pair, for the progress bar."""
+    return KEPT if row["reason"] == SAME else row["reason"]
+
+
 def _check_settings(
     args: argparse.Namespace,
     usable: dict[str, Grid],
     judge: VLM,
+    *,
     embedder: "Embedder | None",
     thresholds: Thresholds,
 ) -> None:
@@ -209,7 +190,7 @@ def _check_settings(
     wait_for_all()
 
 
-def _usable_grids(run: Path) -> dict[str, Grid]:
+def _read_grids(run: Path) -> dict[str, Grid]:
     all_grids = grids.read_grids(run)
     usable = {grid.id: grid for grid in all_grids if not grid.rejected}
     if not usable:
@@ -226,31 +207,24 @@ def _caption(args: argparse.Namespace, judge: VLM, usable: dict[str, Grid], pair
     if not kept:
         return say("no pair was kept, so there is nothing to caption")
     items = {name: grid for name, grid in usable.items() if name in kept}
-    tokenizer = args.tokenizer or _tokenizer(next(iter(items.values())).generator)
-    options = {"count": captions.counter(tokenizer), "recipe": args.recipe}
-    path = args.run / "captions.jsonl"
-    with stage(
-        path,
-        items,
-        batch=args.batch,
-        unit="caption",
-        item_of=curation.grid_of,
-        rows_of=lambda grid: 2 * len(kept[grid.id]),
-    ) as share:
+    tokenizer = args.tokenizer or _find_tokenizer(next(iter(items.values())).generator)
+    options = {"run": args.run, "vlm": judge, "count": captions.counter(tokenizer), "recipe": args.recipe}
+    path, about = args.run / "captions.jsonl", {"batch": args.batch, "unit": "caption"}
+    about |= {"item_of": curation.grid_of, "rows_of": lambda grid: 2 * len(kept[grid.id])}
+    with stage(path, items, **about) as share:
         for block in share.blocks:
-            share.write(captions.caption_grids(block, kept, run=args.run, vlm=judge, **options))
+            share.write(captions.caption_grids(block, kept, **options))
     rows = jsonl.read_records(path, Caption)
     method = "counted" if tokenizer else "estimated, because the generator's tokenizer is not on this machine"
-    cut_count = sum(caption.cut for caption in rows)
-    grid_count = sum(caption.writer == captions.GRID for caption in rows)
+    cut = sum(caption.cut for caption in rows)
+    own = sum(caption.writer == captions.GRID for caption in rows)
     say(
-        f"{len(rows)} captions, {cut_count} of them cut to 77 tokens ({method}), "
-        f"{grid_count} in the grid's own words",
+        f"{len(rows)} captions, {cut} of them cut to 77 tokens ({method}), {own} in the grid's own words",
         f"{share.speed:.1f} captions/s in this process",
     )
 
 
-def _tokenizer(generator: str) -> Path | None:
+def _find_tokenizer(generator: str) -> Path | None:
     from dsd.model.checkpoint import LoadError, resolve
 
     try:
@@ -275,7 +249,7 @@ def _summary(pairs: list[Pair]) -> list[str]:
 
 def _redecide(args: argparse.Namespace) -> None:
     old = curation.read_pairs(args.run)[0].thresholds
-    pairs = curation.redecide(args.run, _thresholds(args, old))
+    pairs = curation.redecide(args.run, _read_thresholds(args, old))
     say(*_summary(pairs), "run train.curate with these thresholds, without --redecide, to caption them")
 
 
@@ -289,11 +263,35 @@ def _worth(run: Path) -> None:
     say(report.worth_page(shares))
 
 
-def _check_grading(args: argparse.Namespace) -> None:
+def _grade(args: argparse.Namespace) -> None:
+    """Judge the drawn pairs that are not judged yet, and write how often the judge errs into `args.out`."""
     if args.out is None or args.run is not None:
         raise ValueError("--grade grades a judge, not a run: leave out RUN, and give --out FOLDER")
     if args.count < 16 or args.count % 2:
         raise ValueError(f"--count must be even and at least 16, got {args.count}")
+    judge, path = _open_judge(args), args.out / "graded.jsonl"
+    settings = {"recipe": args.recipe or CRITTERS.name, "seed": judge_evaluation.SEED, "size": args.size}
+    settings["thresholds"] = _read_thresholds(args, Thresholds())
+    curation.check_settings(path, judge=judge.name, judge_hash=judge.weights, **settings)
+    items = {f"{index:06}": index for index in range(args.count)}
+    with (
+        recorded(judge, args.out) as answering,
+        stage(path, items, batch=4 * args.batch, unit="pair", outcome_of=_outcome) as share,
+    ):
+        for block in share.blocks:
+            share.write(judge_evaluation.judge_drawn(block, vlm=answering, **settings))
+    if PartialState().is_main_process:
+        _write_grades(args.out, jsonl.read_records(path, GradedPair)[: args.count])
+    say("", f"{share.speed:.1f} pairs/s in this process; see {args.out}")
+
+
+def _write_grades(out: Path, pairs: list[GradedPair]) -> None:
+    grades = judge_evaluation.grades(pairs)
+    page = report.markdown(grades)
+    jsonl.write_atomic(out / "grades.json", json.dumps(grades, indent=1).encode())
+    jsonl.write_atomic(out / "grades.md", f"{page}\n\n![How often the judge errs](grades.png)\n".encode())
+    jsonl.write_atomic(out / "grades.png", report.chart(grades))
+    print(page)
 
 
 if __name__ == "__main__":

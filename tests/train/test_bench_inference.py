@@ -109,8 +109,8 @@ def test_what_does_not_fit_or_is_missing_says_so():
     }  # fmt: skip
 
 
-def test_the_command_runs_them(monkeypatch):
-    monkeypatch.setattr(bench_inference, "inference_rows", lambda args: [args.rounds])
-    monkeypatch.setattr(bench_qualities, "quality_rows", lambda args: [args.subjects])
-    for flags, expected in ((["inference", "--rounds", "3"], [3]), (["qualities", "--subjects", "7"], [7])):
-        assert command.read_rows(command.build_parser().parse_args(flags)) == expected
+def test_the_command_runs_them(monkeypatch, capsys):
+    monkeypatch.setattr(bench_inference, "measure_rows", lambda args: [{"rounds": args.rounds}])
+    monkeypatch.setattr(bench_qualities, "measure_rows", lambda args: [{"subjects": args.subjects}])
+    assert command.main(["inference", "--rounds", "3"]) == command.main(["qualities", "--subjects", "7"]) == 0
+    assert capsys.readouterr().out == '{"rounds": 3}\n{"subjects": 7}\n'

@@ -1,5 +1,6 @@
 """The benchmark of training: encoding at every step costs more, and every row is there."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -54,7 +55,7 @@ def test_a_training_is_measured_in_a_process_of_its_own(pairs, teacher, tmp_path
 def test_fewer_steps_than_the_warm_up_are_refused(monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ValueError, match="--steps must be at least 8, got 7: the first 4 are not measured"):
-        next(bench.training_rows(6, 7))
+        next(bench.measure_rows(Namespace(count=6, steps=7, model="pocket")))
 
 
 def test_the_time_of_a_save_is_what_a_step_with_it_takes_longer(pairs, teacher, tmp_path):

@@ -18,9 +18,8 @@ def judge(monkeypatch) -> FakeJudge:
 
     judge = FakeJudge(said)
     monkeypatch.setattr(curate, "open_vlm", lambda name, **options: judge)
-    monkeypatch.setattr(
-        curate, "_embedder", lambda args, vlm: FakeEyes() if args.embedder == "judge" else None
-    )
+    eyes = {"judge": FakeEyes()}
+    monkeypatch.setattr(curate, "_open_embedder", lambda args, vlm: eyes.get(args.embedder))
     return judge
 
 

@@ -2,18 +2,24 @@
 
 import argparse
 import json
-from collections.abc import Iterator
+from importlib import import_module
 
-from dsd.files.jsonl import Row
 from dsd.generate.command import quiet
 from train import command
 from train.blocks import join
+
+BENCHMARKS = (
+    "wheel",
+    "training",
+    "inference",
+    "qualities",
+)  # modules beside this one
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = command.Parser(prog="python -m train.bench", description="Measure speed and memory.")
     add = parser.add_argument
-    add("what", choices=("wheel", "training", "inference", "qualities"), help="the benchmark to run")
+    add("what", choices=BENCHMARKS, help="the benchmark to run")
     add("--count", type=int, default=64, help="wheel: grids; training: pairs (64)")
     add("--steps", type=int, help="denoising steps (the model's own); training: optimizer steps (64)")
     add("--model", default="pocket", help="the model, for all but wheel (pocket)")
@@ -24,30 +30,11 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_rows(args: argparse.Namespace) -> Iterator[Row]:
-    """Yield the rows of a benchmark, whose module is imported only when it runs."""
-    if args.what == "wheel":
-        from train.bench.wheel import wheel_rows
-
-        return wheel_rows(args.count, args.steps)
-    if args.what == "training":
-        from train.bench.training import training_rows
-
-        return training_rows(args.count, args.steps, args.model)
-    if args.what == "inference":
-        from train.bench.inference import inference_rows
-
-        return inference_rows(args)
-    from train.bench.qualities import quality_rows
-
-    return quality_rows(args)
-
-
 def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet()
     join()
-    for row in read_rows(args):
+    for row in import_module(f"train.bench.{args.what}").measure_rows(args):
         print(json.dumps(row), flush=True)
     return 0
 

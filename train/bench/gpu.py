@@ -149,7 +149,7 @@ def offload_rows(
 
     draw(1)  # the first image is slower
     forget_peak()
-    few, many = timed(lambda: draw(1))[1].wall, timed(lambda: draw(5))[1].wall
+    few, many = (timed(partial(draw, steps))[1].wall for steps in (1, 5))
     step = round((many - few) / 4, 4)
     yield {"part": "offload", "offload": offload, "frame": side, "s a step": step, **_peak()}
 
@@ -177,10 +177,7 @@ def _peak() -> Row:
 def training_rows(
     build: Build, side: int, *, checkpointing: bool, base: str, rank: int = RANK
 ) -> Iterator[Row]:
-    """Yield the cost of a step of one pair with AdamW: LoRA and new columns in float32 on a frozen base.
-
-    `base` names the type of the frozen weights.
-    """
+    """Yield the cost of a step of one pair with AdamW: LoRA and new columns in float32 on a frozen `base`."""
     model = build()
     make_trainable(model, TrainOptions(rank=rank, full=False, gradient_checkpointing=checkpointing))
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad])
@@ -205,17 +202,17 @@ def training_rows(
 # ---------------------------------------------------------------- all rows
 
 
-def gpu_rows(frames: tuple[int, ...] = FRAMES) -> Iterator[Row]:
+def gpu_rows() -> Iterator[Row]:
     """Yield every row; without CUDA, one row for each part that says that it was not measured."""
     if not torch.cuda.is_available():
         for part in ("evaluation", "offload", "quantized", "training"):
             yield {"part": part, "measured": False, "why": "no CUDA"}
         return
-    device, side = torch.device("cuda"), frames[0]
+    device, side = torch.device("cuda"), FRAMES[0]
     most, build = product_speed(device), partial(transformer, device)
     card = torch.cuda.get_device_name()
     yield {"part": "card", "device": card, "matrix product, TFLOP/s": round(most / 1e12)}
-    yield from tried(evaluation_rows(build, frames, most), part="evaluation")
+    yield from tried(evaluation_rows(build, FRAMES, most), part="evaluation")
     for checkpointing in (False, True):
         options = {"base": "bf16", "checkpointing": checkpointing}
         yield from tried(training_rows(build, side, **options), part="training", **options)

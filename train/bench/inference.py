@@ -124,7 +124,7 @@ def compare(pipe: Any, scales: tuple[float, float], *, steps: int, rounds: int, 
     }
 
 
-def inference_rows(args: argparse.Namespace) -> Iterator[Row]:
+def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
     """Yield the rows of the pipeline against the plain loop, then the rows of the GPU."""
     from dsd.model.checkpoint import best_device
     from train.bench.gpu import gpu_rows

@@ -1,8 +1,8 @@
 """Compare cost and quality of the named qualities: `python -m train.bench qualities`.
 
 Every quality draws the same held-out critters from the same seeds. Its cost is measured in CPU seconds, which
-other load changes little, and in evaluations of the whole model per image, which other load does not change;
-its score is CP x PF. The first row, `best`, is the reference for the others.
+other load changes little, and in evaluations of the whole model per image; its score is CP x PF. The first
+row, `best`, is the reference for the others.
 """
 
 import argparse
@@ -36,7 +36,7 @@ class Result:
     evaluations: int  # of the whole transformer, for one image each
 
 
-def quality_rows(args: argparse.Namespace) -> Iterator[Row]:
+def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
     """Yield a row for each quality, `best` first."""
     from train.comparison import open_student
 

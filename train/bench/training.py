@@ -1,4 +1,4 @@
-"""Measure the speed of training: `python -m train.bench training` prints one line of JSON per row.
+"""Measure the speed of training: `python -m train.bench training`, one line of JSON a row.
 
 The loop of `dsd.training.loop` runs on cached latents and texts, and then again with the work that a usual
 script does in each step: opening the step's images, and encoding them and their texts. Each training run has
@@ -6,6 +6,7 @@ its own process, so that its peak memory is measured separately. CPU time is rep
 because other work on the machine changes it little.
 """
 
+import argparse
 import io
 import tempfile
 import time
@@ -93,8 +94,8 @@ def build_encoder(pairs: Pairs, options: TrainOptions) -> Callable[[int], None]:
     tokens = options.text_tokens or min(pipe.tokenizer_2.model_max_length, 512)
     count = options.batch * options.accumulate
 
-    def open_frames(rows: list[Row], name: str) -> torch.Tensor:
-        return canvas.to_tensor([canvas.fit(row[name], *frame) for row in rows])  # [B, 3, H, W]
+    def open_frames(rows: list[Row], name: str) -> torch.Tensor:  # [B, 3, H, W]
+        return canvas.to_tensor([canvas.fit(row[name], *frame) for row in rows])
 
     @torch.no_grad()
     def encode(step: int) -> None:
@@ -143,13 +144,11 @@ def size_rows(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row
 
 
 def save_rows(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:
-    """Yield the time to save the state, and its share at the default interval.
-
-    The time of a save is the difference between a step with a save and a step without.
-    """
+    """Yield the time to save the state, and its share at the default interval."""
     short = replace(options, steps=3 * WARM_UP)
     step = measure(pairs, short, folder / "without-saves").step.wall
-    seconds = max(0.0, measure(pairs, replace(short, save_every=1), folder / "saves").step.wall - step)
+    saving_step = measure(pairs, replace(short, save_every=1), folder / "saves").step.wall
+    seconds = max(0.0, saving_step - step)
     yield {
         "part": "saving", "batch": options.batch, "s": round(seconds, 3), "every steps": options.save_every,
         "share": round(seconds / (seconds + options.save_every * step), 6),
@@ -161,20 +160,15 @@ def _about(options: TrainOptions) -> Row:
     return {"canvas": f"{2 * frame[0]}x{frame[1]}", "batch": options.batch}
 
 
-def training_rows(count: int, steps: int | None, model: str = "pocket") -> Iterator[Row]:
-    """Yield all rows, measured on `count` pairs; `steps` is the number of steps in the cache comparison.
-
-    Raise ValueError if too few steps remain after the warm-up.
-    """
-    if steps is not None and steps < 2 * WARM_UP:
-        raise ValueError(
-            f"--steps must be at least {2 * WARM_UP}, got {steps}: the first {WARM_UP} are not measured"
-        )
-    side = SIDES.get(model, (512,))[0]
-    options = TrainOptions(
-        **{**resolve(model).training, "model": model, "sizes": (f"{side}",), "steps": steps or 64}
-    )
-    pairs = Pairs(count)
+def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
+    """Yield all rows; raise ValueError if too few steps remain after the warm-up."""
+    least, steps = 2 * WARM_UP, args.steps or 64  # of the cache comparison
+    if args.steps is not None and args.steps < least:
+        error = f"--steps must be at least {least}, got {args.steps}: the first {WARM_UP} are not measured"
+        raise ValueError(error)
+    sizes = (f"{SIDES.get(args.model, (512,))[0]}",)
+    settings = resolve(args.model).training | {"model": args.model, "sizes": sizes, "steps": steps}
+    options, pairs = TrainOptions(**settings), Pairs(args.count)
     with tempfile.TemporaryDirectory() as folder:
         for rows in (cache_rows, size_rows, save_rows):
             yield from rows(pairs, options, Path(folder))

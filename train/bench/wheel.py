@@ -1,5 +1,6 @@
 """Measure the data wheel: grids drawn and pairs judged per second, at several batch sizes."""
 
+import argparse
 import math
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,9 +23,9 @@ from train.grids import draw_run
 BATCHES = (1, 8, 32)
 
 
-def wheel_rows(count: int, steps: int | None) -> Iterator[Row]:
+def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
-        yield from grid_rows(Path(folder), count, steps)
+        yield from grid_rows(Path(folder), args.count, args.steps)
         yield from judge_rows(Path(folder) / f"{BATCHES[-1]}")
 
 
@@ -45,7 +46,7 @@ def judge_rows(run: Path) -> Iterator[Row]:
         vlm = open_vlm("pocket", batch=batch)
         options = {"run": run, "vlm": vlm, "embedder": open_embedder("judge", vlm=vlm)}
         judge = partial(curation.judge_grids, thresholds=Thresholds(), **options)
-        seconds = timed(partial(_judge_all, rows, judge, run / f"pairs-{batch}.jsonl"))[1]
+        _, seconds = timed(partial(_judge_all, rows, judge, run / f"pairs-{batch}.jsonl"))
         yield _row("judge", batch, len(rows) * math.comb(4, 2), "pairs", seconds.wall)
 
 
