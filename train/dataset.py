@@ -6,6 +6,7 @@ verdicts, for comparison.
 """
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from tqdm import tqdm
@@ -22,16 +23,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     parser.add_shared("run")
     add("--out", type=Path, metavar="FOLDER", help="RUN/dataset, or RUN/dataset-floor for --only floor")
-    add(
-        "--only", choices=WHICH, default="judge", help="pairs kept by the judge, by the floor, or all (judge)"
-    )
-    add(
-        "--words",
-        choices=WORDS,
-        type=lambda words: old_names.VALUES.get(("writer", words), words),
-        default="written",
-        help="captions as written, or always the grid's own words (written)",
-    )
+    text = "pairs kept by the judge, by the floor, or all (judge)"
+    add("--only", dest="which", choices=WHICH, default="judge", help=text)
+    renew, text = old_names.VALUES.get, "captions as written, or always the grid's own words (written)"
+    add("--words", choices=WORDS, type=lambda it: renew(("writer", it), it), default="written", help=text)
     add("--labels", action="store_true", help="a person's verdict overrules the judge's")
     add("--max-rows", type=int, metavar="N", help="maximum number of rows, sampled at random; must be even")
     add("--shuffle", action="store_true", help="write the rows in random order")
@@ -47,16 +42,9 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.public and not args.push_to_hub:
         raise ValueError("--public needs --push-to-hub, because it applies to the upload")
-    choice = Choice(
-        which=args.only,
-        words=args.words,
-        labels=args.labels,
-        max_rows=args.max_rows,
-        shuffle=args.shuffle,
-        seed=args.seed,
-    )
+    choice = Choice(**{one.name: getattr(args, one.name) for one in fields(Choice)})
     run = read_run(args.run)
-    out = args.out or args.run / ("dataset" if args.only == "judge" else f"dataset-{args.only}")
+    out = args.out or args.run / ("dataset" if args.which == "judge" else f"dataset-{args.which}")
     with tqdm(unit="row") as bar:
 
         def show(done: int, total: int) -> None:

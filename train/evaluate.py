@@ -14,7 +14,7 @@ from train import command
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser(description=__doc__)
     add = parser.add_argument
     text = "name, folder, hub id, or a LoRA file for --base; LABEL=CHECKPOINT names its row"
     add("checkpoints", nargs="+", metavar="CHECKPOINT", help=text)

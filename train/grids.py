@@ -17,7 +17,7 @@ from dsd.grids import grids
 from dsd.grids.grids import Drawer
 from dsd.grids.prompts import Prompt
 from train import command
-from train.blocks import KEPT, describe, join, own_device, say, stage, wait_for_all
+from train.blocks import KEPT, describe, finish, join, own_device, say, stage
 
 if TYPE_CHECKING:
     from dsd.grids.teacher import Teacher
@@ -42,38 +42,26 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     prompts, state = grids.read_prompts(args.run), join()
     if args.mend:
-        if state.is_main_process:
-            print(f"{grids.mend(args.run)} grids will be drawn again")
-        wait_for_all()
-    teacher = _load(args)
+        finish(lambda: print(f"{grids.mend(args.run)} grids will be drawn again"))
+    teacher = _load_teacher(args)
     grids.check_run(args.run, prompts, teacher.stamp)
     batch = teacher.settings.batch if args.batch is None else args.batch
     speed = draw_run(args.run, prompts, teacher, batch=batch)
     if state.is_main_process:
         grids.sweep(args.run)
     rows = jsonl.read(grids.table(args.run))
-    each = " in each process" if state.num_processes > 1 else ""
-    say(
-        f"{len(rows)} grids in {args.run / 'grids'}: {describe(Counter(map(_outcome, rows)))}; "
-        f"{speed:.2f} grids/s{each}"
-    )
+    outcomes, each = Counter(map(_outcome, rows)), " in each process" if state.num_processes > 1 else ""
+    say(f"{len(rows)} grids in {args.run / 'grids'}: {describe(outcomes)}; {speed:.2f} grids/s{each}")
     return 0
 
 
-def _load(args: argparse.Namespace) -> "Teacher":
+def _load_teacher(args: argparse.Namespace) -> "Teacher":
     quiet()  # before the import below, which would log messages
     from dsd.grids.teacher import load_teacher
 
-    return load_teacher(
-        args.model,
-        like=args.like,
-        steps=args.steps,
-        guidance=args.guidance,
-        margin=args.margin,
-        device=args.device or own_device(),
-        offload=args.offload,
-        quantize=args.quantize,
-    )
+    names = ("like", "steps", "guidance", "margin", "offload", "quantize")
+    options = {name: getattr(args, name) for name in names}
+    return load_teacher(args.model, device=args.device or own_device(), **options)
 
 
 def draw_run(run: Path, prompts: list[Prompt], teacher: Drawer, *, batch: int) -> float:

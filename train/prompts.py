@@ -17,8 +17,6 @@ from dsd.grids.recipes import RECIPES
 from dsd.vlm.base import VLM
 from train import command
 
-LAYOUTS = ("1x2", "2x2", "3x3")
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__)
@@ -26,7 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_shared("run")
     add("--count", type=int, required=True, help="total number of prompts, including existing ones")
     add("--recipe", choices=RECIPES, default="critters", help="critters for pocket, identity for FLUX")
-    add("--layout", choices=LAYOUTS, default="2x2", help="rows x columns of a grid (2x2)")
+    add("--layout", choices=("1x2", "2x2", "3x3"), default="2x2", help="rows x columns of a grid (2x2)")
     add("--captions", type=Path, metavar="FILE", help=".txt, .jsonl or .parquet file (pocket's captions)")
     add("--column", help="column of a .jsonl or .parquet file (caption or text)")
     add("--writer", metavar="MODEL", help="language model that writes: hub id, folder or http://host/v1")

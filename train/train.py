@@ -12,7 +12,7 @@ import shutil
 import types
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from accelerate import PartialState
 from huggingface_hub import constants
@@ -40,7 +40,7 @@ METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser(description=__doc__)
     add = parser.add_argument
     add("dataset", metavar="DATASET", help="a run, a folder of parquet files, or a hub id")
     add("--out", type=Path, required=True, metavar="OUT", help="folder of the checkpoint")
@@ -52,9 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--validate", metavar="WHAT", help="critters, a folder of photographs, or none (critters for pocket)")
     add("--validate-subjects", type=int, default=32, metavar="N", help="critters to validate on (32)")
     add("--validate-prompts", type=int, default=2, metavar="N", help="prompts for each subject (2)")
-    add(
-        "--push-to-hub", metavar="OWNER/NAME", help="upload the result, privately, with the token in HF_TOKEN"
-    )
+    text = "upload the result, privately, with the token in HF_TOKEN"
+    add("--push-to-hub", metavar="OWNER/NAME", help=text)
     add("--public", action="store_true", help="make what --push-to-hub creates public")
     _add_settings(parser)
     return parser
@@ -66,7 +65,10 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     kinds = get_type_hints(TrainOptions)
     old_flags = {new: old for old, new in old_names.KEYS.items()}
     for one in fields(TrainOptions):
-        kind = _plain(kinds[one.name])
+        kind = kinds[one.name]
+        if isinstance(kind, types.UnionType):  # with None
+            kind = next(part for part in get_args(kind) if part is not types.NoneType)
+        kind = get_origin(kind) or kind  # `tuple` for `tuple[str, ...]`
         special = {bool: {"action": argparse.BooleanOptionalAction}, tuple: {"nargs": "+"}}
         settings = {"dest": one.name, "default": None}
         settings |= special.get(kind, {"type": kind, "metavar": METAVARS.get(kind)})
@@ -79,13 +81,6 @@ def _flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-def _plain(kind: Any) -> type:
-    """Return the plain type: `float` for `float | None`, `tuple` for `tuple[str, ...]`."""
-    if isinstance(kind, types.UnionType):
-        kind = next(part for part in get_args(kind) if part is not types.NoneType)
-    return getattr(kind, "__origin__", kind)
-
-
 def _default(one: Any) -> str:
     is_shown = isinstance(one.default, int | float | str) and one.default is not False
     text = f" ({one.default})" if is_shown else ""
@@ -95,11 +90,11 @@ def _default(one: Any) -> str:
 
 def options_of(args: argparse.Namespace) -> TrainOptions:
     """Return the options from the flags, then from what suits the model, then from the defaults."""
-    given = {one.name: getattr(args, one.name) for one in fields(TrainOptions)}
-    given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
-    given = {name: value for name, value in given.items() if value is not None}
-    options = TrainOptions(**resolve(given.get("model", TrainOptions.model)).training | given)
-    unused = [_flag(name) for name in LORA_ONLY if name in given] if options.full else []
+    flags = {one.name: getattr(args, one.name) for one in fields(TrainOptions)}
+    flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
+    flags = {name: value for name, value in flags.items() if value is not None}
+    options = TrainOptions(**resolve(flags.get("model", TrainOptions.model)).training | flags)
+    unused = [_flag(name) for name in LORA_ONLY if name in flags] if options.full else []
     if unused:
         raise ValueError(
             f"{' and '.join(unused)} would have no effect, because all weights are trained (--full, which is "
@@ -125,7 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     find_base(options)  # fail now, not after a dataset was downloaded
     data = _open_pairs(args)
     if args.plan:
-        return _plan(args, options, data)
+        _print_plan(args, options, data)
+        return 0
     curves.import_figure()  # fail now, not at the first validation
     report = Report(args, options)
     result = train(
@@ -148,32 +144,27 @@ def _open_pairs(args: argparse.Namespace) -> pairs.Pairs:
     columns = dict(item.split("=", 1) for item in args.columns)
     # A plan needs only the number of rows and the first row, so streaming reads small parts of the files.
     streaming = args.streaming or (args.plan and not constants.HF_HUB_OFFLINE)
-    return pairs.read_pairs(
-        args.dataset, columns=columns, split=args.split, streaming=streaming, max_rows=args.max_rows
-    )
+    settings = {"columns": columns, "split": args.split, "max_rows": args.max_rows}
+    return pairs.read_pairs(args.dataset, streaming=streaming, **settings)
 
 
-def _plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> int:
-    base = find_base(options)
+def _print_plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> None:
     check_rows(data, options)
-    accelerator = start(options)
-    validates = args.validate != "none"
-    made = plan.make(base, options, accelerator, rows=len(data), validates=validates)
-    fits = made.needed <= plan.ROOM * made.free
-    seconds = plan.time_step(made, accelerator) if fits else None
+    accelerator, validates = start(options), args.validate != "none"
+    estimate = plan.make(find_base(options), options, accelerator, rows=len(data), validates=validates)
+    fits = estimate.needed <= plan.ROOM * estimate.free
+    seconds = plan.time_step(estimate, accelerator) if fits else None
     if accelerator.is_main_process:
-        print(plan.describe(made, options, seconds))
-    plan.check(made, cache_folder(options, args.out), args.out)
-    return 0
+        print(plan.describe(estimate, options, seconds))
+    plan.check(estimate, cache_folder(options, args.out), args.out)
 
 
 def _open_validator(args: argparse.Namespace) -> Validator | None:
     if args.validate == "none":
         return None
-    counts = {"subjects": args.validate_subjects, "prompts": args.validate_prompts}
+    benchmark = open_benchmark(args.validate, subjects=args.validate_subjects, prompts=args.validate_prompts)
     # One photograph at a time: the plan counts memory for no more than that besides the training itself.
-    batch = 16 if args.validate == CRITTERS else 1
-    return Validator(open_benchmark(args.validate, **counts), args.out, batch=batch)
+    return Validator(benchmark, args.out, batch=16 if args.validate == CRITTERS else 1)
 
 
 class Report:
@@ -208,23 +199,20 @@ class Report:
         else:
             means = {name: value for name, value in values.items() if f"{name}_low" in values}
             tqdm.write(f"step {done}: " + ", ".join(f"{name} {value:.3f}" for name, value in means.items()))
-            warning = scores.alarm(self.curves.scores())
-            if warning:
+            if warning := scores.alarm(self.curves.scores()):
                 tqdm.write(warning)
             self.plot(warning)
 
     def plot(self, note: str | None = None) -> None:
-        reference = ASSETS / "curves.jsonl" if self.options.model == "pocket" else None
-        file, image = self.args.out / "curves.jsonl", self.args.out / "curves.png"
-        curves.write(file, image, reference=reference, note=note)
+        out, reference = self.args.out, ASSETS / "curves.jsonl" if self.options.model == "pocket" else None
+        curves.write(out / "curves.jsonl", out / "curves.png", reference=reference, note=note)
 
     def finish(self, result: TrainResult, data: pairs.Pairs) -> None:
         """Write the card, samples and plotted curves beside the checkpoint, and upload it if requested."""
         out, name = self.args.out, self.args.push_to_hub
         if self.bar:
             self.bar.close()
-        samples = sorted((out / "samples").glob("*.png"))
-        if samples:
+        if samples := sorted((out / "samples").glob("*.png")):
             shutil.copyfile(samples[-1], out / "samples.png")
         history = Curves(out / "curves.jsonl").scores()
         if (out / "curves.jsonl").exists():
@@ -242,9 +230,8 @@ class Report:
         jsonl.write_atomic(out / "README.md", text.encode())
         print(f"saved in {out}: python app.py --model {out}")
         if name:
-            patterns = {"ignore_patterns": model_card.NOT_UPLOADED}
-            address = upload(out, name, kind="model", private=not self.args.public, **patterns)
-            print(f"uploaded to {address}")
+            options = {"private": not self.args.public, "ignore_patterns": model_card.NOT_UPLOADED}
+            print(f"uploaded to {upload(out, name, kind='model', **options)}")
 
 
 if __name__ == "__main__":

@@ -1,29 +1,25 @@
 """Will it run here? Every machine gets a choice that fits, a command that parses, and what it still lacks."""
 
 import json
-import math
 import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
 
 import pytest
 import torch
-from accelerate import init_empty_weights
-from diffusers import FluxTransformer2DModel
 
 import app
 from dsd.doctor import advice, doctor
 from dsd.doctor.advice import BASE, DOWNLOADS, WEIGHTS, Facts, advise, explain_shortage, lighter
 from dsd.generate import command
 from dsd.model import checkpoint, memory
-from dsd.model import quantize as quantized
 from dsd.model.checkpoint import LoadError, load_pipeline
-from dsd.model.memory import FLUX_GB, QUANTIZED, ROOM, WAYS, Way, drawing_bytes
+from dsd.model.memory import ROOM, WAYS, Way
 from dsd.model.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,67 +150,6 @@ def test_the_preset_is_the_one_that_is_loaded():
     assert {way.offload for way in WAYS} == set(checkpoint.OFFLOADS)
 
 
-# -- the figures
-
-
-@dataclass(frozen=True)
-class Part:
-    """A model of the pipeline: its weights, those of its linear layers, and those of its largest layer."""
-
-    weights: int
-    linear: int  # what can be quantized
-    largest: int
-
-    def size(self, bits: str | None = None) -> float:
-        linear = self.linear if bits else 0
-        return 2 * (self.weights - linear) + linear * QUANTIZED.get(bits, 0)
-
-
-PARTS = {
-    "transformer": Part(11_901_604_928, 11_897_929_728, 56_623_104),
-    "text_encoder_2": Part(4_762_310_656, 4_630_511_616, 131_596_288),
-    "text_encoder": Part(123_060_480, 0, 37_945_344),
-    "vae": Part(83_819_683, 0, 2_359_296),
-}
-
-
-def needs(offload: str, bits: str | None) -> tuple[float, float]:
-    """GB of GPU memory and main memory, from the parameter counts."""
-    sizes = {name: part.size(bits) for name, part in PARTS.items()}
-    layers = [2 * part.largest for part in PARTS.values()]
-    gpu = {
-        "none": sum(sizes.values()),
-        "model": max(sizes.values()) + sizes["vae"],  # it stays on the GPU for the previews
-        "group": 2 * max(layers),
-        "sequential": max(layers),
-    }[offload]
-    gpu += drawing_bytes(tokens=2 * 32 * 32 + 512, width=3072, pixels=512 * 1024, channels=128)
-    one_by_one = bits and offload == "none"
-    ram = sizes["text_encoder"] if one_by_one else sum(sizes.values())
-    return (gpu + memory.WORKSPACE) / 1e9, (ram + memory.WORKSPACE) / 1e9
-
-
-@pytest.mark.parametrize("way", FLUX_GB)
-def test_the_table_follows_from_the_parameter_counts(way):
-    assert FLUX_GB[way] == tuple(math.ceil(10 * size) / 10 for size in needs(*way))
-
-
-def test_downloads_follow_from_the_parameter_counts():
-    assert DOWNLOADS[WEIGHTS] == pytest.approx(PARTS["transformer"].size(), abs=1e7)
-    others = sum(part.size() for name, part in PARTS.items() if name != "transformer")
-    assert DOWNLOADS[BASE] == pytest.approx(others, abs=1e7)
-
-
-def test_weights_are_counted_in_flux_itself():
-    with init_empty_weights():
-        model = FluxTransformer2DModel(in_channels=128, out_channels=64, guidance_embeds=True)
-    layers = {name: one for name, one in model.named_modules() if isinstance(one, torch.nn.Linear)}
-    linear = sum(one.weight.numel() for name, one in layers.items() if name not in quantized.END_LAYERS)
-    largest = max(weight.numel() for weight in model.parameters())
-    count = sum(weight.numel() for weight in model.parameters())
-    assert PARTS["transformer"] == Part(count, linear, largest)
-
-
 # -- where loading fails
 
 
@@ -261,48 +196,6 @@ def test_other_errors_stay_what_they_are(monkeypatch):
     monkeypatch.setattr(checkpoint, "_open_transformer", fail)
     with pytest.raises(RuntimeError, match="shapes do not fit"):
         load_pipeline("pocket", device="cpu")
-
-
-# -- quantizing
-
-
-@pytest.mark.parametrize("bits", ["8bit", "4bit"])
-def test_quantizing_without_cuda_names_the_package_and_what_to_do(bits):
-    with pytest.raises(LoadError, match=r"needs an NVIDIA GPU .*pip install \"bitsandbytes.*this is cpu"):
-        load_pipeline("pocket", device="cpu", quantize=bits)
-
-
-def test_quantizing_without_its_package_gives_the_pip_command(monkeypatch):
-    from importlib import metadata
-
-    def gone(name):
-        raise metadata.PackageNotFoundError(name)
-
-    monkeypatch.setattr(metadata, "version", gone)
-    with pytest.raises(LoadError, match="bitsandbytes 0.48 or newer, got none: pip install"):
-        quantized.check("4bit", "none", torch.device("cuda"))
-    monkeypatch.setattr(metadata, "version", lambda name: "0.43.1")
-    with pytest.raises(LoadError, match="0.48 or newer, got 0.43.1"):
-        quantized.check("8bit", "model", torch.device("cuda"))
-
-
-def test_what_does_not_go_together_is_refused():
-    with pytest.raises(LoadError, match="quantize must be one of 8bit, 4bit, got '2bit'"):
-        quantized.check("2bit", "none", torch.device("cuda"))
-    with pytest.raises(LoadError, match="works with offload none or model, not 'group'"):
-        quantized.check("4bit", "group", torch.device("cuda"))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
-@pytest.mark.parametrize("bits", ["8bit", "4bit"])
-@pytest.mark.parametrize("offload", quantized.OFFLOADS)
-def test_a_quantized_pocket_draws_on_cuda(bits, offload):
-    pytest.importorskip("bitsandbytes")
-    pipe = load_pipeline("pocket", quantize=bits, offload=offload, dtype=torch.bfloat16)
-    assert getattr(pipe.transformer, f"is_loaded_in_{bits}")
-    from tests.tiny import image
-
-    assert pipe("on the beach", image=image(), num_inference_steps=2).images[0].size == (64, 64)
 
 
 # -- the command

@@ -7,14 +7,15 @@ import torch
 
 from dsd.evaluation.critters import CritterScorer, validation_set
 from dsd.evaluation.scores import evaluate, measure_levels
+from dsd.evaluation.validation import Benchmark
 from dsd.model.sampling import QUALITIES
 from tests import tiny
 from train.bench import __main__ as command
 from train.bench import gpu as bench_gpu
 from train.bench import inference as bench_inference
 from train.bench import qualities as bench_qualities
-from train.bench.qualities import Result, draw_cases
-from train.bench.timing import Seconds, count_branches
+from train.bench.qualities import Result
+from train.bench.timing import Seconds
 
 CPU = torch.device("cpu")
 FLUX = {
@@ -52,10 +53,10 @@ def test_a_row_compares_with_best():
 
 
 def test_every_quality_is_drawn_and_its_evaluations_are_counted(pipe):
-    cases = validation_set(0, 2, 1, size=32)
+    benchmark = Benchmark(validation_set(0, 2, 1, size=32), CritterScorer())
     for name, quality in QUALITIES.items():
-        images, branches = count_branches(pipe.transformer, lambda n=name: draw_cases(pipe, n, cases))
-        assert len(images) == 2 and sum(branches) >= 2 * quality.steps
+        result = bench_qualities.measure(pipe, name, benchmark)
+        assert len(result.scores.images) == 2 and result.evaluations >= 2 * quality.steps
 
 
 # -- the card's part, on the CPU

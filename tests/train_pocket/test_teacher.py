@@ -10,7 +10,7 @@ import torch
 from dsd.pocket.words import caption
 from tests.toys import TOY, toy_latents
 from train.pocket import arrays, latents, lessons, loop, scenes, teacher, text, vae
-from train.pocket.loop import TrainState, build_ema, descend, made_ahead
+from train.pocket.loop import TrainState, build_ema, descend, prefetch
 from train.pocket.scenes import Truths, load_truths, targets
 
 EVERY_LESSON = tuple(max(lessons.STAGES.items())[1])
@@ -169,10 +169,10 @@ def test_the_teachers_batches_are_a_function_of_the_step(known):
 
 
 def test_batches_made_by_workers_are_those_made_here(monkeypatch, known):
-    here = list(made_ahead(last_stage(known, 6), 3, 6))
+    here = list(prefetch(last_stage(known, 6), 3, 6))
     monkeypatch.setattr(loop, "device", lambda: "cuda")
     monkeypatch.setattr(loop.os, "cpu_count", lambda: 4)  # two workers
-    ahead = list(made_ahead(last_stage(known, 6), 3, 6))
+    ahead = list(prefetch(last_stage(known, 6), 3, 6))
     assert len(here) == len(ahead) == 3
     for one, other in zip(here, ahead, strict=True):
         assert one.lesson == other.lesson
@@ -185,7 +185,7 @@ def run_steps(path, known, monkeypatch, steps: int) -> torch.Tensor:
     model, preset = teacher.Teacher(TOY), replace(TOY, teacher_batch=4)
     optimizer = loop.Optimizers(model, 1e-3)
     state = TrainState(path, model, optimizer=optimizer, ema=build_ema(model), steps=steps)
-    batches, images = made_ahead(last_stage(known, 4), state.step, steps), toy_images()
+    batches, images = prefetch(last_stage(known, 4), state.step, steps), toy_images()
     monkeypatch.setattr(loop, "learning_rate", lambda *_, **__: 1.0)  # whatever the length
     descend(state, lambda step: teacher.loss(model, images, preset, step, next(batches)))
     return model.transformer.x_embedder.weight.detach().clone()

@@ -1,12 +1,17 @@
-"""What tests of the page share: a tiny model behind it, and a photo to upload."""
+"""What tests of the page share: a tiny model behind it, servers of it, and a photo to upload."""
+
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from dsd.model.pipeline import DSDPipeline
+from dsd.ui import page, uploads
 from dsd.ui.loaded import Loaded
 from tests import tiny
+from tests.project import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -24,3 +29,26 @@ def photo(tmp_path_factory) -> str:
     path = tmp_path_factory.mktemp("photo") / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(path)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Where the app keeps its uploads."""
+    return tmp_path_factory.mktemp("machine")
+
+
+@pytest.fixture(scope="module")
+def serve(loaded, folder):
+    """Opens servers, which keep their uploads in `folder`."""
+    before, opened = os.environ.get(uploads.VARIABLE), []
+    os.environ[uploads.VARIABLE] = str(folder)
+
+    def serve(**options) -> str:
+        blocks = page.build(loaded, ROOT / "assets" / "examples")
+        opened.append(blocks)
+        return page.launch(blocks, prevent_thread_lock=True, quiet=True, **options)[1].rstrip("/")
+
+    yield serve
+    [blocks.close() for blocks in opened]
+    os.environ.pop(uploads.VARIABLE)
+    os.environ |= {} if before is None else {uploads.VARIABLE: before}

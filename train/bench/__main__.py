@@ -8,12 +8,7 @@ from dsd.generate.command import quiet
 from train import command
 from train.blocks import join
 
-BENCHMARKS = (
-    "wheel",
-    "training",
-    "inference",
-    "qualities",
-)  # modules beside this one
+BENCHMARKS = ("wheel", "training", "inference", "qualities")  # modules beside this one
 
 
 def build_parser() -> argparse.ArgumentParser:

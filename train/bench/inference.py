@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsd.evaluation.critters import validation_set
 from dsd.files.jsonl import Row
-from train.bench.timing import Seconds, count_branches, timed
+from train.bench.timing import count_branches, timed
 
 UNGUIDED = 2  # steps before guidance starts
 SCALES = ((1.0, 1.0), (1.5, 1.5), (1.0, 2.0), (1.5, 1.0))  # image, text: one, two, two and three branches
@@ -44,15 +44,10 @@ def straight(
 
     def velocity(t: Tensor, condition: Tensor, embeds: Tensor, pooled: Tensor) -> Tensor:
         return model(
-            hidden_states=torch.cat([x, condition], dim=2),
-            timestep=t.expand(1).to(x.dtype) / 1000,
-            guidance=embedded,
-            encoder_hidden_states=embeds,
-            pooled_projections=pooled,
-            txt_ids=text_ids,
-            img_ids=ids,
-            return_dict=False,
-        )[0]
+            hidden_states=torch.cat([x, condition], dim=2), timestep=t.expand(1).to(x.dtype) / 1000,
+            guidance=embedded, encoder_hidden_states=embeds, pooled_projections=pooled, txt_ids=text_ids,
+            img_ids=ids, return_dict=False,
+        )[0]  # fmt: skip
 
     for index, t in enumerate(times):
         both = velocity(t, shown, embeds, pooled)
@@ -77,15 +72,9 @@ def ours(
     pipe: Any, prompt: str, image: Image.Image, *, scales: tuple[float, float], steps: int, seed: int
 ) -> Tensor:
     """Draw the same image with the pipeline."""
-    return pipe(
-        prompt,
-        image=image,
-        num_inference_steps=steps,
-        image_guidance_scale=scales[0],
-        text_guidance_scale=scales[1],
-        generator=torch.Generator().manual_seed(seed),
-        output_type="pt",
-    ).images
+    options = {"num_inference_steps": steps, "generator": torch.Generator().manual_seed(seed)}
+    options |= {"image_guidance_scale": scales[0], "text_guidance_scale": scales[1]}
+    return pipe(prompt, image=image, output_type="pt", **options).images
 
 
 def compare(pipe: Any, scales: tuple[float, float], *, steps: int, rounds: int, together: bool | None) -> Row:
@@ -103,25 +92,19 @@ def compare(pipe: Any, scales: tuple[float, float], *, steps: int, rounds: int, 
     images, branches = {}, {}
     for name, draw in methods.items():  # also the warm-up round
         images[name], branches[name] = count_branches(pipe.transformer, draw)
-    seconds: dict[str, list[Seconds]] = {name: [] for name in methods}
-    for _ in range(rounds):  # by turns, so that other load slows both alike
-        for name, draw in methods.items():
-            seconds[name].append(timed(draw)[1])
-    wall = {name: median(each.wall for each in seconds[name]) for name in methods}
-    cpu = {name: median(each.cpu for each in seconds[name]) for name in methods}
+    # by turns, so that other load slows both alike
+    turns = [{name: timed(draw)[1] for name, draw in methods.items()} for _ in range(rounds)]
+    wall = {name: median(turn[name].wall for turn in turns) for name in methods}
+    cpu = {name: median(turn[name].cpu for turn in turns) for name in methods}
     difference = (images["straight"] - images["ours"]).abs().max().item()
     return {
-        "part": "against three separate evaluations",
-        "image and text guidance": list(scales),
-        "steps": steps,
-        "evaluations": sum(branches["ours"]),
-        "calls": len(branches["ours"]),
-        "theirs": len(branches["straight"]),
-        "s": round(wall["ours"], 3),
+        "part": "against three separate evaluations", "image and text guidance": list(scales), "steps": steps,
+        "evaluations": sum(branches["ours"]), "calls": len(branches["ours"]),
+        "theirs": len(branches["straight"]), "s": round(wall["ours"], 3),
         "times faster": round(wall["straight"] / wall["ours"], 3),
         "in CPU time": round(cpu["straight"] / cpu["ours"], 3),
         "largest difference of a pixel, 0..1": float(f"{difference:.2g}"),
-    }
+    }  # fmt: skip
 
 
 def measure_rows(args: argparse.Namespace) -> Iterator[Row]:

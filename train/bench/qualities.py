@@ -10,14 +10,11 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
-import torch
-from PIL import Image
-
-from dsd.evaluation.critters import CritterScorer, validation_set
-from dsd.evaluation.scores import Case, Scores, difference, evaluate, measure_levels
+from dsd.evaluation.scores import Scores, difference
+from dsd.evaluation.validation import CRITTERS, Benchmark, by_student, in_batches, open_benchmark
 from dsd.files.jsonl import Row
-from dsd.generate.drawing import Options
 from dsd.model.checkpoint import best_device
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.sampling import QUALITIES
@@ -41,40 +38,26 @@ def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
     from train.comparison import open_student
 
     pipe = open_student(args.model, base="pocket", device=args.device or best_device())
-    cases = validation_set(0, args.subjects, args.prompts)
     with contextlib.redirect_stdout(sys.stderr):  # keep the hub's messages out of the rows
-        scorer = CritterScorer()
-    best = measure(pipe, BEST, cases, scorer)
+        benchmark = open_benchmark(CRITTERS, subjects=args.subjects, prompts=args.prompts)
+    best = measure(pipe, BEST, benchmark)
     yield row(BEST, best, best)
     for name in QUALITIES:
         if name != BEST:
-            yield row(name, measure(pipe, name, cases, scorer), best)
+            yield row(name, measure(pipe, name, benchmark), best)
 
 
-def measure(pipe: DSDPipeline, quality: str, cases: list[Case], scorer: CritterScorer) -> Result:
-    """Draw and score all cases."""
-
-    def draw() -> list[Image.Image]:
-        parts = [cases[start : start + BATCH] for start in range(0, len(cases), BATCH)]
-        return [image for part in parts for image in draw_cases(pipe, quality, part)]
-
-    (images, branches), seconds = timed(lambda: count_branches(pipe.transformer, draw))
-    levels = measure_levels(cases, scorer)
-    scores = evaluate(lambda *_: images, cases, scorer, levels=levels)
-    return Result(scores, seconds, sum(branches))
-
-
-def draw_cases(pipe: DSDPipeline, quality: str, cases: list[Case]) -> list[Image.Image]:
-    """Return the cases' images, drawn with the default guidance scales."""
-    defaults = Options(prompt="-")
-    return pipe(
+def measure(pipe: DSDPipeline, quality: str, benchmark: Benchmark) -> Result:
+    """Draw all cases with the default guidance scales, and score them."""
+    cases = benchmark.cases
+    draw = in_batches(by_student(partial(pipe, quality=quality), steps=None), BATCH)
+    inputs = (
         [case.prompt for case in cases],
-        image=[case.reference for case in cases],
-        generator=[torch.Generator().manual_seed(case.seed) for case in cases],
-        quality=quality,
-        image_guidance_scale=defaults.image_guidance,
-        text_guidance_scale=defaults.text_guidance,
-    ).images
+        [case.reference for case in cases],
+        [case.seed for case in cases],
+    )
+    (images, branches), seconds = timed(lambda: count_branches(pipe.transformer, lambda: draw(*inputs)))
+    return Result(benchmark.evaluate(lambda *_: images), seconds, sum(branches))
 
 
 def row(name: str, result: Result, best: Result) -> Row:
@@ -82,16 +65,13 @@ def row(name: str, result: Result, best: Result) -> Row:
     count, means = len(result.scores.rows), result.scores.means
     interval = difference(result.scores, best.scores)["product"]
     return {
-        "way": f"quality {name}" if name != BEST else BEST,
-        "images": count,
+        "way": f"quality {name}" if name != BEST else BEST, "images": count,
         "evaluations": round(result.evaluations / count, 2),
-        "cpu s": round(result.seconds.cpu / count, 3),
-        "s": round(result.seconds.wall / count, 3),
+        "cpu s": round(result.seconds.cpu / count, 3), "s": round(result.seconds.wall / count, 3),
         "fewer evaluations": round(best.evaluations / result.evaluations, 2),
         "times faster": round(best.seconds.cpu / result.seconds.cpu, 2),
-        "CP": round(means["identity"].mean, 4),
-        "PF": round(means["following"].mean, 4),
+        "CP": round(means["identity"].mean, 4), "PF": round(means["following"].mean, 4),
         "CP x PF": round(means["product"].mean, 4),
         "share of best": round(means["product"].mean / best.scores.means["product"].mean, 4),
         "difference, 95 %": [round(interval.low, 4), round(interval.high, 4)],
-    }
+    }  # fmt: skip

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 from dsd.files import jsonl
@@ -20,6 +19,7 @@ from train.pocket.presets import PRESETS
 
 GRIDS, ROWS = 20_000, 24_000
 PROCESSES = min(8, os.cpu_count() or 1)  # they share one GPU or the CPU cores
+Call = Callable[[list[str]], int]  # runs a part and returns its exit code
 # Pieces of the teacher's training: start and end, as shares of all lessons, and the limit in minutes, if any.
 # Each piece continues from the weights of the previous one.
 PIECES = {
@@ -28,16 +28,8 @@ PIECES = {
 }
 
 
-@dataclass(frozen=True)
-class Part:
-    """One command of the build."""
-
-    name: str
-    arguments: list[str]  # of `python`
-
-
-def list_parts(run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = ROWS) -> list[Part]:
-    """Return all parts, each after those that it depends on."""
+def list_parts(run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = ROWS) -> dict[str, list[str]]:
+    """Return the arguments of `python` for each part, by name, after the parts that it depends on."""
     run, sizes = shlex.quote(f"{run}"), f"--preset {preset}"
     wheel, student = f"{run}/wheel", f"{run}/student"
     limit = f"{sizes} --minutes 8" if preset == "gpu" else sizes
@@ -64,50 +56,47 @@ def list_parts(run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = RO
         "measure": f"-m train.pocket.measure --out {run}/figures",
         "evaluate": f"-m train.evaluate pocket --described --out {run}/scores",
     }
-    return [Part(name, shlex.split(command)) for name, command in commands.items()]
-
-
-def build(run: Path, parts: list[Part], call: Callable[[list[str]], int], most: int | None = None) -> None:
-    """Run the unfinished parts in order, at most `most` of them.
-
-    Raise SystemExit with the exit code of a part that fails, or if a part was finished with other arguments.
-    """
-    table = run / "all.jsonl"
-    done = {row["id"]: row["arguments"] for row in jsonl.read_all(table)}
-    todo = [part for part in parts if done.get(part.name) != part.arguments]
-    for part in todo[:most]:
-        if part.name in done:
-            raise SystemExit(
-                f"{run} has the part {part.name} with other arguments ({' '.join(done[part.name])}): use "
-                "the same settings, or another folder"
-            )
-        print(f"== {part.name}: python {' '.join(part.arguments)}", flush=True)
-        start = time.monotonic()
-        if code := call(part.arguments):
-            print(f"{part.name} failed with code {code}: run this command again to retry", file=sys.stderr)
-            raise SystemExit(code)
-        with jsonl.writing(table) as append:
-            seconds = round(time.monotonic() - start)
-            append([{"id": part.name, "seconds": seconds, "arguments": part.arguments}])
+    return {name: shlex.split(command) for name, command in commands.items()}
 
 
 def call_python(arguments: list[str]) -> int:
     return subprocess.run([sys.executable, *arguments]).returncode
 
 
+def build(run: Path, parts: dict[str, list[str]], most: int | None, call: Call = call_python) -> None:
+    """Run the unfinished parts in order, at most `most` of them.
+
+    Raise SystemExit with the exit code of a part that fails, or if a part was finished with other arguments.
+    """
+    table = run / "all.jsonl"
+    done = {row["id"]: row["arguments"] for row in jsonl.read_all(table)}
+    todo = [name for name, arguments in parts.items() if done.get(name) != arguments]
+    for name in todo[:most]:
+        if name in done:
+            raise SystemExit(
+                f"{run} has the part {name} with other arguments ({' '.join(done[name])}): use the same "
+                "settings, or another folder"
+            )
+        print(f"== {name}: python {' '.join(parts[name])}", flush=True)
+        start = time.monotonic()
+        if code := call(parts[name]):
+            print(f"{name} failed with code {code}: run this command again to retry", file=sys.stderr)
+            raise SystemExit(code)
+        with jsonl.writing(table) as append:
+            append([{"id": name, "seconds": round(time.monotonic() - start), "arguments": parts[name]}])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser("python -m train.pocket.all", description=__doc__.split(":")[0])
-    parser.add_argument("run", type=Path, help="folder of the run; the result goes to assets/pocket")
-    parser.add_argument(
-        "--preset", choices=PRESETS, default="cpu", help="data and batch sizes for a CPU or a GPU (cpu)"
-    )
-    parser.add_argument("--grids", type=int, default=GRIDS, help=f"number of grids to draw ({GRIDS})")
-    parser.add_argument("--rows", type=int, default=ROWS, help=f"maximum number of training rows ({ROWS})")
-    parser.add_argument("--parts", type=int, metavar="N", help="run at most N parts (default: all)")
+    add, text = parser.add_argument, "data and batch sizes for a CPU or a GPU (cpu)"
+    add("run", type=Path, help="folder of the run; the result goes to assets/pocket")
+    add("--preset", choices=PRESETS, default="cpu", help=text)
+    add("--grids", type=int, default=GRIDS, help=f"number of grids to draw ({GRIDS})")
+    add("--rows", type=int, default=ROWS, help=f"maximum number of training rows ({ROWS})")
+    add("--parts", type=int, metavar="N", help="run at most N parts (default: all)")
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
-    parts = list_parts(args.run, args.preset, grids=args.grids, max_rows=args.rows)
-    build(args.run, parts, call_python, args.parts)
+    build(args.run, list_parts(args.run, args.preset, grids=args.grids, max_rows=args.rows), args.parts)
 
 
 if __name__ == "__main__":

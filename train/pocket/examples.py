@@ -12,23 +12,19 @@ from dsd.pocket.world import PATTERNS, SHAPES, Context, Critter, sample_critter
 
 FOLDER = ASSETS.parent / "examples"
 SEED = 77
-CASES = (
-    ("beach", "wearing a red hat in the snow"),
-    ("forest", "holding a yellow balloon under the sea"),
-    ("snow", "on the beach at sunset"),
-    ("desert", "wearing a blue scarf in the city"),
-    ("city", "in space holding a white flag"),
-    ("sea", "in the forest wearing a black hat"),
-    ("space", "in a room holding a green balloon"),
-    ("room", "in the desert wearing a red scarf at sunset"),
-)
+CASES = {  # scene -> prompt
+    "beach": "wearing a red hat in the snow", "forest": "holding a yellow balloon under the sea",
+    "snow": "on the beach at sunset", "desert": "wearing a blue scarf in the city",
+    "city": "in space holding a white flag", "sea": "in the forest wearing a black hat",
+    "space": "in a room holding a green balloon", "room": "in the desert wearing a red scarf at sunset",
+}  # fmt: skip
 
 
 def write(folder: Path) -> None:
     """Write the images and `examples.json`, each critter in a different color."""
     folder.mkdir(parents=True, exist_ok=True)
     rng, rows, colors = np.random.default_rng(SEED), [], set()
-    for number, (scene, prompt) in enumerate(CASES, 1):
+    for number, (scene, prompt) in enumerate(CASES.items(), 1):
         critter = _sample(rng, number, colors)
         colors.add(critter.color)
         name = f"{number:02d}-{critter.color}-{critter.shape}-{critter.pattern}.png"

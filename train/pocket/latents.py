@@ -1,7 +1,6 @@
 """Draw the families of images and encode them, once, to float16 [families, FAMILY, 16, H/8, W/8].
 
-The encoder reads each 8x8 block alone, so a grid's latents are its panels' latents side by side, and grids
-are assembled from latents at no cost. The images are not kept.
+The encoder reads each 8x8 block alone, so grids are assembled from their panels' latents at no cost.
 """
 
 import zlib
@@ -34,10 +33,7 @@ def load(vae: AutoencoderKL, seed: int, count: int, panel: int, folder: Path) ->
 
 @torch.no_grad()
 def block_code(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
-    """Return the encoder as one linear map of an 8x8 block, weight [16, 192] and bias [16], by probing it.
-
-    Running the whole encoder, with its zeroed residual branches, would take a hundred times as long.
-    """
+    """Return the encoder as a linear map of an 8x8 block, weight [16, 192], bias [16]; 100 times as fast."""
     probes = torch.eye(3 * BLOCK * BLOCK).view(-1, 3, BLOCK, BLOCK).to(vae.device)
     bias = latents.encode(vae, torch.zeros_like(probes[:1]))[0, :, 0, 0]
     return (latents.encode(vae, probes)[:, :, 0, 0] - bias).T, bias

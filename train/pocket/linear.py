@@ -17,10 +17,7 @@ CONSTANT = 100.0  # far above every signal, so that the last norm divides by nea
 
 
 class LinearAutoencoder(nn.Module):
-    """A linear encoder of separate 8x8 blocks and a decoder with only the stock upsampling layers.
-
-    The encoder goes from pixels to 4x4 blocks to 8x8 blocks.
-    """
+    """A linear encoder, of 4x4 and then 8x8 blocks, and a decoder with only the stock upsampling layers."""
 
     def __init__(self, widths: tuple[int, ...]):
         super().__init__()
@@ -46,10 +43,7 @@ class LinearAutoencoder(nn.Module):
 
     @torch.no_grad()
     def start_at_principal_components(self, pixels: Tensor) -> None:
-        """Set the encoder to the best linear code of single blocks, half whitened.
-
-        Half whitening gives weight to details, but not to noise.
-        """
+        """Set the encoder to the best linear code of blocks, half whitened: more weight for details."""
         basis, _, _ = principal(blocks(pixels, HALF), self.fine.out_channels)
         self.fine.weight.copy_(basis.view_as(self.fine.weight))
         last, mean, deviation = principal(blocks(self.fine(pixels), 2), LATENTS)
@@ -59,10 +53,7 @@ class LinearAutoencoder(nn.Module):
 
     @torch.no_grad()
     def normalize(self, pixels: Tensor) -> None:
-        """Shift each channel of the code to mean 0 and scale all to deviation 1.
-
-        The decoder is adjusted to decode the same images.
-        """
+        """Bring each channel of the code to mean 0 and all to deviation 1, with the same decoded images."""
         code = self.encode(pixels)
         shift, scale = code.mean((0, 2, 3)), code.std()
         offset = (self.conv_in.weight * shift[:, None, None]).sum((1, 2, 3))
@@ -88,22 +79,19 @@ def principal(rows: Tensor, keep: int) -> tuple[Tensor, Tensor, Tensor]:
 @torch.no_grad()
 def spell(linear: LinearAutoencoder, vae: AutoencoderKL) -> None:
     """Write `linear` into `vae`, and silence its residual branches by zeroing their last convolutions."""
-    silence_residuals(vae)
-    _spell_encoder(linear, vae.encoder)
-    _spell_decoder(linear, vae.decoder)
-
-
-def silence_residuals(vae: AutoencoderKL) -> None:
     for name, parameter in vae.named_parameters():
         if ".conv2." in name or ".to_out.0." in name:
             nn.init.zeros_(parameter)
+    _spell_encoder(linear, vae.encoder)
+    _spell_decoder(linear, vae.decoder)
 
 
 def _spell_encoder(linear: LinearAutoencoder, encoder: nn.Module) -> None:
     downs = [block.downsamplers[0].conv for block in encoder.down_blocks[:3]]
     wider = [block.resnets[0].conv_shortcut for block in encoder.down_blocks[1:]]
     _identity(encoder.conv_in, 3)
-    _write(downs[0], _unfolded_pairs())  # 2x2 pixels to 12 channels
+    # 2x2 pixels to 12 channels in the order (row, column, color), kernel [12, 3, 2, 2]
+    _write(downs[0], torch.eye(12).view(12, 2, 2, 3).permute(0, 3, 1, 2))
     _identity(wider[0], 12)
     _write(downs[1], _regroup(linear.fine.weight))
     _identity(wider[1], linear.fine.out_channels)
@@ -115,13 +103,8 @@ def _spell_encoder(linear: LinearAutoencoder, encoder: nn.Module) -> None:
     _spell_last(signals, readout, bias, wider[2], encoder.conv_norm_out, encoder.conv_out)
 
 
-def _unfolded_pairs() -> Tensor:
-    """Return a kernel [12, 3, 2, 2] from a 2x2 block's pixels to channels ordered (row, column, color)."""
-    return torch.eye(12).view(12, 2, 2, 3).permute(0, 3, 1, 2)
-
-
 def _regroup(weight: Tensor) -> Tensor:
-    """Convert a 4x4 kernel over pixels [K, 3, 4, 4] to one over `_unfolded_pairs` [K, 12, 2, 2]."""
+    """Convert a 4x4 kernel over pixels [K, 3, 4, 4] to one over 2x2 blocks as 12 channels [K, 12, 2, 2]."""
     split = weight.view(-1, 3, 2, 2, 2, 2)  # [K, color, block row, row, block column, column]
     return split.permute(0, 3, 5, 1, 2, 4).reshape(-1, 12, 2, 2)
 
@@ -177,12 +160,10 @@ def _identity(conv: nn.Conv2d, channels: int) -> None:
 
 
 def _write(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None = None) -> None:
-    """Write a kernel into the upper left corner of a larger one, whose other weights become zero.
-
-    A stride-2 convolution of the stock class pads only on the right and below.
-    """
+    """Write a kernel into a larger one, whose other weights become zero."""
     _clear(conv)
-    kept, channels, height, width = weight.shape
-    conv.weight[:kept, :channels, :height, :width] = weight
+    outputs, inputs, height, width = weight.shape
+    # In the upper left corner: a stride-2 convolution of the stock class pads only on the right and below.
+    conv.weight[:outputs, :inputs, :height, :width] = weight
     if bias is not None:
-        conv.bias[:kept] = bias
+        conv.bias[:outputs] = bias

@@ -61,8 +61,8 @@ def _to_float32(value: Any) -> Any:
 
 
 def _cpu_multiplies_bfloat16() -> bool:
-    known = torch.cpu.get_capabilities() if platform.machine() in ("x86_64", "AMD64") else {}
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
+    flags = torch.cpu.get_capabilities() if platform.machine() in ("x86_64", "AMD64") else {}
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 
 
 def ranks() -> tuple[int, int]:
@@ -83,20 +83,19 @@ def average_gradients(model: nn.Module) -> None:
         nn.utils.vector_to_parameters(flat / ranks()[1], gradients)
 
 
-def made_ahead(batches: Dataset, first: int, steps: int) -> Iterator[Any]:
+def prefetch(batches: Dataset, first: int, steps: int) -> Iterator[Any]:
     """Return an iterator over `batches[step]` for the steps from `first` to `steps`, exclusive.
 
-    With a GPU, worker processes prepare batches in advance, so that the GPU never waits; otherwise each batch
-    is prepared when it is needed.
+    With a GPU, worker processes prepare batches in advance, so that the GPU never waits.
     """
     workers = min(12, max(1, (os.cpu_count() or 1) - 2)) if device() == "cuda" else 0
     return iter(DataLoader(batches, batch_size=None, sampler=range(first, steps), num_workers=workers))
 
 
 def learning_rate(step: int, passed: float, *, warmup: int = 200, decay: float = 0.3) -> float:
-    """Return the share of the peak rate: warm-up, constant, then a cosine decay to a fiftieth.
+    """Return the share of the peak rate when a share `passed` of the training has passed.
 
-    `passed` is the share of the training that has passed; the cosine covers the last `decay` of it.
+    It warms up, is constant, and then falls as a cosine to a fiftieth over the last `decay` of the training.
     """
     fraction = min(1.0, max(0.0, (passed - (1 - decay)) / decay))
     return min(1.0, (step + 1) / warmup) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * fraction)))
@@ -115,7 +114,9 @@ class Optimizers:
     def __init__(self, model: nn.Module, rate: float):
         matrices, others = [], []
         for name, parameter in model.named_parameters():
-            (matrices if _is_block_matrix(name, parameter) else others).append(parameter)
+            is_matrix = parameter.ndim == 2 and "transformer_blocks" in name
+            uses_muon = is_matrix and not any(part in name for part in PER_SAMPLE)
+            (matrices if uses_muon else others).append(parameter)
         adam = torch.optim.AdamW(others, rate, betas=(0.9, 0.97), weight_decay=1e-2, fused=True)
         self.parts = [torch.optim.Muon(matrices, **MUON), adam]
 
@@ -137,10 +138,6 @@ class Optimizers:
     def load_state_dict(self, saved: dict) -> None:
         for i, part in enumerate(self.parts):
             part.load_state_dict(saved[f"{i}"])
-
-
-def _is_block_matrix(name: str, parameter: nn.Parameter) -> bool:
-    return parameter.ndim == 2 and "transformer_blocks" in name and not any(n in name for n in PER_SAMPLE)
 
 
 def set_rate(optimizer: torch.optim.Optimizer | Optimizers, share: float) -> None:

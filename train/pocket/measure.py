@@ -1,11 +1,9 @@
-"""Make the figures and sample grids of pocket's card: `python -m train.pocket.measure --out FOLDER`.
-
-All images are drawn by the plain pipelines from saved folders; traits are read back by the scorer.
-"""
+"""Make the figures and sample grids of pocket's card: `python -m train.pocket.measure --out FOLDER`."""
 
 import argparse
 import json
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +13,8 @@ from PIL import Image
 
 from dsd.evaluation.critters import CritterScorer, make_case
 from dsd.evaluation.critters import Scene as CaseScene
-from dsd.evaluation.scores import Interval, evaluate, measure_levels
-from dsd.evaluation.validation import by_student, by_teacher, in_batches, sample_sheet
+from dsd.evaluation.scores import Interval
+from dsd.evaluation.validation import Benchmark, by_student, by_teacher, in_batches, sample_sheet
 from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import ASSETS
@@ -70,8 +68,7 @@ def share(values: list[bool]) -> float:
 def looks(images: list[Image.Image], wanted: list[Scene], panel: int) -> dict[str, float]:
     """Return sharpness and token edges of images, relative to renders of the scenes they should show."""
     renders = [draw(*scene, panel) for scene in wanted]
-    measures = {"sharpness": sharpness(images, renders), "token_edges": token_edges(images, renders)}
-    return {name: round(value, 3) for name, value in measures.items()}
+    return {measure.__name__: round(measure(images, renders), 3) for measure in (sharpness, token_edges)}
 
 
 def sharpness(images: list[Image.Image], renders: list[Image.Image]) -> float:
@@ -81,10 +78,7 @@ def sharpness(images: list[Image.Image], renders: list[Image.Image]) -> float:
 
 
 def token_edges(images: list[Image.Image], renders: list[Image.Image]) -> float:
-    """Return the ratio of steps across token borders to steps elsewhere, divided by that of `renders`.
-
-    1 means that no border shows.
-    """
+    """Return the ratio of steps across token borders to steps elsewhere, divided by that of `renders`."""
     return _border_ratio(images) / _border_ratio(renders)
 
 
@@ -125,7 +119,7 @@ def measure_grids(measured: Measured, count: int, tokens: int | None, out: Path)
     panels = [panel for grid in grids for panel in split(grid, measured.panel)]
     readings = measured.scorer.read(panels)
     fours = [readings[i : i + 4] for i in range(0, len(readings), 4)]
-    pairs = [[four[a], four[b]] for four in fours for a in range(4) for b in range(a)]
+    pairs = [pair for four in fours for pair in combinations(four, 2)]
     agreement = {
         "one_identity_in_all_four": share([same_identity(four) for four in fours]),
         "pairs_that_agree": share([same_identity(pair) for pair in pairs]),
@@ -154,23 +148,22 @@ def measure_student(measured: Measured, args: argparse.Namespace) -> dict[str, o
         critter, (shown, asked) = measured.fresh(i, held_out=True, contexts=2)
         scene = CaseScene(critter=critter, reference=shown, target=asked)
         cases.append(make_case(scene, f"{i:04d}", SEED + i, size=measured.panel))
-    scorer = CritterScorer(measured.scorer)
     scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
-    drawn = in_batches(by_student(student, **scales, steps=STEPS), BATCH)
-    teacher = {"side": measured.panel, "guidance": measured.guidance, "steps": STEPS}
-    told = in_batches(by_teacher(measured.teacher, **teacher), BATCH)
-    levels = measure_levels(cases, scorer)
+    by_reference = in_batches(by_student(student, **scales, steps=STEPS), BATCH)
+    settings = {"side": measured.panel, "guidance": measured.guidance, "steps": STEPS}
+    by_words = in_batches(by_teacher(measured.teacher, **settings), BATCH)
+    benchmark = Benchmark(cases, CritterScorer(measured.scorer))
     ways = {
-        "student": evaluate(drawn, cases, scorer, levels=levels),
-        "student_described": evaluate(drawn, cases, scorer, described=True, levels=levels),
-        "prompted_teacher": evaluate(told, cases, scorer, described=True, levels=levels),
+        "student": benchmark.evaluate(by_reference),
+        "student_described": benchmark.evaluate(by_reference, described=True),
+        "prompted_teacher": benchmark.evaluate(by_words, described=True),
     }
     samples = {"student": ways["student"].images, "teacher": ways["prompted_teacher"].images}
     sample_sheet(cases, samples).save(args.out / "student.png")
     figures = {name: card_row(scores.means) for name, scores in ways.items()}
     wanted = [(case.facts.critter, case.facts.target) for case in cases]
     student_looks = looks(ways["student"].images, wanted, measured.panel)
-    return figures | {"true_render": card_row(levels.ceiling), "student_looks": student_looks}
+    return figures | {"true_render": card_row(benchmark.levels.ceiling), "student_looks": student_looks}
 
 
 def card_row(means: dict[str, Interval]) -> dict[str, list[float]]:

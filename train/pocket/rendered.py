@@ -1,8 +1,7 @@
 """Write rendered pairs as a dataset, for an upper bound: `python -m train.pocket.rendered --out FOLDER`.
 
 The pairs are what a perfect teacher and a perfect judge would produce: true renders of one critter in two
-contexts. The instruction describes only the context; the caption also describes the critter. A student that
-is trained on these pairs is an upper bound for a self-distilled student.
+contexts. The instruction describes only the context; the caption also describes the critter.
 """
 
 import argparse
@@ -30,16 +29,13 @@ def sample(index: int, families: int, panel: int) -> list[dict[str, object]]:
     images = {p: {"bytes": png(draw(*panels[p], panel)), "path": None} for p in (first, second)}
     return [
         {
-            "id": f"{family:06d}-{conditioning}-{target}",
-            "conditioning": images[conditioning],
-            "target": images[target],
-            "caption": caption(*panels[target]),
-            "instruction": describe_context(panels[target][1]),
-            "generator": "dsd.pocket.draw",
+            "id": f"{family:06d}-{reference}-{target}", "conditioning": images[reference],
+            "target": images[target], "caption": caption(*panels[target]),
+            "instruction": describe_context(panels[target][1]), "generator": "dsd.pocket.draw",
             "generator_license": "apache-2.0",
         }
-        for conditioning, target in ((first, second), (second, first))
-    ]
+        for reference, target in ((first, second), (second, first))
+    ]  # fmt: skip
 
 
 def write(preset: Preset, count: int, out: Path) -> None:
@@ -58,9 +54,8 @@ def write(preset: Preset, count: int, out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m train.pocket.rendered", description=__doc__.split(":")[0])
-    parser.add_argument(
-        "--preset", choices=PRESETS, default="cpu", help="data and batch sizes for a CPU or a GPU (cpu)"
-    )
+    text = "data and batch sizes for a CPU or a GPU (cpu)"
+    parser.add_argument("--preset", choices=PRESETS, default="cpu", help=text)
     parser.add_argument("--rows", type=int, default=10_000, help="number of rows to write, even (10000)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the parquet files to")
     args = parser.parse_args()

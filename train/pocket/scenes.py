@@ -71,13 +71,10 @@ def _render(families: range, *, seed: int, size: int, held_out: bool) -> np.ndar
 
 
 def targets(scenes: list[Scene], where: str = "cpu") -> dict[str, Tensor]:
-    """Return the index of each choice [N], numbers [N, NUMBERS] and their mask [N, NUMBERS].
-
-    The index is -100 for the color of an accessory that does not exist.
-    """
+    """Return the index of each choice [N], numbers [N, NUMBERS] and their mask [N, NUMBERS]."""
     traits = [{**vars(critter), **vars(context)} for critter, context in scenes]
     result = {name: torch.tensor([c.index(row[name]) for row in traits]) for name, c in CHOICES.items()}
-    result["accessory_color"][result["accessory"] == CHOICES["accessory"].index("none")] = -100
+    result["accessory_color"][result["accessory"] == CHOICES["accessory"].index("none")] = -100  # ignored
     result["numbers"] = torch.tensor([encode_numbers(critter) for critter, _ in scenes])
     result["mask"] = torch.tensor([number_mask(critter) for critter, _ in scenes])
     return {name: values.to(where) for name, values in result.items()}
@@ -91,8 +88,7 @@ def take(values: dict[str, Tensor], rows: Tensor | slice) -> dict[str, Tensor]:
 class Truths:
     """The `targets` of whole families in one table, float32 [families FAMILY, choices + 2 NUMBERS].
 
-    They are computed in advance, because a GPU trains on more grids in a second than one core samples in a
-    minute.
+    A GPU trains on more grids in a second than one core could compute these for in a minute.
     """
 
     def __init__(self, table: np.ndarray):

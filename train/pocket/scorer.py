@@ -29,10 +29,7 @@ TILTED, RIDGE = 2_000, 1e-4  # families that the tilt head is fitted to, and str
 
 
 def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images [B, 3, H, W] in -1..1 mixed randomly with a blurred copy, plus a little noise.
-
-    Images and generator are on the same device.
-    """
+    """Return images [B, 3, H, W] in -1..1 mixed randomly with a blurred copy, plus a little noise."""
     make = {"generator": generator, "device": images.device}
     share, level = torch.rand(2, len(images), 1, 1, 1, **make)
     blurred = functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
@@ -81,20 +78,14 @@ def train(run: Path, preset: Preset, steps: int, minutes: float | None = None, *
 
 @torch.no_grad()
 def set_threshold(scorer: Scorer, images: Tensor) -> None:
-    """Set the strangeness threshold so that a share of `FALSE_ALARMS` of fresh renders exceeds it.
-
-    Images [B, 3, H, W].
-    """
+    """Set the strangeness that a share of `FALSE_ALARMS` of fresh renders [B, 3, H, W] exceeds."""
     roughened = [roughen(part, step_seed(0, -1)).to(device()) for part in images.split(200)]
     scorer.strange.copy_(torch.cat([scorer(part)[2] for part in roughened]).quantile(1 - FALSE_ALARMS))
 
 
 @torch.no_grad()
 def fit_tilt(scorer: Scorer, images: Tensor, tilts: Tensor) -> None:
-    """Fit the tilt head by least squares on the output of the trained network's convolutions.
-
-    Images [N, 3, H, W] in -1..1, tilts [N] in degrees. No other weights change.
-    """
+    """Fit only the tilt head, by least squares, to images [N, 3, H, W] in -1..1 and tilts [N] in degrees."""
     inner, outer = 0.0, 0.0
     for i, (part, wanted) in enumerate(zip(images.split(200), tilts.split(200), strict=True)):
         convolved = scorer.eval().convolve(roughen(part, step_seed(0, i)).to(device()))
@@ -120,12 +111,11 @@ def accuracy(scorer: Scorer, images: np.ndarray, scenes: list[Scene]) -> dict[st
 
 
 def main() -> None:
-    flags = build_parser("scorer", "Train the scorer, which reads a critter's traits from an image.")
-    flags.add_argument("--ranker", action="store_true", help="train the ranker, which has another seed")
-    flags.add_argument(
-        "--only-tilt", type=Path, metavar="SCORER", help="fit only the tilt head of the scorer in this folder"
-    )
-    args = flags.parse_args()
+    parser = build_parser("scorer", "Train the scorer, which reads a critter's traits from an image.")
+    parser.add_argument("--ranker", action="store_true", help="train the ranker, which has another seed")
+    text = "fit only the tilt head of the scorer in this folder"
+    parser.add_argument("--only-tilt", type=Path, metavar="SCORER", help=text)
+    args = parser.parse_args()
     preset, name = PRESETS[args.preset], "ranker" if args.ranker else "scorer"
     if args.only_tilt:
         scorer = Scorer.from_pretrained(args.only_tilt).to(device())

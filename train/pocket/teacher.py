@@ -1,8 +1,7 @@
 """Train the pocket teacher, a stock `FluxPipeline`, from scratch: `python -m train.pocket.teacher RUN`.
 
 It learns single images, diptychs and 2x2 grids from captions (see `lessons.py`); text encoders and
-transformer are trained together. With noise in all panels of every lesson, eyes and ears still agreed only by
-chance after 17 400 steps.
+transformer are trained together.
 """
 
 import argparse
@@ -17,19 +16,8 @@ from dsd.model import flow
 from dsd.model.latents import positions
 from dsd.pocket.scorer import CHOICES, IDENTITY, NUMBERS
 from train.pocket import latents as grids
-from train.pocket import text
+from train.pocket import loop, text
 from train.pocket.lessons import SEED, STAGES, Batch, Sampler, stage
-from train.pocket.loop import (
-    Optimizers,
-    TrainState,
-    build_ema,
-    descend,
-    device,
-    made_ahead,
-    mixed_precision,
-    ranks,
-    step_seed,
-)
 from train.pocket.presets import PRESETS, Preset, build_parser
 from train.pocket.scenes import FAMILY, load_truths, take
 from train.pocket.scorer import reading_loss
@@ -93,11 +81,10 @@ def build_transformer(preset: Preset) -> FluxTransformer2DModel:
 class Reader(nn.Module):
     """An auxiliary head from a panel's tokens [B, tokens, width], halfway, to its critter's traits.
 
-    Returns logits by name [B, choices] and numbers [B, NUMBERS]. Velocities alone teach small traits slowly:
-    three eyes instead of two are a few pixels of a grid. So the tokens must also predict, in the middle of
-    the transformer, the critter that they show or should show; if a panel is noise, only another panel
-    reveals it. This is the idea of REPA (Yu et al. 2024, arXiv 2410.06940), with the drawn world's known
-    truth instead of another network's features. The reader is discarded after training.
+    Velocities alone teach small traits slowly: three eyes instead of two are a few pixels of a grid. So the
+    tokens must also predict, in the middle of the transformer, the critter that they show or should show; if
+    a panel is noise, only another panel reveals it. This is the idea of REPA (Yu et al. 2024, arXiv
+    2410.06940) with known truth instead of another network's features. Not saved with the teacher.
     """
 
     def __init__(self, preset: Preset):
@@ -110,7 +97,7 @@ class Reader(nn.Module):
         self.heads = nn.ModuleDict({name: nn.Linear(FEATURES, len(CHOICES[name])) for name in IDENTITY})
         self.numbers = nn.Linear(FEATURES, NUMBERS)
 
-    def forward(self, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, tokens: Tensor) -> tuple[dict[str, Tensor], Tensor]:  # logits by name, numbers
         features = self.body(tokens)
         return {name: head(features) for name, head in self.heads.items()}, self.numbers(features)
 
@@ -136,7 +123,7 @@ def loss(teacher: Teacher, images: Images, preset: Preset, step: int, batch: Bat
     families, panels, shown = (x.to(where) for x in (batch.families[:, None], batch.panels, batch.shown))
     chosen = images.latents[families, panels]  # [B, panels, 16, h, w]
     data = grids.pack(chosen.flatten(0, 1), *layout)  # [B, tokens, 64]
-    generator = step_seed(SEED, step, where)
+    generator = loop.step_seed(SEED, step, where)
     noise = torch.randn(data.shape, generator=generator, device=where)
     t = flow.sample_times(len(data), shift=SHIFT, generator=generator, device=where)
 
@@ -146,7 +133,7 @@ def loss(teacher: Teacher, images: Images, preset: Preset, step: int, batch: Bat
 
     x_t = data.lerp(noise, by_token(t[:, None] * _haze(shown, generator)))
     ids = positions(*(preset.panel * n for n in layout), device=where)
-    with mixed_precision():
+    with loop.mixed_precision():
         velocity, halfway = teacher.study(x_t, t, batch.t5.to(where), batch.clip.to(where), ids)
         traits = take(images.traits, (families * FAMILY + panels).flatten())
         reading = reading_loss(*teacher.reader(by_panel(halfway, *layout)), traits)
@@ -171,19 +158,16 @@ def begin_with(teacher: Teacher, folder: Path) -> None:
 
 
 def compile_blocks(transformer: FluxTransformer2DModel) -> None:
-    """Compile the blocks for a GPU: twice as fast after a minute or two.
-
-    Every lesson has one shape, so all shapes are fixed. Only a block's `forward` is compiled, not its call,
-    to which `Teacher.study` attaches a hook.
-    """
+    """Compile the blocks for a GPU: twice as fast after a minute or two."""
     for block in (*transformer.transformer_blocks, *transformer.single_transformer_blocks):
+        # Every lesson has one shape. `Teacher.study` attaches a hook to a block's call, so only its forward.
         block.forward = torch.compile(block.forward, dynamic=False)
 
 
 def train(args: argparse.Namespace) -> Teacher:
     """Return the averaged teacher."""
     torch.manual_seed(SEED)
-    run, preset, where = args.run, PRESETS[args.preset], device()
+    run, preset, where = args.run, PRESETS[args.preset], loop.device()
     steps, (start, stop) = args.steps or preset.teacher_steps, args.lessons
     vae = AutoencoderKL.from_pretrained(run / "vae").to(where)
     truths = load_truths(TRAIN_SEED, preset.families, run / "renders")
@@ -191,14 +175,14 @@ def train(args: argparse.Namespace) -> Teacher:
     images, teacher = Images(latents, truths.targets(where)), Teacher(preset).to(where)
     if args.begin:
         begin_with(teacher, args.begin)
-    ema = build_ema(teacher)
+    ema = loop.build_ema(teacher)
     if args.compile:
         compile_blocks(teacher.transformer)
-    path, optimizer = run / f"teacher-{start:g}-{stop:g}.pt", Optimizers(teacher, preset.teacher_rate)
-    state = TrainState(path, teacher, optimizer=optimizer, ema=ema, steps=steps, minutes=args.minutes)
+    path, optimizer = run / f"teacher-{start:g}-{stop:g}.pt", loop.Optimizers(teacher, preset.teacher_rate)
+    state = loop.TrainState(path, teacher, optimizer=optimizer, ema=ema, steps=steps, minutes=args.minutes)
     sampler = Sampler(truths, args.batch or preset.teacher_batch, steps=steps, lessons=(start, stop))
-    batches = made_ahead(sampler, state.step, steps)
-    descend(state, lambda step: loss(teacher, images, preset, step, next(batches)), warmup=400)
+    batches = loop.prefetch(sampler, state.step, steps)
+    loop.descend(state, lambda step: loss(teacher, images, preset, step, next(batches)), warmup=400)
     return ema.module
 
 
@@ -218,28 +202,27 @@ def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
 def check(args: argparse.Namespace) -> None:
     """Raise SystemExit for options that do not go together."""
     start, stop = args.lessons
-    if args.compile and device() != "cuda":
+    if args.compile and loop.device() != "cuda":
         raise SystemExit("--compile needs a GPU and saves no time on a CPU; leave it out")
     if args.minutes and stage(start) is not stage(stop - 1e-6):
-        stages = ", ".join(f"{share:g}" for share in STAGES)
-        raise SystemExit(
-            f"--minutes needs lessons of one stage, got {start:g} to {stop:g}; the stages begin at {stages}"
-        )
+        error = f"--minutes needs lessons of one stage, got {start:g} to {stop:g}; the stages begin at "
+        raise SystemExit(error + ", ".join(f"{share:g}" for share in STAGES))
 
 
 def main() -> None:
-    flags = build_parser("teacher", "Train the teacher, the text-to-image model, from scratch.")
-    flags.add_argument("--begin", type=Path, metavar="TEACHER", help="start from the teacher in this folder")
-    flags.add_argument("--batch", type=int, help="single images per process (default: the preset's)")
-    flags.add_argument(
-        "--lessons", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"),
-        help="train only this part of the lessons, in shares of the whole training (0 1)",
-    )  # fmt: skip
-    flags.add_argument("--compile", action="store_true", help="compile the transformer's blocks for a GPU")
-    args = flags.parse_args()
+    parser = build_parser("teacher", "Train the teacher, the text-to-image model, from scratch.")
+    add, text = (
+        parser.add_argument,
+        "train only this part of the lessons, in shares of the whole training (0 1)",
+    )
+    add("--begin", type=Path, metavar="TEACHER", help="start from the teacher in this folder")
+    add("--batch", type=int, help="single images per process (default: the preset's)")
+    add("--lessons", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help=text)
+    add("--compile", action="store_true", help="compile the transformer's blocks for a GPU")
+    args = parser.parse_args()
     check(args)
     teacher = train(args)
-    if ranks()[0] == 0:
+    if loop.ranks()[0] == 0:
         save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
         print(f"teacher saved in {args.run / 'teacher'}", flush=True)
 

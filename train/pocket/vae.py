@@ -1,9 +1,8 @@
 """Train the pocket VAE, a stock `AutoencoderKL` (f8, 16 channels): `python -m train.pocket.vae RUN`.
 
 First its linear part is trained (see `linear.py`), in minutes, then the decoder's residual branches. The
-encoder stays linear and reads each 8x8 block alone, so latents are final after the first phase (the teacher
-can start) and the latents of a diptych are its frames' latents side by side. The variance is zero: a sample
-equals the mode.
+encoder stays linear and reads each 8x8 block alone, so latents are final after the first phase, and those of
+a diptych are its frames' latents side by side. The variance is zero: a sample equals the mode.
 """
 
 from collections.abc import Callable
@@ -124,17 +123,21 @@ def train_branches(
 ) -> AutoencoderKL:
     """Train the decoder's residual branches and return the EMA of the VAE."""
     vae = vae.to(device(), memory_format=torch.channels_last)
-    for module in (vae.encoder, *last_layers(vae.decoder)):
+    # The layers that pass the linear code through the last norm have large constants that must not move:
+    # training them with the rest cost 10 dB within 60 steps.
+    decoder = vae.decoder
+    last = (decoder.conv_norm_out, decoder.conv_out, decoder.up_blocks[-1].resnets[0].conv_shortcut)
+    for module in (vae.encoder, *last):
         module.requires_grad_(False)
     ema = build_ema(vae)
-    weights = [parameter for parameter in vae.decoder.parameters() if parameter.requires_grad]
+    weights = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, PEAK, betas=(0.9, 0.95), weight_decay=0.0)
-    limits = {"steps": steps, "minutes": minutes}
-    state = TrainState(run / "vae.pt", vae, optimizer=optimizer, ema=ema, name="vae", **limits)
+    settings = {"optimizer": optimizer, "ema": ema, "steps": steps, "minutes": minutes}
+    state = TrainState(run / "vae.pt", vae, name="vae", **settings)
 
+    @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:
-        with torch.no_grad():
-            return vae.encode(pixels).latent_dist.mode()
+        return vae.encode(pixels).latent_dist.mode()
 
     def decode(code: Tensor) -> Tensor:
         return vae.decode(code).sample
@@ -146,19 +149,10 @@ def train_branches(
     return ema.module
 
 
-def last_layers(decoder: torch.nn.Module) -> tuple[torch.nn.Module, ...]:
-    """Return the layers that pass the linear code through the last norm; their large constants must not move.
-
-    Training them with the rest cost 10 dB within 60 steps.
-    """
-    return decoder.conv_norm_out, decoder.conv_out, decoder.up_blocks[-1].resnets[0].conv_shortcut
-
-
 def main() -> None:
     parser = build_parser("vae", "Train the VAE: pixels to latents and back.")
-    parser.add_argument(
-        "--linear-steps", type=int, help="training steps of the linear autoencoder (default: the preset's)"
-    )
+    text = "training steps of the linear autoencoder (default: the preset's)"
+    parser.add_argument("--linear-steps", type=int, help=text)
     args = parser.parse_args()
     preset = PRESETS[args.preset]
     torch.manual_seed(0)

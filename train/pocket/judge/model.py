@@ -26,7 +26,7 @@ from transformers import (
 
 from dsd.grids.recipes import ANSWER, CRITTERS
 from dsd.pocket.scorer import CHOICES, NUMBERS
-from dsd.pocket.words import caption
+from dsd.pocket.words import caption, describe_context
 from train.pocket import latents as grids
 from train.pocket import scenes
 from train.pocket.judge import redrawn, words
@@ -60,9 +60,8 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def build_processor() -> LlavaProcessor:
-    eyes = SiglipImageProcessorPil(
-        size={"height": SIDE, "width": SIDE}, image_mean=[0.5] * 3, image_std=[0.5] * 3
-    )
+    size = {"height": SIDE, "width": SIDE}
+    eyes = SiglipImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     return LlavaProcessor(
         image_processor=eyes, tokenizer=build_tokenizer(), patch_size=PATCH,
         vision_feature_select_strategy="full", chat_template=TEMPLATE,
@@ -130,7 +129,8 @@ class Images:
         return roughen(images, generator)
 
 
-def train_eyes(run: Path, preset: Preset, images: Images, eyes: Eyes) -> None:
+def train_eyes(run: Path, preset: Preset, images: Images, tower: nn.Module) -> None:
+    eyes = Eyes(tower, preset.judge_width).to(device())
     wanted = scenes.targets(scenes.all_scenes(TRAIN_SEED, range(images.count)), device())
 
     def loss(step: int) -> Tensor:
@@ -160,7 +160,7 @@ def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], st
         return [[r] for r in rows], CRITTERS.captions["caption"], [caption(*scene(r)) for r in rows]
     families = rng.integers(count, size=batch)
     pairs = [[scenes.FAMILY * int(f) + int(p) for p in rng.permutation(scenes.SAME)[:2]] for f in families]
-    answers = [words.instruction(scene(second)[1]) for _, second in pairs]
+    answers = [f"the same critter {describe_context(scene(second)[1])}" for _, second in pairs]
     return pairs, CRITTERS.captions["instruction"], answers
 
 
@@ -171,14 +171,12 @@ def answer_loss(
     count = images.taught_count if step // 8 % 2 else images.count
     rows, question, answers = sample_batch(count, batch, step)
     pixels = images.batch(np.concatenate(rows), step_seed(SEED, step)).to(device())
-    marks = "<image>" * (len(rows[0]) * (SIDE // PATCH) ** 2)
-    prompt = f"{marks} {question} answer:"
-    texts = tokenizer([f"{prompt} {answer} </s>" for answer in answers], padding=True, padding_side="right",
-                      return_tensors="pt").to(device())  # fmt: skip
+    prompt = f"{'<image>' * (len(rows[0]) * (SIDE // PATCH) ** 2)} {question} answer:"
+    answers = [f"{prompt} {answer} </s>" for answer in answers]
+    texts = tokenizer(answers, padding=True, padding_side="right", return_tensors="pt").to(device())
+    inputs = {"input_ids": texts.input_ids, "attention_mask": texts.attention_mask}
     with mixed_precision():
-        logits = judge(
-            input_ids=texts.input_ids, attention_mask=texts.attention_mask, pixel_values=pixels
-        ).logits.float()  # [B, T, words]
+        logits = judge(pixel_values=pixels, **inputs).logits.float()  # [B, T, words]
     weight = weights(texts.input_ids, len(tokenizer(prompt).input_ids), tokenizer) * texts.attention_mask
     error = functional.cross_entropy(logits[:, :-1].mT, texts.input_ids[:, 1:], reduction="none")
     return (error * weight[:, 1:]).sum() / weight[:, 1:].sum()
@@ -220,8 +218,7 @@ def train(args: argparse.Namespace) -> LlavaForConditionalGeneration:
     if args.begin:
         begin_with(judge, tokenizer, args.begin)
     else:
-        eyes = Eyes(judge.model.vision_tower, preset.judge_width).to(device())
-        train_eyes(args.run, preset, images, eyes)
+        train_eyes(args.run, preset, images, judge.model.vision_tower)
     steps = args.steps or preset.judge_steps
     state = build_state(args.run / "judge.pt", judge, steps=steps, minutes=args.minutes)
     descend(state, lambda s: answer_loss(judge, tokenizer, images, preset.judge_batch, s), decay=0.4)
@@ -229,9 +226,9 @@ def train(args: argparse.Namespace) -> LlavaForConditionalGeneration:
 
 
 def main() -> None:
-    flags = build_parser("judge", "Train the embedded judge, which compares and describes images.")
-    flags.add_argument("--begin", type=Path, metavar="JUDGE", help="start from the judge in this folder")
-    args = flags.parse_args()
+    parser = build_parser("judge", "Train the embedded judge, which compares and describes images.")
+    parser.add_argument("--begin", type=Path, metavar="JUDGE", help="start from the judge in this folder")
+    args = parser.parse_args()
     judge = train(args)
     if ranks()[0] == 0:
         judge.eval().half().save_pretrained(args.run / "judge")

@@ -71,7 +71,7 @@ def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[
             yield drawn.reshape(-1, panel, panel, 3)
 
     images = once(run / "renders" / f"taught-{count}-{panel}.npy", (rows, panel, panel, 3), np.uint8, draw())
-    truths = (read_truths(run, images) for _ in range(1))
+    truths = (read_truths(run, images) for _ in range(1))  # read only if they are not stored
     return images, once(run / "renders" / f"true-{count}-{panel}.npy", (rows,), np.bool_, truths)
 
 

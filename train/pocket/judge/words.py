@@ -18,8 +18,8 @@ from dsd.pocket.scorer import (
     encode_numbers,
     visible_numbers,
 )
-from dsd.pocket.words import VOCABULARY, describe_context, describe_critter
-from dsd.pocket.world import Context, Critter
+from dsd.pocket.words import VOCABULARY, describe_critter
+from dsd.pocket.world import Critter
 
 # part of the subject -> the named traits and the numbers that belong to it; all of them have words
 PARTS = {
@@ -106,10 +106,6 @@ def comparison(first: Critter, second: Critter, rng: np.random.Generator) -> str
         "different" if DIFFER in agreed.values() else "same",
     )
     return " ".join(f"{name}: {text}" for name, text in zip(ANSWER, fields, strict=True))
-
-
-def instruction(context: Context) -> str:
-    return f"the same critter {describe_context(context)}"
 
 
 def vocabulary() -> list[str]:

@@ -1,0 +1,22 @@
+"""Requests to a served page, as programs send them."""
+
+import json
+from pathlib import Path
+
+import httpx
+
+API = "/gradio_api"
+
+
+def asked(http: httpx.Client, **changes) -> httpx.Response:
+    """The endpoint's last word, of a request for one step."""
+    body = {"prompt": "a hat", "steps": 1, "seed": 7} | changes
+    sent = {"content": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
+    joined = http.post(f"{API}/call/v2/generate", **sent)
+    if joined.status_code != 200:
+        return joined
+    return http.get(f"{API}/call/generate/{joined.json()['event_id']}")
+
+
+def file(path: Path | str) -> dict:
+    return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
