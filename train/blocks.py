@@ -137,7 +137,7 @@ def stage(
 
 
 @contextmanager
-def recorded(vlm: VLM, folder: Path) -> Iterator[VLM]:
+def record_answers(vlm: VLM, folder: Path) -> Iterator[VLM]:
     """Yield the model with its answers kept in the folder until this ends without an error."""
     yield Recorded(vlm, folder, PartialState().process_index)
     finish(lambda: forget(folder))

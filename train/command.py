@@ -1,4 +1,4 @@
-"""The frame of the commands in this folder: shared options, and errors that end with one sentence."""
+"""The frame of the commands in this folder: help, and errors that end with one sentence."""
 
 import argparse
 import sys
@@ -6,32 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-SHARED: dict[str, dict[str, Any]] = {  # options that mean the same in several commands
-    "run": {"metavar": "RUN", "type": Path, "help": "folder of the run"},
-    "--seed": {"type": int, "default": 0, "help": "random seed (0)"},
-    "--device": {"help": "cpu, cuda or mps; the best available by default"},
-    "--offload": {
-        "default": "none",
-        "choices": ("none", "model", "group", "sequential"),
-        "help": "keep parts of a large model in main memory",
-    },
-    "--quantize": {
-        "choices": ("8bit", "4bit"),
-        "help": "weights of FLUX and T5 in fewer bits, on an NVIDIA GPU with bitsandbytes",
-    },
-}
-
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that keeps the line breaks of its description and reports an error in one line."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**{"formatter_class": argparse.RawDescriptionHelpFormatter, **options})
-
-    def add_shared(self, *names: str, **changes: Any) -> None:
-        """Add options of `SHARED`, with some of their settings changed."""
-        for name in names:
-            self.add_argument(name, **{**SHARED[name], **changes})
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{_name()}: {message} (--help shows the options)\n")

@@ -59,9 +59,6 @@ def label(checkpoints: list[str]) -> dict[str, str]:
     return sources
 
 
-# ---------------------------------------------------------------- drawing
-
-
 def _draw_all(args: argparse.Namespace, sources: dict[str, str], benchmark: Benchmark) -> dict[str, Scores]:
     """Return the scores of each row; only one model is in memory at a time."""
     results: dict[str, Scores] = {}
@@ -111,9 +108,6 @@ def open_student(source: str, *, base: str, device: str) -> DSDPipeline:
     pipe = checkpoint.load_pipeline(name, weights=weights, dtype=dtype, device=device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-# ---------------------------------------------------------------- report and files
 
 
 def report(results: dict[str, Scores], benchmark: Benchmark) -> str:

@@ -35,7 +35,7 @@ from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS, RECIPES
 from dsd.vlm.open import VLM, open_vlm
 from train import command
-from train.blocks import KEPT, join, recorded, say, stage, wait_for_all
+from train.blocks import KEPT, join, record_answers, say, stage, wait_for_all
 
 if TYPE_CHECKING:
     from dsd.vlm.embed import Embedder
@@ -62,7 +62,7 @@ OF_JUDGE = {  # option of dsd.vlm.open -> type and help
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__)
     add = parser.add_argument
-    parser.add_shared("run", nargs="?")
+    add("run", metavar="RUN", type=Path, nargs="?", help="folder of the run")
     add("--judge", metavar="MODEL", help="judge: pocket, a folder, a hub id, or a server's http://host/v1")
     text = "similarity model: judge (its vision encoder), an image encoder (folder or hub id), or none"
     add("--embedder", default="judge", metavar="MODEL", help=text)
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--count", type=int, default=2000, help="number of pairs for --grade (2000)")
     add("--out", type=Path, metavar="FOLDER", help="folder for the results of --grade")
     add("--size", type=int, help="side of an image for --grade, in pixels (the embedded model's)")
-    parser.add_shared("--device")
+    add("--device", help="cpu, cuda or mps; the best available by default")
     for name, (kind, text) in {**LIMITS, **OF_JUDGE}.items():
         add(f"--{name.replace('_', '-')}", type=kind, help=text)
     return parser
@@ -101,9 +101,6 @@ def main(argv: list[str] | None = None) -> int:
     else:
         _curate(args)
     return 0
-
-
-# ---------------------------------------------------------------- options
 
 
 def _read_thresholds(args: argparse.Namespace, default: Thresholds) -> Thresholds:
@@ -132,12 +129,9 @@ def _open_embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
     return open_embedder(args.embedder, vlm=vlm, device=args.device)
 
 
-# ---------------------------------------------------------------- judging and captioning a run
-
-
 def _curate(args: argparse.Namespace) -> None:
     usable, judge = _read_grids(args.run), _open_judge(args)
-    with recorded(judge, args.run) as answering:
+    with record_answers(judge, args.run) as answering:
         pairs = _judge_run(args, usable, judge, answering)
         if not args.no_captions:
             _caption(args, answering, usable, pairs)
@@ -147,7 +141,7 @@ def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, an
     """Judge all pairs of a run and return them; `answering` is the judge, with its answers recorded."""
     path, readable = args.run / "pairs.jsonl", Readable()
     options = {"thresholds": _read_thresholds(args, Thresholds()), "embedder": _open_embedder(args, judge)}
-    _check_settings(args, usable, judge, **options)
+    _check_settings(path, judge, {args.recipe or grid.recipe for grid in usable.values()}, **options)
     options |= {"run": args.run, "vlm": answering, "recipe": args.recipe}
 
     def write(new: list[Pair]) -> None:
@@ -171,17 +165,10 @@ def _outcome(row: Row) -> str:
 
 
 def _check_settings(
-    args: argparse.Namespace,
-    usable: dict[str, Grid],
-    judge: VLM,
-    *,
-    embedder: "Embedder | None",
-    thresholds: Thresholds,
+    path: Path, judge: VLM, recipes: set[str], thresholds: Thresholds, embedder: "Embedder | None"
 ) -> None:
     """Check that the run was begun with these settings; let a run that was stopped ask again."""
-    path = args.run / "pairs.jsonl"
     settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
-    recipes = {args.recipe or grid.recipe for grid in usable.values()}
     if len(recipes) == 1:  # with several recipes, each grid is judged by its own
         settings["recipe"] = recipes.pop()
     curation.check_settings(path, thresholds=thresholds, **settings)
@@ -244,9 +231,6 @@ def _summary(pairs: list[Pair]) -> list[str]:
     return lines
 
 
-# ---------------------------------------------------------------- the other modes
-
-
 def _redecide(args: argparse.Namespace) -> None:
     old = curation.read_pairs(args.run)[0].thresholds
     pairs = curation.redecide(args.run, _read_thresholds(args, old))
@@ -275,7 +259,7 @@ def _grade(args: argparse.Namespace) -> None:
     curation.check_settings(path, judge=judge.name, judge_hash=judge.weights, **settings)
     items = {f"{index:06}": index for index in range(args.count)}
     with (
-        recorded(judge, args.out) as answering,
+        record_answers(judge, args.out) as answering,
         stage(path, items, batch=4 * args.batch, unit="pair", outcome_of=_outcome) as share,
     ):
         for block in share.blocks:

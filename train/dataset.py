@@ -21,7 +21,7 @@ from train import command
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__)
     add = parser.add_argument
-    parser.add_shared("run")
+    add("run", metavar="RUN", type=Path, help="folder of the run")
     add("--out", type=Path, metavar="FOLDER", help="RUN/dataset, or RUN/dataset-floor for --only floor")
     text = "pairs kept by the judge, by the floor, or all (judge)"
     add("--only", dest="which", choices=WHICH, default="judge", help=text)
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", action="store_true", help="a person's verdict overrules the judge's")
     add("--max-rows", type=int, metavar="N", help="maximum number of rows, sampled at random; must be even")
     add("--shuffle", action="store_true", help="write the rows in random order")
-    parser.add_shared("--seed")
+    add("--seed", type=int, default=0, help="random seed (0)")
     add("--shard-rows", type=int, default=SHARD_ROWS, metavar="N", help=f"rows per file ({SHARD_ROWS})")
     add("--grades", type=Path, metavar="FILE", help="grades.json of train.curate --grade, for the card")
     add("--push-to-hub", metavar="OWNER/NAME", help="upload it, with the token in HF_TOKEN; private")

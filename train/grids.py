@@ -8,7 +8,6 @@ again to continue. `accelerate launch -m train.grids RUN` shares the prompts bet
 import argparse
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dsd.files import jsonl
 from dsd.files.jsonl import Row
@@ -19,21 +18,22 @@ from dsd.grids.prompts import Prompt
 from train import command
 from train.blocks import KEPT, describe, finish, join, own_device, say, stage
 
-if TYPE_CHECKING:
-    from dsd.grids.teacher import Teacher
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__)
     add = parser.add_argument
-    parser.add_shared("run")
+    add("run", metavar="RUN", type=Path, help="folder of the run")
     add("--model", default="pocket", help="teacher: pocket, flux-dev, flux-schnell, a folder or a hub id")
     add("--like", metavar="NAME", help="preset whose settings a folder or hub id uses (FLUX: found)")
     add("--steps", type=int, help="denoising steps (pocket 12, flux-dev 28, flux-schnell 4)")
     add("--guidance", type=float, help="guidance scale (pocket 3, flux-dev 3.5, none for flux-schnell)")
     add("--margin", type=int, help="pixels to crop from each side of a panel (pocket 0, FLUX 8)")
     add("--batch", type=int, help="grids drawn together (pocket 32, FLUX 4)")
-    parser.add_shared("--device", "--offload", "--quantize")
+    add("--device", help="cpu, cuda or mps; the best available by default")
+    offloads, text = ("none", "model", "group", "sequential"), "keep parts of a large model in main memory"
+    add("--offload", default="none", choices=offloads, help=text)
+    text = "weights of FLUX and T5 in fewer bits, on an NVIDIA GPU with bitsandbytes"
+    add("--quantize", choices=("8bit", "4bit"), help=text)
     add("--mend", action="store_true", help="draw grids again whose file is missing or damaged")
     return parser
 
@@ -43,7 +43,12 @@ def main(argv: list[str] | None = None) -> int:
     prompts, state = grids.read_prompts(args.run), join()
     if args.mend:
         finish(lambda: print(f"{grids.mend(args.run)} grids will be drawn again"))
-    teacher = _load_teacher(args)
+    quiet()  # before the import below, which would log messages
+    from dsd.grids.teacher import load_teacher
+
+    names = ("like", "steps", "guidance", "margin", "offload", "quantize")
+    options = {name: getattr(args, name) for name in names}
+    teacher = load_teacher(args.model, device=args.device or own_device(), **options)
     grids.check_run(args.run, prompts, teacher.stamp)
     batch = teacher.settings.batch if args.batch is None else args.batch
     speed = draw_run(args.run, prompts, teacher, batch=batch)
@@ -53,15 +58,6 @@ def main(argv: list[str] | None = None) -> int:
     outcomes, each = Counter(map(_outcome, rows)), " in each process" if state.num_processes > 1 else ""
     say(f"{len(rows)} grids in {args.run / 'grids'}: {describe(outcomes)}; {speed:.2f} grids/s{each}")
     return 0
-
-
-def _load_teacher(args: argparse.Namespace) -> "Teacher":
-    quiet()  # before the import below, which would log messages
-    from dsd.grids.teacher import load_teacher
-
-    names = ("like", "steps", "guidance", "margin", "offload", "quantize")
-    options = {name: getattr(args, name) for name in names}
-    return load_teacher(args.model, device=args.device or own_device(), **options)
 
 
 def draw_run(run: Path, prompts: list[Prompt], teacher: Drawer, *, batch: int) -> float:

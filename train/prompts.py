@@ -14,14 +14,14 @@ from dsd.files import jsonl
 from dsd.grids import references
 from dsd.grids.prompts import Prompt, PromptOptions, describe, diversity, write_prompts
 from dsd.grids.recipes import RECIPES
-from dsd.vlm.base import VLM
+from dsd.vlm.open import open_vlm
 from train import command
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__)
     add = parser.add_argument
-    parser.add_shared("run")
+    add("run", metavar="RUN", type=Path, help="folder of the run")
     add("--count", type=int, required=True, help="total number of prompts, including existing ones")
     add("--recipe", choices=RECIPES, default="critters", help="critters for pocket, identity for FLUX")
     add("--layout", choices=("1x2", "2x2", "3x3"), default="2x2", help="rows x columns of a grid (2x2)")
@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--writer", metavar="MODEL", help="language model that writes: hub id, folder or http://host/v1")
     add("--writer-model", metavar="NAME", help="model name, on a server that has several")
     add("--writer-key", metavar="VARIABLE", help="environment variable that holds the server's key")
-    parser.add_shared("--seed")
+    add("--seed", type=int, default=0, help="random seed (0)")
     return parser
 
 
@@ -41,23 +41,16 @@ def main(argv: list[str] | None = None) -> int:
     if args.column and not args.captions:
         raise ValueError("--column needs --captions, the file that has the column")
     captions = references.read(args.captions, args.column) if args.captions else None
+    vlm = open_vlm(args.writer, model=args.writer_model, key=args.writer_key) if args.writer else None
     with tqdm(total=options.count, unit="prompt") as bar:
 
         def show(done: int, dropped: Counter) -> None:
             bar.set_postfix_str(describe(dropped), refresh=False)
             bar.update(done - bar.n)
 
-        dropped = write_prompts(args.run, options, captions=captions, vlm=_open_writer(args), on_row=show)
+        dropped = write_prompts(args.run, options, captions=captions, vlm=vlm, on_row=show)
     _report(args.run / "prompts.jsonl", options, dropped)
     return 0
-
-
-def _open_writer(args: argparse.Namespace) -> VLM | None:
-    if not args.writer:
-        return None
-    from dsd.vlm.open import open_vlm
-
-    return open_vlm(args.writer, model=args.writer_model, key=args.writer_key)
 
 
 def _report(path: Path, options: PromptOptions, dropped: Counter) -> None:

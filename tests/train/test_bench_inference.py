@@ -103,7 +103,7 @@ def test_what_does_not_fit_or_is_missing_says_so():
         raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
         yield
 
-    (row,) = bench_gpu.tried(full(), part="offload", offload="none")
+    (row,) = bench_gpu.catch_failure(full(), part="offload", offload="none")
     assert row == {
         "part": "offload", "offload": "none", "measured": False,
         "why": "CUDA out of memory. Tried to allocate 2 GiB",

@@ -28,7 +28,7 @@ from train.pocket.judge import model as judge
 from train.pocket.linear import LinearAutoencoder, spell
 from train.pocket.loop import learning_rate
 from train.pocket.presets import CPU
-from train.pocket.strangers import strangers
+from train.pocket.strangers import draw_strangers
 
 SHIPPED = ASSETS / "teacher" / "tokenizer_2"
 
@@ -232,8 +232,8 @@ def test_a_teacher_goes_on_from_a_saved_one(tmp_path, spelled):
 
 
 def test_strangers_of_every_kind_are_drawn_and_are_a_function_of_the_seed():
-    images = strangers(12, 64, 3)
-    assert images.shape == (12, 64, 64, 3) and np.array_equal(images, strangers(12, 64, 3))
+    images = draw_strangers(12, 64, 3)
+    assert images.shape == (12, 64, 64, 3) and np.array_equal(images, draw_strangers(12, 64, 3))
     assert all(image.std() > 1 for image in images)
 
 

@@ -52,8 +52,8 @@ def test_arrays_are_computed_in_order_by_one_process_or_many_and_once(tmp_path, 
     monkeypatch.setattr(arrays, "get_context", lambda way: dummy)  # a pool, of threads: they start at once
     for name, chunk in (("one", 7), ("many", 3)):
         chunks = arrays.on_all_cores(double, 7, chunk)
-        assert arrays.once(tmp_path / name, (7,), np.int64, chunks).tolist() == [0, 2, 4, 6, 8, 10, 12]
-        assert arrays.once(tmp_path / name, (7,), np.int64, [np.zeros(7)])[-1] == 12
+        assert arrays.store(tmp_path / name, (7,), np.int64, chunks).tolist() == [0, 2, 4, 6, 8, 10, 12]
+        assert arrays.store(tmp_path / name, (7,), np.int64, [np.zeros(7)])[-1] == 12
 
 
 def test_the_lessons_shares_are_a_whole():

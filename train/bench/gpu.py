@@ -1,8 +1,7 @@
 """Time and memory of FLUX.1-dev's architecture on a GPU: part of `python -m train.bench inference`.
 
 The weights are random, so that no license and no download is needed; time and memory do not depend on their
-values. Without CUDA each row says that it was not measured. A row that does not fit into GPU memory, or that
-needs a missing package, says so, and the others continue.
+values. A row that does not fit into GPU memory, or needs what is not there, says so.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from dsd.model import checkpoint, flow, latents, presets
 from dsd.model.pipeline import DSDPipeline
 from dsd.training.options import TrainOptions
 from dsd.training.student import KERNELS, make_trainable, quantize
-from train.bench.timing import forget_peak, peak_bytes, shortest, timed
+from train.bench.timing import clock, forget_peak, peak_bytes, shortest
 
 FRAMES = (512, 768)  # pixels
 TEXT = 512  # tokens
@@ -80,9 +79,6 @@ def pipeline(device: torch.device, sizes: tuple = (TRANSFORMER, T5, CLIP, VAE)) 
     return pipe
 
 
-# ---------------------------------------------------------------- one evaluation
-
-
 def inputs(model: FluxTransformer2DModel, side: int, text: int = TEXT) -> dict[str, Any]:
     """Return the transformer's inputs for one branch of one image, at t = 0.5."""
     weight, config = model.proj_out.weight, model.config
@@ -126,9 +122,6 @@ def evaluation_rows(build: Build, frames: tuple[int, ...], most: float) -> Itera
             }  # fmt: skip
 
 
-# ---------------------------------------------------------------- memory of drawing
-
-
 def offload_rows(
     build: Callable[[], DSDPipeline], device: torch.device, offload: str, side: int
 ) -> Iterator[Row]:
@@ -142,7 +135,7 @@ def offload_rows(
 
     draw(1)  # the first image is slower
     forget_peak()
-    few, many = (timed(partial(draw, steps))[1].wall for steps in (1, 5))
+    few, many = (clock(partial(draw, steps))[1].wall for steps in (1, 5))
     step = round((many - few) / 4, 4)
     yield {"part": "offload", "offload": offload, "frame": side, "s a step": step, **_peak()}
 
@@ -162,9 +155,6 @@ def quantized_rows(build: Build, bits: str, side: int) -> Iterator[Row]:
 
 def _peak() -> Row:
     return {"peak GB": round(peak_bytes() / 1e9, 2)}
-
-
-# ---------------------------------------------------------------- training
 
 
 def training_rows(
@@ -192,9 +182,6 @@ def training_rows(
     }  # fmt: skip
 
 
-# ---------------------------------------------------------------- all rows
-
-
 def gpu_rows() -> Iterator[Row]:
     """Yield every row; without CUDA, one row for each part that says that it was not measured."""
     if not torch.cuda.is_available():
@@ -205,18 +192,18 @@ def gpu_rows() -> Iterator[Row]:
     most, build = product_speed(device), partial(transformer, device)
     card = torch.cuda.get_device_name()
     yield {"part": "card", "device": card, "matrix product, TFLOP/s": round(most / 1e12)}
-    yield from tried(evaluation_rows(build, FRAMES, most), part="evaluation")
+    yield from catch_failure(evaluation_rows(build, FRAMES, most), part="evaluation")
     for checkpointing in (False, True):
         options = {"base": "bf16", "checkpointing": checkpointing}
-        yield from tried(training_rows(build, side, **options), part="training", **options)
+        yield from catch_failure(training_rows(build, side, **options), part="training", **options)
     for bits in ("4bit", "8bit"):
-        yield from tried(quantized_rows(build, bits, side), part="quantized", weights=bits)
+        yield from catch_failure(quantized_rows(build, bits, side), part="quantized", weights=bits)
     for offload in checkpoint.OFFLOADS:
         rows = offload_rows(partial(pipeline, device), device, offload, side)
-        yield from tried(rows, part="offload", offload=offload)
+        yield from catch_failure(rows, part="offload", offload=offload)
 
 
-def tried(rows: Iterator[Row], **about: object) -> Iterator[Row]:
+def catch_failure(rows: Iterator[Row], **about: object) -> Iterator[Row]:
     """Yield the rows, or one that says why there are none: out of memory, or a missing package."""
     try:
         yield from rows

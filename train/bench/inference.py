@@ -2,8 +2,7 @@
 
 The published method is a plain loop, written here with diffusers' parts: with guidance it makes three
 separate evaluations a step after the first two steps, whatever the scales. Both draw the same image from the
-same noise; they take turns, and each row is a ratio of medians within one run. The cost of FLUX.1-dev's
-architecture on a GPU comes last (`train.bench.gpu`).
+same noise and take turns. The cost of FLUX.1-dev's architecture on a GPU comes last (`train.bench.gpu`).
 """
 
 import argparse
@@ -18,14 +17,14 @@ from torch import Tensor
 
 from dsd.evaluation.critters import validation_set
 from dsd.files.jsonl import Row
-from train.bench.timing import count_branches, timed
+from train.bench.timing import clock, count_branches
 
 UNGUIDED = 2  # steps before guidance starts
 SCALES = ((1.0, 1.0), (1.5, 1.5), (1.0, 2.0), (1.5, 1.0))  # image, text: one, two, two and three branches
 
 
 @torch.no_grad()
-def straight(
+def draw_straight(
     pipe: Any, prompt: str, image: Image.Image, *, scales: tuple[float, float], steps: int, seed: int
 ) -> Tensor:
     """Draw with the published method; return the right frame's pixels [1, 3, side, side] in 0..1."""
@@ -68,7 +67,7 @@ def _times(scheduler: Any, steps: int, tokens: int, device: torch.device) -> Ten
     return retrieve_timesteps(scheduler, steps, device, sigmas=sigmas, mu=mu)[0]
 
 
-def ours(
+def draw_ours(
     pipe: Any, prompt: str, image: Image.Image, *, scales: tuple[float, float], steps: int, seed: int
 ) -> Tensor:
     """Draw the same image with the pipeline."""
@@ -85,15 +84,15 @@ def compare(pipe: Any, scales: tuple[float, float], *, steps: int, rounds: int, 
     case = validation_set(0, 1, 1, size=pipe.frame_size)[0]
     options = {"scales": scales, "steps": steps, "seed": case.seed}
     methods = {
-        "straight": lambda: straight(pipe, case.prompt, case.reference, **options).cpu(),
-        "ours": lambda: ours(pipe, case.prompt, case.reference, **options).cpu(),
+        "straight": lambda: draw_straight(pipe, case.prompt, case.reference, **options).cpu(),
+        "ours": lambda: draw_ours(pipe, case.prompt, case.reference, **options).cpu(),
     }
     pipe.batch_branches = together
     images, branches = {}, {}
     for name, draw in methods.items():  # also the warm-up round
         images[name], branches[name] = count_branches(pipe.transformer, draw)
     # by turns, so that other load slows both alike
-    turns = [{name: timed(draw)[1] for name, draw in methods.items()} for _ in range(rounds)]
+    turns = [{name: clock(draw)[1] for name, draw in methods.items()} for _ in range(rounds)]
     wall = {name: median(turn[name].wall for turn in turns) for name in methods}
     cpu = {name: median(turn[name].cpu for turn in turns) for name in methods}
     difference = (images["straight"] - images["ours"]).abs().max().item()

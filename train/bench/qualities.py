@@ -18,7 +18,7 @@ from dsd.files.jsonl import Row
 from dsd.model.checkpoint import best_device
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.sampling import QUALITIES
-from train.bench.timing import Seconds, count_branches, timed
+from train.bench.timing import Seconds, clock, count_branches
 
 BATCH = 16
 BEST = "best"
@@ -51,12 +51,9 @@ def measure(pipe: DSDPipeline, quality: str, benchmark: Benchmark) -> Result:
     """Draw all cases with the default guidance scales, and score them."""
     cases = benchmark.cases
     draw = in_batches(by_student(partial(pipe, quality=quality), steps=None), BATCH)
-    inputs = (
-        [case.prompt for case in cases],
-        [case.reference for case in cases],
-        [case.seed for case in cases],
-    )
-    (images, branches), seconds = timed(lambda: count_branches(pipe.transformer, lambda: draw(*inputs)))
+    prompts, seeds = [case.prompt for case in cases], [case.seed for case in cases]
+    work = partial(draw, prompts, [case.reference for case in cases], seeds)
+    (images, branches), seconds = clock(lambda: count_branches(pipe.transformer, work))
     return Result(benchmark.evaluate(lambda *_: images), seconds, sum(branches))
 
 

@@ -18,7 +18,7 @@ class Seconds:
     cpu: float  # of all threads of the process; other load on the machine changes it little
 
 
-def timed(work: Callable[[], Any]) -> tuple[Any, Seconds]:
+def clock(work: Callable[[], Any]) -> tuple[Any, Seconds]:
     """Return the result and the time of `work`, including work that it queued on a GPU."""
     start = _now()
     result = work()
@@ -35,7 +35,7 @@ def _now() -> Seconds:
 def shortest(work: Callable[[], Any], rounds: int = 5) -> float:
     """Return the wall-clock seconds of the shortest of `rounds` rounds, after a warm-up round."""
     work()
-    return min(timed(work)[1].wall for _ in range(rounds))
+    return min(clock(work)[1].wall for _ in range(rounds))
 
 
 def count_branches(model: torch.nn.Module, work: Callable[[], Any]) -> tuple[Any, list[int]]:

@@ -1,9 +1,8 @@
 """Measure the speed of training: `python -m train.bench training`, one line of JSON a row.
 
 The loop of `dsd.training.loop` runs on cached latents and texts, and then again with the work that a usual
-script does in each step: opening the step's images, and encoding them and their texts. Each training run has
-its own process, so that its peak memory is measured separately. CPU time is reported beside the wall time,
-because other work on the machine changes it little.
+script does in each step: opening the step's images, and encoding them and their texts. CPU time is reported
+beside the wall time, because other work on the machine changes it little.
 """
 
 import argparse
@@ -65,7 +64,7 @@ class Cost:
 
 
 def measure(pairs: Pairs, options: TrainOptions, out: Path, *, encodes: bool = False) -> Cost:
-    """Train in a separate process; if `encodes`, also encode each step's pairs, as a usual script does."""
+    """Train in a process with its own peak memory; if `encodes`, encode the pairs of each step as well."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(_measure, pairs, replace(options, log_every=1), out, encodes).result()
 
@@ -108,9 +107,6 @@ def build_encoder(pairs: Pairs, options: TrainOptions) -> Callable[[int], None]:
         pipe.encode_prompt(words, None, device=pipe.vae.device, max_sequence_length=tokens)
 
     return encode
-
-
-# ---------------------------------------------------------------- rows
 
 
 def cache_rows(pairs: Pairs, options: TrainOptions, folder: Path) -> Iterator[Row]:

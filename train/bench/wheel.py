@@ -17,7 +17,7 @@ from dsd.grids.grids import Grid
 from dsd.grids.teacher import load_teacher
 from dsd.vlm.embed import open_embedder
 from dsd.vlm.open import open_vlm
-from train.bench.timing import timed
+from train.bench.timing import clock
 from train.grids import draw_run
 
 BATCHES = (1, 8, 32)
@@ -35,7 +35,7 @@ def grid_rows(folder: Path, count: int, steps: int | None) -> Iterator[Row]:
     rows, teacher = grids.read_prompts(folder), load_teacher("pocket", steps=steps)
     teacher.draw(rows[:1])  # the first call of a process is slower
     for batch in BATCHES:
-        _, seconds = timed(partial(draw_run, folder / f"{batch}", rows, teacher, batch=batch))
+        _, seconds = clock(partial(draw_run, folder / f"{batch}", rows, teacher, batch=batch))
         yield _row("grids", batch, count, "grids", seconds.wall)
 
 
@@ -46,7 +46,7 @@ def judge_rows(run: Path) -> Iterator[Row]:
         vlm = open_vlm("pocket", batch=batch)
         options = {"run": run, "vlm": vlm, "embedder": open_embedder("judge", vlm=vlm)}
         judge = partial(curation.judge_grids, thresholds=Thresholds(), **options)
-        _, seconds = timed(partial(_judge_all, rows, judge, run / f"pairs-{batch}.jsonl"))
+        _, seconds = clock(partial(_judge_all, rows, judge, run / f"pairs-{batch}.jsonl"))
         yield _row("judge", batch, len(rows) * math.comb(4, 2), "pairs", seconds.wall)
 
 

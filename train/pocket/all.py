@@ -1,8 +1,7 @@
 """Build the whole pocket family from scratch, including the wheel: `python -m train.pocket.all RUN`.
 
 The commands of docs/training.md run in order, one part each; RUN/all.jsonl records how long the last attempt
-of each part took. You can stop at any time: the same command continues with the unfinished part. With
-`--preset gpu` no part takes more than about 8 minutes, and `--parts 1` stops after one part.
+of each part took. You can stop at any time: the same command continues with the unfinished part.
 """
 
 import argparse

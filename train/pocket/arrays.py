@@ -11,7 +11,7 @@ from torch import distributed
 from train.pocket.loop import ranks
 
 
-def once(path: Path, shape: tuple[int, ...], dtype: type, chunks: Iterable[np.ndarray]) -> np.ndarray:
+def store(path: Path, shape: tuple[int, ...], dtype: type, chunks: Iterable[np.ndarray]) -> np.ndarray:
     """Return the array in the file; if there is none, the first process writes it from `chunks` of rows."""
     if not path.exists() and ranks()[0] == 0:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from dsd.model import latents
 from dsd.pocket.draw import draw
 from train.pocket import scenes
 from train.pocket import vae as pocket_vae
-from train.pocket.arrays import on_all_cores, once
+from train.pocket.arrays import on_all_cores, store
 from train.pocket.linear import BLOCK, LATENTS
 
 
@@ -28,7 +28,7 @@ def load(vae: AutoencoderKL, seed: int, count: int, panel: int, folder: Path) ->
     path = folder / f"latents-{seed}-{count}-{panel}-{encoder:08x}.npy"
     shape = (count, scenes.FAMILY, LATENTS, panel // BLOCK, panel // BLOCK)
     chunks = on_all_cores(partial(_encode, seed=seed, panel=panel, weight=weight, bias=bias), count, 50)
-    return torch.from_numpy(np.array(once(path, shape, np.float16, chunks)))  # a writable copy in memory
+    return torch.from_numpy(np.array(store(path, shape, np.float16, chunks)))  # a writable copy in memory
 
 
 @torch.no_grad()

@@ -1,8 +1,7 @@
 """The lessons of the teacher's training: grids of one layout, with their prompts.
 
-Most grids show one critter and some do not, so consistency within a grid is learned imperfectly and curation
-has real work to do. In copying lessons some of the panels are shown and only the others are learned, so that
-copying traits that no word names lowers the loss at once.
+Some grids do not show one critter, so that curation has real work to do. In copying lessons some panels are
+shown and only the others are learned: copying traits that no word names lowers the loss at once.
 """
 
 from dataclasses import dataclass
@@ -104,10 +103,7 @@ class Batch:
 
 
 class Sampler(Dataset):
-    """The batches of all steps, `sampler[step]`, which worker processes can make.
-
-    `lessons` are the shares of the whole training that the steps start and end at.
-    """
+    """The batches of all steps, `sampler[step]`; the steps are the part `lessons` of the whole training."""
 
     def __init__(
         self, truths: scenes.Truths, batch: int, *, steps: int, lessons: tuple[float, float] = (0.0, 1.0)

@@ -156,7 +156,7 @@ def build_ema(model: nn.Module, decay: float = 0.999) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=update)
 
 
-def _of_first_process(value: float) -> float:
+def _share_first(value: float) -> float:
     """Return the first process's value in every process: clocks differ, but learning rates must not."""
     if ranks()[1] == 1:
         return value
@@ -166,11 +166,10 @@ def _of_first_process(value: float) -> float:
 
 
 class TrainState:
-    """Model, optimizer and EMA, saved together atomically; `step` counts the finished steps.
+    """Model (as `name`), optimizer and EMA, saved together atomically and continued from the file.
 
     Training ends after `steps` steps or `minutes` minutes, whichever comes first. A resumed run equals an
-    uninterrupted one only without a time limit. `name` is the model's name in the file. A new state
-    continues from the file, if there is one.
+    uninterrupted one only without a time limit.
     """
 
     def __init__(
@@ -202,7 +201,7 @@ class TrainState:
         if self.minutes is None:
             return share_of_steps
         share_of_time = (self.seconds + time.monotonic() - self._began) / (60 * self.minutes)
-        return max(share_of_steps, _of_first_process(share_of_time))
+        return max(share_of_steps, _share_first(share_of_time))
 
     def save(self) -> None:
         if ranks()[0] != 0:

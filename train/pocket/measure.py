@@ -15,6 +15,7 @@ from dsd.evaluation.critters import CritterScorer, make_case
 from dsd.evaluation.critters import Scene as CaseScene
 from dsd.evaluation.scores import Interval
 from dsd.evaluation.validation import Benchmark, by_student, by_teacher, in_batches, sample_sheet
+from dsd.grids import grids
 from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import ASSETS
@@ -33,7 +34,7 @@ SCORES = {"identity": "identity", "named_traits": "named", "unnamed_traits": "un
 
 
 @dataclass(frozen=True)
-class Measured:
+class Models:
     """The teacher that is measured, with the scorer that reads its images."""
 
     teacher: FluxPipeline
@@ -48,7 +49,6 @@ class Measured:
         return sample_critter(rng, held_out=held_out), [sample_context(rng, lights) for _ in range(contexts)]
 
     def draw(self, prompts: list[str], side: int, tokens: int) -> list[Image.Image]:
-        """Return the teacher's image of each prompt."""
         by_prompt = by_teacher(self.teacher, side=side, tokens=tokens, guidance=self.guidance, steps=STEPS)
         return in_batches(by_prompt, BATCH)(prompts, [], [SEED + i for i in range(len(prompts))])
 
@@ -102,22 +102,22 @@ def measure_vae(model: torch.nn.Module, panel: int) -> float:
     return round(vae.vae_psnr(model, vae.to_tensor(images).to(model.device)), 2)
 
 
-def measure_singles(measured: Measured, count: int, out: Path) -> dict[str, float]:
-    fresh = [measured.fresh(i, held_out=False) for i in range(count)]
+def measure_singles(models: Models, count: int, out: Path) -> dict[str, float]:
+    fresh = [models.fresh(i, held_out=False) for i in range(count)]
     wanted = [(critter, contexts[0]) for critter, contexts in fresh]
-    tokens = measured.teacher.tokenizer_2.model_max_length
-    images = measured.draw([caption(*scene) for scene in wanted], measured.panel, tokens)
+    tokens = models.teacher.tokenizer_2.model_max_length
+    images = models.draw([caption(*scene) for scene in wanted], models.panel, tokens)
     save_grid(images[:40], 8, out / "teacher_singles.png")
-    return measured.score(images, wanted, measured.scorer.read(images))
+    return models.score(images, wanted, models.scorer.read(images))
 
 
-def measure_grids(measured: Measured, count: int, tokens: int | None, out: Path) -> dict[str, float]:
-    fresh = [measured.fresh(i, held_out=False, contexts=4) for i in range(count)]
-    tokens = tokens or taught_lengths(measured.teacher).get("tokens", SETTINGS["pocket"].tokens)
-    grids = measured.draw([grid_prompt(*scene) for scene in fresh], 2 * measured.panel, tokens)
-    save_grid(grids[:12], 4, out / "teacher_grids.png")
-    panels = [panel for grid in grids for panel in split(grid, measured.panel)]
-    readings = measured.scorer.read(panels)
+def measure_grids(models: Models, count: int, tokens: int | None, out: Path) -> dict[str, float]:
+    fresh = [models.fresh(i, held_out=False, contexts=4) for i in range(count)]
+    tokens = tokens or taught_lengths(models.teacher).get("tokens", SETTINGS["pocket"].tokens)
+    images = models.draw([grid_prompt(*scene) for scene in fresh], 2 * models.panel, tokens)
+    save_grid(images[:12], 4, out / "teacher_grids.png")
+    panels = [panel for image in images for panel in grids.panels(image, 2, 2)]
+    readings = models.scorer.read(panels)
     fours = [readings[i : i + 4] for i in range(0, len(readings), 4)]
     pairs = [pair for four in fours for pair in combinations(four, 2)]
     agreement = {
@@ -125,34 +125,30 @@ def measure_grids(measured: Measured, count: int, tokens: int | None, out: Path)
         "pairs_that_agree": share([same_identity(pair) for pair in pairs]),
     }
     wanted = [(critter, context) for critter, contexts in fresh for context in contexts]
-    return agreement | measured.score(panels, wanted, readings)
+    return agreement | models.score(panels, wanted, readings)
 
 
-def split(grid: Image.Image, panel: int) -> list[Image.Image]:
-    return [grid.crop((x, y, x + panel, y + panel)) for y in (0, panel) for x in (0, panel)]
-
-
-def grids_ceiling(measured: Measured, count: int) -> float:
+def grids_ceiling(models: Models, count: int) -> float:
     """Return the share of rendered, truly consistent grids that the same test accepts."""
-    fresh = [measured.fresh(i, held_out=False, contexts=4) for i in range(count)]
-    grids = [[draw(critter, context, measured.panel) for context in contexts] for critter, contexts in fresh]
-    return share([same_identity(measured.scorer.read(panels)) for panels in grids])
+    fresh = [models.fresh(i, held_out=False, contexts=4) for i in range(count)]
+    fours = [[draw(critter, context, models.panel) for context in contexts] for critter, contexts in fresh]
+    return share([same_identity(models.scorer.read(panels)) for panels in fours])
 
 
-def measure_student(measured: Measured, args: argparse.Namespace) -> dict[str, object]:
+def measure_student(models: Models, args: argparse.Namespace) -> dict[str, object]:
     """Measure student, prompted teacher and true renders on held-out critters."""
     student = load_pipeline(args.assets / "student", dtype=torch.float32)
     student.set_progress_bar_config(disable=True)
     cases = []
     for i in range(min(args.count, 200)):
-        critter, (shown, asked) = measured.fresh(i, held_out=True, contexts=2)
+        critter, (shown, asked) = models.fresh(i, held_out=True, contexts=2)
         scene = CaseScene(critter=critter, reference=shown, target=asked)
-        cases.append(make_case(scene, f"{i:04d}", SEED + i, size=measured.panel))
+        cases.append(make_case(scene, f"{i:04d}", SEED + i, size=models.panel))
     scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
     by_reference = in_batches(by_student(student, **scales, steps=STEPS), BATCH)
-    settings = {"side": measured.panel, "guidance": measured.guidance, "steps": STEPS}
-    by_words = in_batches(by_teacher(measured.teacher, **settings), BATCH)
-    benchmark = Benchmark(cases, CritterScorer(measured.scorer))
+    settings = {"side": models.panel, "guidance": models.guidance, "steps": STEPS}
+    by_words = in_batches(by_teacher(models.teacher, **settings), BATCH)
+    benchmark = Benchmark(cases, CritterScorer(models.scorer))
     ways = {
         "student": benchmark.evaluate(by_reference),
         "student_described": benchmark.evaluate(by_reference, described=True),
@@ -162,7 +158,7 @@ def measure_student(measured: Measured, args: argparse.Namespace) -> dict[str, o
     sample_sheet(cases, samples).save(args.out / "student.png")
     figures = {name: card_row(scores.means) for name, scores in ways.items()}
     wanted = [(case.facts.critter, case.facts.target) for case in cases]
-    student_looks = looks(ways["student"].images, wanted, measured.panel)
+    student_looks = looks(ways["student"].images, wanted, models.panel)
     return figures | {"true_render": card_row(benchmark.levels.ceiling), "student_looks": student_looks}
 
 
@@ -198,15 +194,15 @@ def main() -> None:
     scorer = Scorer.from_pretrained(args.assets / "scorer").to(device())
     teacher = FluxPipeline.from_pretrained(args.assets / "teacher", dtype=torch.float32).to(device())
     teacher.set_progress_bar_config(disable=True)
-    measured = Measured(teacher, scorer, teacher.vae.config.sample_size // 2, args.guidance)
-    figures: dict[str, object] = {"vae_psnr_db": measure_vae(teacher.vae, measured.panel)}
-    figures["teacher_singles"] = measure_singles(measured, args.count, args.out)
+    models = Models(teacher, scorer, teacher.vae.config.sample_size // 2, args.guidance)
+    figures: dict[str, object] = {"vae_psnr_db": measure_vae(teacher.vae, models.panel)}
+    figures["teacher_singles"] = measure_singles(models, args.count, args.out)
     if not args.only_singles:
-        grids = max(args.count // 2, 10)
-        figures["teacher_grids"] = measure_grids(measured, grids, args.grid_tokens, args.out)
-        figures["grids_ceiling"] = grids_ceiling(measured, grids)
+        count = max(args.count // 2, 10)
+        figures["teacher_grids"] = measure_grids(models, count, args.grid_tokens, args.out)
+        figures["grids_ceiling"] = grids_ceiling(models, count)
         if (args.assets / "student").exists():
-            figures["held_out"] = measure_student(measured, args)
+            figures["held_out"] = measure_student(models, args)
     (args.out / "figures.json").write_text(json.dumps(figures, indent=2))
     print(json.dumps(figures, indent=2))
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dsd.pocket.draw import draw
 from dsd.pocket.scorer import CHOICES, NUMBERS, encode_numbers, number_mask
 from dsd.pocket.world import LIGHTS, Context, Critter, change_one_trait, sample_context, sample_critter
-from train.pocket.arrays import on_all_cores, once
+from train.pocket.arrays import on_all_cores, store
 
 Scene = tuple[Critter, Context]
 # Numbers of panels in a family: the same critter, one changed trait, and panel 0 in another light.
@@ -52,22 +52,16 @@ def all_scenes(seed: int, families: range, *, held_out: bool = False) -> list[Sc
     return [scene for index in families for scene in family(seed, index, held_out=held_out)]
 
 
-# ---------------------------------------------------------------- pixels
-
-
 def render(seed: int, count: int, size: int, folder: Path, *, held_out: bool = False) -> np.ndarray:
     """Return `count` families, uint8 [count, FAMILY, size, size, 3], drawn once and kept in `folder`."""
     path = folder / f"families-{seed}-{count}-{size}{'-held-out' * held_out}.npy"
     chunks = on_all_cores(partial(_render, seed=seed, size=size, held_out=held_out), count, 25)
-    return once(path, (count, FAMILY, size, size, 3), np.uint8, chunks)
+    return store(path, (count, FAMILY, size, size, 3), np.uint8, chunks)
 
 
 def _render(families: range, *, seed: int, size: int, held_out: bool) -> np.ndarray:
     images = [np.asarray(draw(*scene, size)) for scene in all_scenes(seed, families, held_out=held_out)]
     return np.stack(images).reshape(len(families), FAMILY, size, size, 3)
-
-
-# ---------------------------------------------------------------- numbers
 
 
 def targets(scenes: list[Scene], where: str = "cpu") -> dict[str, Tensor]:
@@ -112,7 +106,7 @@ def load_truths(seed: int, count: int, folder: Path) -> Truths:
     """Return the truths of the families that `render` draws, computed once and kept in `folder`."""
     chunks = on_all_cores(partial(_truths, seed=seed), FAMILY * count, FAMILY * 250)
     shape = (FAMILY * count, len(CHOICES) + 2 * NUMBERS)
-    return Truths(np.array(once(folder / f"truths-{seed}-{count}.npy", shape, np.float32, chunks)))
+    return Truths(np.array(store(folder / f"truths-{seed}-{count}.npy", shape, np.float32, chunks)))
 
 
 def _truths(rows: range, *, seed: int) -> np.ndarray:

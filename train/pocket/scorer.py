@@ -1,10 +1,8 @@
 """Train the ground-truth scorer without generated images: `python -m train.pocket.scorer RUN`.
 
 There are two, from different seeds: `scorer` measures, `ranker` (`--ranker`) ranks and selects. If one
-network did both, it would measure its own mistakes in the images that it selected.
-
-Images from a VAE or a sampler are softer and noisier than renders, so renders get a little random blur and
-noise. Held-out critters are not used for training.
+network did both, it would measure its own mistakes in the images that it selected. Held-out critters are not
+used for training.
 """
 
 import math
@@ -20,7 +18,7 @@ from dsd.pocket.scorer import LEAN, Scorer, followed, kept
 from train.pocket.loop import TrainState, descend, device, mixed_precision, step_seed
 from train.pocket.presets import PRESETS, Preset, build_parser
 from train.pocket.scenes import FAMILY, Scene, all_scenes, render, take, targets
-from train.pocket.strangers import strangers
+from train.pocket.strangers import draw_strangers
 from train.pocket.vae import TEST_SEED, TRAIN_SEED, to_bytes, to_tensor
 
 PEAK, FALSE_ALARMS = 2e-3, 0.03
@@ -29,7 +27,7 @@ TILTED, RIDGE = 2_000, 1e-4  # families that the tilt head is fitted to, and str
 
 
 def roughen(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Return images [B, 3, H, W] in -1..1 mixed randomly with a blurred copy, plus a little noise."""
+    """Return images [B, 3, H, W] in -1..1, softer and noisier, as those of a VAE or a sampler are."""
     make = {"generator": generator, "device": images.device}
     share, level = torch.rand(2, len(images), 1, 1, 1, **make)
     blurred = functional.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
@@ -56,7 +54,7 @@ def train(run: Path, preset: Preset, steps: int, minutes: float | None = None, *
     limits = {"steps": steps, "minutes": minutes}
     state = TrainState(run / f"{name}.pt", scorer, optimizer=optimizer, name="scorer", **limits)
     images = to_bytes(families, where)  # all on the device, so that no step waits
-    others = to_bytes(strangers(preset.strangers, preset.panel, seed), where)
+    others = to_bytes(draw_strangers(preset.strangers, preset.panel, seed), where)
 
     def sample(source: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         rows = torch.randint(len(source), (count,), generator=generator, device=where)

@@ -1,8 +1,4 @@
-"""Copy the models of a run into `assets/pocket`: `python -m train.pocket.ship RUN`.
-
-The decoder may still improve after teacher and student are saved, but the latents never change, so both get
-the newest VAE.
-"""
+"""Copy the models of a run into `assets/pocket`: `python -m train.pocket.ship RUN`."""
 
 import argparse
 import shutil
@@ -18,7 +14,7 @@ def ship(run: Path, assets: Path) -> list[str]:
     for part in parts:
         shutil.rmtree(assets / part, ignore_errors=True)
         shutil.copytree(run / part, assets / part, ignore=training_files)
-        if part in ("teacher", "student"):  # both contain the VAE
+        if part in ("teacher", "student"):  # the decoder may have improved since; latents never change
             shutil.copytree(run / "vae", assets / part / "vae", dirs_exist_ok=True)
     if (run / "student" / "curves.jsonl").exists():  # a reference for other trainings
         shutil.copyfile(run / "student" / "curves.jsonl", assets / "curves.jsonl")

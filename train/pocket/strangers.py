@@ -11,7 +11,7 @@ from dsd.pocket.world import SCENES, sample_context, sample_critter
 LETTERS = list("abcdefghijklmnopqrstuvwxyz      .,ABC0123")
 
 
-def strangers(count: int, size: int, seed: int) -> np.ndarray:
+def draw_strangers(count: int, size: int, seed: int) -> np.ndarray:
     """Return images as uint8 [count, size, size, 3], cycling through the kinds."""
     rng = np.random.default_rng(seed)
     kinds = (clouds, patches_of_clouds, shapes, text, empty_scene, shuffled)

@@ -189,14 +189,11 @@ def train(args: argparse.Namespace) -> Teacher:
 def save(teacher: Teacher, vae: AutoencoderKL, folder: Path) -> None:
     """Save for `FluxPipeline.from_pretrained`; VAE and transformer in float16, text encoders as they are."""
     FluxPipeline(
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT),
-        vae=vae.half(),
-        text_encoder=teacher.text_encoder.eval(),
-        tokenizer=teacher.spell.clip,
-        text_encoder_2=teacher.text_encoder_2.eval(),
-        tokenizer_2=teacher.spell.t5,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT), vae=vae.half(),
+        text_encoder=teacher.text_encoder.eval(), tokenizer=teacher.spell.clip,
+        text_encoder_2=teacher.text_encoder_2.eval(), tokenizer_2=teacher.spell.t5,
         transformer=teacher.transformer.half().eval(),
-    ).save_pretrained(folder)
+    ).save_pretrained(folder)  # fmt: skip
 
 
 def check(args: argparse.Namespace) -> None:

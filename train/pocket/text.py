@@ -1,8 +1,7 @@
 """The pocket family's two tokenizers and text encoders: the stock FLUX classes with a small vocabulary.
 
-CLIP (pooled) reads byte pairs, T5 (token by token) whole words. For T5, a word outside the vocabulary becomes
-one `<unk>`, which the model learns in training to ignore. Both tokenizers are functions of the vocabulary
-alone.
+CLIP (pooled) reads byte pairs; T5 (token by token) reads whole words, and learns to ignore `<unk>`, which is
+any word outside the vocabulary. Both tokenizers are functions of the vocabulary alone.
 """
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
@@ -37,14 +36,11 @@ class Speller:
 
 
 def build_clip_tokenizer() -> CLIPTokenizer:
-    """Return a byte-pair tokenizer with one token for each of our words; other words split into letters.
-
-    A word is merged from its end, which `</w>` marks, so no merge ever applies within another word.
-    """
+    """Return a byte-pair tokenizer with one token for each of our words; other words split into letters."""
     letters = sorted(pre_tokenizers.ByteLevel.alphabet())
     pieces = ["<|startoftext|>", "<|endoftext|>", *letters, *(f"{letter}</w>" for letter in letters)]
     merges: dict[tuple[str, str], str] = {}
-    for word in VOCABULARY:
+    for word in VOCABULARY:  # merged from its marked end, so that no merge applies within another word
         right = f"{word[-1]}</w>"
         for letter in reversed(word[:-1]):
             right = merges.setdefault((letter, right), letter + right)

@@ -21,6 +21,7 @@ from train.pocket.presets import PRESETS, Preset, build_parser
 LINEAR_PEAK, PEAK, BLACK = 3e-3, 5e-4, -1.0
 LINEAR_NOISE, NOISE = 0.03, 0.1  # on the latents, as a sampler's latents are never exact
 TRAIN_SEED, TEST_SEED = 1, 901
+Measure = Callable[[], float]  # PSNR in dB
 
 
 def build(preset: Preset) -> AutoencoderKL:
@@ -77,7 +78,7 @@ def vae_psnr(vae: AutoencoderKL, images: Tensor) -> float:
 
 
 def train_phase(
-    state: TrainState, encode, decode, images: np.ndarray, batch: int, noise: float, report: Callable[[], str]
+    state: TrainState, encode, decode, images: np.ndarray, batch: int, noise: float, measure: Measure
 ) -> None:
     """Minimize the squared error of images decoded from noisy codes, at random levels up to `noise`."""
     where = device()
@@ -92,7 +93,7 @@ def train_phase(
             decoded = decode(noisy)
         return (decoded.float() - pixels).square().mean()
 
-    descend(state, loss, decay=0.5, report=report)
+    descend(state, loss, decay=0.5, report=lambda: f"{measure():.2f} dB")
 
 
 def train_linear(
@@ -103,11 +104,8 @@ def train_linear(
     linear = linear.to(device(), memory_format=torch.channels_last)
     optimizer = torch.optim.Adam(linear.parameters(), LINEAR_PEAK, betas=(0.9, 0.95))
     state = TrainState(run / "linear.pt", linear, optimizer=optimizer, steps=steps, name="linear")
-
-    def report() -> str:
-        return f"{psnr(linear.encode, linear.decode, test):.2f} dB"
-
-    train_phase(state, linear.encode, linear.decode, images, preset.vae_batch, LINEAR_NOISE, report)
+    coder = linear.encode, linear.decode
+    train_phase(state, *coder, images, preset.vae_batch, LINEAR_NOISE, lambda: psnr(*coder, test))
     linear.normalize(sample.to(device()))
     return linear
 
@@ -142,10 +140,7 @@ def train_branches(
     def decode(code: Tensor) -> Tensor:
         return vae.decode(code).sample
 
-    def report() -> str:
-        return f"{vae_psnr(ema.module, test):.2f} dB"
-
-    train_phase(state, encode, decode, images, preset.vae_batch, NOISE, report)
+    train_phase(state, encode, decode, images, preset.vae_batch, NOISE, lambda: vae_psnr(ema.module, test))
     return ema.module
 
 

@@ -2,7 +2,7 @@
 
 First its vision tower (SigLIP) learns to read the drawn world's traits. Then the whole model learns to
 compare two images, to describe one, and to state what changes, in the words of `dsd.grids.recipes.CRITTERS`.
-It is trained on renders, and on renders redrawn by the VAE and the teacher, without held-out critters.
+Held-out critters are not used.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from train.pocket.vae import TRAIN_SEED, to_tensor
 
 PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 16
 SIDE = 128  # side of its input image, in pixels
-CONCLUDING = 2.0  # loss weight of the words from `differences:` on; descriptions have 1
+CONCLUDING = 2.0  # loss weight of the words from `differences:` on, which are learned late
 COMPARE, DESCRIBE = 6, 7  # of every eight steps, six compare, one describes, one states what changes
 TEMPLATE = (
     "{% for message in messages %}{% for item in message['content'] %}"
@@ -183,10 +183,7 @@ def answer_loss(
 
 
 def weights(ids: Tensor, prompt_length: int, tokenizer: PreTrainedTokenizerFast) -> Tensor:
-    """Return weights [B, T]: 0 for the question, 1 for descriptions, `CONCLUDING` for conclusions.
-
-    Descriptions are most of the words and are learned first; conclusions are learned late.
-    """
+    """Return weights [B, T]: 0 for the question, 1 for descriptions, `CONCLUDING` for conclusions."""
     concludes = (ids == tokenizer.convert_tokens_to_ids(f"{ANSWER[3]}:")).cumsum(1)  # from `differences:` on
     weight = 1.0 + (CONCLUDING - 1.0) * concludes
     weight[:, :prompt_length] = 0.0  # only the answer is learned

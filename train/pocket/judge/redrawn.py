@@ -1,8 +1,7 @@
 """Renders redrawn by the VAE and by the teacher, so that the judge is trained on images like those it judges.
 
-Images that the teacher draws from pure noise have no known truth. So the teacher draws only the last part of
-the trajectory: true grids are noised by varying amounts and denoised from there. Panels in which the scorer
-no longer reads the true critter are not used.
+What the teacher draws from pure noise has no known truth. So true grids are noised by varying amounts, and
+denoised from there. Panels in which the scorer no longer reads the true critter are not used.
 """
 
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from dsd.pocket.scorer import kept
 from dsd.pocket.words import grid_prompt, relight_prompt
 from train.pocket import latents as grids
 from train.pocket import scenes
-from train.pocket.arrays import once
+from train.pocket.arrays import store
 from train.pocket.judge.pairs import scene
 from train.pocket.judge.words import PARTS
 from train.pocket.lessons import GRID_TOKENS
@@ -51,7 +50,7 @@ def by_vae(run: Path, panel: int, latents: Tensor, count: int) -> np.ndarray:
             yield to_pixels(decode(vae, part.float().to(device())))
 
     path = run / "renders" / f"redrawn-{count}-{panel}.npy"
-    return once(path, (scenes.FAMILY * count, panel, panel, 3), np.uint8, draw())
+    return store(path, (scenes.FAMILY * count, panel, panel, 3), np.uint8, draw())
 
 
 def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -70,9 +69,9 @@ def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[
                 drawn[:, panels] = redraw(teacher, vae, latents, families, panels, panel)
             yield drawn.reshape(-1, panel, panel, 3)
 
-    images = once(run / "renders" / f"taught-{count}-{panel}.npy", (rows, panel, panel, 3), np.uint8, draw())
+    images = store(run / "renders" / f"taught-{count}-{panel}.npy", (rows, panel, panel, 3), np.uint8, draw())
     truths = (read_truths(run, images) for _ in range(1))  # read only if they are not stored
-    return images, once(run / "renders" / f"true-{count}-{panel}.npy", (rows,), np.bool_, truths)
+    return images, store(run / "renders" / f"true-{count}-{panel}.npy", (rows,), np.bool_, truths)
 
 
 def redraw(

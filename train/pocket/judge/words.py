@@ -1,8 +1,8 @@
 """The answers that the embedded judge is trained to give about images of known content.
 
-An answer has the format of the recipe. It describes both critters, puts the two values of every part side by
-side and states whether they agree; scores and verdict follow. A small model can learn this. To name the
-differing parts at once, it would have to compare distant words without any intermediate text.
+An answer describes both critters, puts the two values of every part side by side and states whether they
+agree; scores and verdict follow. A small model can learn this; to name the differing parts at once, it would
+have to compare distant words.
 """
 
 import numpy as np
