@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dsd.model import flow, latents
 from dsd.training.cache import Record, text_hash
-from dsd.training.data import Data, Entry, Frame
+from dsd.training.data import Data, Frame
 from dsd.training.options import TrainOptions
 
 BUCKETS, ORDER, CHOICES, TIMES = range(4)  # independent random streams
@@ -45,28 +45,22 @@ class Order:
         self.members = [np.flatnonzero(buckets == bucket) for bucket in np.unique(buckets)]
         self.group, self.seed = group, seed
         self._shares = np.array([len(rows) for rows in self.members]) / len(buckets)
-        self._turns = np.zeros(0, dtype=int)
 
     def rows(self, step: int) -> np.ndarray:
         """Return the rows of a step, [group]."""
         bucket, before = self._turn(step)
-        members, start = self.members[bucket], before * self.group
-        places = np.arange(start, start + self.group)
-        rounds = [
-            members[_permutation(self.seed, bucket, turn, len(members))]
-            for turn in np.unique(places // len(members))
-        ]
-        return np.concatenate(rounds)[places - places[0] // len(members) * len(members)]
+        members = self.members[bucket]
+        rounds, places = np.divmod(np.arange(self.group) + before * self.group, len(members))
+        orders = {turn: _permutation(self.seed, bucket, turn, len(members)) for turn in set(rounds.tolist())}
+        return members[[orders[turn][place] for turn, place in zip(rounds.tolist(), places, strict=True)]]
 
     def _turn(self, step: int) -> tuple[int, int]:
         """Return the step's bucket, drawn in proportion to size, and how many earlier steps drew it."""
         if len(self.members) == 1:
             return 0, step
-        if step >= len(self._turns):  # a longer draw starts with the same values
-            lots = _random(self.seed, BUCKETS).random(max(1024, 2 * step + 1))
-            self._turns = np.searchsorted(self._shares.cumsum()[:-1], lots, side="right")
-        bucket = self._turns[step]
-        return int(bucket), int((self._turns[:step] == bucket).sum())
+        lots = _random(self.seed, BUCKETS).random(step + 1)  # a longer draw starts with the same values
+        buckets = np.searchsorted(self._shares.cumsum()[:-1], lots, side="right")
+        return int(buckets[step]), int((buckets[:step] == buckets[step]).sum())
 
 
 @lru_cache(maxsize=32)
@@ -98,12 +92,13 @@ class Batches:
 
     def step(self, step: int) -> list[Batch]:
         """Return all of this process's batches for a step."""
-        rows = self.order.rows(step)
-        chances = _random(self.options.seed, CHOICES, step).random((len(rows), 3))
-        t = _times(step, len(rows), self.options)
-        batch = self.options.batch
-        turns = range(self.process, self.options.accumulate * self.processes, self.processes)
-        parts = [range(turn * batch, (turn + 1) * batch) for turn in turns]  # samples within the step
+        options, rows = self.options, self.order.rows(step)
+        chances = _random(options.seed, CHOICES, step).random((len(rows), 3))
+        seed = int(_random(options.seed, TIMES, step).integers(2**32))
+        generator = torch.Generator().manual_seed(seed)
+        t = flow.sample_times(len(rows), shift=options.shift, generator=generator)
+        starts = range(self.process * options.batch, len(rows), self.processes * options.batch)
+        parts = [range(start, start + options.batch) for start in starts]  # samples within the step
         return [self._batch(step * len(rows), part, rows, chances, t) for part in parts]
 
     def _batch(self, first: int, part: range, rows: np.ndarray, chances: np.ndarray, t: Tensor) -> Batch:
@@ -127,22 +122,16 @@ class Batches:
         clean, reference = self._canvas(entry.canvas), self._canvas(entry.condition)
         if condition < self.options.condition_dropout:
             reference = torch.zeros_like(reference)  # guidance expects zeros for no image, not a black image
-        return clean, reference, *self.data.texts.read(self._text(entry, instruction, text))
+        key = entry.caption
+        if entry.instruction and instruction < self.options.instruction_prob:
+            key = entry.instruction
+        if text < self.options.text_dropout:
+            key = text_hash("")
+        return clean, reference, *self.data.texts.read(key)
 
     def _canvas(self, keys: list[str]) -> Tensor:
         """Return latents [C, h, 2w]: one record, or those of both frames side by side."""
         return torch.cat([self.data.latents.read(key)[0] for key in keys], dim=-1)
-
-    def _text(self, entry: Entry, instruction: float, text: float) -> str:
-        if text < self.options.text_dropout:
-            return text_hash("")
-        use_instruction = entry.instruction and instruction < self.options.instruction_prob
-        return entry.instruction if use_instruction else entry.caption
-
-
-def _times(step: int, count: int, options: TrainOptions) -> Tensor:
-    seed = int(_random(options.seed, TIMES, step).integers(2**32))
-    return flow.sample_times(count, shift=options.shift, generator=torch.Generator().manual_seed(seed))
 
 
 def _noise(seed: int, sample: int, shape: torch.Size) -> np.ndarray:

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCardData
 
 from dsd.files import hub
 from dsd.files.markdown import table
-from dsd.files.pairs import BadRow, Pairs, Row
+from dsd.files.pairs import BadRow, Pairs
 from dsd.generate.drawing import public_name
 from dsd.model import origin
 from dsd.training.loop import TrainResult
@@ -39,21 +39,15 @@ columns included: `load_lora_weights` adds it to `{base}`."""
 
 
 def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:
-    """Return a dataset's name, number of rows, generator, the generator's license, and judge."""
-    first = _first_row(pairs)
-    facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
-    for name in ("generator", "generator_license", "judge"):
-        if first.get(name):
-            facts[name.replace("_", "'s ")] = str(first[name])
-    return facts
-
-
-def _first_row(pairs: Pairs) -> Row:
-    """Return the first undamaged row, or {}."""
+    """Return a dataset's name and number of rows, and, by its first undamaged row, its origin and judge."""
+    row = {}
     for index in range(len(pairs)):
         with suppress(BadRow):
-            return pairs[index]
-    return {}
+            row = pairs[index]
+            break
+    names = [name for name in ("generator", "generator_license", "judge") if row.get(name)]
+    facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
+    return facts | {name.replace("_", "'s "): str(row[name]) for name in names}
 
 
 def keep_rates(source: str, files: Sequence[str] = ()) -> str | None:
@@ -118,22 +112,20 @@ def _metadata(result: TrainResult, license: str) -> ModelCardData:
 
 def settings(options: TrainOptions) -> dict[str, Any]:
     """Return the settings that affect the result, by their names on the command line."""
-    unused = OMITTED + (LORA_ONLY if options.full else ())
-    values = {one.name: getattr(options, one.name) for one in fields(options) if one.name not in unused}
-    return {
-        name.replace("_", "-"): " ".join(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-        if value is not None and value != ()
-    }
+    values = {}
+    for name in (one.name for one in fields(options)):
+        value = getattr(options, name)
+        if name not in OMITTED + (LORA_ONLY if options.full else ()) and value not in (None, ()):
+            values[name.replace("_", "-")] = " ".join(value) if isinstance(value, tuple) else value
+    return values
 
 
 def _cost(result: TrainResult) -> str:
-    options = result.options
+    options, hours = result.options, result.seconds / 3600
     pairs = options.batch * options.accumulate * result.processes
-    samples, hours = options.steps * pairs, result.seconds / 3600
     skipped = f"; {result.skipped:,} rows could not be used" if result.skipped else ""
     return (
-        f"{options.steps:,} steps of {pairs} pairs, {samples:,} samples of {result.rows:,} rows"
+        f"{options.steps:,} steps of {pairs} pairs, {options.steps * pairs:,} samples of {result.rows:,} rows"
         f"{skipped}. {hours:.2f} hours on {result.processes} x {result.device}, "
         f"{hours * result.processes:.2f} device hours, without the encoding of the images."
     )

@@ -1,9 +1,8 @@
 """Encode a dataset of pairs into the records that the training loop reads.
 
-Each row gets latents, encoded texts and a frame size. The records are computed once: images are fitted to a
-frame and encoded, texts are encoded, and a table on disk lists the records of each row. Rows are processed in
-fixed blocks, block k by process k % n. An unusable row is reported, skipped and counted; more than 1 % of
-unusable rows is an error.
+The records are computed once: images are fitted to a frame and encoded, texts are encoded, and a table on
+disk lists the records of each row. Rows are processed in fixed blocks, block k by process k % n. An unusable
+row is reported, skipped and counted; more than 1 % of unusable rows is an error.
 """
 
 import hashlib
@@ -126,8 +125,8 @@ def encode(
     for store in (images.store, texts.store):
         store.refresh()
     entries |= {entry.id: entry for entry in gather_object(new)}
-    wanted = map(_id, range(len(pairs)))  # the table may hold more, of a run without --max-rows
-    return _collect([entries[key] for key in wanted], rows, options)
+    # The table may hold more, of a run without --max-rows.
+    return _collect([entries[_id(index)] for index in range(len(pairs))], rows, options)
 
 
 def _encode_blocks(
@@ -171,12 +170,12 @@ class _Rows:
                 texts |= row_texts
         encode_missing(self.images, images)
         encode_missing(self.texts, texts)
-        cut = self.texts.overlong(texts)
-        entries = [replace(one, cut=not cut.isdisjoint((one.caption, one.instruction))) for one in entries]
-        return [
-            entry if self.has_records(entry) else Entry(entry.id, bad="its encodings are not finite")
-            for entry in entries
-        ]
+        overlong = self.texts.find_overlong(texts)
+        for place, entry in enumerate(entries):
+            is_cut = not overlong.isdisjoint((entry.caption, entry.instruction))
+            bad = Entry(entry.id, bad="its encodings are not finite")
+            entries[place] = replace(entry, cut=is_cut) if self.has_records(entry) else bad
+        return entries
 
     def has_records(self, entry: Entry) -> bool:
         """Return whether the stores contain all records that an entry names."""
@@ -193,7 +192,9 @@ class _Rows:
         images: dict[str, Image.Image] = {}
         canvases = []
         for right in (target, Image.new("RGB", target.size)):  # the right half of a condition is black
-            parts = [reference, right] if self.images.encodes_frames else [_join(reference, right)]
+            parts = [reference, right]
+            if not self.images.encodes_frames:
+                parts = [Image.fromarray(np.hstack(parts))]
             canvases.append([image_hash(part) for part in parts])
             images |= zip(canvases[-1], parts, strict=True)
         instruction = row.get("instruction") if self.with_instructions else None
@@ -211,10 +212,7 @@ class _Rows:
             raise BadRow(f"row {row.get('id', '')}: {error}") from error
 
     def table_file(self, folder: Path) -> Path | None:
-        """Return the path of the entries' file, named by a hash; None if the rows were not read from files.
-
-        The hash covers everything that the entries depend on.
-        """
+        """Return the file of the entries, named by all that they depend on; None for rows not from files."""
         name = dataset_name(self.pairs)
         stores = (self.images.store.folder.name, self.texts.store.folder.name)
         about = (FORMAT, BLOCK, name, stores, self.frames, self.images.encodes_frames, self.with_instructions)
@@ -225,32 +223,22 @@ def _id(index: int) -> str:
     return f"{index:09d}"
 
 
-def _join(left: Image.Image, right: Image.Image) -> Image.Image:
-    return Image.fromarray(np.hstack([np.asarray(left), np.asarray(right)]))
-
-
 def dataset_name(pairs: Any) -> str | None:
     """Return a hash of the dataset's local files, or of its files' facts on the hub; None without files."""
-    files = getattr(pairs, "files", None)
-    if not files:
-        return None
-    if pairs.filesystem is None:
-        stats = [_content_hash(file) for file in files]  # size and time can stay when the content changes
-    else:
-        stats = [sorted(map(str, pairs.filesystem.info(file).items())) for file in files]
-    return text_hash(str([*zip(files, stats, strict=True), pairs.columns]))
-
-
-def _content_hash(file: str) -> str:
-    with Path(file).open("rb") as opened:
-        return hashlib.file_digest(opened, "blake2b").hexdigest()
+    facts: list[Any] = []
+    for file in getattr(pairs, "files", None) or ():
+        if pairs.filesystem is None:  # the content, as size and time can stay when it changes
+            with open(file, "rb") as stream:
+                facts.append((file, hashlib.file_digest(stream, "blake2b").hexdigest()))
+        else:
+            facts.append((file, sorted(map(str, pairs.filesystem.info(file).items()))))
+    return text_hash(str([*facts, pairs.columns])) if facts else None
 
 
 def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
     """Return the usable rows and report the others; raise TrainingError if there are too many of those."""
-    good, bad = [], []
-    for entry in entries:
-        (good if entry.bad is None else bad).append(entry)
+    good = [entry for entry in entries if entry.bad is None]
+    bad = [entry for entry in entries if entry.bad is not None]
     for entry in bad[:REPORTED] if PartialState().is_main_process else []:
         logger.warning("skipped row %d: %s", int(entry.id), entry.bad)
     if bad:
@@ -268,12 +256,5 @@ def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
     _check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
     unnamed = ("bad", "cut")
     contents = [sorted(item for item in asdict(entry).items() if item[0] not in unnamed) for entry in good]
-    return Data(
-        entries=good,
-        latents=rows.images.store,
-        texts=rows.texts.store,
-        frames=rows.frames,
-        buckets=np.array([entry.frame for entry in good]),
-        skipped=len(bad),
-        name=text_hash(*map(str, contents)),
-    )
+    buckets, name = np.array([entry.frame for entry in good]), text_hash(*map(str, contents))
+    return Data(good, rows.images.store, rows.texts.store, rows.frames, buckets, len(bad), name)

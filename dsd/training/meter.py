@@ -17,8 +17,9 @@ class Meter:
     """Means since the last reading, and the seconds in the loop; losses stay on the device until then."""
 
     def __init__(self, accelerator: Accelerator, seconds: float) -> None:
-        self.accelerator, self._earlier = accelerator, seconds
-        self._start = self._mark = time.monotonic()
+        self.accelerator = accelerator
+        self._mark = time.monotonic()
+        self._start = self._mark - seconds  # as if earlier runs had just ended
         self._norm: Any = None
         self._clear()
 
@@ -28,7 +29,7 @@ class Meter:
     @property
     def seconds(self) -> float:
         """Return the seconds in the loop, including earlier runs."""
-        return self._earlier + time.monotonic() - self._start
+        return time.monotonic() - self._start
 
     def timed(self, steps: Iterator[Any]) -> Iterator[Any]:
         """Yield the steps unchanged and count the time spent waiting for each."""
@@ -48,8 +49,8 @@ class Meter:
         """Return mean loss over all processes, last norm, step time, total time, and share spent waiting."""
         loss = self.accelerator.reduce(self._mean(), "mean").item()
         self.check()
-        now = time.monotonic()
-        elapsed, self._mark = now - self._mark, now
+        elapsed = time.monotonic() - self._mark
+        self._mark += elapsed
         values = {
             "loss": loss,
             "norm": _to_float(self._norm),
