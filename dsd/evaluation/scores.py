@@ -6,6 +6,7 @@ critters, and `dsd.evaluation.photographs`, which uses DINOv2 and CLIP. Higher i
 except `copy`.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -52,12 +53,10 @@ class Measure:
 
 
 class Scorer(Protocol):
-    """Computes the raw scores of images."""
-
     measures: Sequence[Measure]
 
     def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
-        """Return one row per image, with a number for each measure."""
+        """Return one row per image, with a raw number for each measure."""
 
 
 class Interval(NamedTuple):
@@ -144,18 +143,17 @@ def measure_levels(cases: Sequence[Case], scorer: Scorer) -> Levels:
 
 def _chance_rows(cases: Sequence[Case], scorer: Scorer) -> list[Numbers]:
     """Return, for each case, the mean scores of images of up to `ROTATIONS` other subjects."""
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, list[int]] = defaultdict(list)
     for index, case in enumerate(cases):
-        groups.setdefault(case.subject, []).append(index)
+        groups[case.subject].append(index)
     if len(groups) < 2:
         raise ValueError(
             f"at least 2 subjects are needed, got {len(groups)}: chance is the score of another subject"
         )
     turns = range(1, min(ROTATIONS, len(groups) - 1) + 1)
     rounds = [scorer.score(cases, _rotate(cases, list(groups.values()), turn)) for turn in turns]
-    return [
-        {name: fmean(row[name] for row in rows) for name in rows[0]} for rows in zip(*rounds, strict=True)
-    ]
+    columns = zip(*rounds, strict=True)
+    return [{name: fmean(row[name] for row in rows) for name in rows[0]} for rows in columns]
 
 
 def _rotate(cases: Sequence[Case], groups: list[list[int]], turn: int) -> list[Image.Image]:
@@ -220,10 +218,8 @@ def difference(ours: Scores, theirs: Scores) -> dict[str, Interval]:
 
 def table(results: dict[str, dict[str, Interval]], measures: Sequence[Measure]) -> str:
     """Return a Markdown table with a row for each way of drawing and a column for each measure."""
-    rows = [
-        [name, *(means.get(measure.name, "not known") for measure in measures)]
-        for name, means in results.items()
-    ]
+    names = [measure.name for measure in measures]
+    rows = [[way, *(means.get(name, "not known") for name in names)] for way, means in results.items()]
     return markdown.table(["", *(measure.title for measure in measures)], rows)
 
 

@@ -4,6 +4,7 @@ The cases and their scorer come from `critters` or `photographs`, the scores fro
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -60,27 +61,17 @@ def by_student(
     pipe: Any, *, steps: int = 28, image_guidance: float = 1.5, text_guidance: float = 1.0
 ) -> Draw:
     """Return a `Draw` that uses a `DSDPipeline` with reference and prompt."""
+    settings = {"image_guidance_scale": image_guidance, "text_guidance_scale": text_guidance}
+    settings["num_inference_steps"] = steps
 
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
-        return pipe(
-            prompts,
-            image=references,
-            generator=_generators(seeds),
-            num_inference_steps=steps,
-            image_guidance_scale=image_guidance,
-            text_guidance_scale=text_guidance,
-        ).images
+        return pipe(prompts, image=references, generator=_generators(seeds), **settings).images
 
     return draw
 
 
 def by_teacher(
-    pipe: Any,
-    *,
-    side: int | None = None,
-    steps: int = 28,
-    guidance: float = 2.0,
-    tokens: int | None = None,
+    pipe: Any, *, side: int | None = None, steps: int = 28, guidance: float = 2.0, tokens: int | None = None
 ) -> Draw:
     """Return a `Draw` that uses a plain `FluxPipeline` with the prompt alone, ignoring the reference.
 
@@ -88,18 +79,12 @@ def by_teacher(
     the pipeline's tokenizer, at most 512. See `dsd.grids.teacher.guidance_settings` for `guidance`.
     """
     side = side or panel_side(pipe)
-    tokens = tokens or text_length(pipe.tokenizer_2)
+    settings = {"height": side, "width": side, "num_inference_steps": steps}
+    settings["max_sequence_length"] = tokens or text_length(pipe.tokenizer_2)
 
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
-        return pipe(
-            prompts,
-            height=side,
-            width=side,
-            num_inference_steps=steps,
-            max_sequence_length=tokens,
-            generator=_generators(seeds),
-            **guidance_settings(pipe, guidance, len(prompts)),
-        ).images
+        scales = guidance_settings(pipe, guidance, len(prompts))
+        return pipe(prompts, generator=_generators(seeds), **settings, **scales).images
 
     return draw
 
@@ -122,9 +107,8 @@ def in_batches(draw: Draw, batch: int, *, on_done: Callable[[int], object] = lam
         images: list[Image.Image] = []
         for start in range(0, len(prompts), batch):
             part = slice(start, start + batch)
-            new = draw(prompts[part], references[part], seeds[part])
-            images += new
-            on_done(len(new))
+            images += draw(prompts[part], references[part], seeds[part])
+            on_done(len(images) - start)
         return images
 
     return draw_all
@@ -136,10 +120,8 @@ def saved_in(folder: Path, name: str, draw: Draw) -> Draw:
     `name` must identify the weights and settings of `draw`.
     """
 
-    def draw_missing(
-        prompts: list[str], references: list[Image.Image], seeds: list[int]
-    ) -> list[Image.Image]:
-        requests = list(zip(prompts, references, seeds, strict=True))
+    def draw_missing(*columns: list[Any]) -> list[Image.Image]:  # prompts, references, seeds
+        requests = list(zip(*columns, strict=True))
         files = [folder / f"{_image_name(name, *request)}.png" for request in requests]
         missing = [index for index, file in enumerate(files) if not file.exists()]
         if missing:
@@ -164,8 +146,7 @@ def _image_name(name: str, prompt: str, reference: Image.Image, seed: int) -> st
 class Validator:
     """A hook, `validate(pipe, step)`: draws the cases, writes `samples/STEP.png`, returns scores by name.
 
-    Validation does not use the random generators of the training run, so it does not change the run.
-    `settings` are those of `by_student`.
+    It does not use the random generators of the training. `settings` are those of `by_student`.
     """
 
     def __init__(self, benchmark: Benchmark, folder: Path, *, batch: int = 16, **settings: Any) -> None:
@@ -185,11 +166,11 @@ def sample_sheet(cases: Sequence[Case], images: dict[str, Sequence[Image.Image]]
     Every subject gets one case before any subject gets a second, because another subject says more than
     another case of the same one.
     """
-    repeats: dict[str, int] = {}
+    repeats: Counter[str] = Counter()
     order = []
     for index, case in enumerate(cases):
-        repeats[case.subject] = repeats.get(case.subject, -1) + 1
         order.append((repeats[case.subject], index))
+        repeats[case.subject] += 1
     chosen = [index for _, index in sorted(order)[:SHOWN]]
     columns = {"reference": [cases[index].reference for index in chosen]}
     columns |= {name: [column[index] for index in chosen] for name, column in images.items()}
