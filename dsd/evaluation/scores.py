@@ -125,10 +125,7 @@ def evaluate(
 
 
 def measure_levels(cases: Sequence[Case], scorer: Scorer) -> Levels:
-    """Return the chance level and the ceiling of each measure.
-
-    Chance scores the images of other subjects as if they were the result; the ceiling scores the true images.
-    """
+    """Return each measure's chance level, by images of other subjects, and ceiling, by the true images."""
     rows = _chance_rows(cases, scorer)
     raw = {measure.name: fmean(row[measure.name] for row in rows) for measure in scorer.measures}
     chance = intervals(_rescale(rows, scorer.measures, raw), [case.subject for case in cases])
@@ -203,10 +200,7 @@ def intervals(rows: Sequence[Numbers], subjects: Sequence[str]) -> dict[str, Int
 
 
 def difference(ours: Scores, theirs: Scores) -> dict[str, Interval]:
-    """Return how much higher `ours` scored than `theirs`, paired case by case.
-
-    The paired intervals are narrower than the two separate intervals suggest.
-    """
+    """Return how much higher `ours` scored than `theirs`, paired by case, which gives narrow intervals."""
     if ours.subjects != theirs.subjects:
         raise ValueError("only scores of the same cases can be compared case by case")
     rows = [{name: a[name] - b[name] for name in a} for a, b in zip(ours.rows, theirs.rows, strict=True)]
@@ -250,9 +244,8 @@ def alarm(history: Sequence[Numbers]) -> str | None:
     `history` holds the flat scores of each evaluation, oldest first; rows without scores are skipped. The
     fall of following is relative to its height above chance, because CLIP's scores lie close together: a fall
     from 0.31 to 0.27 is half of that height. Both trends must hold over most pairs of evaluations (Kendall's
-    tau) and be large enough (Theil-Sen slope), so that neither a single bad evaluation nor steady noise
-    raises the alarm. In 1500 simulated runs of pure noise, of any amplitude and with the two scores mirroring
-    each other, fewer than 1 % raised it.
+    tau) and be large enough (Theil-Sen slope), so that neither a single bad evaluation nor noise raises it.
+    Fewer than 1 % of 1500 simulated runs of pure noise, with the two scores mirroring each other, did.
     """
     rows = [row for row in history if "copy" in row and "following" in row][-MOST:]
     if len(rows) < FEWEST:
@@ -262,13 +255,12 @@ def alarm(history: Sequence[Numbers]) -> str | None:
     above = max(row["following"] for row in rows) - rows[-1].get("following_chance", 0.0)
     rises = copy_tau >= STEADY and copy_change >= COPIED
     falls = following_tau <= -STEADY and following_change <= -LOST * above
-    if not (rises and falls):
-        return None
-    return (
+    warning = (
         f"alarm: over the last {len(rows)} evaluations copying rose by {copy_change:.2f} while prompt "
         f"following fell by {-following_change:.2f}: the model is learning to copy its reference. Look for "
         "near-copies among the pairs, or use an earlier checkpoint"
     )
+    return warning if rises and falls else None
 
 
 def _trend(values: list[float]) -> tuple[float, float]:

@@ -54,9 +54,6 @@ def open_benchmark(
     return Benchmark(read_cases(what, prompts, size=size), PhotographScorer(**networks))
 
 
-# ---------------------------------------------------------------- ways to draw
-
-
 def by_student(
     pipe: Any, *, steps: int = 28, image_guidance: float = 1.5, text_guidance: float = 1.0
 ) -> Draw:
@@ -138,9 +135,6 @@ def _image_name(name: str, prompt: str, reference: Image.Image, seed: int) -> st
     digest = hashlib.sha256(repr((name, prompt, seed, reference.mode, reference.size)).encode())
     digest.update(reference.tobytes())
     return digest.hexdigest()[:24]
-
-
-# ---------------------------------------------------------------- validation during training
 
 
 class Validator:

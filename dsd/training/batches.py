@@ -47,20 +47,14 @@ class Order:
         self._shares = np.array([len(rows) for rows in self.members]) / len(buckets)
 
     def rows(self, step: int) -> np.ndarray:
-        """Return the rows of a step, [group]."""
-        bucket, before = self._turn(step)
+        """Return the rows of a step, [group]; its frame size is drawn in proportion to its rows."""
+        lots = _random(self.seed, BUCKETS).random(step + 1)  # a longer draw starts with the same values
+        buckets = np.searchsorted(self._shares.cumsum()[:-1], lots, side="right")
+        bucket, before = int(buckets[step]), int((buckets[:step] == buckets[step]).sum())
         members = self.members[bucket]
         rounds, places = np.divmod(np.arange(self.group) + before * self.group, len(members))
         orders = {turn: _permutation(self.seed, bucket, turn, len(members)) for turn in set(rounds.tolist())}
         return members[[orders[turn][place] for turn, place in zip(rounds.tolist(), places, strict=True)]]
-
-    def _turn(self, step: int) -> tuple[int, int]:
-        """Return the step's bucket, drawn in proportion to size, and how many earlier steps drew it."""
-        if len(self.members) == 1:
-            return 0, step
-        lots = _random(self.seed, BUCKETS).random(step + 1)  # a longer draw starts with the same values
-        buckets = np.searchsorted(self._shares.cumsum()[:-1], lots, side="right")
-        return int(buckets[step]), int((buckets[:step] == buckets[step]).sum())
 
 
 @lru_cache(maxsize=32)
@@ -105,7 +99,7 @@ class Batches:
         samples = [self._sample(int(rows[i]), *chances[i]) for i in part]
         canvases, conditions, embeds, pooled = (torch.stack(column) for column in zip(*samples, strict=True))
         data = latents.pack(canvases.float())  # [B, C, h, 2w] -> [B, tokens, 4C]
-        noise = [_noise(self.options.seed, first + i, data.shape[1:]) for i in part]
+        noise = [_sample_noise(self.options.seed, first + i, data.shape[1:]) for i in part]
         return Batch(
             data=data,
             condition=latents.pack(conditions.float()),
@@ -134,7 +128,7 @@ class Batches:
         return torch.cat([self.data.latents.read(key)[0] for key in keys], dim=-1)
 
 
-def _noise(seed: int, sample: int, shape: torch.Size) -> np.ndarray:
+def _sample_noise(seed: int, sample: int, shape: torch.Size) -> np.ndarray:
     """Draw from Philox, which gives each sample its own stream without a warm-up."""
     bits = np.random.Philox(key=np.array([seed, sample], dtype=np.uint64))
     return np.random.Generator(bits).standard_normal(tuple(shape), dtype=np.float32)

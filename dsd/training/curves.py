@@ -46,9 +46,6 @@ class Curves:
         return [rows[step] for step in sorted(rows)]
 
 
-# ---------------------------------------------------------------- the plot
-
-
 def import_figure() -> Any:
     """Return matplotlib's Figure; raise ValueError if matplotlib is not installed."""
     try:

@@ -1,8 +1,7 @@
 """The training loop: a text-to-image model learns to draw `[reference | target]` from an image and text.
 
-Set-up, data, loop, save. accelerate distributes it over devices and processes, and peft adds the LoRA. All
-random values are functions of the seed and the number of the sample or step, so that rerunning the same
-command resumes the training exactly.
+accelerate distributes it over devices and processes, and peft adds the LoRA. All random values are functions
+of the seed and the number of the sample or step, so that the same command resumes a training exactly.
 """
 
 import math
@@ -64,10 +63,9 @@ def train(
 ) -> TrainResult:
     """Train on `pairs` and write a checkpoint to `out`, resuming where an earlier call was stopped.
 
-    `on_step(step, values)` receives loss and scores on the main process. `validate(pipe, step)` is called in
-    all processes at once, because sharded weights can only be used together; the model is in evaluation mode.
-    `on_plan(text)` receives the memory, disk and time to expect before anything is loaded.
-    Raise TrainingError if the training cannot run, before the first step wherever possible.
+    `on_step(step, values)` receives loss and scores on the main process, and `on_plan(text)` the memory, disk
+    and time to expect. `validate(pipe, step)` is called in all processes at once, because sharded weights can
+    only be used together. Raise TrainingError if the training cannot run, before the first step if possible.
     """
     # set-up
     base = student.find_base(options)

@@ -20,7 +20,7 @@ class Meter:
         self.accelerator = accelerator
         self._mark = time.monotonic()
         self._start = self._mark - seconds  # as if earlier runs had just ended
-        self._norm: Any = None
+        self._norm: Any = 0.0  # a number, a tensor or a sharded tensor
         self._clear()
 
     def _clear(self) -> None:
@@ -47,17 +47,11 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Return mean loss over all processes, last norm, step time, total time, and share spent waiting."""
-        loss = self.accelerator.reduce(self._mean(), "mean").item()
-        self.check()
+        loss, norm = self.accelerator.reduce(self._mean(), "mean").item(), self.check()
         elapsed = time.monotonic() - self._mark
         self._mark += elapsed
-        values = {
-            "loss": loss,
-            "norm": _to_float(self._norm),
-            "seconds_per_step": elapsed / self._steps,
-            "waiting": self._waited / elapsed,
-            "seconds": self.seconds,
-        }
+        values = {"loss": loss, "norm": norm, "seconds_per_step": elapsed / self._steps}
+        values |= {"waiting": self._waited / elapsed, "seconds": self.seconds}
         self._clear()
         return values
 
@@ -69,21 +63,16 @@ class Meter:
         yield
         self._mark += time.monotonic() - start
 
-    def check(self) -> None:
-        """Raise TrainingError if the loss or norm is not finite, before such a state is saved."""
-        loss, norm = self._mean().item() if self._count else 0.0, _to_float(self._norm)
+    def check(self) -> float:
+        """Return the last norm; raise TrainingError if it or the loss is infinite, before that is saved."""
+        loss = self._mean().item() if self._count else 0.0
+        norm = float(self._norm.full_tensor() if hasattr(self._norm, "full_tensor") else self._norm)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainingError(
                 f"the training has diverged (loss {loss}, gradient norm {norm}): choose a smaller --lr or "
                 "--clip and another --out; the last saved state is intact"
             )
+        return norm
 
     def _mean(self) -> Tensor:
         return torch.as_tensor(self._total / self._count, device=self.accelerator.device)
-
-
-def _to_float(norm: Any) -> float:
-    """Return accelerate's norm as a float: None (0), a number, a tensor or a sharded tensor."""
-    if norm is None:
-        return 0.0
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

@@ -161,8 +161,12 @@ class TrainState:
         """Return the folder and progress of the newest intact state."""
         folders = self._list()
         for folder in folders:
-            about = _read_manifest(folder)
-            if about is not None:
+            try:
+                about = json.loads((folder / MANIFEST).read_bytes())
+                is_intact = about["files"] == _checksums(folder)
+            except (OSError, ValueError, KeyError, TypeError):
+                is_intact = False
+            if is_intact:
                 self._check(about, steps)
                 return folder, Progress(about["step"], about["seconds"])
             logger.warning("%s is damaged: going back to the state before it", folder)
@@ -214,12 +218,3 @@ def _checksums(folder: Path) -> dict[str, int]:
                     total = zlib.crc32(chunk, total)
             sums[path.relative_to(folder).as_posix()] = total
     return sums
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return a state's manifest if all its files are as they were written, else None."""
-    try:
-        about = json.loads((folder / MANIFEST).read_bytes())
-        return about if about["files"] == _checksums(folder) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

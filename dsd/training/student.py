@@ -180,7 +180,6 @@ def _count_new_columns(transformer: FluxTransformer2DModel) -> int:
 
 
 def _check_targets(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    """Raise TrainingError for a target that no layer's name ends with."""
     names = linear_layers(transformer)
     attention = sorted({name.split(".attn.")[-1] for name in names if ".attn." in name})
     for target in options.targets:
@@ -235,13 +234,15 @@ def set_text_length(pipe: DSDPipeline, options: TrainOptions) -> None:
 def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], folder: Path) -> None:
     """Save a whole pipeline for `load_pipeline` and plain diffusers, and any LoRA in `folder/lora`.
 
-    `trained` are the trained weights by name, on the CPU. They are put into a newly loaded base, so that DDP,
-    FSDP, DeepSpeed and quantized trainings all save the same. Parts keep the dtype of the base's files.
+    The `trained` weights are put into a newly loaded base, so that all kinds of training save the same. Parts
+    keep the dtype of the base's files.
     """
     source = base.source if Path(base.source).is_dir() else DiffusionPipeline.download(base.source)
     transformer = _load_widened(source)
-    files = sorted(Path(source).glob("*/*.safetensors"))
-    dtypes = {"default": torch.float32} | {file.parent.name: _saved_dtype(file) for file in files}
+    dtypes = {"default": torch.float32}
+    for file in sorted(Path(source).glob("*/*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            dtypes[file.parent.name] = tensors.get_tensor(next(iter(tensors.keys()))).dtype
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
     set_text_length(pipe, options)
     if options.full:
@@ -279,8 +280,3 @@ def _fuse(transformer: FluxTransformer2DModel, layers: dict[str, Tensor], scale:
             weight = transformer.get_submodule(name).weight
             total = weight.float() + (1.0 if name == INPUT else scale) * change
             weight.data = total.to(weight.dtype)
-
-
-def _saved_dtype(file: Path) -> torch.dtype:
-    with safe_open(file, framework="pt") as tensors:
-        return tensors.get_tensor(next(iter(tensors.keys()))).dtype
