@@ -1,8 +1,7 @@
 """Benefit of curation: the share of pairs that truly show one subject, before and after it.
 
-This works only for the drawn world, where a scorer reads a critter's traits back from any image and no judge
-is needed. The scorer makes some errors too (see the card of the pocket weights), and an image that is too
-distorted to be read counts as whatever the scorer reads in it.
+This works only for the drawn world, where a scorer reads a critter's traits back from any image. It makes
+errors too (see the card of the pocket weights), above all in images that are too distorted to be read.
 """
 
 from collections.abc import Callable, Sequence
@@ -43,9 +42,9 @@ def measure_benefit(
     Raise RunError if nothing has been judged yet, or if a grid is not of the drawn world.
     """
     pairs = _read_truth(run, scorer, on_grids)
-    kept, true = [one for one in pairs if one.pair.is_kept], [one for one in pairs if one.is_true]
+    true = [one for one in pairs if one.is_true]
     by_reason = {reason: [one for one in pairs if one.pair.reason == reason] for reason in REASONS}
-    groups = {"of all pairs": pairs, "of the kept": kept}
+    groups = {"of all pairs": pairs, "of the kept": [one for one in pairs if one.pair.is_kept]}
     return {
         "true_pairs": {name: _share_of_true(group) for name, group in groups.items()},
         "recall": {"kept, of the true pairs": _share(true, [one.pair.is_kept for one in true])},

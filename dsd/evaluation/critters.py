@@ -36,8 +36,7 @@ def validation_set(
 ) -> list[Case]:
     """Return `subjects` x `prompts` cases of held-out critters; raise ValueError for a count below 1.
 
-    Every prompt asks for another scene than the reference's. A smaller set consists of the first subjects and
-    prompts of a larger one. `size` is the side of the images in pixels, by default the shipped family's.
+    A smaller set consists of the first subjects and prompts of a larger one. `size` is in pixels.
     """
     for name, count in (("subjects", subjects), ("prompts", prompts)):
         if count < 1:
@@ -109,22 +108,20 @@ def _score(scene: Scene, reading: scorer.Reading) -> Numbers:
         "unnamed": fmean(value for name, value in traits.items() if name not in NAMED),
         "following": following,
         "product": identity * following,
-        "copy": fmean(copied_parts(scene, reading).values()),
+        "copy": fmean(find_copied_parts(scene, reading).values()),
     }
 
 
-def copied_parts(scene: Scene, reading: scorer.Reading) -> dict[str, bool]:
-    """Return, for each part of the reference's context that was not requested, whether the image shows it.
-
-    Place and pose are never requested; an accessory is included only if the reference has one.
-    """
-    reference, target, seen = scene.reference, scene.target, reading.choices
+def find_copied_parts(scene: Scene, reading: scorer.Reading) -> dict[str, bool]:
+    """Return, for each part of the reference's context that was not requested, whether the image shows it."""
+    reference, target, choices = scene.reference, scene.target, reading.choices
     is_posed = abs(reading.tilt - reference.tilt) <= scorer.LEAN
-    parts = {"place": seen["place"] == reference.place, "pose": is_posed}
+    # Place and pose are never requested, and an accessory counts only if the reference has one.
+    parts = {"place": choices["place"] == reference.place, "pose": is_posed}
     for name in ("scene", "light"):
         if getattr(reference, name) != getattr(target, name):
-            parts[name] = seen[name] == getattr(reference, name)
+            parts[name] = choices[name] == getattr(reference, name)
     accessory = (reference.accessory, reference.accessory_color)
     if reference.accessory != "none" and accessory != (target.accessory, target.accessory_color):
-        parts["accessory"] = (seen["accessory"], seen["accessory_color"]) == accessory
+        parts["accessory"] = (choices["accessory"], choices["accessory_color"]) == accessory
     return parts

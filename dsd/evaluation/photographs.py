@@ -38,9 +38,8 @@ PROMPTS = (
 
 
 def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list[Case]:
-    """Return the cases of a folder: each subject with the same first `prompts` prompts.
+    """Return the cases of a folder: each subject, cropped to `size` pixels, with the first `prompts` prompts.
 
-    Photographs are cropped to `size` x `size` pixels, so that all models and scores see the same images.
     Raise ValueError if the folder, its prompts or its photographs do not suffice.
     """
     folder = Path(folder)
@@ -87,10 +86,7 @@ def _find_subjects(folder: Path) -> dict[str, list[Path]]:
 
 
 class PhotographScorer:
-    """Scorer based on DINOv2 and CLIP (folders or hub ids), downloaded once, about 950 MB in total.
-
-    Raise LoadError, with advice, if one of them cannot be loaded.
-    """
+    """Scorer based on DINOv2 and CLIP (folders or hub ids), about 950 MB; raise LoadError without them."""
 
     measures = (
         Measure("identity", "identity (DINOv2)", "cosine of the class tokens of image and reference", low=-1),

@@ -1,9 +1,7 @@
 """Scores for identity, prompt following and copying, each with its chance level and ceiling.
 
 Everything that draws images (a student, a prompted teacher, a render of the truth) is a callable and is
-evaluated by the same code on the same cases. The scorers are in `dsd.evaluation.critters`, which reads drawn
-critters, and `dsd.evaluation.photographs`, which uses DINOv2 and CLIP. Higher is better for every score
-except `copy`.
+evaluated by the same code on the same cases. Higher is better for every score except `copy`.
 """
 
 from collections import defaultdict
@@ -108,11 +106,10 @@ def evaluate(
     described: bool = False,
     levels: Levels | None = None,
 ) -> Scores:
-    """Draw all cases and score them.
+    """Draw all cases and score them; raise ValueError for fewer than 2 subjects.
 
     With `described` the prompt is the full caption instead of the context alone. `levels` must come from the
-    same cases and scorer; they are measured here if omitted. Raise ValueError for fewer than 2 subjects,
-    because chance is the score of another subject's image.
+    same cases and scorer; they are measured here if omitted.
     """
     levels = levels or measure_levels(cases, scorer)
     prompts = [case.caption if described else case.prompt for case in cases]

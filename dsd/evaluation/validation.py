@@ -1,7 +1,4 @@
-"""Functions that draw a set of cases, and a hook that validates a model during training.
-
-The cases and their scorer come from `critters` or `photographs`, the scores from `scores`.
-"""
+"""Functions that draw a set of cases, and a hook that validates a model during training."""
 
 import hashlib
 from collections import Counter
@@ -42,8 +39,7 @@ def open_benchmark(
 ) -> Benchmark:
     """Return a benchmark of held-out critters if `what` is CRITTERS, else of the photographs in that folder.
 
-    `subjects` and `seed` are used only for critters, `size` and `networks` (see `PhotographScorer`) only for
-    photographs.
+    Critters use `subjects` and `seed`, photographs `size` and `networks` (see `PhotographScorer`).
     """
     if what == CRITTERS:
         from dsd.evaluation.critters import CritterScorer, validation_set
@@ -72,8 +68,8 @@ def by_teacher(
 ) -> Draw:
     """Return a `Draw` that uses a plain `FluxPipeline` with the prompt alone, ignoring the reference.
 
-    `side` is in pixels and defaults to one panel of the pipeline's grids. `tokens` defaults to the limit of
-    the pipeline's tokenizer, at most 512. See `dsd.grids.teacher.guidance_settings` for `guidance`.
+    `side` is in pixels and defaults to a panel of the pipeline's grids, `tokens` to its tokenizer's limit, at
+    most 512. See `dsd.grids.teacher.guidance_settings` for `guidance`.
     """
     side = side or panel_side(pipe)
     settings = {"height": side, "width": side, "num_inference_steps": steps}
@@ -111,11 +107,8 @@ def in_batches(draw: Draw, batch: int, *, on_done: Callable[[int], object] = lam
     return draw_all
 
 
-def saved_in(folder: Path, name: str, draw: Draw) -> Draw:
-    """Return a `Draw` that saves its images in `folder` and does not draw a saved image again.
-
-    `name` must identify the weights and settings of `draw`.
-    """
+def save_in(folder: Path, name: str, draw: Draw) -> Draw:
+    """Return a `Draw` that saves images in `folder` and draws none again; `name` must identify `draw`."""
 
     def draw_missing(*columns: list[Any]) -> list[Image.Image]:  # prompts, references, seeds
         requests = list(zip(*columns, strict=True))
@@ -138,10 +131,9 @@ def _image_name(name: str, prompt: str, reference: Image.Image, seed: int) -> st
 
 
 class Validator:
-    """A hook, `validate(pipe, step)`: draws the cases, writes `samples/STEP.png`, returns scores by name.
+    """A hook that draws the cases, writes `samples/STEP.png` and returns scores; settings as of `by_student`."""
 
-    It does not use the random generators of the training. `settings` are those of `by_student`.
-    """
+    # It does not use the random generators of the training run, so it does not change the run.
 
     def __init__(self, benchmark: Benchmark, folder: Path, *, batch: int = 16, **settings: Any) -> None:
         self.benchmark, self.folder, self.batch, self.settings = benchmark, folder, batch, settings
@@ -157,17 +149,16 @@ class Validator:
 def sample_sheet(cases: Sequence[Case], images: dict[str, Sequence[Image.Image]]) -> Image.Image:
     """Return a contact sheet: columns for the reference, each entry of `images`, and the truth if known.
 
-    Every subject gets one case before any subject gets a second, because another subject says more than
-    another case of the same one.
+    Every subject gets one case before any gets a second: another subject says more than another case.
     """
     repeats: Counter[str] = Counter()
     order = []
     for index, case in enumerate(cases):
         order.append((repeats[case.subject], index))
         repeats[case.subject] += 1
-    chosen = [index for _, index in sorted(order)[:SHOWN]]
-    columns = {"reference": [cases[index].reference for index in chosen]}
-    columns |= {name: [column[index] for index in chosen] for name, column in images.items()}
-    if all(cases[index].truth for index in chosen):
-        columns["truth"] = [cases[index].truth for index in chosen]
-    return contact_sheet.compose(columns, [cases[index].prompt for index in chosen])
+    indices = [index for _, index in sorted(order)[:SHOWN]]
+    columns = {"reference": [cases[index].reference for index in indices]}
+    columns |= {name: [column[index] for index in indices] for name, column in images.items()}
+    if all(cases[index].truth for index in indices):
+        columns["truth"] = [cases[index].truth for index in indices]
+    return contact_sheet.compose(columns, [cases[index].prompt for index in indices])

@@ -77,11 +77,11 @@ class Batches:
     def steps(self, start: int) -> Iterator[list[Batch]]:
         """Yield the `accumulate` batches of each step from `start`, preparing the next step meanwhile."""
         with ThreadPoolExecutor(1) as worker:
-            coming = None
+            future = None
             for step in range(start, self.options.steps):
-                batches = (coming or worker.submit(self.step, step)).result()
+                batches = (future or worker.submit(self.step, step)).result()
                 if step + 1 < self.options.steps:
-                    coming = worker.submit(self.step, step + 1)
+                    future = worker.submit(self.step, step + 1)
                 yield batches
 
     def step(self, step: int) -> list[Batch]:

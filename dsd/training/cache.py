@@ -1,8 +1,7 @@
 """A disk cache of encoder outputs: records are found by key and memory-mapped.
 
-A folder belongs to one encoder: its name contains a hash of the encoder's weights and settings, so that a
-changed encoder never reads stale records. A file is written completely or not at all, and holds the keys of
-its records. Several processes may share a folder.
+A folder is named by a hash of its encoder's weights and settings, so that no record is ever stale. A file is
+written completely or not at all, and holds the keys of its records. Several processes may share a folder.
 """
 
 import hashlib
@@ -93,16 +92,13 @@ def image_hash(image: Image.Image) -> str:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Return 12 hex digits that identify networks, tokenizers and settings by all that affects their outputs.
-
-    A network's weights alone show neither the number of heads nor the activation, so its config counts too.
-    """
+    """Return 12 hex digits of networks, tokenizers and settings: a hash of all that affects their outputs."""
     digest = hashlib.blake2b(str(FORMAT).encode(), digest_size=6)
     for part in parts:
         if isinstance(part, nn.Module):
             config = getattr(part, "config", {})
             config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-            # The config without folder names, versions and dtypes; the weights show their dtypes.
+            # The weights show neither heads nor activation; folder names and versions change no output.
             config = {key: value for key, value in config.items() if key[0] != "_" and key not in IGNORED}
             digest.update(json.dumps(config, sort_keys=True, default=str).encode())
             for name, tensor in sorted(part.state_dict().items()):
@@ -134,10 +130,7 @@ class ImageEncoder:
 
 @torch.no_grad()
 def _reads_blocks_alone(vae: nn.Module) -> bool:
-    """Return whether a canvas's latents equal its frames' latents side by side: no layer sees across blocks.
-
-    Each frame is then encoded once, however many pairs contain it.
-    """
+    """Return whether a canvas's latents equal its frames' side by side: each frame is then encoded once."""
     noise = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     pixels = noise.to(vae.device)
     whole = latents.encode(vae, pixels).float()

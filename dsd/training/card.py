@@ -53,8 +53,7 @@ def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:
 def keep_rates(source: str, files: Sequence[str] = ()) -> str | None:
     """Return the part of the dataset's own card that counts what was drawn and kept, or None.
 
-    The card is in the folder `source` or its subfolder `dataset`; for a hub dataset it is in the folder of
-    its parquet `files` or the one above.
+    The card is in `source` or its subfolder `dataset`, or in the folder of its parquet `files` or above it.
     """
     folders = [Path(source), Path(source, "dataset"), *Path(*files[:1]).parents[:2]]
     for card in (folder / "README.md" for folder in folders):
@@ -70,7 +69,7 @@ def card(
     name: str,
     *,
     facts: dict[str, str],
-    kept: str | None = None,
+    rates: str | None = None,
     scores: dict[str, float] | None = None,
     legend: str | None = None,
     samples: str | None = None,
@@ -86,7 +85,7 @@ def card(
         f"![Samples with subjects that were not in the training data]({samples})" if samples else None,
         f"## Use\n\n{USE.format(name=name, lora=lora)}",
         f"## Data\n\n{table(('', ''), facts.items())}",
-        kept,
+        rates,
         f"## Training\n\n{_cost(result)}\n\n{table(('setting', 'value'), settings(options).items())}",
         f"![Loss and scores over the steps]({curves})" if curves else None,
         f"## Scores\n\n{_score_table(scores)}" if scores else None,

@@ -1,7 +1,7 @@
 """Loss and scores over the steps of a training: rows in `curves.jsonl`, TensorBoard, and a plot.
 
-A row has a `step` and any of the numbers named in `PANELS`; `identity_low` and `identity_high` beside
-`identity` become a band. A reference run is drawn fainter, to show whether a run is on track.
+A row has a `step` and any of the numbers named in `PANELS`; `identity_low` and `identity_high` become a band.
+A reference run is drawn fainter, to show whether a run is on track.
 """
 
 import io
@@ -58,10 +58,7 @@ def import_figure() -> Any:
 
 
 def write(file: Path, out: Path, *, reference: Path | None = None, note: str | None = None) -> None:
-    """Plot the rows of `file` into the PNG `out`, with `note`, such as an alarm, below in red.
-
-    Raise ValueError if there is nothing to plot yet. A missing reference file is ignored.
-    """
+    """Plot the rows of `file` into the PNG `out`; raise ValueError if there is nothing to plot yet."""
     own = read_series(jsonl.read(file))
     if not any(name in own for names in PANELS.values() for name in names):
         raise ValueError(
@@ -84,7 +81,7 @@ def read_series(rows: Iterable[dict[str, Any]]) -> Series:
 
 
 def plot(own: Series, *, reference: Series | None = None, note: str | None = None) -> Any:
-    """Return a matplotlib figure with a panel for each entry of `PANELS` that has numbers."""
+    """Return a figure with a panel for each entry of `PANELS` that has numbers, and `note` below in red."""
     panels = {title: names for title, names in PANELS.items() if any(name in own for name in names)}
     last = 2 * max(int(steps[-1]) for steps, _ in own.values())
     # Cut before it is smoothed, so that a mean does not include much later steps.

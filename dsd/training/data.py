@@ -107,8 +107,7 @@ def encode(
 ) -> Data:
     """Encode the records missing from `folder` and return the dataset; all processes must call this together.
 
-    The encoders are on `device` only while they encode. A run that was killed continues when restarted.
-    `on_rows(done, total)` receives this process's progress.
+    The encoders are on `device` only meanwhile. `on_rows(done, total)` receives this process's progress.
     """
     pipe.to(device)
     tokens = options.text_tokens or text_length(pipe.tokenizer_2)
@@ -116,27 +115,27 @@ def encode(
     images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
     rows = _Rows(pairs, images, texts, frames, bool(options.instruction_prob))
     table = rows.table_file(folder)
-    stored = (Entry(**row) for row in (jsonl.read_all(table) if table else []))
-    entries = {entry.id: entry for entry in stored if rows.has_records(entry)}
+    old = [Entry(**row) for row in (jsonl.read_all(table) if table else [])]
+    entries = {entry.id: entry for entry in old if rows.has_records(entry)}
     encode_missing(texts, {text_hash(""): ""})
     new = _encode_blocks(rows, entries, table, on_rows)
     pipe.to("cpu")
     PartialState().wait_for_everyone()
-    for store in (images.store, texts.store):
-        store.refresh()
+    images.store.refresh()
+    texts.store.refresh()
     entries |= {entry.id: entry for entry in gather_object(new)}
     # The table may hold more, of a run without --max-rows.
     return _collect([entries[_id(index)] for index in range(len(pairs))], rows, options)
 
 
 def _encode_blocks(
-    rows: "_Rows", known: dict[str, Entry], table: Path | None, on_rows: Callable[[int, int], None]
+    rows: "_Rows", old: dict[str, Entry], table: Path | None, on_rows: Callable[[int, int], None]
 ) -> list[Entry]:
-    """Encode this process's blocks, except those whose rows are all known, and return their entries."""
+    """Encode this process's blocks, except those whose rows are all in `old`, and return their entries."""
     state, count = PartialState(), len(rows.pairs)
     starts = range(state.process_index * BLOCK, count, state.num_processes * BLOCK)
     blocks = [range(start, min(start + BLOCK, count)) for start in starts]
-    blocks = [block for block in blocks if any(_id(index) not in known for index in block)]
+    blocks = [block for block in blocks if any(_id(index) not in old for index in block)]
     new: list[Entry] = []
     for block in blocks:
         entries = rows.encode(block)
@@ -161,8 +160,7 @@ class _Rows:
     def encode(self, block: range) -> list[Entry]:
         """Encode the rows of a block and return one entry for each."""
         entries: list[Entry] = []
-        images: dict[str, Image.Image] = {}
-        texts: dict[str, str] = {}
+        images, texts = {}, {}
         with ThreadPoolExecutor() as pool:  # decoding and resizing take the most time
             for entry, row_images, row_texts in pool.map(self._open, block):
                 entries.append(entry)
@@ -189,8 +187,7 @@ class _Rows:
             frame, reference, target = self._fit(row)
         except BadRow as error:
             return Entry(_id(index), bad=str(error)), {}, {}
-        images: dict[str, Image.Image] = {}
-        canvases = []
+        images, canvases = {}, []
         for right in (target, Image.new("RGB", target.size)):  # the right half of a condition is black
             parts = [reference, right]
             if not self.images.encodes_frames:
@@ -254,7 +251,7 @@ def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
             "--text-tokens or shorten them", cut, len(good), rows.texts.tokens,
         )  # fmt: skip
     _check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
-    unnamed = ("bad", "cut")
-    contents = [sorted(item for item in asdict(entry).items() if item[0] not in unnamed) for entry in good]
+    hidden = ("bad", "cut")
+    contents = [sorted(item for item in asdict(entry).items() if item[0] not in hidden) for entry in good]
     buckets, name = np.array([entry.frame for entry in good]), text_hash(*map(str, contents))
     return Data(good, rows.images.store, rows.texts.store, rows.frames, buckets, len(bad), name)

@@ -191,13 +191,11 @@ def _frozen_bytes(transformer: FluxTransformer2DModel, options: TrainOptions, si
 
 
 def _count_kept(transformer: FluxTransformer2DModel, options: TrainOptions) -> int:
-    """Return the numbers kept for the backward pass, per token and unit of width.
-
-    With checkpointing these are the inputs of all blocks and all of one block.
-    """
-    kept = FULL_ACTIVATIONS if options.full else LORA_ACTIVATIONS
-    blocks = _count_blocks(transformer)
-    return blocks + kept if options.gradient_checkpointing else blocks * kept
+    """Return the numbers kept for the backward pass, per token and unit of width."""
+    numbers, blocks = FULL_ACTIVATIONS if options.full else LORA_ACTIVATIONS, _count_blocks(transformer)
+    if options.gradient_checkpointing:  # the inputs of all blocks, and all of one block
+        return blocks + numbers
+    return blocks * numbers
 
 
 def _count_blocks(transformer: FluxTransformer2DModel) -> int:

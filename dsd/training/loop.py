@@ -97,7 +97,7 @@ def train(
     # loop
     meter = Meter(accelerator, progress.seconds)
     report = on_step if accelerator.is_main_process else lambda step, values: None
-    for step, parts in enumerate(meter.timed(batches.steps(progress.step)), progress.step):
+    for step, parts in enumerate(meter.measure(batches.steps(progress.step)), progress.step):
         # LoRA's dropout draws the only random numbers inside the model.
         seed = np.random.SeedSequence((options.seed, step, accelerator.process_index))
         torch.manual_seed(int(seed.generate_state(1)[0]))
@@ -120,14 +120,14 @@ def train(
         if is_last or done % options.log_every == 0:
             report(done, meter.read() | {"rate": learning_rate(step, options)})
         if validate and (is_last or done % options.validate_every == 0):
-            with meter.paused():
+            with meter.pause():
                 report(done, _validate(validate, pipe, ema, done, accelerator.device))
         if is_last or done % options.save_every == 0:
-            with meter.paused():
+            with meter.pause():
                 state.save(Progress(done, meter.seconds))
 
     # save
-    with ema.swapped() if ema else nullcontext():
+    with ema.swap() if ema else nullcontext():
         saved = gather_weights(accelerator, model)
     if accelerator.is_main_process:
         _publish(base, options, saved, out)
@@ -229,7 +229,7 @@ def _validate(
     """Return the scores of the model as it would be saved now."""
     pipe.to(device)
     pipe.transformer.eval()
-    with ema.swapped() if ema else nullcontext():
+    with ema.swap() if ema else nullcontext():
         scores = validate(pipe, step)
     for module in pipe.transformer.modules():  # drawing leaves the outermost weights gathered with EMA values
         if isinstance(module, FSDPModule):

@@ -31,7 +31,7 @@ class Meter:
         """Return the seconds in the loop, including earlier runs."""
         return time.monotonic() - self._start
 
-    def timed(self, steps: Iterator[Any]) -> Iterator[Any]:
+    def measure(self, steps: Iterator[Any]) -> Iterator[Any]:
         """Yield the steps unchanged and count the time spent waiting for each."""
         start = time.monotonic()
         for step in steps:
@@ -56,7 +56,7 @@ class Meter:
         return values
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
         """Exclude the work inside the block, such as validation or saving, from the step time."""
         self.check()  # also waits until the device has finished the steps
         start = time.monotonic()

@@ -51,10 +51,7 @@ def _option(default: Any, text: str, limit: Limit = ANY) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """The settings of a training, named as on the command line with _ for -.
-
-    Raise TrainingError, with the value, for a setting outside its limits.
-    """
+    """Settings, named as on the command line with _ for -; raise TrainingError for one outside its limits."""
 
     model: str = _option("pocket", "text-to-image model to start from: a name, a folder or a hub id")
     steps: int = _option(100_000, "optimizer steps", COUNT)

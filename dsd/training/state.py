@@ -69,7 +69,7 @@ class EMA:
 
     @contextmanager
     @torch.no_grad()
-    def swapped(self) -> Iterator[None]:
+    def swap(self) -> Iterator[None]:
         """Put the EMA into the model inside the block, and restore the weights after it."""
         before = {name: weight.detach().clone() for name, weight in self._live.items()}
         self._copy(self.weights)
@@ -78,7 +78,6 @@ class EMA:
         finally:
             self._copy(before)
 
-    @torch.no_grad()
     def _copy(self, weights: dict[str, Tensor]) -> None:
         for name, weight in self._live.items():
             _local(weight).copy_(_local(weights[name]))
@@ -134,8 +133,7 @@ class TrainState:
     def load(self, steps: int | None = None) -> Progress:
         """Load the newest intact state and return its progress; start at step 0 if there are no states.
 
-        Skip a damaged state with a warning. Raise TrainingError if none is intact, for a run with other
-        settings or data, and for one that has done more than `steps`.
+        Raise TrainingError if none is intact, for other settings or data, or if more than `steps` are done.
         """
         result: Any = None
         if self.accelerator.is_main_process:

@@ -45,10 +45,7 @@ class Base:
 
 
 def find_base(options: TrainOptions) -> Base:
-    """Return the model to start from; raise LoadError for an unknown one.
-
-    Raise TrainingError for one that was distilled to few steps, or without the package for quantizing it.
-    """
+    """Return the model to start from; raise LoadError or TrainingError if it is unknown or does not suit."""
     preset = checkpoint.resolve(options.model)
     source = preset.teacher or preset.base
     # Check only the last folder and a hub snapshot's; other parent folders may have any name.
@@ -94,10 +91,7 @@ def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
 def open_transformer(
     base: Base, options: TrainOptions, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
-    """Load the transformer, widened and trainable, on the CPU, or on `device` if it is quantized.
-
-    Trained weights are float32, frozen ones `dtype`.
-    """
+    """Load the transformer, trainable, frozen weights as `dtype`; on `device` if quantized, else on the CPU."""
     with hub.explain_errors(base.name, [base.source], base.license_page):
         transformer = _load_widened(base.source, torch.float32 if options.full else dtype)
     if options.quantize:
@@ -138,9 +132,8 @@ def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> Non
 def init_condition_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
     """Set the new columns to `condition_init_scale` times the old ones; 0 leaves them zero, as in the paper.
 
-    The reference then appears in its frame's tokens like an image, so that the model can use at once what it
-    has learned about attending between the panels of a grid. Black, the condition's other half, must have no
-    effect, so its direction is removed.
+    The model can then use at once what it has learned about attending between the panels of a grid. Black,
+    the condition's other half, must have no effect, so its direction is removed.
     """
     if not options.condition_init_scale:
         return
