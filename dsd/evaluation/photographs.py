@@ -47,8 +47,9 @@ def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list
         raise ValueError(f"there is no folder {folder}: create it and put photographs into it")
     texts = _read_prompts(folder)
     if not 1 <= prompts <= len(texts):
-        most = f"{len(texts)}, the number of prompts there are"
-        raise ValueError(f"prompts must be from 1 to {most}, got {prompts}")
+        raise ValueError(
+            f"prompts must be from 1 to {len(texts)}, the number of prompts there are, got {prompts}"
+        )
     subjects = _find_subjects(folder)
     if len(subjects) < 2:
         raise ValueError(

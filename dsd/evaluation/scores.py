@@ -180,16 +180,14 @@ def intervals(rows: Sequence[Numbers], subjects: Sequence[str]) -> dict[str, Int
 
     Prompts of one subject are not independent, so resampling rows would make the interval too narrow.
     """
-    names = sorted(set(subjects))
+    names, index, counts = np.unique(list(subjects), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise ValueError(f"an interval over subjects needs at least 2 of them, got {len(names)}")
-    index = [names.index(subject) for subject in subjects]
-    counts = np.bincount(index, minlength=len(names))  # [subjects]
     resamples = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
     result = {}
     for name in rows[0]:
         values = np.array([row[name] for row in rows], dtype=float)
-        sums = np.bincount(index, weights=values, minlength=len(names))  # [subjects]
+        sums = np.bincount(index, weights=values)  # [subjects]
         means = sums[resamples].sum(1) / counts[resamples].sum(1)  # [resamples]
         low, high = np.quantile(means, (0.025, 0.975))
         result[name] = Interval(float(values.mean()), float(low), float(high))

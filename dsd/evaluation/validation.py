@@ -131,9 +131,10 @@ def _image_name(name: str, prompt: str, reference: Image.Image, seed: int) -> st
 
 
 class Validator:
-    """A hook that draws the cases, writes `samples/STEP.png` and returns scores; settings as of `by_student`."""
+    """A hook that draws the cases by `by_student(**settings)`, writes `samples/STEP.png`, returns scores.
 
-    # It does not use the random generators of the training run, so it does not change the run.
+    It does not use the random generators of the training run, so it does not change the run.
+    """
 
     def __init__(self, benchmark: Benchmark, folder: Path, *, batch: int = 16, **settings: Any) -> None:
         self.benchmark, self.folder, self.batch, self.settings = benchmark, folder, batch, settings

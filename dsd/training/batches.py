@@ -6,8 +6,8 @@ the same samples as one, and a resumed run draws the same as an uninterrupted on
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,8 +21,7 @@ from dsd.training.options import TrainOptions
 BUCKETS, ORDER, CHOICES, TIMES = range(4)  # independent random streams
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One batch of model inputs and training targets; all samples have the same frame size."""
 
     data: Tensor  # [B, tokens, C], packed latents of [reference | target]
@@ -32,10 +31,6 @@ class Batch:
     embeds: Tensor  # [B, T, D]
     pooled: Tensor  # [B, P]
     frame: Frame
-
-    def to(self, device: torch.device) -> "Batch":
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
 
 
 class Order:

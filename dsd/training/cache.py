@@ -77,9 +77,6 @@ class Store:
             self._open(path)
 
 
-# ---------------------------------------------------------------- keys
-
-
 def text_hash(*texts: str) -> str:
     """Return 32 hex digits that identify the texts and their order."""
     return hashlib.blake2b("\0".join(texts).encode(), digest_size=16).hexdigest()
@@ -108,9 +105,6 @@ def fingerprint(*parts: Any) -> str:
             is_tokenizer = hasattr(part, "backend_tokenizer")
             digest.update((part.backend_tokenizer.to_str() if is_tokenizer else str(part)).encode())
     return digest.hexdigest()
-
-
-# ---------------------------------------------------------------- encoders
 
 
 class ImageEncoder:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -111,10 +110,9 @@ def _metadata(result: TrainResult, license: str) -> ModelCardData:
 
 def settings(options: TrainOptions) -> dict[str, Any]:
     """Return the settings that affect the result, by their names on the command line."""
-    values = {}
-    for name in (one.name for one in fields(options)):
-        value = getattr(options, name)
-        if name not in OMITTED + (LORA_ONLY if options.full else ()) and value not in (None, ()):
+    values, unused = {}, OMITTED + (LORA_ONLY if options.full else ())
+    for name, value in vars(options).items():
+        if name not in unused and value not in (None, ()):
             values[name.replace("_", "-")] = " ".join(value) if isinstance(value, tuple) else value
     return values
 

@@ -15,7 +15,6 @@ import torch
 from accelerate import Accelerator, init_empty_weights
 from accelerate.utils import DistributedType
 from diffusers import FluxTransformer2DModel
-from torch import nn
 
 from dsd.files import hub
 from dsd.model.latents import text_length
@@ -70,12 +69,12 @@ def make(
     size = 2 if accelerator.mixed_precision == "bf16" else 4  # bytes per number
     is_sharded = accelerator.distributed_type == DistributedType.FSDP
     image, text = _count_tokens(pipe, options)
-    weights, frozen = _count(transformer), _frozen_bytes(transformer, options, size)
+    weights, frozen = transformer.num_parameters(), _frozen_bytes(transformer, options, size)
     flops = _count_flops(transformer, options, image, text)
     with init_empty_weights():
         make_trainable(transformer, options)
-    trained = sum(weight.numel() for weight in transformer.parameters() if weight.requires_grad)
-    encoders = size * sum(map(_count, (vae, pipe.text_encoder, pipe.text_encoder_2)))
+    trained = transformer.num_parameters(only_trainable=True)
+    encoders = size * sum(part.num_parameters() for part in (vae, pipe.text_encoder, pipe.text_encoder_2))
     average = AVERAGE if options.ema else 0
     tokens, width = image + text, transformer.inner_dim
     pixels, channels = 2 * pipe.frame_size**2, vae.config.block_out_channels[0]
@@ -127,7 +126,7 @@ def _check_disk(purpose: str, size: int, folder: Path, pattern: str) -> None:
 def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
     """Return the plan as readable text."""
     pairs = options.batch * options.accumulate * plan.processes
-    time_of_step = "time unknown" if seconds is None else f"about {seconds:.3g} s"
+    duration = "time unknown" if seconds is None else f"about {seconds:.3g} s"
     lines = {
         "devices": f"{plan.processes} x {plan.device}, {gb(plan.free)} free on each",
         "weights": f"{plan.parameters / 1e6:,.1f} M, of which {plan.trained / 1e6:,.1f} M are trained",
@@ -136,7 +135,7 @@ def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
         + (f", {gb(plan.validation)} to validate in the activations' place" if plan.validation else ""),
         "disk": f"at most {gb(plan.disk)} for the encoded dataset, and {gb(plan.saved)} for states and "
         "checkpoint",
-        "a step": f"{pairs} pairs, {plan.flops / 1e12:.3g} TFLOP on each device, {time_of_step}",
+        "a step": f"{pairs} pairs, {plan.flops / 1e12:.3g} TFLOP on each device, {duration}",
     }
     if seconds is not None:
         hours, minutes = divmod(round(seconds * options.steps / 60), 60)
@@ -163,10 +162,6 @@ def _empty_pipeline(base: Base, options: TrainOptions) -> DSDPipeline:
         return DSDPipeline.from_pretrained(base.source, **parts)
 
 
-def _count(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
-
-
 def _moving_bytes(trained: int, average: int, accelerator: Accelerator) -> int:
     whole = WEIGHT + GRADIENT + MOMENTS + average
     shards = {DistributedType.FSDP: whole, DistributedType.DEEPSPEED: MOMENTS}
@@ -187,7 +182,9 @@ def _frozen_bytes(transformer: FluxTransformer2DModel, options: TrainOptions, si
         return 0
     layers = linear_layers(transformer).items()
     linear = sum(layer.weight.numel() for name, layer in layers if name not in END_LAYERS)
-    return int(linear * QUANTIZED.get(options.quantize, size)) + size * (_count(transformer) - linear)
+    return int(linear * QUANTIZED.get(options.quantize, size)) + size * (
+        transformer.num_parameters() - linear
+    )
 
 
 def _count_kept(transformer: FluxTransformer2DModel, options: TrainOptions) -> int:

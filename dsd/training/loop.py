@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, send_to_device
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -103,10 +103,11 @@ def train(
         torch.manual_seed(int(seed.generate_state(1)[0]))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options)
-        for batch in parts:
+        for part in parts:
+            batch = send_to_device(part, accelerator.device, non_blocking=True)
             with accelerator.accumulate(model):
                 with _precision(accelerator, options):
-                    loss = batch_loss(model, batch.to(accelerator.device), options, pipe)
+                    loss = batch_loss(model, batch, options, pipe)
                 accelerator.backward(loss)
                 norm = None  # until the step is complete
                 if accelerator.sync_gradients:
@@ -128,13 +129,13 @@ def train(
 
     # save
     with ema.swap() if ema else nullcontext():
-        saved = gather_weights(accelerator, model)
+        trained = gather_weights(accelerator, model)
     if accelerator.is_main_process:
-        _publish(base, options, saved, out)
+        _publish(base, options, trained, out)
     accelerator.wait_for_everyone()
-    device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
-    count, processes = len(data.entries), accelerator.num_processes
-    return TrainResult(base, options, processes, device, count, data.skipped, meter.seconds)
+    processes, device = accelerator.num_processes, accelerator.device.type
+    device = torch.cuda.get_device_name() if device == "cuda" else device
+    return TrainResult(base, options, processes, device, len(data), data.skipped, meter.seconds)
 
 
 # ---------------------------------------------------------------- set-up
@@ -238,9 +239,6 @@ def _validate(
     for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
         part.to("cpu")
     return scores
-
-
-# ---------------------------------------------------------------- save
 
 
 def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out: Path) -> None:

@@ -116,7 +116,7 @@ class TrainOptions:
 
     def binding(self) -> dict[str, Any]:
         """Return the settings that must not change when a run is resumed."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in FREE}
+        values = {name: value for name, value in vars(self).items() if name not in FREE}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

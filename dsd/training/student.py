@@ -45,7 +45,7 @@ class Base:
 
 
 def find_base(options: TrainOptions) -> Base:
-    """Return the model to start from; raise LoadError or TrainingError if it is unknown or does not suit."""
+    """Return the model to start from; raise LoadError if unknown, TrainingError if it cannot be trained."""
     preset = checkpoint.resolve(options.model)
     source = preset.teacher or preset.base
     # Check only the last folder and a hub snapshot's; other parent folders may have any name.
@@ -91,7 +91,7 @@ def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
 def open_transformer(
     base: Base, options: TrainOptions, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
-    """Load the transformer, trainable, frozen weights as `dtype`; on `device` if quantized, else on the CPU."""
+    """Load the transformer, trainable, frozen weights as `dtype`; on the CPU, on `device` if quantized."""
     with hub.explain_errors(base.name, [base.source], base.license_page):
         transformer = _load_widened(base.source, torch.float32 if options.full else dtype)
     if options.quantize:
