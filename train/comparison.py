@@ -96,7 +96,7 @@ def _open_teacher(source: str, args: argparse.Namespace) -> Draw:
 def _keep_images(args: argparse.Namespace, way: Callable[..., Draw], pipe, **settings: float) -> Draw:
     """Return a `Draw` that does not draw again what an earlier run of the command left in its folder."""
     name = f"{way.__name__} {checkpoint.model_hash(pipe)} {settings | {'batch': args.batch}}"
-    return validation.saved_in(args.out / "images", name, way(pipe, **settings))
+    return validation.save_in(args.out / "images", name, way(pipe, **settings))
 
 
 def open_student(source: str, *, base: str, device: str) -> DSDPipeline:

@@ -221,7 +221,7 @@ class Report:
             result,
             name or out.name,
             facts=model_card.dataset_facts(self.args.dataset, data),
-            kept=model_card.keep_rates(self.args.dataset, data.files),
+            rates=model_card.keep_rates(self.args.dataset, data.files),
             scores={key: value for key, value in history[-1].items() if key != "step"} if history else None,
             legend=self.validate.benchmark.legend if self.validate else None,
             samples="samples.png" if samples else None,

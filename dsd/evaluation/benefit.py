@@ -1,13 +1,12 @@
 """Benefit of curation: the share of pairs that truly show one subject, before and after it.
 
-This works only for the drawn world, where a scorer reads a critter's traits back from any image and no judge
-is needed. The scorer makes some errors too (see the card of the pocket weights), and an image that is too
-distorted to be read counts as whatever the scorer reads in it.
+This works only for the drawn world, where a scorer reads a critter's traits back from any image. It makes
+errors too (see the card of the pocket weights), above all in images that are too distorted to be read.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,14 +23,10 @@ QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BATCH = 32  # grids that the scorer reads at a time
 
 
-@dataclass(frozen=True)
-class ReadPair:
+class ReadPair(NamedTuple):
     """A judged pair with its ground truth."""
 
-    grid: str
-    reason: str
-    similarity: float | None
-    is_kept: bool
+    pair: Pair
     is_true: bool
     traits: dict[str, bool]  # trait -> whether the two images agree on it
 
@@ -42,26 +37,25 @@ def measure_benefit(
     """Return the share of true pairs among all pairs of a run and among the kept ones, and more statistics.
 
     A pair is true if both images show the same critter. `recall` is the share of the true pairs that were
-    kept. `traits` is how often each trait agrees. `similarity` holds the quantiles of the similarity of true
-    and of other pairs, which help to choose floor and ceiling. Shares have 95 % bootstrap intervals over
-    grids, because pairs of one grid are not independent. Raise RunError if nothing has been judged yet, or if
-    a grid is not of the drawn world.
+    kept, `traits` how often each trait agrees, and `similarity` has quantiles that help to choose floor and
+    ceiling. Shares have 95 % bootstrap intervals over grids, because pairs of one grid are not independent.
+    Raise RunError if nothing has been judged yet, or if a grid is not of the drawn world.
     """
     pairs = _read_truth(run, scorer, on_grids)
-    kept, true = [pair for pair in pairs if pair.is_kept], [pair for pair in pairs if pair.is_true]
-    by_reason = {reason: [pair for pair in pairs if pair.reason == reason] for reason in REASONS}
-    groups = {"of all pairs": pairs, "of the kept": kept}
+    true = [one for one in pairs if one.is_true]
+    by_reason = {reason: [one for one in pairs if one.pair.reason == reason] for reason in REASONS}
+    groups = {"of all pairs": pairs, "of the kept": [one for one in pairs if one.pair.is_kept]}
     return {
-        "true_pairs": {name: _share(group, "is_true") for name, group in groups.items()},
-        "recall": {"kept, of the true pairs": _share(true, "is_kept")},
-        "by_reason": {reason: _share(group, "is_true") for reason, group in by_reason.items() if group},
+        "true_pairs": {name: _share_of_true(group) for name, group in groups.items()},
+        "recall": {"kept, of the true pairs": _share(true, [one.pair.is_kept for one in true])},
+        "by_reason": {reason: _share_of_true(group) for reason, group in by_reason.items() if group},
         "traits": {
-            trait: {name: _mean([pair.traits[trait] for pair in group]) for name, group in groups.items()}
+            trait: {name: _mean([one.traits[trait] for one in group]) for name, group in groups.items()}
             for trait in (*NAMED, "hue")
         },
         "similarity": {
             "true pairs": _quantiles(true),
-            "other pairs": _quantiles([pair for pair in pairs if not pair.is_true]),
+            "other pairs": _quantiles([one for one in pairs if not one.is_true]),
         },
     }
 
@@ -81,13 +75,11 @@ def _read_truth(run: Path, scorer: Scorer, on_grids: Callable[[int], None]) -> l
         batch = iter(scorer.read([panel for images in panels.values() for panel in images]))
         readings |= {name: [next(batch) for _ in images] for name, images in panels.items()}
         on_grids(len(panels))
-    return [_compare(pair, readings[pair.grid]) for pair in pairs]
-
-
-def _compare(pair: Pair, readings: list[Reading]) -> ReadPair:
-    a, b = readings[pair.first], readings[pair.second]
-    fields = {name: getattr(pair, name) for name in ("grid", "reason", "similarity", "is_kept")}
-    return ReadPair(**fields, is_true=same_identity([a, b]), traits=compare_traits(a, b))
+    result = []
+    for pair in pairs:
+        a, b = readings[pair.grid][pair.first], readings[pair.grid][pair.second]
+        result.append(ReadPair(pair, same_identity([a, b]), compare_traits(a, b)))
+    return result
 
 
 def compare_traits(a: Reading, b: Reading) -> dict[str, bool]:
@@ -96,11 +88,14 @@ def compare_traits(a: Reading, b: Reading) -> dict[str, bool]:
     return {**named, "hue": distance("hue", a.numbers["hue"], b.numbers["hue"]) <= TOLERANCE["hue"]}
 
 
-def _share(pairs: Sequence[ReadPair], name: str) -> dict[str, float | int | None]:
-    values, names = [getattr(pair, name) for pair in pairs], [pair.grid for pair in pairs]
-    if len(set(names)) < 2:  # too few to resample
-        return {"pairs": len(pairs), "share": _mean(values), "low": None, "high": None}
-    mean, low, high = intervals([{name: value} for value in values], names)[name]
+def _share_of_true(pairs: Sequence[ReadPair]) -> Row:
+    return _share(pairs, [one.is_true for one in pairs])
+
+
+def _share(pairs: Sequence[ReadPair], values: Sequence[bool]) -> Row:
+    mean, low, high, grids = _mean(values), None, None, [one.pair.grid for one in pairs]
+    if len(set(grids)) > 1:  # otherwise too few to resample
+        mean, low, high = intervals([{"share": value} for value in values], grids)["share"]
     return {"pairs": len(pairs), "share": mean, "low": low, "high": high}
 
 
@@ -109,7 +104,5 @@ def _mean(values: Sequence[bool]) -> float | None:
 
 
 def _quantiles(pairs: Sequence[ReadPair]) -> dict[str, float]:
-    values = [pair.similarity for pair in pairs if pair.similarity is not None]
-    if not values:
-        return {}
-    return dict(zip((f"{q:.0%}" for q in QUANTILES), np.quantile(values, QUANTILES).tolist(), strict=True))
+    values = [one.pair.similarity for one in pairs if one.pair.similarity is not None]
+    return {f"{q:.0%}": float(np.quantile(values, q)) for q in QUANTILES} if values else {}

@@ -6,8 +6,9 @@ Copying is the share of the *reference's* context that is present without being 
 accessory, place in the frame and pose (the tilt of the body). The position of the sun is not read.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 from PIL import Image
@@ -33,11 +34,9 @@ class Scene:
 def validation_set(
     seed: int = 0, subjects: int = 200, prompts: int = 3, *, size: int | None = None
 ) -> list[Case]:
-    """Return `subjects` x `prompts` cases of held-out critters.
+    """Return `subjects` x `prompts` cases of held-out critters; raise ValueError for a count below 1.
 
-    Every prompt asks for another scene than the reference's. A smaller set consists of the first subjects and
-    prompts of a larger one. `size` is the side of the images in pixels, by default the shipped family's.
-    Raise ValueError for a count below 1.
+    A smaller set consists of the first subjects and prompts of a larger one. `size` is in pixels.
     """
     for name, count in (("subjects", subjects), ("prompts", prompts)):
         if count < 1:
@@ -48,20 +47,12 @@ def validation_set(
         critter, context = sample_critter(rng, held_out=True), sample_context(rng)
         image = draw(critter, context, size)
         for turn in range(prompts):
-            scene = Scene(critter=critter, reference=context, target=_sample_elsewhere(context, rng))
+            target = sample_context(rng)
+            while target.scene == context.scene:  # otherwise showing the scene would not count as copying
+                target = sample_context(rng)
+            scene = Scene(critter=critter, reference=context, target=target)
             cases.append(make_case(scene, f"{index:04d}", 1000 * index + turn, size=size, reference=image))
     return cases
-
-
-def _sample_elsewhere(context: Context, rng: np.random.Generator) -> Context:
-    """Sample a context in another scene.
-
-    If the reference's scene were requested, showing it would not count as copying.
-    """
-    while True:
-        other = sample_context(rng)
-        if other.scene != context.scene:
-            return other
 
 
 def make_case(
@@ -91,14 +82,12 @@ class CritterScorer:
         Measure("following", "following (PF)", "share of the requested context that the image shows"),
         Measure("product", "CP x PF", "identity times following, image by image, then the mean"),
         Measure(
-            "copy",
-            "copy",
+            "copy", "copy",
             "share of the reference's scene, light, accessory, place and pose that the image shows although "
             "they were not requested; less is better; 1 is the reference itself, 0 is an image of another "
-            "subject",
-            from_chance=True,
+            "subject", from_chance=True,
         ),
-    )
+    )  # fmt: skip
 
     def __init__(self, network: scorer.Scorer | None = None) -> None:
         self.network = network or scorer.load()
@@ -112,36 +101,27 @@ class CritterScorer:
 def _score(scene: Scene, reading: scorer.Reading) -> Numbers:
     traits = scorer.kept(scene.critter, reading)
     identity = scorer.identity(scene.critter, reading)
-    following = _share(scorer.followed(scene.target, reading).values())
+    following = fmean(scorer.followed(scene.target, reading).values())
     return {
         "identity": identity,
-        "named": _share(value for name, value in traits.items() if name in NAMED),
-        "unnamed": _share(value for name, value in traits.items() if name not in NAMED),
+        "named": fmean(value for name, value in traits.items() if name in NAMED),
+        "unnamed": fmean(value for name, value in traits.items() if name not in NAMED),
         "following": following,
         "product": identity * following,
-        "copy": _share(copied_parts(scene, reading).values()),
+        "copy": fmean(find_copied_parts(scene, reading).values()),
     }
 
 
-def copied_parts(scene: Scene, reading: scorer.Reading) -> dict[str, bool]:
-    """Return, for each part of the reference's context that was not requested, whether the image shows it.
-
-    Place and pose are never requested, so they are always included. An accessory is included only if the
-    reference has one.
-    """
-    reference, target, seen = scene.reference, scene.target, reading.choices
-    parts = {
-        "place": seen["place"] == reference.place,
-        "pose": abs(reading.tilt - reference.tilt) <= scorer.LEAN,
-    }
+def find_copied_parts(scene: Scene, reading: scorer.Reading) -> dict[str, bool]:
+    """Return, for each part of the reference's context that was not requested, whether the image shows it."""
+    reference, target, choices = scene.reference, scene.target, reading.choices
+    is_posed = abs(reading.tilt - reference.tilt) <= scorer.LEAN
+    # Place and pose are never requested, and an accessory counts only if the reference has one.
+    parts = {"place": choices["place"] == reference.place, "pose": is_posed}
     for name in ("scene", "light"):
         if getattr(reference, name) != getattr(target, name):
-            parts[name] = seen[name] == getattr(reference, name)
+            parts[name] = choices[name] == getattr(reference, name)
     accessory = (reference.accessory, reference.accessory_color)
     if reference.accessory != "none" and accessory != (target.accessory, target.accessory_color):
-        parts["accessory"] = (seen["accessory"], seen["accessory_color"]) == accessory
+        parts["accessory"] = (choices["accessory"], choices["accessory_color"]) == accessory
     return parts
-
-
-def _share(values: Iterable[bool]) -> float:
-    return float(np.mean(list(values)))

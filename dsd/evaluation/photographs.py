@@ -38,9 +38,8 @@ PROMPTS = (
 
 
 def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list[Case]:
-    """Return the cases of a folder: each subject with the same first `prompts` prompts.
+    """Return the cases of a folder: each subject, cropped to `size` pixels, with the first `prompts` prompts.
 
-    Photographs are cropped to `size` x `size` pixels, so that all models and scores see the same images.
     Raise ValueError if the folder, its prompts or its photographs do not suffice.
     """
     folder = Path(folder)
@@ -88,39 +87,27 @@ def _find_subjects(folder: Path) -> dict[str, list[Path]]:
 
 
 class PhotographScorer:
-    """Scorer based on DINOv2 and CLIP, which are downloaded once, about 950 MB in total.
-
-    `identity` and `clip` are folders or hub ids of a DINOv2 and a CLIP model. Raise LoadError, with advice,
-    if one of them cannot be loaded.
-    """
+    """Scorer based on DINOv2 and CLIP (folders or hub ids), about 950 MB; raise LoadError without them."""
 
     measures = (
         Measure("identity", "identity (DINOv2)", "cosine of the class tokens of image and reference", low=-1),
         Measure("clip_i", "identity (CLIP-I)", "cosine of CLIP's vectors of image and reference", low=-1),
         Measure(
-            "following",
-            "following (CLIP-T)",
-            "cosine of CLIP's vectors of image and caption; 0.3 is good, nothing comes near 1",
-            low=-1,
+            "following", "following (CLIP-T)",
+            "cosine of CLIP's vectors of image and caption; 0.3 is good, nothing comes near 1", low=-1,
             truth_is_best=False,  # other photographs of the subject do not show what the prompt asks for
         ),
         Measure(
-            "product",
-            "CP x PF",
-            "identity (DINOv2) times following, image by image, then the mean",
-            low=-1,
+            "product", "CP x PF", "identity (DINOv2) times following, image by image, then the mean", low=-1,
             truth_is_best=False,  # following is one of its factors
         ),
         Measure(
-            "copy",
-            "copy",
+            "copy", "copy",
             f"correlation of image and reference shrunk to {THUMBNAIL} x {THUMBNAIL} pixels, where little "
             "but place and background is left; less is better; 1 is the reference itself, 0 is an image of "
-            "another subject",
-            low=-1,
-            from_chance=True,
+            "another subject", low=-1, from_chance=True,
         ),
-    )
+    )  # fmt: skip
 
     def __init__(self, identity: str = DINO, clip: str = CLIP, *, device: str | None = None) -> None:
         self.device = device or best_device()
@@ -137,16 +124,11 @@ class PhotographScorer:
         following = _cosines(clip_vectors, self._embed_texts([case.caption for case in cases]))
         dino_vectors = self._embed(images, self.dino_pixels, self._run_dino)
         identity = _cosines(dino_vectors, self._embed(references, self.dino_pixels, self._run_dino))
-        return [
-            {
-                "identity": identity[index],
-                "clip_i": clip_i[index],
-                "following": following[index],
-                "product": identity[index] * following[index],
-                "copy": layout(images[index], references[index]),
-            }
-            for index in range(len(cases))
-        ]
+        product = [a * b for a, b in zip(identity, following, strict=True)]
+        copy = [layout(*both) for both in zip(images, references, strict=True)]
+        names = ("identity", "clip_i", "following", "product", "copy")
+        columns = zip(identity, clip_i, following, product, copy, strict=True)
+        return [dict(zip(names, row, strict=True)) for row in columns]
 
     # To be comparable with published numbers, DINOv2 uses its class token and CLIP its projected vectors.
     # `dsd.vlm.embed` uses the mean over all tokens instead, because it looks for near-copies.
@@ -160,9 +142,8 @@ class PhotographScorer:
     @torch.inference_mode()
     def _embed_texts(self, captions: list[str]) -> Tensor:
         limit = self.clip.config.text_config.max_position_embeddings
-        tokens = self.tokenizer(
-            captions, padding=True, truncation=True, max_length=limit, return_tensors="pt"
-        )
+        settings = {"padding": True, "truncation": True, "max_length": limit, "return_tensors": "pt"}
+        tokens = self.tokenizer(captions, **settings)
         pooled = self.clip.text_model(**tokens.to(self.device)).pooler_output
         return functional.normalize(self.clip.text_projection(pooled), dim=1).cpu()
 
@@ -172,13 +153,13 @@ class PhotographScorer:
     ) -> Tensor:
         """Return unit vectors [n, c]; an image object that occurs several times is embedded once."""
         distinct = list({id(image): image for image in images}.values())
-        vectors = []
+        vectors: dict[int, Tensor] = {}
         for start in range(0, len(distinct), BATCH):
-            batch = [to_rgb(image) for image in distinct[start : start + BATCH]]
-            pixels = processor(images=batch, return_tensors="pt")["pixel_values"].to(self.device)
-            vectors += functional.normalize(network(pixels), dim=1).cpu()
-        by_image = {id(image): vector for image, vector in zip(distinct, vectors, strict=True)}
-        return torch.stack([by_image[id(image)] for image in images])
+            batch = distinct[start : start + BATCH]
+            pixels = processor(images=[to_rgb(image) for image in batch], return_tensors="pt")["pixel_values"]
+            rows = functional.normalize(network(pixels.to(self.device)), dim=1).cpu()
+            vectors |= {id(image): row for image, row in zip(batch, rows, strict=True)}
+        return torch.stack([vectors[id(image)] for image in images])
 
 
 def _load(name: str, device: str) -> tuple[torch.nn.Module, Any]:
@@ -195,11 +176,8 @@ def _cosines(a: Tensor, b: Tensor) -> list[float]:
 
 def layout(image: Image.Image, reference: Image.Image) -> float:
     """Return the correlation of the large shapes and colors of two images, in -1..1; 0 if one is flat."""
-    thumbnails = []
-    for one in (image, reference):
-        small = to_rgb(one).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
-        values = np.asarray(small, dtype=float).ravel()
-        thumbnails.append(values - values.mean())
-    a, b = thumbnails
+    smalls = [to_rgb(one).resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX) for one in (image, reference)]
+    a, b = (np.asarray(small, dtype=float).ravel() for small in smalls)
+    a, b = a - a.mean(), b - b.mean()
     lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
     return float(a @ b) / lengths if lengths > 0 else 0.0

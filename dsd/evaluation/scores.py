@@ -1,11 +1,10 @@
 """Scores for identity, prompt following and copying, each with its chance level and ceiling.
 
 Everything that draws images (a student, a prompted teacher, a render of the truth) is a callable and is
-evaluated by the same code on the same cases. The scorers are in `dsd.evaluation.critters`, which reads drawn
-critters, and `dsd.evaluation.photographs`, which uses DINOv2 and CLIP. Higher is better for every score
-except `copy`.
+evaluated by the same code on the same cases. Higher is better for every score except `copy`.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -52,12 +51,10 @@ class Measure:
 
 
 class Scorer(Protocol):
-    """Computes the raw scores of images."""
-
     measures: Sequence[Measure]
 
     def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
-        """Return one row per image, with a number for each measure."""
+        """Return one row per image, with a raw number for each measure."""
 
 
 class Interval(NamedTuple):
@@ -109,11 +106,10 @@ def evaluate(
     described: bool = False,
     levels: Levels | None = None,
 ) -> Scores:
-    """Draw all cases and score them.
+    """Draw all cases and score them; raise ValueError for fewer than 2 subjects.
 
     With `described` the prompt is the full caption instead of the context alone. `levels` must come from the
-    same cases and scorer; they are measured here if omitted. Raise ValueError for fewer than 2 subjects,
-    because chance is the score of another subject's image.
+    same cases and scorer; they are measured here if omitted.
     """
     levels = levels or measure_levels(cases, scorer)
     prompts = [case.caption if described else case.prompt for case in cases]
@@ -126,10 +122,7 @@ def evaluate(
 
 
 def measure_levels(cases: Sequence[Case], scorer: Scorer) -> Levels:
-    """Return the chance level and the ceiling of each measure.
-
-    Chance scores the images of other subjects as if they were the result; the ceiling scores the true images.
-    """
+    """Return each measure's chance level, by images of other subjects, and ceiling, by the true images."""
     rows = _chance_rows(cases, scorer)
     raw = {measure.name: fmean(row[measure.name] for row in rows) for measure in scorer.measures}
     chance = intervals(_rescale(rows, scorer.measures, raw), [case.subject for case in cases])
@@ -144,18 +137,17 @@ def measure_levels(cases: Sequence[Case], scorer: Scorer) -> Levels:
 
 def _chance_rows(cases: Sequence[Case], scorer: Scorer) -> list[Numbers]:
     """Return, for each case, the mean scores of images of up to `ROTATIONS` other subjects."""
-    groups: dict[str, list[int]] = {}
+    groups: dict[str, list[int]] = defaultdict(list)
     for index, case in enumerate(cases):
-        groups.setdefault(case.subject, []).append(index)
+        groups[case.subject].append(index)
     if len(groups) < 2:
         raise ValueError(
             f"at least 2 subjects are needed, got {len(groups)}: chance is the score of another subject"
         )
     turns = range(1, min(ROTATIONS, len(groups) - 1) + 1)
     rounds = [scorer.score(cases, _rotate(cases, list(groups.values()), turn)) for turn in turns]
-    return [
-        {name: fmean(row[name] for row in rows) for name in rows[0]} for rows in zip(*rounds, strict=True)
-    ]
+    columns = zip(*rounds, strict=True)
+    return [{name: fmean(row[name] for row in rows) for name in rows[0]} for rows in columns]
 
 
 def _rotate(cases: Sequence[Case], groups: list[list[int]], turn: int) -> list[Image.Image]:
@@ -188,16 +180,14 @@ def intervals(rows: Sequence[Numbers], subjects: Sequence[str]) -> dict[str, Int
 
     Prompts of one subject are not independent, so resampling rows would make the interval too narrow.
     """
-    names = sorted(set(subjects))
+    names, index, counts = np.unique(list(subjects), return_inverse=True, return_counts=True)
     if len(names) < 2:
         raise ValueError(f"an interval over subjects needs at least 2 of them, got {len(names)}")
-    index = [names.index(subject) for subject in subjects]
-    counts = np.bincount(index, minlength=len(names))  # [subjects]
     resamples = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
     result = {}
     for name in rows[0]:
         values = np.array([row[name] for row in rows], dtype=float)
-        sums = np.bincount(index, weights=values, minlength=len(names))  # [subjects]
+        sums = np.bincount(index, weights=values)  # [subjects]
         means = sums[resamples].sum(1) / counts[resamples].sum(1)  # [resamples]
         low, high = np.quantile(means, (0.025, 0.975))
         result[name] = Interval(float(values.mean()), float(low), float(high))
@@ -205,10 +195,7 @@ def intervals(rows: Sequence[Numbers], subjects: Sequence[str]) -> dict[str, Int
 
 
 def difference(ours: Scores, theirs: Scores) -> dict[str, Interval]:
-    """Return how much higher `ours` scored than `theirs`, paired case by case.
-
-    The paired intervals are narrower than the two separate intervals suggest.
-    """
+    """Return how much higher `ours` scored than `theirs`, paired by case, which gives narrow intervals."""
     if ours.subjects != theirs.subjects:
         raise ValueError("only scores of the same cases can be compared case by case")
     rows = [{name: a[name] - b[name] for name in a} for a, b in zip(ours.rows, theirs.rows, strict=True)]
@@ -220,10 +207,8 @@ def difference(ours: Scores, theirs: Scores) -> dict[str, Interval]:
 
 def table(results: dict[str, dict[str, Interval]], measures: Sequence[Measure]) -> str:
     """Return a Markdown table with a row for each way of drawing and a column for each measure."""
-    rows = [
-        [name, *(means.get(measure.name, "not known") for measure in measures)]
-        for name, means in results.items()
-    ]
+    names = [measure.name for measure in measures]
+    rows = [[way, *(means.get(name, "not known") for name in names)] for way, means in results.items()]
     return markdown.table(["", *(measure.title for measure in measures)], rows)
 
 
@@ -254,9 +239,8 @@ def alarm(history: Sequence[Numbers]) -> str | None:
     `history` holds the flat scores of each evaluation, oldest first; rows without scores are skipped. The
     fall of following is relative to its height above chance, because CLIP's scores lie close together: a fall
     from 0.31 to 0.27 is half of that height. Both trends must hold over most pairs of evaluations (Kendall's
-    tau) and be large enough (Theil-Sen slope), so that neither a single bad evaluation nor steady noise
-    raises the alarm. In 1500 simulated runs of pure noise, of any amplitude and with the two scores mirroring
-    each other, fewer than 1 % raised it.
+    tau) and be large enough (Theil-Sen slope), so that neither a single bad evaluation nor noise raises it.
+    Fewer than 1 % of 1500 simulated runs of pure noise, with the two scores mirroring each other, did.
     """
     rows = [row for row in history if "copy" in row and "following" in row][-MOST:]
     if len(rows) < FEWEST:
@@ -266,13 +250,12 @@ def alarm(history: Sequence[Numbers]) -> str | None:
     above = max(row["following"] for row in rows) - rows[-1].get("following_chance", 0.0)
     rises = copy_tau >= STEADY and copy_change >= COPIED
     falls = following_tau <= -STEADY and following_change <= -LOST * above
-    if not (rises and falls):
-        return None
-    return (
+    warning = (
         f"alarm: over the last {len(rows)} evaluations copying rose by {copy_change:.2f} while prompt "
         f"following fell by {-following_change:.2f}: the model is learning to copy its reference. Look for "
         "near-copies among the pairs, or use an earlier checkpoint"
     )
+    return warning if rises and falls else None
 
 
 def _trend(values: list[float]) -> tuple[float, float]:

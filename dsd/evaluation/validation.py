@@ -1,9 +1,7 @@
-"""Functions that draw a set of cases, and a hook that validates a model during training.
-
-The cases and their scorer come from `critters` or `photographs`, the scores from `scores`.
-"""
+"""Functions that draw a set of cases, and a hook that validates a model during training."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -41,8 +39,7 @@ def open_benchmark(
 ) -> Benchmark:
     """Return a benchmark of held-out critters if `what` is CRITTERS, else of the photographs in that folder.
 
-    `subjects` and `seed` are used only for critters, `size` and `networks` (see `PhotographScorer`) only for
-    photographs.
+    Critters use `subjects` and `seed`, photographs `size` and `networks` (see `PhotographScorer`).
     """
     if what == CRITTERS:
         from dsd.evaluation.critters import CritterScorer, validation_set
@@ -53,53 +50,34 @@ def open_benchmark(
     return Benchmark(read_cases(what, prompts, size=size), PhotographScorer(**networks))
 
 
-# ---------------------------------------------------------------- ways to draw
-
-
 def by_student(
     pipe: Any, *, steps: int = 28, image_guidance: float = 1.5, text_guidance: float = 1.0
 ) -> Draw:
     """Return a `Draw` that uses a `DSDPipeline` with reference and prompt."""
+    settings = {"image_guidance_scale": image_guidance, "text_guidance_scale": text_guidance}
+    settings["num_inference_steps"] = steps
 
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
-        return pipe(
-            prompts,
-            image=references,
-            generator=_generators(seeds),
-            num_inference_steps=steps,
-            image_guidance_scale=image_guidance,
-            text_guidance_scale=text_guidance,
-        ).images
+        return pipe(prompts, image=references, generator=_generators(seeds), **settings).images
 
     return draw
 
 
 def by_teacher(
-    pipe: Any,
-    *,
-    side: int | None = None,
-    steps: int = 28,
-    guidance: float = 2.0,
-    tokens: int | None = None,
+    pipe: Any, *, side: int | None = None, steps: int = 28, guidance: float = 2.0, tokens: int | None = None
 ) -> Draw:
     """Return a `Draw` that uses a plain `FluxPipeline` with the prompt alone, ignoring the reference.
 
-    `side` is in pixels and defaults to one panel of the pipeline's grids. `tokens` defaults to the limit of
-    the pipeline's tokenizer, at most 512. See `dsd.grids.teacher.guidance_settings` for `guidance`.
+    `side` is in pixels and defaults to a panel of the pipeline's grids, `tokens` to its tokenizer's limit, at
+    most 512. See `dsd.grids.teacher.guidance_settings` for `guidance`.
     """
     side = side or panel_side(pipe)
-    tokens = tokens or text_length(pipe.tokenizer_2)
+    settings = {"height": side, "width": side, "num_inference_steps": steps}
+    settings["max_sequence_length"] = tokens or text_length(pipe.tokenizer_2)
 
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
-        return pipe(
-            prompts,
-            height=side,
-            width=side,
-            num_inference_steps=steps,
-            max_sequence_length=tokens,
-            generator=_generators(seeds),
-            **guidance_settings(pipe, guidance, len(prompts)),
-        ).images
+        scales = guidance_settings(pipe, guidance, len(prompts))
+        return pipe(prompts, generator=_generators(seeds), **settings, **scales).images
 
     return draw
 
@@ -122,24 +100,18 @@ def in_batches(draw: Draw, batch: int, *, on_done: Callable[[int], object] = lam
         images: list[Image.Image] = []
         for start in range(0, len(prompts), batch):
             part = slice(start, start + batch)
-            new = draw(prompts[part], references[part], seeds[part])
-            images += new
-            on_done(len(new))
+            images += draw(prompts[part], references[part], seeds[part])
+            on_done(len(images) - start)
         return images
 
     return draw_all
 
 
-def saved_in(folder: Path, name: str, draw: Draw) -> Draw:
-    """Return a `Draw` that saves its images in `folder` and does not draw a saved image again.
+def save_in(folder: Path, name: str, draw: Draw) -> Draw:
+    """Return a `Draw` that saves images in `folder` and draws none again; `name` must identify `draw`."""
 
-    `name` must identify the weights and settings of `draw`.
-    """
-
-    def draw_missing(
-        prompts: list[str], references: list[Image.Image], seeds: list[int]
-    ) -> list[Image.Image]:
-        requests = list(zip(prompts, references, seeds, strict=True))
+    def draw_missing(*columns: list[Any]) -> list[Image.Image]:  # prompts, references, seeds
+        requests = list(zip(*columns, strict=True))
         files = [folder / f"{_image_name(name, *request)}.png" for request in requests]
         missing = [index for index, file in enumerate(files) if not file.exists()]
         if missing:
@@ -158,14 +130,10 @@ def _image_name(name: str, prompt: str, reference: Image.Image, seed: int) -> st
     return digest.hexdigest()[:24]
 
 
-# ---------------------------------------------------------------- validation during training
-
-
 class Validator:
-    """A hook, `validate(pipe, step)`: draws the cases, writes `samples/STEP.png`, returns scores by name.
+    """A hook that draws the cases by `by_student(**settings)`, writes `samples/STEP.png`, returns scores.
 
-    Validation does not use the random generators of the training run, so it does not change the run.
-    `settings` are those of `by_student`.
+    It does not use the random generators of the training run, so it does not change the run.
     """
 
     def __init__(self, benchmark: Benchmark, folder: Path, *, batch: int = 16, **settings: Any) -> None:
@@ -182,17 +150,16 @@ class Validator:
 def sample_sheet(cases: Sequence[Case], images: dict[str, Sequence[Image.Image]]) -> Image.Image:
     """Return a contact sheet: columns for the reference, each entry of `images`, and the truth if known.
 
-    Every subject gets one case before any subject gets a second, because another subject says more than
-    another case of the same one.
+    Every subject gets one case before any gets a second: another subject says more than another case.
     """
-    repeats: dict[str, int] = {}
+    repeats: Counter[str] = Counter()
     order = []
     for index, case in enumerate(cases):
-        repeats[case.subject] = repeats.get(case.subject, -1) + 1
         order.append((repeats[case.subject], index))
-    chosen = [index for _, index in sorted(order)[:SHOWN]]
-    columns = {"reference": [cases[index].reference for index in chosen]}
-    columns |= {name: [column[index] for index in chosen] for name, column in images.items()}
-    if all(cases[index].truth for index in chosen):
-        columns["truth"] = [cases[index].truth for index in chosen]
-    return contact_sheet.compose(columns, [cases[index].prompt for index in chosen])
+        repeats[case.subject] += 1
+    indices = [index for _, index in sorted(order)[:SHOWN]]
+    columns = {"reference": [cases[index].reference for index in indices]}
+    columns |= {name: [column[index] for index in indices] for name, column in images.items()}
+    if all(cases[index].truth for index in indices):
+        columns["truth"] = [cases[index].truth for index in indices]
+    return contact_sheet.compose(columns, [cases[index].prompt for index in indices])

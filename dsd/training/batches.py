@@ -6,8 +6,8 @@ the same samples as one, and a resumed run draws the same as an uninterrupted on
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,14 +15,13 @@ from torch import Tensor
 
 from dsd.model import flow, latents
 from dsd.training.cache import Record, text_hash
-from dsd.training.data import Data, Entry, Frame
+from dsd.training.data import Data, Frame
 from dsd.training.options import TrainOptions
 
 BUCKETS, ORDER, CHOICES, TIMES = range(4)  # independent random streams
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One batch of model inputs and training targets; all samples have the same frame size."""
 
     data: Tensor  # [B, tokens, C], packed latents of [reference | target]
@@ -33,10 +32,6 @@ class Batch:
     pooled: Tensor  # [B, P]
     frame: Frame
 
-    def to(self, device: torch.device) -> "Batch":
-        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
-        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in tensors.items()})
-
 
 class Order:
     """The rows of each step: all of one frame size, and each row of a size once before any repeats."""
@@ -45,28 +40,16 @@ class Order:
         self.members = [np.flatnonzero(buckets == bucket) for bucket in np.unique(buckets)]
         self.group, self.seed = group, seed
         self._shares = np.array([len(rows) for rows in self.members]) / len(buckets)
-        self._turns = np.zeros(0, dtype=int)
 
     def rows(self, step: int) -> np.ndarray:
-        """Return the rows of a step, [group]."""
-        bucket, before = self._turn(step)
-        members, start = self.members[bucket], before * self.group
-        places = np.arange(start, start + self.group)
-        rounds = [
-            members[_permutation(self.seed, bucket, turn, len(members))]
-            for turn in np.unique(places // len(members))
-        ]
-        return np.concatenate(rounds)[places - places[0] // len(members) * len(members)]
-
-    def _turn(self, step: int) -> tuple[int, int]:
-        """Return the step's bucket, drawn in proportion to size, and how many earlier steps drew it."""
-        if len(self.members) == 1:
-            return 0, step
-        if step >= len(self._turns):  # a longer draw starts with the same values
-            lots = _random(self.seed, BUCKETS).random(max(1024, 2 * step + 1))
-            self._turns = np.searchsorted(self._shares.cumsum()[:-1], lots, side="right")
-        bucket = self._turns[step]
-        return int(bucket), int((self._turns[:step] == bucket).sum())
+        """Return the rows of a step, [group]; its frame size is drawn in proportion to its rows."""
+        lots = _random(self.seed, BUCKETS).random(step + 1)  # a longer draw starts with the same values
+        buckets = np.searchsorted(self._shares.cumsum()[:-1], lots, side="right")
+        bucket, before = int(buckets[step]), int((buckets[:step] == buckets[step]).sum())
+        members = self.members[bucket]
+        rounds, places = np.divmod(np.arange(self.group) + before * self.group, len(members))
+        orders = {turn: _permutation(self.seed, bucket, turn, len(members)) for turn in set(rounds.tolist())}
+        return members[[orders[turn][place] for turn, place in zip(rounds.tolist(), places, strict=True)]]
 
 
 @lru_cache(maxsize=32)
@@ -89,28 +72,29 @@ class Batches:
     def steps(self, start: int) -> Iterator[list[Batch]]:
         """Yield the `accumulate` batches of each step from `start`, preparing the next step meanwhile."""
         with ThreadPoolExecutor(1) as worker:
-            coming = None
+            future = None
             for step in range(start, self.options.steps):
-                batches = (coming or worker.submit(self.step, step)).result()
+                batches = (future or worker.submit(self.step, step)).result()
                 if step + 1 < self.options.steps:
-                    coming = worker.submit(self.step, step + 1)
+                    future = worker.submit(self.step, step + 1)
                 yield batches
 
     def step(self, step: int) -> list[Batch]:
         """Return all of this process's batches for a step."""
-        rows = self.order.rows(step)
-        chances = _random(self.options.seed, CHOICES, step).random((len(rows), 3))
-        t = _times(step, len(rows), self.options)
-        batch = self.options.batch
-        turns = range(self.process, self.options.accumulate * self.processes, self.processes)
-        parts = [range(turn * batch, (turn + 1) * batch) for turn in turns]  # samples within the step
+        options, rows = self.options, self.order.rows(step)
+        chances = _random(options.seed, CHOICES, step).random((len(rows), 3))
+        seed = int(_random(options.seed, TIMES, step).integers(2**32))
+        generator = torch.Generator().manual_seed(seed)
+        t = flow.sample_times(len(rows), shift=options.shift, generator=generator)
+        starts = range(self.process * options.batch, len(rows), self.processes * options.batch)
+        parts = [range(start, start + options.batch) for start in starts]  # samples within the step
         return [self._batch(step * len(rows), part, rows, chances, t) for part in parts]
 
     def _batch(self, first: int, part: range, rows: np.ndarray, chances: np.ndarray, t: Tensor) -> Batch:
         samples = [self._sample(int(rows[i]), *chances[i]) for i in part]
         canvases, conditions, embeds, pooled = (torch.stack(column) for column in zip(*samples, strict=True))
         data = latents.pack(canvases.float())  # [B, C, h, 2w] -> [B, tokens, 4C]
-        noise = [_noise(self.options.seed, first + i, data.shape[1:]) for i in part]
+        noise = [_sample_noise(self.options.seed, first + i, data.shape[1:]) for i in part]
         return Batch(
             data=data,
             condition=latents.pack(conditions.float()),
@@ -127,25 +111,19 @@ class Batches:
         clean, reference = self._canvas(entry.canvas), self._canvas(entry.condition)
         if condition < self.options.condition_dropout:
             reference = torch.zeros_like(reference)  # guidance expects zeros for no image, not a black image
-        return clean, reference, *self.data.texts.read(self._text(entry, instruction, text))
+        key = entry.caption
+        if entry.instruction and instruction < self.options.instruction_prob:
+            key = entry.instruction
+        if text < self.options.text_dropout:
+            key = text_hash("")
+        return clean, reference, *self.data.texts.read(key)
 
     def _canvas(self, keys: list[str]) -> Tensor:
         """Return latents [C, h, 2w]: one record, or those of both frames side by side."""
         return torch.cat([self.data.latents.read(key)[0] for key in keys], dim=-1)
 
-    def _text(self, entry: Entry, instruction: float, text: float) -> str:
-        if text < self.options.text_dropout:
-            return text_hash("")
-        use_instruction = entry.instruction and instruction < self.options.instruction_prob
-        return entry.instruction if use_instruction else entry.caption
 
-
-def _times(step: int, count: int, options: TrainOptions) -> Tensor:
-    seed = int(_random(options.seed, TIMES, step).integers(2**32))
-    return flow.sample_times(count, shift=options.shift, generator=torch.Generator().manual_seed(seed))
-
-
-def _noise(seed: int, sample: int, shape: torch.Size) -> np.ndarray:
+def _sample_noise(seed: int, sample: int, shape: torch.Size) -> np.ndarray:
     """Draw from Philox, which gives each sample its own stream without a warm-up."""
     bits = np.random.Philox(key=np.array([seed, sample], dtype=np.uint64))
     return np.random.Generator(bits).standard_normal(tuple(shape), dtype=np.float32)

@@ -1,12 +1,12 @@
 """A disk cache of encoder outputs: records are found by key and memory-mapped.
 
-A folder belongs to one encoder: its name contains a hash of the encoder's weights and settings, so that a
-changed encoder never reads stale records. A file is written completely or not at all, and holds the keys of
-its records. Several processes may share a folder.
+A folder is named by a hash of its encoder's weights and settings, so that no record is ever stale. A file is
+written completely or not at all, and holds the keys of its records. Several processes may share a folder.
 """
 
 import hashlib
 import json
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +66,15 @@ class Store:
 
     def write(self, records: dict[str, Record]) -> None:
         """Add records, in one file per combination of shapes."""
-        shapes: dict[tuple, list[str]] = {}
+        groups: dict[tuple, list[str]] = defaultdict(list)
         for key, record in records.items():
-            shapes.setdefault(tuple(tensor.shape for tensor in record), []).append(key)
-        for keys in shapes.values():
+            groups[tuple(tensor.shape for tensor in record)].append(key)
+        for keys in groups.values():
             columns = zip(*(records[key] for key in keys), strict=True)
             tensors = {str(i): torch.stack(column) for i, column in enumerate(columns)}
             path = self.folder / f"{text_hash(*keys)}.safetensors"
             jsonl.write_atomic(path, save(tensors, metadata={"records": json.dumps({"keys": keys})}))
             self._open(path)
-
-
-# ---------------------------------------------------------------- keys
 
 
 def text_hash(*texts: str) -> str:
@@ -92,33 +89,22 @@ def image_hash(image: Image.Image) -> str:
 
 
 def fingerprint(*parts: Any) -> str:
-    """Return 12 hex digits that identify networks, tokenizers and settings by all that affects their outputs.
-
-    The hash of a network covers its weights and its config: the weights alone show neither the number of
-    heads nor the activation.
-    """
+    """Return 12 hex digits of networks, tokenizers and settings: a hash of all that affects their outputs."""
     digest = hashlib.blake2b(str(FORMAT).encode(), digest_size=6)
     for part in parts:
         if isinstance(part, nn.Module):
-            digest.update(_config(part).encode())
+            config = getattr(part, "config", {})
+            config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+            # The weights show neither heads nor activation; folder names and versions change no output.
+            config = {key: value for key, value in config.items() if key[0] != "_" and key not in IGNORED}
+            digest.update(json.dumps(config, sort_keys=True, default=str).encode())
             for name, tensor in sorted(part.state_dict().items()):
                 digest.update(f"{name} {list(tensor.shape)} {tensor.dtype}".encode())
                 digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
         else:
-            tokenizer = getattr(part, "backend_tokenizer", None)
-            digest.update(str(part if tokenizer is None else tokenizer.to_str()).encode())
+            is_tokenizer = hasattr(part, "backend_tokenizer")
+            digest.update((part.backend_tokenizer.to_str() if is_tokenizer else str(part)).encode())
     return digest.hexdigest()
-
-
-def _config(part: nn.Module) -> str:
-    """Return the config as JSON without folder names, versions and dtypes; the weights show their dtypes."""
-    config = getattr(part, "config", {})
-    config = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    kept = {name: value for name, value in config.items() if name[0] != "_" and name not in IGNORED}
-    return json.dumps(kept, sort_keys=True, default=str)
-
-
-# ---------------------------------------------------------------- encoders
 
 
 class ImageEncoder:
@@ -138,11 +124,7 @@ class ImageEncoder:
 
 @torch.no_grad()
 def _reads_blocks_alone(vae: nn.Module) -> bool:
-    """Return whether a canvas's latents equal its frames' latents side by side.
-
-    This holds if no layer looks across blocks. Each frame is then encoded once, however many pairs contain
-    it; otherwise whole canvases are encoded, as in drawing.
-    """
+    """Return whether a canvas's latents equal its frames' side by side: each frame is then encoded once."""
     noise = torch.rand(1, 3, 64, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     pixels = noise.to(vae.device)
     whole = latents.encode(vae, pixels).float()
@@ -156,8 +138,8 @@ class TextEncoder:
     def __init__(self, pipe: Any, tokens: int, folder: Path) -> None:
         self.pipe, self.tokens = pipe, tokens
         lengths = pipe.tokenizer_max_length, tokens  # in tokens: CLIP's, which pads to it, and T5's
-        parts = (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2, *lengths)
-        self.store = Store(folder / f"texts-{fingerprint(*parts)}")
+        parts = (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2)
+        self.store = Store(folder / f"texts-{fingerprint(*parts, *lengths)}")
 
     @torch.no_grad()
     def encode(self, prompts: list[str]) -> list[Record]:
@@ -166,7 +148,7 @@ class TextEncoder:
         )
         return list(zip(_halve(embeds), _halve(pooled), strict=True))
 
-    def overlong(self, prompts: dict[str, str]) -> set[str]:
+    def find_overlong(self, prompts: dict[str, str]) -> set[str]:
         """Return the keys of the prompts whose ends are cut, because they have more tokens than are read."""
         if not prompts:
             return set()
@@ -185,22 +167,19 @@ def encode_missing(encoder: ImageEncoder | TextEncoder, inputs: dict[str, Any]) 
     The batches and their order depend only on what is missing: a batch's outputs are not exactly those of
     single inputs, and a run that was killed here must get the same values when it is restarted.
     """
-    groups: dict[tuple[int, ...], list[str]] = {}  # only images of one size can be encoded together
+    groups: dict[tuple[int, ...], list[str]] = defaultdict(list)  # images encoded together have one size
     for key, value in inputs.items():
         if not encoder.store.has({key}):
-            groups.setdefault(getattr(value, "size", ()), []).append(key)
+            groups[getattr(value, "size", ())].append(key)
     for size, keys in groups.items():
         batch = max(1, min(BATCH, PIXELS // (size[0] * size[1]))) if size else BATCH
         records: dict[str, Record] = {}
         for start in range(0, len(keys), batch):
             part = keys[start : start + batch]
-            outputs = encoder.encode([inputs[key] for key in part])
-            records |= {key: one for key, one in zip(part, outputs, strict=True) if _is_finite(one)}
+            for key, record in zip(part, encoder.encode([inputs[key] for key in part]), strict=True):
+                if all(tensor.isfinite().all() for tensor in record):
+                    records[key] = record
             if sum(tensor.nbytes for one in records.values() for tensor in one) > FILE_BYTES:
                 encoder.store.write(records)
                 records = {}
         encoder.store.write(records)
-
-
-def _is_finite(record: Record) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in record)

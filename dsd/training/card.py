@@ -3,7 +3,6 @@
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from huggingface_hub import ModelCardData
 
 from dsd.files import hub
 from dsd.files.markdown import table
-from dsd.files.pairs import BadRow, Pairs, Row
+from dsd.files.pairs import BadRow, Pairs
 from dsd.generate.drawing import public_name
 from dsd.model import origin
 from dsd.training.loop import TrainResult
@@ -39,28 +38,21 @@ columns included: `load_lora_weights` adds it to `{base}`."""
 
 
 def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:
-    """Return a dataset's name, number of rows, generator, the generator's license, and judge."""
-    first = _first_row(pairs)
-    facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
-    for name in ("generator", "generator_license", "judge"):
-        if first.get(name):
-            facts[name.replace("_", "'s ")] = str(first[name])
-    return facts
-
-
-def _first_row(pairs: Pairs) -> Row:
-    """Return the first undamaged row, or {}."""
+    """Return a dataset's name and number of rows, and, by its first undamaged row, its origin and judge."""
+    row = {}
     for index in range(len(pairs)):
         with suppress(BadRow):
-            return pairs[index]
-    return {}
+            row = pairs[index]
+            break
+    names = [name for name in ("generator", "generator_license", "judge") if row.get(name)]
+    facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
+    return facts | {name.replace("_", "'s "): str(row[name]) for name in names}
 
 
 def keep_rates(source: str, files: Sequence[str] = ()) -> str | None:
     """Return the part of the dataset's own card that counts what was drawn and kept, or None.
 
-    The card is in the folder `source` or its subfolder `dataset`; for a hub dataset it is in the folder of
-    its parquet `files` or the one above.
+    The card is in `source` or its subfolder `dataset`, or in the folder of its parquet `files` or above it.
     """
     folders = [Path(source), Path(source, "dataset"), *Path(*files[:1]).parents[:2]]
     for card in (folder / "README.md" for folder in folders):
@@ -76,7 +68,7 @@ def card(
     name: str,
     *,
     facts: dict[str, str],
-    kept: str | None = None,
+    rates: str | None = None,
     scores: dict[str, float] | None = None,
     legend: str | None = None,
     samples: str | None = None,
@@ -92,7 +84,7 @@ def card(
         f"![Samples with subjects that were not in the training data]({samples})" if samples else None,
         f"## Use\n\n{USE.format(name=name, lora=lora)}",
         f"## Data\n\n{table(('', ''), facts.items())}",
-        kept,
+        rates,
         f"## Training\n\n{_cost(result)}\n\n{table(('setting', 'value'), settings(options).items())}",
         f"![Loss and scores over the steps]({curves})" if curves else None,
         f"## Scores\n\n{_score_table(scores)}" if scores else None,
@@ -118,22 +110,19 @@ def _metadata(result: TrainResult, license: str) -> ModelCardData:
 
 def settings(options: TrainOptions) -> dict[str, Any]:
     """Return the settings that affect the result, by their names on the command line."""
-    unused = OMITTED + (LORA_ONLY if options.full else ())
-    values = {one.name: getattr(options, one.name) for one in fields(options) if one.name not in unused}
-    return {
-        name.replace("_", "-"): " ".join(value) if isinstance(value, tuple) else value
-        for name, value in values.items()
-        if value is not None and value != ()
-    }
+    values, unused = {}, OMITTED + (LORA_ONLY if options.full else ())
+    for name, value in vars(options).items():
+        if name not in unused and value not in (None, ()):
+            values[name.replace("_", "-")] = " ".join(value) if isinstance(value, tuple) else value
+    return values
 
 
 def _cost(result: TrainResult) -> str:
-    options = result.options
+    options, hours = result.options, result.seconds / 3600
     pairs = options.batch * options.accumulate * result.processes
-    samples, hours = options.steps * pairs, result.seconds / 3600
     skipped = f"; {result.skipped:,} rows could not be used" if result.skipped else ""
     return (
-        f"{options.steps:,} steps of {pairs} pairs, {samples:,} samples of {result.rows:,} rows"
+        f"{options.steps:,} steps of {pairs} pairs, {options.steps * pairs:,} samples of {result.rows:,} rows"
         f"{skipped}. {hours:.2f} hours on {result.processes} x {result.device}, "
         f"{hours * result.processes:.2f} device hours, without the encoding of the images."
     )

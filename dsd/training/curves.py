@@ -1,13 +1,14 @@
 """Loss and scores over the steps of a training: rows in `curves.jsonl`, TensorBoard, and a plot.
 
-A row has a `step` and any of the numbers named in `PANELS`; `identity_low` and `identity_high` beside
-`identity` become a band. A reference run is drawn fainter, to show whether a run is on track.
+A row has a `step` and any of the numbers named in `PANELS`; `identity_low` and `identity_high` become a band.
+A reference run is drawn fainter, to show whether a run is on track.
 """
 
 import io
 import math
 import textwrap
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,12 @@ class Curves:
     """The loop's reports, appended to a JSONL file, and to TensorBoard where it is installed."""
 
     def __init__(self, file: Path, board: Path | None = None) -> None:
-        self.file, self._board = file, _open_board(board) if board else None
+        self.file, self._board = file, None
+        if board:
+            with suppress(ImportError):
+                from torch.utils.tensorboard import SummaryWriter
+
+                self._board = SummaryWriter(str(board))
 
     def add(self, step: int, values: dict[str, float]) -> None:
         with jsonl.writing(self.file) as append:
@@ -38,17 +44,6 @@ class Curves:
         """Return the reports that hold scores, one per step, ordered by step."""
         rows = {row["step"]: row for row in jsonl.read(self.file) if "loss" not in row}
         return [rows[step] for step in sorted(rows)]
-
-
-def _open_board(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder))
-
-
-# ---------------------------------------------------------------- the plot
 
 
 def import_figure() -> Any:
@@ -63,18 +58,14 @@ def import_figure() -> Any:
 
 
 def write(file: Path, out: Path, *, reference: Path | None = None, note: str | None = None) -> None:
-    """Plot the rows of `file` into the PNG `out`, with `note`, such as an alarm, below in red.
-
-    Raise ValueError if there is nothing to plot yet. A missing reference file is ignored.
-    """
+    """Plot the rows of `file` into the PNG `out`; raise ValueError if there is nothing to plot yet."""
     own = read_series(jsonl.read(file))
     if not any(name in own for names in PANELS.values() for name in names):
         raise ValueError(
             f"{file} has no row with a step and a loss or a score yet, so there is nothing to plot"
         )
-    figure = plot(own, reference=read_series(jsonl.read(reference)) if reference else {}, note=note)
-    stream = io.BytesIO()
-    figure.savefig(stream, format="png")
+    stream, rows = io.BytesIO(), jsonl.read(reference) if reference else []
+    plot(own, reference=read_series(rows), note=note).savefig(stream, format="png")
     jsonl.write_atomic(out, stream.getvalue())
 
 
@@ -85,37 +76,32 @@ def read_series(rows: Iterable[dict[str, Any]]) -> Series:
         for name, value in row.items():
             if name != "step" and isinstance(value, int | float) and math.isfinite(value) and "step" in row:
                 numbers.setdefault(name, {})[row["step"]] = float(value)
-    return {
-        name: (np.array(sorted(values)), np.array([values[step] for step in sorted(values)]))
-        for name, values in numbers.items()
-    }
+    columns = {name: zip(*sorted(values.items()), strict=True) for name, values in numbers.items()}
+    return {name: (np.array(steps), np.array(values)) for name, (steps, values) in columns.items()}
 
 
 def plot(own: Series, *, reference: Series | None = None, note: str | None = None) -> Any:
-    """Return a matplotlib figure with a panel for each entry of `PANELS` that has numbers."""
+    """Return a figure with a panel for each entry of `PANELS` that has numbers, and `note` below in red."""
     panels = {title: names for title, names in PANELS.items() if any(name in own for name in names)}
-    last = max(int(steps[-1]) for steps, _ in own.values())
-    reference = _cut(reference or {}, 2 * last)
+    last = 2 * max(int(steps[-1]) for steps, _ in own.values())
+    # Cut before it is smoothed, so that a mean does not include much later steps.
+    reference = {name: (x[x <= last], y[x <= last]) for name, (x, y) in (reference or {}).items()}
     lines = textwrap.wrap(note or "", 110)
     figure = import_figure()(figsize=(WIDTH, HEIGHT * len(panels) + LINE * len(lines)), layout="constrained")
     axes = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for panel, (title, names) in zip(axes, panels.items(), strict=True):
         for name, color in zip(names, COLORS, strict=False):
-            if name in own and name in reference:
+            if name not in own:
+                continue
+            if name in reference:
                 steps, values = reference[name]
                 panel.plot(steps, _smooth(values), color=color, linestyle="--", alpha=0.45)
-            if name in own:
-                _plot_line(panel, name, color, own)
+            _plot_line(panel, name, color, own)
         _finish_panel(panel, title, own)
     if reference:
         axes[-1].set_xlabel("step; a dashed line is the reference run")
     figure.supxlabel("\n".join(lines), color="#b00020", fontsize="small")
     return figure
-
-
-def _cut(series: Series, last: int) -> Series:
-    """Cut the series before it is smoothed, so that a mean does not include much later steps."""
-    return {name: (steps[steps <= last], values[steps <= last]) for name, (steps, values) in series.items()}
 
 
 def _plot_line(panel: Any, name: str, color: str, own: Series) -> None:

@@ -1,9 +1,8 @@
 """Encode a dataset of pairs into the records that the training loop reads.
 
-Each row gets latents, encoded texts and a frame size. The records are computed once: images are fitted to a
-frame and encoded, texts are encoded, and a table on disk lists the records of each row. Rows are processed in
-fixed blocks, block k by process k % n. An unusable row is reported, skipped and counted; more than 1 % of
-unusable rows is an error.
+The records are computed once: images are fitted to a frame and encoded, texts are encoded, and a table on
+disk lists the records of each row. Rows are processed in fixed blocks, block k by process k % n. An unusable
+row is reported, skipped and counted; more than 1 % of unusable rows is an error.
 """
 
 import hashlib
@@ -108,8 +107,7 @@ def encode(
 ) -> Data:
     """Encode the records missing from `folder` and return the dataset; all processes must call this together.
 
-    The encoders are on `device` only while they encode. A run that was killed continues when restarted.
-    `on_rows(done, total)` receives this process's progress.
+    The encoders are on `device` only meanwhile. `on_rows(done, total)` receives this process's progress.
     """
     pipe.to(device)
     tokens = options.text_tokens or text_length(pipe.tokenizer_2)
@@ -117,27 +115,27 @@ def encode(
     images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
     rows = _Rows(pairs, images, texts, frames, bool(options.instruction_prob))
     table = rows.table_file(folder)
-    stored = (Entry(**row) for row in (jsonl.read_all(table) if table else []))
-    entries = {entry.id: entry for entry in stored if rows.has_records(entry)}
+    old = [Entry(**row) for row in (jsonl.read_all(table) if table else [])]
+    entries = {entry.id: entry for entry in old if rows.has_records(entry)}
     encode_missing(texts, {text_hash(""): ""})
     new = _encode_blocks(rows, entries, table, on_rows)
     pipe.to("cpu")
     PartialState().wait_for_everyone()
-    for store in (images.store, texts.store):
-        store.refresh()
+    images.store.refresh()
+    texts.store.refresh()
     entries |= {entry.id: entry for entry in gather_object(new)}
-    wanted = map(_id, range(len(pairs)))  # the table may hold more, of a run without --max-rows
-    return _collect([entries[key] for key in wanted], rows, options)
+    # The table may hold more, of a run without --max-rows.
+    return _collect([entries[_id(index)] for index in range(len(pairs))], rows, options)
 
 
 def _encode_blocks(
-    rows: "_Rows", known: dict[str, Entry], table: Path | None, on_rows: Callable[[int, int], None]
+    rows: "_Rows", old: dict[str, Entry], table: Path | None, on_rows: Callable[[int, int], None]
 ) -> list[Entry]:
-    """Encode this process's blocks, except those whose rows are all known, and return their entries."""
+    """Encode this process's blocks, except those whose rows are all in `old`, and return their entries."""
     state, count = PartialState(), len(rows.pairs)
     starts = range(state.process_index * BLOCK, count, state.num_processes * BLOCK)
     blocks = [range(start, min(start + BLOCK, count)) for start in starts]
-    blocks = [block for block in blocks if any(_id(index) not in known for index in block)]
+    blocks = [block for block in blocks if any(_id(index) not in old for index in block)]
     new: list[Entry] = []
     for block in blocks:
         entries = rows.encode(block)
@@ -162,8 +160,7 @@ class _Rows:
     def encode(self, block: range) -> list[Entry]:
         """Encode the rows of a block and return one entry for each."""
         entries: list[Entry] = []
-        images: dict[str, Image.Image] = {}
-        texts: dict[str, str] = {}
+        images, texts = {}, {}
         with ThreadPoolExecutor() as pool:  # decoding and resizing take the most time
             for entry, row_images, row_texts in pool.map(self._open, block):
                 entries.append(entry)
@@ -171,12 +168,12 @@ class _Rows:
                 texts |= row_texts
         encode_missing(self.images, images)
         encode_missing(self.texts, texts)
-        cut = self.texts.overlong(texts)
-        entries = [replace(one, cut=not cut.isdisjoint((one.caption, one.instruction))) for one in entries]
-        return [
-            entry if self.has_records(entry) else Entry(entry.id, bad="its encodings are not finite")
-            for entry in entries
-        ]
+        overlong = self.texts.find_overlong(texts)
+        for place, entry in enumerate(entries):
+            is_cut = not overlong.isdisjoint((entry.caption, entry.instruction))
+            bad = Entry(entry.id, bad="its encodings are not finite")
+            entries[place] = replace(entry, cut=is_cut) if self.has_records(entry) else bad
+        return entries
 
     def has_records(self, entry: Entry) -> bool:
         """Return whether the stores contain all records that an entry names."""
@@ -190,10 +187,11 @@ class _Rows:
             frame, reference, target = self._fit(row)
         except BadRow as error:
             return Entry(_id(index), bad=str(error)), {}, {}
-        images: dict[str, Image.Image] = {}
-        canvases = []
+        images, canvases = {}, []
         for right in (target, Image.new("RGB", target.size)):  # the right half of a condition is black
-            parts = [reference, right] if self.images.encodes_frames else [_join(reference, right)]
+            parts = [reference, right]
+            if not self.images.encodes_frames:
+                parts = [Image.fromarray(np.hstack(parts))]
             canvases.append([image_hash(part) for part in parts])
             images |= zip(canvases[-1], parts, strict=True)
         instruction = row.get("instruction") if self.with_instructions else None
@@ -211,10 +209,7 @@ class _Rows:
             raise BadRow(f"row {row.get('id', '')}: {error}") from error
 
     def table_file(self, folder: Path) -> Path | None:
-        """Return the path of the entries' file, named by a hash; None if the rows were not read from files.
-
-        The hash covers everything that the entries depend on.
-        """
+        """Return the file of the entries, named by all that they depend on; None for rows not from files."""
         name = dataset_name(self.pairs)
         stores = (self.images.store.folder.name, self.texts.store.folder.name)
         about = (FORMAT, BLOCK, name, stores, self.frames, self.images.encodes_frames, self.with_instructions)
@@ -225,32 +220,22 @@ def _id(index: int) -> str:
     return f"{index:09d}"
 
 
-def _join(left: Image.Image, right: Image.Image) -> Image.Image:
-    return Image.fromarray(np.hstack([np.asarray(left), np.asarray(right)]))
-
-
 def dataset_name(pairs: Any) -> str | None:
     """Return a hash of the dataset's local files, or of its files' facts on the hub; None without files."""
-    files = getattr(pairs, "files", None)
-    if not files:
-        return None
-    if pairs.filesystem is None:
-        stats = [_content_hash(file) for file in files]  # size and time can stay when the content changes
-    else:
-        stats = [sorted(map(str, pairs.filesystem.info(file).items())) for file in files]
-    return text_hash(str([*zip(files, stats, strict=True), pairs.columns]))
-
-
-def _content_hash(file: str) -> str:
-    with Path(file).open("rb") as opened:
-        return hashlib.file_digest(opened, "blake2b").hexdigest()
+    facts: list[Any] = []
+    for file in getattr(pairs, "files", None) or ():
+        if pairs.filesystem is None:  # the content, as size and time can stay when it changes
+            with open(file, "rb") as stream:
+                facts.append((file, hashlib.file_digest(stream, "blake2b").hexdigest()))
+        else:
+            facts.append((file, sorted(map(str, pairs.filesystem.info(file).items()))))
+    return text_hash(str([*facts, pairs.columns])) if facts else None
 
 
 def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
     """Return the usable rows and report the others; raise TrainingError if there are too many of those."""
-    good, bad = [], []
-    for entry in entries:
-        (good if entry.bad is None else bad).append(entry)
+    good = [entry for entry in entries if entry.bad is None]
+    bad = [entry for entry in entries if entry.bad is not None]
     for entry in bad[:REPORTED] if PartialState().is_main_process else []:
         logger.warning("skipped row %d: %s", int(entry.id), entry.bad)
     if bad:
@@ -266,14 +251,7 @@ def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
             "--text-tokens or shorten them", cut, len(good), rows.texts.tokens,
         )  # fmt: skip
     _check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
-    unnamed = ("bad", "cut")
-    contents = [sorted(item for item in asdict(entry).items() if item[0] not in unnamed) for entry in good]
-    return Data(
-        entries=good,
-        latents=rows.images.store,
-        texts=rows.texts.store,
-        frames=rows.frames,
-        buckets=np.array([entry.frame for entry in good]),
-        skipped=len(bad),
-        name=text_hash(*map(str, contents)),
-    )
+    hidden = ("bad", "cut")
+    contents = [sorted(item for item in asdict(entry).items() if item[0] not in hidden) for entry in good]
+    buckets, name = np.array([entry.frame for entry in good]), text_hash(*map(str, contents))
+    return Data(good, rows.images.store, rows.texts.store, rows.frames, buckets, len(bad), name)

@@ -1,8 +1,7 @@
 """Estimates of a training's memory, disk space and time, from the model's config before it is loaded.
 
 Weights and operations are counted. Activations kept for the backward pass are proportional to tokens, width
-and blocks; the factors were measured once, from the tensors that autograd saves, and a test measures them
-again. Time is worked out from the operations and the speed of a matrix product.
+and blocks; the factors were measured from the tensors that autograd saves, and a test measures them again.
 """
 
 import importlib
@@ -16,7 +15,6 @@ import torch
 from accelerate import Accelerator, init_empty_weights
 from accelerate.utils import DistributedType
 from diffusers import FluxTransformer2DModel
-from torch import nn
 
 from dsd.files import hub
 from dsd.model.latents import text_length
@@ -67,17 +65,21 @@ def make(
 ) -> Plan:
     """Return the plan for these devices; raise TrainingError for a LoRA target that matches nothing."""
     pipe = _empty_pipeline(base, options)
-    transformer, processes = pipe.transformer, accelerator.num_processes
+    transformer, vae, processes = pipe.transformer, pipe.vae, accelerator.num_processes
     size = 2 if accelerator.mixed_precision == "bf16" else 4  # bytes per number
     is_sharded = accelerator.distributed_type == DistributedType.FSDP
     image, text = _count_tokens(pipe, options)
-    weights, frozen = _count(transformer), _frozen_bytes(transformer, options, size)
-    flops = count_flops(transformer, options, image, text)
-    trained = _count_trained(transformer, options)
-    encoders = size * sum(map(_count, (pipe.vae, pipe.text_encoder, pipe.text_encoder_2)))
-    drawing = _drawing_bytes(pipe, image + text, size)
+    weights, frozen = transformer.num_parameters(), _frozen_bytes(transformer, options, size)
+    flops = _count_flops(transformer, options, image, text)
+    with init_empty_weights():
+        make_trainable(transformer, options)
+    trained = transformer.num_parameters(only_trainable=True)
+    encoders = size * sum(part.num_parameters() for part in (vae, pipe.text_encoder, pipe.text_encoder_2))
     average = AVERAGE if options.ema else 0
-    activations = _activation_bytes(transformer, options, image + text, size)
+    tokens, width = image + text, transformer.inner_dim
+    pixels, channels = 2 * pipe.frame_size**2, vae.config.block_out_channels[0]
+    drawing = drawing_bytes(tokens=tokens, width=width, pixels=pixels, channels=channels, size=size)
+    activations = size * options.batch * tokens * width * _count_kept(transformer, options)
     if options.full and size == 2 and not is_sharded:
         activations += 2 * trained  # autocast keeps a copy of every weight
     return Plan(
@@ -88,7 +90,8 @@ def make(
         frozen=frozen // processes if is_sharded else frozen,
         moving=_moving_bytes(trained, average, accelerator),
         activations=activations,
-        encoding=encoders + _vae_bytes(pipe, size),
+        # some layers of the VAE, at the width of its first, for a batch of the cache
+        encoding=encoders + size * 4 * min(PIXELS, 32 * pixels) * channels,
         validation=encoders + drawing + average * trained if validates else 0,
         free=_free(accelerator),
         flops=options.accumulate * options.batch * flops,
@@ -123,7 +126,7 @@ def _check_disk(purpose: str, size: int, folder: Path, pattern: str) -> None:
 def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
     """Return the plan as readable text."""
     pairs = options.batch * options.accumulate * plan.processes
-    time_of_step = "time unknown" if seconds is None else f"about {seconds:.3g} s"
+    duration = "time unknown" if seconds is None else f"about {seconds:.3g} s"
     lines = {
         "devices": f"{plan.processes} x {plan.device}, {gb(plan.free)} free on each",
         "weights": f"{plan.parameters / 1e6:,.1f} M, of which {plan.trained / 1e6:,.1f} M are trained",
@@ -132,7 +135,7 @@ def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
         + (f", {gb(plan.validation)} to validate in the activations' place" if plan.validation else ""),
         "disk": f"at most {gb(plan.disk)} for the encoded dataset, and {gb(plan.saved)} for states and "
         "checkpoint",
-        "a step": f"{pairs} pairs, {plan.flops / 1e12:.3g} TFLOP on each device, {time_of_step}",
+        "a step": f"{pairs} pairs, {plan.flops / 1e12:.3g} TFLOP on each device, {duration}",
     }
     if seconds is not None:
         hours, minutes = divmod(round(seconds * options.steps / 60), 60)
@@ -159,38 +162,11 @@ def _empty_pipeline(base: Base, options: TrainOptions) -> DSDPipeline:
         return DSDPipeline.from_pretrained(base.source, **parts)
 
 
-def _count(module: nn.Module) -> int:
-    return sum(weight.numel() for weight in module.parameters())
-
-
-def _count_trained(transformer: FluxTransformer2DModel, options: TrainOptions) -> int:
-    """Make the transformer trainable, and return the number of its trained weights."""
-    with init_empty_weights():
-        make_trainable(transformer, options)
-    return sum(weight.numel() for weight in transformer.parameters() if weight.requires_grad)
-
-
 def _moving_bytes(trained: int, average: int, accelerator: Accelerator) -> int:
     whole = WEIGHT + GRADIENT + MOMENTS + average
     shards = {DistributedType.FSDP: whole, DistributedType.DEEPSPEED: MOMENTS}
     shared = shards.get(accelerator.distributed_type, 0)
     return int(trained * (whole - shared + shared / accelerator.num_processes))
-
-
-def _vae_bytes(pipe: DSDPipeline, size: int) -> int:
-    """Return the bytes of some VAE layers, at the width of its first, for a batch of the cache."""
-    pixels = min(PIXELS, 32 * 2 * pipe.frame_size**2)
-    return size * 4 * pixels * pipe.vae.config.block_out_channels[0]
-
-
-def _drawing_bytes(pipe: DSDPipeline, tokens: int, size: int) -> int:
-    return drawing_bytes(
-        tokens=tokens,
-        width=pipe.transformer.inner_dim,
-        pixels=2 * pipe.frame_size**2,
-        channels=pipe.vae.config.block_out_channels[0],
-        size=size,
-    )
 
 
 def _count_tokens(pipe: DSDPipeline, options: TrainOptions) -> tuple[int, int]:
@@ -206,17 +182,17 @@ def _frozen_bytes(transformer: FluxTransformer2DModel, options: TrainOptions, si
         return 0
     layers = linear_layers(transformer).items()
     linear = sum(layer.weight.numel() for name, layer in layers if name not in END_LAYERS)
-    return int(linear * QUANTIZED.get(options.quantize, size)) + size * (_count(transformer) - linear)
+    return int(linear * QUANTIZED.get(options.quantize, size)) + size * (
+        transformer.num_parameters() - linear
+    )
 
 
-def _activation_bytes(
-    transformer: FluxTransformer2DModel, options: TrainOptions, tokens: int, size: int
-) -> int:
-    """Return bytes kept for the backward pass; with checkpointing, block inputs and all of one block."""
-    kept = FULL_ACTIVATIONS if options.full else LORA_ACTIVATIONS
-    blocks = _count_blocks(transformer)
-    numbers = blocks + kept if options.gradient_checkpointing else blocks * kept
-    return size * options.batch * tokens * transformer.inner_dim * numbers
+def _count_kept(transformer: FluxTransformer2DModel, options: TrainOptions) -> int:
+    """Return the numbers kept for the backward pass, per token and unit of width."""
+    numbers, blocks = FULL_ACTIVATIONS if options.full else LORA_ACTIVATIONS, _count_blocks(transformer)
+    if options.gradient_checkpointing:  # the inputs of all blocks, and all of one block
+        return blocks + numbers
+    return blocks * numbers
 
 
 def _count_blocks(transformer: FluxTransformer2DModel) -> int:
@@ -224,23 +200,13 @@ def _count_blocks(transformer: FluxTransformer2DModel) -> int:
 
 
 def _row_bytes(transformer: FluxTransformer2DModel, options: TrainOptions, image: int, text: int) -> int:
-    """Return a row's bytes in the cache: two canvases and its texts, at two bytes per number.
-
-    This is an upper bound, because repeated images and texts are stored once.
-    """
-    config = transformer.config
-    canvases = 2 * image * config.out_channels
-    texts = 2 if options.instruction_prob else 1
-    return 2 * (canvases + texts * (text * config.joint_attention_dim + config.pooled_projection_dim))
+    """Return the most bytes of a row in the cache: two canvases and its texts, two bytes per number."""
+    config, texts = transformer.config, 2 if options.instruction_prob else 1
+    numbers = texts * (text * config.joint_attention_dim + config.pooled_projection_dim)
+    return 2 * (2 * image * config.out_channels + numbers)
 
 
-def _free(accelerator: Accelerator) -> int:
-    if accelerator.device.type == "cuda":
-        return torch.cuda.mem_get_info(accelerator.device)[0]
-    return psutil.virtual_memory().available // accelerator.num_processes
-
-
-def count_flops(transformer: FluxTransformer2DModel, options: TrainOptions, image: int, text: int) -> float:
+def _count_flops(transformer: FluxTransformer2DModel, options: TrainOptions, image: int, text: int) -> float:
     """Return one sample's operations, forward and backward: 2 per weight and token, plus attention."""
     forward = 4 * (image + text) ** 2 * transformer.inner_dim * _count_blocks(transformer)
     for name, layer in linear_layers(transformer).items():
@@ -253,7 +219,13 @@ def count_flops(transformer: FluxTransformer2DModel, options: TrainOptions, imag
     return forward * (2 + options.full + options.gradient_checkpointing)
 
 
-# ---------------------------------------------------------------- time
+# ---------------------------------------------------------------- this machine
+
+
+def _free(accelerator: Accelerator) -> int:
+    if accelerator.device.type == "cuda":
+        return torch.cuda.mem_get_info(accelerator.device)[0]
+    return psutil.virtual_memory().available // accelerator.num_processes
 
 
 def time_step(plan: Plan, accelerator: Accelerator) -> float:

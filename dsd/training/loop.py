@@ -1,8 +1,7 @@
 """The training loop: a text-to-image model learns to draw `[reference | target]` from an image and text.
 
-Set-up, data, loop, save. accelerate distributes it over devices and processes, and peft adds the LoRA. All
-random values are functions of the seed and the number of the sample or step, so that rerunning the same
-command resumes the training exactly.
+accelerate distributes it over devices and processes, and peft adds the LoRA. All random values are functions
+of the seed and the number of the sample or step, so that the same command resumes a training exactly.
 """
 
 import math
@@ -17,30 +16,22 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
-from accelerate.utils import DistributedType, GradientAccumulationPlugin
+from accelerate.utils import DistributedType, GradientAccumulationPlugin, send_to_device
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dsd.files.pairs import Row
 from dsd.model import flow, latents
 from dsd.model.checkpoint import best_device, model_hash
 from dsd.model.pipeline import DSDPipeline
-from dsd.training import estimate
+from dsd.training import estimate, student
 from dsd.training.batches import Batch, Batches
 from dsd.training.data import Frame, check_rows, encode
 from dsd.training.meter import Meter
 from dsd.training.options import TrainOptions
-from dsd.training.state import EMA, Progress, TrainState, gather_weights, reshard, trainable_parameters
-from dsd.training.student import (
-    KERNELS,
-    Base,
-    find_base,
-    init_condition_columns,
-    open_encoders,
-    open_transformer,
-    save_student,
-    set_text_length,
-)
+from dsd.training.state import EMA, Progress, TrainState, gather_weights, trainable_parameters
+from dsd.training.student import Base
 
 FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
 Validate = Callable[[DSDPipeline, int], dict[str, float]]
@@ -59,7 +50,7 @@ class TrainResult:
     seconds: float  # in the loop, over all runs of the command
 
 
-@sdpa_kernel(KERNELS)
+@sdpa_kernel(student.KERNELS)
 def train(
     pairs: Sequence[Row],
     options: TrainOptions,
@@ -72,13 +63,12 @@ def train(
 ) -> TrainResult:
     """Train on `pairs` and write a checkpoint to `out`, resuming where an earlier call was stopped.
 
-    `on_step(step, values)` receives loss and scores on the main process. `validate(pipe, step)` is called in
-    all processes at once, because sharded weights can only be used together; the model is in evaluation mode.
-    `on_plan(text)` receives the memory, disk and time to expect before anything is loaded.
-    Raise TrainingError if the training cannot run, before the first step wherever possible.
+    `on_step(step, values)` receives loss and scores on the main process, and `on_plan(text)` the memory, disk
+    and time to expect. `validate(pipe, step)` is called in all processes at once, because sharded weights can
+    only be used together. Raise TrainingError if the training cannot run, before the first step if possible.
     """
     # set-up
-    base = find_base(options)
+    base = student.find_base(options)
     check_rows(pairs, options)
     accelerator = start(options)
     plan = estimate.make(base, options, accelerator, rows=len(pairs), validates=validate is not None)
@@ -88,17 +78,17 @@ def train(
 
     # data
     is_bf16 = accelerator.mixed_precision == "bf16"
-    pipe = open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
-    set_text_length(pipe, options)  # for validation
+    pipe = student.open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
+    student.set_text_length(pipe, options)  # for validation
     data = encode(pairs, pipe, options, cache_folder(options, out), accelerator.device, on_rows)
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 
     # model
-    pipe.register_modules(transformer=open_transformer(base, options, pipe.dtype, accelerator.device))
+    pipe.register_modules(transformer=student.open_transformer(base, options, pipe.dtype, accelerator.device))
     bound = options.binding()
     bound |= {"weights": model_hash(pipe), "data": data.name, "group": batches.order.group}
-    init_condition_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
-    model, optimizer = accelerator.prepare(pipe.transformer, _optimizer(pipe.transformer, options))
+    student.init_condition_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
+    model, optimizer = accelerator.prepare(pipe.transformer, _adamw(pipe.transformer, options))
     weights = trainable_parameters(accelerator, model)
     ema = EMA(weights, options.ema) if options.ema else None
     state = TrainState(out / "run" / "states", accelerator, model, optimizer, ema, bound)
@@ -107,14 +97,17 @@ def train(
     # loop
     meter = Meter(accelerator, progress.seconds)
     report = on_step if accelerator.is_main_process else lambda step, values: None
-    for step, parts in enumerate(meter.timed(batches.steps(progress.step)), progress.step):
-        _seed(options.seed, step, accelerator.process_index)
+    for step, parts in enumerate(meter.measure(batches.steps(progress.step)), progress.step):
+        # LoRA's dropout draws the only random numbers inside the model.
+        seed = np.random.SeedSequence((options.seed, step, accelerator.process_index))
+        torch.manual_seed(int(seed.generate_state(1)[0]))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, options)
-        for batch in parts:
+        for part in parts:
+            batch = send_to_device(part, accelerator.device, non_blocking=True)
             with accelerator.accumulate(model):
                 with _precision(accelerator, options):
-                    loss = batch_loss(model, batch.to(accelerator.device), options, pipe)
+                    loss = batch_loss(model, batch, options, pipe)
                 accelerator.backward(loss)
                 norm = None  # until the step is complete
                 if accelerator.sync_gradients:
@@ -128,17 +121,17 @@ def train(
         if is_last or done % options.log_every == 0:
             report(done, meter.read() | {"rate": learning_rate(step, options)})
         if validate and (is_last or done % options.validate_every == 0):
-            with meter.paused():
+            with meter.pause():
                 report(done, _validate(validate, pipe, ema, done, accelerator.device))
         if is_last or done % options.save_every == 0:
-            with meter.paused():
+            with meter.pause():
                 state.save(Progress(done, meter.seconds))
 
     # save
-    with ema.swapped() if ema else nullcontext():
-        saved = gather_weights(accelerator, model)
+    with ema.swap() if ema else nullcontext():
+        trained = gather_weights(accelerator, model)
     if accelerator.is_main_process:
-        _publish(base, options, saved, out)
+        _publish(base, options, trained, out)
     accelerator.wait_for_everyone()
     processes, device = accelerator.num_processes, accelerator.device.type
     device = torch.cuda.get_device_name() if device == "cuda" else device
@@ -170,7 +163,7 @@ def configure_deepspeed(config: dict[str, Any], options: TrainOptions) -> None:
     config["gradient_clipping"] = options.clip
 
 
-def _optimizer(transformer: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
+def _adamw(transformer: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
     weights = [weight for weight in transformer.parameters() if weight.requires_grad]
     betas, fused = (0.9, options.beta2), not torch.backends.mps.is_available()
     return torch.optim.AdamW(weights, options.lr, betas, weight_decay=options.weight_decay, fused=fused)
@@ -204,9 +197,9 @@ def batch_loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDP
 
 def frame_weights(frame: Frame, scale: int, weights: tuple[float, float]) -> Tensor:
     """Return weights [1, tokens, 1]: one value for the reference's tokens, another for the target's."""
-    columns, lines = frame[0] // (2 * scale), frame[1] // (2 * scale)
-    line = torch.tensor(weights).repeat_interleave(columns)  # one row of tokens spans both frames
-    return line.repeat(lines)[None, :, None]
+    columns, rows = frame[0] // (2 * scale), frame[1] // (2 * scale)
+    row = torch.tensor(weights).repeat_interleave(columns)  # one row of tokens spans both frames
+    return row.repeat(rows)[None, :, None]
 
 
 @contextmanager
@@ -231,34 +224,28 @@ def learning_rate(step: int, options: TrainOptions) -> float:
     return options.lr * min(1.0, (step + 1) / max(1, options.warmup)) * share
 
 
-def _seed(seed: int, step: int, process: int) -> None:
-    """Seed torch for LoRA's dropout, the only random numbers drawn inside the model."""
-    torch.manual_seed(int(np.random.SeedSequence((seed, step, process)).generate_state(1)[0]))
-
-
 def _validate(
     validate: Validate, pipe: DSDPipeline, ema: EMA | None, step: int, device: torch.device
 ) -> dict[str, float]:
     """Return the scores of the model as it would be saved now."""
     pipe.to(device)
     pipe.transformer.eval()
-    with ema.swapped() if ema else nullcontext():
+    with ema.swap() if ema else nullcontext():
         scores = validate(pipe, step)
-    reshard(pipe.transformer)
+    for module in pipe.transformer.modules():  # drawing leaves the outermost weights gathered with EMA values
+        if isinstance(module, FSDPModule):
+            module.reshard()
     pipe.transformer.train()
     for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
         part.to("cpu")
     return scores
 
 
-# ---------------------------------------------------------------- save
-
-
 def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out: Path) -> None:
     """Write the checkpoint to a temporary folder, then move it into `out`, model_index.json last."""
     part = out / ".checkpoint.part"
     shutil.rmtree(part, ignore_errors=True)
-    save_student(base, options, weights, part)
+    student.save_student(base, options, weights, part)
     (out / "model_index.json").unlink(missing_ok=True)
     for new in sorted(part.iterdir(), key=lambda path: path.name == "model_index.json"):
         old = out / new.name

@@ -17,9 +17,10 @@ class Meter:
     """Means since the last reading, and the seconds in the loop; losses stay on the device until then."""
 
     def __init__(self, accelerator: Accelerator, seconds: float) -> None:
-        self.accelerator, self._earlier = accelerator, seconds
-        self._start = self._mark = time.monotonic()
-        self._norm: Any = None
+        self.accelerator = accelerator
+        self._mark = time.monotonic()
+        self._start = self._mark - seconds  # as if earlier runs had just ended
+        self._norm: Any = 0.0  # a number, a tensor or a sharded tensor
         self._clear()
 
     def _clear(self) -> None:
@@ -28,9 +29,9 @@ class Meter:
     @property
     def seconds(self) -> float:
         """Return the seconds in the loop, including earlier runs."""
-        return self._earlier + time.monotonic() - self._start
+        return time.monotonic() - self._start
 
-    def timed(self, steps: Iterator[Any]) -> Iterator[Any]:
+    def measure(self, steps: Iterator[Any]) -> Iterator[Any]:
         """Yield the steps unchanged and count the time spent waiting for each."""
         start = time.monotonic()
         for step in steps:
@@ -46,43 +47,32 @@ class Meter:
 
     def read(self) -> dict[str, float]:
         """Return mean loss over all processes, last norm, step time, total time, and share spent waiting."""
-        loss = self.accelerator.reduce(self._mean(), "mean").item()
-        self.check()
-        now = time.monotonic()
-        elapsed, self._mark = now - self._mark, now
-        values = {
-            "loss": loss,
-            "norm": _to_float(self._norm),
-            "seconds_per_step": elapsed / self._steps,
-            "waiting": self._waited / elapsed,
-            "seconds": self.seconds,
-        }
+        loss, norm = self.accelerator.reduce(self._mean(), "mean").item(), self.check()
+        elapsed = time.monotonic() - self._mark
+        self._mark += elapsed
+        values = {"loss": loss, "norm": norm, "seconds_per_step": elapsed / self._steps}
+        values |= {"waiting": self._waited / elapsed, "seconds": self.seconds}
         self._clear()
         return values
 
     @contextmanager
-    def paused(self) -> Iterator[None]:
+    def pause(self) -> Iterator[None]:
         """Exclude the work inside the block, such as validation or saving, from the step time."""
         self.check()  # also waits until the device has finished the steps
         start = time.monotonic()
         yield
         self._mark += time.monotonic() - start
 
-    def check(self) -> None:
-        """Raise TrainingError if the loss or norm is not finite, before such a state is saved."""
-        loss, norm = self._mean().item() if self._count else 0.0, _to_float(self._norm)
+    def check(self) -> float:
+        """Return the last norm; raise TrainingError if it or the loss is infinite, before that is saved."""
+        loss = self._mean().item() if self._count else 0.0
+        norm = float(self._norm.full_tensor() if hasattr(self._norm, "full_tensor") else self._norm)
         if not math.isfinite(loss) or not math.isfinite(norm):
             raise TrainingError(
                 f"the training has diverged (loss {loss}, gradient norm {norm}): choose a smaller --lr or "
                 "--clip and another --out; the last saved state is intact"
             )
+        return norm
 
     def _mean(self) -> Tensor:
         return torch.as_tensor(self._total / self._count, device=self.accelerator.device)
-
-
-def _to_float(norm: Any) -> float:
-    """Return accelerate's norm as a float: None (0), a number, a tensor or a sharded tensor."""
-    if norm is None:
-        return 0.0
-    return float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)

@@ -24,14 +24,6 @@ class TrainingError(ValueError):
     """A training that cannot start or resume; the message says what to do."""
 
 
-@dataclass(frozen=True)
-class Limit:
-    """The allowed values of a setting, as text and as a test."""
-
-    text: str
-    allows: Callable[[Any], bool]
-
-
 def _is_whole(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -40,29 +32,26 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _one_of(*names: str) -> Limit:
-    return Limit(f"one of {', '.join(names)}", lambda value: value in names)
+Limit = tuple[str, Callable[[Any], bool]]  # the allowed values of a setting, as text and as a test
+COUNT = "a whole number, at least 1", lambda value: _is_whole(value) and value >= 1
+WHOLE = "a whole number, at least 0", lambda value: _is_whole(value) and value >= 0
+TOKENS = "a whole number from 1 to 512", lambda value: _is_whole(value) and 1 <= value <= 512
+POSITIVE = "a number above 0", lambda value: _is_number(value) and value > 0
+NOT_NEGATIVE = "a number, at least 0", lambda value: _is_number(value) and value >= 0
+SHARE = "a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1
+BELOW_ONE = "a number, at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1
+PRECISION = "one of bf16, fp32", lambda value: value in ("bf16", "fp32")
+BITS = "one of 8bit, 4bit", lambda value: value in ("8bit", "4bit")
+ANY = "anything", lambda value: True
 
 
-COUNT = Limit("a whole number, at least 1", lambda value: _is_whole(value) and value >= 1)
-WHOLE = Limit("a whole number, at least 0", lambda value: _is_whole(value) and value >= 0)
-TOKENS = Limit("a whole number from 1 to 512", lambda value: _is_whole(value) and 1 <= value <= 512)
-POSITIVE = Limit("a number above 0", lambda value: _is_number(value) and value > 0)
-NOT_NEGATIVE = Limit("a number, at least 0", lambda value: _is_number(value) and value >= 0)
-SHARE = Limit("a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1)
-BELOW_ONE = Limit("a number, at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1)
-
-
-def _option(default: Any, text: str, limit: Limit | None = None) -> Any:
+def _option(default: Any, text: str, limit: Limit = ANY) -> Any:
     return field(default=default, metadata={"help": text, "limit": limit})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainOptions:
-    """The settings of a training, named as on the command line with _ for -.
-
-    Raise TrainingError, with the value, for a setting outside its limits.
-    """
+    """Settings, named as on the command line with _ for -; raise TrainingError for one outside its limits."""
 
     model: str = _option("pocket", "text-to-image model to start from: a name, a folder or a hub id")
     steps: int = _option(100_000, "optimizer steps", COUNT)
@@ -94,8 +83,8 @@ class TrainOptions:
         (), "frame sizes such as 512x512 384x640; a pair gets the closest shape (default: the model's size)"
     )
     text_tokens: int | None = _option(None, "tokens per text (default: as many as the base reads)", TOKENS)
-    precision: str | None = _option(None, "bf16 or fp32 (default: bf16 on a GPU)", _one_of("bf16", "fp32"))
-    quantize: str | None = _option(None, "keep frozen weights in 8bit or 4bit", _one_of("8bit", "4bit"))
+    precision: str | None = _option(None, "bf16 or fp32 (default: bf16 on a GPU)", PRECISION)
+    quantize: str | None = _option(None, "keep frozen weights in 8bit or 4bit", BITS)
     gradient_checkpointing: bool = _option(False, "compute activations twice to save memory")
     distilled_base: bool = _option(False, "train a model although it was distilled to few steps")
     seed: int = _option(0, "seed of all random numbers", WHOLE)
@@ -106,10 +95,10 @@ class TrainOptions:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            value, limit = getattr(self, one.name), one.metadata["limit"]
+            value, (text, is_allowed) = getattr(self, one.name), one.metadata["limit"]
             is_unset = value is None and one.default is None
-            if limit and not is_unset and not limit.allows(value):
-                raise TrainingError(f"{one.name} must be {limit.text}, got {value!r}")
+            if not is_unset and not is_allowed(value):
+                raise TrainingError(f"{one.name} must be {text}, got {value!r}")
         if self.quantize and self.full:
             raise TrainingError(
                 f"quantize={self.quantize} is for frozen weights, but full trains all weights: drop one"
@@ -127,7 +116,7 @@ class TrainOptions:
 
     def binding(self) -> dict[str, Any]:
         """Return the settings that must not change when a run is resumed."""
-        values = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in FREE}
+        values = {name: value for name, value in vars(self).items() if name not in FREE}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

@@ -20,7 +20,6 @@ import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
 
 from dsd.files import jsonl, old_names
 from dsd.training.options import TrainingError
@@ -33,8 +32,6 @@ MANIFEST = "state.json"
 
 @dataclass(frozen=True)
 class Progress:
-    """The progress of a training."""
-
     step: int = 0
     seconds: float = 0.0  # in the loop, over all runs
 
@@ -72,7 +69,7 @@ class EMA:
 
     @contextmanager
     @torch.no_grad()
-    def swapped(self) -> Iterator[None]:
+    def swap(self) -> Iterator[None]:
         """Put the EMA into the model inside the block, and restore the weights after it."""
         before = {name: weight.detach().clone() for name, weight in self._live.items()}
         self._copy(self.weights)
@@ -81,17 +78,9 @@ class EMA:
         finally:
             self._copy(before)
 
-    @torch.no_grad()
     def _copy(self, weights: dict[str, Tensor]) -> None:
         for name, weight in self._live.items():
             _local(weight).copy_(_local(weights[name]))
-
-
-def reshard(model: nn.Module) -> None:
-    """Reshard FSDP's modules after drawing, which leaves the outermost weights gathered with EMA values."""
-    for module in model.modules():
-        if isinstance(module, FSDPModule):
-            module.reshard()
 
 
 def _local(weight: Tensor) -> Tensor:
@@ -114,6 +103,10 @@ class TrainState:
     def _is_deepspeed(self) -> bool:
         return self.accelerator.distributed_type == DistributedType.DEEPSPEED
 
+    @property
+    def _average(self) -> dict[str, Any]:
+        return {"average": self.ema.weights} if self.ema else {}
+
     def save(self, progress: Progress) -> None:
         """Write a state, which is valid once it has its final name; all processes must call it together."""
         whole = self.folder / f"step-{progress.step:08d}"
@@ -124,34 +117,28 @@ class TrainState:
             part.mkdir(parents=True, exist_ok=True)
             self.accelerator.wait_for_everyone()
             if self._is_deepspeed:
-                client = self._ema_tensors()
-                self.model.save_checkpoint(str(part), "engine", client, exclude_frozen_parameters=True)
+                self.model.save_checkpoint(str(part), "engine", self._average, exclude_frozen_parameters=True)
             else:
                 dcp.save(self._tensors(), checkpoint_id=part, no_dist=self.accelerator.num_processes == 1)
             self.accelerator.wait_for_everyone()
             if self.accelerator.is_main_process:
-                self._finish(part, whole, progress)
+                about = {**asdict(progress), "bound": self.bound, "files": _checksums(part)}
+                jsonl.write_atomic(part / MANIFEST, json.dumps(about, indent=1).encode())
+                shutil.rmtree(whole, ignore_errors=True)
+                part.replace(whole)
+                for old in self._list()[KEPT:]:
+                    shutil.rmtree(old)
         self.accelerator.wait_for_everyone()
-
-    def _finish(self, part: Path, whole: Path, progress: Progress) -> None:
-        """Write the manifest, rename the state to its final name, and delete the oldest."""
-        about = {**asdict(progress), "bound": self.bound, "files": _checksums(part)}
-        jsonl.write_atomic(part / MANIFEST, json.dumps(about, indent=1).encode())
-        shutil.rmtree(whole, ignore_errors=True)
-        part.replace(whole)
-        for old in self._saved()[KEPT:]:
-            shutil.rmtree(old)
 
     def load(self, steps: int | None = None) -> Progress:
         """Load the newest intact state and return its progress; start at step 0 if there are no states.
 
-        Skip a damaged state with a warning. Raise TrainingError if none is intact, for a run with other
-        settings or data, and for one that has done more than `steps`.
+        Raise TrainingError if none is intact, for other settings or data, or if more than `steps` are done.
         """
         result: Any = None
         if self.accelerator.is_main_process:
             try:
-                result = self._newest(steps)
+                result = self._find_newest(steps)
             except TrainingError as error:
                 result = error
         (result,) = broadcast_object_list([result])
@@ -168,16 +155,20 @@ class TrainState:
             dcp.load(self._tensors(), checkpoint_id=folder, no_dist=self.accelerator.num_processes == 1)
         return progress
 
-    def _newest(self, steps: int | None) -> tuple[Path, Progress] | None:
+    def _find_newest(self, steps: int | None) -> tuple[Path, Progress] | None:
         """Return the folder and progress of the newest intact state."""
-        saved = self._saved()
-        for folder in saved:
-            about = _read_manifest(folder)
-            if about is not None:
+        folders = self._list()
+        for folder in folders:
+            try:
+                about = json.loads((folder / MANIFEST).read_bytes())
+                is_intact = about["files"] == _checksums(folder)
+            except (OSError, ValueError, KeyError, TypeError):
+                is_intact = False
+            if is_intact:
                 self._check(about, steps)
                 return folder, Progress(about["step"], about["seconds"])
             logger.warning("%s is damaged: going back to the state before it", folder)
-        if saved:
+        if folders:
             raise TrainingError(
                 f"no state in {self.folder} is intact: delete that folder to start over, or restore it"
             )
@@ -200,25 +191,18 @@ class TrainState:
 
     @torch.no_grad()
     def _tensors(self) -> dict[str, Any]:
-        """Return all that a state holds; create missing optimizer moments, so that they can be loaded."""
-        weights = trainable_parameters(self.accelerator, self.model)
-        moments = {name: _moments(self.optimizer.state, weight) for name, weight in weights.items()}
-        return {"weights": weights, "optimizer": moments, **self._ema_tensors()}
+        """Return all that a state holds; create AdamW's missing moments, so that they can be loaded."""
+        weights, state = trainable_parameters(self.accelerator, self.model), self.optimizer.state
+        for weight in weights.values():
+            if not state.get(weight):
+                state[weight] = {"step": torch.zeros((), device=weight.device)}
+                state[weight] |= {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
+        moments = {name: state[weight] for name, weight in weights.items()}
+        return {"weights": weights, "optimizer": moments, **self._average}
 
-    def _ema_tensors(self) -> dict[str, Any]:
-        return {"average": self.ema.weights} if self.ema else {}
-
-    def _saved(self) -> list[Path]:
+    def _list(self) -> list[Path]:
         """Return the folders of all states, newest first."""
         return sorted(self.folder.glob("step-*"), reverse=True)
-
-
-def _moments(state: dict[Tensor, dict[str, Tensor]], weight: Tensor) -> dict[str, Tensor]:
-    """Return AdamW's state for a weight, creating it if it is missing."""
-    if not state.get(weight):
-        state[weight] = {"step": torch.zeros((), device=weight.device)}
-        state[weight] |= {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
-    return state[weight]
 
 
 def _checksums(folder: Path) -> dict[str, int]:
@@ -232,12 +216,3 @@ def _checksums(folder: Path) -> dict[str, int]:
                     total = zlib.crc32(chunk, total)
             sums[path.relative_to(folder).as_posix()] = total
     return sums
-
-
-def _read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return a state's manifest if all its files are as they were written, else None."""
-    try:
-        about = json.loads((folder / MANIFEST).read_bytes())
-        return about if about["files"] == _checksums(folder) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

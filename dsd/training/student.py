@@ -45,11 +45,7 @@ class Base:
 
 
 def find_base(options: TrainOptions) -> Base:
-    """Return the model to start from.
-
-    Raise LoadError for an unknown model, and TrainingError for one that was distilled to few steps or if the
-    package for quantizing it is missing.
-    """
+    """Return the model to start from; raise LoadError if unknown, TrainingError if it cannot be trained."""
     preset = checkpoint.resolve(options.model)
     source = preset.teacher or preset.base
     # Check only the last folder and a hub snapshot's; other parent folders may have any name.
@@ -74,9 +70,9 @@ def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DMod
         config = FluxTransformer2DModel.load_config(base.source, subfolder="transformer")
     with init_empty_weights():
         transformer = FluxTransformer2DModel.from_config(config)
-        has_columns = is_widened(transformer)
-        transformer = transformer if has_columns else widen(transformer)
-    if has_columns and options.condition_init_scale:
+        if not is_widened(transformer):
+            return widen(transformer)
+    if options.condition_init_scale:
         raise TrainingError(
             f"{base.name} already has trained columns for the condition, and --condition-init-scale "
             f"{options.condition_init_scale} would overwrite them: pass --condition-init-scale 0"
@@ -95,13 +91,9 @@ def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
 def open_transformer(
     base: Base, options: TrainOptions, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
-    """Load the transformer, widened and trainable as `options` say.
-
-    Trained weights are float32, frozen ones `dtype`; on the CPU, or on `device` if it is quantized.
-    """
-    kind = torch.float32 if options.full else dtype
+    """Load the transformer, trainable, frozen weights as `dtype`; on the CPU, on `device` if quantized."""
     with hub.explain_errors(base.name, [base.source], base.license_page):
-        transformer = _load_widened(base.source, kind)
+        transformer = _load_widened(base.source, torch.float32 if options.full else dtype)
     if options.quantize:
         transformer = quantize(transformer, options.quantize, dtype, device)
     make_trainable(transformer, options)
@@ -109,7 +101,6 @@ def open_transformer(
 
 
 def _load_widened(source: str, dtype: torch.dtype | None = None) -> FluxTransformer2DModel:
-    """Load a transformer, with columns for the condition even if its file has none."""
     transformer = load_transformer(source, subfolder="transformer", dtype=dtype)
     return transformer if is_widened(transformer) else widen(transformer)
 
@@ -118,21 +109,21 @@ def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -
     """Make all weights trainable, or a LoRA and the new input columns; in float32 and training mode."""
     transformer.train().requires_grad_(options.full)
     if not options.full:
+        _check_targets(transformer, options)
         _add_lora(transformer, options)
     if options.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
 
 
+@torch.no_grad()
 def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    _check_targets(transformer, options)
     torch.manual_seed(options.seed)  # for the A matrices
     transformer.add_adapter(_lora_config(transformer, options), adapter_name=ADAPTER)
     for weight in transformer.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
     layer = transformer.x_embedder
-    with torch.no_grad():
-        layer.lora_A[ADAPTER].weight.copy_(_select_new_columns(transformer))
+    layer.lora_A[ADAPTER].weight.copy_(_select_new_columns(transformer))
     layer.lora_A[ADAPTER].weight.requires_grad_(False)
     layer.lora_dropout[ADAPTER] = nn.Identity()  # the condition is dropped as a whole or not at all
 
@@ -141,9 +132,8 @@ def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> Non
 def init_condition_columns(pipe: DSDPipeline, options: TrainOptions) -> None:
     """Set the new columns to `condition_init_scale` times the old ones; 0 leaves them zero, as in the paper.
 
-    The reference then appears in its frame's tokens like an image, so that the model can use at once what it
-    has learned about attending between the panels of a grid. Black, the condition's other half, must have no
-    effect, so its direction is removed.
+    The model can then use at once what it has learned about attending between the panels of a grid. Black,
+    the condition's other half, must have no effect, so its direction is removed.
     """
     if not options.condition_init_scale:
         return
@@ -179,16 +169,14 @@ def _select_new_columns(transformer: FluxTransformer2DModel) -> Tensor:
 
 
 def _count_new_columns(transformer: FluxTransformer2DModel) -> int:
-    """Return the number of input channels that read the condition."""
     return transformer.config.in_channels - transformer.config.out_channels
 
 
 def _check_targets(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    """Raise TrainingError for a target that no layer's name ends with."""
     names = linear_layers(transformer)
+    attention = sorted({name.split(".attn.")[-1] for name in names if ".attn." in name})
     for target in options.targets:
         if not any(f".{name}".endswith(f".{target}") for name in names):
-            attention = sorted({name.split(".attn.")[-1] for name in names if ".attn." in name})
             raise TrainingError(
                 f"the LoRA target {target!r} matches no layer of the transformer; its attention has "
                 f"{', '.join(attention)}"
@@ -225,9 +213,8 @@ def _import_bitsandbytes(bits: str) -> Any:
     try:
         import bitsandbytes
     except ImportError as error:
-        raise TrainingError(
-            f"--quantize {bits} needs the package bitsandbytes, which is missing: {INSTALL}"
-        ) from error
+        message = f"--quantize {bits} needs the package bitsandbytes, which is missing: {INSTALL}"
+        raise TrainingError(message) from error
     return bitsandbytes
 
 
@@ -240,13 +227,15 @@ def set_text_length(pipe: DSDPipeline, options: TrainOptions) -> None:
 def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], folder: Path) -> None:
     """Save a whole pipeline for `load_pipeline` and plain diffusers, and any LoRA in `folder/lora`.
 
-    `trained` are the trained weights by name, on the CPU. They are put into a newly loaded base, so that DDP,
-    FSDP, DeepSpeed and quantized trainings all save the same. Parts keep the dtype of the base's files.
+    The `trained` weights are put into a newly loaded base, so that all kinds of training save the same. Parts
+    keep the dtype of the base's files.
     """
     source = base.source if Path(base.source).is_dir() else DiffusionPipeline.download(base.source)
     transformer = _load_widened(source)
-    files = sorted(Path(source).glob("*/*.safetensors"))
-    dtypes = {"default": torch.float32} | {file.parent.name: _saved_dtype(file) for file in files}
+    dtypes = {"default": torch.float32}
+    for file in sorted(Path(source).glob("*/*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            dtypes[file.parent.name] = tensors.get_tensor(next(iter(tensors.keys()))).dtype
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
     set_text_length(pipe, options)
     if options.full:
@@ -254,43 +243,33 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
     else:
         layers = {name.replace(f".{ADAPTER}.", "."): value for name, value in trained.items()}
         layers[f"{INPUT}.lora_A.weight"] = _select_new_columns(transformer)
-        facts = {"text_tokens": latents.text_length(pipe.tokenizer_2), "license": base.license}
-        _save_lora(transformer, options, layers, folder / "lora", facts)
-        _fuse(transformer, options, layers)
+        config = _lora_config(transformer, options)
+        _save_lora(pipe, layers, config, folder / "lora", base.license)
+        _fuse(transformer, layers, config.lora_alpha / config.r)
     checkpoint.save_pipeline(pipe, folder)
 
 
 def _save_lora(
-    transformer: FluxTransformer2DModel,
-    options: TrainOptions,
-    layers: dict[str, Tensor],
-    folder: Path,
-    facts: dict[str, Any],
+    pipe: DSDPipeline, layers: dict[str, Tensor], config: LoraConfig, folder: Path, license: str
 ) -> None:
-    """Save in one file the LoRA, its alpha and rank, the new input columns as a LoRA, and `facts` for us."""
+    """Save in one file the LoRA, its alpha and rank, the new input columns as a LoRA, and facts for us."""
+    layers = {name: value.to(pipe.transformer.dtype) for name, value in layers.items()}
     # Without dropout: stock diffusers leaves the layers of a LoRA in training mode.
-    config = _lora_config(transformer, options).to_dict() | {"lora_dropout": 0.0}
-    FluxControlPipeline.save_lora_weights(
-        folder,
-        transformer_lora_layers={name: value.to(transformer.dtype) for name, value in layers.items()},
-        transformer_lora_adapter_metadata=config,
-    )
+    settings = {"transformer_lora_adapter_metadata": config.to_dict() | {"lora_dropout": 0.0}}
+    FluxControlPipeline.save_lora_weights(folder, transformer_lora_layers=layers, **settings)
+    facts = {"text_tokens": latents.text_length(pipe.tokenizer_2), "license": license}
     with safe_open(folder / LORA, framework="pt") as file:
         metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}
     save_file(load_file(folder / LORA), folder / LORA, metadata)
 
 
 @torch.no_grad()
-def _fuse(transformer: FluxTransformer2DModel, options: TrainOptions, layers: dict[str, Tensor]) -> None:
+def _fuse(transformer: FluxTransformer2DModel, layers: dict[str, Tensor], scale: float) -> None:
     """Add a LoRA to the weights, layer by layer: in float32, rounded once to the dtype of the weights."""
-    config = _lora_config(transformer, options)
-    for name in (name.removesuffix(".lora_B.weight") for name in layers if name.endswith(".lora_B.weight")):
-        layer = transformer.get_submodule(name)
-        change = layers[f"{name}.lora_B.weight"].float() @ layers[f"{name}.lora_A.weight"].float()
-        scale = 1.0 if name == INPUT else config.lora_alpha / config.r
-        layer.weight.data = (layer.weight.float() + scale * change).to(layer.weight.dtype)
-
-
-def _saved_dtype(file: Path) -> torch.dtype:
-    with safe_open(file, framework="pt") as tensors:
-        return tensors.get_tensor(next(iter(tensors.keys()))).dtype
+    for key in layers:
+        name, _, part = key.partition(".lora_")
+        if part == "B.weight":
+            change = layers[key].float() @ layers[f"{name}.lora_A.weight"].float()
+            weight = transformer.get_submodule(name).weight
+            total = weight.float() + (1.0 if name == INPUT else scale) * change
+            weight.data = total.to(weight.dtype)

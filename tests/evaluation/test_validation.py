@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dsd.evaluation import scores, validation
-from dsd.evaluation.critters import CritterScorer, Scene, copied_parts, validation_set
+from dsd.evaluation.critters import CritterScorer, Scene, find_copied_parts, validation_set
 from dsd.evaluation.scores import Case
 from dsd.pocket.scorer import Reading
 from dsd.pocket.words import describe_context
@@ -86,12 +86,12 @@ def test_only_what_was_not_asked_for_counts_as_copied(cases):
     )
     target = Context(scene="snow", accessory="hat", accessory_color="red", light="night")
     scene = Scene(critter=cases[0].facts.critter, reference=reference, target=target)
-    copied = copied_parts(scene, seen(**vars(reference)))
+    copied = find_copied_parts(scene, seen(**vars(reference)))
     assert copied == {"place": True, "pose": True, "scene": True, "accessory": True}
-    obeyed = copied_parts(scene, seen(scene="snow", accessory="hat", light="night", place="right"))
+    obeyed = find_copied_parts(scene, seen(scene="snow", accessory="hat", light="night", place="right"))
     assert obeyed == {"place": False, "pose": False, "scene": False, "accessory": False}
     scene = replace(scene, reference=replace(reference, accessory="none"))
-    bare = copied_parts(scene, seen(scene="sea", place="left", tilt=4))
+    bare = find_copied_parts(scene, seen(scene="sea", place="left", tilt=4))
     assert bare == {"place": True, "pose": True, "scene": False}
 
 
@@ -162,7 +162,7 @@ def test_saved_images_are_not_drawn_again_unless_a_setting_differs(tmp_path):
         return references
 
     for name in ("28 steps", "28 steps", "14 steps"):
-        saved = validation.saved_in(tmp_path, name, draw)
+        saved = validation.save_in(tmp_path, name, draw)
         assert saved(*requests)[0].tobytes() == tiny.image().convert("RGB").tobytes()
     saved(requests[0] * 2, requests[1] * 2, [1, 0])
     assert seeds == [0, 0, 1]

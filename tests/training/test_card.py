@@ -29,7 +29,7 @@ def trained(base: Base = POCKET, **options: object) -> TrainResult:
 def card(base: Base = POCKET, **options: object) -> str:
     facts = {"dataset": "run", "rows": "1,234", "generator": "pocket"}
     return model_card.card(
-        trained(base, **options), "me/model", facts=facts, kept="the judge kept 12 %", scores=SCORES
+        trained(base, **options), "me/model", facts=facts, rates="the judge kept 12 %", scores=SCORES
     )
 
 

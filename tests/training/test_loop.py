@@ -237,9 +237,9 @@ def test_the_lora_file_says_how_many_text_tokens_training_used(lora, teacher, tm
 
 
 def test_a_lora_is_fused_in_float32_and_rounded_once():
-    options, model = TrainOptions(rank=2, alpha=4.0), widen(tiny.plain_transformer()).bfloat16()
+    model = widen(tiny.plain_transformer()).bfloat16()
     name, before = "transformer_blocks.0.attn.to_q", model.transformer_blocks[0].attn.to_q.weight.float()
     layers = {f"{name}.lora_A.weight": torch.randn(2, 32), f"{name}.lora_B.weight": 1e-2 * torch.randn(32, 2)}
     exact = before + 2 * layers[f"{name}.lora_B.weight"] @ layers[f"{name}.lora_A.weight"]
-    _fuse(model, options, layers)
+    _fuse(model, layers, scale=2.0)
     assert torch.equal(model.transformer_blocks[0].attn.to_q.weight, exact.bfloat16())

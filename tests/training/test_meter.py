@@ -41,7 +41,7 @@ def step(meter: Meter, clock: Clock, *, wait: float = 0.0, work: float = 1.0) ->
         clock.now += wait
         yield "batches"
 
-    list(meter.timed(coming()))
+    list(meter.measure(coming()))
     clock.now += work
     meter.add(torch.tensor(2.0), 1.0)
 
@@ -61,7 +61,7 @@ def test_what_is_done_while_it_is_paused_is_no_steps_time(clock, when):
     meter = Meter(Accelerator(cpu=True), seconds=0.0)
     if when == "between two readings":
         step(meter, clock)
-    with meter.paused():
+    with meter.pause():
         clock.now += 50.0
     step(meter, clock)
     values = meter.read()
@@ -71,7 +71,7 @@ def test_what_is_done_while_it_is_paused_is_no_steps_time(clock, when):
 def test_waiting_is_a_share_of_the_steps_time_alone(clock):
     meter = Meter(Accelerator(cpu=True), seconds=0.0)
     step(meter, clock, wait=1.0, work=3.0)
-    with meter.paused():
+    with meter.pause():
         clock.now += 12.0
     assert meter.read()["waiting"] == 0.25
 
@@ -80,7 +80,7 @@ def test_what_has_diverged_is_neither_validated_nor_saved(clock):
     meter = Meter(Accelerator(cpu=True), seconds=0.0)
     meter.add(torch.tensor(float("nan")), 1.0)
     with pytest.raises(TrainingError, match="has diverged"):
-        with meter.paused():
+        with meter.pause():
             pytest.fail("it went on")
 
 

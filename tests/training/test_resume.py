@@ -140,7 +140,7 @@ def test_the_model_has_the_average_inside_the_block_only(tmp_path):
     run = Run(tmp_path)
     run.go(0, 5)
     own = gather_weights(run.accelerator, run.model)
-    with run.ema.swapped():
+    with run.ema.swap():
         averaged = gather_weights(run.accelerator, run.model)
     assert all(torch.equal(averaged[name], value) for name, value in run.ema.weights.items())
     after = gather_weights(run.accelerator, run.model)
