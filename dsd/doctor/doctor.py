@@ -9,13 +9,12 @@ import json
 import platform
 import shutil
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dsd.doctor import advice
 from dsd.doctor.advice import BASE, DOWNLOADS, REQUIRED, Advice, Facts
-from dsd.model.memory import PACKAGE, MemoryShortage, Way, gb
+from dsd.model.memory import PACKAGE, MemoryShortage, Way, gb, installed_version
 
 PATIENCE = 4  # seconds to wait for the hub to say whether the license was accepted
 
@@ -34,29 +33,19 @@ def hint(model: str, way: Way) -> str:
     return f"use{less.flags}" if less else "run python -m dsd.doctor to see what fits here"
 
 
-# ---------------------------------------------------------------- facts
-
-
 def gather(*, ask: bool = True, index: int | None = None) -> Facts:
     """Gather the facts about this machine; if `ask`, also ask the hub about the license.
 
     Memory that this process already holds counts as free. `index` is the GPU index; None is the current GPU.
     Without the required packages, only the versions are gathered.
     """
-    versions = {name: _find_version(name) for name in (*REQUIRED, PACKAGE)}
+    versions = {name: installed_version(name) for name in (*REQUIRED, PACKAGE)}
     versions = {"python": platform.python_version(), **versions}
     if not all(versions[name] for name in REQUIRED):
         return Facts(versions=versions)
     nvidia = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists()
     facts = {**_gather_gpu(index), **_gather_ram(), **_gather_disk(), **_gather_access(ask)}
     return Facts(versions=versions, nvidia=nvidia, **facts)
-
-
-def _find_version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _gather_gpu(index: int | None) -> dict[str, Any]:
@@ -94,10 +83,12 @@ def _gather_access(ask: bool) -> dict[str, Any]:
 
     token = get_token() is not None
     if constants.HF_HUB_OFFLINE:
-        return {"token": token, "access": advice.OFFLINE}
-    if not token:
-        return {"token": token, "access": advice.NO_TOKEN}
-    return {"token": token, "access": _ask_hub() if ask else advice.SILENT}
+        access = advice.OFFLINE
+    elif not token:
+        access = advice.NO_TOKEN
+    else:
+        access = _ask_hub() if ask else advice.SILENT
+    return {"token": token, "access": access}
 
 
 def _ask_hub() -> str:
@@ -112,9 +103,6 @@ def _ask_hub() -> str:
     if response.headers.get("X-Error-Code") == "GatedRepo":
         return advice.REFUSED
     return {200: advice.GRANTED, 401: advice.BAD_TOKEN}.get(response.status_code, advice.SILENT)
-
-
-# ---------------------------------------------------------------- the command
 
 
 def report(facts: Facts, choice: Advice) -> str:

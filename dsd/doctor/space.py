@@ -5,10 +5,10 @@ are listed here as documented in August 2026, because a Space does not report th
 """
 
 import os
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from dsd.model.memory import installed_version
 from dsd.model.presets import FLUX_DEV, PRESETS
 
 MODEL = "DSD_MODEL"  # variable that names the model, because a Space passes no flags
@@ -29,10 +29,7 @@ def is_space() -> bool:
 
 
 def is_zero() -> bool:
-    """Return whether this process runs on ZeroGPU.
-
-    There, only the main thread can place weights, and only before serving.
-    """
+    """Return whether this is ZeroGPU: there the main thread alone places weights, before it serves."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
@@ -78,7 +75,7 @@ def check_header(header: dict[str, Any], root: Path) -> list[str]:
 
     allowed = {
         "sdk": ["gradio"],
-        "sdk_version": [metadata.version("gradio")],
+        "sdk_version": [installed_version("gradio")],
         "python_version": PYTHON,
         "suggested_hardware": [hardware.value for hardware in SpaceHardware],
     }
@@ -116,12 +113,10 @@ def check_requirements(lines: list[str], sdk_version: str) -> list[str]:
         problems.append(f"gradio{ranges['gradio']} contradicts the front matter's sdk_version {sdk_version}")
     problems += [f"{name} is missing" for name in {"torch", "spaces"} - ranges.keys()]
     for name, specifier in ranges.items():
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        version = installed_version(name)
+        if version is None:
             problems.append(f"{name} is not installed here, so nothing was tested with it")
-            continue
-        if not specifier.contains(version.split("+")[0], prereleases=True):
+        elif not specifier.contains(version.split("+")[0], prereleases=True):
             problems.append(f"{name}{specifier} excludes the installed version, {version}")
     return problems
 

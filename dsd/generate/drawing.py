@@ -19,7 +19,8 @@ from dsd.files import intake
 from dsd.generate import provenance
 from dsd.model import canvas, checkpoint, encoding, sampling
 from dsd.model.pipeline import DSDPipelineOutput
-from dsd.model.request import DrawingOptions, Request, check_whole, embedded_guidance
+from dsd.model.request import DrawingOptions, Request, embedded_guidance
+from dsd.model.sampling import check_whole
 
 BATCH = 4  # images denoised together; larger batches gain little speed and cost memory
 MAX_SEED = 2**32 - 1  # browsers keep integers exact only up to 2**53; 32 bits are easier to copy
@@ -99,16 +100,14 @@ def stream(
     """Draw `options.count` images and yield a Progress after each step; closing stops within one step.
 
     `frame` is a reference from `fit_reference`. `model` and `weights` are the names that the pipeline was
-    loaded with, for the settings. A preview is decoded whenever `preview_seconds` have passed since the last
-    one; None means never.
+    loaded with, for the settings. A preview is decoded at most every `preview_seconds`; None means never.
     """
     embedded_guidance(options, pipe)  # raises ValueError before the model does any work
     settings = _settings(pipe, frame, options, model, weights)
     clock = Clock(options.loop.steps * options.count, preview_seconds)
     condition = encoding.encode_frames(pipe, [frame])
-    request = encoding.encode(
-        pipe, Request(options=options, prompt=options.prompt.strip(), condition=condition)
-    )
+    request = Request(options=options, prompt=options.prompt.strip(), condition=condition)
+    request = encoding.encode(pipe, request)
     results: list[Result] = []
     seeds = range(options.seed, options.seed + options.count)
     for start in range(0, options.count, BATCH):
@@ -126,9 +125,8 @@ def _draw(
 ) -> Iterator[Progress]:
     """Draw one batch: yield after each step and return the pipeline's output."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    with closing(
-        pipe.stream(replace(request, num_images_per_prompt=len(seeds), generator=generators))
-    ) as steps:
+    request = replace(request, num_images_per_prompt=len(seeds), generator=generators)
+    with closing(pipe.stream(request)) as steps:
         for step in steps:
             if isinstance(step, DSDPipelineOutput):
                 return step

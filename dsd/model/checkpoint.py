@@ -18,12 +18,11 @@ from dsd.files.hub import LoadError
 from dsd.model import lora as loras
 from dsd.model import origin
 from dsd.model import quantize as quantized
-from dsd.model.memory import Way, report_shortage
+from dsd.model.memory import OFFLOADS, Way, report_shortage
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import FLUX_DEV, LORA, PRESETS, Preset, family_of
 from dsd.model.transformer import is_widened, load_transformer, widen
 
-OFFLOADS = ("none", "model", "group", "sequential")
 WHOLE_HASH = 50_000_000  # parameters; larger models are hashed from samples, to avoid reading 24 GB
 
 

@@ -8,6 +8,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 from dsd.files.errors import LoadError
@@ -25,6 +26,7 @@ FLUX_GB = {
     ("group", None): (2.9, 35.3),
     ("sequential", None): (2.7, 35.3),
 }
+OFFLOADS = ("none", "model", "group", "sequential")
 QUANTIZED = {"8bit": 1.0, "4bit": 0.56}  # bytes per weight, scales included
 PACKAGE = "bitsandbytes"
 INSTALL = f'pip install "{PACKAGE}>=0.48"'  # older versions cannot offload quantized models to main memory
@@ -69,11 +71,16 @@ class Way:
 WAYS = tuple(Way(*names) for names in FLUX_GB)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error means that memory ran out.
+def installed_version(package: str) -> str | None:
+    """Return the version of an installed package, or None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
-    It may come from torch (OutOfMemoryError), Python (MemoryError) or the operating system.
-    """
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, for torch (OutOfMemoryError), Python or the operating system."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):
