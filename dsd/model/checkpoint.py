@@ -11,7 +11,7 @@ from diffusers import DiffusionPipeline, FluxTransformer2DModel
 from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import nn
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
@@ -70,9 +70,8 @@ def load_pipeline(
         DSDPipeline.load_config(preset.base)
         style_files = [loras.find(style.source) for style in styles]
         expected_lora = None if weights else preset.lora
-        transformer, student = _open_transformer(
-            preset, str(source), expected_lora, dtype or torch_dtype(preset)
-        )
+        dtype = dtype or torch_dtype(preset)
+        transformer, student = _open_transformer(preset, str(source), expected_lora, dtype)
         parts = quantized.parts(transformer, quantize, device) if quantize else {"transformer": transformer}
         pipe = DSDPipeline.from_pretrained(preset.base, dtype=transformer.dtype, **parts, **hub.SAFE)
         if student is not None:
@@ -85,10 +84,9 @@ def load_pipeline(
 
 
 def resolve(name_or_path: str | Path) -> Preset:
-    """Return the named preset, or a new one for a folder or hub id.
+    """Return the named preset, or one with the settings of its family for a folder or hub id.
 
-    The new one has the settings of the preset whose architecture its transformer has. Raise LoadError with
-    the known names otherwise.
+    Raise LoadError with the known names otherwise.
     """
     name = str(name_or_path)
     if name in PRESETS:
@@ -173,7 +171,11 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
-        values = (_onload(model, name) if tensor.is_meta else tensor).detach().flatten()
+        if tensor.is_meta:  # sequential offload keeps it elsewhere
+            path, _, leaf = name.rpartition(".")
+            with align_module_device(module := model.get_submodule(path)):
+                tensor = getattr(module, leaf).cpu()
+        values = tensor.detach().flatten()
         values = values if is_small else values[:: max(1, values.numel() // 64)]
         digest.update(values.float().cpu().numpy().tobytes())  # numpy has no bfloat16
     for name, module in model.named_modules():
@@ -181,14 +183,6 @@ def weights_hash(model: nn.Module) -> str:
             active = [(a, module.scaling[a]) for a in module.active_adapters if a in module.scaling]
             digest.update(f"{name} {active}".encode())
     return digest.hexdigest()[:12]
-
-
-def _onload(model: nn.Module, name: str) -> Tensor:
-    """Return a weight that sequential offload keeps elsewhere."""
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    with align_module_device(module):
-        return getattr(module, leaf).cpu()
 
 
 def _open_transformer(
@@ -213,16 +207,16 @@ def _open_below(
     preset: Preset, layers: loras.Layers, name: str, dtype: torch.dtype | None
 ) -> FluxTransformer2DModel:
     """Return the transformer that a student's LoRA goes on; raise LoadError if the LoRA is a style."""
-    if loras.INPUT not in layers and (preset.lora or preset.weights is None):
+    if loras.INPUT in layers:
+        transformer = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
+        return transformer if is_widened(transformer) else widen(transformer)
+    if preset.lora or preset.weights is None:
         loras.check_student(layers, name)
-    if loras.INPUT not in layers and preset.weights is None:
+    if preset.weights is None:
         raise LoadError(
             f"{name} has no input columns, so {preset.name} would ignore the reference: pass a whole student"
         )
-    if loras.INPUT not in layers and preset.weights:
-        return load_transformer(preset.weights, dtype=dtype)
-    transformer = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
-    return transformer if is_widened(transformer) else widen(transformer)
+    return load_transformer(preset.weights, dtype=dtype)
 
 
 def _find_lora(source: str) -> Path | None:
@@ -230,23 +224,9 @@ def _find_lora(source: str) -> Path | None:
     path = Path(source)
     if path.is_file():
         return path
-    if not path.is_dir():
-        return loras.find(source) if _lacks_transformer(source) else None
-    has_transformer = any((path / folder / "config.json").is_file() for folder in ("", "transformer"))
-    return path / LORA if not has_transformer and (path / LORA).is_file() else None
-
-
-def _lacks_transformer(name: str) -> bool:
-    """Return whether the hub says that a repository has no transformer."""
-    for folder in ("transformer", None):
-        try:
-            hf_hub_download(name, "config.json", subfolder=folder)
-            return False
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            pass
-    return True
+    if any(origin.find_file(source, file) for file in ("transformer/config.json", "config.json")):
+        return None
+    return origin.find_file(source, LORA) if path.is_dir() else loras.find(source)
 
 
 def _find_lora_beside(source: str, expected: str | None) -> Path | None:
