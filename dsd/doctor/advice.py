@@ -51,7 +51,7 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What to run, pocket by default. `later` is what the hardware can run once the `missing` is there."""
+    """What to run, pocket by default. `later` is what the hardware can run with what is `missing`."""
 
     preset: str = "pocket"
     device: str
@@ -72,7 +72,7 @@ def advise(facts: Facts) -> Advice:
     if facts.device == "mps":  # memory is shared, so offloading would gain nothing
         way = Way() if MAC_NEED <= ROOM * facts.ram_free else None
     else:
-        way = lighter(facts, None)
+        way = find_lighter(facts, None)
     if way is None:
         return Advice(device=facts.device, expect=(POCKET, _explain_no_fit(facts)), missing=missing)
     flux = _advise_flux(facts, way)
@@ -80,24 +80,22 @@ def advise(facts: Facts) -> Advice:
     return Advice(device=facts.device, expect=(POCKET,), missing=missing, later=flux) if missing else flux
 
 
-def lighter(facts: Facts, way: Way | None, *, main: bool = False) -> Way | None:
+def find_lighter(facts: Facts, way: Way | None, *, main: bool = False) -> Way | None:
     """Return the first of WAYS that fits and takes less GPU memory than `way`, or less main memory if `main`.
 
     `way` None is no limit. The result is None if nothing fits, as on a machine without an NVIDIA GPU.
     """
-    for one in WAYS if facts.device == "cuda" else ():
-        is_less = way is None or (one.ram < way.ram if main else one.gpu < way.gpu)
-        if is_less and one.gpu <= ROOM * facts.gpu_free and one.ram <= ROOM * facts.ram_free:
-            return one
+    for other in WAYS if facts.device == "cuda" else ():
+        is_less = way is None or (other.ram < way.ram if main else other.gpu < way.gpu)
+        if is_less and other.gpu <= ROOM * facts.gpu_free and other.ram <= ROOM * facts.ram_free:
+            return other
     return None
 
 
 def _explain_no_fit(facts: Facts) -> str:
     if facts.device == "cpu" and facts.nvidia:
-        return (
-            f"torch {facts.versions.get('torch')} cannot use the NVIDIA GPU of this machine: install a CUDA "
-            "build, https://pytorch.org/get-started/locally/"
-        )
+        remedy = "install a CUDA build, https://pytorch.org/get-started/locally/"
+        return f"torch {facts.versions.get('torch')} cannot use the NVIDIA GPU of this machine: {remedy}"
     if facts.device == "cpu":
         return "FLUX needs an NVIDIA GPU or a Mac with much memory, and torch finds neither here"
     if facts.device == "mps":
@@ -145,8 +143,8 @@ def _advise_flux(facts: Facts, way: Way) -> Advice:
 
 
 def _expect(facts: Facts, way: Way, quality: str) -> Iterator[str]:
-    need = f"{gb(way.gpu)} of GPU memory and {gb(way.ram)} of main memory"
-    need = need if facts.device == "cuda" else gb(MAC_NEED)
+    cuda_need = f"{gb(way.gpu)} of GPU memory and {gb(way.ram)} of main memory"
+    need = cuda_need if facts.device == "cuda" else gb(MAC_NEED)
     yield f"needs {need} for one image of 512 pixels (computed from parameter counts)"
     if facts.gpu_free < 0.8 * facts.gpu_total:
         taken = gb(facts.gpu_total - facts.gpu_free)
@@ -168,12 +166,12 @@ def explain_shortage(facts: Facts, model: str, way: Way, *, main: bool, teacher:
     kind, free = ("main memory", facts.ram_free) if main else ("GPU memory", facts.gpu_free)
     if teacher:
         limit = min(way.gpu, ROOM * free)
-        flags = [lesser.flags.strip() for lesser in WAYS if not main and lesser.gpu < limit]
+        flags = [other.flags.strip() for other in WAYS if not main and other.gpu < limit]
         remedy = f"try {' or '.join(flags)}" if flags else "close other programs"
         model = f"the teacher {model}"
     elif model.startswith("flux-"):
         need = gb(way.ram if main and facts.device == "cuda" else way.gpu)
-        remedy = f"it needs about {need}{_lighten_flux(facts, model, lighter(facts, way, main=main))}"
+        remedy = f"it needs about {need}{_lighten_flux(facts, model, find_lighter(facts, way, main=main))}"
     else:
         remedy = "close other programs" if main else "try --offload model or --quantize 4bit"
     problem = f"{model} does not fit into {kind}, of which {gb(free)} are free"

@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        hint = doctor.hint(args.model or "pocket", Way(args.offload, args.quantize))
+        hint = doctor.suggest_change(args.model or "pocket", Way(args.offload, args.quantize))
         return _fail(f"not enough memory: choose a smaller size or --count, or {hint}")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -144,9 +144,9 @@ def _draw_again(args: argparse.Namespace) -> None:
     from dsd.generate import drawing, provenance
     from dsd.model.checkpoint import has_embedded_guidance
 
-    if args.image is not None or _drawing_flags(args):
-        flags = ", ".join(map(_flag, _drawing_flags(args))) or "IMAGE"
-        raise ValueError(f"--from takes all settings from the image: leave out {flags}")
+    flags = [_flag(name) for name in _drawing_flags(args)]
+    if args.image is not None or flags:
+        raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
     source = Path(args.source)
     original = intake.open_image(source)
     settings = provenance.read_settings(original)

@@ -102,8 +102,7 @@ def stream(
     `frame` is a reference from `fit_reference`. `model` and `weights` are the names that the pipeline was
     loaded with, for the settings. A preview is decoded at most every `preview_seconds`; None means never.
     """
-    embedded_guidance(options, pipe)  # raises ValueError before the model does any work
-    settings = _settings(pipe, frame, options, model, weights)
+    settings = _settings(pipe, frame, options, model, weights)  # raises ValueError before the model works
     clock = Clock(options.loop.steps * options.count, preview_seconds)
     condition = encoding.encode_frames(pipe, [frame])
     request = Request(options=options, prompt=options.prompt.strip(), condition=condition)
@@ -169,11 +168,10 @@ def save(result: Result, path: str | Path) -> Path:
 def options_from(settings: dict[str, Any]) -> Options:
     """Return the options that reproduce a saved image; raise ValueError for invalid settings."""
     quality = sampling.from_settings(settings["quality"]) if "quality" in settings else "best"
-    try:
-        values = {name: settings[name] for name in (*SETTINGS, "steps")}
-    except KeyError as error:
-        raise ValueError(f"the settings in this image lack {error}: it cannot be drawn again") from error
-    return Options(**values, quality=quality)
+    missing = [name for name in (*SETTINGS, "steps") if name not in settings]
+    if missing:
+        raise ValueError(f"the settings in this image lack {missing[0]!r}: it cannot be drawn again")
+    return Options(**{name: settings[name] for name in (*SETTINGS, "steps")}, quality=quality)
 
 
 class Clock:
