@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -50,9 +49,8 @@ def load_pipeline(
     preset = resolve(name_or_path)
     source = weights or preset.weights
     if source is None:
-        raise LoadError(
-            f"{preset.name} is a base without a reference input: pass weights=... (folder, hub id or LoRA)"
-        )
+        remedy = "pass weights=... (folder, hub id or LoRA)"
+        raise LoadError(f"{preset.name} is a base without a reference input: {remedy}")
     styles = [loras.parse(text) for text in ([lora] if isinstance(lora, str) else lora)]
     sources = [preset.base, str(source)]
     for name in sources:
@@ -93,29 +91,24 @@ def resolve(name_or_path: str | Path) -> Preset:
         return PRESETS[name]
     for preset in PRESETS.values():
         if name == preset.weights and preset.weights != preset.base:
-            raise LoadError(
-                f"{name} is a transformer alone: pass the model {preset.name}, which draws with it"
-            )
+            remedy = f"pass the model {preset.name}, which draws with it"
+            raise LoadError(f"{name} is a transformer alone: {remedy}")
     if Path(name).is_dir() or hub.ID.fullmatch(name):
         return _describe(name)
-    raise LoadError(
-        f"unknown model {name!r}: pass one of {', '.join(PRESETS)}, a folder, or a hub id (owner/name)"
-    )
+    choice = f"one of {', '.join(PRESETS)}, a folder, or a hub id (owner/name)"
+    raise LoadError(f"unknown model {name!r}: pass {choice}")
 
 
 def _describe(name: str) -> Preset:
     """Return a preset for a folder or hub id, from the files that it has."""
     family = family_of(origin.transformer_config(name))
-    own = Preset(
-        name=name, base=name, weights=name, license=origin.card_license(name) or Preset.license,
-        description="A pipeline saved by this project.",
-    )  # fmt: skip
-    if family is None:
-        return own
-    settings = {"like": family.name, "training": family.training, "drawing_grids": family.drawing_grids}
-    if family is FLUX_DEV or name == family.base:
+    settings = {"license": origin.card_license(name) or Preset.license}
+    if family is not None:
+        settings |= {"like": family.name, "training": family.training, "drawing_grids": family.drawing_grids}
+    if family is not None and (family is FLUX_DEV or name == family.base):
         settings |= {"license": family.license, "license_page": family.license_page}
-    return replace(own, **settings)
+    description = "A pipeline saved by this project."
+    return Preset(name=name, base=name, weights=name, description=description, **settings)
 
 
 def torch_dtype(preset: Preset) -> torch.dtype | None:
@@ -213,9 +206,8 @@ def _open_below(
     if preset.lora or preset.weights is None:
         loras.check_student(layers, name)
     if preset.weights is None:
-        raise LoadError(
-            f"{name} has no input columns, so {preset.name} would ignore the reference: pass a whole student"
-        )
+        problem = f"so {preset.name} would ignore the reference: pass a whole student"
+        raise LoadError(f"{name} has no input columns, {problem}")
     return load_transformer(preset.weights, dtype=dtype)
 
 

@@ -40,9 +40,6 @@ class Style:
     layers: int = 0
     total: int = 0
 
-    def __str__(self) -> str:
-        return f"{self.source}:{self.scale:g}"
-
     @property
     def report(self) -> str:
         """Return the number of layers that act, as text."""

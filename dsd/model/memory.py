@@ -37,9 +37,8 @@ ROOM = 0.95  # share of the free memory that a plan may use
 def drawing_bytes(*, tokens: int, width: int, pixels: int, channels: int, size: int = 2) -> int:
     """Return the bytes of one image beside the weights: the larger of drawing and decoding.
 
-    `tokens` and `width` are those of the transformer, `pixels` and `channels` those of the canvas in the VAE,
-    and `size` is the bytes of a number. The factors count the numbers alive at once, with three branches of
-    guidance.
+    `tokens` and `width` are the transformer's, `pixels` and `channels` the canvas's in the VAE, `size` the
+    bytes of a number. The factors count the numbers alive at once, with three branches of guidance.
     """
     return int(size * max(3 * 18.5 * tokens * width, 6 * pixels * channels))
 

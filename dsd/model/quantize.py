@@ -39,9 +39,8 @@ def check(bits: str, offload: str, device: torch.device) -> None:
     version = installed_version(PACKAGE)
     if version is None or Version(version) < Version(OLDEST):
         got = version or "none"
-        raise LoadError(
-            f"quantize={bits!r} needs the package {PACKAGE} {OLDEST} or newer, got {got}: {INSTALL}"
-        )
+        need = f"the package {PACKAGE} {OLDEST} or newer"
+        raise LoadError(f"quantize={bits!r} needs {need}, got {got}: {INSTALL}")
 
 
 def quantize(
@@ -66,10 +65,9 @@ def quantize(
 
 def parts(transformer: FluxTransformer2DModel, bits: str, device: torch.device) -> dict[str, Any]:
     """Return `from_pretrained` arguments: the quantized transformer and the text encoder's config."""
-    dtype = transformer.dtype
-    encoder = transformers.BitsAndBytesConfig(**_settings(bits, dtype))
+    encoder = transformers.BitsAndBytesConfig(**_settings(bits, transformer.dtype))
     return {
-        "transformer": quantize(transformer, bits, dtype, device),
+        "transformer": quantize(transformer, bits, transformer.dtype, device),
         "quantization_config": PipelineQuantizationConfig(quant_mapping={"text_encoder_2": encoder}),
     }
 

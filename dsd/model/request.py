@@ -134,10 +134,8 @@ class Request:
         prompts = _count(self.prompt if self.prompt_embeds is None else self.prompt_embeds)
         references = len(self.images if self.condition is None else self.condition)
         if 0 in (prompts, references) or (prompts != references and 1 not in (prompts, references)):
-            raise ValueError(
-                f"{prompts} prompts do not go with {references} references: "
-                "pass as many of each, or one of either"
-            )
+            problem = f"{prompts} prompts do not go with {references} references"
+            raise ValueError(f"{problem}: pass as many of each, or one of either")
         return max(prompts, references)
 
     @property
@@ -153,10 +151,8 @@ def _count(prompts: str | list[str] | Tensor) -> int:
 def check(request: Request, pipe: FluxControlPipeline) -> None:
     """Raise ValueError before any work if this pipeline cannot serve the request."""
     if not is_widened(pipe.transformer):
-        inputs = pipe.transformer.config.in_channels
-        raise ValueError(
-            f"the transformer reads {inputs} channels and cannot see a reference: widen it first"
-        )
+        problem = f"reads {pipe.transformer.config.in_channels} channels and cannot see a reference"
+        raise ValueError(f"the transformer {problem}: widen it first")
     for name in request.callback_on_step_end_tensor_inputs:
         if name not in pipe._callback_tensor_inputs:
             names = ", ".join(pipe._callback_tensor_inputs)
@@ -174,17 +170,15 @@ def embedded_guidance(options: DrawingOptions, pipe: FluxControlPipeline) -> flo
     if pipe.transformer.config.guidance_embeds:
         return DEFAULT_GUIDANCE if options.guidance is None else options.guidance
     if options.guidance is not None:
-        raise ValueError(
-            f"guidance is {options.guidance}, but this model has no embedded guidance: leave it out"
-        )
+        problem = "but this model has no embedded guidance: leave it out"
+        raise ValueError(f"guidance is {options.guidance}, {problem}")
     return None
 
 
 def _check_components(request: Request, pipe: FluxControlPipeline) -> None:
     if pipe.vae is None and (request.condition is None or request.output_type != "latent"):
-        raise ValueError(
-            'without a vae, pass an encoded condition [B, tokens, C] as image, and output_type "latent"'
-        )
+        remedy = 'pass an encoded condition [B, tokens, C] as image, and output_type "latent"'
+        raise ValueError(f"without a vae, {remedy}")
     missing = ["prompt_embeds"] * (request.prompt is not None)
     missing += ["negative_prompt_embeds"] * (request.drops_text and request.negative_prompt_embeds is None)
     if missing and None in (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2):

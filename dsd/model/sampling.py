@@ -90,9 +90,9 @@ def schedule(
 ) -> "tuple[SchedulerMixin, torch.Tensor]":
     """Return the solver and its times [steps], in 0..1000, for a canvas of `tokens` tokens.
 
-    "euler" is a copy of `own`, the pipeline's flow-matching scheduler. It is a copy because schedulers count
-    steps, and a canceled drawing may still take its last step after the next has begun. "unipc" gets its
-    shift as a static one: a dynamic shift of `mu` equals a static shift of exp(mu).
+    "euler" is a copy of `own`, the pipeline's scheduler, because schedulers count steps, and a canceled
+    drawing may still take its last step after the next has begun. "unipc" gets its shift as a static one: a
+    dynamic shift of `mu` equals a static shift of exp(mu).
     """
     from diffusers import UniPCMultistepScheduler
 
