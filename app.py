@@ -111,7 +111,7 @@ def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     if not space.is_space() or args.model == DEFAULT:
         return load(args)
     try:
-        if lacks := space.lacking(args.model, device=best_device(), token=hub.has_token()):
+        if lacks := space.find_missing(args.model, device=best_device(), token=hub.has_token()):
             raise hub.LoadError(lacks)
         return load(args)
     except Exception as error:  # for any error, a page that reports it is better than none

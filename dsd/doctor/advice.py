@@ -23,6 +23,11 @@ REMEDIES = {
     BAD_TOKEN: "the token is not accepted: create a new one at https://huggingface.co/settings/tokens",
 }
 MAC_NEED = Way().gpu - WORKSPACE
+POCKET = "draws small images of drawn critters and nothing else, in seconds; no download, no key"
+POCKET_COMMANDS = (
+    "python app.py",
+    'python -m dsd.generate assets/examples/01-pink-tall-striped.png "wearing a red hat" -o out.png',
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,60 +51,51 @@ class Facts:
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """What to run. `later` is what the hardware can run once the `missing` items are available."""
+    """What to run, pocket by default. `later` is what the hardware can run with what is `missing`."""
 
-    preset: str
+    preset: str = "pocket"
     device: str
-    dtype: str
-    quality: str
+    dtype: str = "float32"
+    quality: str = "best"
     expect: tuple[str, ...]
-    commands: tuple[str, ...]
+    commands: tuple[str, ...] = POCKET_COMMANDS
     offload: str = "none"
     quantize: str | None = None
     missing: tuple[str, ...] = ()
     later: "Advice | None" = None
 
 
-# ---------------------------------------------------------------- what to run
-
-
 def advise(facts: Facts) -> Advice:
     """Recommend FLUX in the best way that fits; pocket if none fits or something is missing."""
     packages = ", ".join(name for name in REQUIRED if not facts.versions.get(name))
     missing = (f"not installed: {packages}: pip install -r requirements.txt",) if packages else ()
-    way = best_way(facts)
-    if way is None:
-        return _advise_pocket(facts, missing, None, _explain_no_fit(facts))
-    missing += _find_missing(facts)
-    flux = _advise_flux(facts, way)
-    return _advise_pocket(facts, missing, flux) if missing else flux
-
-
-def best_way(facts: Facts) -> Way | None:
-    """Return the first of WAYS that fits into free memory; None if FLUX does not fit."""
     if facts.device == "mps":  # memory is shared, so offloading would gain nothing
-        return Way() if MAC_NEED <= ROOM * facts.ram_free else None
-    return lighter(facts, None)
+        way = Way() if MAC_NEED <= ROOM * facts.ram_free else None
+    else:
+        way = find_lighter(facts, None)
+    if way is None:
+        return Advice(device=facts.device, expect=(POCKET, _explain_no_fit(facts)), missing=missing)
+    flux = _advise_flux(facts, way)
+    missing += tuple(_find_missing(facts))
+    return Advice(device=facts.device, expect=(POCKET,), missing=missing, later=flux) if missing else flux
 
 
-def lighter(facts: Facts, way: Way | None, *, main: bool = False) -> Way | None:
+def find_lighter(facts: Facts, way: Way | None, *, main: bool = False) -> Way | None:
     """Return the first of WAYS that fits and takes less GPU memory than `way`, or less main memory if `main`.
 
     `way` None is no limit. The result is None if nothing fits, as on a machine without an NVIDIA GPU.
     """
-    for one in WAYS if facts.device == "cuda" else ():
-        is_less = way is None or (one.ram < way.ram if main else one.gpu < way.gpu)
-        if is_less and one.gpu <= ROOM * facts.gpu_free and one.ram <= ROOM * facts.ram_free:
-            return one
+    for other in WAYS if facts.device == "cuda" else ():
+        is_less = way is None or (other.ram < way.ram if main else other.gpu < way.gpu)
+        if is_less and other.gpu <= ROOM * facts.gpu_free and other.ram <= ROOM * facts.ram_free:
+            return other
     return None
 
 
 def _explain_no_fit(facts: Facts) -> str:
     if facts.device == "cpu" and facts.nvidia:
-        return (
-            f"torch {facts.versions.get('torch')} cannot use the NVIDIA GPU of this machine: install a CUDA "
-            "build, https://pytorch.org/get-started/locally/"
-        )
+        remedy = "install a CUDA build, https://pytorch.org/get-started/locally/"
+        return f"torch {facts.versions.get('torch')} cannot use the NVIDIA GPU of this machine: {remedy}"
     if facts.device == "cpu":
         return "FLUX needs an NVIDIA GPU or a Mac with much memory, and torch finds neither here"
     if facts.device == "mps":
@@ -111,19 +107,17 @@ def _explain_no_fit(facts: Facts) -> str:
     return f"FLUX needs at least {gb(need)} of {kind} (computed), and {gb(free)} are free"
 
 
-def _find_missing(facts: Facts) -> tuple[str, ...]:
-    """Return what FLUX still needs on this machine, each with its remedy."""
+def _find_missing(facts: Facts) -> Iterator[str]:
+    """Yield what FLUX still needs on this machine, each with its remedy."""
     downloads = _remaining_downloads(facts)
     size = sum(downloads.values())
-    missing = []
     if downloads[BASE] and facts.access in REMEDIES:
-        missing.append(REMEDIES[facts.access])
+        yield REMEDIES[facts.access]
     if size and facts.access == OFFLINE:
-        missing.append("its files must be downloaded once, and HF_HUB_OFFLINE is set: unset it for that")
+        yield "its files must be downloaded once, and HF_HUB_OFFLINE is set: unset it for that"
     if size > facts.disk_free:
         free = f"{gb(facts.disk_free)} are free in {facts.cache}"
-        missing.append(f"disk: {gb(size)} to download, {free}: make room, or set HF_HOME to another disk")
-    return tuple(missing)
+        yield f"disk: {gb(size)} to download, {free}: make room, or set HF_HOME to another disk"
 
 
 def _remaining_downloads(facts: Facts) -> dict[str, int]:
@@ -132,48 +126,25 @@ def _remaining_downloads(facts: Facts) -> dict[str, int]:
     return {name: size if size > DOWNLOADS[name] / 100 else 0 for name, size in left.items()}
 
 
-def _advise_pocket(
-    facts: Facts, missing: tuple[str, ...], later: Advice | None, reason: str | None = None
-) -> Advice:
-    expect = ("draws small images of drawn critters and nothing else, in seconds; no download, no key",)
-    example = 'assets/examples/01-pink-tall-striped.png "wearing a red hat"'
-    return Advice(
-        preset="pocket",
-        device=facts.device,
-        dtype="float32",
-        quality="best",
-        expect=(*expect, reason) if reason else expect,
-        commands=("python app.py", f"python -m dsd.generate {example} -o out.png"),
-        missing=missing,
-        later=later,
-    )
-
-
 def _advise_flux(facts: Facts, way: Way) -> Advice:
     # Fewer evaluations where each is slower.
     quality = "best" if way == Way() and facts.device == "cuda" else "balanced"
     quality = "draft" if way.offload in ("group", "sequential") else quality
     flags = f"--model flux-dev{way.flags}"
-    needs_package = way.quantize and not facts.versions.get(PACKAGE)
+    draw = f'python -m dsd.generate photo.png "on the beach" -o out.png {flags} --quality {quality}'
+    commands = (f"python app.py {flags}", draw)
+    if way.quantize and not facts.versions.get(PACKAGE):
+        commands = (INSTALL, *commands)
     return Advice(
-        preset="flux-dev",
-        device=facts.device,
-        dtype="bfloat16",
-        quality=quality,
-        expect=tuple(_expect(facts, way, quality)),
-        commands=(
-            *([INSTALL] if needs_package else []),
-            f"python app.py {flags}",
-            f'python -m dsd.generate photo.png "on the beach" -o out.png {flags} --quality {quality}',
-        ),
-        offload=way.offload,
+        preset="flux-dev", device=facts.device, dtype="bfloat16", quality=quality,
+        expect=tuple(_expect(facts, way, quality)), commands=commands, offload=way.offload,
         quantize=way.quantize,
-    )
+    )  # fmt: skip
 
 
 def _expect(facts: Facts, way: Way, quality: str) -> Iterator[str]:
-    need = f"{gb(way.gpu)} of GPU memory and {gb(way.ram)} of main memory"
-    need = need if facts.device == "cuda" else gb(MAC_NEED)
+    cuda_need = f"{gb(way.gpu)} of GPU memory and {gb(way.ram)} of main memory"
+    need = cuda_need if facts.device == "cuda" else gb(MAC_NEED)
     yield f"needs {need} for one image of 512 pixels (computed from parameter counts)"
     if facts.gpu_free < 0.8 * facts.gpu_total:
         taken = gb(facts.gpu_total - facts.gpu_free)
@@ -187,9 +158,6 @@ def _expect(facts: Facts, way: Way, quality: str) -> Iterator[str]:
     yield f"{QUALITIES[quality].steps} steps an image; times: docs/benchmarks.md, most are not measured"
 
 
-# ---------------------------------------------------------------- out of memory
-
-
 def explain_shortage(facts: Facts, model: str, way: Way, *, main: bool, teacher: bool = False) -> str:
     """Return one sentence: how much memory is free for `model`, held this `way`, and what takes less.
 
@@ -197,22 +165,21 @@ def explain_shortage(facts: Facts, model: str, way: Way, *, main: bool, teacher:
     """
     kind, free = ("main memory", facts.ram_free) if main else ("GPU memory", facts.gpu_free)
     if teacher:
-        fitting = [one for one in WAYS if not main and one.gpu < min(way.gpu, ROOM * free)]
-        flags = [one.flags.strip() for one in fitting]
+        limit = min(way.gpu, ROOM * free)
+        flags = [other.flags.strip() for other in WAYS if not main and other.gpu < limit]
         remedy = f"try {' or '.join(flags)}" if flags else "close other programs"
         model = f"the teacher {model}"
     elif model.startswith("flux-"):
-        remedy = _lighten_flux(facts, model, way, main=main)
+        need = gb(way.ram if main and facts.device == "cuda" else way.gpu)
+        remedy = f"it needs about {need}{_lighten_flux(facts, model, find_lighter(facts, way, main=main))}"
     else:
         remedy = "close other programs" if main else "try --offload model or --quantize 4bit"
     problem = f"{model} does not fit into {kind}, of which {gb(free)} are free"
     return f"{problem}: {remedy}; python -m dsd.doctor says more"
 
 
-def _lighten_flux(facts: Facts, model: str, way: Way, *, main: bool) -> str:
-    need = gb(way.ram if main and facts.device == "cuda" else way.gpu)
-    less = lighter(facts, way, main=main)
-    if less is None:
-        return f"it needs about {need}, and nothing lighter fits; python app.py runs the small embedded model"
-    install = f"{INSTALL} && " if less.quantize and not facts.versions.get(PACKAGE) else ""
-    return f"it needs about {need}; try {install}python app.py --model {model}{less.flags}"
+def _lighten_flux(facts: Facts, model: str, way: Way | None) -> str:
+    if way is None:
+        return ", and nothing lighter fits; python app.py runs the small embedded model"
+    install = f"{INSTALL} && " if way.quantize and not facts.versions.get(PACKAGE) else ""
+    return f"; try {install}python app.py --model {model}{way.flags}"

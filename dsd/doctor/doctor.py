@@ -9,13 +9,12 @@ import json
 import platform
 import shutil
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from dsd.doctor import advice
 from dsd.doctor.advice import BASE, DOWNLOADS, REQUIRED, Advice, Facts
-from dsd.model.memory import PACKAGE, MemoryShortage, Way, gb
+from dsd.model.memory import PACKAGE, MemoryShortage, Way, gb, installed_version
 
 PATIENCE = 4  # seconds to wait for the hub to say whether the license was accepted
 
@@ -28,13 +27,10 @@ def remedy(error: ValueError) -> str:
     return advice.explain_shortage(facts, error.model, error.way, main=error.main, teacher=error.teacher)
 
 
-def hint(model: str, way: Way) -> str:
+def suggest_change(model: str, way: Way) -> str:
     """Return what to change when the model fits into memory but an image does not."""
-    less = advice.lighter(gather(ask=False), way) if model.startswith("flux-") else None
+    less = advice.find_lighter(gather(ask=False), way) if model.startswith("flux-") else None
     return f"use{less.flags}" if less else "run python -m dsd.doctor to see what fits here"
-
-
-# ---------------------------------------------------------------- facts
 
 
 def gather(*, ask: bool = True, index: int | None = None) -> Facts:
@@ -43,20 +39,13 @@ def gather(*, ask: bool = True, index: int | None = None) -> Facts:
     Memory that this process already holds counts as free. `index` is the GPU index; None is the current GPU.
     Without the required packages, only the versions are gathered.
     """
-    versions = {name: _find_version(name) for name in (*REQUIRED, PACKAGE)}
+    versions = {name: installed_version(name) for name in (*REQUIRED, PACKAGE)}
     versions = {"python": platform.python_version(), **versions}
     if not all(versions[name] for name in REQUIRED):
         return Facts(versions=versions)
     nvidia = shutil.which("nvidia-smi") is not None or Path("/proc/driver/nvidia").exists()
-    facts = {**_gather_gpu(index), **_gather_ram(), **_gather_disk(), **_gather_access(ask)}
+    facts = {**_gather_gpu(index), **_gather_memory(), **_gather_access(ask)}
     return Facts(versions=versions, nvidia=nvidia, **facts)
-
-
-def _find_version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _gather_gpu(index: int | None) -> dict[str, Any]:
@@ -70,22 +59,19 @@ def _gather_gpu(index: int | None) -> dict[str, Any]:
     return {"device": "mps", "gpu": "Apple GPU"} if torch.backends.mps.is_available() else {}
 
 
-def _gather_ram() -> dict[str, int]:
+def _gather_memory() -> dict[str, Any]:
+    """Return the main memory, the disk of the hub cache, and what of FLUX is in it."""
     import psutil
-
-    memory = psutil.virtual_memory()
-    own = psutil.Process().memory_info().rss
-    return {"ram_total": memory.total, "ram_free": min(memory.total, memory.available + own)}
-
-
-def _gather_disk() -> dict[str, Any]:
     from huggingface_hub.constants import HF_HUB_CACHE
 
+    memory = psutil.virtual_memory()
+    free = min(memory.total, memory.available + psutil.Process().memory_info().rss)
     cache = Path(HF_HUB_CACHE).absolute()
-    disk = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    disk = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.exists())).free
     blobs = {name: (cache / f"models--{name.replace('/', '--')}" / "blobs").glob("*") for name in DOWNLOADS}
     cached = {name: sum(file.stat().st_size for file in files) for name, files in blobs.items()}
-    return {"cache": str(cache), "disk_free": shutil.disk_usage(disk).free, "cached": cached}
+    ram = {"ram_total": memory.total, "ram_free": free}
+    return {**ram, "cache": str(cache), "disk_free": disk, "cached": cached}
 
 
 def _gather_access(ask: bool) -> dict[str, Any]:
@@ -94,10 +80,12 @@ def _gather_access(ask: bool) -> dict[str, Any]:
 
     token = get_token() is not None
     if constants.HF_HUB_OFFLINE:
-        return {"token": token, "access": advice.OFFLINE}
-    if not token:
-        return {"token": token, "access": advice.NO_TOKEN}
-    return {"token": token, "access": _ask_hub() if ask else advice.SILENT}
+        access = advice.OFFLINE
+    elif not token:
+        access = advice.NO_TOKEN
+    else:
+        access = _ask_hub() if ask else advice.SILENT
+    return {"token": token, "access": access}
 
 
 def _ask_hub() -> str:
@@ -112,9 +100,6 @@ def _ask_hub() -> str:
     if response.headers.get("X-Error-Code") == "GatedRepo":
         return advice.REFUSED
     return {200: advice.GRANTED, 401: advice.BAD_TOKEN}.get(response.status_code, advice.SILENT)
-
-
-# ---------------------------------------------------------------- the command
 
 
 def report(facts: Facts, choice: Advice) -> str:

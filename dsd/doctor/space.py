@@ -5,10 +5,11 @@ are listed here as documented in August 2026, because a Space does not report th
 """
 
 import os
-from importlib import metadata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from dsd.model.memory import installed_version
 from dsd.model.presets import FLUX_DEV, PRESETS
 
 MODEL = "DSD_MODEL"  # variable that names the model, because a Space passes no flags
@@ -29,24 +30,19 @@ def is_space() -> bool:
 
 
 def is_zero() -> bool:
-    """Return whether this process runs on ZeroGPU.
-
-    There, only the main thread can place weights, and only before serving.
-    """
+    """Return whether this is ZeroGPU: there the main thread alone places weights, before it serves."""
     return os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
 
 
-def lacking(model: str, *, device: str, token: bool) -> str | None:
+def find_missing(model: str, *, device: str, token: bool) -> str | None:
     """Return what this Space lacks for `model`, before any download; None if it lacks nothing."""
     if model not in PRESETS or PRESETS[model].embedded:
         return None
     if device == "cpu":
         return f"{model} needs a GPU: choose ZeroGPU as hardware in the settings of this Space"
     if model == FLUX_DEV.name and not token:
-        return (
-            f"{model} is gated: accept its license, then add a secret HF_TOKEN with a token of that account "
-            "in the settings of this Space"
-        )
+        secret = "a secret HF_TOKEN with a token of that account"
+        return f"{model} is gated: accept its license, then add {secret} in the settings of this Space"
     return None
 
 
@@ -72,27 +68,24 @@ def lines_of(file: Path) -> list[str]:
     return file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
 
 
-def check_header(header: dict[str, Any], root: Path) -> list[str]:
-    """Return the problems of a front matter that has all KEYS."""
+def check_header(header: dict[str, Any], root: Path) -> Iterator[str]:
+    """Yield the problems of a front matter that has all KEYS."""
     from huggingface_hub import SpaceHardware
 
     allowed = {
         "sdk": ["gradio"],
-        "sdk_version": [metadata.version("gradio")],
+        "sdk_version": [installed_version("gradio")],
         "python_version": PYTHON,
         "suggested_hardware": [hardware.value for hardware in SpaceHardware],
     }
-    problems = [
-        f"{key} must be {'one of ' if len(values) > 1 else ''}{', '.join(values)}, in quotes where it is a "
-        f"number, got {header[key]!r}"
-        for key, values in allowed.items()
-        if header[key] not in values
-    ]
+    for key, values in allowed.items():
+        if header[key] not in values:
+            choice = f"{'one of ' if len(values) > 1 else ''}{', '.join(values)}"
+            yield f"{key} must be {choice}, in quotes where it is a number, got {header[key]!r}"
     if not (root / header["app_file"]).is_file():
-        problems.append(f"app_file {header['app_file']} does not exist")
+        yield f"app_file {header['app_file']} does not exist"
     if len(header["short_description"]) > DESCRIPTION:
-        problems.append(f"short_description has more than {DESCRIPTION} characters")
-    return problems
+        yield f"short_description has more than {DESCRIPTION} characters"
 
 
 def check_pins(pins: list[str], lines: list[str]) -> list[str]:
@@ -116,12 +109,10 @@ def check_requirements(lines: list[str], sdk_version: str) -> list[str]:
         problems.append(f"gradio{ranges['gradio']} contradicts the front matter's sdk_version {sdk_version}")
     problems += [f"{name} is missing" for name in {"torch", "spaces"} - ranges.keys()]
     for name, specifier in ranges.items():
-        try:
-            version = metadata.version(name)
-        except metadata.PackageNotFoundError:
+        version = installed_version(name)
+        if version is None:
             problems.append(f"{name} is not installed here, so nothing was tested with it")
-            continue
-        if not specifier.contains(version.split("+")[0], prereleases=True):
+        elif not specifier.contains(version.split("+")[0], prereleases=True):
             problems.append(f"{name}{specifier} excludes the installed version, {version}")
     return problems
 
@@ -140,14 +131,12 @@ def _parse(lines: list[str]) -> tuple[dict[str, Any], list[str]]:
     return ranges, problems
 
 
-def check_files(root: Path) -> list[str]:
-    """Return the files that are too large to push, or are Git LFS pointers without content."""
+def check_files(root: Path) -> Iterator[str]:
+    """Yield the files that are too large to push, or are Git LFS pointers without content."""
     paths = [path for folder in ("assets", "dsd", "train", "tests") for path in (root / folder).rglob("*")]
-    problems = []
     for file in sorted(path for path in paths if path.is_file()):
         name = file.relative_to(root)
         if file.stat().st_size > LARGE:
-            problems.append(f"{name} has more than 10 MB: git cannot push it as it is")
+            yield f"{name} has more than 10 MB: git cannot push it as it is"
         elif file.suffix == ".safetensors" and file.read_bytes().startswith(b"version https://git"):
-            problems.append(f"{name} is a pointer of Git LFS: run git lfs pull")
-    return problems
+            yield f"{name} is a pointer of Git LFS: run git lfs pull"

@@ -11,12 +11,11 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from dsd.model.memory import QUANTIZED, Way, is_out_of_memory
+from dsd.model.memory import OFFLOADS, QUANTIZED, Way, is_out_of_memory
 from dsd.model.sampling import QUALITIES
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ DRAWING = {  # field of Options -> type and help; the flag is the name with dash
     "fit": (str, "crop the image to the frame, or pad it with white (crop)"),
 }
 CHOICES = {"fit": ("crop", "pad"), "quality": tuple(QUALITIES)}
-OFFLOADS = ("none", "model", "group", "sequential")
 ROUNDING = 2  # levels of 255 by which batching and threads may change a pixel
 
 
@@ -66,10 +64,8 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     """Add the flags for loading a model, which the app shares."""
     add = parser.add_argument
     add("--weights", help="trained weights to put on the model: a folder, file or hub id")
-    add(
-        "--lora", metavar="FILE_OR_ID[:SCALE]", action="append", default=[],
-        help="style LoRA to add to the model, on disk or on the hub; repeat it for several",
-    )  # fmt: skip
+    lora = "style LoRA to add to the model, on disk or on the hub; repeat it for several"
+    add("--lora", metavar="FILE_OR_ID[:SCALE]", action="append", default=[], help=lora)
     add("--device", help="device to draw on: cpu, cuda or mps (the best available)")
     add("--offload", default="none", choices=OFFLOADS, help="how to offload the model to main memory (none)")
     add("--quantize", choices=QUANTIZED, help="store weights in fewer bits (NVIDIA GPU and bitsandbytes)")
@@ -91,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        hint = doctor.hint(args.model or "pocket", Way(args.offload, args.quantize))
+        hint = doctor.suggest_change(args.model or "pocket", Way(args.offload, args.quantize))
         return _fail(f"not enough memory: choose a smaller size or --count, or {hint}")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -129,13 +125,14 @@ def _draw_new(args: argparse.Namespace) -> None:
     options = drawing.Options(prompt=args.prompt, **fields)
     targets = _check_targets(Path(args.output), options.count)
     image = intake.open_image(args.image)
-    pipe = _load(args, args.model or "pocket", args.weights, args.lora)
+    names = {"model": args.model or "pocket", "weights": args.weights}
+    pipe = open_model(**names, lora=args.lora, **_way(args))
     embedded_guidance(options, pipe)  # raises ValueError before the notes below
     unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
     for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
         if notice:
             print(f"note: {notice}", file=sys.stderr)
-    _draw(pipe, image, options, targets, model=args.model or "pocket", weights=args.weights)
+    _draw(pipe, image, options, targets, **names)
 
 
 def _drawing_flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -147,27 +144,29 @@ def _draw_again(args: argparse.Namespace) -> None:
     from dsd.generate import drawing, provenance
     from dsd.model.checkpoint import has_embedded_guidance
 
-    if args.image is not None or _drawing_flags(args):
-        flags = ", ".join(map(_flag, _drawing_flags(args))) or "IMAGE"
-        raise ValueError(f"--from takes all settings from the image: leave out {flags}")
+    flags = [_flag(name) for name in _drawing_flags(args)]
+    if args.image is not None or flags:
+        raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
     source = Path(args.source)
     original = intake.open_image(source)
     settings = provenance.read_settings(original)
     options, frame = drawing.options_from(settings), provenance.read_reference(original)
     target = Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png")
     targets = _check_targets(target, 1)
-    model, weights = args.model or settings.get("model") or "pocket", args.weights or settings.get("weights")
+    names = {
+        "model": args.model or settings.get("model") or "pocket",
+        "weights": args.weights or settings.get("weights"),
+    }
     lora = args.lora or settings.get("lora") or []
     try:
-        pipe = _load(args, model, weights, lora)
+        pipe = open_model(**names, lora=lora, **_way(args))
     except ValueError as error:
-        raise ValueError(
-            f"{error} (the image was made by {' with '.join([repr(model), *map(str, lora)])}: if that has "
-            "moved, pass --model or --lora)"
-        ) from error
+        parts = " with ".join([repr(names["model"]), *map(str, lora)])
+        hint = f"the image was made by {parts}: if that has moved, pass --model or --lora"
+        raise ValueError(f"{error} ({hint})") from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
-    (result,) = _draw(pipe, frame, options, targets, model=model, weights=weights)
+    (result,) = _draw(pipe, frame, options, targets, **names)
     _compare(original, settings, result)
 
 
@@ -178,18 +177,16 @@ def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result"
     if settings.get("model_hash") != result.settings["model_hash"]:
         print("warning: another model made the original image, so the new one differs", file=sys.stderr)
         return
-    difference = ImageChops.difference(original.convert("RGB"), result.image)
-    worst = max(high for _, high in difference.getextrema())
+    extrema = ImageChops.difference(original.convert("RGB"), result.image).getextrema()
+    worst = max(high for _, high in extrema)
     if worst == 0:
         print("identical to the original")
     elif worst <= ROUNDING:
         print(f"the same as the original except for rounding (at most {worst} of 255 levels)")
     else:
-        print(
-            f"warning: differs from the original by up to {worst} of 255 levels: the original was edited, or "
-            f"made with other versions ({settings.get('versions')}) or on another device",
-            file=sys.stderr,
-        )
+        reason = f"made with other versions ({settings.get('versions')}) or on another device"
+        difference = f"differs from the original by up to {worst} of 255 levels"
+        print(f"warning: {difference}: the original was edited, or {reason}", file=sys.stderr)
 
 
 def _check_targets(output: Path, count: int) -> list[Path]:
@@ -205,39 +202,21 @@ def _check_targets(output: Path, count: int) -> list[Path]:
     return paths
 
 
-def open_model(
-    model: str,
-    *,
-    weights: str | None,
-    device: str | None,
-    offload: str,
-    quantize: str | None = None,
-    lora: Sequence[str] = (),
-) -> Any:
-    """Load a pipeline without a progress bar, and say how many layers of each style act.
+def _way(args: argparse.Namespace) -> dict[str, str | None]:
+    return {"device": args.device, "offload": args.offload, "quantize": args.quantize}
 
-    Raise ValueError for a device that does not exist.
-    """
+
+def open_model(model: str, *, weights: str | None, **options: Any) -> Any:
+    """Load a pipeline, as `load_pipeline` does, without a progress bar; say how much of each style acts."""
     from dsd.model.checkpoint import load_pipeline, resolve
 
-    try:
-        way = {"device": device, "offload": offload, "quantize": quantize}
-        pipe = load_pipeline(model, weights=weights, lora=lora, **way)
-    except (AssertionError, RuntimeError) as error:  # torch raises either for a missing device
-        if device is None or is_out_of_memory(error):
-            raise
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+    pipe = load_pipeline(model, weights=weights, **options)
     pipe.set_progress_bar_config(disable=True)
     for style in pipe.styles:
         print(style.report)
     if weights and pipe.license != resolve(model).license:
         print(f"note: with these weights the license is: {pipe.license}", file=sys.stderr)
     return pipe
-
-
-def _load(args: argparse.Namespace, model: str, weights: str | None, lora: Sequence[str]) -> Any:
-    way = {"device": args.device, "offload": args.offload, "quantize": args.quantize}
-    return open_model(model, weights=weights, lora=lora, **way)
 
 
 def _draw(

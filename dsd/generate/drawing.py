@@ -19,7 +19,8 @@ from dsd.files import intake
 from dsd.generate import provenance
 from dsd.model import canvas, checkpoint, encoding, sampling
 from dsd.model.pipeline import DSDPipelineOutput
-from dsd.model.request import DrawingOptions, Request, check_whole, embedded_guidance
+from dsd.model.request import DrawingOptions, Request, embedded_guidance
+from dsd.model.sampling import check_whole
 
 BATCH = 4  # images denoised together; larger batches gain little speed and cost memory
 MAX_SEED = 2**32 - 1  # browsers keep integers exact only up to 2**53; 32 bits are easier to copy
@@ -99,16 +100,13 @@ def stream(
     """Draw `options.count` images and yield a Progress after each step; closing stops within one step.
 
     `frame` is a reference from `fit_reference`. `model` and `weights` are the names that the pipeline was
-    loaded with, for the settings. A preview is decoded whenever `preview_seconds` have passed since the last
-    one; None means never.
+    loaded with, for the settings. A preview is decoded at most every `preview_seconds`; None means never.
     """
-    embedded_guidance(options, pipe)  # raises ValueError before the model does any work
-    settings = _settings(pipe, frame, options, model, weights)
+    settings = _settings(pipe, frame, options, model, weights)  # raises ValueError before the model works
     clock = Clock(options.loop.steps * options.count, preview_seconds)
     condition = encoding.encode_frames(pipe, [frame])
-    request = encoding.encode(
-        pipe, Request(options=options, prompt=options.prompt.strip(), condition=condition)
-    )
+    request = Request(options=options, prompt=options.prompt.strip(), condition=condition)
+    request = encoding.encode(pipe, request)
     results: list[Result] = []
     seeds = range(options.seed, options.seed + options.count)
     for start in range(0, options.count, BATCH):
@@ -126,9 +124,8 @@ def _draw(
 ) -> Iterator[Progress]:
     """Draw one batch: yield after each step and return the pipeline's output."""
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    with closing(
-        pipe.stream(replace(request, num_images_per_prompt=len(seeds), generator=generators))
-    ) as steps:
+    request = replace(request, num_images_per_prompt=len(seeds), generator=generators)
+    with closing(pipe.stream(request)) as steps:
         for step in steps:
             if isinstance(step, DSDPipelineOutput):
                 return step
@@ -171,11 +168,10 @@ def save(result: Result, path: str | Path) -> Path:
 def options_from(settings: dict[str, Any]) -> Options:
     """Return the options that reproduce a saved image; raise ValueError for invalid settings."""
     quality = sampling.from_settings(settings["quality"]) if "quality" in settings else "best"
-    try:
-        values = {name: settings[name] for name in (*SETTINGS, "steps")}
-    except KeyError as error:
-        raise ValueError(f"the settings in this image lack {error}: it cannot be drawn again") from error
-    return Options(**values, quality=quality)
+    missing = [name for name in (*SETTINGS, "steps") if name not in settings]
+    if missing:
+        raise ValueError(f"the settings in this image lack {missing[0]!r}: it cannot be drawn again")
+    return Options(**{name: settings[name] for name in (*SETTINGS, "steps")}, quality=quality)
 
 
 class Clock:

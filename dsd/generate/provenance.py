@@ -8,9 +8,9 @@ frame takes 10 kB and a 512 x 512 frame about 0.5 MB.
 import base64
 import contextlib
 import hashlib
-import importlib.metadata
 import io
 import json
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,12 @@ def image_hash(image: Image.Image) -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that affect the pixels of an image."""
-    version = importlib.metadata.version
-    return {"dsd": dsd.__version__, "torch": version("torch"), "diffusers": version("diffusers")}
+    return {"dsd": dsd.__version__, **{name: metadata.version(name) for name in ("torch", "diffusers")}}
 
 
 def save(path: str | Path, image: Image.Image, settings: dict[str, Any], reference: Image.Image) -> Path:
     """Write a lossless PNG that contains `settings` and `reference`."""
-    text = _marks(settings["prompt"])
+    text = _mark(settings["prompt"])
     text.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
     frame = io.BytesIO()
     reference.save(frame, format="PNG")
@@ -51,11 +50,11 @@ def save(path: str | Path, image: Image.Image, settings: dict[str, Any], referen
 
 def save_marked(path: str | Path, image: Image.Image, prompt: str) -> Path:
     """Write a lossless PNG that names the prompt and the software, but has no settings to reproduce it."""
-    image.save(path, format="PNG", pnginfo=_marks(prompt))
+    image.save(path, format="PNG", pnginfo=_mark(prompt))
     return Path(path)
 
 
-def _marks(prompt: str) -> PngInfo:
+def _mark(prompt: str) -> PngInfo:
     text = PngInfo()
     text.add_itxt("Description", prompt)
     text.add_text("Source", MARK)
@@ -76,18 +75,14 @@ def read_settings(source: str | Path | Image.Image) -> dict[str, Any]:
 
 
 def read_reference(source: str | Path | Image.Image) -> Image.Image:
-    """Return the reference frame that an image was made from, exactly as the model saw it.
-
-    Raise ValueError if the image has no readable reference.
-    """
+    """Return the reference frame exactly as the model saw it; raise ValueError if it cannot be read."""
     text = intake.open_image(source).info.get(REFERENCE)
     try:
         frame = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"])
         intake.open_image(frame).load()
     except Exception as error:  # decoding an untrusted file can raise any exception
-        raise ValueError(
-            "this image has no readable reference: pass an unedited PNG file that this program saved"
-        ) from error
+        remedy = "pass an unedited PNG file that this program saved"
+        raise ValueError(f"this image has no readable reference: {remedy}") from error
     return frame.convert("RGB")
 
 

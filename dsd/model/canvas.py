@@ -24,8 +24,8 @@ def check_size(width: int, height: int) -> None:
     for name, side in (("width", width), ("height", height)):
         if not isinstance(side, Integral) or isinstance(side, bool) or not MULTIPLE <= side <= LARGEST:
             raise ValueError(f"{name} must be a whole number from {MULTIPLE} to {LARGEST}, got {side!r}")
-        if side % MULTIPLE:
-            low = side // MULTIPLE * MULTIPLE
+        low = side // MULTIPLE * MULTIPLE
+        if side != low:
             raise ValueError(
                 f"{name} must be a multiple of {MULTIPLE}, got {side}; try {low} or {low + MULTIPLE}"
             )
@@ -41,9 +41,8 @@ def fit(image: Image.Image, width: int, height: int, mode: str = "crop") -> Imag
     if mode not in FITS:
         raise ValueError(f"fit must be one of {', '.join(FITS)}, got {mode!r}")
     if not isinstance(image, Image.Image):
-        raise ValueError(
-            f"image must be a PIL image, got {type(image).__name__}; open it with PIL.Image.open"
-        )
+        kind = type(image).__name__
+        raise ValueError(f"image must be a PIL image, got {kind}; open it with PIL.Image.open")
     if 0 in image.size:
         raise ValueError(f"the image is empty: {image.width} x {image.height} pixels")
     rgb = to_rgb(image)

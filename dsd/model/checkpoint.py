@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,19 +10,18 @@ from diffusers import DiffusionPipeline, FluxTransformer2DModel
 from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft.tuners.tuners_utils import BaseTunerLayer
-from torch import Tensor, nn
+from torch import nn
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
 from dsd.model import lora as loras
 from dsd.model import origin
 from dsd.model import quantize as quantized
-from dsd.model.memory import Way, report_shortage
+from dsd.model.memory import OFFLOADS, Way, report_shortage
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import FLUX_DEV, LORA, PRESETS, Preset, family_of
 from dsd.model.transformer import is_widened, load_transformer, widen
 
-OFFLOADS = ("none", "model", "group", "sequential")
 WHOLE_HASH = 50_000_000  # parameters; larger models are hashed from samples, to avoid reading 24 GB
 
 
@@ -51,9 +49,8 @@ def load_pipeline(
     preset = resolve(name_or_path)
     source = weights or preset.weights
     if source is None:
-        raise LoadError(
-            f"{preset.name} is a base without a reference input: pass weights=... (folder, hub id or LoRA)"
-        )
+        remedy = "pass weights=... (folder, hub id or LoRA)"
+        raise LoadError(f"{preset.name} is a base without a reference input: {remedy}")
     styles = [loras.parse(text) for text in ([lora] if isinstance(lora, str) else lora)]
     sources = [preset.base, str(source)]
     for name in sources:
@@ -71,9 +68,8 @@ def load_pipeline(
         DSDPipeline.load_config(preset.base)
         style_files = [loras.find(style.source) for style in styles]
         expected_lora = None if weights else preset.lora
-        transformer, student = _open_transformer(
-            preset, str(source), expected_lora, dtype or torch_dtype(preset)
-        )
+        dtype = dtype or torch_dtype(preset)
+        transformer, student = _open_transformer(preset, str(source), expected_lora, dtype)
         parts = quantized.parts(transformer, quantize, device) if quantize else {"transformer": transformer}
         pipe = DSDPipeline.from_pretrained(preset.base, dtype=transformer.dtype, **parts, **hub.SAFE)
         if student is not None:
@@ -86,39 +82,33 @@ def load_pipeline(
 
 
 def resolve(name_or_path: str | Path) -> Preset:
-    """Return the named preset, or a new one for a folder or hub id.
+    """Return the named preset, or one with the settings of its family for a folder or hub id.
 
-    The new one has the settings of the preset whose architecture its transformer has. Raise LoadError with
-    the known names otherwise.
+    Raise LoadError with the known names otherwise.
     """
     name = str(name_or_path)
     if name in PRESETS:
         return PRESETS[name]
     for preset in PRESETS.values():
         if name == preset.weights and preset.weights != preset.base:
-            raise LoadError(
-                f"{name} is a transformer alone: pass the model {preset.name}, which draws with it"
-            )
+            remedy = f"pass the model {preset.name}, which draws with it"
+            raise LoadError(f"{name} is a transformer alone: {remedy}")
     if Path(name).is_dir() or hub.ID.fullmatch(name):
         return _describe(name)
-    raise LoadError(
-        f"unknown model {name!r}: pass one of {', '.join(PRESETS)}, a folder, or a hub id (owner/name)"
-    )
+    choice = f"one of {', '.join(PRESETS)}, a folder, or a hub id (owner/name)"
+    raise LoadError(f"unknown model {name!r}: pass {choice}")
 
 
 def _describe(name: str) -> Preset:
     """Return a preset for a folder or hub id, from the files that it has."""
     family = family_of(origin.transformer_config(name))
-    own = Preset(
-        name=name, base=name, weights=name, license=origin.card_license(name) or Preset.license,
-        description="A pipeline saved by this project.",
-    )  # fmt: skip
-    if family is None:
-        return own
-    settings = {"like": family.name, "training": family.training, "drawing_grids": family.drawing_grids}
-    if family is FLUX_DEV or name == family.base:
+    settings = {"license": origin.card_license(name) or Preset.license}
+    if family is not None:
+        settings |= {"like": family.name, "training": family.training, "drawing_grids": family.drawing_grids}
+    if family is not None and (family is FLUX_DEV or name == family.base):
         settings |= {"license": family.license, "license_page": family.license_page}
-    return replace(own, **settings)
+    description = "A pipeline saved by this project."
+    return Preset(name=name, base=name, weights=name, description=description, **settings)
 
 
 def torch_dtype(preset: Preset) -> torch.dtype | None:
@@ -174,7 +164,11 @@ def weights_hash(model: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
-        values = (_onload(model, name) if tensor.is_meta else tensor).detach().flatten()
+        if tensor.is_meta:  # sequential offload keeps it elsewhere
+            path, _, leaf = name.rpartition(".")
+            with align_module_device(module := model.get_submodule(path)):
+                tensor = getattr(module, leaf).cpu()
+        values = tensor.detach().flatten()
         values = values if is_small else values[:: max(1, values.numel() // 64)]
         digest.update(values.float().cpu().numpy().tobytes())  # numpy has no bfloat16
     for name, module in model.named_modules():
@@ -182,14 +176,6 @@ def weights_hash(model: nn.Module) -> str:
             active = [(a, module.scaling[a]) for a in module.active_adapters if a in module.scaling]
             digest.update(f"{name} {active}".encode())
     return digest.hexdigest()[:12]
-
-
-def _onload(model: nn.Module, name: str) -> Tensor:
-    """Return a weight that sequential offload keeps elsewhere."""
-    path, _, leaf = name.rpartition(".")
-    module = model.get_submodule(path)
-    with align_module_device(module):
-        return getattr(module, leaf).cpu()
 
 
 def _open_transformer(
@@ -214,16 +200,15 @@ def _open_below(
     preset: Preset, layers: loras.Layers, name: str, dtype: torch.dtype | None
 ) -> FluxTransformer2DModel:
     """Return the transformer that a student's LoRA goes on; raise LoadError if the LoRA is a style."""
-    if loras.INPUT not in layers and (preset.lora or preset.weights is None):
+    if loras.INPUT in layers:
+        transformer = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
+        return transformer if is_widened(transformer) else widen(transformer)
+    if preset.lora or preset.weights is None:
         loras.check_student(layers, name)
-    if loras.INPUT not in layers and preset.weights is None:
-        raise LoadError(
-            f"{name} has no input columns, so {preset.name} would ignore the reference: pass a whole student"
-        )
-    if loras.INPUT not in layers and preset.weights:
-        return load_transformer(preset.weights, dtype=dtype)
-    transformer = load_transformer(preset.base, subfolder="transformer", dtype=dtype)
-    return transformer if is_widened(transformer) else widen(transformer)
+    if preset.weights is None:
+        problem = f"so {preset.name} would ignore the reference: pass a whole student"
+        raise LoadError(f"{name} has no input columns, {problem}")
+    return load_transformer(preset.weights, dtype=dtype)
 
 
 def _find_lora(source: str) -> Path | None:
@@ -231,23 +216,9 @@ def _find_lora(source: str) -> Path | None:
     path = Path(source)
     if path.is_file():
         return path
-    if not path.is_dir():
-        return loras.find(source) if _lacks_transformer(source) else None
-    has_transformer = any((path / folder / "config.json").is_file() for folder in ("", "transformer"))
-    return path / LORA if not has_transformer and (path / LORA).is_file() else None
-
-
-def _lacks_transformer(name: str) -> bool:
-    """Return whether the hub says that a repository has no transformer."""
-    for folder in ("transformer", None):
-        try:
-            hf_hub_download(name, "config.json", subfolder=folder)
-            return False
-        except LocalEntryNotFoundError:
-            raise
-        except EntryNotFoundError:
-            pass
-    return True
+    if any(origin.find_file(source, file) for file in ("transformer/config.json", "config.json")):
+        return None
+    return origin.find_file(source, LORA) if path.is_dir() else loras.find(source)
 
 
 def _find_lora_beside(source: str, expected: str | None) -> Path | None:

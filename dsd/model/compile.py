@@ -5,20 +5,17 @@ if the compiler fails, it fails then, and the model runs uncompiled. On an H200,
 of an evaluation by a quarter (docs/benchmarks.md).
 """
 
-import torch
 from diffusers import DiffusionPipeline
 from PIL import Image
 
 
 def compile_blocks(pipe: DiffusionPipeline, is_zero: object = False) -> str:
-    """Compile the transformer's repeated blocks and return a sentence on the outcome, even on failure.
-
-    Nothing is compiled on ZeroGPU (`is_zero`), where compiled code is lost when a process ends.
-    """
-    device = "ZeroGPU" if is_zero else _device(pipe)
+    """Compile the transformer's repeated blocks and return a sentence on the outcome, even on failure."""
+    device = "ZeroGPU" if is_zero else _device(pipe)  # ZeroGPU loses compiled code when a process ends
     if device != "cuda":
         return f"compiling is for NVIDIA GPUs: on {device} the model runs uncompiled"
-    blocks = [module for module in pipe.transformer.modules() if _is_repeated(pipe, module)]
+    repeated = pipe.transformer._repeated_blocks
+    blocks = [module for module in pipe.transformer.modules() if type(module).__name__ in repeated]
     forwards = [block.__dict__.get("forward") for block in blocks]  # offloading sets it on the instance
     try:
         just_in_time(pipe)
@@ -45,7 +42,3 @@ def just_in_time(pipe: DiffusionPipeline, backend: str = "inductor") -> None:
 
 def _device(pipe: DiffusionPipeline) -> str:
     return pipe._execution_device.type
-
-
-def _is_repeated(pipe: DiffusionPipeline, module: torch.nn.Module) -> bool:
-    return type(module).__name__ in pipe.transformer._repeated_blocks

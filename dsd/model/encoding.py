@@ -19,28 +19,22 @@ def encode(pipe: FluxControlPipeline, request: Request) -> Request:
     """Return the request with its prompts and references encoded; the pipeline draws the same from it."""
     check(request, pipe)
     width, height = request.options.size(pipe.frame_size)
-    embeds, pooled = text(pipe, request, True)
-    negative_embeds, negative_pooled = text(pipe, request, False) if request.drops_text else (None, None)
+    embeds, pooled = encode_text(pipe, request, True)
+    negative, negative_pooled = encode_text(pipe, request, False) if request.drops_text else (None, None)
     return replace(
-        request,
-        prompt=None,
-        negative_prompt=None,
-        image=None,
-        condition=condition(pipe, request, height, width),
-        prompt_embeds=embeds,
-        pooled_prompt_embeds=pooled,
-        negative_prompt_embeds=negative_embeds,
-        negative_pooled_prompt_embeds=negative_pooled,
-    )
+        request, prompt=None, negative_prompt=None, image=None,
+        condition=encode_condition(pipe, request, height, width),
+        prompt_embeds=embeds, pooled_prompt_embeds=pooled,
+        negative_prompt_embeds=negative, negative_pooled_prompt_embeds=negative_pooled,
+    )  # fmt: skip
 
 
-def condition(pipe: FluxControlPipeline, request: Request, height: int, width: int) -> Tensor:
+def encode_condition(pipe: FluxControlPipeline, request: Request, height: int, width: int) -> Tensor:
     """Return the packed latents [references, tokens, C] of the request's references."""
     if request.condition is not None:
         return request.condition.to(pipe._execution_device)
-    return encode_frames(
-        pipe, [canvas.fit(image, width, height, request.options.fit) for image in request.images]
-    )
+    fit = request.options.fit
+    return encode_frames(pipe, [canvas.fit(image, width, height, fit) for image in request.images])
 
 
 @torch.no_grad()
@@ -50,33 +44,24 @@ def encode_frames(pipe: FluxControlPipeline, frames: list[Image.Image]) -> Tenso
     return latents.pack(latents.encode(pipe.vae, canvas.compose(pixels)))  # [frames, 3, H, 2W] encoded
 
 
-def text(pipe: FluxControlPipeline, request: Request, has_text: bool) -> tuple[Tensor, Tensor]:
+def encode_text(pipe: FluxControlPipeline, request: Request, has_text: bool) -> tuple[Tensor, Tensor]:
     """Return text embeddings [prompts, T, D] and pooled embeddings [prompts, P].
 
     Without text, they are those of the negative prompt, or of the empty prompt if there is none.
     """
     prompt, embeds, pooled = request.prompt, request.prompt_embeds, request.pooled_prompt_embeds
+    length = request.max_sequence_length
+    if length is None:  # the dropped text is as long, so that the branches can be batched
+        length = latents.text_length(pipe.tokenizer_2) if embeds is None else embeds.shape[1]
     if not has_text:
         embeds, pooled = request.negative_prompt_embeds, request.negative_pooled_prompt_embeds
         prompt = (request.negative_prompt or "") if embeds is None else None
     device = pipe._execution_device
     embeds, pooled, _ = pipe.encode_prompt(
-        prompt=prompt,
-        device=device,
-        prompt_embeds=embeds,
-        pooled_prompt_embeds=pooled,
-        max_sequence_length=_text_length(pipe, request),
-        lora_scale=(request.joint_attention_kwargs or {}).get("scale"),
-    )
+        prompt=prompt, device=device, prompt_embeds=embeds, pooled_prompt_embeds=pooled,
+        max_sequence_length=length, lora_scale=(request.joint_attention_kwargs or {}).get("scale"),
+    )  # fmt: skip
     return embeds.to(device), pooled.to(device)
-
-
-def _text_length(pipe: FluxControlPipeline, request: Request) -> int:
-    if request.max_sequence_length is not None:
-        return request.max_sequence_length
-    if request.prompt_embeds is not None:  # same length for the dropped text, to batch the branches
-        return request.prompt_embeds.shape[1]
-    return min(pipe.tokenizer_2.model_max_length, 512)
 
 
 def spread(rows: Tensor, request: Request) -> Tensor:

@@ -23,11 +23,7 @@ class Branch:
 
 
 def branches(image_scale: float, text_scale: float) -> tuple[Branch, ...]:
-    """Return the branches that the scales need; their weights sum to 1.
-
-    There is one branch at (1, 1); at most two if the image scale is 1, both scales are equal or the text
-    scale is 0; three otherwise.
-    """
+    """Return the one to three branches that the scales need, one at (1, 1); their weights sum to 1."""
     for name, scale in (("image_guidance_scale", image_scale), ("text_guidance_scale", text_scale)):
         if not math.isfinite(scale):
             raise ValueError(f"{name} must be a finite number, got {scale}")
@@ -43,11 +39,9 @@ PLAIN = branches(1.0, 1.0)  # guidance off: the one branch with both image and t
 
 
 def combine(velocities: list[Tensor], weights: list[float]) -> Tensor:
-    """Return the weighted sum of velocities [B, tokens, C].
-
-    The sum is computed in float32, because large terms of opposite sign cancel.
-    """
-    if len(velocities) == 1 and weights[0] == 1.0:
+    """Return the weighted sum of velocities [B, tokens, C]."""
+    if weights == [1.0]:
         return velocities[0]
+    # In float32, because large terms of opposite sign cancel.
     total = sum(weight * velocity.float() for velocity, weight in zip(velocities, weights, strict=True))
     return total.to(velocities[0].dtype)

@@ -15,17 +15,14 @@ WORD_START = "\u2581"  # marks the first piece of a word in a SentencePiece voca
 
 
 def unknown_words(pipe: Any, prompt: str) -> dict[str, list[str]]:
-    """Return the words of `prompt` that the model's T5 tokenizer does not know, in order of appearance.
-
-    Each word maps to the nearest known words, at most three.
-    """
+    """Return the words of `prompt` that the model does not know, each with up to three near ones it knows."""
     tokenizer = getattr(pipe, "tokenizer_2", None)
     if tokenizer is None or tokenizer.unk_token_id is None:
         return {}
     words = dict.fromkeys(re.findall(r"\w[\w'-]*", prompt)[:MOST])
     ids = {word: tokenizer(word, add_special_tokens=False, verbose=False).input_ids for word in words}
     unknown = [word for word in words if tokenizer.unk_token_id in ids[word]]
-    known = _known(tokenizer) if unknown else []
+    known = _read_words(tokenizer) if unknown else []
     return {word: difflib.get_close_matches(word.lower(), known, SHOWN, ALIKE) for word in unknown}
 
 
@@ -39,7 +36,7 @@ def notice(unknown: dict[str, list[str]]) -> str | None:
     return f"This model does not know {quoted} and ignores {'it' if len(unknown) == 1 else 'them'}.{nearest}"
 
 
-def _known(tokenizer: Any) -> list[str]:
+def _read_words(tokenizer: Any) -> list[str]:
     """Return the tokenizer's whole words of two or more letters, sorted."""
     pieces = tokenizer.get_vocab()
     marked = any(piece.startswith(WORD_START) for piece in pieces)

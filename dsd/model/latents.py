@@ -40,10 +40,8 @@ def unpack(tokens: Tensor, height: int, width: int, *, vae_scale: int = 8) -> Te
 
 
 def positions(height: int, width: int, *, vae_scale: int = 8, device: torch.device | str = "cpu") -> Tensor:
-    """Return the rotary positions [tokens, 3] for a canvas size in pixels.
-
-    They are float32, because bfloat16 merges integers above 256.
-    """
+    """Return the rotary positions [tokens, 3] for a canvas size in pixels."""
+    # In float32, because bfloat16 merges integers above 256.
     rows, columns = height // (2 * vae_scale), width // (2 * vae_scale)
     return FluxControlPipeline._prepare_latent_image_ids(1, rows, columns, device, torch.float32)
 
@@ -65,15 +63,6 @@ def timesteps(
 
 
 def dynamic_shift(scheduler: FlowMatchEulerDiscreteScheduler, tokens: int) -> float:
-    """Return `mu`, the logarithm of the shift for this many tokens.
-
-    Schedulers without dynamic shifting ignore it.
-    """
-    config = scheduler.config
-    return calculate_shift(
-        tokens,
-        config.get("base_image_seq_len", 256),
-        config.get("max_image_seq_len", 4096),
-        config.get("base_shift", 0.5),
-        config.get("max_shift", 1.15),
-    )
+    """Return `mu`, the logarithm of the shift for this many tokens; a static schedule ignores it."""
+    defaults = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
+    return calculate_shift(tokens, *(scheduler.config.get(*default) for default in defaults.items()))

@@ -13,12 +13,12 @@ from typing import Any
 
 from diffusers import FluxControlPipeline
 from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dsd.files import hub
 from dsd.files.errors import LoadError
+from dsd.model.origin import find_file
 from dsd.model.presets import LORA
 
 ATTENTION = (  # all projections of FLUX's attention: for image tokens, then for text tokens
@@ -27,6 +27,7 @@ ATTENTION = (  # all projections of FLUX's attention: for image tokens, then for
 INPUT = "x_embedder"  # the layer that reads the reference
 ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)/([^/]+\.safetensors)")  # owner/name/FILE
 ORIGINAL = ("diffusion_model.double_blocks.", "diffusion_model.single_blocks.")  # ComfyUI's keys
+PREFIX = re.compile(r"^(diffusion_model|base_model\.model)\.(?=(single_)?transformer_blocks)")
 Layers = dict[str, dict[str, Tensor]]  # layer -> its A and B
 
 
@@ -38,9 +39,6 @@ class Style:
     scale: float = 1.0
     layers: int = 0
     total: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.source}:{self.scale:g}"
 
     @property
     def report(self) -> str:
@@ -70,16 +68,9 @@ def find(source: str) -> Path:
     name, file = named.groups() if named else (source, None)
     hub.check_source(name, weights=False)
     with hub.explain_errors(name, [name]):
-        return Path(hf_hub_download(name, file)) if file else _download(name)
-
-
-def _download(name: str) -> Path:
-    try:
-        return Path(hf_hub_download(name, LORA))
-    except LocalEntryNotFoundError:
-        raise
-    except EntryNotFoundError:
-        return Path(hf_hub_download(name, _choose(name, HfApi().list_repo_files(name))))
+        if not file and (published := find_file(name, LORA)):
+            return published
+        return Path(hf_hub_download(name, file or _choose(name, HfApi().list_repo_files(name))))
 
 
 def _choose(source: str, names: Sequence[str]) -> str:
@@ -90,9 +81,6 @@ def _choose(source: str, names: Sequence[str]) -> str:
     if not files:
         raise LoadError(f"{source} has no .safetensors file: name a LoRA")
     raise LoadError(f"{source} has several LoRAs, so name one, such as {source}/{files[0]}")
-
-
-# ---------------------------------------------------------------- reading
 
 
 def read(file: Path) -> tuple[Layers, dict[str, Any]]:
@@ -110,17 +98,15 @@ def read(file: Path) -> tuple[Layers, dict[str, Any]]:
             **source, return_alphas=True, return_lora_metadata=True
         )
     except (ValueError, KeyError, AssertionError, NotImplementedError, RuntimeError) as error:
-        raise LoadError(
-            f"{file.name} is not a LoRA for FLUX: its keys cannot be converted ({error})"
-        ) from error
+        problem = f"its keys cannot be converted ({error})"
+        raise LoadError(f"{file.name} is not a LoRA for FLUX: {problem}") from error
     layers: Layers = {}
     for key, value in converted.items():
         layer, mark, part = key.removeprefix("transformer.").partition(".lora_")
         layers.setdefault(layer if mark else key, {})[f"lora_{part}"] = value
     if not any("lora_A.weight" in parts for parts in layers.values()):
-        raise LoadError(
-            f"{file.name} is not a LoRA for FLUX: it has keys such as {next(iter(state), 'none')}"
-        )
+        key = next(iter(state), "none")
+        raise LoadError(f"{file.name} is not a LoRA for FLUX: it has keys such as {key}")
     return layers, {"network_alphas": alphas, "metadata": metadata}
 
 
@@ -128,12 +114,7 @@ def _rename(key: str) -> str:
     """Return the key in a style that diffusers converts."""
     if key.startswith(ORIGINAL):  # read as kohya's, which have these names
         return key.replace(".lora_A.", ".lora_down.").replace(".lora_B.", ".lora_up.")
-    return re.sub(
-        r"^(diffusion_model|base_model\.model)\.(?=(single_)?transformer_blocks)", "transformer.", key
-    )
-
-
-# ---------------------------------------------------------------- checking
+    return PREFIX.sub("transformer.", key)
 
 
 def fit(layers: Layers, transformer: nn.Module, name: str) -> Layers:
@@ -142,37 +123,27 @@ def fit(layers: Layers, transformer: nn.Module, name: str) -> Layers:
     Raise LoadError if there is none, or if one has another shape, because the file is for another model.
     """
     modules = {path: layer for path, layer in transformer.named_modules() if hasattr(layer, "in_features")}
-    found = {path: parts for path, parts in layers.items() if path in modules and "lora_A.weight" in parts}
-    if not found:
+    fitting = {path: parts for path, parts in layers.items() if path in modules and "lora_A.weight" in parts}
+    if not fitting:
+        other = next(iter(layers))
         raise LoadError(
-            f"{name} changes no layer of this model, but layers such as {next(iter(layers))}: choose a LoRA "
-            "for FLUX.1"
+            f"{name} changes no layer of this model, but layers such as {other}: choose a LoRA for FLUX.1"
         )
-    for path, parts in found.items():
-        shape = parts["lora_A.weight"].shape[1], parts["lora_B.weight"].shape[0]
-        expected = modules[path].in_features, modules[path].out_features
-        if shape != expected:
+    for path, parts in fitting.items():
+        inputs, outputs = parts["lora_A.weight"].shape[1], parts["lora_B.weight"].shape[0]
+        layer = modules[path]
+        if (inputs, outputs) != (layer.in_features, layer.out_features):
             raise LoadError(
-                f"{name} is for another model: its {path} has {shape[0]} inputs and {shape[1]} outputs, and "
-                f"this model's has {expected[0]} and {expected[1]}; choose a LoRA for this model"
+                f"{name} is for another model: its {path} has {inputs} inputs and {outputs} outputs, and "
+                f"this model's has {layer.in_features} and {layer.out_features}; choose a LoRA for this model"
             )
-    return found
-
-
-def check_style(layers: Layers, name: str) -> None:
-    """Raise LoadError for a LoRA that changes how the reference is read."""
-    if INPUT in layers:
-        raise LoadError(
-            f"{name} changes {INPUT}, the layer that reads the reference, so it is not a style: pass a "
-            "trained student with --weights"
-        )
+    return fitting
 
 
 def check_student(layers: Layers, name: str) -> None:
-    """Raise LoadError for a LoRA without input columns, unless it changes what the published student's does.
+    """Raise LoadError unless a LoRA changes what the published student's does, as a style does not.
 
-    That one changes all eight projections of the attention in double blocks, and nothing but attention. A
-    style in the place of the student would draw without the reference.
+    That is all eight projections of the attention in double blocks, and nothing but attention.
     """
     double = {path.split(".attn.")[-1] for path in layers if path.startswith("transformer_blocks.")}
     if double != {*ATTENTION} or any(".attn." not in path for path in layers):
@@ -189,7 +160,11 @@ def add_styles(pipe: Any, styles: Sequence[Style], files: Sequence[Path]) -> Non
     ready = []
     for style, file in zip(styles, files, strict=True):
         layers, settings = read(file)
-        check_style(layers, file.name)
+        if INPUT in layers:
+            raise LoadError(
+                f"{file.name} changes {INPUT}, the layer that reads the reference, so it is not a style: "
+                "pass a trained student with --weights"
+            )
         ready.append((style, len(layers), fit(layers, pipe.transformer, file.name), settings))
     scales = dict.fromkeys(pipe.get_active_adapters(), 1.0)
     for index, (style, total, layers, settings) in enumerate(ready):
@@ -199,9 +174,8 @@ def add_styles(pipe: Any, styles: Sequence[Style], files: Sequence[Path]) -> Non
             for path, parts in layers.items()
             for part, value in parts.items()
         }
-        pipe.load_lora_into_transformer(
-            state, transformer=pipe.transformer, adapter_name=f"style-{index}", _pipeline=pipe, **settings
-        )
+        settings |= {"transformer": pipe.transformer, "adapter_name": f"style-{index}", "_pipeline": pipe}
+        pipe.load_lora_into_transformer(state, **settings)
         pipe.styles += (replace(style, layers=len(layers), total=total),)
     if ready:
         pipe.transformer.set_adapters(list(scales), list(scales.values()))

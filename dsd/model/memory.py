@@ -8,6 +8,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from typing import Any
 
 from dsd.files.errors import LoadError
@@ -25,6 +26,7 @@ FLUX_GB = {
     ("group", None): (2.9, 35.3),
     ("sequential", None): (2.7, 35.3),
 }
+OFFLOADS = ("none", "model", "group", "sequential")
 QUANTIZED = {"8bit": 1.0, "4bit": 0.56}  # bytes per weight, scales included
 PACKAGE = "bitsandbytes"
 INSTALL = f'pip install "{PACKAGE}>=0.48"'  # older versions cannot offload quantized models to main memory
@@ -35,9 +37,8 @@ ROOM = 0.95  # share of the free memory that a plan may use
 def drawing_bytes(*, tokens: int, width: int, pixels: int, channels: int, size: int = 2) -> int:
     """Return the bytes of one image beside the weights: the larger of drawing and decoding.
 
-    `tokens` and `width` are those of the transformer, `pixels` and `channels` those of the canvas in the VAE,
-    and `size` is the bytes of a number. The factors count the numbers alive at once, with three branches of
-    guidance.
+    `tokens` and `width` are the transformer's, `pixels` and `channels` the canvas's in the VAE, `size` the
+    bytes of a number. The factors count the numbers alive at once, with three branches of guidance.
     """
     return int(size * max(3 * 18.5 * tokens * width, 6 * pixels * channels))
 
@@ -69,11 +70,16 @@ class Way:
 WAYS = tuple(Way(*names) for names in FLUX_GB)
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether the error means that memory ran out.
+def installed_version(package: str) -> str | None:
+    """Return the version of an installed package, or None if it is not installed."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
-    It may come from torch (OutOfMemoryError), Python (MemoryError) or the operating system.
-    """
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether memory ran out, for torch (OutOfMemoryError), Python or the operating system."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     if isinstance(error, OSError):

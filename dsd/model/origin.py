@@ -20,17 +20,26 @@ FREE = "Apache-2.0"
 SHIFTED = {"shift": 3.0, "use_dynamic_shifting": True}  # the schedule of FLUX.1-dev, published so
 
 
-def read_json(source: str, path: str) -> dict[str, Any]:
-    """Return a JSON file of a folder or hub id; {} if there is none."""
+def find_file(source: str, path: str) -> Path | None:
+    """Return a file of a folder or hub id, or None if there is none.
+
+    Raise LocalEntryNotFoundError if the hub cannot be asked.
+    """
     if Path(source).exists():
         file = Path(source, path)
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return file if file.is_file() else None
     try:
-        return json.loads(Path(hf_hub_download(source, path)).read_text())
+        return Path(hf_hub_download(source, path))
     except LocalEntryNotFoundError:
         raise
     except EntryNotFoundError:
-        return {}
+        return None
+
+
+def read_json(source: str, path: str) -> dict[str, Any]:
+    """Return a JSON file of a folder or hub id; {} if there is none."""
+    file = find_file(source, path)
+    return json.loads(file.read_text()) if file else {}
 
 
 def transformer_config(source: str) -> dict[str, Any]:
@@ -73,18 +82,14 @@ def license_of(pipe: Any, preset: Preset, weights: str | None, lora: Path | None
 
 def follow_student(pipe: Any, weights: str | None, lora: Path | None) -> None:
     """Give a pipeline the schedule and the text length that the student was trained with."""
+    is_model = weights and not Path(weights).is_file()
     tokens = lora_facts(lora).get("text_tokens") if lora else None
-    if weights and not Path(weights).is_file():
-        tokens = tokens or read_json(weights, "tokenizer_2/tokenizer_config.json").get("model_max_length")
+    if is_model and not tokens:
+        tokens = read_json(weights, "tokenizer_2/tokenizer_config.json").get("model_max_length")
     if tokens:
         pipe.tokenizer_2.model_max_length = tokens
-    if weights:
-        _follow_schedule(pipe, weights)
-
-
-def _follow_schedule(pipe: Any, weights: str) -> None:
-    config = {} if Path(weights).is_file() else read_json(weights, "scheduler/scheduler_config.json")
-    if not config and family_of(pipe.transformer.config) is FLUX_DEV:
+    config = read_json(weights, "scheduler/scheduler_config.json") if is_model else {}
+    if weights and not config and family_of(pipe.transformer.config) is FLUX_DEV:
         config = {**pipe.scheduler.config, **SHIFTED}
     if config:
         pipe.register_modules(scheduler=type(pipe.scheduler).from_config(config))

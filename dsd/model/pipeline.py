@@ -66,12 +66,11 @@ class _Drawing:
 class DSDPipeline(FluxControlPipeline):
     """Draws the subject of a reference image in a new scene.
 
-    Text encoders and tokenizers may be None if embeddings are passed. `batch_branches` selects whether the
-    guidance branches are evaluated in one call (True), one by one (False), or as suits the device (None).
+    Text encoders and tokenizers may be None if embeddings are passed.
     """
 
     _callback_tensor_inputs = ["latents"]
-    batch_branches: bool | None = None
+    batch_branches: bool | None = None  # guidance branches in one call; None: if it suits the device
     license: str = "unknown: see the model's card"  # `load_pipeline` sets the strictest of all parts
     styles: tuple[Any, ...] = ()  # the style LoRAs that `dsd.model.lora` has put on it
 
@@ -149,9 +148,8 @@ class DSDPipeline(FluxControlPipeline):
     def load_lora_weights(self, *args: Any, **options: Any) -> None:
         """Load a LoRA as diffusers does, but keep the LoRAs that are already active, and use no dropout.
 
-        Stock loading leaves only the newest one active, so stacking a style would disable the published DSD
-        LoRA, and leaves the new layers in training mode. `set_adapters` works as usual: name every LoRA that
-        should be active.
+        Stock loading leaves only the newest one active, and its layers in training mode: stacking a style
+        would disable the published DSD LoRA. `set_adapters` works as usual: name every LoRA to be active.
         """
         active = self.get_active_adapters()
         super().load_lora_weights(*args, **options)
@@ -207,36 +205,24 @@ class DSDPipeline(FluxControlPipeline):
         velocities = [v for group in groups for v in self._evaluate(drawing, group, timestep)]
         return combine(velocities, [branch.weight for branch in active])
 
-    def _batched(self, device: torch.device, images: int) -> bool:
-        """Return whether one call for all branches is faster, which holds while call overhead dominates."""
-        if self.batch_branches is not None:
-            return self.batch_branches
-        return device.type == "cuda" or (device.type == "cpu" and images <= FEW)
-
     def _evaluate(self, drawing: _Drawing, group: tuple[Branch, ...], timestep: Tensor) -> list[Tensor]:
         """Return the velocities [B, tokens, C] of a group of branches, from one call of the transformer."""
         absent = torch.zeros_like(drawing.condition)
         conditions = torch.cat([drawing.condition if branch.image else absent for branch in group])
         noisy = drawing.latents.repeat(len(group), 1, 1)
         hidden = torch.cat([noisy, conditions], dim=2)  # [G * B, tokens, 2C]
-        embeds, pooled = (
-            torch.cat(parts) for parts in zip(*(drawing.texts[b.text] for b in group), strict=True)
-        )
+        texts = [drawing.texts[branch.text] for branch in group]
+        embeds, pooled = (torch.cat(parts) for parts in zip(*texts, strict=True))
         guidance = self._guidance_scale
         if guidance is not None:
             guidance = torch.full([len(hidden)], guidance, device=hidden.device, dtype=torch.float32)
         with self.transformer.cache_context("+".join(branch.name for branch in group)):
-            velocity = self.transformer(
-                hidden_states=hidden,
-                timestep=timestep.expand(len(hidden)).to(hidden.dtype) / 1000,
-                guidance=guidance,
-                pooled_projections=pooled,
-                encoder_hidden_states=embeds,
-                txt_ids=drawing.positions.new_zeros(embeds.shape[1], 3),
-                img_ids=drawing.positions,
-                joint_attention_kwargs=self._joint_attention_kwargs,
-                return_dict=False,
-            )[0]
+            (velocity,) = self.transformer(
+                hidden_states=hidden, encoder_hidden_states=embeds, pooled_projections=pooled,
+                timestep=timestep.expand(len(hidden)).to(hidden.dtype) / 1000, guidance=guidance,
+                img_ids=drawing.positions, txt_ids=drawing.positions.new_zeros(embeds.shape[1], 3),
+                joint_attention_kwargs=self._joint_attention_kwargs, return_dict=False,
+            )  # fmt: skip
         return list(velocity.chunk(len(group)))  # [G * B, ...] -> G x [B, tokens, C]
 
     # -- before the loop
@@ -248,30 +234,28 @@ class DSDPipeline(FluxControlPipeline):
         width, height = request.options.size(self.frame_size)
         texts = {}
         for has_text in {True, *(branch.text for branch in request.options.guided)}:
-            embeds, pooled = encoding.text(self, request, has_text)
+            embeds, pooled = encoding.encode_text(self, request, has_text)
             texts[has_text] = encoding.spread(embeds, request), encoding.spread(pooled, request)
         dtype = texts[True][0].dtype
-        condition = encoding.spread(encoding.condition(self, request, height, width), request).to(dtype)
+        condition = encoding.encode_condition(self, request, height, width)
+        condition = encoding.spread(condition, request).to(dtype)
         count = request.batch * request.num_images_per_prompt
         noise, _ = self.prepare_latents(
             count, condition.shape[-1] // 4, height, 2 * width, dtype, device, request.generator,
             request.latents,
         )  # fmt: skip
         if noise.shape != condition.shape:
-            raise ValueError(
-                f"latents must be {list(condition.shape)} (packed canvas), got {list(noise.shape)}"
-            )
+            shape, got = list(condition.shape), list(noise.shape)
+            raise ValueError(f"latents must be {shape} (packed canvas), got {got}")
         solver, times = sampling.schedule(request.options.loop, self.scheduler, noise.shape[1], device=device)
+        together = self.batch_branches
+        if together is None:  # one call is faster while its overhead dominates
+            together = device.type == "cuda" or (device.type == "cpu" and count <= FEW)
         return _Drawing(
-            latents=noise,
-            condition=condition,
-            texts=texts,
-            solver=solver,
-            timesteps=times,
+            latents=noise, condition=condition, texts=texts, solver=solver, timesteps=times,
             positions=latents.positions(height, 2 * width, vae_scale=self.vae_scale_factor, device=device),
-            size=(height, width),
-            together=self._batched(device, count),
-        )
+            size=(height, width), together=together,
+        )  # fmt: skip
 
     # -- after the loop
 
@@ -280,9 +264,8 @@ class DSDPipeline(FluxControlPipeline):
         if request.output_type == "latent":
             return DSDPipelineOutput(images=drawing.latents, references=None)
         frames = canvas.split(latents.decode(self.vae, self._unpack(drawing.latents, drawing.size)))
-        reference, target = (
-            self.image_processor.postprocess(f, output_type=request.output_type) for f in frames
-        )
+        kind = request.output_type
+        reference, target = (self.image_processor.postprocess(frame, output_type=kind) for frame in frames)
         return DSDPipelineOutput(images=target, references=reference)
 
     @torch.no_grad()

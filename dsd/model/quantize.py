@@ -5,7 +5,6 @@ the VAE are small and are not. Training quantizes its frozen weights itself (`ds
 sharding has additional requirements.
 """
 
-from importlib import metadata
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from diffusers.quantizers import DiffusersAutoQuantizer
 from packaging.version import Version
 
 from dsd.files.hub import LoadError
-from dsd.model.memory import INSTALL, PACKAGE, QUANTIZED
+from dsd.model.memory import INSTALL, PACKAGE, QUANTIZED, installed_version
 
 END_LAYERS = ("x_embedder", "proj_out")  # the first and last: small, and every error in them shows
 OLDEST = "0.48"  # older versions cannot offload quantized models to main memory
@@ -37,14 +36,11 @@ def check(bits: str, offload: str, device: torch.device) -> None:
         raise LoadError(
             f"quantize={bits!r} works with offload {' or '.join(OFFLOADS)}, not {offload!r}: drop one of them"
         )
-    try:
-        version = metadata.version(PACKAGE)
-    except metadata.PackageNotFoundError:
-        version = "none"
-    if version == "none" or Version(version) < Version(OLDEST):
-        raise LoadError(
-            f"quantize={bits!r} needs the package {PACKAGE} {OLDEST} or newer, got {version}: {INSTALL}"
-        )
+    version = installed_version(PACKAGE)
+    if version is None or Version(version) < Version(OLDEST):
+        got = version or "none"
+        need = f"the package {PACKAGE} {OLDEST} or newer"
+        raise LoadError(f"quantize={bits!r} needs {need}, got {got}: {INSTALL}")
 
 
 def quantize(
@@ -69,10 +65,9 @@ def quantize(
 
 def parts(transformer: FluxTransformer2DModel, bits: str, device: torch.device) -> dict[str, Any]:
     """Return `from_pretrained` arguments: the quantized transformer and the text encoder's config."""
-    dtype = transformer.dtype
-    encoder = transformers.BitsAndBytesConfig(**_settings(bits, dtype))
+    encoder = transformers.BitsAndBytesConfig(**_settings(bits, transformer.dtype))
     return {
-        "transformer": quantize(transformer, bits, dtype, device),
+        "transformer": quantize(transformer, bits, transformer.dtype, device),
         "quantization_config": PipelineQuantizationConfig(quant_mapping={"text_encoder_2": encoder}),
     }
 

@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 
 from dsd.model import canvas
 from dsd.model.guidance import PLAIN, Branch, branches
-from dsd.model.sampling import Quality, find
+from dsd.model.sampling import Quality, check_whole, find
+from dsd.model.transformer import is_widened
 
 logger = logging.getLogger(__name__)
 
@@ -60,16 +61,8 @@ class DrawingOptions:
 
     def size(self, default: int) -> tuple[int, int]:
         """Return `(width, height)` of one frame; `default` stands for a side that is not given."""
-        return (
-            default if self.width is None else self.width,
-            default if self.height is None else self.height,
-        )
-
-
-def check_whole(name: str, value: object, low: int, high: int) -> None:
-    """Raise ValueError unless `value` is a whole number from `low` to `high`."""
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
+        width = default if self.width is None else self.width
+        return width, default if self.height is None else self.height
 
 
 def check_number(name: str, value: object, low: float, high: float) -> None:
@@ -119,11 +112,10 @@ class Request:
                 raise ValueError(f"{embeds} and {pooled} belong together: pass both")
 
     def _check_references(self) -> None:
-        if self.condition is not None:
-            if self.condition.ndim != 3:
-                shape = list(self.condition.shape)
-                raise ValueError(f"an encoded condition must be [B, tokens, C], got {shape}; pass PIL images")
-        elif not self.images:
+        if self.condition is not None and self.condition.ndim != 3:
+            shape = list(self.condition.shape)
+            raise ValueError(f"an encoded condition must be [B, tokens, C], got {shape}; pass PIL images")
+        if self.condition is None and not self.images:
             raise ValueError("image is missing: pass the reference image, or a list with one per prompt")
         for image in self.images:
             if not isinstance(image, Image.Image):
@@ -138,17 +130,12 @@ class Request:
 
     @property
     def batch(self) -> int:
-        """Return the number of prompts or references, whichever is larger.
-
-        Raise ValueError unless both numbers are equal or one of them is 1.
-        """
+        """Return the number of prompts or references; raise ValueError unless equal, or one of them is 1."""
         prompts = _count(self.prompt if self.prompt_embeds is None else self.prompt_embeds)
         references = len(self.images if self.condition is None else self.condition)
         if 0 in (prompts, references) or (prompts != references and 1 not in (prompts, references)):
-            raise ValueError(
-                f"{prompts} prompts do not go with {references} references: "
-                "pass as many of each, or one of either"
-            )
+            problem = f"{prompts} prompts do not go with {references} references"
+            raise ValueError(f"{problem}: pass as many of each, or one of either")
         return max(prompts, references)
 
     @property
@@ -163,11 +150,9 @@ def _count(prompts: str | list[str] | Tensor) -> int:
 
 def check(request: Request, pipe: FluxControlPipeline) -> None:
     """Raise ValueError before any work if this pipeline cannot serve the request."""
-    inputs, outputs = pipe.transformer.config.in_channels, pipe.transformer.config.out_channels
-    if inputs != 2 * (outputs or inputs):
-        raise ValueError(
-            f"the transformer reads {inputs} channels and cannot see a reference: widen it first"
-        )
+    if not is_widened(pipe.transformer):
+        problem = f"reads {pipe.transformer.config.in_channels} channels and cannot see a reference"
+        raise ValueError(f"the transformer {problem}: widen it first")
     for name in request.callback_on_step_end_tensor_inputs:
         if name not in pipe._callback_tensor_inputs:
             names = ", ".join(pipe._callback_tensor_inputs)
@@ -185,17 +170,15 @@ def embedded_guidance(options: DrawingOptions, pipe: FluxControlPipeline) -> flo
     if pipe.transformer.config.guidance_embeds:
         return DEFAULT_GUIDANCE if options.guidance is None else options.guidance
     if options.guidance is not None:
-        raise ValueError(
-            f"guidance is {options.guidance}, but this model has no embedded guidance: leave it out"
-        )
+        problem = "but this model has no embedded guidance: leave it out"
+        raise ValueError(f"guidance is {options.guidance}, {problem}")
     return None
 
 
 def _check_components(request: Request, pipe: FluxControlPipeline) -> None:
     if pipe.vae is None and (request.condition is None or request.output_type != "latent"):
-        raise ValueError(
-            'without a vae, pass an encoded condition [B, tokens, C] as image, and output_type "latent"'
-        )
+        remedy = 'pass an encoded condition [B, tokens, C] as image, and output_type "latent"'
+        raise ValueError(f"without a vae, {remedy}")
     missing = ["prompt_embeds"] * (request.prompt is not None)
     missing += ["negative_prompt_embeds"] * (request.drops_text and request.negative_prompt_embeds is None)
     if missing and None in (pipe.text_encoder, pipe.text_encoder_2, pipe.tokenizer, pipe.tokenizer_2):

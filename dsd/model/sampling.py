@@ -7,8 +7,8 @@ to three evaluations per step, only on the steps where it matters. The settings 
 
 import copy
 import math
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 NAMES = ("draft", "balanced", "best", "own")
 MOST = 1000  # upper limit of steps
 SOLVERS = ("euler", "unipc")
+
+
+def check_whole(name: str, value: object, low: int, high: int) -> None:
+    """Raise ValueError unless `value` is a whole number from `low` to `high`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise ValueError(f"{name} must be a whole number from {low} to {high}, got {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +39,8 @@ class Quality:
         for name, allowed in (("name", NAMES), ("solver", SOLVERS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        for name, low in (("steps", 1), ("guidance_start", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= MOST:
-                raise ValueError(f"{name} must be a whole number from {low} to {MOST}, got {value!r}")
+        check_whole("steps", self.steps, 1, MOST)
+        check_whole("guidance_start", self.guidance_start, 0, MOST)
         if not isinstance(self.guidance_stop, float | int) or not 0 <= self.guidance_stop <= 1:
             raise ValueError(f"guidance_stop must be from 0 to 1, got {self.guidance_stop!r}")
 
@@ -68,13 +72,8 @@ def find(quality: str | Quality) -> Quality:
     return QUALITIES[quality]
 
 
-def settings(quality: Quality) -> dict[str, Any]:
-    """Return the quality as plain values, for an image's metadata."""
-    return asdict(quality)
-
-
 def from_settings(values: object) -> Quality:
-    """Return the Quality that `settings` wrote, now or in version 0, which also wrote a shift of 1.
+    """Return the Quality of these fields; version 0 also wrote a shift of 1.
 
     Raise ValueError for anything else, because the file may come from a stranger.
     """
@@ -91,9 +90,9 @@ def schedule(
 ) -> "tuple[SchedulerMixin, torch.Tensor]":
     """Return the solver and its times [steps], in 0..1000, for a canvas of `tokens` tokens.
 
-    "euler" is a copy of `own`, the pipeline's flow-matching scheduler. It is a copy because schedulers count
-    steps, and a canceled drawing may still take its last step after the next has begun. "unipc" gets its
-    shift as a static one: a dynamic shift of `mu` equals a static shift of exp(mu).
+    "euler" is a copy of `own`, the pipeline's scheduler, because schedulers count steps, and a canceled
+    drawing may still take its last step after the next has begun. "unipc" gets its shift as a static one: a
+    dynamic shift of `mu` equals a static shift of exp(mu).
     """
     from diffusers import UniPCMultistepScheduler
 
@@ -105,10 +104,8 @@ def schedule(
     is_dynamic = own.config.get("use_dynamic_shifting", False)
     shift = math.exp(latents.dynamic_shift(own, tokens)) if is_dynamic else own.config.get("shift", 1.0)
     solver = UniPCMultistepScheduler(
-        num_train_timesteps=own.config.num_train_timesteps,
-        prediction_type="flow_prediction",
-        use_flow_sigmas=True,
-        flow_shift=shift,
-    )
+        num_train_timesteps=own.config.num_train_timesteps, prediction_type="flow_prediction",
+        use_flow_sigmas=True, flow_shift=shift,
+    )  # fmt: skip
     solver.set_timesteps(quality.steps, device=device)
     return solver, solver.timesteps

@@ -102,10 +102,9 @@ def _locate(folder: str, subfolder: str | None) -> tuple[Path, list[Path]]:
     try:
         config = _fetch(folder, place, CONFIG)
     except MISSING:
-        if subfolder is not None:
-            raise
-        place = "transformer"
-        config = _fetch(folder, place, CONFIG)
+        if subfolder is None:
+            return _locate(folder, "transformer")
+        raise
     try:
         names = sorted(set(json.loads(_fetch(folder, place, INDEX).read_text())["weight_map"].values()))
     except MISSING:  # not sharded

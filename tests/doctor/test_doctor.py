@@ -15,7 +15,7 @@ import torch
 
 import app
 from dsd.doctor import advice, doctor
-from dsd.doctor.advice import BASE, DOWNLOADS, WEIGHTS, Facts, advise, explain_shortage, lighter
+from dsd.doctor.advice import BASE, DOWNLOADS, WEIGHTS, Facts, advise, explain_shortage, find_lighter
 from dsd.generate import command
 from dsd.model import checkpoint, memory
 from dsd.model.checkpoint import LoadError, load_pipeline
@@ -164,12 +164,12 @@ def test_a_shortage_names_what_there_is_and_a_command_that_takes_less():
 
 
 def test_where_nothing_is_lighter_pocket_is_named():
-    assert lighter(card(24), Way("sequential")) is None and lighter(NONE, Way()) is None
+    assert find_lighter(card(24), Way("sequential")) is None and find_lighter(NONE, Way()) is None
     assert "nothing lighter fits; python app.py runs" in explain_shortage(NONE, "flux-dev", Way(), main=True)
 
 
 def test_main_memory_that_ran_out_is_not_mended_by_more_of_it():
-    less = lighter(card(48), Way(), main=True)
+    less = find_lighter(card(48), Way(), main=True)
     assert less.ram < Way().ram
 
 

@@ -152,9 +152,9 @@ def test_the_variable_names_the_model_and_a_flag_has_the_last_word(monkeypatch):
     [("cpu", True, "needs a GPU"), ("cuda", False, "HF_TOKEN"), ("cuda", True, None)],
 )
 def test_what_flux_lacks_is_known_before_it_is_downloaded(device, token, words):
-    said = space.lacking("flux-dev", device=device, token=token)
+    said = space.find_missing("flux-dev", device=device, token=token)
     assert said is None if words is None else words in said
-    assert space.lacking("pocket", device="cpu", token=False) is None
+    assert space.find_missing("pocket", device="cpu", token=False) is None
 
 
 def test_a_space_that_lacks_something_comes_up_with_pocket_and_says_so(on_a_space, opened, tmp_path, capsys):

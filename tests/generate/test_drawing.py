@@ -230,10 +230,10 @@ def test_a_mistake_is_one_line_and_exit_code_2(name, run, tmp_path):
 
 
 def test_a_device_that_is_not_there_is_a_mistake_too(capsys, tmp_path, monkeypatch):
-    def load(*_, **__):
+    def refuse(*_, **__):
         raise AssertionError("Torch not compiled with CUDA enabled")
 
-    monkeypatch.setattr("dsd.model.checkpoint.load_pipeline", load)
+    monkeypatch.setattr("torch.empty", refuse)
     Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
     argv = [str(tmp_path / "photo.png"), "a hat", "-o", str(tmp_path / "o.png"), "--device", "cuda"]
     assert command.run(command.parse(argv)) == 2

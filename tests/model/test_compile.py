@@ -47,11 +47,6 @@ def test_on_a_cpu_it_says_that_it_does_nothing_and_does_nothing(pipe):
     assert all(block._compiled_call_impl is None for block in blocks(pipe))
 
 
-def test_every_block_of_the_transformer_is_meant(pipe):
-    repeated = [module for module in pipe.transformer.modules() if compiling._is_repeated(pipe, module)]
-    assert repeated == blocks(pipe)
-
-
 def test_compiled_just_in_time_it_draws_the_same_without_compiling_for_a_visitor(pipe):
     before = drawn(pipe)
     compiling.just_in_time(pipe, backend="eager")

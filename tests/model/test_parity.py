@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler
 from PIL import Image
 from safetensors.torch import load_file
 
-from dsd.model.encoding import condition
+from dsd.model.encoding import encode_condition
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.request import Request
 from dsd.model.transformer import load_transformer
@@ -72,7 +72,7 @@ def encode(pipe: DSDPipeline, golden: dict) -> torch.Tensor:
     embeds = {key: golden[key].to(pipe.dtype) for key in EMBEDS}
     with torch.no_grad():
         request = Request(image=Image.open(REFERENCE / "reference.png"), **embeds)
-        return condition(pipe, request, 512, 512)
+        return encode_condition(pipe, request, 512, 512)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -178,7 +178,7 @@ def test_images_from_before_there_were_qualities_are_best(pipe):
 
 
 def test_images_of_version_0_carry_a_shift_of_one():
-    assert quality.from_settings(quality.settings(QUALITIES["draft"]) | {"shift": 1.0}) == QUALITIES["draft"]
+    assert quality.from_settings(asdict(QUALITIES["draft"]) | {"shift": 1.0}) == QUALITIES["draft"]
     with pytest.raises(ValueError, match="unreadable quality.*shift"):
         quality.from_settings({"shift": 2.0})
 
