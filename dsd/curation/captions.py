@@ -17,7 +17,7 @@ from typing import NamedTuple
 from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 
-from dsd.curation.judge import recipe_named
+from dsd.curation.judge import find_recipe
 from dsd.files import hub
 from dsd.files.jsonl import Record
 from dsd.grids.grids import Grid, open_panels
@@ -142,7 +142,7 @@ def caption_grids(
     """
     requests: dict[tuple, Request] = {}
     for grid in grids:
-        panels, questions = open_panels(run, grid), recipe_named(recipe or grid.recipe).captions
+        panels, questions = open_panels(run, grid), find_recipe(recipe or grid.recipe).captions
         orders = both_orders(kept[grid.id])
         requests |= {(grid.id, b): Request(questions["caption"], (panels[b],)) for _, b in orders}
         requests |= {

@@ -10,10 +10,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import HfApi
 
@@ -23,7 +22,6 @@ from dsd.files.jsonl import Row, RunError
 from dsd.files.pairs import COLUMNS
 from dsd.files.upload import upload
 from dsd.grids import grids
-from dsd.grids.grids import Grid
 
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
@@ -33,8 +31,7 @@ GRIDS_IN_MEMORY = 16
 UPLOADED = ["README.md", "samples.png", "train-*.parquet"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
+class Written(NamedTuple):
     """The result of `write_dataset`."""
 
     folder: Path
@@ -78,19 +75,17 @@ def write_dataset(
             on_rows(done, len(items))
         for path in old.keys() - set(paths):
             path.unlink()
-    return Written(folder=out, shards=paths, rows=[item.row for item in items], new=new)
+    return Written(out, paths, [item.row for item in items], new)
 
 
 def _digest(items: list[Item], shard_rows: int) -> bytes:
     """Return a digest of everything that the bytes of the dataset depend on."""
-    parts = [[item.row, item.conditioning, item.target, _place(item.grid)] for item in items]
+    parts = []
+    for row, grid, conditioning, target in items:  # grids of version 0 have no boxes
+        place = [grid.file, grid.rows, grid.columns, grid.margin, *([grid.boxes] if grid.boxes else [])]
+        parts.append([row, conditioning, target, place])
     text = json.dumps([FORMAT, GROUP, shard_rows, parts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest().encode()
-
-
-def _place(grid: Grid) -> list:
-    """Return what decides where the panels are cut; grids of version 0 have no boxes."""
-    return [grid.file, grid.rows, grid.columns, grid.margin, *([grid.boxes] if grid.boxes else [])]
 
 
 # ---------------------------------------------------------------- shards
@@ -117,25 +112,24 @@ def _own_shards(folder: Path) -> dict[Path, bytes]:
 
 def _write_shard(path: Path, run: Path, items: list[Item], digest: bytes) -> Iterator[int]:
     """Write the whole file or nothing, by renaming a temporary file; yield the number of rows so far."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part, schema = path.with_name(f".{path.name}.{os.getpid()}.part"), _schema(digest)
     by_id = {item.grid.id: item.grid for item in items}
 
     @lru_cache(maxsize=GRIDS_IN_MEMORY)
     def panels(name: str) -> list[bytes]:
         return [contact_sheet.png(panel) for panel in grids.open_panels(run, by_id[name])]
 
-    def with_images(item: Item) -> Row:
-        row = dict(item.row)
-        for name, panel in (("conditioning", item.conditioning), ("target", item.target)):
-            row[name] = {"bytes": panels(item.grid.id)[panel], "path": f"{item.grid.id}-{panel}.png"}
-        return row
+    def image(grid: str, panel: int) -> Row:
+        return {"bytes": panels(grid)[panel], "path": f"{grid}-{panel}.png"}
 
     with jsonl.explain_errors(path):
         try:
-            schema = _schema(digest)
             with parquet.package().ParquetWriter(part, schema, write_page_checksum=True) as writer:
                 for start in range(0, len(items), GROUP):
-                    rows = [with_images(item) for item in items[start : start + GROUP]]
+                    rows = [
+                        row | {"conditioning": image(grid.id, first), "target": image(grid.id, second)}
+                        for row, grid, first, second in items[start : start + GROUP]
+                    ]
                     writer.write_table(_table(rows, schema))
                     yield start + len(rows)
             with part.open("rb") as file:
@@ -151,9 +145,8 @@ def _table(rows: list[Row], schema: Any) -> Any:
     try:
         return pyarrow.Table.from_pylist(rows, schema=schema)
     except (TypeError, ValueError) as error:  # Arrow raises either for a wrong type
-        raise RunError(
-            f"the rows {rows[0]['id']} to {rows[-1]['id']} hold a value of the wrong type: {error}"
-        ) from error
+        where = f"{rows[0]['id']} to {rows[-1]['id']}"
+        raise RunError(f"the rows {where} hold a value of the wrong type: {error}") from error
 
 
 def _schema(digest: bytes) -> Any:
@@ -174,7 +167,7 @@ def _schema(digest: bytes) -> Any:
 
 
 def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
-    """Upload a finished dataset with its card to the hub as `name` (owner/name) and return its address.
+    """Upload a finished dataset and its card as `name` (owner/name) and return the address.
 
     A new repository is private by default, because the generator's license may forbid publication.
     """
