@@ -1,9 +1,8 @@
 """Captions and edit instructions for the kept pairs, and prompt enhancement.
 
-Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP, without preamble and markup.
-If the model refuses, or its text is empty or too long, it is asked once more for a shorter one; a text that
-is still too long is cut at a word and flagged. If there is still no text, the grid's own words are used and
-`writer` is `grid`.
+Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP. If the model refuses, or its
+text is empty or too long, it is asked once more for a shorter one; a text that is still too long is cut at a
+word and flagged. If there is still no text, the grid's own words are used and `writer` is `grid`.
 """
 
 import math
@@ -59,10 +58,7 @@ def estimate(text: str) -> int:
 
 
 def counter(tokenizer: str | Path | None) -> Count:
-    """Return a function that counts tokens with a tokenizer (folder or hub id), or `estimate` for None.
-
-    Raise LoadError if there is no such tokenizer.
-    """
+    """Return the count of a tokenizer (folder or hub id), or `estimate` for None; raise LoadError."""
     if tokenizer is None:
         return estimate
     from transformers import AutoTokenizer  # imported here because the import takes seconds
@@ -74,10 +70,7 @@ def counter(tokenizer: str | Path | None) -> Count:
 
 
 def tokenizer_of(base: str | Path) -> Path | None:
-    """Return the folder of a pipeline's CLIP tokenizer, or None if it is not on this machine.
-
-    The folder is in the pipeline itself or in the local hub cache; nothing is downloaded.
-    """
+    """Return the folder of a pipeline's CLIP tokenizer, in it or in the hub cache; None if neither has it."""
     if (folder := Path(base) / "tokenizer").is_dir():
         return folder
     if not hub.ID.fullmatch(str(base)):
@@ -144,32 +137,28 @@ def caption_grids(
     for grid in grids:
         panels, questions = open_panels(run, grid), find_recipe(recipe or grid.recipe).captions
         orders = both_orders(kept[grid.id])
-        requests |= {(grid.id, b): Request(questions["caption"], (panels[b],)) for _, b in orders}
-        requests |= {
-            (grid.id, a, b): Request(questions["instruction"], (panels[a], panels[b])) for a, b in orders
-        }
+        for _, b in orders:
+            requests[grid.id, b] = Request(questions["caption"], (panels[b],))
+        for a, b in orders:
+            requests[grid.id, a, b] = Request(questions["instruction"], (panels[a], panels[b]))
     lines = dict(zip(requests, write(vlm, list(requests.values()), count), strict=True))
-    return [
-        _caption(grid, panel, target, lines, vlm.name, count)
-        for grid in grids
-        for panel, target in both_orders(kept[grid.id])
-    ]
-
-
-def _caption(
-    grid: Grid, panel: int, target: int, lines: dict[tuple, Line], writer: str, count: Count
-) -> Caption:
-    caption, instruction = lines[grid.id, target], lines[grid.id, panel, target]
-    if not (caption.text and instruction.text):
-        caption, instruction = (fit(text, count) for text in grid_words(grid, target))
-        writer = GRID
-    return Caption(
-        id=caption_id(grid.id, panel, target),
-        caption=caption.text,
-        instruction=instruction.text,
-        cut=caption.is_cut or instruction.is_cut,
-        writer=writer,
-    )
+    captions = []
+    for grid in grids:
+        for panel, target in both_orders(kept[grid.id]):
+            name, texts = (
+                caption_id(grid.id, panel, target),
+                (lines[grid.id, target], lines[grid.id, panel, target]),
+            )
+            writer = vlm.name
+            if not all(line.text for line in texts):
+                texts, writer = [fit(text, count) for text in grid_words(grid, target)], GRID
+            (caption, is_cut), (instruction, is_cut_too) = texts
+            captions.append(
+                Caption(
+                    id=name, caption=caption, instruction=instruction, cut=is_cut or is_cut_too, writer=writer
+                )
+            )
+    return captions
 
 
 def both_orders(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -182,10 +171,7 @@ def caption_id(grid: str, conditioning: int, target: int) -> str:
 
 
 def grid_words(grid: Grid, target: int) -> tuple[str, str]:
-    """Return a caption and an instruction made of the grid prompt's words for one panel.
-
-    They describe what was requested; the teacher may have drawn something else.
-    """
+    """Return caption and instruction in the words of the prompt, which the teacher may not have drawn."""
     article = "" if grid.subject.lower().startswith(("a ", "an ", "the ")) else "a "
     return f"{article}{grid.subject} {grid.places[target]}", grid.places[target]
 
@@ -196,12 +182,10 @@ def grid_words(grid: Grid, target: int) -> tuple[str, str]:
 def enhance(vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe, *, count: Count = estimate) -> str:
     """Return a description of the image's subject followed by the user's prompt, on one line.
 
-    The user's words are never cut: the description is shortened to keep the line within 77 tokens.
-
-    This takes a single question, `recipe.captions["caption"]`, which every judge can answer, including the
-    embedded one. Only the subject is kept from the answer, up to the first word for a place or an action,
-    because the image's context would contradict the requested one. If the prompt opens with the subject, in
-    words of the description or as `it` or `the critter`, these words are not repeated.
+    The user's words are never cut: the description is shortened to keep the line within 77 tokens. It is the
+    answer to `recipe.captions["caption"]`, up to the first word for a place or an action, because the image's
+    context would contradict the requested one. If the prompt opens with the subject, in words of the
+    description or as `it` or `the critter`, these words are not repeated.
     """
     (caption,) = write(vlm, [Request(recipe.captions["caption"], (image,))], count)
     description, prompt = before_context(caption.text).split(), one_line(prompt)

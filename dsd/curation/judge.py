@@ -63,7 +63,7 @@ def judge(
     that needs another vote, or whose answer cannot be read, joins the end of it. `on_pair` gets each pair as
     soon as it is decided.
     """
-    judged, waiting = list(pairs), deque()
+    judged, waiting, asked = list(pairs), deque(), deque()  # indices of pairs
 
     def sort(i: int) -> None:
         if decide(judged[i], thresholds)[1] == UNASKED:
@@ -78,7 +78,6 @@ def judge(
 
     for i in range(len(judged)):
         sort(i)
-    asked: deque[int] = deque()
     while waiting:
         for text in vlm.ask_many(ask()):
             i = asked.popleft()
