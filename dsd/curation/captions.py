@@ -142,23 +142,19 @@ def caption_grids(
         for a, b in orders:
             requests[grid.id, a, b] = Request(questions["instruction"], (panels[a], panels[b]))
     lines = dict(zip(requests, write(vlm, list(requests.values()), count), strict=True))
-    captions = []
-    for grid in grids:
-        for panel, target in both_orders(kept[grid.id]):
-            name, texts = (
-                caption_id(grid.id, panel, target),
-                (lines[grid.id, target], lines[grid.id, panel, target]),
-            )
-            writer = vlm.name
-            if not all(line.text for line in texts):
-                texts, writer = [fit(text, count) for text in grid_words(grid, target)], GRID
-            (caption, is_cut), (instruction, is_cut_too) = texts
-            captions.append(
-                Caption(
-                    id=name, caption=caption, instruction=instruction, cut=is_cut or is_cut_too, writer=writer
-                )
-            )
-    return captions
+    return [
+        _caption(grid, a, b, [lines[grid.id, b], lines[grid.id, a, b]], vlm.name, count)
+        for grid in grids
+        for a, b in both_orders(kept[grid.id])
+    ]
+
+
+def _caption(grid: Grid, panel: int, target: int, lines: list[Line], writer: str, count: Count) -> Caption:
+    if not all(line.text for line in lines):
+        lines, writer = [fit(text, count) for text in grid_words(grid, target)], GRID
+    name, is_cut = caption_id(grid.id, panel, target), any(line.is_cut for line in lines)
+    caption, instruction = (line.text for line in lines)
+    return Caption(id=name, caption=caption, instruction=instruction, cut=is_cut, writer=writer)
 
 
 def both_orders(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

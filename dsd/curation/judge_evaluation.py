@@ -103,7 +103,7 @@ def judge_drawn(
 
 
 def grades(pairs: Sequence[GradedPair]) -> Row:
-    """Return error rates with 95 % intervals: kept pairs with a changed trait, dropped pairs of one critter."""
+    """Return error rates with 95 % intervals: keeps of changed traits, drops of one critter, and more."""
     same, hard = [pair for pair in pairs if not pair.changed], [pair for pair in pairs if pair.changed]
     first = pairs[0]
     groups = {f"{pattern} critter": [p for p in same if p.pattern == pattern] for pattern in PATTERNS}

@@ -34,7 +34,6 @@ def compose(
 
 
 def png(image: Image.Image) -> bytes:
-    """Return the image encoded as PNG."""
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()

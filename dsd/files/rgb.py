@@ -19,21 +19,17 @@ def to_rgb(image: Image.Image, limit: int | None = None) -> Image.Image:
     8 bits (PIL would clip them), and transparency is put on white. The input is not changed, and the result
     has no metadata, so that nothing is applied twice. Raise ValueError for a mode that cannot be converted.
     """
-    rgb = _flat(_upright(_first_frame(image)))
+    position = image.tell()
+    if position:
+        image.seek(0)
+        frame = image.copy()
+        image.seek(position)
+        image = frame
+    rgb = _flat(_upright(image))
     if limit and max(rgb.size) > limit:
         rgb.thumbnail((limit, limit), Image.Resampling.LANCZOS)
     rgb.info = {}
     return rgb
-
-
-def _first_frame(image: Image.Image) -> Image.Image:
-    position = image.tell()
-    if position == 0:
-        return image
-    image.seek(0)
-    frame = image.copy()
-    image.seek(position)
-    return frame
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -16,10 +16,8 @@ def check_upload(name: str) -> None:
     """Raise LoadError if the hub does not allow the name or there is no token to upload with."""
     _check_name(name)
     if get_token() is None:
-        raise LoadError(
-            f"uploading {name} needs a token: set the variable HF_TOKEN to a token that may write there "
-            f"({TOKENS})"
-        )
+        remedy = f"set the variable HF_TOKEN to a token that may write there ({TOKENS})"
+        raise LoadError(f"uploading {name} needs a token: {remedy}")
 
 
 def _check_name(name: str) -> None:
