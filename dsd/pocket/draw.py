@@ -1,7 +1,7 @@
 """Draw a panel of the drawn world with Pillow, on a larger canvas that is then averaged down and blurred."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
@@ -19,8 +19,7 @@ WHITE, INK = (1.0, 1.0, 1.0), (0.10, 0.08, 0.12)
 EYE_GAPS = {1: 0.0, 2: 0.56, 3: 0.5}  # by the number of eyes
 
 
-@dataclass(frozen=True)
-class Build:
+class Build(NamedTuple):
     """Where the parts of a body shape are, in units of the body's radius."""
 
     ear_x: float
