@@ -110,9 +110,9 @@ class CritterScorer:
 
 
 def _score(scene: Scene, reading: scorer.Reading) -> Numbers:
-    traits = scorer.kept(scene.critter, reading)
+    traits = scorer.check_traits(scene.critter, reading)
     identity = scorer.identity(scene.critter, reading)
-    following = _share(scorer.followed(scene.target, reading).values())
+    following = _share(scorer.check_context(scene.target, reading).values())
     return {
         "identity": identity,
         "named": _share(value for name, value in traits.items() if name in NAMED),

@@ -1,7 +1,7 @@
 """The ground-truth scorer: a small network, trained only on renders, that reads the traits from an image.
 
-It measures identity and prompt following without the judgment of another model. It also estimates how much an
-image differs from the drawn world (`strangeness`), on which the app's warning is based.
+It measures identity and prompt following without another model's judgment, and how much an image differs from
+the drawn world (`strangeness`), on which the app's warning is based.
 """
 
 import math
@@ -40,15 +40,12 @@ LEAN = 5  # largest difference in tilt, in degrees, that counts as the same pose
 
 @dataclass(frozen=True)
 class Reading:
-    """The network's output for one image: the likeliest choice of each category and the value of each number.
-
-    `tilt` is the lean of the critter in degrees.
-    """
+    """The network's output for one image: the likeliest choice of each category, the value of each number."""
 
     choices: dict[str, str | int]
     numbers: dict[str, float]
     strangeness: float
-    tilt: float = 0.0
+    tilt: float = 0.0  # lean of the critter in degrees
 
 
 class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apache-2.0"):
@@ -68,8 +65,7 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
             nn.Linear(5 * w * 16, features), nn.BatchNorm1d(features), nn.ReLU(),
         )  # fmt: skip
         self.tilt = nn.Linear(5 * w * 16, 1)  # degrees; read before the features, which hardly contain it
-        heads = {name: nn.Linear(features, len(values)) for name, values in self.choices.items()}
-        self.heads = nn.ModuleDict(heads)
+        self.heads = nn.ModuleDict({n: nn.Linear(features, len(v)) for n, v in self.choices.items()})
         self.numbers = nn.Linear(features, NUMBERS)
         self.strangeness = nn.Linear(features, 1)
         # An image with a higher strangeness counts as unlike the drawn world.
@@ -183,25 +179,23 @@ def number_mask(critter: Critter) -> list[float]:
     return [float(n in visible) for n in ANGLES for _ in (0, 1)] + [float(n in visible) for n in RANGES]
 
 
-def kept(critter: Critter, reading: Reading) -> dict[str, bool]:
+def check_traits(critter: Critter, reading: Reading) -> dict[str, bool]:
     """Return for each visible trait of the critter whether the image keeps it."""
-    result = {name: reading.choices[name] == getattr(critter, name) for name in IDENTITY}
-    for name in visible_numbers(critter):
-        result[name] = is_close(name, true_number(critter, name), reading.numbers[name])
-    return result
+    choices = {name: reading.choices[name] == getattr(critter, name) for name in IDENTITY}
+    numbers = {name: true_number(critter, name) for name in visible_numbers(critter)}
+    return choices | {name: is_close(name, true, reading.numbers[name]) for name, true in numbers.items()}
 
 
 def identity(critter: Critter, reading: Reading) -> float:
     """Return the share of the critter's visible traits, choices and numbers, that the image keeps; 0..1."""
-    traits = kept(critter, reading)
+    traits = check_traits(critter, reading)
     return sum(traits.values()) / len(traits)
 
 
-def followed(context: Context, reading: Reading) -> dict[str, bool]:
+def check_context(context: Context, reading: Reading) -> dict[str, bool]:
     """Return whether the image shows each part of the context: scene, accessory with its color, light."""
-    names = ["scene", "accessory", "light"]
-    if context.accessory != "none":
-        names.append("accessory_color")
+    color = [] if context.accessory == "none" else ["accessory_color"]
+    names = ["scene", "accessory", "light", *color]
     return {name: reading.choices[name] == getattr(context, name) for name in names}
 
 
@@ -223,5 +217,4 @@ def distance(name: str, a: float, b: float) -> float:
     if name in ANGLES:
         period = 360 / ANGLES[name]
         return abs((a - b + period / 2) % period - period / 2)
-    low, high = RANGES[name]
-    return abs(a - b) / (high - low)
+    return abs(a - b) / (RANGES[name][1] - RANGES[name][0])
