@@ -43,15 +43,11 @@ class Caption(Record):
     writer: str
 
 
-# ---------------------------------------------------------------- text length
-
-
 def estimate(text: str) -> int:
     """Estimate the number of CLIP tokens in a text without the vocabulary, erring on the high side.
 
-    CLIP first splits a text into words, single digits and runs of other characters, then splits rare words
-    into pieces. The estimate counts one piece for every four letters of a word, rounded up, although common
-    English words of any length are a single piece.
+    CLIP splits a text into words, single digits and runs of other characters, then rare words into pieces.
+    The estimate is a piece for every four letters, although common words of any length are a single piece.
     """
     pieces = re.findall(r"[^\W\d_]+|\d|[^\w\s]+|_+", text)
     return 2 + sum(math.ceil(len(piece) / 4) for piece in pieces)
@@ -100,10 +96,7 @@ def one_line(text: str) -> str:
 
 
 def write(vlm: VLM, requests: Sequence[Request], count: Count = estimate) -> list[Line]:
-    """Return one line per request; it is empty if the model returns no text or refuses.
-
-    Requests with an empty, refused or too long answer are asked once more.
-    """
+    """Return one line per request, empty for no text or a refusal; ask once more for bad or long answers."""
     texts = [_read(request, text) for request, text in zip(requests, vlm.ask_many(requests), strict=True)]
     again = [i for i, text in enumerate(texts) if not text or count(text) > LONGEST]
     shorter = [replace(requests[i], question=f"{requests[i].question} {SHORTER}") for i in again]
@@ -114,9 +107,6 @@ def write(vlm: VLM, requests: Sequence[Request], count: Count = estimate) -> lis
 
 def _read(request: Request, answer: str) -> str:
     return "" if is_refused(answer) else one_line(read_caption(answer, request.question) or "")
-
-
-# ---------------------------------------------------------------- the captions of a run
 
 
 def caption_grids(
@@ -170,9 +160,6 @@ def grid_words(grid: Grid, target: int) -> tuple[str, str]:
     """Return caption and instruction in the words of the prompt, which the teacher may not have drawn."""
     article = "" if grid.subject.lower().startswith(("a ", "an ", "the ")) else "a "
     return f"{article}{grid.subject} {grid.places[target]}", grid.places[target]
-
-
-# ---------------------------------------------------------------- prompt enhancement for the Generate tab
 
 
 def enhance(vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe, *, count: Count = estimate) -> str:

@@ -1,8 +1,7 @@
 """Export of a run's pairs as parquet shards, and upload of the shards to the hub.
 
-Until this stage a pair is a row that names two panels of a grid. Only here the panels are cut out and stored
-as separate lossless PNG images. The bytes of a dataset depend only on the run's rows and on a `Choice`: it is
-written again if they change, and kept otherwise.
+Only here the panels of a pair are cut out of their grid and stored as separate lossless PNG images. The bytes
+of a dataset depend only on the run's rows and on a `Choice`: it is written again if they change.
 """
 
 import hashlib
@@ -50,9 +49,8 @@ def write_dataset(
 ) -> Written:
     """Write a run's dataset to the folder `out`, `shard_rows` rows per file; keep shards that are up to date.
 
-    An interrupted command that is run again gives the same bytes. `on_rows(done, total)` reports the
-    progress. Raise RunError for a run without pairs to write, for a grid that cannot be read, and if `out`
-    contains parquet files that this command did not write.
+    An interrupted command that is run again gives the same bytes. `on_rows` gets the rows done and in total.
+    Raise RunError for a run without pairs, an unreadable grid, or parquet files in `out` that are not ours.
     """
     if shard_rows < 1:
         raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
@@ -88,14 +86,8 @@ def _digest(items: list[Item], shard_rows: int) -> bytes:
     return hashlib.sha256(text.encode()).hexdigest().encode()
 
 
-# ---------------------------------------------------------------- shards
-
-
 def _own_shards(folder: Path) -> dict[Path, bytes]:
-    """Return the dataset digest of each shard in the folder, after deleting partly written files.
-
-    The digest of a damaged shard is b"", so that it is written again.
-    """
+    """Delete partly written files; return the dataset digest of each shard, b"" for a damaged one."""
     for part in folder.glob(".train-*.part"):
         part.unlink()
     digests = {}
@@ -161,9 +153,6 @@ def _schema(digest: bytes) -> Any:
         features[name] = {"_type": "Image"} if kind == "image" else {"_type": "Value", "dtype": kind}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}), parquet.DATASET: digest}
     return pyarrow.schema(columns, metadata=metadata)
-
-
-# ---------------------------------------------------------------- the hub
 
 
 def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:

@@ -110,13 +110,9 @@ def sample_sheet(written: Written) -> Image.Image:
     return ImageOps.expand(page, BORDER, "white")
 
 
-# ---------------------------------------------------------------- text
-
-
 def card(run: Run, written: Written, choice: Choice, *, grades: str | None = None) -> str:
     """Return the README.md: the metadata that the hub reads, and the page with `grades` as a section."""
     count, licenses = len(written.rows), Counter(row["generator_license"] for row in written.rows)
-    is_dev = FLUX_DEV in licenses
     parts = [
         f"---\n{_metadata(set(licenses)).to_yaml()}\n---",
         f"# {TITLE}",
@@ -127,7 +123,7 @@ def card(run: Run, written: Written, choice: Choice, *, grades: str | None = Non
         f"## How it was made\n\n{_making(run, written, choice)}",
         *([grades] if grades else []),
         f"## License\n\n{_shares('license of the generator', 'rows', licenses)}",
-        *([NON_COMMERCIAL] if is_dev else []),
+        *([NON_COMMERCIAL] if FLUX_DEV in licenses else []),
         f"## Limits\n\n{LIMITS}",
     ]
     return "\n\n".join(parts)

@@ -2,10 +2,8 @@
 
 Stage 1 compares embeddings. Pairs below the floor cannot show one subject; pairs above the ceiling are
 near-copies, which teach a model to copy and paste. Stage 2 asks a vision-language model about the remaining
-pairs: it describes before it decides and scores each part of the subject (`dsd.curation.verdict`). An answer
-that cannot be read is asked for once more. The judge's words and all numbers stay in the row.
-
-Whether the judge is right is measured by `dsd.curation.judge_evaluation`, on pairs with known ground truth.
+pairs: it describes before it decides and scores each part of the subject (`dsd.curation.verdict`). Its words
+and all numbers stay in the row. `dsd.curation.judge_evaluation` measures whether the judge is right.
 """
 
 from collections import Counter, deque
@@ -59,9 +57,8 @@ def judge(
 ) -> list[Kind]:
     """Return the pairs with the judge's answers about their images, and the verdict.
 
-    All questions go to the judge as one ordered stream, so that a server can process many at once; a pair
-    that needs another vote, or whose answer cannot be read, joins the end of it. `on_pair` gets each pair as
-    soon as it is decided.
+    All questions are one ordered stream, so that a server can process many at once; a pair that needs another
+    vote, or whose answer cannot be read, joins the end of it. `on_pair` gets each pair once it is decided.
     """
     judged, waiting, asked = list(pairs), deque(), deque()  # indices of pairs
 
@@ -90,14 +87,12 @@ def _question(pair: Judged, images: tuple[Image.Image, Image.Image]) -> Request:
     """Return the question for the next vote.
 
     Every other vote shows the images in the other order, because the answer should not depend on it. The
-    first vote in each order is greedy, the best single answer; only the later ones need a seed, and those
-    that are asked for again.
+    first vote in each order is greedy; only the later ones, and those asked for again, need a seed.
     """
     recipe, vote = find_recipe(pair.recipe), len(pair.votes)
     turned = images[::-1] if vote % 2 else images
     seed = AGAIN + vote if str(vote) in pair.repeated else vote // 2 or None
-    schema = schemas.judgment(recipe.parts, TOP_SCORE)
-    return Request(recipe.compare, tuple(turned), seed=seed, schema=schema)
+    return Request(recipe.compare, turned, seed=seed, schema=schemas.judgment(recipe.parts, TOP_SCORE))
 
 
 def judge_grids(
@@ -177,10 +172,9 @@ def check_settings(path: Path, *, thresholds: Thresholds, **settings: object) ->
 
 
 def redecide(run: Path, thresholds: Thresholds) -> list[Pair]:
-    """Decide all pairs of a run again from their rows and write them, without asking the judge.
+    """Decide all pairs of a run again and write them; raise RunError if one would need the judge.
 
-    Captions of grids whose kept pairs change are removed, so that the next run writes them again. Raise
-    RunError if a pair would need the judge, because it was never judged or lacks votes.
+    Captions of grids whose kept pairs change are removed, so that the next run writes them again.
     """
     path, captions = run / "pairs.jsonl", run / "captions.jsonl"
     read_pairs(run)  # raises if there are none

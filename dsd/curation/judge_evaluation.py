@@ -2,9 +2,7 @@
 
 Half of the pairs show one critter in two contexts. The other half are hard negatives: the critter in the
 second image differs in a single trait, by a step that is visible in both contexts of the pair (a hat, for
-example, must not hide changed ears). All critters are held out, and no training run uses this seed. The judge
-is asked through `dsd.curation.judge.judge`, with the same thresholds as for the pairs of a run.
-
+example, must not hide changed ears). All critters are held out. The judge is asked as for the pairs of a run.
 `dsd.evaluation.benefit` measures the judge on a teacher's images, which are less regular.
 """
 
@@ -28,8 +26,7 @@ from dsd.vlm.open import VLM
 TRAITS = ("hue", "stripe_angle", "eye_size", "spots", "eyes", "shape", "pattern", "ears")
 NEEDS = {"stripe_angle": "striped", "spots": "spotted"}  # trait -> the pattern that shows it
 SEED = 77_003  # no training run uses it
-# A change is visible if at least VISIBLE_SHARE of the pixels change by at least VISIBLE_LEVELS (of 255). The
-# tip of an ear is about that large.
+# A change is visible if this share of the pixels (the tip of an ear) changes by this many levels of 255.
 VISIBLE_SHARE, VISIBLE_LEVELS = 0.006, 30
 Z = NormalDist().inv_cdf(0.975)
 
@@ -99,9 +96,6 @@ def judge_drawn(
     return judge(pairs, [drawing.images for drawing in drawings], vlm=vlm, thresholds=thresholds)
 
 
-# ---------------------------------------------------------------- grades
-
-
 def grades(pairs: Sequence[GradedPair]) -> Row:
     """Return error rates with 95 % intervals: keeps of changed traits, drops of one critter, and more."""
     same, hard = [pair for pair in pairs if not pair.changed], [pair for pair in pairs if pair.changed]
@@ -110,10 +104,8 @@ def grades(pairs: Sequence[GradedPair]) -> Row:
     groups["in one light"] = [pair for pair in same if pair.one_light]
     groups["in two lights"] = [pair for pair in same if not pair.one_light]
     changes = {trait: [pair for pair in hard if pair.changed == trait] for trait in TRAITS}
-    return {
-        "judge": first.judge,
-        "recipe": first.recipe,
-        "pairs": len(pairs),
+    head = {"judge": first.judge, "recipe": first.recipe, "pairs": len(pairs)}
+    return head | {
         "seed": first.seed,
         "size": first.size,
         "in_all": {

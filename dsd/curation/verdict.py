@@ -1,8 +1,7 @@
 """The vote that a judge's answer gives and the decision to keep or drop a pair, as pure functions.
 
 A pair is kept if its similarity lies between floor and ceiling and enough votes call it the same subject
-without giving any part a low score. The row keeps every number that the decision depends on, so that it can
-be decided again with other thresholds, without the judge.
+without giving any part a low score. The row keeps all these numbers, so that it can be decided again.
 """
 
 from dataclasses import dataclass, field, replace
@@ -104,10 +103,9 @@ def hear(pair: Judged, text: str, recipe: Recipe) -> Judged:
 def decide(pair: Judged, thresholds: Thresholds) -> tuple[str, str]:
     """Return verdict and reason from the pair's numbers, so that thresholds can be changed later.
 
-    Pairs without the votes that they need are dropped as "not judged": those that the run's own floor or
-    ceiling kept from the judge, once these are loosened, and those that a missing vote could still keep. An
-    unreadable or refused vote counts as a no; it is the reason if a yes in its place could have kept the
-    pair.
+    Pairs that a missing vote could still keep are dropped as "not judged", also if the run's own floor or
+    ceiling kept them from the judge. An unreadable or refused vote counts as a no; it is the reason if a yes
+    in its place could have kept the pair.
     """
     similarity = pair.similarity
     if similarity is not None and not thresholds.floor <= similarity <= thresholds.ceiling:

@@ -56,7 +56,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def owner(file: str) -> bytes | None:
-    """Return the id of the dataset that a file belongs to, or None if this project did not write the file."""
+    """Return the id of the dataset that a file belongs to, or None if this project did not write it."""
     return (open_file(file).schema_arrow.metadata or {}).get(DATASET)
 
 

@@ -13,11 +13,11 @@ SRGB = ImageCms.createProfile("sRGB")
 
 
 def to_rgb(image: Image.Image, limit: int | None = None) -> Image.Image:
-    """Return the image as a viewer shows it, in RGB, with the longest side at most `limit` pixels.
+    """Return the first frame as a viewer shows it, in RGB, with the longest side at most `limit` pixels.
 
-    The first frame is taken, the EXIF orientation and the color profile are applied, deep grays are scaled to
-    8 bits (PIL would clip them), and transparency is put on white. The input is not changed, and the result
-    has no metadata, so that nothing is applied twice. Raise ValueError for a mode that cannot be converted.
+    Deep grays are scaled to 8 bits (PIL would clip them), and transparency is put on white. The input is not
+    changed, and the result has no metadata, so that nothing is applied twice. Raise ValueError for a mode
+    that cannot be converted.
     """
     position = image.tell()
     if position:
