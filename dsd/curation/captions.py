@@ -31,6 +31,7 @@ LONGEST = 77  # tokens, including the start and end tokens
 SHORTER = "Answer shorter: one line of at most 25 words."
 POINTING = frozenset("a an the this that same it one creature critter character subject".split())
 Count = Callable[[str], int]
+Panels = dict[str, list[tuple[int, int]]]  # id of a grid -> the first and second panel of some pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +111,8 @@ def _read(request: Request, answer: str) -> str:
 
 
 def caption_grids(
-    grids: Sequence[Grid],
-    kept: dict[str, list[tuple[int, int]]],
+    grids: list[Grid],
+    kept: Panels,
     *,
     run: Path,
     vlm: VLM,
@@ -120,8 +121,8 @@ def caption_grids(
 ) -> list[Caption]:
     """Return the captions of these grids: two per kept pair, with each panel as the target once.
 
-    `kept` maps a grid's id to the (first, second) panels of its kept pairs. A target image is described once,
-    even if it is in several pairs. If `recipe` is None, each grid's own recipe is used.
+    A target image is described once, even if it is in several pairs. If `recipe` is None, each grid's own
+    recipe is used.
     """
     requests: dict[tuple, Request] = {}
     for grid in grids:

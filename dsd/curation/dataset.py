@@ -26,7 +26,6 @@ SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
 GROUP = 50  # rows per row group: 100 images
 FORMAT = 1  # increase it when the same rows give different files
-GRIDS_IN_MEMORY = 16
 UPLOADED = ["README.md", "samples.png", "train-*.parquet"]
 
 
@@ -103,32 +102,27 @@ def _own_shards(folder: Path) -> dict[Path, bytes]:
 
 
 def _write_shard(path: Path, run: Path, items: list[Item], digest: bytes) -> Iterator[int]:
-    """Write the whole file or nothing, by renaming a temporary file; yield the number of rows so far."""
-    part, schema = path.with_name(f".{path.name}.{os.getpid()}.part"), _schema(digest)
-    by_id = {item.grid.id: item.grid for item in items}
+    """Write the whole file or nothing; yield the number of rows so far."""
+    schema, by_id = _schema(digest), {item.grid.id: item.grid for item in items}
 
-    @lru_cache(maxsize=GRIDS_IN_MEMORY)
+    @lru_cache(maxsize=16)
     def panels(name: str) -> list[bytes]:
         return [contact_sheet.png(panel) for panel in grids.open_panels(run, by_id[name])]
 
     def image(grid: str, panel: int) -> Row:
         return {"bytes": panels(grid)[panel], "path": f"{grid}-{panel}.png"}
 
-    with jsonl.explain_errors(path):
-        try:
-            with parquet.package().ParquetWriter(part, schema, write_page_checksum=True) as writer:
-                for start in range(0, len(items), GROUP):
-                    rows = [
-                        row | {"conditioning": image(grid.id, first), "target": image(grid.id, second)}
-                        for row, grid, first, second in items[start : start + GROUP]
-                    ]
-                    writer.write_table(_table(rows, schema))
-                    yield start + len(rows)
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    with jsonl.replacing(path) as part:
+        with parquet.package().ParquetWriter(part, schema, write_page_checksum=True) as writer:
+            for start in range(0, len(items), GROUP):
+                rows = [
+                    row | {"conditioning": image(grid.id, first), "target": image(grid.id, second)}
+                    for row, grid, first, second in items[start : start + GROUP]
+                ]
+                writer.write_table(_table(rows, schema))
+                yield start + len(rows)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _table(rows: list[Row], schema: Any) -> Any:

@@ -42,7 +42,7 @@ def decode(content: bytes) -> Image.Image:
 
 
 def suffixes() -> set[str]:
-    """Return the suffixes of accepted files, HEIC among them even if its package is missing."""
+    """Return the suffixes of accepted files, also of HEIC without its package."""
     Image.init()
     return {suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS} | {".heic", ".heif"}
 

@@ -90,16 +90,23 @@ def _parse(line: bytes, where: str) -> Row:
 # ---------------------------------------------------------------- writing
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: write to a temporary name, then rename."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that takes the place of `path` after the block, or is removed if that fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explain_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_bytes(content)
+            yield part
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing."""
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:

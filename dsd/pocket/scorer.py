@@ -35,6 +35,7 @@ NUMBERS = 2 * len(ANGLES) + len(RANGES)
 TOLERANCE = {"hue": 14, "accent_hue": 45, "stripe_angle": 22, "spot_turn": 18, "stripe_width": 0.35,
              "eye_size": 0.35, "ear_length": 0.35, "aspect": 0.4}  # fmt: skip
 FLAT = -3  # index in `Scorer.body` where the convolutions end and the features begin
+BATCH = 128  # images read at a time
 LEAN = 5  # largest difference in tilt, in degrees, that counts as the same pose
 
 
@@ -82,11 +83,11 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
         return self.body[:FLAT](images)  # [B, 80 * width]
 
     @torch.inference_mode()
-    def read(self, images: list[Image.Image], batch: int = 128) -> list[Reading]:
+    def read(self, images: list[Image.Image]) -> list[Reading]:
         """Return one reading for each PIL image; the images may have any size."""
         readings = []
-        for start in range(0, len(images), batch):
-            pixels = to_tensor(images[start : start + batch], self.size).to(self.strange.device)
+        for start in range(0, len(images), BATCH):
+            pixels = to_tensor(images[start : start + BATCH], self.size).to(self.strange.device)
             logits, numbers, strangeness, tilt = self.eval()(pixels)
             for i in range(len(pixels)):
                 choices = {name: self.choices[name][values[i].argmax()] for name, values in logits.items()}
