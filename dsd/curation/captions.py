@@ -111,13 +111,7 @@ def _read(request: Request, answer: str) -> str:
 
 
 def caption_grids(
-    grids: list[Grid],
-    kept: Panels,
-    *,
-    run: Path,
-    vlm: VLM,
-    count: Count = estimate,
-    recipe: str | None = None,
+    rows: list[Grid], kept: Panels, *, run: Path, vlm: VLM, count: Count = estimate, recipe: str | None = None
 ) -> list[Caption]:
     """Return the captions of these grids: two per kept pair, with each panel as the target once.
 
@@ -125,7 +119,7 @@ def caption_grids(
     recipe is used.
     """
     requests: dict[tuple, Request] = {}
-    for grid in grids:
+    for grid in rows:
         panels, questions = open_panels(run, grid), find_recipe(recipe or grid.recipe).captions
         orders = both_orders(kept[grid.id])
         for _, b in orders:
@@ -135,7 +129,7 @@ def caption_grids(
     lines = dict(zip(requests, write(vlm, list(requests.values()), count), strict=True))
     return [
         _caption(grid, a, b, [lines[grid.id, b], lines[grid.id, a, b]], vlm.name, count)
-        for grid in grids
+        for grid in rows
         for a, b in both_orders(kept[grid.id])
     ]
 

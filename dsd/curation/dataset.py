@@ -29,13 +29,13 @@ FORMAT = 1  # increase it when the same rows give different files
 UPLOADED = ["README.md", "samples.png", "train-*.parquet"]
 
 
-class Written(NamedTuple):
-    """The result of `write_dataset`."""
+class Dataset(NamedTuple):
+    """A dataset on disk."""
 
     folder: Path
     shards: list[Path]
     rows: list[Row]  # all rows of the dataset in order, without images
-    new: int  # number of shards written by this call
+    new: int  # number of shards that were not up to date
 
 
 def write_dataset(
@@ -45,7 +45,7 @@ def write_dataset(
     *,
     shard_rows: int = SHARD_ROWS,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
-) -> Written:
+) -> Dataset:
     """Write a run's dataset to the folder `out`, `shard_rows` rows per file; keep shards that are up to date.
 
     An interrupted command that is run again gives the same bytes. `on_rows` gets the rows done and in total.
@@ -72,7 +72,7 @@ def write_dataset(
             on_rows(done, len(items))
         for path in old.keys() - set(paths):
             path.unlink()
-    return Written(out, paths, [item.row for item in items], new)
+    return Dataset(out, paths, [item.row for item in items], new)
 
 
 def _digest(items: list[Item], shard_rows: int) -> bytes:

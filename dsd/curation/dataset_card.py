@@ -13,7 +13,7 @@ from PIL import Image, ImageOps
 
 from dsd.curation import report
 from dsd.curation.captions import GRID
-from dsd.curation.dataset import Written
+from dsd.curation.dataset import Dataset
 from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, license
 from dsd.files import contact_sheet, jsonl
 from dsd.files.jsonl import RunError
@@ -68,12 +68,12 @@ LIMITS = """\
 """
 
 
-def write_card(run: Run, written: Written, choice: Choice, *, grades: Path | None = None) -> None:
+def write_card(run: Run, dataset: Dataset, choice: Choice, *, grades: Path | None = None) -> None:
     """Write README.md and samples.png beside the shards; `grades` is that file of `train.curate --grade`."""
-    text = card(run, written, choice, grades=read_grades(grades) if grades else None)
-    contents = {"samples.png": contact_sheet.png(sample_sheet(written)), "README.md": text.encode()}
+    text = card(run, dataset, choice, grades=read_grades(grades) if grades else None)
+    contents = {"samples.png": contact_sheet.png(sample_sheet(dataset)), "README.md": text.encode()}
     for name, content in contents.items():
-        path = written.folder / name
+        path = dataset.folder / name
         if not path.exists() or path.read_bytes() != content:
             jsonl.write_atomic(path, content)
 
@@ -90,13 +90,13 @@ def read_grades(path: Path) -> str:
         ) from error
 
 
-def sample_sheet(written: Written) -> Image.Image:
+def sample_sheet(dataset: Dataset) -> Image.Image:
     """Draw sample pairs of different grids, spread over the dataset, with their texts."""
     firsts: dict[str, int] = {}  # grid -> its first row
-    for index, row in enumerate(written.rows):
+    for index, row in enumerate(dataset.rows):
         firsts.setdefault(row["grid"], index)
     indices, count = list(firsts.values()), min(SAMPLES, len(firsts))
-    pairs = Pairs([str(path) for path in written.shards])
+    pairs = Pairs([str(path) for path in dataset.shards])
     samples = [pairs[indices[k * len(indices) // count]] for k in range(count)]
     half = -(-count // 2)
     columns = []
@@ -110,17 +110,17 @@ def sample_sheet(written: Written) -> Image.Image:
     return ImageOps.expand(page, BORDER, "white")
 
 
-def card(run: Run, written: Written, choice: Choice, *, grades: str | None = None) -> str:
+def card(run: Run, dataset: Dataset, choice: Choice, *, grades: str | None = None) -> str:
     """Return the README.md: the metadata that the hub reads, and the page with `grades` as a section."""
-    count, licenses = len(written.rows), Counter(row["generator_license"] for row in written.rows)
+    count, licenses = len(dataset.rows), Counter(row["generator_license"] for row in dataset.rows)
     parts = [
         f"---\n{_metadata(set(licenses)).to_yaml()}\n---",
         f"# {TITLE}",
         OPENING.format(count, count // 2, KINDS[choice.which]),
         "![Sample pairs: the conditioning image, the target image, the texts](samples.png)",
         f"## Columns\n\n{table(('column', 'content'), MEANINGS.items())}",
-        f"## How many\n\n{_amounts(run, written, choice)}",
-        f"## How it was made\n\n{_making(run, written, choice)}",
+        f"## How many\n\n{_amounts(run, dataset, choice)}",
+        f"## How it was made\n\n{_making(run, dataset, choice)}",
         *([grades] if grades else []),
         f"## License\n\n{_shares('license of the generator', 'rows', licenses)}",
         *([NON_COMMERCIAL] if FLUX_DEV in licenses else []),
@@ -148,25 +148,25 @@ def _metadata(licenses: set[str]) -> DatasetCardData:
     )
 
 
-def _amounts(run: Run, written: Written, choice: Choice) -> str:
+def _amounts(run: Run, dataset: Dataset, choice: Choice) -> str:
     grids, pairs = counts(run).values()
-    used, subjects = ({row[name] for row in written.rows} for name in ("grid", "subject"))
+    used, subjects = ({row[name] for row in dataset.rows} for name in ("grid", "subject"))
     kept = sum(pair.is_kept for pair in run.pairs)
     text = (
         f"{grids.total():,} grids were drawn, which gave {pairs.total():,} pairs of panels; the judge "
-        f"kept {kept:,} of them, {kept / pairs.total():.1%}. The dataset has {len(written.rows) // 2:,} "
+        f"kept {kept:,} of them, {kept / pairs.total():.1%}. The dataset has {len(dataset.rows) // 2:,} "
         f"pairs from {len(used):,} grids, with {len(subjects):,} differently worded subjects."
     )
     if choice.labels:
         overruled = sum(run.labels.get(pair.id, pair.verdict) != pair.verdict for pair in run.pairs)
         text += f"\n\nPeople overruled the judge in {overruled:,} pairs."
-    writers = Counter(row["caption_writer"] for row in written.rows)
+    writers = Counter(row["caption_writer"] for row in dataset.rows)
     tables = ("grids", "number", grids), ("pairs", "number", pairs), ("captions by", "rows", writers)
     return "\n\n".join([text, *(_shares(*one) for one in tables)])
 
 
-def _making(run: Run, written: Written, choice: Choice) -> str:
-    used = {row["grid"] for row in written.rows}
+def _making(run: Run, dataset: Dataset, choice: Choice) -> str:
+    used = {row["grid"] for row in dataset.rows}
     generators = Counter(
         f"{grid.generator} (weights {grid.generator_hash}, {license(grid)}), {grid.rows}x{grid.columns} "
         f"panels, {grid.steps} steps, guidance {grid.guidance}"

@@ -31,7 +31,7 @@ VISIBLE_SHARE, VISIBLE_LEVELS = 0.006, 30
 Z = NormalDist().inv_cdf(0.975)
 
 
-class Drawn(NamedTuple):
+class Drawing(NamedTuple):
     """Two images with known ground truth."""
 
     critter: Critter
@@ -52,7 +52,7 @@ class GradedPair(Judged):
     size: int | None
 
 
-def drawn_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Drawn:
+def draw_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Drawing:
     """Draw pair number `index`: even numbers show one critter, odd numbers change one trait after another.
 
     The pair is a function of (seed, index), `size` x `size` pixels or the size that the shipped models use.
@@ -66,7 +66,7 @@ def drawn_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Draw
             continue
         if trait is None or all(_can_be_seen(critter, other, context) for context in contexts):
             images = draw(critter, contexts[0], size), draw(other, contexts[1], size)
-            return Drawn(critter, other, contexts, images, trait)
+            return Drawing(critter, other, contexts, images, trait)
 
 
 def _can_be_seen(critter: Critter, other: Critter, context: Context) -> bool:
@@ -85,7 +85,7 @@ def judge_drawn(
     size: int | None = None,
 ) -> list[GradedPair]:
     """Draw and judge the pairs with these indices, as in a run, but without embeddings."""
-    drawings = [drawn_pair(index, seed=seed, size=size) for index in indices]
+    drawings = [draw_pair(index, seed=seed, size=size) for index in indices]
     pairs = []
     for index, drawing in zip(indices, drawings, strict=True):
         first, second = drawing.contexts
@@ -97,7 +97,7 @@ def judge_drawn(
 
 
 def grades(pairs: Sequence[GradedPair]) -> Row:
-    """Return error rates with 95 % intervals: keeps of changed traits, drops of one critter, and more."""
+    """Return error rates with 95 % intervals: false keeps have a changed trait, false drops none."""
     same, hard = [pair for pair in pairs if not pair.changed], [pair for pair in pairs if pair.changed]
     first = pairs[0]
     groups = {f"{pattern} critter": [p for p in same if p.pattern == pattern] for pattern in PATTERNS}

@@ -94,20 +94,17 @@ def read_run(folder: Path) -> Run:
 
 def select(run: Run, choice: Choice) -> list[Item]:
     """Return the dataset's rows in order, without images; raise RunError for rows that do not match."""
-    pairs = [pair for pair in run.pairs if _is_chosen(pair, run, choice)]
+    labels, pairs = run.labels if choice.labels else {}, run.pairs
+    if choice.which == "judge":
+        pairs = [pair for pair in pairs if labels.get(pair.id, pair.verdict) == KEEP]
+    elif choice.which == "floor":
+        pairs = [pair for pair in pairs if pair.reason not in (TOO_DIFFERENT, TOO_ALIKE)]
     if choice.max_rows is not None:
         pairs = sorted(pairs, key=lambda pair: choice.lot(pair.id))[: choice.max_rows // 2]
     items = [item for pair in pairs for item in _items(pair, run, choice)]
     if choice.which == "judge" and choice.words == "written":
         _check_captions(pairs, run)
     return sorted(items, key=lambda item: choice.lot(item.row["id"]) if choice.shuffle else item.row["id"])
-
-
-def _is_chosen(pair: Pair, run: Run, choice: Choice) -> bool:
-    if choice.which == "judge":
-        label = run.labels.get(pair.id) if choice.labels else None
-        return (label or pair.verdict) == KEEP
-    return choice.which == "all" or pair.reason not in (TOO_DIFFERENT, TOO_ALIKE)
 
 
 def _items(pair: Pair, run: Run, choice: Choice) -> list[Item]:

@@ -157,14 +157,14 @@ def column_names(
     A target with another name is recognized if it is the only other image column. Raise PairsError, listing
     the present and required columns, if one is missing or not usable.
     """
-    given, there = dict(columns or {}), schema.names
-    names = {name: given.get(name) or old_names.find_column(name, there) for name in COLUMNS}
+    columns, present = columns or {}, schema.names
+    names = {name: columns.get(name) or old_names.find_column(name, present) for name in COLUMNS}
     images = [field.name for field in schema if parquet.holds_images(field.type)]
     others = [name for name in images if name != names["conditioning"]]
-    if "target" not in {*given, *there} and len(others) == 1:
+    if "target" not in {*columns, *present} and len(others) == 1:
         names["target"] = others[0]
-    wrong = {name for name in given if name not in COLUMNS}
-    wrong |= {names[name] for name in {*WANTED, *given} & {*COLUMNS} if names[name] not in there}
+    wrong = {name for name in columns if name not in COLUMNS}
+    wrong |= {names[name] for name in {*WANTED, *columns} & {*COLUMNS} if names[name] not in present}
     wrong |= {names[name] for name in IMAGES if names[name] not in images}
     if wrong:
         listed = ", ".join(f"{field.name} ({parquet.kind(field.type)})" for field in schema)
@@ -173,7 +173,7 @@ def column_names(
             f"these are missing or do not fit: {', '.join(sorted(wrong))}. Map the names, such as "
             "target=edited; write lists of images as one row each, and addresses as the images' bytes"
         )
-    return {ours: theirs for ours, theirs in names.items() if theirs in there}
+    return {ours: theirs for ours, theirs in names.items() if theirs in present}
 
 
 def _decode(value: Any, what: str) -> Image.Image:

@@ -30,6 +30,8 @@ IDENTITY = ("color", "shape", "pattern", "ears", "eyes")  # the choices that bel
 ANGLES = {"hue": 1, "accent_hue": 1, "stripe_angle": 2, "spot_turn": 4}
 RANGES = {"stripe_width": (0.8, 1.3), "eye_size": (0.8, 1.25), "ear_length": (0.75, 1.35),
           "aspect": (0.9, 1.12)}  # fmt: skip
+OF_PATTERN = {"plain": (), "striped": ("accent_hue", "stripe_angle", "stripe_width"),
+              "spotted": ("accent_hue", "spot_turn")}  # fmt: skip
 NUMBERS = 2 * len(ANGLES) + len(RANGES)
 # Largest error at which a numeric trait counts as kept: in degrees, or as a share of its range.
 TOLERANCE = {"hue": 14, "accent_hue": 45, "stripe_angle": 22, "spot_turn": 18, "stripe_width": 0.35,
@@ -164,14 +166,9 @@ def decode_numbers(row: Tensor) -> dict[str, float]:
 
 
 def visible_numbers(critter: Critter) -> list[str]:
-    """Return the names of the numbers that can be seen.
-
-    A plain critter has no stripe width, and a critter without ears has no ear length.
-    """
-    pattern_numbers = {"plain": [], "striped": ["accent_hue", "stripe_angle", "stripe_width"],
-                       "spotted": ["accent_hue", "spot_turn"]}  # fmt: skip
-    ear_numbers = [] if critter.ears == "no" else ["ear_length"]
-    return ["hue", "eye_size", "aspect", *pattern_numbers[critter.pattern], *ear_numbers]
+    """Return the names of the numbers that can be seen: a plain critter, for example, has no stripe width."""
+    ears = [] if critter.ears == "no" else ["ear_length"]
+    return ["hue", "eye_size", "aspect", *OF_PATTERN[critter.pattern], *ears]
 
 
 def number_mask(critter: Critter) -> list[float]:
