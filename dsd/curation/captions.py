@@ -1,9 +1,8 @@
 """Captions and edit instructions for the kept pairs, and prompt enhancement.
 
-Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP, without preamble and markup.
-If the model refuses, or its text is empty or too long, it is asked once more for a shorter one; a text that
-is still too long is cut at a word and flagged. If there is still no text, the grid's own words are used and
-`writer` is `grid`.
+Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP. If the model refuses, or its
+text is empty or too long, it is asked once more for a shorter one; a text that is still too long is cut at a
+word and flagged. If there is still no text, the grid's own words are used and `writer` is `grid`.
 """
 
 import math
@@ -17,7 +16,7 @@ from typing import NamedTuple
 from huggingface_hub import try_to_load_from_cache
 from PIL import Image
 
-from dsd.curation.judge import recipe_named
+from dsd.curation.judge import find_recipe
 from dsd.files import hub
 from dsd.files.jsonl import Record
 from dsd.grids.grids import Grid, open_panels
@@ -32,6 +31,7 @@ LONGEST = 77  # tokens, including the start and end tokens
 SHORTER = "Answer shorter: one line of at most 25 words."
 POINTING = frozenset("a an the this that same it one creature critter character subject".split())
 Count = Callable[[str], int]
+Panels = dict[str, list[tuple[int, int]]]  # id of a grid -> the first and second panel of some pairs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,25 +44,18 @@ class Caption(Record):
     writer: str
 
 
-# ---------------------------------------------------------------- text length
-
-
 def estimate(text: str) -> int:
     """Estimate the number of CLIP tokens in a text without the vocabulary, erring on the high side.
 
-    CLIP first splits a text into words, single digits and runs of other characters, then splits rare words
-    into pieces. The estimate counts one piece for every four letters of a word, rounded up, although common
-    English words of any length are a single piece.
+    CLIP splits a text into words, single digits and runs of other characters, then rare words into pieces.
+    The estimate is a piece for every four letters, although common words of any length are a single piece.
     """
     pieces = re.findall(r"[^\W\d_]+|\d|[^\w\s]+|_+", text)
     return 2 + sum(math.ceil(len(piece) / 4) for piece in pieces)
 
 
 def counter(tokenizer: str | Path | None) -> Count:
-    """Return a function that counts tokens with a tokenizer (folder or hub id), or `estimate` for None.
-
-    Raise LoadError if there is no such tokenizer.
-    """
+    """Return the count of a tokenizer (folder or hub id), or `estimate` for None; raise LoadError."""
     if tokenizer is None:
         return estimate
     from transformers import AutoTokenizer  # imported here because the import takes seconds
@@ -74,10 +67,7 @@ def counter(tokenizer: str | Path | None) -> Count:
 
 
 def tokenizer_of(base: str | Path) -> Path | None:
-    """Return the folder of a pipeline's CLIP tokenizer, or None if it is not on this machine.
-
-    The folder is in the pipeline itself or in the local hub cache; nothing is downloaded.
-    """
+    """Return the folder of a pipeline's CLIP tokenizer, in it or in the hub cache; None if neither has it."""
     if (folder := Path(base) / "tokenizer").is_dir():
         return folder
     if not hub.ID.fullmatch(str(base)):
@@ -107,10 +97,7 @@ def one_line(text: str) -> str:
 
 
 def write(vlm: VLM, requests: Sequence[Request], count: Count = estimate) -> list[Line]:
-    """Return one line per request; it is empty if the model returns no text or refuses.
-
-    Requests with an empty, refused or too long answer are asked once more.
-    """
+    """Return one line per request, empty for no text or a refusal; ask once more for bad or long answers."""
     texts = [_read(request, text) for request, text in zip(requests, vlm.ask_many(requests), strict=True)]
     again = [i for i, text in enumerate(texts) if not text or count(text) > LONGEST]
     shorter = [replace(requests[i], question=f"{requests[i].question} {SHORTER}") for i in again]
@@ -123,53 +110,36 @@ def _read(request: Request, answer: str) -> str:
     return "" if is_refused(answer) else one_line(read_caption(answer, request.question) or "")
 
 
-# ---------------------------------------------------------------- the captions of a run
-
-
 def caption_grids(
-    grids: Sequence[Grid],
-    kept: dict[str, list[tuple[int, int]]],
-    *,
-    run: Path,
-    vlm: VLM,
-    count: Count = estimate,
-    recipe: str | None = None,
+    rows: list[Grid], kept: Panels, *, run: Path, vlm: VLM, count: Count = estimate, recipe: str | None = None
 ) -> list[Caption]:
     """Return the captions of these grids: two per kept pair, with each panel as the target once.
 
-    `kept` maps a grid's id to the (first, second) panels of its kept pairs. A target image is described once,
-    even if it is in several pairs. If `recipe` is None, each grid's own recipe is used.
+    A target image is described once, even if it is in several pairs. If `recipe` is None, each grid's own
+    recipe is used.
     """
     requests: dict[tuple, Request] = {}
-    for grid in grids:
-        panels, questions = open_panels(run, grid), recipe_named(recipe or grid.recipe).captions
+    for grid in rows:
+        panels, questions = open_panels(run, grid), find_recipe(recipe or grid.recipe).captions
         orders = both_orders(kept[grid.id])
-        requests |= {(grid.id, b): Request(questions["caption"], (panels[b],)) for _, b in orders}
-        requests |= {
-            (grid.id, a, b): Request(questions["instruction"], (panels[a], panels[b])) for a, b in orders
-        }
+        for _, b in orders:
+            requests[grid.id, b] = Request(questions["caption"], (panels[b],))
+        for a, b in orders:
+            requests[grid.id, a, b] = Request(questions["instruction"], (panels[a], panels[b]))
     lines = dict(zip(requests, write(vlm, list(requests.values()), count), strict=True))
     return [
-        _caption(grid, panel, target, lines, vlm.name, count)
-        for grid in grids
-        for panel, target in both_orders(kept[grid.id])
+        _caption(grid, a, b, [lines[grid.id, b], lines[grid.id, a, b]], vlm.name, count)
+        for grid in rows
+        for a, b in both_orders(kept[grid.id])
     ]
 
 
-def _caption(
-    grid: Grid, panel: int, target: int, lines: dict[tuple, Line], writer: str, count: Count
-) -> Caption:
-    caption, instruction = lines[grid.id, target], lines[grid.id, panel, target]
-    if not (caption.text and instruction.text):
-        caption, instruction = (fit(text, count) for text in grid_words(grid, target))
-        writer = GRID
-    return Caption(
-        id=caption_id(grid.id, panel, target),
-        caption=caption.text,
-        instruction=instruction.text,
-        cut=caption.is_cut or instruction.is_cut,
-        writer=writer,
-    )
+def _caption(grid: Grid, panel: int, target: int, lines: list[Line], writer: str, count: Count) -> Caption:
+    if not all(line.text for line in lines):
+        lines, writer = [fit(text, count) for text in grid_words(grid, target)], GRID
+    name, is_cut = caption_id(grid.id, panel, target), any(line.is_cut for line in lines)
+    caption, instruction = (line.text for line in lines)
+    return Caption(id=name, caption=caption, instruction=instruction, cut=is_cut, writer=writer)
 
 
 def both_orders(pairs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -182,26 +152,18 @@ def caption_id(grid: str, conditioning: int, target: int) -> str:
 
 
 def grid_words(grid: Grid, target: int) -> tuple[str, str]:
-    """Return a caption and an instruction made of the grid prompt's words for one panel.
-
-    They describe what was requested; the teacher may have drawn something else.
-    """
+    """Return caption and instruction in the words of the prompt, which the teacher may not have drawn."""
     article = "" if grid.subject.lower().startswith(("a ", "an ", "the ")) else "a "
     return f"{article}{grid.subject} {grid.places[target]}", grid.places[target]
-
-
-# ---------------------------------------------------------------- prompt enhancement for the Generate tab
 
 
 def enhance(vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe, *, count: Count = estimate) -> str:
     """Return a description of the image's subject followed by the user's prompt, on one line.
 
-    The user's words are never cut: the description is shortened to keep the line within 77 tokens.
-
-    This takes a single question, `recipe.captions["caption"]`, which every judge can answer, including the
-    embedded one. Only the subject is kept from the answer, up to the first word for a place or an action,
-    because the image's context would contradict the requested one. If the prompt opens with the subject, in
-    words of the description or as `it` or `the critter`, these words are not repeated.
+    The user's words are never cut: the description is shortened to keep the line within 77 tokens. It is the
+    answer to `recipe.captions["caption"]`, up to the first word for a place or an action, because the image's
+    context would contradict the requested one. If the prompt opens with the subject, in words of the
+    description or as `it` or `the critter`, these words are not repeated.
     """
     (caption,) = write(vlm, [Request(recipe.captions["caption"], (image,))], count)
     description, prompt = before_context(caption.text).split(), one_line(prompt)

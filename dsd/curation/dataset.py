@@ -1,8 +1,7 @@
 """Export of a run's pairs as parquet shards, and upload of the shards to the hub.
 
-Until this stage a pair is a row that names two panels of a grid. Only here the panels are cut out and stored
-as separate lossless PNG images. The bytes of a dataset depend only on the run's rows and on a `Choice`: it is
-written again if they change, and kept otherwise.
+Only here the panels of a pair are cut out of their grid and stored as separate lossless PNG images. The bytes
+of a dataset depend only on the run's rows and on a `Choice`: it is written again if they change.
 """
 
 import hashlib
@@ -10,10 +9,9 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from huggingface_hub import HfApi
 
@@ -23,24 +21,21 @@ from dsd.files.jsonl import Row, RunError
 from dsd.files.pairs import COLUMNS
 from dsd.files.upload import upload
 from dsd.grids import grids
-from dsd.grids.grids import Grid
 
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
 GROUP = 50  # rows per row group: 100 images
 FORMAT = 1  # increase it when the same rows give different files
-GRIDS_IN_MEMORY = 16
 UPLOADED = ["README.md", "samples.png", "train-*.parquet"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Written:
-    """The result of `write_dataset`."""
+class Dataset(NamedTuple):
+    """A dataset on disk."""
 
     folder: Path
     shards: list[Path]
     rows: list[Row]  # all rows of the dataset in order, without images
-    new: int  # number of shards written by this call
+    new: int  # number of shards that were not up to date
 
 
 def write_dataset(
@@ -50,12 +45,11 @@ def write_dataset(
     *,
     shard_rows: int = SHARD_ROWS,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
-) -> Written:
+) -> Dataset:
     """Write a run's dataset to the folder `out`, `shard_rows` rows per file; keep shards that are up to date.
 
-    An interrupted command that is run again gives the same bytes. `on_rows(done, total)` reports the
-    progress. Raise RunError for a run without pairs to write, for a grid that cannot be read, and if `out`
-    contains parquet files that this command did not write.
+    An interrupted command that is run again gives the same bytes. `on_rows` gets the rows done and in total.
+    Raise RunError for a run without pairs, an unreadable grid, or parquet files in `out` that are not ours.
     """
     if shard_rows < 1:
         raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
@@ -78,29 +72,21 @@ def write_dataset(
             on_rows(done, len(items))
         for path in old.keys() - set(paths):
             path.unlink()
-    return Written(folder=out, shards=paths, rows=[item.row for item in items], new=new)
+    return Dataset(out, paths, [item.row for item in items], new)
 
 
 def _digest(items: list[Item], shard_rows: int) -> bytes:
     """Return a digest of everything that the bytes of the dataset depend on."""
-    parts = [[item.row, item.conditioning, item.target, _place(item.grid)] for item in items]
+    parts = []
+    for row, grid, conditioning, target in items:  # grids of version 0 have no boxes
+        place = [grid.file, grid.rows, grid.columns, grid.margin, *([grid.boxes] if grid.boxes else [])]
+        parts.append([row, conditioning, target, place])
     text = json.dumps([FORMAT, GROUP, shard_rows, parts], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest().encode()
 
 
-def _place(grid: Grid) -> list:
-    """Return what decides where the panels are cut; grids of version 0 have no boxes."""
-    return [grid.file, grid.rows, grid.columns, grid.margin, *([grid.boxes] if grid.boxes else [])]
-
-
-# ---------------------------------------------------------------- shards
-
-
 def _own_shards(folder: Path) -> dict[Path, bytes]:
-    """Return the dataset digest of each shard in the folder, after deleting partly written files.
-
-    The digest of a damaged shard is b"", so that it is written again.
-    """
+    """Delete partly written files; return the dataset digest of each shard, b"" for a damaged one."""
     for part in folder.glob(".train-*.part"):
         part.unlink()
     digests = {}
@@ -116,33 +102,27 @@ def _own_shards(folder: Path) -> dict[Path, bytes]:
 
 
 def _write_shard(path: Path, run: Path, items: list[Item], digest: bytes) -> Iterator[int]:
-    """Write the whole file or nothing, by renaming a temporary file; yield the number of rows so far."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    by_id = {item.grid.id: item.grid for item in items}
+    """Write the whole file or nothing; yield the number of rows so far."""
+    schema, by_id = _schema(digest), {item.grid.id: item.grid for item in items}
 
-    @lru_cache(maxsize=GRIDS_IN_MEMORY)
+    @lru_cache(maxsize=16)
     def panels(name: str) -> list[bytes]:
         return [contact_sheet.png(panel) for panel in grids.open_panels(run, by_id[name])]
 
-    def with_images(item: Item) -> Row:
-        row = dict(item.row)
-        for name, panel in (("conditioning", item.conditioning), ("target", item.target)):
-            row[name] = {"bytes": panels(item.grid.id)[panel], "path": f"{item.grid.id}-{panel}.png"}
-        return row
+    def image(grid: str, panel: int) -> Row:
+        return {"bytes": panels(grid)[panel], "path": f"{grid}-{panel}.png"}
 
-    with jsonl.explain_errors(path):
-        try:
-            schema = _schema(digest)
-            with parquet.package().ParquetWriter(part, schema, write_page_checksum=True) as writer:
-                for start in range(0, len(items), GROUP):
-                    rows = [with_images(item) for item in items[start : start + GROUP]]
-                    writer.write_table(_table(rows, schema))
-                    yield start + len(rows)
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    with jsonl.replacing(path) as part:
+        with parquet.package().ParquetWriter(part, schema, write_page_checksum=True) as writer:
+            for start in range(0, len(items), GROUP):
+                rows = [
+                    row | {"conditioning": image(grid.id, first), "target": image(grid.id, second)}
+                    for row, grid, first, second in items[start : start + GROUP]
+                ]
+                writer.write_table(_table(rows, schema))
+                yield start + len(rows)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _table(rows: list[Row], schema: Any) -> Any:
@@ -151,9 +131,8 @@ def _table(rows: list[Row], schema: Any) -> Any:
     try:
         return pyarrow.Table.from_pylist(rows, schema=schema)
     except (TypeError, ValueError) as error:  # Arrow raises either for a wrong type
-        raise RunError(
-            f"the rows {rows[0]['id']} to {rows[-1]['id']} hold a value of the wrong type: {error}"
-        ) from error
+        where = f"{rows[0]['id']} to {rows[-1]['id']}"
+        raise RunError(f"the rows {where} hold a value of the wrong type: {error}") from error
 
 
 def _schema(digest: bytes) -> Any:
@@ -170,11 +149,8 @@ def _schema(digest: bytes) -> Any:
     return pyarrow.schema(columns, metadata=metadata)
 
 
-# ---------------------------------------------------------------- the hub
-
-
 def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
-    """Upload a finished dataset with its card to the hub as `name` (owner/name) and return its address.
+    """Upload a finished dataset and its card as `name` (owner/name) and return the address.
 
     A new repository is private by default, because the generator's license may forbid publication.
     """

@@ -13,16 +13,22 @@ from PIL import Image, ImageOps
 
 from dsd.curation import report
 from dsd.curation.captions import GRID
-from dsd.curation.dataset import Written
-from dsd.curation.judge import Pair
+from dsd.curation.dataset import Dataset
 from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, license
 from dsd.files import contact_sheet, jsonl
-from dsd.files.jsonl import Row, RunError
+from dsd.files.jsonl import RunError
 from dsd.files.markdown import table
 from dsd.files.pairs import IMAGES, Pairs
 
-SHOWN = 8  # pairs in the image, in two columns
+TITLE = "Pairs of one subject in two places"
+SAMPLES = 8  # pairs in the image, in two columns
 BORDER = 12  # pixels
+DEV_PAGE = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"
+OPENING = (
+    "{:,} rows, {:,} pairs in both orders, to train a model that draws the subject of an image somewhere "
+    "new. Made by diffusion self-distillation ([arXiv 2411.18616](https://arxiv.org/abs/2411.18616)): a "
+    "text-to-image model drew grids of one subject in several places, and the grids were cut into panels. {}"
+)
 MEANINGS = {
     "id": "grid, panel of `conditioning`, panel of `target`",
     "conditioning": "the image that a model is shown",
@@ -62,15 +68,12 @@ LIMITS = """\
 """
 
 
-def write_card(run: Run, written: Written, choice: Choice, *, grades: Path | None = None) -> None:
-    """Write README.md and samples.png beside the shards.
-
-    `grades` is the grades.json of `train.curate --grade`.
-    """
-    text = card(run, written, choice, grades=read_grades(grades) if grades else None)
-    contents = {"samples.png": contact_sheet.png(sample_sheet(written)), "README.md": text.encode()}
+def write_card(run: Run, dataset: Dataset, choice: Choice, *, grades: Path | None = None) -> None:
+    """Write README.md and samples.png beside the shards; `grades` is that file of `train.curate --grade`."""
+    text = card(run, dataset, choice, grades=read_grades(grades) if grades else None)
+    contents = {"samples.png": contact_sheet.png(sample_sheet(dataset)), "README.md": text.encode()}
     for name, content in contents.items():
-        path = written.folder / name
+        path = dataset.folder / name
         if not path.exists() or path.read_bytes() != content:
             jsonl.write_atomic(path, content)
 
@@ -78,138 +81,114 @@ def write_card(run: Run, written: Written, choice: Choice, *, grades: Path | Non
 def read_grades(path: Path) -> str:
     """Return the judge's grades as a section of the page; raise RunError for a file without grades."""
     try:
-        page = report.markdown(json.loads(path.read_text(encoding="utf-8")))
+        return f"#{report.markdown(json.loads(path.read_text(encoding='utf-8')))}"
     except OSError as error:
         raise RunError(f"cannot read the judge's grades: {error}") from error
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise RunError(
             f"{path} holds no grades: give the grades.json that train.curate --grade writes"
         ) from error
-    return f"#{page}"
 
 
-def sample_sheet(written: Written) -> Image.Image:
+def sample_sheet(dataset: Dataset) -> Image.Image:
     """Draw sample pairs of different grids, spread over the dataset, with their texts."""
     firsts: dict[str, int] = {}  # grid -> its first row
-    for index, row in enumerate(written.rows):
+    for index, row in enumerate(dataset.rows):
         firsts.setdefault(row["grid"], index)
-    indices, count = list(firsts.values()), min(SHOWN, len(firsts))
-    pairs = Pairs([str(path) for path in written.shards])
+    indices, count = list(firsts.values()), min(SAMPLES, len(firsts))
+    pairs = Pairs([str(path) for path in dataset.shards])
     samples = [pairs[indices[k * len(indices) // count]] for k in range(count)]
     half = -(-count // 2)
-    columns = [_sample_column(part) for part in (samples[:half], samples[half:]) if part]
+    columns = []
+    for part in filter(None, (samples[:half], samples[half:])):
+        images = {name: [row[name] for row in part] for name in IMAGES}
+        texts = [f"{row['caption']} ({row['instruction']})" for row in part]
+        columns.append(contact_sheet.compose(images, texts))
     page = Image.new("RGB", (sum(column.width for column in columns), columns[0].height), "white")
     for k, column in enumerate(columns):
         page.paste(column, (k * columns[0].width, 0))
     return ImageOps.expand(page, BORDER, "white")
 
 
-def _sample_column(samples: list[Row]) -> Image.Image:
-    images = {name: [row[name] for row in samples] for name in IMAGES}
-    return contact_sheet.compose(images, [f"{row['caption']} ({row['instruction']})" for row in samples])
-
-
-# ---------------------------------------------------------------- text
-
-
-def card(run: Run, written: Written, choice: Choice, *, grades: str | None = None) -> str:
+def card(run: Run, dataset: Dataset, choice: Choice, *, grades: str | None = None) -> str:
     """Return the README.md: the metadata that the hub reads, and the page with `grades` as a section."""
+    count, licenses = len(dataset.rows), Counter(row["generator_license"] for row in dataset.rows)
     parts = [
-        f"---\n{_metadata(written).to_yaml()}\n---",
-        f"# Pairs of one subject in two places\n\n{_opening(written, choice)}",
+        f"---\n{_metadata(set(licenses)).to_yaml()}\n---",
+        f"# {TITLE}",
+        OPENING.format(count, count // 2, KINDS[choice.which]),
         "![Sample pairs: the conditioning image, the target image, the texts](samples.png)",
         f"## Columns\n\n{table(('column', 'content'), MEANINGS.items())}",
-        f"## How many\n\n{_amounts(run, written, choice)}",
-        f"## How it was made\n\n{_making(run, written, choice)}",
+        f"## How many\n\n{_amounts(run, dataset, choice)}",
+        f"## How it was made\n\n{_making(run, dataset, choice)}",
         *([grades] if grades else []),
-        f"## License\n\n{_license_text(written)}",
+        f"## License\n\n{_shares('license of the generator', 'rows', licenses)}",
+        *([NON_COMMERCIAL] if FLUX_DEV in licenses else []),
         f"## Limits\n\n{LIMITS}",
     ]
     return "\n\n".join(parts)
 
 
-def _metadata(written: Written) -> DatasetCardData:
-    """Return what the hub cannot read from the parquet files themselves."""
+def _metadata(licenses: set[str]) -> DatasetCardData:
+    """Return what the hub cannot read from the parquet files; the strictest license is the dataset's."""
+    if FLUX_DEV in licenses:
+        license = {
+            "license": "other",
+            "license_name": "flux-1-dev-non-commercial-license",
+            "license_link": DEV_PAGE,
+        }
+    else:
+        license = {"license": "apache-2.0" if licenses == {"Apache-2.0"} else "unknown"}
     return DatasetCardData(
-        **_license_metadata(written),
-        pretty_name="Pairs of one subject in two places",
+        **license,
+        pretty_name=TITLE,
         task_categories=["image-to-image", "text-to-image"],
         tags=["diffusion-self-distillation", "subject-driven-generation", "synthetic"],
         configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "train-*.parquet"}]}],
     )
 
 
-def _license_metadata(written: Written) -> dict[str, str]:
-    """Return the metadata of the strictest license among the rows."""
-    licenses = {row["generator_license"] for row in written.rows}
-    if FLUX_DEV in licenses:
-        page = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"
-        return {"license": "other", "license_name": "flux-1-dev-non-commercial-license", "license_link": page}
-    return {"license": "apache-2.0" if licenses == {"Apache-2.0"} else "unknown"}
-
-
-def _license_text(written: Written) -> str:
-    licenses = Counter(row["generator_license"] for row in written.rows)
-    text = _shares(("license of the generator", "rows"), licenses)
-    return f"{text}\n\n{NON_COMMERCIAL}" if FLUX_DEV in licenses else text
-
-
-def _opening(written: Written, choice: Choice) -> str:
-    count = len(written.rows)
-    return (
-        f"{count:,} rows, {count // 2:,} pairs in both orders, to train a model that draws the subject of an "
-        "image somewhere new. Made by diffusion self-distillation ([arXiv 2411.18616]"
-        "(https://arxiv.org/abs/2411.18616)): a text-to-image model drew grids of one subject in several "
-        f"places, and the grids were cut into panels. {KINDS[choice.which]}"
-    )
-
-
-def _amounts(run: Run, written: Written, choice: Choice) -> str:
+def _amounts(run: Run, dataset: Dataset, choice: Choice) -> str:
     grids, pairs = counts(run).values()
-    used, subjects = ({row[name] for row in written.rows} for name in ("grid", "subject"))
+    used, subjects = ({row[name] for row in dataset.rows} for name in ("grid", "subject"))
     kept = sum(pair.is_kept for pair in run.pairs)
-    parts = [
+    text = (
         f"{grids.total():,} grids were drawn, which gave {pairs.total():,} pairs of panels; the judge "
-        f"kept {kept:,} of them, {kept / pairs.total():.1%}. The dataset has {len(written.rows) // 2:,} "
+        f"kept {kept:,} of them, {kept / pairs.total():.1%}. The dataset has {len(dataset.rows) // 2:,} "
         f"pairs from {len(used):,} grids, with {len(subjects):,} differently worded subjects."
-    ]
+    )
     if choice.labels:
         overruled = sum(run.labels.get(pair.id, pair.verdict) != pair.verdict for pair in run.pairs)
-        parts.append(f"People overruled the judge in {overruled:,} pairs.")
-    writers = Counter(row["caption_writer"] for row in written.rows)
-    parts += [
-        _shares(("grids", "number"), grids),
-        _shares(("pairs", "number"), pairs),
-        _shares(("captions by", "rows"), writers),
-    ]
-    return "\n\n".join(parts)
+        text += f"\n\nPeople overruled the judge in {overruled:,} pairs."
+    writers = Counter(row["caption_writer"] for row in dataset.rows)
+    tables = ("grids", "number", grids), ("pairs", "number", pairs), ("captions by", "rows", writers)
+    return "\n\n".join([text, *(_shares(*one) for one in tables)])
 
 
-def _making(run: Run, written: Written, choice: Choice) -> str:
-    used = {row["grid"] for row in written.rows}
+def _making(run: Run, dataset: Dataset, choice: Choice) -> str:
+    used = {row["grid"] for row in dataset.rows}
     generators = Counter(
         f"{grid.generator} (weights {grid.generator_hash}, {license(grid)}), {grid.rows}x{grid.columns} "
         f"panels, {grid.steps} steps, guidance {grid.guidance}"
         for grid in run.grids.values()
         if grid.id in used
     )
-    judges = Counter(_judge(pair) for pair in run.pairs)
-    commands = [f"python -m train.{stage} RUN" for stage in ("prompts", "grids", "curate", "dataset")]
-    return "\n\n".join(
-        [
-            _shares(("grids drawn by", "grids"), generators),
-            _shares(("pairs judged by", "pairs"), judges),
-            "These commands of `dsd` made it, in this order, with the options that the tables show:",
-            "```bash\n" + "\n".join(commands) + "".join(f" {flag}" for flag in choice.flags()) + "\n```",
-        ]
+    judges = Counter()
+    for pair in run.pairs:
+        limits = ", ".join(f"{name} {value}" for name, value in asdict(pair.thresholds).items())
+        judges[f"{pair.judge}, after {pair.embedder or 'no'} embeddings; {limits}"] += 1
+    commands = "\n".join(
+        f"python -m train.{stage} RUN" for stage in ("prompts", "grids", "curate", "dataset")
     )
+    parts = [
+        _shares("grids drawn by", "grids", generators),
+        _shares("pairs judged by", "pairs", judges),
+        "These commands of `dsd` made it, in this order, with the options that the tables show:",
+        f"```bash\n{' '.join([commands, *choice.flags()])}\n```",
+    ]
+    return "\n\n".join(parts)
 
 
-def _judge(pair: Pair) -> str:
-    limits = ", ".join(f"{name} {value}" for name, value in asdict(pair.thresholds).items())
-    return f"{pair.judge}, after {pair.embedder or 'no'} embeddings; {limits}"
-
-
-def _shares(heads: tuple[str, str], counts: Counter) -> str:
+def _shares(what: str, unit: str, counts: Counter) -> str:
     total = counts.total()
-    return table(heads, [(name, f"{count:,} ({count / total:.1%})") for name, count in counts.most_common()])
+    return table((what, unit), [(key, f"{n:,} ({n / total:.1%})") for key, n in counts.most_common()])

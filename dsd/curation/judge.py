@@ -2,10 +2,8 @@
 
 Stage 1 compares embeddings. Pairs below the floor cannot show one subject; pairs above the ceiling are
 near-copies, which teach a model to copy and paste. Stage 2 asks a vision-language model about the remaining
-pairs: it describes before it decides and scores each part of the subject (`dsd.curation.verdict`). An answer
-that cannot be read is asked for once more. The judge's words and all numbers stay in the row.
-
-Whether the judge is right is measured by `dsd.curation.judge_evaluation`, on pairs with known ground truth.
+pairs: it describes before it decides and scores each part of the subject (`dsd.curation.verdict`). Its words
+and all numbers stay in the row. `dsd.curation.judge_evaluation` measures whether the judge is right.
 """
 
 from collections import Counter, deque
@@ -14,11 +12,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from PIL import Image
 
-from dsd.curation.verdict import DROP, KEEP, UNASKED, Judged, Thresholds, decide, decided, hear
+from dsd.curation.verdict import DROP, KEEP, UNASKED, Judged, Thresholds, apply, decide, hear
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.grids import grids
@@ -59,54 +57,42 @@ def judge(
 ) -> list[Kind]:
     """Return the pairs with the judge's answers about their images, and the verdict.
 
-    All questions go to the judge as one ordered stream, so that a server can process many at once; a pair
-    that needs another vote, or whose answer cannot be read, joins the end of it. `on_pair` gets each pair as
-    soon as it is decided.
+    All questions are one ordered stream, so that a server can process many at once; a pair that needs another
+    vote, or whose answer cannot be read, joins the end of it. `on_pair` gets each pair once it is decided.
     """
-    judged, waiting = list(pairs), deque()
+    judged, waiting, asked = list(pairs), deque(), deque()  # indices of pairs
 
     def sort(i: int) -> None:
         if decide(judged[i], thresholds)[1] == UNASKED:
             return waiting.append(i)
-        judged[i] = replace(decided(judged[i], thresholds), judge=vlm.name, judge_hash=vlm.weights)
+        judged[i] = replace(apply(judged[i], thresholds), judge=vlm.name, judge_hash=vlm.weights)
         on_pair(judged[i])
+
+    def ask() -> Iterator[Request]:
+        while waiting:
+            asked.append(waiting.popleft())
+            yield _question(judged[asked[-1]], images[asked[-1]])
 
     for i in range(len(judged)):
         sort(i)
     while waiting:
-        for i, text in _ask(judged, images, waiting, vlm):
-            judged[i] = hear(judged[i], text, recipe_named(judged[i].recipe))
+        for text in vlm.ask_many(ask()):
+            i = asked.popleft()
+            judged[i] = hear(judged[i], text, find_recipe(judged[i].recipe))
             sort(i)
     return judged
-
-
-def _ask(
-    pairs: Sequence[Judged], images: Sequence[tuple[Image.Image, Image.Image]], waiting: deque[int], vlm: VLM
-) -> Iterator[tuple[int, str]]:
-    """Yield (index, answer) of the waiting pairs, also of those that join them meanwhile."""
-    asked: deque[int] = deque()
-
-    def questions() -> Iterator[Request]:
-        while waiting:
-            asked.append(waiting.popleft())
-            yield _question(pairs[asked[-1]], images[asked[-1]])
-
-    for text in vlm.ask_many(questions()):
-        yield asked.popleft(), text
 
 
 def _question(pair: Judged, images: tuple[Image.Image, Image.Image]) -> Request:
     """Return the question for the next vote.
 
     Every other vote shows the images in the other order, because the answer should not depend on it. The
-    first vote in each order is greedy, the best single answer; only the later ones need a seed, and those
-    that are asked for again.
+    first vote in each order is greedy; only the later ones, and those asked for again, need a seed.
     """
-    recipe, vote = recipe_named(pair.recipe), len(pair.votes)
+    recipe, vote = find_recipe(pair.recipe), len(pair.votes)
     turned = images[::-1] if vote % 2 else images
     seed = AGAIN + vote if str(vote) in pair.repeated else vote // 2 or None
-    schema = schemas.judgment(recipe.parts, TOP_SCORE)
-    return Request(recipe.compare, tuple(turned), seed=seed, schema=schema)
+    return Request(recipe.compare, turned, seed=seed, schema=schemas.judgment(recipe.parts, TOP_SCORE))
 
 
 def judge_grids(
@@ -121,9 +107,8 @@ def judge_grids(
 ) -> list[Pair]:
     """Return every pair of panels of these grids with its judgment.
 
-    `on_grid` gets the pairs of each grid as soon as they are all decided. All panels are embedded in one
-    call. `embedder` None skips the first stage. `recipe` is the name of the recipe to judge by; None means
-    each grid's own.
+    `on_grid` gets the pairs of each grid as soon as they are all decided. `embedder` None skips the first
+    stage. `recipe` is the name of the recipe to judge by; None means each grid's own.
     """
     panels = [grids.open_panels(run, grid) for grid in rows]
     vectors = embedder.embed([panel for cut in panels for panel in cut]) if embedder else None  # [panels, c]
@@ -135,13 +120,13 @@ def judge_grids(
             pairs.append(replace(pair, embedder=embedder.name if embedder else None))
             images.append((cut[i], cut[j]))
         start += len(cut)
-    found: dict[str, list[Pair]] = {grid.id: [] for grid in rows}
-    sizes = Counter(pair.grid for pair in pairs)
+    sizes, decided = Counter(pair.grid for pair in pairs), {grid.id: [] for grid in rows}
 
     def on_pair(pair: Pair) -> None:
-        found[pair.grid].append(pair)
-        if len(found[pair.grid]) == sizes[pair.grid]:
-            on_grid(sorted(found[pair.grid], key=lambda pair: (pair.first, pair.second)))
+        done = decided[pair.grid]
+        done.append(pair)
+        if len(done) == sizes[pair.grid]:
+            on_grid(sorted(done, key=lambda pair: (pair.first, pair.second)))
 
     return judge(pairs, images, vlm=vlm, thresholds=thresholds, on_pair=on_pair)
 
@@ -150,19 +135,12 @@ def new_pair(
     grid: Grid, first: int, second: int, similarity: float | None = None, recipe: str | None = None
 ) -> Pair:
     """Return a pair that is not judged yet; `recipe` None means the grid's own."""
-    return Pair(
-        id=f"{grid.id}-{first}-{second}",
-        grid=grid.id,
-        first=first,
-        second=second,
-        prompt=grid.prompt,
-        seed=grid.seed,
-        recipe=recipe or grid.recipe,
-        similarity=similarity,
-    )
+    settings = {"prompt": grid.prompt, "seed": grid.seed, "recipe": recipe or grid.recipe}
+    name = f"{grid.id}-{first}-{second}"
+    return Pair(id=name, grid=grid.id, first=first, second=second, similarity=similarity, **settings)
 
 
-def recipe_named(name: str) -> Recipe:
+def find_recipe(name: str) -> Recipe:
     """Return a recipe by name; raise RunError, with the known names, for an unknown one."""
     if name not in RECIPES:
         raise RunError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
@@ -186,10 +164,7 @@ def read_pairs(run: Path) -> list[Pair]:
 
 
 def check_settings(path: Path, *, thresholds: Thresholds, **settings: object) -> None:
-    """Raise RunError, naming the differences, if the file has rows judged with other settings.
-
-    `settings` holds them by their names in the row: `judge`, `embedder`, `recipe` ...
-    """
+    """Raise RunError, naming the differences, if the file has rows with other values of these fields."""
     settings |= asdict(thresholds)
     remedy = "use those again, --redecide if only thresholds differ"
     for row in jsonl.read_all(path):
@@ -197,17 +172,16 @@ def check_settings(path: Path, *, thresholds: Thresholds, **settings: object) ->
 
 
 def redecide(run: Path, thresholds: Thresholds) -> list[Pair]:
-    """Decide all pairs of a run again from their rows and write them, without asking the judge.
+    """Decide all pairs of a run again and write them; raise RunError if one would need the judge.
 
-    Captions of grids whose kept pairs change are removed, so that the next run writes them again. Raise
-    RunError if a pair would need the judge, because it was never judged or lacks votes.
+    Captions of grids whose kept pairs change are removed, so that the next run writes them again.
     """
     path, captions = run / "pairs.jsonl", run / "captions.jsonl"
     read_pairs(run)  # raises if there are none
     with jsonl.writing(jsonl.shard(path, 0)):  # lock out a concurrent judging run
         jsonl.merge(path)
         old = read_pairs(run)
-        new = [decided(pair, thresholds) for pair in old]
+        new = [apply(pair, thresholds) for pair in old]
         if unasked := sum(pair.reason == UNASKED for pair in new):
             raise RunError(
                 f"{unasked} of {len(new)} pairs need answers that the judge has not given: a lower floor, a "
@@ -233,9 +207,9 @@ def new_label(pair_id: str, verdict: str) -> Row:
 
 def label(run: Path, pair_id: str, verdict: str) -> None:
     """Append a person's verdict on a pair to `labels.jsonl`; the last one on a pair counts."""
-    row = new_label(pair_id, verdict)
+    rows = [new_label(pair_id, verdict)]
     with jsonl.writing(run / "labels.jsonl") as append:
-        append([row])
+        append(rows)
 
 
 def labels(run: Path) -> dict[str, str]:
@@ -243,8 +217,7 @@ def labels(run: Path) -> dict[str, str]:
     return {row["id"]: row["label"] for row in jsonl.read(run / "labels.jsonl")}
 
 
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
+class Agreement(NamedTuple):
     """How often a person and the judge decide alike, in numbers of pairs."""
 
     both_keep: int = 0
@@ -263,10 +236,7 @@ class Agreement:
 
     @property
     def kappa(self) -> float | None:
-        """Return Cohen's kappa, the agreement beyond the chance level of the two keep rates.
-
-        It is None where it is undefined.
-        """
+        """Return Cohen's kappa, the agreement beyond chance, or None where it is undefined."""
         if not self.pairs:
             return None
         judge = (self.both_keep + self.only_judge) / self.pairs
@@ -277,10 +247,6 @@ class Agreement:
 
 def agreement(verdicts: Iterable[tuple[str, str]], labels: dict[str, str]) -> Agreement:
     """Compare the judge's verdicts, as (pair id, verdict), with a person's labels."""
-    both = [(verdict, labels[pair_id]) for pair_id, verdict in verdicts if pair_id in labels]
-    return Agreement(
-        both_keep=both.count((KEEP, KEEP)),
-        both_drop=both.count((DROP, DROP)),
-        only_judge=both.count((KEEP, DROP)),
-        only_person=both.count((DROP, KEEP)),
-    )
+    cells = Counter((verdict, labels[pair_id]) for pair_id, verdict in verdicts if pair_id in labels)
+    both_keep, both_drop = cells[KEEP, KEEP], cells[DROP, DROP]
+    return Agreement(both_keep, both_drop, only_judge=cells[KEEP, DROP], only_person=cells[DROP, KEEP])

@@ -2,9 +2,7 @@
 
 Half of the pairs show one critter in two contexts. The other half are hard negatives: the critter in the
 second image differs in a single trait, by a step that is visible in both contexts of the pair (a hat, for
-example, must not hide changed ears). All critters are held out, and no training run uses this seed. The judge
-is asked through `dsd.curation.judge.judge`, with the same thresholds as for the pairs of a run.
-
+example, must not hide changed ears). All critters are held out. The judge is asked as for the pairs of a run.
 `dsd.evaluation.benefit` measures the judge on a teacher's images, which are less regular.
 """
 
@@ -13,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from math import sqrt
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops
@@ -27,14 +26,12 @@ from dsd.vlm.open import VLM
 TRAITS = ("hue", "stripe_angle", "eye_size", "spots", "eyes", "shape", "pattern", "ears")
 NEEDS = {"stripe_angle": "striped", "spots": "spotted"}  # trait -> the pattern that shows it
 SEED = 77_003  # no training run uses it
-# A change is visible if at least VISIBLE_SHARE of the pixels change by at least VISIBLE_LEVELS (of 255). The
-# tip of an ear is about that large.
+# A change is visible if this share of the pixels (the tip of an ear) changes by this many levels of 255.
 VISIBLE_SHARE, VISIBLE_LEVELS = 0.006, 30
 Z = NormalDist().inv_cdf(0.975)
 
 
-@dataclass(frozen=True)
-class Drawn:
+class Drawing(NamedTuple):
     """Two images with known ground truth."""
 
     critter: Critter
@@ -55,11 +52,10 @@ class GradedPair(Judged):
     size: int | None
 
 
-def drawn_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Drawn:
+def draw_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Drawing:
     """Draw pair number `index`: even numbers show one critter, odd numbers change one trait after another.
 
-    The pair is a function of (seed, index). Images have `size` x `size` pixels, by default the size
-    that the shipped models use.
+    The pair is a function of (seed, index), `size` x `size` pixels or the size that the shipped models use.
     """
     rng = np.random.default_rng((seed, index))
     trait = TRAITS[index // 2 % len(TRAITS)] if index % 2 else None
@@ -70,7 +66,7 @@ def drawn_pair(index: int, *, seed: int = SEED, size: int | None = None) -> Draw
             continue
         if trait is None or all(_can_be_seen(critter, other, context) for context in contexts):
             images = draw(critter, contexts[0], size), draw(other, contexts[1], size)
-            return Drawn(critter, other, contexts, images, trait)
+            return Drawing(critter, other, contexts, images, trait)
 
 
 def _can_be_seen(critter: Critter, other: Critter, context: Context) -> bool:
@@ -88,45 +84,28 @@ def judge_drawn(
     seed: int = SEED,
     size: int | None = None,
 ) -> list[GradedPair]:
-    """Draw and judge the pairs with these indices.
-
-    Pairs are judged as in a run, but without embeddings: the similarity is None.
-    """
-    drawings = [drawn_pair(index, seed=seed, size=size) for index in indices]
-    pairs = [
-        GradedPair(
-            id=f"{index:06}",
-            index=index,
-            changed=drawing.changed,
-            pattern=drawing.critter.pattern,
-            one_light=drawing.contexts[0].light == drawing.contexts[1].light,
-            recipe=recipe,
-            seed=seed,
-            size=size,
-            similarity=None,
-        )
-        for index, drawing in zip(indices, drawings, strict=True)
-    ]
+    """Draw and judge the pairs with these indices, as in a run, but without embeddings."""
+    drawings = [draw_pair(index, seed=seed, size=size) for index in indices]
+    pairs = []
+    for index, drawing in zip(indices, drawings, strict=True):
+        first, second = drawing.contexts
+        truth = {"changed": drawing.changed, "pattern": drawing.critter.pattern}
+        truth["one_light"] = first.light == second.light
+        settings = {"recipe": recipe, "seed": seed, "size": size, "similarity": None}
+        pairs.append(GradedPair(id=f"{index:06}", index=index, **truth, **settings))
     return judge(pairs, [drawing.images for drawing in drawings], vlm=vlm, thresholds=thresholds)
 
 
-# ---------------------------------------------------------------- grades
-
-
 def grades(pairs: Sequence[GradedPair]) -> Row:
-    """Return the judge's error rates with 95 % intervals.
-
-    A false keep is a kept pair with a changed trait; a false drop is a dropped pair of one critter.
-    """
+    """Return error rates with 95 % intervals: false keeps have a changed trait, false drops none."""
     same, hard = [pair for pair in pairs if not pair.changed], [pair for pair in pairs if pair.changed]
     first = pairs[0]
     groups = {f"{pattern} critter": [p for p in same if p.pattern == pattern] for pattern in PATTERNS}
     groups["in one light"] = [pair for pair in same if pair.one_light]
     groups["in two lights"] = [pair for pair in same if not pair.one_light]
-    return {
-        "judge": first.judge,
-        "recipe": first.recipe,
-        "pairs": len(pairs),
+    changes = {trait: [pair for pair in hard if pair.changed == trait] for trait in TRAITS}
+    head = {"judge": first.judge, "recipe": first.recipe, "pairs": len(pairs)}
+    return head | {
         "seed": first.seed,
         "size": first.size,
         "in_all": {
@@ -135,9 +114,7 @@ def grades(pairs: Sequence[GradedPair]) -> Row:
             "false drops": _share(not pair.is_kept for pair in same),
             "unreadable": _share(pair.reason == UNREADABLE for pair in pairs),
         },
-        "false_keeps": {
-            trait: _share(pair.is_kept for pair in hard if pair.changed == trait) for trait in TRAITS
-        },
+        "false_keeps": {trait: _share(pair.is_kept for pair in group) for trait, group in changes.items()},
         "false_drops": {name: _share(not pair.is_kept for pair in group) for name, group in groups.items()},
         "verdicts": {"one critter": _reasons(same), "one trait changed": _reasons(hard)},
         "thresholds": asdict(first.thresholds),
@@ -156,10 +133,7 @@ def _share(outcomes: Iterable[bool]) -> dict[str, float | int | None]:
 
 
 def wilson(count: int, total: int) -> tuple[float | None, float | None, float | None]:
-    """Return a share and its 95 % interval, by Wilson's method (1927).
-
-    The interval also holds for few trials and for shares near 0 and 1.
-    """
+    """Return a share and its 95 % interval by Wilson's method, which holds for few trials too."""
     if not total:
         return None, None, None
     share, spread = count / total, Z * Z / total

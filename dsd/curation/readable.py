@@ -24,21 +24,17 @@ class Readable:
     example: str = ""
 
     def add(self, pairs: Iterable[Judged]) -> None:
-        """Count these pairs."""
         for pair in pairs:
             self.asked += bool(pair.answers)
             self.questions += len(pair.answers) + len(pair.repeated)
             if pair.reason == UNREADABLE:
                 self.unreadable += 1
-                self.example = self.example or next(
-                    text for text, vote in zip(pair.answers, pair.votes, strict=True) if vote is None
-                )
+                self.example = self.example or pair.answers[pair.votes.index(None)]
 
     def check(self, *, at_end: bool = False) -> None:
         """Raise RunError if too many are unreadable; a run of few pairs is checked at its end, for a half."""
         is_short = self.asked < PAIRS
-        most = 0.5 if is_short else MOST
-        if self.unreadable <= most * self.asked or (is_short and not at_end):
+        if self.unreadable <= (0.5 if is_short else MOST) * self.asked or (is_short and not at_end):
             return
         raise RunError(
             f"{self.unreadable} of {self.asked} pairs have unreadable answers, such as "

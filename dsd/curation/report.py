@@ -11,25 +11,22 @@ KEEPS, DROPS = ("#c4561a", "#e8b79c"), ("#3465a4", "#a9c0de")  # color of the to
 def markdown(grades: Row) -> str:
     """Return the grades as a page: a table of the totals, then the errors in detail."""
     limits, verdicts = grades["thresholds"], grades["verdicts"]
-    reasons = list(next(iter(verdicts.values())))
-    return "\n\n".join(
-        [
-            f"# How good the judge is: {grades['judge']}",
-            f"{grades['pairs']} drawn pairs of critters that no training has seen (seed {grades['seed']}, "
-            f"{grades['size']} pixels a side), half of them hard negatives. Kept: {limits['needed']} of "
-            f"{limits['votes']} votes call it the same and score no part below {limits['minimum_score']}. "
-            "Intervals are Wilson's, 95 %.",
-            shares("", grades["in_all"]),
-            "Pairs of two critters that differ in one trait, and were kept all the same:",
-            shares("trait changed", grades["false_keeps"]),
-            "Pairs of one critter that were dropped:",
-            shares("one critter", grades["false_drops"]),
-            table(
-                ("verdict", *verdicts),
-                [(reason, *(counts[reason] for counts in verdicts.values())) for reason in reasons],
-            ),
-        ]
-    )
+    reasons = next(iter(verdicts.values()))
+    rows = [(reason, *(counts[reason] for counts in verdicts.values())) for reason in reasons]
+    parts = [
+        f"# How good the judge is: {grades['judge']}",
+        f"{grades['pairs']} drawn pairs of critters that no training has seen (seed {grades['seed']}, "
+        f"{grades['size']} pixels a side), half of them hard negatives. Kept: {limits['needed']} of "
+        f"{limits['votes']} votes call it the same and score no part below {limits['minimum_score']}. "
+        "Intervals are Wilson's, 95 %.",
+        shares("", grades["in_all"]),
+        "Pairs of two critters that differ in one trait, and were kept all the same:",
+        shares("trait changed", grades["false_keeps"]),
+        "Pairs of one critter that were dropped:",
+        shares("one critter", grades["false_drops"]),
+        table(("verdict", *verdicts), rows),
+    ]
+    return "\n\n".join(parts)
 
 
 def worth_page(worth: Row) -> str:
@@ -52,8 +49,7 @@ def worth_page(worth: Row) -> str:
 def shares(title: str, groups: dict[str, Row]) -> str:
     """Return a table of shares with their intervals."""
     rows = [
-        (name.replace("_", " "), one["pairs"], percent(one["share"]), interval(one))
-        for name, one in groups.items()
+        (name.replace("_", " "), n["pairs"], percent(n["share"]), interval(n)) for name, n in groups.items()
     ]
     return table((title, "pairs", "share", "95 % interval"), rows)
 
@@ -94,11 +90,10 @@ def _bars(axes, title: str, groups: dict[str, Row], colors: tuple[str, str]) -> 
     """Draw horizontal bars below one another; the first one is the total."""
     known = {name.replace("_", " "): one for name, one in groups.items() if one["share"] is not None}
     values = [one["share"] for one in known.values()]
-    spans = [
-        [one["share"] - one["low"] for one in known.values()],
-        [one["high"] - one["share"] for one in known.values()],
-    ]
-    bars = axes.barh(list(known), values, xerr=spans, color=[colors[0], *[colors[1]] * (len(known) - 1)])
+    below = [one["share"] - one["low"] for one in known.values()]
+    above = [one["high"] - one["share"] for one in known.values()]
+    hues = [colors[0], *[colors[1]] * (len(known) - 1)]
+    bars = axes.barh(list(known), values, xerr=[below, above], color=hues)
     axes.bar_label(bars, [f"{percent(one['share'])} of {one['pairs']}" for one in known.values()], padding=6)
     axes.set_title(title)
     axes.margins(x=0.2)

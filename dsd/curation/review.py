@@ -1,13 +1,12 @@
 """Review a judged run: decide again with other thresholds, filter, and show page by page.
 
-Nothing is written and the judge is not asked: a row holds every number that its verdict depends on
-(`dsd.curation.verdict`). The rows of 100,000 pairs are read in seconds; images are opened when they are
-shown.
+Nothing is written and the judge is not asked: a row holds every number that its verdict depends on. The rows
+of 100,000 pairs are read in seconds; images are opened when they are shown.
 """
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 
@@ -35,15 +34,11 @@ class Review:
 
     @property
     def thresholds(self) -> Thresholds:
-        """Return the thresholds that the run was judged with."""
         return self.pairs[0].thresholds
 
     @cached_property
     def decided(self) -> Callable[[Thresholds], Decisions]:
-        """Return a function from thresholds to the decisions on all pairs.
-
-        The function caches its last four results, so that turning a page is fast.
-        """
+        """Return a function from thresholds to all decisions, cached so that turning a page is fast."""
         return lru_cache(maxsize=4)(lambda thresholds: [decide(pair, thresholds) for pair in self.pairs])
 
 
@@ -67,56 +62,47 @@ def counts(decided: Decisions) -> dict[str, int]:
 
 
 def select(review: Review, decided: Decisions, show: str, labels: Mapping[str, str]) -> list[int]:
-    """Return the indices of the pairs to show.
-
-    `show` is ALL, KEEP, DROP, UNLABELED, LABELED, DISAGREE or one of the reasons.
-    """
+    """Return the indices of the pairs to show; raise ValueError for an unknown selection."""
     selections = (ALL, KEEP, DROP, UNLABELED, LABELED, DISAGREE, *REASONS)
     if show not in selections:
         raise ValueError(f"show must be one of {', '.join(selections)}, got {show!r}")
-    indices = []
-    for index, (pair, (verdict, reason)) in enumerate(zip(review.pairs, decided, strict=True)):
+
+    def is_shown(pair: Pair, verdict: str, reason: str) -> bool:
         label = labels.get(pair.id)
         groups = {ALL, verdict, reason, LABELED if label else UNLABELED}
-        if label and label != verdict:
-            groups.add(DISAGREE)
-        if show in groups:
-            indices.append(index)
-    return indices
+        return show in groups or bool(show == DISAGREE and label and label != verdict)
+
+    pairs = zip(review.pairs, decided, strict=True)
+    return [index for index, (pair, decision) in enumerate(pairs) if is_shown(pair, *decision)]
 
 
 def agreement(review: Review, decided: Decisions, labels: Mapping[str, str]) -> Agreement:
     """Return the agreement between the labels and these decisions."""
-    ids = (pair.id for pair in review.pairs)
-    return judge.agreement(zip(ids, (verdict for verdict, _ in decided), strict=True), dict(labels))
+    pairs = zip(review.pairs, decided, strict=True)
+    return judge.agreement([(pair.id, verdict) for pair, (verdict, _) in pairs], dict(labels))
 
 
 def images(review: Review, pair: Pair) -> tuple[Image.Image, Image.Image]:
     """Return the two panels of a pair; raise RunError if one is missing."""
-    grid = review.grids.get(pair.grid)
+    grid, table = review.grids.get(pair.grid), grids.table(review.run)
     if grid is None:
         raise RunError(
-            f"grid {pair.grid} of pair {pair.id} is not in {grids.table(review.run)}: restore the rows "
-            "of the grids that the pairs were cut from"
+            f"grid {pair.grid} of pair {pair.id} is not in {table}: restore the rows of the grids that the "
+            "pairs were cut from"
         )
     panels = grids.open_panels(review.run, grid)
     if max(pair.first, pair.second) >= len(panels):
         raise RunError(
             f"grid {grid.id} has {len(panels)} panels, but pair {pair.id} needs panels {pair.first} and "
-            f"{pair.second}: restore the {grids.table(review.run)} that the pairs were cut from"
+            f"{pair.second}: restore the {table} that the pairs were cut from"
         )
     return panels[pair.first], panels[pair.second]
 
 
 def command(review: Review, thresholds: Thresholds) -> str | None:
-    """Return the command that applies these thresholds to the run.
-
-    Return None if floor, ceiling and minimum score are the run's own.
-    """
-    old, new = asdict(review.thresholds), asdict(thresholds)
-    flags = [
-        f"--{name.replace('_', '-')} {new[name]:g}"
-        for name in ("floor", "ceiling", "minimum_score")
-        if new[name] != old[name]
-    ]
+    """Return the command that applies these thresholds, or None if they are the run's own."""
+    names = ("floor", "ceiling", "minimum_score")
+    changes = {name: getattr(thresholds, name) for name in names}
+    changes = {name: new for name, new in changes.items() if new != getattr(review.thresholds, name)}
+    flags = [f"--{name.replace('_', '-')} {new:g}" for name, new in changes.items()]
     return f"python -m train.curate RUN --redecide {' '.join(flags)}" if flags else None

@@ -1,8 +1,7 @@
 """Selection of a run's pairs for a dataset, with their order and texts: the run's files joined.
 
 The judged pairs are the training dataset. The pairs that passed only the similarity thresholds, and all
-pairs, are datasets to compare it with. Their sizes are made equal by a sample that depends only on seed and
-id.
+pairs, are datasets to compare it with, made equal in size by a sample that depends only on seed and id.
 """
 
 import hashlib
@@ -11,6 +10,7 @@ import re
 from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from dsd.curation import judge
 from dsd.curation.captions import GRID, Caption, both_orders, caption_id, grid_words
@@ -41,26 +41,20 @@ class Choice:
         for name, allowed in (("which", WHICH), ("words", WORDS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}")
-        if self.max_rows is not None and (self.max_rows < 2 or self.max_rows % 2):
-            raise ValueError(
-                f"max_rows must be even, because both orders of a pair go together, got {self.max_rows}"
-            )
+        if (rows := self.max_rows) is not None and (rows < 2 or rows % 2):
+            raise ValueError(f"max_rows must be even, because both orders of a pair go together, got {rows}")
         if self.labels and self.which != "judge":
             raise ValueError(f"labels overrule the judge, so which must be 'judge', got {self.which!r}")
 
     def flags(self) -> list[str]:
         """Return the command line options of `train.dataset` that differ from the defaults."""
-        flags, names = [], {"which": "only", "max_rows": "max-rows"}
-        for name, value in asdict(self).items():
-            if value != getattr(Choice, name):
-                flags.append(f"--{names.get(name, name)}" + ("" if value is True else f" {value}"))
-        return flags
+        names = {"which": "only", "max_rows": "max-rows"}
+        changes = {name: value for name, value in asdict(self).items() if value != getattr(Choice, name)}
+        options = {f"--{names.get(name, name)}": value for name, value in changes.items()}
+        return [name if value is True else f"{name} {value}" for name, value in options.items()]
 
     def lot(self, name: str) -> str:
-        """Return a sort key that is random but depends only on the seed and a row's id.
-
-        A larger sample therefore contains every smaller one.
-        """
+        """Return a sort key, random but fixed by seed and id: a larger sample contains every smaller one."""
         return hashlib.sha256(f"{self.seed} {name}".encode()).hexdigest()
 
 
@@ -75,8 +69,7 @@ class Run:
     labels: dict[str, str]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Item:
+class Item(NamedTuple):
     """A row of the dataset without its two images, and the panels to cut them from."""
 
     row: Row
@@ -101,20 +94,17 @@ def read_run(folder: Path) -> Run:
 
 def select(run: Run, choice: Choice) -> list[Item]:
     """Return the dataset's rows in order, without images; raise RunError for rows that do not match."""
-    pairs = [pair for pair in run.pairs if _is_chosen(pair, run, choice)]
+    labels, pairs = run.labels if choice.labels else {}, run.pairs
+    if choice.which == "judge":
+        pairs = [pair for pair in pairs if labels.get(pair.id, pair.verdict) == KEEP]
+    elif choice.which == "floor":
+        pairs = [pair for pair in pairs if pair.reason not in (TOO_DIFFERENT, TOO_ALIKE)]
     if choice.max_rows is not None:
         pairs = sorted(pairs, key=lambda pair: choice.lot(pair.id))[: choice.max_rows // 2]
     items = [item for pair in pairs for item in _items(pair, run, choice)]
     if choice.which == "judge" and choice.words == "written":
-        _check_captioned(pairs, run)
+        _check_captions(pairs, run)
     return sorted(items, key=lambda item: choice.lot(item.row["id"]) if choice.shuffle else item.row["id"])
-
-
-def _is_chosen(pair: Pair, run: Run, choice: Choice) -> bool:
-    if choice.which == "judge":
-        label = run.labels.get(pair.id) if choice.labels else None
-        return (label or pair.verdict) == KEEP
-    return choice.which == "all" or pair.reason not in (TOO_DIFFERENT, TOO_ALIKE)
 
 
 def _items(pair: Pair, run: Run, choice: Choice) -> list[Item]:
@@ -132,29 +122,19 @@ def _items(pair: Pair, run: Run, choice: Choice) -> list[Item]:
         if caption is None:
             words, instruction = grid_words(grid, target)
             caption = Caption(id=name, caption=words, instruction=instruction, cut=False, writer=GRID)
-        row = _row(pair, grid, caption)
-        items.append(Item(row=row, grid=grid, conditioning=conditioning, target=target))
+        items.append(Item(_row(pair, grid, caption), grid, conditioning, target))
     return items
 
 
 def _row(pair: Pair, grid: Grid, caption: Caption) -> Row:
-    return {
-        "id": caption.id,
-        "caption": caption.caption,
-        "instruction": caption.instruction,
-        "caption_writer": caption.writer,
-        "subject": grid.subject,
-        "prompt": grid.prompt,
-        "seed": grid.seed,
-        "generator": grid.generator,
-        "generator_hash": grid.generator_hash,
-        "grid": grid.id,
-        "generator_license": license(grid),
-        "judge": pair.judge,
-        "reason": pair.reason,
-        "similarity": pair.similarity,
-        "scores": json.dumps(pair.scores) if pair.scores else None,
+    row = {"id": caption.id, "caption": caption.caption, "instruction": caption.instruction}
+    row["caption_writer"] = caption.writer
+    row |= {
+        name: getattr(grid, name) for name in ("subject", "prompt", "seed", "generator", "generator_hash")
     }
+    row |= {"grid": grid.id, "generator_license": license(grid)}
+    row |= {name: getattr(pair, name) for name in ("judge", "reason", "similarity")}
+    return row | {"scores": json.dumps(pair.scores) if pair.scores else None}
 
 
 def license(grid: Grid) -> str:
@@ -162,21 +142,16 @@ def license(grid: Grid) -> str:
 
     FLUX.1-dev and its derivatives are recognized by the generator's name and always non-commercial.
     """
-    is_dev = re.search(r"flux.*dev", grid.generator.lower())
-    return FLUX_DEV if is_dev else grid.license
+    return FLUX_DEV if re.search(r"flux.*dev", grid.generator.lower()) else grid.license
 
 
-def _check_captioned(pairs: list[Pair], run: Run) -> None:
-    """Raise RunError if a pair that the judge kept has no caption.
+def _check_captions(pairs: list[Pair], run: Run) -> None:
+    """Raise RunError if a pair that the judge kept has no caption, because two kinds of texts would mix.
 
-    The dataset would otherwise mix two kinds of texts. Pairs kept only by a person's label get no caption.
+    Pairs kept only by a person's label get no caption.
     """
-    names = [
-        caption_id(pair.grid, *order)
-        for pair in pairs
-        if pair.is_kept
-        for order in both_orders([(pair.first, pair.second)])
-    ]
+    kept = [(pair.grid, [(pair.first, pair.second)]) for pair in pairs if pair.is_kept]
+    names = [caption_id(grid, *order) for grid, panels in kept for order in both_orders(panels)]
     missing = [name for name in names if name not in run.captions]
     if missing:
         raise RunError(
@@ -188,10 +163,8 @@ def _check_captioned(pairs: list[Pair], run: Run) -> None:
 def counts(run: Run) -> dict[str, Counter]:
     """Return the numbers on a dataset's card: grids by outcome and pairs by reason."""
     judged = {pair.grid for pair in run.pairs}
-    outcomes = Counter()
-    for grid in run.grids.values():
-        if grid.rejected:
-            outcomes[f"rejected: {grid.rejected}"] += 1
-        else:
-            outcomes["judged" if grid.id in judged else "not judged yet"] += 1
+    outcomes = Counter(
+        f"rejected: {grid.rejected}" if grid.rejected else "judged" if grid.id in judged else "not judged yet"
+        for grid in run.grids.values()
+    )
     return {"grids": outcomes, "pairs": Counter(pair.reason for pair in run.pairs)}

@@ -1,8 +1,7 @@
 """The vote that a judge's answer gives and the decision to keep or drop a pair, as pure functions.
 
 A pair is kept if its similarity lies between floor and ceiling and enough votes call it the same subject
-without giving any part a low score. The row keeps every number that the decision depends on, so that it can
-be decided again with other thresholds, without the judge.
+without giving any part a low score. The row keeps all these numbers, so that it can be decided again.
 """
 
 from dataclasses import dataclass, field, replace
@@ -31,13 +30,10 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         if not -1 <= self.floor <= self.ceiling <= 1:
-            raise ValueError(
-                f"floor and ceiling must be in -1..1 and in this order, got {self.floor} and {self.ceiling}"
-            )
-        if self.minimum_score not in range(TOP_SCORE + 1):
-            raise ValueError(
-                f"minimum_score must be a whole number in 0..{TOP_SCORE}, got {self.minimum_score}"
-            )
+            limits = f"{self.floor} and {self.ceiling}"
+            raise ValueError(f"floor and ceiling must be in -1..1 and in this order, got {limits}")
+        if (score := self.minimum_score) not in range(TOP_SCORE + 1):
+            raise ValueError(f"minimum_score must be a whole number in 0..{TOP_SCORE}, got {score}")
         if not 1 <= self.needed <= self.votes:
             raise ValueError(f"needed votes must be in 1..{self.votes} (all votes), got {self.needed}")
 
@@ -72,17 +68,11 @@ class Judged(Record):
 
     @classmethod
     def from_json(cls, row: Row) -> Self:
-        """Return the row as a record."""
-        record = super().from_json(row)
-        return replace(record, thresholds=Thresholds(**row["thresholds"]))
+        return replace(super().from_json(row), thresholds=Thresholds(**row["thresholds"]))
 
     @property
     def is_kept(self) -> bool:
-        """Return whether the verdict is to keep the pair."""
         return self.verdict == KEEP
-
-
-# ---------------------------------------------------------------- answers
 
 
 def add_answer(pair: Judged, text: str, recipe: Recipe) -> Judged:
@@ -93,18 +83,13 @@ def add_answer(pair: Judged, text: str, recipe: Recipe) -> Judged:
     read, turned = read_judgment(text, recipe.parts), len(pair.answers) % 2 == 1
     vote = None if read.scores is None and read.same else read.same
     lowest = None if vote is None or read.scores is None else min(read.scores.values())
-    votes = {"votes": [*pair.votes, vote], "lowest": [*pair.lowest, lowest]}
-    pair = replace(pair, answers=[*pair.answers, text], **votes)
+    votes, lowests = [*pair.votes, vote], [*pair.lowest, lowest]
+    pair = replace(pair, answers=[*pair.answers, text], votes=votes, lowest=lowests)
     if vote is None:
         return pair
-    return replace(
-        pair,
-        subject=read.subject,
-        descriptions=[read.second, read.first] if turned else [read.first, read.second],
-        differences=read.differences,
-        turned=turned,
-        scores=read.scores,
-    )
+    descriptions = [read.second, read.first] if turned else [read.first, read.second]
+    fields = {"subject": read.subject, "differences": read.differences, "scores": read.scores}
+    return replace(pair, turned=turned, descriptions=descriptions, **fields)
 
 
 def hear(pair: Judged, text: str, recipe: Recipe) -> Judged:
@@ -115,16 +100,12 @@ def hear(pair: Judged, text: str, recipe: Recipe) -> Judged:
     return replace(pair, repeated=pair.repeated | {number: text})
 
 
-# ---------------------------------------------------------------- decisions
-
-
 def decide(pair: Judged, thresholds: Thresholds) -> tuple[str, str]:
     """Return verdict and reason from the pair's numbers, so that thresholds can be changed later.
 
-    Pairs without the votes that they need are dropped as "not judged": those that the run's own floor or
-    ceiling kept from the judge, once these are loosened, and those that a missing vote could still keep. An
-    unreadable or refused vote counts as a no; it is the reason if a yes in its place could have kept the
-    pair.
+    Pairs that a missing vote could still keep are dropped as "not judged", also if the run's own floor or
+    ceiling kept them from the judge. An unreadable or refused vote counts as a no; it is the reason if a yes
+    in its place could have kept the pair.
     """
     similarity = pair.similarity
     if similarity is not None and not thresholds.floor <= similarity <= thresholds.ceiling:
@@ -139,13 +120,12 @@ def decide(pair: Judged, thresholds: Thresholds) -> tuple[str, str]:
         return DROP, UNASKED
     if len(same) + missing >= thresholds.needed:
         return DROP, LOW
-    is_unclear = len(same) + votes.count(None) + missing >= thresholds.needed
-    if is_unclear:
+    if len(same) + votes.count(None) + missing >= thresholds.needed:
         return DROP, REFUSED if any(map(is_refused, pair.answers)) else UNREADABLE
     return DROP, DIFFERENT
 
 
-def decided(pair: Judged, thresholds: Thresholds) -> Judged:
+def apply(pair: Judged, thresholds: Thresholds) -> Judged:
     """Return the pair with its verdict by these thresholds."""
     verdict, reason = decide(pair, thresholds)
     return replace(pair, verdict=verdict, reason=reason, thresholds=thresholds)

@@ -99,9 +99,9 @@ class CritterScorer:
 
 
 def _score(scene: Scene, reading: scorer.Reading) -> Numbers:
-    traits = scorer.kept(scene.critter, reading)
+    traits = scorer.check_traits(scene.critter, reading)
     identity = scorer.identity(scene.critter, reading)
-    following = fmean(scorer.followed(scene.target, reading).values())
+    following = fmean(scorer.check_context(scene.target, reading).values())
     return {
         "identity": identity,
         "named": fmean(value for name, value in traits.items() if name in NAMED),

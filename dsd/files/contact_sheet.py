@@ -11,30 +11,27 @@ PROMPT_WIDTH, PROMPT_LETTERS = 330, 44  # of the column of prompts, in pixels an
 INK = (50, 50, 50)
 
 
-def compose(
-    columns: dict[str, Sequence[Image.Image]], prompts: Sequence[str], *, cell: int = CELL
-) -> Image.Image:
+def compose(columns: dict[str, Sequence[Image.Image]], prompts: Sequence[str]) -> Image.Image:
     """Lay out the first `len(prompts)` images of each column under its title, with prompts on the right.
 
-    Images are resized to `cell` pixels with interpolation, so that small ones do not look blocky.
+    Images are resized with interpolation, so that small ones do not look blocky.
     """
-    step = cell + GAP
+    step = CELL + GAP
     page = Image.new("RGB", (step * len(columns) + PROMPT_WIDTH, HEADER + step * len(prompts)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=13)
     for column, (title, images) in enumerate(columns.items()):
-        pen.text((column * step + 2, 4), title[: cell // 7], fill=INK, font=font)
+        pen.text((column * step + 2, 4), title[: CELL // 7], fill=INK, font=font)
         for row in range(len(prompts)):
-            image = ImageOps.pad(images[row].convert("RGB"), (cell, cell), color="white")
+            image = ImageOps.pad(images[row].convert("RGB"), (CELL, CELL), color="white")
             page.paste(image, (column * step, HEADER + row * step))
     for row, prompt in enumerate(prompts):
-        position = (step * len(columns) + 12, HEADER + row * step + cell // 2)
+        position = (step * len(columns) + 12, HEADER + row * step + CELL // 2)
         lines = textwrap.fill(prompt, PROMPT_LETTERS)
         pen.multiline_text(position, lines, fill=INK, font=font, anchor="lm")
     return page
 
 
 def png(image: Image.Image) -> bytes:
-    """Return the image encoded as PNG."""
     stream = io.BytesIO()
     image.save(stream, "PNG")
     return stream.getvalue()

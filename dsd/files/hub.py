@@ -23,11 +23,9 @@ ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")  # owner/name
 NETWORK = tuple(
     importlib.import_module(name).TransportError for name in ("httpx", "httpx2") if util.find_spec(name)
 )
-NO_ANSWER = (LocalEntryNotFoundError, ConnectionError, *NETWORK)
 
 
 def has_token() -> bool:
-    """Return whether a hub token is set; its value is not used."""
     return get_token() is not None
 
 
@@ -77,36 +75,26 @@ def explain_errors(
         yield
     except LoadError:
         raise
-    except (
-        ValueError,
-        OSError,
-        ImportError,
-        SafetensorError,
-        *NETWORK,
-    ) as error:  # the hub's errors are OSErrors
+    except (ValueError, OSError, ImportError, SafetensorError, *NETWORK) as error:  # the hub's are OSErrors
         if "trust_remote_code" in str(error):
             message = f"{name} needs custom model code, which is never run here: choose another model"
         elif isinstance(error, ValueError) and not value_errors:
             raise
         else:
-            page = license_page or f"https://huggingface.co/{sources[0]}"
-            message = _find_damage(sources, error) or _advise(name, sources, page, error)
+            causes, page = _causes(error), license_page or f"https://huggingface.co/{sources[0]}"
+            message = _find_damage(sources, causes) or _advise(name, sources, page, causes)
         raise LoadError(message) from error
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """Yield the error and its causes: diffusers wraps the hub's errors in its own."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _causes(error: BaseException) -> list[BaseException]:
+    """Return the error and its causes: diffusers wraps the hub's errors in its own."""
+    cause = error.__cause__ or error.__context__
+    return [error, *(_causes(cause) if cause else [])]
 
 
-def _find_damage(sources: list[str], error: BaseException) -> str | None:
-    """Return a message with the first damaged weight file and the remedy, or None.
-
-    A SafetensorError names no file.
-    """
-    if not any(isinstance(cause, SafetensorError) for cause in _causes(error)):
+def _find_damage(sources: list[str], causes: list[BaseException]) -> str | None:
+    """Return a message with the first damaged weight file, which a SafetensorError does not name, or None."""
+    if not any(isinstance(cause, SafetensorError) for cause in causes):
         return None
     for source in sources:
         is_local = Path(source).exists()
@@ -131,23 +119,26 @@ def _weight_files(source: str) -> list[Path]:
     return sorted(file.resolve() for file in snapshots.rglob("*.safetensors"))
 
 
-def _advise(name: str, sources: list[str], page: str, error: BaseException) -> str:
-    causes, names = list(_causes(error)), ", ".join(dict.fromkeys(sources))
+def _advise(name: str, sources: list[str], page: str, causes: list[BaseException]) -> str:
+    names = ", ".join(dict.fromkeys(sources))
     statuses = [getattr(getattr(cause, "response", None), "status_code", None) for cause in causes]
-    is_gated = any(isinstance(cause, GatedRepoError) for cause in causes)
-    # The status of a missing repository is 401 too.
-    if not is_gated and any(isinstance(cause, RepositoryNotFoundError) for cause in causes):
+
+    def is_any(*kinds: type[BaseException]) -> bool:
+        return any(isinstance(cause, kinds) for cause in causes)
+
+    # The status of a missing repository is 401 too, and a gated one counts as missing.
+    if is_any(RepositoryNotFoundError) and not is_any(GatedRepoError):
         return (
             f"no such model on the hub: {names}; check the name, or set the variable HF_TOKEN if the model "
             "is private"
         )
-    if is_gated or 401 in statuses or 403 in statuses:
+    if is_any(GatedRepoError) or 401 in statuses or 403 in statuses:
         return (
             f"{name} is gated: accept the license at {page}, then set the variable HF_TOKEN to a token of "
             "that account (https://huggingface.co/settings/tokens)"
         )
-    if any(isinstance(cause, NO_ANSWER) for cause in causes):
+    if is_any(LocalEntryNotFoundError, ConnectionError, *NETWORK):
         reason = "HF_HUB_OFFLINE is set" if os.environ.get("HF_HUB_OFFLINE") else "the hub cannot be reached"
         fix = "connect once, or use the model pocket, which needs no download"
         return f"{name} must be downloaded once ({names}), but {reason}: {fix}"
-    return f"cannot open {name} ({names}): {error}"
+    return f"cannot open {name} ({names}): {causes[0]}"

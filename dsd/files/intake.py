@@ -1,7 +1,7 @@
 """Checks of untrusted input: image files of any kind, prompts of any length.
 
-Any problem with an upload raises a `ValueError` whose message is one plain sentence that says what to do. The
-image is not changed here: `dsd.files.rgb.to_rgb` rotates and flattens it.
+Any problem with an upload raises a `ValueError` that says in one plain sentence what to do. The image is not
+changed here: `dsd.files.rgb.to_rgb` rotates and flattens it.
 """
 
 import contextlib
@@ -29,7 +29,8 @@ def open_image(source: str | Path | Image.Image) -> Image.Image:
     path = Path(source)
     if not path.is_file():
         raise ValueError(f"there is no file {path}: check the name")
-    name = _quote(path.name)
+    name = "".join(letter if letter.isprintable() else "?" for letter in path.name)
+    name = f'"{name}"' if len(name) <= 80 else f'"{name[:38]} ... {name[-38:]}"'
     if path.stat().st_size == 0:
         raise ValueError(f"{name} is empty (0 bytes): save or upload it again")
     return _load(_check_size(_open(path, name), name), name)  # check the size before decoding
@@ -41,7 +42,7 @@ def decode(content: bytes) -> Image.Image:
 
 
 def suffixes() -> set[str]:
-    """Return the suffixes of accepted files, HEIC among them even if its package is missing."""
+    """Return the suffixes of accepted files, also of HEIC without its package."""
     Image.init()
     return {suffix for suffix, kind in Image.EXTENSION.items() if kind in FORMATS} | {".heic", ".heif"}
 
@@ -54,16 +55,9 @@ def _load(image: Image.Image, name: str) -> Image.Image:
     return image
 
 
-def _quote(name: str) -> str:
-    """Return a file name for a message: quoted, printable and shortened."""
-    name = "".join(letter if letter.isprintable() else "?" for letter in name)
-    return f'"{name}"' if len(name) <= 80 else f'"{name[:38]} ... {name[-38:]}"'
-
-
 def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
-    formats = [
-        kind for kind in (*FORMATS, *_heif()) if kind in Image.OPEN
-    ]  # Pillow can be built without AVIF
+    heif = _heif()
+    formats = [kind for kind in (*FORMATS, *heif) if kind in Image.OPEN]  # Pillow can be built without AVIF
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # _check_size has a clearer message
         try:
@@ -73,7 +67,7 @@ def _open(file: Path | io.BytesIO, name: str) -> Image.Image:
         except PermissionError as error:
             raise ValueError(f"{name} may not be read: check its permissions") from error
         except Exception as error:  # decoders raise anything on invalid data, from OSError to IndexError
-            if not _heif() and _is_heif(file):
+            if not heif and _is_heif(file):
                 raise ValueError(f"{name} {NEEDS_HEIF}") from error
             raise ValueError(f"{name} is not an image that can be read: use a {READABLE} file") from error
 
@@ -99,9 +93,8 @@ def _check_size(image: Image.Image, name: str) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise ValueError(_too_large(f"{name} ({width} x {height})"))
     if min(width, height) < MIN_SIDE:
-        raise ValueError(
-            f"{name} is only {width} x {height} pixels: at least {MIN_SIDE} x {MIN_SIDE} are needed"
-        )
+        size, least = f"{width} x {height}", f"{MIN_SIDE} x {MIN_SIDE}"
+        raise ValueError(f"{name} is only {size} pixels: at least {least} are needed")
     return image
 
 
@@ -132,10 +125,8 @@ def check_prompt(prompt: str) -> str:
     try:
         prompt.encode()
     except UnicodeEncodeError as error:  # a lone surrogate cannot be saved, shown or tokenized
-        half = f"U+{ord(prompt[error.start]):04X}"
-        raise ValueError(
-            f"the prompt holds half a character ({half}, number {error.start + 1}): type it again"
-        ) from error
+        half = f"U+{ord(prompt[error.start]):04X}, number {error.start + 1}"
+        raise ValueError(f"the prompt holds half a character ({half}): type it again") from error
     return prompt.strip()
 
 
@@ -148,8 +139,8 @@ def prompt_notice(pipe: Any, prompt: str) -> str | None:
     if tokenizer is None:
         return None
     limit = min(int(tokenizer.model_max_length), 512)
-    tokens = tokenizer(prompt, return_offsets_mapping=True, truncation=False, verbose=False)
-    offsets = tokens["offset_mapping"]
+    options = {"return_offsets_mapping": True, "truncation": False, "verbose": False}
+    offsets = tokenizer(prompt, **options)["offset_mapping"]
     if len(offsets) <= limit:
         return None
     # The last token read is the end token, so the first token lost is at limit - 1.

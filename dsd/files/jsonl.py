@@ -1,8 +1,7 @@
 """JSON Lines files with atomic appends by one writer at a time, and typed rows.
 
-A run is a folder of such files. A killed command leaves at most one incomplete line, which the next command
-drops. Each of several processes writes its own shard (`grids.0.jsonl`, `grids.1.jsonl`); `merge` combines
-them.
+A killed command leaves at most one incomplete line, which the next command drops. Each of several processes
+writes its own shard (`grids.0.jsonl`, `grids.1.jsonl`); `merge` combines them.
 """
 
 import json
@@ -44,7 +43,6 @@ class Record:
         return cls(**{name: value for name, value in row.items() if name in names})
 
     def to_json(self) -> Row:
-        """Return the record as a row that can be written as JSON."""
         return asdict(self)
 
 
@@ -62,7 +60,7 @@ def read(path: Path) -> list[Row]:
     if not path.exists():
         return []
     *lines, _ = path.read_bytes().split(b"\n")  # text after the last newline is an incomplete row
-    return [_parse(path, number, line) for number, line in enumerate(lines, 1)]
+    return [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
 
 
 def read_all(path: Path) -> list[Row]:
@@ -79,29 +77,36 @@ def read_records(path: Path, kind: type[Kind]) -> list[Kind]:
         raise RunError(f"{path} cannot be used: {error}") from error
 
 
-def _parse(path: Path, number: int, line: bytes) -> Row:
+def _parse(line: bytes, where: str) -> Row:
     try:
         row = json.loads(line)
     except ValueError:
         row = None
     if not isinstance(row, dict):
-        raise RunError(f"{path} line {number} is not a row: {line[:60]!r}; delete that line and run again")
-    return old_names.translated(row)
+        raise RunError(f"{where} is not a row: {line[:60]!r}; delete that line and run again")
+    return old_names.translate(row)
 
 
 # ---------------------------------------------------------------- writing
 
 
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing: write to a temporary name, then rename."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path that takes the place of `path` after the block, or is removed if that fails."""
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     with explain_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            part.write_bytes(content)
+            yield part
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a whole file or nothing."""
+    with replacing(path) as part:
+        part.write_bytes(content)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -110,7 +115,6 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def to_line(row: Row) -> bytes:
-    """Return a row as a line of JSON."""
     return json.dumps(row, ensure_ascii=False).encode() + b"\n"
 
 
@@ -163,14 +167,12 @@ def explain_errors(path: Path) -> Iterator[None]:
 
 def check_same(where: str | Path, row: Row, settings: Row, remedy: str = "use those again") -> None:
     """Raise RunError, naming the differences, if a row on disk was made with other settings."""
-    if changes := [
-        f"{name} was {row.get(name)!r}, now {value!r}"
-        for name, value in settings.items()
-        if row.get(name) != value
-    ]:
-        raise RunError(
-            f"{where} was made with other settings ({'; '.join(changes)}): {remedy}, or another folder"
+    changes = {name: value for name, value in settings.items() if row.get(name) != value}
+    if changes:
+        differences = "; ".join(
+            f"{name} was {row.get(name)!r}, now {value!r}" for name, value in changes.items()
         )
+        raise RunError(f"{where} was made with other settings ({differences}): {remedy}, or another folder")
 
 
 def shards(path: Path) -> list[Path]:
@@ -187,8 +189,8 @@ def merge(path: Path, *, keep: Callable[[Row], bool] = lambda row: True) -> None
 
     Only one process may call this, while no other process writes.
     """
-    rows, files = read_all(path), shards(path)
-    write_rows(path, filter(keep, rows))
+    files = shards(path)
+    write_rows(path, filter(keep, read_all(path)))
     for file in files:
         file.unlink()
 

@@ -16,16 +16,16 @@ KEYS = {
 VALUES = {("writer", "sheet"): "grid", ("caption_writer", "sheet"): "grid"}  # words of the grid's own prompt
 
 
-def translated(row: dict[str, Any]) -> dict[str, Any]:
+def translate(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of JSON with the current names of its keys and of values that were renamed."""
-    return {KEYS.get(key, key): _value(KEYS.get(key, key), value) for key, value in row.items()}
+    row = {KEYS.get(key, key): value for key, value in row.items()}
+    for (key, old), new in VALUES.items():
+        if row.get(key) == old:
+            row[key] = new
+    return row
 
 
-def present(name: str, names: list[str]) -> str:
+def find_column(name: str, names: list[str]) -> str:
     """Return the name that a table has for a column: its old one if only that is there."""
     old = next((old for old, new in KEYS.items() if new == name), name)
     return old if name not in names and old in names else name
-
-
-def _value(key: str, value: Any) -> Any:
-    return VALUES.get((key, value), value) if isinstance(value, str) else value

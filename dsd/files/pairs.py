@@ -20,24 +20,11 @@ from dsd.files.parquet import PairsError
 from dsd.files.rgb import to_rgb
 
 COLUMNS = {  # of our datasets, with their types; `dsd.curation.dataset_card` describes them
-    "id": "string",
-    "conditioning": "image",
-    "target": "image",
-    "caption": "string",
-    "instruction": "string",
-    "caption_writer": "string",
-    "subject": "string",
-    "prompt": "string",
-    "seed": "int64",
-    "grid": "string",
-    "generator": "string",
-    "generator_hash": "string",
-    "generator_license": "string",
-    "judge": "string",
-    "reason": "string",
-    "similarity": "float64",
-    "scores": "string",
-}
+    "id": "string", "conditioning": "image", "target": "image", "caption": "string", "instruction": "string",
+    "caption_writer": "string", "subject": "string", "prompt": "string", "seed": "int64", "grid": "string",
+    "generator": "string", "generator_hash": "string", "generator_license": "string", "judge": "string",
+    "reason": "string", "similarity": "float64", "scores": "string",
+}  # fmt: skip
 WANTED = ("conditioning", "target", "caption")
 IMAGES = ("conditioning", "target")
 
@@ -64,11 +51,13 @@ def read_pairs(
     PairsError for missing files or columns, and LoadError for hub errors.
     """
     hub.check_source(source, weights=False)
+    filesystem = None
     if Path(source).exists():
-        return Pairs(parquet.local_files(Path(source), split), columns, max_rows=max_rows)
-    if not streaming:
-        return Pairs(parquet.downloaded_files(str(source), split), columns, max_rows=max_rows)
-    files, filesystem = parquet.streamed_files(str(source), split)
+        files = parquet.local_files(Path(source), split)
+    elif streaming:
+        files, filesystem = parquet.list_remote_files(str(source), split)
+    else:
+        files = parquet.download_files(str(source), split)
     return Pairs(files, columns, filesystem, max_rows)
 
 
@@ -97,8 +86,8 @@ class Pairs:
         filesystem: Any | None = None,
         max_rows: int | None = None,
     ) -> None:
-        self.files, self.columns, self.filesystem = list(files), columns, filesystem
-        self.max_rows = max_rows
+        self.files, self.columns, self.max_rows = list(files), columns, max_rows
+        self.filesystem = filesystem
         self._reading = Lock()  # a file has one read position; images are decoded outside the lock
         self._file = lru_cache(maxsize=8)(self._open)
         self._table = lru_cache(maxsize=4)(self._read)
@@ -123,12 +112,12 @@ class Pairs:
             with self._reading:
                 table = self._table(group.file, group.index)
             values = {ours: table.column(theirs)[offset].as_py() for ours, theirs in self.names.items()}
-        except (hub.LoadError, PairsError):
+        except (hub.LoadError, PairsError):  # of the whole file
             raise
         except ValueError as error:
             raise BadRow(f"{where} is damaged: {error}") from error
-        row = {"id": f"{Path(self.files[group.file]).stem}-{group.first + offset}", "instruction": None}
-        row |= values
+        name = f"{Path(self.files[group.file]).stem}-{group.first + offset}"
+        row = {"id": name, "instruction": None} | values
         where = f"{where} ({row['id']})"
         if not isinstance(row["caption"], str) or not row["caption"].strip():
             raise BadRow(f"{where} has no caption")
@@ -168,14 +157,14 @@ def column_names(
     A target with another name is recognized if it is the only other image column. Raise PairsError, listing
     the present and required columns, if one is missing or not usable.
     """
-    given, there = dict(columns or {}), schema.names
-    names = {name: given.get(name) or old_names.present(name, there) for name in COLUMNS}
+    columns, present = columns or {}, schema.names
+    names = {name: columns.get(name) or old_names.find_column(name, present) for name in COLUMNS}
     images = [field.name for field in schema if parquet.holds_images(field.type)]
     others = [name for name in images if name != names["conditioning"]]
-    if "target" not in {*given, *there} and len(others) == 1:
+    if "target" not in {*columns, *present} and len(others) == 1:
         names["target"] = others[0]
-    wrong = {name for name in given if name not in COLUMNS}
-    wrong |= {names[name] for name in {*WANTED, *given} & {*COLUMNS} if names[name] not in there}
+    wrong = {name for name in columns if name not in COLUMNS}
+    wrong |= {names[name] for name in {*WANTED, *columns} & {*COLUMNS} if names[name] not in present}
     wrong |= {names[name] for name in IMAGES if names[name] not in images}
     if wrong:
         listed = ", ".join(f"{field.name} ({parquet.kind(field.type)})" for field in schema)
@@ -184,7 +173,7 @@ def column_names(
             f"these are missing or do not fit: {', '.join(sorted(wrong))}. Map the names, such as "
             "target=edited; write lists of images as one row each, and addresses as the images' bytes"
         )
-    return {ours: theirs for ours, theirs in names.items() if theirs in there}
+    return {ours: theirs for ours, theirs in names.items() if theirs in present}
 
 
 def _decode(value: Any, what: str) -> Image.Image:

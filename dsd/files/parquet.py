@@ -29,15 +29,14 @@ def package() -> Any:
 
 def open_file(file: str, filesystem: Any | None = None) -> Any:
     """Open a `ParquetFile` and read its footer; raise PairsError if it is damaged or not parquet."""
-    opener = package().ParquetFile
+    parquet = package()
     try:
-        return opener(file, filesystem=filesystem, page_checksum_verification=True)
+        return parquet.ParquetFile(file, filesystem=filesystem, page_checksum_verification=True)
     except (ValueError, OSError) as error:
         if not _is_damage(error):
             raise
-        raise PairsError(
-            f"{file} is damaged or not a parquet file ({error}): make or download it again"
-        ) from error
+        message = f"{file} is damaged or not a parquet file ({error}): make or download it again"
+        raise PairsError(message) from error
 
 
 def read_group(file: Any, group: int, columns: list[str]) -> Any:
@@ -57,7 +56,7 @@ def _is_damage(error: Exception) -> bool:
 
 
 def owner(file: str) -> bytes | None:
-    """Return the id of the dataset that a file belongs to, or None if this project did not write the file."""
+    """Return the id of the dataset that a file belongs to, or None if this project did not write it."""
     return (open_file(file).schema_arrow.metadata or {}).get(DATASET)
 
 
@@ -74,8 +73,7 @@ def kind(arrow: Any) -> str:
     """Return what a column of an Arrow type holds: `images`, `lists of images`, or the type's name."""
     if holds_images(arrow):
         return "images"
-    is_list = hasattr(arrow, "value_type")
-    return f"lists of {kind(arrow.value_type)}" if is_list else str(arrow)[:40]
+    return f"lists of {kind(arrow.value_type)}" if hasattr(arrow, "value_type") else str(arrow)[:40]
 
 
 def local_files(path: Path, split: str) -> list[str]:
@@ -97,7 +95,7 @@ def local_files(path: Path, split: str) -> list[str]:
     return files
 
 
-def downloaded_files(name: str, split: str) -> list[str]:
+def download_files(name: str, split: str) -> list[str]:
     """Download a hub dataset once and return the split's files; raise LoadError for hub errors."""
     from huggingface_hub import snapshot_download
 
@@ -106,7 +104,7 @@ def downloaded_files(name: str, split: str) -> list[str]:
     return local_files(Path(folder), split)
 
 
-def streamed_files(name: str, split: str) -> tuple[list[str], Any]:
+def list_remote_files(name: str, split: str) -> tuple[list[str], Any]:
     """Return the split's files on the hub and the filesystem that reads them over the network."""
     from huggingface_hub import HfFileSystem
 
@@ -126,12 +124,11 @@ def _of_split(files: list[str], split: str, folder: str) -> list[str]:
     names = {file: file.removeprefix(folder).strip("/") for file in sorted(files)}
     matches = [file for file, name in names.items() if _is_called(name, split)]
     if not matches and split == "train":
-        any_split = "|".join(SPLITS)
-        matches = [file for file, name in names.items() if not _is_called(name, any_split)]
+        matches = [file for file, name in names.items() if not _is_called(name, "|".join(SPLITS))]
     if not matches:
-        examples = ", ".join(list(names.values())[:5]) or "none at all"
+        some = ", ".join(list(names.values())[:5]) or "none at all"
         raise PairsError(
-            f"{folder} has no parquet files of the split {split!r}; its parquet files are: {examples}"
+            f"{folder} has no parquet files of the split {split!r}; its parquet files are: {some}"
         )
     configs = sorted({names[file].rpartition("/")[0] for file in matches if SHARD in names[file]})
     if len(configs) > 1:

@@ -13,30 +13,26 @@ SRGB = ImageCms.createProfile("sRGB")
 
 
 def to_rgb(image: Image.Image, limit: int | None = None) -> Image.Image:
-    """Return the image as a viewer shows it, in RGB, with the longest side at most `limit` pixels.
+    """Return the first frame as a viewer shows it, in RGB, with the longest side at most `limit` pixels.
 
-    The first frame is taken, the EXIF orientation and the color profile are applied, deep grays are scaled to
-    8 bits (PIL would clip them), and transparency is put on white. The input is not changed, and the result
-    has no metadata, so that nothing is applied twice. Raise ValueError for a mode that cannot be converted.
+    Deep grays are scaled to 8 bits (PIL would clip them), and transparency is put on white. The input is not
+    changed, and the result has no metadata, so that nothing is applied twice. Raise ValueError for a mode
+    that cannot be converted.
     """
-    rgb = _flat(_upright(_first_frame(image)))
+    position = image.tell()
+    if position:
+        image.seek(0)
+        frame = image.copy()
+        image.seek(position)
+        image = frame
+    rgb = _flatten(_turn_upright(image))
     if limit and max(rgb.size) > limit:
         rgb.thumbnail((limit, limit), Image.Resampling.LANCZOS)
     rgb.info = {}
     return rgb
 
 
-def _first_frame(image: Image.Image) -> Image.Image:
-    position = image.tell()
-    if position == 0:
-        return image
-    image.seek(0)
-    frame = image.copy()
-    image.seek(position)
-    return frame
-
-
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> Image.Image:
     """Return the image in its EXIF orientation, or unchanged if the EXIF data is missing or damaged."""
     try:
         is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
@@ -45,15 +41,15 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _flat(image: Image.Image) -> Image.Image:
+def _flatten(image: Image.Image) -> Image.Image:
     """Return a new RGB image in sRGB without transparency."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith(("I", "F")):
-        image = _deep_gray(image)
+        image = _scale_gray(image)
     if image.mode in ("P", "PA") and image.palette is None:
         raise ValueError("the image's colors are missing, it has no palette: save it as RGB first")
     if image.has_transparency_data:
-        return _on_white(image, profile)
+        return _put_on_white(image, profile)
     if image.mode == "P":
         image = image.convert("RGB")
     try:
@@ -76,7 +72,7 @@ def _to_srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
         return image
 
 
-def _deep_gray(image: Image.Image) -> Image.Image:
+def _scale_gray(image: Image.Image) -> Image.Image:
     """Convert modes I;16, I and F to 8 bits; infer the range of I and F from the largest value."""
     values = np.asarray(image)  # [H, W]
     largest, gray = np.fmax.reduce(values, axis=None), np.empty(values.shape, np.uint8)
@@ -90,7 +86,7 @@ def _deep_gray(image: Image.Image) -> Image.Image:
     return Image.fromarray(gray)
 
 
-def _on_white(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _put_on_white(image: Image.Image, profile: bytes | None) -> Image.Image:
     if image.mode in ("La", "RGBa"):  # premultiplied: PIL only converts it to the straight-alpha mode
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     is_gray = image.mode in ("L", "LA")

@@ -9,17 +9,14 @@ from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from dsd.files import hub
 from dsd.files.errors import LoadError
 
-TOKENS = "https://huggingface.co/settings/tokens"
+REMEDY = "set the variable HF_TOKEN to a token that may write there (https://huggingface.co/settings/tokens)"
 
 
 def check_upload(name: str) -> None:
     """Raise LoadError if the hub does not allow the name or there is no token to upload with."""
     _check_name(name)
     if get_token() is None:
-        raise LoadError(
-            f"uploading {name} needs a token: set the variable HF_TOKEN to a token that may write there "
-            f"({TOKENS})"
-        )
+        raise LoadError(f"uploading {name} needs a token: {REMEDY}")
 
 
 def _check_name(name: str) -> None:
@@ -33,19 +30,15 @@ def upload(
     """Upload a folder as the model or dataset (`kind`) `name` (owner/name) and return its address.
 
     A new repository is private by default; an existing one keeps its visibility. `patterns` choose files, as
-    in `HfApi.upload_folder`. The token comes from the variable HF_TOKEN or from `hf auth login`. Raise
-    LoadError if the hub refuses or cannot be reached.
+    in `HfApi.upload_folder`. Raise LoadError if the hub refuses or cannot be reached.
     """
     _check_name(name)
-    api = api or HfApi()
-    path = name if kind == "model" else f"{kind}s/{name}"
-    message = f"Upload the {kind}"
+    api, path = api or HfApi(), name if kind == "model" else f"{kind}s/{name}"
+    options = {"repo_type": kind, "commit_message": f"Upload the {kind}", **patterns}
     with hub.explain_errors(name, [path]):
         try:
             api.create_repo(name, repo_type=kind, private=private, exist_ok=True)
-            api.upload_folder(
-                repo_id=name, repo_type=kind, folder_path=folder, commit_message=message, **patterns
-            )
+            api.upload_folder(repo_id=name, folder_path=folder, **options)
         except (OfflineModeIsEnabled, *hub.NETWORK) as error:
             raise LoadError(
                 f"the hub cannot be reached, so {name} was not uploaded; {folder} is complete: run the same "
@@ -54,8 +47,5 @@ def upload(
         except HfHubHTTPError as error:
             if error.response.status_code not in (401, 403, 404):
                 raise
-            raise LoadError(
-                f"the hub does not let you write {name}: set the variable HF_TOKEN to a token that may write "
-                f"there ({TOKENS})"
-            ) from error
+            raise LoadError(f"the hub does not let you write {name}: {REMEDY}") from error
     return f"https://huggingface.co/{path}"

@@ -17,7 +17,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Row
 from dsd.grids.recipes import Recipe
 from dsd.pocket import world
-from dsd.pocket.words import _panel_words
+from dsd.pocket.words import describe_panel
 from dsd.pocket.world import shipped
 from dsd.vlm import schemas
 from dsd.vlm.answers import read_places, read_yes_or_no
@@ -130,7 +130,7 @@ def drawn_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
     """
     scenes, chances = rng.permutation(len(world.SCENES))[:count], rng.random((count, 4))
     return tuple(
-        _panel_words(_context(world.SCENES[scene], *chance))
+        describe_panel(_context(world.SCENES[scene], *chance))
         for scene, chance in zip(scenes, chances, strict=True)
     )
 

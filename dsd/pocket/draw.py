@@ -1,7 +1,7 @@
 """Draw a panel of the drawn world with Pillow, on a larger canvas that is then averaged down and blurred."""
 
 import math
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageChops, ImageFilter
@@ -19,8 +19,7 @@ WHITE, INK = (1.0, 1.0, 1.0), (0.10, 0.08, 0.12)
 EYE_GAPS = {1: 0.0, 2: 0.56, 3: 0.5}  # by the number of eyes
 
 
-@dataclass(frozen=True)
-class Build:
+class Build(NamedTuple):
     """Where the parts of a body shape are, in units of the body's radius."""
 
     ear_x: float
@@ -64,8 +63,8 @@ def shrink(image: Image.Image, size: int, softness: float = SOFTNESS) -> Image.I
 
 def draw_grid(panels: list[Image.Image], columns: int) -> Image.Image:
     """Join the panels row by row, without gutters."""
-    size, rows = panels[0].width, len(panels) // columns
-    grid = Image.new("RGB", (size * columns, size * rows))
+    size = panels[0].width
+    grid = Image.new("RGB", (size * columns, size * (len(panels) // columns)))
     for i, panel in enumerate(panels):
         grid.paste(panel, (size * (i % columns), size * (i // columns)))
     return grid
@@ -141,7 +140,7 @@ def _draw_pattern(pen: Pen, critter: Critter, body: list[Point]) -> None:
     clip, marks = Image.new("RGB", pen.image.size), Image.new("RGB", pen.image.size)
     pen.on(clip).polygon(body, WHITE)
     if critter.pattern == "striped":
-        _draw_stripes(pen.on(marks), critter)
+        _draw_stripes(pen.on(marks), math.radians(critter.stripe_angle), 0.62 * critter.stripe_width)
     else:
         for x, y, r in critter.spots:
             pen.on(marks).ellipse(0.95 * x, 0.95 * y, r, r, WHITE)
@@ -149,8 +148,7 @@ def _draw_pattern(pen: Pen, critter: Critter, body: list[Point]) -> None:
     pen.image.paste(to_bytes(critter.accent_rgb), (0, 0), mask)
 
 
-def _draw_stripes(pen: Pen, critter: Critter) -> None:
-    angle, period = math.radians(critter.stripe_angle), 0.62 * critter.stripe_width
+def _draw_stripes(pen: Pen, angle: float, period: float) -> None:
     c, s = math.cos(angle), math.sin(angle)
     for i in range(-4, 5):
         low, high = i * period - period / 4, i * period + period / 4

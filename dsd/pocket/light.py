@@ -49,26 +49,23 @@ def tint(image: Image.Image, light: Light) -> Image.Image:
 
 def shade(layer: Image.Image, light: Light, *, center: tuple[float, float], radius: float) -> Image.Image:
     """Shade an RGBA `layer` like a ball at `center`, darker on the far side, and return its RGB."""
-    pixels = np.asarray(layer.convert("RGB"))
+    rgb = layer.convert("RGB")
     if not light.shade:
-        return layer.convert("RGB")
-    size = layer.width
-    y, x = ((np.arange(size)[:, None] + 0.5) / size - center[1], (np.arange(size) + 0.5) / size - center[0])
+        return rgb
+    steps = (np.arange(layer.width) + 0.5) / layer.width
+    x, y = steps - center[0], steps[:, None] - center[1]
     up = (1 - (SLANT * light.side) ** 2) ** 0.5
     facing = (SLANT * light.side * x - up * y) / radius  # [size, size], about 1 at the lit rim, -1 opposite
     gain = 1 - light.shade * ((0.7 - facing) / 1.7).clip(0, 1)
-    return Image.fromarray((pixels * gain[..., None]).round().astype(np.uint8))
+    return Image.fromarray((np.asarray(rgb) * gain[..., None]).round().astype(np.uint8))
 
 
 def cast_shadow(image: Image.Image, layer: Image.Image, light: Light, *, foot: float) -> None:
     """Darken `image` where the shadow of `layer` (RGBA) falls on the ground; `foot` is the y of its base."""
     if not light.shadow:
         return
-    size, lean = image.width, light.side * light.reach / FLATTENED
-    line = foot * image.height
+    lean, line = light.side * light.reach / FLATTENED, foot * image.height
     flat = (1, lean, -lean * line, 0, -1 / FLATTENED, line * (1 + 1 / FLATTENED))
     mask = layer.getchannel("A").transform(image.size, Image.Transform.AFFINE, flat)
-    mask = mask.filter(ImageFilter.GaussianBlur(size / 100)).point(
-        [round(i * light.shadow) for i in range(256)]
-    )
-    image.paste((0, 0, 0), mask=mask)
+    mask = mask.filter(ImageFilter.GaussianBlur(image.width / 100))
+    image.paste((0, 0, 0), mask=mask.point([round(i * light.shadow) for i in range(256)]))

@@ -58,6 +58,7 @@ FILLERS = (
     "cute", "very", "playing", "walking", "a photo of", "a picture of", "drawing of", "show", "draw", "put",
     "make", "there", "beautiful", "funny", "looking", "happy", "and", "please draw", "living", "goes",
 )  # fmt: skip
+EARS, NO_EARS = ("with {} ears", "{} ears", "and {} ears"), ("with no ears", "without ears", "no ears")
 SAID_AS_TAUGHT = 0.3  # share of phrases with the words and order of `dsd.pocket.words`
 OTHER_WORD, MISSPELLED, NO_ARTICLES, FILLED = 0.4, 0.01, 0.15, 0.25
 
@@ -67,22 +68,19 @@ def phrase(critter: Critter, context: Context, rng: np.random.Generator, *, desc
 
     `describe` is the share of phrases that name the critter's traits; the rest say `it` or `my monster`.
     """
-    described, traits = rng.random() < describe, _some_traits(rng)
+    described = rng.random() < describe
+    traits = NAMED if rng.random() < 0.7 else tuple(trait for trait in NAMED if rng.random() < 0.5)
     if rng.random() < SAID_AS_TAUGHT:
         subject = f"a {words.describe_critter(critter, traits=traits)}" if described else _one(SUBJECTS, rng)
         return f"{subject} {words.describe_context(context, say_place=rng.random() < 0.3)}".strip()
-    parts = [_worn(context, rng), _one_or_first(PLACES[context.scene], rng), _light(context.light, rng)]
-    parts = [part for part in parts if part]
+    parts = [_accessory(context, rng), _one_or_first(PLACES[context.scene], rng), _light(context.light, rng)]
+    parts = list(filter(None, parts))
     if rng.random() < (0.1 if context.place == "centre" else 0.3):
         parts.append(_one(SIDES[context.place], rng))
     rng.shuffle(parts)
     subject = _subject(critter, traits, rng) if described else _one(SUBJECTS, rng)
     parts.insert(0 if rng.random() < 0.85 else len(parts), subject)
-    return _typed(" ".join(parts).split(), rng)
-
-
-def _some_traits(rng: np.random.Generator) -> tuple[str, ...]:
-    return NAMED if rng.random() < 0.7 else tuple(trait for trait in NAMED if rng.random() < 0.5)
+    return _type(" ".join(parts).split(), rng)
 
 
 def _one(choices: tuple[str, ...], rng: np.random.Generator) -> str:
@@ -90,7 +88,6 @@ def _one(choices: tuple[str, ...], rng: np.random.Generator) -> str:
 
 
 def _one_or_first(choices: tuple[str, ...], rng: np.random.Generator) -> str:
-    """Return any of the choices in a share of `OTHER_WORD` of the calls, else the first."""
     return _one(choices, rng) if rng.random() < OTHER_WORD else choices[0]
 
 
@@ -106,12 +103,11 @@ def _subject(critter: Critter, traits: tuple[str, ...], rng: np.random.Generator
     subject = " ".join(["a", *adjectives, _one_or_first(NOUNS, rng)])
     if "ears" not in traits:
         return subject
-    if critter.ears == "no":
-        return f"{subject} {_one(('with no ears', 'without ears', 'no ears'), rng)}"
-    return f"{subject} {_one(('with {} ears', '{} ears', 'and {} ears'), rng).format(critter.ears)}"
+    endings = NO_EARS if critter.ears == "no" else EARS
+    return f"{subject} {_one(endings, rng).format(critter.ears)}"
 
 
-def _worn(context: Context, rng: np.random.Generator) -> str:
+def _accessory(context: Context, rng: np.random.Generator) -> str:
     if context.accessory == "none":
         return ""
     verbs, nouns = ACCESSORIES[context.accessory]
@@ -131,22 +127,22 @@ def _light(light: str, rng: np.random.Generator) -> str:
     return first if not side or rng.random() < 0.25 else f"{first} {_one(whence, rng).format(side)}"
 
 
-def _typed(spoken: list[str], rng: np.random.Generator) -> str:
+def _type(parts: list[str], rng: np.random.Generator) -> str:
     """Return the words as one text, with the additions, omissions and typos of real users."""
     if rng.random() < NO_ARTICLES:
-        spoken = [word for word in spoken if word not in ("a", "an", "the")]
+        parts = [word for word in parts if word not in ("a", "an", "the")]
     if rng.random() < FILLED:
-        spoken.insert(int(rng.integers(len(spoken) + 1)), _one(FILLERS, rng))
-    return " ".join(_misspelled(word, rng) if rng.random() < MISSPELLED else word for word in spoken)
+        parts.insert(int(rng.integers(len(parts) + 1)), _one(FILLERS, rng))
+    return " ".join(_misspell(word, rng) if rng.random() < MISSPELLED else word for word in parts)
 
 
-def _misspelled(word: str, rng: np.random.Generator) -> str:
+def _misspell(word: str, rng: np.random.Generator) -> str:
     """Return the word with two letters swapped, one doubled or one omitted."""
     if len(word) < 4:
         return word
     i = int(rng.integers(1, len(word) - 1))
-    swapped, doubled = word[:i] + word[i + 1] + word[i] + word[i + 2 :], word[:i] + word[i] + word[i:]
-    return _one((swapped, doubled, word[:i] + word[i + 1 :]), rng)
+    start, letter, end = word[:i], word[i], word[i + 1 :]
+    return _one((start + end[0] + letter + end[1:], start + letter + letter + end, start + end), rng)
 
 
 def _vocabulary() -> list[str]:

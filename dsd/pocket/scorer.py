@@ -1,7 +1,7 @@
 """The ground-truth scorer: a small network, trained only on renders, that reads the traits from an image.
 
-It measures identity and prompt following without the judgment of another model. It also estimates how much an
-image differs from the drawn world (`strangeness`), on which the app's warning is based.
+It measures identity and prompt following without another model's judgment, and how much an image differs from
+the drawn world (`strangeness`), on which the app's warning is based.
 """
 
 import math
@@ -30,25 +30,25 @@ IDENTITY = ("color", "shape", "pattern", "ears", "eyes")  # the choices that bel
 ANGLES = {"hue": 1, "accent_hue": 1, "stripe_angle": 2, "spot_turn": 4}
 RANGES = {"stripe_width": (0.8, 1.3), "eye_size": (0.8, 1.25), "ear_length": (0.75, 1.35),
           "aspect": (0.9, 1.12)}  # fmt: skip
+OF_PATTERN = {"plain": (), "striped": ("accent_hue", "stripe_angle", "stripe_width"),
+              "spotted": ("accent_hue", "spot_turn")}  # fmt: skip
 NUMBERS = 2 * len(ANGLES) + len(RANGES)
 # Largest error at which a numeric trait counts as kept: in degrees, or as a share of its range.
 TOLERANCE = {"hue": 14, "accent_hue": 45, "stripe_angle": 22, "spot_turn": 18, "stripe_width": 0.35,
              "eye_size": 0.35, "ear_length": 0.35, "aspect": 0.4}  # fmt: skip
 FLAT = -3  # index in `Scorer.body` where the convolutions end and the features begin
+BATCH = 128  # images read at a time
 LEAN = 5  # largest difference in tilt, in degrees, that counts as the same pose
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The network's output for one image: the likeliest choice of each category and the value of each number.
-
-    `tilt` is the lean of the critter in degrees.
-    """
+    """The network's output for one image: the likeliest choice of each category, the value of each number."""
 
     choices: dict[str, str | int]
     numbers: dict[str, float]
     strangeness: float
-    tilt: float = 0.0
+    tilt: float = 0.0  # lean of the critter in degrees
 
 
 class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apache-2.0"):
@@ -68,8 +68,7 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
             nn.Linear(5 * w * 16, features), nn.BatchNorm1d(features), nn.ReLU(),
         )  # fmt: skip
         self.tilt = nn.Linear(5 * w * 16, 1)  # degrees; read before the features, which hardly contain it
-        heads = {name: nn.Linear(features, len(values)) for name, values in self.choices.items()}
-        self.heads = nn.ModuleDict(heads)
+        self.heads = nn.ModuleDict({n: nn.Linear(features, len(v)) for n, v in self.choices.items()})
         self.numbers = nn.Linear(features, NUMBERS)
         self.strangeness = nn.Linear(features, 1)
         # An image with a higher strangeness counts as unlike the drawn world.
@@ -86,11 +85,11 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
         return self.body[:FLAT](images)  # [B, 80 * width]
 
     @torch.inference_mode()
-    def read(self, images: list[Image.Image], batch: int = 128) -> list[Reading]:
+    def read(self, images: list[Image.Image]) -> list[Reading]:
         """Return one reading for each PIL image; the images may have any size."""
         readings = []
-        for start in range(0, len(images), batch):
-            pixels = to_tensor(images[start : start + batch], self.size).to(self.strange.device)
+        for start in range(0, len(images), BATCH):
+            pixels = to_tensor(images[start : start + BATCH], self.size).to(self.strange.device)
             logits, numbers, strangeness, tilt = self.eval()(pixels)
             for i in range(len(pixels)):
                 choices = {name: self.choices[name][values[i].argmax()] for name, values in logits.items()}
@@ -167,14 +166,9 @@ def decode_numbers(row: Tensor) -> dict[str, float]:
 
 
 def visible_numbers(critter: Critter) -> list[str]:
-    """Return the names of the numbers that can be seen.
-
-    A plain critter has no stripe width, and a critter without ears has no ear length.
-    """
-    pattern_numbers = {"plain": [], "striped": ["accent_hue", "stripe_angle", "stripe_width"],
-                       "spotted": ["accent_hue", "spot_turn"]}  # fmt: skip
-    ear_numbers = [] if critter.ears == "no" else ["ear_length"]
-    return ["hue", "eye_size", "aspect", *pattern_numbers[critter.pattern], *ear_numbers]
+    """Return the names of the numbers that can be seen: a plain critter, for example, has no stripe width."""
+    ears = [] if critter.ears == "no" else ["ear_length"]
+    return ["hue", "eye_size", "aspect", *OF_PATTERN[critter.pattern], *ears]
 
 
 def number_mask(critter: Critter) -> list[float]:
@@ -183,25 +177,23 @@ def number_mask(critter: Critter) -> list[float]:
     return [float(n in visible) for n in ANGLES for _ in (0, 1)] + [float(n in visible) for n in RANGES]
 
 
-def kept(critter: Critter, reading: Reading) -> dict[str, bool]:
+def check_traits(critter: Critter, reading: Reading) -> dict[str, bool]:
     """Return for each visible trait of the critter whether the image keeps it."""
-    result = {name: reading.choices[name] == getattr(critter, name) for name in IDENTITY}
-    for name in visible_numbers(critter):
-        result[name] = is_close(name, true_number(critter, name), reading.numbers[name])
-    return result
+    choices = {name: reading.choices[name] == getattr(critter, name) for name in IDENTITY}
+    numbers = {name: true_number(critter, name) for name in visible_numbers(critter)}
+    return choices | {name: is_close(name, true, reading.numbers[name]) for name, true in numbers.items()}
 
 
 def identity(critter: Critter, reading: Reading) -> float:
     """Return the share of the critter's visible traits, choices and numbers, that the image keeps; 0..1."""
-    traits = kept(critter, reading)
+    traits = check_traits(critter, reading)
     return sum(traits.values()) / len(traits)
 
 
-def followed(context: Context, reading: Reading) -> dict[str, bool]:
+def check_context(context: Context, reading: Reading) -> dict[str, bool]:
     """Return whether the image shows each part of the context: scene, accessory with its color, light."""
-    names = ["scene", "accessory", "light"]
-    if context.accessory != "none":
-        names.append("accessory_color")
+    color = [] if context.accessory == "none" else ["accessory_color"]
+    names = ["scene", "accessory", "light", *color]
     return {name: reading.choices[name] == getattr(context, name) for name in names}
 
 
@@ -223,5 +215,4 @@ def distance(name: str, a: float, b: float) -> float:
     if name in ANGLES:
         period = 360 / ANGLES[name]
         return abs((a - b + period / 2) % period - period / 2)
-    low, high = RANGES[name]
-    return abs(a - b) / (high - low)
+    return abs(a - b) / (RANGES[name][1] - RANGES[name][0])

@@ -1,7 +1,6 @@
 """Captions and grid prompts for the drawn world, with one fixed wording for everything.
 
-Only named traits and context have words. Text tokens cost a model as much as image tokens, so the
-texts are short.
+Only named traits and context have words; texts are short, because their tokens cost as much as an image's.
 """
 
 from collections.abc import Collection
@@ -23,18 +22,13 @@ USUAL = ("day", "daylight")
 _OTHER = "a an the of and with in on at under same this it is critter creature character ears wearing holding"
 _GRID = "2 4 images image grid panels subject left right top bottom centre sunset night day"
 _LIGHT = "daylight overcast moonlight light from clouds"
-_TABLES = (
-    world.COLORS, world.SHAPES, world.PATTERNS, world.EARS, world.SCENES, world.ACCESSORIES,
-    world.ACCESSORY_COLORS,
-)  # fmt: skip
+_TABLES = (world.COLORS, world.SHAPES, world.PATTERNS, world.EARS, world.SCENES, world.ACCESSORIES,
+           world.ACCESSORY_COLORS)  # fmt: skip
 VOCABULARY = sorted({*f"{_OTHER} {_GRID} {_LIGHT}".split(), *(word for table in _TABLES for word in table)})
 
 
 def describe_critter(critter: Critter, *, traits: tuple[str, ...] = NAMED) -> str:
-    """Return a description such as `red round striped critter with long ears`.
-
-    It mentions only named traits, and of those only `traits`.
-    """
+    """Return a description by these named traits, such as `red round striped critter with long ears`."""
     named = [getattr(critter, trait) for trait in ("color", "shape", "pattern") if trait in traits]
     text = " ".join([*named, "critter"])
     return f"{text} with {critter.ears} ears" if "ears" in traits else text
@@ -58,14 +52,14 @@ def caption(critter: Critter, context: Context) -> str:
     return f"a {describe_critter(critter)} {describe_context(context)}"
 
 
-def _panel_words(context: Context) -> str:
-    lights = [] if context.light in USUAL else [context.light]
-    return " ".join([_place_words(context), *lights])
-
-
-def _place_words(context: Context) -> str:
-    accessory = "" if context.accessory == "none" else f" {context.accessory_color} {context.accessory}"
-    return f"{context.scene}{accessory}"
+def describe_panel(context: Context, *, say_light: bool = True) -> str:
+    """Return a panel's words in a grid's prompt, such as `beach red hat night`."""
+    parts = [context.scene]
+    if context.accessory != "none":
+        parts += [context.accessory_color, context.accessory]
+    if say_light and context.light not in USUAL:
+        parts.append(context.light)
+    return " ".join(parts)
 
 
 def grid_prompt(
@@ -73,16 +67,16 @@ def grid_prompt(
     contexts: list[Context],
     *,
     traits: tuple[str, ...] = NAMED,
-    said: Collection[int] | None = None,
+    panels: Collection[int] | None = None,
 ) -> str:
     """Return the prompt of a grid of one critter in different contexts.
 
     `4 images of the same red round plain critter with long ears top left beach red hat top right ...`.
-    `said` holds the indices of the panels that the prompt describes; None means all.
+    `panels` holds the indices of the panels that the prompt describes; None means all.
     """
     names = QUADRANTS[len(contexts)]
-    panels = range(len(contexts)) if said is None else sorted(said)
-    words = " ".join(f"{names[i]} {_panel_words(contexts[i])}" for i in panels)
+    indices = range(len(contexts)) if panels is None else sorted(panels)
+    words = " ".join(f"{names[i]} {describe_panel(contexts[i])}" for i in indices)
     return f"{len(contexts)} images of the same {describe_critter(critter, traits=traits)} {words}"
 
 
@@ -92,5 +86,6 @@ def relight_prompt(critter: Critter, contexts: list[Context], *, traits: tuple[s
     `4 images of the same red round plain critter with long ears beach red hat top left daylight ...`.
     """
     subject, names = describe_critter(critter, traits=traits), QUADRANTS[len(contexts)]
+    place = describe_panel(contexts[0], say_light=False)
     lights = [f"{name} {context.light}" for name, context in zip(names, contexts, strict=True)]
-    return f"{len(contexts)} images of the same {subject} {_place_words(contexts[0])} {' '.join(lights)}"
+    return f"{len(contexts)} images of the same {subject} {place} {' '.join(lights)}"

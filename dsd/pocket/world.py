@@ -1,8 +1,8 @@
 """The drawn world: the traits of a critter and the context that it appears in.
 
-A critter has *named* traits, which captions mention, and *unnamed* ones, which only an image shows: a model
-that reads only text cannot keep them. One in ten combinations of named traits and eye count is *held out*:
-such critters appear in no training image of any part.
+A critter has *named* traits, which captions mention, and others, which only an image shows: a model that
+reads only text cannot keep them. One in ten combinations of named traits and eye count is *held out*: such
+critters appear in no training image of any part.
 """
 
 import colorsys
@@ -35,7 +35,6 @@ FLAT_LIGHTS = ("day", "sunset", "night")  # they only tint a panel
 LIGHT_SHARES = {LIGHTS: (0.4, 0.12, 0.12, 0.12, 0.12, 0.12), FLAT_LIGHTS: (0.7, 0.15, 0.15)}
 PLACES = ("left", "centre", "right")
 NAMED = ("color", "shape", "pattern", "ears")
-UNNAMED = ("hue", "accent_hue", "stripe_angle", "stripe_width", "eyes", "eye_size", "ear_length", "aspect")
 SCORER = Path(__file__).parents[2] / "assets" / "pocket" / "scorer"
 
 
@@ -138,11 +137,8 @@ def _sample_spots(rng: np.random.Generator) -> tuple[tuple[float, float, float],
     """Draw four spots, one per quarter of the body, each with a random offset and size."""
     turn = rng.uniform(0, 90)
     angles = [math.radians(turn + 90 * i + rng.uniform(-20, 20)) for i in range(4)]
-    radii = [rng.uniform(0.55, 0.8) for _ in angles]
-    return tuple(
-        (float(r * math.cos(a)), float(r * math.sin(a)), float(rng.uniform(0.16, 0.3)))
-        for r, a in zip(radii, angles, strict=True)
-    )
+    centers = [(rng.uniform(0.55, 0.8), angle) for angle in angles]
+    return tuple((r * math.cos(a), r * math.sin(a), float(rng.uniform(0.16, 0.3))) for r, a in centers)
 
 
 def sample_context(rng: np.random.Generator, lights: tuple[str, ...] | None = None) -> Context:
@@ -174,7 +170,10 @@ def change_one_trait(critter: Critter, trait: str, rng: np.random.Generator) -> 
     if trait == "eye_size":
         return replace(critter, eye_size=1.25 if critter.eye_size < 1.02 else 0.8)
     if trait == "spots":
-        return replace(critter, spots=_turn_spots(critter.spots))
+        # By 135 degrees: 45 degrees from where they were, as seen in their cross of four.
+        c, s = math.cos(math.radians(45)), math.sin(math.radians(45))
+        spots = tuple((-(s * x + c * y), c * x - s * y, r) for x, y, r in critter.spots)
+        return replace(critter, spots=spots)
     if trait == "eyes":
         return replace(critter, eyes=critter.eyes % 3 + 1)
     if trait in ("shape", "pattern", "ears"):
@@ -182,9 +181,3 @@ def change_one_trait(critter: Critter, trait: str, rng: np.random.Generator) -> 
         others = [value for value in values if value != getattr(critter, trait)]
         return replace(critter, **{trait: str(rng.choice(others))})
     return replace(critter, **{trait: getattr(other, trait)})
-
-
-def _turn_spots(spots: tuple) -> tuple:
-    """Turn the spots by 135 degrees: 45 degrees from where they were, as seen in their cross of four."""
-    c, s = math.cos(math.radians(45)), math.sin(math.radians(45))
-    return tuple((-(s * x + c * y), c * x - s * y, r) for x, y, r in spots)

@@ -176,7 +176,7 @@ class TrainState:
 
     def _check(self, about: dict[str, Any], steps: int | None) -> None:
         """Raise TrainingError for other settings or data, or if more than `steps` steps are done."""
-        run, before = self.folder.parents[1], old_names.translated(about["bound"])
+        run, before = self.folder.parents[1], old_names.translate(about["bound"])
         for name in sorted({*before, *self.bound}):
             if before.get(name) != self.bound.get(name):
                 raise TrainingError(

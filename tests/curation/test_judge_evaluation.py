@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 
 from dsd.curation import judge_evaluation
 from dsd.curation.judge import new_pair
-from dsd.curation.judge_evaluation import TRAITS, drawn_pair, grades, judge_drawn, wilson
+from dsd.curation.judge_evaluation import TRAITS, draw_pair, grades, judge_drawn, wilson
 from dsd.curation.report import chart, markdown, worth_page
 from dsd.curation.verdict import Thresholds
 from dsd.evaluation.benefit import compare_traits, measure_benefit
@@ -28,17 +28,17 @@ from train import curate
 SOME = 32  # pairs: two of every trait
 
 
-DRAWN = cache(drawn_pair)
+DRAWN = cache(draw_pair)
 
 
 @pytest.fixture(autouse=True)
 def drawn_once(monkeypatch):
     """The same pairs again and again: only the first test waits for them."""
-    monkeypatch.setattr(judge_evaluation, "drawn_pair", DRAWN)
+    monkeypatch.setattr(judge_evaluation, "draw_pair", DRAWN)
 
 
 @pytest.fixture
-def pairs() -> list[judge_evaluation.Drawn]:
+def pairs() -> list[judge_evaluation.Drawing]:
     return [DRAWN(index, seed=judge_evaluation.SEED, size=64) for index in range(SOME)]
 
 
@@ -47,7 +47,7 @@ def judged(judge: FakeJudge, count: int = SOME, **options) -> list[judge_evaluat
     return judge_drawn(range(count), vlm=judge, **given)
 
 
-def truth(pairs: list[judge_evaluation.Drawn], *, blind_to: str = "", strict: bool = False) -> list[str]:
+def truth(pairs: list[judge_evaluation.Drawing], *, blind_to: str = "", strict: bool = False) -> list[str]:
     """What a judge says who sees everything but one trait; a strict one sees differences everywhere."""
     return [
         answer("different" if strict or pair.changed not in (None, blind_to) else "same") for pair in pairs
@@ -68,10 +68,10 @@ def test_half_of_the_pairs_show_one_critter_and_the_rest_take_the_traits_in_turn
 
 
 def test_a_pair_is_a_function_of_seed_and_index(pairs):
-    again = drawn_pair(5)
+    again = draw_pair(5)
     assert again == pairs[5] and again.images[1].tobytes() == pairs[5].images[1].tobytes()
-    assert drawn_pair(5, seed=1).critter != pairs[5].critter
-    assert drawn_pair(0, size=32).images[0].size == (32, 32)
+    assert draw_pair(5, seed=1).critter != pairs[5].critter
+    assert draw_pair(0, size=32).images[0].size == (32, 32)
 
 
 def test_all_critters_are_held_out(pairs):
@@ -109,7 +109,7 @@ def test_a_change_that_is_hidden_in_either_context_is_drawn_anew(monkeypatch):
         return next(seen)
 
     monkeypatch.setattr(judge_evaluation, "_can_be_seen", can_be_seen)
-    found = drawn_pair(1)
+    found = draw_pair(1)
     assert [found.critter == critter for critter, _ in asked] == [False, False, False, True, True]
     assert tuple(context for _, context in asked[-2:]) == found.contexts
 

@@ -16,7 +16,7 @@ from dsd.files import jsonl
 from dsd.grids import prompts, references, writers
 from dsd.grids.prompts import Prompt, PromptError, compose_prompt, diversity, fingerprints, write_prompts
 from dsd.grids.recipes import CRITTERS, IDENTITY, RECIPES
-from dsd.pocket.words import VOCABULARY, _panel_words, describe_critter, grid_prompt
+from dsd.pocket.words import VOCABULARY, describe_critter, describe_panel, grid_prompt
 from dsd.pocket.world import SCENES, sample_context, sample_critter
 from tests.writing import FOX, PETS, Fake, options, pairs, rng, written
 from train import prompts as train_prompts
@@ -30,7 +30,7 @@ def test_the_critters_recipe_words_a_grid_exactly_as_pockets_teacher_was_taught(
         contexts = [sample_context(generator) for _ in range(lines * columns)]
         taught = grid_prompt(critter, contexts)
         if len(taught.split()) <= CRITTERS.longest["prompt"]:
-            places = [_panel_words(context) for context in contexts]
+            places = [describe_panel(context) for context in contexts]
             assert compose_prompt(CRITTERS, describe_critter(critter), places, lines, columns, 0) == taught
 
 
@@ -106,7 +106,7 @@ def test_the_scenes_of_a_drawn_grid_all_differ(critters):
 def test_drawn_places_are_as_often_at_night_and_with_a_hat_as_in_the_images():
     generator, samples = rng(1), rng(2)
     drawn = [place for _ in range(250) for place in writers.drawn_places(generator, 4)]
-    seen = [_panel_words(sample_context(samples)) for _ in range(1000)]
+    seen = [describe_panel(sample_context(samples)) for _ in range(1000)]
     for word in ("hat", "flag", "night", "sunset", "white"):
         shares = [np.mean([word in place.split() for place in places]) for places in (drawn, seen)]
         assert abs(shares[0] - shares[1]) < 0.05

@@ -52,8 +52,8 @@ def test_the_scorer_reads_named_traits_and_how_far_a_critter_leans(scorer, held_
     readings = scorer.read([draw(*scene) for scene in scenes])
     off = [abs(r.tilt - context.tilt) for (_, context), r in zip(scenes, readings, strict=True)]
     assert np.mean(np.array(off) <= pocket_scorer.LEAN) >= 0.9
-    traits = [pocket_scorer.kept(c, r) for (c, _), r in zip(scenes, readings, strict=True)]
-    right = [kept[name] for kept in traits for name in NAMED]
+    traits = [pocket_scorer.check_traits(c, r) for (c, _), r in zip(scenes, readings, strict=True)]
+    right = [agree[name] for agree in traits for name in NAMED]
     assert np.mean(right) >= 0.97
 
 

@@ -29,7 +29,7 @@ def texts(seed: int) -> tuple:
     critter, context, rng = scene(seed)
     contexts = [sample_context(rng, LIGHTS) for _ in range(4)]
     said = [phrase(critter, one, rng) for one in contexts]
-    prompts = [grid_prompt(critter, contexts[:2]), grid_prompt(critter, contexts, said={0, 3})]
+    prompts = [grid_prompt(critter, contexts[:2]), grid_prompt(critter, contexts, panels={0, 3})]
     return caption(critter, context), prompts, relight_prompt(critter, contexts), said
 
 

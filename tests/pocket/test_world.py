@@ -14,13 +14,14 @@ from dsd.pocket.world import (
     FLAT_LIGHTS,
     LIGHTS,
     SCENES,
-    UNNAMED,
     Context,
     change_one_trait,
     sample_context,
     sample_critter,
 )
 from train.pocket import scenes
+
+UNNAMED = ("hue", "accent_hue", "stripe_angle", "stripe_width", "eyes", "eye_size", "ear_length", "aspect")
 
 
 def rng(seed: int = 0) -> np.random.Generator:

@@ -79,7 +79,7 @@ def sample_grid(truths: scenes.Truths, index: int, lesson: Lesson, rng: np.rando
     if lesson.relit:
         prompt = relight_prompt(contexts[0], contexts, traits=traits)
     else:
-        prompt = grid_prompt(truths.scene(index, 0), contexts, traits=traits, said=described.tolist())
+        prompt = grid_prompt(truths.scene(index, 0), contexts, traits=traits, panels=described.tolist())
     return Grid(panels.tolist(), prompt, shown.tolist())
 
 

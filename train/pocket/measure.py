@@ -20,7 +20,7 @@ from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import ASSETS
 from dsd.pocket.draw import draw, draw_grid
-from dsd.pocket.scorer import Reading, Scorer, followed, kept, same_identity
+from dsd.pocket.scorer import Reading, Scorer, check_context, check_traits, same_identity
 from dsd.pocket.words import caption, grid_prompt
 from dsd.pocket.world import Context, Critter, sample_context, sample_critter
 from train.pocket import scenes, vae
@@ -56,7 +56,7 @@ class Models:
         """Return, for each trait and part of the context, the share of images that show it, and the looks."""
         rows: dict[str, list[bool]] = {}
         for (critter, context), reading in zip(wanted, readings, strict=True):
-            for name, value in {**kept(critter, reading), **followed(context, reading)}.items():
+            for name, value in {**check_traits(critter, reading), **check_context(context, reading)}.items():
                 rows.setdefault(name, []).append(value)
         return {name: share(values) for name, values in rows.items()} | looks(images, wanted, self.panel)
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
-from dsd.pocket.scorer import LEAN, Scorer, followed, kept
+from dsd.pocket.scorer import LEAN, Scorer, check_context, check_traits
 from train.pocket.loop import TrainState, descend, device, mixed_precision, step_seed
 from train.pocket.presets import PRESETS, Preset, build_parser
 from train.pocket.scenes import FAMILY, Scene, all_scenes, render, take, targets
@@ -100,7 +100,7 @@ def accuracy(scorer: Scorer, images: np.ndarray, scenes: list[Scene]) -> dict[st
     right: dict[str, list[bool]] = {}
     readings = scorer.read([Image.fromarray(image) for image in images])
     for (critter, context), reading in zip(scenes, readings, strict=True):
-        row = kept(critter, reading) | followed(context, reading)
+        row = check_traits(critter, reading) | check_context(context, reading)
         row["place"] = reading.choices["place"] == context.place
         row["tilt"] = abs(reading.tilt - context.tilt) <= LEAN
         for name, value in row.items():

@@ -17,7 +17,7 @@ from dsd.grids.teacher import SETTINGS
 from dsd.model import flow
 from dsd.model.latents import decode, positions, unpack
 from dsd.pocket import scorer
-from dsd.pocket.scorer import kept
+from dsd.pocket.scorer import check_traits
 from dsd.pocket.words import grid_prompt, relight_prompt
 from train.pocket import latents as grids
 from train.pocket import scenes
@@ -116,7 +116,7 @@ def read_truths(run: Path, images: np.ndarray) -> np.ndarray:
 
 
 def is_true(row: int, reading: scorer.Reading) -> bool:
-    return all(ok for trait, ok in kept(scene(row)[0], reading).items() if trait in DESCRIBED)
+    return all(ok for trait, ok in check_traits(scene(row)[0], reading).items() if trait in DESCRIBED)
 
 
 def to_pixels(images: Tensor) -> np.ndarray:
