@@ -22,6 +22,8 @@ PLAIN = str.maketrans("：，；＝（）“”„‟«»‘’｜！？", ':,;=
 STRING = r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'(?=\s*[,:}\]\n]|$)"
 VALUE = rf"(?:{STRING}|\{{[^{{}}]*\}}|\[[^\[\]]*\]|-?\d+(?:\.\d+)?|true|false|null|none)"
 MEMBER = re.compile(rf"(?P<key>{STRING}|\w+)\s*:\s*(?P<value>{VALUE})(?!\s*\|)", re.DOTALL | re.IGNORECASE)
+CLOSING = re.compile(r"\W*(let me know|i hope|feel free|note\b|hope this|if you)", re.IGNORECASE)
+FORMATTING = "b i em strong u p span li td answer output code h1 h2 h3".split()
 SEPARATOR = r"\s*(?::|=|—|–|->|(?<=\s)-(?=\s))\s*"
 
 
@@ -38,24 +40,7 @@ def final_text(raw: str) -> str:
 def _element(match: re.Match) -> str:
     """Return `<verdict>same</verdict>` as a labeled line, and the text alone of formatting elements."""
     name, text = match[1], match[2]
-    formatting = (
-        "b",
-        "i",
-        "em",
-        "strong",
-        "u",
-        "p",
-        "span",
-        "li",
-        "td",
-        "answer",
-        "output",
-        "code",
-        "h1",
-        "h2",
-        "h3",
-    )
-    return text if name.lower() in formatting else f"\n{name}: {text.strip()}\n"
+    return text if name.lower() in FORMATTING else f"\n{name}: {text.strip()}\n"
 
 
 def read_fields(raw: str, labels: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
@@ -79,14 +64,12 @@ def _without_columns(text: str, names: Mapping[str, str]) -> str:
         if header and len(cells) == len(header) and not re.fullmatch(r"[\s|:-]*", line):
             lines += [f"{name}: {cell}" for name, cell in zip(header, cells, strict=True)]
             continue
-        header = (
-            cells
-            if len(cells) > 2 and all(_plain(cell) in names for cell in cells)
-            else header
-            if "|" in line
-            else []
-        )
-        lines += [] if header else [line]
+        if len(cells) > 2 and all(_plain(cell) in names for cell in cells):
+            header = cells
+        elif "|" not in line:
+            header = []
+        if not header:
+            lines.append(line)
     return "\n".join(lines)
 
 
@@ -104,17 +87,12 @@ def _members(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
     fields: dict[str, list[str]] = {}
     text = re.sub(r"(?m)(?<=[\s,{])(?://|#)[^\n\"]*$", "", text[text.index("{") :])
     for member in MEMBER.finditer(text):
+        value = member["value"]
+        if value[0] in "\"'":
+            value = re.sub(r"\\(.)", lambda it: {"n": "\n", "t": " "}.get(it[1], it[1]), value[1:-1]).strip()
         if field := names.get(_plain(member["key"].strip("\"'"))):
-            fields.setdefault(field, []).append(_unquoted(member["value"]))
+            fields.setdefault(field, []).append(value)
     return fields
-
-
-def _unquoted(value: str) -> str:
-    if value[0] in "\"'":
-        return re.sub(
-            r"\\(.)", lambda match: {"n": "\n", "t": " "}.get(match[1], match[1]), value[1:-1]
-        ).strip()
-    return value
 
 
 def _lines(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
@@ -123,16 +101,11 @@ def _lines(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
     field = None
     for line in text.split("\n"):
         label = _label(line, names)
-        if label and not (
-            field
-            and not label[1]
-            and not fields[field][-1]
-            and line.strip()[:1].isalpha()
-            and ":" not in line
-        ):
+        can_be_value = field and not fields[field][-1] and line.strip()[:1].isalpha() and ":" not in line
+        if label and (label[1] or not can_be_value):
             field, value = label
             fields.setdefault(field, []).append(value)
-        elif field and line.strip() and not _is_closing(line):
+        elif field and line.strip() and not CLOSING.match(line):
             fields[field][-1] = f"{fields[field][-1]}\n{line.strip()}".strip()
         elif field and fields[field][-1]:
             field = None  # an empty line ends a value that has begun
@@ -161,10 +134,6 @@ def _inline(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
     for label, value in zip(parts[1::2], parts[2::2], strict=True):
         fields.setdefault(names[_plain(label)], []).append(value.strip(" \n;|,"))
     return fields
-
-
-def _is_closing(line: str) -> bool:
-    return bool(re.match(r"\W*(let me know|i hope|feel free|note\b|hope this|if you)", line, re.IGNORECASE))
 
 
 def _plain(label: str) -> str:

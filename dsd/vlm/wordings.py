@@ -39,9 +39,11 @@ CAPTIONS = (
     "prompt", "answer", "output", "assistant", "option 1", "option a", "指令", "描述", "说明", "标题",
     "キャプション", "指示", "beschreibung",
 )  # fmt: skip
+CAPTION = "|".join(CAPTIONS)
 ANSWERS = ("the answer", "result", "final answer", "response", "verdict")
-NUMBERS = {"zero": 0, "one": 1, "two": 2, "three": 3, "four": 4}
-ABSENT = ("n/a", "na", "not applicable", "none")  # a part that the subject does not have scores 4
+NUMBERS = {  # a part that the subject does not have scores 4
+    "n/a": 4, "na": 4, "not applicable": 4, "none": 4, "zero": 0, "one": 1, "two": 2, "three": 3, "four": 4,
+}  # fmt: skip
 
 SAME = (
     r"same|identical|gleich|identisch|dasselbe|derselbe|dieselbe|même|identique|mism[oa]|stess[oa]|相同|一样|"
@@ -56,10 +58,13 @@ HEDGE = (
     r"\?|\b(?:possibly|likely|unlikely|probably|probable|maybe|perhaps|might|could|may|unsure|uncertain|unclear|"
     r"unknown|sure|hard|difficult|cannot|can't|similar|nearly|almost|mostly|partly|partially|seem\w*|appear\w*|"
     r"either|inconclusive|undetermined|depends?|if|unless|whether|debatable|arguabl[ey]|vielleicht|"
-    r"wahrscheinlich|vermutlich|peut-être|probablement)\b|可能|也许|多分|おそらく"
+    r"wahrscheinlich|vermutlich|peut-être|probablement)\b|可能|也许|多分|おそらく|"
+    rf"(?:{SAME})\W*(?:/|\||or\b|oder\b|ou\b)\W*(?:{DIFFERENT})"
 )
+BARE = rf"\W*(?:{NOT}|the|they are|is|\s)*(?:{SAME}|{DIFFERENT})\W*"  # a verdict and nothing else
 YES = r"yes|yeah|ja|oui|sí|是|是的|对|はい"
 NO = r"no|nope|nein|non|不|不是|否|いいえ"
+YES_OR_NO = rf"(?:(?P<yes>{YES})|(?P<no>{NO}))"
 TEMPLATE = r"(?i)\W*same or different\W*$"  # the form of the question, repeated
 REFUSAL = (
     r"(?i)\b(?:i(?:'m| am) sorry|sorry, (?:but )?i|i (?:can(?:no|')t|cannot|won't)|"
