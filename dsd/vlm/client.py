@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 
@@ -47,12 +47,10 @@ class HTTPOptions(VLMOptions):
     retries: int = 5  # per request
     patience: float = 1800.0  # seconds to wait for a server that is down or limits its rate
     budget: int | None = None  # requests in all, retries included
-    clock: Callable[[], float] = field(default=time.monotonic, repr=False)  # for tests, as is `sleep`
-    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
 
 class BudgetError(VLMError):
-    """Raised when the budget of requests is used up."""
+    """The budget of requests is used up."""
 
 
 class UnacceptedError(VLMError):
@@ -74,12 +72,13 @@ class TransientError(Exception):
 class RetryingClient:
     """A thread-safe client that posts JSON to one server."""
 
+    clock, sleep = staticmethod(time.monotonic), staticmethod(time.sleep)  # tests replace both
+
     def __init__(self, address: str, key: str, options: HTTPOptions):
         """Set up the client without sending a request; an empty `key` is not sent."""
         self.address, self.options, self.sent = address, options, 0
-        self._key, self._clock, self._sleep = key, options.clock, options.sleep
-        self._lock = threading.Lock()
-        self._free_at = options.clock()  # no request is sent before this time, which the server sets
+        self._key, self._lock = key, threading.Lock()
+        self._free_at = 0.0  # no request is sent before this time, which the server sets
         connections = options.in_flight
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -89,9 +88,6 @@ class RetryingClient:
             # A server on this machine must not be reached through a proxy, even if NO_PROXY lacks it.
             trust_env=not is_loopback(httpx.URL(address).host),
         )
-
-    def __repr__(self) -> str:
-        return f"RetryingClient({self.address!r})"
 
     def get(self, path: str) -> httpx.Response:
         """Send a GET request once, outside the budget; raise VLMError if the server does not respond."""
@@ -114,7 +110,7 @@ class RetryingClient:
 
         Call `spend` first, for the first try; this method takes each retry from the budget.
         """
-        start, failures = self._clock(), 0
+        start, failures = self.clock(), 0
         while True:
             self._wait_until_free()
             if is_stopped():
@@ -123,7 +119,7 @@ class RetryingClient:
                 return self._post_once(path, body)
             except TransientError as error:
                 failures += 1
-                self._pause(error, failures, self._clock() - start)
+                self._pause(error, failures, self.clock() - start)
             self.spend()
 
     def _pause(self, error: TransientError, failures: int, seconds: float) -> None:
@@ -137,7 +133,7 @@ class RetryingClient:
         if failures == 1:
             log.warning("%s: %s; trying again", self.address, error)
         if error.wait is None:
-            self._sleep(min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 6)))
+            self.sleep(min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 6)))
 
     def _post_once(self, path: str, body: dict) -> dict:
         try:
@@ -149,16 +145,16 @@ class RetryingClient:
         status = status_of(response)
         if status in TRANSIENT:
             wait = retry_after(response)
-            self._free_at = max(self._free_at, self._clock() + (wait or 0))
+            self._free_at = max(self._free_at, self.clock() + (wait or 0))
             raise TransientError(self.quote(response), is_down=status in DOWN, wait=wait)
         return self.read(response)
 
     def _wait_until_free(self) -> None:
-        while (wait := self._free_at - self._clock()) > 0:
+        while (wait := self._free_at - self.clock()) > 0:
             if wait > max(LONGEST_PAUSE, self.options.patience):
                 limit = f"longer than the patience of {self.options.patience:.0f} s"
                 raise VLMError(f"{self.address} asks to wait for {wait:.0f} s, {limit}; {KEPT}")
-            self._sleep(wait)
+            self.sleep(wait)
 
     def read(self, response: httpx.Response) -> dict:
         """Return the JSON object in a response; raise VLMError for a status other than 200 or no object."""

@@ -32,7 +32,6 @@ FILTER = (
     r"(?i)content.?filter|content.?management|content.?policy|safety system|ResponsibleAI|moderation|"
     r"data_inspection_failed|inappropriate content"
 )
-Job = tuple[Request, "Future[str]"]
 
 
 class HTTPVLM(VLM):
@@ -45,16 +44,13 @@ class HTTPVLM(VLM):
         self._left_out: set[str] = set()  # parameters that the server has refused
         self._slots = threading.Semaphore(options.in_flight)
 
-    def __repr__(self) -> str:
-        return f"HTTPVLM({self.name!r}, {self.client!r})"
-
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield answers in order, with `in_flight` requests at a time; hold at most `batch` in memory.
 
         Raise VLMError for a request that fails, after all answers before it. Raise BudgetError, a VLMError,
         when the budget is used up, after the answers to all requests already sent.
         """
-        jobs: SimpleQueue[Job] = SimpleQueue()
+        jobs: SimpleQueue[tuple[Request, Future[str]]] = SimpleQueue()
         pending: deque[Future[str]] = deque()
         stop = threading.Event()
         try:
@@ -75,7 +71,7 @@ class HTTPVLM(VLM):
         finally:
             stop.set()
 
-    def _work(self, jobs: "SimpleQueue[Job]", stop: threading.Event) -> None:
+    def _work(self, jobs: SimpleQueue, stop: threading.Event) -> None:
         """Answer the next request once a slot is free."""
         with self._slots:
             request, future = jobs.get()
@@ -105,10 +101,8 @@ class HTTPVLM(VLM):
         try:
             return self.client.redact(read_choice(reply["choices"][0])).strip()
         except (KeyError, TypeError, AttributeError):
-            reply_text = self.client.shorten(reply)
-            raise VLMError(
-                f"{self.client.address} does not speak the OpenAI protocol: {reply_text}"
-            ) from None
+            problem = f"{self.client.address} does not speak the OpenAI protocol"
+            raise VLMError(f"{problem}: {self.client.shorten(reply)}") from None
 
     def _body(self, request: Request, left_out: set[str]) -> dict:
         body = {"model": self.name, "messages": [{"role": "user", "content": _content(request)}]}
@@ -166,24 +160,16 @@ def open_http(address: str, options: HTTPOptions) -> HTTPVLM:
 
 def data_url(image: Image.Image) -> str:
     """Return the image as a data URL: lossless PNG, or JPEG where the PNG is large, as of photographs."""
-    image = to_rgb(image, JUDGED)
-    kind, content = "png", _encoded(image, "PNG", compress_level=1)  # fast: the network outpaces zlib
-    if len(content) > LARGE:
-        kind, content = "jpeg", _encoded(image, "JPEG", quality=95)
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+    image, kind, file = to_rgb(image, JUDGED), "png", io.BytesIO()
+    image.save(file, kind, compress_level=1)  # fast: the network outpaces zlib
+    if file.tell() > LARGE:
+        kind, file = "jpeg", io.BytesIO()
+        image.save(file, kind, quality=95)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _check_address(address: str) -> str:
-    """Return the address without a trailing slash; raise LoadError if it is invalid.
-
-    The error for an address with a password or query does not quote the address.
-    """
+    """Return the address without a trailing slash; raise LoadError, which quotes no password, if invalid."""
     try:
         url = httpx.URL(address)
     except httpx.InvalidURL as error:

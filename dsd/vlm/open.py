@@ -13,9 +13,7 @@ __all__ = ["VLM", "LoadError", "Request", "VLMError", "open_vlm"]
 
 
 def open_vlm(name: str, **options: object) -> VLM:
-    """Open a model: `pocket`, a folder, a hub id, or the address of an OpenAI-compatible server.
-
-    An address has the form `http://host/v1`.
+    """Open a model: `pocket`, a folder, a hub id, or an OpenAI-compatible server, as `http://host/v1`.
 
     The options are those of `dsd.vlm.local.LocalOptions` or `dsd.vlm.http.HTTPOptions`; None means the
     default. Raise LoadError (a ValueError) for an unknown option and for a model that cannot be opened.
@@ -33,8 +31,6 @@ def open_vlm(name: str, **options: object) -> VLM:
 def _parse_options(name: str, options: dict[str, object], kind: type[VLMOptions]) -> VLMOptions:
     values = {option: value for option, value in options.items() if value is not None}
     names = [field.name for field in fields(kind)]
-    unknown = sorted(values.keys() - names)
-    if unknown:
-        public_names = [field.name for field in fields(kind) if field.repr]
-        raise LoadError(f"{name!r} has no option {', '.join(unknown)}; it has {', '.join(public_names)}")
+    if unknown := sorted(values.keys() - names):
+        raise LoadError(f"{name!r} has no option {', '.join(unknown)}; it has {', '.join(names)}")
     return kind(**values)
