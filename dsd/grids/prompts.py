@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from dsd.files import jsonl
-from dsd.files.jsonl import Record, Row
+from dsd.files.jsonl import Record
 from dsd.grids import references, writers
 from dsd.grids.recipes import RECIPES, Recipe
 from dsd.grids.writers import Draft, Unusable
@@ -82,17 +82,13 @@ class PromptOptions:
             raise PromptError(f"seed must be from 0 to {MAX_SEED}, got {self.seed}")
 
 
-# ---------------------------------------------------------------- one prompt
-
-
 def compose_prompt(
     recipe: Recipe, subject: str, places: Sequence[str], rows: int, columns: int, phrasing: int = 0
 ) -> str:
-    """Return the prompt of one grid.
+    """Return the prompt of one grid, with one place per panel in reading order.
 
-    `places` holds one place per panel in reading order, and `phrasing` is an index into the recipe's. Raise
-    PromptError for an empty text, too few or too many places, or a layout or phrasing that the recipe does
-    not have, and TooLong for an overlong text.
+    `phrasing` is an index into the recipe's. Raise PromptError for an empty text, a wrong number of places,
+    or a layout or phrasing that the recipe does not have, and TooLong for an overlong text.
     """
     _check_layout(recipe, rows, columns)
     count = rows * columns
@@ -102,13 +98,10 @@ def compose_prompt(
         raise PromptError(f"{recipe.name} has phrasings 0 to {len(recipe.phrasings) - 1}, got {phrasing}")
     subject = _one_line(recipe, "subject", subject)
     names = [f"{row} {column}".strip() for row in _ROWS[rows] for column in _COLUMNS[columns]]
-    panels = " ".join(
-        recipe.panel.format(where=name, place=_one_line(recipe, "place", place))
-        for name, place in zip(names, places, strict=True)
-    )
-    prompt = recipe.phrasings[phrasing].format(
-        count=count, rows=rows, columns=columns, subject=subject, panels=panels
-    )
+    places = [_one_line(recipe, "place", place) for place in places]
+    panels = [recipe.panel.format(where=name, place=place) for name, place in zip(names, places, strict=True)]
+    layout = {"count": count, "rows": rows, "columns": columns}
+    prompt = recipe.phrasings[phrasing].format(subject=subject, panels=" ".join(panels), **layout)
     return _one_line(recipe, "prompt", prompt)
 
 
@@ -126,9 +119,6 @@ def _one_line(recipe: Recipe, part: str, text: str) -> str:
     if len(words) > most:
         raise TooLong(f"a {part} of {recipe.name} has at most {most} words, got {len(words)}: {text[:60]!r}")
     return " ".join(words)
-
-
-# ---------------------------------------------------------------- the prompts of a run
 
 
 def write_prompts(
@@ -153,10 +143,13 @@ def write_prompts(
         prompts = _prompts(options, drafts, writer, dropped)
         try:
             for index, prompt in enumerate(islice(prompts, options.count)):
-                if index < len(existing):
-                    _check_row(path, existing[index], prompt)
+                row = prompt.to_json()
+                if index < len(existing):  # check the settings first, so that the error names them
+                    where = f"{path} row {prompt.id}"
+                    jsonl.check_same(where, existing[index], {name: row[name] for name in SETTINGS})
+                    jsonl.check_same(where, existing[index], row)
                 else:
-                    new.append(prompt.to_json())
+                    new.append(row)
                 if len(new) == BLOCK:
                     append(new)
                     new = []
@@ -165,13 +158,6 @@ def write_prompts(
             append(new)  # also the finished rows before an error
         forget(run)  # a command that was killed may have left answers whose rows it had written
     return dropped
-
-
-def _check_row(path: Path, row: Row, prompt: Prompt) -> None:
-    """Raise RunError if a row is not the one that these settings make; name the settings first."""
-    where, new = f"{path} row {prompt.id}", prompt.to_json()
-    jsonl.check_same(where, row, {name: new[name] for name in SETTINGS})
-    jsonl.check_same(where, row, new)
 
 
 def _drafts(
@@ -198,7 +184,9 @@ def _prompts(
     for draft in drafts:
         try:
             prompt = _prompt(index, draft, options, writer)
-            _check_new(draft, seen)
+            keys = fingerprints(draft.subject, draft.places)
+            if not seen.isdisjoint(keys):
+                raise Unusable("near-duplicate")
         except Unusable as error:
             reason = str(error)
             dropped[reason] += 1
@@ -209,6 +197,7 @@ def _prompts(
                     "captions, or another writer"
                 ) from None
         else:
+            seen |= keys
             index, failures = index + 1, Counter()
             yield prompt
 
@@ -229,28 +218,10 @@ def _prompt(index: int, draft: Draft, options: PromptOptions, writer: str) -> Pr
     except TooLong:
         raise Unusable("too long") from None
     return Prompt(
-        id=f"{index:06}",
-        prompt=text,
-        subject=draft.subject,
-        places=list(draft.places),
-        rows=options.rows,
-        columns=options.columns,
-        recipe=recipe.name,
-        phrasing=phrasing,
-        caption=draft.caption,
-        writer=writer,
+        id=f"{index:06}", prompt=text, subject=draft.subject, places=list(draft.places), rows=options.rows,
+        columns=options.columns, recipe=recipe.name, phrasing=phrasing, caption=draft.caption, writer=writer,
         seed=options.seed * MOST + index,  # no run with another seed shares it
-    )
-
-
-# ---------------------------------------------------------------- likeness of prompts
-
-
-def _check_new(draft: Draft, seen: set[int]) -> None:
-    keys = fingerprints(draft.subject, draft.places)
-    if not seen.isdisjoint(keys):
-        raise Unusable("near-duplicate")
-    seen |= keys
+    )  # fmt: skip
 
 
 def fingerprints(subject: str, places: Sequence[str]) -> set[int]:

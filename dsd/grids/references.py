@@ -25,10 +25,7 @@ class CaptionError(ValueError):
 
 
 def pocket(seed: int) -> Iterator[str]:
-    """Yield captions of the drawn world without end; they depend only on the seed.
-
-    Held-out critters are left out.
-    """
+    """Yield captions of the drawn world without end, from the seed alone, without held-out critters."""
     for index in count():
         rng = np.random.default_rng((seed, index, POCKET))
         yield caption(sample_critter(rng), sample_context(rng))
@@ -73,9 +70,8 @@ def _lines(path: Path) -> Numbered:
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise CaptionError(
-                    f"{path} line {number} is not UTF-8, got {line[:60]!r}; save the file as UTF-8"
-                ) from error
+                problem = f"{path} line {number} is not UTF-8, got {line[:60]!r}"
+                raise CaptionError(f"{problem}; save the file as UTF-8") from error
 
 
 def _json_values(path: Path, column: str | None) -> Numbered:
@@ -85,9 +81,8 @@ def _json_values(path: Path, column: str | None) -> Numbered:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise CaptionError(
-                f"{path} line {number} is not JSON, got {line[:60]!r}; write one JSON object per line"
-            ) from error
+            problem = f"{path} line {number} is not JSON, got {line[:60]!r}"
+            raise CaptionError(f"{problem}; write one JSON object per line") from error
         if not isinstance(row, dict):
             raise CaptionError(f'{path} line {number} must look like {{"caption": "..."}}, got {line[:60]!r}')
         yield number, row[_column(f"{path} line {number}", list(row), column)]
@@ -100,17 +95,15 @@ def _parquet_values(path: Path, column: str | None) -> Numbered:
         try:
             values = parquet.read_group(file, group, [name])[name].to_pylist()
         except ValueError as error:
-            raise CaptionError(
-                f"row group {group} of {path} is damaged ({error}): make or download the file again"
-            ) from error
+            problem = f"row group {group} of {path} is damaged ({error})"
+            raise CaptionError(f"{problem}: make or download the file again") from error
         yield from enumerate(values, number + 1)
         number += len(values)
 
 
 def _column(where: str, names: list[str], column: str | None) -> str:
     candidates = (column,) if column else COLUMNS
-    for name in candidates:
-        if name in names:
-            return name
+    if known := [name for name in candidates if name in names]:
+        return known[0]
     remedy = f"only {', '.join(names)}: choose one with --column" if names else "and no other column: add one"
     raise CaptionError(f"{where} has no column {' or '.join(candidates)}, {remedy}")
