@@ -14,7 +14,6 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Row
 from dsd.generate.command import quiet
 from dsd.grids import grids
-from dsd.grids.grids import Drawer
 from dsd.grids.prompts import Prompt
 from train import command
 from train.blocks import KEPT, describe, join, own_device, say, stage, wait_for_all
@@ -76,7 +75,7 @@ def _load(args: argparse.Namespace) -> "Teacher":
     )
 
 
-def draw_run(run: Path, prompts: list[Prompt], teacher: Drawer, *, batch: int) -> float:
+def draw_run(run: Path, prompts: list[Prompt], teacher: "Teacher", *, batch: int) -> float:
     """Draw this process's share of the prompts, `batch` at a time, and return its grids per second."""
     items = {prompt.id: prompt for prompt in prompts}
     with stage(grids.table(run), items, batch=batch, unit="grid", outcome_of=_outcome) as share:

@@ -51,7 +51,9 @@ def find_panels(grid: Image.Image, rows: int, columns: int) -> list[Box] | str:
             return f"gutters: a stronger boundary inside the {name} than between them"
     if upright.is_divided() and level.is_divided():
         return f"gutters: more than {rows}x{columns} panels"
-    boxes = _straightened(_boxes(upright.spans(), level.spans()), equal_boxes(grid, rows, columns))
+    boxes, equal = _boxes(upright.spans(), level.spans()), equal_boxes(grid, rows, columns)
+    if equal and np.abs(np.subtract(boxes, equal)).max() <= EQUAL:
+        boxes = equal
     if any(not _has_content(pixels, box, contrast) for box in boxes):
         return "gutters: a panel is empty"
     return boxes
@@ -126,9 +128,9 @@ class Axis:
             if 2 < before + after <= WIDEST * self.side:
                 span = (i - before + 1, i + after)
                 bands[span] = min(abs(i - place), bands.get(span, reach))
-        # the nearest of those between two sharp edges, or else of all
-        for span in sorted(bands, key=lambda span: (not self._is_between_edges(*span), bands[span]))[:1]:
-            if band := self._band(*span, place):
+        if bands:  # the nearest of those between two sharp edges, or else of all
+            best = min(bands, key=lambda span: (not all(map(self._is_sharp, span)), bands[span]))
+            if band := self._band(*best, place):
                 return band
         middle = round(place)
         if sum(runs.get(middle, (0, 0))) < NARROWEST * self.side:
@@ -143,9 +145,6 @@ class Axis:
         start = start if sharp[0] else min(end - 1, max(start, round(2 * place - end)))
         end = end if sharp[1] else max(start + 1, min(end, round(2 * place - start)))
         return Line(start - self.soft, end + self.soft)
-
-    def _is_between_edges(self, start: int, end: int) -> bool:
-        return self._is_sharp(start) and self._is_sharp(end)
 
     def _is_sharp(self, line: int, least: float = SEEN) -> bool:
         return bool((self.steps[max(0, line - 3) : line + 2].max(axis=0, initial=0) >= least).all())
@@ -171,13 +170,14 @@ class Axis:
 
     def is_stronger_inside(self) -> bool:
         """Return whether a line inside the panels is more visible than the weakest boundary."""
-        weakest = min((line.strength for line in self.lines), default=1.0)
-        return bool(max(self._inside(*span) for span in self.spans()) > weakest + STRONGER)
+        return max(self._inside(*span) for span in self.spans()) > self._weakest() + STRONGER
 
     def is_divided(self) -> bool:
         """Return whether every panel has a line inside that is as visible as a boundary."""
-        weakest = min((line.strength for line in self.lines), default=1.0)
-        return all(self._inside(*span) >= DIVIDED * weakest for span in self.spans())
+        return all(self._inside(*span) >= DIVIDED * self._weakest() for span in self.spans())
+
+    def _weakest(self) -> float:
+        return min((line.strength for line in self.lines), default=1.0)
 
     def _inside(self, start: int, end: int) -> float:
         """Return how visible the clearest line inside a panel is, away from its borders."""
@@ -201,18 +201,9 @@ def _steps(pixels: np.ndarray, segments: int, contrast: float) -> np.ndarray:
 def _boxes(across: list[tuple[int, int]], down: list[tuple[int, int]]) -> list[Box]:
     """Return the boxes between the lines, cropped evenly to the size of the smallest."""
     width, height = (min(end - start for start, end in spans) for spans in (across, down))
-    corners = [
-        ((left + right - width) // 2, (upper + lower - height) // 2)
-        for upper, lower in down
-        for left, right in across
-    ]
-    return [(x, y, x + width, y + height) for x, y in corners]
-
-
-def _straightened(found: list[Box], equal: list[Box]) -> list[Box]:
-    """Return `equal` if the found boxes differ by at most EQUAL pixels, or else `found`."""
-    is_near = len(found) == len(equal) and np.abs(np.subtract(found, equal)).max() <= EQUAL
-    return equal if is_near else found
+    lefts = [(start + end - width) // 2 for start, end in across]
+    uppers = [(start + end - height) // 2 for start, end in down]
+    return [(x, y, x + width, y + height) for y in uppers for x in lefts]
 
 
 def _has_content(pixels: np.ndarray, box: Box, contrast: float) -> bool:
