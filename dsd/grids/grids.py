@@ -56,10 +56,9 @@ class Grid(Record):
 def panels(
     grid: Image.Image, rows: int, columns: int, margin: int = 0, boxes: Sequence[Sequence[int]] | None = None
 ) -> list[Image.Image]:
-    """Return the panels in reading order, cropped by `margin` pixels on each side.
+    """Return the panels in reading order, cropped by `margin` pixels on each side; no `boxes`: equal parts.
 
-    `boxes` are the panels' places, by default equal parts of the grid. Raise ValueError if the grid does not
-    divide into these panels or the margin does not fit.
+    Raise ValueError if the grid does not divide into these panels or the margin does not fit.
     """
     boxes = boxes or equal_boxes(grid, rows, columns)
     if len(boxes) != rows * columns or not _fit(boxes, grid, margin):

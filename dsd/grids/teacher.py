@@ -150,7 +150,7 @@ def load_teacher(
     `load_pipeline`. Raise LoadError (a ValueError) that says what to do.
     """
     preset = checkpoint.resolve(name)
-    kind = _kind(name, like, preset.like)
+    kind = _find_kind(name, like, preset.like)
     changes = {"steps": steps, "guidance": guidance, "margin": margin}
     settings = replace(SETTINGS[kind], **{name: it for name, it in changes.items() if it is not None})
     base = preset.teacher or preset.base
@@ -190,7 +190,7 @@ def panel_side(pipe: FluxPipeline) -> int:
     return min(side if isinstance(side, int) else min(side), 1024) // 2
 
 
-def _kind(name: str, like: str | None, own: str | None) -> str:
+def _find_kind(name: str, like: str | None, own: str | None) -> str:
     """Return the name of the preset whose settings apply: as asked, or the model's `own`."""
     kind = like or own or name
     if name in SETTINGS and kind != name:
@@ -214,7 +214,7 @@ def _draw_layout(
     """Draw prompts of one layout in one batch."""
     pipe, settings = teacher.pipe, teacher.settings
     height, width = settings.panel * prompts[0].rows, settings.panel * prompts[0].columns
-    noise = _noise(pipe, prompts, height, width)
+    noise = _draw_noise(pipe, prompts, height, width)
     try:
         return pipe(
             [prompt.prompt for prompt in prompts],
@@ -230,7 +230,7 @@ def _draw_layout(
         pipe.maybe_free_model_hooks()  # the pipeline skips this when a step raises
 
 
-def _noise(pipe: FluxPipeline, prompts: list[Prompt], height: int, width: int) -> Tensor:
+def _draw_noise(pipe: FluxPipeline, prompts: list[Prompt], height: int, width: int) -> Tensor:
     """Return the noise [B, tokens, C] that the pipeline itself would draw from these seeds."""
     generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
     channels, dtype = pipe.transformer.config.in_channels // 4, pipe.text_encoder_2.dtype
@@ -241,8 +241,8 @@ def _noise(pipe: FluxPipeline, prompts: list[Prompt], height: int, width: int) -
 def guidance_settings(pipe: FluxPipeline, guidance: float, count: int) -> dict[str, Any]:
     """Return the pipeline arguments that apply `guidance` to `count` prompts.
 
-    A guidance-distilled model takes it embedded. Other models use true CFG against the empty prompt, at twice
-    the work, or no arguments at 1 or less, where guidance is off.
+    It is embedded in a distilled model; others use true CFG against the empty prompt, at twice the work, or
+    no arguments at 1 or less, where it is off.
     """
     if checkpoint.has_embedded_guidance(pipe):
         return {"guidance_scale": guidance}

@@ -34,24 +34,21 @@ CAPTION_WORDS = 200  # a longer caption is an article, and expensive to ask abou
 _TRAITS = map("|".join, (world.COLORS, world.SHAPES, world.PATTERNS, world.EARS))
 _CRITTER = re.compile(r"\b({}) ({}) ({}) critter with ({}) ears\b".format(*_TRAITS))
 _MEDIUM = re.compile(
-    r"^(an? |the )?([\w-]+ ){0,3}(photo|photograph|picture|image|portrait|illustration|drawing|painting"
-    r"|sketch|rendering|render|close-?up|view|shot)s? of ",
-    re.IGNORECASE,
+    r"(?i)^(an? |the )?([\w-]+ ){0,3}(photo|photograph|picture|image|portrait|illustration|drawing|painting"
+    r"|sketch|rendering|render|close-?up|view|shot)s? of "
 )
-_ARTICLE = re.compile(r"^(an?|the|this|that|one|my|his|her|our|their) ", re.IGNORECASE)
+_ARTICLE = re.compile(r"(?i)^(an?|the|this|that|one|my|his|her|our|their) ")
 _SEVERAL = re.compile(
-    r"([2-9]|\d\d+|two|three|four|five|six|seven|eight|nine|ten|several|many|some|both|groups?|pairs?|couple"
+    r"(?i)([2-9]|\d\d+|two|three|four|five|six|seven|eight|nine|ten|several|many|some|both|groups?|pairs?|couple"
     r"|sets?|collection|bunch|crowd|people|men|women|children)(?![\w'’-])"
-    r"|.* and (an?|the|his|her|its|another) ",
-    re.IGNORECASE,
+    r"|.* and (an?|the|his|her|its|another) "
 )
 _CONTEXT = re.compile(  # begins the subject's place or action
-    r"[,.;:!?()|/\"\[\]]|\s[-–—]\s|\b(on|in|at|by|near|next|under|over|above|below|behind|beside|against"
+    r"(?i)[,.;:!?()|/\"\[\]]|\s[-–—]\s|\b(on|in|at|by|near|next|under|over|above|below|behind|beside|against"
     r"|among|inside|outside|into|onto|through|during|before|after|while|from|for|to|is|are|was|were|has|who"
     r"|which|that)(?![\w'’-])|\s(standing|sitting|lying|walking|running|playing|looking|flying|holding"
     r"|wearing|eating|sleeping|posing|resting|riding|swimming|jumping|climbing|carrying|smiling|watching"
-    r"|waiting|hanging)\b",
-    re.IGNORECASE,
+    r"|waiting|hanging)\b"
 )
 
 
@@ -74,18 +71,18 @@ class Unusable(ValueError):
 
 def grammar(captions: Iterable[str], count: int, *, seed: int) -> Iterator[Draft]:
     """Yield a draft per caption: the critter that it names, in `count` different drawn scenes."""
-    return _drafts(captions, critter_of, drawn_places, count, seed)
+    return _write_drafts(captions, name_critter, draw_places, count, seed)
 
 
 def template(captions: Iterable[str], count: int, *, seed: int) -> Iterator[Draft]:
     """Yield a draft per caption: its subject, in `count` places from the fixed list."""
-    return _drafts(captions, subject_of, listed_places, count, seed)
+    return _write_drafts(captions, extract_subject, pick_places, count, seed)
 
 
 WITHOUT_MODEL = {"identity": template, "critters": grammar}  # recipe -> the writer when no model is given
 
 
-def _drafts(
+def _write_drafts(
     captions: Iterable[str], find_subject: Callable, choose_places: Callable, count: int, seed: int
 ) -> Iterator[Draft]:
     for index, caption in enumerate(captions):
@@ -96,7 +93,7 @@ def _drafts(
             yield Draft(caption=caption, dropped=str(reason))
 
 
-def critter_of(caption: str) -> str:
+def name_critter(caption: str) -> str:
     """Return the critter named in the caption, such as `red round striped critter with long ears`."""
     match = _CRITTER.search(caption)
     if not match:
@@ -115,18 +112,19 @@ def is_held_out(subject: str) -> bool:
     return all(replace(critter, eyes=eyes).held_out for eyes in (1, 2, 3))
 
 
-def drawn_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
-    """Draw places such as `beach red hat night`, the wording that pocket's teacher was trained on.
+def draw_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
+    """Draw places such as `beach red hat night`, in the wording that pocket's teacher was trained on.
 
     Accessories and lights are as frequent as in `sample_context`. All scenes differ: equal neighbors teach
     little and hide the gutter between them.
     """
-    scenes, chances = rng.permutation(len(world.SCENES))[:count], rng.random((count, 4))
-    contexts = [_context(world.SCENES[scene], *chance) for scene, chance in zip(scenes, chances, strict=True)]
+    scenes = [world.SCENES[index] for index in rng.permutation(len(world.SCENES))[:count]]
+    chances = rng.random((count, 4))
+    contexts = [_make_context(scene, *chance) for scene, chance in zip(scenes, chances, strict=True)]
     return tuple(map(_panel_words, contexts))
 
 
-def _context(scene: str, has: float, which: float, color: float, light: float) -> world.Context:
+def _make_context(scene: str, has: float, which: float, color: float, light: float) -> world.Context:
     """Map four uniform numbers in [0, 1) to a context; `rng.choice` for each would take most of the time."""
     accessories, colors, lights = world.ACCESSORIES[1:], tuple(world.ACCESSORY_COLORS), shipped().lights
     limits = np.cumsum(world.LIGHT_SHARES[lights])[:-1]
@@ -138,11 +136,11 @@ def _context(scene: str, has: float, which: float, color: float, light: float) -
     )
 
 
-def listed_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
+def pick_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
     return tuple(PLACES[i] for i in rng.permutation(len(PLACES))[:count])
 
 
-def subject_of(caption: str) -> str:
+def extract_subject(caption: str) -> str:
     """Return the subject: `fluffy white cat` for `A photo of a fluffy white cat sleeping on a sofa`.
 
     The rule: drop the words for the medium and the article, and stop where a place or an action begins. Raise

@@ -106,10 +106,7 @@ class RetryingClient:
             self.sent += 1
 
     def post(self, path: str, body: dict, *, is_stopped: Callable[[], bool] = lambda: False) -> dict:
-        """Return the JSON answer to one request; raise VLMError if it fails.
-
-        Call `spend` first, for the first try; this method takes each retry from the budget.
-        """
+        """Return the answer to a request that `spend` has paid, and pay the retries, or raise VLMError."""
         start, failures = self.clock(), 0
         while True:
             self._wait_until_free()
@@ -142,9 +139,9 @@ class RetryingClient:
             raise TransientError(self.shorten(error), is_down=True) from None
         except httpx.HTTPError as error:  # e.g. a proxy error, or a response that cannot be decoded
             raise VLMError(f"{self.address} cannot be reached: {self.shorten(error)}") from None
-        status = status_of(response)
+        status = read_status(response)
         if status in TRANSIENT:
-            wait = retry_after(response)
+            wait = read_retry_after(response)
             self._free_at = max(self._free_at, self.clock() + (wait or 0))
             raise TransientError(self.quote(response), is_down=status in DOWN, wait=wait)
         return self.read(response)
@@ -158,16 +155,12 @@ class RetryingClient:
 
     def read(self, response: httpx.Response) -> dict:
         """Return the JSON object in a response; raise VLMError for a status other than 200 or no object."""
-        if (status := status_of(response)) != 200:
+        if (status := read_status(response)) != 200:
             problem = f"{self.address} {self._describe(status)}: {self.quote(response)}"
             if status in UNACCEPTED:
                 raise UnacceptedError(problem, self.redact(response.text))
             raise VLMError(problem)
-        try:
-            content = response.json()
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
+        if (content := parse_object(response)) is None:
             hint = "" if self.address.endswith("/v1") else f" (try {self.address}/v1)"
             raise VLMError(f"{self.address} does not speak the OpenAI protocol{hint}: {self.quote(response)}")
         return content
@@ -202,21 +195,26 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def status_of(response: httpx.Response) -> int:
-    """Return the status of a response, also of an error that a gateway sends inside a 200."""
+def parse_object(response: httpx.Response) -> dict | None:
     try:
-        content = response.json() if response.status_code == 200 else {}
+        content = response.json()
     except ValueError:
-        return 200
-    error = content.get("error") if isinstance(content, dict) else None
-    if error:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_status(response: httpx.Response) -> int:
+    """Return the status of a response, also of an error that a gateway sends inside a 200."""
+    content = parse_object(response)
+    if response.status_code != 200 or content is None:
+        return response.status_code
+    if error := content.get("error"):
         code = error.get("code") if isinstance(error, dict) else None
         return int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else 500
-    has_no_choices = isinstance(content, dict) and content.get("choices") == []
-    return 500 if has_no_choices else response.status_code
+    return 500 if content.get("choices") == [] else 200
 
 
-def retry_after(response: httpx.Response) -> float | None:
+def read_retry_after(response: httpx.Response) -> float | None:
     """Return the seconds in Retry-After, or None; a date is compared with the response's Date header.
 
     The minimum is one second: some servers send 0 for "soon" and would be polled in a tight loop.

@@ -53,10 +53,7 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def open_embedder(name: str, *, vlm: VLM | None = None, device: str | None = None) -> Embedder:
-    """Open the vision tower of `vlm` if `name` is `judge`, else an image encoder by folder or hub id.
-
-    Raise LoadError if there is no such encoder.
-    """
+    """Open the vision tower of `vlm` for `judge`, else an encoder by folder or hub id, or raise LoadError."""
     return _open_tower(vlm) if name == JUDGE else _open_encoder(name, open_device(device))
 
 

@@ -38,7 +38,6 @@ class HTTPVLM(VLM):
     """A model on a server, as opened by `open_http`."""
 
     def __init__(self, model: str, client: RetryingClient, options: HTTPOptions):
-        """Ask `model` by way of `client`."""
         self.name, self.client, self.options = model, client, options
         self.batch = 2 * options.in_flight  # so that one slow answer does not stall the others
         self._left_out: set[str] = set()  # parameters that the server has refused
@@ -84,13 +83,13 @@ class HTTPVLM(VLM):
         """Return the answer; ask again without the parameters that the server does not accept."""
         left_out = set(self._left_out)
         while True:
-            body = self._body(request, left_out)
+            body = self._build_body(request, left_out)
             try:
                 reply = self.client.post("/chat/completions", body, is_stopped=stop.is_set)
             except UnacceptedError as error:
                 if re.search(FILTER, error.text):
                     return f"{REFUSED}{self.client.shorten(error.text)}"
-                if (name := _unaccepted(body, error.text)) is None:
+                if (name := _find_unaccepted(body, error.text)) is None:
                     raise
                 left_out.add(name)  # nothing was answered, so the budget counts both as one request
             else:
@@ -104,8 +103,8 @@ class HTTPVLM(VLM):
             problem = f"{self.client.address} does not speak the OpenAI protocol"
             raise VLMError(f"{problem}: {self.client.shorten(reply)}") from None
 
-    def _body(self, request: Request, left_out: set[str]) -> dict:
-        body = {"model": self.name, "messages": [{"role": "user", "content": _content(request)}]}
+    def _build_body(self, request: Request, left_out: set[str]) -> dict:
+        body = {"model": self.name, "messages": [{"role": "user", "content": _build_content(request)}]}
         tokens = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
         body |= {tokens: self.options.max_tokens, "temperature": 0}
         if request.seed is not None:
@@ -116,7 +115,7 @@ class HTTPVLM(VLM):
         return {name: value for name, value in body.items() if name not in left_out}
 
 
-def _content(request: Request) -> str | list[dict]:
+def _build_content(request: Request) -> str | list[dict]:
     """Return the images, each after its number if there are several, and the question."""
     parts = []
     for number, image in enumerate(request.images, 1):
@@ -125,7 +124,7 @@ def _content(request: Request) -> str | list[dict]:
     return [*parts, {"type": "text", "text": request.question}] if parts else request.question
 
 
-def _unaccepted(body: dict, message: str) -> str | None:
+def _find_unaccepted(body: dict, message: str) -> str | None:
     """Return the parameter that a server refuses: one that it names, or the schema, or None."""
     named = (name for name in OPTIONAL if name in body and name in message)
     return next(named, "response_format" if "response_format" in body else None)
@@ -150,10 +149,7 @@ def read_choice(choice: dict) -> str:
 
 
 def open_http(address: str, options: HTTPOptions) -> HTTPVLM:
-    """Open a model on the server at `address` (`http://host/v1`), which must be running.
-
-    Raise LoadError for an address, a key or a model that cannot be used.
-    """
+    """Open a model on a running server; raise LoadError for an address, key or model that cannot be used."""
     client = RetryingClient(_check_address(address), _read_key(options.key), options)
     return HTTPVLM(_find_model(client, options), client, options)
 

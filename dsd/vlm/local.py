@@ -40,7 +40,6 @@ class LocalVLM(VLM):
     """A local model and its processor, as opened by `open_local`."""
 
     def __init__(self, name: str, model: PreTrainedModel, processor: ProcessorMixin, options: LocalOptions):
-        """Set the tokenizer up for generation."""
         self.name, self.model, self.processor = name, model.eval(), processor
         self.weights = weights_hash(model)
         self.batch, self.temperature = options.batch or 8, options.temperature
@@ -50,7 +49,10 @@ class LocalVLM(VLM):
         self._generation = copy.deepcopy(model.generation_config)  # keeps repetition penalty and end tokens
         self._generation.update(do_sample=False, temperature=None, top_p=None, top_k=None, max_length=None)
         self._generation.update(max_new_tokens=options.max_tokens, pad_token_id=tokenizer.pad_token_id)
-        self._special_tokens = _special_tokens(processor)
+        # such as `<image>`, `<|im_end|>` and `</s>`
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special.add(getattr(processor, "image_token", ""))
+        self._special_tokens = sorted(token for token in special if len(token) > 2)
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield answers in order, `batch` requests at a time."""
@@ -62,7 +64,7 @@ class LocalVLM(VLM):
 
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[str]:
-        inputs = self.inputs(requests)
+        inputs = self.prepare(requests)
         draws = SeededDraws([request.seed for request in requests], self.temperature, self.model.device)
         draws = transformers.LogitsProcessorList([draws])
         tokens = self.model.generate(**inputs, generation_config=self._generation, logits_processor=draws)
@@ -71,15 +73,15 @@ class LocalVLM(VLM):
         answers = self.processor.tokenizer.batch_decode(tokens, **as_written)
         return [answer.strip() for answer in answers]
 
-    def inputs(self, requests: list[Request]) -> BatchFeature:
+    def prepare(self, requests: list[Request]) -> BatchFeature:
         """Return the model inputs, padded on the left. All requests must have images, or none."""
         inputs = self.processor.apply_chat_template(
-            [self._message(request) for request in requests], add_generation_prompt=True, tokenize=True,
+            [self._build_message(request) for request in requests], add_generation_prompt=True, tokenize=True,
             return_dict=True, return_tensors="pt", processor_kwargs={"padding": True},
         )  # fmt: skip
         return inputs.to(self.model.device, self.model.dtype)  # casts floats only
 
-    def _message(self, request: Request) -> list[dict]:
+    def _build_message(self, request: Request) -> list[dict]:
         images = [{"type": "image", "image": to_rgb(image, JUDGED)} for image in request.images]
         question = request.question
         for token in self._special_tokens:  # broken up, so that a quoted `<image>` does not count as an image
@@ -165,13 +167,6 @@ def _open_processor(source: str, folder: str, config: PreTrainedConfig) -> Proce
     if getattr(processor, "chat_template", None) is None:
         raise LoadError(f"{source} has no chat template: choose a model that was tuned to answer questions")
     return processor
-
-
-def _special_tokens(processor: ProcessorMixin) -> list[str]:
-    """Return the special tokens, such as `<image>`, `<|im_end|>` and `</s>`."""
-    added = processor.tokenizer.added_tokens_decoder.values()
-    special = {token.content for token in added if token.special}
-    return sorted(token for token in {*special, getattr(processor, "image_token", "")} if len(token) > 2)
 
 
 def short_name(source: str) -> str:

@@ -3,29 +3,18 @@
 The names of fields are compared in lower case. The patterns are regular expressions for texts in lower case.
 """
 
-LABELS = {
-    "subject": (
-        "main subject", "common subject", "主体", "主题", "被写体", "主題", "motiv", "hauptmotiv", "sujet",
-    ),
-    "first": (
-        "first image", "first picture", "image 1", "picture 1", "第一张", "第一張", "1枚目", "erstes",
-        "erstes bild", "première", "premier",
-    ),
-    "second": (
-        "second image", "second picture", "image 2", "picture 2", "第二张", "第二張", "2枚目", "zweites",
-        "zweites bild", "deuxième", "seconde",
-    ),
-    "differences": (
-        "difference", "differences of the subject", "差异", "区别", "違い", "相違点", "unterschiede",
-        "différences",
-    ),
-    "scores": ("score", "ratings", "评分", "分数", "スコア", "得点", "bewertung", "bewertungen", "punkte"),
-    "verdict": (
-        "final verdict", "conclusion", "judgment", "结论", "判断", "判定", "結論", "urteil", "fazit",
-        "verdikt",
-    ),
-    "same": ("same subject", "is same", "is same subject", "are same", "identical"),
-}  # fmt: skip
+_FIELDS = {
+    "subject": "main subject|common subject|主体|主题|被写体|主題|motiv|hauptmotiv|sujet",
+    "first": "first image|first picture|image 1|picture 1|第一张|第一張|1枚目|erstes|erstes bild|première|"
+    "premier",
+    "second": "second image|second picture|image 2|picture 2|第二张|第二張|2枚目|zweites|zweites bild|"
+    "deuxième|seconde",
+    "differences": "difference|differences of the subject|差异|区别|違い|相違点|unterschiede|différences",
+    "scores": "score|ratings|评分|分数|スコア|得点|bewertung|bewertungen|punkte",
+    "verdict": "final verdict|conclusion|judgment|结论|判断|判定|結論|urteil|fazit|verdikt",
+    "same": "same subject|is same|is same subject|are same|identical",
+}
+LABELS = {field: tuple(words.split("|")) for field, words in _FIELDS.items()}
 PARTS = {
     "shape": ("form", "forme", "形状", "形"),
     "color": ("colour", "colors", "colours", "farbe", "couleur", "颜色", "色"),
