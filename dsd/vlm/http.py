@@ -40,7 +40,7 @@ class HTTPVLM(VLM):
     def __init__(self, model: str, client: RetryingClient, options: HTTPOptions):
         self.name, self.client, self.options = model, client, options
         self.batch = 2 * options.in_flight  # so that one slow answer does not stall the others
-        self._left_out: set[str] = set()  # parameters that the server has refused
+        self._unsupported: set[str] = set()  # parameters that the server has refused
         self._slots = threading.Semaphore(options.in_flight)
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
@@ -81,9 +81,9 @@ class HTTPVLM(VLM):
 
     def _answer(self, request: Request, stop: threading.Event) -> str:
         """Return the answer; ask again without the parameters that the server does not accept."""
-        left_out = set(self._left_out)
+        unsupported = set(self._unsupported)
         while True:
-            body = self._build_body(request, left_out)
+            body = self._build_body(request, unsupported)
             try:
                 reply = self.client.post("/chat/completions", body, is_stopped=stop.is_set)
             except UnacceptedError as error:
@@ -91,9 +91,9 @@ class HTTPVLM(VLM):
                     return f"{REFUSED}{self.client.shorten(error.text)}"
                 if (name := _find_unaccepted(body, error.text)) is None:
                     raise
-                left_out.add(name)  # nothing was answered, so the budget counts both as one request
+                unsupported.add(name)  # nothing was answered, so the budget counts both as one request
             else:
-                self._left_out |= left_out  # only now is it known that they were the reason
+                self._unsupported |= unsupported  # only now is it known that they were the reason
                 return self._read(reply)
 
     def _read(self, reply: dict) -> str:
@@ -103,16 +103,16 @@ class HTTPVLM(VLM):
             problem = f"{self.client.address} does not speak the OpenAI protocol"
             raise VLMError(f"{problem}: {self.client.shorten(reply)}") from None
 
-    def _build_body(self, request: Request, left_out: set[str]) -> dict:
+    def _build_body(self, request: Request, unsupported: set[str]) -> dict:
         body = {"model": self.name, "messages": [{"role": "user", "content": _build_content(request)}]}
-        tokens = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
+        tokens = "max_completion_tokens" if "max_tokens" in unsupported else "max_tokens"
         body |= {tokens: self.options.max_tokens, "temperature": 0}
         if request.seed is not None:
             body |= {"temperature": self.options.temperature, "seed": request.seed}
         if request.schema is not None:
             schema = {"name": "answer", "schema": request.schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return {name: value for name, value in body.items() if name not in left_out}
+        return {name: value for name, value in body.items() if name not in unsupported}
 
 
 def _build_content(request: Request) -> str | list[dict]:

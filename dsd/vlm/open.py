@@ -7,7 +7,7 @@
 from dataclasses import fields
 
 from dsd.files.hub import LoadError
-from dsd.vlm.base import VLM, Request, VLMError, VLMOptions
+from dsd.vlm.base import VLM, Request, VLMError
 
 __all__ = ["VLM", "LoadError", "Request", "VLMError", "open_vlm"]
 
@@ -20,17 +20,13 @@ def open_vlm(name: str, **options: object) -> VLM:
     """
     # Imported here, because HTTP needs neither torch nor transformers, which take seconds to import.
     if "://" in name:  # any scheme: the error for a bad address must not quote a password
-        from dsd.vlm.http import HTTPOptions, open_http
-
-        return open_http(name, _parse_options(name, options, HTTPOptions))
-    from dsd.vlm.local import LocalOptions, open_local
-
-    return open_local(name, _parse_options(name, options, LocalOptions))
-
-
-def _parse_options(name: str, options: dict[str, object], kind: type[VLMOptions]) -> VLMOptions:
+        from dsd.vlm.http import HTTPOptions as Options
+        from dsd.vlm.http import open_http as open_model
+    else:
+        from dsd.vlm.local import LocalOptions as Options
+        from dsd.vlm.local import open_local as open_model
     values = {option: value for option, value in options.items() if value is not None}
-    names = [field.name for field in fields(kind)]
+    names = [field.name for field in fields(Options)]
     if unknown := sorted(values.keys() - names):
         raise LoadError(f"{name!r} has no option {', '.join(unknown)}; it has {', '.join(names)}")
-    return kind(**values)
+    return open_model(name, Options(**values))
