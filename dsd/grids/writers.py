@@ -95,15 +95,14 @@ def _write_drafts(
 
 def name_critter(caption: str) -> str:
     """Return the critter named in the caption, such as `red round striped critter with long ears`."""
-    match = _CRITTER.search(caption)
-    if not match:
-        raise Unusable("no critter in the caption")
-    return match.group()
+    if match := _CRITTER.search(caption):
+        return match.group()
+    raise Unusable("no critter in the caption")
 
 
 @lru_cache(10_000)
 def is_held_out(subject: str) -> bool:
-    """Return whether `subject` names a critter that is held out with any number of eyes, which it lacks."""
+    """Return whether `subject`, which has no word for eyes, names a critter held out with any of them."""
     match = _CRITTER.search(subject)
     if match is None:
         return False
