@@ -23,7 +23,9 @@ class Clock:
 
 
 def judge(address: str, clock: Clock, **options):
-    return open_vlm(address, clock=clock, sleep=clock.sleep, **options)
+    vlm = open_vlm(address, **options)
+    vlm.client.clock, vlm.client.sleep = clock, clock.sleep
+    return vlm
 
 
 def script(*replies: Reply | None):

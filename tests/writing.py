@@ -55,7 +55,7 @@ class Fake:
 
 def invented(caption: str) -> str:
     generator = rng(sum(map(ord, caption)))
-    places = "".join(f"\n{i}: {place}." for i, place in enumerate(writers.listed_places(generator, 2), 1))
+    places = "".join(f"\n{i}: {place}." for i, place in enumerate(writers.pick_places(generator, 2), 1))
     return f"Subject: {caption.replace('photo', 'toy')}{places}\n"
 
 

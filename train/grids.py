@@ -8,15 +8,18 @@ again to continue. `accelerate launch -m train.grids RUN` shares the prompts bet
 import argparse
 from collections import Counter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dsd.files import jsonl
 from dsd.files.jsonl import Row
 from dsd.generate.command import quiet
 from dsd.grids import grids
-from dsd.grids.grids import Drawer
 from dsd.grids.prompts import Prompt
 from train import command
 from train.blocks import KEPT, describe, finish, join, own_device, say, stage
+
+if TYPE_CHECKING:
+    from dsd.grids.teacher import Teacher
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def draw_run(run: Path, prompts: list[Prompt], teacher: Drawer, *, batch: int) -> float:
+def draw_run(run: Path, prompts: list[Prompt], teacher: "Teacher", *, batch: int) -> float:
     """Draw this process's share of the prompts, `batch` at a time, and return its grids per second."""
     items = {prompt.id: prompt for prompt in prompts}
     with stage(grids.table(run), items, batch=batch, unit="grid", outcome_of=_outcome) as share:

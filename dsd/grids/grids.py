@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -21,6 +21,9 @@ from dsd.files.jsonl import Record, Row, RunError
 from dsd.files.rgb import to_rgb
 from dsd.grids.gutters import Box, equal_boxes, find_panels
 from dsd.grids.prompts import Prompt
+
+if TYPE_CHECKING:
+    from dsd.grids.teacher import Teacher
 
 FROM_PROMPT = ("id", "prompt", "seed", "rows", "columns", "recipe", "subject", "places")
 MEND = "run train.grids again with --mend to draw what is missing"
@@ -50,35 +53,18 @@ class Grid(Record):
     OPTIONAL = frozenset({"boxes"})
 
 
-class Drawer(Protocol):
-    """Draws grids; `dsd.grids.teacher.Teacher` is one."""
-
-    stamp: Row  # the fields of a grid that record the model and its settings
-
-    def refuse(self, prompt: Prompt) -> str | None:
-        """Return why a prompt cannot be drawn, or None."""
-
-    def draw(self, prompts: list[Prompt]) -> list[Image.Image]: ...
-
-
-# ---------------------------------------------------------------- one grid
-
-
 def panels(
     grid: Image.Image, rows: int, columns: int, margin: int = 0, boxes: Sequence[Sequence[int]] | None = None
 ) -> list[Image.Image]:
-    """Return the panels in reading order, cropped by `margin` pixels on each side.
+    """Return the panels in reading order, cropped by `margin` pixels on each side; no `boxes`: equal parts.
 
-    `boxes` are the panels' places, by default equal parts of the grid. Raise ValueError if the grid does not
-    divide into these panels or the margin does not fit.
+    Raise ValueError if the grid does not divide into these panels or the margin does not fit.
     """
     boxes = boxes or equal_boxes(grid, rows, columns)
     if len(boxes) != rows * columns or not _fit(boxes, grid, margin):
+        size = f"{grid.width} x {grid.height} pixels"
         where = f"at {boxes}" if boxes else "of one size"
-        raise ValueError(
-            f"a grid of {grid.width} x {grid.height} pixels has no {rows}x{columns} panels {where} "
-            f"with a margin of {margin}"
-        )
+        raise ValueError(f"a grid of {size} has no {rows}x{columns} panels {where} with a margin of {margin}")
     return [grid.crop((x + margin, y + margin, right - margin, low - margin)) for x, y, right, low in boxes]
 
 
@@ -86,9 +72,6 @@ def _fit(boxes: Sequence[Sequence[int]], grid: Image.Image, margin: int) -> bool
     left, upper, right, lower = np.array(boxes).T  # [panels]
     is_inside = min(left.min(), upper.min()) >= 0 and right.max() <= grid.width and lower.max() <= grid.height
     return bool(is_inside and 0 <= 2 * margin < min((right - left).min(), (lower - upper).min()))
-
-
-# ---------------------------------------------------------------- the grids of a run
 
 
 def table(run: Path) -> Path:
@@ -115,31 +98,28 @@ def read_prompts(run: Path) -> list[Prompt]:
     return jsonl.read_records(path, Prompt)
 
 
-def draw_grids(folder: Path, prompts: list[Prompt], teacher: Drawer) -> list[Grid]:
+def draw_grids(folder: Path, prompts: list[Prompt], teacher: "Teacher") -> list[Grid]:
     """Draw the prompts into `folder` and return a row for each."""
-    found = {prompt.id: teacher.refuse(prompt) for prompt in prompts}
-    accepted = [prompt for prompt in prompts if found[prompt.id] is None]
+    boxes = {prompt.id: teacher.refuse(prompt) for prompt in prompts}  # or why a grid is rejected
+    accepted = [prompt for prompt in prompts if boxes[prompt.id] is None]
     images = teacher.draw(accepted) if accepted else []
 
     def save(prompt: Prompt, image: Image.Image) -> None:
         jsonl.write_atomic(folder / f"{prompt.id}.png", png(image))
-        found[prompt.id] = find_panels(image, prompt.rows, prompt.columns)
+        boxes[prompt.id] = find_panels(image, prompt.rows, prompt.columns)
 
     with ThreadPoolExecutor() as pool:  # encoding a large PNG takes as long as drawing it on a small GPU
         list(pool.map(save, accepted, images))
     files = {prompt.id: f"{prompt.id}.png" for prompt in accepted}
-    return [new_grid(prompt, files.get(prompt.id), found[prompt.id], teacher.stamp) for prompt in prompts]
+    return [new_grid(prompt, files.get(prompt.id), boxes[prompt.id], teacher.stamp) for prompt in prompts]
 
 
-def new_grid(prompt: Prompt, file: str | None, found: list[Box] | str, stamp: Row) -> Grid:
-    """Return the row of a grid with the boxes of its panels, or the reason why it is rejected.
-
-    `stamp` records the teacher and its settings.
-    """
-    fields = {name: getattr(prompt, name) for name in FROM_PROMPT}
-    is_rejected = isinstance(found, str)
-    boxes, rejected = (None, found) if is_rejected else ([list(box) for box in found], None)
-    return Grid(file=file, **fields, **stamp, rejected=rejected, boxes=boxes)
+def new_grid(prompt: Prompt, file: str | None, boxes: list[Box] | str, stamp: Row) -> Grid:
+    """Return a grid's row, with its panels' boxes or why it is rejected, and the teacher's stamp."""
+    fields = {name: getattr(prompt, name) for name in FROM_PROMPT} | stamp
+    if isinstance(boxes, str):
+        return Grid(file=file, **fields, rejected=boxes)
+    return Grid(file=file, **fields, rejected=None, boxes=[list(box) for box in boxes])
 
 
 def open_grid(run: Path, grid: Grid) -> Image.Image:
@@ -155,9 +135,6 @@ def open_grid(run: Path, grid: Grid) -> Image.Image:
 def open_panels(run: Path, grid: Grid) -> list[Image.Image]:
     """Return the panels of a grid in reading order, RGB; raise RunError if its file is missing or damaged."""
     return panels(open_grid(run, grid), grid.rows, grid.columns, grid.margin, grid.boxes)
-
-
-# ---------------------------------------------------------------- resuming a run
 
 
 def check_run(run: Path, prompts: list[Prompt], stamp: Row) -> None:

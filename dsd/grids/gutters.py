@@ -45,13 +45,16 @@ def find_panels(grid: Image.Image, rows: int, columns: int) -> list[Box] | str:
     upright = Axis(pixels.transpose(1, 0, 2), columns, rows, contrast)
     level = Axis(pixels, rows, columns, contrast)
     for axis, name in ((upright, "columns"), (level, "rows")):
-        if missing := axis.missing():
+        if None in axis.lines:
+            missing = axis.lines.index(None) + 1
             return f"gutters: no boundary between {name} {missing} and {missing + 1}"
         if axis.is_stronger_inside():
             return f"gutters: a stronger boundary inside the {name} than between them"
     if upright.is_divided() and level.is_divided():
         return f"gutters: more than {rows}x{columns} panels"
-    boxes = _straightened(_boxes(upright.spans(), level.spans()), equal_boxes(grid, rows, columns))
+    boxes, equal = _crop_boxes(upright.spans(), level.spans()), equal_boxes(grid, rows, columns)
+    if equal and np.abs(np.subtract(boxes, equal)).max() <= EQUAL:
+        boxes = equal
     if any(not _has_content(pixels, box, contrast) for box in boxes):
         return "gutters: a panel is empty"
     return boxes
@@ -76,21 +79,15 @@ class Axis:
         self.pixels = pixels
         self.tolerance = float(np.clip(PLAIN * contrast, 3, 10))
         color = np.median(pixels, axis=1)  # [n, 3]
-        away = _largest(pixels - color[:, None])  # [n, length]
+        away = _max_channel(pixels - color[:, None])  # [n, length]
         self.color, self.is_plain = color, np.quantile(away, 0.95, axis=1) <= self.tolerance
         self.side, self.count = len(pixels) / count, count
         self.soft = max(1, round(SOFT * self.side))
-        self.steps = _steps(pixels, segments, contrast)  # [n - 1, segments]
-        self.first, self.last = self._frame()
+        self.steps = _measure_steps(pixels, segments, contrast)  # [n - 1, segments]
+        self.first, self.last = self._find_frame()
         self.side = (self.last - self.first) / count
-        self.lines = [self._gutter(self._place(i)) or self._edge(self._place(i)) for i in range(1, count)]
-
-    def _place(self, index: int) -> float:
-        return self.first + index * self.side
-
-    def missing(self) -> int:
-        """Return the number of the first boundary that is not there, counted from 1, or 0."""
-        return next((i for i, line in enumerate(self.lines, 1) if line is None), 0)
+        places = [self.first + index * self.side for index in range(1, count)]
+        self.lines = [self._find_gutter(place) or self._find_edge(place) for place in places]  # or None
 
     def spans(self) -> list[tuple[int, int]]:
         """Return start and end of each panel."""
@@ -98,7 +95,7 @@ class Axis:
         ends = [*(line.start for line in self.lines), self.last]
         return list(zip(starts, ends, strict=True))
 
-    def _run(self, start: int, step: int) -> int:
+    def _count_plain(self, start: int, step: int) -> int:
         """Return how many lines from `start` on are plain and of one color."""
         count = 0
         while 0 <= start + step * count < len(self.color) and self.is_plain[start + step * count]:
@@ -107,35 +104,35 @@ class Axis:
             count += 1
         return count
 
-    def _frame(self) -> tuple[int, int]:
+    def _find_frame(self) -> tuple[int, int]:
         """Return where the panels begin and end: behind a plain border, unless it is a background."""
         ends = []
         for start, step in ((0, 1), (len(self.color) - 1, -1)):
-            run = self._run(start, step)
+            run = self._count_plain(start, step)
             is_frame = 0 < run < WIDEST * self.side and self._is_sharp(start + step * run, SEEN / 2)
             ends.append(run + self.soft if is_frame else 0)
         return ends[0], len(self.color) - ends[1]
 
-    def _gutter(self, place: float) -> Line | None:
+    def _find_gutter(self, place: float) -> Line | None:
         """Return the plain band near `place`; where all is background of one color, a line of no width."""
         reach = NEAR * self.side
         near = range(max(0, int(place - reach)), min(len(self.color), int(place + reach) + 1))
-        runs = {i: (self._run(i, -1), self._run(i, 1)) for i in near if self.is_plain[i]}
+        runs = {i: (self._count_plain(i, -1), self._count_plain(i, 1)) for i in near if self.is_plain[i]}
         bands = {}  # start, end -> distance from the place
         for i, (before, after) in runs.items():
             if 2 < before + after <= WIDEST * self.side:
                 span = (i - before + 1, i + after)
                 bands[span] = min(abs(i - place), bands.get(span, reach))
-        # the nearest of those between two sharp edges, or else of all
-        for span in sorted(bands, key=lambda span: (not self._is_between_edges(*span), bands[span]))[:1]:
-            if band := self._band(*span, place):
+        if bands:  # the nearest of those between two sharp edges, or else of all
+            best = min(bands, key=lambda span: (not all(map(self._is_sharp, span)), bands[span]))
+            if band := self._sharpen_band(*best, place):
                 return band
         middle = round(place)
         if sum(runs.get(middle, (0, 0))) < NARROWEST * self.side:
             return None
         return Line(middle, middle)  # backgrounds of one color meet
 
-    def _band(self, start: int, end: int, place: float) -> Line | None:
+    def _sharpen_band(self, start: int, end: int, place: float) -> Line | None:
         """Return the gutter between sharp edges; a side that fades into a background mirrors the other."""
         sharp = [self._is_sharp(start), self._is_sharp(end)]
         if not any(sharp):
@@ -144,13 +141,10 @@ class Axis:
         end = end if sharp[1] else max(start + 1, min(end, round(2 * place - start)))
         return Line(start - self.soft, end + self.soft)
 
-    def _is_between_edges(self, start: int, end: int) -> bool:
-        return self._is_sharp(start) and self._is_sharp(end)
-
     def _is_sharp(self, line: int, least: float = SEEN) -> bool:
         return bool((self.steps[max(0, line - 3) : line + 2].max(axis=0, initial=0) >= least).all())
 
-    def _edge(self, place: float) -> Line | None:
+    def _find_edge(self, place: float) -> Line | None:
         """Return where two panels meet without a gutter, or None."""
         reach = NEAR * self.side / 2
         wide = np.maximum.reduce([np.roll(self.steps, shift, axis=0) for shift in (-1, 0, 1)])  # uneven lines
@@ -166,57 +160,49 @@ class Axis:
     def _is_one_background(self, line: int) -> np.ndarray:
         """Return for each segment whether the neighboring panels have one color beside the line."""
         parts = np.array_split(self.pixels[line - 2 : line + 2], self.steps.shape[1], axis=1)
-        away = [_largest(part - np.median(part, axis=(0, 1))) for part in parts]
+        away = [_max_channel(part - np.median(part, axis=(0, 1))) for part in parts]
         return np.array([(one <= 2 * self.tolerance).mean() >= 0.95 for one in away])
 
     def is_stronger_inside(self) -> bool:
         """Return whether a line inside the panels is more visible than the weakest boundary."""
-        weakest = min((line.strength for line in self.lines), default=1.0)
-        return bool(max(self._inside(*span) for span in self.spans()) > weakest + STRONGER)
+        return max(self._measure_inside(*span) for span in self.spans()) > self._find_weakest() + STRONGER
 
     def is_divided(self) -> bool:
         """Return whether every panel has a line inside that is as visible as a boundary."""
-        weakest = min((line.strength for line in self.lines), default=1.0)
-        return all(self._inside(*span) >= DIVIDED * weakest for span in self.spans())
+        return all(self._measure_inside(*span) >= DIVIDED * self._find_weakest() for span in self.spans())
 
-    def _inside(self, start: int, end: int) -> float:
+    def _find_weakest(self) -> float:
+        return min((line.strength for line in self.lines), default=1.0)
+
+    def _measure_inside(self, start: int, end: int) -> float:
         """Return how visible the clearest line inside a panel is, away from its borders."""
         away = int(0.15 * (end - start))
         return float(self.steps[start + away : end - away].mean(axis=1).max(initial=0))
 
 
-def _largest(differences: np.ndarray) -> np.ndarray:
+def _max_channel(differences: np.ndarray) -> np.ndarray:
     """Return the largest absolute value of the three channels; `max` over so short an axis is slow."""
     red, green, blue = np.moveaxis(np.abs(differences), -1, 0)
     return np.maximum(np.maximum(red, green), blue)
 
 
-def _steps(pixels: np.ndarray, segments: int, contrast: float) -> np.ndarray:
+def _measure_steps(pixels: np.ndarray, segments: int, contrast: float) -> np.ndarray:
     """Return the share of visible steps between each two lines beside each panel, [n - 1, segments]."""
-    differences = _largest(np.diff(pixels, axis=0))  # [n - 1, length]
+    differences = _max_channel(np.diff(pixels, axis=0))  # [n - 1, length]
     parts = np.array_split(differences >= min(STEP, max(3.0, 0.07 * contrast)), segments, axis=1)
     return np.stack([part.mean(axis=1) for part in parts], axis=1)
 
 
-def _boxes(across: list[tuple[int, int]], down: list[tuple[int, int]]) -> list[Box]:
+def _crop_boxes(across: list[tuple[int, int]], down: list[tuple[int, int]]) -> list[Box]:
     """Return the boxes between the lines, cropped evenly to the size of the smallest."""
     width, height = (min(end - start for start, end in spans) for spans in (across, down))
-    corners = [
-        ((left + right - width) // 2, (upper + lower - height) // 2)
-        for upper, lower in down
-        for left, right in across
-    ]
-    return [(x, y, x + width, y + height) for x, y in corners]
-
-
-def _straightened(found: list[Box], equal: list[Box]) -> list[Box]:
-    """Return `equal` if the found boxes differ by at most EQUAL pixels, or else `found`."""
-    is_near = len(found) == len(equal) and np.abs(np.subtract(found, equal)).max() <= EQUAL
-    return equal if is_near else found
+    lefts = [(start + end - width) // 2 for start, end in across]
+    uppers = [(start + end - height) // 2 for start, end in down]
+    return [(x, y, x + width, y + height) for y in uppers for x in lefts]
 
 
 def _has_content(pixels: np.ndarray, box: Box, contrast: float) -> bool:
     left, upper, right, lower = box
     panel = pixels[upper:lower, left:right].reshape(-1, 3)
-    away = _largest(panel - np.median(panel, axis=0))
+    away = _max_channel(panel - np.median(panel, axis=0))
     return bool((away > min(10, max(3, PLAIN * contrast))).mean() >= CONTENT)

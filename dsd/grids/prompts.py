@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from dsd.files import jsonl
-from dsd.files.jsonl import Record, Row
+from dsd.files.jsonl import Record
 from dsd.grids import references, writers
 from dsd.grids.recipes import RECIPES, Recipe
 from dsd.grids.writers import Draft, Unusable
@@ -82,17 +82,13 @@ class PromptOptions:
             raise PromptError(f"seed must be from 0 to {MAX_SEED}, got {self.seed}")
 
 
-# ---------------------------------------------------------------- one prompt
-
-
 def compose_prompt(
     recipe: Recipe, subject: str, places: Sequence[str], rows: int, columns: int, phrasing: int = 0
 ) -> str:
-    """Return the prompt of one grid.
+    """Return the prompt of one grid, with one place per panel in reading order.
 
-    `places` holds one place per panel in reading order, and `phrasing` is an index into the recipe's. Raise
-    PromptError for an empty text, too few or too many places, or a layout or phrasing that the recipe does
-    not have, and TooLong for an overlong text.
+    `phrasing` is an index into the recipe's. Raise PromptError for an empty text, a wrong number of places,
+    or a layout or phrasing that the recipe does not have, and TooLong for an overlong text.
     """
     _check_layout(recipe, rows, columns)
     count = rows * columns
@@ -100,16 +96,13 @@ def compose_prompt(
         raise PromptError(f"a {rows}x{columns} grid has {count} places, got {len(places)}")
     if not 0 <= phrasing < len(recipe.phrasings):
         raise PromptError(f"{recipe.name} has phrasings 0 to {len(recipe.phrasings) - 1}, got {phrasing}")
-    subject = _one_line(recipe, "subject", subject)
+    subject = _check_words(recipe, "subject", subject)
     names = [f"{row} {column}".strip() for row in _ROWS[rows] for column in _COLUMNS[columns]]
-    panels = " ".join(
-        recipe.panel.format(where=name, place=_one_line(recipe, "place", place))
-        for name, place in zip(names, places, strict=True)
-    )
-    prompt = recipe.phrasings[phrasing].format(
-        count=count, rows=rows, columns=columns, subject=subject, panels=panels
-    )
-    return _one_line(recipe, "prompt", prompt)
+    places = [_check_words(recipe, "place", place) for place in places]
+    panels = [recipe.panel.format(where=name, place=place) for name, place in zip(names, places, strict=True)]
+    layout = {"count": count, "rows": rows, "columns": columns}
+    prompt = recipe.phrasings[phrasing].format(subject=subject, panels=" ".join(panels), **layout)
+    return _check_words(recipe, "prompt", prompt)
 
 
 def _check_layout(recipe: Recipe, rows: int, columns: int) -> None:
@@ -118,7 +111,7 @@ def _check_layout(recipe: Recipe, rows: int, columns: int) -> None:
         raise PromptError(f"grids of {recipe.name} are {layouts}, got {rows}x{columns}")
 
 
-def _one_line(recipe: Recipe, part: str, text: str) -> str:
+def _check_words(recipe: Recipe, part: str, text: str) -> str:
     """Return the text on one line; raise PromptError if it is empty and TooLong if it is too long."""
     words, most = text.split(), recipe.longest[part]
     if not words:
@@ -126,9 +119,6 @@ def _one_line(recipe: Recipe, part: str, text: str) -> str:
     if len(words) > most:
         raise TooLong(f"a {part} of {recipe.name} has at most {most} words, got {len(words)}: {text[:60]!r}")
     return " ".join(words)
-
-
-# ---------------------------------------------------------------- the prompts of a run
 
 
 def write_prompts(
@@ -147,16 +137,19 @@ def write_prompts(
     """
     path, dropped, new = run / "prompts.jsonl", Counter(), []
     captions = references.pocket(options.seed) if captions is None else captions
-    writer, drafts = _drafts(run, options, captions, vlm)
+    writer, drafts = _open_writer(run, options, captions, vlm)
     with jsonl.writing(path) as append, closing(drafts):
         existing = jsonl.read(path)
-        prompts = _prompts(options, drafts, writer, dropped)
+        prompts = _make_prompts(options, drafts, writer, dropped)
         try:
             for index, prompt in enumerate(islice(prompts, options.count)):
-                if index < len(existing):
-                    _check_row(path, existing[index], prompt)
+                row = prompt.to_json()
+                if index < len(existing):  # check the settings first, so that the error names them
+                    where = f"{path} row {prompt.id}"
+                    jsonl.check_same(where, existing[index], {name: row[name] for name in SETTINGS})
+                    jsonl.check_same(where, existing[index], row)
                 else:
-                    new.append(prompt.to_json())
+                    new.append(row)
                 if len(new) == BLOCK:
                     append(new)
                     new = []
@@ -167,26 +160,18 @@ def write_prompts(
     return dropped
 
 
-def _check_row(path: Path, row: Row, prompt: Prompt) -> None:
-    """Raise RunError if a row is not the one that these settings make; name the settings first."""
-    where, new = f"{path} row {prompt.id}", prompt.to_json()
-    jsonl.check_same(where, row, {name: new[name] for name in SETTINGS})
-    jsonl.check_same(where, row, new)
-
-
-def _drafts(
+def _open_writer(
     run: Path, options: PromptOptions, captions: Iterable[str], vlm: VLM | None
 ) -> tuple[str, Iterator[Draft]]:
     """Return the name of the writer and its drafts."""
-    count = options.rows * options.columns
-    if vlm is None:
-        writer = writers.WITHOUT_MODEL[options.recipe]
-        return writer.__name__, writer(captions, count, seed=options.seed)
-    path = run / "writer.jsonl"
-    return vlm.name, writers.ask(captions, count, vlm=vlm, recipe=RECIPES[options.recipe], path=path)
+    count, recipe = options.rows * options.columns, RECIPES[options.recipe]
+    if vlm:
+        return vlm.name, writers.ask(captions, count, vlm=vlm, recipe=recipe, path=run / "writer.jsonl")
+    writer = writers.WITHOUT_MODEL[options.recipe]
+    return writer.__name__, writer(captions, count, seed=options.seed)
 
 
-def _prompts(
+def _make_prompts(
     options: PromptOptions, drafts: Iterable[Draft], writer: str, dropped: Counter
 ) -> Iterator[Prompt]:
     """Yield a prompt for each usable draft, and count the others in `dropped` by reason.
@@ -197,8 +182,10 @@ def _prompts(
     index, failures = 0, Counter()
     for draft in drafts:
         try:
-            prompt = _prompt(index, draft, options, writer)
-            _check_new(draft, seen)
+            prompt = _make_prompt(index, draft, options, writer)
+            keys = fingerprints(draft.subject, draft.places)
+            if not seen.isdisjoint(keys):
+                raise Unusable("near-duplicate")
         except Unusable as error:
             reason = str(error)
             dropped[reason] += 1
@@ -209,6 +196,7 @@ def _prompts(
                     "captions, or another writer"
                 ) from None
         else:
+            seen |= keys
             index, failures = index + 1, Counter()
             yield prompt
 
@@ -218,7 +206,7 @@ def describe(dropped: Counter) -> str:
     return ", ".join(f"{number} {reason}" for reason, number in dropped.most_common() if number)
 
 
-def _prompt(index: int, draft: Draft, options: PromptOptions, writer: str) -> Prompt:
+def _make_prompt(index: int, draft: Draft, options: PromptOptions, writer: str) -> Prompt:
     """Return the prompt; raise Unusable if the draft was dropped, is held out or too long."""
     if draft.dropped or writers.is_held_out(draft.subject):
         raise Unusable(draft.dropped or "held out")
@@ -229,28 +217,10 @@ def _prompt(index: int, draft: Draft, options: PromptOptions, writer: str) -> Pr
     except TooLong:
         raise Unusable("too long") from None
     return Prompt(
-        id=f"{index:06}",
-        prompt=text,
-        subject=draft.subject,
-        places=list(draft.places),
-        rows=options.rows,
-        columns=options.columns,
-        recipe=recipe.name,
-        phrasing=phrasing,
-        caption=draft.caption,
-        writer=writer,
+        id=f"{index:06}", prompt=text, subject=draft.subject, places=list(draft.places), rows=options.rows,
+        columns=options.columns, recipe=recipe.name, phrasing=phrasing, caption=draft.caption, writer=writer,
         seed=options.seed * MOST + index,  # no run with another seed shares it
-    )
-
-
-# ---------------------------------------------------------------- likeness of prompts
-
-
-def _check_new(draft: Draft, seen: set[int]) -> None:
-    keys = fingerprints(draft.subject, draft.places)
-    if not seen.isdisjoint(keys):
-        raise Unusable("near-duplicate")
-    seen |= keys
+    )  # fmt: skip
 
 
 def fingerprints(subject: str, places: Sequence[str]) -> set[int]:
@@ -260,7 +230,8 @@ def fingerprints(subject: str, places: Sequence[str]) -> set[int]:
     does not matter. A fingerprint is a sum of word hashes: over all words, or over all but one word or place.
     About thirty lookups thus compare a grid exactly with all earlier ones.
     """
-    parts = [[_hash(word) for word in _words(text) if word not in _SMALL] for text in (subject, *places)]
+    texts = map(_split_words, (subject, *places))
+    parts = [[_hash(word) for word in words if word not in _SMALL] for words in texts]
     omitted = [0, *(number for part in parts for number in part)]
     if len(places) > 2:
         omitted += [sum(part) for part in parts[1:]]
@@ -273,25 +244,20 @@ def _hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest())
 
 
-def _words(text: str) -> list[str]:
+def _split_words(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def diversity(prompts: Iterable[Prompt]) -> dict[str, float]:
-    """Return how varied the subjects and places are; the recipe's wording around them is left out.
+def diversity(prompts: Sequence[Prompt]) -> dict[str, float]:
+    """Return how varied the subjects and places are, without the recipe's wording around them.
 
-    `distinct_n` is the usual share of unique n-grams among all n-grams. It falls as a run grows, so compare
-    only runs of the same size.
+    `distinct_n` is the share of unique n-grams; it falls as a run grows, so compare runs of the same size.
     """
-    texts = [[_words(text) for text in (prompt.subject, *prompt.places)] for prompt in prompts]
-    shares: dict[str, float] = {
-        "subjects": len({tuple(words[0]) for words in texts}),
-        "places": len({tuple(place) for words in texts for place in words[1:]}),
-    }
+    subjects = [tuple(_split_words(prompt.subject)) for prompt in prompts]
+    places = [tuple(_split_words(place)) for prompt in prompts for place in prompt.places]
+    shares: dict[str, float] = {"subjects": len(set(subjects)), "places": len(set(places))}
     for n in (1, 2, 3):
-        grams = [
-            tuple(words[i : i + n]) for prompt in texts for words in prompt for i in range(len(words) - n + 1)
-        ]
+        grams = [words[i : i + n] for words in subjects + places for i in range(len(words) - n + 1)]
         shares[f"ngrams_{n}"] = len(set(grams))
         shares[f"distinct_{n}"] = len(set(grams)) / max(1, len(grams))
     return shares

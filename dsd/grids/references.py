@@ -25,10 +25,7 @@ class CaptionError(ValueError):
 
 
 def pocket(seed: int) -> Iterator[str]:
-    """Yield captions of the drawn world without end; they depend only on the seed.
-
-    Held-out critters are left out.
-    """
+    """Yield captions of the drawn world without end, from the seed alone, without held-out critters."""
     for index in count():
         rng = np.random.default_rng((seed, index, POCKET))
         yield caption(sample_critter(rng), sample_context(rng))
@@ -46,15 +43,15 @@ def read(path: Path, column: str | None = None) -> Iterator[str]:
     if path.suffix == ".txt":
         if column:
             raise CaptionError(f"a text file has no columns: leave out --column {column}, or use .jsonl")
-        return _texts(path, _lines(path))
+        return _read_texts(path, _read_lines(path))
     if path.suffix == ".jsonl":
-        return _texts(path, _json_values(path, column))
+        return _read_texts(path, _read_json(path, column))
     if path.suffix == ".parquet":
-        return _texts(path, _parquet_values(path, column))
+        return _read_texts(path, _read_parquet(path, column))
     raise CaptionError(f"captions must be a .txt, .jsonl or .parquet file, got {path}")
 
 
-def _texts(path: Path, values: Iterable[tuple[int, object]]) -> Iterator[str]:
+def _read_texts(path: Path, values: Iterable[tuple[int, object]]) -> Iterator[str]:
     is_empty = True
     for number, value in values:
         if not isinstance(value, str | None):
@@ -66,51 +63,47 @@ def _texts(path: Path, values: Iterable[tuple[int, object]]) -> Iterator[str]:
         raise CaptionError(f"{path} is empty: write one caption per line")
 
 
-def _lines(path: Path) -> Numbered:
+def _read_lines(path: Path) -> Numbered:
     """Yield the lines, numbered from 1; only a newline ends a line, as captions may hold other separators."""
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise CaptionError(
-                    f"{path} line {number} is not UTF-8, got {line[:60]!r}; save the file as UTF-8"
-                ) from error
+                problem = f"{path} line {number} is not UTF-8, got {line[:60]!r}"
+                raise CaptionError(f"{problem}; save the file as UTF-8") from error
 
 
-def _json_values(path: Path, column: str | None) -> Numbered:
-    for number, line in _lines(path):
+def _read_json(path: Path, column: str | None) -> Numbered:
+    for number, line in _read_lines(path):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise CaptionError(
-                f"{path} line {number} is not JSON, got {line[:60]!r}; write one JSON object per line"
-            ) from error
+            problem = f"{path} line {number} is not JSON, got {line[:60]!r}"
+            raise CaptionError(f"{problem}; write one JSON object per line") from error
         if not isinstance(row, dict):
             raise CaptionError(f'{path} line {number} must look like {{"caption": "..."}}, got {line[:60]!r}')
-        yield number, row[_column(f"{path} line {number}", list(row), column)]
+        yield number, row[_choose_column(f"{path} line {number}", list(row), column)]
 
 
-def _parquet_values(path: Path, column: str | None) -> Numbered:
+def _read_parquet(path: Path, column: str | None) -> Numbered:
     file = parquet.open_file(str(path))
-    name, number = _column(str(path), file.schema_arrow.names, column), 0
+    name, number = _choose_column(str(path), file.schema_arrow.names, column), 0
     for group in range(file.num_row_groups):
         try:
             values = parquet.read_group(file, group, [name])[name].to_pylist()
         except ValueError as error:
-            raise CaptionError(
-                f"row group {group} of {path} is damaged ({error}): make or download the file again"
-            ) from error
+            problem = f"row group {group} of {path} is damaged ({error})"
+            raise CaptionError(f"{problem}: make or download the file again") from error
         yield from enumerate(values, number + 1)
         number += len(values)
 
 
-def _column(where: str, names: list[str], column: str | None) -> str:
+def _choose_column(where: str, names: list[str], column: str | None) -> str:
     candidates = (column,) if column else COLUMNS
-    for name in candidates:
-        if name in names:
-            return name
+    if known := [name for name in candidates if name in names]:
+        return known[0]
     remedy = f"only {', '.join(names)}: choose one with --column" if names else "and no other column: add one"
     raise CaptionError(f"{where} has no column {' or '.join(candidates)}, {remedy}")

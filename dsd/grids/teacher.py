@@ -70,24 +70,15 @@ class Teacher:
     @property
     def stamp(self) -> Row:
         """Return the fields of a grid's row that record the model and its settings."""
-        return {
-            "generator": self.name,
-            "generator_hash": self.hash,
-            "license": self.license,
-            "steps": self.settings.steps,
-            "guidance": self.settings.guidance,
-            "margin": self.settings.margin,
-        }
+        settings = {name: getattr(self.settings, name) for name in ("steps", "guidance", "margin")}
+        return {"generator": self.name, "generator_hash": self.hash, "license": self.license, **settings}
 
     def tokens(self, prompt: Prompt) -> int:
         """Return the maximum prompt length for this grid's layout, in tokens."""
         return self.settings.tokens_of.get((prompt.rows, prompt.columns), self.settings.tokens)
 
     def refuse(self, prompt: Prompt) -> str | None:
-        """Return why this grid cannot be drawn, or None.
-
-        A prompt that is too long would be truncated, and its last panels lost.
-        """
+        """Return why this grid cannot be drawn, or None: a longer prompt's last panels would be lost."""
         length = len(self.pipe.tokenizer_2(prompt.prompt, verbose=False).input_ids)
         if length <= self.tokens(prompt):
             return None
@@ -159,7 +150,7 @@ def load_teacher(
     `load_pipeline`. Raise LoadError (a ValueError) that says what to do.
     """
     preset = checkpoint.resolve(name)
-    kind = _kind(name, like, preset.like)
+    kind = _find_kind(name, like, preset.like)
     changes = {"steps": steps, "guidance": guidance, "margin": margin}
     settings = replace(SETTINGS[kind], **{name: it for name, it in changes.items() if it is not None})
     base = preset.teacher or preset.base
@@ -180,13 +171,8 @@ def load_teacher(
         digest = checkpoint.model_hash(pipe)
         checkpoint.place(pipe, device, offload)
     pipe.set_progress_bar_config(disable=True)
-    return Teacher(
-        pipe=pipe,
-        settings=replace(settings, panel=panel_side(pipe), **taught_lengths(pipe)),
-        name=public_name(name),
-        hash=digest,
-        license=preset.license,
-    )
+    settings = replace(settings, panel=panel_side(pipe), **taught_lengths(pipe))
+    return Teacher(pipe=pipe, settings=settings, name=public_name(name), hash=digest, license=preset.license)
 
 
 def taught_lengths(pipe: FluxPipeline) -> dict[str, Any]:
@@ -204,30 +190,22 @@ def panel_side(pipe: FluxPipeline) -> int:
     return min(side if isinstance(side, int) else min(side), 1024) // 2
 
 
-# ---------------------------------------------------------------- loading
-
-
-def _kind(name: str, like: str | None, found: str | None) -> str:
-    """Return the name of the preset whose settings apply: as asked, or `found` from the model's config."""
-    kind = like or found or name
+def _find_kind(name: str, like: str | None, own: str | None) -> str:
+    """Return the name of the preset whose settings apply: as asked, or the model's `own`."""
+    kind = like or own or name
     if name in SETTINGS and kind != name:
         raise LoadError(f"{name} has its own settings: leave out like={like!r}")
     if kind not in SETTINGS:
-        raise LoadError(
-            f"{name} needs settings: say which model it is like, {', '.join(SETTINGS)}, got like={like!r}"
-        )
+        known = ", ".join(SETTINGS)
+        raise LoadError(f"{name} needs settings: say which model it is like, {known}, got like={like!r}")
     return kind
 
 
 def _check_plain(pipe: FluxPipeline, name: str) -> None:
     inputs, outputs = pipe.transformer.config.in_channels, pipe.transformer.config.out_channels
     if outputs not in (None, inputs):
-        raise LoadError(
-            f"{name} draws from a reference image ({inputs} input channels): name a text-to-image model"
-        )
-
-
-# ---------------------------------------------------------------- drawing
+        problem = f"{name} draws from a reference image ({inputs} input channels)"
+        raise LoadError(f"{problem}: name a text-to-image model")
 
 
 def _draw_layout(
@@ -236,7 +214,7 @@ def _draw_layout(
     """Draw prompts of one layout in one batch."""
     pipe, settings = teacher.pipe, teacher.settings
     height, width = settings.panel * prompts[0].rows, settings.panel * prompts[0].columns
-    noise = _noise(pipe, prompts, height, width)
+    noise = _draw_noise(pipe, prompts, height, width)
     try:
         return pipe(
             [prompt.prompt for prompt in prompts],
@@ -245,14 +223,14 @@ def _draw_layout(
             num_inference_steps=settings.steps,
             max_sequence_length=teacher.tokens(prompts[0]),
             latents=noise,
-            callback_on_step_end=_Watch(noise, height, width, on_step) if on_step else None,
+            callback_on_step_end=_report_steps(on_step, noise, height, width) if on_step else None,
             **guidance_settings(pipe, settings.guidance, len(prompts)),
         ).images
     finally:
         pipe.maybe_free_model_hooks()  # the pipeline skips this when a step raises
 
 
-def _noise(pipe: FluxPipeline, prompts: list[Prompt], height: int, width: int) -> Tensor:
+def _draw_noise(pipe: FluxPipeline, prompts: list[Prompt], height: int, width: int) -> Tensor:
     """Return the noise [B, tokens, C] that the pipeline itself would draw from these seeds."""
     generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
     channels, dtype = pipe.transformer.config.in_channels // 4, pipe.text_encoder_2.dtype
@@ -263,32 +241,30 @@ def _noise(pipe: FluxPipeline, prompts: list[Prompt], height: int, width: int) -
 def guidance_settings(pipe: FluxPipeline, guidance: float, count: int) -> dict[str, Any]:
     """Return the pipeline arguments that apply `guidance` to `count` prompts.
 
-    A guidance-distilled model takes it embedded. Other models use true CFG against the empty prompt, at twice
-    the work, or no arguments at 1 or less, where guidance is off.
+    It is embedded in a distilled model; others use true CFG against the empty prompt, at twice the work, or
+    no arguments at 1 or less, where it is off.
     """
     if checkpoint.has_embedded_guidance(pipe):
         return {"guidance_scale": guidance}
     return {"true_cfg_scale": guidance, "negative_prompt": [""] * count} if guidance > 1 else {}
 
 
-@dataclass
-class _Watch:
-    """The callback that the pipeline calls after each step; it reports the step to `on_step`."""
-
-    latents: Tensor  # [B, tokens, C] before the step
-    height: int  # of a grid, in pixels
-    width: int
-    on_step: Callable[[Step], None]
-
-    def __call__(self, pipe: FluxPipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict:
-        before, after = self.latents, tensors["latents"]
-        start, end = (float(sigma) for sigma in pipe.scheduler.sigmas[index : index + 2])
-        data = torch.lerp(before, after, start / (start - end))  # a step is straight: extend it to t = 0
-        self.latents = after
-        self.on_step(Step(index, pipe.num_timesteps, lambda: self._preview(pipe, data)))
-        return tensors
+def _report_steps(on_step: Callable[[Step], None], noise: Tensor, height: int, width: int) -> Callable:
+    """Return the pipeline's callback, which passes each step from `noise` [B, tokens, C] to `on_step`."""
+    before = noise
 
     @torch.no_grad()
-    def _preview(self, pipe: FluxPipeline, data: Tensor) -> list[Image.Image]:
-        unpacked = latents.unpack(data, self.height, self.width, vae_scale=pipe.vae_scale_factor)
+    def preview(pipe: FluxPipeline, data: Tensor) -> list[Image.Image]:
+        unpacked = latents.unpack(data, height, width, vae_scale=pipe.vae_scale_factor)
         return pipe.image_processor.postprocess(latents.decode(pipe.vae, unpacked))
+
+    def report(pipe: FluxPipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict:
+        nonlocal before
+        start, end = (float(sigma) for sigma in pipe.scheduler.sigmas[index : index + 2])
+        # a step is straight: extend it to t = 0
+        data = torch.lerp(before, tensors["latents"], start / (start - end))
+        before = tensors["latents"]
+        on_step(Step(index, pipe.num_timesteps, lambda: preview(pipe, data)))
+        return tensors
+
+    return report

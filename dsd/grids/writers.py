@@ -7,9 +7,10 @@ samples the places from a fixed list. A language model does best: it also filter
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache, partial
-from itertools import islice, product
+from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,27 +31,24 @@ EMPTY, REPEATED = "empty caption", "repeated caption"  # the language model is n
 SEED_USE = 2  # separates this use of a seed from other uses
 CAPTION_WORDS = 200  # a longer caption is an article, and expensive to ask about
 
-_NAMES = (tuple(world.COLORS), world.SHAPES, world.PATTERNS, world.EARS)
-_CRITTER = re.compile(r"\b({}) ({}) ({}) critter with ({}) ears\b".format(*map("|".join, _NAMES)))
+_TRAITS = map("|".join, (world.COLORS, world.SHAPES, world.PATTERNS, world.EARS))
+_CRITTER = re.compile(r"\b({}) ({}) ({}) critter with ({}) ears\b".format(*_TRAITS))
 _MEDIUM = re.compile(
-    r"^(an? |the )?([\w-]+ ){0,3}(photo|photograph|picture|image|portrait|illustration|drawing|painting"
-    r"|sketch|rendering|render|close-?up|view|shot)s? of ",
-    re.IGNORECASE,
+    r"(?i)^(an? |the )?([\w-]+ ){0,3}(photo|photograph|picture|image|portrait|illustration|drawing|painting"
+    r"|sketch|rendering|render|close-?up|view|shot)s? of "
 )
-_ARTICLE = re.compile(r"^(an?|the|this|that|one|my|his|her|our|their) ", re.IGNORECASE)
+_ARTICLE = re.compile(r"(?i)^(an?|the|this|that|one|my|his|her|our|their) ")
 _SEVERAL = re.compile(
-    r"([2-9]|\d\d+|two|three|four|five|six|seven|eight|nine|ten|several|many|some|both|groups?|pairs?|couple"
+    r"(?i)([2-9]|\d\d+|two|three|four|five|six|seven|eight|nine|ten|several|many|some|both|groups?|pairs?|couple"
     r"|sets?|collection|bunch|crowd|people|men|women|children)(?![\w'’-])"
-    r"|.* and (an?|the|his|her|its|another) ",
-    re.IGNORECASE,
+    r"|.* and (an?|the|his|her|its|another) "
 )
 _CONTEXT = re.compile(  # begins the subject's place or action
-    r"[,.;:!?()|/\"\[\]]|\s[-–—]\s|\b(on|in|at|by|near|next|under|over|above|below|behind|beside|against"
+    r"(?i)[,.;:!?()|/\"\[\]]|\s[-–—]\s|\b(on|in|at|by|near|next|under|over|above|below|behind|beside|against"
     r"|among|inside|outside|into|onto|through|during|before|after|while|from|for|to|is|are|was|were|has|who"
     r"|which|that)(?![\w'’-])|\s(standing|sitting|lying|walking|running|playing|looking|flying|holding"
     r"|wearing|eating|sleeping|posing|resting|riding|swimming|jumping|climbing|carrying|smiling|watching"
-    r"|waiting|hanging)\b",
-    re.IGNORECASE,
+    r"|waiting|hanging)\b"
 )
 
 
@@ -73,18 +71,18 @@ class Unusable(ValueError):
 
 def grammar(captions: Iterable[str], count: int, *, seed: int) -> Iterator[Draft]:
     """Yield a draft per caption: the critter that it names, in `count` different drawn scenes."""
-    return _drafts(captions, critter_of, drawn_places, count, seed)
+    return _write_drafts(captions, name_critter, draw_places, count, seed)
 
 
 def template(captions: Iterable[str], count: int, *, seed: int) -> Iterator[Draft]:
     """Yield a draft per caption: its subject, in `count` places from the fixed list."""
-    return _drafts(captions, subject_of, listed_places, count, seed)
+    return _write_drafts(captions, extract_subject, pick_places, count, seed)
 
 
 WITHOUT_MODEL = {"identity": template, "critters": grammar}  # recipe -> the writer when no model is given
 
 
-def _drafts(
+def _write_drafts(
     captions: Iterable[str], find_subject: Callable, choose_places: Callable, count: int, seed: int
 ) -> Iterator[Draft]:
     for index, caption in enumerate(captions):
@@ -95,47 +93,37 @@ def _drafts(
             yield Draft(caption=caption, dropped=str(reason))
 
 
-def critter_of(caption: str) -> str:
+def name_critter(caption: str) -> str:
     """Return the critter named in the caption, such as `red round striped critter with long ears`."""
-    match = _CRITTER.search(caption)
-    if not match:
-        raise Unusable("no critter in the caption")
-    return match.group()
+    if match := _CRITTER.search(caption):
+        return match.group()
+    raise Unusable("no critter in the caption")
 
 
+@lru_cache(10_000)
 def is_held_out(subject: str) -> bool:
-    """Return whether `subject` names a critter that is held out with one, two and three eyes.
-
-    Captions do not state the number of eyes.
-    """
+    """Return whether `subject`, which has no word for eyes, names a critter held out with any of them."""
     match = _CRITTER.search(subject)
-    return bool(match) and match.groups() in _held_out()
+    if match is None:
+        return False
+    traits = dict(zip(world.NAMED, match.groups(), strict=True))
+    critter = replace(world.sample_critter(np.random.default_rng(0)), **traits)
+    return all(replace(critter, eyes=eyes).held_out for eyes in (1, 2, 3))
 
 
-@cache
-def _held_out() -> set[tuple[str, ...]]:
-    critter, names = world.sample_critter(np.random.default_rng(0)), set()
-    for traits in product(*_NAMES):
-        named = replace(critter, **dict(zip(world.NAMED, traits, strict=True)))
-        if all(replace(named, eyes=eyes).held_out for eyes in (1, 2, 3)):
-            names.add(traits)
-    return names
-
-
-def drawn_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
-    """Draw places such as `beach red hat night`, the wording that pocket's teacher was trained on.
+def draw_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
+    """Draw places such as `beach red hat night`, in the wording that pocket's teacher was trained on.
 
     Accessories and lights are as frequent as in `sample_context`. All scenes differ: equal neighbors teach
     little and hide the gutter between them.
     """
-    scenes, chances = rng.permutation(len(world.SCENES))[:count], rng.random((count, 4))
-    return tuple(
-        describe_panel(_context(world.SCENES[scene], *chance))
-        for scene, chance in zip(scenes, chances, strict=True)
-    )
+    scenes = [world.SCENES[index] for index in rng.permutation(len(world.SCENES))[:count]]
+    chances = rng.random((count, 4))
+    contexts = [_make_context(scene, *chance) for scene, chance in zip(scenes, chances, strict=True)]
+    return tuple(map(describe_panel, contexts))
 
 
-def _context(scene: str, has: float, which: float, color: float, light: float) -> world.Context:
+def _make_context(scene: str, has: float, which: float, color: float, light: float) -> world.Context:
     """Map four uniform numbers in [0, 1) to a context; `rng.choice` for each would take most of the time."""
     accessories, colors, lights = world.ACCESSORIES[1:], tuple(world.ACCESSORY_COLORS), shipped().lights
     limits = np.cumsum(world.LIGHT_SHARES[lights])[:-1]
@@ -147,11 +135,11 @@ def _context(scene: str, has: float, which: float, color: float, light: float) -
     )
 
 
-def listed_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
+def pick_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
     return tuple(PLACES[i] for i in rng.permutation(len(PLACES))[:count])
 
 
-def subject_of(caption: str) -> str:
+def extract_subject(caption: str) -> str:
     """Return the subject: `fluffy white cat` for `A photo of a fluffy white cat sleeping on a sofa`.
 
     The rule: drop the words for the medium and the article, and stop where a place or an action begins. Raise
@@ -185,20 +173,15 @@ def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: 
         jsonl.check_same(path, row, {**settings, "caption": caption})
         yield _read_draft(row, dropped)
     with jsonl.writing(path) as append:
-        start = len(known)
-        while block := list(islice(screened, vlm.batch)):
-            recorded = Recorded(vlm, path.parent)
-            rows = [
-                {"id": f"{start + i:06}", "caption": text, **settings} for i, (text, _) in enumerate(block)
-            ]
-            _ask_block(
-                [row for row, (_, dropped) in zip(rows, block, strict=True) if not dropped], recorded, recipe
-            )
+        numbered = enumerate(screened, len(known))
+        while block := list(islice(numbered, vlm.batch)):
+            rows = [{"id": f"{index:06}", "caption": caption, **settings} for index, (caption, _) in block]
+            reasons = [dropped for _, (_, dropped) in block]
+            usable = [row for row, reason in zip(rows, reasons, strict=True) if reason is None]
+            _ask_block(usable, count, Recorded(vlm, path.parent), recipe)
             append(rows)
             forget(path.parent)
-            start += len(rows)
-            for row, (_, dropped) in zip(rows, block, strict=True):
-                yield _read_draft(row, dropped)
+            yield from map(_read_draft, rows, reasons)
 
 
 def _screen(captions: Iterable[str]) -> Iterator[tuple[str, str | None]]:
@@ -215,14 +198,11 @@ def _screen(captions: Iterable[str]) -> Iterator[tuple[str, str | None]]:
         seen.add(key)
 
 
-def _ask_block(rows: list[Row], vlm: VLM, recipe: Recipe) -> None:
+def _ask_block(rows: list[Row], count: int, vlm: VLM, recipe: Recipe) -> None:
     """Add the answers to the rows: `clear` to each, and `written` where `clear` was yes."""
     _ask_each("clear", rows, vlm, recipe.filter, schemas.YES_OR_NO, read_yes_or_no)
     clear = [row for row in rows if read_yes_or_no(row["clear"])]
-    if clear:
-        count = clear[0]["panels"]
-        read = partial(read_places, count=count)
-        _ask_each("written", clear, vlm, recipe.write, schemas.places(count), read)
+    _ask_each("written", clear, vlm, recipe.write, schemas.places(count), partial(read_places, count=count))
 
 
 def _ask_each(
@@ -248,20 +228,18 @@ def _read_draft(row: Row, dropped: str | None) -> Draft:
     try:
         if dropped:
             raise Unusable(dropped)
-        if not (is_clear := read_yes_or_no(row["clear"])):
-            unclear = "refused" if is_refused(row["clear"]) else "unreadable"
-            raise Unusable(unclear if is_clear is None else "no clear subject")
-        subject, places = _read_written(row.get("written", ""), row["panels"])
-        return Draft(caption=row["caption"], subject=subject, places=places)
+        if not _read(row["clear"], read_yes_or_no):
+            raise Unusable("no clear subject")
+        subject, places = _read(row.get("written", ""), partial(read_places, count=row["panels"]))
+        if len({place.casefold() for place in places}) < len(places):
+            raise Unusable("a place twice")
+        return Draft(caption=row["caption"], subject=subject, places=tuple(places))
     except Unusable as reason:
         return Draft(caption=row["caption"], dropped=str(reason))
 
 
-def _read_written(answer: str, count: int) -> tuple[str, tuple[str, ...]]:
-    """Return the subject and its places; raise Unusable unless there are `count` different ones."""
-    if (written := read_places(answer, count)) is None:
+def _read(answer: str, read: Callable[[str], Any]) -> Any:
+    """Return what `read` reads in an answer; raise Unusable if that is nothing."""
+    if (value := read(answer)) is None:
         raise Unusable("refused" if is_refused(answer) else "unreadable")
-    subject, places = written
-    if len({place.casefold() for place in places}) < count:
-        raise Unusable("a place twice")
-    return subject, tuple(places)
+    return value

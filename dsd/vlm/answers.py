@@ -8,26 +8,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dsd.vlm.fields import final_text, read_fields
-from dsd.vlm.wordings import (
-    ABSENT,
-    ANSWERS,
-    CAPTIONS,
-    DIFFERENT,
-    HEDGE,
-    LABELS,
-    NO,
-    NO_CAPTION,
-    NOT,
-    NUMBERS,
-    PARTS,
-    QUOTES,
-    REFUSAL,
-    REMARK,
-    SAME,
-    TEMPLATE,
-    YES,
-)
+from dsd.vlm import wordings
+from dsd.vlm.fields import extract_text, read_fields
 
 TOP_SCORE = 4
 SYMBOLS = r"[\u2600-\u27bf\U0001f000-\U0001ffff\ufe0f\s]+"  # emoji
@@ -47,12 +29,13 @@ class Judgment:
 
 def read_judgment(raw: str, parts: Sequence[str]) -> Judgment:
     """Return what a judge says about two images; each field that cannot be read is None or empty."""
-    labels = LABELS | {part: PARTS.get(part, ()) for part in parts}
+    labels = wordings.LABELS | {part: wordings.PARTS.get(part, ()) for part in parts}
     fields = read_fields(raw, labels)
     text = {name: _clean(values[-1]) for name, values in fields.items()}
+    subject = _strip_quotes(text.get("subject", "").split("\n")[0].strip())
     return Judgment(
         same=_read_same(fields),
-        subject=_not_template(text.get("subject", "")),
+        subject=subject if subject and not subject.startswith("...") else None,
         first=text.get("first", ""),
         second=text.get("second", ""),
         differences=text.get("differences", ""),
@@ -63,7 +46,8 @@ def read_judgment(raw: str, parts: Sequence[str]) -> Judgment:
 def _read_same(fields: dict[str, list[str]]) -> bool | None:
     """Return the verdict from its own field; None if there is none, or two that differ."""
     if "verdict" in fields:
-        verdicts = {read_verdict(value) for value in fields["verdict"] if not re.match(TEMPLATE, value)}
+        values = [value for value in fields["verdict"] if not re.match(wordings.TEMPLATE, value)]
+        verdicts = set(map(read_verdict, values))
     else:
         verdicts = {{"true": True, "false": False}.get(value.lower()) for value in fields.get("same", ())}
     return verdicts.pop() if len(verdicts) == 1 else None
@@ -73,89 +57,70 @@ def read_verdict(value: str) -> bool | None:
     """Return whether a verdict says "the same", or None if it says neither, both, or hedges."""
     line = _clean(value.strip().split("\n")[0])
     text = re.sub(r"\([^()]*\)", " ", line).casefold()
-    if re.search(HEDGE, text) or re.search(
-        rf"(?:{SAME})\W*(?:/|\||or\b|oder\b|ou\b)\W*(?:{DIFFERENT})", text
-    ):
+    bare = [clause for clause in re.split(r"[,;.]", text) if re.fullmatch(wordings.BARE, clause)]
+    if re.search(wordings.HEDGE, text) or len({*map(_read_polarity, bare)} - {None}) > 1:
         return None
-    bare = {_polarity(clause) for clause in re.split(r"[,;.]", text) if _is_bare(clause)} - {None}
-    if len(bare) > 1:
-        return None
-    readings = [_polarity(clause) for clause in re.split(r"[,;.]| - |—|–|\bbut\b|\bthough\b|\bwith\b", text)]
-    readings = [reading for reading in readings if reading is not None]
-    if re.match(rf"(?:{NO})\b", text) and readings and readings[0]:
+    clauses = re.split(r"[,;.]| - |—|–|\bbut\b|\bthough\b|\bwith\b", text)
+    readings = [reading for reading in map(_read_polarity, clauses) if reading is not None]
+    if re.match(rf"(?:{wordings.NO})\b", text) and readings and readings[0]:
         return None  # "No, the same" contradicts itself
     return readings[0] if readings else None
 
 
-def _polarity(clause: str) -> bool | None:
+def _read_polarity(clause: str) -> bool | None:
     """Return what the first word for sameness or difference in a clause says."""
-    match = re.search(rf"(?P<different>{_words(DIFFERENT)})|(?P<same>{_words(SAME)})", clause)
+    different, same = _match_words(wordings.DIFFERENT), _match_words(wordings.SAME)
+    match = re.search(rf"(?P<different>{different})|{same}", clause)
     if match is None:
         return None
-    is_negated = re.search(_words(NOT), clause[: match.start()]) is not None
+    is_negated = re.search(_match_words(wordings.NOT), clause[: match.start()]) is not None
     if match["different"]:
         return None if is_negated else False  # a double negation is not worth a guess
     return not is_negated
 
 
-def _words(pattern: str) -> str:
+def _match_words(pattern: str) -> str:
     """Return a pattern for whole words; Chinese and Japanese are written without spaces."""
     latin = [word for word in pattern.split("|") if word.isascii() or not re.match(r"[\u3040-\u9fff]", word)]
     other = [word for word in pattern.split("|") if word not in latin]
     return "|".join([rf"(?<![^\W\d_])(?:{'|'.join(latin)})(?![^\W\d_])", *other])
 
 
-def _is_bare(clause: str) -> bool:
-    return bool(re.fullmatch(rf"\W*(?:{NOT}|the|they are|is|\s)*(?:{SAME}|{DIFFERENT})\W*", clause))
-
-
 def _read_scores(fields: dict[str, list[str]], parts: Sequence[str]) -> dict[str, int] | None:
     """Return the score of each part, from the field `scores` or from fields named after the parts."""
     text = "\n".join(fields.get("scores", ())[-1:])
-    scores = {part: _score_of(part, text) for part in parts}
+    scores = {part: _find_score(part, text) for part in parts}
     for part in parts:
         if scores[part] is None and part in fields:
-            scores[part] = _number(fields[part][-1])
-    if all(score is None for score in scores.values()) and (numbers := _listed(text, len(parts))):
-        scores = dict(zip(parts, numbers, strict=True))
+            scores[part] = _read_number(fields[part][-1])
+    numbers = re.findall(r"\d+(?:\.\d+)?", text)
+    if set(scores.values()) == {None} and len(numbers) == len(parts):
+        scores = dict(zip(parts, map(_read_number, numbers), strict=True))
     return scores if None not in scores.values() else None
 
 
-def _score_of(part: str, text: str) -> int | None:
-    for name in (part, *PARTS.get(part, ())):
-        if match := re.search(
-            rf"(?i)(?<!\w){re.escape(name)}(?!\w)[\"']?\s*[:=|*(]*\s*(.+?)(?=[,;\n}}|)]|$|\s+[a-z]+\s+\d)",
-            text,
-        ):
-            return _number(match[1])
+def _find_score(part: str, text: str) -> int | None:
+    for name in (part, *wordings.PARTS.get(part, ())):
+        value = r"[\"']?\s*[:=|*(]*\s*(.+?)(?=[,;\n}|)]|$|\s+[a-z]+\s+\d)"
+        if match := re.search(rf"(?i)(?<!\w){re.escape(name)}(?!\w){value}", text):
+            return _read_number(match[1])
     return None
 
 
-def _number(text: str) -> int | None:
+def _read_number(text: str) -> int | None:
     """Return a whole number from 0 to 4: `4`, `4.0`, `4/4`, `3 out of 4`, `three`, or 4 for `N/A`."""
     text = re.sub(r"^\{.*?\bscore\W*(\d).*$", r"\1", _clean(text).casefold(), flags=re.DOTALL).strip("\"'* ")
     match = re.match(r"(\d+)(?:\.0+)?(?:\s*(?:/|out of|of|von|sur)\s*4)?(?!\d|\.\d|\s*-\s*\d)", text)
-    value = int(match[1]) if match else _named(text)
-    return value if value is not None and value <= TOP_SCORE else None
-
-
-def _named(text: str) -> int | None:
-    if text.startswith(ABSENT):
-        return TOP_SCORE
-    return next((value for word, value in NUMBERS.items() if text.startswith(word)), None)
-
-
-def _listed(text: str, count: int) -> list[int] | None:
-    numbers = re.findall(r"\d+(?:\.\d+)?", text)
-    scores = [_number(number) for number in numbers]
-    return scores if len(numbers) == count and None not in scores else None
+    if match is None:
+        return next((value for word, value in wordings.NUMBERS.items() if text.startswith(word)), None)
+    return int(match[1]) if int(match[1]) <= TOP_SCORE else None
 
 
 def likely_cause(raw: str) -> str:
     """Return what to do about judgments that cannot be read, of which this is one."""
-    text = final_text(raw)
-    fields = read_fields(raw, LABELS)
-    if re.search(REFUSAL, text) and "verdict" not in fields:
+    text = extract_text(raw)
+    fields = read_fields(raw, wordings.LABELS)
+    if re.search(wordings.REFUSAL, text) and "verdict" not in fields:
         return "the model refuses, so choose another one"
     if not text or (fields and "verdict" not in fields):
         return "the answer breaks off, so raise --max-tokens or turn the model's thinking off"
@@ -164,93 +129,82 @@ def likely_cause(raw: str) -> str:
 
 def read_yes_or_no(raw: str) -> bool | None:
     """Return the answer to a question for yes or no; None for hedges, refusals and both."""
-    text = final_text(raw)
-    fields = read_fields(raw, {"answer": ANSWERS})
+    text = extract_text(raw)
+    fields = read_fields(raw, {"answer": wordings.ANSWERS})
     if values := fields.get("answer"):
         text = values[-1]
     text = re.sub(r"(?is)^.*\banswer is\b", "", text)
     text = re.sub(r"^[\W_]+", "", text).casefold()
     text = re.sub(r"^(\w+)(?:\W+\1\b)+", r"\1", text)  # "yes yes yes"
-    if re.search(REFUSAL, text):
+    if re.search(wordings.REFUSAL, text):
         return None
     if re.match(r"(true|false)\b", text):
         return text.startswith("true")
-    match = re.match(rf"(?:(?P<yes>{YES})|(?P<no>{NO}))(?=[\W_]|$)(?!\s*(?:\w|/))", text) or re.match(
-        rf"(?:(?P<yes>{YES})|(?P<no>{NO}))(?=\s*\n|\s+(?:it|the|this|there|because|since)\b)", text
-    )
+    ends = (r"(?=[\W_]|$)(?!\s*(?:\w|/))", r"(?=\s*\n|\s+(?:it|the|this|there|because|since)\b)")
+    match = re.match(wordings.YES_OR_NO + ends[0], text) or re.match(wordings.YES_OR_NO + ends[1], text)
     return None if match is None else match["yes"] is not None
 
 
 def read_caption(raw: str, question: str = "") -> str | None:
     """Return a caption in one line, without preamble, label, markup, quotes and remarks, or None."""
-    text = final_text(raw)
+    text = extract_text(raw)
     if "{" in text:
-        values = read_fields(raw, {"caption": CAPTIONS}).get("caption")
+        values = read_fields(raw, {"caption": wordings.CAPTIONS}).get("caption")
         text = values[0] if values and values[0].lower() not in ("null", "none") else ""
     plain = re.sub(r'"[^"]*"', "", text.replace("’", "'"))  # a sign in the picture may say anything
-    if re.search(REFUSAL, plain) or re.match(NO_CAPTION, text.strip()):
+    if re.search(wordings.REFUSAL, plain) or re.match(wordings.NO_CAPTION, text.strip()):
         return None
     if question and text[:40].casefold() == question[:40].casefold():
         return None
     blocks = re.split(r"\n\s*\n|\n(?=\s*(?:[-*•]|\d+[.)]|option \w:?)\s)", text, flags=re.IGNORECASE)
-    return next(filter(None, map(_caption_of, blocks)), None)
+    return next(filter(None, map(_extract_caption, blocks)), None)
 
 
-def _caption_of(block: str) -> str:
+def _extract_caption(block: str) -> str:
     """Return the caption in a paragraph, or "" if it holds only a preamble, a label or a remark."""
     lines = [re.sub(r"^\s*(?:[-*•>#]+|\d+[.)])\s+", "", line).strip() for line in block.split("\n")]
-    lines = [
-        line for line in lines if line and not re.match(rf"(?i)```|#\w|\W*(?:{'|'.join(CAPTIONS)})\W*$", line)
-    ]
-    text = re.sub(r"[*_`]{1,3}(\S(?:.*?\S)?)[*_`]{1,3}", r"\1", " ".join(lines))
-    text = re.sub(rf"(?i)^\W*(?:the )?(?:{'|'.join(CAPTIONS)})\s*[:=：]\s*", "", text)
+    without = re.compile(rf"(?i)```|#\w|\W*(?:{wordings.CAPTION})\W*$|$")
+    text = " ".join(line for line in lines if not without.match(line))
+    text = re.sub(r"[*_`]{1,3}(\S(?:.*?\S)?)[*_`]{1,3}", r"\1", text)
+    text = re.sub(rf"(?i)^\W*(?:the )?(?:{wordings.CAPTION})\s*[:=：]\s*", "", text)
     text = re.sub(r"(?i)^(?:sure|certainly|of course|here)\b[^:\n]*:\s*", "", text)
     text = re.sub(r"(?i)\s*[(\[]\s*\d+ words?\s*[)\]]\s*$", "", text)
     text = re.sub(r"(?:\s+#\w+)+$", "", text)
     text = re.sub(rf"^{SYMBOLS}|{SYMBOLS}$", "", text)
-    return "" if re.match(REMARK, text) or text.endswith(":") else _without_quotes(text.strip())
+    return "" if re.match(wordings.REMARK, text) or text.endswith(":") else _strip_quotes(text.strip())
 
 
-def _without_quotes(text: str) -> str:
+def _strip_quotes(text: str) -> str:
     """Return the text without quotation marks around the whole of it."""
-    close = QUOTES.get(text[:1])
-    if (
-        close
-        and len(text) > 1
-        and text[-1] == close
-        and not re.search(rf"(?<!\w)[{text[0]}{close}]|[{text[0]}{close}](?!\w)", text[1:-1])
-    ):
-        return text[1:-1].strip()
-    return text
+    close = wordings.QUOTES.get(text[:1])
+    if close is None or len(text) < 2 or text[-1] != close:
+        return text
+    has_inner = re.search(rf"(?<!\w)[{text[0]}{close}]|[{text[0]}{close}](?!\w)", text[1:-1])
+    return text if has_inner else text[1:-1].strip()
 
 
 def read_places(raw: str, count: int) -> tuple[str, list[str]] | None:
     """Return a subject and `count` places from a writer's answer, or None if one of them is missing."""
     numbered = {f"{i}": (f"situation {i}", f"place {i}") for i in range(1, count + 1)}
-    listed = {"places": ("situations", "contexts")}
-    fields = read_fields(raw, {"subject": ("main subject",), **listed, **numbered})
-    subject = _item((fields.get("subject") or [""])[-1])
-    subject = re.sub(r"(?i)^(?:an?|the)\s+", "", subject)
-    places = [_item((fields.get(number) or [""])[-1]) for number in numbered]
+    labels = {"subject": ("main subject",), "places": ("situations", "contexts"), **numbered}
+    fields = read_fields(raw, labels)
+    last = {name: _clean_item(values[-1]) for name, values in fields.items()}
+    subject = re.sub(r"(?i)^(?:an?|the)\s+", "", last.get("subject", ""))
+    places = [last.get(number, "") for number in numbered]
     if not all(places) and fields.get("places"):
         value = fields["places"][-1]
         places = re.findall(r'"((?:[^"\\]|\\.)*)"', value) or re.findall(r"(?m)^\s*\d+[.)]\s*(.+)$", value)
-        places = [_item(place) for place in places[:count]]
+        places = [_clean_item(place) for place in places[:count]]
     if not subject or len(places) != count or not all(places):
         return None
     return subject, places
 
 
-def _item(text: str) -> str:
-    return _without_quotes(_clean(text.split("\n")[0])).rstrip(" .;,")
+def _clean_item(text: str) -> str:
+    return _strip_quotes(_clean(text.split("\n")[0])).rstrip(" .;,")
 
 
 def _clean(text: str) -> str:
     """Return a value without Markdown and fences."""
     text = re.sub(r"```\w*", "", text)
     return re.sub(r"\*+|`|(?<!\w)_|_(?!\w)", "", text).strip()
-
-
-def _not_template(text: str) -> str | None:
-    text = _without_quotes(text.split("\n")[0].strip())
-    return text if text and not text.startswith("...") else None

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 
@@ -47,12 +47,10 @@ class HTTPOptions(VLMOptions):
     retries: int = 5  # per request
     patience: float = 1800.0  # seconds to wait for a server that is down or limits its rate
     budget: int | None = None  # requests in all, retries included
-    clock: Callable[[], float] = field(default=time.monotonic, repr=False)  # for tests, as is `sleep`
-    sleep: Callable[[float], None] = field(default=time.sleep, repr=False)
 
 
 class BudgetError(VLMError):
-    """Raised when the budget of requests is used up."""
+    """The budget of requests is used up."""
 
 
 class UnacceptedError(VLMError):
@@ -74,12 +72,13 @@ class TransientError(Exception):
 class RetryingClient:
     """A thread-safe client that posts JSON to one server."""
 
+    clock, sleep = staticmethod(time.monotonic), staticmethod(time.sleep)  # tests replace both
+
     def __init__(self, address: str, key: str, options: HTTPOptions):
         """Set up the client without sending a request; an empty `key` is not sent."""
         self.address, self.options, self.sent = address, options, 0
-        self._key, self._clock, self._sleep = key, options.clock, options.sleep
-        self._lock = threading.Lock()
-        self._free_at = options.clock()  # no request is sent before this time, which the server sets
+        self._key, self._lock = key, threading.Lock()
+        self._free_at = 0.0  # no request is sent before this time, which the server sets
         connections = options.in_flight
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -89,9 +88,6 @@ class RetryingClient:
             # A server on this machine must not be reached through a proxy, even if NO_PROXY lacks it.
             trust_env=not is_loopback(httpx.URL(address).host),
         )
-
-    def __repr__(self) -> str:
-        return f"RetryingClient({self.address!r})"
 
     def get(self, path: str) -> httpx.Response:
         """Send a GET request once, outside the budget; raise VLMError if the server does not respond."""
@@ -110,11 +106,8 @@ class RetryingClient:
             self.sent += 1
 
     def post(self, path: str, body: dict, *, is_stopped: Callable[[], bool] = lambda: False) -> dict:
-        """Return the JSON answer to one request; raise VLMError if it fails.
-
-        Call `spend` first, for the first try; this method takes each retry from the budget.
-        """
-        start, failures = self._clock(), 0
+        """Return the answer to a request that `spend` has paid, and pay the retries, or raise VLMError."""
+        start, failures = self.clock(), 0
         while True:
             self._wait_until_free()
             if is_stopped():
@@ -123,7 +116,7 @@ class RetryingClient:
                 return self._post_once(path, body)
             except TransientError as error:
                 failures += 1
-                self._pause(error, failures, self._clock() - start)
+                self._pause(error, failures, self.clock() - start)
             self.spend()
 
     def _pause(self, error: TransientError, failures: int, seconds: float) -> None:
@@ -137,7 +130,7 @@ class RetryingClient:
         if failures == 1:
             log.warning("%s: %s; trying again", self.address, error)
         if error.wait is None:
-            self._sleep(min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 6)))
+            self.sleep(min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 6)))
 
     def _post_once(self, path: str, body: dict) -> dict:
         try:
@@ -146,32 +139,28 @@ class RetryingClient:
             raise TransientError(self.shorten(error), is_down=True) from None
         except httpx.HTTPError as error:  # e.g. a proxy error, or a response that cannot be decoded
             raise VLMError(f"{self.address} cannot be reached: {self.shorten(error)}") from None
-        status = status_of(response)
+        status = read_status(response)
         if status in TRANSIENT:
-            wait = retry_after(response)
-            self._free_at = max(self._free_at, self._clock() + (wait or 0))
+            wait = read_retry_after(response)
+            self._free_at = max(self._free_at, self.clock() + (wait or 0))
             raise TransientError(self.quote(response), is_down=status in DOWN, wait=wait)
         return self.read(response)
 
     def _wait_until_free(self) -> None:
-        while (wait := self._free_at - self._clock()) > 0:
+        while (wait := self._free_at - self.clock()) > 0:
             if wait > max(LONGEST_PAUSE, self.options.patience):
                 limit = f"longer than the patience of {self.options.patience:.0f} s"
                 raise VLMError(f"{self.address} asks to wait for {wait:.0f} s, {limit}; {KEPT}")
-            self._sleep(wait)
+            self.sleep(wait)
 
     def read(self, response: httpx.Response) -> dict:
         """Return the JSON object in a response; raise VLMError for a status other than 200 or no object."""
-        if (status := status_of(response)) != 200:
+        if (status := read_status(response)) != 200:
             problem = f"{self.address} {self._describe(status)}: {self.quote(response)}"
             if status in UNACCEPTED:
                 raise UnacceptedError(problem, self.redact(response.text))
             raise VLMError(problem)
-        try:
-            content = response.json()
-        except ValueError:
-            content = None
-        if not isinstance(content, dict):
+        if (content := parse_object(response)) is None:
             hint = "" if self.address.endswith("/v1") else f" (try {self.address}/v1)"
             raise VLMError(f"{self.address} does not speak the OpenAI protocol{hint}: {self.quote(response)}")
         return content
@@ -206,21 +195,26 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def status_of(response: httpx.Response) -> int:
-    """Return the status of a response, also of an error that a gateway sends inside a 200."""
+def parse_object(response: httpx.Response) -> dict | None:
     try:
-        content = response.json() if response.status_code == 200 else {}
+        content = response.json()
     except ValueError:
-        return 200
-    error = content.get("error") if isinstance(content, dict) else None
-    if error:
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def read_status(response: httpx.Response) -> int:
+    """Return the status of a response, also of an error that a gateway sends inside a 200."""
+    content = parse_object(response)
+    if response.status_code != 200 or content is None:
+        return response.status_code
+    if error := content.get("error"):
         code = error.get("code") if isinstance(error, dict) else None
         return int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else 500
-    has_no_choices = isinstance(content, dict) and content.get("choices") == []
-    return 500 if has_no_choices else response.status_code
+    return 500 if content.get("choices") == [] else 200
 
 
-def retry_after(response: httpx.Response) -> float | None:
+def read_retry_after(response: httpx.Response) -> float | None:
     """Return the seconds in Retry-After, or None; a date is compared with the response's Date header.
 
     The minimum is one second: some servers send 0 for "soon" and would be polled in a tight loop.

@@ -36,15 +36,15 @@ class Embedder:
     @torch.inference_mode()
     def embed(self, images: Sequence[Image.Image]) -> Tensor:
         """Return unit vectors [n, c], float32 on the CPU: the normalized mean of the last layer's tokens."""
-        parts = [self._embed(images[i : i + AT_ONCE]) for i in range(0, len(images), AT_ONCE)]
-        return torch.cat(parts) if parts else torch.empty(0, self.tower.config.hidden_size)
-
-    def _embed(self, images: Sequence[Image.Image]) -> Tensor:
-        weight = next(self.tower.parameters())
-        rgb = [to_rgb(image) for image in images]
-        pixels = self.processor(images=rgb, return_tensors="pt")["pixel_values"]
-        tokens = self.tower(pixel_values=pixels.to(weight.device, weight.dtype)).last_hidden_state
-        return functional.normalize(tokens.float().mean(1), dim=1).cpu()  # [n, tokens, c] -> [n, c]
+        weight, parts = next(self.tower.parameters()), [torch.empty(0, self.tower.config.hidden_size)]
+        for start in range(0, len(images), AT_ONCE):
+            rgb = [to_rgb(image) for image in images[start : start + AT_ONCE]]
+            pixels = self.processor(images=rgb, return_tensors="pt")["pixel_values"]
+            tokens = self.tower(pixel_values=pixels.to(weight.device, weight.dtype)).last_hidden_state
+            parts.append(
+                functional.normalize(tokens.float().mean(1), dim=1).cpu()
+            )  # [n, tokens, c] -> [n, c]
+        return torch.cat(parts)
 
 
 def similarity(a: Tensor, b: Tensor) -> Tensor:
@@ -53,10 +53,7 @@ def similarity(a: Tensor, b: Tensor) -> Tensor:
 
 
 def open_embedder(name: str, *, vlm: VLM | None = None, device: str | None = None) -> Embedder:
-    """Open the vision tower of `vlm` if `name` is `judge`, else an image encoder by folder or hub id.
-
-    Raise LoadError if there is no such encoder.
-    """
+    """Open the vision tower of `vlm` for `judge`, else an encoder by folder or hub id, or raise LoadError."""
     return _open_tower(vlm) if name == JUDGE else _open_encoder(name, open_device(device))
 
 
@@ -78,7 +75,6 @@ def _open_encoder(name: str, device: torch.device) -> Embedder:
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     tower = getattr(model, "vision_model", model)  # CLIP and the like also have a text encoder
     if getattr(tower, "main_input_name", "") != "pixel_values":
-        raise LoadError(
-            f"{name} is a {model.config.model_type}, which reads no images: choose an image encoder"
-        )
+        kind = model.config.model_type
+        raise LoadError(f"{name} is a {kind}, which reads no images: choose an image encoder")
     return Embedder(short_name(name), tower.to(device), processor)

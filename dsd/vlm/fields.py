@@ -22,40 +22,25 @@ PLAIN = str.maketrans("：，；＝（）“”„‟«»‘’｜！？", ':,;=
 STRING = r'"(?:[^"\\]|\\.)*"' + r"|'(?:[^'\\]|\\.)*'(?=\s*[,:}\]\n]|$)"
 VALUE = rf"(?:{STRING}|\{{[^{{}}]*\}}|\[[^\[\]]*\]|-?\d+(?:\.\d+)?|true|false|null|none)"
 MEMBER = re.compile(rf"(?P<key>{STRING}|\w+)\s*:\s*(?P<value>{VALUE})(?!\s*\|)", re.DOTALL | re.IGNORECASE)
+CLOSING = re.compile(r"\W*(let me know|i hope|feel free|note\b|hope this|if you)", re.IGNORECASE)
+FORMATTING = "b i em strong u p span li td answer output code h1 h2 h3".split()
 SEPARATOR = r"\s*(?::|=|—|–|->|(?<=\s)-(?=\s))\s*"
 
 
-def final_text(raw: str) -> str:
+def extract_text(raw: str) -> str:
     """Return the answer without thinking, tags, end tokens and needless escapes."""
     text = UNCLOSED.sub("", CLOSED.sub("", THINKING.sub("", raw.replace("\r\n", "\n"))))
     text = re.sub(r"\\boxed\{([^{}]*)\}", r"\1", END_TOKEN.sub("", text)).strip()
     if re.match(r'"\s*\{\s*\\', text) or ("\n" not in text and "\\n" in text):
         text = text.replace("\\n", "\n").replace('\\"', '"')  # it was escaped once too often
-    text = re.sub(r"<(\w+)>([^<>]*)</\1>", _element, text)
+    text = re.sub(r"<(\w+)>([^<>]*)</\1>", _unwrap_element, text)
     return html.unescape(re.sub(r"</?[a-zA-Z]\w*\s*/?>", "\n", text)).strip()
 
 
-def _element(match: re.Match) -> str:
+def _unwrap_element(match: re.Match) -> str:
     """Return `<verdict>same</verdict>` as a labeled line, and the text alone of formatting elements."""
     name, text = match[1], match[2]
-    formatting = (
-        "b",
-        "i",
-        "em",
-        "strong",
-        "u",
-        "p",
-        "span",
-        "li",
-        "td",
-        "answer",
-        "output",
-        "code",
-        "h1",
-        "h2",
-        "h3",
-    )
-    return text if name.lower() in formatting else f"\n{name}: {text.strip()}\n"
+    return text if name.lower() in FORMATTING else f"\n{name}: {text.strip()}\n"
 
 
 def read_fields(raw: str, labels: Mapping[str, Iterable[str]]) -> dict[str, list[str]]:
@@ -64,13 +49,13 @@ def read_fields(raw: str, labels: Mapping[str, Iterable[str]]) -> dict[str, list
     `labels` maps the name of a field to the words by which models call it. Values are texts; objects and
     lists of JSON keep their brackets. A field with two values was answered twice.
     """
-    names = {_plain(word): field for field, words in labels.items() for word in (field, *words)}
-    text = _corrected(_without_columns(final_text(raw).translate(PLAIN), names), names)
-    fields = _members(text, names) if "{" in text else {}
-    return fields or max(_lines(text, names), _inline(text, names), key=len)
+    names = {_normalize(word): field for field, words in labels.items() for word in (field, *words)}
+    text = _skip_to_correction(_unfold_tables(extract_text(raw).translate(PLAIN), names), names)
+    fields = _read_members(text, names) if "{" in text else {}
+    return fields or max(_read_lines(text, names), _read_inline(text, names), key=len)
 
 
-def _without_columns(text: str, names: Mapping[str, str]) -> str:
+def _unfold_tables(text: str, names: Mapping[str, str]) -> str:
     """Return the text with a table whose header holds labels turned into labeled lines."""
     lines: list[str] = []
     header: list[str] = []
@@ -79,67 +64,55 @@ def _without_columns(text: str, names: Mapping[str, str]) -> str:
         if header and len(cells) == len(header) and not re.fullmatch(r"[\s|:-]*", line):
             lines += [f"{name}: {cell}" for name, cell in zip(header, cells, strict=True)]
             continue
-        header = (
-            cells
-            if len(cells) > 2 and all(_plain(cell) in names for cell in cells)
-            else header
-            if "|" in line
-            else []
-        )
-        lines += [] if header else [line]
+        if len(cells) > 2 and all(_normalize(cell) in names for cell in cells):
+            header = cells
+        elif "|" not in line:
+            header = []
+        if not header:
+            lines.append(line)
     return "\n".join(lines)
 
 
-def _corrected(text: str, names: Mapping[str, str]) -> str:
+def _skip_to_correction(text: str, names: Mapping[str, str]) -> str:
     """Return what follows the last marked correction, if that is an answer itself."""
     for mark in reversed(list(CORRECTION.finditer(text))):
-        rest = text[mark.end() :] if _label(mark[0], names) is None else text[mark.start() :]
-        if len(_members(rest, names) if "{" in rest else _lines(rest, names)) > 1:
+        rest = text[mark.end() :] if _read_label(mark[0], names) is None else text[mark.start() :]
+        if len(_read_members(rest, names) if "{" in rest else _read_lines(rest, names)) > 1:
             return rest
     return text
 
 
-def _members(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
+def _read_members(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
     """Return the members of JSON, also of JSON with comments, single quotes, or a missing end."""
     fields: dict[str, list[str]] = {}
     text = re.sub(r"(?m)(?<=[\s,{])(?://|#)[^\n\"]*$", "", text[text.index("{") :])
     for member in MEMBER.finditer(text):
-        if field := names.get(_plain(member["key"].strip("\"'"))):
-            fields.setdefault(field, []).append(_unquoted(member["value"]))
+        value = member["value"]
+        if value[0] in "\"'":
+            value = re.sub(r"\\(.)", lambda it: {"n": "\n", "t": " "}.get(it[1], it[1]), value[1:-1]).strip()
+        if field := names.get(_normalize(member["key"].strip("\"'"))):
+            fields.setdefault(field, []).append(value)
     return fields
 
 
-def _unquoted(value: str) -> str:
-    if value[0] in "\"'":
-        return re.sub(
-            r"\\(.)", lambda match: {"n": "\n", "t": " "}.get(match[1], match[1]), value[1:-1]
-        ).strip()
-    return value
-
-
-def _lines(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
+def _read_lines(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
     """Return fields that begin a line: `verdict: same`, `- **Verdict** — same`, a heading, a table row."""
     fields: dict[str, list[str]] = {}
     field = None
     for line in text.split("\n"):
-        label = _label(line, names)
-        if label and not (
-            field
-            and not label[1]
-            and not fields[field][-1]
-            and line.strip()[:1].isalpha()
-            and ":" not in line
-        ):
+        label = _read_label(line, names)
+        can_be_value = field and not fields[field][-1] and line.strip()[:1].isalpha() and ":" not in line
+        if label and (label[1] or not can_be_value):
             field, value = label
             fields.setdefault(field, []).append(value)
-        elif field and line.strip() and not _is_closing(line):
+        elif field and line.strip() and not CLOSING.match(line):
             fields[field][-1] = f"{fields[field][-1]}\n{line.strip()}".strip()
         elif field and fields[field][-1]:
             field = None  # an empty line ends a value that has begun
     return fields
 
 
-def _label(line: str, names: Mapping[str, str]) -> tuple[str, str] | None:
+def _read_label(line: str, names: Mapping[str, str]) -> tuple[str, str] | None:
     """Return (field, value) of a line that begins with a label."""
     if line.strip().startswith("|"):
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
@@ -148,25 +121,21 @@ def _label(line: str, names: Mapping[str, str]) -> tuple[str, str] | None:
     plain = re.sub(r"[*_`#>]+", "", line)
     number, plain = re.match(r"\s*(?:(\d+)\s*[.)-]\s*|\W+)?(.*)", plain, re.DOTALL).groups()
     first, *rest = re.split(SEPARATOR, plain, maxsplit=1)
-    if field := names.get(_plain(first)):
+    if field := names.get(_normalize(first)):
         return field, (rest[0].strip() if rest else "")
     return (names[number], plain.strip()) if number in names else None
 
 
-def _inline(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
+def _read_inline(text: str, names: Mapping[str, str]) -> dict[str, list[str]]:
     """Return fields of an answer in one line: `subject: a fox first: ... verdict: same`."""
     words = "|".join(re.escape(word) for word in sorted(names, key=len, reverse=True))
     parts = re.split(rf"(?i)(?<![^\s.,;|*])\**({words})\**\s*[:=]\**", text)
     fields: dict[str, list[str]] = {}
     for label, value in zip(parts[1::2], parts[2::2], strict=True):
-        fields.setdefault(names[_plain(label)], []).append(value.strip(" \n;|,"))
+        fields.setdefault(names[_normalize(label)], []).append(value.strip(" \n;|,"))
     return fields
 
 
-def _is_closing(line: str) -> bool:
-    return bool(re.match(r"\W*(let me know|i hope|feel free|note\b|hope this|if you)", line, re.IGNORECASE))
-
-
-def _plain(label: str) -> str:
+def _normalize(label: str) -> str:
     """Return a label in lower case, with one space for what separates its words."""
     return re.sub(r"[\W_]+", " ", label).strip().casefold()

@@ -32,21 +32,16 @@ FILTER = (
     r"(?i)content.?filter|content.?management|content.?policy|safety system|ResponsibleAI|moderation|"
     r"data_inspection_failed|inappropriate content"
 )
-Job = tuple[Request, "Future[str]"]
 
 
 class HTTPVLM(VLM):
     """A model on a server, as opened by `open_http`."""
 
     def __init__(self, model: str, client: RetryingClient, options: HTTPOptions):
-        """Ask `model` by way of `client`."""
         self.name, self.client, self.options = model, client, options
         self.batch = 2 * options.in_flight  # so that one slow answer does not stall the others
-        self._left_out: set[str] = set()  # parameters that the server has refused
+        self._unsupported: set[str] = set()  # parameters that the server has refused
         self._slots = threading.Semaphore(options.in_flight)
-
-    def __repr__(self) -> str:
-        return f"HTTPVLM({self.name!r}, {self.client!r})"
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield answers in order, with `in_flight` requests at a time; hold at most `batch` in memory.
@@ -54,7 +49,7 @@ class HTTPVLM(VLM):
         Raise VLMError for a request that fails, after all answers before it. Raise BudgetError, a VLMError,
         when the budget is used up, after the answers to all requests already sent.
         """
-        jobs: SimpleQueue[Job] = SimpleQueue()
+        jobs: SimpleQueue[tuple[Request, Future[str]]] = SimpleQueue()
         pending: deque[Future[str]] = deque()
         stop = threading.Event()
         try:
@@ -75,7 +70,7 @@ class HTTPVLM(VLM):
         finally:
             stop.set()
 
-    def _work(self, jobs: "SimpleQueue[Job]", stop: threading.Event) -> None:
+    def _work(self, jobs: SimpleQueue, stop: threading.Event) -> None:
         """Answer the next request once a slot is free."""
         with self._slots:
             request, future = jobs.get()
@@ -86,43 +81,41 @@ class HTTPVLM(VLM):
 
     def _answer(self, request: Request, stop: threading.Event) -> str:
         """Return the answer; ask again without the parameters that the server does not accept."""
-        left_out = set(self._left_out)
+        unsupported = set(self._unsupported)
         while True:
-            body = self._body(request, left_out)
+            body = self._build_body(request, unsupported)
             try:
                 reply = self.client.post("/chat/completions", body, is_stopped=stop.is_set)
             except UnacceptedError as error:
                 if re.search(FILTER, error.text):
                     return f"{REFUSED}{self.client.shorten(error.text)}"
-                if (name := _unaccepted(body, error.text)) is None:
+                if (name := _find_unaccepted(body, error.text)) is None:
                     raise
-                left_out.add(name)  # nothing was answered, so the budget counts both as one request
+                unsupported.add(name)  # nothing was answered, so the budget counts both as one request
             else:
-                self._left_out |= left_out  # only now is it known that they were the reason
+                self._unsupported |= unsupported  # only now is it known that they were the reason
                 return self._read(reply)
 
     def _read(self, reply: dict) -> str:
         try:
             return self.client.redact(read_choice(reply["choices"][0])).strip()
         except (KeyError, TypeError, AttributeError):
-            reply_text = self.client.shorten(reply)
-            raise VLMError(
-                f"{self.client.address} does not speak the OpenAI protocol: {reply_text}"
-            ) from None
+            problem = f"{self.client.address} does not speak the OpenAI protocol"
+            raise VLMError(f"{problem}: {self.client.shorten(reply)}") from None
 
-    def _body(self, request: Request, left_out: set[str]) -> dict:
-        body = {"model": self.name, "messages": [{"role": "user", "content": _content(request)}]}
-        tokens = "max_completion_tokens" if "max_tokens" in left_out else "max_tokens"
+    def _build_body(self, request: Request, unsupported: set[str]) -> dict:
+        body = {"model": self.name, "messages": [{"role": "user", "content": _build_content(request)}]}
+        tokens = "max_completion_tokens" if "max_tokens" in unsupported else "max_tokens"
         body |= {tokens: self.options.max_tokens, "temperature": 0}
         if request.seed is not None:
             body |= {"temperature": self.options.temperature, "seed": request.seed}
         if request.schema is not None:
             schema = {"name": "answer", "schema": request.schema, "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return {name: value for name, value in body.items() if name not in left_out}
+        return {name: value for name, value in body.items() if name not in unsupported}
 
 
-def _content(request: Request) -> str | list[dict]:
+def _build_content(request: Request) -> str | list[dict]:
     """Return the images, each after its number if there are several, and the question."""
     parts = []
     for number, image in enumerate(request.images, 1):
@@ -131,7 +124,7 @@ def _content(request: Request) -> str | list[dict]:
     return [*parts, {"type": "text", "text": request.question}] if parts else request.question
 
 
-def _unaccepted(body: dict, message: str) -> str | None:
+def _find_unaccepted(body: dict, message: str) -> str | None:
     """Return the parameter that a server refuses: one that it names, or the schema, or None."""
     named = (name for name in OPTIONAL if name in body and name in message)
     return next(named, "response_format" if "response_format" in body else None)
@@ -156,34 +149,23 @@ def read_choice(choice: dict) -> str:
 
 
 def open_http(address: str, options: HTTPOptions) -> HTTPVLM:
-    """Open a model on the server at `address` (`http://host/v1`), which must be running.
-
-    Raise LoadError for an address, a key or a model that cannot be used.
-    """
+    """Open a model on a running server; raise LoadError for an address, key or model that cannot be used."""
     client = RetryingClient(_check_address(address), _read_key(options.key), options)
     return HTTPVLM(_find_model(client, options), client, options)
 
 
 def data_url(image: Image.Image) -> str:
     """Return the image as a data URL: lossless PNG, or JPEG where the PNG is large, as of photographs."""
-    image = to_rgb(image, JUDGED)
-    kind, content = "png", _encoded(image, "PNG", compress_level=1)  # fast: the network outpaces zlib
-    if len(content) > LARGE:
-        kind, content = "jpeg", _encoded(image, "JPEG", quality=95)
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
-
-
-def _encoded(image: Image.Image, kind: str, **options: int) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
+    image, kind, file = to_rgb(image, JUDGED), "png", io.BytesIO()
+    image.save(file, kind, compress_level=1)  # fast: the network outpaces zlib
+    if file.tell() > LARGE:
+        kind, file = "jpeg", io.BytesIO()
+        image.save(file, kind, quality=95)
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _check_address(address: str) -> str:
-    """Return the address without a trailing slash; raise LoadError if it is invalid.
-
-    The error for an address with a password or query does not quote the address.
-    """
+    """Return the address without a trailing slash; raise LoadError, which quotes no password, if invalid."""
     try:
         url = httpx.URL(address)
     except httpx.InvalidURL as error:

@@ -11,20 +11,9 @@ from itertools import groupby, islice
 from pathlib import Path
 
 import torch
+import transformers
 from torch import Tensor
-from transformers import (
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    AutoModelForImageTextToText,
-    AutoProcessor,
-    BatchFeature,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedConfig,
-    PreTrainedModel,
-    ProcessorMixin,
-    Qwen2_5_VLProcessor,
-)
+from transformers import BatchFeature, LogitsProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from dsd.files import hub
@@ -51,7 +40,6 @@ class LocalVLM(VLM):
     """A local model and its processor, as opened by `open_local`."""
 
     def __init__(self, name: str, model: PreTrainedModel, processor: ProcessorMixin, options: LocalOptions):
-        """Set the tokenizer up for generation."""
         self.name, self.model, self.processor = name, model.eval(), processor
         self.weights = weights_hash(model)
         self.batch, self.temperature = options.batch or 8, options.temperature
@@ -61,7 +49,10 @@ class LocalVLM(VLM):
         self._generation = copy.deepcopy(model.generation_config)  # keeps repetition penalty and end tokens
         self._generation.update(do_sample=False, temperature=None, top_p=None, top_k=None, max_length=None)
         self._generation.update(max_new_tokens=options.max_tokens, pad_token_id=tokenizer.pad_token_id)
-        self._special_tokens = _special_tokens(processor)
+        # such as `<image>`, `<|im_end|>` and `</s>`
+        special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+        special.add(getattr(processor, "image_token", ""))
+        self._special_tokens = sorted(token for token in special if len(token) > 2)
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield answers in order, `batch` requests at a time."""
@@ -73,30 +64,24 @@ class LocalVLM(VLM):
 
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[str]:
-        inputs = self.inputs(requests)
+        inputs = self.prepare(requests)
         draws = SeededDraws([request.seed for request in requests], self.temperature, self.model.device)
-        tokens = self.model.generate(
-            **inputs, generation_config=self._generation, logits_processor=LogitsProcessorList([draws])
-        )
-        written = tokens[:, inputs["input_ids"].shape[1] :]  # [B, question + answer] -> [B, answer]
-        answers = self.processor.tokenizer.batch_decode(
-            written, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        draws = transformers.LogitsProcessorList([draws])
+        tokens = self.model.generate(**inputs, generation_config=self._generation, logits_processor=draws)
+        tokens = tokens[:, inputs["input_ids"].shape[1] :]  # [B, question + answer] -> [B, answer]
+        as_written = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+        answers = self.processor.tokenizer.batch_decode(tokens, **as_written)
         return [answer.strip() for answer in answers]
 
-    def inputs(self, requests: list[Request]) -> BatchFeature:
+    def prepare(self, requests: list[Request]) -> BatchFeature:
         """Return the model inputs, padded on the left. All requests must have images, or none."""
         inputs = self.processor.apply_chat_template(
-            [self._message(request) for request in requests],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            processor_kwargs={"padding": True},
-        )
+            [self._build_message(request) for request in requests], add_generation_prompt=True, tokenize=True,
+            return_dict=True, return_tensors="pt", processor_kwargs={"padding": True},
+        )  # fmt: skip
         return inputs.to(self.model.device, self.model.dtype)  # casts floats only
 
-    def _message(self, request: Request) -> list[dict]:
+    def _build_message(self, request: Request) -> list[dict]:
         images = [{"type": "image", "image": to_rgb(image, JUDGED)} for image in request.images]
         question = request.question
         for token in self._special_tokens:  # broken up, so that a quoted `<image>` does not count as an image
@@ -113,12 +98,9 @@ class SeededDraws(LogitsProcessor):
     """
 
     def __init__(self, seeds: list[int | None], temperature: float, device: torch.device):
+        rows = [(row, seed) for row, seed in enumerate(seeds) if seed is not None]
+        self.generators = {row: torch.Generator(device).manual_seed(seed) for row, seed in rows}
         self.temperature = temperature
-        self.generators = {
-            row: torch.Generator(device).manual_seed(seed)
-            for row, seed in enumerate(seeds)
-            if seed is not None
-        }
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Add noise to the next token's scores [B, vocabulary], in place."""
@@ -134,23 +116,17 @@ class ImageProcessor(ProcessorMixin):
     # Without this the model silently assigns text positions to image tokens.
     return_mm_token_type_ids = True
     # Repeats the placeholder once per image token, that is, per four patches.
-    replace_image_token = Qwen2_5_VLProcessor.replace_image_token
+    replace_image_token = transformers.Qwen2_5_VLProcessor.replace_image_token
 
     def __init__(self, image_processor=None, tokenizer=None, chat_template=None, **_):
         self.image_token = getattr(tokenizer, "image_token", "<|image_pad|>")
         self.image_token_id = tokenizer.convert_tokens_to_ids(self.image_token)
-        super().__init__(
-            image_processor,
-            tokenizer,
-            chat_template=chat_template or getattr(tokenizer, "chat_template", None),
-        )
+        chat_template = chat_template or getattr(tokenizer, "chat_template", None)
+        super().__init__(image_processor, tokenizer, chat_template=chat_template)
 
 
 def open_local(source: str, options: LocalOptions) -> LocalVLM:
-    """Open the judge of a preset, or a folder or hub id.
-
-    Raise LoadError for a model that is missing, gated, or takes no images.
-    """
+    """Open the judge of a preset, or a folder or hub id; raise LoadError if that is no usable model."""
     preset = PRESETS.get(source) or Preset(name=source, base=source, weights=None, judge=source)
     folder = preset.judge or source
     if folder != source and not Path(folder).is_dir():
@@ -160,7 +136,7 @@ def open_local(source: str, options: LocalOptions) -> LocalVLM:
     dtype = options.dtype or torch_dtype(preset)
     dtype = dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16)
     with hub.explain_errors(source, [folder], value_errors=True):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
         model = _open_model(source, folder, config, dtype)
         processor = _open_processor(source, folder, config)
     options = replace(options, batch=options.batch or preset.judge_batch)
@@ -168,38 +144,29 @@ def open_local(source: str, options: LocalOptions) -> LocalVLM:
 
 
 def _open_model(source: str, folder: str, config: PreTrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    if type(config) not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
+    if type(config) not in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING:
         raise LoadError(
             f"{source} is a {config.model_type}, not a vision-language model: choose one that takes images "
             "and text, such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
-    model, loading = AutoModelForImageTextToText.from_pretrained(
+    model, loading = transformers.AutoModelForImageTextToText.from_pretrained(
         folder, config=config, dtype=dtype, output_loading_info=True, **hub.SAFE
     )
-    missing = sorted(loading["missing_keys"])
-    if missing:  # they would be initialized randomly
-        raise LoadError(
-            f"{source} lacks {len(missing)} of its weights, such as {missing[0]}: download or copy it again"
-        )
+    if missing := sorted(loading["missing_keys"]):  # they would be initialized randomly
+        problem = f"lacks {len(missing)} of its weights, such as {missing[0]}"
+        raise LoadError(f"{source} {problem}: download or copy it again")
     return model
 
 
 def _open_processor(source: str, folder: str, config: PreTrainedConfig) -> ProcessorMixin:
     by_hand = config.model_type in QWEN and not is_torchvision_available()
-    opener = ImageProcessor if by_hand else AutoProcessor
+    opener = ImageProcessor if by_hand else transformers.AutoProcessor
     processor = opener.from_pretrained(folder, trust_remote_code=False)
     if not hasattr(processor, "image_processor") or not hasattr(processor, "tokenizer"):
         raise LoadError(f"{source} has no processor for images and text: choose another model")
     if getattr(processor, "chat_template", None) is None:
         raise LoadError(f"{source} has no chat template: choose a model that was tuned to answer questions")
     return processor
-
-
-def _special_tokens(processor: ProcessorMixin) -> list[str]:
-    """Return the special tokens, such as `<image>`, `<|im_end|>` and `</s>`."""
-    added = processor.tokenizer.added_tokens_decoder.values()
-    special = {token.content for token in added if token.special}
-    return sorted(token for token in {*special, getattr(processor, "image_token", "")} if len(token) > 2)
 
 
 def short_name(source: str) -> str:

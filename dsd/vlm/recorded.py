@@ -31,15 +31,15 @@ class Recorded(VLM):
         """Yield one answer for each request, in order; ask only for those that are not on disk."""
         order: deque[tuple[str, str | None]] = deque()
 
-        def unanswered() -> Iterator[Request]:
+        def pick_unanswered() -> Iterator[Request]:
             for request in requests:
-                key = self._key(request)
+                key = self._hash_request(request)
                 order.append((key, self._known.get(key)))
                 if key not in self._known:
                     yield request
 
-        with jsonl.explain_errors(self.shard), self._opened() as file:
-            for text in self.vlm.ask_many(unanswered()):
+        with jsonl.explain_errors(self.shard), self._open_shard() as file:
+            for text in self.vlm.ask_many(pick_unanswered()):
                 while (known := order[0][1]) is not None:
                     order.popleft()
                     yield known
@@ -47,14 +47,14 @@ class Recorded(VLM):
                 yield text
         yield from (known for _, known in order)
 
-    def _opened(self) -> BinaryIO:
+    def _open_shard(self) -> BinaryIO:
         """Open the shard to append to, without the incomplete line of a killed command."""
         if self.shard.exists():
             jsonl.write_rows(self.shard, jsonl.read(self.shard))
         self.shard.parent.mkdir(parents=True, exist_ok=True)
         return self.shard.open("ab", buffering=0)
 
-    def _key(self, request: Request) -> str:
+    def _hash_request(self, request: Request) -> str:
         digest = hashlib.sha256(repr((self.name, self.weights, request.question, request.seed)).encode())
         for image in request.images:
             digest.update(repr((image.mode, image.size)).encode() + image.tobytes())

@@ -105,7 +105,7 @@ def test_the_scenes_of_a_drawn_grid_all_differ(critters):
 
 def test_drawn_places_are_as_often_at_night_and_with_a_hat_as_in_the_images():
     generator, samples = rng(1), rng(2)
-    drawn = [place for _ in range(250) for place in writers.drawn_places(generator, 4)]
+    drawn = [place for _ in range(250) for place in writers.draw_places(generator, 4)]
     seen = [describe_panel(sample_context(samples)) for _ in range(1000)]
     for word in ("hat", "flag", "night", "sunset", "white"):
         shares = [np.mean([word in place.split() for place in places]) for places in (drawn, seen)]
@@ -121,7 +121,7 @@ def test_a_rows_fields_are_those_of_the_run(critters):
 
 def test_held_out_critters_are_never_asked_for(tmp_path):
     captions = references.pocket(5)
-    named = {writers.critter_of(next(captions)) for _ in range(600)}
+    named = {writers.name_critter(next(captions)) for _ in range(600)}
     assert len(named) > 250 and not any(map(writers.is_held_out, named))
     held = "a yellow boxy spotted critter with round ears in the snow"  # with one eye, two or three
     assert writers.is_held_out(held)

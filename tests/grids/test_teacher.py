@@ -124,7 +124,7 @@ def test_every_step_can_be_seen_and_the_last_one_is_the_grid(tiny_teacher):
 
 def test_a_preview_shows_where_the_step_points_not_the_noise_on_the_way(tiny_teacher, monkeypatch):
     """A model that always answers `noise - data` points at the data from the first step on."""
-    noise = teacher._noise(tiny_teacher.pipe, [grid()], 64, 64)
+    noise = teacher._draw_noise(tiny_teacher.pipe, [grid()], 64, 64)
     data = torch.linspace(-1, 1, noise.numel()).view_as(noise)
     monkeypatch.setattr(tiny_teacher.pipe.transformer, "forward", lambda **_: (noise - data,))
     *steps, (drawn,) = tiny_teacher.stream([grid()])

@@ -28,7 +28,7 @@ from tests.writing import FOX, PETS, Fake, options, pairs, written
     ],
 )
 def test_the_template_finds_the_subject_of_a_plain_caption(caption, subject):
-    assert writers.subject_of(caption) == subject
+    assert writers.extract_subject(caption) == subject
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_the_template_finds_the_subject_of_a_plain_caption(caption, subject):
 )
 def test_the_template_leaves_out_what_has_no_single_subject(caption, reason):
     with pytest.raises(Unusable, match=reason):
-        writers.subject_of(caption)
+        writers.extract_subject(caption)
 
 
 def test_the_written_places_are_many_short_and_different():

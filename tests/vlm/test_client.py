@@ -7,7 +7,7 @@ import traceback
 import httpx
 import pytest
 
-from dsd.vlm.client import BudgetError, retry_after
+from dsd.vlm.client import BudgetError, read_retry_after
 from dsd.vlm.open import LoadError, VLMError
 from tests.loopback import Reply, serving
 from tests.servers import Clock, judge, question, script, words
@@ -146,7 +146,7 @@ LATER = "Tue, 01 Sep 2026 10:00:40 GMT"
     ],
 )
 def test_what_a_server_says_about_waiting_is_understood(headers, seconds):
-    assert retry_after(httpx.Response(429, headers=headers)) == seconds
+    assert read_retry_after(httpx.Response(429, headers=headers)) == seconds
 
 
 @pytest.mark.parametrize("status", [429, 503])

@@ -60,7 +60,7 @@ def test_a_batch_answers_as_one_at_a_time(vlm):
 def test_every_image_and_their_order_count(vlm):
     pairs = [(IMAGES[a], IMAGES[b]) for a, b in ((0, 1), (1, 0), (0, 2), (3, 1))]
     assert len({vlm.ask("compare", pair) for pair in pairs}) > 1
-    a, b = (vlm.model(**vlm.inputs([Request("compare", pair)])).logits[0, -1] for pair in pairs[:2])
+    a, b = (vlm.model(**vlm.prepare([Request("compare", pair)])).logits[0, -1] for pair in pairs[:2])
     assert (a - b).abs().max() > 0.01
 
 
@@ -79,13 +79,13 @@ def test_an_answer_has_so_many_words_at_most(folders):
 
 
 def test_questions_end_where_answers_begin(vlm):
-    mask = vlm.inputs(ASKED[:3])["attention_mask"]
+    mask = vlm.prepare(ASKED[:3])["attention_mask"]
     assert mask[:, -1].all() and not mask.all()
 
 
 def test_a_placeholder_in_a_question_is_only_text(vlm):
     def ids(question: str) -> list[int]:
-        return vlm.inputs([Request(question, (IMAGES[0],))])["input_ids"][0].tolist()
+        return vlm.prepare([Request(question, (IMAGES[0],))])["input_ids"][0].tolist()
 
     image = vlm.processor.image_token
     for mark in ("<s>", "</s>", "<pad>", image):
@@ -133,7 +133,7 @@ def test_draws_follow_the_softmax(temperature):
 
 def test_qwen_counts_its_images_tokens(qwen):
     assert type(qwen.processor) is ImageProcessor
-    inputs = qwen.inputs([ASKED[0], ASKED[1]])
+    inputs = qwen.prepare([ASKED[0], ASKED[1]])
     pad = qwen.processor.image_token_id
     each = inputs["image_grid_thw"].prod(1) // qwen.processor.image_processor.merge_size**2
     assert each.tolist() == [4, 4, 4]  # 32 pixels, patches of 8, four patches a token
@@ -142,7 +142,7 @@ def test_qwen_counts_its_images_tokens(qwen):
 
 
 def test_qwen_sees_images_in_two_dimensions(qwen):
-    inputs = qwen.inputs([ASKED[0]])
+    inputs = qwen.prepare([ASKED[0]])
     seen = qwen.model(**inputs).logits[0, -1]
     qwen.model.model.rope_deltas = None
     flat = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
