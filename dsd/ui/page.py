@@ -16,8 +16,8 @@ from dsd.ui.curate import tab as curate_tab
 from dsd.ui.gate import Page, without_recordings
 from dsd.ui.generate import tab as generate_tab
 from dsd.ui.grids import tab as grids_tab
-from dsd.ui.loaded import Loaded, Wheel, shown_name
 from dsd.ui.messages import notice, sentence
+from dsd.ui.models import Loaded, Wheel, display_name
 
 TITLE = "Same subject, somewhere new"
 QUEUE = 20  # waiting visitors before the page says that it is full
@@ -88,12 +88,12 @@ def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Bloc
 
 
 def _header(loaded: Loaded) -> str:
-    weights = f" with the weights {html.escape(shown_name(loaded.weights))}" if loaded.weights else ""
+    weights = f" with the weights {html.escape(display_name(loaded.weights))}" if loaded.weights else ""
     missing = notice(sentence(loaded.missing)) if loaded.missing else ""
     return (
         f"<h1>{TITLE}</h1><p>Give it an image of a character or a thing, and say where it should be. "
         "It draws the same one there.</p>"
-        f'<p class="dsd-model"><b>Model: {html.escape(shown_name(loaded.name))}{weights}.</b> '
+        f'<p class="dsd-model"><b>Model: {html.escape(display_name(loaded.name))}{weights}.</b> '
         f"{html.escape(loaded.description)}</p>{missing}"
     )
 

@@ -16,7 +16,7 @@ from dsd.ui import messages
 from dsd.ui.generate.handlers import Generating, finished
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids import handlers as drawing_grids
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import tiny
 from tests.forms import form
 from tests.markup import Reading

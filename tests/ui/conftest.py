@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from dsd.model.pipeline import DSDPipeline
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import tiny
 
 

@@ -13,7 +13,7 @@ from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.model import presets
 from dsd.model.checkpoint import resolve
 from dsd.ui import page
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import tiny
 
 

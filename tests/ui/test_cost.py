@@ -17,8 +17,8 @@ from dsd.ui.generate import cost, tab
 from dsd.ui.generate import layout as generate_layout
 from dsd.ui.generate.cost import MARGIN, SECONDS_PER_EVALUATION, START_SECONDS, Pace, evaluations
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.loaded import Loaded
 from dsd.ui.messages import explained
+from dsd.ui.models import Loaded
 from tests import tiny
 from tests.forms import form
 

@@ -22,7 +22,7 @@ from dsd.model.presets import ASSETS
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.examples import EXAMPLES
 from dsd.ui.grids.handlers import DrawingGrids, drawn_and_judged, new_prompt, surprise
-from dsd.ui.loaded import Lazy
+from dsd.ui.models import Lazy
 from dsd.vlm.base import VLMError
 from tests import judging, wheel_page
 

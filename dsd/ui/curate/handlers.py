@@ -24,8 +24,8 @@ from dsd.files.jsonl import Row, RunError
 from dsd.ui.curate import cards as curate_cards
 from dsd.ui.curate import judged
 from dsd.ui.generate.handlers import whole
-from dsd.ui.loaded import Wheel
 from dsd.ui.messages import explained, notice, problem
+from dsd.ui.models import Wheel
 
 CARDS = 6  # per page
 SLIDERS = ("floor", "ceiling", "minimum")

@@ -12,7 +12,7 @@ from dsd.curation.verdict import DROP, KEEP, TOP_SCORE, Thresholds
 from dsd.ui import messages
 from dsd.ui.curate.handlers import CARDS, SLIDERS, Curating
 from dsd.ui.events import AT_ONCE, Parts, scroll_to
-from dsd.ui.loaded import Wheel
+from dsd.ui.models import Wheel
 
 SAVE = """text => { if (!text) return;
   const link = document.createElement("a");

@@ -15,8 +15,8 @@ from PIL import Image
 from dsd.curation import captions
 from dsd.files import intake
 from dsd.ui import uploads
-from dsd.ui.loaded import Loaded
 from dsd.ui.messages import explained, notice, problem, sentence
+from dsd.ui.models import Loaded
 
 GPU_SECONDS = 20  # an allowance for one line of text
 NO_DESCRIBER = (

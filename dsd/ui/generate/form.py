@@ -19,8 +19,8 @@ from dsd.generate.drawing import Options
 from dsd.model import checkpoint
 from dsd.model.request import embedded_guidance
 from dsd.model.sampling import QUALITIES
-from dsd.ui.loaded import Loaded
 from dsd.ui.messages import explained, notice, problem
+from dsd.ui.models import Loaded
 
 FIELDS: dict[str, type] = {  # of Options, in the order of links and of the API
     "prompt": str, "count": int, "steps": int, "image_guidance": float, "text_guidance": float,

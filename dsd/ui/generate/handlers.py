@@ -21,8 +21,8 @@ from dsd.model import known_words
 from dsd.ui import uploads
 from dsd.ui.generate.cost import Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
-from dsd.ui.loaded import Loaded
 from dsd.ui.messages import done, explained, notice, problem, status, time_left
+from dsd.ui.models import Loaded
 
 PREVIEW_SECONDS = 0.4
 

@@ -13,7 +13,7 @@ from dsd.ui.events import Parts
 from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.generate.form import NO_PROMPT, RANGES, Form
 from dsd.ui.generate.history import BEFORE, REFERENCE, Visit
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 
 FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
 QUALITY = {  # work: model evaluations compared with `best`

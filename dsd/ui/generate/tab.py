@@ -14,7 +14,7 @@ from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.generate.form import FIELDS, RANGES, Form
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.history import History
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 
 LATEST = {"trigger_mode": "always_last"}
 RESTORED = ["image", *FIELDS, "new_seed", "restored", "note", "own_image"]

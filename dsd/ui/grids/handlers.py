@@ -33,8 +33,8 @@ from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.loaded import Wheel
 from dsd.ui.messages import done, explained, problem, status, time_left
+from dsd.ui.models import Wheel
 
 ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS

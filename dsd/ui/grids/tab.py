@@ -9,7 +9,7 @@ from dsd.ui import events, messages
 from dsd.ui.events import AT_ONCE, LANE, PRIVATE, Parts
 from dsd.ui.grids.examples import EXAMPLES
 from dsd.ui.grids.handlers import PLACES, DrawingGrids
-from dsd.ui.loaded import Wheel
+from dsd.ui.models import Wheel
 
 WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
 FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
