@@ -18,7 +18,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dsd.ui import uploads
 
-GONE = "your image is gone, because uploads are not kept for long: upload it again"
 ADDRESS = "web addresses are not fetched here: save the image and upload it"
 MAX_INLINE = 40_000_000  # characters of a `data:` address, equal to a file of 30 MB
 META = {"_type": "gradio.FileData"}
@@ -55,25 +54,24 @@ def admit(value: Any, folders: tuple[Path, ...]) -> Any:
 
 def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
     path, url = data.get("path"), data.get("url")
-    is_inline = isinstance(url, str) and url.startswith("data:")
-    if path is None and is_inline:
-        if len(url) > MAX_INLINE:
-            raise ValueError("the image is too large: upload one of at most 30 MB")
-        path = _saved(url, folders[0])
-    real, name = _upload(url if path is None else path, folders), data.get("orig_name")
+    if path is None and isinstance(url, str) and url.startswith("data:"):
+        path = _save(url, folders[0])
+    real, name = _resolve(url if path is None else path, folders), data.get("orig_name")
     return {"path": str(real), "orig_name": Path(name).name if isinstance(name, str) else None, "meta": META}
 
 
-def _saved(url: str, folder: Path) -> str:
+def _save(url: str, folder: Path) -> str:
+    if len(url) > MAX_INLINE:
+        raise ValueError("the image is too large: upload one of at most 30 MB")
     try:
         return processing_utils.save_base64_to_cache(url, str(folder))
     except Exception as error:  # gradio can raise any exception for malformed data
         raise ValueError("the image inside the request cannot be read: upload it as a file") from error
 
 
-def _upload(path: Any, folders: tuple[Path, ...]) -> Path:
+def _resolve(path: Any, folders: tuple[Path, ...]) -> Path:
     if not isinstance(path, str):
-        raise ValueError(GONE)
+        raise ValueError(uploads.GONE)
     path = unquote(_OWN_ADDRESS.sub("", path)) if _OWN_ADDRESS.match(path) else path
     if re.match(r"[a-z]+:", path, re.IGNORECASE) and not Path(path).drive:
         raise ValueError(ADDRESS)
@@ -83,7 +81,7 @@ def _upload(path: Any, folders: tuple[Path, ...]) -> Path:
             return real
     except (OSError, RuntimeError, ValueError):  # too long, a loop of links, or a zero byte
         pass
-    raise ValueError(GONE)
+    raise ValueError(uploads.GONE)
 
 
 def without_recordings(app: ASGIApp) -> ASGIApp:

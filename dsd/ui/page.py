@@ -99,10 +99,9 @@ def _header(loaded: Loaded) -> str:
 
 
 def _footer(loaded: Loaded) -> str:
-    text = f"License of the model and of what it makes: {html.escape(loaded.license)}. "
+    about = f"License of the model and of what it makes: {html.escape(loaded.license)}. "
     return (
-        "<p>All images made here are AI-generated, and their files say so. "
-        f"{text if loaded.license else ''}"
+        f"<p>All images made here are AI-generated, and their files say so. {about if loaded.license else ''}"
         "Uploads are not kept: they leave the server within six hours.</p>"
     )
 
@@ -127,10 +126,10 @@ def launch(
     """
     if host:
         _check_host(host)
-    uploads.keep_sweeping(folder := uploads.settle())
     # The MCP server saves inline images in a folder that gradio chose when it was imported, and has no option
     # for another one. `dsd.ui.gate` accepts only files of the upload folder, which is swept.
-    gr.mcp.DEFAULT_TEMP_DIR = str(folder)
+    gr.mcp.DEFAULT_TEMP_DIR = str(uploads.settle())
+    uploads.keep_sweeping()
     try:
         return page.launch(
             theme=THEME,

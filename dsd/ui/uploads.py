@@ -23,6 +23,7 @@ HOURS = (KEPT + EVERY) // 3600  # after which no file is left: what visitors are
 VARIABLE = "GRADIO_TEMP_DIR"  # gradio's variable for its file folder; gradio reads it again at every use
 NAME = "dsd-uploads"
 PREVIEW = 75  # JPEG quality
+GONE = "your image is gone, because uploads are not kept for long: upload it again"
 
 
 def settle() -> Path:
@@ -80,14 +81,13 @@ def sweep(folder: Path, age: float) -> None:
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def keep_sweeping(folder: Path) -> None:
+def keep_sweeping() -> None:
     """Sweep the upload folders every hour while the app runs."""
 
     def work() -> None:
         while True:
             time.sleep(EVERY)
-            for place in (folder, _own()):
-                sweep(place, KEPT)
+            settle()
 
     threading.Thread(target=work, daemon=True, name="sweep").start()
 
@@ -95,5 +95,5 @@ def keep_sweeping(folder: Path) -> None:
 def open_upload(path: str) -> Image.Image:
     """Open an upload with `intake.open_image`; raise ValueError if the file has been deleted."""
     if not Path(path).is_file():
-        raise ValueError("your image is gone, because uploads are not kept for long: upload it again")
+        raise ValueError(GONE)
     return intake.open_image(path)

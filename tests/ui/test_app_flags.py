@@ -149,7 +149,7 @@ def start(load, monkeypatch):
     monkeypatch.setattr(command, "quiet", lambda: None)
     monkeypatch.setattr(page, "build", empty_page)
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(page.uploads, "keep_sweeping", lambda _: None)
+    monkeypatch.setattr(page.uploads, "keep_sweeping", lambda: None)
     return lambda *flags: app.main(list(flags))
 
 

@@ -170,7 +170,7 @@ def test_a_device_that_counts_more_against_the_quota_is_told_of(on_zero_gpu, mon
     monkeypatch.setattr(config, "get_config", lambda: {"duration_factor": 1.5})
     pace = Pace(512)
     seconds = pace.gpu_seconds(None, asked())
-    assert cost.counted(60) == 90
+    assert cost.count(60) == 90
     assert f"which count as {round(1.5 * seconds)} of your quota" in pace.line(asked())
 
 

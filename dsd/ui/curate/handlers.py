@@ -21,10 +21,9 @@ from dsd.curation.review import Decisions, Review
 from dsd.curation.verdict import DROP, KEEP, REASONS, SAME, Thresholds
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
-from dsd.ui.curate import cards as curate_cards
-from dsd.ui.curate import judged
+from dsd.ui.curate import cards
 from dsd.ui.generate.handlers import whole
-from dsd.ui.messages import explained, notice, problem
+from dsd.ui.messages import explained, notice, problem, quiet
 from dsd.ui.models import Wheel
 
 CARDS = 6  # per page
@@ -132,8 +131,8 @@ class Curating:
         kept_count = sum(verdict == KEEP for verdict, _ in run.decided(run.thresholds))
         command = review.command(run, thresholds) if self.own else None
         update = {
-            "rates": curate_cards.rates(review.counts(decided), kept_count, command),
-            "agreement": curate_cards.agreement(review.agreement(run, decided, labels)),
+            "rates": cards.rates(review.counts(decided), kept_count, command),
+            "agreement": cards.agreement(review.agreement(run, decided, labels)),
             "show": gr.Dropdown(choices=_filters(decided)),
             "page": gr.Number(value=page, maximum=pages),
             "position": _position(len(selected), page, pages),
@@ -167,7 +166,7 @@ class Curating:
         try:
             run = self.review()
             decided = run.decided(self.thresholds(values))
-            agreement = curate_cards.agreement(review.agreement(run, decided, self.labels(own_labels)))
+            agreement = cards.agreement(review.agreement(run, decided, self.labels(own_labels)))
         except ValueError as error:
             agreement = problem(explained(error))
         return {**_buttons(card, verdict), "agreement": agreement, "own_labels": own_labels}
@@ -188,14 +187,14 @@ class Curating:
 def _images(run: Review, pair: Pair) -> str:
     try:
         first, second = review.images(run, pair)
-        return curate_cards.images(first, second, pair, run.grids[pair.grid].places)
+        return cards.images(first, second, pair, run.grids[pair.grid].places)
     except ValueError as error:  # one damaged file must not hide the others
         return problem(explained(error))
 
 
 def _words(pair: Pair, decision: tuple[str, str], minimum: int) -> str:
     try:
-        return curate_cards.words(pair, decision, minimum)
+        return cards.words(pair, decision, minimum)
     except (ValueError, TypeError, KeyError, AttributeError):
         return problem(f"the row of pair {pair.id} cannot be shown because it was edited: undo the edit")
 
@@ -217,7 +216,7 @@ def _filters(decided: Decisions) -> list[tuple[str, str]]:
         (f"All pairs ({total:,})", review.ALL),
         (f"Kept ({kept:,})", KEEP),
         (f"Dropped ({total - kept:,})", DROP),
-        *((f"Dropped: {judged.WORDS[reason]} ({counts[reason]:,})", reason) for reason in REASONS[1:]),
+        *((f"Dropped: {cards.WORDS[reason]} ({counts[reason]:,})", reason) for reason in REASONS[1:]),
         ("Without your label", review.UNLABELED),
         ("With your label", review.LABELED),
         ("You and the judge disagree", review.DISAGREE),
@@ -226,6 +225,6 @@ def _filters(decided: Decisions) -> list[tuple[str, str]]:
 
 def _position(count: int, page: int, pages: int) -> str:
     if not count:
-        return '<p class="dsd-quiet">No pairs match this filter.</p>'
+        return quiet("No pairs match this filter.")
     first, last = CARDS * (page - 1) + 1, min(CARDS * page, count)
-    return f'<p class="dsd-quiet">Pairs {first:,} to {last:,} of {count:,} · page {page:,} of {pages:,}</p>'
+    return quiet(f"Pairs {first:,} to {last:,} of {count:,} · page {page:,} of {pages:,}")

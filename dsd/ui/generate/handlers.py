@@ -1,7 +1,6 @@
-"""Event handlers of the Generate tab: from the values that a page sends to what it shows.
+"""Event handlers of the Generate tab: from the values of fields, by name, to new values by name.
 
-There is no layout and no math here. Handlers take the values of fields by name and return new values by
-name. They turn every invalid input into a sentence, and escape text from visitors before it enters HTML.
+They turn every invalid input into a sentence, and escape text from visitors before it enters HTML.
 """
 
 import html
@@ -21,7 +20,7 @@ from dsd.model import known_words
 from dsd.ui import uploads
 from dsd.ui.generate.cost import Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
-from dsd.ui.messages import done, explained, notice, problem, status, time_left
+from dsd.ui.messages import convert_errors, explained, notice, problem, quiet, status, step_status
 from dsd.ui.models import Loaded
 
 PREVIEW_SECONDS = 0.4
@@ -39,13 +38,9 @@ class Generating:
         # It yields at every step, because only then can the other process notice a cancel.
         @spaces.GPU(duration=self.pace.gpu_seconds)
         def steps(image: Image.Image, options: Options) -> Iterator[Progress]:
-            names = {"model": loaded.name, "weights": loaded.weights}
-            try:
-                yield from drawing.stream(
-                    loaded.pipe, image, options, **names, preview_seconds=PREVIEW_SECONDS
-                )
-            except (ValueError, RuntimeError) as error:  # other types would arrive without a message
-                raise gr.Error(html.escape(explained(error)), print_exception=False) from error
+            settings = {"model": loaded.name, "weights": loaded.weights, "preview_seconds": PREVIEW_SECONDS}
+            with convert_errors():
+                yield from drawing.stream(loaded.pipe, image, options, **settings)
 
         self._steps = steps
 
@@ -90,21 +85,20 @@ class Generating:
             if not results:
                 raise
             line = f"{len(results)} of {options.count} images are done. {_explained(error)}"
-            yield _galleries(results, folder) | {"status": problem(line)}
+            yield _show(results, folder) | {"status": problem(line)}
 
     def _view(self, progress: Progress, options: Options, folder: Path) -> dict[str, Any]:
         if len(progress.results) == options.count:
             cut = intake.prompt_notice(self.loaded.pipe, options.prompt)
             remarks = [cut, self._unknown_words(options.prompt)]
-            return _galleries(progress.results, folder) | {"status": finished(options, remarks)}
-        line = f"Step {progress.step} of {progress.total} · {time_left(progress.seconds_left)}"
-        view = {"status": status(line, progress.step / progress.total)}
+            return _show(progress.results, folder) | {"status": finish(options, remarks)}
+        view = {"status": step_status(progress.step, progress.total, progress.seconds_left)}
         if progress.previews is None:
             return view
         images = _save(progress.results, folder)
         for number, preview in enumerate(progress.previews, 1):
             images.append((uploads.preview(preview, folder, number), "preview"))
-        return view | {"images": _gallery(images, buttons=["fullscreen"])}
+        return view | {"images": _gallery(images, "fullscreen")}
 
     def endpoint(
         self,
@@ -122,8 +116,6 @@ class Generating:
         quality: str = "best",  # last, so that programs that pass values by position keep working
     ) -> Iterator[tuple[list[str], list[int]]]:
         """Yield PNG files that carry their settings, and their seeds.
-
-        A missing seed is replaced by a new one, and missing steps by the quality's.
 
         Args:
             image: the subject, one character or thing; an uploaded file or a data: address
@@ -191,7 +183,7 @@ class Generating:
             line = self.pace.line(Options(prompt=NO_PROMPT, **numbers))
         except ValueError:
             line = ""  # a click on Create reports the error
-        return {"cost": f'<p class="dsd-quiet">{html.escape(line)}</p>'}
+        return {"cost": quiet(line)}
 
 
 def _explained(error: Exception) -> str:
@@ -211,18 +203,20 @@ def _save(results: list[Result], folder: Path) -> list[tuple[str, str]]:
     return [(str(drawing.save(r, folder / f"dsd-{r.seed}.png")), f"seed {r.seed}") for r in results]
 
 
-def _galleries(results: list[Result], folder: Path) -> dict[str, gr.Gallery]:
+def _show(results: list[Result], folder: Path) -> dict[str, gr.Gallery]:
     references = [(result.reference, f"seed {result.seed}") for result in results]
-    return {"images": _gallery(_save(results, folder)), "redrawn": _gallery(references)}
+    buttons = "download", "fullscreen"
+    images, redrawn = _gallery(_save(results, folder), *buttons), _gallery(references, *buttons)
+    return {"images": images, "redrawn": redrawn}
 
 
-def _gallery(items: list, buttons: tuple[str, ...] | list[str] = ("download", "fullscreen")) -> gr.Gallery:
+def _gallery(items: list, *buttons: str) -> gr.Gallery:
     """Return a gallery that shows a single image large; of several, the one that is clicked."""
     return gr.Gallery(value=items, selected_index=0 if len(items) == 1 else None, buttons=list(buttons))
 
 
-def finished(options: Options, remarks: list[str | None]) -> str:
+def finish(options: Options, remarks: list[str | None]) -> str:
     """Return the status line for finished images, followed by remarks on the prompt."""
     last = options.seed + options.count - 1
     seeds = f"seed {options.seed}" if options.count == 1 else f"seeds {options.seed} to {last}"
-    return done(f"Done, {seeds}.") + "".join(notice(remark) for remark in remarks if remark)
+    return status(f"Done, {seeds}.") + "".join(notice(remark) for remark in remarks if remark)

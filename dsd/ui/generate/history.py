@@ -18,7 +18,7 @@ from dsd.generate.drawing import Options
 from dsd.model import canvas
 from dsd.ui import uploads
 from dsd.ui.generate.form import RANGES, Form
-from dsd.ui.messages import explained, problem
+from dsd.ui.messages import convert_errors, explained, problem, quiet
 
 KEPT = 24
 REFERENCE, BEFORE = "reference", "before"  # what an image is compared with
@@ -34,10 +34,10 @@ class Visit:
     picked: str | None = None
     before: str | None = None  # the image picked before that
 
-    def still_there(self) -> "Visit":
+    def drop_deleted(self) -> "Visit":
         """Return the visit without files that have been deleted."""
-        there = tuple(path for path in self.paths if Path(path).is_file())
-        return replace(self, paths=there, before=self.before if self.before in there else None)
+        paths = tuple(path for path in self.paths if Path(path).is_file())
+        return replace(self, paths=paths, before=self.before if self.before in paths else None)
 
 
 class History:
@@ -51,8 +51,8 @@ class History:
         visit, items = values["visit"], (values["images"] or [])[: RANGES["count"][1]]
         paths = [item["image"]["path"] for item in items if item["image"]]
         paths = [path for path in paths if provenance.carries_settings(path)]
-        paths = list(dict.fromkeys([*paths, *visit.paths]))  # an image that was there moves to the front
-        visit = replace(visit, paths=tuple(paths)).still_there()
+        paths = tuple(dict.fromkeys([*paths, *visit.paths]))  # an image that was there moves to the front
+        visit = replace(visit, paths=paths).drop_deleted()
         visit = replace(visit, paths=visit.paths[:KEPT])
         return {"visit": visit, "history": gr.Column(visible=bool(visit.paths)), "strip": strip(visit)}
 
@@ -62,7 +62,7 @@ class History:
             return {"visit": visit}
         paths, path = visit.paths, visit.paths[index]
         before = visit.before if path == visit.picked else visit.picked
-        visit = replace(visit, picked=path, before=before).still_there()
+        visit = replace(visit, picked=path, before=before).drop_deleted()
         against = against if visit.before else REFERENCE
         return {
             "visit": visit,
@@ -77,9 +77,9 @@ class History:
         """Show the picked image on the right, and what it is compared with on the left."""
         visit = values["visit"]
         try:
-            image = opened(visit.picked)
+            image = open_image(visit.picked)
             if values["against"] == BEFORE and visit.before:
-                left, label = opened(visit.before), "the one picked before"
+                left, label = open_image(visit.before), "the one picked before"
                 left = canvas.fit(left, *image.size, "pad")  # their sizes may differ
             else:
                 left, label = provenance.read_reference(image), "its reference"
@@ -97,10 +97,8 @@ class History:
     def refer(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the picked image as the next reference."""
         path = values["visit"].picked
-        try:
-            opened(path)
-        except ValueError as error:
-            raise gr.Error(html.escape(explained(error)), print_exception=False) from error
+        with convert_errors():
+            open_image(path)
         return {"image": path, "restored": gr.Group(visible=False)}
 
 
@@ -109,7 +107,7 @@ def strip(visit: Visit) -> list[tuple[str, str]]:
     return [(path, f"seed {Path(path).stem.removeprefix('dsd-')}") for path in visit.paths]
 
 
-def opened(path: str | None) -> Image.Image:
+def open_image(path: str | None) -> Image.Image:
     """Open an image of this visit; raise ValueError if it has been deleted."""
     if not path or not Path(path).is_file():
         raise ValueError(GONE)
@@ -119,25 +117,21 @@ def opened(path: str | None) -> Image.Image:
 def about(path: str) -> str:
     """Return the image's prompt and settings as HTML, or the error if the file cannot be read."""
     try:
-        options = drawing.options_from(provenance.read_settings(opened(path)))
+        options = drawing.options_from(provenance.read_settings(open_image(path)))
     except ValueError as error:
         return problem(explained(error))
-    return (
-        f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>'
-        f'<p class="dsd-quiet">{html.escape(in_words(options))}</p>'
-    )
+    return f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>{quiet(in_words(options))}'
 
 
 def in_words(options: Options) -> str:
     """Return the settings as one line of text."""
     parts = [
-        f"seed {options.seed}",
+        f"Seed {options.seed}",
         f"{options.loop.name}, {options.loop.steps} steps",
         f"keep the subject {options.image_guidance:g}",
         f"follow the prompt {options.text_guidance:g}",
-        "" if options.guidance is None else f"vividness {options.guidance:g}",
+        None if options.guidance is None else f"vividness {options.guidance:g}",
         f"{options.width} x {options.height} pixels",
         FITS[options.fit],
     ]
-    line = " · ".join(part for part in parts if part)
-    return line[:1].upper() + line[1:]
+    return " · ".join(filter(None, parts))

@@ -9,7 +9,7 @@ from dsd.generate.drawing import Options
 from dsd.model.request import DEFAULT_GUIDANCE
 from dsd.model.sampling import QUALITIES
 from dsd.ui import messages
-from dsd.ui.events import Parts
+from dsd.ui.events import AT_ONCE, PRIVATE, Parts
 from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.generate.form import NO_PROMPT, RANGES, Form
 from dsd.ui.generate.history import BEFORE, REFERENCE, Visit
@@ -177,16 +177,22 @@ def _panel(parts: Parts) -> None:
         parts["refer"] = gr.Button("Use as reference", elem_id="history-refer", **look)
 
 
-def examples(parts: Parts, folder: Path) -> list[dict[str, str]]:
-    """Add the images of `examples.json` and return its rows: [{"image": "name.png", "prompt": "..."}]."""
+def examples(parts: Parts, folder: Path) -> None:
+    """Add the rows of `examples.json`, [{"image": "name.png", "prompt": "..."}]; a click fills the form."""
     listing = folder / "examples.json"
     rows = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
-    if rows:
-        gr.set_static_paths(folder)  # served in place, not copied for every visitor
-        gr.Markdown("### Or try one of these", elem_classes="dsd-heading")
-        parts["examples"] = gr.Gallery(
-            [(str(folder / row["image"]), row["prompt"]) for row in rows], show_label=False, container=False,
-            columns=8, height="auto", interactive=False, allow_preview=False, buttons=[],
-            object_fit="contain", elem_id="examples", elem_classes=FRAME,
-        )  # fmt: skip
-    return rows
+    if not rows:
+        return
+    gr.set_static_paths(folder)  # served in place, not copied for every visitor
+    gr.Markdown("### Or try one of these", elem_classes="dsd-heading")
+    gallery = gr.Gallery(
+        [(str(folder / row["image"]), row["prompt"]) for row in rows], show_label=False, container=False,
+        columns=8, height="auto", interactive=False, allow_preview=False, buttons=[],
+        object_fit="contain", elem_id="examples", elem_classes=FRAME,
+    )  # fmt: skip
+
+    def fill(event: gr.SelectData) -> tuple[str, str]:
+        return gallery.value[event.index]["image"]["path"], rows[event.index]["prompt"]
+
+    select = gallery.select(fill, None, [parts["image"], parts["prompt"]], **AT_ONCE)
+    select.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)

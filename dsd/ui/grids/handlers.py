@@ -33,7 +33,7 @@ from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.messages import done, explained, problem, status, time_left
+from dsd.ui.messages import convert_errors, explained, problem, status, step_status
 from dsd.ui.models import Wheel
 
 ROWS, COLUMNS = 2, 2
@@ -68,10 +68,8 @@ class DrawingGrids:
         # are opened before. Only rows and images are passed.
         @spaces.GPU(duration=self._gpu_seconds)
         def steps(prompt: Prompt) -> Iterator[Report]:
-            try:
-                yield from drawn_and_judged(wheel, prompt)
-            except (ValueError, RuntimeError) as error:  # other types would arrive without a message
-                raise gr.Error(html.escape(explained(error)), print_exception=False) from error
+            with convert_errors():
+                yield from draw_and_judge(wheel, prompt)
 
         self._steps = steps
 
@@ -79,17 +77,16 @@ class DrawingGrids:
         settings = self.wheel.teacher().settings
         area = PANELS * (settings.panel / 512) ** 2
         pairs = PAIRS if self.wheel.judge else 0
-        return round(
-            START_SECONDS + SECONDS_PER_EVALUATION * settings.steps * area + SECONDS_PER_PAIR * pairs
-        )
+        drawing = SECONDS_PER_EVALUATION * settings.steps * area
+        return round(START_SECONDS + drawing + SECONDS_PER_PAIR * pairs)
 
     def example(self, values: dict[str, Any]) -> Update:
         """Fill the fields with the chosen example."""
-        return _filled(*EXAMPLES[self.wheel.recipe.name][values["examples"]])
+        return _fill(*EXAMPLES[self.wheel.recipe.name][values["examples"]])
 
     def surprise(self) -> Update:
         """Fill the fields with a random subject and places."""
-        return _filled(*surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS)))
+        return _fill(*surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS)))
 
     def draw(self, values: dict[str, Any]) -> Iterator[Update]:
         """Draw for the page: yield updates of grid, panels, facts, status and seed.
@@ -100,7 +97,9 @@ class DrawingGrids:
             seed = whole(generate.pick_seed(None if values["new_seed"] else values["seed"]))
             places = [values[name] for name in PLACES]
             prompt = new_prompt(self.wheel.recipe, values["subject"], places, seed)
-            yield {"status": status(self._opening(), 0.0), "seed": prompt.seed}
+            is_open = all(lazy.is_open for lazy in (self.wheel.teacher, self.wheel.judge) if lazy)
+            line = "Starting" if is_open else "Opening the models, which takes a moment the first time"
+            yield {"status": status(line, 0.0), "seed": prompt.seed}
             if reason := self.wheel.teacher().refuse(prompt):
                 raise ValueError(f"{reason}; use fewer words")
             unjudged = self._open_judge()
@@ -111,10 +110,6 @@ class DrawingGrids:
             text = explained(error)
             gr.Warning(html.escape(text), title="That did not work")
             yield {"status": problem(text)}
-
-    def _opening(self) -> str:
-        opened = self.wheel.teacher.is_open and (not self.wheel.judge or self.wheel.judge.is_open)
-        return "Starting" if opened else "Opening the models, which takes a moment the first time"
 
     def _open_judge(self) -> str | None:
         """Open the judge; return why none is available, or None."""
@@ -143,40 +138,35 @@ class DrawingGrids:
 
     def _update(self, report: Report, prompt: Prompt, folder: Path) -> Update:
         if report.grid is None:
-            line = f"Step {report.step} of {report.total} · {time_left(report.seconds_left)}"
-            update = {"status": status(line, report.step / report.total)}
+            update = {"status": step_status(report.step, report.total, report.seconds_left)}
             if report.preview is not None:
                 update["grid"] = uploads.preview(report.preview, folder)
             return update
         count = len(report.pairs)
         update = {"facts": self._facts(report, prompt)}
         if report.unjudged or count == PAIRS:
-            update["status"] = done(f"Done, seed {prompt.seed}.")
+            update["status"] = status(f"Done, seed {prompt.seed}.")
         else:
             update["status"] = status(f"Drawn. Comparing pair {count + 1} of {PAIRS}", count / PAIRS)
         if count == 0:  # later, the images are already shown
-            update |= self._saved(report, prompt, folder)
+            update |= _save(report, prompt, folder)
         return update
 
     def _facts(self, report: Report, prompt: Prompt) -> str:
         teacher = self.wheel.teacher()
-        return grid_facts.facts(
-            report.row,
-            unknown=unknown_words(teacher.pipe.tokenizer_2, prompt),
-            pairs=report.pairs,
-            expected=PAIRS,
-            unjudged=report.unjudged,
-        )
+        unknown = unknown_words(teacher.pipe.tokenizer_2, prompt)
+        judged = {"pairs": report.pairs, "expected": PAIRS, "unjudged": report.unjudged}
+        return grid_facts.facts(report.row, unknown=unknown, **judged)
 
-    def _saved(self, report: Report, prompt: Prompt, folder: Path) -> Update:
-        """Save the grid and its panels as files that are marked as AI-generated, and show them."""
-        panels = []
-        for i, panel in enumerate(_panels(report.grid, report.row)):
-            path = folder / f"panel-{prompt.seed}-{i + 1}.png"
-            place = prompt.places[i]
-            panels.append((str(provenance.save_marked(path, panel, place)), f"{i + 1}. {place}"))
-        grid = provenance.save_marked(folder / f"grid-{prompt.seed}.png", report.grid, prompt.prompt)
-        return {"grid": str(grid), "panels": gr.Gallery(panels, visible=True)}
+
+def _save(report: Report, prompt: Prompt, folder: Path) -> Update:
+    """Save the grid and its panels as files that are marked as AI-generated, and show them."""
+    panels, cuts = [], _panels(report.grid, report.row)
+    for number, (panel, place) in enumerate(zip(cuts, prompt.places, strict=True), 1):
+        path = provenance.save_marked(folder / f"panel-{prompt.seed}-{number}.png", panel, place)
+        panels.append((str(path), f"{number}. {place}"))
+    grid = provenance.save_marked(folder / f"grid-{prompt.seed}.png", report.grid, prompt.prompt)
+    return {"grid": str(grid), "panels": gr.Gallery(panels, visible=True)}
 
 
 def _panels(image: Image.Image, grid: Grid) -> list[Image.Image]:
@@ -184,7 +174,7 @@ def _panels(image: Image.Image, grid: Grid) -> list[Image.Image]:
     return grids.panels(image, ROWS, COLUMNS, grid.margin, grid.boxes)
 
 
-def _filled(subject: str, places: Sequence[str]) -> Update:
+def _fill(subject: str, places: Sequence[str]) -> Update:
     return {"subject": subject, **dict(zip(PLACES, places, strict=True))}
 
 
@@ -225,7 +215,7 @@ def unknown_words(tokenizer: Any, prompt: Prompt) -> list[str]:
     return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
 
 
-def drawn_and_judged(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
+def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
     """Yield a report after every step and every judged pair; closing it stops before the next one."""
     teacher, image = wheel.teacher(), None
     clock = generate.Clock(teacher.settings.steps, PREVIEW_SECONDS)

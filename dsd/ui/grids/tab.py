@@ -6,7 +6,7 @@ from gradio.blocks import Block
 from dsd.grids.recipes import CRITTERS
 from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES, shipped
 from dsd.ui import events, messages
-from dsd.ui.events import AT_ONCE, LANE, PRIVATE, Parts
+from dsd.ui.events import AT_ONCE, Parts
 from dsd.ui.grids.examples import EXAMPLES
 from dsd.ui.grids.handlers import PLACES, DrawingGrids
 from dsd.ui.models import Wheel
@@ -105,17 +105,6 @@ def _wire(parts: Parts, work: DrawingGrids) -> None:
     fields = ["subject", *PLACES]
     parts["examples"].click(**parts.call(work.example, ["examples"], fields), **AT_ONCE)
     parts["surprise"].click(**parts.call(work.surprise, [], fields), **AT_ONCE)
-    begin = [parts["draw"].click, *(parts[name].submit for name in fields)]
-    gr.on(begin, events.running, None, parts["cancel"], js=events.scroll_to("#grid-status"), **AT_ONCE)
     outputs = ["status", "grid", "panels", "facts", "seed"]
-    run = gr.on(
-        begin,
-        **parts.call(work.draw, [*fields, "seed", "new_seed"], outputs),
-        trigger_mode="once",
-        show_progress="minimal",
-        show_progress_on=parts["status"],
-        **LANE,
-        **PRIVATE,
-    )
-    run.then(events.idle, None, parts["cancel"], **AT_ONCE)
-    events.cancels([run], parts["cancel"], parts["status"])
+    draw = parts.call(work.draw, [*fields, "seed", "new_seed"], outputs)
+    events.connect_run(parts, [parts["draw"].click, *(parts[name].submit for name in fields)], draw)
