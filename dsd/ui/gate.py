@@ -6,6 +6,7 @@ through `Page.preprocess_data`; `without_recordings` closes a route of gradio's 
 """
 
 import html
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class Page(gr.Blocks):
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> Any:
         """Check the raw inputs of an event before gradio opens, copies or downloads anything."""
         try:
-            admitted = admit(inputs, (uploads.settled(), *self.public))
+            admitted = admit(inputs, (Path(os.environ[uploads.VARIABLE]), *self.public))
         except ValueError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from error
         return await super().preprocess_data(block_fn, admitted, *args, **options)

@@ -68,6 +68,12 @@ def idle(line: str) -> str:
     return f'<div class="dsd-status dsd-idle">{html.escape(line)}</div>'
 
 
+def report_failure(text: str) -> dict[str, str]:
+    """Show a toast with an error, and return the status that keeps it on the page."""
+    gr.Warning(html.escape(text), title="That did not work")
+    return {"status": problem(text)}
+
+
 def quiet(text: str) -> str:
     """Return a paragraph of small gray text."""
     return f'<p class="dsd-quiet">{html.escape(text)}</p>'

@@ -37,11 +37,6 @@ def settle() -> Path:
     return folder
 
 
-def settled() -> Path:
-    """Return the folder that `settle` made, the only one where gradio keeps uploads."""
-    return Path(os.environ[VARIABLE])
-
-
 def workplace() -> tempfile.TemporaryDirectory:
     """Return a temporary folder outside gradio's own, for images that gradio is to copy.
 

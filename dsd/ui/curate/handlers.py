@@ -33,14 +33,9 @@ NO_RUN = (
     "that python -m train.curate has judged."
 )
 SAVED = "Your labels are saved in the run's folder as you click, beside the judge's verdicts (labels.jsonl)."
-SAMPLE = (
-    "This is the sample run that comes with the project, and it cannot be changed: your labels stay on this "
-    "page only until you reload it. Download them to keep them."
-)
-READ_ONLY = (
-    "This run's folder is not writable: your labels stay on this page only until you reload it. Download "
-    "them to keep them."
-)
+NOT_SAVED = ": your labels stay on this page only until you reload it. Download them to keep them."
+SAMPLE = "This is the sample run that comes with the project, and it cannot be changed" + NOT_SAVED
+READ_ONLY = "This run's folder is not writable" + NOT_SAVED
 Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
 Labels = dict[str, Row]  # pair id -> the visitor's own label, if it is not saved in the run
 
@@ -93,16 +88,13 @@ class Curating:
             return {"is_open": False, "body": gr.Row(visible=False), "message": problem(explained(error))}
         if values["is_open"]:
             return {"is_open": True}
-        low = min(0.0, own.floor)
+        message, low = SAVED if self.saves else READ_ONLY if self.own else SAMPLE, min(0.0, own.floor)
         return {
-            "is_open": True,
-            "body": gr.Row(visible=True),
-            "message": notice(SAVED if self.saves else READ_ONLY if self.own else SAMPLE),
+            "is_open": True, "body": gr.Row(visible=True), "message": notice(message), "known": labels,
             "floor": gr.Slider(minimum=low, value=own.floor),
             "ceiling": gr.Slider(minimum=low, value=own.ceiling),
             "minimum": gr.Slider(value=own.minimum_score),
-            "known": labels,
-        }
+        }  # fmt: skip
 
     def own_thresholds(self) -> Update:
         """Set the sliders to the run's own thresholds."""
@@ -125,21 +117,17 @@ class Curating:
             selected = review.select(run, decided, values["show"], values["known"])
         except Exception as error:
             return {"rates": problem(explained(error))}
-        pages = max(1, -(-len(selected) // CARDS))
-        page = min(max(1, int(values["page"] or 1)), pages)
-        on_page = selected[CARDS * (page - 1) : CARDS * page]
-        kept_count = sum(verdict == KEEP for verdict, _ in run.decided(run.thresholds))
+        on_page, controls = _turn_to(selected, int(values["page"] or 1))
+        own_count = review.counts(run.decided(run.thresholds))[SAME]
         command = review.command(run, thresholds) if self.own else None
         update = {
-            "rates": cards.rates(review.counts(decided), kept_count, command),
+            "rates": cards.rates(review.counts(decided), own_count, command),
             "agreement": cards.agreement(review.agreement(run, decided, labels)),
             "show": gr.Dropdown(choices=_filters(decided)),
-            "page": gr.Number(value=page, maximum=pages),
-            "position": _position(len(selected), page, pages),
+            **controls,
             "shown": [run.pairs[index].id for index in on_page],
         }
-        for card in range(CARDS):
-            update[f"card_{card}"] = gr.Column(visible=card < len(on_page))
+        update |= {f"card_{card}": gr.Column(visible=card < len(on_page)) for card in range(CARDS)}
         for card, index in enumerate(on_page):
             pair = run.pairs[index]
             if values["shown"][card : card + 1] != [pair.id]:
@@ -184,6 +172,16 @@ class Curating:
         return b"".join(lines).decode()
 
 
+def _turn_to(selected: list[int], page: int) -> tuple[list[int], Update]:
+    """Return the pairs on a page, or on the last one if there are fewer, and what its controls show."""
+    pages = max(1, -(-len(selected) // CARDS))
+    page = min(max(1, page), pages)
+    first, last = CARDS * (page - 1), min(CARDS * page, len(selected))
+    position = f"Pairs {first + 1:,} to {last:,} of {len(selected):,} · page {page:,} of {pages:,}"
+    position = quiet(position if selected else "No pairs match this filter.")
+    return selected[first:last], {"page": gr.Number(value=page, maximum=pages), "position": position}
+
+
 def _images(run: Review, pair: Pair) -> str:
     try:
         first, second = review.images(run, pair)
@@ -200,12 +198,10 @@ def _words(pair: Pair, decision: tuple[str, str], minimum: int) -> str:
 
 
 def _buttons(card: int, label: str | None) -> Update:
-    accept, reject = gr.Button("Accept", variant="secondary"), gr.Button("Reject", variant="secondary")
-    if label == KEEP:
-        accept = gr.Button("Accepted ✓", variant="primary")
-    if label == DROP:
-        reject = gr.Button("Rejected ✗", variant="stop")
-    return {f"accept_{card}": accept, f"reject_{card}": reject}
+    accept = ("Accepted ✓", "primary") if label == KEEP else ("Accept", "secondary")
+    reject = ("Rejected ✗", "stop") if label == DROP else ("Reject", "secondary")
+    buttons = {f"accept_{card}": accept, f"reject_{card}": reject}
+    return {name: gr.Button(text, variant=variant) for name, (text, variant) in buttons.items()}
 
 
 def _filters(decided: Decisions) -> list[tuple[str, str]]:
@@ -221,10 +217,3 @@ def _filters(decided: Decisions) -> list[tuple[str, str]]:
         ("With your label", review.LABELED),
         ("You and the judge disagree", review.DISAGREE),
     ]
-
-
-def _position(count: int, page: int, pages: int) -> str:
-    if not count:
-        return quiet("No pairs match this filter.")
-    first, last = CARDS * (page - 1) + 1, min(CARDS * page, count)
-    return quiet(f"Pairs {first:,} to {last:,} of {count:,} · page {page:,} of {pages:,}")

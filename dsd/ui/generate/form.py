@@ -1,7 +1,6 @@
 """Convert the form's fields to options, and the settings of an image or a link back to fields.
 
-Images and links are untrusted: a value that the page does not offer raises an error that states the value and
-the range.
+Images and links are untrusted: a value that the page does not offer raises an error with value and range.
 """
 
 import html
@@ -59,9 +58,8 @@ class Form:
     def check_ranges(self, options: Options) -> None:
         """Raise ValueError for numbers that the page does not offer."""
         for name, (low, high) in self.ranges.items():
-            value = getattr(options, name)
+            value, words = getattr(options, name), name.replace("_", " ")
             if value is not None and not low <= value <= high:
-                words = name.replace("_", " ")
                 raise ValueError(f"{words} must be from {low} to {high} on this page, got {value}")
 
     def values(self, options: Options) -> dict[str, Any]:
@@ -75,8 +73,7 @@ class Form:
 
     def restore(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the settings of an `image` that was made here, with the reference it was made from."""
-        image = values["image"]
-        hidden = {"restored": gr.Group(visible=False)}
+        image, hidden = values["image"], {"restored": gr.Group(visible=False)}
         if not image or not provenance.carries_settings(image):
             return hidden
         try:
@@ -111,18 +108,19 @@ class Form:
             return {}
         prompt = link.get("prompt", "").strip()
         size = dict.fromkeys(("width", "height"), self.pipe.frame_size)
-        fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT}))
-        if not prompt:
-            del fields["prompt"]
-        if "seed" not in link:
-            del fields["seed"]
-            return fields
-        return fields | {"new_seed": False}
+        fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT})) | {"new_seed": False}
+        absent = ([] if prompt else ["prompt"]) + ([] if "seed" in link else ["seed", "new_seed"])
+        return {name: value for name, value in fields.items() if name not in absent}
 
     def make_link(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return a link with the fields' values, or a message that says why there is none."""
+        """Return a link with the fields' values, or a message that says why there is none.
+
+        On a Space, it leads to the surrounding page, where visitors have their GPU quota.
+        """
+        space = os.environ.get(SPACE)
+        page = f"https://huggingface.co/spaces/{space}" if space else values["address"]
         try:
-            link = f"{_page(values['address'])}?{self._query(values)}"
+            link = f"{page}?{self._query(values)}"
         except Exception as error:  # the page must always get an answer
             return {"link": gr.Textbox("", visible=False), "link_remark": problem(explained(error))}
         return {"link": gr.Textbox(link, visible=True), "link_remark": ""}
@@ -132,9 +130,8 @@ class Form:
         self._fields(query)  # raises ValueError for what could not be read back
         text = urlencode(query)
         if len(text) > LONGEST_LINK:
-            raise ValueError(
-                f"a prompt of {len(query['prompt']):,} characters is too long for a link: make it shorter"
-            )
+            words = f"a prompt of {len(query['prompt']):,} characters"
+            raise ValueError(f"{words} is too long for a link: make it shorter")
         return text
 
 
@@ -163,12 +160,6 @@ def _parse(name: str, text: str) -> int | float | str:
         return text
     pattern, words = PATTERNS[kind]
     if not re.fullmatch(pattern, text, re.ASCII):
-        short = text if len(text) <= 40 else f"{text[:40]} ..."
-        raise ValueError(f'{name.replace("_", " ")} must be {words}, got "{short}"')
+        start = text if len(text) <= 40 else f"{text[:40]} ..."
+        raise ValueError(f'{name.replace("_", " ")} must be {words}, got "{start}"')
     return kind(text)
-
-
-def _page(address: str) -> str:
-    """Return the page to link to: on a Space, the surrounding page, where visitors have their GPU quota."""
-    space = os.environ.get(SPACE)
-    return f"https://huggingface.co/spaces/{space}" if space else address

@@ -20,7 +20,16 @@ from dsd.model import known_words
 from dsd.ui import uploads
 from dsd.ui.generate.cost import Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
-from dsd.ui.messages import convert_errors, explained, notice, problem, quiet, status, step_status
+from dsd.ui.messages import (
+    convert_errors,
+    explained,
+    notice,
+    problem,
+    quiet,
+    report_failure,
+    status,
+    step_status,
+)
 from dsd.ui.models import Loaded
 
 PREVIEW_SECONDS = 0.4
@@ -55,9 +64,7 @@ class Generating:
             with closing(self._steps(frame, options)) as steps, uploads.workplace() as folder:
                 yield from self._watch(steps, options, Path(folder))
         except Exception as error:  # the page must always get an answer
-            text = _explained(error)
-            gr.Warning(html.escape(text), title="That did not work")
-            yield {"status": problem(text)}
+            yield report_failure(_explained(error))
 
     def _request(self, values: dict[str, Any]) -> tuple[Image.Image, Options]:
         """Return the fitted reference and the options: all work and all checks that need no GPU."""

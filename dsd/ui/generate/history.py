@@ -1,7 +1,7 @@
-"""The images of one visit: each can be compared with its reference, and its settings can be used again.
+"""The images of one visit, a page in one browser: compared with their references, their settings used again.
 
-A visit is one page in one browser. The page's session holds only a list of paths: an image's settings and
-reference are read from its own file, which is deleted together with all uploads.
+The page's session holds only paths: an image's settings and reference are read from its own file, which is
+deleted together with all uploads.
 """
 
 import html
@@ -64,14 +64,11 @@ class History:
         before = visit.before if path == visit.picked else visit.picked
         visit = replace(visit, picked=path, before=before).drop_deleted()
         against = against if visit.before else REFERENCE
-        return {
-            "visit": visit,
-            **({} if visit.paths == paths else {"strip": strip(visit)}),
-            "panel": gr.Column(visible=True),
-            **self.compare({"visit": visit, "against": against}),
-            "against": gr.Radio(value=against, visible=visit.before is not None),
-            "about": about(path),
-        }
+        update = {} if visit.paths == paths else {"strip": strip(visit)}
+        update |= self.compare({"visit": visit, "against": against})
+        radio = gr.Radio(value=against, visible=visit.before is not None)
+        panel = {"panel": gr.Column(visible=True), "against": radio, "about": describe(path)}
+        return {"visit": visit, **update, **panel}
 
     def compare(self, values: dict[str, Any]) -> dict[str, Any]:
         """Show the picked image on the right, and what it is compared with on the left."""
@@ -114,7 +111,7 @@ def open_image(path: str | None) -> Image.Image:
     return intake.open_image(path)
 
 
-def about(path: str) -> str:
+def describe(path: str) -> str:
     """Return the image's prompt and settings as HTML, or the error if the file cannot be read."""
     try:
         options = drawing.options_from(provenance.read_settings(open_image(path)))
@@ -125,13 +122,9 @@ def about(path: str) -> str:
 
 def in_words(options: Options) -> str:
     """Return the settings as one line of text."""
-    parts = [
-        f"Seed {options.seed}",
-        f"{options.loop.name}, {options.loop.steps} steps",
-        f"keep the subject {options.image_guidance:g}",
-        f"follow the prompt {options.text_guidance:g}",
-        None if options.guidance is None else f"vividness {options.guidance:g}",
-        f"{options.width} x {options.height} pixels",
-        FITS[options.fit],
-    ]
-    return " · ".join(filter(None, parts))
+    vividness = "" if options.guidance is None else f"vividness {options.guidance:g} · "
+    return (
+        f"Seed {options.seed} · {options.loop.name}, {options.loop.steps} steps · "
+        f"keep the subject {options.image_guidance:g} · follow the prompt {options.text_guidance:g} · "
+        f"{vividness}{options.width} x {options.height} pixels · {FITS[options.fit]}"
+    )

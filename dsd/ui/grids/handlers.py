@@ -4,7 +4,6 @@ As in `dsd.ui.generate.handlers`, they take the page's raw values and turn every
 sentence. The judge's opinion says how well the panels agree. The grid is shown with or without a judge.
 """
 
-import html
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -33,7 +32,7 @@ from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.messages import convert_errors, explained, problem, status, step_status
+from dsd.ui.messages import convert_errors, explained, problem, report_failure, status, step_status
 from dsd.ui.models import Wheel
 
 ROWS, COLUMNS = 2, 2
@@ -107,9 +106,7 @@ class DrawingGrids:
             with closing(self._steps(prompt)) as reports, uploads.workplace() as folder:
                 yield from self._follow(reports, prompt, unjudged, Path(folder))
         except Exception as error:  # the page must always get an answer
-            text = explained(error)
-            gr.Warning(html.escape(text), title="That did not work")
-            yield {"status": problem(text)}
+            yield report_failure(explained(error))
 
     def _open_judge(self) -> str | None:
         """Open the judge; return why none is available, or None."""
