@@ -43,7 +43,6 @@ class Parts(dict[str, Block]):
         return {"fn": fn, "preprocess": False, **self.named(inputs, outputs)}
 
     def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, list[Block]]:
-        """Return an event's `inputs` and `outputs` as lists of components."""
         return {"inputs": [self[name] for name in inputs], "outputs": [self[name] for name in outputs]}
 
     def updates(self, values: dict[str, Any]) -> dict[Block, Any]:

@@ -64,7 +64,6 @@ def step_status(step: int, total: int, seconds_left: float) -> str:
 
 
 def idle(line: str) -> str:
-    """Return the status line shown before anything has happened."""
     return f'<div class="dsd-status dsd-idle">{html.escape(line)}</div>'
 
 

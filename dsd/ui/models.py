@@ -26,8 +26,7 @@ class Lazy(Generic[T]):
     """A callable that opens an object on the first call and returns the same object on later calls."""
 
     def __init__(self, name: str, opener: Callable[[], T], *, missing: str | None = None) -> None:
-        """Store the opener; `missing` is a sentence for visitors that says why there is nothing to open."""
-        self.name, self.missing = name, missing
+        self.name, self.missing = name, missing  # `missing` tells visitors why there is nothing to open
         self._opener, self._lock = opener, Lock()
         self._value: T | None = None
 
@@ -36,10 +35,7 @@ class Lazy(Generic[T]):
         return self._value is not None
 
     def __call__(self) -> T:
-        """Return the object, opened if needed; raise LoadError if it is missing.
-
-        If the opener raises an error, the next call tries again.
-        """
+        """Return the object; raise LoadError if it is missing. After an error, the next call tries again."""
         if self.missing:
             raise LoadError(self.missing)
         with self._lock:  # two visitors at the same time must not load it twice
@@ -50,8 +46,6 @@ class Lazy(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A pipeline and its description on the page."""
-
     pipe: Any
     name: str  # the argument of `load_pipeline`
     weights: str | None = None
@@ -117,17 +111,13 @@ def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy
     if preset.knows_world:
         from dsd.pocket.scorer import warning as warn
     world = describer.name if describer and describer.name in PRESETS else name
+    styles = "".join(f" Style: {style.report}." for style in pipe.styles)
     return Loaded(
-        pipe=pipe,
-        name=name,
-        weights=weights,
-        description=(OWN_WEIGHTS if weights else preset.description)
-        + "".join(f" Style: {style.report}." for style in pipe.styles),
+        pipe=pipe, name=name, weights=weights, warn=warn, describer=describer,
+        description=(OWN_WEIGHTS if weights else preset.description) + styles,
         license="" if pipe.license == Preset.license else pipe.license,  # an unknown license is not shown
-        warn=warn,
-        describer=describer,
         recipe=RECIPES[PRESETS[world].recipe] if world in PRESETS else IDENTITY,
-    )
+    )  # fmt: skip
 
 
 def lazy_wheel(
@@ -148,10 +138,6 @@ def lazy_wheel(
     if model in PRESETS and model != teacher and not PRESETS[model].embedded:
         about += f" python app.py --teacher {model} loads a large one, which needs another 34 GB."
     return Wheel(
-        teacher=Lazy(teacher, open_teacher),
-        recipe=RECIPES[preset.recipe],
-        judge=judge,
-        about=about,
-        run=run or (sample if sample.is_dir() else None),
-        own=run is not None,
-    )
+        teacher=Lazy(teacher, open_teacher), recipe=RECIPES[preset.recipe], judge=judge, about=about,
+        run=run or (sample if sample.is_dir() else None), own=run is not None,
+    )  # fmt: skip

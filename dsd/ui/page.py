@@ -33,42 +33,30 @@ LIGHT_AND_DARK = {
     "button_cancel_background_fill_hover": "#991b1b",
 }
 THEME = gr.themes.Soft(
-    primary_hue="teal",
-    neutral_hue="stone",
-    radius_size="lg",
+    primary_hue="teal", neutral_hue="stone", radius_size="lg",
     font=["system-ui", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 ).set(
     **LIGHT_AND_DARK,
     **{f"{name}_dark": value for name, value in LIGHT_AND_DARK.items()},
-    body_background_fill="*neutral_50",
-    block_background_fill="white",
-    block_border_width="1px",
-    block_border_color="*neutral_200",
-    block_shadow="none",
-    block_title_padding="0",
-    block_title_text_weight="600",
-    block_label_text_weight="500",
+    body_background_fill="*neutral_50", body_text_color_subdued="*neutral_600",
+    block_background_fill="white", block_shadow="none",
+    block_border_width="1px", block_border_color="*neutral_200",
+    block_title_padding="0", block_title_text_weight="600",
+    block_label_text_weight="500", block_label_text_color="*body_text_color_subdued",
     block_label_background_fill="*background_fill_primary",
-    block_label_text_color="*body_text_color_subdued",
-    input_border_width="1px",
-    input_border_color="*neutral_200",
-    input_shadow="none",
-    checkbox_border_color="*neutral_400",
-    color_accent="*primary_700",  # the theme has no variable for the dark accent; style.css sets it
-    body_text_color_subdued="*neutral_600",
-    input_placeholder_color="*neutral_500",
-    input_placeholder_color_dark="*neutral_300",
+    input_border_width="1px", input_border_color="*neutral_200", input_shadow="none",
+    input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_300",
+    checkbox_border_color="*neutral_400", button_cancel_text_color="white",
     button_secondary_background_fill_hover_dark="*primary_700",
-    button_cancel_text_color="white",
-)
+    color_accent="*primary_700",  # the theme has no variable for the dark accent; style.css sets it
+)  # fmt: skip
 
 
 def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Blocks:
     """Build the page for one loaded model.
 
-    `examples` is a folder with `examples.json`. `wheel` adds the tabs that show where the training pairs come
-    from.
+    `examples` is a folder with `examples.json`; `wheel` adds the tabs on where the training pairs come from.
     """
     # Uploads and results are private: the server deletes them after six hours.
     uploads.settle()
@@ -132,21 +120,12 @@ def launch(
     uploads.keep_sweeping()
     try:
         return page.launch(
-            theme=THEME,
-            css_paths=Path(__file__).with_name("style.css"),
-            footer_links=["api"],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
+            theme=THEME, css_paths=Path(__file__).with_name("style.css"), footer_links=["api"],
+            run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
             mcp_server=mcp,  # always set: a gradio environment variable could enable it without the login
-            pwa=False,
-            max_file_size="30mb",
-            app_kwargs={"middleware": [Middleware(without_recordings)]},
-            state_session_capacity=SESSIONS,
-            server_name=host,
-            server_port=port,
-            **options,
-        )
+            max_file_size="30mb", state_session_capacity=SESSIONS, server_name=host, server_port=port,
+            app_kwargs={"middleware": [Middleware(without_recordings)]}, **options,
+        )  # fmt: skip
     except (OSError, OverflowError) as error:  # OverflowError: not a port number
         place = "no free port was found" if port is None else f"port {port} cannot be used"
         remedy = "pass a free one as --port" if port is None else "pass another --port, or leave it out"
@@ -160,6 +139,5 @@ def _check_host(host: str) -> None:
         with socket.socket(family, kind) as probe:
             probe.bind(address)
     except OSError as error:
-        raise ValueError(
-            f"{host} is not an address of this machine ({error}): leave out --host, or pass --host 0.0.0.0"
-        ) from error
+        remedy = "leave out --host, or pass --host 0.0.0.0"
+        raise ValueError(f"{host} is not an address of this machine ({error}): {remedy}") from error

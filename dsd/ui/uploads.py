@@ -1,8 +1,7 @@
 """Temporary storage for uploads and images: a private folder for each user, swept regularly.
 
-All users of a machine share gradio's default folder, and files left by an app that was killed stay there
-forever. Only one user can read the folder used here, and files older than five hours are deleted from it,
-including those of earlier runs.
+All users of a machine share gradio's default folder, where files left by a killed app stay forever. Only one
+user can read the folder used here, and files older than five hours are deleted, also those of earlier runs.
 """
 
 import contextlib

@@ -65,7 +65,6 @@ def words(pair: Pair, decision: tuple[str, str], minimum: int) -> str:
 
 
 def badge(verdict: str, reason: str) -> str:
-    """Return `kept` or `dropped` and the reason as HTML."""
     name = "kept" if verdict == KEEP else "dropped"
     return f'<span class="dsd-badge dsd-{name}">{name}</span> <span class="dsd-why">{WORDS[reason]}</span>'
 
@@ -83,7 +82,6 @@ def reasons(pair: Pair, verdict: str, minimum: int, below: str = "") -> str:
 
 
 def _score(part: str, value: int, minimum: int) -> str:
-    """Return a small bar for a part of the subject, 0 to 4."""
     marks = "".join(f"<i{' class=on' if mark < value else ''}></i>" for mark in range(TOP_SCORE))
     return (
         f'<li{" class=dsd-low" if value < minimum else ""}>{html.escape(part)} <span class="dsd-score" '
@@ -144,7 +142,6 @@ def _bar(reason: str, count: int, total: int) -> str:
 
 
 def agreement(counts: Agreement) -> str:
-    """Return counts, share and kappa as HTML."""
     if not counts.pairs:
         return quiet("Accept or reject some pairs to see how often the judge agrees with you.")
     same, pairs = counts.both_keep + counts.both_drop, "pair" if counts.pairs == 1 else "pairs"

@@ -1,8 +1,7 @@
 """Event handlers of the Curate tab: a run's pairs at the visitor's thresholds, and the visitor's labels.
 
-The run is read when the tab is first opened, and again when its files have changed. Labels are saved in the
-run if it belongs to the user who started the app and is writable. Otherwise, as with the public sample run,
-they stay with the visitor, who can download them.
+The run is read when the tab is opened and its files have changed. Labels are saved in the run if it belongs
+to the user who started the app and is writable; otherwise, they stay with the visitor, who can download them.
 """
 
 import html
@@ -41,15 +40,12 @@ Labels = dict[str, Row]  # pair id -> the visitor's own label, if it is not save
 
 
 class Curating:
-    """Event handlers for one run."""
-
     def __init__(self, wheel: Wheel) -> None:
         self.run, self.own = wheel.run, wheel.own
         self._lock, self._state, self._review = Lock(), None, None
 
     @property
     def saves(self) -> bool:
-        """Return whether labels are saved in the run."""
         return self.own and self.run is not None and os.access(self.run, os.W_OK)
 
     def review(self) -> Review:
@@ -97,7 +93,6 @@ class Curating:
         }  # fmt: skip
 
     def own_thresholds(self) -> Update:
-        """Set the sliders to the run's own thresholds."""
         own = self.review().thresholds
         return {"floor": own.floor, "ceiling": own.ceiling, "minimum": own.minimum_score}
 
@@ -137,7 +132,6 @@ class Curating:
         return update
 
     def label(self, card: int, verdict: str, values: dict[str, Any]) -> Update:
-        """Label the pair on a card."""
         pair_ids, own_labels = values["shown"], values["own_labels"]
         if card >= len(pair_ids):
             return {}
@@ -205,7 +199,6 @@ def _buttons(card: int, label: str | None) -> Update:
 
 
 def _filters(decided: Decisions) -> list[tuple[str, str]]:
-    """Return the filter's choices, each kind of pair with its count."""
     counts = Counter(reason for _, reason in decided)
     total, kept = len(decided), counts[SAME]
     return [

@@ -44,7 +44,6 @@ def build(wheel: Wheel, tab: gr.Tab) -> None:
 
 
 def _limits() -> dict[str, Block]:
-    """Add the keep rate, and sliders for the thresholds that it depends on."""
     default = Thresholds()
     return {
         "rates": gr.HTML(elem_id="curate-rates", padding=False),
@@ -67,7 +66,6 @@ def _limits() -> dict[str, Block]:
 
 
 def _opinion() -> dict[str, Block]:
-    """Add the visitor's agreement with the judge, and the button that downloads the labels."""
     gr.Markdown("### You and the judge", elem_classes="dsd-heading")
     return {
         "agreement": gr.HTML(elem_id="curate-agreement", padding=False),
@@ -77,7 +75,6 @@ def _opinion() -> dict[str, Block]:
 
 
 def _pages() -> dict[str, Block]:
-    """Add the filter, one page of cards, and the controls that turn pages."""
     parts: dict[str, Block] = {
         "show": gr.Dropdown(
             choices=[("All pairs", review.ALL), ("Kept", KEEP)], value=review.ALL, label="Show",

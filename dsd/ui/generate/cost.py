@@ -1,7 +1,6 @@
 """Cost of a request: model evaluations, time on this machine, and the time to request from ZeroGPU.
 
-Times are measured on the runs of this process. Before the first run, only an allowance is known. It is used
-for ZeroGPU, where every call must request its time.
+Times are measured on the runs of this process; before the first, ZeroGPU is asked for an allowance.
 """
 
 import math

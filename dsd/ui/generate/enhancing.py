@@ -1,7 +1,7 @@
 """The "Describe my image for me" box: a description of the reference to put before the prompt.
 
-The visitor can edit it first. The box is folded until a visitor opens it. The model that describes the image
-is the judge; it runs on this machine unless the user who started the app named a server.
+The visitor can edit it first. The model that describes the image is the judge; it runs on this machine unless
+the user who started the app named a server.
 """
 
 from typing import Any
@@ -28,8 +28,6 @@ EFFECT = "It puts the subject into words, before your own. You can change them b
 
 
 class Enhancing:
-    """Event handlers for one describer."""
-
     def __init__(self, loaded: Loaded) -> None:
         self.describer = loaded.describer
 

@@ -38,8 +38,6 @@ OTHER_MODEL = " It was made by another model, so this one will draw it different
 
 
 class Form:
-    """The form of one loaded model."""
-
     def __init__(self, loaded: Loaded) -> None:
         self.pipe = loaded.pipe
         self.has_guidance = checkpoint.has_embedded_guidance(loaded.pipe)
@@ -56,7 +54,6 @@ class Form:
         return options
 
     def check_ranges(self, options: Options) -> None:
-        """Raise ValueError for numbers that the page does not offer."""
         for name, (low, high) in self.ranges.items():
             value, words = getattr(options, name), name.replace("_", " ")
             if value is not None and not low <= value <= high:

@@ -36,8 +36,6 @@ PREVIEW_SECONDS = 0.4
 
 
 class Generating:
-    """Event handlers for one loaded model."""
-
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self.form = Form(loaded)
@@ -54,10 +52,7 @@ class Generating:
         self._steps = steps
 
     def draw(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Draw for the page: yield the images, their redrawn references, the status and the seed.
-
-        An error removes nothing that is shown: neither previews nor the images of an earlier run.
-        """
+        """Yield images, redrawn references, status and seed; an error removes nothing that is shown."""
         try:
             frame, options = self._request(values)
             yield {"redrawn": [], "status": status("Starting", 0.0), "seed": options.seed}

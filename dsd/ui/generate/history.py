@@ -35,7 +35,6 @@ class Visit:
     before: str | None = None  # the image picked before that
 
     def drop_deleted(self) -> "Visit":
-        """Return the visit without files that have been deleted."""
         paths = tuple(path for path in self.paths if Path(path).is_file())
         return replace(self, paths=paths, before=self.before if self.before in paths else None)
 
@@ -92,7 +91,6 @@ class History:
         return self.form.restore(self.refer(values))
 
     def refer(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the picked image as the next reference."""
         path = values["visit"].picked
         with convert_errors():
             open_image(path)
@@ -121,7 +119,6 @@ def describe(path: str) -> str:
 
 
 def in_words(options: Options) -> str:
-    """Return the settings as one line of text."""
     vividness = "" if options.guidance is None else f"vividness {options.guidance:g} · "
     return (
         f"Seed {options.seed} · {options.loop.name}, {options.loop.steps} steps · "

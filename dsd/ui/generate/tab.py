@@ -19,6 +19,10 @@ from dsd.ui.models import Loaded
 LATEST = {"trigger_mode": "always_last"}
 RESTORED = ["image", *FIELDS, "new_seed", "restored", "note", "own_image"]
 COSTS = ["count", "steps", "image_guidance", "text_guidance", "width", "height", "quality"]
+ABOUT = (
+    "Draw the subject of an image somewhere new. Returns PNG files, which carry their settings, and their "
+    "seeds. Without a seed a new one is taken, without steps the quality's."
+)
 _MEET = "(position) => ({__type__: 'update', slider_position: position})"
 _HERE = "(...form) => [...form.slice(0, -1), location.origin + location.pathname]"
 _COPY = """async (link, remark) => {
@@ -29,7 +33,6 @@ _COPY = """async (link, remark) => {
 
 
 def build(loaded: Loaded, examples: Path) -> None:
-    """Add the tab to the page under construction."""
     work, enhancing, parts = Generating(loaded), Enhancing(loaded), Parts()
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
         with gr.Column(scale=5, min_width=320):
@@ -54,12 +57,11 @@ def _wire_reference(parts: Parts, work: Generating) -> None:
     gr.on(changes, **parts.call(work.see, names, ["seen", "remarks"]), **LATEST, **QUIET)
     parts["image"].upload(**parts.call(work.form.restore, ["image"], RESTORED), **QUIET)
     parts["image"].clear(lambda: gr.Group(visible=False), None, parts["restored"], **AT_ONCE)
-    parts["use_itself"].click(
-        lambda path: (path, gr.Group(visible=False)),
-        parts["own_image"],
-        [parts["image"], parts["restored"]],
-        **AT_ONCE,
-    )
+
+    def use_itself(values: dict[str, Any]) -> dict[str, Any]:
+        return {"image": values["own_image"], "restored": gr.Group(visible=False)}
+
+    parts["use_itself"].click(**parts.call(use_itself, ["own_image"], ["image", "restored"]), **AT_ONCE)
 
 
 def _wire_prompt(parts: Parts, work: Generating, enhancing: Enhancing) -> None:
@@ -135,14 +137,7 @@ def _wire_endpoint(parts: Parts, work: Generating) -> None:
         files = gr.File(label="PNG files", file_count="multiple")
         seeds, trigger = gr.JSON(label="Seeds"), gr.Button()
         words, ask = gr.JSON(label="Unknown words"), gr.Button()
-    trigger.click(
-        work.endpoint,
-        [steps if name == "steps" else parts[name] for name in ("image", *FIELDS)],
-        [files, seeds],
-        preprocess=False,
-        api_name="generate",
-        api_description="Draw the subject of an image somewhere new. Returns PNG files, which carry their "
-        "settings, and their seeds. Without a seed a new one is taken, without steps the quality's.",
-        **LANE,
-    )
+    inputs = [steps if name == "steps" else parts[name] for name in ("image", *FIELDS)]
+    api = {"preprocess": False, "api_name": "generate", "api_description": ABOUT}
+    trigger.click(work.endpoint, inputs, [files, seeds], **api, **LANE)
     ask.click(work.unknown_words, parts["prompt"], words, queue=False, api_name="unknown_words")

@@ -1,7 +1,7 @@
 """Event handlers of the Grids tab: draw a grid from words, show its progress, cut it and judge its panels.
 
-As in `dsd.ui.generate.handlers`, they take the page's raw values and turn every invalid input into a
-sentence. The judge's opinion says how well the panels agree. The grid is shown with or without a judge.
+As in `dsd.ui.generate.handlers`, they turn every invalid input into a sentence. The grid is shown with or
+without a judge.
 """
 
 import random
@@ -58,8 +58,6 @@ class Report:
 
 
 class DrawingGrids:
-    """Event handlers for one teacher and its judge."""
-
     def __init__(self, wheel: Wheel) -> None:
         self.wheel = wheel
 
@@ -80,18 +78,13 @@ class DrawingGrids:
         return round(START_SECONDS + drawing + SECONDS_PER_PAIR * pairs)
 
     def example(self, values: dict[str, Any]) -> Update:
-        """Fill the fields with the chosen example."""
         return _fill(*EXAMPLES[self.wheel.recipe.name][values["examples"]])
 
     def surprise(self) -> Update:
-        """Fill the fields with a random subject and places."""
         return _fill(*surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS)))
 
     def draw(self, values: dict[str, Any]) -> Iterator[Update]:
-        """Draw for the page: yield updates of grid, panels, facts, status and seed.
-
-        An error removes nothing that is shown.
-        """
+        """Yield updates of grid, panels, facts, status and seed; an error removes nothing that is shown."""
         try:
             seed = whole(generate.pick_seed(None if values["new_seed"] else values["seed"]))
             places = [values[name] for name in PLACES]
@@ -114,7 +107,7 @@ class DrawingGrids:
             return grid_facts.NO_JUDGE
         try:
             self.wheel.judge()
-        except ValueError as error:  # the grid is shown even without a judge
+        except ValueError as error:
             return explained(error)
         return None
 
@@ -139,12 +132,10 @@ class DrawingGrids:
             if report.preview is not None:
                 update["grid"] = uploads.preview(report.preview, folder)
             return update
-        count = len(report.pairs)
-        update = {"facts": self._facts(report, prompt)}
-        if report.unjudged or count == PAIRS:
-            update["status"] = status(f"Done, seed {prompt.seed}.")
-        else:
-            update["status"] = status(f"Drawn. Comparing pair {count + 1} of {PAIRS}", count / PAIRS)
+        count, line = len(report.pairs), status(f"Done, seed {prompt.seed}.")
+        if not report.unjudged and count < PAIRS:
+            line = status(f"Drawn. Comparing pair {count + 1} of {PAIRS}", count / PAIRS)
+        update = {"facts": self._facts(report, prompt), "status": line}
         if count == 0:  # later, the images are already shown
             update |= _save(report, prompt, folder)
         return update
@@ -180,15 +171,10 @@ def new_prompt(recipe: Recipe, subject: str, places: Sequence[str], seed: int) -
     if not (isinstance(seed, int) and 0 <= seed <= generate.MAX_SEED):
         raise prompts.PromptError(f"seed must be a whole number from 0 to {generate.MAX_SEED}, got {seed}")
     return Prompt(
-        id="page",
+        id="page", rows=ROWS, columns=COLUMNS, recipe=recipe.name, seed=seed,
         prompt=intake.check_prompt(prompts.compose_prompt(recipe, subject, places, ROWS, COLUMNS)),
-        subject=" ".join(subject.split()),
-        places=[" ".join(place.split()) for place in places],
-        rows=ROWS,
-        columns=COLUMNS,
-        recipe=recipe.name,
-        seed=seed,
-    )
+        subject=" ".join(subject.split()), places=[" ".join(place.split()) for place in places],
+    )  # fmt: skip
 
 
 def surprise(recipe: Recipe, seed: int) -> tuple[str, tuple[str, ...]]:
