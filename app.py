@@ -33,7 +33,6 @@ AUTH, COMPILE = "DSD_AUTH", "DSD_COMPILE"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command-line flags."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     model, compiled = os.environ.get(space.MODEL) or DEFAULT, os.environ.get(COMPILE, "").lower()
@@ -96,10 +95,8 @@ def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
 
 
 def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
-    """Load the models; on a Space that cannot open them, load pocket with a note on what is missing.
-
-    Elsewhere the error is raised, because the person who started the app can read it.
-    """
+    """Load the models; on a Space that cannot open them, load pocket with a note on what is missing."""
+    # Elsewhere the person who started the app can read the error.
     if not space.is_space() or args.model == DEFAULT:
         return load(args)
     try:
@@ -132,7 +129,6 @@ def report(message: str | Exception, end: str = "") -> None:
 
 
 def build(args: argparse.Namespace) -> Any:
-    """Load the models and return the page."""
     loaded, wheel = load_or_fall_back(args)
     if args.compile:
         report(compiling.compile_blocks(loaded.pipe, space.is_zero()))
@@ -150,9 +146,10 @@ def check_space(args: argparse.Namespace) -> int:
         problems.append(str(error))
     for problem in problems:
         report(problem)
-    if not problems:
-        print("Ready for Spaces. Only a Space can tell how its build and its GPU behave.")
-    return 1 if problems else 0
+    if problems:
+        return 1
+    print("Ready for Spaces. Only a Space can tell how its build and its GPU behave.")
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,7 +2,7 @@
 
 Without this check, gradio would open any file that a request names without marking it as a file, and download
 web addresses of any size while other requests wait. All events and endpoints of the page, including MCP, go
-through `Page.preprocess_data`; `without_recordings` closes a route of gradio's that does not.
+through `Page.preprocess_data`; `block_recordings` closes a route of gradio's that does not.
 """
 
 import html
@@ -85,7 +85,7 @@ def _resolve(path: Any, folders: tuple[Path, ...]) -> Path:
     raise ValueError(uploads.GONE)
 
 
-def without_recordings(app: ASGIApp) -> ASGIApp:
+def block_recordings(app: ASGIApp) -> ASGIApp:
     """Return the app without `/process_recording`, which passes any upload to ffmpeg without an event."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:

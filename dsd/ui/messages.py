@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 LINK = re.compile(r"\[([^\]]+)\]\((https://[^)\s]+)\)")  # a Markdown link
 
 
-def explained(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return an error as a sentence for visitors; log unexpected errors with their traceback."""
     if isinstance(error, gr.Error):
         # str(), because some ZeroGPU messages are HTML objects whose str() is the same text as Markdown.
@@ -36,7 +36,7 @@ def convert_errors() -> Iterator[None]:
     try:
         yield
     except (ValueError, RuntimeError) as error:
-        raise gr.Error(html.escape(explained(error)), print_exception=False) from error
+        raise gr.Error(html.escape(explain(error)), print_exception=False) from error
 
 
 def sentence(text: str) -> str:

@@ -13,7 +13,7 @@ from starlette.middleware import Middleware
 
 from dsd.ui import uploads
 from dsd.ui.curate import tab as curate_tab
-from dsd.ui.gate import Page, without_recordings
+from dsd.ui.gate import Page, block_recordings
 from dsd.ui.generate import tab as generate_tab
 from dsd.ui.grids import tab as grids_tab
 from dsd.ui.messages import notice, sentence
@@ -124,7 +124,7 @@ def launch(
             run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
             mcp_server=mcp,  # always set: a gradio environment variable could enable it without the login
             max_file_size="30mb", state_session_capacity=SESSIONS, server_name=host, server_port=port,
-            app_kwargs={"middleware": [Middleware(without_recordings)]}, **options,
+            app_kwargs={"middleware": [Middleware(block_recordings)]}, **options,
         )  # fmt: skip
     except (OSError, OverflowError) as error:  # OverflowError: not a port number
         place = "no free port was found" if port is None else f"port {port} cannot be used"

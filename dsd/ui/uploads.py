@@ -86,8 +86,8 @@ def keep_sweeping() -> None:
     threading.Thread(target=work, daemon=True, name="sweep").start()
 
 
-def open_upload(path: str) -> Image.Image:
-    """Open an upload with `intake.open_image`; raise ValueError if the file has been deleted."""
-    if not Path(path).is_file():
-        raise ValueError(GONE)
+def open_upload(path: str | None, gone: str = GONE) -> Image.Image:
+    """Open an upload with `intake.open_image`; raise ValueError, saying `gone`, if it has been deleted."""
+    if not path or not Path(path).is_file():
+        raise ValueError(gone)
     return intake.open_image(path)

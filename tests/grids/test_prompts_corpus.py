@@ -141,7 +141,7 @@ def test_the_form_of_grids_takes_it_or_says_why_not(work, accepted, corpus):
         try:
             grid = drawing_grids.new_prompt(recipe, prompt, ["beach"] * 3 + [prompt[:20]], 7)
         except ValueError as error:
-            assert is_ours(messages.problem(messages.explained(error))) and len(str(error)) < 1000
+            assert is_ours(messages.problem(messages.explain(error))) and len(str(error)) < 1000
             continue
         drawn += 1
         unknown = drawing_grids.unknown_words(work.loaded.pipe.tokenizer_2, grid)

@@ -17,7 +17,7 @@ from dsd.ui.generate import cost, tab
 from dsd.ui.generate import layout as generate_layout
 from dsd.ui.generate.cost import MARGIN, SECONDS_PER_EVALUATION, START_SECONDS, Pace, evaluations
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.messages import explained
+from dsd.ui.messages import explain
 from dsd.ui.models import Loaded
 from tests import tiny
 from tests.forms import form
@@ -213,7 +213,7 @@ def test_what_zero_gpu_refuses_with_reaches_the_visitor_with_its_numbers_and_the
 def test_a_refusal_that_is_written_in_html_reaches_the_visitor_without(work):
     text = "No GPU was available after 60s [Create a free account](https://huggingface.co/join) to get more."
     message = client.html_string('No GPU. <a style="x" href="https://huggingface.co/join">Create</a>', text)
-    said = explained(zero_error("ZeroGPU queue timeout", message, html=True))
+    said = explain(zero_error("ZeroGPU queue timeout", message, html=True))
     assert said.startswith(
         "No GPU was available after 60s Create a free account (https://huggingface.co/join)"
     )

@@ -22,7 +22,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.ui.curate import cards
 from dsd.ui.generate.handlers import whole
-from dsd.ui.messages import explained, notice, problem, quiet
+from dsd.ui.messages import explain, notice, problem, quiet
 from dsd.ui.models import Wheel
 
 CARDS = 6  # per page
@@ -81,7 +81,7 @@ class Curating:
         try:
             own, labels = self._read_again().thresholds, self.labels(values["own_labels"])
         except Exception as error:  # the page must always get an answer
-            return {"is_open": False, "body": gr.Row(visible=False), "message": problem(explained(error))}
+            return {"is_open": False, "body": gr.Row(visible=False), "message": problem(explain(error))}
         if values["is_open"]:
             return {"is_open": True}
         message, low = SAVED if self.saves else READ_ONLY if self.own else SAMPLE, min(0.0, own.floor)
@@ -111,7 +111,7 @@ class Curating:
             decided, labels = run.decided(thresholds), self.labels(values["own_labels"])
             selected = review.select(run, decided, values["show"], values["known"])
         except Exception as error:
-            return {"rates": problem(explained(error))}
+            return {"rates": problem(explain(error))}
         on_page, controls = _turn_to(selected, int(values["page"] or 1))
         own_count = review.counts(run.decided(run.thresholds))[SAME]
         command = review.command(run, thresholds) if self.own else None
@@ -143,14 +143,14 @@ class Curating:
             else:
                 own_labels = {**own_labels, name: curation.new_label(name, verdict)}
         except ValueError as error:
-            gr.Warning(html.escape(explained(error)), title="Not saved")
+            gr.Warning(html.escape(explain(error)), title="Not saved")
             return {}
         try:
             run = self.review()
             decided = run.decided(self.thresholds(values))
             agreement = cards.agreement(review.agreement(run, decided, self.labels(own_labels)))
         except ValueError as error:
-            agreement = problem(explained(error))
+            agreement = problem(explain(error))
         return {**_buttons(card, verdict), "agreement": agreement, "own_labels": own_labels}
 
     def export(self, own_labels: Labels) -> str:
@@ -181,7 +181,7 @@ def _images(run: Review, pair: Pair) -> str:
         first, second = review.images(run, pair)
         return cards.images(first, second, pair, run.grids[pair.grid].places)
     except ValueError as error:  # one damaged file must not hide the others
-        return problem(explained(error))
+        return problem(explain(error))
 
 
 def _words(pair: Pair, decision: tuple[str, str], minimum: int) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 from dsd.curation import captions
 from dsd.files import intake
 from dsd.ui import uploads
-from dsd.ui.messages import convert_errors, explained, notice, problem, quiet, sentence
+from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, sentence
 from dsd.ui.models import Loaded
 
 GPU_SECONDS = 20  # an allowance for one line of text
@@ -68,7 +68,7 @@ class Enhancing:
             if not text:
                 raise ValueError("the model had nothing to say about this image")
         except Exception as error:  # the page must always get an answer
-            return {"describe_remark": problem(explained(error))}
+            return {"describe_remark": problem(explain(error))}
         return {
             "suggestion": gr.Textbox(text, visible=True),
             "use_suggestion": gr.Button(visible=True),

@@ -18,7 +18,7 @@ from dsd.generate.drawing import Options
 from dsd.model import checkpoint
 from dsd.model.request import embedded_guidance
 from dsd.model.sampling import QUALITIES
-from dsd.ui.messages import explained, notice, problem
+from dsd.ui.messages import explain, notice, problem
 from dsd.ui.models import Loaded
 
 FIELDS: dict[str, type] = {  # of Options, in the order of links and of the API
@@ -78,7 +78,7 @@ class Form:
             fields = self.values(drawing.options_from(settings))
             frame = provenance.read_reference(image)
         except Exception as error:  # an untrusted file can cause any error
-            gr.Warning(html.escape(explained(error)), title="The settings of this image were not used")
+            gr.Warning(html.escape(explain(error)), title="The settings of this image were not used")
             return hidden
         note = RESTORED + (OTHER_MODEL if settings.get("model_hash") != self.model_hash else "")
         return {
@@ -95,7 +95,7 @@ class Form:
         try:
             fields = self._fields(query)
         except Exception as error:  # an untrusted link can cause any error
-            line = f"The settings in this link were not used. {explained(error)}"
+            line = f"The settings in this link were not used. {explain(error)}"
             return {"link_notice": gr.HTML(problem(line), visible=True)}
         return fields | {"link_notice": gr.HTML(notice(LINK_READ), visible=True)} if fields else {}
 
@@ -119,7 +119,7 @@ class Form:
         try:
             link = f"{page}?{self._query(values)}"
         except Exception as error:  # the page must always get an answer
-            return {"link": gr.Textbox("", visible=False), "link_remark": problem(explained(error))}
+            return {"link": gr.Textbox("", visible=False), "link_remark": problem(explain(error))}
         return {"link": gr.Textbox(link, visible=True), "link_remark": ""}
 
     def _query(self, values: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from dsd.ui.generate.cost import Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
 from dsd.ui.messages import (
     convert_errors,
-    explained,
+    explain,
     notice,
     problem,
     quiet,
@@ -59,7 +59,7 @@ class Generating:
             with closing(self._steps(frame, options)) as steps, uploads.workplace() as folder:
                 yield from self._watch(steps, options, Path(folder))
         except Exception as error:  # the page must always get an answer
-            yield report_failure(_explained(error))
+            yield report_failure(_explain(error))
 
     def _request(self, values: dict[str, Any]) -> tuple[Image.Image, Options]:
         """Return the fitted reference and the options: all work and all checks that need no GPU."""
@@ -70,7 +70,7 @@ class Generating:
         reference = uploads.open_upload(values["image"])
         return drawing.fit_reference(self.loaded.pipe, reference, options), options
 
-    def _timed(self, steps: Iterator[Progress], options: Options) -> Iterator[Progress]:
+    def _time(self, steps: Iterator[Progress], options: Options) -> Iterator[Progress]:
         """Yield the steps unchanged, and learn how long they took when all have arrived."""
         for progress in steps:
             yield progress
@@ -80,13 +80,13 @@ class Generating:
         """Yield what to show at every step; keep finished images if ZeroGPU's time ends before the others."""
         results: list[Result] = []
         try:
-            for progress in self._timed(steps, options):
+            for progress in self._time(steps, options):
                 results = progress.results
                 yield self._view(progress, options, folder)
         except Exception as error:
             if not results:
                 raise
-            line = f"{len(results)} of {options.count} images are done. {_explained(error)}"
+            line = f"{len(results)} of {options.count} images are done. {_explain(error)}"
             yield _show(results, folder) | {"status": problem(line)}
 
     def _view(self, progress: Progress, options: Options, folder: Path) -> dict[str, Any]:
@@ -142,11 +142,11 @@ class Generating:
         try:
             frame, options = self._request(values)
             with closing(self._steps(frame, options)) as all_steps, uploads.workplace() as folder:
-                for progress in self._timed(all_steps, options):
+                for progress in self._time(all_steps, options):
                     files = [path for path, _ in _save(progress.results, Path(folder))]
                     yield files, [result.seed for result in progress.results]
         except Exception as error:  # gradio's own message would say nothing, or too much
-            raise gr.Error(html.escape(_explained(error)), print_exception=False) from error
+            raise gr.Error(html.escape(_explain(error)), print_exception=False) from error
 
     endpoint.__name__ = "generate"  # the tool name for language models
 
@@ -175,7 +175,7 @@ class Generating:
             frame = drawing.fit_reference(self.loaded.pipe, reference, options)
             warning = self.loaded.warn(reference) if self.loaded.warn else None
         except Exception as error:  # the page must always get an answer
-            return {"seen": None, "remarks": gr.HTML(problem(explained(error)), visible=True)}
+            return {"seen": None, "remarks": gr.HTML(problem(explain(error)), visible=True)}
         return {"seen": frame, "remarks": _notices([intake.image_notice(reference), warning])}
 
     def cost(self, values: dict[str, Any]) -> dict[str, str]:
@@ -188,9 +188,9 @@ class Generating:
         return {"cost": quiet(line)}
 
 
-def _explained(error: Exception) -> str:
-    """Return `explained(error)`, with a remedy if more time was requested than ZeroGPU allows."""
-    text = explained(error)
+def _explain(error: Exception) -> str:
+    """Return `explain(error)`, with a remedy if more time was requested than ZeroGPU allows."""
+    text = explain(error)
     is_too_much = getattr(error, "title", "").startswith("ZeroGPU") and "requested" in text
     return f"{text.removesuffix('.')}. Fewer or smaller images ask for less." if is_too_much else text
 

@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
-from dsd.files import intake
 from dsd.generate import drawing, provenance
 from dsd.generate.drawing import Options
 from dsd.model import canvas
 from dsd.ui import uploads
 from dsd.ui.generate.form import RANGES, Form
-from dsd.ui.messages import convert_errors, explained, problem, quiet
+from dsd.ui.messages import convert_errors, explain, problem, quiet
 
 KEPT = 24
 REFERENCE, BEFORE = "reference", "before"  # what an image is compared with
@@ -73,14 +71,14 @@ class History:
         """Show the picked image on the right, and what it is compared with on the left."""
         visit = values["visit"]
         try:
-            image = open_image(visit.picked)
+            image = uploads.open_upload(visit.picked, GONE)
             if values["against"] == BEFORE and visit.before:
-                left, label = open_image(visit.before), "the one picked before"
+                left, label = uploads.open_upload(visit.before, GONE), "the one picked before"
                 left = canvas.fit(left, *image.size, "pad")  # their sizes may differ
             else:
                 left, label = provenance.read_reference(image), "its reference"
         except ValueError as error:
-            gr.Warning(html.escape(explained(error)))
+            gr.Warning(html.escape(explain(error)))
             return {"pair": gr.Column(visible=False)}
         label = f"Left: {label}. Right: this image."
         slider = gr.ImageSlider((left, visit.picked), format="png", label=label)
@@ -93,7 +91,7 @@ class History:
     def refer(self, values: dict[str, Any]) -> dict[str, Any]:
         path = values["visit"].picked
         with convert_errors():
-            open_image(path)
+            uploads.open_upload(path, GONE)
         return {"image": path, "restored": gr.Group(visible=False)}
 
 
@@ -102,19 +100,12 @@ def strip(visit: Visit) -> list[tuple[str, str]]:
     return [(path, f"seed {Path(path).stem.removeprefix('dsd-')}") for path in visit.paths]
 
 
-def open_image(path: str | None) -> Image.Image:
-    """Open an image of this visit; raise ValueError if it has been deleted."""
-    if not path or not Path(path).is_file():
-        raise ValueError(GONE)
-    return intake.open_image(path)
-
-
 def describe(path: str) -> str:
     """Return the image's prompt and settings as HTML, or the error if the file cannot be read."""
     try:
-        options = drawing.options_from(provenance.read_settings(open_image(path)))
+        options = drawing.options_from(provenance.read_settings(uploads.open_upload(path, GONE)))
     except ValueError as error:
-        return problem(explained(error))
+        return problem(explain(error))
     return f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>{quiet(in_words(options))}'
 
 

@@ -88,16 +88,20 @@ def _settings(parts: Parts, loaded: Loaded, form: Form) -> None:
             continue
         value = values.get(name, getattr(default, name))
         parts[name] = gr.Slider(*RANGES[name], value, step=step, label=label, info=info, elem_id=name)
-    with gr.Row():
-        info = "The same seed and settings give the same image; -1 takes a new one."
-        parts["seed"] = gr.Number(None, label="Seed", min_width=120, info=info)
-        parts["new_seed"] = gr.Checkbox(True, label="New seed each time", min_width=120)
+    seed(parts, "The same seed and settings give the same image; -1 takes a new one.")
     side = loaded.pipe.frame_size
     with gr.Row():
         for name in ("width", "height"):
             parts[name] = gr.Slider(*loaded.side_range, side, step=16, label=name.capitalize(), min_width=120)
     fits = [("Crop to fill", "crop"), ("Keep all, add white", "pad")]
     parts["fit"] = gr.Radio(fits, value=default.fit, label="Fitting your image")
+
+
+def seed(parts: Parts, info: str) -> None:
+    """Add the seed, and whether it is only used once."""
+    with gr.Row():
+        parts["seed"] = gr.Number(None, label="Seed", min_width=120, info=info)
+        parts["new_seed"] = gr.Checkbox(True, label="New seed each time", min_width=120)
 
 
 def _link(parts: Parts) -> None:

@@ -32,7 +32,7 @@ from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.messages import convert_errors, explained, problem, report_failure, status, step_status
+from dsd.ui.messages import convert_errors, explain, problem, report_failure, status, step_status
 from dsd.ui.models import Wheel
 
 ROWS, COLUMNS = 2, 2
@@ -99,7 +99,7 @@ class DrawingGrids:
             with closing(self._steps(prompt)) as reports, uploads.workplace() as folder:
                 yield from self._follow(reports, prompt, unjudged, Path(folder))
         except Exception as error:  # the page must always get an answer
-            yield report_failure(explained(error))
+            yield report_failure(explain(error))
 
     def _open_judge(self) -> str | None:
         """Open the judge; return why none is available, or None."""
@@ -108,7 +108,7 @@ class DrawingGrids:
         try:
             self.wheel.judge()
         except ValueError as error:
-            return explained(error)
+            return explain(error)
         return None
 
     def _follow(
@@ -124,7 +124,7 @@ class DrawingGrids:
             if last is None or last.grid is None:
                 raise
             facts = self._facts(replace(last, unjudged=unjudged or "the judge could not finish"), prompt)
-            yield {"facts": facts, "status": problem(f"The grid is drawn. {explained(error)}")}
+            yield {"facts": facts, "status": problem(f"The grid is drawn. {explain(error)}")}
 
     def _update(self, report: Report, prompt: Prompt, folder: Path) -> Update:
         if report.grid is None:
@@ -223,4 +223,4 @@ def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
             report = replace(report, pairs=(*report.pairs, *judged))
             yield report
     except ValueError as error:  # for example, a server that stopped; the grid is already drawn
-        yield replace(report, unjudged=explained(error))
+        yield replace(report, unjudged=explain(error))

@@ -7,12 +7,13 @@ from dsd.grids.recipes import CRITTERS
 from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES, shipped
 from dsd.ui import events, messages
 from dsd.ui.events import AT_ONCE, Parts
+from dsd.ui.generate import layout
+from dsd.ui.generate.layout import FRAME
 from dsd.ui.grids.examples import EXAMPLES
 from dsd.ui.grids.handlers import PLACES, DrawingGrids
 from dsd.ui.models import Wheel
 
 WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
-FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
 
 
 def build(wheel: Wheel) -> None:
@@ -53,10 +54,8 @@ def _form(wheel: Wheel) -> Parts:
         look = {"variant": "primary", "scale": 3, "min_width": 130}
         parts["draw"] = gr.Button("Draw the grid", elem_id="grid-draw", **look)
         parts["cancel"] = gr.Button("Cancel", interactive=False, elem_id="grid-cancel", scale=1, min_width=90)
-    with gr.Accordion("More settings", open=False), gr.Row():
-        info = "The same seed and words give the same grid; -1 takes a new one."
-        parts["seed"] = gr.Number(None, label="Seed", min_width=120, info=info)
-        parts["new_seed"] = gr.Checkbox(True, label="New seed each time", min_width=120)
+    with gr.Accordion("More settings", open=False):
+        layout.seed(parts, "The same seed and words give the same grid; -1 takes a new one.")
     return parts
 
 
