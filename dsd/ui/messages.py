@@ -67,7 +67,7 @@ def idle(line: str) -> str:
     return f'<div class="dsd-status dsd-idle">{html.escape(line)}</div>'
 
 
-def report_failure(text: str) -> dict[str, str]:
+def show_error(text: str) -> dict[str, str]:
     """Show a toast with an error, and return the status that keeps it on the page."""
     gr.Warning(html.escape(text), title="That did not work")
     return {"status": problem(text)}

@@ -20,16 +20,7 @@ from dsd.model import known_words
 from dsd.ui import uploads
 from dsd.ui.generate.cost import Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
-from dsd.ui.messages import (
-    convert_errors,
-    explain,
-    notice,
-    problem,
-    quiet,
-    report_failure,
-    status,
-    step_status,
-)
+from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, show_error, status, step_status
 from dsd.ui.models import Loaded
 
 PREVIEW_SECONDS = 0.4
@@ -59,7 +50,7 @@ class Generating:
             with closing(self._steps(frame, options)) as steps, uploads.workplace() as folder:
                 yield from self._watch(steps, options, Path(folder))
         except Exception as error:  # the page must always get an answer
-            yield report_failure(_explain(error))
+            yield show_error(_explain(error))
 
     def _request(self, values: dict[str, Any]) -> tuple[Image.Image, Options]:
         """Return the fitted reference and the options: all work and all checks that need no GPU."""
