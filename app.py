@@ -24,40 +24,32 @@ from dsd.model import compile as compiling
 from dsd.model import presets
 from dsd.model.checkpoint import best_device
 from dsd.model.presets import PRESETS
-from dsd.ui import opening, page
-from dsd.ui.loaded import Loaded, Wheel, shown_name
+from dsd.ui import models, page
+from dsd.ui.models import Loaded, Wheel
 
 ROOT = Path(__file__).resolve().parent
-EXAMPLES = ROOT / "assets" / "examples"
 DEFAULT = presets.DEFAULT.name
 AUTH, COMPILE = "DSD_AUTH", "DSD_COMPILE"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command-line flags."""
     parser = argparse.ArgumentParser(description=__doc__)
     add = parser.add_argument
     model, compiled = os.environ.get(space.MODEL) or DEFAULT, os.environ.get(COMPILE, "").lower()
     names = f"{', '.join(PRESETS)}, a folder or a hub id"
     add("--model", default=model, help=f"{names}; on a Space, set the variable {space.MODEL}")
     command.add_loading_flags(parser)
-    add(
-        "--compile", action="store_true", default=compiled in ("1", "t", "true"),
-        help=f"compile the model for the GPU: slower start, faster images; on a Space, set {COMPILE}=1",
-    )  # fmt: skip
-    add(
-        "--teacher", default=DEFAULT, choices=PRESETS,
-        help=f"model of the Grids tab, opened at first use ({DEFAULT}); FLUX: 34 GB, less with --quantize",
-    )  # fmt: skip
+    text = f"compile the model for the GPU: slower start, faster images; on a Space, set {COMPILE}=1"
+    add("--compile", action="store_true", default=compiled in ("1", "t", "true"), help=text)
+    text = f"model of the Grids tab, opened at first use ({DEFAULT}); FLUX: 34 GB, less with --quantize"
+    add("--teacher", default=DEFAULT, choices=PRESETS, help=text)
     add("--judge", help="compares and describes images: pocket, a folder, a hub id, or http://host/v1")
     add("--run", type=Path, help="folder of a judged run for the Curate tab (a small sample)")
     add("--host", help="address to serve on; 0.0.0.0 for the whole network")
     add("--port", type=int, help="port to serve on (the first free one from 7860)")
     add("--share", action="store_true", help="create a public link through gradio's servers")
-    add(
-        "--auth", metavar="USER:PASSWORD",
-        help=f"ask visitors for these; the variable {AUTH} hides them from the list of processes",
-    )  # fmt: skip
+    text = f"ask visitors for these; the variable {AUTH} hides them from the list of processes"
+    add("--auth", metavar="USER:PASSWORD", help=text)
     add("--mcp", action="store_true", help="offer the app to language models, as a tool; needs gradio[mcp]")
     add("--check-space", action="store_true", help="check that this folder runs as a Space, then stop")
     return parser.parse_args(argv)
@@ -67,7 +59,7 @@ def check(args: argparse.Namespace) -> None:
     """Raise ValueError for options that would otherwise fail only when a visitor needs them."""
     if args.judge and args.judge != DEFAULT and "://" not in args.judge:
         hub.check_source(args.judge)
-    if args.judge == DEFAULT and not opening.judge_knows(args.judge, args.teacher):
+    if args.judge == DEFAULT and not models.judge_knows(args.judge, args.teacher):
         raise ValueError(f"--judge {args.judge} cannot judge what {args.teacher} draws: name another judge")
     if args.mcp:
         page.check_mcp()
@@ -93,21 +85,18 @@ def credentials(args: argparse.Namespace) -> tuple[str, str] | None:
 
 def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     """Load the model; the models of the other tabs are opened on first use."""
-    way = {"device": args.device, "offload": args.offload}
-    pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, quantize=args.quantize, **way)
-    judge = opening.lazy_judge(args.judge, device=args.device)
-    describer = judge if opening.judge_knows(args.judge, args.model) else None
-    loaded = opening.describe_model(pipe, args.model, weights=args.weights, describer=describer)
-    judge = judge if opening.judge_knows(args.judge, args.teacher) else None
-    way |= {"quantize": args.quantize, "model": args.model, "run": args.run}
-    return loaded, opening.lazy_wheel(args.teacher, judge=judge, **way)
+    way = {"device": args.device, "offload": args.offload, "quantize": args.quantize}
+    pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, **way)
+    judge = models.lazy_judge(args.judge, device=args.device)
+    describer = judge if models.judge_knows(args.judge, args.model) else None
+    loaded = models.describe_model(pipe, args.model, weights=args.weights, describer=describer)
+    judge = judge if models.judge_knows(args.judge, args.teacher) else None
+    return loaded, models.lazy_wheel(args.teacher, judge=judge, model=args.model, run=args.run, **way)
 
 
 def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
-    """Load the models; on a Space that cannot open them, load pocket with a note on what is missing.
-
-    Elsewhere the error is raised, because the person who started the app can read it.
-    """
+    """Load the models; on a Space that cannot open them, load pocket with a note on what is missing."""
+    # Elsewhere the person who started the app can read the error.
     if not space.is_space() or args.model == DEFAULT:
         return load(args)
     try:
@@ -115,8 +104,8 @@ def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
             raise hub.LoadError(lacks)
         return load(args)
     except Exception as error:  # for any error, a page that reports it is better than none
-        report(f"{one_line(error)}; pocket runs instead")
-        log_only = f"{shown_name(args.model)} could not be opened: the log of this Space says why"
+        report(error, "; pocket runs instead")
+        log_only = f"{models.display_name(args.model)} could not be opened: the log of this Space says why"
         missing = str(error) if isinstance(error, ValueError) else log_only
     # Outside the except block, because the error keeps everything that was loaded in memory.
     embedded = {"model": DEFAULT, "weights": None, "lora": [], "offload": "none", "quantize": None}
@@ -130,27 +119,22 @@ def open_now(wheel: Wheel) -> None:
         try:
             lazy()
         except Exception as error:  # the tab that needs the model reports the error again
-            report(one_line(error))
+            report(error)
 
 
-def report(line: str) -> None:
-    print(f"app.py: {line}", file=sys.stderr, flush=True)
-
-
-def one_line(error: Exception) -> str:
-    """Return an error as one log line, with the type of an unexpected one, because its text may be vague."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, ValueError) else f"{type(error).__name__}: {text}"
+def report(message: str | Exception, end: str = "") -> None:
+    """Print one log line, with the type of an unexpected error, because its text may be vague."""
+    kind = "" if isinstance(message, str | ValueError) else f"{type(message).__name__}: "
+    print(f"app.py: {kind}{' '.join(str(message).split())}{end}", file=sys.stderr, flush=True)
 
 
 def build(args: argparse.Namespace) -> Any:
-    """Load the models and return the page."""
     loaded, wheel = load_or_fall_back(args)
     if args.compile:
         report(compiling.compile_blocks(loaded.pipe, space.is_zero()))
     if space.is_zero():
         open_now(wheel)
-    return page.build(loaded, EXAMPLES, wheel)
+    return page.build(loaded, ROOT / "assets" / "examples", wheel)
 
 
 def check_space(args: argparse.Namespace) -> int:
@@ -162,9 +146,10 @@ def check_space(args: argparse.Namespace) -> int:
         problems.append(str(error))
     for problem in problems:
         report(problem)
-    if not problems:
-        print("Ready for Spaces. Only a Space can tell how its build and its GPU behave.")
-    return 1 if problems else 0
+    if problems:
+        return 1
+    print("Ready for Spaces. Only a Space can tell how its build and its GPU behave.")
+    return 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -175,15 +160,14 @@ def main(argv: list[str] | None = None) -> int:
         check(args)
         if args.check_space:
             return check_space(args)
-        auth = credentials(args)
-        built = build(args)
+        auth, built = credentials(args), build(args)
         gc.freeze()
         gc.enable()
         # Services are stopped with SIGTERM: handle it like Ctrl-C, so that no upload is left behind.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         page.launch(built, auth=auth, mcp=args.mcp, host=args.host, port=args.port, share=args.share)
     except ValueError as error:
-        report(one_line(error))
+        report(error)
         return 2
     return 0
 

@@ -15,7 +15,7 @@ from dsd.grids.teacher import Settings, Teacher
 from dsd.model.checkpoint import model_hash
 from dsd.ui.curate.handlers import CARDS, SLIDERS, Curating
 from dsd.ui.curate.tab import CARD
-from dsd.ui.loaded import Lazy, Wheel
+from dsd.ui.models import Lazy, Wheel
 from dsd.vlm.open import Request
 from tests import judging, tiny
 from tests.wheel import append, make_grid

@@ -43,7 +43,6 @@ class Parts(dict[str, Block]):
         return {"fn": fn, "preprocess": False, **self.named(inputs, outputs)}
 
     def named(self, inputs: Sequence[str], outputs: Sequence[str]) -> dict[str, list[Block]]:
-        """Return an event's `inputs` and `outputs` as lists of components."""
         return {"inputs": [self[name] for name in inputs], "outputs": [self[name] for name in outputs]}
 
     def updates(self, values: dict[str, Any]) -> dict[Block, Any]:
@@ -55,27 +54,28 @@ def _path(value: Any) -> Any:
     return value["path"] if isinstance(value, dict) and "path" in value else value
 
 
-def running() -> gr.Button:
-    """Return an update that enables the Cancel button, for the start of a run.
+def connect_run(parts: Parts, starts: list[Callable], call: dict[str, Any]) -> list[Any]:
+    """Make the events `starts` run a call, with Cancel enabled meanwhile; return the events at the end.
 
     The start button is never disabled, because an error before the final update would leave it disabled. A
     second click during a run starts nothing.
     """
-    return gr.Button(interactive=True)
+    cancel, status = parts["cancel"], parts["status"]
 
+    def enable_cancel() -> gr.Button:
+        return gr.Button(interactive=True)
 
-def idle() -> gr.Button:
-    """Return an update that disables the Cancel button, for the end of a run."""
-    return gr.Button(interactive=False)
+    def disable_cancel() -> gr.Button:
+        return gr.Button(interactive=False)
 
-
-def cancels(runs: list[Any], cancel: gr.Button, status: gr.HTML) -> Any:
-    """Make a click on `cancel` stop the runs, then show a message; return the event that shows it.
-
-    If the message came first, progress updates on their way to the browser could overwrite it.
-    """
-    stop = cancel.click(idle, None, cancel, cancels=runs, **AT_ONCE)
-    return stop.then(lambda: messages.done("Canceled."), None, status, **AT_ONCE)
+    gr.on(starts, enable_cancel, None, cancel, js=scroll_to(f"#{status.elem_id}"), **AT_ONCE)
+    # "once" applies to this event alone; an event chained to another would run twice.
+    wait = {"trigger_mode": "once", "show_progress": "minimal", "show_progress_on": status}
+    run = gr.on(starts, **call, **wait, **LANE, **PRIVATE)
+    stop = cancel.click(disable_cancel, None, cancel, cancels=[run], **AT_ONCE)
+    # If the message came before the stop, progress updates on their way to the browser could overwrite it.
+    canceled = stop.then(lambda: messages.status("Canceled."), None, status, **AT_ONCE)
+    return [run.then(disable_cancel, None, cancel, **AT_ONCE), canceled]
 
 
 def scroll_to(selector: str) -> str:

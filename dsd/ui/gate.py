@@ -2,10 +2,11 @@
 
 Without this check, gradio would open any file that a request names without marking it as a file, and download
 web addresses of any size while other requests wait. All events and endpoints of the page, including MCP, go
-through `Page.preprocess_data`; `without_recordings` closes a route of gradio's that does not.
+through `Page.preprocess_data`; `block_recordings` closes a route of gradio's that does not.
 """
 
 import html
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dsd.ui import uploads
 
-GONE = "your image is gone, because uploads are not kept for long: upload it again"
 ADDRESS = "web addresses are not fetched here: save the image and upload it"
 MAX_INLINE = 40_000_000  # characters of a `data:` address, equal to a file of 30 MB
 META = {"_type": "gradio.FileData"}
@@ -33,7 +33,7 @@ class Page(gr.Blocks):
     async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> Any:
         """Check the raw inputs of an event before gradio opens, copies or downloads anything."""
         try:
-            admitted = admit(inputs, (uploads.settled(), *self.public))
+            admitted = admit(inputs, (Path(os.environ[uploads.VARIABLE]), *self.public))
         except ValueError as error:
             raise gr.Error(html.escape(str(error)), print_exception=False) from error
         return await super().preprocess_data(block_fn, admitted, *args, **options)
@@ -55,25 +55,24 @@ def admit(value: Any, folders: tuple[Path, ...]) -> Any:
 
 def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
     path, url = data.get("path"), data.get("url")
-    is_inline = isinstance(url, str) and url.startswith("data:")
-    if path is None and is_inline:
-        if len(url) > MAX_INLINE:
-            raise ValueError("the image is too large: upload one of at most 30 MB")
-        path = _saved(url, folders[0])
-    real, name = _upload(url if path is None else path, folders), data.get("orig_name")
+    if path is None and isinstance(url, str) and url.startswith("data:"):
+        path = _save(url, folders[0])
+    real, name = _resolve(url if path is None else path, folders), data.get("orig_name")
     return {"path": str(real), "orig_name": Path(name).name if isinstance(name, str) else None, "meta": META}
 
 
-def _saved(url: str, folder: Path) -> str:
+def _save(url: str, folder: Path) -> str:
+    if len(url) > MAX_INLINE:
+        raise ValueError("the image is too large: upload one of at most 30 MB")
     try:
         return processing_utils.save_base64_to_cache(url, str(folder))
     except Exception as error:  # gradio can raise any exception for malformed data
         raise ValueError("the image inside the request cannot be read: upload it as a file") from error
 
 
-def _upload(path: Any, folders: tuple[Path, ...]) -> Path:
+def _resolve(path: Any, folders: tuple[Path, ...]) -> Path:
     if not isinstance(path, str):
-        raise ValueError(GONE)
+        raise ValueError(uploads.GONE)
     path = unquote(_OWN_ADDRESS.sub("", path)) if _OWN_ADDRESS.match(path) else path
     if re.match(r"[a-z]+:", path, re.IGNORECASE) and not Path(path).drive:
         raise ValueError(ADDRESS)
@@ -83,10 +82,10 @@ def _upload(path: Any, folders: tuple[Path, ...]) -> Path:
             return real
     except (OSError, RuntimeError, ValueError):  # too long, a loop of links, or a zero byte
         pass
-    raise ValueError(GONE)
+    raise ValueError(uploads.GONE)
 
 
-def without_recordings(app: ASGIApp) -> ASGIApp:
+def block_recordings(app: ASGIApp) -> ASGIApp:
     """Return the app without `/process_recording`, which passes any upload to ffmpeg without an event."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,6 +6,8 @@ Text from visitors and files is escaped here before it enters the page.
 import html
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import gradio as gr
 
@@ -15,7 +17,7 @@ logger = logging.getLogger(__name__)
 LINK = re.compile(r"\[([^\]]+)\]\((https://[^)\s]+)\)")  # a Markdown link
 
 
-def explained(error: Exception) -> str:
+def explain(error: Exception) -> str:
     """Return an error as a sentence for visitors; log unexpected errors with their traceback."""
     if isinstance(error, gr.Error):
         # str(), because some ZeroGPU messages are HTML objects whose str() is the same text as Markdown.
@@ -28,15 +30,19 @@ def explained(error: Exception) -> str:
     return sentence(doctor.remedy(error))
 
 
+@contextmanager
+def convert_errors() -> Iterator[None]:
+    """Raise errors as gr.Error, explained: from ZeroGPU's process, other types arrive without a message."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise gr.Error(html.escape(explain(error)), print_exception=False) from error
+
+
 def sentence(text: str) -> str:
     """Return the text with a capital first letter and a period at the end."""
     text = text.strip()
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith(('.', '!', '?')) else '.'}"
-
-
-def time_left(seconds: float) -> str:
-    """Return the remaining time in words, rounded because it is an estimate."""
-    return f"about {roughly(seconds)} left"
 
 
 def roughly(seconds: float) -> str:
@@ -46,22 +52,30 @@ def roughly(seconds: float) -> str:
     return f"{round(seconds)} seconds" if seconds < 90 else f"{round(seconds / 60)} minutes"
 
 
-def status(line: str, share: float) -> str:
-    """Return the status line with a progress bar, shown while images are drawn."""
-    return (
-        f'<div class="dsd-status" role="status">{html.escape(line)}'
-        f'<div class="dsd-bar"><span style="width:{share:.0%}"></span></div></div>'
-    )
+def status(line: str, share: float | None = None) -> str:
+    """Return the status line, with a progress bar while images are drawn."""
+    bar = "" if share is None else f'<div class="dsd-bar"><span style="width:{share:.0%}"></span></div>'
+    return f'<div class="dsd-status" role="status">{html.escape(line)}{bar}</div>'
 
 
-def done(line: str) -> str:
-    """Return the status line for finished images."""
-    return f'<div class="dsd-status" role="status">{html.escape(line)}</div>'
+def step_status(step: int, total: int, seconds_left: float) -> str:
+    """Return the status line of a step, with the remaining time in words."""
+    return status(f"Step {step} of {total} · about {roughly(seconds_left)} left", step / total)
 
 
 def idle(line: str) -> str:
-    """Return the status line shown before anything has happened."""
     return f'<div class="dsd-status dsd-idle">{html.escape(line)}</div>'
+
+
+def show_error(text: str) -> dict[str, str]:
+    """Show a toast with an error, and return the status that keeps it on the page."""
+    gr.Warning(html.escape(text), title="That did not work")
+    return {"status": problem(text)}
+
+
+def quiet(text: str) -> str:
+    """Return a paragraph of small gray text."""
+    return f'<p class="dsd-quiet">{html.escape(text)}</p>'
 
 
 def notice(text: str) -> str:

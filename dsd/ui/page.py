@@ -13,11 +13,11 @@ from starlette.middleware import Middleware
 
 from dsd.ui import uploads
 from dsd.ui.curate import tab as curate_tab
-from dsd.ui.gate import Page, without_recordings
+from dsd.ui.gate import Page, block_recordings
 from dsd.ui.generate import tab as generate_tab
 from dsd.ui.grids import tab as grids_tab
-from dsd.ui.loaded import Loaded, Wheel, shown_name
 from dsd.ui.messages import notice, sentence
+from dsd.ui.models import Loaded, Wheel, display_name
 
 TITLE = "Same subject, somewhere new"
 QUEUE = 20  # waiting visitors before the page says that it is full
@@ -33,42 +33,30 @@ LIGHT_AND_DARK = {
     "button_cancel_background_fill_hover": "#991b1b",
 }
 THEME = gr.themes.Soft(
-    primary_hue="teal",
-    neutral_hue="stone",
-    radius_size="lg",
+    primary_hue="teal", neutral_hue="stone", radius_size="lg",
     font=["system-ui", "Segoe UI", "Helvetica Neue", "Arial", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 ).set(
     **LIGHT_AND_DARK,
     **{f"{name}_dark": value for name, value in LIGHT_AND_DARK.items()},
-    body_background_fill="*neutral_50",
-    block_background_fill="white",
-    block_border_width="1px",
-    block_border_color="*neutral_200",
-    block_shadow="none",
-    block_title_padding="0",
-    block_title_text_weight="600",
-    block_label_text_weight="500",
+    body_background_fill="*neutral_50", body_text_color_subdued="*neutral_600",
+    block_background_fill="white", block_shadow="none",
+    block_border_width="1px", block_border_color="*neutral_200",
+    block_title_padding="0", block_title_text_weight="600",
+    block_label_text_weight="500", block_label_text_color="*body_text_color_subdued",
     block_label_background_fill="*background_fill_primary",
-    block_label_text_color="*body_text_color_subdued",
-    input_border_width="1px",
-    input_border_color="*neutral_200",
-    input_shadow="none",
-    checkbox_border_color="*neutral_400",
-    color_accent="*primary_700",  # the theme has no variable for the dark accent; style.css sets it
-    body_text_color_subdued="*neutral_600",
-    input_placeholder_color="*neutral_500",
-    input_placeholder_color_dark="*neutral_300",
+    input_border_width="1px", input_border_color="*neutral_200", input_shadow="none",
+    input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_300",
+    checkbox_border_color="*neutral_400", button_cancel_text_color="white",
     button_secondary_background_fill_hover_dark="*primary_700",
-    button_cancel_text_color="white",
-)
+    color_accent="*primary_700",  # the theme has no variable for the dark accent; style.css sets it
+)  # fmt: skip
 
 
 def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Blocks:
     """Build the page for one loaded model.
 
-    `examples` is a folder with `examples.json`. `wheel` adds the tabs that show where the training pairs come
-    from.
+    `examples` is a folder with `examples.json`; `wheel` adds the tabs on where the training pairs come from.
     """
     # Uploads and results are private: the server deletes them after six hours.
     uploads.settle()
@@ -88,21 +76,20 @@ def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Bloc
 
 
 def _header(loaded: Loaded) -> str:
-    weights = f" with the weights {html.escape(shown_name(loaded.weights))}" if loaded.weights else ""
+    weights = f" with the weights {html.escape(display_name(loaded.weights))}" if loaded.weights else ""
     missing = notice(sentence(loaded.missing)) if loaded.missing else ""
     return (
         f"<h1>{TITLE}</h1><p>Give it an image of a character or a thing, and say where it should be. "
         "It draws the same one there.</p>"
-        f'<p class="dsd-model"><b>Model: {html.escape(shown_name(loaded.name))}{weights}.</b> '
+        f'<p class="dsd-model"><b>Model: {html.escape(display_name(loaded.name))}{weights}.</b> '
         f"{html.escape(loaded.description)}</p>{missing}"
     )
 
 
 def _footer(loaded: Loaded) -> str:
-    text = f"License of the model and of what it makes: {html.escape(loaded.license)}. "
+    about = f"License of the model and of what it makes: {html.escape(loaded.license)}. "
     return (
-        "<p>All images made here are AI-generated, and their files say so. "
-        f"{text if loaded.license else ''}"
+        f"<p>All images made here are AI-generated, and their files say so. {about if loaded.license else ''}"
         "Uploads are not kept: they leave the server within six hours.</p>"
     )
 
@@ -127,27 +114,18 @@ def launch(
     """
     if host:
         _check_host(host)
-    uploads.keep_sweeping(folder := uploads.settle())
     # The MCP server saves inline images in a folder that gradio chose when it was imported, and has no option
     # for another one. `dsd.ui.gate` accepts only files of the upload folder, which is swept.
-    gr.mcp.DEFAULT_TEMP_DIR = str(folder)
+    gr.mcp.DEFAULT_TEMP_DIR = str(uploads.settle())
+    uploads.keep_sweeping()
     try:
         return page.launch(
-            theme=THEME,
-            css_paths=Path(__file__).with_name("style.css"),
-            footer_links=["api"],
-            run_history=False,
-            enable_monitoring=False,
-            ssr_mode=False,
+            theme=THEME, css_paths=Path(__file__).with_name("style.css"), footer_links=["api"],
+            run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
             mcp_server=mcp,  # always set: a gradio environment variable could enable it without the login
-            pwa=False,
-            max_file_size="30mb",
-            app_kwargs={"middleware": [Middleware(without_recordings)]},
-            state_session_capacity=SESSIONS,
-            server_name=host,
-            server_port=port,
-            **options,
-        )
+            max_file_size="30mb", state_session_capacity=SESSIONS, server_name=host, server_port=port,
+            app_kwargs={"middleware": [Middleware(block_recordings)]}, **options,
+        )  # fmt: skip
     except (OSError, OverflowError) as error:  # OverflowError: not a port number
         place = "no free port was found" if port is None else f"port {port} cannot be used"
         remedy = "pass a free one as --port" if port is None else "pass another --port, or leave it out"
@@ -161,6 +139,5 @@ def _check_host(host: str) -> None:
         with socket.socket(family, kind) as probe:
             probe.bind(address)
     except OSError as error:
-        raise ValueError(
-            f"{host} is not an address of this machine ({error}): leave out --host, or pass --host 0.0.0.0"
-        ) from error
+        remedy = "leave out --host, or pass --host 0.0.0.0"
+        raise ValueError(f"{host} is not an address of this machine ({error}): {remedy}") from error

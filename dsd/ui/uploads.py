@@ -1,8 +1,7 @@
 """Temporary storage for uploads and images: a private folder for each user, swept regularly.
 
-All users of a machine share gradio's default folder, and files left by an app that was killed stay there
-forever. Only one user can read the folder used here, and files older than five hours are deleted from it,
-including those of earlier runs.
+All users of a machine share gradio's default folder, where files left by a killed app stay forever. Only one
+user can read the folder used here, and files older than five hours are deleted, also those of earlier runs.
 """
 
 import contextlib
@@ -23,6 +22,7 @@ HOURS = (KEPT + EVERY) // 3600  # after which no file is left: what visitors are
 VARIABLE = "GRADIO_TEMP_DIR"  # gradio's variable for its file folder; gradio reads it again at every use
 NAME = "dsd-uploads"
 PREVIEW = 75  # JPEG quality
+GONE = "your image is gone, because uploads are not kept for long: upload it again"
 
 
 def settle() -> Path:
@@ -34,11 +34,6 @@ def settle() -> Path:
     for place in (folder, _own()):
         sweep(place, KEPT)
     return folder
-
-
-def settled() -> Path:
-    """Return the folder that `settle` made, the only one where gradio keeps uploads."""
-    return Path(os.environ[VARIABLE])
 
 
 def workplace() -> tempfile.TemporaryDirectory:
@@ -80,20 +75,19 @@ def sweep(folder: Path, age: float) -> None:
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
-def keep_sweeping(folder: Path) -> None:
+def keep_sweeping() -> None:
     """Sweep the upload folders every hour while the app runs."""
 
     def work() -> None:
         while True:
             time.sleep(EVERY)
-            for place in (folder, _own()):
-                sweep(place, KEPT)
+            settle()
 
     threading.Thread(target=work, daemon=True, name="sweep").start()
 
 
-def open_upload(path: str) -> Image.Image:
-    """Open an upload with `intake.open_image`; raise ValueError if the file has been deleted."""
-    if not Path(path).is_file():
-        raise ValueError("your image is gone, because uploads are not kept for long: upload it again")
+def open_upload(path: str | None, gone: str = GONE) -> Image.Image:
+    """Open an upload with `intake.open_image`; raise ValueError, saying `gone`, if it has been deleted."""
+    if not path or not Path(path).is_file():
+        raise ValueError(gone)
     return intake.open_image(path)

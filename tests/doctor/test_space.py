@@ -18,7 +18,7 @@ from dsd.generate import command
 from dsd.model import presets
 from dsd.ui import page
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import tiny
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,7 @@ from dsd.files import intake, rgb
 from dsd.generate import drawing, provenance
 from dsd.model import canvas
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import tiny, uploads
 from tests.markup import Reading
 

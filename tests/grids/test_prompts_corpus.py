@@ -13,10 +13,10 @@ from dsd.generate import drawing, provenance
 from dsd.grids.grids import new_grid
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.ui import messages
-from dsd.ui.generate.handlers import Generating, finished
+from dsd.ui.generate.handlers import Generating, finish
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids import handlers as drawing_grids
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import tiny
 from tests.forms import form
 from tests.markup import Reading
@@ -129,8 +129,8 @@ def test_what_is_said_about_a_prompt_is_text(work, accepted):
     """The longest quote on the page is the part of the prompt that the model never reads."""
     for prompt in accepted:
         cut = intake.prompt_notice(work.loaded.pipe, prompt)
-        assert is_ours(finished(drawing.Options(prompt=prompt), [cut])), prompt[:80]
-        for said in (messages.problem, messages.notice, messages.done, messages.idle):
+        assert is_ours(finish(drawing.Options(prompt=prompt), [cut])), prompt[:80]
+        for said in (messages.problem, messages.notice, messages.status, messages.idle):
             assert is_ours(said(prompt)) and is_ours(messages.status(prompt, 0.5))
 
 
@@ -141,7 +141,7 @@ def test_the_form_of_grids_takes_it_or_says_why_not(work, accepted, corpus):
         try:
             grid = drawing_grids.new_prompt(recipe, prompt, ["beach"] * 3 + [prompt[:20]], 7)
         except ValueError as error:
-            assert is_ours(messages.problem(messages.explained(error))) and len(str(error)) < 1000
+            assert is_ours(messages.problem(messages.explain(error))) and len(str(error)) < 1000
             continue
         drawn += 1
         unknown = drawing_grids.unknown_words(work.loaded.pipe.tokenizer_2, grid)

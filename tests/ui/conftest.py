@@ -9,7 +9,7 @@ from PIL import Image
 
 from dsd.model.pipeline import DSDPipeline
 from dsd.ui import page, uploads
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import tiny
 from tests.project import ROOT
 

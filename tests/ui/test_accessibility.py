@@ -7,7 +7,7 @@ import pytest
 
 from dsd.generate import provenance
 from dsd.grids.recipes import CRITTERS
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import browsing, tiny, wheel_page
 
 THEMES = ("light", "dark")

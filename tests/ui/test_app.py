@@ -16,7 +16,7 @@ from dsd.generate import command, drawing, provenance
 from dsd.model.sampling import Quality
 from dsd.ui import page
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import tiny
 from tests.forms import form
 from tests.uploads import png_header

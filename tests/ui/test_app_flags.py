@@ -13,7 +13,7 @@ from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.model import presets
 from dsd.model.checkpoint import resolve
 from dsd.ui import page
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import tiny
 
 
@@ -149,7 +149,7 @@ def start(load, monkeypatch):
     monkeypatch.setattr(command, "quiet", lambda: None)
     monkeypatch.setattr(page, "build", empty_page)
     monkeypatch.setattr(app.signal, "signal", lambda *_: None)
-    monkeypatch.setattr(page.uploads, "keep_sweeping", lambda _: None)
+    monkeypatch.setattr(page.uploads, "keep_sweeping", lambda: None)
     return lambda *flags: app.main(list(flags))
 
 

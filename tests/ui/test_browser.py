@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dsd.generate import provenance
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import browsing, tiny
 from tests.browsing import download
 from train.pocket import text

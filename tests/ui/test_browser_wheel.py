@@ -10,7 +10,7 @@ from PIL import Image
 from dsd.curation import judge as curation
 from dsd.generate import provenance
 from dsd.grids.recipes import CRITTERS
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import browsing, tiny, wheel_page
 
 STEPS = 12

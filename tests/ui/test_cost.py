@@ -17,8 +17,8 @@ from dsd.ui.generate import cost, tab
 from dsd.ui.generate import layout as generate_layout
 from dsd.ui.generate.cost import MARGIN, SECONDS_PER_EVALUATION, START_SECONDS, Pace, evaluations
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.loaded import Loaded
-from dsd.ui.messages import explained
+from dsd.ui.messages import explain
+from dsd.ui.models import Loaded
 from tests import tiny
 from tests.forms import form
 
@@ -170,7 +170,7 @@ def test_a_device_that_counts_more_against_the_quota_is_told_of(on_zero_gpu, mon
     monkeypatch.setattr(config, "get_config", lambda: {"duration_factor": 1.5})
     pace = Pace(512)
     seconds = pace.gpu_seconds(None, asked())
-    assert cost.counted(60) == 90
+    assert cost.count(60) == 90
     assert f"which count as {round(1.5 * seconds)} of your quota" in pace.line(asked())
 
 
@@ -213,7 +213,7 @@ def test_what_zero_gpu_refuses_with_reaches_the_visitor_with_its_numbers_and_the
 def test_a_refusal_that_is_written_in_html_reaches_the_visitor_without(work):
     text = "No GPU was available after 60s [Create a free account](https://huggingface.co/join) to get more."
     message = client.html_string('No GPU. <a style="x" href="https://huggingface.co/join">Create</a>', text)
-    said = explained(zero_error("ZeroGPU queue timeout", message, html=True))
+    said = explain(zero_error("ZeroGPU queue timeout", message, html=True))
     assert said.startswith(
         "No GPU was available after 60s Create a free account (https://huggingface.co/join)"
     )

@@ -3,7 +3,7 @@
 from dsd.curation.captions import LONGEST
 from dsd.grids.recipes import CRITTERS
 from dsd.ui.generate.enhancing import Enhancing
-from dsd.ui.loaded import Lazy, Loaded
+from dsd.ui.models import Lazy, Loaded
 from dsd.vlm.base import VLMError
 from tests import wheel_page
 from tests.judging import FakeJudge

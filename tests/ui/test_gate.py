@@ -45,7 +45,7 @@ def test_foreign_missing_and_linked_files_are_refused_with_one_message(place, na
     for named in forms(str(place.parent / name)):
         with pytest.raises(ValueError) as refused:
             gate.admit(named, (place,))
-        assert str(refused.value) == gate.GONE
+        assert str(refused.value) == uploads.GONE
 
 
 @pytest.mark.parametrize("path", ["assets/teaser.png", "", "\0", "x" * 5000, 7, ["a"], {"path": "b"}])

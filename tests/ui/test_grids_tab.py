@@ -21,8 +21,8 @@ from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.model.presets import ASSETS
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.grids.handlers import DrawingGrids, drawn_and_judged, new_prompt, surprise
-from dsd.ui.loaded import Lazy
+from dsd.ui.grids.handlers import DrawingGrids, draw_and_judge, new_prompt, surprise
+from dsd.ui.models import Lazy
 from dsd.vlm.base import VLMError
 from tests import judging, wheel_page
 
@@ -133,7 +133,7 @@ def test_closing_it_stops_before_the_next_step(teacher):
 
 
 def test_what_leaves_the_gpu_process_can_be_pickled(teacher):
-    reports = list(drawn_and_judged(opened(wheel_page.wheel(teacher=wheel_page.late(teacher))), prompt()))
+    reports = list(draw_and_judge(opened(wheel_page.wheel(teacher=wheel_page.late(teacher))), prompt()))
     again = pickle.loads(pickle.dumps(reports))
     assert [report.pairs for report in again] == [report.pairs for report in reports]
     assert again[-1].grid == reports[-1].grid and len(again[-1].pairs) == 6

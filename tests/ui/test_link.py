@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from dsd.ui.generate.form import FIELDS, LONGEST_LINK, SPACE, Form
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 from tests import tiny
 from tests.forms import form
 from tests.markup import Reading

@@ -1,8 +1,7 @@
 """Event handlers of the Curate tab: a run's pairs at the visitor's thresholds, and the visitor's labels.
 
-The run is read when the tab is first opened, and again when its files have changed. Labels are saved in the
-run if it belongs to the user who started the app and is writable. Otherwise, as with the public sample run,
-they stay with the visitor, who can download them.
+The run is read when the tab is opened and its files have changed. Labels are saved in the run if it belongs
+to the user who started the app and is writable; otherwise, they stay with the visitor, who can download them.
 """
 
 import html
@@ -21,11 +20,10 @@ from dsd.curation.review import Decisions, Review
 from dsd.curation.verdict import DROP, KEEP, REASONS, SAME, Thresholds
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
-from dsd.ui.curate import cards as curate_cards
-from dsd.ui.curate import judged
+from dsd.ui.curate import cards
 from dsd.ui.generate.handlers import whole
-from dsd.ui.loaded import Wheel
-from dsd.ui.messages import explained, notice, problem
+from dsd.ui.messages import explain, notice, problem, quiet
+from dsd.ui.models import Wheel
 
 CARDS = 6  # per page
 SLIDERS = ("floor", "ceiling", "minimum")
@@ -34,28 +32,20 @@ NO_RUN = (
     "that python -m train.curate has judged."
 )
 SAVED = "Your labels are saved in the run's folder as you click, beside the judge's verdicts (labels.jsonl)."
-SAMPLE = (
-    "This is the sample run that comes with the project, and it cannot be changed: your labels stay on this "
-    "page only until you reload it. Download them to keep them."
-)
-READ_ONLY = (
-    "This run's folder is not writable: your labels stay on this page only until you reload it. Download "
-    "them to keep them."
-)
+NOT_SAVED = ": your labels stay on this page only until you reload it. Download them to keep them."
+SAMPLE = "This is the sample run that comes with the project, and it cannot be changed" + NOT_SAVED
+READ_ONLY = "This run's folder is not writable" + NOT_SAVED
 Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
 Labels = dict[str, Row]  # pair id -> the visitor's own label, if it is not saved in the run
 
 
 class Curating:
-    """Event handlers for one run."""
-
     def __init__(self, wheel: Wheel) -> None:
         self.run, self.own = wheel.run, wheel.own
         self._lock, self._state, self._review = Lock(), None, None
 
     @property
     def saves(self) -> bool:
-        """Return whether labels are saved in the run."""
         return self.own and self.run is not None and os.access(self.run, os.W_OK)
 
     def review(self) -> Review:
@@ -91,22 +81,18 @@ class Curating:
         try:
             own, labels = self._read_again().thresholds, self.labels(values["own_labels"])
         except Exception as error:  # the page must always get an answer
-            return {"is_open": False, "body": gr.Row(visible=False), "message": problem(explained(error))}
+            return {"is_open": False, "body": gr.Row(visible=False), "message": problem(explain(error))}
         if values["is_open"]:
             return {"is_open": True}
-        low = min(0.0, own.floor)
+        message, low = SAVED if self.saves else READ_ONLY if self.own else SAMPLE, min(0.0, own.floor)
         return {
-            "is_open": True,
-            "body": gr.Row(visible=True),
-            "message": notice(SAVED if self.saves else READ_ONLY if self.own else SAMPLE),
+            "is_open": True, "body": gr.Row(visible=True), "message": notice(message), "known": labels,
             "floor": gr.Slider(minimum=low, value=own.floor),
             "ceiling": gr.Slider(minimum=low, value=own.ceiling),
             "minimum": gr.Slider(value=own.minimum_score),
-            "known": labels,
-        }
+        }  # fmt: skip
 
     def own_thresholds(self) -> Update:
-        """Set the sliders to the run's own thresholds."""
         own = self.review().thresholds
         return {"floor": own.floor, "ceiling": own.ceiling, "minimum": own.minimum_score}
 
@@ -125,22 +111,18 @@ class Curating:
             decided, labels = run.decided(thresholds), self.labels(values["own_labels"])
             selected = review.select(run, decided, values["show"], values["known"])
         except Exception as error:
-            return {"rates": problem(explained(error))}
-        pages = max(1, -(-len(selected) // CARDS))
-        page = min(max(1, int(values["page"] or 1)), pages)
-        on_page = selected[CARDS * (page - 1) : CARDS * page]
-        kept_count = sum(verdict == KEEP for verdict, _ in run.decided(run.thresholds))
+            return {"rates": problem(explain(error))}
+        on_page, controls = _turn_to(selected, int(values["page"] or 1))
+        own_count = review.counts(run.decided(run.thresholds))[SAME]
         command = review.command(run, thresholds) if self.own else None
         update = {
-            "rates": curate_cards.rates(review.counts(decided), kept_count, command),
-            "agreement": curate_cards.agreement(review.agreement(run, decided, labels)),
+            "rates": cards.rates(review.counts(decided), own_count, command),
+            "agreement": cards.agreement(review.agreement(run, decided, labels)),
             "show": gr.Dropdown(choices=_filters(decided)),
-            "page": gr.Number(value=page, maximum=pages),
-            "position": _position(len(selected), page, pages),
+            **controls,
             "shown": [run.pairs[index].id for index in on_page],
         }
-        for card in range(CARDS):
-            update[f"card_{card}"] = gr.Column(visible=card < len(on_page))
+        update |= {f"card_{card}": gr.Column(visible=card < len(on_page)) for card in range(CARDS)}
         for card, index in enumerate(on_page):
             pair = run.pairs[index]
             if values["shown"][card : card + 1] != [pair.id]:
@@ -150,7 +132,6 @@ class Curating:
         return update
 
     def label(self, card: int, verdict: str, values: dict[str, Any]) -> Update:
-        """Label the pair on a card."""
         pair_ids, own_labels = values["shown"], values["own_labels"]
         if card >= len(pair_ids):
             return {}
@@ -162,14 +143,14 @@ class Curating:
             else:
                 own_labels = {**own_labels, name: curation.new_label(name, verdict)}
         except ValueError as error:
-            gr.Warning(html.escape(explained(error)), title="Not saved")
+            gr.Warning(html.escape(explain(error)), title="Not saved")
             return {}
         try:
             run = self.review()
             decided = run.decided(self.thresholds(values))
-            agreement = curate_cards.agreement(review.agreement(run, decided, self.labels(own_labels)))
+            agreement = cards.agreement(review.agreement(run, decided, self.labels(own_labels)))
         except ValueError as error:
-            agreement = problem(explained(error))
+            agreement = problem(explain(error))
         return {**_buttons(card, verdict), "agreement": agreement, "own_labels": own_labels}
 
     def export(self, own_labels: Labels) -> str:
@@ -185,47 +166,47 @@ class Curating:
         return b"".join(lines).decode()
 
 
+def _turn_to(selected: list[int], page: int) -> tuple[list[int], Update]:
+    """Return the pairs on a page, or on the last one if there are fewer, and what its controls show."""
+    pages = max(1, -(-len(selected) // CARDS))
+    page = min(max(1, page), pages)
+    first, last = CARDS * (page - 1), min(CARDS * page, len(selected))
+    position = f"Pairs {first + 1:,} to {last:,} of {len(selected):,} · page {page:,} of {pages:,}"
+    position = quiet(position if selected else "No pairs match this filter.")
+    return selected[first:last], {"page": gr.Number(value=page, maximum=pages), "position": position}
+
+
 def _images(run: Review, pair: Pair) -> str:
     try:
         first, second = review.images(run, pair)
-        return curate_cards.images(first, second, pair, run.grids[pair.grid].places)
+        return cards.images(first, second, pair, run.grids[pair.grid].places)
     except ValueError as error:  # one damaged file must not hide the others
-        return problem(explained(error))
+        return problem(explain(error))
 
 
 def _words(pair: Pair, decision: tuple[str, str], minimum: int) -> str:
     try:
-        return curate_cards.words(pair, decision, minimum)
+        return cards.words(pair, decision, minimum)
     except (ValueError, TypeError, KeyError, AttributeError):
         return problem(f"the row of pair {pair.id} cannot be shown because it was edited: undo the edit")
 
 
 def _buttons(card: int, label: str | None) -> Update:
-    accept, reject = gr.Button("Accept", variant="secondary"), gr.Button("Reject", variant="secondary")
-    if label == KEEP:
-        accept = gr.Button("Accepted ✓", variant="primary")
-    if label == DROP:
-        reject = gr.Button("Rejected ✗", variant="stop")
-    return {f"accept_{card}": accept, f"reject_{card}": reject}
+    accept = ("Accepted ✓", "primary") if label == KEEP else ("Accept", "secondary")
+    reject = ("Rejected ✗", "stop") if label == DROP else ("Reject", "secondary")
+    buttons = {f"accept_{card}": accept, f"reject_{card}": reject}
+    return {name: gr.Button(text, variant=variant) for name, (text, variant) in buttons.items()}
 
 
 def _filters(decided: Decisions) -> list[tuple[str, str]]:
-    """Return the filter's choices, each kind of pair with its count."""
     counts = Counter(reason for _, reason in decided)
     total, kept = len(decided), counts[SAME]
     return [
         (f"All pairs ({total:,})", review.ALL),
         (f"Kept ({kept:,})", KEEP),
         (f"Dropped ({total - kept:,})", DROP),
-        *((f"Dropped: {judged.WORDS[reason]} ({counts[reason]:,})", reason) for reason in REASONS[1:]),
+        *((f"Dropped: {cards.WORDS[reason]} ({counts[reason]:,})", reason) for reason in REASONS[1:]),
         ("Without your label", review.UNLABELED),
         ("With your label", review.LABELED),
         ("You and the judge disagree", review.DISAGREE),
     ]
-
-
-def _position(count: int, page: int, pages: int) -> str:
-    if not count:
-        return '<p class="dsd-quiet">No pairs match this filter.</p>'
-    first, last = CARDS * (page - 1) + 1, min(CARDS * page, count)
-    return f'<p class="dsd-quiet">Pairs {first:,} to {last:,} of {count:,} · page {page:,} of {pages:,}</p>'

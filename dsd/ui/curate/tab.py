@@ -1,8 +1,7 @@
 """The Curate tab: its layout and its events; `handlers` has the event handlers."""
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any
+from functools import partial, update_wrapper
 
 import gradio as gr
 from gradio.blocks import Block
@@ -12,7 +11,7 @@ from dsd.curation.verdict import DROP, KEEP, TOP_SCORE, Thresholds
 from dsd.ui import messages
 from dsd.ui.curate.handlers import CARDS, SLIDERS, Curating
 from dsd.ui.events import AT_ONCE, Parts, scroll_to
-from dsd.ui.loaded import Wheel
+from dsd.ui.models import Wheel
 
 SAVE = """text => { if (!text) return;
   const link = document.createElement("a");
@@ -39,13 +38,12 @@ def build(wheel: Wheel, tab: gr.Tab) -> None:
         with gr.Column(scale=8, min_width=320):
             parts |= _pages()
     # `known`: the labels when the filter was set. `shown`: the pair ids on the cards.
-    parts |= {"is_open": gr.State(False), "known": gr.State({}), "shown": gr.State([])}
-    parts["own_labels"] = gr.State({})
+    states = {"is_open": False, "known": {}, "shown": [], "own_labels": {}}
+    parts |= {name: gr.State(value) for name, value in states.items()}
     _wire(parts, Curating(wheel), tab)
 
 
 def _limits() -> dict[str, Block]:
-    """Add the keep rate, and sliders for the thresholds that it depends on."""
     default = Thresholds()
     return {
         "rates": gr.HTML(elem_id="curate-rates", padding=False),
@@ -68,7 +66,6 @@ def _limits() -> dict[str, Block]:
 
 
 def _opinion() -> dict[str, Block]:
-    """Add the visitor's agreement with the judge, and the button that downloads the labels."""
     gr.Markdown("### You and the judge", elem_classes="dsd-heading")
     return {
         "agreement": gr.HTML(elem_id="curate-agreement", padding=False),
@@ -78,7 +75,6 @@ def _opinion() -> dict[str, Block]:
 
 
 def _pages() -> dict[str, Block]:
-    """Add the filter, one page of cards, and the controls that turn pages."""
     parts: dict[str, Block] = {
         "show": gr.Dropdown(
             choices=[("All pairs", review.ALL), ("Kept", KEEP)], value=review.ALL, label="Show",
@@ -88,7 +84,7 @@ def _pages() -> dict[str, Block]:
     }  # fmt: skip
     with gr.Row(elem_classes="dsd-cards"):
         for index in range(CARDS):
-            parts |= zip([f"{name}_{index}" for name in CARD], _card(index), strict=True)
+            parts |= _card(index)
     with gr.Row(elem_classes="dsd-pages"):
         parts["back"] = gr.Button("← Previous", size="sm", min_width=100, elem_id="curate-back")
         parts["page"] = gr.Number(
@@ -99,13 +95,12 @@ def _pages() -> dict[str, Block]:
     return parts
 
 
-def _card(index: int) -> list[Block]:
+def _card(index: int) -> dict[str, Block]:
     with gr.Column(visible=False, min_width=300, elem_classes="dsd-card", elem_id=f"pair-{index}") as card:
-        images, words = gr.HTML(padding=False), gr.HTML(padding=False)
+        blocks = [card, gr.HTML(padding=False), gr.HTML(padding=False)]
         with gr.Row():
-            accept = gr.Button("Accept", size="sm", min_width=80)
-            reject = gr.Button("Reject", size="sm", min_width=80)
-    return [card, images, words, accept, reject]
+            blocks += [gr.Button(name, size="sm", min_width=80) for name in ("Accept", "Reject")]
+    return {f"{name}_{index}": block for name, block in zip(CARD, blocks, strict=True)}
 
 
 def _wire(parts: Parts, work: Curating, tab: gr.Tab) -> None:
@@ -122,25 +117,19 @@ def _wire(parts: Parts, work: Curating, tab: gr.Tab) -> None:
     view_on(parts["reset"].click(**parts.call(work.own_thresholds, [], SLIDERS), **AT_ONCE).then)
     first_page = parts.call(work.first_page, ["own_labels"], ["page", "known"])
     view_on(parts["show"].input(**first_page, **AT_ONCE).then)
-    page = parts["page"]
+    page, js = parts["page"], scroll_to("#curate-show")
     view_on(page.submit)
     for name, step in (("back", -1), ("forth", 1)):
-        js = scroll_to("#curate-show")
         view_on(parts[name].click(partial(_turn, step), page, page, js=js, **AT_ONCE).then)
     for index in range(CARDS):
+        outputs = [f"accept_{index}", f"reject_{index}", "agreement", "own_labels"]
         for name, verdict in (("accept", KEEP), ("reject", DROP)):
-            _wire_label(parts, work, index, parts[f"{name}_{index}"], verdict)
+            label = update_wrapper(partial(work.label, index, verdict), work.label)
+            call = parts.call(label, ["shown", "own_labels", *SLIDERS], outputs)
+            parts[f"{name}_{index}"].click(**call, **AT_ONCE)
     text = parts["text"]
     export = parts["download"].click(work.export, parts["own_labels"], text, **AT_ONCE)
     export.then(None, text, None, js=SAVE, **AT_ONCE)
-
-
-def _wire_label(parts: Parts, work: Curating, index: int, button: gr.Button, verdict: str) -> None:
-    def label(values: dict[str, Any]) -> dict[str, Any]:
-        return work.label(index, verdict, values)
-
-    outputs = [f"accept_{index}", f"reject_{index}", "agreement", "own_labels"]
-    button.click(**parts.call(label, ["shown", "own_labels", *SLIDERS], outputs), **AT_ONCE)
 
 
 def _turn(step: int, page: float | None) -> int:

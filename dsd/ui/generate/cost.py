@@ -1,7 +1,6 @@
 """Cost of a request: model evaluations, time on this machine, and the time to request from ZeroGPU.
 
-Times are measured on the runs of this process. Before the first run, only an allowance is known. It is used
-for ZeroGPU, where every call must request its time.
+Times are measured on the runs of this process; before the first, ZeroGPU is asked for an allowance.
 """
 
 import math
@@ -16,6 +15,7 @@ from dsd.ui.messages import roughly
 SECONDS_PER_EVALUATION = 0.35  # for a 512-pixel frame on a ZeroGPU device; an allowance, not a measurement
 START_SECONDS = 15  # on ZeroGPU: loading weights, encoding text and reference, decoding; also an allowance
 MARGIN = 1.5  # on measured seconds: ZeroGPU aborts calls that run longer than requested
+FIRST = "The first image will show how long it takes here."
 
 
 def evaluations(options: Options) -> int:
@@ -50,18 +50,13 @@ class Pace:
 
     def line(self, options: Options) -> str:
         """Return a sentence on the expected time, shown to the visitor before the click."""
-        if space.is_zero():
-            return self._gpu_line(options)
         seconds = self.seconds(options)
-        if seconds is None:
-            return "The first image will show how long it takes here."
-        return f"Takes about {roughly(seconds)}."
-
-    def _gpu_line(self, options: Options) -> str:
+        if not space.is_zero():
+            return f"Takes about {roughly(seconds)}." if seconds is not None else FIRST
         # The remaining quota is not shown: `spaces` learns it only when a call is refused, and that error
         # message contains the number.
         seconds = self.gpu_seconds(None, options)
-        quota = f", which count as {counted(seconds)} of your quota" if counted(seconds) != seconds else ""
+        quota = f", which count as {count(seconds)} of your quota" if count(seconds) != seconds else ""
         caveat = "" if self.rate is not None else " This is an allowance: nothing has been timed here yet."
         return f"Asks for {seconds} seconds of your GPU time{quota}.{caveat}"
 
@@ -69,7 +64,7 @@ class Pace:
         return math.prod(options.size(self.side)) / 1e6
 
 
-def counted(seconds: int) -> int:
+def count(seconds: int) -> int:
     """Return the seconds that ZeroGPU deducts from a quota for `seconds`: more on its faster devices."""
     from spaces.zero.client import get_duration_seconds
 

@@ -1,10 +1,9 @@
 """The "Describe my image for me" box: a description of the reference to put before the prompt.
 
-The visitor can edit it first. The box is folded until a visitor opens it. The model that describes the image
-is the judge; it runs on this machine unless the user who started the app named a server.
+The visitor can edit it first. The model that describes the image is the judge; it runs on this machine unless
+the user who started the app named a server.
 """
 
-import html
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,23 +14,20 @@ from PIL import Image
 from dsd.curation import captions
 from dsd.files import intake
 from dsd.ui import uploads
-from dsd.ui.loaded import Loaded
-from dsd.ui.messages import explained, notice, problem, sentence
+from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, sentence
+from dsd.ui.models import Loaded
 
 GPU_SECONDS = 20  # an allowance for one line of text
 NO_DESCRIBER = (
     "For this the app needs a vision-language model that knows such images: start it with --judge and a "
     "name, such as Qwen/Qwen2.5-VL-3B-Instruct."
 )
-QUIET_LINE = '<p class="dsd-quiet">{}</p>'
 HINT = "Change it as you like, then use it. Nothing has been drawn yet."
 HERE = "A model on this machine looks at your image; nothing is sent anywhere."
 EFFECT = "It puts the subject into words, before your own. You can change them before they are used."
 
 
 class Enhancing:
-    """Event handlers for one describer."""
-
     def __init__(self, loaded: Loaded) -> None:
         self.describer = loaded.describer
 
@@ -40,10 +36,8 @@ class Enhancing:
 
         @spaces.GPU(duration=GPU_SECONDS)
         def ask(image: Image.Image, prompt: str) -> str:
-            try:
+            with convert_errors():
                 return captions.enhance(loaded.describer(), image, prompt, loaded.recipe, count=count)
-            except (ValueError, RuntimeError) as error:  # other types would arrive without a message
-                raise gr.Error(html.escape(explained(error)), print_exception=False) from error
 
         self._ask = ask
 
@@ -58,7 +52,7 @@ class Enhancing:
             return notice(sentence(self.trouble))
         host = urlsplit(self.describer.name).hostname if "://" in self.describer.name else None
         where = f"Your image is sent to {host}, whose model looks at it." if host else HERE
-        return QUIET_LINE.format(html.escape(f"{where} {EFFECT}"))
+        return quiet(f"{where} {EFFECT}")
 
     def describe(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return a suggested prompt and the button that uses it, or a remark on what went wrong."""
@@ -74,9 +68,9 @@ class Enhancing:
             if not text:
                 raise ValueError("the model had nothing to say about this image")
         except Exception as error:  # the page must always get an answer
-            return {"describe_remark": problem(explained(error))}
+            return {"describe_remark": problem(explain(error))}
         return {
             "suggestion": gr.Textbox(text, visible=True),
             "use_suggestion": gr.Button(visible=True),
-            "describe_remark": QUIET_LINE.format(HINT),
+            "describe_remark": quiet(HINT),
         }

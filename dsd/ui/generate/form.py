@@ -1,7 +1,6 @@
 """Convert the form's fields to options, and the settings of an image or a link back to fields.
 
-Images and links are untrusted: a value that the page does not offer raises an error that states the value and
-the range.
+Images and links are untrusted: a value that the page does not offer raises an error with value and range.
 """
 
 import html
@@ -19,8 +18,8 @@ from dsd.generate.drawing import Options
 from dsd.model import checkpoint
 from dsd.model.request import embedded_guidance
 from dsd.model.sampling import QUALITIES
-from dsd.ui.loaded import Loaded
-from dsd.ui.messages import explained, notice, problem
+from dsd.ui.messages import explain, notice, problem
+from dsd.ui.models import Loaded
 
 FIELDS: dict[str, type] = {  # of Options, in the order of links and of the API
     "prompt": str, "count": int, "steps": int, "image_guidance": float, "text_guidance": float,
@@ -39,8 +38,6 @@ OTHER_MODEL = " It was made by another model, so this one will draw it different
 
 
 class Form:
-    """The form of one loaded model."""
-
     def __init__(self, loaded: Loaded) -> None:
         self.pipe = loaded.pipe
         self.has_guidance = checkpoint.has_embedded_guidance(loaded.pipe)
@@ -57,11 +54,9 @@ class Form:
         return options
 
     def check_ranges(self, options: Options) -> None:
-        """Raise ValueError for numbers that the page does not offer."""
         for name, (low, high) in self.ranges.items():
-            value = getattr(options, name)
+            value, words = getattr(options, name), name.replace("_", " ")
             if value is not None and not low <= value <= high:
-                words = name.replace("_", " ")
                 raise ValueError(f"{words} must be from {low} to {high} on this page, got {value}")
 
     def values(self, options: Options) -> dict[str, Any]:
@@ -75,8 +70,7 @@ class Form:
 
     def restore(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the settings of an `image` that was made here, with the reference it was made from."""
-        image = values["image"]
-        hidden = {"restored": gr.Group(visible=False)}
+        image, hidden = values["image"], {"restored": gr.Group(visible=False)}
         if not image or not provenance.carries_settings(image):
             return hidden
         try:
@@ -84,7 +78,7 @@ class Form:
             fields = self.values(drawing.options_from(settings))
             frame = provenance.read_reference(image)
         except Exception as error:  # an untrusted file can cause any error
-            gr.Warning(html.escape(explained(error)), title="The settings of this image were not used")
+            gr.Warning(html.escape(explain(error)), title="The settings of this image were not used")
             return hidden
         note = RESTORED + (OTHER_MODEL if settings.get("model_hash") != self.model_hash else "")
         return {
@@ -101,7 +95,7 @@ class Form:
         try:
             fields = self._fields(query)
         except Exception as error:  # an untrusted link can cause any error
-            line = f"The settings in this link were not used. {explained(error)}"
+            line = f"The settings in this link were not used. {explain(error)}"
             return {"link_notice": gr.HTML(problem(line), visible=True)}
         return fields | {"link_notice": gr.HTML(notice(LINK_READ), visible=True)} if fields else {}
 
@@ -111,20 +105,21 @@ class Form:
             return {}
         prompt = link.get("prompt", "").strip()
         size = dict.fromkeys(("width", "height"), self.pipe.frame_size)
-        fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT}))
-        if not prompt:
-            del fields["prompt"]
-        if "seed" not in link:
-            del fields["seed"]
-            return fields
-        return fields | {"new_seed": False}
+        fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT})) | {"new_seed": False}
+        absent = ([] if prompt else ["prompt"]) + ([] if "seed" in link else ["seed", "new_seed"])
+        return {name: value for name, value in fields.items() if name not in absent}
 
     def make_link(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return a link with the fields' values, or a message that says why there is none."""
+        """Return a link with the fields' values, or a message that says why there is none.
+
+        On a Space, it leads to the surrounding page, where visitors have their GPU quota.
+        """
+        space = os.environ.get(SPACE)
+        page = f"https://huggingface.co/spaces/{space}" if space else values["address"]
         try:
-            link = f"{_page(values['address'])}?{self._query(values)}"
+            link = f"{page}?{self._query(values)}"
         except Exception as error:  # the page must always get an answer
-            return {"link": gr.Textbox("", visible=False), "link_remark": problem(explained(error))}
+            return {"link": gr.Textbox("", visible=False), "link_remark": problem(explain(error))}
         return {"link": gr.Textbox(link, visible=True), "link_remark": ""}
 
     def _query(self, values: dict[str, Any]) -> str:
@@ -132,9 +127,8 @@ class Form:
         self._fields(query)  # raises ValueError for what could not be read back
         text = urlencode(query)
         if len(text) > LONGEST_LINK:
-            raise ValueError(
-                f"a prompt of {len(query['prompt']):,} characters is too long for a link: make it shorter"
-            )
+            words = f"a prompt of {len(query['prompt']):,} characters"
+            raise ValueError(f"{words} is too long for a link: make it shorter")
         return text
 
 
@@ -163,12 +157,6 @@ def _parse(name: str, text: str) -> int | float | str:
         return text
     pattern, words = PATTERNS[kind]
     if not re.fullmatch(pattern, text, re.ASCII):
-        short = text if len(text) <= 40 else f"{text[:40]} ..."
-        raise ValueError(f'{name.replace("_", " ")} must be {words}, got "{short}"')
+        start = text if len(text) <= 40 else f"{text[:40]} ..."
+        raise ValueError(f'{name.replace("_", " ")} must be {words}, got "{start}"')
     return kind(text)
-
-
-def _page(address: str) -> str:
-    """Return the page to link to: on a Space, the surrounding page, where visitors have their GPU quota."""
-    space = os.environ.get(SPACE)
-    return f"https://huggingface.co/spaces/{space}" if space else address

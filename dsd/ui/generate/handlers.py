@@ -1,7 +1,6 @@
-"""Event handlers of the Generate tab: from the values that a page sends to what it shows.
+"""Event handlers of the Generate tab: from the values of fields, by name, to new values by name.
 
-There is no layout and no math here. Handlers take the values of fields by name and return new values by
-name. They turn every invalid input into a sentence, and escape text from visitors before it enters HTML.
+They turn every invalid input into a sentence, and escape text from visitors before it enters HTML.
 """
 
 import html
@@ -21,15 +20,13 @@ from dsd.model import known_words
 from dsd.ui import uploads
 from dsd.ui.generate.cost import Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
-from dsd.ui.loaded import Loaded
-from dsd.ui.messages import done, explained, notice, problem, status, time_left
+from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, show_error, status, step_status
+from dsd.ui.models import Loaded
 
 PREVIEW_SECONDS = 0.4
 
 
 class Generating:
-    """Event handlers for one loaded model."""
-
     def __init__(self, loaded: Loaded) -> None:
         self.loaded = loaded
         self.form = Form(loaded)
@@ -39,30 +36,21 @@ class Generating:
         # It yields at every step, because only then can the other process notice a cancel.
         @spaces.GPU(duration=self.pace.gpu_seconds)
         def steps(image: Image.Image, options: Options) -> Iterator[Progress]:
-            names = {"model": loaded.name, "weights": loaded.weights}
-            try:
-                yield from drawing.stream(
-                    loaded.pipe, image, options, **names, preview_seconds=PREVIEW_SECONDS
-                )
-            except (ValueError, RuntimeError) as error:  # other types would arrive without a message
-                raise gr.Error(html.escape(explained(error)), print_exception=False) from error
+            settings = {"model": loaded.name, "weights": loaded.weights, "preview_seconds": PREVIEW_SECONDS}
+            with convert_errors():
+                yield from drawing.stream(loaded.pipe, image, options, **settings)
 
         self._steps = steps
 
     def draw(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Draw for the page: yield the images, their redrawn references, the status and the seed.
-
-        An error removes nothing that is shown: neither previews nor the images of an earlier run.
-        """
+        """Yield images, redrawn references, status and seed; an error removes nothing that is shown."""
         try:
             frame, options = self._request(values)
             yield {"redrawn": [], "status": status("Starting", 0.0), "seed": options.seed}
             with closing(self._steps(frame, options)) as steps, uploads.workplace() as folder:
                 yield from self._watch(steps, options, Path(folder))
         except Exception as error:  # the page must always get an answer
-            text = _explained(error)
-            gr.Warning(html.escape(text), title="That did not work")
-            yield {"status": problem(text)}
+            yield show_error(_explain(error))
 
     def _request(self, values: dict[str, Any]) -> tuple[Image.Image, Options]:
         """Return the fitted reference and the options: all work and all checks that need no GPU."""
@@ -73,7 +61,7 @@ class Generating:
         reference = uploads.open_upload(values["image"])
         return drawing.fit_reference(self.loaded.pipe, reference, options), options
 
-    def _timed(self, steps: Iterator[Progress], options: Options) -> Iterator[Progress]:
+    def _time(self, steps: Iterator[Progress], options: Options) -> Iterator[Progress]:
         """Yield the steps unchanged, and learn how long they took when all have arrived."""
         for progress in steps:
             yield progress
@@ -83,28 +71,27 @@ class Generating:
         """Yield what to show at every step; keep finished images if ZeroGPU's time ends before the others."""
         results: list[Result] = []
         try:
-            for progress in self._timed(steps, options):
+            for progress in self._time(steps, options):
                 results = progress.results
                 yield self._view(progress, options, folder)
         except Exception as error:
             if not results:
                 raise
-            line = f"{len(results)} of {options.count} images are done. {_explained(error)}"
-            yield _galleries(results, folder) | {"status": problem(line)}
+            line = f"{len(results)} of {options.count} images are done. {_explain(error)}"
+            yield _show(results, folder) | {"status": problem(line)}
 
     def _view(self, progress: Progress, options: Options, folder: Path) -> dict[str, Any]:
         if len(progress.results) == options.count:
             cut = intake.prompt_notice(self.loaded.pipe, options.prompt)
             remarks = [cut, self._unknown_words(options.prompt)]
-            return _galleries(progress.results, folder) | {"status": finished(options, remarks)}
-        line = f"Step {progress.step} of {progress.total} · {time_left(progress.seconds_left)}"
-        view = {"status": status(line, progress.step / progress.total)}
+            return _show(progress.results, folder) | {"status": finish(options, remarks)}
+        view = {"status": step_status(progress.step, progress.total, progress.seconds_left)}
         if progress.previews is None:
             return view
         images = _save(progress.results, folder)
         for number, preview in enumerate(progress.previews, 1):
             images.append((uploads.preview(preview, folder, number), "preview"))
-        return view | {"images": _gallery(images, buttons=["fullscreen"])}
+        return view | {"images": _gallery(images, "fullscreen")}
 
     def endpoint(
         self,
@@ -122,8 +109,6 @@ class Generating:
         quality: str = "best",  # last, so that programs that pass values by position keep working
     ) -> Iterator[tuple[list[str], list[int]]]:
         """Yield PNG files that carry their settings, and their seeds.
-
-        A missing seed is replaced by a new one, and missing steps by the quality's.
 
         Args:
             image: the subject, one character or thing; an uploaded file or a data: address
@@ -148,11 +133,11 @@ class Generating:
         try:
             frame, options = self._request(values)
             with closing(self._steps(frame, options)) as all_steps, uploads.workplace() as folder:
-                for progress in self._timed(all_steps, options):
+                for progress in self._time(all_steps, options):
                     files = [path for path, _ in _save(progress.results, Path(folder))]
                     yield files, [result.seed for result in progress.results]
         except Exception as error:  # gradio's own message would say nothing, or too much
-            raise gr.Error(html.escape(_explained(error)), print_exception=False) from error
+            raise gr.Error(html.escape(_explain(error)), print_exception=False) from error
 
     endpoint.__name__ = "generate"  # the tool name for language models
 
@@ -181,7 +166,7 @@ class Generating:
             frame = drawing.fit_reference(self.loaded.pipe, reference, options)
             warning = self.loaded.warn(reference) if self.loaded.warn else None
         except Exception as error:  # the page must always get an answer
-            return {"seen": None, "remarks": gr.HTML(problem(explained(error)), visible=True)}
+            return {"seen": None, "remarks": gr.HTML(problem(explain(error)), visible=True)}
         return {"seen": frame, "remarks": _notices([intake.image_notice(reference), warning])}
 
     def cost(self, values: dict[str, Any]) -> dict[str, str]:
@@ -191,12 +176,12 @@ class Generating:
             line = self.pace.line(Options(prompt=NO_PROMPT, **numbers))
         except ValueError:
             line = ""  # a click on Create reports the error
-        return {"cost": f'<p class="dsd-quiet">{html.escape(line)}</p>'}
+        return {"cost": quiet(line)}
 
 
-def _explained(error: Exception) -> str:
-    """Return `explained(error)`, with a remedy if more time was requested than ZeroGPU allows."""
-    text = explained(error)
+def _explain(error: Exception) -> str:
+    """Return `explain(error)`, with a remedy if more time was requested than ZeroGPU allows."""
+    text = explain(error)
     is_too_much = getattr(error, "title", "").startswith("ZeroGPU") and "requested" in text
     return f"{text.removesuffix('.')}. Fewer or smaller images ask for less." if is_too_much else text
 
@@ -211,18 +196,20 @@ def _save(results: list[Result], folder: Path) -> list[tuple[str, str]]:
     return [(str(drawing.save(r, folder / f"dsd-{r.seed}.png")), f"seed {r.seed}") for r in results]
 
 
-def _galleries(results: list[Result], folder: Path) -> dict[str, gr.Gallery]:
+def _show(results: list[Result], folder: Path) -> dict[str, gr.Gallery]:
     references = [(result.reference, f"seed {result.seed}") for result in results]
-    return {"images": _gallery(_save(results, folder)), "redrawn": _gallery(references)}
+    buttons = "download", "fullscreen"
+    images, redrawn = _gallery(_save(results, folder), *buttons), _gallery(references, *buttons)
+    return {"images": images, "redrawn": redrawn}
 
 
-def _gallery(items: list, buttons: tuple[str, ...] | list[str] = ("download", "fullscreen")) -> gr.Gallery:
+def _gallery(items: list, *buttons: str) -> gr.Gallery:
     """Return a gallery that shows a single image large; of several, the one that is clicked."""
     return gr.Gallery(value=items, selected_index=0 if len(items) == 1 else None, buttons=list(buttons))
 
 
-def finished(options: Options, remarks: list[str | None]) -> str:
+def finish(options: Options, remarks: list[str | None]) -> str:
     """Return the status line for finished images, followed by remarks on the prompt."""
     last = options.seed + options.count - 1
     seeds = f"seed {options.seed}" if options.count == 1 else f"seeds {options.seed} to {last}"
-    return done(f"Done, {seeds}.") + "".join(notice(remark) for remark in remarks if remark)
+    return status(f"Done, {seeds}.") + "".join(notice(remark) for remark in remarks if remark)

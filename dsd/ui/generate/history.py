@@ -1,7 +1,7 @@
-"""The images of one visit: each can be compared with its reference, and its settings can be used again.
+"""The images of one visit, a page in one browser: compared with their references, their settings used again.
 
-A visit is one page in one browser. The page's session holds only a list of paths: an image's settings and
-reference are read from its own file, which is deleted together with all uploads.
+The page's session holds only paths: an image's settings and reference are read from its own file, which is
+deleted together with all uploads.
 """
 
 import html
@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from PIL import Image
 
-from dsd.files import intake
 from dsd.generate import drawing, provenance
 from dsd.generate.drawing import Options
 from dsd.model import canvas
 from dsd.ui import uploads
 from dsd.ui.generate.form import RANGES, Form
-from dsd.ui.messages import explained, problem
+from dsd.ui.messages import convert_errors, explain, problem, quiet
 
 KEPT = 24
 REFERENCE, BEFORE = "reference", "before"  # what an image is compared with
@@ -34,10 +32,9 @@ class Visit:
     picked: str | None = None
     before: str | None = None  # the image picked before that
 
-    def still_there(self) -> "Visit":
-        """Return the visit without files that have been deleted."""
-        there = tuple(path for path in self.paths if Path(path).is_file())
-        return replace(self, paths=there, before=self.before if self.before in there else None)
+    def drop_deleted(self) -> "Visit":
+        paths = tuple(path for path in self.paths if Path(path).is_file())
+        return replace(self, paths=paths, before=self.before if self.before in paths else None)
 
 
 class History:
@@ -51,8 +48,8 @@ class History:
         visit, items = values["visit"], (values["images"] or [])[: RANGES["count"][1]]
         paths = [item["image"]["path"] for item in items if item["image"]]
         paths = [path for path in paths if provenance.carries_settings(path)]
-        paths = list(dict.fromkeys([*paths, *visit.paths]))  # an image that was there moves to the front
-        visit = replace(visit, paths=tuple(paths)).still_there()
+        paths = tuple(dict.fromkeys([*paths, *visit.paths]))  # an image that was there moves to the front
+        visit = replace(visit, paths=paths).drop_deleted()
         visit = replace(visit, paths=visit.paths[:KEPT])
         return {"visit": visit, "history": gr.Column(visible=bool(visit.paths)), "strip": strip(visit)}
 
@@ -62,29 +59,26 @@ class History:
             return {"visit": visit}
         paths, path = visit.paths, visit.paths[index]
         before = visit.before if path == visit.picked else visit.picked
-        visit = replace(visit, picked=path, before=before).still_there()
+        visit = replace(visit, picked=path, before=before).drop_deleted()
         against = against if visit.before else REFERENCE
-        return {
-            "visit": visit,
-            **({} if visit.paths == paths else {"strip": strip(visit)}),
-            "panel": gr.Column(visible=True),
-            **self.compare({"visit": visit, "against": against}),
-            "against": gr.Radio(value=against, visible=visit.before is not None),
-            "about": about(path),
-        }
+        update = {} if visit.paths == paths else {"strip": strip(visit)}
+        update |= self.compare({"visit": visit, "against": against})
+        radio = gr.Radio(value=against, visible=visit.before is not None)
+        panel = {"panel": gr.Column(visible=True), "against": radio, "about": describe(path)}
+        return {"visit": visit, **update, **panel}
 
     def compare(self, values: dict[str, Any]) -> dict[str, Any]:
         """Show the picked image on the right, and what it is compared with on the left."""
         visit = values["visit"]
         try:
-            image = opened(visit.picked)
+            image = uploads.open_upload(visit.picked, GONE)
             if values["against"] == BEFORE and visit.before:
-                left, label = opened(visit.before), "the one picked before"
+                left, label = uploads.open_upload(visit.before, GONE), "the one picked before"
                 left = canvas.fit(left, *image.size, "pad")  # their sizes may differ
             else:
                 left, label = provenance.read_reference(image), "its reference"
         except ValueError as error:
-            gr.Warning(html.escape(explained(error)))
+            gr.Warning(html.escape(explain(error)))
             return {"pair": gr.Column(visible=False)}
         label = f"Left: {label}. Right: this image."
         slider = gr.ImageSlider((left, visit.picked), format="png", label=label)
@@ -95,12 +89,9 @@ class History:
         return self.form.restore(self.refer(values))
 
     def refer(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the picked image as the next reference."""
         path = values["visit"].picked
-        try:
-            opened(path)
-        except ValueError as error:
-            raise gr.Error(html.escape(explained(error)), print_exception=False) from error
+        with convert_errors():
+            uploads.open_upload(path, GONE)
         return {"image": path, "restored": gr.Group(visible=False)}
 
 
@@ -109,35 +100,19 @@ def strip(visit: Visit) -> list[tuple[str, str]]:
     return [(path, f"seed {Path(path).stem.removeprefix('dsd-')}") for path in visit.paths]
 
 
-def opened(path: str | None) -> Image.Image:
-    """Open an image of this visit; raise ValueError if it has been deleted."""
-    if not path or not Path(path).is_file():
-        raise ValueError(GONE)
-    return intake.open_image(path)
-
-
-def about(path: str) -> str:
+def describe(path: str) -> str:
     """Return the image's prompt and settings as HTML, or the error if the file cannot be read."""
     try:
-        options = drawing.options_from(provenance.read_settings(opened(path)))
+        options = drawing.options_from(provenance.read_settings(uploads.open_upload(path, GONE)))
     except ValueError as error:
-        return problem(explained(error))
-    return (
-        f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>'
-        f'<p class="dsd-quiet">{html.escape(in_words(options))}</p>'
-    )
+        return problem(explain(error))
+    return f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>{quiet(in_words(options))}'
 
 
 def in_words(options: Options) -> str:
-    """Return the settings as one line of text."""
-    parts = [
-        f"seed {options.seed}",
-        f"{options.loop.name}, {options.loop.steps} steps",
-        f"keep the subject {options.image_guidance:g}",
-        f"follow the prompt {options.text_guidance:g}",
-        "" if options.guidance is None else f"vividness {options.guidance:g}",
-        f"{options.width} x {options.height} pixels",
-        FITS[options.fit],
-    ]
-    line = " · ".join(part for part in parts if part)
-    return line[:1].upper() + line[1:]
+    vividness = "" if options.guidance is None else f"vividness {options.guidance:g} · "
+    return (
+        f"Seed {options.seed} · {options.loop.name}, {options.loop.steps} steps · "
+        f"keep the subject {options.image_guidance:g} · follow the prompt {options.text_guidance:g} · "
+        f"{vividness}{options.width} x {options.height} pixels · {FITS[options.fit]}"
+    )

@@ -9,11 +9,11 @@ from dsd.generate.drawing import Options
 from dsd.model.request import DEFAULT_GUIDANCE
 from dsd.model.sampling import QUALITIES
 from dsd.ui import messages
-from dsd.ui.events import Parts
+from dsd.ui.events import AT_ONCE, PRIVATE, Parts
 from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.generate.form import NO_PROMPT, RANGES, Form
 from dsd.ui.generate.history import BEFORE, REFERENCE, Visit
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 
 FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
 QUALITY = {  # work: model evaluations compared with `best`
@@ -23,12 +23,10 @@ QUALITY = {  # work: model evaluations compared with `best`
 }
 SLIDERS = {  # field -> step, label, explanation
     "steps": (1, "Steps", "More are slower and a little finer. Each quality brings its own number."),
-    "image_guidance": (
-        0.1, "Keep the subject", "Raise it when the subject changes too much. 1 is neutral.",
-    ),
+    "image_guidance": (0.1, "Keep the subject", "Raise it when the subject changes too much. 1 is neutral."),
     "text_guidance": (0.1, "Follow the prompt", "Raise it when the prompt is ignored. 1 is neutral."),
     "guidance": (0.1, "Vividness", "Higher is bolder and more contrasty, lower is softer."),
-}  # fmt: skip
+}
 PIXELS = 128  # frames up to this size are shown enlarged and labeled so
 
 
@@ -37,9 +35,8 @@ def reference(parts: Parts, loaded: Loaded) -> None:
     enlarged = ", enlarged" if loaded.pipe.frame_size <= PIXELS else ""
     look = {"format": "png", "buttons": [], "height": 250, "min_width": 150, "elem_classes": FRAME}
     with gr.Row(equal_height=True):
-        parts["image"] = gr.Image(
-            label="Your image", type="filepath", sources=["upload", "clipboard"], elem_id="upload", **look
-        )
+        source = {"label": "Your image", "type": "filepath", "sources": ["upload", "clipboard"]}
+        parts["image"] = gr.Image(elem_id="upload", **source, **look)
         label = f"What the model sees{enlarged}"
         parts["seen"] = gr.Image(label=label, interactive=False, elem_id="seen", **look)
     parts["remarks"] = gr.HTML(elem_id="remarks", visible=False, padding=False)
@@ -74,12 +71,10 @@ def _description(parts: Parts, enhancing: Enhancing) -> None:
         able = enhancing.trouble is None
         parts["describe"] = gr.Button("Describe it", size="sm", visible=able, elem_id="describe-it")
         parts["describe_remark"] = gr.HTML(padding=False, elem_id="describe-remark")
-        parts["suggestion"] = gr.Textbox(
-            label="Suggested prompt", lines=2, max_lines=6, visible=False, elem_id="suggestion"
-        )
-        parts["use_suggestion"] = gr.Button(
-            "Use this as my prompt", size="sm", visible=False, elem_id="use-suggestion"
-        )
+        text = {"label": "Suggested prompt", "lines": 2, "max_lines": 6}
+        parts["suggestion"] = gr.Textbox(visible=False, elem_id="suggestion", **text)
+        use = {"size": "sm", "elem_id": "use-suggestion"}
+        parts["use_suggestion"] = gr.Button("Use this as my prompt", visible=False, **use)
 
 
 def _settings(parts: Parts, loaded: Loaded, form: Form) -> None:
@@ -93,18 +88,20 @@ def _settings(parts: Parts, loaded: Loaded, form: Form) -> None:
             continue
         value = values.get(name, getattr(default, name))
         parts[name] = gr.Slider(*RANGES[name], value, step=step, label=label, info=info, elem_id=name)
-    with gr.Row():
-        parts["seed"] = gr.Number(
-            None, label="Seed", min_width=120,
-            info="The same seed and settings give the same image; -1 takes a new one.",
-        )  # fmt: skip
-        parts["new_seed"] = gr.Checkbox(True, label="New seed each time", min_width=120)
+    seed(parts, "The same seed and settings give the same image; -1 takes a new one.")
     side = loaded.pipe.frame_size
     with gr.Row():
         for name in ("width", "height"):
             parts[name] = gr.Slider(*loaded.side_range, side, step=16, label=name.capitalize(), min_width=120)
     fits = [("Crop to fill", "crop"), ("Keep all, add white", "pad")]
     parts["fit"] = gr.Radio(fits, value=default.fit, label="Fitting your image")
+
+
+def seed(parts: Parts, info: str) -> None:
+    """Add the seed, and whether it is only used once."""
+    with gr.Row():
+        parts["seed"] = gr.Number(None, label="Seed", min_width=120, info=info)
+        parts["new_seed"] = gr.Checkbox(True, label="New seed each time", min_width=120)
 
 
 def _link(parts: Parts) -> None:
@@ -126,12 +123,12 @@ def results(parts: Parts) -> None:
         "scale": 1, "min_width": 220, "elem_classes": FRAME,
     }  # fmt: skip
     with gr.Row(equal_height=False):
+        buttons = ["download", "fullscreen"]
         parts["images"] = gr.Gallery(
-            label="Result", type="filepath", buttons=["download", "fullscreen"], elem_id="images", **look
+            label="Result", type="filepath", buttons=buttons, elem_id="images", **look
         )
-        parts["redrawn"] = gr.Gallery(
-            label="Your image, redrawn", buttons=[], visible=False, elem_id="redrawn", **look
-        )
+        label = "Your image, redrawn"
+        parts["redrawn"] = gr.Gallery(label=label, buttons=[], visible=False, elem_id="redrawn", **look)
     parts["show_redrawn"] = gr.Checkbox(
         False, label="Show your image as the model redrew it", elem_id="show-redrawn",
         info="The model draws your image again beside the new one. "
@@ -143,12 +140,9 @@ def history(parts: Parts) -> None:
     """Add all images of this visit, hidden until there is one, and the panel of the picked image."""
     parts["visit"] = gr.State(Visit())
     with gr.Column(visible=False, elem_id="history") as parts["history"]:
-        gr.HTML(
-            '<h3>Your images of this visit</h3><p class="dsd-quiet">Only you see them here, and only until '
-            "you close or reload this page. Pick one to look at it again.</p>",
-            padding=False,
-            elem_id="history-title",
-        )
+        about = "Only you see them here, and only until you close or reload this page. "
+        about = messages.quiet(f"{about}Pick one to look at it again.")
+        gr.HTML(f"<h3>Your images of this visit</h3>{about}", padding=False, elem_id="history-title")
         parts["strip"] = gr.Gallery(
             show_label=False, container=False, height="auto", interactive=False, allow_preview=False,
             buttons=[], object_fit="contain", format="png", elem_id="history-strip", elem_classes=FRAME,
@@ -163,9 +157,8 @@ def _panel(parts: Parts) -> None:
             format="png", interactive=False, buttons=["fullscreen"], max_height=420,
             elem_id="history-slider", elem_classes="dsd-frame",
         )  # fmt: skip
-        parts["position"] = gr.Slider(  # the handle on the image works only with a mouse or a finger
-            0, 100, 50, step=1, label="Where the two meet", buttons=[], elem_id="history-position"
-        )
+        label = "Where the two meet"  # a slider, because the handle on the image needs a mouse or a finger
+        parts["position"] = gr.Slider(0, 100, 50, step=1, label=label, buttons=[], elem_id="history-position")
     parts["against"] = gr.Radio(
         [("Its reference", REFERENCE), ("The one picked before", BEFORE)], value=REFERENCE,
         label="Compare with", visible=False, elem_id="history-against",
@@ -177,16 +170,22 @@ def _panel(parts: Parts) -> None:
         parts["refer"] = gr.Button("Use as reference", elem_id="history-refer", **look)
 
 
-def examples(parts: Parts, folder: Path) -> list[dict[str, str]]:
-    """Add the images of `examples.json` and return its rows: [{"image": "name.png", "prompt": "..."}]."""
+def examples(parts: Parts, folder: Path) -> None:
+    """Add the rows of `examples.json`, [{"image": "name.png", "prompt": "..."}]; a click fills the form."""
     listing = folder / "examples.json"
     rows = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
-    if rows:
-        gr.set_static_paths(folder)  # served in place, not copied for every visitor
-        gr.Markdown("### Or try one of these", elem_classes="dsd-heading")
-        parts["examples"] = gr.Gallery(
-            [(str(folder / row["image"]), row["prompt"]) for row in rows], show_label=False, container=False,
-            columns=8, height="auto", interactive=False, allow_preview=False, buttons=[],
-            object_fit="contain", elem_id="examples", elem_classes=FRAME,
-        )  # fmt: skip
-    return rows
+    if not rows:
+        return
+    gr.set_static_paths(folder)  # served in place, not copied for every visitor
+    gr.Markdown("### Or try one of these", elem_classes="dsd-heading")
+    gallery = gr.Gallery(
+        [(str(folder / row["image"]), row["prompt"]) for row in rows], show_label=False, container=False,
+        columns=8, height="auto", interactive=False, allow_preview=False, buttons=[],
+        object_fit="contain", elem_id="examples", elem_classes=FRAME,
+    )  # fmt: skip
+
+    def fill(event: gr.SelectData) -> tuple[str, str]:
+        return gallery.value[event.index]["image"]["path"], rows[event.index]["prompt"]
+
+    select = gallery.select(fill, None, [parts["image"], parts["prompt"]], **AT_ONCE)
+    select.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)

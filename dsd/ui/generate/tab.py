@@ -14,11 +14,15 @@ from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.generate.form import FIELDS, RANGES, Form
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.history import History
-from dsd.ui.loaded import Loaded
+from dsd.ui.models import Loaded
 
 LATEST = {"trigger_mode": "always_last"}
 RESTORED = ["image", *FIELDS, "new_seed", "restored", "note", "own_image"]
 COSTS = ["count", "steps", "image_guidance", "text_guidance", "width", "height", "quality"]
+ABOUT = (
+    "Draw the subject of an image somewhere new. Returns PNG files, which carry their settings, and their "
+    "seeds. Without a seed a new one is taken, without steps the quality's."
+)
 _MEET = "(position) => ({__type__: 'update', slider_position: position})"
 _HERE = "(...form) => [...form.slice(0, -1), location.origin + location.pathname]"
 _COPY = """async (link, remark) => {
@@ -29,7 +33,6 @@ _COPY = """async (link, remark) => {
 
 
 def build(loaded: Loaded, examples: Path) -> None:
-    """Add the tab to the page under construction."""
     work, enhancing, parts = Generating(loaded), Enhancing(loaded), Parts()
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
         with gr.Column(scale=5, min_width=320):
@@ -38,20 +41,14 @@ def build(loaded: Loaded, examples: Path) -> None:
         with gr.Column(scale=6, min_width=320):
             layout.results(parts)
             layout.history(parts)
-    rows = layout.examples(parts, examples)
+    layout.examples(parts, examples)
     _wire_reference(parts, work)
     _wire_prompt(parts, work, enhancing)
     ends = _wire_runs(parts, work)
-    if rows:
-        _wire_examples(parts, rows)
     _wire_cost(parts, work, ends)
     _wire_history(parts, History(work.form), ends)
     _wire_link(parts, work.form)
     _wire_endpoint(parts, work)
-
-
-def _hide_restored() -> gr.Group:
-    return gr.Group(visible=False)
 
 
 def _wire_reference(parts: Parts, work: Generating) -> None:
@@ -59,57 +56,33 @@ def _wire_reference(parts: Parts, work: Generating) -> None:
     changes = [parts[name].change for name in names]
     gr.on(changes, **parts.call(work.see, names, ["seen", "remarks"]), **LATEST, **QUIET)
     parts["image"].upload(**parts.call(work.form.restore, ["image"], RESTORED), **QUIET)
-    parts["image"].clear(_hide_restored, None, parts["restored"], **AT_ONCE)
-    itself = [parts["image"], parts["restored"]]
-    parts["use_itself"].click(lambda path: (path, _hide_restored()), parts["own_image"], itself, **AT_ONCE)
+    parts["image"].clear(lambda: gr.Group(visible=False), None, parts["restored"], **AT_ONCE)
+
+    def use_itself(values: dict[str, Any]) -> dict[str, Any]:
+        return {"image": values["own_image"], "restored": gr.Group(visible=False)}
+
+    parts["use_itself"].click(**parts.call(use_itself, ["own_image"], ["image", "restored"]), **AT_ONCE)
 
 
 def _wire_prompt(parts: Parts, work: Generating, enhancing: Enhancing) -> None:
     parts["prompt"].change(**parts.call(work.remark, ["prompt"], ["unknown"]), **LATEST, **AT_ONCE)
     suggestion = ["suggestion", "use_suggestion", "describe_remark"]
-    parts["describe"].click(
-        **parts.call(enhancing.describe, ["image", "prompt"], suggestion),
-        show_progress="minimal",
-        show_progress_on=parts["describe_remark"],
-        **LANE,
-        **PRIVATE,
-    )
+    describe = parts.call(enhancing.describe, ["image", "prompt"], suggestion)
+    wait = {"show_progress": "minimal", "show_progress_on": parts["describe_remark"]}
+    parts["describe"].click(**describe, **wait, **LANE, **PRIVATE)
     parts["use_suggestion"].click(lambda text: text, parts["suggestion"], parts["prompt"], **AT_ONCE)
 
 
 def _wire_runs(parts: Parts, work: Generating) -> list[Any]:
     """Make Create and Enter draw, with Cancel enabled meanwhile; return the events that end a run."""
-    starts = [parts["create"].click, parts["prompt"].submit]
-    gr.on(starts, events.running, None, parts["cancel"], js=events.scroll_to("#status"), **AT_ONCE)
-    run = gr.on(
-        starts,
-        **parts.call(work.draw, ["image", *FIELDS, "new_seed"], ["images", "redrawn", "status", "seed"]),
-        trigger_mode="once",  # applies to this event alone; an event chained to another would run twice
-        show_progress="minimal",
-        show_progress_on=parts["status"],
-        **LANE,
-        **PRIVATE,
-    )
+    draw = parts.call(work.draw, ["image", *FIELDS, "new_seed"], ["images", "redrawn", "status", "seed"])
+    ends = events.connect_run(parts, [parts["create"].click, parts["prompt"].submit], draw)
     show = parts["show_redrawn"]
     show.change(lambda on: gr.Gallery(visible=on), show, parts["redrawn"], **AT_ONCE)
     # In the browser, at once; restored settings bring their own steps.
     own = json.dumps({name: quality.steps for name, quality in QUALITIES.items()})
     parts["quality"].input(None, parts["quality"], parts["steps"], js=f"(name) => ({own})[name]", **PRIVATE)
-    return [
-        run.then(events.idle, None, parts["cancel"], **AT_ONCE),
-        events.cancels([run], parts["cancel"], parts["status"]),
-    ]
-
-
-def _wire_examples(parts: Parts, rows: list[dict[str, str]]) -> None:
-    """Make a click on an example fill the form and draw."""
-    gallery = parts["examples"]
-
-    def fill(event: gr.SelectData) -> tuple[str, str]:
-        return gallery.value[event.index]["image"]["path"], rows[event.index]["prompt"]
-
-    select = gallery.select(fill, None, [parts["image"], parts["prompt"]], **AT_ONCE)
-    select.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)
+    return ends
 
 
 def _wire_cost(parts: Parts, work: Generating, ends: list[Any]) -> None:
@@ -164,14 +137,7 @@ def _wire_endpoint(parts: Parts, work: Generating) -> None:
         files = gr.File(label="PNG files", file_count="multiple")
         seeds, trigger = gr.JSON(label="Seeds"), gr.Button()
         words, ask = gr.JSON(label="Unknown words"), gr.Button()
-    trigger.click(
-        work.endpoint,
-        [steps if name == "steps" else parts[name] for name in ("image", *FIELDS)],
-        [files, seeds],
-        preprocess=False,
-        api_name="generate",
-        api_description="Draw the subject of an image somewhere new. Returns PNG files, which carry their "
-        "settings, and their seeds. Without a seed a new one is taken, without steps the quality's.",
-        **LANE,
-    )
+    inputs = [steps if name == "steps" else parts[name] for name in ("image", *FIELDS)]
+    api = {"preprocess": False, "api_name": "generate", "api_description": ABOUT}
+    trigger.click(work.endpoint, inputs, [files, seeds], **api, **LANE)
     ask.click(work.unknown_words, parts["prompt"], words, queue=False, api_name="unknown_words")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from dsd.curation.judge import Pair
 from dsd.grids.grids import Grid
-from dsd.ui.curate import judged
-from dsd.ui.messages import notice, problem, sentence
+from dsd.ui.curate import cards
+from dsd.ui.messages import notice, problem, quiet, sentence
 
 NO_JUDGE = (
     "No judge knows these grids: start the app with --judge and the name of a vision-language model, such as "
@@ -27,7 +27,7 @@ def facts(
     return (
         f'<div class="dsd-facts">{_borders(grid.rejected)}{_agreement(pairs, expected, unjudged)}'
         f"<h3>The prompt that the model got</h3><blockquote>{html.escape(grid.prompt)}</blockquote>"
-        f'{notice(strange) if unknown else ""}<p class="dsd-quiet">{html.escape(origin)}</p></div>'
+        f"{notice(strange) if unknown else ''}{quiet(origin)}</div>"
     )
 
 
@@ -35,26 +35,26 @@ def _agreement(pairs: Sequence[Pair], expected: int, unjudged: str | None) -> st
     heading = "<h3>Is it the same one everywhere?</h3>"
     trouble = notice(sentence(unjudged)) if unjudged else ""
     if not pairs:
-        return heading + (trouble or '<p class="dsd-quiet">The judge compares the panels.</p>')
-    kept, judge = sum(pair.is_kept for pair in pairs), html.escape(pairs[0].judge)
-    waiting = "" if len(pairs) == expected or unjudged else '<p class="dsd-quiet">The judge continues.</p>'
+        return heading + (trouble or quiet("The judge compares the panels."))
+    kept, who = sum(pair.is_kept for pair in pairs), f"The judge ({pairs[0].judge})"
+    method = quiet(f"{who} compares two panels at a time and scores each part of the subject from 0 to 4.")
+    waiting = "" if len(pairs) == expected or unjudged else quiet("The judge continues.")
     return (
         f'{heading}<p><b class="dsd-large">{kept} of {len(pairs)}</b> pairs of panels show the same one.</p>'
-        f'<p class="dsd-quiet">The judge ({judge}) compares two panels at a time and scores each part of the '
-        f'subject from 0 to 4.</p><div class="dsd-pairs">{"".join(map(_pair, pairs))}</div>{waiting}{trouble}'
+        f'{method}<div class="dsd-pairs">{"".join(map(_pair, pairs))}</div>{waiting}{trouble}'
     )
 
 
 def _pair(pair: Pair) -> str:
     return (
         f'<div class="dsd-pair"><div><b>Panels {pair.first + 1} and {pair.second + 1}</b> '
-        f"{judged.badge(pair.verdict, pair.reason)}</div>"
-        f"{judged.reasons(pair, pair.verdict, pair.thresholds.minimum_score)}</div>"
+        f"{cards.badge(pair.verdict, pair.reason)}</div>"
+        f"{cards.reasons(pair, pair.verdict, pair.thresholds.minimum_score)}</div>"
     )
 
 
 def _borders(reason: str | None) -> str:
     if reason is None:
-        return '<p class="dsd-quiet">The borders between the panels are where they should be.</p>'
+        return quiet("The borders between the panels are where they should be.")
     reason = reason.removeprefix("gutters: ")
     return problem(f"This grid would be thrown away, because it cannot be cut cleanly: {reason}.")

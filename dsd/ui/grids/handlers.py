@@ -1,10 +1,9 @@
 """Event handlers of the Grids tab: draw a grid from words, show its progress, cut it and judge its panels.
 
-As in `dsd.ui.generate.handlers`, they take the page's raw values and turn every invalid input into a
-sentence. The judge's opinion says how well the panels agree. The grid is shown with or without a judge.
+As in `dsd.ui.generate.handlers`, they turn every invalid input into a sentence. The grid is shown with or
+without a judge.
 """
 
-import html
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -33,8 +32,8 @@ from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.loaded import Wheel
-from dsd.ui.messages import done, explained, problem, status, time_left
+from dsd.ui.messages import convert_errors, explain, problem, show_error, status, step_status
+from dsd.ui.models import Wheel
 
 ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS
@@ -59,8 +58,6 @@ class Report:
 
 
 class DrawingGrids:
-    """Event handlers for one teacher and its judge."""
-
     def __init__(self, wheel: Wheel) -> None:
         self.wheel = wheel
 
@@ -68,10 +65,8 @@ class DrawingGrids:
         # are opened before. Only rows and images are passed.
         @spaces.GPU(duration=self._gpu_seconds)
         def steps(prompt: Prompt) -> Iterator[Report]:
-            try:
-                yield from drawn_and_judged(wheel, prompt)
-            except (ValueError, RuntimeError) as error:  # other types would arrive without a message
-                raise gr.Error(html.escape(explained(error)), print_exception=False) from error
+            with convert_errors():
+                yield from draw_and_judge(wheel, prompt)
 
         self._steps = steps
 
@@ -79,28 +74,24 @@ class DrawingGrids:
         settings = self.wheel.teacher().settings
         area = PANELS * (settings.panel / 512) ** 2
         pairs = PAIRS if self.wheel.judge else 0
-        return round(
-            START_SECONDS + SECONDS_PER_EVALUATION * settings.steps * area + SECONDS_PER_PAIR * pairs
-        )
+        drawing = SECONDS_PER_EVALUATION * settings.steps * area
+        return round(START_SECONDS + drawing + SECONDS_PER_PAIR * pairs)
 
     def example(self, values: dict[str, Any]) -> Update:
-        """Fill the fields with the chosen example."""
-        return _filled(*EXAMPLES[self.wheel.recipe.name][values["examples"]])
+        return _fill(*EXAMPLES[self.wheel.recipe.name][values["examples"]])
 
     def surprise(self) -> Update:
-        """Fill the fields with a random subject and places."""
-        return _filled(*surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS)))
+        return _fill(*surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS)))
 
     def draw(self, values: dict[str, Any]) -> Iterator[Update]:
-        """Draw for the page: yield updates of grid, panels, facts, status and seed.
-
-        An error removes nothing that is shown.
-        """
+        """Yield updates of grid, panels, facts, status and seed; an error removes nothing that is shown."""
         try:
             seed = whole(generate.pick_seed(None if values["new_seed"] else values["seed"]))
             places = [values[name] for name in PLACES]
             prompt = new_prompt(self.wheel.recipe, values["subject"], places, seed)
-            yield {"status": status(self._opening(), 0.0), "seed": prompt.seed}
+            is_open = all(lazy.is_open for lazy in (self.wheel.teacher, self.wheel.judge) if lazy)
+            line = "Starting" if is_open else "Opening the models, which takes a moment the first time"
+            yield {"status": status(line, 0.0), "seed": prompt.seed}
             if reason := self.wheel.teacher().refuse(prompt):
                 raise ValueError(f"{reason}; use fewer words")
             unjudged = self._open_judge()
@@ -108,13 +99,7 @@ class DrawingGrids:
             with closing(self._steps(prompt)) as reports, uploads.workplace() as folder:
                 yield from self._follow(reports, prompt, unjudged, Path(folder))
         except Exception as error:  # the page must always get an answer
-            text = explained(error)
-            gr.Warning(html.escape(text), title="That did not work")
-            yield {"status": problem(text)}
-
-    def _opening(self) -> str:
-        opened = self.wheel.teacher.is_open and (not self.wheel.judge or self.wheel.judge.is_open)
-        return "Starting" if opened else "Opening the models, which takes a moment the first time"
+            yield show_error(explain(error))
 
     def _open_judge(self) -> str | None:
         """Open the judge; return why none is available, or None."""
@@ -122,8 +107,8 @@ class DrawingGrids:
             return grid_facts.NO_JUDGE
         try:
             self.wheel.judge()
-        except ValueError as error:  # the grid is shown even without a judge
-            return explained(error)
+        except ValueError as error:
+            return explain(error)
         return None
 
     def _follow(
@@ -139,44 +124,37 @@ class DrawingGrids:
             if last is None or last.grid is None:
                 raise
             facts = self._facts(replace(last, unjudged=unjudged or "the judge could not finish"), prompt)
-            yield {"facts": facts, "status": problem(f"The grid is drawn. {explained(error)}")}
+            yield {"facts": facts, "status": problem(f"The grid is drawn. {explain(error)}")}
 
     def _update(self, report: Report, prompt: Prompt, folder: Path) -> Update:
         if report.grid is None:
-            line = f"Step {report.step} of {report.total} · {time_left(report.seconds_left)}"
-            update = {"status": status(line, report.step / report.total)}
+            update = {"status": step_status(report.step, report.total, report.seconds_left)}
             if report.preview is not None:
                 update["grid"] = uploads.preview(report.preview, folder)
             return update
-        count = len(report.pairs)
-        update = {"facts": self._facts(report, prompt)}
-        if report.unjudged or count == PAIRS:
-            update["status"] = done(f"Done, seed {prompt.seed}.")
-        else:
-            update["status"] = status(f"Drawn. Comparing pair {count + 1} of {PAIRS}", count / PAIRS)
+        count, line = len(report.pairs), status(f"Done, seed {prompt.seed}.")
+        if not report.unjudged and count < PAIRS:
+            line = status(f"Drawn. Comparing pair {count + 1} of {PAIRS}", count / PAIRS)
+        update = {"facts": self._facts(report, prompt), "status": line}
         if count == 0:  # later, the images are already shown
-            update |= self._saved(report, prompt, folder)
+            update |= _save(report, prompt, folder)
         return update
 
     def _facts(self, report: Report, prompt: Prompt) -> str:
         teacher = self.wheel.teacher()
-        return grid_facts.facts(
-            report.row,
-            unknown=unknown_words(teacher.pipe.tokenizer_2, prompt),
-            pairs=report.pairs,
-            expected=PAIRS,
-            unjudged=report.unjudged,
-        )
+        unknown = unknown_words(teacher.pipe.tokenizer_2, prompt)
+        judged = {"pairs": report.pairs, "expected": PAIRS, "unjudged": report.unjudged}
+        return grid_facts.facts(report.row, unknown=unknown, **judged)
 
-    def _saved(self, report: Report, prompt: Prompt, folder: Path) -> Update:
-        """Save the grid and its panels as files that are marked as AI-generated, and show them."""
-        panels = []
-        for i, panel in enumerate(_panels(report.grid, report.row)):
-            path = folder / f"panel-{prompt.seed}-{i + 1}.png"
-            place = prompt.places[i]
-            panels.append((str(provenance.save_marked(path, panel, place)), f"{i + 1}. {place}"))
-        grid = provenance.save_marked(folder / f"grid-{prompt.seed}.png", report.grid, prompt.prompt)
-        return {"grid": str(grid), "panels": gr.Gallery(panels, visible=True)}
+
+def _save(report: Report, prompt: Prompt, folder: Path) -> Update:
+    """Save the grid and its panels as files that are marked as AI-generated, and show them."""
+    panels, cuts = [], _panels(report.grid, report.row)
+    for number, (panel, place) in enumerate(zip(cuts, prompt.places, strict=True), 1):
+        path = provenance.save_marked(folder / f"panel-{prompt.seed}-{number}.png", panel, place)
+        panels.append((str(path), f"{number}. {place}"))
+    grid = provenance.save_marked(folder / f"grid-{prompt.seed}.png", report.grid, prompt.prompt)
+    return {"grid": str(grid), "panels": gr.Gallery(panels, visible=True)}
 
 
 def _panels(image: Image.Image, grid: Grid) -> list[Image.Image]:
@@ -184,7 +162,7 @@ def _panels(image: Image.Image, grid: Grid) -> list[Image.Image]:
     return grids.panels(image, ROWS, COLUMNS, grid.margin, grid.boxes)
 
 
-def _filled(subject: str, places: Sequence[str]) -> Update:
+def _fill(subject: str, places: Sequence[str]) -> Update:
     return {"subject": subject, **dict(zip(PLACES, places, strict=True))}
 
 
@@ -193,15 +171,10 @@ def new_prompt(recipe: Recipe, subject: str, places: Sequence[str], seed: int) -
     if not (isinstance(seed, int) and 0 <= seed <= generate.MAX_SEED):
         raise prompts.PromptError(f"seed must be a whole number from 0 to {generate.MAX_SEED}, got {seed}")
     return Prompt(
-        id="page",
+        id="page", rows=ROWS, columns=COLUMNS, recipe=recipe.name, seed=seed,
         prompt=intake.check_prompt(prompts.compose_prompt(recipe, subject, places, ROWS, COLUMNS)),
-        subject=" ".join(subject.split()),
-        places=[" ".join(place.split()) for place in places],
-        rows=ROWS,
-        columns=COLUMNS,
-        recipe=recipe.name,
-        seed=seed,
-    )
+        subject=" ".join(subject.split()), places=[" ".join(place.split()) for place in places],
+    )  # fmt: skip
 
 
 def surprise(recipe: Recipe, seed: int) -> tuple[str, tuple[str, ...]]:
@@ -225,7 +198,7 @@ def unknown_words(tokenizer: Any, prompt: Prompt) -> list[str]:
     return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
 
 
-def drawn_and_judged(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
+def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
     """Yield a report after every step and every judged pair; closing it stops before the next one."""
     teacher, image = wheel.teacher(), None
     clock = generate.Clock(teacher.settings.steps, PREVIEW_SECONDS)
@@ -250,4 +223,4 @@ def drawn_and_judged(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
             report = replace(report, pairs=(*report.pairs, *judged))
             yield report
     except ValueError as error:  # for example, a server that stopped; the grid is already drawn
-        yield replace(report, unjudged=explained(error))
+        yield replace(report, unjudged=explain(error))

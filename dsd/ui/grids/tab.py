@@ -6,13 +6,14 @@ from gradio.blocks import Block
 from dsd.grids.recipes import CRITTERS
 from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES, shipped
 from dsd.ui import events, messages
-from dsd.ui.events import AT_ONCE, LANE, PRIVATE, Parts
+from dsd.ui.events import AT_ONCE, Parts
+from dsd.ui.generate import layout
+from dsd.ui.generate.layout import FRAME
 from dsd.ui.grids.examples import EXAMPLES
 from dsd.ui.grids.handlers import PLACES, DrawingGrids
-from dsd.ui.loaded import Wheel
+from dsd.ui.models import Wheel
 
 WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
-FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
 
 
 def build(wheel: Wheel) -> None:
@@ -31,13 +32,10 @@ def build(wheel: Wheel) -> None:
 
 
 def _form(wheel: Wheel) -> Parts:
-    """Add the subject, the places in the layout of the grid, and the buttons."""
-    examples = EXAMPLES[wheel.recipe.name]
+    examples, parts = EXAMPLES[wheel.recipe.name], Parts()
     subject_hint, place_hints = examples[0]
-    parts = Parts()
-    parts["subject"] = gr.Textbox(
-        label="Who or what?", placeholder=subject_hint, lines=1, max_lines=3, elem_id="grid-subject"
-    )
+    look = {"lines": 1, "max_lines": 3, "elem_id": "grid-subject"}
+    parts["subject"] = gr.Textbox(label="Who or what?", placeholder=subject_hint, **look)
     parts["examples"] = gr.Dataset(
         components=["textbox"], samples=[[subject] for subject, _ in examples], type="index",
         label="Or start from one of these", elem_id="grid-examples",
@@ -47,27 +45,17 @@ def _form(wheel: Wheel) -> Parts:
         for row in ((0, 1), (2, 3)):
             with gr.Row():
                 for panel in row:
-                    parts[PLACES[panel]] = gr.Textbox(
-                        label=WHERE[panel],
-                        placeholder=place_hints[panel],
-                        lines=1,
-                        max_lines=3,
-                        min_width=130,
-                    )
+                    words = {"label": WHERE[panel], "placeholder": place_hints[panel]}
+                    parts[PLACES[panel]] = gr.Textbox(**words, lines=1, max_lines=3, min_width=130)
     if wheel.recipe is CRITTERS:
         with gr.Accordion("The words it knows", open=False):
             gr.HTML(_known_words(), padding=False)
     with gr.Row():
-        parts["draw"] = gr.Button(
-            "Draw the grid", variant="primary", elem_id="grid-draw", scale=3, min_width=130
-        )
+        look = {"variant": "primary", "scale": 3, "min_width": 130}
+        parts["draw"] = gr.Button("Draw the grid", elem_id="grid-draw", **look)
         parts["cancel"] = gr.Button("Cancel", interactive=False, elem_id="grid-cancel", scale=1, min_width=90)
-    with gr.Accordion("More settings", open=False), gr.Row():
-        parts["seed"] = gr.Number(
-            None, label="Seed", min_width=120,
-            info="The same seed and words give the same grid; -1 takes a new one.",
-        )  # fmt: skip
-        parts["new_seed"] = gr.Checkbox(True, label="New seed each time", min_width=120)
+    with gr.Accordion("More settings", open=False):
+        layout.seed(parts, "The same seed and words give the same grid; -1 takes a new one.")
     return parts
 
 
@@ -85,9 +73,7 @@ def _known_words() -> str:
 def _results() -> dict[str, Block]:
     """Add the grid, shown while it is drawn, then its panels and the facts about them."""
     return {
-        "status": gr.HTML(
-            messages.idle("The grid will appear here."), elem_id="grid-status", padding=False
-        ),
+        "status": gr.HTML(messages.idle("The grid will appear here."), elem_id="grid-status", padding=False),
         "grid": gr.Image(
             label="The grid", format="png", interactive=False, buttons=["download", "fullscreen"],
             height=430, elem_id="grid-grid", elem_classes=FRAME,
@@ -105,17 +91,6 @@ def _wire(parts: Parts, work: DrawingGrids) -> None:
     fields = ["subject", *PLACES]
     parts["examples"].click(**parts.call(work.example, ["examples"], fields), **AT_ONCE)
     parts["surprise"].click(**parts.call(work.surprise, [], fields), **AT_ONCE)
-    begin = [parts["draw"].click, *(parts[name].submit for name in fields)]
-    gr.on(begin, events.running, None, parts["cancel"], js=events.scroll_to("#grid-status"), **AT_ONCE)
     outputs = ["status", "grid", "panels", "facts", "seed"]
-    run = gr.on(
-        begin,
-        **parts.call(work.draw, [*fields, "seed", "new_seed"], outputs),
-        trigger_mode="once",
-        show_progress="minimal",
-        show_progress_on=parts["status"],
-        **LANE,
-        **PRIVATE,
-    )
-    run.then(events.idle, None, parts["cancel"], **AT_ONCE)
-    events.cancels([run], parts["cancel"], parts["status"])
+    draw = parts.call(work.draw, [*fields, "seed", "new_seed"], outputs)
+    events.connect_run(parts, [parts["draw"].click, *(parts[name].submit for name in fields)], draw)

@@ -1,0 +1,143 @@
+"""The models that the tabs use, most of them opened on first use, and the run that the tabs show."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import Any, Generic, TypeVar
+
+from PIL import Image
+
+from dsd.files.hub import LoadError
+from dsd.generate.drawing import public_name
+from dsd.grids.recipes import IDENTITY, RECIPES, Recipe
+from dsd.model.checkpoint import resolve
+from dsd.model.presets import DEFAULT, PRESETS, Preset
+from dsd.vlm.base import VLM
+
+T = TypeVar("T")
+# Visitors wait in a queue, so an unreachable server must fail quickly.
+SERVER = {"timeout": 60, "retries": 1, "patience": 60}
+OWN_WEIGHTS = "What it draws well depends on these weights."
+
+
+class Lazy(Generic[T]):
+    """A callable that opens an object on the first call and returns the same object on later calls."""
+
+    def __init__(self, name: str, opener: Callable[[], T], *, missing: str | None = None) -> None:
+        self.name, self.missing = name, missing  # `missing` tells visitors why there is nothing to open
+        self._opener, self._lock = opener, Lock()
+        self._value: T | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._value is not None
+
+    def __call__(self) -> T:
+        """Return the object; raise LoadError if it is missing. After an error, the next call tries again."""
+        if self.missing:
+            raise LoadError(self.missing)
+        with self._lock:  # two visitors at the same time must not load it twice
+            if self._value is None:
+                self._value = self._opener()
+            return self._value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    pipe: Any
+    name: str  # the argument of `load_pipeline`
+    weights: str | None = None
+    description: str = ""  # one or two sentences on what the model is good for
+    license: str = ""
+    missing: str | None = None  # why the requested model does not run here
+    warn: Callable[[Image.Image], str | None] | None = None  # why an image does not suit the model, or None
+    describer: Lazy[VLM] | None = None  # describes, in words, images like those that this model draws
+    recipe: Recipe = IDENTITY  # the questions for the describer
+
+    @property
+    def side_range(self) -> tuple[int, int]:
+        """Return the smallest and largest frame side on the page: half and twice the model's frame size."""
+        best = self.pipe.frame_size
+        return max(32, best // 2), 2 * best
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wheel:
+    """The models and the run of the Grids and Curate tabs."""
+
+    teacher: Lazy[Any]  # a `dsd.grids.teacher.Teacher`
+    recipe: Recipe  # the wording of the teacher's and the judge's prompts
+    judge: Lazy[VLM] | None = None  # None if there is no judge for this teacher's grids
+    about: str = ""  # tells visitors which models draw and judge
+    run: Path | None = None  # the folder of the run to review
+    own: bool = False  # the run belongs to the user who started the app, so labels are saved in it
+
+
+def display_name(source: str) -> str:
+    """Return a model's or weights' name for visitors: the last part of a local path, other names in full."""
+    return public_name(os.path.abspath(source) if Path(source).exists() else source)
+
+
+def lazy_judge(name: str | None, *, device: str | None) -> Lazy[VLM]:
+    """Return the named judge, or the embedded one; all tabs share it, so it is opened once."""
+    name, missing = name or DEFAULT.name, None
+    if name in PRESETS and not Path(PRESETS[name].judge or "").is_dir():
+        missing = "the embedded judge is not in this copy yet: python -m train.pocket.judge makes it"
+
+    def open_judge() -> VLM:
+        from dsd.vlm.open import open_vlm
+
+        return open_vlm(name, **(SERVER if "://" in name else {"device": device}))
+
+    return Lazy(name, open_judge, missing=missing)
+
+
+def judge_knows(judge: str | None, model: str) -> bool:
+    """Return whether a judge (None: the embedded one) can assess this model's images.
+
+    The embedded judge knows only its own family's world. A custom model may belong to it: naming the judge
+    together with the model means that it does.
+    """
+    if judge is not None and judge not in PRESETS:
+        return True
+    return model == (judge or DEFAULT.name) or (judge is not None and model not in PRESETS)
+
+
+def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy[VLM] | None) -> Loaded:
+    """Return a loaded pipeline with what its preset says about it."""
+    preset, warn = resolve(name), None
+    if preset.knows_world:
+        from dsd.pocket.scorer import warning as warn
+    world = describer.name if describer and describer.name in PRESETS else name
+    styles = "".join(f" Style: {style.report}." for style in pipe.styles)
+    return Loaded(
+        pipe=pipe, name=name, weights=weights, warn=warn, describer=describer,
+        description=(OWN_WEIGHTS if weights else preset.description) + styles,
+        license="" if pipe.license == Preset.license else pipe.license,  # an unknown license is not shown
+        recipe=RECIPES[PRESETS[world].recipe] if world in PRESETS else IDENTITY,
+    )  # fmt: skip
+
+
+def lazy_wheel(
+    teacher: str, *, judge: Lazy[VLM] | None, model: str, run: Path | None, device: str | None, **large: Any
+) -> Wheel:
+    """Return what the Grids and Curate tabs work with, beside a Generate tab that draws with `model`.
+
+    `large` holds `offload` and `quantize`, which only a large teacher needs.
+    """
+    preset, sample = PRESETS[teacher], Path(PRESETS[DEFAULT.name].run or "none")
+
+    def open_teacher() -> Any:
+        from dsd.grids.teacher import load_teacher
+
+        return load_teacher(teacher, device=device, **({} if preset.embedded else large))
+
+    about = preset.about_grids or f"{teacher} draws them here."
+    if model in PRESETS and model != teacher and not PRESETS[model].embedded:
+        about += f" python app.py --teacher {model} loads a large one, which needs another 34 GB."
+    return Wheel(
+        teacher=Lazy(teacher, open_teacher), recipe=RECIPES[preset.recipe], judge=judge, about=about,
+        run=run or (sample if sample.is_dir() else None), own=run is not None,
+    )  # fmt: skip
