@@ -69,15 +69,18 @@ def train(
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
     on_plan: Callable[[str], None] | None = None,
+    method: "Method | None" = None,
 ) -> TrainResult:
     """Train on `pairs` and write a checkpoint to `out`, resuming where an earlier call was stopped.
 
     `on_step(step, values)` receives loss and scores on the main process. `validate(pipe, step)` is called in
     all processes at once, because sharded weights can only be used together; the model is in evaluation mode.
-    `on_plan(text)` receives the memory, disk and time to expect before anything is loaded.
+    `on_plan(text)` receives the memory, disk and time to expect before anything is loaded. `method` trains
+    another model on the same batches, such as a baseline of `train.baselines`.
     Raise TrainingError if the training cannot run, before the first step wherever possible.
     """
     # set-up
+    method = method or Method()
     base = find_base(options)
     check_rows(pairs, options)
     accelerator = start(options)
@@ -94,7 +97,7 @@ def train(
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 
     # model
-    pipe.register_modules(transformer=open_transformer(base, options, pipe.dtype, accelerator.device))
+    pipe.register_modules(transformer=method.open(base, options, pipe.dtype, accelerator.device))
     bound = options.binding()
     bound |= {"weights": model_hash(pipe), "data": data.name, "group": batches.order.group}
     init_condition_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
@@ -114,7 +117,7 @@ def train(
         for batch in parts:
             with accelerator.accumulate(model):
                 with _precision(accelerator, options):
-                    loss = batch_loss(model, batch.to(accelerator.device), options, pipe)
+                    loss = method.loss(model, batch.to(accelerator.device), options, pipe)
                 accelerator.backward(loss)
                 norm = None  # until the step is complete
                 if accelerator.sync_gradients:
@@ -138,7 +141,7 @@ def train(
     with ema.swapped() if ema else nullcontext():
         saved = gather_weights(accelerator, model)
     if accelerator.is_main_process:
-        _publish(base, options, saved, out)
+        method.save(base, options, saved, out)
     accelerator.wait_for_everyone()
     processes, device = accelerator.num_processes, accelerator.device.type
     device = torch.cuda.get_device_name() if device == "cuda" else device
@@ -265,3 +268,12 @@ def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out:
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         new.replace(old)
     part.rmdir()
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a training opens its model, computes its loss and saves its weights; by default those of DSD."""
+
+    open: Callable[[Base, TrainOptions, torch.dtype, torch.device], nn.Module] = open_transformer
+    loss: Callable[[nn.Module, Batch, TrainOptions, DSDPipeline], Tensor] = batch_loss
+    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], None] = _publish
