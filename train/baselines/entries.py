@@ -1,0 +1,287 @@
+"""The rows of the comparison: how each is trained or tuned, and how it draws.
+
+An entry with choices (learning rates, or strengths of SDEdit) is made once for each on a short schedule, and
+then with the best one on the full schedule. Made models stay in the folder, under a hash of everything that
+they depend on, so a command that is run again makes only what is missing.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from dsd.curation.captions import GRID
+from dsd.curation.dataset import write_dataset
+from dsd.curation.selection import Choice
+from dsd.evaluation import validation
+from dsd.evaluation.scores import Case, Draw
+from dsd.files import jsonl
+from dsd.files.hub import LoadError
+from dsd.files.pairs import Pairs, read_pairs
+from dsd.grids.teacher import Teacher, load_teacher, panel_side
+from dsd.model import canvas, checkpoint, latents
+from dsd.model.checkpoint import best_device, model_hash, weights_hash
+from dsd.model.presets import DEFAULT, PRESETS
+from dsd.training.cache import text_hash
+from dsd.training.data import dataset_name
+from dsd.training.loop import Method, train
+from dsd.training.options import TrainOptions
+from dsd.training.student import find_base, open_encoders, set_text_length
+from dsd.vlm.embed import JUDGE, Embedder, open_embedder
+from dsd.vlm.open import open_vlm
+from train.baselines import (
+    concatenation,
+    dreambooth,
+    image_prompt,
+    per_subject,
+    reference_tokens,
+    single_frame,
+    textual_inversion,
+)
+from train.baselines.ablations import ABLATIONS, Ablation
+from train.baselines.per_subject import Clock, Tuning
+from train.baselines.sdedit import STRENGTHS, by_sdedit
+from train.comparison import open_student
+
+OURS, ENCODED = "ours", "image-encoder tokens"
+SPREAD = 3.0  # the learning rates are a third of the usual one, the usual one and three times it
+TUNING_RATES = {"DreamBooth-LoRA": (3e-4, 1e-3, 3e-3), "textual inversion": (5e-3, 2e-2, 8e-2)}
+
+
+@dataclass(frozen=True)
+class Made:
+    """A way of drawing that is ready, and what it cost."""
+
+    draw: Draw
+    key: str  # identifies weights and settings
+    parameters: int = 0  # trained weights
+    seconds: float = 0.0  # of training
+    clock: Clock | None = None  # seconds for each subject
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the comparison; `make(choice, is_short)` gets it ready."""
+
+    name: str
+    make: Callable[[float | None, bool], Made]
+    choices: tuple[float, ...] = ()
+    described: bool = False  # whether it is asked with the full caption
+    like: str | None = None  # entry whose choice it takes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workshop:
+    """What all entries are made from, and where what is made is kept."""
+
+    run: Path
+    out: Path
+    options: TrainOptions
+    tuning: Tuning
+    search_steps: int
+    cases: list[Case]  # all that will be drawn, those of the search included
+    steps: int = 28  # of drawing
+    image_guidance: float = 1.5
+    text_guidance: float = 1.0
+    teacher_guidance: float | None = None
+    image_encoder: str = JUDGE
+
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device(best_device())
+
+    @cached_property
+    def dtype(self) -> torch.dtype:
+        known = checkpoint.torch_dtype(checkpoint.resolve(self.options.model))
+        return torch.float32 if self.device.type == "cpu" else known or torch.bfloat16
+
+    @cached_property
+    def teacher(self) -> Teacher:
+        """Return the model that every entry starts from, as grids are drawn with it."""
+        return self._open_teacher()
+
+    @cached_property
+    def tuned_teacher(self) -> Teacher:
+        """Return a copy of the teacher for the entries that tune it; they leave its transformer as it was."""
+        return self._open_teacher()
+
+    def _open_teacher(self) -> Teacher:
+        is_known = self.options.model in PRESETS or checkpoint.resolve(self.options.model).like
+        settings = {"guidance": self.teacher_guidance, "dtype": self.dtype, "device": self.device}
+        return load_teacher(self.options.model, like=None if is_known else DEFAULT.name, **settings)
+
+    @cached_property
+    def pairs(self) -> Pairs:
+        return read_pairs(self.run)
+
+    @cached_property
+    def guidance(self) -> dict[str, float]:
+        names = ("steps", "image_guidance", "text_guidance")
+        return {name: getattr(self, name) for name in names}
+
+    def encoder(self) -> Embedder:
+        """Open the image encoder: the eyes of the family's judge, or a folder or hub id."""
+        if self.image_encoder != JUDGE:
+            return open_embedder(self.image_encoder, device=str(self.device))
+        judge = checkpoint.resolve(self.options.model).judge
+        if judge is None:
+            raise LoadError(
+                f"{self.options.model} comes with no judge whose eyes could see the reference: name an "
+                "image encoder, such as --image-encoder facebook/dinov2-base"
+            )
+        return open_embedder(JUDGE, vlm=open_vlm(judge, device=str(self.device)))
+
+
+# ---------------------------------------------------------------- what is trained
+
+
+def train_once(shop: Workshop, kind: str, method: Method, options: TrainOptions, pairs: Pairs) -> Path:
+    """Return the folder of a trained model, training it if it is missing or was stopped."""
+    options = replace(options, cache=str(shop.out / "cache"))
+    about = [options.binding(), options.steps, options.batch, options.accumulate, shop.teacher.hash]
+    about += [dataset_name(pairs), len(pairs), shop.image_encoder if kind == ENCODED else None]
+    digest = text_hash(json.dumps(about))
+    folder = shop.out / "models" / f"{kind.replace(' ', '-')}-{digest[:8]}"
+    if not (folder / "made.json").exists():
+        with tqdm(total=options.steps, desc=folder.name, unit="step") as bar:
+            result = train(
+                pairs, options, folder, method=method, on_step=lambda done, values: bar.update(done - bar.n)
+            )
+        model = method.open(find_base(options), options, torch.float32, torch.device("cpu"))
+        count = sum(weight.numel() for weight in single_frame.trained(model).values())
+        made = {"kind": kind, "seconds": result.seconds, "parameters": count, "options": asdict(options)}
+        jsonl.write_atomic(folder / "made.json", json.dumps(made, indent=1).encode())
+        shutil.rmtree(folder / "run", ignore_errors=True)  # states to resume from
+    return folder
+
+
+def _schedule(shop: Workshop, options: TrainOptions, rate: float, is_short: bool) -> TrainOptions:
+    return replace(options, lr=rate, steps=shop.search_steps if is_short else options.steps)
+
+
+def make_ours(
+    shop: Workshop, options: TrainOptions, open_pairs: Callable[[], Pairs], rate: float, is_short: bool
+) -> Made:
+    """Return our student: two frames, trained and drawn as in the app."""
+    options = _schedule(shop, options, rate, is_short)
+    folder = train_once(shop, OURS, Method(), options, open_pairs())
+    pipe = open_student(str(folder), base=options.model, device=str(shop.device))
+    draw = validation.by_student(pipe, **shop.guidance)
+    return _made(draw, f"{OURS} {model_hash(pipe)} {shop.guidance}", folder)
+
+
+def make_single_frame(
+    shop: Workshop, kind: str, open_wrap: Callable[[], single_frame.Wrap], rate: float, is_short: bool
+) -> Made:
+    """Return a baseline of one frame."""
+    wrap = open_wrap()
+    # A widened model starts at zero here: there is no frame in which a copied start would show the subject.
+    options = replace(_schedule(shop, shop.options, rate, is_short), condition_init_scale=0.0)
+    folder = train_once(shop, kind, single_frame.method(wrap), options, shop.pairs)
+    base = find_base(options)
+    pipe = open_encoders(base, shop.dtype).to(shop.device)
+    set_text_length(pipe, options)
+    model = single_frame.load(wrap, base, options, folder, shop.dtype).to(shop.device, shop.dtype)
+    guidance = options.guidance if model.config.guidance_embeds else None
+    draw = single_frame.by_single_frame(pipe, model, guidance=guidance, **shop.guidance)
+    return _made(draw, f"{kind} {weights_hash(model)} {shop.guidance}", folder)
+
+
+def _made(draw: Draw, key: str, folder: Path) -> Made:
+    about = json.loads((folder / "made.json").read_bytes())
+    return Made(draw, key, about["parameters"], about["seconds"])
+
+
+# ---------------------------------------------------------------- what is not, or per subject
+
+
+def make_teacher(shop: Workshop, choice: None, is_short: bool) -> Made:
+    """Return the teacher, prompted without an image."""
+    settings = {"steps": shop.steps, "guidance": shop.teacher.settings.guidance}
+    draw = validation.by_teacher(shop.teacher.pipe, **settings)
+    return Made(draw, f"teacher {shop.teacher.hash} {settings}")
+
+
+def make_sdedit(shop: Workshop, strength: float, is_short: bool) -> Made:
+    settings = {"steps": shop.steps, "guidance": shop.teacher.settings.guidance, "strength": strength}
+    return Made(by_sdedit(shop.teacher.pipe, **settings), f"sdedit {shop.teacher.hash} {settings}")
+
+
+def make_tuned(shop: Workshop, name: str, rate: float, is_short: bool) -> Made:
+    """Return a method that tunes the teacher for each subject."""
+    method = {"DreamBooth-LoRA": dreambooth, "textual inversion": textual_inversion}[name]
+    teacher = shop.tuned_teacher
+    tuning = replace(shop.tuning, rate=rate)
+    settings = {"steps": shop.steps, "guidance": teacher.settings.guidance}
+    key = f"{name} {teacher.hash} {settings} {tuning}"
+    clock = Clock(shop.out / "tuning.jsonl", text_hash(key))
+    plain = validation.by_teacher(teacher.pipe, **settings)
+    subjects = per_subject.find_subjects(shop.cases)
+    draw = per_subject.by_tuning(method.tuned, teacher.pipe, plain, subjects, tuning, clock)
+    return Made(draw, key, method.trained_size(teacher.pipe, tuning), clock=clock)
+
+
+def make_reconstruction(shop: Workshop, choice: None, is_short: bool) -> Made:
+    """Return the VAE's own reconstruction of the reference: what its code alone loses."""
+    pipe = shop.teacher.pipe
+    side = panel_side(pipe)
+
+    @torch.no_grad()
+    def draw(prompts: list[str], references: list, seeds: list[int]) -> list:
+        pixels = canvas.to_tensor([canvas.fit(image, side, side) for image in references]).to(pipe.device)
+        decoded = latents.decode(pipe.vae, latents.encode(pipe.vae, pixels))
+        return pipe.image_processor.postprocess(decoded, output_type="pil")
+
+    return Made(draw, f"vae {weights_hash(pipe.vae)}")
+
+
+# ---------------------------------------------------------------- the list
+
+
+def baselines(shop: Workshop) -> Iterator[Entry]:
+    """Yield our method and all baselines."""
+    rates = learning_rates(shop.options)
+    ours = partial(make_ours, shop, shop.options, lambda: shop.pairs)
+    yield Entry(OURS, ours, rates)
+    yield Entry(f"{OURS} with full caption", ours, described=True, like=OURS)
+    yield Entry("prompted teacher", partial(make_teacher, shop), described=True)
+    yield Entry("SDEdit", partial(make_sdedit, shop), STRENGTHS, described=True)
+    wraps: dict[str, Callable[[], Any]] = {
+        "reference tokens": lambda: reference_tokens.wrap,
+        ENCODED: lambda: image_prompt.wrapper(shop.encoder()),
+        "channel concatenation": lambda: concatenation.wrap,
+    }
+    for name, open_wrap in wraps.items():
+        yield Entry(name, partial(make_single_frame, shop, name, open_wrap), rates)
+    for name, choices in TUNING_RATES.items():
+        yield Entry(name, partial(make_tuned, shop, name), choices)
+    yield Entry("VAE of the reference", partial(make_reconstruction, shop))
+
+
+def learning_rates(options: TrainOptions) -> tuple[float, ...]:
+    return (options.lr / SPREAD, options.lr, options.lr * SPREAD)
+
+
+def ablations(shop: Workshop) -> Iterator[Entry]:
+    """Yield the ablations of our method."""
+    for one in ABLATIONS:
+        options = replace(shop.options, **one.changes)
+        make = partial(make_ours, shop, options, partial(ablated_pairs, shop, one))
+        yield Entry(one.name, make, learning_rates(options) if one.search else (), like=OURS)
+
+
+def ablated_pairs(shop: Workshop, one: Ablation) -> Pairs:
+    """Return an ablation's rows; a dataset of other pairs of the run is written first."""
+    count = len(shop.pairs)
+    if one.which == "judge":
+        return read_pairs(shop.run, max_rows=max(2, int(count * one.share)))
+    folder = shop.out / f"dataset-{one.which}"
+    words = "grid" if shop.pairs[0].get("caption_writer") == GRID else "written"
+    write_dataset(shop.run, folder, Choice(which=one.which, words=words, max_rows=count - count % 2))
+    return read_pairs(folder)
