@@ -7,12 +7,16 @@ import pytest
 import torch
 
 from dsd.evaluation import scores
+from dsd.grids.teacher import panel_side
+from dsd.model import canvas, latents
 from dsd.pocket import scorer
+from dsd.training.student import find_base
 from tests import student, wheel
 from train import dataset
 from train.baselines import __main__ as command
-from train.baselines import comparing, entries, image_prompt, scoring
+from train.baselines import comparing, entries, image_prompt, scoring, single_frame, workshop
 from train.baselines.ablations import ABLATIONS
+from train.baselines.per_subject import Tuning
 
 QUICK = (
     "--steps 1 --batch 2 --accumulate 1 --warmup 0 --ema 0 --full --precision fp32 --search-steps 1"
@@ -80,7 +84,7 @@ def test_a_second_run_makes_nothing_and_says_the_same(compared, flags, monkeypat
         raise AssertionError("it is made already")
 
     before = (compared / "scores.md").read_text()
-    monkeypatch.setattr(entries, "train", fail)
+    monkeypatch.setattr(workshop, "train", fail)
     monkeypatch.setattr(entries.textual_inversion, "tuned", fail)
     command.main([*flags, "--out", str(compared), "--only", *ROWS])
     assert (compared / "scores.md").read_text() == before
@@ -145,11 +149,24 @@ def test_every_ablation_changes_something(one):
     assert one.changes or one.share < 1 or one.which != "judge"
 
 
+@torch.no_grad()
 def test_pockets_judge_lends_its_eyes():
-    shop = entries.Workshop(
-        run=Path("run"), out=Path("out"), options=command.options_of(
-            command._parser().parse_args(["run", "--out", "out"])
-        ), tuning=None, search_steps=1, cases=[],
-    )  # fmt: skip
-    encoder = shop.encoder()
-    assert encoder.tower.config.hidden_size and image_prompt.wrapper(encoder)
+    options = command.options_of(command._parser().parse_args(["run", "--out", "out"]))
+    given = {"run": Path("run"), "out": Path("out"), "options": options, "cases": [], "search_steps": 1}
+    shop = workshop.Workshop(**given, tuning=Tuning())
+    model = single_frame.open_trainable(
+        image_prompt.wrapper(shop.encoder()), find_base(options), options, torch.float32
+    )
+    pipe, cases = shop.teacher.pipe, scoring.measured_cases(2, 1, 1)
+    side = panel_side(pipe)
+    pixels = canvas.to_tensor([canvas.fit(case.reference, side, side) for case in cases])
+    tokens = model.see(latents.pack(latents.encode(pipe.vae, pixels)), (side, side))
+    assert tokens.shape[0] == 2 and tokens.shape[2] == model.project[0].in_features
+    assert (tokens[0] - tokens[1]).std() > 0.1 * tokens.std()
+
+
+def test_what_is_measured_takes_no_part_in_the_choice(ranker):
+    trial, measured = scoring.trial_benchmark(4, ranker), scoring.measured_cases(4, 1, 1)
+    assert trial.scorer.network is not scorer.load()
+    critters = [{case.facts.critter for case in cases} for cases in (trial.cases, measured)]
+    assert len(critters[0]) == len(critters[1]) == 4 and critters[0].isdisjoint(critters[1])

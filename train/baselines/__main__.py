@@ -19,7 +19,7 @@ from train import command
 from train.train import _add_settings, options_of
 
 if TYPE_CHECKING:
-    from train.baselines.entries import Workshop
+    from train.baselines.workshop import Workshop
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,8 +89,8 @@ def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
 
 
 def _workshop(args: argparse.Namespace, options: TrainOptions, cases: list[Case]) -> "Workshop":
-    from train.baselines.entries import Workshop
     from train.baselines.per_subject import Tuning
+    from train.baselines.workshop import Workshop
 
     tuning = Tuning(
         steps=args.tuning_steps, shift=options.shift, guidance=options.guidance, seed=options.seed

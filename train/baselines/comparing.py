@@ -11,9 +11,10 @@ from dsd.evaluation.scores import Draw, Scores
 from dsd.evaluation.validation import Benchmark
 from dsd.files import jsonl, markdown
 from dsd.pocket import scorer
-from train.baselines.entries import OURS, Entry, Made, Workshop
+from train.baselines.entries import OURS, Entry, Made
 from train.baselines.per_subject import one_by_one
 from train.baselines.scoring import trait_table, traits
+from train.baselines.workshop import Workshop
 from train.comparison import report, write_results
 
 COLUMNS = ("", "chosen rate or strength", "trained weights", "seconds of training", "seconds a subject")

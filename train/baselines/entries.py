@@ -1,40 +1,31 @@
 """The rows of the comparison: how each is trained or tuned, and how it draws.
 
 An entry with choices (learning rates, or strengths of SDEdit) is made once for each on a short schedule, and
-then with the best one on the full schedule. Made models stay in the folder, under a hash of everything that
-they depend on, so a command that is run again makes only what is missing.
+then with the best one on the full schedule.
 """
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property, partial
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from dsd.curation.captions import GRID
 from dsd.curation.dataset import write_dataset
 from dsd.curation.selection import Choice
 from dsd.evaluation import validation
-from dsd.evaluation.scores import Case, Draw
-from dsd.files import jsonl
-from dsd.files.hub import LoadError
+from dsd.evaluation.scores import Draw
 from dsd.files.pairs import Pairs, read_pairs
-from dsd.grids.teacher import Teacher, load_teacher, panel_side
-from dsd.model import canvas, checkpoint, latents
-from dsd.model.checkpoint import best_device, model_hash, weights_hash
-from dsd.model.presets import DEFAULT, PRESETS
+from dsd.grids.teacher import panel_side
+from dsd.model import canvas, latents
+from dsd.model.checkpoint import model_hash, weights_hash
 from dsd.training.cache import text_hash
-from dsd.training.data import dataset_name
-from dsd.training.loop import Method, train
+from dsd.training.loop import Method
 from dsd.training.options import TrainOptions
 from dsd.training.student import find_base, open_encoders, set_text_length
-from dsd.vlm.embed import JUDGE, Embedder, open_embedder
-from dsd.vlm.open import open_vlm
 from train.baselines import (
     concatenation,
     dreambooth,
@@ -45,11 +36,12 @@ from train.baselines import (
     textual_inversion,
 )
 from train.baselines.ablations import ABLATIONS, Ablation
-from train.baselines.per_subject import Clock, Tuning
+from train.baselines.per_subject import Clock
 from train.baselines.sdedit import STRENGTHS, by_sdedit
+from train.baselines.workshop import ENCODED, Workshop, train_once
 from train.comparison import open_student
 
-OURS, ENCODED = "ours", "image-encoder tokens"
+OURS = "ours"
 SPREAD = 3.0  # the learning rates are a third of the usual one, the usual one and three times it
 TUNING_RATES = {"DreamBooth-LoRA": (3e-4, 1e-3, 3e-3), "textual inversion": (5e-3, 2e-2, 8e-2)}
 
@@ -76,89 +68,7 @@ class Entry:
     like: str | None = None  # entry whose choice it takes
 
 
-@dataclass(frozen=True, kw_only=True)
-class Workshop:
-    """What all entries are made from, and where what is made is kept."""
-
-    run: Path
-    out: Path
-    options: TrainOptions
-    tuning: Tuning
-    search_steps: int
-    cases: list[Case]  # all that will be drawn, those of the search included
-    steps: int = 28  # of drawing
-    image_guidance: float = 1.5
-    text_guidance: float = 1.0
-    teacher_guidance: float | None = None
-    image_encoder: str = JUDGE
-
-    @cached_property
-    def device(self) -> torch.device:
-        return torch.device(best_device())
-
-    @cached_property
-    def dtype(self) -> torch.dtype:
-        known = checkpoint.torch_dtype(checkpoint.resolve(self.options.model))
-        return torch.float32 if self.device.type == "cpu" else known or torch.bfloat16
-
-    @cached_property
-    def teacher(self) -> Teacher:
-        """Return the model that every entry starts from, as grids are drawn with it."""
-        return self._open_teacher()
-
-    @cached_property
-    def tuned_teacher(self) -> Teacher:
-        """Return a copy of the teacher for the entries that tune it; they leave its transformer as it was."""
-        return self._open_teacher()
-
-    def _open_teacher(self) -> Teacher:
-        is_known = self.options.model in PRESETS or checkpoint.resolve(self.options.model).like
-        settings = {"guidance": self.teacher_guidance, "dtype": self.dtype, "device": self.device}
-        return load_teacher(self.options.model, like=None if is_known else DEFAULT.name, **settings)
-
-    @cached_property
-    def pairs(self) -> Pairs:
-        return read_pairs(self.run)
-
-    @cached_property
-    def guidance(self) -> dict[str, float]:
-        names = ("steps", "image_guidance", "text_guidance")
-        return {name: getattr(self, name) for name in names}
-
-    def encoder(self) -> Embedder:
-        """Open the image encoder: the eyes of the family's judge, or a folder or hub id."""
-        if self.image_encoder != JUDGE:
-            return open_embedder(self.image_encoder, device=str(self.device))
-        judge = checkpoint.resolve(self.options.model).judge
-        if judge is None:
-            raise LoadError(
-                f"{self.options.model} comes with no judge whose eyes could see the reference: name an "
-                "image encoder, such as --image-encoder facebook/dinov2-base"
-            )
-        return open_embedder(JUDGE, vlm=open_vlm(judge, device=str(self.device)))
-
-
 # ---------------------------------------------------------------- what is trained
-
-
-def train_once(shop: Workshop, kind: str, method: Method, options: TrainOptions, pairs: Pairs) -> Path:
-    """Return the folder of a trained model, training it if it is missing or was stopped."""
-    options = replace(options, cache=str(shop.out / "cache"))
-    about = [options.binding(), options.steps, options.batch, options.accumulate, shop.teacher.hash]
-    about += [dataset_name(pairs), len(pairs), shop.image_encoder if kind == ENCODED else None]
-    digest = text_hash(json.dumps(about))
-    folder = shop.out / "models" / f"{kind.replace(' ', '-')}-{digest[:8]}"
-    if not (folder / "made.json").exists():
-        with tqdm(total=options.steps, desc=folder.name, unit="step") as bar:
-            result = train(
-                pairs, options, folder, method=method, on_step=lambda done, values: bar.update(done - bar.n)
-            )
-        model = method.open(find_base(options), options, torch.float32, torch.device("cpu"))
-        count = sum(weight.numel() for weight in single_frame.trained(model).values())
-        made = {"kind": kind, "seconds": result.seconds, "parameters": count, "options": asdict(options)}
-        jsonl.write_atomic(folder / "made.json", json.dumps(made, indent=1).encode())
-        shutil.rmtree(folder / "run", ignore_errors=True)  # states to resume from
-    return folder
 
 
 def _schedule(shop: Workshop, options: TrainOptions, rate: float, is_short: bool) -> TrainOptions:
