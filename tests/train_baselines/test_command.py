@@ -1,6 +1,7 @@
 """The command, end to end on toys: what is missing is made, what is there is not, and the scores are told."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ QUICK = (
     " --draw-batch 4 --image-guidance 1"
 ).split()  # fmt: skip
 SEARCHED = ["ours", "reference tokens", "textual inversion"]
-ROWS = [*SEARCHED, "ours with full caption", "prompted teacher", "VAE of the reference", "no curation"]
+ROWS = [*SEARCHED, "ours with full caption", "prompted teacher", "VAE of the reference"]
 
 
 @pytest.fixture(scope="module")
@@ -67,8 +68,7 @@ def test_every_row_has_scores_traits_and_costs(compared):
     assert costs["ours"]["parameters"] == costs["reference tokens"]["parameters"] + new_columns
     assert costs["textual inversion"]["parameters"] == 64
     assert costs["textual inversion"]["seconds_per_subject"] > 0
-    assert costs["no curation"]["chosen"] == costs["ours"]["chosen"]
-    assert costs["ours with full caption"] == costs["ours"]
+    assert costs["ours with full caption"] == costs["ours"] | {"tried": []}
 
 
 def test_each_choice_is_the_one_that_the_ranker_liked_best(compared):
@@ -79,15 +79,20 @@ def test_each_choice_is_the_one_that_the_ranker_liked_best(compared):
         assert kept["products"][f"{kept['chosen']:g}"] == max(kept["products"].values())
 
 
-def test_a_second_run_makes_nothing_and_says_the_same(compared, flags, monkeypatch):
+def test_a_second_run_makes_nothing_and_says_the_same(compared, flags, tmp_path, monkeypatch):
     def fail(*args, **options):
         raise AssertionError("it is made already")
 
-    before = (compared / "scores.md").read_text()
+    out, names = tmp_path / "copy", ["reference tokens", "textual inversion"]
+    shutil.copytree(compared, out)
     monkeypatch.setattr(workshop, "train", fail)
     monkeypatch.setattr(entries.textual_inversion, "tuned", fail)
-    command.main([*flags, "--out", str(compared), "--only", *ROWS])
-    assert (compared / "scores.md").read_text() == before
+    command.main([*flags, "--out", str(out), "--only", *names])
+    before, after = (json.loads((folder / "scores.json").read_text()) for folder in (compared, out))
+    assert [*after["scores"]][:2] == names
+    for name in names:
+        assert after["scores"][name] == before["scores"][name]
+        assert after["settings"]["costs"][name] == before["settings"]["costs"][name]
 
 
 def test_the_image_encoder_is_the_judges_unless_named(flags, tmp_path):
@@ -100,6 +105,7 @@ def test_the_image_encoder_is_the_judges_unless_named(flags, tmp_path):
     [
         (["--only", "magic"], "--only 'magic' is no row: choose among ours, ours with full"),
         (["--critters", "1"], "--critters must be at least 2, got 1"),
+        (["--validate-every", "5"], "--validate-every has no effect.*drop it"),
         (["--ranker", "nowhere"], "there is no ranker in nowhere"),
         (["--ranker", str(scoring.SCORER)], "is the scorer that measures"),
     ],
@@ -139,6 +145,19 @@ def test_an_ablation_brings_our_row_along():
     ]
     assert [one.name for one in comparing.select(entry, ["b"])] == ["ours", "b"]
     assert [one.name for one in comparing.select(entry, ["c"])] == ["c"]
+
+
+def test_an_ablation_gets_its_rows_and_as_many_as_it_should(flags, tmp_path):
+    given = {"run": Path(flags[0]), "out": tmp_path, "options": None, "cases": [], "search_steps": 1}
+    shop = workshop.Workshop(**given, tuning=Tuning())
+    named = {one.name: entries.ablated_pairs(shop, one) for one in ABLATIONS}
+    assert len(shop.pairs) == len(named["columns from 1"]) == len(named["no curation"]) == 12
+    assert [len(named[f"{name} of the pairs"]) for name in ("half", "a quarter", "an eighth")] == [6, 3, 2]
+    kept, every, floor = (
+        {row["reason"] for row in named[name]}
+        for name in ("columns from 1", "no curation", "similarity alone")
+    )
+    assert kept == {"same subject"} < every and floor < every | {"unreadable"}
 
 
 @pytest.mark.parametrize("one", ABLATIONS, ids=lambda one: one.name)

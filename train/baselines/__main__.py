@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = command.Parser(description=__doc__)
+    parser = command.Parser(prog="python -m train.baselines", description=__doc__)
     add = parser.add_argument
     parser.add_shared("run")
     add("--out", type=Path, required=True, metavar="OUT", help="folder of the results")
@@ -55,6 +55,8 @@ def _check(args: argparse.Namespace) -> None:
         value = getattr(args, name)
         if value is not None and value < least:
             raise ValueError(f"--{name.replace('_', '-')} must be at least {least}, got {value}")
+    if args.validate_every is not None:
+        raise ValueError("--validate-every has no effect, because nothing is validated in training: drop it")
 
 
 def main(argv: list[str] | None = None) -> int:

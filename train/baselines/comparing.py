@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -17,7 +18,7 @@ from train.baselines.scoring import trait_table, traits
 from train.baselines.workshop import Workshop
 from train.comparison import report, write_results
 
-COLUMNS = ("", "chosen rate or strength", "trained weights", "seconds of training", "seconds a subject")
+COLUMNS = ("", "rate or strength", "chosen among", "trained weights", "training in s", "a subject in s")
 
 
 def compare(
@@ -31,7 +32,7 @@ def compare(
         made = entry.make(choice, False)
         results[entry.name] = _score(shop, entry, made, benchmark, batch)
         details[entry.name] = traits(results[entry.name], benchmark.cases, scorer.load())
-        costs[entry.name] = cost(made, choice)
+        costs[entry.name] = cost(entry, made, choice)
         tables = ("Traits kept:", trait_table(details), "Costs:", cost_table(costs))
         page = "\n\n".join([report(results, benchmark), *tables])
         settings = {"batch": batch, "guidance": shop.guidance, "costs": costs}
@@ -62,19 +63,18 @@ def saved(out: Path, made: Made, batch: int, on_done: Callable[[int], object] = 
 def choose(shop: Workshop, entry: Entry, trial: Benchmark, batch: int) -> float | None:
     """Return the choice whose images the ranker scores highest, or None for an entry without choices.
 
-    Scores are kept in the folder, by entry, choice and all that the images depend on.
+    `choices.json` gets the ranker's CP x PF of every choice. An entry that is `like` another takes its
+    choice.
     """
-    if entry.like and not entry.choices:
-        return _read(shop.out / "choices.json").get(entry.like, {}).get("chosen")
+    kept = _read(shop.out / "choices.json")
     if not entry.choices:
-        return None
+        return kept[entry.like]["chosen"] if entry.like else None
     products = {}
     for choice in entry.choices:
         made = entry.make(choice, True)
         result = trial.evaluate(saved(shop.out, made, batch), described=entry.described)
         products[choice] = result.means["product"].mean
     chosen = max(products, key=products.get)
-    kept = _read(shop.out / "choices.json")
     kept[entry.name] = {"chosen": chosen, "products": {f"{k:g}": round(v, 4) for k, v in products.items()}}
     jsonl.write_atomic(shop.out / "choices.json", json.dumps(kept, indent=1).encode())
     return chosen
@@ -84,18 +84,27 @@ def _read(file: Path) -> dict:
     return json.loads(file.read_bytes()) if file.exists() else {}
 
 
-def cost(made: Made, choice: float | None) -> dict[str, float | int | None]:
+def cost(entry: Entry, made: Made, choice: float | None) -> dict[str, Any]:
     return {
         "chosen": choice,
+        "tried": list(entry.choices),
         "parameters": made.parameters,
         "seconds": round(made.seconds, 1),
         "seconds_per_subject": round(made.clock.mean, 2) if made.clock else None,
     }
 
 
-def cost_table(costs: dict[str, dict[str, float | int | None]]) -> str:
-    rows = [[name, *map(_number, row.values())] for name, row in costs.items()]
-    return markdown.table(list(COLUMNS), rows)
+def cost_table(costs: dict[str, dict[str, Any]]) -> str:
+    """Return a Markdown table; a choice at an end of those tried says that a better one may lie beyond."""
+    return markdown.table(list(COLUMNS), [[name, *map(_text, row.values())] for name, row in costs.items()])
+
+
+def _text(value: int | float | list[float] | None) -> str:
+    if isinstance(value, list):
+        return ", ".join(map(_text, value)) or "none"
+    if value is None:
+        return "none"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}"
 
 
 def select(entries: list[Entry], names: list[str]) -> list[Entry]:
@@ -108,9 +117,3 @@ def select(entries: list[Entry], names: list[str]) -> list[Entry]:
     if any(entry.like for entry in chosen) and OURS not in {entry.name for entry in chosen}:
         chosen.insert(0, entries[known.index(OURS)])
     return chosen
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return "none"
-    return f"{value:,}" if isinstance(value, int) else f"{value:.3g}" if value < 1 else f"{value:.1f}"

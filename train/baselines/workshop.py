@@ -98,7 +98,7 @@ class Workshop:
 
 def train_once(shop: Workshop, kind: str, method: Method, options: TrainOptions, pairs: Pairs) -> Path:
     """Return the folder of a trained model, training it if it is missing or was stopped."""
-    options = replace(options, cache=str(shop.out / "cache"))
+    options = replace(options, cache=options.cache or str(shop.out / "cache"))
     folder = shop.out / "models" / f"{kind.replace(' ', '-')}-{_digest(shop, kind, options, pairs)}"
     if not (folder / "made.json").exists():
         with tqdm(total=options.steps, desc=folder.name, unit="step") as bar:
