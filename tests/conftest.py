@@ -9,7 +9,7 @@ import pytest
 LONGEST = (
     "ui/test_browser", "training/test_ways", "ui/test_app_process", "ui/test_browser_wheel",
     "model/test_compile", "ui/test_accessibility", "doctor/test_space", "pocket/test_pocket",
-    "train/test_evaluate", "model/test_parity", "train/test_blocks",
+    "train/test_evaluate", "model/test_parity", "train/test_blocks", "train_baselines/test_command",
 )  # fmt: skip
 
 if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -130,10 +131,16 @@ def report(results: dict[str, Scores], benchmark: Benchmark) -> str:
 
 
 def _write(args: argparse.Namespace, results: dict[str, Scores], benchmark: Benchmark, page: str) -> None:
+    settings = {name: getattr(args, name) for name in RECORDED} | {"photographs": bool(args.images)}
+    write_results(args.out, settings, results, benchmark, page)
+
+
+def write_results(
+    out: Path, settings: dict[str, Any], results: dict[str, Scores], benchmark: Benchmark, page: str
+) -> None:
     """Write scores, tables and samples into the folder, replacing those of earlier runs."""
-    settings = {name: getattr(args, name) for name in RECORDED}
     about = {
-        "settings": settings | {"photographs": bool(args.images)},
+        "settings": settings,
         "torch": torch.__version__,
         "measures": [asdict(measure) for measure in benchmark.scorer.measures],
         "chance": _round(benchmark.levels.chance),
@@ -147,10 +154,10 @@ def _write(args: argparse.Namespace, results: dict[str, Scores], benchmark: Benc
             lines.append(json.dumps(image | row).encode() + b"\n")
     images = {name: result.images for name, result in results.items() if name != COPY}
     samples = validation.sample_sheet(benchmark.cases, images)
-    jsonl.write_atomic(args.out / "scores.json", json.dumps(about, indent=2).encode())
-    jsonl.write_atomic(args.out / "scores.md", page.encode() + b"\n")
-    jsonl.write_atomic(args.out / "images.jsonl", b"".join(lines))
-    jsonl.write_atomic(args.out / "samples.png", contact_sheet.png(samples))
+    jsonl.write_atomic(out / "scores.json", json.dumps(about, indent=2).encode())
+    jsonl.write_atomic(out / "scores.md", page.encode() + b"\n")
+    jsonl.write_atomic(out / "images.jsonl", b"".join(lines))
+    jsonl.write_atomic(out / "samples.png", contact_sheet.png(samples))
 
 
 def _round(means: dict[str, Interval]) -> dict[str, dict[str, float]]:

@@ -55,11 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "upload the result, privately, with the token in HF_TOKEN"
     add("--push-to-hub", metavar="OWNER/NAME", help=text)
     add("--public", action="store_true", help="make what --push-to-hub creates public")
-    _add_settings(parser)
+    add_settings(parser)
     return parser
 
 
-def _add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser) -> None:
     """Add a flag for each field of `TrainOptions`; the default None lets the model's own setting apply."""
     group = parser.add_argument_group("settings; [..] is for pocket where it differs")
     kinds = get_type_hints(TrainOptions)

@@ -60,14 +60,17 @@ def train(
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
     on_plan: Callable[[str], None] | None = None,
+    method: "Method | None" = None,
 ) -> TrainResult:
     """Train on `pairs` and write a checkpoint to `out`, resuming where an earlier call was stopped.
 
     `on_step(step, values)` receives loss and scores on the main process, and `on_plan(text)` the memory, disk
     and time to expect. `validate(pipe, step)` is called in all processes at once, because sharded weights can
-    only be used together. Raise TrainingError if the training cannot run, before the first step if possible.
+    only be used together. `method` trains another model on the same batches, such as a baseline of
+    `train.baselines`. Raise TrainingError if the training cannot run, before the first step if possible.
     """
     # set-up
+    method = method or Method()
     base = student.find_base(options)
     check_rows(pairs, options)
     accelerator = start(options)
@@ -84,7 +87,7 @@ def train(
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 
     # model
-    pipe.register_modules(transformer=student.open_transformer(base, options, pipe.dtype, accelerator.device))
+    pipe.register_modules(transformer=method.open(base, options, pipe.dtype, accelerator.device))
     bound = options.binding()
     bound |= {"weights": model_hash(pipe), "data": data.name, "group": batches.order.group}
     student.init_condition_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
@@ -107,7 +110,7 @@ def train(
             batch = send_to_device(part, accelerator.device, non_blocking=True)
             with accelerator.accumulate(model):
                 with _precision(accelerator, options):
-                    loss = batch_loss(model, batch, options, pipe)
+                    loss = method.loss(model, batch, options, pipe)
                 accelerator.backward(loss)
                 norm = None  # until the step is complete
                 if accelerator.sync_gradients:
@@ -131,7 +134,7 @@ def train(
     with ema.swap() if ema else nullcontext():
         trained = gather_weights(accelerator, model)
     if accelerator.is_main_process:
-        _publish(base, options, trained, out)
+        method.save(base, options, trained, out)
     accelerator.wait_for_everyone()
     processes, device = accelerator.num_processes, accelerator.device.type
     device = torch.cuda.get_device_name() if device == "cuda" else device
@@ -252,3 +255,12 @@ def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out:
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         new.replace(old)
     part.rmdir()
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a training opens its model, computes its loss and saves its weights; by default those of DSD."""
+
+    open: Callable[[Base, TrainOptions, torch.dtype, torch.device], nn.Module] = student.open_transformer
+    loss: Callable[[nn.Module, Batch, TrainOptions, DSDPipeline], Tensor] = batch_loss
+    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], None] = _publish

@@ -1,0 +1,191 @@
+"""The command, end to end on toys: what is missing is made, what is there is not, and the scores are told."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from dsd.evaluation import scores
+from dsd.grids.teacher import panel_side
+from dsd.model import canvas, latents
+from dsd.pocket import scorer
+from dsd.training.student import find_base
+from tests import student, wheel
+from train import dataset
+from train.baselines import __main__ as command
+from train.baselines import comparing, entries, image_prompt, scoring, single_frame, workshop
+from train.baselines.ablations import ABLATIONS
+from train.baselines.per_subject import Tuning
+
+QUICK = (
+    "--steps 1 --batch 2 --accumulate 1 --warmup 0 --ema 0 --full --precision fp32 --search-steps 1"
+    " --critters 2 --prompts 1 --seeds 2 --search-critters 2 --tuning-steps 1 --draw-steps 1"
+    " --draw-batch 4 --image-guidance 1"
+).split()  # fmt: skip
+SEARCHED = ["ours", "reference tokens", "textual inversion"]
+ROWS = [*SEARCHED, "ours with full caption", "prompted teacher", "VAE of the reference"]
+
+
+@pytest.fixture(scope="module")
+def ranker(tmp_path_factory) -> Path:
+    """A scorer of other weights than the one that measures."""
+    folder, known = tmp_path_factory.mktemp("ranker"), scorer.load()
+    torch.manual_seed(0)
+    other = scorer.Scorer(width=4, features=8, size=64, lights=known.choices["light"])
+    other.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def flags(tmp_path_factory, ranker) -> list[str]:
+    folder = tmp_path_factory.mktemp("run")
+    run = wheel.make_run(folder / "run")
+    dataset.main([str(run)])
+    teacher = student.teacher(folder / "teacher")
+    return [str(run), "--model", str(teacher), "--ranker", str(ranker), *QUICK]
+
+
+@pytest.fixture(scope="module")
+def compared(flags, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("out")
+    assert command.main([*flags, "--out", str(out), "--only", *ROWS]) == 0
+    return out
+
+
+def test_every_row_has_scores_traits_and_costs(compared):
+    page = (compared / "scores.md").read_text()
+    for name in ROWS:
+        assert page.count(f"\n| {name} | ") >= 3
+    for name in ("chance", "truth (ceiling)"):
+        assert f"\n| {name} | " in page
+    kept = json.loads((compared / "scores.json").read_text())
+    assert {"identity", "following", "product", "debiased", "copy"} <= kept["scores"]["ours"].keys()
+    costs = kept["settings"]["costs"]
+    assert costs["ours"]["chosen"] in (pytest.approx(1e-4 / 3), 1e-4, pytest.approx(3e-4))
+    new_columns = 16 * 32
+    assert costs["ours"]["parameters"] == costs["reference tokens"]["parameters"] + new_columns
+    assert costs["textual inversion"]["parameters"] == 64
+    assert costs["textual inversion"]["seconds_per_subject"] > 0
+    assert costs["ours with full caption"] == costs["ours"] | {"tried": []}
+
+
+def test_each_choice_is_the_one_that_the_ranker_liked_best(compared):
+    choices = json.loads((compared / "choices.json").read_text())
+    assert {*choices} == {*SEARCHED}
+    for kept in choices.values():
+        assert len(kept["products"]) == 3
+        assert kept["products"][f"{kept['chosen']:g}"] == max(kept["products"].values())
+
+
+def test_a_second_run_makes_nothing_and_says_the_same(compared, flags, tmp_path, monkeypatch):
+    def fail(*args, **options):
+        raise AssertionError("it is made already")
+
+    out, names = tmp_path / "copy", ["reference tokens", "textual inversion"]
+    shutil.copytree(compared, out)
+    monkeypatch.setattr(workshop, "train", fail)
+    monkeypatch.setattr(entries.textual_inversion, "tuned", fail)
+    command.main([*flags, "--out", str(out), "--only", *names])
+    before, after = (json.loads((folder / "scores.json").read_text()) for folder in (compared, out))
+    assert [*after["scores"]][:2] == names
+    for name in names:
+        assert after["scores"][name] == before["scores"][name]
+        assert after["settings"]["costs"][name] == before["settings"]["costs"][name]
+
+
+def test_the_image_encoder_is_the_judges_unless_named(flags, tmp_path):
+    with pytest.raises(ValueError, match="comes with no judge whose eyes.*--image-encoder"):
+        command.main([*flags, "--out", str(tmp_path), "--only", "image-encoder tokens"])
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (["--only", "magic"], "--only 'magic' is no row: choose among ours, ours with full"),
+        (["--critters", "1"], "--critters must be at least 2, got 1"),
+        (["--validate-every", "5"], "--validate-every has no effect.*drop it"),
+        (["--ranker", "nowhere"], "there is no ranker in nowhere"),
+        (["--ranker", str(scoring.SCORER)], "is the scorer that measures"),
+    ],
+)
+def test_a_mistake_is_a_sentence_before_anything_is_made(flags, tmp_path, wrong, said):
+    with pytest.raises(ValueError, match=said):
+        command.main([*flags, "--out", str(tmp_path / "out"), *wrong])
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_debiased_product_punishes_copies():
+    cases = scoring.measured_cases(3, 1, 2)
+    assert len({case.seed for case in cases}) == 6
+    score = scoring.DebiasedScorer()
+    truth, copy = (score.score(cases, [getattr(c, name) for c in cases]) for name in ("truth", "reference"))
+    for row in copy:
+        assert row["copy"] == 1 and row["debiased"] == 0
+    assert all(row["debiased"] == row["product"] * (1 - row["copy"]) for row in truth)
+    levels = scores.measure_levels(cases, score)
+    assert levels.ceiling["debiased"].mean > 0.5 > levels.chance["debiased"].mean
+
+
+def test_traits_are_counted_where_they_show():
+    cases = scoring.measured_cases(6, 1, 1)
+    level = scores.measure_levels(cases, scoring.DebiasedScorer())
+    truths = scores.evaluate(
+        lambda *_: [c.truth for c in cases], cases, scoring.DebiasedScorer(), levels=level
+    )
+    means = scoring.traits(truths, cases, scorer.load())
+    assert means["color"].mean == 1 and {"hue", "eyes", "ears"} <= means.keys()
+    assert "| color |" in scoring.trait_table({"truth": means, "none": {}}).replace("|  |", "|")
+
+
+def test_an_ablation_brings_our_row_along():
+    entry = [
+        entries.Entry(name, None, like=like) for name, like in (("ours", None), ("b", "ours"), ("c", None))
+    ]
+    assert [one.name for one in comparing.select(entry, ["b"])] == ["ours", "b"]
+    assert [one.name for one in comparing.select(entry, ["c"])] == ["c"]
+
+
+def test_an_ablation_gets_its_rows_and_as_many_as_it_should(flags, tmp_path):
+    given = {"run": Path(flags[0]), "out": tmp_path, "options": None, "cases": [], "search_steps": 1}
+    shop = workshop.Workshop(**given, tuning=Tuning())
+    named = {one.name: entries.ablated_pairs(shop, one) for one in ABLATIONS}
+    assert len(shop.pairs) == len(named["columns from 1"]) == len(named["no curation"]) == 12
+    assert [len(named[f"{name} of the pairs"]) for name in ("half", "a quarter", "an eighth")] == [6, 3, 2]
+    kept, every, floor = (
+        {row["reason"] for row in named[name]}
+        for name in ("columns from 1", "no curation", "similarity alone")
+    )
+    assert kept == {"same subject"} < every and floor < every | {"unreadable"}
+
+
+@pytest.mark.parametrize("one", ABLATIONS, ids=lambda one: one.name)
+def test_every_ablation_changes_something(one):
+    options = command.options_of(command._parser().parse_args(["run", "--out", "out"]))
+    known = vars(options)
+    assert one.changes.keys() <= known.keys()
+    assert one.changes or one.share < 1 or one.which != "judge"
+
+
+@torch.no_grad()
+def test_pockets_judge_lends_its_eyes():
+    options = command.options_of(command._parser().parse_args(["run", "--out", "out"]))
+    given = {"run": Path("run"), "out": Path("out"), "options": options, "cases": [], "search_steps": 1}
+    shop = workshop.Workshop(**given, tuning=Tuning())
+    model = single_frame.open_trainable(
+        image_prompt.wrapper(shop.encoder()), find_base(options), options, torch.float32
+    )
+    pipe, cases = shop.teacher.pipe, scoring.measured_cases(2, 1, 1)
+    side = panel_side(pipe)
+    pixels = canvas.to_tensor([canvas.fit(case.reference, side, side) for case in cases])
+    tokens = model.see(latents.pack(latents.encode(pipe.vae, pixels)), (side, side))
+    assert tokens.shape[0] == 2 and tokens.shape[2] == model.project[0].in_features
+    assert (tokens[0] - tokens[1]).std() > 0.1 * tokens.std()
+
+
+def test_what_is_measured_takes_no_part_in_the_choice(ranker):
+    trial, measured = scoring.trial_benchmark(4, ranker), scoring.measured_cases(4, 1, 1)
+    assert trial.scorer.network is not scorer.load()
+    critters = [{case.facts.critter for case in cases} for cases in (trial.cases, measured)]
+    assert len(critters[0]) == len(critters[1]) == 4 and critters[0].isdisjoint(critters[1])
