@@ -208,10 +208,7 @@ def check(args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = build_parser("teacher", "Train the teacher, the text-to-image model, from scratch.")
-    add, text = (
-        parser.add_argument,
-        "train only this part of the lessons, in shares of the whole training (0 1)",
-    )
+    add, text = parser.add_argument, "part of the lessons to train, in shares of the whole training (0 1)"
     add("--begin", type=Path, metavar="TEACHER", help="start from the teacher in this folder")
     add("--batch", type=int, help="single images per process (default: the preset's)")
     add("--lessons", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help=text)
