@@ -36,6 +36,7 @@ from dsd.training.student import find_base
 from train import command
 from train.blocks import crowded, join
 
+STREAMED_GB = 20.0
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
@@ -46,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="OUT", help="folder of the checkpoint")
     add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="names of our columns in the dataset")
     add("--split", default="train", help="split of the dataset (train)")
-    add("--streaming", action="store_true", help="read a hub dataset over the network, without a download")
+    text = f"read a hub dataset over the network and encode it while training (--cache-gb {STREAMED_GB:g})"
+    add("--streaming", action="store_true", help=text)
     add("--max-rows", type=int, metavar="N", help="train on the first N rows; --streaming reads only these")
     add("--plan", action="store_true", help="print expected memory and time, and stop; downloads no dataset")
     add("--validate", metavar="WHAT", help="critters, a folder of photographs, or none (critters for pocket)")
@@ -105,6 +107,8 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
+    if args.streaming and args.cache_gb is None:
+        args.cache_gb = STREAMED_GB
     options = options_of(args)
     args.validate = args.validate or (CRITTERS if options.model == "pocket" else "none")
     if args.public and not args.push_to_hub:

@@ -17,7 +17,7 @@ from dsd.training.loop import TrainResult
 from dsd.training.options import LORA_ONLY, TrainOptions
 
 NOT_UPLOADED = ["run/*", "samples/*", ".*"]  # files of a checkpoint's folder
-OMITTED = ("cache", "model", "save_every", "validate_every", "log_every")
+OMITTED = ("cache", "cache_gb", "model", "save_every", "validate_every", "log_every")
 INTRODUCTION = """\
 This model takes an image of a character or an object and a prompt, and draws the same subject in a new place.
 It was trained with `dsd` by diffusion self-distillation ([arXiv 2411.18616](https://arxiv.org/abs/2411.18616))
