@@ -95,7 +95,10 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
     flags = {one.name: getattr(args, one.name) for one in fields(TrainOptions)}
     flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
     flags = {name: value for name, value in flags.items() if value is not None}
-    options = TrainOptions(**resolve(flags.get("model", TrainOptions.model)).training | flags)
+    suited = dict(resolve(flags.get("model", TrainOptions.model)).training)
+    if "start_from" in flags:  # its columns for the condition are trained already
+        suited |= {"condition_init_scale": 0.0}
+    options = TrainOptions(**suited | flags)
     unused = [_flag(name) for name in LORA_ONLY if name in flags] if options.full else []
     if unused:
         raise ValueError(

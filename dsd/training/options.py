@@ -54,6 +54,9 @@ class TrainOptions:
     """Settings, named as on the command line with _ for -; raise TrainingError for one outside its limits."""
 
     model: str = _option("pocket", "text-to-image model to start from: a name, a folder or a hub id")
+    start_from: str | None = _option(
+        None, "student of that model to continue: a folder, a hub id or a LoRA file (default: none)"
+    )
     steps: int = _option(100_000, "optimizer steps", COUNT)
     batch: int = _option(4, "pairs per process and forward pass", COUNT)
     accumulate: int = _option(5, "batches per step; 4 x 5 x 8 processes are the paper's 160 pairs", COUNT)

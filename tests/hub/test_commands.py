@@ -124,6 +124,19 @@ def test_a_streamed_training_may_use_fewer_rows(hub, folder):
     assert "steps, about" in ended.out  # disk and time come first
 
 
+def test_the_published_student_is_continued_and_opens_everywhere(dataset, folder):
+    out = folder / "continued"
+    succeed("train.train", dataset, "--start-from", shelf.STUDENT, "--out", out, *FLUX, *QUICK)
+    card = (out / "README.md").read_text()
+    assert f"continuing the student `{shelf.STUDENT}`" in card and "Non-Commercial" in card
+    assert f"- {shelf.STUDENT}" in card  # for the hub: one of two base models
+    ours, stock = dsd.load_pipeline(out, device="cpu"), FluxControlPipeline.from_pretrained(out)
+    assert torch.equal(ours.transformer.x_embedder.weight, stock.transformer.x_embedder.weight.to(ours.dtype))
+    start = dsd.load_pipeline("flux-dev", device="cpu").transformer.x_embedder.weight
+    far = (ours.transformer.x_embedder.weight.float() - start.float()).norm() / start.float().norm()
+    assert 0 < far < 0.2
+
+
 def test_flux_has_the_same_settings_by_any_name(dataset, folder):
     plans = [
         succeed("train.train", dataset, "--out", folder / "plan", "--model", model, *QUICK, "--plan").out
