@@ -34,7 +34,8 @@ image = pipe(prompt="on the beach", image=Image.open("subject.png"), image_guida
 Plain diffusers opens it as a `FluxControlPipeline`. Its control image is a canvas of two frames: the subject
 on the left, black on the right.{lora}"""
 LORA = """ `lora/pytorch_lora_weights.safetensors` holds the same model in one file, new input
-columns included: `load_lora_weights` adds it to `{base}`."""
+columns included: `load_lora_weights` adds it to `{base}`. `lora/comfyui.safetensors` is the same for
+ComfyUI."""
 
 
 def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:

@@ -25,6 +25,7 @@ from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA
 from dsd.model.quantize import END_LAYERS
 from dsd.model.transformer import is_widened, load_transformer, widen
+from dsd.training.comfyui import save_for_comfyui
 from dsd.training.options import TrainingError, TrainOptions
 
 DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in few steps
@@ -273,6 +274,7 @@ def _save_lora(
     with safe_open(folder / LORA, framework="pt") as file:
         metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}
     save_file(load_file(folder / LORA), folder / LORA, metadata)
+    save_for_comfyui(layers, config, INPUT, folder, {origin.METADATA: json.dumps(facts)})
 
 
 @torch.no_grad()
