@@ -108,6 +108,16 @@ def check_instructions(options: TrainOptions, *, without: int, rows: int) -> Non
     logger.warning("%d of %d rows have no instruction and use their caption", without, rows)
 
 
+def report_cut(entries: list[Entry], tokens: int) -> bool:
+    """Warn if texts of these rows are longer than is read, and return whether."""
+    if cut := sum(entry.cut for entry in entries):
+        logger.warning(
+            "the texts of %d of %d rows are longer than %d tokens, and their ends are not read: raise "
+            "--text-tokens or shorten them", cut, len(entries), tokens,
+        )  # fmt: skip
+    return cut > 0
+
+
 def encode(
     pairs: Sequence[Row],
     pipe: DSDPipeline,
@@ -272,11 +282,7 @@ def _collect(entries: list[Entry], rows: RowEncoder, options: TrainOptions) -> D
             f"{len(bad)} of {len(entries)} rows cannot be used, which is over 1 %: repair or remove them; "
             f"the first is row {int(bad[0].id)}: {bad[0].bad}"
         )
-    if cut := sum(entry.cut for entry in good):
-        logger.warning(
-            "the texts of %d of %d rows are longer than %d tokens, and their ends are not read: raise "
-            "--text-tokens or shorten them", cut, len(good), rows.texts.tokens,
-        )  # fmt: skip
+    report_cut(good, rows.texts.tokens)
     check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
     hidden = ("bad", "cut")
     contents = [sorted(item for item in asdict(entry).items() if item[0] not in hidden) for entry in good]

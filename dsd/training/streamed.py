@@ -19,7 +19,15 @@ from filelock import FileLock, Timeout
 from dsd.files import jsonl
 from dsd.model.pipeline import DSDPipeline
 from dsd.training.cache import Store, encode_missing, text_hash
-from dsd.training.data import REPORTED, TOLERATED, Entry, RowEncoder, check_instructions, dataset_name
+from dsd.training.data import (
+    REPORTED,
+    TOLERATED,
+    Entry,
+    RowEncoder,
+    check_instructions,
+    dataset_name,
+    report_cut,
+)
 from dsd.training.options import TrainingError, TrainOptions
 from dsd.training.order import WindowedOrder, block_of, split
 
@@ -63,6 +71,7 @@ class StreamedData:
         self.frames, self.buckets = rows.frames, np.zeros(len(rows.pairs), np.uint8)
         self.ranges = split(len(rows.pairs))
         self.blocks: dict[int, Block] = {}
+        self.has_cut = False  # whether a text was too long, which is reported once
         self.unusable: dict[int, int] = {}  # block -> number of unusable rows, of the blocks used so far
         for part in self.folder.glob(".block.*"):  # of a killed run
             self._remove(part)
@@ -153,6 +162,7 @@ class StreamedData:
             check_instructions(self.options, without=without, rows=len(entries) - len(bad))
         for entry in bad[: max(0, REPORTED - self.skipped)] if index not in self.unusable else []:
             logger.warning("skipped row %d: %s", int(entry.id), entry.bad)
+        self.has_cut = self.has_cut or report_cut(entries, self.rows.texts.tokens)
         self.unusable[index] = len(bad)
         if len(bad) == len(entries) or self.skipped > TOLERATED * len(self):
             raise TrainingError(

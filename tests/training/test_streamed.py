@@ -176,6 +176,13 @@ def test_an_unusable_row_is_replaced_by_the_next_of_its_block(pipe, tmp_path, mo
     assert data.find(1)[0] == data.find(0)[0] and data.skipped == 1 and "row 1 is torn" in caplog.text
 
 
+def test_long_texts_are_reported_once(pipe, tmp_path, caplog):
+    (file := tmp_path / "rows").touch()
+    rows = Rows([pair(number, caption="a hat " * 20) for number in range(COUNT)], file)
+    stream(pipe, rows, tmp_path).prepare(np.arange(COUNT))
+    assert caplog.text.count("longer than 8 tokens") == 1
+
+
 def test_too_many_unusable_rows_end_the_training(pipe, tmp_path):
     (file := tmp_path / "rows").touch()
     rows = Rows([pair(0), BadRow("row 1 is torn"), *pairs(COUNT)[2:]], file)
