@@ -17,6 +17,11 @@ from tests import student
 
 LORA = {"accumulate": 2, "ema": 0.9, "lora_dropout": 0.0, "validate_every": 2}
 FULL = {"accumulate": 2, "full": True, "lr": 1e-3}
+STREAMED = {"accumulate": 2, "lora_dropout": 0.0, "sizes": ("32",), "cache_gb": 1.0}
+
+
+def streamed(teacher: Path) -> student.Rows:
+    return student.Rows(student.pairs(), teacher / "model_index.json")  # any file
 
 
 def start_sharded(options: TrainOptions) -> Accelerator:
@@ -44,6 +49,7 @@ def main(rank: int, port: int, teacher: Path, out: Path) -> None:
     os.environ.update({**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     quiet()
     student.run(teacher, out / "ddp", **LORA, validate=student.validate)
+    student.run(teacher, out / "streamed", rows=streamed(teacher), **STREAMED)
     training.start = start_sharded
     student.run(teacher, out / "fsdp2", **LORA, steps=2, validate=student.validate)
     student.run(

@@ -2,7 +2,7 @@
 
 Writes RUN/dataset: parquet files, and a card with counts, licenses and some pairs. You can stop it at any
 time and run the same command again to continue. --only floor and --only all ignore the judge's
-verdicts, for comparison.
+verdicts, for comparison. --format writes folders of images for other trainers instead.
 """
 
 import argparse
@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from dsd.curation.dataset import SHARD_ROWS, push, write_dataset
 from dsd.curation.dataset_card import write_card
+from dsd.curation.folders import FORMATS, write_folder
 from dsd.curation.selection import WHICH, WORDS, Choice, counts, read_run
 from dsd.files import old_names
 from train import command
@@ -22,7 +23,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__)
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="folder of the run")
-    add("--out", type=Path, metavar="FOLDER", help="RUN/dataset, or RUN/dataset-floor for --only floor")
+    add("--out", type=Path, metavar="FOLDER", help="RUN/dataset, with -floor for --only floor and so on")
+    text = "parquet files, or folders of images for that trainer (parquet)"
+    add("--format", choices=("parquet", *FORMATS), default="parquet", help=text)
+    add("--trigger", default="", metavar="WORD", help="begin every caption with this, if it is not there")
     text = "pairs kept by the judge, by the floor, or all (judge)"
     add("--only", dest="which", choices=WHICH, default="judge", help=text)
     renew, text = old_names.VALUES.get, "captions as written, or always the grid's own words (written)"
@@ -31,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--max-rows", type=int, metavar="N", help="maximum number of rows, sampled at random; must be even")
     add("--shuffle", action="store_true", help="write the rows in random order")
     add("--seed", type=int, default=0, help="random seed (0)")
-    add("--shard-rows", type=int, default=SHARD_ROWS, metavar="N", help=f"rows per file ({SHARD_ROWS})")
+    add("--shard-rows", type=int, metavar="N", help=f"rows per parquet file ({SHARD_ROWS})")
     add("--grades", type=Path, metavar="FILE", help="grades.json of train.curate --grade, for the card")
     add("--push-to-hub", metavar="OWNER/NAME", help="upload it, with the token in HF_TOKEN; private")
     add("--public", action="store_true", help="make the repository that --push-to-hub creates public")
@@ -42,22 +46,33 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     if args.public and not args.push_to_hub:
         raise ValueError("--public needs --push-to-hub, because it applies to the upload")
+    if args.shard_rows is not None and args.format != "parquet":
+        raise ValueError(
+            f"--shard-rows is for --format parquet, got --format {args.format}: drop one of them"
+        )
     choice = Choice(**{one.name: getattr(args, one.name) for one in fields(Choice)})
     run = read_run(args.run)
-    out = args.out or args.run / ("dataset" if args.which == "judge" else f"dataset-{args.which}")
+    kinds = ["dataset", *([] if args.which == "judge" else [args.which])]
+    kinds += [] if args.format == "parquet" else [args.format]
+    out = args.out or args.run / "-".join(kinds)
     with tqdm(unit="row") as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
-        written = write_dataset(run, out, choice, shard_rows=args.shard_rows, on_rows=show)
+        if args.format == "parquet":
+            rows = SHARD_ROWS if args.shard_rows is None else args.shard_rows
+            written = write_dataset(run, out, choice, shard_rows=rows, on_rows=show)
+        else:
+            written = write_folder(run, out, choice, format=args.format, on_rows=show)
     write_card(run, written, choice, grades=args.grades)
     print(f"{len(written.rows)} rows in {len(written.shards)} files ({written.new} of them new) in {out}")
     for name, numbers in counts(run).items():
         print(f"{name}: {', '.join(f'{count} {reason}' for reason, count in numbers.most_common())}")
     if args.push_to_hub:
-        print(f"uploaded to {push(out, args.push_to_hub, private=not args.public)}")
+        address = push(out, args.push_to_hub, private=not args.public, patterns=written.patterns)
+        print(f"uploaded to {address}")
     return 0
 
 

@@ -36,6 +36,7 @@ from dsd.training.student import find_base
 from train import command
 from train.blocks import crowded, join
 
+STREAMED_GB = 20.0
 METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
@@ -46,7 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, required=True, metavar="OUT", help="folder of the checkpoint")
     add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="names of our columns in the dataset")
     add("--split", default="train", help="split of the dataset (train)")
-    add("--streaming", action="store_true", help="read a hub dataset over the network, without a download")
+    text = f"read a hub dataset over the network and encode it while training (--cache-gb {STREAMED_GB:g})"
+    add("--streaming", action="store_true", help=text)
     add("--max-rows", type=int, metavar="N", help="train on the first N rows; --streaming reads only these")
     add("--plan", action="store_true", help="print expected memory and time, and stop; downloads no dataset")
     add("--validate", metavar="WHAT", help="critters, a folder of photographs, or none (critters for pocket)")
@@ -93,7 +95,10 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
     flags = {one.name: getattr(args, one.name) for one in fields(TrainOptions)}
     flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
     flags = {name: value for name, value in flags.items() if value is not None}
-    options = TrainOptions(**resolve(flags.get("model", TrainOptions.model)).training | flags)
+    suited = dict(resolve(flags.get("model", TrainOptions.model)).training)
+    if "start_from" in flags:  # its columns for the condition are trained already
+        suited |= {"condition_init_scale": 0.0}
+    options = TrainOptions(**suited | flags)
     unused = [_flag(name) for name in LORA_ONLY if name in flags] if options.full else []
     if unused:
         raise ValueError(
@@ -105,6 +110,8 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
+    if args.streaming and args.cache_gb is None:
+        args.cache_gb = STREAMED_GB
     options = options_of(args)
     args.validate = args.validate or (CRITTERS if options.model == "pocket" else "none")
     if args.public and not args.push_to_hub:

@@ -26,16 +26,19 @@ SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
 GROUP = 50  # rows per row group: 100 images
 FORMAT = 1  # increase it when the same rows give different files
-UPLOADED = ["README.md", "samples.png", "train-*.parquet"]
+CARD = ("README.md", "samples.png")
+PARQUET = ("train-*.parquet",)
 
 
 class Dataset(NamedTuple):
     """A dataset on disk."""
 
     folder: Path
-    shards: list[Path]
+    shards: list[Path]  # its files: parquet shards, or images and captions
     rows: list[Row]  # all rows of the dataset in order, without images
-    new: int  # number of shards that were not up to date
+    new: int  # number of files that were not up to date
+    format: str = "parquet"
+    patterns: tuple[str, ...] = PARQUET  # of its files, besides the card
 
 
 def write_dataset(
@@ -54,13 +57,10 @@ def write_dataset(
     if shard_rows < 1:
         raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
     run = run if isinstance(run, Run) else read_run(run)
-    items = select(run, choice or Choice())
-    if not items:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in counts(run)["pairs"].most_common())
-        raise RunError(f"no pair of {run.folder} is kept, so there is no dataset ({reasons or 'no pairs'})")
+    items = select_some(run, choice or Choice())
     blocks = [items[i : i + shard_rows] for i in range(0, len(items), shard_rows)]
     paths = [out / f"train-{k:05}-of-{len(blocks):05}.parquet" for k in range(len(blocks))]
-    digest, new, done = _digest(items, shard_rows), 0, 0
+    digest, new, done = digest_of(items, GROUP, shard_rows).encode(), 0, 0
     with jsonl.writing(out / "README.md"):  # lock the folder against other commands
         old = _own_shards(out)
         for path, block in zip(paths, blocks, strict=True):
@@ -75,14 +75,23 @@ def write_dataset(
     return Dataset(out, paths, [item.row for item in items], new)
 
 
-def _digest(items: list[Item], shard_rows: int) -> bytes:
+def select_some(run: Run, choice: Choice) -> list[Item]:
+    """Return the rows of a dataset, without images; raise RunError if there are none."""
+    items = select(run, choice)
+    if not items:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in counts(run)["pairs"].most_common())
+        raise RunError(f"no pair of {run.folder} is kept, so there is no dataset ({reasons or 'no pairs'})")
+    return items
+
+
+def digest_of(items: list[Item], *settings: int | str) -> str:
     """Return a digest of everything that the bytes of the dataset depend on."""
     parts = []
     for row, grid, conditioning, target in items:  # grids of version 0 have no boxes
         place = [grid.file, grid.rows, grid.columns, grid.margin, *([grid.boxes] if grid.boxes else [])]
         parts.append([row, conditioning, target, place])
-    text = json.dumps([FORMAT, GROUP, shard_rows, parts], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest().encode()
+    text = json.dumps([FORMAT, *settings, parts], ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _own_shards(folder: Path) -> dict[Path, bytes]:
@@ -149,10 +158,18 @@ def _schema(digest: bytes) -> Any:
     return pyarrow.schema(columns, metadata=metadata)
 
 
-def push(folder: Path, name: str, *, private: bool = True, api: HfApi | None = None) -> str:
+def push(
+    folder: Path,
+    name: str,
+    *,
+    private: bool = True,
+    api: HfApi | None = None,
+    patterns: tuple[str, ...] = PARQUET,
+) -> str:
     """Upload a finished dataset and its card as `name` (owner/name) and return the address.
 
     A new repository is private by default, because the generator's license may forbid publication.
     """
-    patterns = {"allow_patterns": UPLOADED, "delete_patterns": ["train-*.parquet"]}  # of a larger dataset
-    return upload(folder, name, kind="dataset", private=private, api=api, **patterns)
+    # Files of a larger dataset that was there before are deleted.
+    chosen = {"allow_patterns": [*CARD, *patterns], "delete_patterns": [*patterns]}
+    return upload(folder, name, kind="dataset", private=private, api=api, **chosen)

@@ -14,13 +14,16 @@ from PIL import Image, ImageOps
 from dsd.curation import report
 from dsd.curation.captions import GRID
 from dsd.curation.dataset import Dataset
+from dsd.curation.folders import CONFIGS, LAYOUTS
 from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, license
 from dsd.files import contact_sheet, jsonl
-from dsd.files.jsonl import RunError
+from dsd.files.jsonl import Row, RunError
 from dsd.files.markdown import table
-from dsd.files.pairs import IMAGES, Pairs
+from dsd.files.pairs import IMAGES
+from dsd.grids import grids
 
 TITLE = "Pairs of one subject in two places"
+PARQUET_FILES = [{"split": "train", "path": "train-*.parquet"}]
 SAMPLES = 8  # pairs in the image, in two columns
 BORDER = 12  # pixels
 DEV_PAGE = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"
@@ -71,7 +74,7 @@ LIMITS = """\
 def write_card(run: Run, dataset: Dataset, choice: Choice, *, grades: Path | None = None) -> None:
     """Write README.md and samples.png beside the shards; `grades` is that file of `train.curate --grade`."""
     text = card(run, dataset, choice, grades=read_grades(grades) if grades else None)
-    contents = {"samples.png": contact_sheet.png(sample_sheet(dataset)), "README.md": text.encode()}
+    contents = {"samples.png": contact_sheet.png(sample_sheet(run, dataset)), "README.md": text.encode()}
     for name, content in contents.items():
         path = dataset.folder / name
         if not path.exists() or path.read_bytes() != content:
@@ -90,14 +93,14 @@ def read_grades(path: Path) -> str:
         ) from error
 
 
-def sample_sheet(dataset: Dataset) -> Image.Image:
+def sample_sheet(run: Run, dataset: Dataset) -> Image.Image:
     """Draw sample pairs of different grids, spread over the dataset, with their texts."""
     firsts: dict[str, int] = {}  # grid -> its first row
     for index, row in enumerate(dataset.rows):
         firsts.setdefault(row["grid"], index)
     indices, count = list(firsts.values()), min(SAMPLES, len(firsts))
-    pairs = Pairs([str(path) for path in dataset.shards])
-    samples = [pairs[indices[k * len(indices) // count]] for k in range(count)]
+    rows = [dataset.rows[indices[k * len(indices) // count]] for k in range(count)]
+    samples = [row | dict(zip(IMAGES, _images(run, row), strict=True)) for row in rows]
     half = -(-count // 2)
     columns = []
     for part in filter(None, (samples[:half], samples[half:])):
@@ -110,15 +113,22 @@ def sample_sheet(dataset: Dataset) -> Image.Image:
     return ImageOps.expand(page, BORDER, "white")
 
 
+def _images(run: Run, row: Row) -> list[Image.Image]:
+    """Return the conditioning image and the target of a row."""
+    panels = grids.open_panels(run.folder, run.grids[row["grid"]])
+    return [panels[int(panel)] for panel in row["id"].split("-")[-2:]]
+
+
 def card(run: Run, dataset: Dataset, choice: Choice, *, grades: str | None = None) -> str:
     """Return the README.md: the metadata that the hub reads, and the page with `grades` as a section."""
     count, licenses = len(dataset.rows), Counter(row["generator_license"] for row in dataset.rows)
     parts = [
-        f"---\n{_metadata(set(licenses)).to_yaml()}\n---",
+        f"---\n{_metadata(set(licenses), dataset.format).to_yaml()}\n---",
         f"# {TITLE}",
         OPENING.format(count, count // 2, KINDS[choice.which]),
         "![Sample pairs: the conditioning image, the target image, the texts](samples.png)",
-        f"## Columns\n\n{table(('column', 'content'), MEANINGS.items())}",
+        *([f"## Files\n\n{LAYOUTS[dataset.format]}"] if dataset.format in LAYOUTS else []),
+        *([] if dataset.format in CONFIGS else [_columns(dataset.format)]),
         f"## How many\n\n{_amounts(run, dataset, choice)}",
         f"## How it was made\n\n{_making(run, dataset, choice)}",
         *([grades] if grades else []),
@@ -129,7 +139,13 @@ def card(run: Run, dataset: Dataset, choice: Choice, *, grades: str | None = Non
     return "\n\n".join(parts)
 
 
-def _metadata(licenses: set[str]) -> DatasetCardData:
+def _columns(format: str) -> str:
+    names = {"target": "image"} if format == "imagefolder" else {}  # as `datasets` names it there
+    rows = [(names.get(name, name), meaning) for name, meaning in MEANINGS.items()]
+    return f"## Columns\n\n{table(('column', 'content'), rows)}"
+
+
+def _metadata(licenses: set[str], format: str) -> DatasetCardData:
     """Return what the hub cannot read from the parquet files; the strictest license is the dataset's."""
     if FLUX_DEV in licenses:
         license = {
@@ -139,12 +155,13 @@ def _metadata(licenses: set[str]) -> DatasetCardData:
         }
     else:
         license = {"license": "apache-2.0" if licenses == {"Apache-2.0"} else "unknown"}
+    files = {"configs": [{"config_name": "default", "data_files": PARQUET_FILES}]}
     return DatasetCardData(
         **license,
+        **(files if format == "parquet" else {}),
         pretty_name=TITLE,
         task_categories=["image-to-image", "text-to-image"],
         tags=["diffusion-self-distillation", "subject-driven-generation", "synthetic"],
-        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "train-*.parquet"}]}],
     )
 
 
@@ -180,11 +197,12 @@ def _making(run: Run, dataset: Dataset, choice: Choice) -> str:
     commands = "\n".join(
         f"python -m train.{stage} RUN" for stage in ("prompts", "grids", "curate", "dataset")
     )
+    format = [] if dataset.format == "parquet" else [f"--format {dataset.format}"]
     parts = [
         _shares("grids drawn by", "grids", generators),
         _shares("pairs judged by", "pairs", judges),
         "These commands of `dsd` made it, in this order, with the options that the tables show:",
-        f"```bash\n{' '.join([commands, *choice.flags()])}\n```",
+        f"```bash\n{' '.join([commands, *format, *choice.flags()])}\n```",
     ]
     return "\n\n".join(parts)
 

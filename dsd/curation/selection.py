@@ -8,8 +8,9 @@ import hashlib
 import json
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from dsd.curation import judge
@@ -36,6 +37,7 @@ class Choice:
     max_rows: int | None = None  # at most this many, sampled by `seed`; even, because each pair gives two
     shuffle: bool = False  # order by `seed` instead of by id
     seed: int = 0
+    trigger: str = ""  # begins every caption and instruction that does not contain it
 
     def __post_init__(self) -> None:
         for name, allowed in (("which", WHICH), ("words", WORDS)):
@@ -45,13 +47,21 @@ class Choice:
             raise ValueError(f"max_rows must be even, because both orders of a pair go together, got {rows}")
         if self.labels and self.which != "judge":
             raise ValueError(f"labels overrule the judge, so which must be 'judge', got {self.which!r}")
+        if self.trigger != " ".join(self.trigger.split()):
+            raise ValueError(f"trigger must be words with single spaces between them, got {self.trigger!r}")
 
     def flags(self) -> list[str]:
         """Return the command line options of `train.dataset` that differ from the defaults."""
         names = {"which": "only", "max_rows": "max-rows"}
         changes = {name: value for name, value in asdict(self).items() if value != getattr(Choice, name)}
         options = {f"--{names.get(name, name)}": value for name, value in changes.items()}
-        return [name if value is True else f"{name} {value}" for name, value in options.items()]
+        return [name if value is True else f"{name} {quote(str(value))}" for name, value in options.items()]
+
+    def mark(self, text: str) -> str:
+        """Return the text with the trigger in it, at its start if it was not there."""
+        if not self.trigger or re.search(rf"(?<!\w){re.escape(self.trigger)}(?!\w)", text):
+            return text
+        return f"{self.trigger}, {text}"
 
     def lot(self, name: str) -> str:
         """Return a sort key, random but fixed by seed and id: a larger sample contains every smaller one."""
@@ -122,6 +132,9 @@ def _items(pair: Pair, run: Run, choice: Choice) -> list[Item]:
         if caption is None:
             words, instruction = grid_words(grid, target)
             caption = Caption(id=name, caption=words, instruction=instruction, cut=False, writer=GRID)
+        caption = replace(
+            caption, caption=choice.mark(caption.caption), instruction=choice.mark(caption.instruction)
+        )
         items.append(Item(_row(pair, grid, caption), grid, conditioning, target))
     return items
 

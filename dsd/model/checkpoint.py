@@ -81,6 +81,28 @@ def load_pipeline(
         return place(pipe, device, offload)
 
 
+def load_student(name: str, student: str, dtype: torch.dtype | None = None) -> FluxTransformer2DModel:
+    """Return the transformer of a student with its LoRA, if any, added to the weights.
+
+    `name` is the model that `student` was trained from; `student` is as `weights` of `load_pipeline`.
+    """
+    preset = resolve(name)
+    hub.check_source(student)
+    with hub.explain_errors(name, [preset.base, student], preset.license_page):
+        transformer, lora = _open_transformer(preset, student, None, dtype)
+        if lora is not None:
+            layers, settings = loras.read(lora)
+            loras.fuse(layers, settings, transformer)
+        return transformer
+
+
+def student_license(student: str) -> str:
+    """Return the license that a student's LoRA file or local card names, or else that it is unknown."""
+    lora = _find_lora(student)
+    noted = origin.lora_facts(lora).get("license") if lora else origin.card_license(student)
+    return noted or Preset.license
+
+
 def resolve(name_or_path: str | Path) -> Preset:
     """Return the named preset, or one with the settings of its family for a folder or hub id.
 

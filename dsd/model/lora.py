@@ -11,8 +11,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import FluxControlPipeline
 from huggingface_hub import HfApi, hf_hub_download
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -140,6 +142,32 @@ def fit(layers: Layers, transformer: nn.Module, name: str) -> Layers:
     return fitting
 
 
+@torch.no_grad()
+def fuse(layers: Layers, settings: dict[str, Any], transformer: nn.Module) -> None:
+    """Add a LoRA to the weights, layer by layer: in float32, rounded once to the dtype of the weights.
+
+    The arguments are what `read` returned.
+    """
+    state, name = _to_state(layers, torch.float32), "fused"
+    FluxControlPipeline.load_lora_into_transformer(
+        state, transformer=transformer, adapter_name=name, **settings
+    )
+    for layer in transformer.modules():
+        if isinstance(layer, BaseTunerLayer) and name in layer.lora_A:
+            change = layer.lora_B[name].weight.float() @ layer.lora_A[name].weight.float()
+            weight = layer.get_base_layer().weight
+            weight.data = (weight.float() + layer.scaling[name] * change).to(weight.dtype)
+    transformer.unload_lora()
+
+
+def _to_state(layers: Layers, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {
+        f"transformer.{path}.{part}": value.to(dtype)
+        for path, parts in layers.items()
+        for part, value in parts.items()
+    }
+
+
 def check_student(layers: Layers, name: str) -> None:
     """Raise LoadError unless a LoRA changes what the published student's does, as a style does not.
 
@@ -169,11 +197,7 @@ def add_styles(pipe: Any, styles: Sequence[Style], files: Sequence[Path]) -> Non
     scales = dict.fromkeys(pipe.get_active_adapters(), 1.0)
     for index, (style, total, layers, settings) in enumerate(ready):
         scales[f"style-{index}"] = style.scale
-        state = {
-            f"transformer.{path}.{part}": value.to(pipe.transformer.dtype)
-            for path, parts in layers.items()
-            for part, value in parts.items()
-        }
+        state = _to_state(layers, pipe.transformer.dtype)
         settings |= {"transformer": pipe.transformer, "adapter_name": f"style-{index}", "_pipeline": pipe}
         pipe.load_lora_into_transformer(state, **settings)
         pipe.styles += (replace(style, layers=len(layers), total=total),)

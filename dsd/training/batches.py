@@ -5,8 +5,7 @@ the same samples as one, and a resumed run draws the same as an uninterrupted on
 """
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +16,8 @@ from dsd.model import flow, latents
 from dsd.training.cache import Record, text_hash
 from dsd.training.data import Data, Frame
 from dsd.training.options import TrainOptions
-
-BUCKETS, ORDER, CHOICES, TIMES = range(4)  # independent random streams
+from dsd.training.order import CHOICES, TIMES, random
+from dsd.training.streamed import StreamedData
 
 
 class Batch(NamedTuple):
@@ -33,57 +32,36 @@ class Batch(NamedTuple):
     frame: Frame
 
 
-class Order:
-    """The rows of each step: all of one frame size, and each row of a size once before any repeats."""
-
-    def __init__(self, buckets: np.ndarray, group: int, seed: int) -> None:
-        self.members = [np.flatnonzero(buckets == bucket) for bucket in np.unique(buckets)]
-        self.group, self.seed = group, seed
-        self._shares = np.array([len(rows) for rows in self.members]) / len(buckets)
-
-    def rows(self, step: int) -> np.ndarray:
-        """Return the rows of a step, [group]; its frame size is drawn in proportion to its rows."""
-        lots = _random(self.seed, BUCKETS).random(step + 1)  # a longer draw starts with the same values
-        buckets = np.searchsorted(self._shares.cumsum()[:-1], lots, side="right")
-        bucket, before = int(buckets[step]), int((buckets[:step] == buckets[step]).sum())
-        members = self.members[bucket]
-        rounds, places = np.divmod(np.arange(self.group) + before * self.group, len(members))
-        orders = {turn: _permutation(self.seed, bucket, turn, len(members)) for turn in set(rounds.tolist())}
-        return members[[orders[turn][place] for turn, place in zip(rounds.tolist(), places, strict=True)]]
-
-
-@lru_cache(maxsize=32)
-def _permutation(seed: int, bucket: int, turn: int, count: int) -> np.ndarray:
-    return _random(seed, ORDER, bucket, turn).permutation(count)
-
-
-def _random(seed: int, *place: int) -> np.random.Generator:
-    return np.random.default_rng((seed, *place))
-
-
 class Batches:
     """The batches of one process, assembled one step ahead."""
 
-    def __init__(self, data: Data, options: TrainOptions, process: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self, data: Data | StreamedData, options: TrainOptions, process: int = 0, processes: int = 1
+    ) -> None:
         self.data, self.options = data, options
         self.process, self.processes = process, processes
-        self.order = Order(data.buckets, options.batch * options.accumulate * processes, options.seed)
+        self.order = data.order(options.batch * options.accumulate * processes, options.seed)
 
     def steps(self, start: int) -> Iterator[list[Batch]]:
-        """Yield the `accumulate` batches of each step from `start`, preparing the next step meanwhile."""
+        """Yield the `accumulate` batches of each step from `start`, assembling the next step meanwhile."""
         with ThreadPoolExecutor(1) as worker:
-            future = None
+
+            def begin(step: int) -> Future:
+                self.data.prepare(self.order.rows(step))
+                return worker.submit(self.step, step)
+
+            future = begin(start) if start < self.options.steps else None
             for step in range(start, self.options.steps):
-                batches = (future or worker.submit(self.step, step)).result()
+                batches = future.result()
                 if step + 1 < self.options.steps:
-                    future = worker.submit(self.step, step + 1)
+                    future = begin(step + 1)
                 yield batches
 
     def step(self, step: int) -> list[Batch]:
         """Return all of this process's batches for a step."""
         options, rows = self.options, self.order.rows(step)
-        chances = _random(options.seed, CHOICES, step).random((len(rows), 3))
-        seed = int(_random(options.seed, TIMES, step).integers(2**32))
+        chances = random(options.seed, CHOICES, step).random((len(rows), 3))
+        seed = int(random(options.seed, TIMES, step).integers(2**32))
         generator = torch.Generator().manual_seed(seed)
         t = flow.sample_times(len(rows), shift=options.shift, generator=generator)
         starts = range(self.process * options.batch, len(rows), self.processes * options.batch)
@@ -107,8 +85,11 @@ class Batches:
 
     def _sample(self, row: int, instruction: float, text: float, condition: float) -> Record:
         """Return canvas, condition (zeros if dropped), embeds and pooled; the chances are in 0..1."""
-        entry = self.data.entries[row]
-        clean, reference = self._canvas(entry.canvas), self._canvas(entry.condition)
+        entry, images, texts = self.data.find(row)
+        clean, reference = (
+            torch.cat([images.read(key)[0] for key in keys], dim=-1)  # [C, h, 2w]
+            for keys in (entry.canvas, entry.condition)  # one record each, or those of both frames
+        )
         if condition < self.options.condition_dropout:
             reference = torch.zeros_like(reference)  # guidance expects zeros for no image, not a black image
         key = entry.caption
@@ -116,11 +97,7 @@ class Batches:
             key = entry.instruction
         if text < self.options.text_dropout:
             key = text_hash("")
-        return clean, reference, *self.data.texts.read(key)
-
-    def _canvas(self, keys: list[str]) -> Tensor:
-        """Return latents [C, h, 2w]: one record, or those of both frames side by side."""
-        return torch.cat([self.data.latents.read(key)[0] for key in keys], dim=-1)
+        return clean, reference, *texts.read(key)
 
 
 def _sample_noise(seed: int, sample: int, shape: torch.Size) -> np.ndarray:

@@ -17,11 +17,11 @@ from dsd.training.loop import TrainResult
 from dsd.training.options import LORA_ONLY, TrainOptions
 
 NOT_UPLOADED = ["run/*", "samples/*", ".*"]  # files of a checkpoint's folder
-OMITTED = ("cache", "model", "save_every", "validate_every", "log_every")
+OMITTED = ("cache", "cache_gb", "model", "start_from", "save_every", "validate_every", "log_every")
 INTRODUCTION = """\
 This model takes an image of a character or an object and a prompt, and draws the same subject in a new place.
 It was trained with `dsd` by diffusion self-distillation ([arXiv 2411.18616](https://arxiv.org/abs/2411.18616))
-from the model `{base}` and the pairs below."""
+from the model `{base}`{start} and the pairs below."""
 USE = """\
 ```python
 from PIL import Image
@@ -34,7 +34,8 @@ image = pipe(prompt="on the beach", image=Image.open("subject.png"), image_guida
 Plain diffusers opens it as a `FluxControlPipeline`. Its control image is a canvas of two frames: the subject
 on the left, black on the right.{lora}"""
 LORA = """ `lora/pytorch_lora_weights.safetensors` holds the same model in one file, new input
-columns included: `load_lora_weights` adds it to `{base}`."""
+columns included: `load_lora_weights` adds it to `{base}`. `lora/comfyui.safetensors` is the same for
+ComfyUI."""
 
 
 def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:
@@ -77,10 +78,11 @@ def card(
     """Return README.md; `legend` explains the scores, `samples` and `curves` name images beside the file."""
     base, options = public_name(result.base.name), result.options
     license = origin.strictest([result.base.license, facts.get("generator's license", result.base.license)])
-    lora = "" if options.full else LORA.format(base=base)
+    lora = "" if options.full or result.base.start else LORA.format(base=base)
+    start = f", continuing the student `{public_name(result.base.start)}`," if result.base.start else ""
     parts = [
         f"---\n{_metadata(result, license).to_yaml()}\n---",
-        f"# Same subject, new place\n\n{INTRODUCTION.format(base=base)}",
+        f"# Same subject, new place\n\n{INTRODUCTION.format(base=base, start=start)}",
         f"![Samples with subjects that were not in the training data]({samples})" if samples else None,
         f"## Use\n\n{USE.format(name=name, lora=lora)}",
         f"## Data\n\n{table(('', ''), facts.items())}",
@@ -96,6 +98,7 @@ def card(
 
 def _metadata(result: TrainResult, license: str) -> ModelCardData:
     base, licenses = result.base, {"license": "apache-2.0"}
+    names = [name for name in (base.source, base.start) if name and hub.ID.fullmatch(name)]
     if license != origin.FREE:
         licenses = {"license": "other", "license_name": "see-the-base-model"}
         licenses |= {"license_link": base.license_page} if base.license_page else {}
@@ -103,7 +106,7 @@ def _metadata(result: TrainResult, license: str) -> ModelCardData:
         **licenses,
         library_name="diffusers",
         pipeline_tag="image-to-image",
-        base_model=base.source if hub.ID.fullmatch(base.source) else None,
+        base_model=names if len(names) > 1 else "".join(names) or None,
         tags=["diffusion-self-distillation", "subject-driven-generation", "flux"],
     )
 
@@ -140,7 +143,10 @@ def _license(result: TrainResult, license: str) -> str:
     page = f" ([text]({result.base.license_page}))" if result.base.license_page else ""
     if license != result.base.license:
         page += f". The pairs were drawn under a stricter one, which holds: {license}"
+    names = [result.base.name, *([result.base.start] if result.base.start else [])]
+    whose = "its license" if len(names) == 1 else "the stricter of their licenses"
     return (
-        f"The weights are derived from `{public_name(result.base.name)}` and have its license: "
-        f"{result.base.license}{page}. The license of the generator of the pairs is listed under Data."
+        f"The weights are derived from {' and '.join(f'`{public_name(name)}`' for name in names)} and have "
+        f"{whose}: {result.base.license}{page}. The license of the generator of the pairs is listed under "
+        "Data."
     )

@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from dsd.model.latents import text_length
 from dsd.model.pipeline import DSDPipeline
 from dsd.training.cache import ImageEncoder, Store, TextEncoder, encode_missing, image_hash, text_hash
 from dsd.training.options import TrainingError, TrainOptions
+from dsd.training.order import BLOCK, Order
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 128  # rows per block
 REPORTED = 5  # unusable rows reported one by one; further ones are only counted
 TOLERATED = 0.01  # a larger share of unusable rows is an error
 FORMAT = 2  # increment when the same rows need different records
@@ -66,6 +67,16 @@ class Data:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def order(self, group: int, seed: int) -> Order:
+        return Order(self.buckets, group, seed)
+
+    def prepare(self, rows: np.ndarray) -> None:
+        """Do nothing: all rows are encoded."""
+
+    def find(self, row: int) -> tuple[Entry, Store, Store]:
+        """Return a row's entry, and the stores of its latents and its texts."""
+        return self.entries[row], self.latents, self.texts
+
 
 def check_rows(pairs: Sequence[Row], options: TrainOptions) -> None:
     """Raise TrainingError for an empty dataset or a column missing from its first row."""
@@ -82,10 +93,10 @@ def check_rows(pairs: Sequence[Row], options: TrainOptions) -> None:
             "add the missing columns, or map them with --columns"
         )
     if "instruction" not in getattr(pairs, "names", first):
-        _check_instructions(options, without=1, rows=1)
+        check_instructions(options, without=1, rows=1)
 
 
-def _check_instructions(options: TrainOptions, *, without: int, rows: int) -> None:
+def check_instructions(options: TrainOptions, *, without: int, rows: int) -> None:
     """Raise TrainingError if instructions are requested and no row has one; warn if some rows have none."""
     if not options.instruction_prob or not without:
         return
@@ -95,6 +106,16 @@ def _check_instructions(options: TrainOptions, *, without: int, rows: int) -> No
             "--instruction-prob 0 to train on the captions alone"
         )
     logger.warning("%d of %d rows have no instruction and use their caption", without, rows)
+
+
+def report_cut(entries: list[Entry], tokens: int) -> bool:
+    """Warn if texts of these rows are longer than is read, and return whether."""
+    if cut := sum(entry.cut for entry in entries):
+        logger.warning(
+            "the texts of %d of %d rows are longer than %d tokens, and their ends are not read: raise "
+            "--text-tokens or shorten them", cut, len(entries), tokens,
+        )  # fmt: skip
+    return cut > 0
 
 
 def encode(
@@ -110,10 +131,8 @@ def encode(
     The encoders are on `device` only meanwhile. `on_rows(done, total)` receives this process's progress.
     """
     pipe.to(device)
-    tokens = options.text_tokens or text_length(pipe.tokenizer_2)
-    frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
-    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
-    rows = _Rows(pairs, images, texts, frames, bool(options.instruction_prob))
+    rows = open_rows(pairs, pipe, options, folder)
+    images, texts = rows.images, rows.texts
     table = rows.table_file(folder)
     old = [Entry(**row) for row in (jsonl.read_all(table) if table else [])]
     entries = {entry.id: entry for entry in old if rows.has_records(entry)}
@@ -128,8 +147,16 @@ def encode(
     return _collect([entries[_id(index)] for index in range(len(pairs))], rows, options)
 
 
+def open_rows(pairs: Sequence[Row], pipe: DSDPipeline, options: TrainOptions, folder: Path) -> "RowEncoder":
+    """Return the encoder of a dataset's rows, with its caches below `folder`."""
+    tokens = options.text_tokens or text_length(pipe.tokenizer_2)
+    frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
+    images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
+    return RowEncoder(pairs, images, texts, frames, bool(options.instruction_prob))
+
+
 def _encode_blocks(
-    rows: "_Rows", old: dict[str, Entry], table: Path | None, on_rows: Callable[[int, int], None]
+    rows: "RowEncoder", old: dict[str, Entry], table: Path | None, on_rows: Callable[[int, int], None]
 ) -> list[Entry]:
     """Encode this process's blocks, except those whose rows are all in `old`, and return their entries."""
     state, count = PartialState(), len(rows.pairs)
@@ -148,7 +175,7 @@ def _encode_blocks(
 
 
 @dataclass(frozen=True)
-class _Rows:
+class RowEncoder:
     """The rows of a dataset, and the encoders of their records."""
 
     pairs: Sequence[Row]
@@ -211,9 +238,19 @@ class _Rows:
     def table_file(self, folder: Path) -> Path | None:
         """Return the file of the entries, named by all that they depend on; None for rows not from files."""
         name = dataset_name(self.pairs)
+        return folder / "tables" / f"{self.name(name)}.jsonl" if name else None
+
+    def name(self, dataset: str | None) -> str:
+        """Return a hash of all that the entries of a dataset with this name depend on."""
         stores = (self.images.store.folder.name, self.texts.store.folder.name)
-        about = (FORMAT, BLOCK, name, stores, self.frames, self.images.encodes_frames, self.with_instructions)
-        return folder / "tables" / f"{text_hash(str(about))}.jsonl" if name else None
+        encoding = (stores, self.frames, self.images.encodes_frames, self.with_instructions)
+        return text_hash(str((FORMAT, BLOCK, dataset, *encoding)))
+
+    def into(self, folder: Path) -> "RowEncoder":
+        """Return the same encoder with stores of its own in `folder`."""
+        images, texts = copy(self.images), copy(self.texts)
+        images.store, texts.store = Store(folder / "latents"), Store(folder / "texts")
+        return replace(self, images=images, texts=texts)
 
 
 def _id(index: int) -> str:
@@ -232,7 +269,7 @@ def dataset_name(pairs: Any) -> str | None:
     return text_hash(str([*facts, pairs.columns])) if facts else None
 
 
-def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
+def _collect(entries: list[Entry], rows: RowEncoder, options: TrainOptions) -> Data:
     """Return the usable rows and report the others; raise TrainingError if there are too many of those."""
     good = [entry for entry in entries if entry.bad is None]
     bad = [entry for entry in entries if entry.bad is not None]
@@ -245,12 +282,8 @@ def _collect(entries: list[Entry], rows: _Rows, options: TrainOptions) -> Data:
             f"{len(bad)} of {len(entries)} rows cannot be used, which is over 1 %: repair or remove them; "
             f"the first is row {int(bad[0].id)}: {bad[0].bad}"
         )
-    if cut := sum(entry.cut for entry in good):
-        logger.warning(
-            "the texts of %d of %d rows are longer than %d tokens, and their ends are not read: raise "
-            "--text-tokens or shorten them", cut, len(good), rows.texts.tokens,
-        )  # fmt: skip
-    _check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
+    report_cut(good, rows.texts.tokens)
+    check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
     hidden = ("bad", "cut")
     contents = [sorted(item for item in asdict(entry).items() if item[0] not in hidden) for entry in good]
     buckets, name = np.array([entry.frame for entry in good]), text_hash(*map(str, contents))

@@ -5,6 +5,7 @@ and blocks; the factors were measured from the tensors that autograd saves, and 
 """
 
 import importlib
+import math
 import shutil
 import time
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import torch
 from accelerate import Accelerator, init_empty_weights
 from accelerate.utils import DistributedType
 from diffusers import FluxTransformer2DModel
+from torch.utils.flop_counter import FlopCounterMode
 
 from dsd.files import hub
 from dsd.model.latents import text_length
@@ -23,6 +25,7 @@ from dsd.model.pipeline import DSDPipeline
 from dsd.model.quantize import END_LAYERS
 from dsd.training.cache import PIXELS
 from dsd.training.options import TrainingError, TrainOptions
+from dsd.training.order import BLOCK, WINDOW
 from dsd.training.state import KEPT as KEPT_STATES
 from dsd.training.student import Base, empty_transformer, linear_layers, make_trainable
 
@@ -49,14 +52,18 @@ class Plan:
     validation: int  # encoders and VAE, drawing of one image, and the weights that the EMA replaces
     free: int
     flops: float  # per step
-    disk: int  # cache of all rows
+    disk: int  # cache of encoded rows: all, or as many as are kept
+    rows_encoded: int  # in all; a row that was dropped from the cache is encoded again
+    flops_encoding: float  # per row
+    window: int  # least bytes of a cache that rows are dropped from; 0 if all are kept
     saved: int  # kept states, one more while it is written, and the old and new checkpoints
 
     @property
     def needed(self) -> int:
         """Return the peak memory in bytes."""
         space = WORKSPACE if self.device == "cuda" else 0
-        loop = self.frozen + self.moving + max(self.activations, self.validation)
+        while_training = self.encoding if self.window else 0  # between two steps
+        loop = self.frozen + self.moving + max(self.activations, self.validation, while_training)
         return space + max(loop, self.encoding)
 
 
@@ -95,7 +102,7 @@ def make(
         validation=encoders + drawing + average * trained if validates else 0,
         free=_free(accelerator),
         flops=options.accumulate * options.batch * flops,
-        disk=rows * _row_bytes(transformer, options, image, text),
+        **_encoding(pipe, options, rows, _row_bytes(transformer, options, image, text), processes),
         saved=(KEPT_STATES + 1) * trained * (WEIGHT + MOMENTS + average) + 2 * (encoders + size * weights),
     )
 
@@ -108,7 +115,12 @@ def check(plan: Plan, cache: Path, out: Path) -> None:
             "are free: try --gradient-checkpointing, a smaller --batch with a larger --accumulate, "
             "--quantize 8bit or 4bit, smaller --sizes, or train/configs/8x80gb.yaml"
         )
-    _check_disk("the encoded dataset", plan.disk, cache, "*/*.safetensors")
+    if plan.window > plan.disk:
+        raise TrainingError(
+            f"rows are mixed within {gb(plan.window)} of encoded rows, which must fit into the cache, and "
+            f"cache_gb allows {gb(plan.disk)}: pass --cache-gb {plan.window / 1e9:.2g} or more"
+        )
+    _check_disk("the encoded dataset", plan.disk, cache, "**/*.safetensors")
     _check_disk("states and checkpoint", plan.saved, out, "run/states/*/*")
 
 
@@ -119,7 +131,7 @@ def _check_disk(purpose: str, size: int, folder: Path, pattern: str) -> None:
     if size > free + written:
         raise TrainingError(
             f"this training may need {gb(size)} for {purpose}, and {disk} has {gb(free)} free: choose "
-            "another --out or --cache, fewer --text-tokens, or smaller --sizes"
+            "another --out or --cache, fewer --text-tokens, smaller --sizes, or a limit with --cache-gb"
         )
 
 
@@ -135,13 +147,26 @@ def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
         + (f", {gb(plan.validation)} to validate in the activations' place" if plan.validation else ""),
         "disk": f"at most {gb(plan.disk)} for the encoded dataset, and {gb(plan.saved)} for states and "
         "checkpoint",
+        "encoding": _describe_encoding(plan, seconds),
         "a step": f"{pairs} pairs, {plan.flops / 1e12:.3g} TFLOP on each device, {duration}",
     }
     if seconds is not None:
-        hours, minutes = divmod(round(seconds * options.steps / 60), 60)
-        duration = f"{hours} h {minutes} min" if hours else f"{minutes} min"
-        lines["in all"] = f"{options.steps:,} steps, about {duration}"
+        lines["in all"] = f"{options.steps:,} steps, about {_duration(seconds * options.steps)}"
     return "\n".join(f"{name:8} {text}" for name, text in lines.items())
+
+
+def _describe_encoding(plan: Plan, seconds: float | None) -> str:
+    """Return the rows to encode and the time for it, in proportion to the operations of a step."""
+    text = f"{plan.rows_encoded:,} rows" + (" while training" if plan.window else " before the first step")
+    if seconds is None:
+        return text
+    share = plan.flops_encoding * plan.rows_encoded / plan.processes / plan.flops
+    return f"{text}, about {_duration(seconds * share)}, if they can be read as fast"
+
+
+def _duration(seconds: float) -> str:
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{max(1, minutes)} min"
 
 
 # ---------------------------------------------------------------- counting
@@ -204,6 +229,32 @@ def _row_bytes(transformer: FluxTransformer2DModel, options: TrainOptions, image
     config, texts = transformer.config, 2 if options.instruction_prob else 1
     numbers = texts * (text * config.joint_attention_dim + config.pooled_projection_dim)
     return 2 * (2 * image * config.out_channels + numbers)
+
+
+def _encoding(
+    pipe: DSDPipeline, options: TrainOptions, rows: int, row: int, processes: int
+) -> dict[str, float]:
+    """Return the facts of a plan about encoding, where an encoded row has `row` bytes."""
+    facts = {"flops_encoding": _count_encoding(pipe, options)}
+    if not options.cache_gb:
+        return facts | {"disk": rows * row, "rows_encoded": rows, "window": 0}
+    group = options.batch * options.accumulate * processes
+    kept, samples = min(rows, int(options.cache_gb * 1e9) // row), group * options.steps
+    again = max(0, samples - rows) * (1 - kept / rows)  # the share of later turns that was dropped
+    mixed = min(rows, BLOCK * WINDOW * (1 + math.ceil(group / (BLOCK * WINDOW))))  # for any step
+    disk = int(min(rows * row, options.cache_gb * 1e9))
+    return facts | {"disk": disk, "rows_encoded": int(min(samples, rows) + again), "window": mixed * row}
+
+
+def _count_encoding(pipe: DSDPipeline, options: TrainOptions) -> float:
+    """Return the operations of encoding a row: two canvases and its texts, counted without computing them."""
+    width, height = max(options.frames or [(pipe.frame_size,) * 2], key=math.prod)
+    with FlopCounterMode(display=False) as images:
+        pipe.vae.encode(torch.empty(1, 3, height, 2 * width, device="meta", dtype=pipe.vae.dtype))
+    weights = pipe.text_encoder_2.num_parameters() - pipe.text_encoder_2.shared.weight.numel()
+    tokens = options.text_tokens or text_length(pipe.tokenizer_2)
+    texts = 2 if options.instruction_prob else 1
+    return 2 * images.get_total_flops() + texts * 2 * weights * tokens
 
 
 def _count_flops(transformer: FluxTransformer2DModel, options: TrainOptions, image: int, text: int) -> float:

@@ -27,10 +27,11 @@ from dsd.model.checkpoint import best_device, model_hash
 from dsd.model.pipeline import DSDPipeline
 from dsd.training import estimate, student
 from dsd.training.batches import Batch, Batches
-from dsd.training.data import Frame, check_rows, encode
+from dsd.training.data import Data, Frame, check_rows, encode, open_rows
 from dsd.training.meter import Meter
 from dsd.training.options import TrainOptions
 from dsd.training.state import EMA, Progress, TrainState, gather_weights, trainable_parameters
+from dsd.training.streamed import StreamedData
 from dsd.training.student import Base
 
 FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
@@ -83,13 +84,14 @@ def train(
     is_bf16 = accelerator.mixed_precision == "bf16"
     pipe = student.open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
     student.set_text_length(pipe, options)  # for validation
-    data = encode(pairs, pipe, options, cache_folder(options, out), accelerator.device, on_rows)
+    data = _open_data(pairs, pipe, options, cache_folder(options, out), accelerator.device, on_rows)
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 
     # model
     pipe.register_modules(transformer=method.open(base, options, pipe.dtype, accelerator.device))
     bound = options.binding()
     bound |= {"weights": model_hash(pipe), "data": data.name, "group": batches.order.group}
+    bound |= {"cache_gb": "above 0"} if options.cache_gb else {}  # changes the order of the rows
     student.init_condition_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
     model, optimizer = accelerator.prepare(pipe.transformer, _adamw(pipe.transformer, options))
     weights = trainable_parameters(accelerator, model)
@@ -142,6 +144,20 @@ def train(
 
 
 # ---------------------------------------------------------------- set-up
+
+
+def _open_data(
+    pairs: Sequence[Row],
+    pipe: DSDPipeline,
+    options: TrainOptions,
+    cache: Path,
+    device: torch.device,
+    on_rows: Callable[[int, int], None],
+) -> Data | StreamedData:
+    """Return the dataset, all of it encoded, or to be encoded while it trains."""
+    if not options.cache_gb:
+        return encode(pairs, pipe, options, cache, device, on_rows)
+    return StreamedData(open_rows(pairs, pipe, options, cache), pipe, options, cache, device)
 
 
 def start(options: TrainOptions) -> Accelerator:

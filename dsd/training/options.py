@@ -15,7 +15,7 @@ from dsd.model.request import DEFAULT_GUIDANCE
 
 FREE = (  # may change when a run is resumed, but batch x accumulate x processes must not
     "steps", "batch", "accumulate", "gradient_checkpointing", "save_every", "validate_every", "log_every",
-    "cache",
+    "cache", "cache_gb",
 )  # fmt: skip
 LORA_ONLY = ("rank", "alpha", "lora_dropout", "targets")  # a training of all weights does not use them
 
@@ -54,6 +54,9 @@ class TrainOptions:
     """Settings, named as on the command line with _ for -; raise TrainingError for one outside its limits."""
 
     model: str = _option("pocket", "text-to-image model to start from: a name, a folder or a hub id")
+    start_from: str | None = _option(
+        None, "student of that model to continue: a folder, a hub id or a LoRA file (default: none)"
+    )
     steps: int = _option(100_000, "optimizer steps", COUNT)
     batch: int = _option(4, "pairs per process and forward pass", COUNT)
     accumulate: int = _option(5, "batches per step; 4 x 5 x 8 processes are the paper's 160 pairs", COUNT)
@@ -92,6 +95,11 @@ class TrainOptions:
     validate_every: int = _option(1000, "validate every N steps", COUNT)
     log_every: int = _option(20, "report the mean loss of every N steps", COUNT)
     cache: str | None = _option(None, "folder of encoded images and texts (default: OUT/run/cache)")
+    cache_gb: float = _option(
+        0.0,
+        "encode while training and keep this many GB; 0 encodes all rows before",
+        NOT_NEGATIVE,
+    )
 
     def __post_init__(self) -> None:
         for one in fields(self):
@@ -105,6 +113,11 @@ class TrainOptions:
             )
         if not self.reference_weight + self.target_weight:
             raise TrainingError("reference_weight and target_weight are both 0; set one of them above 0")
+        if self.cache_gb and len(self.sizes) > 1:
+            raise TrainingError(
+                f"cache_gb={self.cache_gb:g} encodes while training, which takes one of the sizes, got "
+                f"{', '.join(self.sizes)}: choose one, or encode all rows first with cache_gb=0"
+            )
         if not self.full and not self.targets:
             raise TrainingError("targets is empty; name the layers that get a LoRA, or train all with full")
         self.frames  # noqa: B018 (checks the sizes)

@@ -5,7 +5,7 @@ channels, so that its B equals the new columns in full; standard tools read it l
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA
 from dsd.model.quantize import END_LAYERS
 from dsd.model.transformer import is_widened, load_transformer, widen
+from dsd.training.comfyui import save_for_comfyui
 from dsd.training.options import TrainingError, TrainOptions
 
 DISTILLED = ("schnell", "turbo", "lightning", "hyper-")  # in the names of models that draw in few steps
@@ -42,6 +43,7 @@ class Base:
     source: str  # folder or hub id of a whole pipeline
     license: str
     license_page: str | None = None
+    start: str | None = None  # a student of it, whose weights are trained instead of its own
 
 
 def find_base(options: TrainOptions) -> Base:
@@ -58,7 +60,13 @@ def find_base(options: TrainOptions) -> Base:
     if options.quantize:
         _import_bitsandbytes(options.quantize)
     hub.check_source(source)
-    return Base(preset.name, source, preset.license, preset.license_page)
+    base = Base(preset.name, source, preset.license, preset.license_page, options.start_from)
+    if base.start is None:
+        return base
+    hub.check_source(base.start)
+    with hub.explain_errors(base.start, [base.start]):
+        license = origin.strictest([base.license, checkpoint.student_license(base.start)])
+    return replace(base, license=license)
 
 
 def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DModel:
@@ -70,12 +78,13 @@ def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DMod
         config = FluxTransformer2DModel.load_config(base.source, subfolder="transformer")
     with init_empty_weights():
         transformer = FluxTransformer2DModel.from_config(config)
-        if not is_widened(transformer):
-            return widen(transformer)
-    if options.condition_init_scale:
+        is_trained = is_widened(transformer) or base.start is not None
+        transformer = transformer if is_widened(transformer) else widen(transformer)
+    if options.condition_init_scale and is_trained:
         raise TrainingError(
-            f"{base.name} already has trained columns for the condition, and --condition-init-scale "
-            f"{options.condition_init_scale} would overwrite them: pass --condition-init-scale 0"
+            f"{base.start or base.name} already has trained columns for the condition, and "
+            f"--condition-init-scale {options.condition_init_scale} would overwrite them: pass "
+            "--condition-init-scale 0"
         )
     return transformer
 
@@ -92,16 +101,19 @@ def open_transformer(
     base: Base, options: TrainOptions, dtype: torch.dtype, device: torch.device
 ) -> FluxTransformer2DModel:
     """Load the transformer, trainable, frozen weights as `dtype`; on the CPU, on `device` if quantized."""
-    with hub.explain_errors(base.name, [base.source], base.license_page):
-        transformer = _load_widened(base.source, torch.float32 if options.full else dtype)
+    transformer = _load_start(base, torch.float32 if options.full else dtype)
     if options.quantize:
         transformer = quantize(transformer, options.quantize, dtype, device)
     make_trainable(transformer, options)
     return transformer
 
 
-def _load_widened(source: str, dtype: torch.dtype | None = None) -> FluxTransformer2DModel:
-    transformer = load_transformer(source, subfolder="transformer", dtype=dtype)
+def _load_start(base: Base, dtype: torch.dtype | None = None) -> FluxTransformer2DModel:
+    """Return the widened transformer whose weights a training starts from."""
+    if base.start is not None:
+        return checkpoint.load_student(base.name, base.start, dtype)
+    with hub.explain_errors(base.name, [base.source], base.license_page):
+        transformer = load_transformer(base.source, subfolder="transformer", dtype=dtype)
     return transformer if is_widened(transformer) else widen(transformer)
 
 
@@ -228,10 +240,10 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
     """Save a whole pipeline for `load_pipeline` and plain diffusers, and any LoRA in `folder/lora`.
 
     The `trained` weights are put into a newly loaded base, so that all kinds of training save the same. Parts
-    keep the dtype of the base's files.
+    keep the dtype of the base's files. A LoRA on another student has no file, because it fits no base.
     """
     source = base.source if Path(base.source).is_dir() else DiffusionPipeline.download(base.source)
-    transformer = _load_widened(source)
+    transformer = _load_start(replace(base, source=source))
     dtypes = {"default": torch.float32}
     for file in sorted(Path(source).glob("*/*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
@@ -244,7 +256,8 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
         layers = {name.replace(f".{ADAPTER}.", "."): value for name, value in trained.items()}
         layers[f"{INPUT}.lora_A.weight"] = _select_new_columns(transformer)
         config = _lora_config(transformer, options)
-        _save_lora(pipe, layers, config, folder / "lora", base.license)
+        if base.start is None:
+            _save_lora(pipe, layers, config, folder / "lora", base.license)
         _fuse(transformer, layers, config.lora_alpha / config.r)
     checkpoint.save_pipeline(pipe, folder)
 
@@ -261,6 +274,7 @@ def _save_lora(
     with safe_open(folder / LORA, framework="pt") as file:
         metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}
     save_file(load_file(folder / LORA), folder / LORA, metadata)
+    save_for_comfyui(layers, config, INPUT, folder, {origin.METADATA: json.dumps(facts)})
 
 
 @torch.no_grad()

@@ -102,7 +102,7 @@ def test_the_judges_grades_are_on_the_card(run, tmp_path):
 
 def test_the_image_shows_pairs_of_different_grids(run):
     written = write_dataset(run, run / "dataset")
-    page = sample_sheet(written)
+    page = sample_sheet(read_run(run), written)
     first = read_pairs(run)[0]["conditioning"].resize((128, 128), Image.Resampling.BICUBIC)
     shown = page.crop((12, 12 + 24, 12 + 128, 12 + 24 + 128))
     assert max(high for _, high in ImageChops.difference(first, shown).getextrema()) <= 40

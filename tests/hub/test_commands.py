@@ -109,7 +109,7 @@ def test_a_student_opens_here_and_in_plain_diffusers(student):
 
 
 def test_the_published_pairs_train_the_same_student_from_disk_and_streamed(hub, folder):
-    for name, flags in (("local", ()), ("streamed", ("--streaming",))):
+    for name, flags in (("local", ("--cache-gb", 1)), ("streamed", ("--streaming",))):
         succeed("train.train", shelf.DATA, *flags, "--out", folder / name, *FLUX, *QUICK, *DATA)
     one, other = (load_file(folder / name / WEIGHTS) for name in ("local", "streamed"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
@@ -120,7 +120,21 @@ def test_a_streamed_training_may_use_fewer_rows(hub, folder):
     flags = ("--streaming", "--max-rows", 4, "--out", folder / "few")
     ended = succeed("train.train", shelf.DATA, *flags, *FLUX, *QUICK, *DATA)
     assert "4 rows" in (folder / "few" / "README.md").read_text()
-    assert "for the encoded dataset" in ended.out and "steps, about" in ended.out  # disk and time come first
+    assert "4 rows while training" in ended.out and "for the encoded dataset" in ended.out
+    assert "steps, about" in ended.out  # disk and time come first
+
+
+def test_the_published_student_is_continued_and_opens_everywhere(dataset, folder):
+    out = folder / "continued"
+    succeed("train.train", dataset, "--start-from", shelf.STUDENT, "--out", out, *FLUX, *QUICK)
+    card = (out / "README.md").read_text()
+    assert f"continuing the student `{shelf.STUDENT}`" in card and "Non-Commercial" in card
+    assert f"- {shelf.STUDENT}" in card  # for the hub: one of two base models
+    ours, stock = dsd.load_pipeline(out, device="cpu"), FluxControlPipeline.from_pretrained(out)
+    assert torch.equal(ours.transformer.x_embedder.weight, stock.transformer.x_embedder.weight.to(ours.dtype))
+    start = dsd.load_pipeline("flux-dev", device="cpu").transformer.x_embedder.weight
+    far = (ours.transformer.x_embedder.weight.float() - start.float()).norm() / start.float().norm()
+    assert 0 < far < 0.2
 
 
 def test_flux_has_the_same_settings_by_any_name(dataset, folder):

@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from dsd.model import flow, latents
-from dsd.training.batches import Batch, Batches, Order
+from dsd.training.batches import Batch, Batches
 from dsd.training.cache import text_hash
 from dsd.training.data import Data, encode
 from dsd.training.options import TrainOptions
+from dsd.training.order import Order
 from tests import tiny
 from tests.student import pair
 

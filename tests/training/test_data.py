@@ -16,24 +16,7 @@ from dsd.training.cache import text_hash
 from dsd.training.data import Data, check_rows, dataset_name
 from dsd.training.options import TrainingError, TrainOptions
 from tests import tiny
-from tests.student import pair, pairs
-
-
-class Rows(list):
-    """Rows that claim to come from a file, so that their table is kept; it counts what is read."""
-
-    filesystem, columns = None, None
-
-    def __init__(self, rows: list, file) -> None:
-        super().__init__(rows)
-        self.files, self.reads = [str(file)], 0
-
-    def __getitem__(self, index: int) -> dict:
-        self.reads += 1
-        row = super().__getitem__(index)
-        if isinstance(row, Exception):
-            raise row
-        return row
+from tests.student import Rows, pair, pairs
 
 
 @pytest.fixture(scope="module")

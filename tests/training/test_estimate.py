@@ -75,6 +75,31 @@ def test_the_encoders_and_the_disk_are_counted(base):
     assert counted.disk == 1000 * 2 * (2 * 16 * 8 * 16 + 2 * (20 * 96 + 64))
 
 
+def test_a_limited_cache_takes_no_more_and_rows_that_were_dropped_are_encoded_again(base, tmp_path):
+    whole = made(base, POCKET, rows=10_000)
+    kept = made(base, replace(POCKET, cache_gb=whole.disk / 2e9), rows=10_000)
+    assert kept.disk == pytest.approx(whole.disk / 2, rel=1e-6) and kept.window < kept.disk
+    assert whole.rows_encoded == 10_000 and whole.window == 0
+    assert kept.rows_encoded == pytest.approx(10_000 + (24 * 4_000 - 10_000) / 2, rel=1e-3)
+    assert made(base, replace(POCKET, cache_gb=1), rows=10_000).rows_encoded == 10_000
+    assert "10,000 rows before the first step, about 6 min" in plan.describe(
+        replace(whole, flops_encoding=whole.flops * 0.072), POCKET, 0.5
+    )
+    with pytest.raises(TrainingError, match="cache_gb allows 1 MB: pass --cache-gb 0.0"):
+        plan.check(made(base, replace(POCKET, cache_gb=0.001), rows=10_000), tmp_path, tmp_path)
+
+
+def test_the_operations_of_encoding_are_those_of_the_vae_and_the_text_encoder(base):
+    from torch.utils.flop_counter import FlopCounterMode
+
+    pipe = open_encoders(base, torch.float32)
+    counted = made(base, POCKET).flops_encoding
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        pipe.vae.encode(torch.zeros(2, 3, pipe.frame_size, 2 * pipe.frame_size))
+        pipe.encode_prompt(["a hat", "a hat on"], None, max_sequence_length=POCKET.text_tokens)
+    assert 0.8 * counter.get_total_flops() < counted < 1.2 * counter.get_total_flops()
+
+
 def test_settings_that_save_memory_do_so_in_the_plan(base):
     usual, activations = made(base, LORA), made(base, LORA).activations
     assert made(base, replace(LORA, gradient_checkpointing=True)).activations < 0.4 * activations

@@ -90,6 +90,8 @@ def test_two_processes_match_one_and_so_do_sharded_weights(plain, teacher, tmp_p
     for process in processes:
         process.start()
     student.run(teacher, tmp_path / "full", **{**two_processes.FULL, "batch": 4})
+    rows = two_processes.streamed(teacher)
+    student.run(teacher, tmp_path / "streamed-by-one", rows=rows, **{**two_processes.STREAMED, "batch": 4})
     for process in processes:
         process.join(600)
     assert [process.exitcode for process in processes] == [0, 0]
@@ -97,6 +99,7 @@ def test_two_processes_match_one_and_so_do_sharded_weights(plain, teacher, tmp_p
         assert_same(plain, tmp_path / mode)
         ours, theirs = (told("drawn", out) for out in (tmp_path / mode, plain))
         assert ours == pytest.approx(theirs, rel=1e-3)
+    assert_same(tmp_path / "streamed-by-one", tmp_path / "streamed")
     assert_same(tmp_path / "full", tmp_path / "fsdp2-full", "transformer/diffusion_pytorch_model.safetensors")
 
 
