@@ -36,6 +36,10 @@ DRAWING = {  # field of Options -> type and help; the flag is the name with dash
     "fit": (str, "crop the image to the frame, or pad it with white (crop)"),
 }
 CHOICES = {"fit": ("crop", "pad"), "quality": tuple(QUALITIES)}
+QUANTIZE_HELP = (
+    "store weights in fewer bits: 8bit or 4bit (NVIDIA GPU, bitsandbytes), int8 or fp8 (torchao), "
+    "fp8-compute (torchao, Ada or Hopper GPU)"
+)
 ROUNDING = 2  # levels of 255 by which batching and threads may change a pixel
 
 
@@ -68,7 +72,7 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     add("--lora", metavar="FILE_OR_ID[:SCALE]", action="append", default=[], help=lora)
     add("--device", help="device to draw on: cpu, cuda or mps (the best available)")
     add("--offload", default="none", choices=OFFLOADS, help="how to offload the model to main memory (none)")
-    add("--quantize", choices=QUANTIZED, help="store weights in fewer bits (NVIDIA GPU and bitsandbytes)")
+    add("--quantize", choices=QUANTIZED, help=QUANTIZE_HELP)
 
 
 def _flag(name: str) -> str:
