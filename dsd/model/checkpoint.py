@@ -21,6 +21,7 @@ from dsd.model import quantize as quantized
 from dsd.model.memory import OFFLOADS, Way, report_shortage
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import FLUX_DEV, LORA, PRESETS, Preset, family_of, family_of_pipeline
+from dsd.model.speed import Speed, attend
 from dsd.model.transformer import is_widened, load_transformer, widen
 
 WHOLE_HASH = 50_000_000  # parameters; larger models are hashed from samples, to avoid reading 24 GB
@@ -35,6 +36,8 @@ def load_pipeline(
     device: str | torch.device | None = None,
     offload: str = "none",
     quantize: str | None = None,
+    cache: str | None = None,
+    attention: str | None = None,
 ) -> DSDPipeline:
     """Open a preset, or a folder or hub id of a complete pipeline that this project saved.
 
@@ -44,6 +47,7 @@ def load_pipeline(
     many of their layers act.
     `dtype` None means the preset's dtype, or as saved. `device` None means CUDA, else MPS, else the CPU.
     `offload` trades speed for GPU memory; `quantize` (one of `memory.QUANTIZED`) trades accuracy for it.
+    `cache` (NAME or NAME:STRENGTH) and `attention` are as in `dsd.model.speed.Speed`.
     The weights are in memory once. Raise LoadError (a ValueError) that names the license to accept, the
     variable to set, what was not found, or the lack of memory.
     """
@@ -52,6 +56,7 @@ def load_pipeline(
     if source is None:
         remedy = "pass weights=... (folder, hub id or LoRA)"
         raise LoadError(f"{preset.name} is a base without a reference input: {remedy}")
+    speed = Speed(cache=cache, attention=attention, quantize=quantize)
     styles = [loras.parse(text) for text in ([lora] if isinstance(lora, str) else lora)]
     sources = [preset.base, str(source)]
     for name in sources:
@@ -81,6 +86,9 @@ def load_pipeline(
             quantized.shrink(pipe, quantize, device)
         origin.follow_student(pipe, weights and str(weights), student)
         pipe.license = origin.license_of(pipe, preset, weights and str(weights), student)
+        pipe.speed = speed
+        if attention:
+            attend(pipe.transformer, attention, device)
         return place(pipe, device, offload)
 
 

@@ -86,13 +86,17 @@ def shrink(pipe: DiffusionPipeline, bits: str, device: torch.device) -> None:
     """Quantize a loaded pipeline with torchao, layer by layer on `device`; bitsandbytes already has."""
     if bits not in (*TORCHAO, COMPUTE):
         return
+    shrink_part(pipe.transformer, bits, device)
+    encoder = getattr(pipe, "text_encoder_2", None) or pipe.text_encoder
+    shrink_part(encoder, "fp8" if bits == COMPUTE else bits, device)
+
+
+def shrink_part(model: torch.nn.Module, bits: str, device: torch.device) -> None:
+    """Quantize a model's linear layers with torchao, except for its first and last and for LoRAs."""
     from torchao import quantization
 
-    compute = COMPUTE_CONFIG if bits == COMPUTE else TORCHAO[bits]
-    encoder = getattr(pipe, "text_encoder_2", None) or pipe.text_encoder
-    for module, name in ((pipe.transformer, compute), (encoder, TORCHAO.get(bits, TORCHAO["fp8"]))):
-        config = getattr(quantization, name)()
-        quantization.quantize_(module, config, filter_fn=_is_quantized, device=device)
+    config = getattr(quantization, COMPUTE_CONFIG if bits == COMPUTE else TORCHAO[bits])()
+    quantization.quantize_(model, config, filter_fn=_is_quantized, device=device)
 
 
 def _is_quantized(module: torch.nn.Module, name: str) -> bool:
