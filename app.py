@@ -85,8 +85,8 @@ def credentials(args: argparse.Namespace) -> tuple[str, str] | None:
 
 def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     """Load the model; the models of the other tabs are opened on first use."""
-    way = {"device": args.device, "offload": args.offload, "quantize": args.quantize}
-    pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, **way)
+    way = command.way(args)
+    pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, **way, **command.speed(args))
     judge = models.lazy_judge(args.judge, device=args.device)
     describer = judge if models.judge_knows(args.judge, args.model) else None
     loaded = models.describe_model(pipe, args.model, weights=args.weights, describer=describer)
@@ -109,6 +109,7 @@ def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
         missing = str(error) if isinstance(error, ValueError) else log_only
     # Outside the except block, because the error keeps everything that was loaded in memory.
     embedded = {"model": DEFAULT, "weights": None, "lora": [], "offload": "none", "quantize": None}
+    embedded |= {"cache": None, "attention": None}
     loaded, wheel = load(argparse.Namespace(**vars(args) | embedded))
     return replace(loaded, missing=missing), wheel
 

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 
 from dsd.files import jsonl
 from dsd.files.jsonl import Row
-from dsd.generate.command import quiet
+from dsd.generate.command import QUANTIZE_HELP, quiet
 from dsd.grids import grids
 from dsd.grids.prompts import Prompt
+from dsd.model.memory import QUANTIZED
+from dsd.model.presets import TEACHERS
 from train import command
 from train.blocks import KEPT, describe, finish, join, own_device, say, stage
 
@@ -26,17 +28,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__)
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="folder of the run")
-    add("--model", default="pocket", help="teacher: pocket, flux-dev, flux-schnell, a folder or a hub id")
-    add("--like", metavar="NAME", help="preset whose settings a folder or hub id uses (FLUX: found)")
-    add("--steps", type=int, help="denoising steps (pocket 12, flux-dev 28, flux-schnell 4)")
-    add("--guidance", type=float, help="guidance scale (pocket 3, flux-dev 3.5, none for flux-schnell)")
-    add("--margin", type=int, help="pixels to crop from each side of a panel (pocket 0, FLUX 8)")
+    add("--model", default="pocket", help=f"teacher: {', '.join(TEACHERS)}, a folder or a hub id")
+    add("--like", metavar="NAME", help="preset whose settings a folder or hub id uses (found)")
+    add("--steps", type=int, help="denoising steps (the model's own: pocket 12, flux-dev 28)")
+    add("--guidance", type=float, help="guidance scale (the model's own: pocket 3, flux-dev 3.5)")
+    add("--panel", type=int, help="side of a panel in pixels, a multiple of 16 (the model's own: FLUX 512)")
+    add("--margin", type=int, help="pixels to crop from each side of a panel (pocket 0, others 8)")
     add("--batch", type=int, help="grids drawn together (pocket 32, FLUX 4)")
     add("--device", help="cpu, cuda or mps; the best available by default")
     offloads, text = ("none", "model", "group", "sequential"), "keep parts of a large model in main memory"
     add("--offload", default="none", choices=offloads, help=text)
-    text = "weights of FLUX and T5 in fewer bits, on an NVIDIA GPU with bitsandbytes"
-    add("--quantize", choices=("8bit", "4bit"), help=text)
+    add("--quantize", choices=QUANTIZED, help=QUANTIZE_HELP)
     add("--mend", action="store_true", help="draw grids again whose file is missing or damaged")
     return parser
 
@@ -49,7 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     quiet()  # before the import below, which would log messages
     from dsd.grids.teacher import load_teacher
 
-    names = ("like", "steps", "guidance", "margin", "offload", "quantize")
+    names = ("like", "steps", "guidance", "panel", "margin", "offload", "quantize")
     options = {name: getattr(args, name) for name in names}
     teacher = load_teacher(args.model, device=args.device or own_device(), **options)
     grids.check_run(args.run, prompts, teacher.stamp)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dsd.generate.drawing import Options, Result
+    from dsd.model.speed import Speed
 
 DRAWING = {  # field of Options -> type and help; the flag is the name with dashes
     "seed": (int, "seed of the first image; each further image adds 1 (-1 or left out: random)"),
@@ -36,6 +37,10 @@ DRAWING = {  # field of Options -> type and help; the flag is the name with dash
     "fit": (str, "crop the image to the frame, or pad it with white (crop)"),
 }
 CHOICES = {"fit": ("crop", "pad"), "quality": tuple(QUALITIES)}
+QUANTIZE_HELP = (
+    "store weights in fewer bits: 8bit or 4bit (NVIDIA GPU, bitsandbytes), int8 or fp8 (torchao), "
+    "fp8-compute (torchao, Ada or Hopper GPU)"
+)
 ROUNDING = 2  # levels of 255 by which batching and threads may change a pixel
 
 
@@ -54,6 +59,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--from", dest="source", metavar="OUT.png", help="draw a saved image again from its settings")
     add("--model", help="model to draw with: a name, folder or hub id (pocket)")
     add_loading_flags(parser)
+    add("--compile", action="store_true", help="compile the model for the GPU: the first image takes longer")
     add("--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft")
     for name, (kind, text) in DRAWING.items():
         add(_flag(name), type=kind, choices=CHOICES.get(name), help=text)
@@ -68,7 +74,10 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     add("--lora", metavar="FILE_OR_ID[:SCALE]", action="append", default=[], help=lora)
     add("--device", help="device to draw on: cpu, cuda or mps (the best available)")
     add("--offload", default="none", choices=OFFLOADS, help="how to offload the model to main memory (none)")
-    add("--quantize", choices=QUANTIZED, help="store weights in fewer bits (NVIDIA GPU and bitsandbytes)")
+    add("--quantize", choices=("none", *QUANTIZED), help=QUANTIZE_HELP)
+    cache = "skip work that a cache predicts: first-block, taylorseer or mag, with its strength (none)"
+    add("--cache", metavar="NAME[:STRENGTH]", help=cache)
+    add("--attention", metavar="NAME", help="attention backend of diffusers, such as _native_cudnn (native)")
 
 
 def _flag(name: str) -> str:
@@ -87,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        hint = doctor.suggest_change(args.model or "pocket", Way(args.offload, args.quantize))
+        hint = doctor.suggest_change(args.model or "pocket", Way(args.offload, way(args)["quantize"]))
         return _fail(f"not enough memory: choose a smaller size or --count, or {hint}")
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -126,7 +135,8 @@ def _draw_new(args: argparse.Namespace) -> None:
     targets = _check_targets(Path(args.output), options.count)
     image = intake.open_image(args.image)
     names = {"model": args.model or "pocket", "weights": args.weights}
-    pipe = open_model(**names, lora=args.lora, **_way(args))
+    pipe = open_model(**names, lora=args.lora, **way(args), **speed(args))
+    _compile(pipe, args.compile)
     embedded_guidance(options, pipe)  # raises ValueError before the notes below
     unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
     for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
@@ -142,6 +152,7 @@ def _drawing_flags(args: argparse.Namespace) -> dict[str, Any]:
 def _draw_again(args: argparse.Namespace) -> None:
     from dsd.files import intake
     from dsd.generate import drawing, provenance
+    from dsd.model import speed as speeds
     from dsd.model.checkpoint import has_embedded_guidance
 
     flags = [_flag(name) for name in _drawing_flags(args)]
@@ -158,11 +169,15 @@ def _draw_again(args: argparse.Namespace) -> None:
         "weights": args.weights or settings.get("weights"),
     }
     lora = args.lora or settings.get("lora") or []
+    recorded = speeds.from_settings(settings.get("speed"))
     try:
-        pipe = open_model(**names, lora=lora, **_way(args))
+        pipe = open_model(**names, lora=lora, **{**way(args), **speed(args, recorded)})
+        _compile(pipe, args.compile or recorded.compiled)
     except ValueError as error:
         parts = " with ".join([repr(names["model"]), *map(str, lora)])
         hint = f"the image was made by {parts}: if that has moved, pass --model or --lora"
+        if used := [f"--{name} none" for name, value in speed(args, recorded).items() if value]:
+            hint += f"; {', '.join(used)} draws without"
         raise ValueError(f"{error} ({hint})") from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
@@ -202,8 +217,24 @@ def _check_targets(output: Path, count: int) -> list[Path]:
     return paths
 
 
-def _way(args: argparse.Namespace) -> dict[str, str | None]:
-    return {"device": args.device, "offload": args.offload, "quantize": args.quantize}
+def way(args: argparse.Namespace) -> dict[str, str | None]:
+    """Return how a model is held in memory, as options of `load_pipeline` and `load_teacher`."""
+    quantize = None if args.quantize == "none" else args.quantize
+    return {"device": args.device, "offload": args.offload, "quantize": quantize}
+
+
+def speed(args: argparse.Namespace, recorded: "Speed | None" = None) -> dict[str, str | None]:
+    """Return what makes drawing faster, as options of `load_pipeline`: from the flags, or as recorded."""
+    names = ("cache", "attention", "quantize") if recorded else ("cache", "attention")
+    values = {name: getattr(args, name) or (recorded and getattr(recorded, name)) for name in names}
+    return {name: None if value == "none" else value for name, value in values.items()}
+
+
+def _compile(pipe: Any, is_wanted: bool) -> None:
+    if is_wanted:
+        from dsd.model.compile import compile_blocks
+
+        print(f"note: {compile_blocks(pipe)}", file=sys.stderr)
 
 
 def open_model(model: str, *, weights: str | None, **options: Any) -> Any:

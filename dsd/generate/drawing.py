@@ -149,6 +149,7 @@ def _settings(
         "model": public_name(model or pipe.config.get("_name_or_path") or ""),
         "weights": public_name(weights) if weights else None,
         "lora": [f"{public_name(style.source)}:{style.scale:g}" for style in pipe.styles],
+        "speed": asdict(pipe.speed),
         "model_hash": checkpoint.model_hash(pipe),
         "reference_sha256": provenance.image_hash(frame),
         "versions": provenance.versions(),

@@ -49,8 +49,9 @@ class Grid(Record):
     margin: int  # pixels to crop from each side of a panel
     rejected: str | None  # why the grid is not used, or None
     boxes: list[list[int]] | None = None  # left, upper, right, lower of each panel; None: equal parts
+    panel: int | None = None  # side of a panel as drawn, in pixels; None: drawn before it was recorded
 
-    OPTIONAL = frozenset({"boxes"})
+    OPTIONAL = frozenset({"boxes", "panel"})
 
 
 def panels(
@@ -145,7 +146,8 @@ def check_run(run: Path, prompts: list[Prompt], stamp: Row) -> None:
     for prompt in prompts:
         if prompt.id in rows:
             fields = {name: getattr(prompt, name) for name in ("prompt", "seed", "rows", "columns")}
-            jsonl.check_same(f"{path} row {prompt.id}", rows[prompt.id], {**settings, **fields})
+            known = {name: value for name, value in settings.items() if rows[prompt.id].get(name) is not None}
+            jsonl.check_same(f"{path} row {prompt.id}", rows[prompt.id], {**known, **fields})
     files = [path.with_name(row["file"]) for row in rows.values() if row["file"]]
     if missing := [file for file in files if not file.exists() or file.stat().st_size == 0]:
         raise RunError(f"{len(missing)} grids are missing or empty, such as {missing[0]}: {MEND}")

@@ -1,8 +1,9 @@
-"""The teacher: any text-to-image `FluxPipeline`, drawing grids of panels with one seed per grid.
+"""The teacher: any text-to-image pipeline, drawing grids of panels with one seed per grid.
 
 `Settings` says how to prompt each model. `dsd.grids.grids` checks where the panels are and stores the grids.
 """
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -11,7 +12,7 @@ from threading import Thread
 from typing import Any
 
 import torch
-from diffusers import FluxPipeline
+from diffusers import AutoPipelineForText2Image, DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
 from torch import Tensor
 
@@ -25,8 +26,8 @@ from dsd.model.canvas import MULTIPLE
 from dsd.model.checkpoint import LoadError
 from dsd.model.memory import Way, report_shortage
 from dsd.model.pipeline import Step
-from dsd.model.presets import PRESETS
-from dsd.model.transformer import load_transformer
+from dsd.model.presets import TEACHERS
+from dsd.model.transformer import is_widened
 
 LONGEST = 512  # tokens, the limit of FluxPipeline
 
@@ -35,13 +36,15 @@ LONGEST = 512  # tokens, the limit of FluxPipeline
 class Settings:
     """Settings for drawing with a teacher; pixels are those of one panel."""
 
-    panel: int = 512  # `load_teacher` replaces it with the model's own, see `panel_side`
+    panel: int = 512  # `load_teacher` replaces it with the model's own, if its VAE names one
     margin: int = 8  # cropped from every side of a panel, as Subjects200K does
     steps: int = 28
     guidance: float = 3.5  # embedded; otherwise true CFG against the empty prompt, off at 1 or less
+    guidance_name: str = "true_cfg_scale"  # the pipeline's argument for it, unless it is embedded
     batch: int = 4  # grids at a time
     tokens: int = LONGEST  # of a prompt; longer prompts are rejected
     tokens_of: Mapping[tuple[int, int], int] = field(default_factory=dict)  # for layouts learned with fewer
+    template: int = 0  # tokens that the pipeline puts around a prompt
 
     def __post_init__(self) -> None:
         if self.panel < MULTIPLE or self.panel % MULTIPLE:
@@ -54,14 +57,14 @@ class Settings:
             raise ValueError(f"guidance must be 0 or more, got {self.guidance}")
 
 
-SETTINGS = {name: Settings(**preset.drawing_grids) for name, preset in PRESETS.items()}
+SETTINGS = {name: Settings(**preset.drawing_grids) for name, preset in TEACHERS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Teacher:
     """A loaded model and the settings to draw with."""
 
-    pipe: FluxPipeline
+    pipe: DiffusionPipeline
     settings: Settings
     name: str
     hash: str  # of the transformer's weights
@@ -70,7 +73,7 @@ class Teacher:
     @property
     def stamp(self) -> Row:
         """Return the fields of a grid's row that record the model and its settings."""
-        settings = {name: getattr(self.settings, name) for name in ("steps", "guidance", "margin")}
+        settings = {name: getattr(self.settings, name) for name in ("steps", "guidance", "margin", "panel")}
         return {"generator": self.name, "generator_hash": self.hash, "license": self.license, **settings}
 
     def tokens(self, prompt: Prompt) -> int:
@@ -79,7 +82,7 @@ class Teacher:
 
     def refuse(self, prompt: Prompt) -> str | None:
         """Return why this grid cannot be drawn, or None: a longer prompt's last panels would be lost."""
-        length = len(self.pipe.tokenizer_2(prompt.prompt, verbose=False).input_ids)
+        length = len(text_tokenizer(self.pipe)(prompt.prompt, verbose=False).input_ids)
         if length <= self.tokens(prompt):
             return None
         return f"prompt too long: {length} tokens, the model reads {self.tokens(prompt)}"
@@ -101,6 +104,7 @@ class Teacher:
     def stream(self, prompts: list[Prompt]) -> Iterator[Step | list[Image.Image]]:
         """Yield a `Step` after each step, whose `preview()` shows the grids so far, then the grids.
 
+        Only a FLUX.1 has previews; those of other models are empty lists.
         Closing the iterator stops the drawing before the next step. The stock pipeline cannot pause, so it
         runs in a thread that waits after each step until the next item is requested.
         """
@@ -138,56 +142,63 @@ def load_teacher(
     steps: int | None = None,
     guidance: float | None = None,
     margin: int | None = None,
+    panel: int | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     offload: str = "none",
     quantize: str | None = None,
 ) -> Teacher:
-    """Open `pocket`, `flux-dev`, `flux-schnell`, or a folder or hub id of a `FluxPipeline`.
+    """Open a preset of `TEACHERS`, or a folder or hub id of a text-to-image pipeline of diffusers.
 
-    A folder or hub id uses the settings of the preset named by `like`, which FLUX needs not; `steps`,
-    `guidance` and `margin` override them. `dtype`, `device`, `offload` and `quantize` are as in
+    A folder or hub id uses the settings of its family, or of the preset named by `like`; `steps`, `guidance`,
+    `margin` and `panel` override them. `dtype`, `device`, `offload` and `quantize` are as in
     `load_pipeline`. Raise LoadError (a ValueError) that says what to do.
     """
-    preset = checkpoint.resolve(name)
+    preset = checkpoint.resolve(name, TEACHERS)
     kind = _find_kind(name, like, preset.like)
-    changes = {"steps": steps, "guidance": guidance, "margin": margin}
-    settings = replace(SETTINGS[kind], **{name: it for name, it in changes.items() if it is not None})
+    changes = {"steps": steps, "guidance": guidance, "margin": margin, "panel": panel}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    settings = replace(SETTINGS[kind], **changes)
     base = preset.teacher or preset.base
     device = torch.device(device or checkpoint.best_device())
     checkpoint.check_offload(offload, device)
     if quantize:
         quantized.check(quantize, offload, device)
     hub.check_source(base)
-    dtype = dtype or checkpoint.torch_dtype(PRESETS[kind])
+    dtype = dtype or checkpoint.torch_dtype(TEACHERS[kind])
     memory = report_shortage(preset.name, device, Way(offload, quantize), teacher=True)
     with hub.explain_errors(preset.name, [base], preset.license_page), memory:
-        parts = {}
-        if quantize:  # a pipeline would quantize its first and last layers, too
-            transformer = load_transformer(base, subfolder="transformer", dtype=dtype)
-            parts = quantized.parts(transformer, quantize, device)
-        pipe = FluxPipeline.from_pretrained(base, dtype=dtype, **parts, **hub.SAFE)
-        _check_plain(pipe, name)
+        parts = quantized.pipeline_parts(base, quantize, dtype) if quantize else {}
+        pipe = AutoPipelineForText2Image.from_pretrained(base, dtype=dtype, **parts, **hub.SAFE)
+        _check(pipe, name, settings.guidance_name)
+        if quantize:
+            quantized.shrink(pipe, quantize, device)
         digest = checkpoint.model_hash(pipe)
         checkpoint.place(pipe, device, offload)
     pipe.set_progress_bar_config(disable=True)
-    settings = replace(settings, panel=panel_side(pipe), **taught_lengths(pipe))
+    side = panel or panel_side(pipe, settings.panel)
+    settings = replace(settings, panel=side, **taught_lengths(pipe))
     return Teacher(pipe=pipe, settings=settings, name=public_name(name), hash=digest, license=preset.license)
 
 
-def taught_lengths(pipe: FluxPipeline) -> dict[str, Any]:
+def text_tokenizer(pipe: DiffusionPipeline) -> Any:
+    """Return the tokenizer that limits a prompt's length: the second of two."""
+    return getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
+
+
+def taught_lengths(pipe: DiffusionPipeline) -> dict[str, Any]:
     """Return the text lengths that the weights learned grids with, if the tokenizer's config lists them."""
-    known = pipe.tokenizer_2.init_kwargs.get("layout_tokens")
+    known = text_tokenizer(pipe).init_kwargs.get("layout_tokens")
     if not known:
         return {}
     lengths = {tuple(int(n) for n in layout.split("x")): tokens for layout, tokens in known.items()}
     return {"tokens": max(lengths.values()), "tokens_of": lengths}
 
 
-def panel_side(pipe: FluxPipeline) -> int:
-    """Return the side of a panel in pixels: half of the model's best size, 512 for FLUX."""
-    side = pipe.vae.config.sample_size
-    return min(side if isinstance(side, int) else min(side), 1024) // 2
+def panel_side(pipe: DiffusionPipeline, default: int = 512) -> int:
+    """Return the side of a panel in pixels: half of the VAE's image size, `default` if it has none."""
+    side = pipe.vae.config.get("sample_size") or 2 * default
+    return min(side if isinstance(side, int) else min(side), 2 * max(default, 512)) // 2
 
 
 def _find_kind(name: str, like: str | None, own: str | None) -> str:
@@ -201,11 +212,16 @@ def _find_kind(name: str, like: str | None, own: str | None) -> str:
     return kind
 
 
-def _check_plain(pipe: FluxPipeline, name: str) -> None:
-    inputs, outputs = pipe.transformer.config.in_channels, pipe.transformer.config.out_channels
-    if outputs not in (None, inputs):
-        problem = f"{name} draws from a reference image ({inputs} input channels)"
+def _check(pipe: DiffusionPipeline, name: str, guidance_name: str) -> None:
+    """Raise LoadError if the pipeline lacks an argument that drawing needs, or needs a reference image."""
+    transformer = getattr(pipe, "transformer", None)
+    if isinstance(transformer, FluxTransformer2DModel) and is_widened(transformer):
+        problem = f"{name} draws from a reference image ({transformer.config.in_channels} input channels)"
         raise LoadError(f"{problem}: name a text-to-image model")
+    needs = {"height", "width", "num_inference_steps", "max_sequence_length", "generator", guidance_name}
+    if lacks := sorted(needs - inspect.signature(type(pipe).__call__).parameters.keys()):
+        problem = f"{name} is a {type(pipe).__name__}, which has no {lacks[0]}"
+        raise LoadError(f"{problem}: name a model of another family, such as {', '.join(TEACHERS)}")
 
 
 def _draw_layout(
@@ -214,57 +230,68 @@ def _draw_layout(
     """Draw prompts of one layout in one batch."""
     pipe, settings = teacher.pipe, teacher.settings
     height, width = settings.panel * prompts[0].rows, settings.panel * prompts[0].columns
-    noise = _draw_noise(pipe, prompts, height, width)
+    report = _report_steps(pipe, on_step, prompts, height, width) if on_step else None
     try:
         return pipe(
-            [prompt.prompt for prompt in prompts],
+            prompt=[prompt.prompt for prompt in prompts],
             height=height,
             width=width,
             num_inference_steps=settings.steps,
-            max_sequence_length=teacher.tokens(prompts[0]),
-            latents=noise,
-            callback_on_step_end=_report_steps(on_step, noise, height, width) if on_step else None,
-            **guidance_settings(pipe, settings.guidance, len(prompts)),
+            max_sequence_length=teacher.tokens(prompts[0]) + settings.template,
+            generator=_generators(prompts),
+            callback_on_step_end=report,
+            **guidance_settings(pipe, settings.guidance, len(prompts), settings.guidance_name),
         ).images
     finally:
         pipe.maybe_free_model_hooks()  # the pipeline skips this when a step raises
 
 
+def _generators(prompts: list[Prompt]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
+
+
 def _draw_noise(pipe: FluxPipeline, prompts: list[Prompt], height: int, width: int) -> Tensor:
-    """Return the noise [B, tokens, C] that the pipeline itself would draw from these seeds."""
-    generators = [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
+    """Return the noise [B, tokens, C] that the pipeline itself draws from these seeds."""
     channels, dtype = pipe.transformer.config.in_channels // 4, pipe.text_encoder_2.dtype
     device = pipe._execution_device
-    return pipe.prepare_latents(len(prompts), channels, height, width, dtype, device, generators)[0]
+    return pipe.prepare_latents(len(prompts), channels, height, width, dtype, device, _generators(prompts))[0]
 
 
-def guidance_settings(pipe: FluxPipeline, guidance: float, count: int) -> dict[str, Any]:
+def guidance_settings(
+    pipe: DiffusionPipeline, guidance: float, count: int, name: str = Settings.guidance_name
+) -> dict[str, Any]:
     """Return the pipeline arguments that apply `guidance` to `count` prompts.
 
-    It is embedded in a distilled model; others use true CFG against the empty prompt, at twice the work, or
-    no arguments at 1 or less, where it is off.
+    It is embedded in a distilled model, or the argument `name` does all. A true CFG scale needs the empty
+    prompt too, at twice the work, and is off at 1 or less.
     """
-    if checkpoint.has_embedded_guidance(pipe):
+    if name != "true_cfg_scale" or checkpoint.has_embedded_guidance(pipe):
         return {"guidance_scale": guidance}
-    return {"true_cfg_scale": guidance, "negative_prompt": [""] * count} if guidance > 1 else {}
+    return {name: guidance, "negative_prompt": [""] * count} if guidance > 1 else {name: 1.0}
 
 
-def _report_steps(on_step: Callable[[Step], None], noise: Tensor, height: int, width: int) -> Callable:
-    """Return the pipeline's callback, which passes each step from `noise` [B, tokens, C] to `on_step`."""
-    before = noise
+def _report_steps(
+    pipe: DiffusionPipeline, on_step: Callable[[Step], None], prompts: list[Prompt], height: int, width: int
+) -> Callable:
+    """Return the pipeline's callback, which passes each step to `on_step`."""
+    has_previews = isinstance(pipe, FluxPipeline)
+    before = _draw_noise(pipe, prompts, height, width) if has_previews else None
 
     @torch.no_grad()
-    def preview(pipe: FluxPipeline, data: Tensor) -> list[Image.Image]:
+    def preview(data: Tensor) -> list[Image.Image]:
         unpacked = latents.unpack(data, height, width, vae_scale=pipe.vae_scale_factor)
         return pipe.image_processor.postprocess(latents.decode(pipe.vae, unpacked))
 
-    def report(pipe: FluxPipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict:
+    def report(pipe: DiffusionPipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict:
         nonlocal before
+        if not has_previews:
+            on_step(Step(index, pipe.num_timesteps, list))
+            return tensors
         start, end = (float(sigma) for sigma in pipe.scheduler.sigmas[index : index + 2])
         # a step is straight: extend it to t = 0
         data = torch.lerp(before, tensors["latents"], start / (start - end))
         before = tensors["latents"]
-        on_step(Step(index, pipe.num_timesteps, lambda: preview(pipe, data)))
+        on_step(Step(index, pipe.num_timesteps, lambda: preview(data)))
         return tensors
 
     return report

@@ -1,7 +1,7 @@
 """Load presets and other models, place them on a device and save them; errors say what to do."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
@@ -19,7 +20,8 @@ from dsd.model import origin
 from dsd.model import quantize as quantized
 from dsd.model.memory import OFFLOADS, Way, report_shortage
 from dsd.model.pipeline import DSDPipeline
-from dsd.model.presets import FLUX_DEV, LORA, PRESETS, Preset, family_of
+from dsd.model.presets import FLUX_DEV, LORA, PRESETS, Preset, family_of, family_of_pipeline
+from dsd.model.speed import Speed, attend
 from dsd.model.transformer import is_widened, load_transformer, widen
 
 WHOLE_HASH = 50_000_000  # parameters; larger models are hashed from samples, to avoid reading 24 GB
@@ -34,6 +36,8 @@ def load_pipeline(
     device: str | torch.device | None = None,
     offload: str = "none",
     quantize: str | None = None,
+    cache: str | None = None,
+    attention: str | None = None,
 ) -> DSDPipeline:
     """Open a preset, or a folder or hub id of a complete pipeline that this project saved.
 
@@ -42,7 +46,8 @@ def load_pipeline(
     input columns. `lora` adds style LoRAs, each as FILE_OR_ID or FILE_OR_ID:SCALE; `pipe.styles` says how
     many of their layers act.
     `dtype` None means the preset's dtype, or as saved. `device` None means CUDA, else MPS, else the CPU.
-    `offload` trades speed for GPU memory; `quantize` ("8bit", "4bit"; CUDA only) trades accuracy for it.
+    `offload` trades speed for GPU memory; `quantize` (one of `memory.QUANTIZED`) trades accuracy for it.
+    `cache` (NAME or NAME:STRENGTH) and `attention` are as in `dsd.model.speed.Speed`.
     The weights are in memory once. Raise LoadError (a ValueError) that names the license to accept, the
     variable to set, what was not found, or the lack of memory.
     """
@@ -51,6 +56,7 @@ def load_pipeline(
     if source is None:
         remedy = "pass weights=... (folder, hub id or LoRA)"
         raise LoadError(f"{preset.name} is a base without a reference input: {remedy}")
+    speed = Speed(cache=cache, attention=attention, quantize=quantize)
     styles = [loras.parse(text) for text in ([lora] if isinstance(lora, str) else lora)]
     sources = [preset.base, str(source)]
     for name in sources:
@@ -70,14 +76,19 @@ def load_pipeline(
         expected_lora = None if weights else preset.lora
         dtype = dtype or torch_dtype(preset)
         transformer, student = _open_transformer(preset, str(source), expected_lora, dtype)
-        parts = quantized.parts(transformer, quantize, device) if quantize else {"transformer": transformer}
+        parts = quantized.parts(transformer, quantize, device)
         pipe = DSDPipeline.from_pretrained(preset.base, dtype=transformer.dtype, **parts, **hub.SAFE)
         if student is not None:
             names = {"weight_name": student.name, "adapter_name": "dsd", "use_safetensors": True}
             pipe.load_lora_weights(str(student.parent), **names)
         loras.add_styles(pipe, styles, style_files)
+        if quantize:
+            quantized.shrink(pipe, quantize, device)
         origin.follow_student(pipe, weights and str(weights), student)
         pipe.license = origin.license_of(pipe, preset, weights and str(weights), student)
+        pipe.speed = speed
+        if attention:
+            attend(pipe.transformer, attention, device)
         return place(pipe, device, offload)
 
 
@@ -103,27 +114,28 @@ def student_license(student: str) -> str:
     return noted or Preset.license
 
 
-def resolve(name_or_path: str | Path) -> Preset:
+def resolve(name_or_path: str | Path, presets: Mapping[str, Preset] = PRESETS) -> Preset:
     """Return the named preset, or one with the settings of its family for a folder or hub id.
 
     Raise LoadError with the known names otherwise.
     """
     name = str(name_or_path)
-    if name in PRESETS:
-        return PRESETS[name]
-    for preset in PRESETS.values():
+    if name in presets:
+        return presets[name]
+    for preset in presets.values():
         if name == preset.weights and preset.weights != preset.base:
             remedy = f"pass the model {preset.name}, which draws with it"
             raise LoadError(f"{name} is a transformer alone: {remedy}")
     if Path(name).is_dir() or hub.ID.fullmatch(name):
         return _describe(name)
-    choice = f"one of {', '.join(PRESETS)}, a folder, or a hub id (owner/name)"
+    choice = f"one of {', '.join(presets)}, a folder, or a hub id (owner/name)"
     raise LoadError(f"unknown model {name!r}: pass {choice}")
 
 
 def _describe(name: str) -> Preset:
     """Return a preset for a folder or hub id, from the files that it has."""
     family = family_of(origin.transformer_config(name))
+    family = family or family_of_pipeline(name, origin.pipeline_class(name))
     settings = {"license": origin.card_license(name) or Preset.license}
     if family is not None:
         settings |= {"like": family.name, "training": family.training, "drawing_grids": family.drawing_grids}
@@ -167,7 +179,7 @@ def save_pipeline(pipe: DSDPipeline, folder: str | Path) -> None:
 
 def has_embedded_guidance(pipe: DiffusionPipeline) -> bool:
     """Return whether the model takes `guidance_scale`; other models reject the option."""
-    return bool(pipe.transformer.config.guidance_embeds)
+    return bool(pipe.transformer.config.get("guidance_embeds"))
 
 
 def model_hash(pipe: DiffusionPipeline) -> str:
@@ -190,6 +202,8 @@ def weights_hash(model: nn.Module) -> str:
             path, _, leaf = name.rpartition(".")
             with align_module_device(module := model.get_submodule(path)):
                 tensor = getattr(module, leaf).cpu()
+        if is_traceable_wrapper_subclass(tensor):  # quantized by torchao
+            tensor = tensor.dequantize()
         values = tensor.detach().flatten()
         values = values if is_small else values[:: max(1, values.numel() // 64)]
         digest.update(values.float().cpu().numpy().tobytes())  # numpy has no bfloat16

@@ -5,12 +5,16 @@ if the compiler fails, it fails then, and the model runs uncompiled. On an H200,
 of an evaluation by a quarter (docs/benchmarks.md).
 """
 
+from dataclasses import replace
+
 from diffusers import DiffusionPipeline
 from PIL import Image
 
 
 def compile_blocks(pipe: DiffusionPipeline, is_zero: object = False) -> str:
     """Compile the transformer's repeated blocks and return a sentence on the outcome, even on failure."""
+    if pipe.speed.cache:
+        return f"a cache ({pipe.speed.cache}) needs uncompiled blocks: the model runs uncompiled"
     device = "ZeroGPU" if is_zero else _device(pipe)  # ZeroGPU loses compiled code when a process ends
     if device != "cuda":
         return f"compiling is for NVIDIA GPUs: on {device} the model runs uncompiled"
@@ -27,6 +31,7 @@ def compile_blocks(pipe: DiffusionPipeline, is_zero: object = False) -> str:
                 block.forward = forward
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         return f"compiling failed, and the model runs uncompiled: {reason}"
+    pipe.speed = replace(pipe.speed, compiled=True)
     return "the model is compiled"
 
 

@@ -27,7 +27,7 @@ FLUX_GB = {
     ("sequential", None): (2.7, 35.3),
 }
 OFFLOADS = ("none", "model", "group", "sequential")
-QUANTIZED = {"8bit": 1.0, "4bit": 0.56}  # bytes per weight, scales included
+QUANTIZED = {"8bit": 1.0, "4bit": 0.56, "int8": 1.0, "fp8": 1.0, "fp8-compute": 1.0}  # bytes per weight
 PACKAGE = "bitsandbytes"
 INSTALL = f'pip install "{PACKAGE}>=0.48"'  # older versions cannot offload quantized models to main memory
 WORKSPACE = 1_500_000_000  # bytes that CUDA and its libraries use
@@ -53,12 +53,20 @@ class Way:
     @property
     def gpu(self) -> int:
         """Return the bytes of GPU memory needed for one 512 x 512 image."""
-        return int(1e9 * FLUX_GB[self.offload, self.quantize][0])
+        return int(1e9 * self._row[0])
 
     @property
     def ram(self) -> int:
-        """Return the bytes of main memory needed."""
-        return int(1e9 * FLUX_GB[self.offload, self.quantize][1])
+        """Return the bytes of main memory needed; torchao needs the whole model there for a moment."""
+        return int(1e9 * (FLUX_GB["none", None][1] if self._is_torchao else self._row[1]))
+
+    @property
+    def _is_torchao(self) -> bool:
+        return self.quantize in QUANTIZED and ("none", self.quantize) not in FLUX_GB
+
+    @property
+    def _row(self) -> tuple[float, float]:
+        return FLUX_GB[self.offload, "8bit" if self._is_torchao else self.quantize]
 
     @property
     def flags(self) -> str:

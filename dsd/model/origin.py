@@ -51,10 +51,26 @@ def transformer_config(source: str) -> dict[str, Any]:
         return {}
 
 
-def card_license(folder: str) -> str | None:
-    """Return the license that the README of a local folder names, or None."""
-    card = Path(folder, "README.md")
-    license = (metadata_load(card) or {}).get("license") if card.is_file() else None
+def pipeline_class(source: str) -> str | None:
+    """Return the name of a model's pipeline class, or None if it cannot be read."""
+    try:
+        with hub.offline_if_unreachable(source):
+            return read_json(source, "model_index.json").get("_class_name")
+    except Exception:  # the hub's library raises many kinds
+        return None
+
+
+def card_license(source: str) -> str | None:
+    """Return the license that the README of a folder or hub id names, or None."""
+    try:
+        with hub.offline_if_unreachable(source):
+            card = find_file(source, "README.md")
+    except Exception:  # the hub's library raises many kinds
+        return None
+    facts = (metadata_load(card) if card else None) or {}
+    license = facts.get("license")
+    if license == "other":
+        return facts.get("license_name") or license
     return FREE if license == FREE.lower() else license
 
 
@@ -75,7 +91,8 @@ def license_of(pipe: Any, preset: Preset, weights: str | None, lora: Path | None
     if family_of(pipe.transformer.config) is FLUX_DEV:
         parts.append(FLUX_DEV.license)
     if weights or pipe.styles:
-        noted = lora_facts(lora).get("license") if lora and weights else card_license(weights or "")
+        card = card_license(weights) if weights else None
+        noted = lora_facts(lora).get("license") if lora and weights else card
         parts.append(Preset.license if pipe.styles else noted or Preset.license)
     return strictest(parts)
 

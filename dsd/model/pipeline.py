@@ -5,6 +5,7 @@ The stock pipeline draws the same image from the same weights. This one adds the
 stopped at every step.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -21,6 +22,7 @@ from dsd.model import canvas, encoding, flow, latents, sampling
 from dsd.model.guidance import PLAIN, Branch, combine
 from dsd.model.request import DrawingOptions, Request, check, embedded_guidance
 from dsd.model.sampling import Quality
+from dsd.model.speed import Speed, caching
 
 # The most images for which a CPU evaluates all branches in one call. With pocket on one core, one call for
 # three branches is 1.6 x faster for 1 image, 1.15 x for 4, and no faster for 8.
@@ -61,6 +63,7 @@ class _Drawing:
     positions: Tensor  # [tokens, 3]
     size: tuple[int, int]  # height, width of one frame
     together: bool  # whether the branches of a step are evaluated in one call
+    number: int = field(default_factory=itertools.count().__next__)  # each drawing has a cache of its own
 
 
 class DSDPipeline(FluxControlPipeline):
@@ -72,6 +75,7 @@ class DSDPipeline(FluxControlPipeline):
     _callback_tensor_inputs = ["latents"]
     batch_branches: bool | None = None  # guidance branches in one call; None: if it suits the device
     license: str = "unknown: see the model's card"  # `load_pipeline` sets the strictest of all parts
+    speed = Speed()  # `load_pipeline` sets it
     styles: tuple[Any, ...] = ()  # the style LoRAs that `dsd.model.lora` has put on it
 
     def __call__(
@@ -171,7 +175,7 @@ class DSDPipeline(FluxControlPipeline):
         try:
             drawing = self._prepare(request)
             total = self._num_timesteps = len(drawing.timesteps)
-            with self.progress_bar(total=total) as bar:
+            with caching(self, total), self.progress_bar(total=total) as bar:
                 for index, timestep in enumerate(drawing.timesteps):
                     if self.interrupt:
                         break
@@ -202,21 +206,31 @@ class DSDPipeline(FluxControlPipeline):
     def _velocity(self, drawing: _Drawing, active: tuple[Branch, ...], timestep: Tensor) -> Tensor:
         lengths = {drawing.texts[branch.text][0].shape[1] for branch in active}
         groups = [active] if drawing.together and len(lengths) == 1 else [(branch,) for branch in active]
-        velocities = [v for group in groups for v in self._evaluate(drawing, group, timestep)]
+        rows = [slice(None)]
+        if self.speed.cache:  # it must not depend on the images beside it
+            rows = [slice(i, i + 1) for i in range(len(drawing.latents))]
+        parts = [
+            [v for group in groups for v in self._evaluate(drawing, group, timestep, row)] for row in rows
+        ]
+        velocities = [torch.cat(images) for images in zip(*parts, strict=True)]
         return combine(velocities, [branch.weight for branch in active])
 
-    def _evaluate(self, drawing: _Drawing, group: tuple[Branch, ...], timestep: Tensor) -> list[Tensor]:
-        """Return the velocities [B, tokens, C] of a group of branches, from one call of the transformer."""
-        absent = torch.zeros_like(drawing.condition)
-        conditions = torch.cat([drawing.condition if branch.image else absent for branch in group])
-        noisy = drawing.latents.repeat(len(group), 1, 1)
+    def _evaluate(
+        self, drawing: _Drawing, group: tuple[Branch, ...], timestep: Tensor, rows: slice
+    ) -> list[Tensor]:
+        """Return the velocities [B, tokens, C] of some images for a group of branches, from one call."""
+        condition = drawing.condition[rows]
+        absent = torch.zeros_like(condition)
+        conditions = torch.cat([condition if branch.image else absent for branch in group])
+        noisy = drawing.latents[rows].repeat(len(group), 1, 1)
         hidden = torch.cat([noisy, conditions], dim=2)  # [G * B, tokens, 2C]
-        texts = [drawing.texts[branch.text] for branch in group]
+        texts = [[part[rows] for part in drawing.texts[branch.text]] for branch in group]
         embeds, pooled = (torch.cat(parts) for parts in zip(*texts, strict=True))
         guidance = self._guidance_scale
         if guidance is not None:
             guidance = torch.full([len(hidden)], guidance, device=hidden.device, dtype=torch.float32)
-        with self.transformer.cache_context("+".join(branch.name for branch in group)):
+        names = "+".join(branch.name for branch in group)
+        with self.transformer.cache_context(f"{names} of image {rows.start} of drawing {drawing.number}"):
             (velocity,) = self.transformer(
                 hidden_states=hidden, encoder_hidden_states=embeds, pooled_projections=pooled,
                 timestep=timestep.expand(len(hidden)).to(hidden.dtype) / 1000, guidance=guidance,
@@ -248,7 +262,7 @@ class DSDPipeline(FluxControlPipeline):
             shape, got = list(condition.shape), list(noise.shape)
             raise ValueError(f"latents must be {shape} (packed canvas), got {got}")
         solver, times = sampling.schedule(request.options.loop, self.scheduler, noise.shape[1], device=device)
-        together = self.batch_branches
+        together = False if self.speed.cache else self.batch_branches
         if together is None:  # one call is faster while its overhead dominates
             together = device.type == "cuda" or (device.type == "cpu" and count <= FEW)
         return _Drawing(

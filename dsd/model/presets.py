@@ -28,6 +28,7 @@ class Preset:
     license: str = "unknown: see the model's card"
     license_page: str | None = None
     like: str | None = None  # name of the preset whose settings a folder or hub id has
+    pipeline: str = "FluxPipeline"  # diffusers' class of its text-to-image pipeline
     description: str = ""
     about_grids: str = ""  # tells visitors of the Grids tab who draws there
     recipe: str = "identity"  # name of the recipe that its grids are worded by
@@ -78,6 +79,43 @@ FLUX_SCHNELL = Preset(
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )  # fmt: skip
 PRESETS = {preset.name: preset for preset in (POCKET, FLUX_DEV, FLUX_SCHNELL)}
+
+# The presets below draw grids, and cannot be students. `template` counts the tokens that the pipeline's own
+# chat template puts around a prompt; `tokens` and `template` together are the length that the model reads.
+FLUX2_KLEIN = Preset(
+    name="flux2-klein", dtype="bfloat16", license="Apache-2.0", pipeline="Flux2KleinPipeline",
+    base="black-forest-labs/FLUX.2-klein-4B", weights=None,
+    license_page="https://huggingface.co/black-forest-labs/FLUX.2-klein-4B",
+    description="FLUX.2-klein-4B draws grids in four steps: free license, on a GPU.",
+    drawing_grids={  # distilled: guidance of 1 is off
+        "steps": 4, "guidance": 1.0, "guidance_name": "guidance_scale", "tokens": 500, "template": 12,
+    },
+)  # fmt: skip
+# Its best size, 1328 pixels, does not halve to a multiple of 16.
+QWEN_IMAGE = Preset(
+    name="qwen-image", dtype="bfloat16", license="Apache-2.0", pipeline="QwenImagePipeline",
+    base="Qwen/Qwen-Image", weights=None, license_page="https://huggingface.co/Qwen/Qwen-Image",
+    description="Qwen-Image draws grids: free license, 20 billion weights, on a large GPU.",
+    drawing_grids={
+        "panel": 656, "steps": 50, "guidance": 4.0, "batch": 1, "tokens": 1019, "template": 5,
+    },
+)  # fmt: skip
+Z_IMAGE = Preset(
+    name="z-image", dtype="bfloat16", license="Apache-2.0", pipeline="ZImagePipeline",
+    base="Tongyi-MAI/Z-Image", weights=None, license_page="https://huggingface.co/Tongyi-MAI/Z-Image",
+    description="Z-Image draws grids: free license, 6 billion weights, on a GPU.",
+    drawing_grids={
+        "steps": 50, "guidance": 4.0, "guidance_name": "guidance_scale", "tokens": 504, "template": 8,
+    },
+)  # fmt: skip
+Z_IMAGE_TURBO = Preset(
+    name="z-image-turbo", dtype="bfloat16", license="Apache-2.0", pipeline="ZImagePipeline",
+    base="Tongyi-MAI/Z-Image-Turbo", weights=None,
+    license_page="https://huggingface.co/Tongyi-MAI/Z-Image-Turbo",
+    description="Z-Image-Turbo draws grids in eight steps: free license, on a GPU.",
+    drawing_grids={**Z_IMAGE.drawing_grids, "steps": 8, "guidance": 0.0},
+)  # fmt: skip
+TEACHERS = PRESETS | {preset.name: preset for preset in (FLUX2_KLEIN, QWEN_IMAGE, Z_IMAGE, Z_IMAGE_TURBO)}
 DEFAULT = POCKET  # opens without a download, a key or a GPU
 
 
@@ -90,3 +128,9 @@ def family_of(config: Mapping[str, Any]) -> Preset | None:
     if (config.get("attention_head_dim"), channels) != (128, 64):
         return None
     return FLUX_DEV if config.get("guidance_embeds") else FLUX_SCHNELL
+
+
+def family_of_pipeline(name: str, pipeline: str | None) -> Preset | None:
+    """Return the preset whose settings suit a folder or hub id with this pipeline class, other than FLUX."""
+    family = [preset for preset in TEACHERS.values() if preset.pipeline == pipeline != Preset.pipeline]
+    return next((preset for preset in family if preset.base == name), family[0] if family else None)

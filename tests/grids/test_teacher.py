@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import AutoPipelineForText2Image, FluxPipeline
 from PIL import ImageChops
 
 from dsd.doctor import doctor
@@ -165,7 +165,7 @@ def test_a_folder_is_asked_like_the_preset_it_is_said_to_be_like(folder):
     assert opened.settings == replace(SETTINGS["pocket"], steps=2, margin=3, panel=own)
     assert opened.stamp == {
         "generator": "mine", "generator_hash": model_hash(flux()), "license": "unknown: see the model's card",
-        "steps": 2, "guidance": 3.0, "margin": 3,
+        "steps": 2, "guidance": 3.0, "margin": 3, "panel": own,
     }  # fmt: skip
     (drawn,) = opened.draw([grid(rows=1)])
     assert drawn.size == (2 * own, own)
@@ -194,7 +194,7 @@ def test_what_the_hub_refuses_is_explained(monkeypatch):
     def refuse(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(FluxPipeline, "from_pretrained", refuse)
+    monkeypatch.setattr(AutoPipelineForText2Image, "from_pretrained", refuse)
     with pytest.raises(LoadError, match="cannot open flux-dev .black-forest-labs/FLUX.1-dev.: disk full"):
         load_teacher("flux-dev", device="cpu")
 

@@ -109,3 +109,40 @@ def _piece(word: str, score: float, kind: int) -> bytes:
 def _field(number: int, content: bytes) -> bytes:
     assert len(content) < 128  # so that its length is one byte
     return bytes([number << 3 | 2, len(content)]) + content
+
+
+# ---------------------------------------------------------------- Qwen
+
+QWEN_MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+QWEN_TEMPLATE = (  # of Qwen-Image; each word and sign is one token, as in the published vocabulary
+    " the image by detailing the color shape size texture quantity text spatial relationships of objects and "
+    "background"
+)
+QWEN_WORDS = ("user", "assistant", "system", "Describe")
+CHAT = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}"
+    "<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def write_qwen(folder: Path) -> int:
+    """Write Qwen's byte-level tokenizer and return the size of its vocabulary."""
+    folder.mkdir(parents=True)
+    merges = ["Ċ Ċ"]  # spelled with the bytes' letters: newline and space are Ċ and Ġ
+    for word in (*QWEN_TEMPLATE.replace(" ", " Ġ").split(), *QWEN_WORDS):
+        merges += [f"{word[:end]} {word[end]}" for end in range(1, len(word))]
+    merges = list(dict.fromkeys(merges))
+    words = [*LETTERS, "Ġ", "Ċ", *(merge.replace(" ", "") for merge in merges)]
+    vocabulary = {word: number for number, word in enumerate(dict.fromkeys(words))}
+    marks = {len(vocabulary) + number: mark for number, mark in enumerate(QWEN_MARKS)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]))
+    _write(
+        folder / "tokenizer_config.json",
+        tokenizer_class="Qwen2Tokenizer", model_max_length=131072, errors="replace", add_prefix_space=False,
+        pad_token=QWEN_MARKS[0], eos_token="<|im_end|>", unk_token=None, bos_token=None, chat_template=CHAT,
+        added_tokens_decoder={str(n): {**_special(mark), "special": True} for n, mark in marks.items()},
+    )  # fmt: skip
+    return len(vocabulary) + len(marks)

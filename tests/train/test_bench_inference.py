@@ -8,9 +8,11 @@ import torch
 from dsd.evaluation.critters import CritterScorer, validation_set
 from dsd.evaluation.scores import evaluate, measure_levels
 from dsd.evaluation.validation import Benchmark
+from dsd.files import jsonl
 from dsd.model.sampling import QUALITIES
 from tests import tiny
 from train.bench import __main__ as command
+from train.bench import flux as bench_flux
 from train.bench import gpu as bench_gpu
 from train.bench import inference as bench_inference
 from train.bench import qualities as bench_qualities
@@ -115,3 +117,54 @@ def test_the_command_runs_them(monkeypatch, capsys):
     monkeypatch.setattr(bench_qualities, "measure_rows", lambda args: [{"subjects": args.subjects}])
     assert command.main(["inference", "--rounds", "3"]) == command.main(["qualities", "--subjects", "7"]) == 0
     assert capsys.readouterr().out == '{"rounds": 3}\n{"subjects": 7}\n'
+
+
+# -- what makes FLUX faster, at toy size
+
+
+@pytest.fixture(scope="module")
+def toy_rows():
+    return run_toy([])
+
+
+def run_toy(done: list[dict]) -> list[dict]:
+    options = {"card": "toy", "frames": (32,), "most": 1e12}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.Module, "compile", lambda self, *_, **__: None)  # a minute on a CPU
+        rows = bench_flux.all_rows(lambda: bench_gpu.transformer(CPU, FLUX), done, **options)
+        return [row for group in rows for row in group]
+
+
+def test_every_variant_is_measured_or_says_why_not(toy_rows):
+    assert [row["variant"] for row in toy_rows] == list(bench_flux.VARIANTS)
+    measured = {row["variant"]: row for row in toy_rows if "s" in row}
+    assert {"as it comes", "compiled", *(f"cache {name}" for name in bench_flux.CACHES)} <= measured.keys()
+    assert all(row["s"] >= 0 and row["peak GB"] > 0 for row in measured.values())
+    assert measured["cache mag"]["note"] == "upper bound, quality not measured"
+    assert "note" not in measured["as it comes"]
+    failed = {row["variant"]: row["why"] for row in toy_rows if row.get("measured") is False}
+    assert "attention _native_cudnn" in failed and "NVIDIA GPU" in failed["fp8-compute"]
+
+
+def test_a_cache_skips_evaluations_of_the_bench():
+    model, calls = bench_gpu.transformer(CPU, FLUX), []
+    model.single_transformer_blocks[1].attn.register_forward_pre_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        bench_flux.VARIANTS["cache first-block"][0](model)(**bench_gpu.inputs(model, 32))
+    assert len(calls) == 1 and not model.is_cache_enabled
+
+
+def test_the_bench_continues_in_its_file(toy_rows, tmp_path):
+    out = tmp_path / "flux.jsonl"
+    half = [row for row in toy_rows if row["variant"] != "compiled"]
+    assert list(bench_flux.keep(iter([half]), out)) == half
+    rest = run_toy(jsonl.read(out))
+    assert [row["variant"] for row in rest] == ["compiled"]
+    list(bench_flux.keep(iter([rest]), out))
+    assert run_toy(jsonl.read(out)) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")
+def test_the_command_says_that_there_is_no_card(capsys):
+    assert command.main(["flux"]) == 0
+    assert json.loads(capsys.readouterr().out)["why"] == "no CUDA"

@@ -3,12 +3,13 @@
 import argparse
 import json
 from importlib import import_module
+from pathlib import Path
 
 from dsd.generate.command import quiet
 from train import command
 from train.blocks import join
 
-BENCHMARKS = ("wheel", "training", "inference", "qualities")  # modules beside this one
+BENCHMARKS = ("wheel", "training", "inference", "qualities", "flux")  # modules beside this one
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -22,6 +23,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--rounds", type=int, default=5, help="inference: how often each method draws (5)")
     add("--subjects", type=int, default=24, help="qualities: held-out critters (24)")
     add("--prompts", type=int, default=1, help="qualities: prompts for each critter (1)")
+    add("--out", type=Path, help="flux: file of JSON lines, continued where it was stopped")
     return parser
 
 
