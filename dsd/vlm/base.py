@@ -9,6 +9,7 @@ from PIL import Image
 MINIMUM = {"max_tokens": 1, "batch": 1, "in_flight": 1, "budget": 1, "retries": 0, "patience": 0}
 REFUSED = "[refused by the server's content filter] "  # begins what stands for an answer
 AGAIN = 1_000_000  # a seed for a question whose answer could not be read; votes count theirs from 1
+LABEL = "Image {}:"  # comes before each image, where a question has several
 
 Schema = dict[str, Any]  # a JSON schema
 

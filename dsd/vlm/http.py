@@ -23,7 +23,7 @@ from PIL import Image
 
 from dsd.files.hub import LoadError
 from dsd.files.rgb import JUDGED, to_rgb
-from dsd.vlm.base import REFUSED, VLM, Request, VLMError
+from dsd.vlm.base import LABEL, REFUSED, VLM, Request, VLMError
 from dsd.vlm.client import KEY, BudgetError, HTTPOptions, RetryingClient, UnacceptedError
 
 LARGE = 2**20  # bytes of a PNG above which a JPEG is sent
@@ -119,7 +119,7 @@ def _build_content(request: Request) -> str | list[dict]:
     """Return the images, each after its number if there are several, and the question."""
     parts = []
     for number, image in enumerate(request.images, 1):
-        parts += [{"type": "text", "text": f"Image {number}:"}] if len(request.images) > 1 else []
+        parts += [{"type": "text", "text": LABEL.format(number)}] if len(request.images) > 1 else []
         parts += [{"type": "image_url", "image_url": {"url": data_url(image)}}]
     return [*parts, {"type": "text", "text": request.question}] if parts else request.question
 
