@@ -1,7 +1,7 @@
 """The interface of vision-language models, local or remote: a question and images in, text out."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image
@@ -33,6 +33,8 @@ class Request:
     images: tuple[Image.Image, ...] = ()
     seed: int | None = None
     schema: Schema | None = None
+    # Gets the answer as soon as it is there, before those to earlier requests; a model may leave it uncalled.
+    on_answer: Callable[[str], None] | None = field(default=None, compare=False, repr=False)
 
 
 class VLM(Protocol):
