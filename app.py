@@ -43,7 +43,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--compile", action="store_true", default=compiled in ("1", "t", "true"), help=text)
     text = f"model of the Grids tab, opened at first use ({DEFAULT}); FLUX: 34 GB, less with --quantize"
     add("--teacher", default=DEFAULT, choices=PRESETS, help=text)
-    add("--judge", help="compares and describes images: pocket, a folder, a hub id, or http://host/v1")
+    command.add_judge_flags(parser)
     add("--run", type=Path, help="folder of a judged run for the Curate tab (a small sample)")
     add("--host", help="address to serve on; 0.0.0.0 for the whole network")
     add("--port", type=int, help="port to serve on (the first free one from 7860)")
@@ -87,7 +87,7 @@ def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     """Load the model; the models of the other tabs are opened on first use."""
     way = command.way(args)
     pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, **way, **command.speed(args))
-    judge = models.lazy_judge(args.judge, device=args.device)
+    judge = models.lazy_judge(args.judge, model=args.judge_model, device=args.device)
     describer = judge if models.judge_knows(args.judge, args.model) else None
     loaded = models.describe_model(pipe, args.model, weights=args.weights, describer=describer)
     judge = judge if models.judge_knows(args.judge, args.teacher) else None

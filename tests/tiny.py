@@ -1,5 +1,6 @@
 """A whole pipeline of random weights, built offline in no time: the stock classes, as small as they go."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -178,9 +179,9 @@ QWEN_MARKS = ("vision_start", "vision_end", "image_pad", "video_pad")
 QWEN_TEMPLATE = LLAVA_TEMPLATE.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
 
 
-def word_tokenizer(*marks: str, **options) -> PreTrainedTokenizerFast:
-    """One token a word; `marks` are special tokens besides the usual four."""
-    vocab = ["<pad>", "<s>", "</s>", "<unk>", *marks, "answer:", *TALK]  # "</s>" is END
+def word_tokenizer(*marks: str, words: Sequence[str] = (), **options) -> PreTrainedTokenizerFast:
+    """One token a word; `marks` are special tokens besides the usual four, `words` more than the usual."""
+    vocab = ["<pad>", "<s>", "</s>", "<unk>", *marks, "answer:", *TALK, *words]  # "</s>" is END
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocab)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -203,9 +204,9 @@ def lively(model: PreTrainedModel, seed: int) -> PreTrainedModel:
     return model.eval()
 
 
-def vlm(folder: Path, *, seed: int = 0) -> Path:
+def vlm(folder: Path, *, seed: int = 0, words: Sequence[str] = (), template: str = LLAVA_TEMPLATE) -> Path:
     """A Llava with SigLIP eyes of 16 pixels and a vocabulary of twenty words, saved in `folder`."""
-    tokenizer = word_tokenizer(extra_special_tokens={"image_token": "<image>"})
+    tokenizer = word_tokenizer(words=words, extra_special_tokens={"image_token": "<image>"})
     eyes = SiglipImageProcessorPil(
         size={"height": 16, "width": 16}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
@@ -222,7 +223,7 @@ def vlm(folder: Path, *, seed: int = 0) -> Path:
     )
     lively(LlavaForConditionalGeneration(config), seed).save_pretrained(folder)
     LlavaProcessor(
-        eyes, tokenizer, patch_size=8, vision_feature_select_strategy="full", chat_template=LLAVA_TEMPLATE
+        eyes, tokenizer, patch_size=8, vision_feature_select_strategy="full", chat_template=template
     ).save_pretrained(folder)
     return folder
 

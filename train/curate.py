@@ -167,14 +167,14 @@ def _outcome(row: Row) -> str:
 def _check_settings(
     path: Path, judge: VLM, recipes: set[str], thresholds: Thresholds, embedder: "Embedder | None"
 ) -> None:
-    """Check that the run was begun with these settings; let a run that was stopped ask again."""
+    """Let a run that was stopped ask again; check that all other rows were made with these settings."""
+    if PartialState().is_main_process and (count := ask_again(path)):
+        say(f"asking again about {count} pairs whose answers were refused or could not be read")
+    wait_for_all()
     settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
     if len(recipes) == 1:  # with several recipes, each grid is judged by its own
         settings["recipe"] = recipes.pop()
     curation.check_settings(path, thresholds=thresholds, **settings)
-    if PartialState().is_main_process and (count := ask_again(path)):
-        say(f"asking again about {count} pairs whose answers could not be read")
-    wait_for_all()
 
 
 def _read_grids(run: Path) -> dict[str, Grid]:

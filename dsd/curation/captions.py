@@ -1,4 +1,4 @@
-"""Captions and edit instructions for the kept pairs, and prompt enhancement.
+"""Captions and edit instructions for the kept pairs.
 
 Each text is one line of at most 77 tokens, the limit of the FLUX family's CLIP. If the model refuses, or its
 text is empty or too long, it is asked once more for a shorter one; a text that is still too long is cut at a
@@ -14,14 +14,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from huggingface_hub import try_to_load_from_cache
-from PIL import Image
 
 from dsd.curation.judge import find_recipe
 from dsd.files import hub
 from dsd.files.jsonl import Record
 from dsd.grids.grids import Grid, open_panels
-from dsd.grids.recipes import Recipe
-from dsd.grids.writers import before_context
 from dsd.vlm.answers import read_caption
 from dsd.vlm.base import is_refused
 from dsd.vlm.open import VLM, Request
@@ -29,7 +26,6 @@ from dsd.vlm.open import VLM, Request
 GRID = "grid"  # value of `writer` for texts that come from the grid's own prompt
 LONGEST = 77  # tokens, including the start and end tokens
 SHORTER = "Answer shorter: one line of at most 25 words."
-POINTING = frozenset("a an the this that same it one creature critter character subject".split())
 Count = Callable[[str], int]
 Panels = dict[str, list[tuple[int, int]]]  # id of a grid -> the first and second panel of some pairs
 
@@ -155,21 +151,3 @@ def grid_words(grid: Grid, target: int) -> tuple[str, str]:
     """Return caption and instruction in the words of the prompt, which the teacher may not have drawn."""
     article = "" if grid.subject.lower().startswith(("a ", "an ", "the ")) else "a "
     return f"{article}{grid.subject} {grid.places[target]}", grid.places[target]
-
-
-def enhance(vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe, *, count: Count = estimate) -> str:
-    """Return a description of the image's subject followed by the user's prompt, on one line.
-
-    The user's words are never cut: the description is shortened to keep the line within 77 tokens. It is the
-    answer to `recipe.captions["caption"]`, up to the first word for a place or an action, because the image's
-    context would contradict the requested one. If the prompt opens with the subject, in words of the
-    description or as `it` or `the critter`, these words are not repeated.
-    """
-    (caption,) = write(vlm, [Request(recipe.captions["caption"], (image,))], count)
-    description, prompt = before_context(caption.text).split(), one_line(prompt)
-    opening = before_context(prompt)
-    if set(opening.lower().split()) <= {word.lower() for word in description} | POINTING:
-        prompt = prompt[len(opening) :].lstrip(" ,")
-    while description and count(" ".join([*description, prompt])) > LONGEST:
-        description.pop()
-    return " ".join([*description, prompt]).strip()

@@ -15,7 +15,8 @@ from dsd.curation import report
 from dsd.curation.captions import GRID
 from dsd.curation.dataset import Dataset
 from dsd.curation.folders import CONFIGS, LAYOUTS
-from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, license
+from dsd.curation.licenses import is_unknown
+from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, license, part_licenses
 from dsd.files import contact_sheet, jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.files.markdown import table
@@ -46,6 +47,7 @@ MEANINGS = {
     "generator": "the model that drew it",
     "generator_hash": "a hash of that model's weights",
     "generator_license": "the license of its images",
+    "license": "the strictest license of generator, prompt writer, judge, captions and reference captions",
     "judge": "the model that judged the pair",
     "reason": "the reason for its verdict",
     "similarity": "cosine of the two images' embeddings",
@@ -61,6 +63,9 @@ KINDS = {
 NON_COMMERCIAL = """\
 **Non-commercial.** Images drawn by FLUX.1 [dev] may be used for non-commercial purposes only, and not to
 train a model that competes with it; `generator_license` marks every such row."""
+UNKNOWN_LICENSE = """\
+**Unknown licenses.** The license of these parts is not known: {}. Treat it as the strictest of all until you
+have read it."""
 LIMITS = """\
 - Every image was made by a model. So was every text, unless its `caption_writer` is `grid`.
 - The judge makes errors; if its grades are known, they are above. Good pairs that it rejected are missing.
@@ -122,8 +127,9 @@ def _images(run: Run, row: Row) -> list[Image.Image]:
 def card(run: Run, dataset: Dataset, choice: Choice, *, grades: str | None = None) -> str:
     """Return the README.md: the metadata that the hub reads, and the page with `grades` as a section."""
     count, licenses = len(dataset.rows), Counter(row["generator_license"] for row in dataset.rows)
+    strict = Counter(row["license"] for row in dataset.rows)
     parts = [
-        f"---\n{_metadata(set(licenses), dataset.format).to_yaml()}\n---",
+        f"---\n{_metadata(set(strict), dataset.format).to_yaml()}\n---",
         f"# {TITLE}",
         OPENING.format(count, count // 2, KINDS[choice.which]),
         "![Sample pairs: the conditioning image, the target image, the texts](samples.png)",
@@ -133,7 +139,9 @@ def card(run: Run, dataset: Dataset, choice: Choice, *, grades: str | None = Non
         f"## How it was made\n\n{_making(run, dataset, choice)}",
         *([grades] if grades else []),
         f"## License\n\n{_shares('license of the generator', 'rows', licenses)}",
+        _shares("strictest license of all parts", "rows", strict),
         *([NON_COMMERCIAL] if FLUX_DEV in licenses else []),
+        *_warn_of_unknown(run, dataset),
         f"## Limits\n\n{LIMITS}",
     ]
     return "\n\n".join(parts)
@@ -143,6 +151,17 @@ def _columns(format: str) -> str:
     names = {"target": "image"} if format == "imagefolder" else {}  # as `datasets` names it there
     rows = [(names.get(name, name), meaning) for name, meaning in MEANINGS.items()]
     return f"## Columns\n\n{table(('column', 'content'), rows)}"
+
+
+def _warn_of_unknown(run: Run, dataset: Dataset) -> list[str]:
+    """Return a warning that names the parts whose license is not known, if there are any."""
+    pairs, names = {pair.id: pair for pair in run.pairs}, set()
+    for row in dataset.rows:
+        first, second = sorted(map(int, row["id"].rsplit("-", 2)[1:]))
+        pair = pairs[f"{row['grid']}-{first}-{second}"]
+        parts = part_licenses(pair, run.grids[row["grid"]], row["caption_writer"], run)
+        names |= {name for name, license in parts.items() if is_unknown(license)}
+    return [UNKNOWN_LICENSE.format(", ".join(sorted(names)))] if names else []
 
 
 def _metadata(licenses: set[str], format: str) -> DatasetCardData:

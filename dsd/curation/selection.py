@@ -16,11 +16,14 @@ from typing import NamedTuple
 from dsd.curation import judge
 from dsd.curation.captions import GRID, Caption, both_orders, caption_id, grid_words
 from dsd.curation.judge import Pair
+from dsd.curation.licenses import UNKNOWN, license_of, strictest
 from dsd.curation.verdict import KEEP, TOO_ALIKE, TOO_DIFFERENT
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
+from dsd.grids.recipes import CRITTERS
+from dsd.model.origin import FREE
 
 WHICH = ("judge", "floor", "all")
 WORDS = ("written", "grid")
@@ -77,6 +80,7 @@ class Run:
     pairs: list[Pair]
     captions: dict[str, Caption]
     labels: dict[str, str]
+    writers: dict[str, str]  # grid -> the writer of its prompt, where prompts.jsonl is there
 
 
 class Item(NamedTuple):
@@ -99,6 +103,7 @@ def read_run(folder: Path) -> Run:
         pairs=jsonl.read_records(folder / "pairs.jsonl", Pair),
         captions={row.id: row for row in jsonl.read_records(folder / "captions.jsonl", Caption)},
         labels=judge.labels(folder),
+        writers={row["id"]: row.get("writer", "") for row in jsonl.read_all(folder / "prompts.jsonl")},
     )
 
 
@@ -135,7 +140,9 @@ def _items(pair: Pair, run: Run, choice: Choice) -> list[Item]:
         caption = replace(
             caption, caption=choice.mark(caption.caption), instruction=choice.mark(caption.instruction)
         )
-        items.append(Item(_row(pair, grid, caption), grid, conditioning, target))
+        row = _row(pair, grid, caption)
+        row["license"] = strictest(part_licenses(pair, grid, caption.writer, run).values())
+        items.append(Item(row, grid, conditioning, target))
     return items
 
 
@@ -148,6 +155,21 @@ def _row(pair: Pair, grid: Grid, caption: Caption) -> Row:
     row |= {"grid": grid.id, "generator_license": license(grid)}
     row |= {name: getattr(pair, name) for name in ("judge", "reason", "similarity")}
     return row | {"scores": json.dumps(pair.scores) if pair.scores else None}
+
+
+def part_licenses(pair: Pair, grid: Grid, captioner: str, run: Run) -> dict[str, str]:
+    """Return the license of everything that a row is made by.
+
+    The drawn world has reference captions of its own; those of other recipes are the user's.
+    """
+    writer = run.writers.get(grid.id, "")
+    return {
+        f"generator {grid.generator}": license(grid),
+        f"writer {writer or 'of the prompts'}": license_of(writer),
+        f"judge {pair.judge}": license_of(pair.judge),
+        f"captions by {captioner}": license_of(captioner),
+        "reference captions": FREE if grid.recipe == CRITTERS.name else UNKNOWN,
+    }
 
 
 def license(grid: Grid) -> str:

@@ -22,8 +22,8 @@ from dsd.files.rgb import to_rgb
 COLUMNS = {  # of our datasets, with their types; `dsd.curation.dataset_card` describes them
     "id": "string", "conditioning": "image", "target": "image", "caption": "string", "instruction": "string",
     "caption_writer": "string", "subject": "string", "prompt": "string", "seed": "int64", "grid": "string",
-    "generator": "string", "generator_hash": "string", "generator_license": "string", "judge": "string",
-    "reason": "string", "similarity": "float64", "scores": "string",
+    "generator": "string", "generator_hash": "string", "generator_license": "string", "license": "string",
+    "judge": "string", "reason": "string", "similarity": "float64", "scores": "string",
 }  # fmt: skip
 WANTED = ("conditioning", "target", "caption")
 IMAGES = ("conditioning", "target")

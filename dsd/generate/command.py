@@ -60,6 +60,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--model", help="model to draw with: a name, folder or hub id (pocket)")
     add_loading_flags(parser)
     add("--compile", action="store_true", help="compile the model for the GPU: the first image takes longer")
+    text = "put the subject's looks into the prompt, in the words of --judge"
+    add("--describe", action="store_true", help=text)
+    add_judge_flags(parser)
     add("--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft")
     for name, (kind, text) in DRAWING.items():
         add(_flag(name), type=kind, choices=CHOICES.get(name), help=text)
@@ -78,6 +81,13 @@ def add_loading_flags(parser: argparse.ArgumentParser) -> None:
     cache = "skip work that a cache predicts: first-block, taylorseer or mag, with its strength (none)"
     add("--cache", metavar="NAME[:STRENGTH]", help=cache)
     add("--attention", metavar="NAME", help="attention backend of diffusers, such as _native_cudnn (native)")
+
+
+def add_judge_flags(parser: argparse.ArgumentParser) -> None:
+    """Add the flags for a vision-language model, which the app shares."""
+    add = parser.add_argument
+    add("--judge", help="compares and describes images: pocket, a folder, a hub id, or http://host/v1")
+    add("--judge-model", metavar="NAME", help="name of the judge, on a server that has several models")
 
 
 def _flag(name: str) -> str:
@@ -135,6 +145,8 @@ def _draw_new(args: argparse.Namespace) -> None:
     targets = _check_targets(Path(args.output), options.count)
     image = intake.open_image(args.image)
     names = {"model": args.model or "pocket", "weights": args.weights}
+    if args.describe:
+        options = replace(options, prompt=_describe(image, args.prompt, args))
     pipe = open_model(**names, lora=args.lora, **way(args), **speed(args))
     _compile(pipe, args.compile)
     embedded_guidance(options, pipe)  # raises ValueError before the notes below
@@ -143,6 +155,24 @@ def _draw_new(args: argparse.Namespace) -> None:
         if notice:
             print(f"note: {notice}", file=sys.stderr)
     _draw(pipe, image, options, targets, **names)
+
+
+def _describe(image: "Image.Image", prompt: str, args: argparse.Namespace) -> str:
+    """Return the prompt with the subject's looks, and print it; the judge is not kept in memory."""
+    from dsd.curation import captions
+    from dsd.curation.enhancement import enhance
+    from dsd.grids.recipes import recipe_of
+    from dsd.model.checkpoint import resolve
+    from dsd.vlm.open import open_vlm
+
+    preset = resolve(args.model or "pocket")
+    judge = args.judge or (preset.name if preset.judge else None)
+    if judge is None:
+        raise ValueError("--describe needs a vision-language model: name one with --judge")
+    vlm = open_vlm(judge, model=args.judge_model, device=None if "://" in judge else args.device)
+    count = captions.counter(captions.tokenizer_of(preset.base))
+    print(f"prompt: {(text := enhance(vlm, image, prompt, recipe_of(judge), count=count))}")
+    return text
 
 
 def _drawing_flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -155,7 +185,7 @@ def _draw_again(args: argparse.Namespace) -> None:
     from dsd.model import speed as speeds
     from dsd.model.checkpoint import has_embedded_guidance
 
-    flags = [_flag(name) for name in _drawing_flags(args)]
+    flags = [_flag(name) for name in _drawing_flags(args)] + ["--describe"] * args.describe
     if args.image is not None or flags:
         raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
     source = Path(args.source)

@@ -16,12 +16,13 @@ Box = tuple[int, int, int, int]  # left, upper, right, lower, in pixels
 
 # Lengths are in panel sides.
 NEAR = 0.1  # farthest that a gutter may be from its place
-WIDEST = 0.25  # widest gutter; a plain band that is wider is background
+WIDEST = 0.25  # widest gutter or frame; a plain band that is wider is background, or else a fault
 NARROWEST = 0.04  # least background at a boundary of which nothing can be seen
 SOFT = 0.008  # what belongs to no panel beside a gutter
 PLAIN = 0.05  # largest deviation of 95 % of a gutter's line from its color, as a share of the grid's contrast
 STEP = 14  # difference between neighboring pixels that shows a boundary, in levels of 255; less in dark grids
 SEEN = 0.5  # least share of a boundary that is visible beside each panel: neighbors may share a background
+FRAMED = 0.4  # least visible share of the edge of a frame that is too wide
 CLEAR = 0.3  # least lead of a boundary over three quarters of the other lines: textures differ everywhere
 STRONGER = 0.2  # largest lead of a line inside the panels over the weakest boundary
 DIVIDED = 0.65  # visibility of lines inside all panels, of the weakest boundary's, that shows smaller panels
@@ -42,12 +43,13 @@ def find_panels(grid: Image.Image, rows: int, columns: int) -> list[Box] | str:
     """Return the boxes of the panels in reading order, all of one size, or the reason why there are none."""
     pixels = np.asarray(grid.convert("RGB"), dtype=np.float32)  # [height, width, 3]
     contrast = float(np.quantile(pixels, 0.99) - np.quantile(pixels, 0.01))
-    upright = Axis(pixels.transpose(1, 0, 2), columns, rows, contrast)
-    level = Axis(pixels, rows, columns, contrast)
+    upright, level = _find_axes(pixels, rows, columns, contrast)
     for axis, name in ((upright, "columns"), (level, "rows")):
         if None in axis.lines:
             missing = axis.lines.index(None) + 1
             return f"gutters: no boundary between {name} {missing} and {missing + 1}"
+        if axis.is_too_wide():
+            return f"gutters: wider than a quarter of a panel, between or around {name}"
         if axis.is_stronger_inside():
             return f"gutters: a stronger boundary inside the {name} than between them"
     if upright.is_divided() and level.is_divided():
@@ -58,6 +60,18 @@ def find_panels(grid: Image.Image, rows: int, columns: int) -> list[Box] | str:
     if any(not _has_content(pixels, box, contrast) for box in boxes):
         return "gutters: a panel is empty"
     return boxes
+
+
+def _find_axes(pixels: np.ndarray, rows: int, columns: int, contrast: float) -> tuple["Axis", "Axis"]:
+    """Return the axes of the columns and the rows, each without the frame on its sides."""
+    turned = pixels.transpose(1, 0, 2)
+    upright = Axis(turned, columns, rows, contrast)
+    if upright.is_too_wide():
+        return upright, upright
+    level = Axis(pixels[:, upright.first : upright.last], rows, columns, contrast)
+    if (level.first, level.last) != (0, len(pixels)) and not level.is_too_wide():
+        upright = Axis(turned[:, level.first : level.last], columns, rows, contrast)
+    return upright, level
 
 
 def equal_boxes(grid: Image.Image, rows: int, columns: int) -> list[Box]:
@@ -81,13 +95,16 @@ class Axis:
         color = np.median(pixels, axis=1)  # [n, 3]
         away = _max_channel(pixels - color[:, None])  # [n, length]
         self.color, self.is_plain = color, np.quantile(away, 0.95, axis=1) <= self.tolerance
-        self.side, self.count = len(pixels) / count, count
+        self.side = len(pixels) / count
+        self.widest = WIDEST * self.side
         self.soft = max(1, round(SOFT * self.side))
         self.steps = _measure_steps(pixels, segments, contrast)  # [n - 1, segments]
         self.first, self.last = self._find_frame()
         self.side = (self.last - self.first) / count
         places = [self.first + index * self.side for index in range(1, count)]
-        self.lines = [self._find_gutter(place) or self._find_edge(place) for place in places]  # or None
+        self.lines = []  # None where no boundary is found
+        if not self.is_too_wide():
+            self.lines = [self._find_gutter(place) or self._find_edge(place) for place in places]
 
     def spans(self) -> list[tuple[int, int]]:
         """Return start and end of each panel."""
@@ -105,13 +122,19 @@ class Axis:
         return count
 
     def _find_frame(self) -> tuple[int, int]:
-        """Return where the panels begin and end: behind a plain border, unless it is a background."""
-        ends = []
-        for start, step in ((0, 1), (len(self.color) - 1, -1)):
-            run = self._count_plain(start, step)
-            is_frame = 0 < run < WIDEST * self.side and self._is_sharp(start + step * run, SEEN / 2)
-            ends.append(run + self.soft if is_frame else 0)
-        return ends[0], len(self.color) - ends[1]
+        """Return where the panels begin and end: behind a plain border, unless it is a background.
+
+        Where a border fades into a background, it is as wide as that on the other side.
+        """
+        length = len(self.color)
+        runs = [self._count_plain(0, 1), self._count_plain(length - 1, -1)]
+        edges = [self._measure_edge(line).min() for line in (runs[0], length - 1 - runs[1])]
+        least = [SEEN / 2 if run < self.widest else FRAMED for run in runs]
+        ends = [run if 0 < run < length and edges[i] >= least[i] else 0 for i, run in enumerate(runs)]
+        if any(ends):
+            ends = [end or min(runs) for end in ends]
+        first, last = (end + self.soft if end else 0 for end in ends)
+        return first, length - last
 
     def _find_gutter(self, place: float) -> Line | None:
         """Return the plain band near `place`; where all is background of one color, a line of no width."""
@@ -120,8 +143,8 @@ class Axis:
         runs = {i: (self._count_plain(i, -1), self._count_plain(i, 1)) for i in near if self.is_plain[i]}
         bands = {}  # start, end -> distance from the place
         for i, (before, after) in runs.items():
-            if 2 < before + after <= WIDEST * self.side:
-                span = (i - before + 1, i + after)
+            span = (i - before + 1, i + after)
+            if 2 < before + after <= self.widest or min(map(self._see_edge, span)) >= SEEN:
                 bands[span] = min(abs(i - place), bands.get(span, reach))
         if bands:  # the nearest of those between two sharp edges, or else of all
             best = min(bands, key=lambda span: (not all(map(self._is_sharp, span)), bands[span]))
@@ -141,8 +164,15 @@ class Axis:
         end = end if sharp[1] else max(start + 1, min(end, round(2 * place - start)))
         return Line(start - self.soft, end + self.soft)
 
-    def _is_sharp(self, line: int, least: float = SEEN) -> bool:
-        return bool((self.steps[max(0, line - 3) : line + 2].max(axis=0, initial=0) >= least).all())
+    def _measure_edge(self, line: int) -> np.ndarray:
+        """Return how much of an edge at a line is visible beside each panel, [segments]."""
+        return self.steps[max(0, line - 3) : line + 2].max(axis=0, initial=0)
+
+    def _see_edge(self, line: int) -> float:
+        return float(self._measure_edge(line).mean())
+
+    def _is_sharp(self, line: int) -> bool:
+        return bool((self._measure_edge(line) >= SEEN).all())
 
     def _find_edge(self, place: float) -> Line | None:
         """Return where two panels meet without a gutter, or None."""
@@ -162,6 +192,12 @@ class Axis:
         parts = np.array_split(self.pixels[line - 2 : line + 2], self.steps.shape[1], axis=1)
         away = [_max_channel(part - np.median(part, axis=(0, 1))) for part in parts]
         return np.array([(one <= 2 * self.tolerance).mean() >= 0.95 for one in away])
+
+    def is_too_wide(self) -> bool:
+        """Return whether a gutter or the frame takes more than a quarter of a panel."""
+        frame = max(self.first, len(self.color) - self.last) - self.soft
+        widths = [line.end - line.start - 2 * self.soft for line in filter(None, self.lines)]
+        return max([frame, *widths]) > self.widest
 
     def is_stronger_inside(self) -> bool:
         """Return whether a line inside the panels is more visible than the weakest boundary."""

@@ -7,6 +7,8 @@ few words of the drawn world.
 
 from dataclasses import dataclass
 
+from dsd.model.presets import PRESETS
+
 # The judge's answer has these fields in this order, as JSON or as words with a colon.
 ANSWER = ("subject", "first", "second", "differences", "scores", "verdict")
 
@@ -25,8 +27,14 @@ class Recipe:
     compare: str  # asks for a chain of thought about two images, in the fields of ANSWER
     parts: tuple[str, ...]  # parts of the subject, each scored 0-4 in the answer
     captions: dict[str, str]  # mode -> question; `caption` shows the target, `instruction` both images
+    looks: str | None = None  # asks for the looks of an image's subject alone
+    merge: str | None = None  # asks for one prompt from an image and the user's {prompt}; None: cannot merge
 
 
+LOOKS = (
+    "Describe the main subject of this picture by its looks: what it is, its colors, materials, clothes and "
+    "marks. Leave out its place, pose, light and background."
+)
 IDENTITY = Recipe(
     name="identity",
     layouts=((1, 2), (2, 2), (3, 3)),
@@ -70,6 +78,11 @@ IDENTITY = Recipe(
         "request that leads from the first to the second: say what to change, not what the subject looks "
         "like. One line, at most 30 words.",
     },
+    looks=f"{LOOKS} One line, at most 30 words.",
+    merge=f"{LOOKS} "
+    'Then show the subject as the user of an image generator asks: "{prompt}". Merge both into one prompt '
+    "for the generator, keep all that the user asks for, also where the picture differs from it, and add "
+    "nothing else. Answer with the prompt alone: one line, at most 40 words.",
 )
 
 CRITTERS = Recipe(
@@ -86,3 +99,8 @@ CRITTERS = Recipe(
 )
 
 RECIPES = {recipe.name: recipe for recipe in (IDENTITY, CRITTERS)}
+
+
+def recipe_of(model: str) -> Recipe:
+    """Return the recipe whose questions a model was made for: a preset's own, or that of full-size models."""
+    return RECIPES[PRESETS[model].recipe] if model in PRESETS else IDENTITY

@@ -11,7 +11,7 @@ from PIL import Image
 
 from dsd.files.hub import LoadError
 from dsd.generate.drawing import public_name
-from dsd.grids.recipes import IDENTITY, RECIPES, Recipe
+from dsd.grids.recipes import IDENTITY, RECIPES, Recipe, recipe_of
 from dsd.model.checkpoint import resolve
 from dsd.model.presets import DEFAULT, PRESETS, Preset
 from dsd.vlm.base import VLM
@@ -80,8 +80,11 @@ def display_name(source: str) -> str:
     return public_name(os.path.abspath(source) if Path(source).exists() else source)
 
 
-def lazy_judge(name: str | None, *, device: str | None) -> Lazy[VLM]:
-    """Return the named judge, or the embedded one; all tabs share it, so it is opened once."""
+def lazy_judge(name: str | None, *, device: str | None, model: str | None = None) -> Lazy[VLM]:
+    """Return the named judge, or the embedded one; all tabs share it, so it is opened once.
+
+    `model` is its name on a server that has several.
+    """
     name, missing = name or DEFAULT.name, None
     if name in PRESETS and not Path(PRESETS[name].judge or "").is_dir():
         missing = "the embedded judge is not in this copy yet: python -m train.pocket.judge makes it"
@@ -89,7 +92,7 @@ def lazy_judge(name: str | None, *, device: str | None) -> Lazy[VLM]:
     def open_judge() -> VLM:
         from dsd.vlm.open import open_vlm
 
-        return open_vlm(name, **(SERVER if "://" in name else {"device": device}))
+        return open_vlm(name, model=model, **(SERVER if "://" in name else {"device": device}))
 
     return Lazy(name, open_judge, missing=missing)
 
@@ -110,13 +113,12 @@ def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy
     preset, warn = resolve(name), None
     if preset.knows_world:
         from dsd.pocket.scorer import warning as warn
-    world = describer.name if describer and describer.name in PRESETS else name
     styles = "".join(f" Style: {style.report}." for style in pipe.styles)
     return Loaded(
         pipe=pipe, name=name, weights=weights, warn=warn, describer=describer,
         description=(OWN_WEIGHTS if weights else preset.description) + styles,
         license="" if pipe.license == Preset.license else pipe.license,  # an unknown license is not shown
-        recipe=RECIPES[PRESETS[world].recipe] if world in PRESETS else IDENTITY,
+        recipe=recipe_of(describer.name if describer else name),
     )  # fmt: skip
 
 

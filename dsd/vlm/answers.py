@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dsd.vlm import wordings
+from dsd.vlm.base import is_refused
 from dsd.vlm.fields import extract_text, read_fields
 
 TOP_SCORE = 4
@@ -118,6 +119,8 @@ def _read_number(text: str) -> int | None:
 
 def likely_cause(raw: str) -> str:
     """Return what to do about judgments that cannot be read, of which this is one."""
+    if is_refused(raw):
+        return "the model or the content filter of its server refuses the images, so choose another model"
     text = extract_text(raw)
     fields = read_fields(raw, wordings.LABELS)
     if re.search(wordings.REFUSAL, text) and "verdict" not in fields:

@@ -1,7 +1,7 @@
 """The interface of vision-language models, local or remote: a question and images in, text out."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from PIL import Image
@@ -9,6 +9,7 @@ from PIL import Image
 MINIMUM = {"max_tokens": 1, "batch": 1, "in_flight": 1, "budget": 1, "retries": 0, "patience": 0}
 REFUSED = "[refused by the server's content filter] "  # begins what stands for an answer
 AGAIN = 1_000_000  # a seed for a question whose answer could not be read; votes count theirs from 1
+LABEL = "Image {}:"  # comes before each image, where a question has several
 
 Schema = dict[str, Any]  # a JSON schema
 
@@ -32,6 +33,8 @@ class Request:
     images: tuple[Image.Image, ...] = ()
     seed: int | None = None
     schema: Schema | None = None
+    # Gets the answer as soon as it is there, before those to earlier requests; a model may leave it uncalled.
+    on_answer: Callable[[str], None] | None = field(default=None, compare=False, repr=False)
 
 
 class VLM(Protocol):

@@ -16,12 +16,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
 from ipaddress import ip_address
 
 import httpx
 
 from dsd.vlm.base import VLMError, VLMOptions
+from dsd.vlm.response import TooLarge, parse_object, read_retry_after, read_status, read_whole
 
 KEY = "DSD_VLM_KEY"
 DOWN = (502, 503, 504, 524, 529)  # statuses of a gateway or server that is down or overloaded
@@ -30,6 +30,9 @@ UNACCEPTED = (400, 422)  # status of a request that the server does not accept a
 BROKEN = (httpx.NetworkError, httpx.TimeoutException, httpx.RemoteProtocolError)
 CONNECT_SECONDS = 10.0
 LONGEST_PAUSE = 60.0  # seconds between two tries
+LARGEST = 2**20  # bytes of an answer
+LARGEST_LIST = 2**23  # bytes of a list of models
+SECRET = 8  # characters of the shortest key that is removed from texts: a shorter one is a placeholder
 LONGEST_QUOTE = 300  # characters of a server's message
 KEPT = "the answers so far are kept: rerun the same command to continue"
 
@@ -43,7 +46,7 @@ class HTTPOptions(VLMOptions):
     model: str | None = None  # None: the only model of the server
     key: str = KEY  # name of the environment variable that holds the key; a local server needs none
     in_flight: int = 32  # requests at a time
-    timeout: float = 120.0  # seconds without data from the server
+    timeout: float = 120.0  # seconds for one answer
     retries: int = 5  # per request
     patience: float = 1800.0  # seconds to wait for a server that is down or limits its rate
     budget: int | None = None  # requests in all, retries included
@@ -92,7 +95,7 @@ class RetryingClient:
     def get(self, path: str) -> httpx.Response:
         """Send a GET request once, outside the budget; raise VLMError if the server does not respond."""
         try:
-            return self._client.get(self.address + path)
+            return self._send("GET", path, LARGEST_LIST)
         except httpx.HTTPError as error:
             problem = f"no server answers at {self.address} ({self.shorten(error)})"
             raise VLMError(f"{problem}: start it, or correct the address") from None
@@ -132,9 +135,19 @@ class RetryingClient:
         if error.wait is None:
             self.sleep(min(LONGEST_PAUSE, 2.0 ** min(failures - 1, 6)))
 
+    def _send(self, method: str, path: str, limit: int, **content: object) -> httpx.Response:
+        """Return the whole response; raise VLMError if it has more than `limit` bytes."""
+        end = time.monotonic() + self.options.timeout
+        try:
+            with self._client.stream(method, self.address + path, **content) as response:
+                return read_whole(response, limit, lambda: time.monotonic() > end)
+        except TooLarge as error:
+            problem = f"{self.address} sent {error} in one response"
+            raise VLMError(f"{problem}: lower --max-tokens, or correct the address") from None
+
     def _post_once(self, path: str, body: dict) -> dict:
         try:
-            response = self._client.post(self.address + path, json=body)
+            response = self._send("POST", path, LARGEST, json=body)
         except BROKEN as error:
             raise TransientError(self.shorten(error), is_down=True) from None
         except httpx.HTTPError as error:  # e.g. a proxy error, or a response that cannot be decoded
@@ -185,7 +198,7 @@ class RetryingClient:
 
     def redact(self, text: str) -> str:
         """Return the text with the key replaced by ***."""
-        return text.replace(self._key, "***") if self._key else text
+        return text.replace(self._key, "***") if len(self._key) >= SECRET else text
 
 
 def is_loopback(host: str) -> bool:
@@ -193,37 +206,3 @@ def is_loopback(host: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:  # a host name
         return host == "localhost"
-
-
-def parse_object(response: httpx.Response) -> dict | None:
-    try:
-        content = response.json()
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def read_status(response: httpx.Response) -> int:
-    """Return the status of a response, also of an error that a gateway sends inside a 200."""
-    content = parse_object(response)
-    if response.status_code != 200 or content is None:
-        return response.status_code
-    if error := content.get("error"):
-        code = error.get("code") if isinstance(error, dict) else None
-        return int(code) if str(code).isdecimal() and 400 <= int(code) < 600 else 500
-    return 500 if content.get("choices") == [] else 200
-
-
-def read_retry_after(response: httpx.Response) -> float | None:
-    """Return the seconds in Retry-After, or None; a date is compared with the response's Date header.
-
-    The minimum is one second: some servers send 0 for "soon" and would be polled in a tight loop.
-    """
-    value = response.headers.get("retry-after", "")
-    try:
-        if value.isdecimal():
-            return max(1.0, float(value))
-        later, now = (parsedate_to_datetime(date) for date in (value, response.headers.get("date", "")))
-        return max(1.0, (later - now).total_seconds())
-    except (ValueError, TypeError):
-        return None

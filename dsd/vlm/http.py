@@ -15,7 +15,7 @@ import re
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from queue import SimpleQueue
 
 import httpx
@@ -23,10 +23,11 @@ from PIL import Image
 
 from dsd.files.hub import LoadError
 from dsd.files.rgb import JUDGED, to_rgb
-from dsd.vlm.base import REFUSED, VLM, Request, VLMError
+from dsd.vlm.base import LABEL, REFUSED, VLM, Request, VLMError
 from dsd.vlm.client import KEY, BudgetError, HTTPOptions, RetryingClient, UnacceptedError
 
 LARGE = 2**20  # bytes of a PNG above which a JPEG is sent
+SURROGATE = "[\ud800-\udfff]"  # half of a character, which no file can hold
 OPTIONAL = ("max_tokens", "temperature", "seed", "response_format")  # a server may refuse these
 FILTER = (
     r"(?i)content.?filter|content.?management|content.?policy|safety system|ResponsibleAI|moderation|"
@@ -38,7 +39,8 @@ class HTTPVLM(VLM):
     """A model on a server, as opened by `open_http`."""
 
     def __init__(self, model: str, client: RetryingClient, options: HTTPOptions):
-        self.name, self.client, self.options = model, client, options
+        self.model, self.client, self.options = model, client, options
+        self.name = client.redact(model)  # a server may list the key that it was sent as a model
         self.batch = 2 * options.in_flight  # so that one slow answer does not stall the others
         self._unsupported: set[str] = set()  # parameters that the server has refused
         self._slots = threading.Semaphore(options.in_flight)
@@ -67,6 +69,10 @@ class HTTPVLM(VLM):
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
+        except VLMError:
+            stop.set()
+            wait(pending)  # for those that are paid: `on_answer` gets their answers
+            raise
         finally:
             stop.set()
 
@@ -75,7 +81,10 @@ class HTTPVLM(VLM):
         with self._slots:
             request, future = jobs.get()
             try:
-                future.set_result(self._answer(request, stop))
+                text = self._answer(request, stop)
+                if request.on_answer:
+                    request.on_answer(text)
+                future.set_result(text)
             except BaseException as error:  # raised again by `result()`
                 future.set_exception(error)
 
@@ -98,13 +107,14 @@ class HTTPVLM(VLM):
 
     def _read(self, reply: dict) -> str:
         try:
-            return self.client.redact(read_choice(reply["choices"][0])).strip()
-        except (KeyError, TypeError, AttributeError):
+            text = self.client.redact(read_choice(reply["choices"][0])).strip()
+            return re.sub(SURROGATE, "\ufffd", text)
+        except (KeyError, TypeError, AttributeError, IndexError):
             problem = f"{self.client.address} does not speak the OpenAI protocol"
             raise VLMError(f"{problem}: {self.client.shorten(reply)}") from None
 
     def _build_body(self, request: Request, unsupported: set[str]) -> dict:
-        body = {"model": self.name, "messages": [{"role": "user", "content": _build_content(request)}]}
+        body = {"model": self.model, "messages": [{"role": "user", "content": _build_content(request)}]}
         tokens = "max_completion_tokens" if "max_tokens" in unsupported else "max_tokens"
         body |= {tokens: self.options.max_tokens, "temperature": 0}
         if request.seed is not None:
@@ -119,7 +129,7 @@ def _build_content(request: Request) -> str | list[dict]:
     """Return the images, each after its number if there are several, and the question."""
     parts = []
     for number, image in enumerate(request.images, 1):
-        parts += [{"type": "text", "text": f"Image {number}:"}] if len(request.images) > 1 else []
+        parts += [{"type": "text", "text": LABEL.format(number)}] if len(request.images) > 1 else []
         parts += [{"type": "image_url", "image_url": {"url": data_url(image)}}]
     return [*parts, {"type": "text", "text": request.question}] if parts else request.question
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import BatchFeature, LogitsProcessor, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 from transformers.utils import is_torchvision_available
@@ -21,7 +22,7 @@ from dsd.files.hub import LoadError
 from dsd.files.rgb import JUDGED, to_rgb
 from dsd.model.checkpoint import open_device, torch_dtype, weights_hash
 from dsd.model.presets import PRESETS, Preset
-from dsd.vlm.base import VLM, Request, VLMOptions
+from dsd.vlm.base import LABEL, VLM, Request, VLMOptions
 
 # Their standard processors require torchvision for videos, which are not used here.
 QWEN = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
@@ -53,6 +54,7 @@ class LocalVLM(VLM):
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         special.add(getattr(processor, "image_token", ""))
         self._special_tokens = sorted(token for token in special if len(token) > 2)
+        self._has_labels = reads_labels(processor)
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield answers in order, `batch` requests at a time."""
@@ -82,11 +84,32 @@ class LocalVLM(VLM):
         return inputs.to(self.model.device, self.model.dtype)  # casts floats only
 
     def _build_message(self, request: Request) -> list[dict]:
-        images = [{"type": "image", "image": to_rgb(image, JUDGED)} for image in request.images]
+        parts, has_labels = [], self._has_labels and len(request.images) > 1
+        for number, image in enumerate(request.images, 1):
+            parts += [{"type": "text", "text": LABEL.format(number)}] if has_labels else []
+            parts += [{"type": "image", "image": to_rgb(image, JUDGED)}]
         question = request.question
         for token in self._special_tokens:  # broken up, so that a quoted `<image>` does not count as an image
             question = question.replace(token, f"{token[0]} {token[1:]}")
-        return [{"role": "user", "content": [*images, {"type": "text", "text": question}]}]
+        return [{"role": "user", "content": [*parts, {"type": "text", "text": question}]}]
+
+
+def reads_labels(processor: ProcessorMixin) -> bool:
+    """Return whether a model can be told which image is which.
+
+    It must know the words of a label, and its chat template must keep them beside the images: that of LLaVA
+    1.5 writes all images before all texts.
+    """
+    first, second = LABEL.format(1), LABEL.format(2)
+    texts = [{"type": "text", "text": text} for text in (first, second, "?")]
+    content = [texts[0], {"type": "image"}, texts[1], {"type": "image"}, texts[2]]
+    try:
+        written = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    except TemplateError:  # it allows another order only
+        return False
+    image = written.partition(first)[2].partition(second)[0].strip()
+    ids = processor.tokenizer(f"{first} {second}")["input_ids"]
+    return bool(image) and processor.tokenizer.unk_token_id not in ids
 
 
 class SeededDraws(LogitsProcessor):

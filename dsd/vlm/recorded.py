@@ -3,8 +3,10 @@
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 from dsd.files import jsonl
@@ -13,15 +15,26 @@ from dsd.vlm.base import VLM, Request
 FILE = "answers.jsonl"
 
 
+@dataclass
+class Asked:
+    """A request in a stream, and its answer if that was on disk already."""
+
+    key: str
+    known: str | None
+    is_written: bool = False
+
+
 class Recorded(VLM):
     """A model whose answers are written to a run's folder at once, and are used by the next command.
 
-    An answer belongs to a request and a model. `forget` removes the answers once their rows are on disk.
+    They are written in the order in which they arrive. An answer belongs to a request and a model. `forget`
+    removes the answers once their rows are on disk.
     """
 
     def __init__(self, vlm: VLM, folder: Path, process: int = 0):
         self.vlm, self.path, self.shard = vlm, folder / FILE, jsonl.shard(folder / FILE, process)
         self.name, self.weights, self.batch = vlm.name, vlm.weights, vlm.batch
+        self._lock = Lock()
 
     @cached_property
     def _known(self) -> dict[str, str]:
@@ -29,23 +42,29 @@ class Recorded(VLM):
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield one answer for each request, in order; ask only for those that are not on disk."""
-        order: deque[tuple[str, str | None]] = deque()
+        order: deque[Asked] = deque()
 
         def pick_unanswered() -> Iterator[Request]:
             for request in requests:
                 key = self._hash_request(request)
-                order.append((key, self._known.get(key)))
-                if key not in self._known:
-                    yield request
+                order.append(Asked(key, self._known.get(key)))
+                if order[-1].known is None:
+                    yield replace(request, on_answer=partial(self._write, file, order[-1]))
 
         with jsonl.explain_errors(self.shard), self._open_shard() as file:
             for text in self.vlm.ask_many(pick_unanswered()):
-                while (known := order[0][1]) is not None:
-                    order.popleft()
-                    yield known
-                file.write(jsonl.to_line({"id": order.popleft()[0], "answer": text}))
+                while order[0].known is not None:
+                    yield order.popleft().known
+                self._write(file, order.popleft(), text)
                 yield text
-        yield from (known for _, known in order)
+        yield from (asked.known for asked in order)
+
+    def _write(self, file: BinaryIO, asked: Asked, text: str) -> None:
+        """Write an answer once, from any thread."""
+        with self._lock:
+            if not asked.is_written:
+                file.write(jsonl.to_line({"id": asked.key, "answer": text}))
+                asked.is_written = True
 
     def _open_shard(self) -> BinaryIO:
         """Open the shard to append to, without the incomplete line of a killed command."""

@@ -69,4 +69,9 @@ REMARK = (
     r"(?i)\W*(let me know|i hope|hope this|note\b|feel free|if you|or, alternatively|alternatively|sure|"
     r"certainly|here(?:'s| is| are))"
 )
+_SHOWN = r"(?:(?:image|picture|photo|photograph|illustration|drawing)s? )"
+PREFACE = (  # what a description begins with, though a prompt should not
+    rf"(?i)^(?:this is|(?:the|this|your) {_SHOWN}(?:shows|depicts|features|is of|contains)|"
+    rf"in (?:the|this) (?:image|picture|photo|photograph),?(?: (?:there is|we see|you see|i see))?)\s+(?=\S)"
+)
 QUOTES = {'"': '"', "'": "'", "`": "`", "“": "”", "‘": "’", "«": "»", "「": "」", "『": "』", "„": "“"}

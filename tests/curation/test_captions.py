@@ -1,4 +1,4 @@
-"""Captions: one line that fits, asked once for each image; richer prompts that keep the user's words."""
+"""Captions: one line that fits, asked once for each image."""
 
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from dsd.curation.captions import (
     Caption,
     caption_grids,
     counter,
-    enhance,
     estimate,
     one_line,
     tokenizer_of,
@@ -191,49 +190,3 @@ def test_the_estimate_errs_on_the_long_side_for_pockets_own_words():
     known = counter(captions.tokenizer_of(Path(__file__).parents[2] / "assets" / "pocket" / "student"))
     text = "a purple pointy striped critter with long ears holding a yellow balloon in the desert at sunset"
     assert known(text) == 2 + len(text.split()) <= estimate(text)
-
-
-# ---------------------------------------------------------------- a richer prompt
-
-
-SEEN = "a red round striped critter with long ears wearing a hat on the beach"
-SUBJECT = "a red round striped critter with long ears"
-
-
-@pytest.mark.parametrize(
-    "prompt, enhanced",
-    [
-        ("in the snow", f"{SUBJECT} in the snow"),
-        ("wearing a blue scarf in the city", f"{SUBJECT} wearing a blue scarf in the city"),
-        ("it in the forest", f"{SUBJECT} in the forest"),
-        ("The critter holding a flag", f"{SUBJECT} holding a flag"),
-        ("a red critter on the beach", f"{SUBJECT} on the beach"),
-        ("this character, at night", f"{SUBJECT} at night"),
-        ("a blue dragon in the city", f"{SUBJECT} a blue dragon in the city"),  # not ours to correct
-        ("happily\nwearing a hat", f"{SUBJECT} happily wearing a hat"),
-        ("the critter", SUBJECT),
-    ],
-)
-def test_a_prompt_gets_the_subject_of_the_image_and_none_of_its_place(prompt, enhanced):
-    judge = FakeJudge([SEEN])
-    assert enhance(judge, tiny.image(), prompt, CRITTERS) == enhanced
-    (request,) = judge.requests
-    assert request.question == CRITTERS.captions["caption"] and len(request.images) == 1
-
-
-def test_a_grown_models_caption_is_cut_at_its_first_comma_or_place():
-    said = "A fluffy ginger cat with green eyes and a white bib, sitting on a sofa in warm light."
-    assert enhance(FakeJudge([said]), tiny.image(), "on the moon", IDENTITY) == (
-        "A fluffy ginger cat with green eyes and a white bib on the moon"
-    )
-
-
-@pytest.mark.parametrize("length", [1, 60, 70, 77, 90])
-def test_the_users_words_are_never_cut_and_the_description_makes_room(length):
-    prompt = " ".join(["in", *["snow"] * (length - 1)])
-    enhanced = enhance(FakeJudge([SEEN]), tiny.image(), prompt, CRITTERS, count=words)
-    assert enhanced.endswith(prompt) and words(enhanced) == min(max(length, LONGEST), length + words(SUBJECT))
-
-
-def test_a_judge_that_says_nothing_leaves_the_prompt_as_it_is():
-    assert enhance(FakeJudge(["", ""]), tiny.image(), "in the snow", CRITTERS) == "in the snow"

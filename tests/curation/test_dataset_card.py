@@ -46,8 +46,14 @@ def test_the_card_counts_what_was_kept_and_why_not(run):
     )
 
 
+def judged_by(run: Path, name: str) -> Path:
+    for path in (run / "pairs.jsonl", run / "captions.jsonl"):
+        path.write_text(path.read_text().replace("a tiny judge", name))
+    return run
+
+
 def test_the_head_of_the_card_is_what_the_hub_shows(run):
-    head = make_card(run).data
+    head = make_card(judged_by(run, "pocket")).data
     assert head.license == "apache-2.0" and "image-to-image" in head.task_categories
     assert head.configs[0]["data_files"][0]["path"] == "train-*.parquet"
     assert list(MEANINGS) == list(COLUMNS)
@@ -68,6 +74,32 @@ def test_what_flux_dev_drew_is_marked_non_commercial(tmp_path, generator):
     assert (
         {row["generator_license"] for row in read_pairs(run)} == {FLUX_DEV} == {PRESETS["flux-dev"].license}
     )
+
+
+@pytest.mark.parametrize(
+    ("judge", "recipe", "strict", "unknown"),
+    [
+        ("pocket", "critters", "Apache-2.0", None),
+        ("a tiny judge", "critters", "unknown", "captions by a tiny judge, judge a tiny judge"),
+        ("Qwen/Qwen2.5-VL-3B-Instruct", "critters", "Qwen Research License (Non-Commercial)", None),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "critters", "Apache-2.0", None),
+        ("google/gemma-3-4b-it", "critters", "Gemma Terms of Use", None),
+        ("pocket", "identity", "unknown", "reference captions"),
+    ],
+)
+def test_a_row_has_the_strictest_license_of_all_that_made_it(tmp_path, judge, recipe, strict, unknown):
+    run = judged_by(wheel.make_run(tmp_path, grids=1, recipe=recipe), judge)
+    card = make_card(run)
+    assert {row["license"] for row in read_pairs(run)} == {strict}
+    assert (card.data.license == "apache-2.0") == (strict == "Apache-2.0")
+    warning = f"The license of these parts is not known: {unknown}."
+    assert (warning in card.text) if unknown else ("**Unknown licenses.**" not in card.text)
+
+
+def test_the_writer_of_the_prompts_counts_as_well(tmp_path):
+    run = judged_by(wheel.make_run(tmp_path, grids=1), "pocket")
+    wheel.append(run / "prompts.jsonl", [{"id": "000000", "writer": "gpt-9"}])
+    assert "not known: writer gpt-9." in make_card(run).text
 
 
 def test_a_license_that_is_not_known_is_not_made_up(tmp_path):

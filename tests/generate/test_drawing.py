@@ -9,6 +9,7 @@ from PIL import Image
 from dsd.generate import command, drawing, provenance
 from dsd.generate.drawing import Options
 from tests import tiny
+from tests.chat.server import Chat, serving
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +203,27 @@ def test_from_warns_when_the_model_is_another(run, monkeypatch):
     assert code == 0 and "another model made the original image" in err
 
 
+def test_describe_draws_with_the_looks_of_the_subject_and_says_so(run, tmp_path):
+    with serving(chat := Chat(models=("one", "two"))) as address:
+        flags = ["--describe", "--judge", address, "--judge-model", "two"]
+        code, out, _ = run("photo.png", "a red hat", "-o", "out.png", "--steps", "1", *flags)
+    prompt = provenance.read_settings(tmp_path / "out.png")["prompt"]
+    assert code == 0 and f"prompt: {prompt}\n" in out and " robot " in prompt
+    assert chat.seen[0]["model"] == "two" and '"a red hat"' in str(chat.seen[0]).replace("\\", "")
+
+
+def test_describe_stops_before_drawing_where_the_judge_has_no_prompt(run, tmp_path):
+    with serving(Chat(style="refusal")) as address:
+        code, _, err = run("photo.png", "a hat", "-o", "out.png", "--describe", "--judge", address)
+    assert code == 2 and "describe the subject yourself" in err and not (tmp_path / "out.png").exists()
+
+
 MISTAKES = {
+    "describe without a judge": (
+        ["photo.png", "a hat", "-o", "o.png", "--describe", "--model", "flux-dev"],
+        "name one with --judge",
+    ),
+    "from with describe": (["--from", "photo.png", "--describe"], "leave out --describe"),
     "no arguments": ([], "pass an image, a prompt and -o OUT.png"),
     "no such image": (["none.png", "a hat", "-o", "o.png"], "there is no file none.png"),
     "not an image": (["notes.png", "a hat", "-o", "o.png"], "not an image"),

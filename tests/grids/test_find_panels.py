@@ -13,6 +13,7 @@ from dsd.pocket.world import SCENES, Context, sample_context, sample_critter
 
 SIDE = 128  # pixels of a panel
 COUNT = 5  # grids of each kind, border and color
+WHERE = "between or around"
 Panels = Callable[[np.random.Generator, int], list[Image.Image]]
 
 
@@ -97,6 +98,37 @@ def leaves_a_border(image: Image.Image, found: list, boxes: list) -> bool:
             if np.abs(line - beside).max(axis=1).mean() > 14:
                 return True
     return False
+
+
+@pytest.mark.parametrize("panels", [critters, at_night, in_a_studio])
+def test_a_gutter_or_frame_wider_than_a_quarter_of_a_panel_is_rejected(panels: Panels):
+    rng, found = np.random.default_rng(3), []
+    for border in (16, 30, 36, 48):
+        for gap, frame in ((border, 0), (0, border), (border, border)):
+            image = spread(panels(rng, 4), gap, frame, "black")
+            found.append((border, find_panels(image, 2, 2)))
+    wrong = [border for border, boxes in found if isinstance(boxes, str) != (border > SIDE // 4)]
+    assert not wrong
+    reasons = {boxes for _, boxes in found if isinstance(boxes, str)}
+    assert reasons <= {
+        f"gutters: wider than a quarter of a panel, {WHERE} {name}" for name in ("columns", "rows")
+    }
+
+
+def spread(panels: list[Image.Image], gap: int, frame: int, color: str) -> Image.Image:
+    """A 2x2 grid of the usual size, with so wide a gutter and frame."""
+    image, side = Image.new("RGB", (2 * SIDE, 2 * SIDE), color), (2 * SIDE - gap - 2 * frame) // 2
+    for index, panel in enumerate(panels):
+        place = (frame + index % 2 * (side + gap), frame + index // 2 * (side + gap))
+        image.paste(panel.resize((side, side)), place)
+    return image
+
+
+def test_a_frame_that_fades_into_snow_on_one_side_is_as_wide_as_on_the_other():
+    image = spread(critters(np.random.default_rng(5), 4), 12, 10, "white")
+    image.paste("white", (10, 2 * SIDE - 40, SIDE - 6, 2 * SIDE - 10))  # snow in one panel
+    found = find_panels(image, 2, 2)
+    assert isinstance(found, list) and max(box[3] for box in found) <= 2 * SIDE - 10
 
 
 def wide_above_two(panels: list[Image.Image]) -> Image.Image:

@@ -98,4 +98,5 @@ def test_the_reason_says_what_is_wrong(grids):
     faint = np.full((64, 128, 3), 120, np.uint8)
     faint[:40, 64:] += 30
     faint[:, 90:] += 60
+    faint += np.linspace(0, 30, 64).astype(np.uint8)[:, None, None]
     assert find_panels(Image.fromarray(faint), 1, 2).startswith("gutters: a stronger boundary inside")

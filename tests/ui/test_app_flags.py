@@ -15,6 +15,7 @@ from dsd.model.checkpoint import resolve
 from dsd.ui import page
 from dsd.ui.models import Loaded
 from tests import tiny
+from tests.chat.server import Chat, serving
 
 
 @pytest.fixture
@@ -76,6 +77,14 @@ def test_a_named_judge_is_asked_about_anything(load):
     server = "http://127.0.0.1:9/v1"
     loaded, wheel = load("--model", "flux-dev", "--teacher", "flux-dev", "--judge", server)
     assert loaded.describer is wheel.judge and wheel.judge.name == server
+
+
+def test_a_judge_on_a_server_with_several_models_is_named(load):
+    with serving(chat := Chat(models=("one", "two"))) as address:
+        _, wheel = load("--judge", address, "--judge-model", "two")
+        assert wheel.judge().ask("what is it?") and chat.seen[0]["model"] == "two"
+        with pytest.raises(ValueError, match="2 models"):
+            load("--judge", address)[1].judge()
 
 
 def test_who_brings_a_model_may_say_that_the_embedded_judge_knows_its_world(load, tmp_path):

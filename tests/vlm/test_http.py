@@ -69,7 +69,7 @@ ASKED = Request("same?", schema=SCHEMA)
 def test_a_schema_is_sent_where_it_is_given(clock):
     answer, seen = script()
     with serving(answer) as address:
-        list(judge(address, clock).ask_many([ASKED, Request("?")]))
+        list(judge(address, clock, in_flight=1).ask_many([ASKED, Request("?")]))
     schema = {"name": "answer", "schema": SCHEMA, "strict": True}
     assert seen[0]["response_format"] == {"type": "json_schema", "json_schema": schema}
     assert "response_format" not in seen[1]

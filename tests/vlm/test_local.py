@@ -1,6 +1,7 @@
 """A judge on this machine: any stock class, with or without torchvision, the same answer in any batch."""
 
 import copy
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,69 @@ def test_a_placeholder_in_a_question_is_only_text(vlm):
     for mark in ("<s>", "</s>", "<pad>", image):
         assert ids(f"describe {mark} it") == ids("describe xx yy it")  # two words that it does not know
     assert ids("describe it").count(vlm.processor.image_token_id) == 4
+
+
+# ---------------------------------------------------------------- which image is which
+
+LABELS = ("Image", "1:", "2:")
+EACH = (
+    "{{% for message in messages %}}{}{{% for part in message['content'] %}}"
+    "{{% if part['type'] == 'image' %}}{}{{% else %}}{}{{% endif %}}{{% endfor %}}{{% endfor %}}"
+)
+# In the order of the published ones.
+IN_ORDER = {
+    "Qwen2.5-VL": EACH.format(
+        "<|im_start|>user\n", "<|vision_start|><|image_pad|><|vision_end|>", "{{ part.text }}"
+    ),
+    "SmolVLM": EACH.format("<|im_start|>User: ", "<image>", "{{ part.text }}"),
+    "Gemma 3": EACH.format("<start_of_turn>user\n", "<start_of_image>", "{{ part.text | trim }}"),
+}
+OUT_OF_ORDER = {
+    "LLaVA 1.5": "USER: {% for kind in ('image', 'text') %}{% for part in messages[0]['content'] | "
+    "selectattr('type', 'equalto', kind) %}{{ '<image>\n' if kind == 'image' else part.text + ' ' }}"
+    "{% endfor %}{% endfor %}ASSISTANT:",
+    "images first": EACH.format(
+        "",
+        "<image>",
+        "{% if loop.first %}{{ raise_exception('images first') }}{% endif %} {{ part.text }}",
+    ),
+}
+
+
+def labeling(folder: Path, template: str = tiny.LLAVA_TEMPLATE):
+    return open_vlm(str(tiny.vlm(folder / "vlm", words=LABELS, template=template)), max_tokens=4)
+
+
+def asked_in_words(vlm, images: int) -> str:
+    """Return a question as the model gets it."""
+    messages = vlm._build_message(Request("compare", tuple(IMAGES[:images])))
+    return vlm.processor.apply_chat_template(messages, tokenize=False)
+
+
+@pytest.mark.parametrize("name", IN_ORDER)
+def test_each_image_comes_after_its_number_where_the_template_keeps_the_order(name, tmp_path):
+    vlm = labeling(tmp_path, IN_ORDER[name])
+    assert re.search(r"Image 1:\s*<.+>\s*Image 2:\s*<.+>\s*compare", asked_in_words(vlm, 2))
+    assert "Image" not in asked_in_words(vlm, 1)
+
+
+@pytest.mark.parametrize("name", OUT_OF_ORDER)
+def test_numbers_that_would_be_apart_from_their_images_are_left_out(name, tmp_path):
+    assert re.search(
+        r"<image>\s*<image>\s*compare", asked_in_words(labeling(tmp_path, OUT_OF_ORDER[name]), 2)
+    )
+
+
+def test_numbers_reach_the_model_between_its_images(tmp_path):
+    vlm = labeling(tmp_path)
+    ids = vlm.prepare([Request("compare", tuple(IMAGES[:2]))])["input_ids"][0]
+    image = ["<image>"] * 4
+    words = vlm.processor.tokenizer.convert_ids_to_tokens(ids)
+    assert words == ["Image", "1:", *image, "Image", "2:", *image, "compare", "answer:"]
+
+
+def test_a_model_that_does_not_know_the_words_is_asked_as_it_was_taught(llava):
+    assert asked_in_words(llava, 2).startswith("<image><image> compare")
 
 
 # ---------------------------------------------------------------- draws

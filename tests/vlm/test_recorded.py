@@ -1,12 +1,16 @@
 """Answers are on disk when they arrive, and are asked for once."""
 
+import threading
+
 import pytest
 
 from dsd.files import jsonl
-from dsd.vlm.open import Request
+from dsd.vlm.open import Request, VLMError, open_vlm
 from dsd.vlm.recorded import FILE, Recorded, forget
 from tests import tiny
 from tests.judging import FakeJudge
+from tests.loopback import Reply, serving
+from tests.servers import question, words
 
 REQUESTS = [
     Request("a"),
@@ -29,6 +33,35 @@ def test_answers_are_written_as_they_arrive_and_used_again(tmp_path):
     again = counted()
     assert list(Recorded(again, tmp_path).ask_many(reversed(REQUESTS))) == ["a 0", "b 1", "b 1", "a 0"]
     assert again.requests == [REQUESTS[3], REQUESTS[2]]
+
+
+def test_an_answer_is_written_when_it_arrives_also_before_earlier_ones(tmp_path):
+    class Overtaking(FakeJudge):
+        def ask_many(self, requests):
+            first, second = requests
+            second.on_answer("of the second")
+            assert [row["answer"] for row in jsonl.read_all(tmp_path / FILE)] == ["of the second"]
+            yield from ("of the first", "of the second")
+
+    assert list(Recorded(Overtaking([]), tmp_path).ask_many(REQUESTS[:2])) == [
+        "of the first",
+        "of the second",
+    ]
+    assert len(jsonl.read_all(tmp_path / FILE)) == 2
+
+
+def test_a_server_that_fails_one_request_costs_none_of_the_answers_behind_it(tmp_path):
+    late = threading.Event()
+
+    def answer(body: dict) -> Reply:
+        late.wait(0.2 if question(body) == "question 0" else 0)
+        return Reply("too long", 400) if question(body) == "question 0" else Reply(question(body))
+
+    with serving(answer) as address, pytest.raises(VLMError, match="too long"):
+        list(Recorded(open_vlm(address, in_flight=8), tmp_path).ask_many(words(8)))
+    assert {row["answer"] for row in jsonl.read_all(tmp_path / FILE)} == {
+        f"question {index}" for index in range(1, 8)
+    }
 
 
 def test_equal_requests_in_one_stream_keep_their_order(tmp_path):

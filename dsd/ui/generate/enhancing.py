@@ -1,4 +1,4 @@
-"""The "Describe my image for me" box: a description of the reference to put before the prompt.
+"""The "Describe my image for me" box: the prompt with the looks of the subject in the reference.
 
 The visitor can edit it first. The model that describes the image is the judge; it runs on this machine unless
 the user who started the app named a server.
@@ -11,7 +11,7 @@ import gradio as gr
 import spaces
 from PIL import Image
 
-from dsd.curation import captions
+from dsd.curation.enhancement import enhance
 from dsd.files import intake
 from dsd.ui import uploads
 from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, sentence
@@ -24,7 +24,7 @@ NO_DESCRIBER = (
 )
 HINT = "Change it as you like, then use it. Nothing has been drawn yet."
 HERE = "A model on this machine looks at your image; nothing is sent anywhere."
-EFFECT = "It puts the subject into words, before your own. You can change them before they are used."
+EFFECT = "It adds the subject's looks to your words. You can change the result before it is used."
 
 
 class Enhancing:
@@ -37,7 +37,7 @@ class Enhancing:
         @spaces.GPU(duration=GPU_SECONDS)
         def ask(image: Image.Image, prompt: str) -> str:
             with convert_errors():
-                return captions.enhance(loaded.describer(), image, prompt, loaded.recipe, count=count)
+                return enhance(loaded.describer(), image, prompt, loaded.recipe, count=count)
 
         self._ask = ask
 

@@ -1,0 +1,71 @@
+"""Prompt enhancement: one prompt that has the looks of the reference image's subject and the user's words.
+
+A full-size model merges both, as in the paper. The embedded one, whose recipe has no question for this, can
+only describe the image, so its words for the subject are put before the user's.
+"""
+
+import re
+
+from PIL import Image
+
+from dsd.curation.captions import LONGEST, SHORTER, Count, estimate, one_line, write
+from dsd.grids.recipes import IDENTITY, Recipe
+from dsd.grids.writers import before_context
+from dsd.vlm.answers import read_caption
+from dsd.vlm.base import VLMError, is_refused
+from dsd.vlm.open import VLM, Request
+from dsd.vlm.wordings import PREFACE
+
+POINTING = frozenset("a an the this that same it one creature critter character subject".split())
+QUOTED = 100  # characters of an answer in an error message
+
+
+def enhance(
+    vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe = IDENTITY, *, count: Count = estimate
+) -> str:
+    """Return a prompt of at most 77 tokens, on one line, from an image and the user's words, or from none.
+
+    Raise VLMError if the model gives none, also when it is asked once more for a shorter one. An embedded
+    model's description is shortened instead, because it is put before the user's words, which are never cut.
+    """
+    if recipe.merge is None:
+        return _concatenate(vlm, image, one_line(prompt), recipe, count)
+    question = recipe.merge.format(prompt=one_line(prompt)) if prompt.strip() else recipe.looks
+    for text in (question, f"{question} {SHORTER}"):
+        answer = vlm.ask(text, [image])
+        merged = "" if is_refused(answer) else _read(answer, text)
+        if merged and count(merged) <= LONGEST:
+            return merged
+    raise VLMError(_explain(merged, answer, count))
+
+
+def _read(answer: str, question: str) -> str:
+    """Return the prompt in an answer, without words such as `this is a photo of`."""
+    return re.sub(PREFACE, "", one_line(read_caption(answer, question) or ""))
+
+
+def _explain(merged: str, answer: str, count: Count) -> str:
+    if merged:
+        return (
+            f"the prompt with the subject's looks has {count(merged)} tokens, and the model reads {LONGEST}: "
+            "use fewer words, or describe the subject yourself"
+        )
+    return (
+        f"the model gave no prompt for this image, but {answer[:QUOTED]!r}: describe the subject yourself, "
+        "or choose another model"
+    )
+
+
+def _concatenate(vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe, count: Count) -> str:
+    """Return the image's caption, up to its first word for a place or an action, and the user's prompt.
+
+    If the prompt opens with the subject, in words of the description or as `it` or `the critter`, these
+    words are not repeated.
+    """
+    (caption,) = write(vlm, [Request(recipe.captions["caption"], (image,))], count)
+    description, opening = before_context(caption.text).split(), before_context(prompt)
+    if set(opening.lower().split()) <= {word.lower() for word in description} | POINTING:
+        prompt = prompt[len(opening) :].lstrip(" ,")
+    while description and count(" ".join([*description, prompt])) > LONGEST:
+        description.pop()
+    return " ".join([*description, prompt]).strip()
