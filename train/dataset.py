@@ -14,7 +14,8 @@ from tqdm import tqdm
 from dsd.curation.dataset import SHARD_ROWS, push, write_dataset
 from dsd.curation.dataset_card import write_card
 from dsd.curation.selection import WHICH, WORDS, Choice, counts, read_run
-from dsd.files import old_names
+from dsd.files import old_names, whole
+from dsd.files.errors import printable
 from train import command
 
 
@@ -51,11 +52,13 @@ def main(argv: list[str] | None = None) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        written = write_dataset(run, out, choice, shard_rows=args.shard_rows, on_rows=show)
-    write_card(run, written, choice, grades=args.grades)
+        with whole.locked(out / "dataset"):
+            written = write_dataset(run, out, choice, shard_rows=args.shard_rows, on_rows=show)
+            write_card(run, written, choice, grades=args.grades)
     print(f"{len(written.rows)} rows in {len(written.shards)} files ({written.new} of them new) in {out}")
     for name, numbers in counts(run).items():
-        print(f"{name}: {', '.join(f'{count} {reason}' for reason, count in numbers.most_common())}")
+        text = ", ".join(f"{count} {reason}" for reason, count in numbers.most_common())
+        print(printable(f"{name}: {text}"))
     if args.push_to_hub:
         print(f"uploaded to {push(out, args.push_to_hub, private=not args.public)}")
     return 0

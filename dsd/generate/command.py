@@ -9,13 +9,16 @@ once.
 import argparse
 import logging
 import os
+import shlex
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dsd.files.errors import printable
 from dsd.model.memory import OFFLOADS, QUANTIZED, Way, is_out_of_memory
+from dsd.model.presets import PRESETS
 from dsd.model.sampling import QUALITIES
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"dsd.generate: {' '.join(message.split())}", file=sys.stderr)
+    print(f"dsd.generate: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 
@@ -131,7 +134,7 @@ def _draw_new(args: argparse.Namespace) -> None:
     unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
     for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
         if notice:
-            print(f"note: {notice}", file=sys.stderr)
+            print(f"note: {printable(notice)}", file=sys.stderr)
     _draw(pipe, image, options, targets, **names)
 
 
@@ -153,21 +156,35 @@ def _draw_again(args: argparse.Namespace) -> None:
     options, frame = drawing.options_from(settings), provenance.read_reference(original)
     target = Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png")
     targets = _check_targets(target, 1)
-    names = {
-        "model": args.model or settings.get("model") or "pocket",
-        "weights": args.weights or settings.get("weights"),
-    }
-    lora = args.lora or settings.get("lora") or []
-    try:
-        pipe = open_model(**names, lora=lora, **_way(args))
-    except ValueError as error:
-        parts = " with ".join([repr(names["model"]), *map(str, lora)])
-        hint = f"the image was made by {parts}: if that has moved, pass --model or --lora"
-        raise ValueError(f"{error} ({hint})") from error
+    _check_choice(args, settings)
+    names = {"model": args.model or settings.get("model") or "pocket", "weights": args.weights}
+    pipe = open_model(**names, lora=args.lora, **_way(args))
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
     (result,) = _draw(pipe, frame, options, targets, **names)
     _compare(original, settings, result)
+
+
+def _check_choice(args: argparse.Namespace, settings: dict[str, Any]) -> None:
+    """Raise ValueError if the image names more than a preset: a stranger's file must not choose downloads."""
+    styles = settings.get("lora") or []
+    made_with = {"--model": [settings.get("model") or "pocket"], "--weights": [settings.get("weights")]}
+    made_with["--lora"] = styles if isinstance(styles, list) else [styles]
+    passed = {"--model": args.model, "--weights": args.weights, "--lora": args.lora}
+    if made_with["--model"][0] in list(PRESETS):
+        del made_with["--model"]
+    missing = [
+        f"{flag} {shlex.quote(str(value))}"
+        for flag, values in made_with.items()
+        if not passed[flag]
+        for value in values
+        if value
+    ]
+    if missing:
+        raise ValueError(
+            f"the image was made with {' '.join(missing)}, and a file does not choose what is opened: add "
+            "this to the command if you trust it, with the place where it lies now"
+        )
 
 
 def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result") -> None:
@@ -186,7 +203,7 @@ def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result"
     else:
         reason = f"made with other versions ({settings.get('versions')}) or on another device"
         difference = f"differs from the original by up to {worst} of 255 levels"
-        print(f"warning: {difference}: the original was edited, or {reason}", file=sys.stderr)
+        print(printable(f"warning: {difference}: the original was edited, or {reason}"), file=sys.stderr)
 
 
 def _check_targets(output: Path, count: int) -> list[Path]:
@@ -197,7 +214,8 @@ def _check_targets(output: Path, count: int) -> list[Path]:
         raise ValueError(f"there is no folder {output.parent}: create it first")
     paths = [output] if count == 1 else [output.with_name(f"{output.stem}-{i + 1}.png") for i in range(count)]
     for path in paths:
-        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        places = [path.parent, path] if path.exists() else [path.parent]  # it is written beside and renamed
+        if path.is_dir() or not all(os.access(place, os.W_OK) for place in places):
             raise ValueError(f"{path} cannot be written: choose another file")
     return paths
 

@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import dsd
-from dsd.files import intake
+from dsd.files import intake, whole
 
 SETTINGS = "dsd"  # name of an iTXt chunk with JSON in UTF-8
 # Uncompressed tEXt, because Pillow rejects compressed text that unpacks to more than 1 MB.
@@ -44,13 +44,17 @@ def save(path: str | Path, image: Image.Image, settings: dict[str, Any], referen
     frame = io.BytesIO()
     reference.save(frame, format="PNG")
     text.add_text(REFERENCE, base64.b64encode(frame.getvalue()).decode())
-    image.save(path, format="PNG", pnginfo=text)
-    return Path(path)
+    return _write(path, image, text)
 
 
 def save_marked(path: str | Path, image: Image.Image, prompt: str) -> Path:
     """Write a lossless PNG that names the prompt and the software, but has no settings to reproduce it."""
-    image.save(path, format="PNG", pnginfo=_mark(prompt))
+    return _write(path, image, _mark(prompt))
+
+
+def _write(path: str | Path, image: Image.Image, text: PngInfo) -> Path:
+    with whole.replacing(Path(path)) as part:  # a full disk must not destroy the image that has the name
+        image.save(part, format="PNG", pnginfo=text)
     return Path(path)
 
 

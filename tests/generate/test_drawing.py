@@ -202,6 +202,38 @@ def test_from_warns_when_the_model_is_another(run, monkeypatch):
     assert code == 0 and "another model made the original image" in err
 
 
+@pytest.mark.parametrize(
+    ("forged", "flag", "named"),
+    [
+        ({"model": "stranger/model"}, ("--model", "mine"), "--model stranger/model"),
+        ({"weights": "stranger/weights"}, ("--weights", "mine"), "--weights stranger/weights"),
+        ({"lora": ["stranger/a:0.5", "b"]}, ("--lora", "mine"), "--lora stranger/a:0.5 --lora b"),
+        ({"model": {"a": 1}}, ("--model", "mine"), "--model '{"),
+        ({"weights": "x\x1b[31m\u202e"}, ("--weights", "mine"), "'x\\x1b[31m\\u202e'"),
+    ],
+)
+def test_from_opens_nothing_that_only_a_strangers_file_names(run, forged, flag, named):
+    run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "5")
+    settings, frame = provenance.read_settings("out.png"), provenance.read_reference("out.png")
+    provenance.save("forged.png", Image.open("out.png"), settings | forged, frame)
+    code, _, err = run("--from", "forged.png")
+    assert code == 2 and named in err and "if you trust it" in err and err[:-1].isprintable()
+    assert run("--from", "forged.png", *flag)[0] == 0
+
+
+def test_a_full_disk_leaves_the_image_that_has_the_name(run, tmp_path):
+    resource = pytest.importorskip("resource")
+    run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "5")
+    before, limits = (tmp_path / "out.png").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        code, _, err = run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "6")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2 and "cannot write out.png" in err and err.count("\n") == 1
+    assert (tmp_path / "out.png").read_bytes() == before and not list(tmp_path.glob(".*.part"))
+
+
 MISTAKES = {
     "no arguments": ([], "pass an image, a prompt and -o OUT.png"),
     "no such image": (["none.png", "a hat", "-o", "o.png"], "there is no file none.png"),
