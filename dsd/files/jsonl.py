@@ -107,10 +107,11 @@ def _lines(path: Path) -> Iterator[tuple[str, Row]]:
         *lines, _ = path.read_bytes().split(b"\n")  # text after the last newline is an incomplete row
         for number, line in enumerate(lines, 1):
             where = f"{path} line {number}"
-            yield where, _parse(line, where)
+            yield where, parse(line, where)
 
 
-def _parse(line: bytes, where: str) -> Row:
+def parse(line: bytes, where: str) -> Row:
+    """Return a line's row; raise RunError if it is not one or does not match its checksum."""
     ending = _ENDING.search(line)
     content = line[: ending.start()] + b"}" if ending else line
     try:

@@ -6,7 +6,6 @@ DeepSpeed uses its own format inside, which it unpickles: with it, resume only s
 other mode reads a state without running anything in it, and can resume with another number of processes.
 """
 
-import json
 import logging
 import shutil
 import zlib
@@ -121,7 +120,7 @@ class TrainState:
                 self._write(part)
                 if self.accelerator.is_main_process:
                     about = {**asdict(progress), "bound": self.bound, "files": _checksums(part)}
-                    jsonl.write_atomic(part / MANIFEST, json.dumps(about, indent=1).encode())
+                    jsonl.write_rows(part / MANIFEST, [about])
                     whole.replace_folder(part, state)
                     for old in self._list()[KEPT:]:
                         shutil.rmtree(old)
@@ -176,7 +175,7 @@ class TrainState:
         folders = self._list()
         for folder in folders:
             try:
-                about = json.loads((folder / MANIFEST).read_bytes())
+                about = jsonl.parse((folder / MANIFEST).read_bytes().rstrip(), str(folder))
                 is_intact = about["files"] == _checksums(folder)
             except (OSError, ValueError, KeyError, TypeError):
                 is_intact = False

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.training.options import TrainingError
 from dsd.training.state import EMA, Progress, TrainState, _checksums, gather_weights, trainable_parameters
@@ -118,9 +119,15 @@ class Evil:
 
 def _resign(state: Path) -> None:
     """Make the state intact, as whoever forged it would."""
-    about = json.loads((state / "state.json").read_text())
+    about = jsonl.parse((state / "state.json").read_bytes().rstrip(), "")
     about["files"] = _checksums(state)
     (state / "state.json").write_text(json.dumps(about))
+
+
+def test_a_flipped_bit_in_a_manifest_is_found(saved):
+    manifest = saved / "step-00000004" / "state.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"step": 4', b'"step": 5'))
+    assert Run(saved).states.load() == Progress(3)
 
 
 @pytest.mark.parametrize("place", ["whole", "inside"])
