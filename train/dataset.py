@@ -53,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
             bar.update(done - bar.n)
 
         with whole.locked(out / "dataset"):
+            whole.sweep(out)
             written = write_dataset(run, out, choice, shard_rows=args.shard_rows, on_rows=show)
             write_card(run, written, choice, grades=args.grades)
     print(f"{len(written.rows)} rows in {len(written.shards)} files ({written.new} of them new) in {out}")

@@ -7,6 +7,7 @@ frame takes 10 kB and a 512 x 512 frame about 0.5 MB.
 
 import base64
 import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -53,6 +54,8 @@ def save_marked(path: str | Path, image: Image.Image, prompt: str) -> Path:
 
 
 def _write(path: str | Path, image: Image.Image, text: PngInfo) -> Path:
+    for stale in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.part"):  # of a killed command
+        stale.unlink(missing_ok=True)
     with whole.replacing(Path(path)) as part:  # a full disk must not destroy the image that has the name
         image.save(part, format="PNG", pnginfo=text)
     return Path(path)

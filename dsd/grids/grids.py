@@ -51,6 +51,10 @@ class Grid(Record):
 
     OPTIONAL = frozenset({"boxes"})
 
+    def __post_init__(self) -> None:
+        if min(self.rows, self.columns) < 1:
+            raise RunError(f"grid {self.id!r} has {self.rows} x {self.columns} panels: delete its row")
+
 
 def panels(
     grid: Image.Image, rows: int, columns: int, margin: int = 0, boxes: Sequence[Sequence[int]] | None = None
