@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dsd.files import whole
 from dsd.files.pairs import Row
 from dsd.model import flow, latents
 from dsd.model.checkpoint import best_device, model_hash
@@ -264,13 +265,22 @@ def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out:
     """Write the checkpoint to a temporary folder, then move it into `out`, model_index.json last."""
     part = out / ".checkpoint.part"
     shutil.rmtree(part, ignore_errors=True)
-    student.save_student(base, options, weights, part)
+    with whole.explain_errors(out):
+        try:
+            student.save_student(base, options, weights, part)
+            whole.flush(*part.rglob("*"))
+            _move(part, out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _move(part: Path, out: Path) -> None:
     (out / "model_index.json").unlink(missing_ok=True)
     for new in sorted(part.iterdir(), key=lambda path: path.name == "model_index.json"):
         old = out / new.name
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         new.replace(old)
-    part.rmdir()
+    whole.flush(out)
 
 
 @dataclass(frozen=True)
