@@ -78,13 +78,6 @@ def connect_run(parts: Parts, starts: list[Callable], call: dict[str, Any]) -> l
     return [run.then(disable_cancel, None, cancel, **AT_ONCE), canceled]
 
 
-def name_image(image: gr.Image, name: str) -> None:
-    """Give an image that is only shown an alternative text, because gradio has no option for one."""
-    script = """() => requestAnimationFrame(() => document.querySelectorAll("#%s img")
-  .forEach((image) => { image.alt = "%s"; }))"""
-    image.change(None, None, None, js=script % (image.elem_id, name), **AT_ONCE)
-
-
 def scroll_to(selector: str) -> str:
     """Return a script that scrolls a part of the page into view: on a phone, images appear off screen."""
     return f"""() => {{ document.querySelector("{selector}").scrollIntoView(

@@ -122,6 +122,7 @@ def launch(
     try:
         return page.launch(
             theme=THEME, css_paths=[Path(__file__).with_name(name) for name in STYLES], footer_links=["api"],
+            js=Path(__file__).with_name("names.js").read_text("utf-8"),
             run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
             mcp_server=mcp,  # always set: a gradio environment variable could enable it without the login
             max_file_size="30mb", state_session_capacity=SESSIONS, server_name=host, server_port=port,

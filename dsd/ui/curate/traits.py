@@ -32,8 +32,9 @@ def plain(text: str | None) -> str:
 
 
 def comparison(pair: Pair) -> str:
-    """Return the judge's own comparison as HTML; "" if it is notation that only repeats the scores."""
-    return "" if NOTATION.search(pair.differences or "") else plain(pair.differences)
+    """Return the judge's own comparison as HTML; "" if there is none, or notation that repeats the scores."""
+    text = pair.differences or ""
+    return "" if NOTATION.search(text) or text.strip(" .").lower() == "none" else plain(text)
 
 
 def agreement(pair: Pair, minimum: int) -> dict[str, bool]:

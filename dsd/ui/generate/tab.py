@@ -55,7 +55,6 @@ def _wire_reference(parts: Parts, work: Generating) -> None:
     names = ["image", "width", "height", "fit"]
     changes = [parts[name].change for name in names]
     gr.on(changes, **parts.call(work.see, names, ["seen", "remarks"]), **LATEST, **QUIET)
-    events.name_image(parts["seen"], "Your image as the model sees it")
     parts["image"].upload(**parts.call(work.form.restore, ["image"], RESTORED), **QUIET)
     parts["image"].clear(lambda: gr.Group(visible=False), None, parts["restored"], **AT_ONCE)
 

@@ -91,7 +91,6 @@ def _results() -> dict[str, Block]:
 
 def _wire(parts: Parts, work: DrawingGrids) -> None:
     fields = ["subject", *PLACES]
-    events.name_image(parts["grid"], "The grid of four panels")
     parts["examples"].click(**parts.call(work.example, ["examples"], fields), **AT_ONCE)
     parts["surprise"].click(**parts.call(work.surprise, [], fields), **AT_ONCE)
     outputs = ["status", "grid", "panels", "facts", "seed"]
