@@ -1,8 +1,8 @@
 """Rehearse a Space: `python -m tests.space`.
 
-It builds a fresh environment by the steps that Spaces takes (`pre-requirements.txt`, then `requirements.txt` with
-gradio in the README's `sdk_version`), starts the README's `app_file` there with a Space's variables, and draws one
-example through the API. It downloads all packages, so it is not for CI; ZeroGPU's device cannot be rehearsed.
+It builds a fresh environment by the steps that Spaces takes (`pre-requirements.txt`, then `requirements.txt`
+with gradio in the README's `sdk_version`), starts the README's `app_file` there with a Space's variables, and
+draws one example through the API. It downloads all packages, so it is not for CI, and it has no GPU.
 """
 
 import os
@@ -48,9 +48,7 @@ def wait(url: str, app: subprocess.Popen) -> None:
             return
         except httpx.HTTPError:
             time.sleep(0.5)
-    raise TimeoutError(
-        f"the app did not answer within {PATIENCE} s, or ended with {app.poll()}: see its log above"
-    )
+    raise TimeoutError(f"no answer within {PATIENCE} s, or the app ended ({app.poll()}): see its log above")
 
 
 def main() -> None:
