@@ -72,17 +72,17 @@ def grids(page) -> str:
     fix_seed(page)
     browsing.begin_grid(page)
     page.locator("#grid-status").get_by_text("Done, seed").wait_for()
-    page.locator("#grid-facts .dsd-pair").nth(5).wait_for()
-    return "#grid-facts .dsd-pair:nth-child(2)"
+    page.locator("#grid-facts tfoot td").nth(5).wait_for()
+    return "#grid-facts tfoot"
 
 
 def curate(page) -> str:
     """The sample run, with a word of one's own against the judge's."""
     page.get_by_role("tab", name="Curate").click()
-    page.locator("#pair-5 img").first.wait_for()
-    page.locator("#pair-0").get_by_role("button", name="Accept").click()
+    page.locator("#pair-7 img").first.wait_for()
+    page.locator("#pair-0").get_by_role("button", name="Same").click()
     page.locator("#curate-agreement").get_by_text("of 1").wait_for()
-    return "#pair-3"
+    return "#pair-7"
 
 
 def shoot(page, last: str, path: Path) -> None:

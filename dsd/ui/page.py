@@ -20,6 +20,7 @@ from dsd.ui.messages import notice, sentence
 from dsd.ui.models import Loaded, Wheel, display_name
 
 TITLE = "Same subject, somewhere new"
+STYLES = ("style.css", "wheel.css")
 QUEUE = 20  # waiting visitors before the page says that it is full
 SESSIONS = 100  # sessions whose state is kept; each holds a copy of the page, and every API call is a session
 # Gradio's default grays and accent have too little contrast: WCAG 2.2 AA requires 4.5 to 1.
@@ -120,7 +121,8 @@ def launch(
     uploads.keep_sweeping()
     try:
         return page.launch(
-            theme=THEME, css_paths=Path(__file__).with_name("style.css"), footer_links=["api"],
+            theme=THEME, css_paths=[Path(__file__).with_name(name) for name in STYLES], footer_links=["api"],
+            js=Path(__file__).with_name("names.js").read_text("utf-8"),
             run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
             mcp_server=mcp,  # always set: a gradio environment variable could enable it without the login
             max_file_size="30mb", state_session_capacity=SESSIONS, server_name=host, server_port=port,
