@@ -128,7 +128,7 @@ def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy
 def lazy_wheel(
     teacher: str, *, judge: Lazy[VLM] | None, model: str, run: Path | None, device: str | None, **large: Any
 ) -> Wheel:
-    """Return what the Grids and Curate tabs work with, beside a Generate tab that draws with `model`.
+    """Return what the Grids and Curate tabs work with, beside a Create tab that draws with `model`.
 
     `large` holds `offload` and `quantize`, which only a large teacher needs.
     """

@@ -1,4 +1,4 @@
-"""Event handlers of the Generate tab: from the values of fields, by name, to new values by name.
+"""Event handlers of the Create tab: from the values of fields, by name, to new values by name.
 
 They turn every invalid input into a sentence, and escape text from visitors before it enters HTML.
 """
