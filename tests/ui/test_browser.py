@@ -232,7 +232,7 @@ def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path)
         assert tab.locator("[role=alert]").get_by_text(name).count() == 1
         tab.locator("#examples button").first.click()
         done(tab)
-        assert tab.locator("[role=alert]").count() == 0
+        tab.locator("[role=alert]").wait_for(state="detached")
 
 
 def test_the_images_of_a_visit_are_shown_downloaded_and_used_again(open_page, tmp_path):
