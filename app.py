@@ -135,7 +135,8 @@ def build(args: argparse.Namespace) -> Any:
         report(compiling.compile_blocks(loaded.pipe, space.is_zero()))
     if space.is_zero():
         open_now(wheel)
-    return page.build(loaded, ROOT / "assets" / "examples", wheel)
+    examples = PRESETS.get(loaded.name, presets.DEFAULT).examples or presets.DEFAULT.examples
+    return page.build(loaded, Path(examples), wheel)
 
 
 def check_space(args: argparse.Namespace) -> int:

@@ -73,6 +73,6 @@ def begin_grid(tab) -> None:
 
 def download(tab, target):
     with tab.expect_download() as waiting:
-        tab.locator("#images").get_by_label("Download").click()
+        tab.get_by_role("button", name="Download", exact=True).click()
     waiting.value.save_as(target)
     return target

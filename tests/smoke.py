@@ -45,7 +45,7 @@ def as_a_visitor(url: str, folder: Path) -> None:
 
 def generate(page, folder: Path) -> None:
     page.locator("#examples button").first.click()
-    page.get_by_text("Done, seed").wait_for()
+    page.locator("#status").get_by_text("Done").wait_for()
     page.locator("#images img").first.wait_for()
     shoot(page, folder / "page.png")
     made = browsing.download(page, folder / "made.png")

@@ -115,8 +115,9 @@ def test_a_image_is_uploaded_drawn_and_saved_by_keyboard_alone(open_page, tmp_pa
     tab.keyboard.type("a red hat")
     tab_to(tab, "#create")
     tab.keyboard.press("Enter")
-    tab.get_by_text("Done, seed").wait_for()
-    tab_to(tab, "#images [aria-label=Download], #images [title=Download], #images a[download]")
+    tab.locator("#about").get_by_text("Seed").wait_for()
+    assert tab.evaluate("document.activeElement.closest('#create') !== null"), "the focus stays on Create"
+    tab_to(tab, "#download")
     with tab.expect_download() as waiting:
         tab.keyboard.press("Enter")
     waiting.value.save_as(tmp_path / "made.png")
@@ -145,9 +146,9 @@ def test_tabs_and_folded_settings_open_by_keyboard_and_the_focus_can_be_seen(ope
 
 def generate(tab) -> None:
     tab.locator("#examples button").first.click()
-    tab.get_by_text("Done, seed").wait_for()
+    tab.locator("#about").get_by_text("Seed").wait_for()
     tab.locator("#history-strip button").first.click()
-    tab.locator("#history-slider img").first.wait_for()
+    tab.locator("#about img").wait_for()
 
 
 def grids(tab) -> None:
@@ -166,7 +167,7 @@ def results(tab) -> None:
     tab.locator("#results-lines svg path").first.wait_for()
 
 
-VISITS = {"Generate": generate, "Grids": grids, "Curate": curate, "Results": results}
+VISITS = {"Create": generate, "Grids": grids, "Curate": curate, "Results": results}
 
 
 def unfold(tab) -> None:

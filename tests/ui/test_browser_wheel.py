@@ -123,7 +123,7 @@ def test_the_grids_tab_and_the_generate_tab_share_one_queue(open_tab, teacher, t
     tiny.image().save(tmp_path / "photo.png")
     hook = slower(teacher, 0.4, [])
     try:
-        first, second = open_tab("Grids"), open_tab("Generate")
+        first, second = open_tab("Grids"), open_tab("Create")
         second.locator("#upload input[type=file]").set_input_files(str(tmp_path / "photo.png"))
         second.locator("#seen img").wait_for()
         second.get_by_label("Where should it be?").fill("a hat")
@@ -133,7 +133,7 @@ def test_the_grids_tab_and_the_generate_tab_share_one_queue(open_tab, teacher, t
         second.get_by_text("queue: 1").first.wait_for()
     finally:
         hook.remove()
-    second.locator("#status").get_by_text("Done, seed").wait_for()
+    second.locator("#status").get_by_text("Done").wait_for()
     assert "Done, seed" in first.locator("#grid-status").inner_text()  # it was first, and is done before
 
 
@@ -267,7 +267,7 @@ def test_results_say_what_a_run_lacks_and_draw_what_it_has(open_tab, run):
 
 def test_a_image_is_described_edited_and_only_then_used(open_tab, tmp_path):
     tiny.image().save(tmp_path / "photo.png")
-    tab = open_tab("Generate")
+    tab = open_tab("Create")
     prompt = tab.get_by_label("Where should it be?")
     prompt.fill("in the forest")
     tab.locator("#upload input[type=file]").set_input_files(str(tmp_path / "photo.png"))
