@@ -72,7 +72,7 @@ def train(
     `train.baselines`. Raise TrainingError if the training cannot run, before the first step if possible.
     """
     # set-up
-    method = method or Method()
+    method = method or default_method()
     base = student.find_base(options)
     check_rows(pairs, options)
     accelerator = start(options)
@@ -285,8 +285,13 @@ def _move(part: Path, out: Path) -> None:
 
 @dataclass(frozen=True)
 class Method:
-    """How a training opens its model, computes its loss and saves its weights; by default those of DSD."""
+    """How a training opens its model, computes its loss and saves its weights."""
 
-    open: Callable[[Base, TrainOptions, torch.dtype, torch.device], nn.Module] = student.open_transformer
-    loss: Callable[[nn.Module, Batch, TrainOptions, DSDPipeline], Tensor] = batch_loss
-    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], None] = _publish
+    open: Callable[[Base, TrainOptions, torch.dtype, torch.device], nn.Module]
+    loss: Callable[[nn.Module, Batch, TrainOptions, DSDPipeline], Tensor]
+    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], None]
+
+
+def default_method() -> Method:
+    """Return how DSD itself trains."""
+    return Method(student.open_transformer, batch_loss, _publish)

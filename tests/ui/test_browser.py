@@ -4,14 +4,13 @@ import re
 import time
 from threading import Event
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from dsd.generate import provenance
 from dsd.ui.models import Loaded
 from tests import browsing, tiny
-from tests.browsing import download
+from tests.browsing import done, download, image
 from train.pocket import text
 
 
@@ -27,19 +26,8 @@ def server(pipe, tmp_path_factory):
         yield url
 
 
-def image(seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
-
-
 def slower(pipe, seconds: float):
     return pipe.transformer.register_forward_hook(lambda *_: time.sleep(seconds))
-
-
-def done(tab) -> None:
-    """Wait for the end of a run, of which the history is the last part."""
-    tab.locator("#status").get_by_text("Done").wait_for()
-    tab.locator("#cancel:disabled").wait_for()
-    tab.locator("#about").get_by_text("Seed").wait_for()
 
 
 def upload(tab, path) -> None:

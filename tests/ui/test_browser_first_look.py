@@ -8,8 +8,7 @@ import pytest
 from dsd.generate import drawing, provenance
 from dsd.ui.models import Loaded
 from tests import browsing, tiny
-from tests.browsing import download
-from tests.ui.test_browser import done, image
+from tests.browsing import done, download, image
 
 
 @pytest.fixture(scope="module")

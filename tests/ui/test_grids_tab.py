@@ -281,7 +281,7 @@ def test_a_teacher_that_does_not_fit_is_told_as_it_is(monkeypatch):
     def fail(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(teachers.FluxPipeline, "from_pretrained", fail)
+    monkeypatch.setattr(teachers.AutoPipelineForText2Image, "from_pretrained", fail)
     late = Lazy("flux-dev", lambda: teachers.load_teacher("flux-dev", device="cpu"))
     _, status = last(DrawingGrids(wheel_page.wheel(teacher=late)))
     assert "The teacher flux-dev does not fit into" in status and "fewer images" not in status

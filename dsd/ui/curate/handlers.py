@@ -126,7 +126,9 @@ class Curating:
         begins = {} if shown == values["shown"] else {"begins": _begin_cards(run, pairs)}
         ends = [
             cards.end(
-                run.pairs[i], _words(run.pairs[i], decided[i], thresholds.minimum_score), labels.get(name)
+                run.pairs[i],
+                cards.words(run.pairs[i], decided[i], thresholds.minimum_score),
+                labels.get(name),
             )
             for i, name in zip(on_page, shown, strict=True)
         ]
@@ -204,13 +206,6 @@ def _images(run: Review, pair: Pair) -> str:
         return cards.images(first, second, pair, run.grids[pair.grid].places)
     except ValueError as error:  # one damaged file must not hide the others
         return problem(explain(error))
-
-
-def _words(pair: Pair, decision: tuple[str, str], minimum: int) -> str:
-    try:
-        return cards.words(pair, decision, minimum)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return problem(f"the row of pair {pair.id} cannot be shown because it was edited: undo the edit")
 
 
 def _filters(decided: Decisions) -> list[tuple[str, str]]:
