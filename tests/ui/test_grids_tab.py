@@ -295,6 +295,7 @@ def test_a_teacher_without_previews_draws_its_grid(monkeypatch):
             yield step if isinstance(step, list) else replace(step, preview=list)
 
     monkeypatch.setattr(teachers.Teacher, "stream", stream_blind)
+    monkeypatch.setattr("dsd.ui.grids.handlers.PREVIEW_SECONDS", 0)
     seen = draw(DrawingGrids(wheel_page.wheel()))
     assert "went wrong" not in values(seen, "status")[-1] and values(seen, "grid")
 
