@@ -20,6 +20,8 @@ from dsd.model.memory import Way, is_out_of_memory
 from dsd.model.presets import PRESETS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from PIL import Image
 
     from dsd.generate.drawing import Options, Result
@@ -33,7 +35,8 @@ def run(args: argparse.Namespace) -> int:
     from dsd.doctor import doctor
 
     try:
-        _draw_again(args) if args.source else _draw_new(args)
+        draw = _draw_again if args.source else _draw_story if args.story else _draw_new
+        draw(args)
         return 0
     except (ValueError, OSError) as error:
         return _fail(doctor.remedy(error))
@@ -68,8 +71,6 @@ def quiet() -> None:
 def _draw_new(args: argparse.Namespace) -> None:
     from dsd.files import intake
     from dsd.generate import drawing
-    from dsd.model import known_words
-    from dsd.model.request import embedded_guidance
 
     if args.image is None or args.prompt is None or args.output is None:
         raise ValueError("pass an image, a prompt and -o OUT.png, or --from OUT.png (--help shows more)")
@@ -78,17 +79,60 @@ def _draw_new(args: argparse.Namespace) -> None:
     options = drawing.Options(prompt=args.prompt, **fields)
     targets = _check_targets(Path(args.output), options.count)
     image = intake.open_image(args.image)
-    names = {"model": args.model or "pocket", "weights": args.weights}
     if args.describe:
         options = replace(options, prompt=_describe(image, args.prompt, args))
-    pipe = open_model(**names, lora=args.lora, **way(args), **speed(args))
+    pipe = _open(args, image, [options])
+    _draw(pipe, image, [options], targets, **_names(args))
+
+
+def _names(args: argparse.Namespace) -> dict[str, str | None]:
+    return {"model": args.model or "pocket", "weights": args.weights}
+
+
+def _open(args: argparse.Namespace, image: "Image.Image", drawn: "Sequence[Options]") -> Any:
+    """Open the model and print the notes on the image and the prompts that it is to draw."""
+    from dsd.files import intake
+    from dsd.model import known_words
+    from dsd.model.request import embedded_guidance
+
+    pipe = open_model(**_names(args), lora=args.lora, **way(args), **speed(args))
     _compile(pipe, args.compile)
-    embedded_guidance(options, pipe)  # raises ValueError before the notes below
-    unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
-    for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
-        if notice:
-            print(f"note: {printable(notice)}", file=sys.stderr)
-    _draw(pipe, image, options, targets, **names)
+    embedded_guidance(drawn[0], pipe)  # raises ValueError before the notes below
+    prompts = [options.prompt for options in drawn]
+    unknown = known_words.notice(known_words.unknown_words(pipe, "\n".join(prompts)))
+    cut = (intake.prompt_notice(pipe, prompt) for prompt in prompts)
+    for notice in filter(None, (intake.image_notice(image), *cut, unknown)):
+        print(f"note: {printable(notice)}", file=sys.stderr)
+    return pipe
+
+
+def _draw_story(args: argparse.Namespace) -> None:
+    """Draw a panel for each line, write it as soon as it is finished, and then the strip of all."""
+    from dsd.files import intake
+    from dsd.generate import drawing, story
+
+    if args.image is None or args.output is None:
+        raise ValueError("--story needs an image and -o STRIP.png or STRIP.pdf (--help shows more)")
+    fields, refused = drawing_flags(args), ["PROMPT"] * (args.prompt is not None)
+    refused += ["--describe"] * args.describe + ["--count"] * ("count" in fields)
+    if refused:
+        raise ValueError(f"--story takes its prompts from the lines: leave out {', '.join(refused)}")
+    lines = story.read_lines(_read_text(Path(args.story)))
+    fields["seed"] = drawing.pick_seed(fields.get("seed"))
+    panels = story.plan(lines, drawing.Options(prompt=lines[0], **fields))
+    strip, *targets = _check_targets(Path(args.output), len(lines), strip=story.SUFFIXES)
+    image = intake.open_image(args.image)
+    if notice := story.font_notice(lines):
+        print(f"note: {printable(notice)}", file=sys.stderr)
+    results = _draw(_open(args, image, panels), image, panels, targets, **_names(args))
+    print(story.save_strip(strip, results))
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"the story {path} cannot be read ({error}): pass a text file in UTF-8") from error
 
 
 def _describe(image: "Image.Image", prompt: str, args: argparse.Namespace) -> str:
@@ -135,7 +179,7 @@ def _draw_again(args: argparse.Namespace) -> None:
         raise ValueError(f"{error} ({', '.join(used)} draws without)" if used else f"{error}") from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
-    (result,) = _draw(pipe, frame, options, targets, **names)
+    (result,) = _draw(pipe, frame, [options], targets, **names)
     _compare(original, settings, result)
 
 
@@ -182,13 +226,20 @@ def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result"
         print(printable(f"warning: {difference}: the original was edited, or {reason}"), file=sys.stderr)
 
 
-def _check_targets(output: Path, count: int) -> list[Path]:
-    """Return the output paths; raise ValueError before drawing if one cannot be written."""
-    if output.suffix.lower() != ".png":
+def _check_targets(output: Path, count: int, *, strip: "Sequence[str]" = ()) -> list[Path]:
+    """Return the output paths; raise ValueError before drawing if one cannot be written.
+
+    `strip` holds the suffixes that a story's strip may have, whose path comes before those of its panels.
+    """
+    if strip and output.suffix.lower() not in strip:
+        raise ValueError(f"-o must end in {' or '.join(strip)} for a story, got {output}")
+    if not strip and output.suffix.lower() != ".png":
         raise ValueError(f"-o must end in .png, which is lossless and holds the settings, got {output}")
     if not output.parent.is_dir():
         raise ValueError(f"there is no folder {output.parent}: create it first")
-    paths = [output] if count == 1 else [output.with_name(f"{output.stem}-{i + 1}.png") for i in range(count)]
+    paths = [output.with_name(f"{output.stem}-{i + 1}.png") for i in range(count)]
+    if strip or count == 1:
+        paths = [output, *paths] if strip else [output]
     for path in paths:
         places = [path.parent, path] if path.exists() else [path.parent]  # it is written beside and renamed
         if path.is_dir() or not all(os.access(place, os.W_OK) for place in places):
@@ -217,18 +268,19 @@ def open_model(model: str, *, weights: str | None, **options: Any) -> Any:
 
 
 def _draw(
-    pipe: Any, image: "Image.Image", options: "Options", targets: list[Path], **names: str | None
+    pipe: Any, image: "Image.Image", drawn: "Sequence[Options]", targets: list[Path], **names: str | None
 ) -> list["Result"]:
-    """Draw with a progress bar, write the images, and print the seeds."""
+    """Draw with a progress bar; write each image and print its seed as soon as it is finished."""
     from tqdm import tqdm
 
-    from dsd.generate import drawing
+    from dsd.generate import drawing, story
 
-    print(f"seed {options.seed}")
-    frame = drawing.fit_reference(pipe, image, options)
-    with tqdm(total=options.loop.steps * options.count, unit="step", leave=False) as bar:
-        for progress in drawing.stream(pipe, frame, options, **names):
+    print(f"seed {drawn[0].seed}")
+    frame, written = drawing.fit_reference(pipe, image, drawn[0]), 0
+    with tqdm(total=story.count_steps(drawn), unit="step", leave=False) as bar:
+        for progress in story.stream(pipe, frame, drawn, **names):
             bar.update(progress.step - bar.n)
-    for result, target in zip(progress.results, targets, strict=True):
-        print(f"{drawing.save(result, target)} (seed {result.seed})")
+            for result in progress.results[written:]:
+                bar.write(f"{drawing.save(result, targets[written])} (seed {result.seed})")
+                written += 1
     return progress.results

@@ -168,6 +168,8 @@ def save(result: Result, path: str | Path) -> Path:
 
 def options_from(settings: dict[str, Any]) -> Options:
     """Return the options that reproduce a saved image; raise ValueError for invalid settings."""
+    if isinstance(panels := settings.get("panels"), list):
+        raise ValueError(f"this image is a strip of {len(panels)} panels: draw one again from its own file")
     quality = sampling.from_settings(settings["quality"]) if "quality" in settings else "best"
     missing = [name for name in (*SETTINGS, "steps") if name not in settings]
     if missing:

@@ -43,7 +43,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("image", nargs="?", help="image of the subject")
     add("prompt", nargs="?", help="where the subject should be")
-    add("-o", "--output", metavar="OUT.png", help="PNG file to write")
+    add("-o", "--output", metavar="OUT.png", help="PNG file to write; with --story also PDF")
+    text = "draw a comic strip: text file with a line for each panel, at most 8; needs no prompt"
+    add("--story", metavar="LINES.txt", help=text)
     add("--from", dest="source", metavar="OUT.png", help="draw a saved image again from its settings")
     add("--model", help="model to draw with: a name, folder or hub id (pocket)")
     add_loading_flags(parser)

@@ -251,7 +251,23 @@ def test_a_full_disk_leaves_the_image_that_has_the_name(run, tmp_path):
     assert (tmp_path / "out.png").read_bytes() == before and not list(tmp_path.glob(".*.part"))
 
 
+def test_a_story_is_a_strip_and_its_panels_each_drawn_again_alone(run, tmp_path):
+    (tmp_path / "lines.txt").write_text("in the snow\n\nat sea\n")
+    flags = ["--steps", "1", "--seed", "5", "--image-guidance", "1"]
+    code, out, _ = run("photo.png", "--story", "lines.txt", "-o", "strip.pdf", *flags)
+    assert code == 0 and "seed 5" in out and (tmp_path / "strip.pdf").read_bytes().startswith(b"%PDF")
+    settings = provenance.read_settings(tmp_path / "strip-2.png")
+    assert (settings["prompt"], settings["seed"]) == ("at sea", 6)
+    assert "identical to the original" in run("--from", "strip-2.png")[1]
+    assert sorted(path.name for path in tmp_path.glob("strip-?.png")) == ["strip-1.png", "strip-2.png"]
+
+
+STORY = ["photo.png", "--story", "notes.png"]
 MISTAKES = {
+    "a story without an output": (STORY, "--story needs an image and -o"),
+    "a story as JPEG": ([*STORY, "-o", "o.jpg"], "-o must end in .png or .pdf"),
+    "a story with a count": ([*STORY, "-o", "o.png", "--count", "2"], "leave out --count"),
+    "a story that is an image": (["photo.png", "--story", "photo.png", "-o", "o.png"], "text file in UTF-8"),
     "describe without a judge": (
         ["photo.png", "a hat", "-o", "o.png", "--describe", "--model", "flux-dev"],
         "name one with --judge",
