@@ -129,7 +129,7 @@ def _caption(panel: Result | Panel) -> str:
 
 def compose(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Image:
     """Return the images as a comic strip of one or two rows, each in a border above its caption."""
-    columns = math.ceil(len(images) / (1 if len(images) <= 3 else 2))
+    columns = count_columns(len(images))
     scale = max(1, math.ceil(PANEL / images[0].width))
     width, height = images[0].width * scale, images[0].height * scale
     cells = [_cell(*pair, (width, height)) for pair in zip(images, captions, strict=True)]
@@ -142,6 +142,11 @@ def compose(images: Sequence[Image.Image], captions: Sequence[str]) -> Image.Ima
             page.paste(cell, (GAP + column * (width + GAP), top))
         top += tall + GAP
     return page
+
+
+def count_columns(count: int) -> int:
+    """Return in how many columns the panels of a strip stand: in one row up to three, else in two rows."""
+    return count if count <= 3 else math.ceil(count / 2)
 
 
 def _cell(image: Image.Image, caption: str, size: tuple[int, int]) -> Image.Image:

@@ -46,7 +46,7 @@
   });
 
   // The place in the queue, in words; gradio writes "queue: 2/3" into its own tracker.
-  new MutationObserver(() => document.querySelectorAll("#status, #grid-status").forEach((status) => {
+  new MutationObserver(() => document.querySelectorAll("#status, #grid-status, #story-status").forEach((status) => {
     const place = status.querySelector("[data-testid=status-tracker]")?.textContent.match(/queue: (\d+)\//);
     const before = place ? Number(place[1]) : 0;
     const line = before ? `${before} ${before === 1 ? "person" : "people"} before you` : "";

@@ -135,10 +135,10 @@ def test_tabs_and_folded_settings_open_by_keyboard_and_the_focus_can_be_seen(ope
         tab_to(tab, selector)
         assert tab.evaluate(f"({look})(document.activeElement)") != before, selector
     tab.keyboard.press("Enter")
-    tab.get_by_role("tab", name="Grids", selected=True).wait_for()
+    tab.get_by_role("tab", name="Story", selected=True).wait_for()
     tab_to(tab, "button.label-wrap")
     tab.keyboard.press("Enter")
-    tab.locator(".dsd-known").first.wait_for()
+    tab.locator("#story-quality").wait_for()
 
 
 # ------------------------------------------------------------ every tab, with something on it
@@ -167,7 +167,15 @@ def results(tab) -> None:
     tab.locator("#results-lines svg path").first.wait_for()
 
 
-VISITS = {"Create": generate, "Grids": grids, "Curate": curate, "Results": results}
+def story(tab) -> None:
+    tab.locator("#story-lines textarea").fill("in the snow")
+    tab.get_by_role("button", name="Draw the story").click()
+    tab.locator("#story-png").wait_for()
+    tab.locator("#story-panels button").first.click()
+    tab.locator("#story-line").wait_for()
+
+
+VISITS = {"Create": generate, "Story": story, "Grids": grids, "Curate": curate, "Results": results}
 
 
 def unfold(tab) -> None:
@@ -241,7 +249,7 @@ def test_axe_finds_nothing_serious_on_any_device_in_any_theme(seen, name):
     assert len(seen[name].harm) == 4 and not any(seen[name].harm.values()), seen[name].harm
 
 
-@pytest.mark.parametrize("name", ["Grids", "Curate", "Results"])
+@pytest.mark.parametrize("name", ["Story", "Grids", "Curate", "Results"])
 def test_controls_are_large_enough_for_a_finger(seen, name):
     assert not seen[name].small, "\n".join(seen[name].small)
 

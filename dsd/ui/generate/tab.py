@@ -40,7 +40,8 @@ _SAVE = """(file) => { if (file) {
 _TO_PROBLEM = """() => document.querySelector(".dsd-problem")?.scrollIntoView({block: "nearest"})"""
 
 
-def build(loaded: Loaded, examples: Path) -> None:
+def build(loaded: Loaded, examples: Path) -> Generating:
+    """Add the tab to the page under construction; return what it draws with."""
     work, enhancing, parts = Generating(loaded), Enhancing(loaded), Parts()
     rows = layout.examples(parts, examples)
     first = layout.find_finished(rows, examples, work.form)
@@ -61,6 +62,7 @@ def build(loaded: Loaded, examples: Path) -> None:
     _wire_actions(parts, History(work.form))
     _wire_link(parts, work.form)
     _wire_endpoint(parts, work)
+    return work
 
 
 def _wire_reference(parts: Parts, tools: References, form: Form) -> None:
