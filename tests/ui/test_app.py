@@ -73,6 +73,8 @@ def test_the_endpoint_is_documented_and_nothing_else_is_offered(client):
     assert list(named) == ["/generate", "/unknown_words", "/story"]
     parameters = {p["parameter_name"]: p for p in named["/generate"]["parameters"]}
     assert list(parameters)[:3] == ["image", "prompt", "count"] and "guidance" not in parameters
+    story = named["/story"]["parameters"]
+    assert [p["parameter_name"] for p in story if not p["parameter_has_default"]] == ["image", "lines"]
     defaults = {name: parameters[name]["parameter_default"] for name in ("steps", "fit", "quality")}
     assert defaults == {"steps": None, "fit": "crop", "quality": "best"}
     assert list(parameters)[-1] == "quality", "the last: values without names go on meaning the same"

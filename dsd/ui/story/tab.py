@@ -164,11 +164,15 @@ def _wire_runs(parts: Parts, telling: Telling) -> list[Any]:
 
 
 def _wire_endpoint(parts: Parts, telling: Telling) -> None:
-    """Add `/story` for programs, with the page's own inputs, so that ranges and defaults stay the same."""
+    """Add `/story` for programs, with the page's own settings, so that ranges and defaults stay the same.
+
+    Image and lines have inputs of their own, without the page's examples as defaults.
+    """
     with gr.Row(visible=False):
+        image, lines = gr.Image(label="Image", type="filepath"), gr.Textbox(label="Lines")
         strips = gr.File(label="Strip as PNG and PDF", file_count="multiple")
         files = gr.File(label="Panels as PNG", file_count="multiple")
         seeds, trigger = gr.JSON(label="Seeds"), gr.Button()
-    inputs = [parts[name] for name in ("image", "lines", *SETTINGS)]
+    inputs = [image, lines, *(parts[name] for name in SETTINGS)]
     api = {"preprocess": False, "api_name": "story", "api_description": ABOUT}
     trigger.click(telling.endpoint, inputs, [strips, files, seeds], **api, **LANE)
