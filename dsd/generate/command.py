@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from dsd.doctor import doctor
 
     try:
-        draw = _draw_again if args.source else _draw_story if args.story else _draw_new
+        draw = _draw_again if args.source else _draw_new if args.story is None else _draw_story
         draw(args)
         return 0
     except (ValueError, OSError) as error:
@@ -160,6 +160,7 @@ def _draw_again(args: argparse.Namespace) -> None:
     from dsd.model.checkpoint import has_embedded_guidance
 
     flags = [flag(name) for name in drawing_flags(args)] + ["--describe"] * args.describe
+    flags += ["--story"] * (args.story is not None)
     if args.image is not None or flags:
         raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
     source = Path(args.source)

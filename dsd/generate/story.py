@@ -33,6 +33,7 @@ FONTS = (
     "DejaVuSans.ttf", "NotoSans-Regular.ttf", "Arial Unicode.ttf", "arial.ttf", "NotoSansCJK-Regular.ttc",
     "msyh.ttc",
 )  # fmt: skip
+USUAL = ("on the beach", "in the forest wearing a red hat")  # for models without example lines
 WRITE = (
     'Tell this as a story in {count} pictures of one character: "{sentence}"\n'
     "Give one line for each picture: where the character is and what it does, wears or holds, in at most ten "
@@ -101,7 +102,7 @@ def write_lines(vlm: VLM, sentence: str, examples: Sequence[str], count: int = 6
     if not sentence.strip():
         raise ValueError("there is no sentence yet: say in a few words what the story is about")
     told = " ".join(sentence[: 5 * LONGEST].split())
-    question = WRITE.format(count=count, sentence=told, examples="; ".join(examples))
+    question = WRITE.format(count=count, sentence=told, examples="; ".join(examples or USUAL))
     for seed in (None, AGAIN):
         (answer,) = vlm.ask_many([Request(question, seed=seed, schema=schemas.places(count))])
         written = None if is_refused(answer) else read_places(answer, count)

@@ -265,6 +265,7 @@ def test_a_story_is_a_strip_and_its_panels_each_drawn_again_alone(run, tmp_path)
 STORY = ["photo.png", "--story", "notes.png"]
 MISTAKES = {
     "a story without an output": (STORY, "--story needs an image and -o"),
+    "from with a story": (["--from", "photo.png", "--story", "notes.png"], "leave out --story"),
     "a story as JPEG": ([*STORY, "-o", "o.jpg"], "-o must end in .png or .pdf"),
     "a story with a count": ([*STORY, "-o", "o.png", "--count", "2"], "leave out --count"),
     "a story that is an image": (["photo.png", "--story", "photo.png", "-o", "o.png"], "text file in UTF-8"),

@@ -7,6 +7,8 @@ from PIL import Image, PdfParser
 
 from dsd.generate import drawing, provenance, story
 from dsd.generate.drawing import Options
+from dsd.model.presets import POCKET, PRESETS
+from dsd.pocket.phrases import VOCABULARY
 from dsd.vlm.base import VLMError
 from tests import tiny
 from tests.judging import FakeJudge
@@ -38,6 +40,12 @@ def test_each_line_is_a_panel_with_a_seed_of_its_own_that_counts_up(panels):
 def test_a_story_of_no_too_many_or_too_long_lines_is_refused(text, words):
     with pytest.raises(ValueError, match=words):
         story.read_lines(text)
+
+
+def test_the_example_lines_of_every_family_are_a_story_and_pocket_knows_their_words():
+    for preset in filter(lambda preset: preset.story, PRESETS.values()):
+        assert story.read_lines("\n".join(preset.story)) == preset.story
+    assert set(" ".join(POCKET.story).split()) <= set(VOCABULARY)
 
 
 def test_steps_count_over_all_panels_and_finished_panels_arrive_one_by_one(drawn):

@@ -138,7 +138,8 @@ def _wire(parts: Parts, telling: Telling) -> None:
         return parts.updates(pick(items, event.index))
 
     select = {"preprocess": False, **parts.named(["panels"], ["again", "picked", "line"])}
-    parts["panels"].select(choose, **select, **AT_ONCE)
+    picked = parts["panels"].select(choose, **select, **AT_ONCE)
+    picked.success(None, js=events.scroll_to("#story-again"), **PRIVATE)
     ends = _wire_runs(parts, telling)
     cost = {**parts.call(telling.estimate, ["lines", *SETTINGS[:-1]], ["cost"]), **AT_ONCE}
     gr.on(None, **cost, **LATEST)  # when a page opens or a field changes
