@@ -37,7 +37,7 @@ def draw_and_cancel(tab, pipe) -> None:
 
     def wait(*_) -> None:
         calls.append(1)
-        if len(calls) > 100:  # a panel takes 28
+        if len(calls) > 20:  # a panel of a draft takes 6
             clicked.wait(20)
 
     hook = pipe.transformer.register_forward_hook(wait)
@@ -65,6 +65,8 @@ def test_a_canceled_story_keeps_its_panels_one_is_drawn_again_and_the_strip_save
     tab = open_page(viewport={"width": 360, "height": 800})
     tab.get_by_role("tab", name="Story").click()
     tab.locator("#story-characters button").nth(1).click()
+    tab.get_by_text("More settings").last.click()
+    tab.locator("#story-quality").get_by_label("Draft:").check()
     draw_and_cancel(tab, pipe)
     before = panels(tab)
     assert 2 <= len(before) < 6 and tab.get_by_text("preview", exact=True).count() == 0
