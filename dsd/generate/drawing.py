@@ -85,7 +85,7 @@ def generate(
 
 def fit_reference(pipe: Any, image: Image.Image, options: Options) -> Image.Image:
     """Return the reference as the model sees it with these options."""
-    return canvas.fit(image, *options.size(pipe.frame_size), options.fit)
+    return canvas.fit(image, *options.size(pipe.frame), options.fit)
 
 
 def stream(

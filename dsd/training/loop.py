@@ -83,7 +83,7 @@ def train(
     # data
     is_bf16 = accelerator.mixed_precision == "bf16"
     pipe = student.open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
-    student.set_text_length(pipe, options)  # for validation
+    student.match_training(pipe, base, options)
     data = _open_data(pairs, pipe, options, cache_folder(options, out), accelerator.device, on_rows)
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 

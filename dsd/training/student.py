@@ -230,8 +230,15 @@ def _import_bitsandbytes(bits: str) -> Any:
     return bitsandbytes
 
 
-def set_text_length(pipe: DSDPipeline, options: TrainOptions) -> None:
-    """Let a pipeline draw with as many text tokens as training uses: its tokenizer's length decides."""
+def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None:
+    """Let a pipeline draw as training does: with as many text tokens, and in frames of that size.
+
+    The options decide, then the model that the training starts from. Of several sizes, the first is taken.
+    """
+    with hub.explain_errors(base.name, [name for name in (base.source, base.start) if name]):
+        lora = checkpoint.find_lora(base.start) if base.start else None
+        origin.follow_student(pipe, base.source, base.start, lora)
+    pipe.trained_frame = options.frames[0] if options.frames else pipe.frame
     if options.text_tokens:
         pipe.tokenizer_2.model_max_length = options.text_tokens
 
@@ -249,7 +256,7 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
         with safe_open(file, framework="pt") as tensors:
             dtypes[file.parent.name] = tensors.get_tensor(next(iter(tensors.keys()))).dtype
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
-    set_text_length(pipe, options)
+    match_training(pipe, base, options)
     if options.full:
         transformer.load_state_dict(trained)
     else:
@@ -270,7 +277,7 @@ def _save_lora(
     # Without dropout: stock diffusers leaves the layers of a LoRA in training mode.
     settings = {"transformer_lora_adapter_metadata": config.to_dict() | {"lora_dropout": 0.0}}
     FluxControlPipeline.save_lora_weights(folder, transformer_lora_layers=layers, **settings)
-    facts = {"text_tokens": latents.text_length(pipe.tokenizer_2), "license": license}
+    facts = {"text_tokens": latents.text_length(pipe.tokenizer_2), "frame": pipe.frame, "license": license}
     with safe_open(folder / LORA, framework="pt") as file:
         metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}
     save_file(load_file(folder / LORA), folder / LORA, metadata)
