@@ -49,6 +49,7 @@ class TrainResult:
     rows: int
     skipped: int  # unusable rows of the dataset
     seconds: float  # in the loop, over all runs of the command
+    kept: float | None = None  # share of the LoRA's change that rounding left in the folder
 
 
 @sdpa_kernel(student.KERNELS)
@@ -135,12 +136,11 @@ def train(
     # save
     with ema.swap() if ema else nullcontext():
         trained = gather_weights(accelerator, model)
-    if accelerator.is_main_process:
-        method.save(base, options, trained, out)
+    kept = method.save(base, options, trained, out) if accelerator.is_main_process else None
     accelerator.wait_for_everyone()
     processes, device = accelerator.num_processes, accelerator.device.type
     device = torch.cuda.get_device_name() if device == "cuda" else device
-    return TrainResult(base, options, processes, device, len(data), data.skipped, meter.seconds)
+    return TrainResult(base, options, processes, device, len(data), data.skipped, meter.seconds, kept)
 
 
 # ---------------------------------------------------------------- set-up
@@ -260,17 +260,21 @@ def _validate(
     return scores
 
 
-def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out: Path) -> None:
-    """Write the checkpoint to a temporary folder, then move it into `out`, model_index.json last."""
+def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out: Path) -> float | None:
+    """Write the checkpoint to a temporary folder, then move it into `out`, model_index.json last.
+
+    Return what `student.save_student` returns.
+    """
     part = out / ".checkpoint.part"
     shutil.rmtree(part, ignore_errors=True)
-    student.save_student(base, options, weights, part)
+    kept = student.save_student(base, options, weights, part)
     (out / "model_index.json").unlink(missing_ok=True)
     for new in sorted(part.iterdir(), key=lambda path: path.name == "model_index.json"):
         old = out / new.name
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         new.replace(old)
     part.rmdir()
+    return kept
 
 
 @dataclass(frozen=True)
@@ -279,4 +283,4 @@ class Method:
 
     open: Callable[[Base, TrainOptions, torch.dtype, torch.device], nn.Module] = student.open_transformer
     loss: Callable[[nn.Module, Batch, TrainOptions, DSDPipeline], Tensor] = batch_loss
-    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], None] = _publish
+    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], float | None] = _publish

@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend
 
 from dsd.files import hub
 from dsd.model import canvas, checkpoint, latents, origin
+from dsd.model import lora as loras
 from dsd.model.memory import INSTALL
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA
@@ -243,11 +244,12 @@ def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None
         pipe.tokenizer_2.model_max_length = options.text_tokens
 
 
-def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], folder: Path) -> None:
+def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], folder: Path) -> float | None:
     """Save a whole pipeline for `load_pipeline` and plain diffusers, and any LoRA in `folder/lora`.
 
     The `trained` weights are put into a newly loaded base, so that all kinds of training save the same. Parts
     keep the dtype of the base's files. A LoRA on another student has no file, because it fits no base.
+    Return the share of the LoRA's change that rounding to that dtype keeps, None if all weights were trained.
     """
     source = base.source if Path(base.source).is_dir() else DiffusionPipeline.download(base.source)
     transformer = _load_start(replace(base, source=source))
@@ -257,6 +259,7 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
             dtypes[file.parent.name] = tensors.get_tensor(next(iter(tensors.keys()))).dtype
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
     match_training(pipe, base, options)
+    kept = None
     if options.full:
         transformer.load_state_dict(trained)
     else:
@@ -265,8 +268,11 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
         config = _lora_config(transformer, options)
         if base.start is None:
             _save_lora(pipe, layers, config, folder / "lora", base.license)
-        _fuse(transformer, layers, config.lora_alpha / config.r)
+        metadata = {f"transformer.{name}": value for name, value in config.to_dict().items()}
+        settings = {"network_alphas": None, "metadata": metadata}
+        kept = loras.fuse(loras.by_layer(layers), settings, transformer)
     checkpoint.save_pipeline(pipe, folder)
+    return kept
 
 
 def _save_lora(
@@ -282,15 +288,3 @@ def _save_lora(
         metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}
     save_file(load_file(folder / LORA), folder / LORA, metadata)
     save_for_comfyui(layers, config, INPUT, folder, {origin.METADATA: json.dumps(facts)})
-
-
-@torch.no_grad()
-def _fuse(transformer: FluxTransformer2DModel, layers: dict[str, Tensor], scale: float) -> None:
-    """Add a LoRA to the weights, layer by layer: in float32, rounded once to the dtype of the weights."""
-    for key in layers:
-        name, _, part = key.partition(".lora_")
-        if part == "B.weight":
-            change = layers[key].float() @ layers[f"{name}.lora_A.weight"].float()
-            weight = transformer.get_submodule(name).weight
-            total = weight.float() + (1.0 if name == INPUT else scale) * change
-            weight.data = total.to(weight.dtype)
