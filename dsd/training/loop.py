@@ -4,7 +4,7 @@ accelerate distributes it over devices and processes, and peft adds the LoRA. Al
 of the seed and the number of the sample or step, so that the same command resumes a training exactly.
 """
 
-import math
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -30,11 +30,13 @@ from dsd.training.batches import Batch, Batches
 from dsd.training.data import Data, Frame, check_rows, encode, open_rows
 from dsd.training.meter import Meter
 from dsd.training.options import TrainOptions
+from dsd.training.schedule import describe_jump, learning_rate
 from dsd.training.state import EMA, Progress, TrainState, gather_weights, trainable_parameters
 from dsd.training.streamed import StreamedData
 from dsd.training.student import Base
 
-FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
+logger = logging.getLogger(__name__)
+
 Validate = Callable[[DSDPipeline, int], dict[str, float]]
 
 
@@ -99,6 +101,8 @@ def train(
     ema = EMA(weights, options.ema) if options.ema else None
     state = TrainState(out / "run" / "states", accelerator, model, optimizer, ema, bound)
     progress = state.load(options.steps)
+    if accelerator.is_main_process and (jump := describe_jump(progress, options)):
+        logger.warning(jump)
 
     # loop
     meter = Meter(accelerator, progress.seconds)
@@ -131,7 +135,7 @@ def train(
                 report(done, _validate(validate, pipe, ema, done, accelerator.device))
         if is_last or done % options.save_every == 0:
             with meter.pause():
-                state.save(Progress(done, meter.seconds))
+                state.save(Progress(done, meter.seconds, options.steps))
 
     # save
     with ema.swap() if ema else nullcontext():
@@ -233,14 +237,6 @@ def _precision(accelerator: Accelerator, options: TrainOptions) -> Iterator[None
     attention = sdpa_kernel(SDPBackend.MATH) if is_plain else nullcontext()
     with torch.autocast(kind, torch.bfloat16, enabled=is_bf16), attention:
         yield
-
-
-def learning_rate(step: int, options: TrainOptions) -> float:
-    """Return the rate: linear warmup, constant, then a half cosine to 1/50 over the last `decay` of steps."""
-    start = options.steps * (1 - options.decay)
-    progress = min(1.0, max(0.0, (step - start) / max(1.0, options.steps - start)))
-    share = FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * progress)) / 2
-    return options.lr * min(1.0, (step + 1) / max(1, options.warmup)) * share
 
 
 def _validate(

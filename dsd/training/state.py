@@ -34,6 +34,7 @@ MANIFEST = "state.json"
 class Progress:
     step: int = 0
     seconds: float = 0.0  # in the loop, over all runs
+    steps: int | None = None  # planned by the run that saved the state; None: not recorded
 
 
 def trainable_parameters(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
@@ -166,7 +167,7 @@ class TrainState:
                 is_intact = False
             if is_intact:
                 self._check(about, steps)
-                return folder, Progress(about["step"], about["seconds"])
+                return folder, Progress(about["step"], about["seconds"], about.get("steps"))
             logger.warning("%s is damaged: going back to the state before it", folder)
         if folders:
             raise TrainingError(
