@@ -23,7 +23,7 @@ from dsd.generate import command
 from dsd.model import compile as compiling
 from dsd.model import presets
 from dsd.model.checkpoint import best_device
-from dsd.model.presets import PRESETS
+from dsd.model.presets import PRESETS, family_of
 from dsd.ui import models, page
 from dsd.ui.models import Loaded, Wheel
 
@@ -135,7 +135,13 @@ def build(args: argparse.Namespace) -> Any:
         report(compiling.compile_blocks(loaded.pipe, space.is_zero()))
     if space.is_zero():
         open_now(wheel)
-    return page.build(loaded, ROOT / "assets" / "examples", wheel)
+    return page.build(loaded, examples_folder(loaded), wheel)
+
+
+def examples_folder(loaded: Loaded) -> Path:
+    """Return the folder of examples for a model: none of the small critters for one of the FLUX family."""
+    family, folder = family_of(loaded.pipe.transformer.config), ROOT / "assets" / "examples"
+    return folder / family.name if family else folder
 
 
 def check_space(args: argparse.Namespace) -> int:
