@@ -19,7 +19,7 @@ import spaces  # noqa: F401 On ZeroGPU it must be imported before anything that 
 
 from dsd.doctor import space
 from dsd.files import hub
-from dsd.generate import command
+from dsd.generate import command, flags
 from dsd.model import compile as compiling
 from dsd.model import presets
 from dsd.model.checkpoint import best_device
@@ -38,12 +38,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     model, compiled = os.environ.get(space.MODEL) or DEFAULT, os.environ.get(COMPILE, "").lower()
     names = f"{', '.join(PRESETS)}, a folder or a hub id"
     add("--model", default=model, help=f"{names}; on a Space, set the variable {space.MODEL}")
-    command.add_loading_flags(parser)
+    flags.add_loading_flags(parser)
     text = f"compile the model for the GPU: slower start, faster images; on a Space, set {COMPILE}=1"
     add("--compile", action="store_true", default=compiled in ("1", "t", "true"), help=text)
     text = f"model of the Grids tab, opened at first use ({DEFAULT}); FLUX: 34 GB, less with --quantize"
     add("--teacher", default=DEFAULT, choices=PRESETS, help=text)
-    command.add_judge_flags(parser)
+    flags.add_judge_flags(parser)
     add("--run", type=Path, help="folder of a judged run for the Curate tab (a small sample)")
     add("--host", help="address to serve on; 0.0.0.0 for the whole network")
     add("--port", type=int, help="port to serve on (the first free one from 7860)")
@@ -85,8 +85,8 @@ def credentials(args: argparse.Namespace) -> tuple[str, str] | None:
 
 def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     """Load the model; the models of the other tabs are opened on first use."""
-    way = command.way(args)
-    pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, **way, **command.speed(args))
+    way = flags.way(args)
+    pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, **way, **flags.speed(args))
     judge = models.lazy_judge(args.judge, model=args.judge_model, device=args.device)
     describer = judge if models.judge_knows(args.judge, args.model) else None
     loaded = models.describe_model(pipe, args.model, weights=args.weights, describer=describer)
@@ -139,9 +139,9 @@ def build(args: argparse.Namespace) -> Any:
 
 
 def examples_folder(loaded: Loaded) -> Path:
-    """Return the folder of examples for a model: none of the small critters for one of the FLUX family."""
-    family, folder = family_of(loaded.pipe.transformer.config), ROOT / "assets" / "examples"
-    return folder / family.name if family else folder
+    """Return the folder of examples for a model; it is missing for FLUX, which small critters do not suit."""
+    preset = family_of(loaded.pipe.transformer.config) or presets.DEFAULT
+    return Path(preset.examples or ROOT / "assets" / "examples" / preset.name)
 
 
 def check_space(args: argparse.Namespace) -> int:

@@ -5,7 +5,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from dsd.ui import page
 
@@ -73,6 +75,17 @@ def begin_grid(tab) -> None:
 
 def download(tab, target):
     with tab.expect_download() as waiting:
-        tab.locator("#images").get_by_label("Download").click()
+        tab.get_by_role("button", name="Download", exact=True).click()
     waiting.value.save_as(target)
     return target
+
+
+def image(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
+
+
+def done(tab) -> None:
+    """Wait for the end of a run, of which the history is the last part."""
+    tab.locator("#status").get_by_text("Done").wait_for()
+    tab.locator("#cancel:disabled").wait_for()
+    tab.locator("#about").get_by_text("Seed").wait_for()

@@ -1,4 +1,4 @@
-"""The values of the Generate tab's fields, by name, as a page sends them."""
+"""The values of the Create tab's fields, by name, as a page sends them."""
 
 from dsd.ui.generate.form import FIELDS
 from tests import tiny
@@ -10,5 +10,5 @@ DEFAULTS = {
 assert list(DEFAULTS) == list(FIELDS)
 
 
-def form(image: str | None = None, *, new_seed: bool = False, **changes) -> dict:
-    return {"image": image, "new_seed": new_seed, **DEFAULTS, **changes}
+def form(image: str | None = None, **changes) -> dict:
+    return {"image": image, **DEFAULTS, **changes}

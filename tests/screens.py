@@ -36,18 +36,20 @@ def address(url: str | None) -> Iterator[str]:
 
 
 def generate(page) -> str:
-    """Two images of one subject, the second compared with what it was made from."""
-    fix_seed(page)
+    """Two images of one subject, the second with what it was made from."""
     page.locator("#examples button").first.click()
     done(page)
+    page.get_by_role("button", name="More settings").click()
+    page.locator("#seed input").fill(str(SEED))
+    page.get_by_role("button", name="More settings").click()
     for prompt in PROMPTS:
         page.get_by_label("Where should it be?").fill(prompt)
         page.get_by_role("button", name="Create").click()
         page.locator("#cancel:enabled").wait_for()
         done(page)
     page.locator("#history-strip button").first.click()
-    page.locator("#history-slider img").first.wait_for()
-    return "#history-slider"
+    page.locator("#about img").wait_for()
+    return "#history-strip"
 
 
 def fix_seed(page) -> None:
@@ -62,7 +64,7 @@ def fix_seed(page) -> None:
 
 def done(page) -> None:
     page.locator("#cancel:disabled").wait_for()
-    page.locator("#status").get_by_text("Done, seed").wait_for()
+    page.locator("#status").get_by_text("Done").wait_for()
     page.locator("#images img").first.wait_for()
 
 
@@ -72,17 +74,17 @@ def grids(page) -> str:
     fix_seed(page)
     browsing.begin_grid(page)
     page.locator("#grid-status").get_by_text("Done, seed").wait_for()
-    page.locator("#grid-facts .dsd-pair").nth(5).wait_for()
-    return "#grid-facts .dsd-pair:nth-child(2)"
+    page.locator("#grid-facts tfoot td").nth(5).wait_for()
+    return "#grid-facts tfoot"
 
 
 def curate(page) -> str:
     """The sample run, with a word of one's own against the judge's."""
     page.get_by_role("tab", name="Curate").click()
-    page.locator("#pair-5 img").first.wait_for()
-    page.locator("#pair-0").get_by_role("button", name="Accept").click()
+    page.locator("#pair-7 img").first.wait_for()
+    page.locator("#pair-0").get_by_role("button", name="Same").click()
     page.locator("#curate-agreement").get_by_text("of 1").wait_for()
-    return "#pair-3"
+    return "#pair-7"
 
 
 def shoot(page, last: str, path: Path) -> None:

@@ -45,7 +45,7 @@ def as_a_visitor(url: str, folder: Path) -> None:
 
 def generate(page, folder: Path) -> None:
     page.locator("#examples button").first.click()
-    page.get_by_text("Done, seed").wait_for()
+    page.locator("#status").get_by_text("Done").wait_for()
     page.locator("#images img").first.wait_for()
     shoot(page, folder / "page.png")
     made = browsing.download(page, folder / "made.png")
@@ -56,7 +56,7 @@ def grids(page, folder: Path) -> None:
     page.get_by_role("tab", name="Grids").click()
     browsing.begin_grid(page)
     page.locator("#grid-status").get_by_text("Done, seed").wait_for()
-    page.locator("#grid-facts .dsd-pair").nth(5).wait_for()
+    page.locator("#grid-facts tfoot td").nth(5).wait_for()
     shoot(page, folder / "page-grids.png")
 
 
@@ -64,7 +64,7 @@ def curate(page, folder: Path) -> None:
     """The sample run, with a word of one's own against the judge's."""
     page.get_by_role("tab", name="Curate").click()
     page.locator("#pair-5 img").first.wait_for()
-    page.locator("#pair-0").get_by_role("button", name="Accept").click()
+    page.locator("#pair-0").get_by_role("button", name="Same").click()
     page.locator("#curate-agreement").get_by_text("of 1").wait_for()
     shoot(page, folder / "page-curate.png")
 

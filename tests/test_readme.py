@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from dsd.generate import command
+from dsd.generate import flags
 from tests.project import ROOT, read
 
 PAGES = (
@@ -92,7 +92,7 @@ def is_command(name: str) -> bool:
 
 @pytest.mark.parametrize("line", re.findall(r"^python -m dsd\.generate (.+)$", read(), re.MULTILINE))
 def test_the_command_line_takes_what_the_readme_shows(line):
-    args = command.parse(shlex.split(line))
+    args = flags.parse(shlex.split(line))
     assert args.source or (args.image and args.prompt and args.output)
 
 

@@ -1,5 +1,6 @@
 """What the Grids and Curate tabs work with in tests: a tiny teacher, a judge who says as told, a run."""
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,8 +14,7 @@ from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS
 from dsd.grids.teacher import Settings, Teacher
 from dsd.model.checkpoint import model_hash
-from dsd.ui.curate.handlers import CARDS, SLIDERS, Curating
-from dsd.ui.curate.tab import CARD
+from dsd.ui.curate.handlers import SLIDERS, Curating
 from dsd.ui.models import Lazy, Wheel
 from dsd.vlm.open import Request
 from tests import judging, tiny
@@ -83,16 +83,29 @@ def opened(work: Curating, *, again: bool = False) -> dict:
     return work.open({"is_open": again, "own_labels": {}})
 
 
-def label(work: Curating, index: int, verdict: str, shown: list[str], said: dict | None = None) -> dict:
+def label(work: Curating, pair: str, verdict: str, said: dict | None = None) -> dict:
     sliders = dict(zip(SLIDERS, OWN, strict=True))
-    return work.label(index, verdict, {"shown": shown, "own_labels": said or {}, **sliders})
+    return work.label(pair, verdict, {"own_labels": said or {}, **sliders})
+
+
+def row(pair: str, verdict: str) -> dict:
+    """What the page itself records of a click."""
+    return {pair: curation.new_label(pair, verdict)}
 
 
 def ids(seen: dict) -> list[str]:
     return seen["shown"]
 
 
-def cards(seen: dict) -> list[tuple]:
-    """(card, images, words, accept, reject) of those that are shown; None for what is not sent again."""
-    found = [tuple(seen.get(f"{name}_{index}") for name in CARD) for index in range(CARDS)]
-    return [card for card in found if card[0].visible]
+def cards(seen: dict) -> list[str]:
+    """The words and buttons of every card."""
+    return seen["cards"].value
+
+
+def begins(seen: dict) -> list[str] | None:
+    """The images of every card; None where they are not sent again."""
+    return seen["cards"].props.get("begins")
+
+
+def pressed(card: str) -> list[str]:
+    return re.findall(r'data-label="(\w+)" aria-pressed="true"', card)

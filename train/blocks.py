@@ -1,26 +1,31 @@
 """A stage of the wheel: items split into blocks, shared between processes, under one progress bar."""
 
 import os
+import signal
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import cuda, distributed
 from tqdm import tqdm
 
-from dsd.files import jsonl
-from dsd.files.jsonl import Record, Row
+from dsd.files import jsonl, whole
+from dsd.files.errors import printable
+from dsd.files.jsonl import Record, Row, RunError
 from dsd.vlm.base import VLM
 from dsd.vlm.recorded import Recorded, forget
 
 KEPT = "kept"  # the outcome of a row that is not rejected
+PATIENCE = 10  # seconds
 TIMEOUT = timedelta(days=30)  # a resumed run may leave one process far more work than the others
 
 
@@ -36,9 +41,40 @@ def join() -> PartialState:
     if alone and "MASTER_ADDR" in os.environ:  # --num_processes was given, but accelerate ignores it
         note = "note: accelerate starts one process on a CPU; torchrun --nproc-per-node N -m ... starts more"
         print(note, file=sys.stderr)
+    if "WORLD_SIZE" in os.environ:
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     if crowded():
         cuda.set_device(int(os.environ["LOCAL_RANK"]) % cuda.device_count())
     return PartialState(cpu=best_device() == "cpu" or crowded(), timeout=TIMEOUT)
+
+
+def _follow(launcher: int) -> None:
+    """End this process when its launcher is gone: it would wait for hours in a rendezvous or a barrier."""
+    while os.getppid() == launcher:
+        time.sleep(1)
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(PATIENCE)  # for the cleanup, which code outside of Python does not let begin
+    os._exit(128 + signal.SIGTERM)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Lock `path`, which this launch is to write, and remove what killed commands left unfinished beside it.
+
+    All processes call it together; in all of them it raises RunError if another command holds the lock.
+    """
+    with ExitStack() as stack:
+        error = None
+        if PartialState().is_main_process:
+            try:
+                stack.enter_context(whole.locked(path))
+                whole.sweep(path.parent)
+            except RunError as refused:
+                error = refused
+        (error,) = broadcast_object_list([error])
+        if error:
+            raise error
+        yield
 
 
 def crowded() -> bool:
@@ -74,7 +110,7 @@ def finish(work: Callable[[], object]) -> None:
 def say(*lines: str) -> None:
     """Print the lines in the main process only."""
     if PartialState().is_main_process:
-        print("\n".join(lines))
+        print(printable("\n".join(lines)))
 
 
 @dataclass
@@ -126,10 +162,14 @@ def stage(
     blocks = jsonl.split_blocks(list(items), batch=batch, processes=state.num_processes, **place)
     own = {name for block in blocks for name in block}
     finished = [row for row in jsonl.read_all(path) if item_of(row) in own]
+
+    def expected(name: str) -> int:
+        return rows_of(items[name]) if name in items else 0
+
     total, hidden = sum(rows_of(items[name]) for name in own), not state.is_main_process
     with (
         tqdm(total=total, initial=len(finished), unit=unit, disable=hidden) as bar,
-        jsonl.resuming(path, blocks, item_of=item_of, **place) as (unfinished, append),
+        jsonl.resuming(path, blocks, item_of=item_of, rows_of=expected, **place) as (unfinished, append),
     ):
         todo = [[items[name] for name in block] for block in unfinished]
         yield Share(todo, append, bar, outcome_of, Counter(map(outcome_of, finished)))

@@ -1,10 +1,14 @@
 """The frame of the commands in this folder: help, and errors that end with one sentence."""
 
 import argparse
+import logging
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
+
+from dsd.files.errors import printable
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,8 +25,10 @@ def run(main: Callable[[], int | None]) -> None:
     """Call `main()`, and exit with its return value unless it is 0 or None.
 
     ValueError (including LoadError and RunError), OSError and running out of memory end with one sentence and
-    exit code 2. Any other error is a bug and keeps its traceback.
+    exit code 2. Any other error is a bug and keeps its traceback. SIGTERM ends the command as Ctrl-C does, so
+    that its unfinished files are removed and its locks released.
     """
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main()
     except (ValueError, OSError) as error:
@@ -33,16 +39,32 @@ def run(main: Callable[[], int | None]) -> None:
         if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
             raise
         code = fail("not enough memory: choose a smaller --batch or a smaller model; finished work is kept")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; run the same command again to continue", file=sys.stderr)
-        code = 130
+        code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
     if code:
         sys.exit(code)
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM was received."""
+
+
+def _terminate(number: int, _: object) -> None:
+    signal.signal(number, signal.SIG_DFL)  # a second one ends at once
+    raise _Terminated
+
+
+def log_messages() -> None:
+    """Print the messages of the libraries, which can quote files, without control characters."""
+    handler = logging.StreamHandler()
+    handler.format = lambda record: printable(record.getMessage())
+    logging.basicConfig(handlers=[handler])
+
+
 def fail(message: str) -> int:
     """Print the message in one line on standard error and return exit code 2."""
-    print(f"{_name()}: {' '.join(message.split())}", file=sys.stderr)
+    print(f"{_name()}: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from dsd.evaluation import scores, validation
 from dsd.evaluation.scores import Draw, Interval, Scores
 from dsd.evaluation.validation import Benchmark
-from dsd.files import contact_sheet, hub, jsonl
+from dsd.files import contact_sheet, hub, jsonl, whole
 from dsd.generate.drawing import public_name
 from dsd.grids.teacher import SETTINGS, load_teacher
 from dsd.model import checkpoint, presets
@@ -32,8 +32,12 @@ def compare(args: argparse.Namespace) -> str:
     for source in sources.values():
         if not Path(source).is_file():  # anything but a LoRA file must be a complete model
             hub.check_source(checkpoint.resolve(source).base)
-    with jsonl.explain_errors(args.out):  # fail before hours of drawing, not after
-        args.out.mkdir(parents=True, exist_ok=True)
+    with whole.locked(args.out / "scores"):  # fails before hours of drawing if it cannot be written
+        whole.sweep(args.out)
+        return _compare(args, sources)
+
+
+def _compare(args: argparse.Namespace, sources: dict[str, str]) -> str:
     args.device = args.device or checkpoint.best_device()
     what = args.images or validation.CRITTERS
     sizes = {"subjects": args.subjects, "prompts": args.prompts, "seed": args.seed, "size": args.size}

@@ -14,6 +14,7 @@ import json
 import logging
 import math
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS, RECIPES
 from dsd.vlm.open import VLM, open_vlm
 from train import command
-from train.blocks import KEPT, join, record_answers, say, stage, wait_for_all
+from train.blocks import KEPT, join, locked, record_answers, say, stage, wait_for_all
 
 if TYPE_CHECKING:
     from dsd.vlm.embed import Embedder
@@ -91,15 +92,12 @@ def main(argv: list[str] | None = None) -> int:
     join()
     logging.getLogger("dsd").setLevel(logging.WARNING)  # for example that a server cannot be reached
     if args.grade:
-        _grade(args)
-    elif args.run is None:
+        return _grade(args)
+    if args.run is None:
         raise ValueError("no run given: name its folder, as in python -m train.curate RUN --judge pocket")
-    elif args.worth:
-        _worth(args.run)
-    elif args.redecide:
-        _redecide(args)
-    else:
-        _curate(args)
+    work = _worth if args.worth else _redecide if args.redecide else _curate
+    with locked(args.run / "pairs") if args.run.is_dir() else nullcontext():
+        work(args)
     return 0
 
 
@@ -237,17 +235,17 @@ def _redecide(args: argparse.Namespace) -> None:
     say(*_summary(pairs), "run train.curate with these thresholds, without --redecide, to caption them")
 
 
-def _worth(run: Path) -> None:
+def _worth(args: argparse.Namespace) -> None:
     from dsd.evaluation.benefit import measure_benefit
     from dsd.pocket import scorer
 
     with tqdm(unit="grid") as bar:
-        shares = measure_benefit(run, scorer.load(), on_grids=bar.update)
-    jsonl.write_atomic(run / "worth.json", json.dumps(shares, indent=1).encode())
+        shares = measure_benefit(args.run, scorer.load(), on_grids=bar.update)
+    jsonl.write_atomic(args.run / "worth.json", json.dumps(shares, indent=1).encode())
     say(report.worth_page(shares))
 
 
-def _grade(args: argparse.Namespace) -> None:
+def _grade(args: argparse.Namespace) -> int:
     """Judge the drawn pairs that are not judged yet, and write how often the judge errs into `args.out`."""
     if args.out is None or args.run is not None:
         raise ValueError("--grade grades a judge, not a run: leave out RUN, and give --out FOLDER")
@@ -259,6 +257,7 @@ def _grade(args: argparse.Namespace) -> None:
     curation.check_settings(path, judge=judge.name, judge_hash=judge.weights, **settings)
     items = {f"{index:06}": index for index in range(args.count)}
     with (
+        locked(args.out / "grades"),
         record_answers(judge, args.out) as answering,
         stage(path, items, batch=4 * args.batch, unit="pair", outcome_of=_outcome) as share,
     ):
@@ -267,6 +266,7 @@ def _grade(args: argparse.Namespace) -> None:
     if PartialState().is_main_process:
         _write_grades(args.out, jsonl.read_records(path, GradedPair)[: args.count])
     say("", f"{share.speed:.1f} pairs/s in this process; see {args.out}")
+    return 0
 
 
 def _write_grades(out: Path, pairs: list[GradedPair]) -> None:

@@ -15,7 +15,8 @@ from dsd.curation.dataset import SHARD_ROWS, push, write_dataset
 from dsd.curation.dataset_card import write_card
 from dsd.curation.folders import FORMATS, write_folder
 from dsd.curation.selection import WHICH, WORDS, Choice, counts, read_run
-from dsd.files import old_names
+from dsd.files import old_names, whole
+from dsd.files.errors import printable
 from train import command
 
 
@@ -61,15 +62,18 @@ def main(argv: list[str] | None = None) -> int:
             bar.total = total
             bar.update(done - bar.n)
 
-        if args.format == "parquet":
-            rows = SHARD_ROWS if args.shard_rows is None else args.shard_rows
-            written = write_dataset(run, out, choice, shard_rows=rows, on_rows=show)
-        else:
-            written = write_folder(run, out, choice, format=args.format, on_rows=show)
-    write_card(run, written, choice, grades=args.grades)
+        with whole.locked(out / "dataset"):
+            whole.sweep(out)
+            if args.format == "parquet":
+                rows = SHARD_ROWS if args.shard_rows is None else args.shard_rows
+                written = write_dataset(run, out, choice, shard_rows=rows, on_rows=show)
+            else:
+                written = write_folder(run, out, choice, format=args.format, on_rows=show)
+            write_card(run, written, choice, grades=args.grades)
     print(f"{len(written.rows)} rows in {len(written.shards)} files ({written.new} of them new) in {out}")
     for name, numbers in counts(run).items():
-        print(f"{name}: {', '.join(f'{count} {reason}' for reason, count in numbers.most_common())}")
+        text = ", ".join(f"{count} {reason}" for reason, count in numbers.most_common())
+        print(printable(f"{name}: {text}"))
     if args.push_to_hub:
         address = push(out, args.push_to_hub, private=not args.public, patterns=written.patterns)
         print(f"uploaded to {address}")

@@ -10,6 +10,7 @@ and continues a run that was stopped.
 import argparse
 from pathlib import Path
 
+from dsd.files.errors import printable
 from train import command
 
 
@@ -52,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     quiet()
     from train import comparison
 
-    print(comparison.compare(args))
+    print(printable(comparison.compare(args)))
     return 0
 
 

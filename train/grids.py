@@ -10,15 +10,18 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from accelerate import PartialState
+
 from dsd.files import jsonl
 from dsd.files.jsonl import Row
-from dsd.generate.command import QUANTIZE_HELP, quiet
+from dsd.generate.command import quiet
+from dsd.generate.flags import QUANTIZE_HELP
 from dsd.grids import grids
 from dsd.grids.prompts import Prompt
 from dsd.model.memory import QUANTIZED
 from dsd.model.presets import TEACHERS
 from train import command
-from train.blocks import KEPT, describe, finish, join, own_device, say, stage
+from train.blocks import KEPT, describe, finish, join, locked, own_device, say, stage
 
 if TYPE_CHECKING:
     from dsd.grids.teacher import Teacher
@@ -45,7 +48,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    prompts, state = grids.read_prompts(args.run), join()
+    prompts, _ = grids.read_prompts(args.run), join()
+    with locked(grids.table(args.run)):
+        _draw(args, prompts)
+    return 0
+
+
+def _draw(args: argparse.Namespace, prompts: list[Prompt]) -> None:
     if args.mend:
         finish(lambda: print(f"{grids.mend(args.run)} grids will be drawn again"))
     quiet()  # before the import below, which would log messages
@@ -55,14 +64,13 @@ def main(argv: list[str] | None = None) -> int:
     options = {name: getattr(args, name) for name in names}
     teacher = load_teacher(args.model, device=args.device or own_device(), **options)
     grids.check_run(args.run, prompts, teacher.stamp)
+    finish(lambda: grids.check_files(args.run))
     batch = teacher.settings.batch if args.batch is None else args.batch
     speed = draw_run(args.run, prompts, teacher, batch=batch)
-    if state.is_main_process:
-        grids.sweep(args.run)
     rows = jsonl.read(grids.table(args.run))
-    outcomes, each = Counter(map(_outcome, rows)), " in each process" if state.num_processes > 1 else ""
+    is_shared = PartialState().num_processes > 1
+    outcomes, each = Counter(map(_outcome, rows)), " in each process" if is_shared else ""
     say(f"{len(rows)} grids in {args.run / 'grids'}: {describe(outcomes)}; {speed:.2f} grids/s{each}")
-    return 0
 
 
 def draw_run(run: Path, prompts: list[Prompt], teacher: "Teacher", *, batch: int) -> float:

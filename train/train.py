@@ -34,7 +34,7 @@ from dsd.training.loop import TrainResult, cache_folder, start, train
 from dsd.training.options import LORA_ONLY, TrainOptions
 from dsd.training.student import find_base
 from train import command
-from train.blocks import crowded, join
+from train.blocks import crowded, join, locked
 
 STREAMED_GB = 20.0
 METAVARS = {int: "N", float: "X", str: "NAME"}
@@ -122,7 +122,7 @@ def main(argv: list[str] | None = None) -> int:
     join()
     if crowded():
         raise ValueError("there are more processes than GPUs: start one process for each GPU")
-    logging.basicConfig(format="%(message)s")
+    command.log_messages()
     logging.getLogger("dsd").setLevel(logging.WARNING)
     find_base(options)  # fail now, not after a dataset was downloaded
     data = _open_pairs(args)
@@ -130,6 +130,12 @@ def main(argv: list[str] | None = None) -> int:
         _print_plan(args, options, data)
         return 0
     curves.import_figure()  # fail now, not at the first validation
+    with locked(args.out / "run"):
+        _train(args, options, data)
+    return 0
+
+
+def _train(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> None:
     report = Report(args, options)
     result = train(
         data, options, args.out, validate=report.validate, on_step=report.step, on_rows=report.rows,
@@ -137,7 +143,6 @@ def main(argv: list[str] | None = None) -> int:
     )  # fmt: skip
     if PartialState().is_main_process:
         report.finish(result, data)
-    return 0
 
 
 def _open_pairs(args: argparse.Namespace) -> pairs.Pairs:

@@ -6,7 +6,6 @@ of a dataset depend only on the run's rows and on a `Choice`: it is written agai
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -16,7 +15,7 @@ from typing import Any, NamedTuple
 from huggingface_hub import HfApi
 
 from dsd.curation.selection import Choice, Item, Run, counts, read_run, select
-from dsd.files import contact_sheet, jsonl, parquet
+from dsd.files import contact_sheet, jsonl, parquet, whole
 from dsd.files.jsonl import Row, RunError
 from dsd.files.pairs import COLUMNS
 from dsd.files.upload import upload
@@ -121,17 +120,15 @@ def _write_shard(path: Path, run: Path, items: list[Item], digest: bytes) -> Ite
     def image(grid: str, panel: int) -> Row:
         return {"bytes": panels(grid)[panel], "path": f"{grid}-{panel}.png"}
 
-    with jsonl.replacing(path) as part:
-        with parquet.package().ParquetWriter(part, schema, write_page_checksum=True) as writer:
-            for start in range(0, len(items), GROUP):
-                rows = [
-                    row | {"conditioning": image(grid.id, first), "target": image(grid.id, second)}
-                    for row, grid, first, second in items[start : start + GROUP]
-                ]
-                writer.write_table(_table(rows, schema))
-                yield start + len(rows)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
+    writer_of = parquet.package().ParquetWriter
+    with whole.replacing(path) as part, writer_of(part, schema, write_page_checksum=True) as writer:
+        for start in range(0, len(items), GROUP):
+            rows = [
+                row | {"conditioning": image(grid.id, first), "target": image(grid.id, second)}
+                for row, grid, first, second in items[start : start + GROUP]
+            ]
+            writer.write_table(_table(rows, schema))
+            yield start + len(rows)
 
 
 def _table(rows: list[Row], schema: Any) -> Any:

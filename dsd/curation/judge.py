@@ -18,7 +18,7 @@ from PIL import Image
 
 from dsd.curation.verdict import DROP, KEEP, UNASKED, Judged, Thresholds, apply, decide, hear
 from dsd.files import jsonl
-from dsd.files.jsonl import Row, RunError
+from dsd.files.jsonl import Record, Row, RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
 from dsd.grids.recipes import RECIPES, Recipe
@@ -42,6 +42,13 @@ class Pair(Judged):
     second: int
     prompt: str  # of the grid, as is the seed
     embedder: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label(Record):
+    """A row of `labels.jsonl`: a person's verdict on the pair of that id."""
+
+    label: str
 
 
 # ---------------------------------------------------------------- judging
@@ -167,6 +174,7 @@ def check_settings(path: Path, *, thresholds: Thresholds, **settings: object) ->
     """Raise RunError, naming the differences, if the file has rows with other values of these fields."""
     settings |= asdict(thresholds)
     remedy = "use those again, --redecide if only thresholds differ"
+    jsonl.read_records(path, Judged)  # raises for rows that are none
     for row in jsonl.read_all(path):
         jsonl.check_same(path, row | row.get("thresholds", {}), settings, remedy)
 
@@ -214,7 +222,7 @@ def label(run: Path, pair_id: str, verdict: str) -> None:
 
 def labels(run: Path) -> dict[str, str]:
     """Return the last human label, `keep` or `drop`, by pair id."""
-    return {row["id"]: row["label"] for row in jsonl.read(run / "labels.jsonl")}
+    return {row.id: row.label for row in jsonl.read_records(run / "labels.jsonl", Label)}
 
 
 class Agreement(NamedTuple):

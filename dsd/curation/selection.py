@@ -130,6 +130,8 @@ def _items(pair: Pair, run: Run, choice: Choice) -> list[Item]:
             f"pair {pair.id} is of a grid that grids.jsonl does not have: run train.grids again, which draws "
             "what is missing"
         )
+    if not 0 <= min(pair.first, pair.second) <= max(pair.first, pair.second) < len(grid.places):
+        raise RunError(f"pair {pair.id} is of panels that its grid does not have: delete its row and rerun")
     items = []
     for conditioning, target in both_orders([(pair.first, pair.second)]):
         name = caption_id(grid.id, conditioning, target)

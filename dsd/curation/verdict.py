@@ -5,9 +5,9 @@ without giving any part a low score. The row keeps all these numbers, so that it
 """
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
-from dsd.files.jsonl import Record, Row
+from dsd.files.jsonl import Record
 from dsd.grids.recipes import Recipe
 from dsd.vlm.answers import TOP_SCORE, read_judgment
 from dsd.vlm.base import is_refused
@@ -65,10 +65,6 @@ class Judged(Record):
     verdict: str = DROP
     reason: str = UNASKED
     thresholds: Thresholds = Thresholds()
-
-    @classmethod
-    def from_json(cls, row: Row) -> Self:
-        return replace(super().from_json(row), thresholds=Thresholds(**row["thresholds"]))
 
     @property
     def is_kept(self) -> bool:

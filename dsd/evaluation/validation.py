@@ -1,6 +1,7 @@
 """Functions that draw a set of cases, and a hook that validates a model during training."""
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,8 @@ from dsd.evaluation.scores import Case, Draw, Scorer, Scores, evaluate, legend, 
 from dsd.files import contact_sheet, jsonl
 from dsd.grids.teacher import guidance_settings, panel_side
 from dsd.model.latents import text_length
+
+logger = logging.getLogger(__name__)
 
 CRITTERS = "critters"
 SHOWN = 12  # cases on the contact sheet
@@ -108,19 +111,33 @@ def in_batches(draw: Draw, batch: int, *, on_done: Callable[[int], object] = lam
 
 
 def save_in(folder: Path, name: str, draw: Draw) -> Draw:
-    """Return a `Draw` that saves images in `folder` and draws none again; `name` must identify `draw`."""
+    """Return a `Draw` that saves images in `folder` and draws none again; `name` must identify `draw`.
+
+    A batch of which some images are missing is drawn as a whole, because rounding depends on the batch.
+    """
 
     def draw_missing(*columns: list[Any]) -> list[Image.Image]:  # prompts, references, seeds
-        requests = list(zip(*columns, strict=True))
-        files = [folder / f"{_image_name(name, *request)}.png" for request in requests]
-        missing = [index for index, file in enumerate(files) if not file.exists()]
-        if missing:
-            images = draw(*map(list, zip(*(requests[index] for index in missing), strict=True)))
-            for index, image in zip(missing, images, strict=True):
-                jsonl.write_atomic(files[index], contact_sheet.png(image))
-        return [Image.open(file).convert("RGB") for file in files]
+        files = [folder / f"{_image_name(name, *request)}.png" for request in zip(*columns, strict=True)]
+        images = [_read_saved(file) for file in files]
+        if all(images):
+            return images
+        for file, saved, image in zip(files, images, drawn := draw(*columns), strict=True):
+            if not saved:
+                jsonl.write_atomic(file, contact_sheet.png(image))
+        return [saved or image for saved, image in zip(images, drawn, strict=True)]
 
     return draw_missing
+
+
+def _read_saved(file: Path) -> Image.Image | None:
+    """Return a saved image, or None if there is none or it is damaged."""
+    if not file.exists():
+        return None
+    try:
+        return contact_sheet.read_png(file)
+    except ValueError as error:
+        logger.warning("%s: it is drawn again", error)
+        return None
 
 
 def _image_name(name: str, prompt: str, reference: Image.Image, seed: int) -> str:

@@ -1,10 +1,13 @@
-"""Contact sheets for visual comparison: one row per case, one column per method."""
+"""Contact sheets for visual comparison, a row per case and a column per method; PNG written and read."""
 
 import io
 import textwrap
 from collections.abc import Sequence
+from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from dsd.files.rgb import to_rgb
 
 CELL, HEADER, GAP = 128, 24, 2  # pixels
 PROMPT_WIDTH, PROMPT_LETTERS = 330, 44  # of the column of prompts, in pixels and in characters per line
@@ -29,6 +32,17 @@ def compose(columns: dict[str, Sequence[Image.Image]], prompts: Sequence[str]) -
         lines = textwrap.fill(prompt, PROMPT_LETTERS)
         pen.multiline_text(position, lines, fill=INK, font=font, anchor="lm")
     return page
+
+
+def read_png(path: Path) -> Image.Image:
+    """Return an image that `png` wrote, in RGB; raise ValueError if any byte of its pixels is damaged."""
+    try:
+        with Image.open(path) as image:
+            image.verify()  # the checksum of each chunk, which decoding ignores
+        with Image.open(path) as image:
+            return to_rgb(image)
+    except Exception as error:  # on damaged data Pillow raises anything from SyntaxError to struct.error
+        raise ValueError(f"{path} cannot be read ({error})") from error
 
 
 def png(image: Image.Image) -> bytes:

@@ -1,26 +1,27 @@
 """JSON Lines files with atomic appends by one writer at a time, and typed rows.
 
-A killed command leaves at most one incomplete line, which the next command drops. Each of several processes
-writes its own shard (`grids.0.jsonl`, `grids.1.jsonl`); `merge` combines them.
+A killed command leaves at most one incomplete line, which the next command drops. Each row ends with a
+checksum of its line. Each of several processes writes its own shard (`grids.0.jsonl`, `grids.1.jsonl`);
+`merge` combines them.
 """
 
 import json
 import os
+import re
+import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, TypeVar
 
-from filelock import FileLock, Timeout
-
-from dsd.files import old_names
+from dsd.files import old_names, typed
+from dsd.files.whole import RunError, explain_errors, flush, locked, write_atomic
 
 Row = dict[str, Any]  # one line of a file
-
-
-class RunError(ValueError):
-    """A run folder cannot be read or written; the message says what to do."""
+CHECKSUM = "row_crc32"  # the last key of a row on disk; rows of version 0 have none
+_ENDING = re.compile(rb', "row_crc32": "([0-9a-f]{8})"\}$')
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +34,33 @@ class Record:
 
     @classmethod
     def from_json(cls, row: Row) -> Self:
-        """Return the row as a record, ignoring other keys; raise RunError if fields are missing."""
-        names = {field.name for field in fields(cls)}
-        if missing := names - cls.OPTIONAL - row.keys():
-            raise RunError(
-                f"row {row.get('id')!r} lacks {', '.join(sorted(missing))}: it was edited, or written by "
-                "another version"
-            )
-        return cls(**{name: value for name, value in row.items() if name in names})
+        """Return the row as a record, ignoring other keys; raise RunError for missing or wrong fields."""
+        hints = typed.hints(cls)
+        if missing := hints.keys() - cls.OPTIONAL - row.keys():
+            raise RunError(f"row {row.get('id')!r} lacks {', '.join(sorted(missing))}: {EDITED}")
+        values = {name: value for name, value in row.items() if name in hints}
+        for name, value in values.items():
+            if not typed.fits(value, hints[name]):
+                kind = typed.name(hints[name])
+                wrong = f"{name} {value!r:.60} of the wrong type, not {kind}"
+                raise RunError(f"row {row.get('id')!r:.60} has {wrong}: {EDITED}")
+            if is_dataclass(hints[name]):
+                values[name] = _nested(name, value, hints[name])
+        return cls(**values)
 
     def to_json(self) -> Row:
         return asdict(self)
 
 
 Kind = TypeVar("Kind", bound=Record)
+EDITED = "it was edited, or written by another version"
+
+
+def _nested(name: str, value: Row, kind: type) -> Any:
+    try:
+        return kind(**value)
+    except (TypeError, ValueError) as error:
+        raise RunError(f"{name} {value!r:.60} cannot be used ({error}): {EDITED}") from error
 
 
 # ---------------------------------------------------------------- reading
@@ -55,58 +69,66 @@ Kind = TypeVar("Kind", bound=Record)
 def read(path: Path) -> list[Row]:
     """Return all complete rows of a file, or [] if there is no file; skip an incomplete last line.
 
-    Raise RunError, with the file and line number, for a line that is not a JSON object.
+    Raise RunError, with the file and line number, for a line that is damaged or not a JSON object.
     """
-    if not path.exists():
-        return []
-    *lines, _ = path.read_bytes().split(b"\n")  # text after the last newline is an incomplete row
-    return [_parse(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
+    return [row for _, row in _lines(path)]
 
 
 def read_all(path: Path) -> list[Row]:
     """Return the rows of `path` and its shards, sorted by id, one per id."""
-    rows = {row["id"]: row for file in (path, *shards(path)) for row in read(file)}
+    rows = {}
+    for where, row in _all_lines(path):
+        if not isinstance(row.get("id"), str):
+            raise RunError(f"{where} has the id {row.get('id')!r:.60}, which is not a text: {EDITED}")
+        rows[row["id"]] = row
     return [rows[key] for key in sorted(rows)]
 
 
 def read_records(path: Path, kind: type[Kind]) -> list[Kind]:
-    """Return the rows of `path` and its shards as records; raise RunError for a row that lacks a field."""
-    try:
-        return [kind.from_json(row) for row in read_all(path)]
-    except RunError as error:
-        raise RunError(f"{path} cannot be used: {error}") from error
+    """Return the rows of `path` and its shards as records; raise RunError for a missing or wrong field."""
+    records = {}
+    for where, row in _all_lines(path):
+        try:
+            record = kind.from_json(row)
+        except RunError as error:
+            raise RunError(f"{where} cannot be used: {error}") from error
+        records[record.id] = record
+    return [records[key] for key in sorted(records)]
 
 
-def _parse(line: bytes, where: str) -> Row:
+def _all_lines(path: Path) -> Iterator[tuple[str, Row]]:
+    for file in (path, *shards(path)):
+        yield from _lines(file)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, Row]]:
+    """Yield file and line number, as text, and the row of each complete line."""
+    if path.exists():
+        *lines, _ = path.read_bytes().split(b"\n")  # text after the last newline is an incomplete row
+        for number, line in enumerate(lines, 1):
+            where = f"{path} line {number}"
+            yield where, parse(line, where)
+
+
+def parse(line: bytes, where: str) -> Row:
+    """Return a line's row; raise RunError if it is not one or does not match its checksum."""
+    ending = _ENDING.search(line)
+    content = line[: ending.start()] + b"}" if ending else line
     try:
-        row = json.loads(line)
-    except ValueError:
+        row = json.loads(content)
+    except (ValueError, RecursionError):
         row = None
     if not isinstance(row, dict):
         raise RunError(f"{where} is not a row: {line[:60]!r}; delete that line and run again")
+    if CHECKSUM in row or (ending and int(ending[1], 16) != zlib.crc32(content)):
+        raise RunError(
+            f"{where} does not match its checksum: {line[:60]!r}; delete that line and run again, or only "
+            f"its {CHECKSUM} if you edited it"
+        )
     return old_names.translate(row)
 
 
 # ---------------------------------------------------------------- writing
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path that takes the place of `path` after the block, or is removed if that fails."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with explain_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield part
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-def write_atomic(path: Path, content: bytes) -> None:
-    """Write a whole file or nothing."""
-    with replacing(path) as part:
-        part.write_bytes(content)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> None:
@@ -115,23 +137,16 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 
 
 def to_line(row: Row) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+    """Return a row as a line that ends with its checksum."""
+    content = json.dumps(row, ensure_ascii=False).encode()
+    return content[:-1] + b', "%s": "%08x"}\n' % (CHECKSUM.encode(), zlib.crc32(content))
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[Callable[[list[Row]], None]]:
     """Lock `path` and yield `append(rows)`, which writes all rows or none; raise RunError if locked."""
-    with explain_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise RunError(f"another command is writing {path}; let it finish or stop it") from error
-    try:
+    with locked(path):
         yield lambda rows: _append(path, rows)
-    finally:
-        lock.release()
 
 
 def _append(path: Path, rows: list[Row]) -> None:
@@ -147,19 +162,11 @@ def _append(path: Path, rows: list[Row]) -> None:
             while rest:
                 rest = rest[file.write(rest) :]
             os.fsync(file.fileno())
+            if not end:
+                flush(path.parent)
         except OSError:
             file.truncate(end)  # leave no partial row on a full disk
             raise
-
-
-@contextmanager
-def explain_errors(path: Path) -> Iterator[None]:
-    """Convert an OSError (disk full, read-only, missing) to a RunError about `path`."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise RunError(f"cannot write {path}: {reason}. Finished work is kept; fix this and rerun") from error
 
 
 # ---------------------------------------------------------------- several processes, killed and resumed
@@ -210,19 +217,19 @@ def resuming(
     *,
     process: int = 0,
     item_of: Callable[[Row], str] = lambda row: row["id"],
+    rows_of: Callable[[str], int] = lambda item: 1,
 ) -> Iterator[tuple[list[list[str]], Callable[[list[Row]], list[Row]]]]:
     """Lock this process's shard of `path`; yield its unfinished blocks and a function that appends rows.
 
     The function returns the rows that it wrote, because it leaves out rows that are already on disk. A block
     is always computed as a whole, so the rows are identical, bit for bit, however often the run was killed.
-    `item_of(row)` is the id of the item that a row came from. An item with a row is finished, except for the
-    last item of a shard: a kill during a write can leave it with only some of its rows.
+    `item_of(row)` is the id of the item that a row came from, and `rows_of(item)` the number of its rows: an
+    item with fewer is not finished, because a kill during a write or a damaged disk took the others.
     """
     with writing(shard(path, process)) as append:
         rows = read_all(path)
         known = {row["id"] for row in rows}
-        last = {item_of(written[-1]) for written in map(read, shards(path)) if written}
-        finished = {item_of(row) for row in rows} - last
+        finished = {item for item, count in Counter(map(item_of, rows)).items() if count >= rows_of(item)}
 
         def append_new(rows: list[Row]) -> list[Row]:
             new = [row for row in rows if row["id"] not in known]

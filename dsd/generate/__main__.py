@@ -2,7 +2,8 @@
 
 import sys
 
-from dsd.generate.command import parse, quiet, run
+from dsd.generate.command import quiet, run
+from dsd.generate.flags import parse
 
 arguments = parse()
 quiet()  # after parsing: it imports the libraries, and --help must respond at once

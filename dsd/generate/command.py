@@ -1,22 +1,23 @@
 """The command line of `python -m dsd.generate`: takes an image and a prompt, writes PNG files.
 
-After a user error, the command prints one line on standard error and exits with code 2. Drawing options
-default to None here: their defaults are defined once, in `Options`, and `--from` needs to know which options
-were passed. Slow modules are imported inside the functions, so that `--help` and mistyped flags respond at
-once.
+After a user error, the command prints one line on standard error and exits with code 2. Slow modules are
+imported inside the functions, so that `--help` and mistyped flags respond at once.
 """
 
 import argparse
 import logging
 import os
+import shlex
 import sys
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from dsd.model.memory import OFFLOADS, QUANTIZED, Way, is_out_of_memory
-from dsd.model.sampling import QUALITIES
+from dsd.files.errors import printable
+from dsd.generate.flags import drawing_flags, flag, speed, way
+from dsd.model.memory import Way, is_out_of_memory
+from dsd.model.presets import PRESETS
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,74 +25,7 @@ if TYPE_CHECKING:
     from dsd.generate.drawing import Options, Result
     from dsd.model.speed import Speed
 
-DRAWING = {  # field of Options -> type and help; the flag is the name with dashes
-    "seed": (int, "seed of the first image; each further image adds 1 (-1 or left out: random)"),
-    "quality": (str, "speed against image quality: draft, balanced or best (best)"),
-    "steps": (int, "number of denoising steps (set by --quality: 28 for best)"),
-    "image_guidance": (float, "how strongly to keep the subject (1.5; 1 is off)"),
-    "text_guidance": (float, "how strongly to follow the prompt (1; 1 is off)"),
-    "guidance": (float, "embedded guidance (3.5), for models that were distilled with it, such as flux-dev"),
-    "count": (int, "number of images (1); several are written as OUT-1.png, OUT-2.png, ..."),
-    "width": (int, "width in pixels, a multiple of 16 (the model's frame size)"),
-    "height": (int, "height in pixels, a multiple of 16 (the model's frame size)"),
-    "fit": (str, "crop the image to the frame, or pad it with white (crop)"),
-}
-CHOICES = {"fit": ("crop", "pad"), "quality": tuple(QUALITIES)}
-QUANTIZE_HELP = (
-    "store weights in fewer bits: 8bit or 4bit (NVIDIA GPU, bitsandbytes), int8 or fp8 (torchao), "
-    "fp8-compute (torchao, Ada or Hopper GPU)"
-)
 ROUNDING = 2  # levels of 255 by which batching and threads may change a pixel
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (--help shows the options)\n")
-
-
-def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    """Parse the command's flags; exit with one line if they are wrong."""
-    parser = _Parser(prog="dsd.generate", description="Draw the subject of an image somewhere new.")
-    add = parser.add_argument
-    add("image", nargs="?", help="image of the subject")
-    add("prompt", nargs="?", help="where the subject should be")
-    add("-o", "--output", metavar="OUT.png", help="PNG file to write")
-    add("--from", dest="source", metavar="OUT.png", help="draw a saved image again from its settings")
-    add("--model", help="model to draw with: a name, folder or hub id (pocket)")
-    add_loading_flags(parser)
-    add("--compile", action="store_true", help="compile the model for the GPU: the first image takes longer")
-    text = "put the subject's looks into the prompt, in the words of --judge"
-    add("--describe", action="store_true", help=text)
-    add_judge_flags(parser)
-    add("--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft")
-    for name, (kind, text) in DRAWING.items():
-        add(_flag(name), type=kind, choices=CHOICES.get(name), help=text)
-    return parser.parse_args(argv)
-
-
-def add_loading_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for loading a model, which the app shares."""
-    add = parser.add_argument
-    add("--weights", help="trained weights to put on the model: a folder, file or hub id")
-    lora = "style LoRA to add to the model, on disk or on the hub; repeat it for several"
-    add("--lora", metavar="FILE_OR_ID[:SCALE]", action="append", default=[], help=lora)
-    add("--device", help="device to draw on: cpu, cuda or mps (the best available)")
-    add("--offload", default="none", choices=OFFLOADS, help="how to offload the model to main memory (none)")
-    add("--quantize", choices=("none", *QUANTIZED), help=QUANTIZE_HELP)
-    cache = "skip work that a cache predicts: first-block, taylorseer or mag, with its strength (none)"
-    add("--cache", metavar="NAME[:STRENGTH]", help=cache)
-    add("--attention", metavar="NAME", help="attention backend of diffusers, such as _native_cudnn (native)")
-
-
-def add_judge_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags for a vision-language model, which the app shares."""
-    add = parser.add_argument
-    add("--judge", help="compares and describes images: pocket, a folder, a hub id, or http://host/v1")
-    add("--judge-model", metavar="NAME", help="name of the judge, on a server that has several models")
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
 
 
 def run(args: argparse.Namespace) -> int:
@@ -114,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"dsd.generate: {' '.join(message.split())}", file=sys.stderr)
+    print(f"dsd.generate: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
 
 
@@ -139,7 +73,7 @@ def _draw_new(args: argparse.Namespace) -> None:
 
     if args.image is None or args.prompt is None or args.output is None:
         raise ValueError("pass an image, a prompt and -o OUT.png, or --from OUT.png (--help shows more)")
-    fields = _drawing_flags(args)
+    fields = drawing_flags(args)
     fields["seed"] = drawing.pick_seed(fields.get("seed"))
     options = drawing.Options(prompt=args.prompt, **fields)
     targets = _check_targets(Path(args.output), options.count)
@@ -153,7 +87,7 @@ def _draw_new(args: argparse.Namespace) -> None:
     unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
     for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
         if notice:
-            print(f"note: {notice}", file=sys.stderr)
+            print(f"note: {printable(notice)}", file=sys.stderr)
     _draw(pipe, image, options, targets, **names)
 
 
@@ -175,17 +109,13 @@ def _describe(image: "Image.Image", prompt: str, args: argparse.Namespace) -> st
     return text
 
 
-def _drawing_flags(args: argparse.Namespace) -> dict[str, Any]:
-    return {name: value for name in DRAWING if (value := getattr(args, name)) is not None}
-
-
 def _draw_again(args: argparse.Namespace) -> None:
     from dsd.files import intake
     from dsd.generate import drawing, provenance
     from dsd.model import speed as speeds
     from dsd.model.checkpoint import has_embedded_guidance
 
-    flags = [_flag(name) for name in _drawing_flags(args)] + ["--describe"] * args.describe
+    flags = [flag(name) for name in drawing_flags(args)] + ["--describe"] * args.describe
     if args.image is not None or flags:
         raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
     source = Path(args.source)
@@ -194,25 +124,43 @@ def _draw_again(args: argparse.Namespace) -> None:
     options, frame = drawing.options_from(settings), provenance.read_reference(original)
     target = Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png")
     targets = _check_targets(target, 1)
-    names = {
-        "model": args.model or settings.get("model") or "pocket",
-        "weights": args.weights or settings.get("weights"),
-    }
-    lora = args.lora or settings.get("lora") or []
     recorded = speeds.from_settings(settings.get("speed"))
+    _check_choice(args, settings, recorded)
+    names = {"model": args.model or settings.get("model") or "pocket", "weights": args.weights}
     try:
-        pipe = open_model(**names, lora=lora, **{**way(args), **speed(args, recorded)})
+        pipe = open_model(**names, lora=args.lora, **{**way(args), **speed(args, recorded)})
         _compile(pipe, args.compile or recorded.compiled)
     except ValueError as error:
-        parts = " with ".join([repr(names["model"]), *map(str, lora)])
-        hint = f"the image was made by {parts}: if that has moved, pass --model or --lora"
-        if used := [f"--{name} none" for name, value in speed(args, recorded).items() if value]:
-            hint += f"; {', '.join(used)} draws without"
-        raise ValueError(f"{error} ({hint})") from error
+        used = [f"--{name} none" for name, value in speed(args, recorded).items() if value]
+        raise ValueError(f"{error} ({', '.join(used)} draws without)" if used else f"{error}") from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
     (result,) = _draw(pipe, frame, options, targets, **names)
     _compare(original, settings, result)
+
+
+def _check_choice(args: argparse.Namespace, settings: dict[str, Any], recorded: "Speed") -> None:
+    """Raise ValueError if the image names more than a preset: a stranger's file must not choose downloads."""
+    styles = settings.get("lora") or []
+    made_with = {"--model": [settings.get("model") or "pocket"], "--weights": [settings.get("weights")]}
+    made_with["--lora"] = styles if isinstance(styles, list) else [styles]
+    passed = {"--model": args.model, "--weights": args.weights, "--lora": args.lora}
+    if "hub" in (recorded.attention or ""):  # diffusers would download this backend's code and run it
+        made_with["--attention"], passed["--attention"] = [recorded.attention], args.attention
+    if made_with["--model"][0] in list(PRESETS):
+        del made_with["--model"]
+    missing = [
+        f"{flag} {shlex.quote(str(value))}"
+        for flag, values in made_with.items()
+        if not passed[flag]
+        for value in values
+        if value
+    ]
+    if missing:
+        raise ValueError(
+            f"the image was made with {' '.join(missing)}, and a file does not choose what is opened: add "
+            "this to the command if you trust it, with the place where it lies now"
+        )
 
 
 def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result") -> None:
@@ -231,7 +179,7 @@ def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result"
     else:
         reason = f"made with other versions ({settings.get('versions')}) or on another device"
         difference = f"differs from the original by up to {worst} of 255 levels"
-        print(f"warning: {difference}: the original was edited, or {reason}", file=sys.stderr)
+        print(printable(f"warning: {difference}: the original was edited, or {reason}"), file=sys.stderr)
 
 
 def _check_targets(output: Path, count: int) -> list[Path]:
@@ -242,22 +190,10 @@ def _check_targets(output: Path, count: int) -> list[Path]:
         raise ValueError(f"there is no folder {output.parent}: create it first")
     paths = [output] if count == 1 else [output.with_name(f"{output.stem}-{i + 1}.png") for i in range(count)]
     for path in paths:
-        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        places = [path.parent, path] if path.exists() else [path.parent]  # it is written beside and renamed
+        if path.is_dir() or not all(os.access(place, os.W_OK) for place in places):
             raise ValueError(f"{path} cannot be written: choose another file")
     return paths
-
-
-def way(args: argparse.Namespace) -> dict[str, str | None]:
-    """Return how a model is held in memory, as options of `load_pipeline` and `load_teacher`."""
-    quantize = None if args.quantize == "none" else args.quantize
-    return {"device": args.device, "offload": args.offload, "quantize": quantize}
-
-
-def speed(args: argparse.Namespace, recorded: "Speed | None" = None) -> dict[str, str | None]:
-    """Return what makes drawing faster, as options of `load_pipeline`: from the flags, or as recorded."""
-    names = ("cache", "attention", "quantize") if recorded else ("cache", "attention")
-    values = {name: getattr(args, name) or (recorded and getattr(recorded, name)) for name in names}
-    return {name: None if value == "none" else value for name, value in values.items()}
 
 
 def _compile(pipe: Any, is_wanted: bool) -> None:

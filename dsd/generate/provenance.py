@@ -7,6 +7,7 @@ frame takes 10 kB and a 512 x 512 frame about 0.5 MB.
 
 import base64
 import contextlib
+import glob
 import hashlib
 import io
 import json
@@ -18,7 +19,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import dsd
-from dsd.files import intake
+from dsd.files import intake, whole
 
 SETTINGS = "dsd"  # name of an iTXt chunk with JSON in UTF-8
 # Uncompressed tEXt, because Pillow rejects compressed text that unpacks to more than 1 MB.
@@ -44,13 +45,19 @@ def save(path: str | Path, image: Image.Image, settings: dict[str, Any], referen
     frame = io.BytesIO()
     reference.save(frame, format="PNG")
     text.add_text(REFERENCE, base64.b64encode(frame.getvalue()).decode())
-    image.save(path, format="PNG", pnginfo=text)
-    return Path(path)
+    return _write(path, image, text)
 
 
 def save_marked(path: str | Path, image: Image.Image, prompt: str) -> Path:
     """Write a lossless PNG that names the prompt and the software, but has no settings to reproduce it."""
-    image.save(path, format="PNG", pnginfo=_mark(prompt))
+    return _write(path, image, _mark(prompt))
+
+
+def _write(path: str | Path, image: Image.Image, text: PngInfo) -> Path:
+    for stale in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.part"):  # of a killed command
+        stale.unlink(missing_ok=True)
+    with whole.replacing(Path(path)) as part:  # a full disk must not destroy the image that has the name
+        image.save(part, format="PNG", pnginfo=text)
     return Path(path)
 
 

@@ -16,9 +16,8 @@ import numpy as np
 from PIL import Image
 
 from dsd.files import jsonl
-from dsd.files.contact_sheet import png
+from dsd.files.contact_sheet import png, read_png
 from dsd.files.jsonl import Record, Row, RunError
-from dsd.files.rgb import to_rgb
 from dsd.grids.gutters import Box, equal_boxes, find_panels
 from dsd.grids.prompts import Prompt
 
@@ -52,6 +51,10 @@ class Grid(Record):
     panel: int | None = None  # side of a panel as drawn, in pixels; None: drawn before it was recorded
 
     OPTIONAL = frozenset({"boxes", "panel"})
+
+    def __post_init__(self) -> None:
+        if min(self.rows, self.columns) < 1:
+            raise RunError(f"grid {self.id!r} has {self.rows} x {self.columns} panels: delete its row")
 
 
 def panels(
@@ -88,15 +91,15 @@ def read_grids(run: Path) -> list[Grid]:
 def read_prompts(run: Path) -> list[Prompt]:
     """Return the prompts of a run; raise RunError if there are none, a field is missing or an id is bad."""
     path = run / "prompts.jsonl"
-    rows = jsonl.read(path)
-    if not rows:
+    prompts, rows = jsonl.read_records(path, Prompt), len(jsonl.read(path))
+    if not prompts:
         raise RunError(f"{path} has no prompts: python -m train.prompts {run} --count 1000 writes them")
-    for row in rows:
-        if not re.fullmatch(r"\w+", row.get("id", "")):  # it becomes a file name
-            raise RunError(f"{path}: an id may contain only letters, digits and _, got {row.get('id')!r}")
-    if len({row["id"] for row in rows}) < len(rows):
+    for prompt in prompts:
+        if not re.fullmatch(r"\w+", prompt.id):  # it becomes a file name
+            raise RunError(f"{path}: an id may contain only letters, digits and _, got {prompt.id!r}")
+    if len(prompts) < rows:
         raise RunError(f"{path} has two rows with the same id: write it again with train.prompts")
-    return jsonl.read_records(path, Prompt)
+    return prompts
 
 
 def draw_grids(folder: Path, prompts: list[Prompt], teacher: "Teacher") -> list[Grid]:
@@ -124,13 +127,21 @@ def new_grid(prompt: Prompt, file: str | None, boxes: list[Box] | str, stamp: Ro
 
 
 def open_grid(run: Path, grid: Grid) -> Image.Image:
-    """Return the RGB image of a grid; raise RunError if it is missing or damaged."""
-    path = run / "grids" / str(grid.file)
+    """Return the RGB image of a grid; raise RunError if it is missing, damaged or not in the run."""
     try:
-        with Image.open(path) as image:
-            return to_rgb(image)
-    except (OSError, SyntaxError) as error:  # Pillow raises SyntaxError for a broken PNG
-        raise RunError(f"{path} cannot be read ({error}): {MEND}") from error
+        return read_png(_find_file(run, str(grid.file)))
+    except RunError:
+        raise
+    except ValueError as error:
+        raise RunError(f"{error}: {MEND}") from error
+
+
+def _find_file(run: Path, name: str) -> Path:
+    """Return the path of a grid's image; raise RunError if it leads out of the run, which may be foreign."""
+    path = run / "grids" / name
+    if not path.resolve().is_relative_to(run.resolve()):
+        raise RunError(f"{table(run)} names the file {name!r}, which is not in {run}: delete that row")
+    return path
 
 
 def open_panels(run: Path, grid: Grid) -> list[Image.Image]:
@@ -148,15 +159,27 @@ def check_run(run: Path, prompts: list[Prompt], stamp: Row) -> None:
             fields = {name: getattr(prompt, name) for name in ("prompt", "seed", "rows", "columns")}
             known = {name: value for name, value in settings.items() if rows[prompt.id].get(name) is not None}
             jsonl.check_same(f"{path} row {prompt.id}", rows[prompt.id], {**known, **fields})
-    files = [path.with_name(row["file"]) for row in rows.values() if row["file"]]
+    files = [_find_file(run, row["file"]) for row in rows.values() if row["file"]]
     if missing := [file for file in files if not file.exists() or file.stat().st_size == 0]:
         raise RunError(f"{len(missing)} grids are missing or empty, such as {missing[0]}: {MEND}")
 
 
-def sweep(run: Path) -> None:
-    """Remove the unfinished files of killed processes; call it only while no process writes."""
-    for part in table(run).parent.glob(".*.part"):
-        part.unlink()
+def check_files(run: Path) -> None:
+    """Raise RunError, naming one, if grids are damaged, as a power failure or a full disk leaves them."""
+
+    def is_damaged(grid: Grid) -> bool:
+        try:
+            with Image.open(_find_file(run, grid.file)) as image:
+                image.verify()
+        except Exception:  # on damaged data Pillow raises anything from SyntaxError to struct.error
+            return True
+        return False
+
+    drawn = [grid for grid in read_grids(run) if grid.file]
+    with ThreadPoolExecutor() as pool:
+        damaged = [grid.file for grid, bad in zip(drawn, pool.map(is_damaged, drawn), strict=True) if bad]
+    if damaged:
+        raise RunError(f"{len(damaged)} grids are damaged, such as {table(run).parent / damaged[0]}: {MEND}")
 
 
 def mend(run: Path) -> int:

@@ -80,7 +80,7 @@ def _read_json(path: Path, column: str | None) -> Numbered:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problem = f"{path} line {number} is not JSON, got {line[:60]!r}"
             raise CaptionError(f"{problem}; write one JSON object per line") from error
         if not isinstance(row, dict):

@@ -167,7 +167,8 @@ def load_teacher(
     hub.check_source(base)
     dtype = dtype or checkpoint.torch_dtype(TEACHERS[kind])
     memory = report_shortage(preset.name, device, Way(offload, quantize), teacher=True)
-    with hub.explain_errors(preset.name, [base], preset.license_page), memory:
+    errors = hub.explain_errors(preset.name, [base], preset.license_page)
+    with errors, hub.offline_if_unreachable(base), memory:
         parts = quantized.pipeline_parts(base, quantize, dtype) if quantize else {}
         pipe = AutoPipelineForText2Image.from_pretrained(base, dtype=dtype, **parts, **hub.SAFE)
         _check(pipe, name, settings.guidance_name)

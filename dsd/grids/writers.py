@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from dsd.files import jsonl
-from dsd.files.jsonl import Row
+from dsd.files.jsonl import Record, Row
 from dsd.grids.recipes import Recipe
 from dsd.pocket import world
 from dsd.pocket.words import describe_panel
@@ -161,6 +161,20 @@ def before_context(text: str) -> str:
 # ---------------------------------------------------------------- with a language model
 
 
+@dataclass(frozen=True, kw_only=True)
+class Answers(Record):
+    """A row of `writer.jsonl`: what a language model wrote about a caption."""
+
+    OPTIONAL: ClassVar = frozenset({"clear", "written"})  # a caption can be dropped before the questions
+
+    caption: str
+    recipe: str
+    panels: int
+    writer: str
+    clear: str = ""
+    written: str = ""
+
+
 def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: Path) -> Iterator[Draft]:
     """Yield the language model's draft for each caption, asking about `vlm.batch` captions at a time.
 
@@ -168,7 +182,8 @@ def ask(captions: Iterable[str], count: int, *, vlm: VLM, recipe: Recipe, path: 
     unreadable answers can be inspected. Raise RunError if the answers in `path` belong to other questions.
     """
     settings = {"recipe": recipe.name, "panels": count, "writer": vlm.name}
-    screened, known = _screen(captions), jsonl.read(path)
+    screened = _screen(captions)
+    known = [answers.to_json() for answers in jsonl.read_records(path, Answers)]
     for row, (caption, dropped) in zip(known, screened, strict=False):
         jsonl.check_same(path, row, {**settings, "caption": caption})
         yield _read_draft(row, dropped)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 from accelerate.utils import align_module_device
-from diffusers import DiffusionPipeline, FluxTransformer2DModel
+from diffusers import ConfigMixin, DiffusionPipeline, FluxTransformer2DModel
 from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -174,6 +174,9 @@ def save_pipeline(pipe: DSDPipeline, folder: str | Path) -> None:
         raise ValueError(
             "LoRA adapters are loaded; call pipe.fuse_lora() and pipe.unload_lora_weights() first"
         )
+    for part in pipe.components.values():  # diffusers writes where a part was loaded from, a home folder
+        if isinstance(part, ConfigMixin) and Path(part.config.get("_name_or_path") or "").is_absolute():
+            part.register_to_config(_name_or_path="")
     pipe.save_pretrained(folder)
 
 

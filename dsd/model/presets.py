@@ -29,7 +29,12 @@ class Preset:
     license_page: str | None = None
     like: str | None = None  # name of the preset whose settings a folder or hub id has
     pipeline: str = "FluxPipeline"  # diffusers' class of its text-to-image pipeline
-    description: str = ""
+    description: str = ""  # tells visitors of the page what it draws
+    more: str | None = None  # address of a page that says more
+    examples: str | None = None  # folder with `examples.json`: reference, prompt, seed, finished image
+    # Groups of phrases that the page inserts into the prompt; one of each group makes sense at a time.
+    phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    aspects: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # name -> sides, in frame sizes
     about_grids: str = ""  # tells visitors of the Grids tab who draws there
     recipe: str = "identity"  # name of the recipe that its grids are worded by
     knows_world: bool = False  # it draws the drawn world alone, and can tell when an image is not from there
@@ -42,6 +47,8 @@ class Preset:
         return Path(self.base).is_relative_to(ASSETS)
 
 
+PAPER = "https://arxiv.org/abs/2411.18616"
+EXAMPLES = str(ASSETS.parent / "examples")
 # Pocket has four million weights and needs no LoRA. Its new columns should not start at zero: after 300 steps
 # identity was 0.70 with a start at 3 times the old columns, 0.64 at 1 times, and at most 0.60 at zero.
 # Captions have at most 77 CLIP tokens; most of FLUX.1-dev's 512 T5 tokens would be padding kept on disk.
@@ -50,7 +57,15 @@ POCKET = Preset(
     base=str(ASSETS / "student"),  # a complete pipeline, as training saves it
     weights=str(ASSETS / "student"), teacher=str(ASSETS / "teacher"),
     judge=str(ASSETS / "judge"), judge_batch=32, run=str(ASSETS / "run"),
-    description="Embedded and tiny: drawn critters in seconds on any laptop, no download, no key.",
+    description="Here it draws little cartoon critters, small and soft.",
+    more=PAPER, examples=EXAMPLES,
+    phrases={
+        "Places": ("on the beach", "in the forest", "in the snow", "in the desert", "in the city",
+                   "under the sea", "in space", "in a room"),
+        "To wear or hold": ("wearing a red hat", "wearing a blue scarf", "holding a yellow balloon",
+                            "holding a white flag"),
+        "Light": ("at sunset", "at night"),
+    },
     about_grids="A small embedded model draws them here; it knows one world of drawn critters.",
     # 12 steps give as many true pairs as 28, in half the time. The model card is measured at this guidance.
     drawing_grids={
@@ -63,18 +78,28 @@ POCKET = Preset(
         "reference_weight": 0.1, "instruction_prob": 0.8, "text_tokens": 20, "validate_every": 250,
     },
 )  # fmt: skip
+EVERYDAY = {
+    "Places": ("on a beach", "in a forest", "in the snow", "in a city street", "on a wooden table"),
+    "To wear or hold": ("wearing a red hat", "wearing sunglasses", "holding a yellow balloon"),
+    "Light": ("at sunset", "at night", "in soft morning light"),
+}
+# FLUX is trained on many aspect ratios. The published DSD weights were trained on squares alone,
+# and we have not measured them on others, so only moderate ones are offered.
+ASPECTS = {"Square": (1.0, 1.0), "Portrait": (0.875, 1.125), "Landscape": (1.125, 0.875)}
 FLUX_DEV = Preset(
     name="flux-dev", dtype="bfloat16", license="FLUX.1 [dev] Non-Commercial License",
     base="black-forest-labs/FLUX.1-dev", weights="primecai/dsd_model", lora=LORA,
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-dev",
-    description="FLUX.1-dev with the published DSD weights: photographs and drawings, on a GPU.",
+    description="Here it draws photographs and drawings of almost anything.",
+    more=PAPER, phrases=EVERYDAY, aspects=ASPECTS,
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )  # fmt: skip
 FLUX_SCHNELL = Preset(
     name="flux-schnell", dtype="bfloat16", license="Apache-2.0",
     base="black-forest-labs/FLUX.1-schnell", weights=None,
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-schnell",
-    description="FLUX.1-schnell as a base for your own weights: free license, on a GPU.",
+    description="Here it draws photographs and drawings of almost anything.",
+    more=PAPER, phrases=EVERYDAY, aspects=ASPECTS,
     drawing_grids={"steps": 4, "guidance": 0.0, "tokens": 256},
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )  # fmt: skip

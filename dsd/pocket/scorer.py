@@ -125,8 +125,8 @@ def warning(image: Image.Image) -> str | None:
     if reading.strangeness <= scorer.strange.item():
         return None
     return (
-        "This image is unlike the drawn critters that the pocket model knows, so expect a poor likeness. "
-        "You can still use it; for photographs, start the app with FLUX."
+        "This image is unlike the cartoon critters that are drawn here, so expect a poor likeness. "
+        "You can still use it."
     )
 
 

@@ -42,8 +42,16 @@ class Curves:
 
     def scores(self) -> list[dict[str, float]]:
         """Return the reports that hold scores, one per step, ordered by step."""
-        rows = {row["step"]: row for row in jsonl.read(self.file) if "loss" not in row}
+        rows = {row["step"]: row for row in _read(self.file) if "loss" not in row}
         return [rows[step] for step in sorted(rows)]
+
+
+def _read(file: Path) -> list[jsonl.Row]:
+    """Return the reports; raise RunError for one without a step."""
+    rows = jsonl.read(file)
+    if wrong := [row for row in rows if type(row.get("step")) is not int]:
+        raise jsonl.RunError(f"{file} has a row without a step, {str(wrong[0])[:60]}: delete that line")
+    return rows
 
 
 def import_figure() -> Any:
@@ -59,7 +67,7 @@ def import_figure() -> Any:
 
 def write(file: Path, out: Path, *, reference: Path | None = None, note: str | None = None) -> None:
     """Plot the rows of `file` into the PNG `out`; raise ValueError if there is nothing to plot yet."""
-    own = read_series(jsonl.read(file))
+    own = read_series(_read(file))
     if not any(name in own for names in PANELS.values() for name in names):
         raise ValueError(
             f"{file} has no row with a step and a loss or a score yet, so there is nothing to plot"

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from dsd.files import whole
 from dsd.files.pairs import Row
 from dsd.model import flow, latents
 from dsd.model.checkpoint import best_device, model_hash
@@ -74,7 +75,7 @@ def train(
     `train.baselines`. Raise TrainingError if the training cannot run, before the first step if possible.
     """
     # set-up
-    method = method or Method()
+    method = method or default_method()
     base = student.find_base(options)
     check_rows(pairs, options)
     accelerator = start(options)
@@ -263,20 +264,34 @@ def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out:
     """
     part = out / ".checkpoint.part"
     shutil.rmtree(part, ignore_errors=True)
-    kept = student.save_student(base, options, weights, part)
+    with whole.explain_errors(out):
+        try:
+            kept = student.save_student(base, options, weights, part)
+            whole.flush(*part.rglob("*"))
+            _move(part, out)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    return kept
+
+
+def _move(part: Path, out: Path) -> None:
     (out / "model_index.json").unlink(missing_ok=True)
     for new in sorted(part.iterdir(), key=lambda path: path.name == "model_index.json"):
         old = out / new.name
         shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
         new.replace(old)
-    part.rmdir()
-    return kept
+    whole.flush(out)
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a training opens its model, computes its loss and saves its weights; by default those of DSD."""
+    """How a training opens its model, computes its loss and saves its weights."""
 
-    open: Callable[[Base, TrainOptions, torch.dtype, torch.device], nn.Module] = student.open_transformer
-    loss: Callable[[nn.Module, Batch, TrainOptions, DSDPipeline], Tensor] = batch_loss
-    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], float | None] = _publish
+    open: Callable[[Base, TrainOptions, torch.dtype, torch.device], nn.Module]
+    loss: Callable[[nn.Module, Batch, TrainOptions, DSDPipeline], Tensor]
+    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], float | None]
+
+
+def default_method() -> Method:
+    """Return how DSD itself trains."""
+    return Method(student.open_transformer, batch_loss, _publish)

@@ -2,10 +2,10 @@
 
 A state holds the trained weights, their EMA, the optimizer, and the settings that bind the run. Everything
 else is a function of the step. Every process writes its own part, so all of them must see the folder.
-DeepSpeed uses its own format inside; every other mode can resume with another number of processes.
+DeepSpeed uses its own format inside, which it unpickles: with it, resume only states that you wrote. Every
+other mode reads a state without running anything in it, and can resume with another number of processes.
 """
 
-import json
 import logging
 import shutil
 import zlib
@@ -20,9 +20,11 @@ import torch.distributed.checkpoint as dcp
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
+from torch.distributed.checkpoint.api import CheckpointException
 
-from dsd.files import jsonl, old_names
+from dsd.files import jsonl, old_names, whole
 from dsd.training.options import TrainingError
+from dsd.training.unpickled import INDEX, SafeReader, read_index
 
 logger = logging.getLogger(__name__)
 
@@ -110,25 +112,37 @@ class TrainState:
 
     def save(self, progress: Progress) -> None:
         """Write a state, which is valid once it has its final name; all processes must call it together."""
-        whole = self.folder / f"step-{progress.step:08d}"
-        part = self.folder / f".{whole.name}.part"
+        state = self.folder / f"step-{progress.step:08d}"
+        part = self.folder / f".{state.name}.part"
         if self.accelerator.is_main_process:
             shutil.rmtree(part, ignore_errors=True)
-        with jsonl.explain_errors(whole):
-            part.mkdir(parents=True, exist_ok=True)
-            self.accelerator.wait_for_everyone()
+        try:
+            with whole.explain_errors(state):
+                self._write(part)
+                if self.accelerator.is_main_process:
+                    about = {**asdict(progress), "bound": self.bound, "files": _checksums(part)}
+                    jsonl.write_rows(part / MANIFEST, [about])
+                    whole.replace_folder(part, state)
+                    for old in self._list()[KEPT:]:
+                        shutil.rmtree(old)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        self.accelerator.wait_for_everyone()
+
+    def _write(self, folder: Path) -> None:
+        """Write every process's part of the tensors; raise OSError if one of them cannot."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.accelerator.wait_for_everyone()
+        try:
             if self._is_deepspeed:
-                self.model.save_checkpoint(str(part), "engine", self._average, exclude_frozen_parameters=True)
+                self.model.save_checkpoint(
+                    str(folder), "engine", self._average, exclude_frozen_parameters=True
+                )
             else:
-                dcp.save(self._tensors(), checkpoint_id=part, no_dist=self.accelerator.num_processes == 1)
-            self.accelerator.wait_for_everyone()
-            if self.accelerator.is_main_process:
-                about = {**asdict(progress), "bound": self.bound, "files": _checksums(part)}
-                jsonl.write_atomic(part / MANIFEST, json.dumps(about, indent=1).encode())
-                shutil.rmtree(whole, ignore_errors=True)
-                part.replace(whole)
-                for old in self._list()[KEPT:]:
-                    shutil.rmtree(old)
+                dcp.save(self._tensors(), checkpoint_id=folder, no_dist=self.accelerator.num_processes == 1)
+        except CheckpointException as error:  # not an Exception, and with every process's traceback in it
+            raise OSError(str(next(iter(error.failures.values()))[0])) from error
         self.accelerator.wait_for_everyone()
 
     def load(self, steps: int | None = None) -> Progress:
@@ -153,7 +167,8 @@ class TrainState:
             for name, weight in self.ema.weights.items() if self.ema else ():
                 weight.copy_(client["average"][name])
         else:  # loads in place
-            dcp.load(self._tensors(), checkpoint_id=folder, no_dist=self.accelerator.num_processes == 1)
+            alone = self.accelerator.num_processes == 1
+            dcp.load(self._tensors(), storage_reader=SafeReader(folder), no_dist=alone)
         return progress
 
     def _find_newest(self, steps: int | None) -> tuple[Path, Progress] | None:
@@ -161,12 +176,14 @@ class TrainState:
         folders = self._list()
         for folder in folders:
             try:
-                about = json.loads((folder / MANIFEST).read_bytes())
+                about = jsonl.parse((folder / MANIFEST).read_bytes().rstrip(), str(folder))
                 is_intact = about["files"] == _checksums(folder)
             except (OSError, ValueError, KeyError, TypeError):
                 is_intact = False
             if is_intact:
                 self._check(about, steps)
+                if not self._is_deepspeed:
+                    read_index(folder / INDEX)
                 return folder, Progress(about["step"], about["seconds"], about.get("steps"))
             logger.warning("%s is damaged: going back to the state before it", folder)
         if folders:

@@ -54,13 +54,20 @@ def _path(value: Any) -> Any:
     return value["path"] if isinstance(value, dict) and "path" in value else value
 
 
-def connect_run(parts: Parts, starts: list[Callable], call: dict[str, Any]) -> list[Any]:
+def connect_run(
+    parts: Parts,
+    starts: list[Callable],
+    call: dict[str, Any],
+    *others: tuple[list[Callable], dict[str, Any]],
+    view: str | None = None,
+) -> list[Any]:
     """Make the events `starts` run a call, with Cancel enabled meanwhile; return the events at the end.
 
-    The start button is never disabled, because an error before the final update would leave it disabled. A
-    second click during a run starts nothing.
+    `others` are further events with calls of their own, which share Cancel. `view` selects what is scrolled
+    into view, the status by default. The start button is never disabled, because an error before the final
+    update would leave it disabled. A second click during a run starts nothing.
     """
-    cancel, status = parts["cancel"], parts["status"]
+    cancel, status, calls = parts["cancel"], parts["status"], [(starts, call), *others]
 
     def enable_cancel() -> gr.Button:
         return gr.Button(interactive=True)
@@ -68,14 +75,15 @@ def connect_run(parts: Parts, starts: list[Callable], call: dict[str, Any]) -> l
     def disable_cancel() -> gr.Button:
         return gr.Button(interactive=False)
 
-    gr.on(starts, enable_cancel, None, cancel, js=scroll_to(f"#{status.elem_id}"), **AT_ONCE)
+    every, js = [start for group, _ in calls for start in group], scroll_to(view or f"#{status.elem_id}")
+    gr.on(every, enable_cancel, None, cancel, js=js, **AT_ONCE)
     # "once" applies to this event alone; an event chained to another would run twice.
     wait = {"trigger_mode": "once", "show_progress": "minimal", "show_progress_on": status}
-    run = gr.on(starts, **call, **wait, **LANE, **PRIVATE)
-    stop = cancel.click(disable_cancel, None, cancel, cancels=[run], **AT_ONCE)
+    runs = [gr.on(group, **call, **wait, **LANE, **PRIVATE) for group, call in calls]
+    stop = cancel.click(disable_cancel, None, cancel, cancels=runs, **AT_ONCE)
     # If the message came before the stop, progress updates on their way to the browser could overwrite it.
     canceled = stop.then(lambda: messages.status("Canceled."), None, status, **AT_ONCE)
-    return [run.then(disable_cancel, None, cancel, **AT_ONCE), canceled]
+    return [*(run.then(disable_cancel, None, cancel, **AT_ONCE) for run in runs), canceled]
 
 
 def scroll_to(selector: str) -> str:

@@ -6,12 +6,13 @@ Text from visitors and files is escaped here before it enters the page.
 import html
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import gradio as gr
 
 from dsd.doctor import doctor
+from dsd.model import known_words
 
 logger = logging.getLogger(__name__)
 LINK = re.compile(r"\[([^\]]+)\]\((https://[^)\s]+)\)")  # a Markdown link
@@ -68,9 +69,13 @@ def idle(line: str) -> str:
 
 
 def show_error(text: str) -> dict[str, str]:
-    """Show a toast with an error, and return the status that keeps it on the page."""
-    gr.Warning(html.escape(text), title="That did not work")
+    """Return the status line with an error."""
     return {"status": problem(text)}
+
+
+def show(*boxes: str) -> gr.HTML:
+    """Return an HTML component with boxes, hidden if there are none."""
+    return gr.HTML("".join(boxes), visible=bool(boxes))
 
 
 def quiet(text: str) -> str:
@@ -86,3 +91,29 @@ def notice(text: str) -> str:
 def problem(text: str) -> str:
     """Return a box with an error that stops the work."""
     return f'<div class="dsd-notice dsd-problem" role="alert">{html.escape(text)}</div>'
+
+
+def unknown_words(unknown: dict[str, list[str]]) -> str:
+    """Return a box with the words that a model does not know, and near ones to click instead."""
+    near = [
+        f'<button type="button" class="dsd-chip" data-word="{html.escape(word)}" '
+        f'data-instead="{html.escape(known)}">{html.escape(known)}</button>'
+        for word, words in unknown.items()
+        for known in words
+    ]
+    offer = f'<div class="dsd-chips">Instead: {"".join(near)}</div>' if near else ""
+    line = known_words.notice(dict.fromkeys(unknown, []))
+    return f'<div class="dsd-notice" role="status">{html.escape(line)}{offer}</div>'
+
+
+def chips(groups: Mapping[str, tuple[str, ...]]) -> str:
+    """Return groups of phrases as buttons; a click inserts one into the prompt, or takes it out again."""
+    return "".join(
+        f'<div class="dsd-chips" role="group" aria-label="{html.escape(name)}"><b>{html.escape(name)}</b>'
+        + "".join(
+            f'<button type="button" class="dsd-chip" aria-pressed="false">{html.escape(phrase)}</button>'
+            for phrase in phrases
+        )
+        + "</div>"
+        for name, phrases in groups.items()
+    )

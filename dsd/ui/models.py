@@ -1,8 +1,8 @@
 """The models that the tabs use, most of them opened on first use, and the run that the tabs show."""
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
@@ -51,6 +51,9 @@ class Loaded:
     weights: str | None = None
     description: str = ""  # one or two sentences on what the model is good for
     license: str = ""
+    more: str | None = None  # address of a page that says more about it
+    phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of the family's preset
+    aspects: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the family's preset
     missing: str | None = None  # why the requested model does not run here
     warn: Callable[[Image.Image], str | None] | None = None  # why an image does not suit the model, or None
     describer: Lazy[VLM] | None = None  # describes, in words, images like those that this model draws
@@ -58,9 +61,9 @@ class Loaded:
 
     @property
     def side_range(self) -> tuple[int, int]:
-        """Return the smallest and largest frame side on the page: half and twice the model's frame size."""
+        """Return the smallest and largest frame side on the page: half and twice the model's longer side."""
         best = self.pipe.frame_size
-        return max(32, best // 2), 2 * best
+        return min(max(32, best // 2), *self.pipe.frame), 2 * best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +114,14 @@ def judge_knows(judge: str | None, model: str) -> bool:
 def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy[VLM] | None) -> Loaded:
     """Return a loaded pipeline with what its preset says about it."""
     preset, warn = resolve(name), None
+    family = PRESETS.get(preset.like, preset)
     if preset.knows_world:
         from dsd.pocket.scorer import warning as warn
     styles = "".join(f" Style: {style.report}." for style in pipe.styles)
     return Loaded(
         pipe=pipe, name=name, weights=weights, warn=warn, describer=describer,
         description=(OWN_WEIGHTS if weights else preset.description) + styles,
+        more=family.more, phrases=family.phrases, aspects=family.aspects,
         license="" if pipe.license == Preset.license else pipe.license,  # an unknown license is not shown
         recipe=recipe_of(describer.name if describer else name),
     )  # fmt: skip
@@ -125,7 +130,7 @@ def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy
 def lazy_wheel(
     teacher: str, *, judge: Lazy[VLM] | None, model: str, run: Path | None, device: str | None, **large: Any
 ) -> Wheel:
-    """Return what the Grids and Curate tabs work with, beside a Generate tab that draws with `model`.
+    """Return what the Grids and Curate tabs work with, beside a Create tab that draws with `model`.
 
     `large` holds `offload` and `quantize`, which only a large teacher needs.
     """

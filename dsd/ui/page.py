@@ -11,7 +11,8 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it on
 import gradio as gr
 from starlette.middleware import Middleware
 
-from dsd.ui import uploads
+from dsd.model.presets import PRESETS
+from dsd.ui import preview, uploads
 from dsd.ui.curate import tab as curate_tab
 from dsd.ui.gate import Page, block_recordings
 from dsd.ui.generate import tab as generate_tab
@@ -20,6 +21,11 @@ from dsd.ui.messages import notice, sentence
 from dsd.ui.models import Loaded, Wheel, display_name
 
 TITLE = "Same subject, somewhere new"
+ABOUT = (
+    "Give it one image of a character or a thing, and say where it should be. It draws the same one there."
+)
+STYLES = ("style.css", "wheel.css")
+HERE = Path(__file__).parent
 QUEUE = 20  # waiting visitors before the page says that it is full
 SESSIONS = 100  # sessions whose state is kept; each holds a copy of the page, and every API call is a session
 # Gradio's default grays and accent have too little contrast: WCAG 2.2 AA requires 4.5 to 1.
@@ -45,10 +51,15 @@ THEME = gr.themes.Soft(
     block_title_padding="0", block_title_text_weight="600",
     block_label_text_weight="500", block_label_text_color="*body_text_color_subdued",
     block_label_background_fill="*background_fill_primary",
-    input_border_width="1px", input_border_color="*neutral_200", input_shadow="none",
+    input_border_width="1px", input_shadow="none",
+    input_border_color="*neutral_500", input_border_color_dark="*neutral_500",
     input_placeholder_color="*neutral_500", input_placeholder_color_dark="*neutral_300",
-    checkbox_border_color="*neutral_400", button_cancel_text_color="white",
+    checkbox_border_color="*neutral_500", checkbox_border_color_dark="*neutral_400",
+    button_cancel_text_color="white",
     button_secondary_background_fill_hover_dark="*primary_700",
+    link_text_color="*primary_700", link_text_color_dark="*primary_300",
+    link_text_color_hover="*primary_800", link_text_color_hover_dark="*primary_200",
+    link_text_color_visited="*primary_700", link_text_color_visited_dark="*primary_300",
     color_accent="*primary_700",  # the theme has no variable for the dark accent; style.css sets it
 )  # fmt: skip
 
@@ -64,7 +75,7 @@ def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Bloc
         page.public = (examples,)
         gr.HTML(_header(loaded), elem_id="header", padding=False)
         with gr.Tabs():
-            with gr.Tab("Generate", id="generate"):
+            with gr.Tab("Create", id="generate"):
                 generate_tab.build(loaded, examples)
             if wheel is not None:
                 with gr.Tab("Grids", id="grids"):
@@ -76,14 +87,16 @@ def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Bloc
 
 
 def _header(loaded: Loaded) -> str:
-    weights = f" with the weights {html.escape(display_name(loaded.weights))}" if loaded.weights else ""
     missing = notice(sentence(loaded.missing)) if loaded.missing else ""
-    return (
-        f"<h1>{TITLE}</h1><p>Give it an image of a character or a thing, and say where it should be. "
-        "It draws the same one there.</p>"
-        f'<p class="dsd-model"><b>Model: {html.escape(display_name(loaded.name))}{weights}.</b> '
-        f"{html.escape(loaded.description)}</p>{missing}"
-    )
+    more = f' <a href="{html.escape(loaded.more)}" target="_blank">How it works</a>' if loaded.more else ""
+    return f"<h1>{TITLE}</h1><p>{ABOUT} {_model(loaded)}{html.escape(loaded.description)}{more}</p>{missing}"
+
+
+def _model(loaded: Loaded) -> str:
+    """Return the names of a model and of weights of the host's own; others mean nothing to visitors."""
+    names = [] if loaded.name in PRESETS else [loaded.name]
+    names += [loaded.weights] if loaded.weights else []
+    return "".join(f"<b>{html.escape(display_name(name))}:</b> " for name in names)
 
 
 def _footer(loaded: Loaded) -> str:
@@ -118,13 +131,15 @@ def launch(
     # for another one. `dsd.ui.gate` accepts only files of the upload folder, which is swept.
     gr.mcp.DEFAULT_TEMP_DIR = str(uploads.settle())
     uploads.keep_sweeping()
+    around = [Middleware(block_recordings), Middleware(preview.serve, title=TITLE, about=ABOUT)]
     try:
         return page.launch(
-            theme=THEME, css_paths=Path(__file__).with_name("style.css"), footer_links=["api"],
+            theme=THEME, css_paths=[HERE / name for name in STYLES],
+            js=(HERE / "script.js").read_text(encoding="utf-8"), footer_links=["api"],
             run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
             mcp_server=mcp,  # always set: a gradio environment variable could enable it without the login
             max_file_size="30mb", state_session_capacity=SESSIONS, server_name=host, server_port=port,
-            app_kwargs={"middleware": [Middleware(block_recordings)]}, **options,
+            app_kwargs={"middleware": around}, **options,
         )  # fmt: skip
     except (OSError, OverflowError) as error:  # OverflowError: not a port number
         place = "no free port was found" if port is None else f"port {port} cannot be used"

@@ -10,9 +10,17 @@ from threading import Lock
 from typing import BinaryIO
 
 from dsd.files import jsonl
+from dsd.files.jsonl import Record
 from dsd.vlm.base import VLM, Request
 
 FILE = "answers.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer(Record):
+    """A row of `answers.jsonl`; the id is a hash of the request and the model."""
+
+    answer: str
 
 
 @dataclass
@@ -38,7 +46,7 @@ class Recorded(VLM):
 
     @cached_property
     def _known(self) -> dict[str, str]:
-        return {row["id"]: row["answer"] for row in jsonl.read_all(self.path)}
+        return {row.id: row.answer for row in jsonl.read_records(self.path, Answer)}
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield one answer for each request, in order; ask only for those that are not on disk."""

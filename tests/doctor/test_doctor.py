@@ -16,7 +16,7 @@ import torch
 import app
 from dsd.doctor import advice, doctor
 from dsd.doctor.advice import BASE, DOWNLOADS, WEIGHTS, Facts, advise, explain_shortage, find_lighter
-from dsd.generate import command
+from dsd.generate import flags
 from dsd.model import checkpoint, memory
 from dsd.model.checkpoint import LoadError, load_pipeline
 from dsd.model.memory import ROOM, WAYS, Way
@@ -139,7 +139,7 @@ def test_every_command_is_one_that_the_programs_take(facts):
     runs, generates = (shlex.split(line) for line in advise(facts).commands[-2:])
     assert runs[:2] == ["python", "app.py"] and generates[:3] == ["python", "-m", "dsd.generate"]
     args = app.parse(runs[2:])
-    assert command.parse(generates[3:]).model == (args.model if args.model != "pocket" else None)
+    assert flags.parse(generates[3:]).model == (args.model if args.model != "pocket" else None)
     assert (args.offload, args.quantize) == (advise(facts).offload, advise(facts).quantize)
 
 

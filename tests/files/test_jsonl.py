@@ -2,9 +2,11 @@
 
 import errno
 import io
+import json
 import multiprocessing
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -199,17 +201,132 @@ def test_writing_a_whole_file_leaves_the_old_one_until_the_new_one_is_there(tmp_
     assert path.read_bytes() == b"newer"
 
 
-def test_an_item_that_a_kill_left_with_some_of_its_rows_is_finished_without_doubles(tmp_path):
+@pytest.mark.parametrize("left", ["shard", "merged"])
+def test_an_item_with_some_of_its_rows_is_finished_without_doubles(tmp_path, left):
     def do(block):
         return [{"id": f"{item['id']}-{part}", "item": item["id"]} for item in block for part in range(3)]
 
     items, path = [{"id": name} for name in "abcd"], tmp_path / "pairs.jsonl"
     whole = do(items)
-    with jsonl.writing(jsonl.shard(path, 0)) as append:
-        append(whole[:4])  # `a` whole, `b` cut after its first row
+    with jsonl.writing(path if left == "merged" else jsonl.shard(path, 0)) as append:
+        append(whole[:4])  # `a` whole, `b` cut after its first row, by a kill or a damaged disk
     blocks = jsonl.split_blocks(["a", "b", "c", "d"], batch=2)
-    with jsonl.resuming(path, blocks, item_of=lambda row: row["item"]) as (todo, append):
+    columns = {"item_of": lambda row: row["item"], "rows_of": lambda item: 3}
+    with jsonl.resuming(path, blocks, **columns) as (todo, append):
         assert todo == blocks
         for block in todo:
             append(do([{"id": name} for name in block]))
-    assert jsonl.read(jsonl.shard(path, 0)) == whole
+    assert jsonl.read_all(path) == whole and len(jsonl.read(jsonl.shard(path, 0))) >= 8
+
+
+def test_a_row_ends_with_a_checksum_that_is_not_part_of_it(tmp_path):
+    path = filled(tmp_path / "grids.jsonl", ROWS[:2])
+    assert path.read_bytes().count(b'", "row_crc32": "') == 2
+    assert jsonl.read(path) == ROWS[:2]
+    rows = "".join(json.dumps(row) + "\n" for row in ROWS)  # as version 0 wrote them
+    path.write_text(rows)
+    assert jsonl.read(path) == ROWS
+
+
+def test_every_flipped_bit_of_a_row_is_found(tmp_path):
+    """Only a bit in the checksum's name or in the newline may pass, and then the row itself is whole."""
+    path = filled(tmp_path / "grids.jsonl", [{"id": "000001", "floor": 0.5, "text": "a row"}, {"id": "2"}])
+    whole, rows = path.read_bytes(), jsonl.read(path)
+    for place in range(8 * (whole.index(b"\n") + 1)):
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        path.write_bytes(content)
+        try:
+            read = jsonl.read(path)
+        except jsonl.RunError as error:
+            assert "line 1" in str(error) and "\n" not in str(error)
+        else:
+            assert {name: read[0][name] for name in rows[0]} == rows[0] and read[1:] == rows[1:], place
+
+
+def test_a_row_whose_text_was_edited_is_named_with_what_to_do(tmp_path):
+    path = filled(tmp_path / "prompts.jsonl", ROWS[:2])
+    path.write_bytes(path.read_bytes().replace(b"000001", b"000007"))
+    with pytest.raises(jsonl.RunError, match="line 2 does not match its checksum.*its row_crc32 if you edit"):
+        jsonl.read(path)
+    for row in ROWS[:2]:  # written anew by another program, which keeps the key
+        path.write_text(json.dumps(row | {"row_crc32": "00000000"}, indent=None) + " \n")
+        with pytest.raises(jsonl.RunError, match="does not match its checksum"):
+            jsonl.read(path)
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    """Without this, a power failure leaves a file of the right size that is full of zeros."""
+    events, fsync, replace = [], os.fsync, Path.replace
+
+    def flushed(number):
+        events.append(Path(os.readlink(f"/proc/self/fd/{number}")).name)
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", flushed)
+    monkeypatch.setattr(Path, "replace", lambda part, path: events.append("renamed") or replace(part, path))
+    jsonl.write_atomic(tmp_path / "run" / "grid.png", b"content")
+    assert events == [f".grid.png.{os.getpid()}.part", "renamed", "run"]
+
+
+def test_shards_are_removed_only_when_their_rows_are_on_the_disk(tmp_path, monkeypatch):
+    path, events = sharded(tmp_path), []
+    fsync, unlink = os.fsync, Path.unlink
+    monkeypatch.setattr(os, "fsync", lambda number: events.append("flushed") or fsync(number))
+    monkeypatch.setattr(
+        Path, "unlink", lambda file, **options: events.append(file.name) or unlink(file, **options)
+    )
+    jsonl.merge(path)
+    assert events[:2] == ["flushed", "flushed"] and events[-2:] == ["grids.0.jsonl", "grids.1.jsonl"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    low: float = 0.0
+
+    def __post_init__(self):
+        if self.low > 1:
+            raise ValueError("low is too high")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example(jsonl.Record):
+    text: str
+    count: int
+    share: float | None
+    flag: bool
+    names: list[str]
+    scores: dict[str, int] | None
+    inner: Inner
+    note: str = ""
+
+    OPTIONAL = frozenset({"note"})
+
+
+GOOD = {"id": "a", "text": "b", "count": 1, "share": 1, "flag": True, "names": ["x"], "scores": {"y": 2},
+        "inner": {"low": 0.5}}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"id": 3}, {"id": None}, {"id": ["a"]}, {"text": None}, {"count": True}, {"count": 1.0},
+        {"share": "x"}, {"share": float("nan")}, {"flag": 1}, {"names": "x"}, {"names": [1]},
+        {"scores": {"y": "2"}}, {"scores": []}, {"inner": None}, {"inner": {"high": 1}},
+        {"inner": {"low": 2}}, {"inner": {"low": "x"}}, {"note": 3},
+    ],
+)  # fmt: skip
+def test_a_row_of_the_wrong_type_is_named_with_line_and_field(tmp_path, wrong):
+    path = filled(tmp_path / "rows.jsonl", [GOOD])
+    assert jsonl.read_records(path, Example)[0].inner == Inner(low=0.5)
+    append(path, GOOD | wrong)
+    with pytest.raises(jsonl.RunError, match=rf"rows.jsonl line 2 cannot be used.*{next(iter(wrong))}"):
+        jsonl.read_records(path, Example)
+
+
+@pytest.mark.parametrize("line", ["[]", "3", "null", '"text"', "{}", '{"id": 3}', '{"id": {}}', "[" * 9999])
+def test_valid_json_that_is_not_a_row_is_an_error_in_one_sentence(tmp_path, line):
+    (tmp_path / "rows.jsonl").write_text(line + "\n")
+    for read in (jsonl.read_all, lambda path: jsonl.read_records(path, Example)):
+        with pytest.raises(jsonl.RunError, match="rows.jsonl line 1"):
+            read(tmp_path / "rows.jsonl")

@@ -35,10 +35,10 @@ def test_an_old_dataset_is_read_under_todays_names(run):
 
 
 def test_an_old_run_is_finished_and_nothing_is_made_again(run, capsys):
-    before = {path: path.read_bytes() for path in run.rglob("*.jsonl")}
+    before = {path: jsonl.read(path) for path in run.rglob("*.jsonl")}
     assert curate.main([str(run), "--judge", "pocket", "--votes", "2", "2", "--floor", "0.5"]) == 0
     assert "asked 0 questions" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in before} == before
+    assert {path: jsonl.read(path) for path in before} == before
     assert dataset.main([str(run), "--words", "sheet"]) == 0  # the old name of the option
     assert {row["caption_writer"] for row in read_pairs(run / "dataset")} == {"grid"}
     assert Choice(words="grid").words == "grid"

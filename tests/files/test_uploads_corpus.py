@@ -13,6 +13,7 @@ from dsd.files import intake, rgb
 from dsd.generate import drawing, provenance
 from dsd.model import canvas
 from dsd.ui.generate.handlers import Generating
+from dsd.ui.generate.reference import References
 from dsd.ui.models import Loaded
 from tests import tiny, uploads
 from tests.markup import Reading
@@ -83,9 +84,9 @@ def test_what_pillow_writes_in_a_format_that_is_accepted_is_accepted(files):
 
 
 def test_the_page_sees_each_upload_or_says_in_a_sentence_why_not(work, files, said):
-    found, seen = {}, 0
+    found, seen, tools = {}, 0, References(work.loaded, work.form)
     for name, path in files.items():
-        shown = work.see({"image": str(path), "width": 32, "height": 32, "fit": "crop"})
+        shown = tools.see({"image": str(path), "width": 32, "height": 32, "fit": "crop"})
         frame, remarks = shown["seen"], shown["remarks"]
         seen += frame is not None
         assert frame is not None or remarks.value, name
@@ -94,11 +95,14 @@ def test_the_page_sees_each_upload_or_says_in_a_sentence_why_not(work, files, sa
     assert 100 < seen < len(files) - 100
 
 
-def test_a_image_of_settings_brings_them_back_or_says_why_not(work, files, said):
+def test_an_image_of_settings_brings_them_back_or_says_why_not(work, files):
+    remarks = {}
     for name, path in files.items():
         back = work.form.restore({"image": str(path)})
         assert "restored" in back, name
-    assert said and not any(faults(text, path.parent) for text in said)
+        if "remarks" in back:
+            remarks[name] = faults(back["remarks"].value, path.parent)
+    assert remarks and not any(remarks.values())
 
 
 def test_the_library_refuses_with_value_errors_only(files):

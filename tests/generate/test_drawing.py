@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsd.generate import command, drawing, provenance
+from dsd.generate import command, drawing, flags, provenance
 from dsd.generate.drawing import Options
 from tests import tiny
 from tests.chat.server import Chat, serving
@@ -159,7 +159,7 @@ def run(pipe, photo, tmp_path, monkeypatch, capsys):
 
     def run(*argv: str) -> tuple[int, str, str]:
         try:
-            code = command.run(command.parse(list(argv)))
+            code = command.run(flags.parse(list(argv)))
         except SystemExit as stop:
             code = stop.code
         captured = capsys.readouterr()
@@ -218,6 +218,39 @@ def test_describe_stops_before_drawing_where_the_judge_has_no_prompt(run, tmp_pa
     assert code == 2 and "describe the subject yourself" in err and not (tmp_path / "out.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("forged", "flag", "named"),
+    [
+        ({"model": "stranger/model"}, ("--model", "mine"), "--model stranger/model"),
+        ({"weights": "stranger/weights"}, ("--weights", "mine"), "--weights stranger/weights"),
+        ({"lora": ["stranger/a:0.5", "b"]}, ("--lora", "mine"), "--lora stranger/a:0.5 --lora b"),
+        ({"model": {"a": 1}}, ("--model", "mine"), "--model '{"),
+        ({"speed": {"attention": "flash_hub"}}, ("--attention", "none"), "--attention flash_hub"),
+        ({"weights": "x\x1b[31m\u202e"}, ("--weights", "mine"), "'x\\x1b[31m\\u202e'"),
+    ],
+)
+def test_from_opens_nothing_that_only_a_strangers_file_names(run, forged, flag, named):
+    run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "5")
+    settings, frame = provenance.read_settings("out.png"), provenance.read_reference("out.png")
+    provenance.save("forged.png", Image.open("out.png"), settings | forged, frame)
+    code, _, err = run("--from", "forged.png")
+    assert code == 2 and named in err and "if you trust it" in err and err[:-1].isprintable()
+    assert run("--from", "forged.png", *flag)[0] == 0
+
+
+def test_a_full_disk_leaves_the_image_that_has_the_name(run, tmp_path):
+    resource = pytest.importorskip("resource")
+    run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "5")
+    before, limits = (tmp_path / "out.png").read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, limits[1]))
+    try:
+        code, _, err = run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "6")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert code == 2 and "cannot write out.png" in err and err.count("\n") == 1
+    assert (tmp_path / "out.png").read_bytes() == before and not list(tmp_path.glob(".*.part"))
+
+
 MISTAKES = {
     "describe without a judge": (
         ["photo.png", "a hat", "-o", "o.png", "--describe", "--model", "flux-dev"],
@@ -257,7 +290,7 @@ def test_a_device_that_is_not_there_is_a_mistake_too(capsys, tmp_path, monkeypat
     monkeypatch.setattr("torch.empty", refuse)
     Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
     argv = [str(tmp_path / "photo.png"), "a hat", "-o", str(tmp_path / "o.png"), "--device", "cuda"]
-    assert command.run(command.parse(argv)) == 2
+    assert command.run(flags.parse(argv)) == 2
     assert (
         capsys.readouterr().err
         == "dsd.generate: device 'cuda' cannot be used: Torch not compiled with CUDA enabled\n"
@@ -267,7 +300,7 @@ def test_a_device_that_is_not_there_is_a_mistake_too(capsys, tmp_path, monkeypat
 def test_an_unknown_model_is_named_with_those_there_are(capsys, tmp_path, monkeypatch):
     Image.new("RGB", (32, 32)).save(tmp_path / "photo.png")
     argv = [str(tmp_path / "photo.png"), "a hat", "-o", str(tmp_path / "o.png"), "--model", "nonesuch"]
-    assert command.run(command.parse(argv)) == 2
+    assert command.run(flags.parse(argv)) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "nonesuch" in said and "pocket" in said
 

@@ -14,7 +14,7 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
-from dsd.files import jsonl
+from dsd.files import jsonl, whole
 from dsd.files.jsonl import RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
@@ -75,7 +75,7 @@ def work(run: Path, fake: Fake | None = None, batch: int | None = None) -> list[
     fake, prompts = fake or Fake(), grids.read_prompts(run)
     grids.check_run(run, prompts, fake.stamp)
     command.draw_run(run, prompts, fake, batch=batch or fake.settings.batch)
-    grids.sweep(run)
+    whole.sweep(run)
     return jsonl.read(grids.table(run))
 
 
@@ -180,6 +180,30 @@ def test_a_image_that_is_gone_or_damaged_is_named_and_mended(tmp_path, damage):
     work(tmp_path, fake)
     assert files(tmp_path) == before and len(fake.asked) == 1
     assert grids.mend(tmp_path) == 0
+
+
+@pytest.mark.parametrize("tail", [1, 40, 300])
+def test_a_tail_of_zeros_as_a_power_failure_leaves_it_is_found(tmp_path, tail):
+    rows = work(make_run(tmp_path, 3))
+    grids.check_files(tmp_path)
+    path = tmp_path / "grids" / "000001.png"
+    path.write_bytes(path.read_bytes()[: -12 - tail] + b"\0" * (12 + tail))
+    with pytest.raises(RunError, match="1 grids are damaged, such as .*000001.png: .*--mend"):
+        grids.check_files(tmp_path)
+    with pytest.raises(RunError, match="000001.png cannot be read .*--mend"):
+        grids.open_grid(tmp_path, Grid.from_json(rows[1]))
+    assert grids.mend(tmp_path) == 1
+    assert work(tmp_path) == rows and grids.check_files(tmp_path) is None
+
+
+@pytest.mark.parametrize("file", ["../../secret.png", "/etc/hostname", "link.png"])
+def test_a_strangers_run_reads_no_file_outside_itself(tmp_path, file):
+    run = make_run(tmp_path / "run", 1)
+    (row,) = work(run)
+    Image.new("RGB", (64, 64)).save(tmp_path / "secret.png")
+    (run / "grids" / "link.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(RunError, match="names the file .*, which is not in"):
+        grids.open_grid(run, Grid.from_json(row | {"file": file}))
 
 
 @pytest.mark.parametrize(

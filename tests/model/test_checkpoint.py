@@ -267,3 +267,10 @@ def test_importing_dsd_costs_nothing():
     code = "import dsd, sys; assert dsd.__version__ and 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
     assert dsd.load_pipeline is load_pipeline and issubclass(dsd.DSDPipeline, FluxControlPipeline)
+
+
+def test_a_saved_model_names_no_folder_of_this_machine(pipe, tmp_path):
+    save_pipeline(pipe, tmp_path / "one")
+    save_pipeline(load_pipeline(str(tmp_path / "one")), tmp_path / "two")
+    for file in (tmp_path / "two").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text(), file

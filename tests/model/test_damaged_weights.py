@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from dsd.files import hub
 from dsd.generate import command as drawing
+from dsd.generate import flags
 from dsd.model import checkpoint
 from dsd.model.checkpoint import LoadError, load_pipeline, save_pipeline
 from dsd.model.presets import LORA
@@ -107,6 +108,6 @@ def test_the_command_line_says_it_in_one_line(tmp_path, capsys):
     (weights := tmp_path / "lora.safetensors").write_bytes(CONTENTS["text"])
     tiny.image().save(tmp_path / "in.png")
     job = [str(tmp_path / "in.png"), "a hat", "-o", str(tmp_path / "out.png"), "--device", "cpu"]
-    assert drawing.run(drawing.parse([*job, "--weights", str(weights)])) == 2
+    assert drawing.run(flags.parse([*job, "--weights", str(weights)])) == 2
     said = capsys.readouterr().err.splitlines()[-1]
     assert f"{weights} is damaged" in said and "memory" not in said

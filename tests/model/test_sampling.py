@@ -14,6 +14,7 @@ from PIL import Image
 
 from dsd.generate import command, drawing, provenance
 from dsd.generate.drawing import Options
+from dsd.generate.flags import parse
 from dsd.model import sampling as quality
 from dsd.model.encoding import encode
 from dsd.model.latents import timesteps
@@ -203,7 +204,7 @@ def test_the_command_takes_a_quality(pipe, tmp_path, monkeypatch, capsys, flags,
     photo().save(tmp_path / "in.png")
     out = str(tmp_path / "out.png")
     argv = [str(tmp_path / "in.png"), "a hat", "-o", out, *flags]
-    assert command.run(command.parse(argv)) == 0
+    assert command.run(parse(argv)) == 0
     settings = provenance.read_settings(out)
     assert (settings["quality"]["name"], settings["steps"]) == (name, steps)
 

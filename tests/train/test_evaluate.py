@@ -8,7 +8,8 @@ import pytest
 from diffusers import FluxPipeline
 from PIL import Image
 
-from dsd.files import jsonl
+from dsd.evaluation import validation
+from dsd.files import jsonl, whole
 from dsd.model.pipeline import DSDPipeline
 from tests import tiny
 from train import comparison, evaluate
@@ -133,7 +134,31 @@ def test_weights_of_their_own_go_on_the_base(monkeypatch, tmp_path, models):
 def test_a_mistake_is_a_sentence_before_anything_is_drawn(wrong, said, tmp_path):
     with pytest.raises(ValueError, match=said):
         evaluate.main([*wrong, "--out", str(tmp_path)])
-    assert list(tmp_path.iterdir()) == []
+    assert [path for path in tmp_path.iterdir() if path.suffix != ".lock"] == []
+
+
+def test_a_batch_that_was_saved_in_part_is_drawn_as_a_whole(tmp_path, caplog):
+    """An image depends on its batch by a rounding, so what is missing cannot be drawn alone."""
+
+    def draw(prompts, references, seeds):  # every image shows the size of its batch
+        return [Image.new("RGB", (16, 16), (len(prompts), seed, 0)) for seed in seeds]
+
+    save = validation.save_in(tmp_path, "a way", draw)
+    columns = [["a", "b", "c"], [tiny.image(i) for i in range(3)], [1, 2, 3]]
+    before = [image.tobytes() for image in save(*columns)]
+    files = sorted(tmp_path.iterdir())
+    contents = [file.read_bytes() for file in files]
+    files[0].unlink()
+    files[1].write_bytes(contents[1][:-40] + b"\0" * 40)  # as a power failure leaves it
+    assert [image.tobytes() for image in save(*columns)] == before
+    assert f"{files[1]} cannot be read" in caplog.text and "it is drawn again" in caplog.text
+    assert [file.read_bytes() for file in files] == contents
+
+
+def test_two_commands_do_not_write_one_folder(tmp_path, models):
+    with whole.locked(tmp_path / "scores"):
+        with pytest.raises(ValueError, match="another command is writing .*scores; let it finish or stop it"):
+            evaluate.main([models["early"], *TOY, "--out", str(tmp_path)])
 
 
 def test_the_command_says_it_on_one_line(tmp_path):

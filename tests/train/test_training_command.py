@@ -11,6 +11,7 @@ from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from PIL import Image
 
+from dsd.files import whole
 from dsd.files.hub import LoadError
 from dsd.model.checkpoint import load_pipeline
 from dsd.training import estimate as plan
@@ -54,6 +55,14 @@ WATCHED = "--validate critters --validate-subjects 2 --validate-prompts 1 --vali
 
 def call(teacher: Path, data: Path | str, out: Path, *flags: str) -> int:
     return command.main([str(data), "--out", str(out), "--model", str(teacher), *FLAGS, *flags])
+
+
+def test_a_second_training_in_one_folder_is_refused(teacher, tmp_path):
+    data = dataset(tmp_path / "data")
+    with whole.locked(tmp_path / "out" / "run"):
+        with pytest.raises(ValueError, match="another command is writing .*run; let it finish or stop it"):
+            call(teacher, data, tmp_path / "out")
+    assert not (tmp_path / "out" / "run").exists()
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,8 @@ from dsd.generate import drawing
 from dsd.generate.drawing import Options
 from dsd.model.checkpoint import load_pipeline, save_pipeline
 from dsd.model.presets import LORA
+from dsd.ui.generate.form import Form
+from dsd.ui.models import Loaded
 from tests import student, tiny
 
 FRAME = (48, 16)  # of the training; the tiny model's own is 32x32
@@ -94,3 +96,11 @@ def test_of_several_sizes_the_first_is_the_one_to_draw_at(teacher, tmp_path):
     student.run(teacher, tmp_path, validate=validation, steps=1, batch=1, sizes=("32x48", "48x16"))
     assert [size for size, _ in validation.seen] == [(32, 48)]
     assert load_pipeline(tmp_path, device="cpu").frame == (32, 48)
+
+
+def test_the_page_opens_at_the_size_of_the_training(trained):
+    form = Form(Loaded(pipe=load_pipeline(trained, device="cpu"), name="wide"))
+    shown = form.defaults()
+    assert (shown["width"], shown["height"]) == FRAME
+    linked = form.read_link({"prompt": "a hat"})
+    assert (linked["width"], linked["height"]) == FRAME

@@ -1,12 +1,12 @@
 """A run that is continued with another number of steps: a jump of the learning rate is reported."""
 
-import json
 import logging
 import shutil
 from pathlib import Path
 
 import pytest
 
+from dsd.files import jsonl
 from dsd.training.options import TrainOptions
 from dsd.training.schedule import describe_jump
 from dsd.training.state import Progress
@@ -56,9 +56,9 @@ def test_the_same_steps_or_a_schedule_without_a_jump_say_nothing(teacher, finish
 def test_a_state_of_before_without_its_steps_is_continued(teacher, finished, tmp_path, caplog):
     before = shutil.copytree(finished, tmp_path / "before")
     for manifest in before.rglob("state.json"):
-        about = json.loads(manifest.read_bytes())
+        (about,) = jsonl.read_all(manifest)
         assert about.pop("steps") == 4
-        manifest.write_text(json.dumps(about))
+        jsonl.write_rows(manifest, [about])
     assert "learning rate" not in go_on(teacher, before, tmp_path / "on", caplog, steps=5)
     assert max(row["step"] for row in student.said(tmp_path / "on")) == 5
 

@@ -1,6 +1,10 @@
 """States of a training: whole or not at all, the last two, exact; and the running average."""
 
+import json
 import logging
+import os
+import pickle
+import resource
 from pathlib import Path
 
 import pytest
@@ -8,8 +12,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from dsd.files import jsonl
+from dsd.files.jsonl import RunError
 from dsd.training.options import TrainingError
-from dsd.training.state import EMA, Progress, TrainState, gather_weights, trainable_parameters
+from dsd.training.state import EMA, Progress, TrainState, _checksums, gather_weights, trainable_parameters
 
 BOUND = {"lr": 0.1, "data": "abc"}
 
@@ -104,6 +110,59 @@ def test_with_no_whole_state_left_it_does_not_start_over_in_silence(saved):
         manifest.write_text("{}")
     with pytest.raises(TrainingError, match="no state in .* is intact: delete that folder to start over"):
         Run(saved).states.load()
+
+
+class Evil:
+    def __reduce__(self):
+        return Path.touch, (Path("ran"),)
+
+
+def _resign(state: Path) -> None:
+    """Make the state intact, as whoever forged it would."""
+    about = jsonl.parse((state / "state.json").read_bytes().rstrip(), "")
+    about["files"] = _checksums(state)
+    (state / "state.json").write_text(json.dumps(about))
+
+
+def test_a_flipped_bit_in_a_manifest_is_found(saved):
+    manifest = saved / "step-00000004" / "state.json"
+    manifest.write_bytes(manifest.read_bytes().replace(b'"step": 4', b'"step": 5'))
+    assert Run(saved).states.load() == Progress(3)
+
+
+@pytest.mark.parametrize("place", ["whole", "inside"])
+def test_nothing_that_a_state_brings_along_is_run(saved, place, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    index = saved / "step-00000004" / ".metadata"
+    metadata = pickle.loads(index.read_bytes())
+    metadata.planner_data = Evil()
+    index.write_bytes(pickle.dumps(metadata if place == "inside" else Evil()))
+    _resign(index.parent)
+    with pytest.raises(TrainingError, match=r"\.metadata cannot be read safely .*resume only from states"):
+        Run(saved).states.load()
+    assert not Path("ran").exists()
+
+
+def test_a_state_reads_no_file_outside_itself(saved):
+    index = saved / "step-00000004" / ".metadata"
+    index.write_bytes(index.read_bytes().replace(b"__0_0.distcp", b"../__.distcp"))
+    _resign(index.parent)
+    with pytest.raises(TrainingError, match="names the file '../__.distcp' outside its folder"):
+        Run(saved).states.load()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="RLIMIT_FSIZE")
+def test_a_full_disk_is_a_sentence_and_leaves_the_states_of_before(saved):
+    run, before = Run(saved), names(saved)
+    run.states.load()
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, limit[1]))
+    try:
+        with pytest.raises(RunError, match="cannot write .*step-00000005: .*Finished work is kept"):
+            run.states.save(Progress(5))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert names(saved) == before and Run(saved).states.load().step == 4
 
 
 def test_a_state_that_was_being_written_is_not_one(saved):

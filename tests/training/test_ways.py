@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import LORA
 from dsd.training import loop as training
-from dsd.training.loop import frame_weights
+from dsd.training.loop import batch_loss
 from tests import student, two_processes
 from tests.servers import free_port
 
@@ -150,9 +150,9 @@ def test_bf16_trains_float32_weights_nearly_as_float32_does(
 
     def watched(*given):
         fused.append(torch.backends.cuda.flash_sdp_enabled())  # of all devices, whatever its name says
-        return frame_weights(*given)
+        return batch_loss(*given)
 
-    monkeypatch.setattr(training, "frame_weights", watched)  # called by the loss
+    monkeypatch.setattr(training, "batch_loss", watched)
     student.run(teacher, tmp_path, **PLAIN, precision="bf16", gradient_checkpointing=twice)
     ours, theirs = (told("loss", out) for out in (tmp_path, plain))
     assert ours == pytest.approx(theirs, rel=0.05) and ours != theirs

@@ -1,6 +1,7 @@
 """What the app's flags open, and when: nothing that a visitor has not asked for."""
 
 import gc
+import re
 import socket
 from dataclasses import replace
 
@@ -120,26 +121,32 @@ def test_a_folder_is_shown_by_its_last_name_with_what_is_known_of_it(load, tmp_p
     monkeypatch.chdir(tmp_path)
     for model in (str(folder), "private/fox<b>", "private/../private/fox<b>/"):
         said = shown(load("--model", model)[0])
-        assert "Model: fox&lt;b&gt;.</b> A pipeline saved by this project." in said
+        assert "<b>fox&lt;b&gt;:</b> A pipeline saved by this project." in said
         assert "private" not in said and "License" not in said and "unknown" not in said
 
 
 def test_a_hub_id_is_shown_whole(load):
     said = shown(load("--model", "ada/fox")[0])
-    assert "Model: ada/fox.</b> A pipeline saved by this project." in said and "License" not in said
+    assert "<b>ada/fox:</b> A pipeline saved by this project." in said and "License" not in said
 
 
 def test_a_preset_says_what_it_is_good_for_and_its_license(load):
     flux = presets.PRESETS["flux-dev"]
     said = shown(load("--model", "flux-dev")[0])
-    assert f"Model: flux-dev.</b> {flux.description}" in said and flux.license in said
+    assert flux.description in said and flux.license in said and flux.more in said
+
+
+@pytest.mark.parametrize("model", ["pocket", "flux-dev"])
+def test_a_visitor_reads_no_internal_words(load, model):
+    said = page._header(load("--model", model)[0])
+    assert not re.search("pocket|flux|embedded|key|gpu|download", said, re.IGNORECASE)
 
 
 def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):
     (tmp_path / "fox.safetensors").touch()
     for weights, name in ((str(tmp_path / "fox.safetensors"), "fox.safetensors"), ("ada/fox", "ada/fox")):
         said = shown(load("--model", "flux-dev", "--weights", weights)[0])
-        assert f"Model: flux-dev with the weights {name}.</b> What it draws well depends" in said
+        assert f"<b>{name}:</b> What it draws well depends" in said
         assert str(tmp_path) not in said and "published DSD weights" not in said
         assert presets.PRESETS["flux-dev"].license in said, "the base's holds for them too"
 

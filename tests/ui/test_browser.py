@@ -1,17 +1,16 @@
-"""The Generate tab in a real browser."""
+"""The Create tab in a real browser."""
 
 import re
 import time
 from threading import Event
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from dsd.generate import provenance
 from dsd.ui.models import Loaded
 from tests import browsing, tiny
-from tests.browsing import download
+from tests.browsing import done, download, image
 from train.pocket import text
 
 
@@ -25,10 +24,6 @@ def server(pipe, tmp_path_factory):
     )
     with browsing.serving(Loaded(pipe=pipe, name="tiny", description="Random weights."), examples) as url:
         yield url
-
-
-def image(seed: int) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
 
 
 def slower(pipe, seconds: float):
@@ -59,14 +54,16 @@ def test_upload_prompt_quality_and_steps_come_back_with_the_image_that_was_downl
     tab.locator("#seen img").wait_for()
     tab.get_by_label("Where should it be?").fill("a red hat 帽子")
     tab.get_by_label("Where should it be?").press("Enter")
-    tab.get_by_text("Done, seed").wait_for()
+    done(tab)
     assert tab.get_by_label("Draft:").is_checked()
     assert tab.get_by_label("number input for Steps").input_value() == "3"
     made = download(tab, tmp_path / "made.png")
     settings = provenance.read_settings(made)
     assert (settings["steps"], settings["quality"]["name"]) == (3, "draft")
     assert settings["prompt"] == "a red hat 帽子"
-    assert f"seed {settings['seed']}." in tab.locator("#status").inner_text()
+    about = tab.locator("#about").inner_text()
+    assert about.startswith("a red hat 帽子") and f"Seed {settings['seed']}" in about
+    assert tab.locator("#images .media-button img").get_attribute("alt") == "a red hat 帽子"
 
     other = open_page()
     upload(other, made)
@@ -74,7 +71,8 @@ def test_upload_prompt_quality_and_steps_come_back_with_the_image_that_was_downl
     assert other.get_by_label("Where should it be?").input_value() == "a red hat 帽子"
     other.locator("#seen img").wait_for()
     other.get_by_role("button", name="Create").click()
-    other.get_by_text(f"Done, seed {settings['seed']}.").wait_for()
+    done(other)
+    assert f"Seed {settings['seed']}" in other.locator("#about").inner_text()
     again = download(other, tmp_path / "again.png")
     assert provenance.read_settings(again) == settings
     with Image.open(made) as one, Image.open(again) as two:
@@ -84,18 +82,16 @@ def test_upload_prompt_quality_and_steps_come_back_with_the_image_that_was_downl
     assert other.get_by_label("number input for Steps").input_value() == "3"
 
 
-def test_nothing_uploaded_is_said_where_one_looks_and_one_click_on_an_example_draws(open_page):
+def test_nothing_uploaded_is_said_once_at_the_reference_and_an_example_draws(open_page):
     tab = open_page()
     tab.get_by_role("button", name="Create").click()
-    tab.locator("#status").get_by_text("There is no image yet").wait_for()
-    tab.get_by_test_id("toast-body").first.wait_for()
-    assert tab.locator("#images img").count() == 0
+    tab.locator("#remarks [role=alert]").get_by_text("There is no image yet").wait_for()
+    tab.locator("#cancel:disabled").wait_for()
+    assert tab.get_by_text("There is no image yet").count() == 1
+    assert tab.get_by_test_id("toast-body").count() == 0 and tab.locator("#images img").count() == 0
     tab.locator("#examples button").nth(1).click()
-    tab.get_by_text("Done, seed").wait_for()
+    done(tab)
     assert tab.get_by_label("Where should it be?").input_value() == "at sea"
-    assert tab.locator("#redrawn img").count() == 0
-    tab.get_by_label("Show your image as the model redrew it").check()
-    tab.locator("#redrawn img").first.wait_for()
 
 
 def test_unknown_words_are_named_while_the_prompt_is_typed(browser, tmp_path_factory):
@@ -108,8 +104,9 @@ def test_unknown_words_are_named_while_the_prompt_is_typed(browser, tmp_path_fac
             prompt.press_sequentially("on the beech")
             remark.get_by_text('does not know "beech"').wait_for()
             assert "beach" in remark.inner_text()
-            prompt.fill("on the beach")
+            remark.get_by_role("button", name="beach").click()
             remark.wait_for(state="hidden")
+            assert prompt.input_value() == "on the beach"
 
 
 def test_cancel_stops_and_the_next_run_works(open_page, pipe):
@@ -137,19 +134,19 @@ def test_cancel_stops_and_the_next_run_works(open_page, pipe):
         clicked.set()
         [hook.remove() for hook in hooks]
     tab.get_by_role("button", name="Create").click()
-    tab.get_by_text("Done, seed").wait_for()
+    done(tab)
 
 
 def test_create_is_usable_again_after_every_kind_of_error(open_page):
     tab = open_page()
     tab.locator("#examples button").first.click()
-    tab.get_by_text("Done, seed").wait_for()
+    done(tab)
     tab.get_by_role("button", name="More settings").click()
-    tab.get_by_label("New seed each time").uncheck()
     seed, create = tab.get_by_label("Seed", exact=True), tab.get_by_role("button", name="Create")
-    seed.fill("-5")
-    create.click()
-    tab.locator("#status").get_by_text("seed must be a whole number").wait_for()
+    for typed in ("-5", "1.5"):
+        seed.fill(typed)
+        create.click()
+        tab.locator("#setting-remark").get_by_text(f"got {typed}").wait_for()
     seed.fill("-1")  # as other programs write "any"
     full = {"detail": "Queue is full. Please try again later."}
     tab.route("**/queue/join*", lambda way: way.fulfill(status=503, json=full))
@@ -158,14 +155,13 @@ def test_create_is_usable_again_after_every_kind_of_error(open_page):
     tab.unroute("**/queue/join*")
     create.click()
     tab.locator("#history-strip button").nth(1).wait_for()
-    assert int(seed.input_value()) >= 0
     tab.route("**/queue/join*", lambda way: way.abort())
     create.click()
     tab.get_by_text("Connection to the server was lost").wait_for()
     tab.unroute("**/queue/join*")  # gradio loads the page anew when the server answers again
     tab.locator("#status").get_by_text("Your images will appear here").wait_for()
     tab.locator("#examples button").first.click()
-    tab.get_by_text("Done, seed").wait_for()
+    done(tab)
 
 
 def test_a_second_click_while_one_is_drawn_starts_nothing(open_page, pipe):
@@ -174,13 +170,13 @@ def test_a_second_click_while_one_is_drawn_starts_nothing(open_page, pipe):
         tab.locator("#examples button").first.click()
         tab.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
         tab.get_by_role("button", name="Create").click()
-        tab.get_by_text("Done, seed").wait_for()
+        done(tab)
     finally:
         hook.remove()
     tab.locator("#history-strip button").wait_for()
     time.sleep(1)
     assert tab.locator("#history-strip button").count() == 1
-    assert "Done, seed" in tab.locator("#status").inner_text()
+    assert "Done" in tab.locator("#status").inner_text()
 
 
 def test_the_second_visitor_sees_the_place_in_the_queue_and_no_image_of_the_first(open_page, pipe):
@@ -190,17 +186,18 @@ def test_the_second_visitor_sees_the_place_in_the_queue_and_no_image_of_the_firs
         first.locator("#examples button").first.click()
         first.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
         second.locator("#examples button").first.click()
-        second.get_by_text("queue: 1").first.wait_for()
+        second.locator("#status[data-place='1 person before you']").wait_for()
+        assert second.locator("#status").bounding_box()["height"] > 20
         second.get_by_role("button", name="Cancel").click()  # leaving the queue works too
         second.get_by_text("Canceled.").wait_for()
     finally:
         hook.remove()
-    first.get_by_text("Done, seed").wait_for()
+    done(first)
     first.locator("#history-strip button").wait_for()
     assert "Canceled." in second.locator("#status").inner_text()
     assert second.locator("#history").is_hidden()
     second.get_by_role("button", name="Create").click()
-    second.get_by_text("Done, seed").wait_for()
+    done(second)
     second.locator("#history-strip button").first.wait_for()
     assert second.locator("#history-strip button").count() == 1
 
@@ -217,48 +214,49 @@ def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path)
         tab.locator("#remarks [role=alert]", has_text=name).wait_for()
         tab.get_by_label("Where should it be?").fill("a hat")
         tab.get_by_role("button", name="Create").click()
-        tab.locator("#status [role=alert]").get_by_text(name).wait_for()
+        tab.locator("#cancel:disabled").wait_for()
+        assert tab.locator("[role=alert]").get_by_text(name).count() == 1
         tab.locator("#examples button").first.click()
-        tab.get_by_text("Done, seed").wait_for()
-        assert tab.locator("#status [role=alert]").count() == 0
+        done(tab)
+        tab.locator("[role=alert]").wait_for(state="detached")
 
 
-def test_the_images_of_a_visit_are_compared_and_used_again(open_page):
-    tab = open_page()
-    assert tab.locator("#history").is_hidden()
+def test_the_images_of_a_visit_are_shown_downloaded_and_used_again(open_page, tmp_path):
+    tab = open_page(permissions=["clipboard-read", "clipboard-write"])
+    assert tab.locator("#history").is_hidden() and tab.locator("#actions").is_hidden()
     for index in range(2):
         tab.locator("#examples button").nth(index).click()
         tab.locator("#history-strip button").nth(index).wait_for()
     tab.locator("#history-strip button").nth(1).click()  # the newest is the first
-    tab.locator("#history-about").get_by_text("in the snow").wait_for()
-    after = tab.locator("#history-slider img").nth(1)
-    meet = tab.locator("#history-position input[type=range]")
-    meet.press("ArrowRight")  # without a mouse
-    # A little more than the half: the image may be narrower than what the position counts in.
-    cut = "e => parseFloat(e.style.clipPath.split(' ').at(-1)) > 50"
-    tab.wait_for_function(cut, arg=after.element_handle())
-    assert tab.get_by_label("The one picked before").is_hidden()
-    tab.locator("#history-strip button").nth(0).click()
-    tab.get_by_label("The one picked before").check()
-    tab.locator("#history-slider").get_by_text("Left: the one picked before.").wait_for()
-
-    tab.get_by_label("Where should it be?").fill("elsewhere")
+    tab.locator("#about").get_by_text("in the snow").wait_for()
+    tab.locator("#about img").wait_for()
+    older = download(tab, tmp_path / "older.png")
+    assert provenance.read_settings(older)["prompt"] == "in the snow"
+    with tab.expect_download() as waiting:
+        tab.get_by_role("button", name="larger (Lanczos)").click()
+    waiting.value.save_as(tmp_path / "large.png")
+    with Image.open(older) as small, Image.open(tmp_path / "large.png") as large:
+        assert large.width == 4 * small.width
+    tab.get_by_role("button", name="Copy settings").click()
+    tab.locator("#copy-remark").get_by_text("are copied").wait_for()
+    assert tab.evaluate("navigator.clipboard.readText()").startswith("in the snow\nSeed")
     tab.get_by_role("button", name="Use these settings").click()
     tab.get_by_text("Its settings and its reference image have been restored").wait_for()
-    assert tab.get_by_label("Where should it be?").input_value() == "at sea"
+    assert tab.get_by_label("Where should it be?").input_value() == "in the snow"
     tab.get_by_role("button", name="Use as reference").click()
     tab.get_by_text("Its settings and its reference image have been restored").wait_for(state="hidden")
     tab.wait_for_function("document.querySelector('#upload img').src.includes('dsd-')")
-
-
-def test_the_history_fits_a_phone_and_a_finger(open_page):
-    tab = open_page(viewport=browsing.PHONE, has_touch=True)
-    tab.locator("#examples button").first.tap()
-    tab.locator("#history-strip button").first.tap()
-    handle = tab.get_by_test_id("slider")
-    handle.wait_for()
-    assert handle.bounding_box()["width"] >= 40
-    assert tab.evaluate("document.documentElement.scrollWidth") <= browsing.PHONE["width"]
+    tab.get_by_label("Where should it be?").fill("elsewhere")
+    tab.get_by_role("button", name="Another").click()
+    tab.locator("#history-strip button").nth(2).wait_for()
+    tab.locator("#about").get_by_text("in the snow").wait_for()
+    assert tab.get_by_label("Where should it be?").input_value() == "elsewhere"
+    tab.set_viewport_size({"width": 360, "height": 800})
+    for _ in range(2):
+        count = tab.locator("#history-strip button").count()
+        tab.get_by_role("button", name="Another").click()
+        tab.locator("#history-strip button").nth(count).wait_for()
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
 
 
 def test_a_link_brings_its_settings_and_the_form_gives_it_back(open_page, server):
@@ -270,7 +268,7 @@ def test_a_link_brings_its_settings_and_the_form_gives_it_back(open_page, server
     tab.locator("#brought").get_by_text("links never carry an image").wait_for()
     assert tab.get_by_label("Where should it be?").input_value() == "a red hat 🎩"
     tab.get_by_role("button", name="More settings").click()
-    assert not tab.get_by_label("New seed each time").is_checked()
+    assert tab.get_by_label("Seed", exact=True).input_value() == "7"
     tab.get_by_role("button", name="Copy link").click()
     box = tab.locator("#link").get_by_role("textbox")
     box.wait_for()

@@ -4,12 +4,14 @@ import json
 import re
 import time
 
+import httpx
 import pytest
 from PIL import Image
 
 from dsd.curation import judge as curation
 from dsd.generate import provenance
 from dsd.grids.recipes import CRITTERS
+from dsd.ui import page
 from dsd.ui.models import Loaded
 from tests import browsing, tiny, wheel_page
 
@@ -23,7 +25,8 @@ def teacher():
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return wheel_page.judged_run(tmp_path_factory.mktemp("run") / "run")
+    """A run of two pages, the second of six pairs."""
+    return wheel_page.judged_run(tmp_path_factory.mktemp("run") / "run", grids=5)
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +69,9 @@ def test_an_example_is_drawn_cut_and_judged(open_tab, tmp_path):
     tab.locator("#grid-status").get_by_text("Done, seed").wait_for()
     tab.locator("#grid-panels img").nth(3).wait_for()
     facts = tab.locator("#grid-facts").inner_text()
-    assert facts.count("Panels ") == 6 and "6 of 6" in facts and "4 images of the same red round" in facts
-    tab.locator("#grid-facts summary").first.click()
-    tab.get_by_text("red 12° round").first.wait_for()
+    assert "6 of 6" in facts and "4 images of the same red round" in facts
+    assert tab.locator("#grid-facts tfoot td").all_inner_texts() == ["✓ same"] * 6
+    assert tab.locator("#grid-facts dd").all_inner_texts() == ["red round"] * 4 and "°" not in facts
     with tab.expect_download() as waiting:
         tab.locator("#grid-grid").get_by_label("Download").click()
     waiting.value.save_as(tmp_path / "grid.png")
@@ -111,6 +114,7 @@ def test_cancel_stops_within_a_step_and_the_next_grid_is_drawn(open_tab, teacher
         assert len(calls) <= stopped + 1 and stopped < STEPS
     finally:
         hook.remove()
+    assert tab.locator("#grid-facts").inner_text().strip() == ""
     tab.get_by_role("button", name="Draw the grid").click()
     tab.locator("#grid-status").get_by_text("Done, seed").wait_for()
 
@@ -119,7 +123,7 @@ def test_the_grids_tab_and_the_generate_tab_share_one_queue(open_tab, teacher, t
     tiny.image().save(tmp_path / "photo.png")
     hook = slower(teacher, 0.4, [])
     try:
-        first, second = open_tab("Grids"), open_tab("Generate")
+        first, second = open_tab("Grids"), open_tab("Create")
         second.locator("#upload input[type=file]").set_input_files(str(tmp_path / "photo.png"))
         second.locator("#seen img").wait_for()
         second.get_by_label("Where should it be?").fill("a hat")
@@ -129,7 +133,7 @@ def test_the_grids_tab_and_the_generate_tab_share_one_queue(open_tab, teacher, t
         second.get_by_text("queue: 1").first.wait_for()
     finally:
         hook.remove()
-    second.locator("#status").get_by_text("Done, seed").wait_for()
+    second.locator("#status").get_by_text("Done").wait_for()
     assert "Done, seed" in first.locator("#grid-status").inner_text()  # it was first, and is done before
 
 
@@ -151,21 +155,28 @@ def test_a_threshold_moves_the_rate_and_the_cards_and_filters_and_pages_lead_to_
     tab = open_tab("Curate")
     tab.locator("#pair-0 img").nth(1).wait_for()
     before = tab.locator("#curate-rates").inner_text()
-    assert re.search(r"\d+ of 18 pairs", before)
+    assert re.search(r"\d+ of 30 pairs", before)
+    heights = "() => [...document.querySelectorAll('.dsd-card')].map((e) => e.offsetHeight)"
+    assert len(set(tab.evaluate(heights))) == 1 and len(tab.evaluate(heights)) == 24
     slide(tab, "curate-minimum", 4)
     tab.locator("#curate-rates").get_by_text("by your thresholds").wait_for()
     tab.locator("#curate-rates").get_by_text("--minimum-score 4").wait_for()
-    tab.locator(".dsd-why", has_text="one part does not agree").nth(1).wait_for()
+    tab.locator(".dsd-why", has_text="one trait does not agree").nth(1).wait_for()
     tab.get_by_role("button", name="Reset to the run's own thresholds").click()
     tab.locator("#curate-rates").get_by_text("by your thresholds").wait_for(state="detached")
     assert tab.locator("#curate-rates").inner_text() == before
 
-    tab.locator("#curate-position").get_by_text("Pairs 1 to 6 of 18").wait_for()
+    first, second = "Pairs 1 to 24 of 30", "Pairs 25 to 30 of 30"
+    tab.locator("#curate-position").get_by_text(first).wait_for()
     tab.locator("#curate-forth").click()
-    tab.locator("#curate-position").get_by_text("Pairs 7 to 12 of 18").wait_for()
-    tab.locator("#curate-page input").fill("3")
-    tab.locator("#curate-page input").press("Enter")
-    tab.locator("#curate-position").get_by_text("Pairs 13 to 18 of 18").wait_for()
+    tab.locator("#curate-position").get_by_text(second).wait_for()
+    for typed, key, shown in (("-3", "back", first), ("99", "forth", second), ("-3", "Enter", first)):
+        tab.locator("#curate-page input").fill(typed)
+        if key == "Enter":
+            tab.locator("#curate-page input").press(key)
+        else:
+            tab.locator(f"#curate-{key}").click()
+        tab.locator("#curate-position").get_by_text(shown).wait_for()
     choose(tab, "answer cannot be read")
     tab.locator("#curate-position").get_by_text("page 1 of 1").wait_for()
     tab.locator("#pair-0 summary").click()
@@ -177,13 +188,21 @@ def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path):
     (run / "labels.jsonl").unlink(missing_ok=True)
     tab = open_tab("Curate")
     tab.locator("#pair-0 img").first.wait_for()
-    tab.locator("#pair-0").get_by_role("button", name="Accept").click()
+    tab.locator("#pair-0").get_by_role("button", name="Same").click()
     tab.locator("#curate-agreement").get_by_text("1 of 1").wait_for()
-    tab.locator("#pair-1").get_by_role("button", name="Accept").click()
+    tab.locator("#pair-0").press("ArrowRight")
+    tab.locator("#pair-1 summary").click()
+    tab.locator("#pair-1:focus-within").press("s")
     tab.locator("#curate-agreement").get_by_text("1 of 2").wait_for()
-    tab.locator("#pair-1").get_by_role("button", name="Reject").click()
+    tab.locator("#pair-2:focus").press("ArrowLeft")  # S and D go on to the next pair
+    tab.locator("#pair-1:focus").press("d")
     tab.locator("#curate-agreement").get_by_text("2 of 2").wait_for()
-    tab.locator("#pair-1").get_by_role("button", name="Rejected").wait_for()
+    pressed = tab.locator("#curate-cards [aria-pressed=true]")
+    assert pressed.all_inner_texts() == ["Same", "Different"]
+    slide(tab, "curate-minimum", 2)  # shows the cards again
+    tab.locator("#curate-rates").get_by_text("by your thresholds").wait_for()
+    assert pressed.all_inner_texts() == ["Same", "Different"]
+    assert tab.locator("#curate-cards [open]").count() == 1  # what was unfolded stays so
     ids = [pair.id for pair in curation.read_pairs(run)]
     assert curation.labels(run) == {ids[0]: "keep", ids[1]: "drop"}
     with tab.expect_download() as waiting:
@@ -196,12 +215,59 @@ def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path):
     ]
 
 
+def test_a_page_keeps_its_labels_however_many_programs_ask_meanwhile(browser, run, tmp_path_factory):
+    """Each call of a program is a session to gradio, which drops the state of the oldest ones."""
+    loaded = Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny")
+    wheel = wheel_page.wheel(run=run)
+    with (
+        browsing.serving(loaded, tmp_path_factory.mktemp("none"), wheel) as url,
+        browsing.visitors(browser, url) as open_page,
+    ):
+        tab = open_page()
+        tab.get_by_role("tab", name="Curate").click()
+        tab.locator("#pair-0 img").first.wait_for()
+        for key in "ssd":  # in a hurry
+            tab.locator("#curate-cards").evaluate(
+                """(cards, key) => {
+              const here = document.activeElement.closest(".dsd-card") ?? cards.querySelector(".dsd-card");
+              here.dispatchEvent(new KeyboardEvent("keydown", {key, bubbles: true}));
+            }""",
+                key,
+            )
+        tab.locator("#curate-agreement").get_by_text("of 3").wait_for()
+        with httpx.Client(trust_env=False) as client:
+            for number in range(page.SESSIONS + 10):
+                asked = {"data": ["on the moon"], "session_hash": f"program-{number}"}
+                client.post(f"{url}gradio_api/run/unknown_words", json=asked).raise_for_status()
+        tab.locator("#pair-3").get_by_role("button", name="Same").click()
+        tab.locator("#curate-agreement").get_by_text("of 4").wait_for()
+        with tab.expect_download() as waiting:
+            tab.get_by_role("button", name="Download my labels").click()
+        rows = [json.loads(line) for line in waiting.value.path().read_text().splitlines()]
+        assert [row["label"] for row in rows] == ["keep", "keep", "drop", "keep"]
+
+
+# -- Results
+
+
+def test_results_say_what_a_run_lacks_and_draw_what_it_has(open_tab, run):
+    tab = open_tab("Curate")
+    tab.get_by_role("tab", name="Results").click()
+    for words in ("--worth", "There are no scores:", "There is no curves.jsonl", "no sample sheets"):
+        tab.get_by_text(words).first.wait_for()
+    (run / "curves.jsonl").write_text("".join(f'{{"step": {n}, "loss": {1 / n}}}\n' for n in (1, 2, 3)))
+    tab.get_by_role("tab", name="Pairs").click()
+    tab.get_by_role("tab", name="Results").click()
+    tab.locator("#results-loss svg path").first.wait_for()
+    (run / "curves.jsonl").unlink()
+
+
 # -- the described image
 
 
 def test_a_image_is_described_edited_and_only_then_used(open_tab, tmp_path):
     tiny.image().save(tmp_path / "photo.png")
-    tab = open_tab("Generate")
+    tab = open_tab("Create")
     prompt = tab.get_by_label("Where should it be?")
     prompt.fill("in the forest")
     tab.locator("#upload input[type=file]").set_input_files(str(tmp_path / "photo.png"))

@@ -12,8 +12,8 @@ from dsd.curation.review import UNLABELED
 from dsd.curation.verdict import DIFFERENT, DROP, KEEP, LOW
 from dsd.files.jsonl import RunError
 from dsd.ui.curate import cards as curate_cards
-from dsd.ui.curate.handlers import CARDS
-from tests.wheel_page import OWN, cards, curating, ids, judged_run, label, opened, view
+from dsd.ui.curate import handlers
+from tests.wheel_page import OWN, cards, curating, ids, judged_run, label, opened, pressed, row, view
 
 
 @pytest.fixture
@@ -31,16 +31,13 @@ def toasts(monkeypatch):
 def test_a_label_goes_into_ones_own_run_beside_the_machines_verdict(run):
     work, before = curating(run), (run / "pairs.jsonl").read_bytes()
     shown = ids(view(work))
-    update = label(work, 1, KEEP, shown)
-    assert (update["accept_1"].variant, update["reject_1"].variant) == ("primary", "secondary")
-    assert "0 of 1" in update["agreement"] and update["own_labels"] == {}
-    label(work, 0, KEEP, shown), label(work, 1, DROP, shown)
+    assert "0 of 1" in label(work, shown[1], KEEP)["agreement"]
+    label(work, shown[0], KEEP), label(work, shown[1], DROP)
     assert curation.labels(run) == {shown[0]: KEEP, shown[1]: DROP}
     assert (run / "pairs.jsonl").read_bytes() == before
     again = curating(run)
     seen = view(again)
-    assert [card[3].variant for card in cards(seen)[:3]] == ["primary", "secondary", "secondary"]
-    assert [card[4].variant for card in cards(seen)[:3]] == ["secondary", "stop", "secondary"]
+    assert [pressed(card) for card in cards(seen)[:3]] == [[KEEP], [DROP], []]
     assert "2 of 2" in seen["agreement"]
 
 
@@ -52,11 +49,10 @@ def test_labels_of_a_run_that_is_not_to_be_written_to_stay_with_the_visitor(run,
     work = curating(run, own=own)
     message, shown = opened(work)["message"], ids(view(work))
     assert "Download them" in message
-    said = label(work, 0, KEEP, shown)["own_labels"]
-    update = label(work, 1, KEEP, shown, said)
-    said = update["own_labels"]
-    assert "1 of 2" in update["agreement"] and cards(view(work, said=said))[0][3].variant == "primary"
-    assert cards(view(work))[0][3].variant == "secondary"  # another visitor sees none of it
+    said = row(shown[0], KEEP)
+    assert "1 of 2" in label(work, shown[1], KEEP, said)["agreement"]
+    assert pressed(cards(view(work, said=said))[0]) == [KEEP]
+    assert pressed(cards(view(work))[0]) == []  # another visitor sees none of it
     work.export(said)
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
@@ -66,7 +62,8 @@ def test_the_export_is_a_labels_file_with_the_verdict_beside_each(run, tmp_path,
     work, said = curating(run, own=own), {}
     shown = ids(view(work))
     for index, verdict in ((0, DROP), (1, DROP), (0, KEEP)):
-        said = label(work, index, verdict, shown, said)["own_labels"]
+        said |= row(shown[index], verdict)
+        label(work, shown[index], verdict, said)
     exported = work.export(said)
     (tmp_path / "labels.jsonl").write_text(exported)
     assert curation.labels(tmp_path) == {shown[0]: KEEP, shown[1]: DROP}
@@ -78,13 +75,14 @@ def test_with_no_labels_there_is_nothing_to_download(run, toasts):
     assert curating(run, own=False).export({}) == "" and len(toasts) == 1
 
 
-def test_pages_do_not_shift_while_one_labels(run):
+def test_pages_do_not_shift_while_one_labels(run, monkeypatch):
+    monkeypatch.setattr(handlers, "CARDS", 9)
     work = curating(run)
     first = ids(view(work, show=UNLABELED))
-    for index in range(CARDS):
-        label(work, index, KEEP, first)
+    for pair in first:
+        label(work, pair, KEEP)
     second = ids(view(work, show=UNLABELED, page=2, known={}))
-    assert not set(first) & set(second) and len(second) == CARDS
+    assert not set(first) & set(second) and len(second) == 9
     fresh = ids(view(work, show=UNLABELED, known=work.labels({})))
     assert fresh == second
 
@@ -100,7 +98,7 @@ def test_the_agreement_is_with_the_verdicts_that_are_shown(run):
 
 def test_agreement_shows_share_kappa_and_all_four_counts():
     told = curate_cards.agreement(Agreement(both_keep=3, both_drop=4, only_judge=2, only_person=1))
-    assert "7 of 10" in told and "70%" in told and "0.40" in told
+    assert "7 of 10" in told and "70%" in told and "0.40" in told and "no better than guessing" in told
     cells = told.split("<tbody>")[1]
     assert [cells.index(f">{n}<") for n in (3, 1, 2, 4)] == sorted(cells.index(f">{n}<") for n in range(1, 5))
 
@@ -110,12 +108,25 @@ def test_a_label_that_cannot_be_written_is_said_and_not_shown(run, monkeypatch, 
         raise RunError("cannot write labels.jsonl: no space left on device")
 
     work = curating(run)
-    shown = ids(view(work))
+    first, *_ = ids(view(work))
+    label(work, first, DROP)
     monkeypatch.setattr(curation, "label", refuse)
-    assert label(work, 0, KEEP, shown) == {}
+    first_time, second_time = (label(work, first, KEEP) for _ in range(2))
+    refused = first_time["cards"].props["refused"]
+    assert (refused["pair"], refused["label"]) == (first, DROP)  # what the page then shows
+    assert refused != second_time["cards"].props["refused"]  # or the page would not notice
     assert "no space left" in toasts[0]
 
 
-def test_labels_of_a_card_that_is_gone_do_nothing(run):
-    assert label(curating(run), 3, KEEP, ["000000-0-1"]) == {}
-    assert curation.labels(run) == {}
+@pytest.mark.parametrize("own", [True, False])
+@pytest.mark.parametrize(("pair", "verdict"), [("000009-0-1", KEEP), ("000000-0-1", "maybe"), (None, DROP)])
+def test_a_label_that_no_button_gives_is_refused(run, own, pair, verdict, toasts):
+    assert "agreement" not in label(curating(run, own=own), pair, verdict)
+    assert curation.labels(run) == {} and len(toasts) == 1
+
+
+def test_a_label_is_saved_although_the_thresholds_make_no_sense(run):
+    work = curating(run)
+    sliders = {"floor": 0.9, "ceiling": 0.1, "minimum": 3}
+    update = work.label("000000-0-1", KEEP, {"own_labels": {}, **sliders})
+    assert "above the maximum" in update["agreement"] and curation.labels(run) == {"000000-0-1": KEEP}

@@ -32,9 +32,10 @@ from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.grids import grids
 from dsd.ui.curate import cards as curate_cards
-from dsd.ui.curate.handlers import CARDS, SLIDERS
+from dsd.ui.curate import handlers
+from dsd.ui.curate.handlers import SLIDERS
 from tests import judging
-from tests.wheel_page import LIMITS, OWN, cards, curating, ids, judged_run, label, opened, view
+from tests.wheel_page import LIMITS, OWN, begins, cards, curating, ids, judged_run, label, opened, view
 from train import curate
 
 
@@ -47,6 +48,12 @@ def judged(tmp_path_factory):
 def run(judged, tmp_path):
     """One to write into."""
     return Path(shutil.copytree(judged, tmp_path / "run"))
+
+
+@pytest.fixture
+def six(monkeypatch):
+    """Pages of six pairs."""
+    monkeypatch.setattr(handlers, "CARDS", 6)
 
 
 @pytest.fixture(autouse=True)
@@ -119,67 +126,82 @@ def test_a_run_that_is_not_judged_or_was_edited_is_named(tmp_path, run):
 # -- the page
 
 
-def test_the_pages_show_every_pair_once_with_both_images(judged):
+def test_a_page_has_rows_of_one_length_on_any_width():
+    assert handlers.CARDS == 24 and all(handlers.CARDS % columns == 0 for columns in (1, 2, 3, 4, 6))
+
+
+def test_the_pages_show_every_pair_once_with_both_images(judged, six):
     work = curating(judged)
     seen = [view(work, page=page) for page in (1, 2, 3)]
     assert sum(map(ids, seen), []) == [pair.id for pair in curation.read_pairs(judged)]
-    assert all(card[1].count("<img") == 2 for one in seen for card in cards(one))
+    assert all(card.count("<img") == 2 for one in seen for card in begins(one))
     assert "Pairs 13 to 18 of 18" in seen[2]["position"]
 
 
-def test_a_page_beyond_the_end_is_the_last_and_a_last_page_is_as_short_as_it_is(judged):
+@pytest.mark.parametrize(
+    ("typed", "shown"),
+    [(99, 3), (-3, 1), (0, 1), (None, 1), ("", 1), ("2", 2), (2.0, 2), (float("inf"), 1), ("x", 1), ([], 1)],
+)
+def test_a_page_that_does_not_exist_is_the_nearest(judged, six, typed, shown):
+    seen = view(curating(judged), page=typed)
+    assert seen["page"] == shown and ids(seen) == ids(view(curating(judged), page=shown))
+
+
+@pytest.mark.parametrize(("typed", "step", "shown"), [(99, 1, 3), (-3, -1, 1), (2, 1, 3), (None, 1, 2)])
+def test_the_next_page_counts_from_what_was_typed(judged, six, typed, step, shown):
     work = curating(judged)
-    assert ids(view(work, page=99)) == ids(view(work, page=3))
-    assert view(work, page=99)["page"].value == 3 and view(work, page=-5)["page"].value == 1
+    assert view(work, page=work.turn(step, {"page": typed})["page"])["page"] == shown
+
+
+def test_a_last_page_is_as_short_as_it_is(judged, six):
+    work = curating(judged)
     kept = view(work, show=KEEP, page=2)
     total = len(review.select(work.review(), work.review().decided(LIMITS), KEEP, {}))
-    assert len(cards(kept)) == total - CARDS > 0
+    assert len(cards(kept)) == total - 6 > 0
     assert view(work, show="not judged")["position"].count("No pairs match this filter") == 1
 
 
 def test_a_card_tells_scores_reasons_similarity_and_what_was_asked(judged):
-    (first, *_), pair = cards(view(curating(judged))), curation.read_pairs(judged)[0]
-    words = first[2]
-    assert "both show the same one" in words and words.count("of 4") == 2 * len(pair.scores)
-    assert words.count("class=on") == sum(pair.scores.values())
-    assert f"{pair.similarity:.2f}" in words and pair.prompt in words and "none" in words
+    seen, pair = view(curating(judged)), curation.read_pairs(judged)[0]
+    words = cards(seen)[0]
+    assert "the judge sees one subject" in words and words.count("of 4") == len(pair.scores)
+    assert f"{pair.similarity:.2f}" in words and pair.prompt in words
     places = review.open_review(judged).grids["000000"].places
-    assert all(place in first[1] for place in places[:2])
+    assert all(place in begins(seen)[0] for place in places[:2])
 
 
-def differences(card: tuple) -> str | None:
+def differences(card: str) -> str | None:
     """What a card says of them before anything is unfolded."""
-    found = re.search(r'<p class="dsd-differences">(.*?)</p>', card[2])
+    found = re.search(r'<p class="dsd-differences"><b>Different:</b> (.*?)</p>', card)
     return found and found[1]
 
 
-def test_the_comparison_is_told_on_dropped_cards_with_the_parts_that_score_low_marked(run):
+def test_the_traits_that_differ_are_told_on_dropped_cards_and_in_a_table(judged):
+    pairs = curation.read_pairs(judged)
+    place = next(i for i, pair in enumerate(pairs) if pair.scores and pair.scores["pattern"] == 2)
+    work = curating(judged)
+
+    def card(minimum: int) -> str:
+        return cards(view(work, limits=(*OWN[:2], minimum)))[place]
+
+    assert differences(card(3)) == "pattern" and differences(card(2)) is None
+    assert card(3).count('<td class="dsd-low">') == 1 and card(2).count('<td class="dsd-low">') == 0
+    assert card(3).count('<td class="dsd-same">') == len(pairs[place].scores) - 1
+
+
+def test_the_embedded_judges_notation_stays_off_the_cards_and_other_words_are_shown(run):
     pairs = jsonl.read(run / "pairs.jsonl")
-    text = "color red – red agree , Pattern striped 60° – spotted & <b> differ , patterns are not a part"
-    judged = [pair for pair in pairs if pair["scores"]]
-    for pair in judged:
-        pair["differences"] = text
+    notation = "color red 216° – red 216° agree , eyes three 120% – three 100% differ"
+    said = [notation, "the second one has a scar & <b>", notation]
+    judged = [pair for pair in pairs if pair["descriptions"]][:3]
+    for pair, differences in zip(judged, said, strict=True):
+        pair |= {"differences": differences, "descriptions": ["red 216° critter three 120% eyes", "b"]}
     (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    low = next(pair for pair in judged if pair["scores"]["pattern"] == 2)
-    work = curating(run)
-
-    def card(minimum: int) -> tuple:
-        (place,) = [place for place, pair in enumerate(pairs) if pair["id"] == low["id"]]
-        return cards(view(work, limits=(*OWN[:2], minimum), page=place // CARDS + 1))[place % CARDS]
-
-    told = differences(card(3))
-    assert re.findall(r'<b class="dsd-low">(.*?)</b>', told) == ["Pattern"]
-    assert "&amp; &lt;b&gt; differ , patterns" in told and card(3)[2].count("<li class=dsd-low>") == 1
-    assert differences(card(2)) is None and "<li class=dsd-low>" not in card(2)[2]
-
-
-def test_a_judge_who_contradicts_its_scores_is_shown_with_its_words_and_no_part_marked(run):
-    pairs = jsonl.read(run / "pairs.jsonl")
-    pair = next(pair for pair in pairs if pair["reason"] == DIFFERENT)
-    pair |= {"scores": dict.fromkeys(pair["scores"], 4), "differences": "eyes, somehow"}
-    (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    shown = cards(view(curating(run), show=DIFFERENT))[0]
-    assert differences(shown) == "<b>Comparison:</b> eyes, somehow"
+    shown = dict(zip([pair["id"] for pair in pairs], cards(view(curating(run))), strict=True))
+    first, second, _ = (shown[pair["id"]] for pair in judged)
+    assert "red critter three eyes" in first and "Comparison" not in first
+    assert not any(mark in card for card in shown.values() for mark in ("°", "%", " agree ,", "– red"))
+    assert "the second one has a scar &amp; &lt;b&gt;" in second
 
 
 def test_moving_a_threshold_moves_the_rate_and_the_verdicts_but_sends_no_image_again(judged):
@@ -191,8 +213,8 @@ def test_moving_a_threshold_moves_the_rate_and_the_verdicts_but_sends_no_image_a
         and "by your thresholds" in after["rates"]
         and "--minimum-score 4" in after["rates"]
     )
-    assert all(card[1] is None for card in cards(after))
-    assert [card[2] for card in cards(before)] != [card[2] for card in cards(after)]
+    assert begins(before) and begins(after) is None
+    assert cards(before) != cards(after)
     labels = dict(after["show"].choices)
     assert {value: name for name, value in labels.items()}[KEEP] != next(
         name for name, value in before["show"].choices if value == KEEP
@@ -205,11 +227,12 @@ def test_the_command_is_only_shown_to_whom_the_run_belongs(judged):
 
 def test_only_the_grids_on_the_page_are_opened(judged, monkeypatch):
     read, work = [], curating(judged)
+    monkeypatch.setattr(handlers, "CARDS", 9)
     monkeypatch.setattr(grids, "open_panels", lambda run, grid: read.append(grid.id) or panels())
     opened(work)
     assert read == []
     view(work)
-    assert len(read) == CARDS
+    assert len(read) == 9
 
 
 def panels() -> list[Image.Image]:
@@ -217,7 +240,9 @@ def panels() -> list[Image.Image]:
 
 
 def test_large_images_are_made_smaller_for_the_page():
-    shown = curate_cards.images(*panels()[:2], new_pair(judging.grid(0)[1], 0, 1), ["here", "there"])
+    shown = curate_cards.images(
+        *panels()[:2], new_pair(judging.grid(0, "red", "red")[1], 0, 1), ["here", "there"]
+    )
     data = re.findall(r'base64,([^"]+)"', shown)
     assert [Image.open(io.BytesIO(base64.b64decode(one))).size for one in data] == [(256, 256)] * 2
 
@@ -229,9 +254,9 @@ def test_a_floor_above_the_ceiling_is_answered_by_a_sentence(judged):
 
 def test_one_damaged_grid_hides_no_other(run):
     (run / "grids" / "000000.png").write_bytes(b"not an image")
-    seen = cards(view(curating(run))) + cards(view(curating(run), page=2))
-    assert sum("cannot be read" in card[1] for card in seen) == 6
-    assert sum(card[1].count("<img") == 2 for card in seen) == 6
+    seen = begins(view(curating(run)))
+    assert sum("cannot be read" in card for card in seen) == 6
+    assert sum(card.count("<img") == 2 for card in seen) == 12
 
 
 def test_nothing_in_a_run_becomes_html(tmp_path):
@@ -244,18 +269,19 @@ def test_nothing_in_a_run_becomes_html(tmp_path):
         pair["descriptions"] = pair["descriptions"] and [evil, evil]
     (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     work = curating(run)
-    label(work, 0, KEEP, [pairs[0]["id"]])
-    told = [part for part in view(work).values() if isinstance(part, str)]
+    label(work, pairs[0]["id"], KEEP)
+    seen = view(work)
+    told = [part for part in seen.values() if isinstance(part, str)] + cards(seen) + begins(seen)
     assert sum(text.count("&lt;img") for text in told) > 10
     assert not any(evil in text for text in told)
 
 
-def test_a_row_with_nonsense_in_it_hides_no_other(run):
+def test_a_row_with_nonsense_in_it_is_named_with_its_line_and_field(run):
     pairs = jsonl.read(run / "pairs.jsonl")
     pairs[0]["scores"] = {"color": "<b>"}
     (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
-    first, second, *_ = cards(view(curating(run)))
-    assert "cannot be shown" in first[2] and "cannot be shown" not in second[2]
+    seen = view(curating(run))
+    assert set(seen) == {"rates"} and "line 1" in seen["rates"] and "scores" in seen["rates"]
 
 
 # -- coming to the tab
@@ -306,5 +332,5 @@ def test_a_judge_with_votes_is_decided_by_the_runs_votes(tmp_path):
     work = curating(run)
     assert opened(work)["floor"].minimum == -1.0
     (card,) = cards(view(work, limits=(-1.0, 1.0, 3)))
-    assert "both show the same one" in card[2] and "different, same, same" in card[2]
-    assert "similarity" not in card[2]
+    assert "the judge sees one subject" in card and "different, same, same" in card
+    assert "similarity" not in card

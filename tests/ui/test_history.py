@@ -1,16 +1,19 @@
-"""The history of one visit: what it keeps, what it shows of an image, what can be done with it again."""
+"""The images of one visit: what is kept, what is shown of one, what can be done with it again."""
 
+import base64
 import pickle
+import re
+from io import BytesIO
 from pathlib import Path
 
-import gradio as gr
 import pytest
 from PIL import Image
 
 from dsd.generate import drawing, provenance
 from dsd.generate.drawing import Options
 from dsd.ui.generate.form import Form
-from dsd.ui.generate.history import BEFORE, KEPT, REFERENCE, History, Visit, in_words
+from dsd.ui.generate.handlers import Generating
+from dsd.ui.generate.history import FITS, KEPT, SCALE, History, Visit, in_words
 from tests import tiny
 
 GONE = "This image is gone: images leave the server within 6 hours."
@@ -33,14 +36,6 @@ def made(pipe, tmp_path):
     return make
 
 
-@pytest.fixture
-def told(monkeypatch) -> list[str]:
-    """The warnings that a visitor would see."""
-    said = []
-    monkeypatch.setattr(gr, "Warning", lambda text: said.append(text))
-    return said
-
-
 def add(history: History, visit: Visit, *paths: str | None) -> dict:
     """What the page gets when these images are in the gallery, as a browser sends it."""
     items = [{"image": path and {"path": path}, "caption": "a caption"} for path in paths]
@@ -49,23 +44,35 @@ def add(history: History, visit: Visit, *paths: str | None) -> dict:
 
 def test_finished_images_come_first_and_previews_not_at_all(history, made, tmp_path):
     tiny.image().save(preview := str(tmp_path / "preview.png"))
-    older, newer = made(seed=1), made(seed=2)
+    older, newer = made(seed=1), made(seed=2, prompt="at sea")
     visit = add(history, Visit(), older)["visit"]
     shown = add(history, visit, newer, preview)
-    assert shown["visit"].paths == (newer, older) and shown["history"].visible
-    assert shown["strip"] == [(newer, "seed 2"), (older, "seed 1")]
+    assert shown["visit"] == Visit((newer, older), shown=newer) and shown["history"].visible
+    assert shown["strip"] == [(newer, "at sea"), (older, "a red hat")]
+    assert [item["caption"] for item in shown["images"].value] == ["at sea"], "no blurry preview stays"
+
+
+def test_after_a_cancel_the_image_before_is_shown_again(history, made, tmp_path):
+    tiny.image().save(preview := str(tmp_path / "preview.png"))
+    path = made(seed=1)
+    shown = add(history, Visit((path,), shown=path), preview)
+    assert shown["visit"] == Visit((path,), shown=path) and len(shown["images"].value) == 1
+    assert "Seed 1<" in shown["about"]
+    assert add(history, Visit(), preview)["images"].value in ([], None)
 
 
 def test_while_nothing_is_drawn_there_is_nothing(history):
     for nothing in ([], [None], ["/no/such/file.png"]):
         shown = add(history, Visit(), *nothing)
         assert shown["visit"] == Visit() and not shown["history"].visible and shown["strip"] == []
+        assert shown["about"] == "" and not shown["actions"].visible
     assert history.add({"visit": Visit(), "images": None})["visit"] == Visit()
 
 
-def test_the_same_image_again_is_not_a_second_one(history, made):
-    visit = Visit(paths=(made(seed=1), made(seed=2)))
-    assert add(history, visit, visit.paths[1])["visit"].paths == visit.paths[::-1]
+def test_the_same_image_again_is_not_a_second_one_and_an_example_is_none(history, made):
+    paths, example = (made(seed=1), made(seed=2)), made(seed=3)
+    assert add(history, Visit(paths), paths[1])["visit"] == Visit(paths, shown=paths[1])
+    assert add(history, Visit(shown=example), example)["visit"] == Visit(shown=example)
 
 
 def test_the_oldest_go_when_there_are_too_many_and_what_is_kept_is_small(history, made, tmp_path):
@@ -80,19 +87,23 @@ def test_the_oldest_go_when_there_are_too_many_and_what_is_kept_is_small(history
     assert len(pickle.dumps(visit)) < KEPT * 300 and vars(history).keys() == {"form"}
 
 
-def test_a_image_stands_beside_its_reference_with_its_settings_in_words(history, made):
-    path = made(seed=7, prompt="a <b>red</b> hat", quality="draft", steps=2, width=48, fit="pad")
-    shown = history.pick(Visit(paths=(path,)), REFERENCE, 0)
-    before, after = shown["slider"].value  # as gradio took them in: files
-    assert shown["visit"].picked == path and shown["panel"].visible and not shown["against"].visible
-    assert "strip" not in shown
+def test_an_older_image_is_shown_again_with_its_prompt_and_its_reference(history, made):
+    path = made(seed=7, prompt="a <b>red</b> hat")
+    shown = history.pick(Visit((path,)), 0)
+    assert shown["visit"].shown == path and shown["actions"].visible and "strip" not in shown
+    assert Path(shown["images"].value[0]["image"]["path"]).read_bytes() == Path(path).read_bytes()
     about = shown["about"]
-    with Image.open(before["path"]) as left:
-        assert left.convert("RGB").tobytes() == provenance.read_reference(path).tobytes()
-    assert Path(after["path"]).read_bytes() == Path(path).read_bytes()
-    assert "a &lt;b&gt;red&lt;/b&gt; hat" in about
-    assert "Seed 7 · draft, 2 steps · keep the subject 1 " in about
-    assert "48 x 32 pixels · white added" in about
+    assert about.index("a &lt;b&gt;red&lt;/b&gt; hat") < about.index("Seed 7")
+    with Image.open(BytesIO(base64.b64decode(re.search('base64,([^"]+)', about).group(1)))) as reference:
+        assert reference.tobytes() == provenance.read_reference(path).tobytes()
+
+
+def test_one_of_several_can_be_looked_at(history, made):
+    items = [{"image": {"path": made(seed=seed)}} for seed in (1, 2)]
+    shown = history.look(Visit(), items, 1)
+    assert shown["visit"].shown == items[1]["image"]["path"] and "Seed 2" in shown["about"]
+    for images, index in ((items, 2), (items, -1), ([], 0), (None, 0)):
+        assert history.look(Visit(), images, index) == {"visit": Visit()}
 
 
 def test_all_that_can_be_set_is_in_the_words():
@@ -103,56 +114,32 @@ def test_all_that_can_be_set_is_in_the_words():
     )
 
 
-def test_two_picks_can_be_compared_whatever_their_sizes(history, made):
-    visit = Visit(paths=(made(seed=1), made(seed=2, width=64, height=48)))
-    visit = history.pick(visit, BEFORE, 0)["visit"]
-    shown = history.pick(visit, BEFORE, 1)
-    visit, against = shown["visit"], shown["against"]
-    assert (visit.picked, visit.before) == visit.paths[::-1] and against.visible and against.value == BEFORE
-    sizes = [Image.open(side["path"]).size for side in shown["slider"].value]
-    assert sizes == [(64, 48), (64, 48)] and "picked before" in shown["slider"].label
-    again = history.pick(visit, BEFORE, 1)["visit"]  # the same one again: still compared with the other
-    assert again == visit
-
-
-def test_a_image_that_was_swept_gets_a_sentence_and_leaves_the_strip(history, made, told):
+def test_an_image_that_was_swept_gets_a_sentence_and_leaves_the_strip(history, made):
     gone, left = made(seed=1), made(seed=2)
-    visit = Visit(paths=(gone, left), picked=gone)
     Path(gone).unlink()
-    shown = history.pick(visit, BEFORE, 0)
-    assert shown["visit"].paths == (left,) and shown["strip"] == [(left, "seed 2")]
-    assert not shown["pair"].visible and not shown["against"].visible
-    assert GONE in shown["about"] and told == [GONE]
-    for use in (history.reuse, history.refer):
-        with pytest.raises(gr.Error, match="is gone"):
-            use({"visit": shown["visit"]})
-    assert add(history, Visit(paths=(gone, left)))["visit"].paths == (left,)
-
-
-def test_what_it_was_compared_with_may_be_swept_too(history, made, told):
-    gone, path = made(seed=1), made(seed=2)
-    visit = Visit(paths=(path, gone), picked=path, before=gone)
-    Path(gone).unlink()
-    assert history.pick(visit, BEFORE, 0)["visit"].before is None
-    shown = history.compare({"visit": visit, "against": BEFORE})
-    assert not shown["pair"].visible and told == [GONE]
+    shown = history.pick(Visit((gone, left)), 0)
+    assert shown["visit"].paths == (left,) and shown["strip"] == [(left, "a red hat")]
+    assert GONE in shown["about"] and not shown["actions"].visible
+    for use in (history.reuse, history.refer, history.download, lambda values: next(history.enlarge(values))):
+        assert GONE in use({"visit": Visit(shown=gone)})["about"]
+    assert add(history, Visit((gone, left)))["visit"].paths == (left,)
 
 
 @pytest.mark.parametrize("index", [-1, 1, 10**6])
 def test_a_click_on_what_is_not_there_does_nothing(history, made, index):
-    visit = Visit(paths=(made(),))
-    assert history.pick(visit, REFERENCE, index) == {"visit": visit}
+    visit = Visit((made(),))
+    assert history.pick(visit, index) == {"visit": visit}
 
 
-def test_a_damaged_image_gets_a_sentence(history, made, told):
+def test_a_damaged_image_gets_a_sentence(history, made):
     Path(path := made()).write_bytes(Path(path).read_bytes()[:200])
-    shown = history.pick(Visit(paths=(path,)), REFERENCE, 0)
-    assert not shown["pair"].visible and 'role="alert"' in shown["about"] and len(told) == 1
+    shown = history.pick(Visit((path,)), 0)
+    assert 'role="alert"' in shown["about"] and not shown["actions"].visible
 
 
 def test_its_settings_and_its_reference_come_back(history, made):
     path = made(seed=9, prompt="at sea", width=48, text_guidance=2.0)
-    back = history.reuse({"visit": Visit(picked=path)})
+    back = history.reuse({"visit": Visit(shown=path)})
     assert back["image"].tobytes() == provenance.read_reference(path).tobytes()
     assert (back["prompt"], back["seed"], back["width"], back["height"]) == ("at sea", 9, 48, 32)
     assert back["own_image"] == path and back.keys() == history.form.restore({"image": path}).keys()
@@ -160,10 +147,41 @@ def test_its_settings_and_its_reference_come_back(history, made):
 
 def test_it_can_be_the_next_reference(history, made):
     path = made()
-    back = history.refer({"visit": Visit(picked=path)})
-    assert back["image"] == path and not back["restored"].visible
+    back = history.refer({"visit": Visit(shown=path)})
+    assert back["image"] == path and not back["restored"].visible and back["original"] is None
 
 
-def test_before_anything_is_picked_the_buttons_say_so(history):
-    with pytest.raises(gr.Error):
-        history.reuse({"visit": Visit()})
+def test_it_is_downloaded_as_drawn_or_four_times_larger_with_its_settings(history, made):
+    values = {"visit": Visit(shown=made(seed=5))}
+    assert history.download(values)["file"] == values["visit"].shown
+    steps = history.enlarge(values)
+    file = next(steps)["file"]
+    with Image.open(values["visit"].shown) as small, Image.open(file) as large:
+        wanted = small.convert("RGB").resize((small.width * 4, small.height * 4), Image.Resampling.LANCZOS)
+        assert SCALE == 4 and large.convert("RGB").tobytes() == wanted.tobytes()
+        assert Path(file).name == "dsd-5-enlarged-4x.png" and large.info["Source"] == provenance.MARK
+    assert provenance.read_settings(file) == provenance.read_settings(values["visit"].shown)
+    steps.close()
+
+
+def test_its_settings_are_copied_as_words_and_as_a_link(history, made):
+    path = made(seed=5, prompt="at sea", fit="pad")
+    copied = history.copy({"visit": Visit(shown=path), "address": "https://example.org/"})["copied"]
+    prompt, words, link = copied.split("\n")
+    assert prompt == "at sea" and words.startswith("Seed 5 · best") and words.endswith(FITS["pad"])
+    assert link.startswith("https://example.org/?prompt=at+sea&") and "seed=5" in link
+    Path(path).unlink()
+    assert GONE in history.copy({"visit": Visit(shown=path), "address": ""})["copy_remark"]
+
+
+def test_another_has_the_same_settings_and_reference_but_a_new_seed(loaded, made):
+    path = made(seed=5, prompt="at sea", steps=2, width=48, quality="draft")
+    *_, shown = Generating(loaded).draw_another({"visit": Visit(shown=path)})
+    again = shown["images"].value[0]["image"]["path"]
+    before, after = (provenance.read_settings(each) for each in (path, again))
+    assert before.pop("seed") != after.pop("seed") and after.pop("model") == "tiny"
+    before.pop("model")
+    assert before == after and after["prompt"] == "at sea"
+    Path(path).unlink()
+    *_, shown = Generating(loaded).draw_another({"visit": Visit(shown=path)})
+    assert GONE in shown["status"]

@@ -23,7 +23,7 @@ from dsd.grids.teacher import panel_side
 from dsd.model import canvas, latents
 from dsd.model.checkpoint import model_hash, weights_hash
 from dsd.training.cache import text_hash
-from dsd.training.loop import Method
+from dsd.training.loop import default_method
 from dsd.training.options import TrainOptions
 from dsd.training.student import find_base, match_training, open_encoders
 from train.baselines import (
@@ -80,7 +80,7 @@ def make_ours(
 ) -> Made:
     """Return our student: two frames, trained and drawn as in the app."""
     options = _schedule(shop, options, rate, is_short)
-    folder = train_once(shop, OURS, Method(), options, open_pairs())
+    folder = train_once(shop, OURS, default_method(), options, open_pairs())
     pipe = open_student(str(folder), base=options.model, device=str(shop.device))
     draw = validation.by_student(pipe, **shop.guidance)
     return _made(draw, f"{OURS} {model_hash(pipe)} {shop.guidance}", folder)

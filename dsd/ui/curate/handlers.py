@@ -1,11 +1,13 @@
 """Event handlers of the Curate tab: a run's pairs at the visitor's thresholds, and the visitor's labels.
 
 The run is read when the tab is opened and its files have changed. Labels are saved in the run if it belongs
-to the user who started the app and is writable; otherwise, they stay with the visitor, who can download them.
+to the user who started the app and is writable; otherwise, they stay in the visitor's page, from which they
+can be downloaded. The server keeps no state of a visitor, because gradio drops the states of old sessions.
 """
 
 import html
 import os
+import time
 from collections import Counter
 from dataclasses import replace
 from threading import Lock
@@ -20,12 +22,12 @@ from dsd.curation.review import Decisions, Review
 from dsd.curation.verdict import DROP, KEEP, REASONS, SAME, Thresholds
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
-from dsd.ui.curate import cards
+from dsd.ui.curate import cards, traits
 from dsd.ui.generate.handlers import whole
 from dsd.ui.messages import explain, notice, problem, quiet
 from dsd.ui.models import Wheel
 
-CARDS = 6  # per page
+CARDS = 24  # per page: even rows of 2, 3, 4 or 6
 SLIDERS = ("floor", "ceiling", "minimum")
 NO_RUN = (
     "There is no run to review. Start the app with one: python app.py --run FOLDER, where FOLDER is a run "
@@ -100,6 +102,10 @@ class Curating:
         """Go to the first page of a new filter; the filter uses the labels as they are now."""
         return {"page": 1, "known": self.labels(values["own_labels"])}
 
+    def turn(self, step: int, values: dict[str, Any]) -> Update:
+        """Go to the next or the previous page; `view` limits it to the pages that exist."""
+        return {"page": _page_number(values["page"]) + step}
+
     def view(self, values: dict[str, Any]) -> Update:
         """Show one page of pairs for the given thresholds and filter.
 
@@ -112,46 +118,52 @@ class Curating:
             selected = review.select(run, decided, values["show"], values["known"])
         except Exception as error:
             return {"rates": problem(explain(error))}
-        on_page, controls = _turn_to(selected, int(values["page"] or 1))
+        on_page, controls = _turn_to(selected, _page_number(values["page"]))
         own_count = review.counts(run.decided(run.thresholds))[SAME]
         command = review.command(run, thresholds) if self.own else None
-        update = {
+        pairs = [run.pairs[index] for index in on_page]
+        shown = [pair.id for pair in pairs]
+        begins = {} if shown == values["shown"] else {"begins": _begin_cards(run, pairs)}
+        ends = [
+            cards.end(
+                run.pairs[i],
+                cards.words(run.pairs[i], decided[i], thresholds.minimum_score),
+                labels.get(name),
+            )
+            for i, name in zip(on_page, shown, strict=True)
+        ]
+        return {
             "rates": cards.rates(review.counts(decided), own_count, command),
             "agreement": cards.agreement(review.agreement(run, decided, labels)),
             "show": gr.Dropdown(choices=_filters(decided)),
-            **controls,
-            "shown": [run.pairs[index].id for index in on_page],
-        }
-        update |= {f"card_{card}": gr.Column(visible=card < len(on_page)) for card in range(CARDS)}
-        for card, index in enumerate(on_page):
-            pair = run.pairs[index]
-            if values["shown"][card : card + 1] != [pair.id]:
-                update[f"images_{card}"] = _images(run, pair)
-            update[f"words_{card}"] = _words(pair, decided[index], thresholds.minimum_score)
-            update |= _buttons(card, labels.get(pair.id))
-        return update
+            "shown": shown, "cards": gr.HTML(value=ends, **begins), **controls,
+        }  # fmt: skip
 
-    def label(self, card: int, verdict: str, values: dict[str, Any]) -> Update:
-        pair_ids, own_labels = values["shown"], values["own_labels"]
-        if card >= len(pair_ids):
-            return {}
-        name = pair_ids[card]
+    def label(self, pair_id: str, verdict: str, values: dict[str, Any]) -> Update:
+        """Save a label and count it; the browser has recorded and shown it before."""
+        own_labels = values["own_labels"]
         try:
-            if self.saves:
-                with self._lock:  # the file allows one writer at a time, and clicks arrive in threads
-                    curation.label(self.run, name, verdict)
-            else:
-                own_labels = {**own_labels, name: curation.new_label(name, verdict)}
+            self._save(pair_id, verdict)
         except ValueError as error:
             gr.Warning(html.escape(explain(error)), title="Not saved")
-            return {}
+            before = self.labels(own_labels).get(pair_id) if self.saves else None
+            # `at` makes a second refusal of the same label another value.
+            return {"cards": gr.HTML(refused={"pair": pair_id, "label": before, "at": time.time()})}
         try:
-            run = self.review()
-            decided = run.decided(self.thresholds(values))
-            agreement = cards.agreement(review.agreement(run, decided, self.labels(own_labels)))
+            decided = self.review().decided(self.thresholds(values))
+            labels = {**self.labels(own_labels), pair_id: verdict}
+            return {"agreement": cards.agreement(review.agreement(self.review(), decided, labels))}
         except ValueError as error:
-            agreement = problem(explain(error))
-        return {**_buttons(card, verdict), "agreement": agreement, "own_labels": own_labels}
+            return {"agreement": problem(explain(error))}
+
+    def _save(self, pair_id: str, verdict: str) -> None:
+        """Save a label where labels are saved; raise ValueError for an unknown pair or label."""
+        if all(pair.id != pair_id for pair in self.review().pairs):
+            raise ValueError(f"pair {pair_id} is not in this run: reload the page")
+        curation.new_label(pair_id, verdict)
+        if self.saves:
+            with self._lock:  # the file allows one writer at a time, and clicks arrive in threads
+                curation.label(self.run, pair_id, verdict)
 
     def export(self, own_labels: Labels) -> str:
         """Return the labels as the text of a `labels.jsonl` file, each with the run's own verdict."""
@@ -159,21 +171,33 @@ class Curating:
         if self.saves:
             labels = {row["id"]: row for row in jsonl.read(self.run / "labels.jsonl")}
         if not labels:
-            gr.Warning("Accept or reject a pair first.", title="There are no labels yet")
+            gr.Warning("Mark a pair as same or different first.", title="There are no labels yet")
             return ""
         verdicts = {pair.id: {"verdict": pair.verdict, "reason": pair.reason} for pair in self.review().pairs}
         lines = [jsonl.to_line({**row, **verdicts.get(name, {})}) for name, row in labels.items()]
         return b"".join(lines).decode()
 
 
+def _page_number(value: Any) -> int:
+    """Return the page that a visitor typed, or 1 for anything but a number."""
+    try:
+        return int(value or 1)
+    except (TypeError, ValueError, OverflowError):
+        return 1
+
+
 def _turn_to(selected: list[int], page: int) -> tuple[list[int], Update]:
-    """Return the pairs on a page, or on the last one if there are fewer, and what its controls show."""
+    """Return the pairs on a page, or on the nearest one that exists, and what its controls show."""
     pages = max(1, -(-len(selected) // CARDS))
     page = min(max(1, page), pages)
     first, last = CARDS * (page - 1), min(CARDS * page, len(selected))
     position = f"Pairs {first + 1:,} to {last:,} of {len(selected):,} · page {page:,} of {pages:,}"
     position = quiet(position if selected else "No pairs match this filter.")
-    return selected[first:last], {"page": gr.Number(value=page, maximum=pages), "position": position}
+    return selected[first:last], {"page": page, "position": position}
+
+
+def _begin_cards(run: Review, pairs: list[Pair]) -> list[str]:
+    return [cards.begin(number, pair, _images(run, pair)) for number, pair in enumerate(pairs)]
 
 
 def _images(run: Review, pair: Pair) -> str:
@@ -184,29 +208,15 @@ def _images(run: Review, pair: Pair) -> str:
         return problem(explain(error))
 
 
-def _words(pair: Pair, decision: tuple[str, str], minimum: int) -> str:
-    try:
-        return cards.words(pair, decision, minimum)
-    except (ValueError, TypeError, KeyError, AttributeError):
-        return problem(f"the row of pair {pair.id} cannot be shown because it was edited: undo the edit")
-
-
-def _buttons(card: int, label: str | None) -> Update:
-    accept = ("Accepted ✓", "primary") if label == KEEP else ("Accept", "secondary")
-    reject = ("Rejected ✗", "stop") if label == DROP else ("Reject", "secondary")
-    buttons = {f"accept_{card}": accept, f"reject_{card}": reject}
-    return {name: gr.Button(text, variant=variant) for name, (text, variant) in buttons.items()}
-
-
 def _filters(decided: Decisions) -> list[tuple[str, str]]:
     counts = Counter(reason for _, reason in decided)
     total, kept = len(decided), counts[SAME]
     return [
         (f"All pairs ({total:,})", review.ALL),
         (f"Kept ({kept:,})", KEEP),
-        (f"Dropped ({total - kept:,})", DROP),
-        *((f"Dropped: {cards.WORDS[reason]} ({counts[reason]:,})", reason) for reason in REASONS[1:]),
-        ("Without your label", review.UNLABELED),
-        ("With your label", review.LABELED),
+        (f"Left out ({total - kept:,})", DROP),
+        *((f"Left out: {traits.WORDS[reason]} ({counts[reason]:,})", reason) for reason in REASONS[1:]),
+        ("Not marked by you", review.UNLABELED),
+        ("Marked by you", review.LABELED),
         ("You and the judge disagree", review.DISAGREE),
     ]

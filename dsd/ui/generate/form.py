@@ -3,7 +3,6 @@
 Images and links are untrusted: a value that the page does not offer raises an error with value and range.
 """
 
-import html
 import os
 import re
 from collections.abc import Mapping
@@ -16,8 +15,9 @@ import gradio as gr
 from dsd.generate import drawing, provenance
 from dsd.generate.drawing import Options
 from dsd.model import checkpoint
-from dsd.model.request import embedded_guidance
-from dsd.model.sampling import QUALITIES
+from dsd.model.canvas import MULTIPLE
+from dsd.model.request import DEFAULT_GUIDANCE, check_number, embedded_guidance
+from dsd.model.sampling import QUALITIES, check_whole
 from dsd.ui.messages import explain, notice, problem
 from dsd.ui.models import Loaded
 
@@ -33,7 +33,10 @@ LONGEST_LINK = 4000  # characters: gradio repeats the query with every event, an
 SPACE = "SPACE_ID"  # environment variable with the Space's name, "owner/name"
 NO_PROMPT = "-"  # placeholder for a prompt that is still to be written
 LINK_READ = "The settings of this link are loaded. Links never carry an image: add yours and click Create."
-RESTORED = "This image was made here. Its settings and its reference image have been restored."
+RESTORED = (
+    "This image was made here. Its settings and its reference image have been restored: Create draws it "
+    "again, and without the seed in More settings, a new one."
+)
 OTHER_MODEL = " It was made by another model, so this one will draw it differently."
 
 
@@ -44,24 +47,44 @@ class Form:
         # Computed here, in the main thread: on ZeroGPU, other threads cannot read the weights.
         self.model_hash = checkpoint.model_hash(loaded.pipe)
         self.ranges = RANGES | dict.fromkeys(("width", "height"), loaded.side_range)
+        side = self.pipe.frame_size
+        self.sizes = {name: _round_size(sides, side) for name, sides in loaded.aspects.items()}
+
+    def defaults(self) -> dict[str, Any]:
+        """Return the values of all settings on a fresh page; the prompt is not one of them."""
+        width, height = self.pipe.frame
+        guidance = DEFAULT_GUIDANCE if self.has_guidance else None
+        fields = self.values(Options(prompt=NO_PROMPT, width=width, height=height, guidance=guidance))
+        return _without(fields, "prompt") | {"seed": None} | self.aspect(fields)
+
+    def aspect(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the name of the aspect ratio of a width and a height, or None if it is not offered."""
+        sizes = {size: name for name, size in self.sizes.items()}
+        return {"aspect": sizes.get((values["width"], values["height"]))}
+
+    def resize(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return width and height of the aspect ratio that was picked."""
+        size = self.sizes.get(values["aspect"])
+        return dict(zip(("width", "height"), size, strict=True)) if size else {}
 
     def options(self, values: Mapping[str, Any]) -> Options:
         """Convert field values to options; raise ValueError for a value that the page does not offer."""
         fields = {name: whole(values[name]) for name in FIELDS if values.get(name) is not None}
+        self.check_ranges(fields)
         options = Options(**{"prompt": "", **fields})
         embedded_guidance(options, self.pipe)
-        self.check_ranges(options)
         return options
 
-    def check_ranges(self, options: Options) -> None:
+    def check_ranges(self, fields: Mapping[str, Any]) -> None:
+        """Raise ValueError, as the library words it, for a value outside the ranges of the page."""
         for name, (low, high) in self.ranges.items():
-            value, words = getattr(options, name), name.replace("_", " ")
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"{words} must be from {low} to {high} on this page, got {value}")
+            if fields.get(name) is not None:
+                check = check_whole if FIELDS[name] is int else check_number
+                check(name.replace("_", " "), fields[name], low, high)
 
     def values(self, options: Options) -> dict[str, Any]:
         """Convert options to field values; raise ValueError for a value that the page does not offer."""
-        self.check_ranges(options)
+        self.check_ranges({name: getattr(options, name) for name in FIELDS})
         values = {name: getattr(options, name) for name in FIELDS}
         values |= {"steps": options.loop.steps, "quality": _offered_quality(options)}
         if options.guidance is None or not self.has_guidance:
@@ -78,11 +101,11 @@ class Form:
             fields = self.values(drawing.options_from(settings))
             frame = provenance.read_reference(image)
         except Exception as error:  # an untrusted file can cause any error
-            gr.Warning(html.escape(explain(error)), title="The settings of this image were not used")
-            return hidden
+            line = f"The settings of this image were not used. {explain(error)}"
+            return hidden | {"remarks": gr.HTML(problem(line), visible=True)}
         note = RESTORED + (OTHER_MODEL if settings.get("model_hash") != self.model_hash else "")
         return {
-            **fields, "count": 1, "new_seed": False, "image": frame, "own_image": image,
+            **fields, **self.aspect(fields), "count": 1, "image": frame, "own_image": image,
             "restored": gr.Group(visible=True), "note": notice(note),
         }  # fmt: skip
 
@@ -104,23 +127,28 @@ class Form:
         if not link:
             return {}
         prompt = link.get("prompt", "").strip()
-        size = dict.fromkeys(("width", "height"), self.pipe.frame_size)
-        fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT})) | {"new_seed": False}
-        absent = ([] if prompt else ["prompt"]) + ([] if "seed" in link else ["seed", "new_seed"])
-        return {name: value for name, value in fields.items() if name not in absent}
+        size = dict(zip(("width", "height"), self.pipe.frame, strict=True))
+        self.check_ranges(link)
+        fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT}))
+        absent = ([] if prompt else ["prompt"]) + ([] if "seed" in link else ["seed"])
+        return _without(fields | self.aspect(fields), *absent)
 
     def make_link(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return a link with the fields' values, or a message that says why there is none.
+        """Return a link with the fields' values, or a message that says why there is none."""
+        try:
+            link = self.link(values)
+        except Exception as error:  # the page must always get an answer
+            return {"link": gr.Textbox("", visible=False), "link_remark": problem(explain(error))}
+        return {"link": gr.Textbox(link, visible=True), "link_remark": ""}
+
+    def link(self, values: dict[str, Any]) -> str:
+        """Return a link with the fields' values; raise ValueError if it could not be read back.
 
         On a Space, it leads to the surrounding page, where visitors have their GPU quota.
         """
         space = os.environ.get(SPACE)
         page = f"https://huggingface.co/spaces/{space}" if space else values["address"]
-        try:
-            link = f"{page}?{self._query(values)}"
-        except Exception as error:  # the page must always get an answer
-            return {"link": gr.Textbox("", visible=False), "link_remark": problem(explain(error))}
-        return {"link": gr.Textbox(link, visible=True), "link_remark": ""}
+        return f"{page}?{self._query(values)}"
 
     def _query(self, values: dict[str, Any]) -> str:
         query = {name: _text(values[name]) for name in FIELDS if values[name] is not None}
@@ -135,6 +163,16 @@ class Form:
 def whole(value: Any) -> Any:
     """Convert whole floats, which sliders and programs may send, to int; return other values unchanged."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _without(values: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _round_size(sides: tuple[float, float], frame: int) -> tuple[int, int]:
+    """Return width and height in pixels, multiples of what the model can draw."""
+    width, height = (max(1, round(side * frame / MULTIPLE)) * MULTIPLE for side in sides)
+    return width, height
 
 
 def _text(value: Any) -> str:

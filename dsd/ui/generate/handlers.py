@@ -1,10 +1,12 @@
-"""Event handlers of the Generate tab: from the values of fields, by name, to new values by name.
+"""Event handlers of the Create tab: from the values of fields, by name, to new values by name.
 
 They turn every invalid input into a sentence, and escape text from visitors before it enters HTML.
 """
 
-from collections.abc import Iterator
-from contextlib import closing
+import html
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +15,15 @@ import spaces
 from PIL import Image
 
 from dsd.files import intake
-from dsd.generate import drawing
+from dsd.generate import drawing, provenance
 from dsd.generate.drawing import Options, Progress, Result
 from dsd.model import known_words
 from dsd.ui import uploads
 from dsd.ui.generate.cost import Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
-from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, show_error, status, step_status
+from dsd.ui.generate.history import GONE, gallery
+from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, show, status, step_status
+from dsd.ui.messages import unknown_words as unknown_words_notice
 from dsd.ui.models import Loaded
 
 PREVIEW_SECONDS = 0.4
@@ -42,23 +46,48 @@ class Generating:
         self._steps = steps
 
     def draw(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield images, redrawn references, status and seed; an error removes nothing that is shown."""
+        """Yield images and status; an error removes nothing that is shown."""
+        seed = values.get("planned") if values["seed"] is None else values["seed"]
+        for view in self._run(lambda: self._request(values | {"seed": seed})):
+            yield view | {"planned": None}
+
+    def draw_another(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Draw the shown image again with a new seed, whatever the form says by now."""
+        yield from self._run(lambda: self._repeat(values["visit"].shown))
+
+    def fill(self, image: str, row: dict[str, Any]) -> dict[str, Any]:
+        """Return the form with an example, its seed for the next run, and the settings of a fresh page."""
+        fields = {**self.form.defaults(), "image": image, "prompt": row["prompt"], "planned": row.get("seed")}
+        hidden = {"restore": gr.Button(visible=False), "restored": gr.Group(visible=False)}
+        return fields | hidden | {"original": None}
+
+    def _run(self, request: Callable[[], tuple[Image.Image, Options]]) -> Iterator[dict[str, Any]]:
         try:
-            frame, options = self._request(values)
-            yield {"redrawn": [], "status": status("Starting", 0.0), "seed": options.seed}
+            frame, options = request()
+            begin = {"status": status("Starting", 0.0), "setting_remark": show()}
+            yield begin | {"about": f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>'}
             with closing(self._steps(frame, options)) as steps, uploads.workplace() as folder:
                 yield from self._watch(steps, options, Path(folder))
         except Exception as error:  # the page must always get an answer
-            yield show_error(_explain(error))
+            yield _report(error)
 
     def _request(self, values: dict[str, Any]) -> tuple[Image.Image, Options]:
         """Return the fitted reference and the options: all work and all checks that need no GPU."""
-        if not values["image"]:
-            raise ValueError("there is no image yet: upload one, paste one or pick an example")
-        seed = drawing.pick_seed(None if values.get("new_seed") else values["seed"])
-        options = self.form.options({**values, "seed": seed})
-        reference = uploads.open_upload(values["image"])
+        with _belongs_to("remarks"):
+            if not values["image"]:
+                raise ValueError("there is no image yet: upload one, paste one or pick an example")
+            reference = uploads.open_upload(values["image"])
+        with _belongs_to("unknown"):
+            intake.check_prompt(values["prompt"] or "")
+        with _belongs_to("setting_remark"):
+            options = self.form.options({**values, "seed": drawing.pick_seed(values["seed"])})
         return drawing.fit_reference(self.loaded.pipe, reference, options), options
+
+    def _repeat(self, path: str | None) -> tuple[Image.Image, Options]:
+        """Return the reference and the options of an image that was made here, with a new seed."""
+        image = uploads.open_upload(path, GONE)
+        options = drawing.options_from(provenance.read_settings(image))
+        return provenance.read_reference(image), replace(options, seed=drawing.pick_seed(None))
 
     def _time(self, steps: Iterator[Progress], options: Options) -> Iterator[Progress]:
         """Yield the steps unchanged, and learn how long they took when all have arrived."""
@@ -82,15 +111,14 @@ class Generating:
     def _view(self, progress: Progress, options: Options, folder: Path) -> dict[str, Any]:
         if len(progress.results) == options.count:
             cut = intake.prompt_notice(self.loaded.pipe, options.prompt)
-            remarks = [cut, self._unknown_words(options.prompt)]
-            return _show(progress.results, folder) | {"status": finish(options, remarks)}
+            return _show(progress.results, folder) | {"status": finish(options, cut)}
         view = {"status": step_status(progress.step, progress.total, progress.seconds_left)}
         if progress.previews is None:
             return view
         images = _save(progress.results, folder)
         for number, preview in enumerate(progress.previews, 1):
             images.append((uploads.preview(preview, folder, number), "preview"))
-        return view | {"images": _gallery(images, "fullscreen")}
+        return view | {"images": gr.Gallery(images, selected_index=0 if len(images) == 1 else None)}
 
     def endpoint(
         self,
@@ -148,25 +176,10 @@ class Generating:
         """
         return known_words.unknown_words(self.loaded.pipe, prompt) if isinstance(prompt, str) else {}
 
-    def _unknown_words(self, prompt: str) -> str | None:
-        return known_words.notice(self.unknown_words(prompt))
-
     def remark(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the notice below a prompt while it is typed: the words that the model does not know."""
-        return {"unknown": _notices([self._unknown_words(values["prompt"])])}
-
-    def see(self, values: dict[str, Any]) -> dict[str, Any]:
-        """Return the upload as the model will see it, and the remarks on it."""
-        if not values["image"]:
-            return {"seen": None, "remarks": _notices([])}
-        try:
-            reference = uploads.open_upload(values["image"])
-            options = self.form.options({"prompt": NO_PROMPT, **values})
-            frame = drawing.fit_reference(self.loaded.pipe, reference, options)
-            warning = self.loaded.warn(reference) if self.loaded.warn else None
-        except Exception as error:  # the page must always get an answer
-            return {"seen": None, "remarks": gr.HTML(problem(explain(error)), visible=True)}
-        return {"seen": frame, "remarks": _notices([intake.image_notice(reference), warning])}
+        unknown = self.unknown_words(values["prompt"])
+        return {"unknown": show(unknown_words_notice(unknown)) if unknown else show()}
 
     def cost(self, values: dict[str, Any]) -> dict[str, str]:
         """Return the expected time as HTML, empty while a field is invalid."""
@@ -185,30 +198,32 @@ def _explain(error: Exception) -> str:
     return f"{text.removesuffix('.')}. Fewer or smaller images ask for less." if is_too_much else text
 
 
-def _notices(texts: list[str | None]) -> gr.HTML:
-    boxes = [notice(text) for text in texts if text]
-    return gr.HTML("".join(boxes), visible=bool(boxes))
+@contextmanager
+def _belongs_to(part: str) -> Iterator[None]:
+    """Mark errors with the part of the page that is to show them."""
+    try:
+        yield
+    except Exception as error:
+        error.part = part
+        raise
+
+
+def _report(error: Exception) -> dict[str, Any]:
+    """Return an error as the message at the field that it belongs to, or as the status."""
+    box, part = problem(_explain(error)), getattr(error, "part", "status")
+    return {"status": box} if part == "status" else {part: show(box)}
 
 
 def _save(results: list[Result], folder: Path) -> list[tuple[str, str]]:
     """Save finished images with their settings, which gradio would lose by encoding them again."""
-    return [(str(drawing.save(r, folder / f"dsd-{r.seed}.png")), f"seed {r.seed}") for r in results]
+    return [(str(drawing.save(r, folder / f"dsd-{r.seed}.png")), r.settings["prompt"]) for r in results]
 
 
 def _show(results: list[Result], folder: Path) -> dict[str, gr.Gallery]:
-    references = [(result.reference, f"seed {result.seed}") for result in results]
-    buttons = "download", "fullscreen"
-    images, redrawn = _gallery(_save(results, folder), *buttons), _gallery(references, *buttons)
-    return {"images": images, "redrawn": redrawn}
+    return {"images": gallery([path for path, _ in _save(results, folder)])}
 
 
-def _gallery(items: list, *buttons: str) -> gr.Gallery:
-    """Return a gallery that shows a single image large; of several, the one that is clicked."""
-    return gr.Gallery(value=items, selected_index=0 if len(items) == 1 else None, buttons=list(buttons))
-
-
-def finish(options: Options, remarks: list[str | None]) -> str:
-    """Return the status line for finished images, followed by remarks on the prompt."""
-    last = options.seed + options.count - 1
-    seeds = f"seed {options.seed}" if options.count == 1 else f"seeds {options.seed} to {last}"
-    return status(f"Done, {seeds}.") + "".join(notice(remark) for remark in remarks if remark)
+def finish(options: Options, remark: str | None) -> str:
+    """Return the status line for finished images, followed by a remark on the prompt."""
+    line = "Done." if options.count == 1 else f"Done, {options.count} images."
+    return status(line) + (notice(remark) if remark else "")

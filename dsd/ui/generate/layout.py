@@ -1,18 +1,20 @@
-"""Layout of the Generate tab: every part under the name by which handlers know it."""
+"""Layout of the Create tab: every part under the name by which handlers know it."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import gradio as gr
 
-from dsd.generate.drawing import Options
-from dsd.model.request import DEFAULT_GUIDANCE
+from dsd.generate import provenance
 from dsd.model.sampling import QUALITIES
 from dsd.ui import messages
-from dsd.ui.events import AT_ONCE, PRIVATE, Parts
+from dsd.ui.events import Parts
 from dsd.ui.generate.enhancing import Enhancing
-from dsd.ui.generate.form import NO_PROMPT, RANGES, Form
-from dsd.ui.generate.history import BEFORE, REFERENCE, Visit
+from dsd.ui.generate.form import RANGES, Form
+from dsd.ui.generate.history import KEPT, SCALE, Visit, describe
+from dsd.ui.generate.reference import NO_BACKGROUNDS, can_remove_background
 from dsd.ui.models import Loaded
 
 FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
@@ -27,45 +29,97 @@ SLIDERS = {  # field -> step, label, explanation
     "text_guidance": (0.1, "Follow the prompt", "Raise it when the prompt is ignored. 1 is neutral."),
     "guidance": (0.1, "Vividness", "Higher is bolder and more contrasty, lower is softer."),
 }
-PIXELS = 128  # frames up to this size are shown enlarged and labeled so
+HEIGHT = 320  # pixels of the reference and of the result, which stand side by side
+FINISHED = "Drawn from this reference and this prompt. Change the words, or pick another character."
+SMALL = {"size": "sm", "min_width": 110}
 
 
-def reference(parts: Parts, loaded: Loaded) -> None:
-    """Add the upload beside what the model sees of it, with remarks below."""
-    enlarged = ", enlarged" if loaded.pipe.frame_size <= PIXELS else ""
-    look = {"format": "png", "buttons": [], "height": 250, "min_width": 150, "elem_classes": FRAME}
-    with gr.Row(equal_height=True):
-        source = {"label": "Your image", "type": "filepath", "sources": ["upload", "clipboard"]}
-        parts["image"] = gr.Image(elem_id="upload", **source, **look)
-        label = f"What the model sees{enlarged}"
-        parts["seen"] = gr.Image(label=label, interactive=False, elem_id="seen", **look)
+@dataclass(frozen=True)
+class Finished:
+    """An example that is already drawn."""
+
+    image: str
+    prompt: str
+    path: str  # of the result
+
+
+def find_finished(rows: list[dict[str, Any]], folder: Path, form: Form) -> Finished | None:
+    """Return the example with a result that this model drew, or None."""
+    for row in rows:
+        path = str(folder / row.get("result", ""))
+        if "result" in row and provenance.read_settings(path).get("model_hash") == form.model_hash:
+            return Finished(str(folder / row["image"]), row["prompt"], path)
+    return None
+
+
+def examples(parts: Parts, folder: Path) -> list[dict[str, Any]]:
+    """Add the rows of `examples.json`, characters to start from; a click draws one. Return the rows."""
+    listing = folder / "examples.json"
+    rows = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
+    if rows:
+        gr.set_static_paths(folder)  # served in place, not copied for every visitor
+        gr.HTML("<h2>Pick a character, or bring your own</h2>", padding=False, elem_classes="dsd-heading")
+        parts["examples"] = gr.Gallery(
+            [(str(folder / row["image"]), row["prompt"]) for row in rows], show_label=False, container=False,
+            height="auto", interactive=False, allow_preview=False, buttons=[], object_fit="contain",
+            elem_id="examples", elem_classes=FRAME,
+        )  # fmt: skip
+    return rows
+
+
+def reference(parts: Parts, first: Finished | None) -> None:
+    """Add the upload, with remarks and tools below."""
+    parts["image"] = gr.Image(
+        first.image if first else None, label="Reference", type="filepath",
+        sources=["upload"], format="png", buttons=[], height=HEIGHT, alt_text="The reference",
+        elem_id="upload", elem_classes=FRAME,
+    )  # fmt: skip
     parts["remarks"] = gr.HTML(elem_id="remarks", visible=False, padding=False)
+    _tools(parts, first)
     with gr.Group(visible=False, elem_id="restored") as parts["restored"]:
         parts["note"] = gr.HTML(padding=False)
         parts["use_itself"] = gr.Button("Use the image itself instead", size="sm")
     parts["own_image"] = gr.State()
+    parts["planned"] = gr.State()  # the seed of an example, for the next run
 
 
-def form(parts: Parts, loaded: Loaded, form: Form, enhancing: Enhancing) -> None:
-    """Add the prompt, the number of images, the buttons, and all other settings folded."""
+def _tools(parts: Parts, first: Finished | None) -> None:
+    parts["original"] = gr.State()  # the file as the visitor gave it, if a tool changed it
+    with gr.Row(visible=first is not None, elem_id="tools", elem_classes="dsd-actions") as parts["tools"]:
+        parts["crop"] = gr.Button("Crop", elem_id="crop", **SMALL)
+        if can_remove_background():
+            parts["background"] = gr.Button("Remove background", elem_id="background", **SMALL)
+        parts["restore"] = gr.Button("Original", visible=False, elem_id="restore-original", **SMALL)
+        gr.HTML("<p>The model sees:</p>", padding=False, elem_id="seen-label")
+        parts["seen"] = gr.Image(
+            first.image if first else None, show_label=False, container=False, interactive=False,
+            format="png", buttons=[], height=48, width=48, min_width=48, scale=0,
+            alt_text="What the model sees", elem_id="seen", elem_classes=FRAME,
+        )  # fmt: skip
+    parts["box"] = gr.Textbox(visible="hidden")  # the browser fills it in
+
+
+def form(parts: Parts, loaded: Loaded, form: Form, first: Finished | None) -> None:
+    """Add the prompt, the buttons, phrases to insert, and all other settings folded."""
     parts["link_notice"] = gr.HTML(elem_id="brought", visible=False, padding=False)
     parts["prompt"] = gr.Textbox(
-        label="Where should it be?", placeholder="wearing a red hat on the beach", lines=1, max_lines=6,
-        elem_id="prompt",
+        first.prompt if first else None, label="Where should it be?",
+        placeholder="wearing a red hat on the beach", lines=1, max_lines=6, elem_id="prompt",
     )  # fmt: skip
     parts["unknown"] = gr.HTML(elem_id="unknown-words", visible=False, padding=False)
-    _description(parts, enhancing)
-    parts["count"] = gr.Slider(*RANGES["count"], 1, step=1, label="Number of images", elem_id="count")
     with gr.Row():
         parts["create"] = gr.Button("Create", variant="primary", elem_id="create", scale=3, min_width=120)
         parts["cancel"] = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
     parts["cost"] = gr.HTML(elem_id="cost", padding=False)  # filled in when a page opens
+    parts["setting_remark"] = gr.HTML(elem_id="setting-remark", visible=False, padding=False)
+    gr.HTML(messages.chips(loaded.phrases), visible=bool(loaded.phrases), padding=False, elem_id="chips")
     with gr.Accordion("More settings", open=False, elem_id="advanced"):
-        _settings(parts, loaded, form)
+        _settings(parts, form)
         _link(parts)
 
 
-def _description(parts: Parts, enhancing: Enhancing) -> None:
+def description(parts: Parts, enhancing: Enhancing) -> None:
+    """Add the box that suggests a prompt, folded."""
     with gr.Accordion("Describe my image for me", open=False, elem_id="describe"):
         gr.HTML(enhancing.about(), padding=False)
         able = enhancing.trouble is None
@@ -77,24 +131,29 @@ def _description(parts: Parts, enhancing: Enhancing) -> None:
         parts["use_suggestion"] = gr.Button("Use this as my prompt", visible=False, **use)
 
 
-def _settings(parts: Parts, loaded: Loaded, form: Form) -> None:
-    default = Options(prompt=NO_PROMPT)
+def _settings(parts: Parts, form: Form) -> None:
+    default = form.defaults()
+    parts["count"] = gr.Slider(*RANGES["count"], 1, step=1, label="Number of images", elem_id="count")
+    parts["aspect"] = gr.Radio(
+        list(form.sizes), value=default["aspect"], label="Shape of the image", visible=len(form.sizes) > 1,
+        elem_id="aspect",
+    )  # fmt: skip
+    for name in ("width", "height"):  # set by the shape, by a link or by a program
+        parts[name] = gr.Number(default[name], label=name.capitalize(), visible="hidden")
     choices = [(QUALITY[name], name) for name in QUALITIES]
-    parts["quality"] = gr.Radio(choices, value=default.quality, label="Quality", elem_id="quality")
-    values = {"steps": default.loop.steps, "guidance": DEFAULT_GUIDANCE}
+    parts["quality"] = gr.Radio(choices, value=default["quality"], label="Quality", elem_id="quality")
     for name, (step, label, info) in SLIDERS.items():
         if name == "guidance" and not form.has_guidance:
             parts[name] = gr.State(None)  # cannot be set, neither here nor by a program
             continue
-        value = values.get(name, getattr(default, name))
-        parts[name] = gr.Slider(*RANGES[name], value, step=step, label=label, info=info, elem_id=name)
-    seed(parts, "The same seed and settings give the same image; -1 takes a new one.")
-    side = loaded.pipe.frame_size
-    with gr.Row():
-        for name in ("width", "height"):
-            parts[name] = gr.Slider(*loaded.side_range, side, step=16, label=name.capitalize(), min_width=120)
+        parts[name] = gr.Slider(*RANGES[name], default[name], step=step, label=label, info=info, elem_id=name)
+    info = "Leave it empty for a new image each time. The same seed and settings give the same image."
+    parts["seed"] = gr.Number(None, label="Seed", placeholder="random", info=info, elem_id="seed")
     fits = [("Crop to fill", "crop"), ("Keep all, add white", "pad")]
-    parts["fit"] = gr.Radio(fits, value=default.fit, label="Fitting your image")
+    parts["fit"] = gr.Radio(fits, value=default["fit"], label="Fitting your image")
+    if not can_remove_background():
+        gr.HTML(messages.quiet(f"{NO_BACKGROUNDS}."), padding=False)
+    parts["reset"] = gr.Button("Reset settings", elem_id="reset", size="sm")
 
 
 def seed(parts: Parts, info: str) -> None:
@@ -114,78 +173,37 @@ def _link(parts: Parts) -> None:
     parts["address"] = gr.Textbox(visible=False)  # of the page: the browser fills it in
 
 
-def results(parts: Parts) -> None:
-    """Add the images and, on request, the reference as the model redrew it beside them."""
-    status = messages.idle("Your images will appear here.")
-    parts["status"] = gr.HTML(status, elem_id="status", padding=False)
-    look = {
-        "columns": 2, "format": "png", "interactive": False, "object_fit": "contain", "height": "auto",
-        "scale": 1, "min_width": 220, "elem_classes": FRAME,
-    }  # fmt: skip
-    with gr.Row(equal_height=False):
-        buttons = ["download", "fullscreen"]
-        parts["images"] = gr.Gallery(
-            label="Result", type="filepath", buttons=buttons, elem_id="images", **look
-        )
-        label = "Your image, redrawn"
-        parts["redrawn"] = gr.Gallery(label=label, buttons=[], visible=False, elem_id="redrawn", **look)
-    parts["show_redrawn"] = gr.Checkbox(
-        False, label="Show your image as the model redrew it", elem_id="show-redrawn",
-        info="The model draws your image again beside the new one. "
-        "Where that copy is wrong, the result will be too.",
+def results(parts: Parts, first: Finished | None) -> None:
+    """Add the images, the caption of the shown one, and what can be done with it."""
+    parts["visit"] = gr.State(Visit(shown=first.path if first else None))
+    parts["images"] = gr.Gallery(
+        [(first.path, first.prompt)] if first else [], selected_index=0 if first else None, label="Result",
+        type="filepath", buttons=["fullscreen"], columns=2, format="png", interactive=False,
+        object_fit="contain", height=HEIGHT, elem_id="images", elem_classes=FRAME,
     )  # fmt: skip
+    status = messages.idle(FINISHED if first else "Your images will appear here.")
+    parts["status"] = gr.HTML(status, elem_id="status", padding=False)
+    parts["about"] = gr.HTML(describe(first.path) if first else "", elem_id="about", padding=False)
+    with gr.Row(visible=first is not None, elem_id="actions", elem_classes="dsd-actions") as parts["actions"]:
+        parts["another"] = gr.Button("Another", elem_id="another", **SMALL)
+        parts["refer"] = gr.Button("Use as reference", elem_id="refer", **SMALL)
+        parts["download"] = gr.Button("Download", elem_id="download", **SMALL)
+        label = f"Download {SCALE}\u00d7 larger (Lanczos)"
+        parts["enlarge"] = gr.Button(label, elem_id="enlarge", **SMALL)
+        parts["copy"] = gr.Button("Copy settings", elem_id="copy", **SMALL)
+        parts["reuse"] = gr.Button("Use these settings", elem_id="reuse", **SMALL)
+    parts["copy_remark"] = gr.HTML(elem_id="copy-remark", padding=False)
+    parts["copied"] = gr.Textbox(visible="hidden")
+    parts["file"] = gr.File(visible="hidden")
 
 
 def history(parts: Parts) -> None:
-    """Add all images of this visit, hidden until there is one, and the panel of the picked image."""
-    parts["visit"] = gr.State(Visit())
+    """Add all images of this visit, hidden until there is one; a click shows one again."""
     with gr.Column(visible=False, elem_id="history") as parts["history"]:
-        about = "Only you see them here, and only until you close or reload this page. "
-        about = messages.quiet(f"{about}Pick one to look at it again.")
-        gr.HTML(f"<h3>Your images of this visit</h3>{about}", padding=False, elem_id="history-title")
+        line = f"Only you see them, until you close or reload this page. The newest {KEPT} are kept."
+        title = f"<h2>Your images of this visit</h2>{messages.quiet(line)}"
+        gr.HTML(title, padding=False, elem_id="history-title", elem_classes="dsd-heading")
         parts["strip"] = gr.Gallery(
             show_label=False, container=False, height="auto", interactive=False, allow_preview=False,
             buttons=[], object_fit="contain", format="png", elem_id="history-strip", elem_classes=FRAME,
         )  # fmt: skip
-        with gr.Column(visible=False, elem_id="history-panel") as parts["panel"]:
-            _panel(parts)
-
-
-def _panel(parts: Parts) -> None:
-    with gr.Column() as parts["pair"]:
-        parts["slider"] = gr.ImageSlider(
-            format="png", interactive=False, buttons=["fullscreen"], max_height=420,
-            elem_id="history-slider", elem_classes="dsd-frame",
-        )  # fmt: skip
-        label = "Where the two meet"  # a slider, because the handle on the image needs a mouse or a finger
-        parts["position"] = gr.Slider(0, 100, 50, step=1, label=label, buttons=[], elem_id="history-position")
-    parts["against"] = gr.Radio(
-        [("Its reference", REFERENCE), ("The one picked before", BEFORE)], value=REFERENCE,
-        label="Compare with", visible=False, elem_id="history-against",
-    )  # fmt: skip
-    parts["about"] = gr.HTML(padding=False, elem_id="history-about")
-    with gr.Row():
-        look = {"size": "sm", "min_width": 140}
-        parts["reuse"] = gr.Button("Use these settings", elem_id="history-reuse", **look)
-        parts["refer"] = gr.Button("Use as reference", elem_id="history-refer", **look)
-
-
-def examples(parts: Parts, folder: Path) -> None:
-    """Add the rows of `examples.json`, [{"image": "name.png", "prompt": "..."}]; a click fills the form."""
-    listing = folder / "examples.json"
-    rows = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
-    if not rows:
-        return
-    gr.set_static_paths(folder)  # served in place, not copied for every visitor
-    gr.Markdown("### Or try one of these", elem_classes="dsd-heading")
-    gallery = gr.Gallery(
-        [(str(folder / row["image"]), row["prompt"]) for row in rows], show_label=False, container=False,
-        columns=8, height="auto", interactive=False, allow_preview=False, buttons=[],
-        object_fit="contain", elem_id="examples", elem_classes=FRAME,
-    )  # fmt: skip
-
-    def fill(event: gr.SelectData) -> tuple[str, str]:
-        return gallery.value[event.index]["image"]["path"], rows[event.index]["prompt"]
-
-    select = gallery.select(fill, None, [parts["image"], parts["prompt"]], **AT_ONCE)
-    select.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)

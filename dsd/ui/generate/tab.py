@@ -1,4 +1,4 @@
-"""Events of the Generate tab; the layout is in `dsd.ui.generate.layout`, the work in `handlers`."""
+"""Events of the Create tab; the layout is in `dsd.ui.generate.layout`, the work in `handlers`."""
 
 import json
 from pathlib import Path
@@ -14,49 +14,70 @@ from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.generate.form import FIELDS, RANGES, Form
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.history import History
+from dsd.ui.generate.reference import References
 from dsd.ui.models import Loaded
 
 LATEST = {"trigger_mode": "always_last"}
-RESTORED = ["image", *FIELDS, "new_seed", "restored", "note", "own_image"]
+SETTINGS = [*(name for name in FIELDS if name != "prompt"), "aspect"]
+RESTORED = ["image", "prompt", *SETTINGS, "restored", "note", "own_image", "remarks", "about", "actions"]
 COSTS = ["count", "steps", "image_guidance", "text_guidance", "width", "height", "quality"]
+RUN = ["images", "status", "about", "remarks", "unknown", "setting_remark"]
+CHANGED = ["image", "original", "restore", "remarks"]  # by a tool of the reference
 ABOUT = (
     "Draw the subject of an image somewhere new. Returns PNG files, which carry their settings, and their "
     "seeds. Without a seed a new one is taken, without steps the quality's."
 )
-_MEET = "(position) => ({__type__: 'update', slider_position: position})"
 _HERE = "(...form) => [...form.slice(0, -1), location.origin + location.pathname]"
-_COPY = """async (link, remark) => {
-  if (!link) return remark;  // what was wrong with the form
-  try { await navigator.clipboard.writeText(link); } catch { return ""; }  // refused, or not a safe address
-  return '<p class="dsd-quiet" role="status">The link is copied.</p>';
-}"""
+_COPY = """async (text, remark) => {{
+  if (!text) return remark;  // what was wrong with it
+  try {{ await navigator.clipboard.writeText(text); }} catch {{ return {refused}; }}  // or not a safe address
+  return '<p class="dsd-quiet" role="status">{copied}</p>';
+}}"""
+_SAVE = """(file) => { if (file) {
+  const link = document.createElement("a");
+  Object.assign(link, {href: file.url, download: file.orig_name || ""}).click();
+} }"""
+_TO_PROBLEM = """() => document.querySelector(".dsd-problem")?.scrollIntoView({block: "nearest"})"""
 
 
 def build(loaded: Loaded, examples: Path) -> None:
     work, enhancing, parts = Generating(loaded), Enhancing(loaded), Parts()
+    rows = layout.examples(parts, examples)
+    first = layout.find_finished(rows, examples, work.form)
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
-        with gr.Column(scale=5, min_width=320):
-            layout.reference(parts, loaded)
-            layout.form(parts, loaded, work.form, enhancing)
-        with gr.Column(scale=6, min_width=320):
-            layout.results(parts)
+        with gr.Column(scale=1, min_width=300):
+            layout.reference(parts, first)
+            layout.form(parts, loaded, work.form, first)
+            layout.description(parts, enhancing)
+        with gr.Column(scale=1, min_width=300):
+            layout.results(parts, first)
             layout.history(parts)
-    layout.examples(parts, examples)
-    _wire_reference(parts, work)
+    _wire_reference(parts, References(loaded, work.form), work.form)
     _wire_prompt(parts, work, enhancing)
-    ends = _wire_runs(parts, work)
+    _wire_settings(parts, work.form)
+    ends = _wire_runs(parts, work, rows)
     _wire_cost(parts, work, ends)
     _wire_history(parts, History(work.form), ends)
+    _wire_actions(parts, History(work.form))
     _wire_link(parts, work.form)
     _wire_endpoint(parts, work)
 
 
-def _wire_reference(parts: Parts, work: Generating) -> None:
+def _wire_reference(parts: Parts, tools: References, form: Form) -> None:
     names = ["image", "width", "height", "fit"]
     changes = [parts[name].change for name in names]
-    gr.on(changes, **parts.call(work.see, names, ["seen", "remarks"]), **LATEST, **QUIET)
-    parts["image"].upload(**parts.call(work.form.restore, ["image"], RESTORED), **QUIET)
+    gr.on(changes, **parts.call(tools.see, names, ["seen", "tools", "remarks"]), **LATEST, **QUIET)
+    parts["image"].upload(**parts.call(form.restore, ["image"], RESTORED), **QUIET)
+    forget = parts.call(tools.forget, [], ["original", "restore"])
+    gr.on([parts["image"].upload, parts["image"].clear], **forget, **AT_ONCE)
     parts["image"].clear(lambda: gr.Group(visible=False), None, parts["restored"], **AT_ONCE)
+    box = "async (image, original) => [image, original, await dsdBox()]"
+    crop = parts.call(tools.crop, ["image", "original", "box"], CHANGED)
+    parts["crop"].click(**crop, js=box, **QUIET)
+    if "background" in parts:
+        remove = parts.call(tools.remove_background, ["image", "original"], CHANGED)
+        parts["background"].click(**remove, show_progress_on=parts["image"], **LANE, **PRIVATE)
+    parts["restore"].click(**parts.call(tools.restore, ["original"], CHANGED), **AT_ONCE)
 
     def use_itself(values: dict[str, Any]) -> dict[str, Any]:
         return {"image": values["own_image"], "restored": gr.Group(visible=False)}
@@ -66,6 +87,7 @@ def _wire_reference(parts: Parts, work: Generating) -> None:
 
 def _wire_prompt(parts: Parts, work: Generating, enhancing: Enhancing) -> None:
     parts["prompt"].change(**parts.call(work.remark, ["prompt"], ["unknown"]), **LATEST, **AT_ONCE)
+    parts["prompt"].change(None, js="() => dsdPress()", **PRIVATE)
     suggestion = ["suggestion", "use_suggestion", "describe_remark"]
     describe = parts.call(enhancing.describe, ["image", "prompt"], suggestion)
     wait = {"show_progress": "minimal", "show_progress_on": parts["describe_remark"]}
@@ -73,16 +95,39 @@ def _wire_prompt(parts: Parts, work: Generating, enhancing: Enhancing) -> None:
     parts["use_suggestion"].click(lambda text: text, parts["suggestion"], parts["prompt"], **AT_ONCE)
 
 
-def _wire_runs(parts: Parts, work: Generating) -> list[Any]:
-    """Make Create and Enter draw, with Cancel enabled meanwhile; return the events that end a run."""
-    draw = parts.call(work.draw, ["image", *FIELDS, "new_seed"], ["images", "redrawn", "status", "seed"])
-    ends = events.connect_run(parts, [parts["create"].click, parts["prompt"].submit], draw)
-    show = parts["show_redrawn"]
-    show.change(lambda on: gr.Gallery(visible=on), show, parts["redrawn"], **AT_ONCE)
+def _wire_settings(parts: Parts, form: Form) -> None:
+    parts["aspect"].input(**parts.call(form.resize, ["aspect"], ["width", "height"]), **AT_ONCE)
     # In the browser, at once; restored settings bring their own steps.
     own = json.dumps({name: quality.steps for name, quality in QUALITIES.items()})
     parts["quality"].input(None, parts["quality"], parts["steps"], js=f"(name) => ({own})[name]", **PRIVATE)
-    return ends
+    defaults = form.defaults()
+    names = [name for name in SETTINGS if name in defaults]
+    parts["reset"].click(
+        lambda: [defaults[name] for name in names], None, [parts[n] for n in names], **AT_ONCE
+    )
+
+
+def _wire_runs(parts: Parts, work: Generating, rows: list[dict[str, Any]]) -> list[Any]:
+    """Make Create, Enter, Another and the examples draw; return the events that end a run."""
+    draw = parts.call(work.draw, ["image", *FIELDS, "planned"], [*RUN, "planned"])
+    another = ([parts["another"].click], parts.call(work.draw_another, ["visit"], RUN))
+    if rows:
+        _wire_examples(parts, work, rows)
+    starts = [parts["create"].click, parts["prompt"].submit]
+    ends = events.connect_run(parts, starts, draw, another, view="#images")
+    return [end.then(None, js=_TO_PROBLEM, **PRIVATE) for end in ends]
+
+
+def _wire_examples(parts: Parts, work: Generating, rows: list[dict[str, Any]]) -> None:
+    """Make a click on an example fill the form, at once, and draw."""
+
+    def fill(event: gr.SelectData) -> dict[Any, Any]:
+        image = parts["examples"].value[event.index]["image"]["path"]
+        return parts.updates(work.fill(image, rows[event.index]))
+
+    filled = ["image", "prompt", *SETTINGS, "planned", "original", "restore", "restored"]
+    select = parts["examples"].select(fill, **parts.named([], filled), **AT_ONCE)
+    select.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)
 
 
 def _wire_cost(parts: Parts, work: Generating, ends: list[Any]) -> None:
@@ -94,35 +139,59 @@ def _wire_cost(parts: Parts, work: Generating, ends: list[Any]) -> None:
 
 
 def _wire_history(parts: Parts, history: History, ends: list[Any]) -> None:
+    shown = ["visit", "about", "actions", "images"]
     for end in ends:
-        end.then(**parts.call(history.add, ["visit", "images"], ["visit", "history", "strip"]), **AT_ONCE)
+        add = parts.call(history.add, ["visit", "images"], [*shown, "history", "strip"])
+        end.then(**add, **AT_ONCE)
 
-    def pick(visit: Any, against: str, event: gr.SelectData) -> dict[Any, Any]:
-        return parts.updates(history.pick(visit, against, event.index))
+    def pick(visit: Any, event: gr.SelectData) -> dict[Any, Any]:
+        return parts.updates(history.pick(visit, event.index))
 
-    view = ["visit", "strip", "panel", "pair", "slider", "against", "about"]
-    parts["strip"].select(pick, **parts.named(["visit", "against"], view), **AT_ONCE)
-    parts["position"].input(None, parts["position"], parts["slider"], js=_MEET, **PRIVATE)
-    compare = parts.call(history.compare, ["visit", "against"], ["pair", "slider"])
-    parts["against"].input(**compare, **AT_ONCE)
+    def look(visit: Any, images: Any, event: gr.SelectData) -> dict[Any, Any]:
+        return parts.updates(history.look(visit, images, event.index))
+
+    up = {"js": events.scroll_to("#images"), **PRIVATE}
+    picked = parts["strip"].select(pick, **parts.named(["visit"], [*shown, "strip", "status"]), **AT_ONCE)
+    picked.success(None, **up)
+    look_at = {"preprocess": False, **parts.named(["visit", "images"], shown[:3])}
+    parts["images"].select(look, **look_at, **AT_ONCE)
+
+
+def _wire_actions(parts: Parts, history: History) -> None:
+    """Let the shown image be used again, downloaded and copied."""
     up = {"js": events.scroll_to("#upload"), **PRIVATE}
-    parts["reuse"].click(**parts.call(history.reuse, ["visit"], RESTORED), **AT_ONCE).success(None, **up)
-    refer = parts.call(history.refer, ["visit"], ["image", "restored"])
+    reuse = parts.call(history.reuse, ["visit"], RESTORED)
+    parts["reuse"].click(**reuse, **AT_ONCE).success(None, **up)
+    refer = parts.call(history.refer, ["visit"], ["image", "restored", "original", "about", "actions"])
     parts["refer"].click(**refer, **AT_ONCE).success(None, **up)
+    for name, handler in (("download", history.download), ("enlarge", history.enlarge)):
+        get = parts[name].click(lambda: None, None, parts["file"], **AT_ONCE)
+        get = get.then(**parts.call(handler, ["visit"], ["file", "about", "actions"]), **QUIET)
+        get.success(None, parts["file"], js=_SAVE, **PRIVATE)
+    copy = parts.call(history.copy, ["visit", "address"], ["copied", "copy_remark"])
+    _copy_to_clipboard(parts["copy"].click(**copy, js=_HERE, **AT_ONCE), parts, "copied", "copy_remark")
+
+
+def _copy_to_clipboard(event: Any, parts: Parts, text: str, remark: str) -> None:
+    """Copy a text after an event, and say so; a text that the browser refuses to copy is shown instead."""
+    show = "Object.assign(document.createElement('pre'), {textContent: text}).outerHTML"
+    words = {"link": ("''", "The link is copied."), "copied": (show, "The settings are copied.")}
+    refused, copied = words[text]
+    js = _COPY.format(refused=refused, copied=copied)
+    event.then(None, [parts[text], parts[remark]], parts[remark], js=js, **PRIVATE)
 
 
 def _wire_link(parts: Parts, form: Form) -> None:
     """Show the link, and copy it to the clipboard if the browser allows it; read the one that is followed."""
     make = parts.call(form.make_link, [*FIELDS, "address"], ["link", "link_remark"])
-    click = parts["make_link"].click(**make, js=_HERE, **AT_ONCE)
-    click.then(None, [parts["link"], parts["link_remark"]], parts["link_remark"], js=_COPY, **PRIVATE)
+    _copy_to_clipboard(parts["make_link"].click(**make, js=_HERE, **AT_ONCE), parts, "link", "link_remark")
 
     def read(request: gr.Request) -> dict[Any, Any]:
         return parts.updates(form.read_link(dict(request.query_params)))
 
-    outputs = parts.named([], [*FIELDS, "new_seed", "link_notice"])
+    outputs = parts.named([], ["prompt", *SETTINGS, "link_notice"])
     gr.on(None, read, **outputs, **AT_ONCE)  # when a page opens
-    parts["image"].change(lambda: gr.HTML(visible=False), None, parts["link_notice"], **AT_ONCE)
+    parts["image"].upload(lambda: gr.HTML(visible=False), None, parts["link_notice"], **AT_ONCE)
 
 
 def _wire_endpoint(parts: Parts, work: Generating) -> None:

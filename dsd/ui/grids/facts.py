@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from dsd.curation.judge import Pair
 from dsd.grids.grids import Grid
-from dsd.ui.curate import cards
+from dsd.ui.curate import traits
 from dsd.ui.messages import notice, problem, quiet, sentence
 
 NO_JUDGE = (
@@ -26,35 +26,64 @@ def facts(
     origin = f"seed {grid.seed} · drawn by {grid.generator} in {grid.steps} steps · license {grid.license}"
     return (
         f'<div class="dsd-facts">{_borders(grid.rejected)}{_agreement(pairs, expected, unjudged)}'
-        f"<h3>The prompt that the model got</h3><blockquote>{html.escape(grid.prompt)}</blockquote>"
+        f"<h2>The prompt that the model got</h2><blockquote>{html.escape(grid.prompt)}</blockquote>"
         f"{notice(strange) if unknown else ''}{quiet(origin)}</div>"
     )
 
 
 def _agreement(pairs: Sequence[Pair], expected: int, unjudged: str | None) -> str:
-    heading = "<h3>Is it the same one everywhere?</h3>"
+    """Return the comparisons so far; the status says that more will follow, because it ends with the work."""
     trouble = notice(sentence(unjudged)) if unjudged else ""
     if not pairs:
-        return heading + (trouble or quiet("The judge compares the panels."))
-    kept, who = sum(pair.is_kept for pair in pairs), f"The judge ({pairs[0].judge})"
-    method = quiet(f"{who} compares two panels at a time and scores each part of the subject from 0 to 4.")
-    waiting = "" if len(pairs) == expected or unjudged else quiet("The judge continues.")
+        return trouble
+    kept = sum(pair.is_kept for pair in pairs)
+    compared = "" if len(pairs) == expected else f", of {expected} in all"
     return (
-        f'{heading}<p><b class="dsd-large">{kept} of {len(pairs)}</b> pairs of panels show the same one.</p>'
-        f'{method}<div class="dsd-pairs">{"".join(map(_pair, pairs))}</div>{waiting}{trouble}'
+        f'<h2>Is it the same one everywhere?</h2><p><b class="dsd-large">{kept} of {len(pairs)}</b> pairs of '
+        f"panels show the same one{compared}.</p>{traits.grid_table(pairs)}{trouble}{_descriptions(pairs)}"
+        f"{_comparisons(pairs)}{_unread(pairs)}{quiet(f'Judge: {pairs[0].judge}')}"
     )
 
 
-def _pair(pair: Pair) -> str:
-    return (
-        f'<div class="dsd-pair"><div><b>Panels {pair.first + 1} and {pair.second + 1}</b> '
-        f"{cards.badge(pair.verdict, pair.reason)}</div>"
-        f"{cards.reasons(pair, pair.verdict, pair.thresholds.minimum_score)}</div>"
+def _descriptions(pairs: Sequence[Pair]) -> str:
+    """Return what the judge sees in each panel, once."""
+    seen: dict[int, str] = {}
+    for pair in pairs:
+        for panel, text in zip((pair.first, pair.second), pair.descriptions or (), strict=False):
+            seen.setdefault(panel, text)
+    lines = "".join(
+        f"<dt>Panel {panel + 1}</dt> <dd>{traits.plain(seen[panel])}</dd>" for panel in sorted(seen)
+    )
+    return f'<h2>What the judge sees</h2><dl class="dsd-known">{lines}</dl>' if seen else ""
+
+
+def _comparisons(pairs: Sequence[Pair]) -> str:
+    """Return the judge's own comparisons, folded."""
+    lines = "".join(
+        f"<dt>Panels {pair.first + 1} and {pair.second + 1}</dt> <dd>{text}</dd>"
+        for pair in pairs
+        if (text := traits.comparison(pair))
+    )
+    folded = (
+        f'<details class="dsd-more"><summary>The judge\'s comparisons</summary><dl class="dsd-known">{lines}'
+    )
+    return f"{folded}</dl></details>" if lines else ""
+
+
+def _unread(pairs: Sequence[Pair]) -> str:
+    """Return the answers that could not be read."""
+    return "".join(
+        problem(
+            f"Panels {pair.first + 1} and {pair.second + 1}: {traits.WORDS[pair.reason]}: {pair.answers[0]}"
+        )
+        for pair in pairs
+        if pair.answers and not pair.descriptions
     )
 
 
 def _borders(reason: str | None) -> str:
+    """Return why a grid cannot be cut, if it cannot."""
     if reason is None:
-        return quiet("The borders between the panels are where they should be.")
+        return ""
     reason = reason.removeprefix("gutters: ")
     return problem(f"This grid would be thrown away, because it cannot be cut cleanly: {reason}.")

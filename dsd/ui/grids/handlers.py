@@ -115,11 +115,15 @@ class DrawingGrids:
         self, reports: Iterator[Report], prompt: Prompt, unjudged: str | None, folder: Path
     ) -> Iterator[Update]:
         """Yield an update for each report; keep the grid if ZeroGPU's time ends before the judge is done."""
-        last = None
+        last, shown = None, {}
         try:
             for report in reports:
                 last = replace(report, unjudged=report.unjudged or unjudged)
-                yield self._update(last, prompt, folder)
+                update = self._update(last, prompt, folder)
+                # Sent again with every update: when two arrive at once, gradio's page loses a file that the
+                # second does not repeat. A value that has not changed costs no transfer.
+                shown |= {name: update[name] for name in ("grid", "panels") if name in update}
+                yield {**shown, **update}
         except Exception as error:
             if last is None or last.grid is None:
                 raise

@@ -19,10 +19,12 @@ WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
 def build(wheel: Wheel) -> None:
     """Add the tab to the page under construction; the models are opened for the first grid."""
     gr.Markdown(
-        "Models learn to keep a subject from images like these: one grid, one subject, four places. "
-        f"Panels that really show the same one become training pairs. {wheel.about}",
+        "The model draws one subject in four places, and a judge compares the four panels two by two. "
+        "Panels that truly show the same one become training pairs: from them a model learns to keep a "
+        "subject without a single photograph.",
         elem_classes="dsd-introduction",
     )
+    gr.HTML(messages.quiet(wheel.about), padding=False, elem_classes="dsd-flush")
     with gr.Row(equal_height=False, elem_classes="dsd-columns"):
         with gr.Column(scale=5, min_width=320):
             parts = _form(wheel)

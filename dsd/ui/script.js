@@ -1,0 +1,117 @@
+() => {
+  const find = (selector) => document.querySelector(selector);
+  const type = (text) => {
+    const field = find("#prompt textarea, #prompt input");
+    const set = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), "value").set;
+    set.call(field, text);
+    field.dispatchEvent(new Event("input", {bubbles: true}));
+  };
+  const prompt = () => find("#prompt textarea, #prompt input")?.value ?? "";
+  const escape = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
+  const whole = (text) => new RegExp(`(?<![\\p{L}\\p{N}])${escape(text)}(?![\\p{L}\\p{N}])`, "iu");
+  const tidy = (text) => text.replace(/\s+/g, " ").trim();
+
+  // A chip puts its phrase into the prompt, in the place of another one of its group, or takes it out.
+  const insert = (chip) => {
+    const text = prompt(), phrase = chip.textContent;
+    if (chip.dataset.word) return type(text.replace(whole(chip.dataset.word), phrase));
+    if (whole(phrase).test(text)) return type(tidy(text.replace(whole(phrase), "")));
+    const group = [...chip.parentElement.querySelectorAll(".dsd-chip")].map((other) => other.textContent);
+    const old = group.find((other) => whole(other).test(text));
+    type(old ? text.replace(whole(old), phrase) : tidy(`${text} ${phrase}`));
+  };
+  window.dsdPress = () => document.querySelectorAll("#chips .dsd-chip").forEach((chip) => {
+    chip.setAttribute("aria-pressed", whole(chip.textContent).test(prompt()));
+  });
+  document.addEventListener("click", (event) => {
+    const chip = event.target.closest?.(".dsd-chip");
+    if (chip) insert(chip);
+  });
+  window.dsdPress();
+
+  // Ctrl+V anywhere takes an image as the reference.
+  document.addEventListener("paste", async (event) => {
+    const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
+    if (!file || !find("#upload")?.checkVisibility()) return;
+    event.preventDefault();
+    find("#upload [aria-label='Remove Image']")?.click();
+    for (let wait = 0; wait < 50 && !find("#upload input[type=file]"); wait++) {
+      await new Promise((done) => setTimeout(done, 40));
+    }
+    const input = find("#upload input[type=file]"), files = new DataTransfer();
+    if (!input) return;
+    files.items.add(file);
+    input.files = files.files;
+    input.dispatchEvent(new Event("change", {bubbles: true}));
+  });
+
+  // The place in the queue, in words; gradio writes "queue: 2/3" into its own tracker.
+  new MutationObserver(() => document.querySelectorAll("#status, #grid-status").forEach((status) => {
+    const place = status.querySelector("[data-testid=status-tracker]")?.textContent.match(/queue: (\d+)\//);
+    const before = place ? Number(place[1]) : 0;
+    const line = before ? `${before} ${before === 1 ? "person" : "people"} before you` : "";
+    if ((status.dataset.place ?? "") !== line) status.dataset.place = line;
+  })).observe(document.body, {childList: true, subtree: true, characterData: true});
+
+  // A box that is dragged, or clicked corner by corner, on the reference: left, top, right, bottom as shares
+  // of the image, or "" when Escape or another click on Crop ends it.
+  let cancel = null;
+  window.dsdBox = () => new Promise((resolve) => {
+    cancel?.();
+    const image = find("#upload img"), outer = image.getBoundingClientRect();
+    const scale = Math.min(outer.width / image.naturalWidth, outer.height / image.naturalHeight);
+    const width = image.naturalWidth * scale, height = image.naturalHeight * scale;
+    const layer = document.createElement("div"), box = document.createElement("i");
+    layer.className = "dsd-crop";
+    layer.dataset.hint = "Drag a box around the subject. Esc ends this.";
+    Object.assign(layer.style, {
+      left: `${outer.left + scrollX + (outer.width - width) / 2}px`, width: `${width}px`,
+      top: `${outer.top + scrollY + (outer.height - height) / 2}px`, height: `${height}px`,
+    });
+    layer.append(box);
+    document.body.append(layer);
+    let from = null, to = null;
+    const at = (event) => {
+      const edge = layer.getBoundingClientRect();
+      const share = (value, size) => Math.min(1, Math.max(0, value / size));
+      return [share(event.clientX - edge.left, width), share(event.clientY - edge.top, height)];
+    };
+    const corners = () => [0, 1].map((i) => [Math.min(from[i], to[i]), Math.max(from[i], to[i])]);
+    const end = (answer) => {
+      layer.remove();
+      document.removeEventListener("keydown", key);
+      cancel = null;
+      resolve(answer);
+    };
+    const key = (event) => event.key === "Escape" && end("");
+    const finish = () => {
+      const [[left, right], [top, bottom]] = corners();
+      if (Math.max(right - left, bottom - top) > 0.03) end(`${left} ${top} ${right} ${bottom}`);
+    };
+    cancel = () => end("");
+    document.addEventListener("keydown", key);
+    layer.addEventListener("pointerdown", (event) => {
+      event.preventDefault();
+      layer.setPointerCapture(event.pointerId);
+      if (from) { to = at(event); return finish(); }
+      from = to = at(event);
+    });
+    layer.addEventListener("pointermove", (event) => {
+      if (!from) return;
+      to = at(event);
+      const [[left, right], [top, bottom]] = corners();
+      Object.assign(box.style, {
+        left: `${100 * left}%`, width: `${100 * (right - left)}%`, top: `${100 * top}%`, height: `${100 * (bottom - top)}%`,
+      });
+    });
+    layer.addEventListener("pointerup", finish);
+  });
+
+  // Images that are only shown get their label as alternative text, because gradio has no option for one.
+  const name = () => document.querySelectorAll("button .image-frame img:not([alt]), button .image-frame img[alt='']")
+    .forEach((image) => {
+      const label = image.closest(".block")?.querySelector("[data-testid=block-label]");
+      if (label) image.alt = label.textContent.trim();
+    });
+  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+}

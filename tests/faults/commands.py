@@ -1,0 +1,96 @@
+"""Every command that writes, small enough to run many times: a wheel of three grids, and what follows it."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+
+from dsd.model.pipeline import DSDPipeline
+from tests import student, tiny, wheel
+from tests.faults import injury
+
+QUICK = "--steps 3 --batch 2 --accumulate 1 --rank 2 --log-every 1 --save-every 1 --warmup 1".split()
+TOY = "--subjects 2 --prompts 2 --steps 1 --image-guidance 1 --device cpu --batch 4".split()
+# Of a training: they hold seconds, or the name of a folder and a random id.
+TIMED = ("state.json", "README.md", "curves.png", "curves.jsonl", ".metadata")
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command, the folder that it begins with, and the files that must be the same afterwards."""
+
+    module: str
+    arguments: tuple[str, ...]  # RUN stands for its folder
+    start: Path | None = None
+
+    def prepare(self, folder: Path) -> Path:
+        return Path(shutil.copytree(self.start, folder)) if self.start else folder
+
+    def run(self, folder: Path, **injury_: object) -> injury.Ended:
+        arguments = [part.replace("RUN", str(folder)) for part in self.arguments]
+        return injury.run(self.module, arguments, folder, **injury_)
+
+
+def make(folder: Path) -> dict[str, Command]:
+    """Return every command by name; `folder` gets what they begin with."""
+    run, models = folder / "start", folder / "models"
+    drawn = wheel.make_run(folder / "drawn", grids=3)
+    judged = Path(shutil.copytree(drawn, folder / "judged"))
+    for name in ("pairs.jsonl", "captions.jsonl"):
+        (drawn / name).unlink()
+    run.mkdir()
+    student.teacher(models / "teacher")
+    for seed, name in enumerate(("early", "late")):
+        DSDPipeline(**tiny.components(seed=seed)).save_pretrained(models / name)
+    tiny.image().save(run / "photo.png")
+    prompts = Command("prompts", ("RUN", "--count", "450", "--seed", "1"))
+    prompted = folder / "prompted"
+    assert Command("prompts", ("RUN", "--count", "6")).run(prompted).code == 0
+    packed = Path(shutil.copytree(judged, folder / "packed"))
+    pack = ("RUN", "--only", "all", "--shard-rows", "8")
+    assert Command("dataset", pack).run(packed).code == 0
+    shutil.move(packed / "dataset-all", folder / "data")
+    data, teacher = str(folder / "data"), str(models / "teacher")
+    return {
+        "prompts": prompts,
+        "grids": Command("grids", ("RUN", "--model", "pocket", "--steps", "1", "--batch", "2"), prompted),
+        "curate": Command("curate", ("RUN", "--judge", "pocket", "--batch", "1", "--floor", "-1"), drawn),
+        "dataset": Command("dataset", pack, judged),
+        "train": Command("train", (data, "--out", "RUN", "--model", teacher, *QUICK)),
+        "evaluate": Command(
+            "evaluate", (str(models / "early"), "--teacher", teacher, *TOY, "--out", "RUN"), None
+        ),
+        "generate": Command(
+            "generate",
+            ("RUN/photo.png", "a hat", "-o", "RUN/out.png", "--seed", "1", "--steps", "1", "--model",
+             str(models / "early")),
+            run,
+        ),
+    }  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, object]:
+    """Return all that a command left, but for locks, caches and what holds times."""
+    files = {file.relative_to(folder).as_posix(): file for file in folder.rglob("*") if file.is_file()}
+    skipped = (".lock", *(TIMED if "curves.jsonl" in files else ()))
+    places = ("cache/", "tensorboard/")
+    return {
+        name: _content(file)
+        for name, file in files.items()
+        if not name.endswith(skipped) and not any(place in name for place in places)
+    }
+
+
+def _content(file: Path) -> object:
+    """Return a file's bytes, or its tensors and metadata: safetensors writes those in a random order."""
+    if file.suffix != ".safetensors":
+        return file.read_bytes()
+    with safe_open(file, framework="pt") as tensors:
+        names = sorted(tensors.keys())
+        return [tensors.metadata(), [(name, _bytes(tensors.get_tensor(name))) for name in names]]
+
+
+def _bytes(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,91 @@
+"""Killed at any write, stopped, or on a full disk: the same command continues to the same files."""
+
+import random
+import signal
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("resource")
+pytest.importorskip("pyarrow")
+
+from tests.faults import commands  # noqa: E402
+from tests.faults.commands import Command, contents  # noqa: E402
+
+NAMES = ("prompts", "grids", "curate", "dataset", "train", "evaluate", "generate")
+
+
+class Wheel:
+    """The commands, and what each leaves when nothing happens to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.commands, self.whole = folder, commands.make(folder), {}
+
+    def unharmed(self, name: str) -> tuple[int, dict[str, bytes]]:
+        """Return the number of writes of a command, and its files."""
+        if name not in self.whole:
+            folder = self.commands[name].prepare(self.folder / f"{name}-whole")
+            ended = self.commands[name].run(folder)
+            assert ended.code == 0, ended.said
+            self.whole[name] = ended.writes, contents(folder)
+        return self.whole[name]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Wheel:
+    return Wheel(tmp_path_factory.mktemp("wheel"))
+
+
+def leftovers(folder: Path) -> list[Path]:
+    return list(folder.rglob(".*.part"))
+
+
+def check_continues(command: Command, folder: Path, whole: dict[str, bytes]) -> None:
+    ended = command.run(folder)
+    assert ended.code == 0, ended.said
+    found = contents(folder)
+    assert found.keys() == whole.keys()
+    assert [name for name in whole if found[name] != whole[name]] == []
+    assert not leftovers(folder)
+
+
+@pytest.mark.seeds(1, 12)
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_at_a_write_it_continues_to_the_same_files(made, tmp_path, name, seed):
+    writes, whole = made.unharmed(name)
+    command, dice = made.commands[name], random.Random(f"{name} {seed}")
+    folder = command.prepare(tmp_path / "run")
+    ended = command.run(folder, kill_at=dice.randint(1, writes))
+    assert ended.code == -signal.SIGKILL, ended.said
+    check_continues(command, folder, whole)
+
+
+@pytest.mark.seeds(1, 4)
+@pytest.mark.parametrize("name", ("grids", "dataset", "train"))
+def test_stopped_it_leaves_no_unfinished_file_and_says_so(made, tmp_path, name, seed):
+    writes, whole = made.unharmed(name)
+    command, dice = made.commands[name], random.Random(f"stop {name} {seed}")
+    folder = command.prepare(tmp_path / "run")
+    ended = command.run(folder, stop_at=dice.randint(2, max(2, writes // 2)))
+    assert ended.code == 128 + signal.SIGTERM and "stopped; run the same command again" in ended.said
+    assert "Traceback" not in ended.said and not leftovers(folder)
+    check_continues(command, folder, whole)
+
+
+@pytest.mark.seeds(1, 8)
+@pytest.mark.parametrize("name", NAMES)
+def test_on_a_full_disk_it_ends_in_a_sentence_with_everything_before_it_intact(made, tmp_path, name, seed):
+    """A limit on the size of a file, which every kind of writer meets, in Python or not."""
+    _, whole = made.unharmed(name)
+    command, dice = made.commands[name], random.Random(f"full {name} {seed}")
+    done = made.folder / f"{name}-whole"
+    folder = command.prepare(tmp_path / "run")
+    before = contents(folder) if folder.exists() else {}
+    largest = max((done / file).stat().st_size for file in whole if before.get(file) != whole[file])
+    ended = command.run(folder, largest=int(largest * dice.uniform(0.05, 0.95)))
+    assert ended.code == 2 and "Traceback" not in ended.said, ended.said
+    assert "cannot write" in ended.said.splitlines()[-1]
+    assert not leftovers(folder)
+    kept = contents(folder) if folder.exists() else {}
+    assert {file: kept.get(file) for file in before} == before
+    check_continues(command, folder, whole)

@@ -1,0 +1,105 @@
+"""The Create tab as it opens, its chips, and the tools of the reference, in a real browser."""
+
+import itertools
+import json
+
+import pytest
+
+from dsd.generate import drawing, provenance
+from dsd.ui.models import Loaded
+from tests import browsing, tiny
+from tests.browsing import done, download, image
+
+
+@pytest.fixture(scope="module")
+def finished(browser, tmp_path_factory):
+    """A page that opens with an example that is already drawn, and with everything that a family can have."""
+    pipe = tiny.pipeline(guidance_embeds=False)
+    folder = tmp_path_factory.mktemp("finished")
+    image(0).save(folder / "0.png")
+    (result,) = drawing.generate(pipe, image(0), drawing.Options(prompt="in the snow", steps=1))
+    drawing.save(result, folder / "made.png")
+    row = {"image": "0.png", "prompt": "in the snow", "seed": 3, "result": "made.png"}
+    (folder / "examples.json").write_text(json.dumps([row]))
+    loaded = Loaded(
+        pipe=pipe, name="tiny", phrases={"Places": ("in the snow", "on the beach"), "Light": ("at night",)},
+        aspects={"Square": (1.0, 1.0), "Portrait": (1.0, 1.5)},
+    )  # fmt: skip
+    with browsing.serving(loaded, folder) as url, browsing.visitors(browser, url) as open_page:
+        yield open_page
+
+
+def test_the_first_look_shows_a_finished_example_beside_its_reference(finished, tmp_path):
+    tab = finished(viewport={"width": 1280, "height": 900})
+    tab.locator("#images img").first.wait_for()
+    boxes = [tab.locator(part).bounding_box() for part in ("#upload", "#images")]
+    assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["height"] == boxes[1]["height"]
+    assert abs(boxes[0]["width"] - boxes[1]["width"]) < 2
+    below = tab.locator("#examples").bounding_box()
+    assert below["y"] + below["height"] < boxes[0]["y"]
+    assert tab.locator("#create").bounding_box()["y"] < 900, "one sees what to do without scrolling"
+    assert provenance.read_settings(download(tab, tmp_path / "first.png"))["seed"] == 0
+    levels = tab.evaluate("[...document.querySelectorAll('h1,h2,h3')].map((e) => Number(e.tagName[1]))")
+    assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
+    assert tab.evaluate("getComputedStyle(document.querySelector('footer .divider')).display") == "none"
+    width = tab.locator(".gradio-container").bounding_box()["width"]
+    tab.get_by_role("button", name="More settings").click()
+    tab.locator("#seed").wait_for()
+    assert tab.locator(".gradio-container").bounding_box()["width"] == width
+    for size in (360, 640, 900):
+        tab.set_viewport_size({"width": size, "height": 800})
+        assert tab.evaluate("document.documentElement.scrollWidth") <= size
+
+
+def test_chips_write_the_prompt_and_reset_brings_the_settings_back(finished, tmp_path):
+    tab = finished()
+    prompt, chips = tab.get_by_label("Where should it be?"), tab.locator("#chips")
+    assert prompt.input_value() == "in the snow"
+    tab.locator("#chips [aria-pressed=true]").get_by_text("in the snow").wait_for()
+    for name, text_ in (("on the beach", "on the beach"), ("at night", "on the beach at night")):
+        chips.get_by_role("button", name=name).click()
+        assert prompt.input_value() == text_
+    chips.get_by_role("button", name="on the beach").click()
+    assert prompt.input_value() == "at night"
+    tab.get_by_role("button", name="More settings").click()
+    tab.get_by_label("Portrait").check()
+    tab.get_by_label("Draft:").check()
+    tab.get_by_label("Seed", exact=True).fill("9")
+    tab.get_by_role("button", name="Create").click()
+    done(tab)
+    settings = provenance.read_settings(download(tab, tmp_path / "made.png"))
+    assert (settings["width"], settings["height"], settings["seed"]) == (32, 48, 9)
+    tab.get_by_role("button", name="Reset settings").click()
+    tab.locator("#aspect").get_by_label("Square").and_(tab.locator(":checked")).wait_for()
+    assert tab.get_by_label("Best:").is_checked() and tab.get_by_label("Seed", exact=True).input_value() == ""
+    assert prompt.input_value() == "at night"
+
+
+def test_an_image_is_pasted_anywhere_and_cropped_by_a_drag(finished):
+    tab = finished(viewport={"width": 1280, "height": 900})
+    tab.locator("#upload img").wait_for()
+    tab.evaluate("""async () => {
+      const canvas = new OffscreenCanvas(80, 40);
+      canvas.getContext("2d").fillRect(0, 0, 80, 40);
+      const data = new DataTransfer();
+      data.items.add(new File([await canvas.convertToBlob()], "pasted.png", {type: "image/png"}));
+      document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+    }""")
+    find = "const i = document.querySelector('#upload img'); return i"
+    natural = f"([w, h]) => {{ {find}?.naturalWidth === w && i.naturalHeight === h; }}"
+    tab.wait_for_function(natural, arg=[80, 40])
+    tab.locator("#tools").get_by_role("button", name="Crop").click()
+    layer = tab.locator(".dsd-crop")
+    layer.wait_for()
+    tab.keyboard.press("Escape")
+    layer.wait_for(state="detached")
+    tab.locator("#tools").get_by_role("button", name="Crop").click()
+    box = layer.bounding_box()
+    assert abs(box["width"] - 2 * box["height"]) < 2, "the box lies on the image, not on the frame around it"
+    tab.mouse.move(box["x"] + 1, box["y"] + 1)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 1)
+    tab.mouse.up()
+    tab.wait_for_function(f"() => {{ {find} && Math.abs(i.naturalWidth - 40) < 2; }}")
+    tab.get_by_role("button", name="Original").click()
+    tab.wait_for_function(natural, arg=[80, 40])
