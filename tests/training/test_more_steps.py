@@ -56,7 +56,7 @@ def test_the_same_steps_or_a_schedule_without_a_jump_say_nothing(teacher, finish
 def test_a_state_of_before_without_its_steps_is_continued(teacher, finished, tmp_path, caplog):
     before = shutil.copytree(finished, tmp_path / "before")
     for manifest in before.rglob("state.json"):
-        (about,) = jsonl.read_all(manifest)
+        about = jsonl.parse(manifest.read_bytes().rstrip(), "the state")
         assert about.pop("steps") == 4
         jsonl.write_rows(manifest, [about])
     assert "learning rate" not in go_on(teacher, before, tmp_path / "on", caplog, steps=5)
