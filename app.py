@@ -23,7 +23,7 @@ from dsd.generate import command, flags
 from dsd.model import compile as compiling
 from dsd.model import presets
 from dsd.model.checkpoint import best_device
-from dsd.model.presets import PRESETS, family_of
+from dsd.model.presets import PRESETS, TEACHERS, family_of
 from dsd.ui import models, page
 from dsd.ui.models import Loaded, Wheel
 
@@ -41,8 +41,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     flags.add_loading_flags(parser)
     text = f"compile the model for the GPU: slower start, faster images; on a Space, set {COMPILE}=1"
     add("--compile", action="store_true", default=compiled in ("1", "t", "true"), help=text)
-    text = f"model of the Grids tab, opened at first use ({DEFAULT}); FLUX: 34 GB, less with --quantize"
-    add("--teacher", default=DEFAULT, choices=PRESETS, help=text)
+    text = f"model of the Grids tab, opened at first use ({DEFAULT}); FLUX.1: 34 GB, less with --quantize"
+    add("--teacher", default=DEFAULT, choices=TEACHERS, help=text)
     flags.add_judge_flags(parser)
     add("--run", type=Path, help="folder of a judged run for the Curate tab (a small sample)")
     add("--host", help="address to serve on; 0.0.0.0 for the whole network")

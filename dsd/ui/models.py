@@ -13,7 +13,7 @@ from dsd.files.hub import LoadError
 from dsd.generate.drawing import public_name
 from dsd.grids.recipes import IDENTITY, RECIPES, Recipe, recipe_of
 from dsd.model.checkpoint import resolve
-from dsd.model.presets import DEFAULT, PRESETS, Preset
+from dsd.model.presets import DEFAULT, PRESETS, TEACHERS, Preset
 from dsd.vlm.base import VLM
 
 T = TypeVar("T")
@@ -106,9 +106,9 @@ def judge_knows(judge: str | None, model: str) -> bool:
     The embedded judge knows only its own family's world. A custom model may belong to it: naming the judge
     together with the model means that it does.
     """
-    if judge is not None and judge not in PRESETS:
+    if judge is not None and judge not in TEACHERS:
         return True
-    return model == (judge or DEFAULT.name) or (judge is not None and model not in PRESETS)
+    return model == (judge or DEFAULT.name) or (judge is not None and model not in TEACHERS)
 
 
 def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy[VLM] | None) -> Loaded:
@@ -134,7 +134,7 @@ def lazy_wheel(
 
     `large` holds `offload` and `quantize`, which only a large teacher needs.
     """
-    preset, sample = PRESETS[teacher], Path(PRESETS[DEFAULT.name].run or "none")
+    preset, sample = TEACHERS[teacher], Path(PRESETS[DEFAULT.name].run or "none")
 
     def open_teacher() -> Any:
         from dsd.grids.teacher import load_teacher

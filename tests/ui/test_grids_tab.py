@@ -287,6 +287,19 @@ def test_a_teacher_that_does_not_fit_is_told_as_it_is(monkeypatch):
     assert "The teacher flux-dev does not fit into" in status and "fewer images" not in status
 
 
+def test_a_teacher_without_previews_draws_its_grid(monkeypatch):
+    stream = teachers.Teacher.stream
+
+    def stream_blind(teacher, prompts):
+        for step in stream(teacher, prompts):
+            yield step if isinstance(step, list) else replace(step, preview=list)
+
+    monkeypatch.setattr(teachers.Teacher, "stream", stream_blind)
+    monkeypatch.setattr("dsd.ui.grids.handlers.PREVIEW_SECONDS", 0)
+    seen = draw(DrawingGrids(wheel_page.wheel()))
+    assert "went wrong" not in values(seen, "status")[-1] and values(seen, "grid")
+
+
 # -- words to start from
 
 

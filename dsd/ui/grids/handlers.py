@@ -212,7 +212,8 @@ def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
                 (image,) = step
                 break
             clock.tick(1)
-            preview = step.preview()[0] if clock.preview_due() else None
+            # Teachers other than FLUX.1 have no previews.
+            preview = next(iter(step.preview()), None) if clock.preview_due() else None
             yield Report(clock.done, clock.total, clock.seconds_left(), preview)
     grid = grids.new_grid(prompt, None, find_panels(image, ROWS, COLUMNS), teacher.stamp)
     report = Report(clock.done, clock.total, grid=image, row=grid)
