@@ -102,8 +102,7 @@ def load_student(name: str, student: str, dtype: torch.dtype | None = None) -> F
     with hub.explain_errors(name, [preset.base, student], preset.license_page):
         transformer, lora = _open_transformer(preset, student, None, dtype)
         if lora is not None:
-            layers, settings = loras.read(lora)
-            loras.fuse(layers, settings, transformer)
+            loras.fuse(*loras.read(lora), transformer)
         return transformer
 
 

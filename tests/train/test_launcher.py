@@ -14,9 +14,11 @@ ROOT = Path(__file__).parents[2]
 # The launcher dies once its worker waits for a second process that never comes.
 LAUNCHER = """
 import os, subprocess, sys, time
-worker = subprocess.Popen([sys.executable, "-c", "from train import blocks; blocks.join()"])
+code = "from train import blocks; print('ready', flush=True); blocks.join()"
+worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+worker.stdout.readline()
 print(worker.pid, flush=True)
-time.sleep(6)
+time.sleep(2)
 os._exit(1)
 """
 
