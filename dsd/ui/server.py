@@ -135,7 +135,7 @@ def run_until_stopped(page: Any, server: Server) -> None:
     except (KeyboardInterrupt, OSError):
         server.stopping = True
         stop = page._queue.drain(GRACE)
-        with suppress(Exception):
+        with suppress(Exception, KeyboardInterrupt):  # a second signal stops it at once
             asyncio.run_coroutine_threadsafe(stop, page._queue.loop).result(3 * GRACE)
     finally:
         page.close(verbose=False)

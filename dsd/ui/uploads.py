@@ -44,8 +44,13 @@ def workplace() -> tempfile.TemporaryDirectory:
 
     Gradio does not copy files that are already in its folder.
     """
+    return tempfile.TemporaryDirectory(dir=workplace_folder())
+
+
+def workplace_folder() -> Path:
+    """Return the folder that holds the workplaces of all running requests; create it if needed."""
     (folder := _own() / "work").mkdir(mode=0o700, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=folder)
+    return folder
 
 
 def preview(image: Image.Image, folder: Path, number: int = 1) -> str:

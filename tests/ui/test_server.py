@@ -1,17 +1,23 @@
 """The server around the page: hosts, limits, the queue, sessions, its log and its health."""
 
+import asyncio
 import json
+import re
+import shlex
 import time
 from pathlib import Path
 
 import httpx
 import pytest
+from gradio import networking
 
+import app
+from dsd.ui import page, sessions, uploads, waiting
 from dsd.ui import server as serving
-from dsd.ui import sessions, uploads, waiting
 from dsd.ui.server import make
 from tests import uploads as corpus
 from tests.calling import API, asked, file
+from tests.project import read
 
 
 @pytest.fixture(scope="module")
@@ -165,120 +171,6 @@ def test_an_address_may_upload_so_much_if_a_proxy_tells_addresses():
         with_proxy.check_upload("192.0.2.1", 1)
 
 
-# ------------------------------------------------------------ the queue
-
-
-def join(http, upload, **more):
-    body = {"data": [upload, "a hat", 8, 100, *[None] * 7, "best"], **more}
-    return http.post(f"{API}/call/generate", json=body)
-
-
-def test_nobody_holds_more_than_a_share_and_what_nobody_reads_ends(http, upload, blocks, monkeypatch):
-    queue = blocks._queue
-    lane = next(fn for fn in blocks.fns.values() if fn.api_name == "generate")
-    sent = {"data": [upload, "a hat", 8, 100, *[None] * 7, "best"], "fn_index": lane._id}
-    one = [http.post(f"{API}/queue/join", json=sent | {"session_hash": "one"}) for _ in range(13)]
-    refused = [answer for answer in one if answer.status_code == 503]
-    assert 2 <= len(refused) <= 3 and "your share of the queue is full" in refused[0].json()["detail"]
-    other = http.post(f"{API}/queue/join", json=sent | {"session_hash": "other"}).raise_for_status()
-    order = [event._id for event in queue.waiting()]
-    assert order.index(other.json()["event_id"]) <= 1, "before the second of the one who came first"
-    monkeypatch.setattr(waiting, "UNREAD", 0)
-    until(lambda: not queue.waiting() and not any(queue.active_jobs))
-    assert "Nobody read the answer" in http.get(f"{API}/call/generate/{order[0]}").text
-
-
-def test_a_request_that_takes_too_long_ends_with_a_sentence(http, upload, blocks, monkeypatch):
-    monkeypatch.setattr(blocks._queue, "time_limit", 0.01)
-    answer = asked(http, image=upload, steps=100, count=8)
-    assert "more than 0.01 seconds: ask for fewer or smaller images" in answer.text
-
-
-def test_what_somebody_reads_is_finished(http, upload, monkeypatch):
-    monkeypatch.setattr(waiting, "CHECK", 0.01)
-    assert "event: complete" in asked(http, image=upload, steps=20).text
-
-
-# ------------------------------------------------------------ sessions
-
-
-def test_programs_do_not_evict_pages(http, upload, blocks, monkeypatch):
-    monkeypatch.setattr(sessions, "PROGRAMS", 3)
-    page = next(fn for fn in blocks.fns.values() if fn.name == "cost")
-    shown = {"data": [1, 1, 1, 1, 64, 64, "best"], "fn_index": page._id, "session_hash": "a-page"}
-    http.post(f"{API}/run/predict", json=shown).raise_for_status()
-    words = {
-        "data": ["a hat"],
-        "fn_index": next(f._id for f in blocks.fns.values() if f.api_name == "unknown_words"),
-    }
-    for number in range(6):
-        http.post(f"{API}/run/predict", json=words | {"session_hash": f"program-{number}"}).raise_for_status()
-    names = [f"program-{number}" for number in range(6)]
-    until(lambda: [name for name in names if name in blocks.state_holder] == names[3:])
-    assert "a-page" in blocks.state_holder
-    monkeypatch.setattr(sessions, "PAGES", 1)
-    http.post(f"{API}/run/predict", json=shown | {"session_hash": "next-page"}).raise_for_status()
-    until(lambda: "a-page" not in blocks.state_holder)
-    assert "next-page" in blocks.state_holder
-
-
-# ------------------------------------------------------------ wrong values
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"width": [1]}, "width must be a whole number"),
-        ({"seed": "x"}, "seed must be a whole number"),
-        ({"count": True}, "count must be a whole number"),
-        ({"steps": 1.5}, "steps must be a whole number"),
-        ({"image": "x"}, "image must be an uploaded file"),
-        ({"image": [1]}, "image must be an uploaded file"),
-        ({"image": None}, "no image yet"),
-        ({"prompt": {"a": 1}}, "prompt must be a text"),
-        ({"prompt": None}, "prompt is empty"),
-        ({"fit": 3}, "fit must be a text"),
-        ({"quality": "x" * 1000}, "uality must be"),
-        ({"image_guidance": "1"}, "image_guidance must be a number"),
-        ({"bogus": 1}, "bogus is no field"),
-    ],
-)
-def test_a_wrong_value_gets_a_sentence_that_names_its_field(http, upload, changes, words):
-    answer = asked(http, **({"image": upload} | changes))
-    assert words in answer.text and "null}" not in answer.text and answer.status_code in (200, 422)
-    assert "event: error" in answer.text or answer.status_code == 422
-
-
-@pytest.mark.parametrize("field", ["image", "prompt"])
-def test_a_missing_field_is_named(http, upload, field):
-    body = {"image": upload, "prompt": "a hat"}
-    del body[field]
-    answer = http.post(f"{API}/call/v2/generate", json=body)
-    assert answer.status_code == 422 and answer.json()["detail"] == f"{field} is missing: give it a value"
-
-
-@pytest.mark.parametrize(
-    ("path", "body"),
-    [
-        ("call/nonesuch", {"data": []}), ("call/v2/nonesuch", {}), ("run/nonesuch", {"data": []}),
-        ("queue/join", {"data": [], "fn_index": 9999, "session_hash": "x"}), ("call/generate", {"data": 3}),
-    ],
-)  # fmt: skip
-def test_a_request_that_fits_nothing_is_refused(http, path, body):
-    answer = http.post(f"{API}/{path}", json=body)
-    assert answer.status_code in (400, 404, 422) and answer.json()["detail"]
-
-
-def test_no_event_answers_null(http, blocks):
-    """Every event of the page, whatever it is given."""
-    for fn in blocks.fns.values():
-        for value in (None, 5, "x", [1], {"a": [1]}):
-            body = {"data": [value] * len(fn.inputs), "fn_index": fn._id, "session_hash": "odd"}
-            answer = http.post(f"{API}/run/predict", json=body)
-            assert answer.status_code in (200, 400, 404), (fn.name, value)
-            assert answer.status_code == 200 or answer.json().get("error") or answer.json()["detail"]
-
-
 # ------------------------------------------------------------ health, log, paths
 
 
@@ -290,6 +182,7 @@ def test_health_needs_no_host(http):
 def test_a_line_for_each_request_tells_nothing_of_its_contents(http, upload, capsys, monkeypatch):
     monkeypatch.setattr(serving.log, "handlers", [])
     http.get("/config")
+    time.sleep(0.2)
     assert capsys.readouterr().err == ""
     serving.log_requests()
     asked(http, image=upload, prompt="a very secret hat")
@@ -306,8 +199,78 @@ def test_a_line_for_each_request_tells_nothing_of_its_contents(http, upload, cap
     assert "secret" not in lines and Path(upload["path"]).name not in lines
 
 
-def test_behind_a_path_the_page_knows_where_it_is(serve):
-    address = serve(root_path="/dsd")
+def test_behind_a_proxy_and_a_public_link(serve, monkeypatch, capsys):
+    monkeypatch.setenv(serving.PROXIES, "")
+    monkeypatch.setattr(networking, "setup_tunnel", lambda **_: "http://fox.gradio.live")
+    address = serve(root_path="/dsd", share=True, trust_proxy=["127.0.0.1"])
+    monkeypatch.setattr(serving, "MAX_HOURLY", 10_000)
+
+    def upload(of: str) -> int:
+        headers = {"X-Forwarded-For": of, "Host": "fox.gradio.live"}
+        return http.post(
+            f"{API}/upload", files={"files": ("a.png", b"x" * 6000)}, headers=headers
+        ).status_code
+
     with httpx.Client(base_url=address, trust_env=False, timeout=60) as http:
         assert http.get("/config").json()["root"].endswith("/dsd")
-        assert http.get(serving.HEALTH).status_code == 200
+        assert [upload("192.0.2.1"), upload("192.0.2.1"), upload("192.0.2.2")] == [200, 429, 200]
+        assert http.get("/config", headers={"Host": "eve.gradio.live"}).status_code == 403
+    assert serve.opened[-1]._queue.by_address
+
+
+def test_a_server_that_stops_says_so():
+    async def ask(method: str, path: str) -> int:
+        sent: list[dict] = []
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "path": path, "method": method, "headers": [(b"host", b"localhost")]}
+        await serving.guard(None, serving.Server(stopping=True))(scope, None, send)
+        return sent[0]["status"]
+
+    assert asyncio.run(ask("GET", serving.HEALTH)) == asyncio.run(ask("POST", f"{API}/queue/join")) == 503
+
+
+# ------------------------------------------------------------ what the pages say of it
+
+
+def test_the_page_on_serving_shows_commands_and_limits_as_they_are():
+    text = read("docs/serving.md")
+    words = " ".join(text.split())
+    (line,) = re.findall(r"^python app.py (.+)$", text, re.MULTILINE)
+    args = app.parse(shlex.split(line))
+    app.check(args)
+    assert (args.allow_host, args.trust_proxy, args.root_path) == (
+        ["images.example.org"],
+        ["127.0.0.1"],
+        "/dsd",
+    )
+    assert args.log_requests and args.time_limit is None
+    for limit in (
+        f"{serving.MAX_BODY // 10**6} MB, {serving.MAX_SECONDS} seconds", f"{uploads.MAX_TOTAL // 10**9} GB",
+        f"{serving.MAX_HOURLY // 10**6} MB of uploads", f"after {waiting.UNREAD} seconds",
+        f"{page.QUEUE} waiting, {waiting.SHARE} of one visitor", f"{serving.GRACE} seconds to finish",
+        f"{sessions.PAGES} pages and {sessions.PROGRAMS} programs",
+    ):  # fmt: skip
+        assert limit in words
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--root-path", "dsd"], "--root-path must begin with /"),
+        (["--time-limit", "0"], "--time-limit must be above 0 seconds, got 0"),
+        (["--time-limit", "nan"], "--time-limit must be above 0 seconds, got nan"),
+        (["--allow-host", "*"], "--allow-host takes a host name"),
+        (["--trust-proxy", "proxy"], "--trust-proxy takes an address"),
+    ],
+)
+def test_a_wrong_option_is_refused_before_any_model_is_opened(flags, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        app.check(app.parse(flags))
+
+
+def test_hosts_come_from_a_variable_too(monkeypatch):
+    monkeypatch.setenv(app.ALLOW, "a.example b.example")
+    assert app.parse(["--allow-host", "c.example"]).allow_host == ["a.example", "b.example", "c.example"]
