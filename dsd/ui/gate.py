@@ -27,8 +27,8 @@ UNREADABLE = "a value of the request has the wrong type: reload the page, or com
 NOT_HERE = "this address is closed here: the page and its API do not need it"
 # They write files, run programs, change code, store sessions or fetch web addresses, without an event.
 CLOSED = re.compile(
-    r"/gradio_api/(process_recording|(undo-)?vibe-|dev/|deep_link|component_server|stream/|runs|run-history|"
-    r"custom_component/|proxy=|file[=/]\s*[a-z]+:/)|/monitoring",
+    r"^[^=]*(/gradio_api/(process_recording|(undo-)?vibe-|dev/|deep_link|component_server|stream/|runs|"
+    r"run-history|custom_component/|proxy=|file[=/]\s*[a-z]{2,}:/)|/monitoring)",
     re.IGNORECASE,
 )
 META = {"_type": "gradio.FileData"}

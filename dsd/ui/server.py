@@ -75,6 +75,7 @@ class Server:
         if not self.trusts_proxy:
             return
         now = time.monotonic()
+        self.uploaded = {name: each for name, each in self.uploaded.items() if now - each[-1][0] < HOUR}
         recent = [(at, count) for at, count in self.uploaded.get(address, []) if now - at < HOUR]
         if sum(count for _, count in recent) + size > MAX_HOURLY:
             limit = f"{MAX_HOURLY // 1_000_000} MB"
@@ -223,8 +224,8 @@ class Request:
     async def _check_post(self, server: Server, path: str) -> None:
         if server.stopping and not path.endswith("/cancel"):
             raise Refused(503, STOPPING)
-        length = self.headers.get("content-length", "0")
-        size = int(length) if length.isascii() and length.isdigit() else 0
+        length = self.headers.get("content-length", "")
+        size = int(length) if length.isascii() and length.isdigit() else MAX_BODY  # not stated: the most
         self._check_size(size)
         if path.endswith("/upload"):
             client = self.scope.get("client") or ("",)
@@ -260,9 +261,8 @@ class Request:
 
     async def refuse(self, error: Refused) -> None:
         if not self.status:  # nothing was sent yet
-            await JSONResponse({"detail": error.detail}, error.status_code)(
-                self.scope, self.receive, self.send
-            )
+            answer = JSONResponse({"detail": error.detail}, error.status_code)
+            await answer(self.scope, self.receive, self.send)
 
     def record(self) -> None:
         if not log.isEnabledFor(logging.INFO) or not log.handlers:

@@ -87,3 +87,11 @@ def test_every_event_goes_through_the_gate(blocks):
     assert isinstance(blocks, gate.Page) and not blocks.api_open
     named = {fn.api_name for fn in blocks.fns.values() if fn.api_visibility != "private"}
     assert named == ENDPOINTS
+
+
+@pytest.mark.parametrize("name", ["monitoring.png", "gradio_api-proxy=x.png", "file=http.png"])
+def test_a_closed_address_closes_no_file_of_a_like_name(private, name):
+    with httpx.Client(base_url=private, trust_env=False, timeout=60) as http:
+        http.post("/login", data={"username": "ada", "password": "love"}).raise_for_status()
+        (path,) = http.post(f"{API}/upload", files={"files": (name, b"x")}).json()
+        assert http.get(f"{API}/file={path}").content == b"x"

@@ -157,8 +157,10 @@ def test_when_space_is_short_the_oldest_files_not_in_use_go(tmp_path, monkeypatc
 
 def test_without_space_an_upload_is_refused(http, monkeypatch):
     monkeypatch.setattr(uploads, "MAX_TOTAL", 10)
-    answer = http.post(f"{API}/upload", files={"files": ("a.png", b"x" * 100)})
-    assert answer.status_code == 507 and "try again" in answer.json()["detail"]
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    for body in ({"files": {"files": ("a.png", b"x" * 100)}}, {"content": iter([b"--x"]), "headers": kind}):
+        answer = http.post(f"{API}/upload", **body)
+        assert answer.status_code == 507 and "try again" in answer.json()["detail"]
 
 
 def test_an_address_may_upload_so_much_if_a_proxy_tells_addresses():
