@@ -24,7 +24,7 @@ from dsd.model import compile as compiling
 from dsd.model import presets
 from dsd.model.checkpoint import best_device
 from dsd.model.presets import PRESETS, TEACHERS
-from dsd.ui import models, page, server
+from dsd.ui import models, page, request_log, server
 from dsd.ui.models import Loaded, Wheel
 
 ROOT = Path(__file__).resolve().parent
@@ -170,7 +170,7 @@ def check_space(args: argparse.Namespace) -> int:
 def launch(args: argparse.Namespace, built: Any, auth: tuple[str, str] | None) -> None:
     """Serve the page until it is stopped."""
     if args.log_requests:
-        server.log_requests()
+        request_log.start()
     names = ("mcp", "host", "port", "share", "allow_host", "trust_proxy", "root_path", "time_limit")
     page.launch(built, auth=auth, **{name: getattr(args, name) for name in names})
 

@@ -1,20 +1,17 @@
-"""What surrounds the page on its server: allowed hosts, limits, a health check, and a log of requests.
+"""What surrounds the page on its server: allowed hosts, limits, a health check, and a graceful stop.
 
 One ASGI middleware, because gradio's own routes cannot be changed. What it refuses gets a sentence.
 """
 
 import asyncio
 import ipaddress
-import json
 import logging
 import os
 import re
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -24,7 +21,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dsd.ui import sessions, uploads
+from dsd.ui import request_log, sessions, uploads
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SPACE_HOST = "SPACE_HOST"  # environment variable with a Space's own host name
@@ -40,7 +37,6 @@ STOPPING = "the server is stopping: try again in a minute"
 # uvicorn takes the client's address from the headers of the proxies that this variable names.
 PROXIES = "FORWARDED_ALLOW_IPS"
 GRACE = 8  # seconds for the current drawing when the server is stopped
-log = logging.getLogger("dsd.requests")
 logger = logging.getLogger(__name__)
 
 
@@ -158,14 +154,6 @@ def refuse(request: Any, error: Exception) -> JSONResponse:
 REFUSALS = dict.fromkeys((TypeError, ValueError, LookupError, AttributeError, FnIndexInferError), refuse)
 
 
-def log_requests() -> None:
-    """Write one JSON line for each request to stderr: no prompts, no file names, no images."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers, log.propagate = [handler], False
-    log.setLevel(logging.INFO)
-
-
 def guard(app: ASGIApp, server: Server) -> ASGIApp:
     """Return the app behind the checks of `server`."""
 
@@ -265,13 +253,9 @@ class Request:
             await answer(self.scope, self.receive, self.send)
 
     def record(self) -> None:
-        if not log.isEnabledFor(logging.INFO) or not log.handlers:
-            return
         outcome = "refused" if self.outcome == "done" and self.status >= 400 else self.outcome
-        line: dict[str, Any] = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"), "method": self.scope["method"],
-            "route": getattr(self.scope.get("route"), "path", None), "status": self.status,
-            "bytes_in": self.received, "bytes_out": self.sent,
-            "seconds": round(time.monotonic() - self.began, 3), "outcome": outcome,
-        }  # fmt: skip
-        log.info(json.dumps(line))
+        request_log.write(
+            method=self.scope["method"], route=getattr(self.scope.get("route"), "path", None),
+            status=self.status, bytes_in=self.received, bytes_out=self.sent,
+            seconds=round(time.monotonic() - self.began, 3), outcome=outcome,
+        )  # fmt: skip

@@ -14,6 +14,8 @@ from gradio.queueing import Event, EventQueue, Queue
 from gradio.server_messages import ProcessCompletedMessage
 from gradio.utils import run_coro_in_background
 
+from dsd.ui import request_log
+
 SHARE = 10  # waiting requests of one visitor, of the queue's 20
 UNREAD = 30  # seconds after which a request whose answer nobody reads is canceled
 CHECK = 1.0  # seconds between checks
@@ -68,6 +70,22 @@ class FairQueue(Queue):
             rounds[event] = number[event.visitor]
             number[event.visitor] += 1
         line.queue.sort(key=rounds.__getitem__)
+
+    def send_message(self, event: Event, event_message: Any) -> None:
+        if isinstance(event_message, ProcessCompletedMessage):
+            event.outcome = "done" if event_message.success else "failed"
+        super().send_message(event, event_message)
+
+    async def process_events(self, events: list[Event], *args: Any, **options: Any) -> None:
+        """Run an event, and write what became of it to the log of requests."""
+        try:
+            await super().process_events(events, *args, **options)
+        finally:
+            for event in events:
+                name = event.fn.api_name if event.fn.api_visibility == "public" else "page"
+                whole, run = time.monotonic() - event.enqueue_time, event.run_time
+                outcome = getattr(event, "outcome", "canceled")
+                request_log.write(event=name, seconds=round(whole, 3), run=round(run, 3), outcome=outcome)
 
     def start(self) -> None:
         super().start()

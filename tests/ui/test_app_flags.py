@@ -182,7 +182,7 @@ def test_garbage_is_collected_again_before_the_first_visitor(start, monkeypatch)
 def test_what_is_said_of_the_server_reaches_it(start, monkeypatch):
     given, logs = {}, []
     monkeypatch.setattr(page, "launch", lambda _, **options: given.update(options))
-    monkeypatch.setattr(app.server, "log_requests", lambda: logs.append(True))
+    monkeypatch.setattr(app.request_log, "start", lambda: logs.append(True))
     assert start() == 0 and not logs
     assert (given["allow_host"], given["trust_proxy"], given["root_path"]) == ([], [], None)
     flags = [

@@ -12,7 +12,7 @@ import pytest
 from gradio import networking
 
 import app
-from dsd.ui import page, sessions, uploads, waiting
+from dsd.ui import page, request_log, sessions, uploads, waiting
 from dsd.ui import server as serving
 from dsd.ui.server import make
 from tests import uploads as corpus
@@ -182,11 +182,11 @@ def test_health_needs_no_host(http):
 
 
 def test_a_line_for_each_request_tells_nothing_of_its_contents(http, upload, capsys, monkeypatch):
-    monkeypatch.setattr(serving.log, "handlers", [])
+    monkeypatch.setattr(request_log.log, "handlers", [])
     http.get("/config")
     time.sleep(0.2)
     assert capsys.readouterr().err == ""
-    serving.log_requests()
+    request_log.start()
     asked(http, image=upload, prompt="a very secret hat")
     http.get(f"/?prompt=secret&{API}")
     http.get(f"{API}/file={upload['path']}")
@@ -194,7 +194,10 @@ def test_a_line_for_each_request_tells_nothing_of_its_contents(http, upload, cap
     time.sleep(0.2)  # an answer is read before its line is written
     lines = capsys.readouterr().err
     rows = [json.loads(line) for line in lines.splitlines()]
-    serving.log.handlers = []
+    request_log.log.handlers = []
+    (drawn,) = [row for row in rows if "event" in row]
+    rows.remove(drawn)
+    assert (drawn["event"], drawn["outcome"]) == ("generate", "done") and 0 < drawn["run"] <= drawn["seconds"]
     assert sorted(row["outcome"] for row in rows) == ["done"] * 4 + ["refused"], rows
     assert rows[0]["route"] == f"{API}/call/v2/{{api_name}}" and rows[0]["bytes_in"] > 50
     assert all(set(row) == set(rows[0]) and row["seconds"] >= 0 and row["bytes_out"] > 0 for row in rows)
