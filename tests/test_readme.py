@@ -55,7 +55,7 @@ def test_the_architecture_tells_every_module():
     assert sorted(names - set(modules())) == []
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", (*PAGES, "docs/serving.md", "SECURITY.md"))
 def test_every_link_to_a_file_leads_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)\)", read(page))
     links += re.findall(r"^\[[\w ]+\]: (\S+)$", read(page), re.MULTILINE)

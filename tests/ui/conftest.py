@@ -48,6 +48,7 @@ def serve(loaded, folder):
         opened.append(blocks)
         return page.launch(blocks, prevent_thread_lock=True, quiet=True, **options)[1].rstrip("/")
 
+    serve.opened = opened
     yield serve
     [blocks.close() for blocks in opened]
     os.environ.pop(uploads.VARIABLE)
