@@ -11,18 +11,17 @@ from dsd.generate import drawing
 from dsd.generate.drawing import Clock, Options, Progress
 
 SIDE = 3  # values of each scale
-STEP = 0.5  # between two values
-NEUTRAL, HIGHEST = 1.0, 10.0  # a window around a scale does not leave this range
+STEP = 1.0  # between two values; half of it hardly shows
+NEUTRAL, HIGHEST = 1.0, 10.0  # other values than the present one stay within
 
 
 def around(value: float) -> list[float]:
-    """Return `SIDE` values a `STEP` apart, one of which is `value`, within neutral to highest."""
-    below = (SIDE - 1) // 2 * STEP
-    if value - below < NEUTRAL:
-        below = 0.0
-    if value + (SIDE - 1) * STEP - below > HIGHEST:
-        below = (SIDE - 1) * STEP
-    return [round(value - below + i * STEP, 6) for i in range(SIDE)]
+    """Return `value` with one below and one above it, or with the next two at an end of the range."""
+    if value <= NEUTRAL:
+        return [value, value + STEP, value + 2 * STEP]
+    if value >= HIGHEST:
+        return [value - 2 * STEP, value - STEP, value]
+    return [max(NEUTRAL, value - STEP), value, min(HIGHEST, value + STEP)]
 
 
 def cells(options: Options) -> list[Options]:

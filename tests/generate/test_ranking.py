@@ -119,8 +119,8 @@ def test_an_image_drawn_again_is_not_ranked(run, tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("value", "values"),
-    [(1.0, [1, 1.5, 2]), (1.5, [1, 1.5, 2]), (1.2, [1.2, 1.7, 2.2]), (4, [3.5, 4, 4.5]), (10, [9, 9.5, 10]),
-     (0, [0, 0.5, 1])],
+    [(1.0, [1, 2, 3]), (1.5, [1, 1.5, 2.5]), (4, [3, 4, 5]), (9.5, [8.5, 9.5, 10]), (10, [8, 9, 10]),
+     (0, [0, 1, 2])],
 )  # fmt: skip
 def test_values_stand_around_the_present_one_within_the_range(value, values):
     assert sheet.around(value) == pytest.approx(values)
@@ -134,7 +134,7 @@ def test_a_sheet_draws_every_pair_of_scales_from_one_seed(pipe):
     assert [progress.step for progress in seen] == sorted(progress.step for progress in seen)
     assert seen[-1].step == seen[-1].total == 18 and len(seen[-1].results) == 9
     made = [result.settings for result in seen[-1].results]
-    scales = list(itertools.product((1, 1.5, 2), (1, 1.5, 2)))
+    scales = list(itertools.product((1, 1.5, 2.5), (1, 2, 3)))
     assert [(each["image_guidance"], each["text_guidance"]) for each in made] == scales
     assert {each["seed"] for each in made} == {3}
     (alone,) = drawing.generate(pipe, tiny.image(), cells[5])
