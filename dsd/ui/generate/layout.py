@@ -173,7 +173,7 @@ def _settings(parts: Parts, form: Form, can_rank: bool) -> None:
 def _sheet(parts: Parts) -> None:
     """Add the guidance sheet, with a Cancel and a status of its own, because it stands below the result."""
     with gr.Column(elem_id="sheet"):
-        gr.HTML(f"<h3>Guidance sheet</h3>{messages.quiet(SHEET)}", padding=False, elem_id="sheet-about")
+        gr.HTML(f"<h2>Guidance sheet</h2>{messages.quiet(SHEET)}", padding=False, elem_classes="dsd-heading")
         with gr.Row(elem_classes="dsd-actions"):
             parts["draw_sheet"] = gr.Button("Draw the sheet", elem_id="draw-sheet", **SMALL)
             parts["cancel_sheet"] = gr.Button("Cancel", interactive=False, elem_id="cancel-sheet", **SMALL)
