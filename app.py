@@ -102,7 +102,12 @@ def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, **way, **flags.speed(args))
     judge = models.lazy_judge(args.judge, model=args.judge_model, device=args.device)
     describer = judge if models.judge_knows(args.judge, args.model) else None
-    loaded = models.describe_model(pipe, args.model, weights=args.weights, describer=describer)
+    asked = describer if args.judge not in (None, DEFAULT) else None  # the embedded judge gives no scores
+    # On ZeroGPU only the process of a visitor's call has a GPU, and it keeps nothing open.
+    device = "cpu" if space.is_zero() else args.device
+    ranker = models.lazy_ranker(args.model, embedder=args.embedder, judge=asked, device=device)
+    about = {"weights": args.weights, "describer": describer, "ranker": ranker}
+    loaded = models.describe_model(pipe, args.model, **about)
     judge = judge if models.judge_knows(args.judge, args.teacher) else None
     return loaded, models.lazy_wheel(args.teacher, judge=judge, model=args.model, run=args.run, **way)
 
@@ -122,7 +127,7 @@ def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
         missing = str(error) if isinstance(error, ValueError) else log_only
     # Outside the except block, because the error keeps everything that was loaded in memory.
     embedded = {"model": DEFAULT, "weights": None, "lora": [], "offload": "none", "quantize": None}
-    embedded |= {"cache": None, "attention": None}
+    embedded |= {"cache": None, "attention": None, "embedder": None}
     loaded, wheel = load(argparse.Namespace(**vars(args) | embedded))
     return replace(loaded, missing=missing), wheel
 

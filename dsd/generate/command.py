@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from dsd.generate.drawing import Options, Result
+    from dsd.generate.ranking import Ranker
     from dsd.model.speed import Speed
+    from dsd.vlm.base import VLM
 
 ROUNDING = 2  # levels of 255 by which batching and threads may change a pixel
 
@@ -81,6 +83,7 @@ def _draw_new(args: argparse.Namespace) -> None:
     names = {"model": args.model or "pocket", "weights": args.weights}
     if args.describe:
         options = replace(options, prompt=_describe(image, args.prompt, args))
+    ranker = _open_ranker(args) if args.rank else None
     pipe = open_model(**names, lora=args.lora, **way(args), **speed(args))
     _compile(pipe, args.compile)
     embedded_guidance(options, pipe)  # raises ValueError before the notes below
@@ -88,7 +91,22 @@ def _draw_new(args: argparse.Namespace) -> None:
     for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
         if notice:
             print(f"note: {printable(notice)}", file=sys.stderr)
-    _draw(pipe, image, options, targets, **names)
+    _draw(pipe, image, options, targets, ranker, **names)
+
+
+def _open_ranker(args: argparse.Namespace) -> "Ranker":
+    from dsd.evaluation.rankers import open_ranker
+    from dsd.model.checkpoint import resolve
+
+    judge = _open_judge(args.judge, args) if args.judge else None
+    preset = resolve(args.model or "pocket")
+    return open_ranker(preset, embedder=args.embedder, judge=judge, device=args.device)
+
+
+def _open_judge(judge: str, args: argparse.Namespace) -> "VLM":
+    from dsd.vlm.open import open_vlm
+
+    return open_vlm(judge, model=args.judge_model, **({} if "://" in judge else {"device": args.device}))
 
 
 def _describe(image: "Image.Image", prompt: str, args: argparse.Namespace) -> str:
@@ -97,13 +115,12 @@ def _describe(image: "Image.Image", prompt: str, args: argparse.Namespace) -> st
     from dsd.curation.enhancement import enhance
     from dsd.grids.recipes import recipe_of
     from dsd.model.checkpoint import resolve
-    from dsd.vlm.open import open_vlm
 
     preset = resolve(args.model or "pocket")
     judge = args.judge or (preset.name if preset.judge else None)
     if judge is None:
         raise ValueError("--describe needs a vision-language model: name one with --judge")
-    vlm = open_vlm(judge, model=args.judge_model, device=None if "://" in judge else args.device)
+    vlm = _open_judge(judge, args)
     count = captions.counter(captions.tokenizer_of(preset.base))
     print(f"prompt: {(text := enhance(vlm, image, prompt, recipe_of(judge), count=count))}")
     return text
@@ -116,6 +133,7 @@ def _draw_again(args: argparse.Namespace) -> None:
     from dsd.model.checkpoint import has_embedded_guidance
 
     flags = [flag(name) for name in drawing_flags(args)] + ["--describe"] * args.describe
+    flags += ["--rank"] * args.rank
     if args.image is not None or flags:
         raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
     source = Path(args.source)
@@ -217,18 +235,29 @@ def open_model(model: str, *, weights: str | None, **options: Any) -> Any:
 
 
 def _draw(
-    pipe: Any, image: "Image.Image", options: "Options", targets: list[Path], **names: str | None
+    pipe: Any,
+    image: "Image.Image",
+    options: "Options",
+    targets: list[Path],
+    ranker: "Ranker | None" = None,
+    **names: str | None,
 ) -> list["Result"]:
-    """Draw with a progress bar, write the images, and print the seeds."""
+    """Draw with a progress bar, write the images, the best first if ranked, and print seeds and scores."""
     from tqdm import tqdm
 
-    from dsd.generate import drawing
+    from dsd.generate import drawing, ranking
 
     print(f"seed {options.seed}")
     frame = drawing.fit_reference(pipe, image, options)
     with tqdm(total=options.loop.steps * options.count, unit="step", leave=False) as bar:
         for progress in drawing.stream(pipe, frame, options, **names):
             bar.update(progress.step - bar.n)
-    for result, target in zip(progress.results, targets, strict=True):
-        print(f"{drawing.save(result, target)} (seed {result.seed})")
-    return progress.results
+    results = progress.results
+    try:
+        results = ranking.rank(results, ranker) if ranker else results
+    finally:  # images that could not be ranked are written as they were drawn
+        for result, target in zip(results, targets, strict=True):
+            score = ranking.read_score(result.settings)
+            scores = f", {ranking.in_words(score)}" if score else ""
+            print(f"{drawing.save(result, target)} (seed {result.seed}{scores})")
+    return results

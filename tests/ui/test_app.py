@@ -75,7 +75,9 @@ def test_the_endpoint_is_documented_and_nothing_else_is_offered(client):
     assert list(parameters)[:3] == ["image", "prompt", "count"] and "guidance" not in parameters
     defaults = {name: parameters[name]["parameter_default"] for name in ("steps", "fit", "quality")}
     assert defaults == {"steps": None, "fit": "crop", "quality": "best"}
-    assert list(parameters)[-1] == "quality", "the last: values without names go on meaning the same"
+    assert list(parameters)[-2:] == ["quality", "rank"], (
+        "the last: values without names go on meaning the same"
+    )
 
 
 def test_the_endpoint_takes_the_quality_s_steps_unless_asked_for_others(client, photo):

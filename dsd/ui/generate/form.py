@@ -55,7 +55,7 @@ class Form:
         width, height = self.pipe.frame
         guidance = DEFAULT_GUIDANCE if self.has_guidance else None
         fields = self.values(Options(prompt=NO_PROMPT, width=width, height=height, guidance=guidance))
-        return _without(fields, "prompt") | {"seed": None} | self.aspect(fields)
+        return _without(fields, "prompt") | {"seed": drawing.RANDOM_SEED, "rank": False} | self.aspect(fields)
 
     def aspect(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the name of the aspect ratio of a width and a height, or None if it is not offered."""
@@ -152,6 +152,8 @@ class Form:
 
     def _query(self, values: dict[str, Any]) -> str:
         query = {name: _text(values[name]) for name in FIELDS if values[name] is not None}
+        if values["seed"] == drawing.RANDOM_SEED:
+            del query["seed"]
         self._fields(query)  # raises ValueError for what could not be read back
         text = urlencode(query)
         if len(text) > LONGEST_LINK:
