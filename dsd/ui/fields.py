@@ -36,9 +36,9 @@ def _check(name: str, hint: Any, value: Any, *, takes_file: bool) -> None:
         return  # missing; the handler says what it needs
     if takes_file:
         if not isinstance(value, dict):
-            raise ValueError(f"{name} must be {FILE}, got {_show(value)}")
+            raise ValueError(f"{name} must be {FILE}, got {_show(value)}.")
     elif not typed.fits(int(value) if _is_whole(value) else value, hint):
-        raise ValueError(f"{name} must be {typed.name(hint)}, got {_show(value)}")
+        raise ValueError(f"{name.replace('_', ' ')} must be {typed.name(hint)}, got {_show(value)}.")
 
 
 def _is_whole(value: Any) -> bool:

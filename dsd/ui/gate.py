@@ -57,7 +57,10 @@ class Page(gr.Blocks):
             admitted = admit(inputs, (Path(os.environ[uploads.VARIABLE]), *self.public))
             fields.check(block_fn, admitted)
         except ValueError as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
+            text = str(error)  # plain for programs; the page would show it as HTML
+            if block_fn.api_visibility != "public":
+                text = html.escape(text)
+            raise gr.Error(text, print_exception=False) from error
         if state is not None:
             sessions.mark(state, block_fn.api_visibility)
         try:

@@ -76,11 +76,17 @@ def _own() -> Path:
 def sweep(folder: Path, age: float) -> None:
     """Remove files older than `age` seconds, and folders that have been empty for as long."""
     oldest = time.time() - age
-    for path in sorted(folder.rglob("*"), reverse=True):  # the contents of a folder come before the folder
+    for path in _list_tree(folder):
         with contextlib.suppress(OSError):  # another user's, already deleted, or a folder that is not empty
             if path.lstat().st_ctime > oldest:  # ctime, like gradio: a copy may keep its original's mtime
                 continue
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _list_tree(folder: Path) -> list[Path]:
+    """Return files and folders, the contents of a folder before it; another app may delete some meanwhile."""
+    tree = os.walk(folder, topdown=False)  # unlike rglob, it skips folders that are gone
+    return [Path(place, name) for place, folders, files in tree for name in (*files, *folders)]
 
 
 def use(path: Path) -> None:
@@ -91,7 +97,11 @@ def use(path: Path) -> None:
 def make_room(size: int) -> bool:
     """Remove the oldest files that are not in use until `size` more bytes fit; return whether they do."""
     folder, now = Path(os.environ[VARIABLE]), time.time()
-    files = {path: path.stat() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+    files = {}
+    for path in _list_tree(folder):
+        with contextlib.suppress(OSError):  # already deleted
+            if path.is_file() and not path.is_symlink():
+                files[path] = path.stat()
     last = {path: max(_used.get(str(path), 0.0), stat.st_ctime) for path, stat in files.items()}
     total = size + sum(stat.st_size for stat in files.values())
     for path in sorted(files, key=last.__getitem__):
