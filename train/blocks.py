@@ -26,7 +26,6 @@ from dsd.vlm.recorded import Recorded, forget
 
 KEPT = "kept"  # the outcome of a row that is not rejected
 PATIENCE = 10  # seconds
-LAUNCHER = os.getppid()  # read early: it may be gone before `join`
 TIMEOUT = timedelta(days=30)  # a resumed run may leave one process far more work than the others
 
 
@@ -43,7 +42,7 @@ def join() -> PartialState:
         note = "note: accelerate starts one process on a CPU; torchrun --nproc-per-node N -m ... starts more"
         print(note, file=sys.stderr)
     if "WORLD_SIZE" in os.environ:
-        threading.Thread(target=_follow, args=(LAUNCHER,), daemon=True).start()
+        threading.Thread(target=_follow, args=(os.getppid(),), daemon=True).start()
     if crowded():
         cuda.set_device(int(os.environ["LOCAL_RANK"]) % cuda.device_count())
     return PartialState(cpu=best_device() == "cpu" or crowded(), timeout=TIMEOUT)

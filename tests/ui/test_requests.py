@@ -45,14 +45,14 @@ def until(condition) -> None:
 
 
 def join(http, upload, **more):
-    body = {"data": [upload, "a hat", 8, 100, *[None] * 7, "best"], **more}
+    body = {"data": [upload, "a hat", 8, 100, *[None] * 7, "best", False], **more}
     return http.post(f"{API}/call/generate", json=body)
 
 
 def test_nobody_holds_more_than_a_share_and_what_nobody_reads_ends(http, upload, blocks, monkeypatch):
     queue = blocks._queue
     lane = next(fn for fn in blocks.fns.values() if fn.api_name == "generate")
-    sent = {"data": [upload, "a hat", 8, 100, *[None] * 7, "best"], "fn_index": lane._id}
+    sent = {"data": [upload, "a hat", 8, 100, *[None] * 7, "best", False], "fn_index": lane._id}
     one = [http.post(f"{API}/queue/join", json=sent | {"session_hash": "one"}) for _ in range(13)]
     refused = [answer for answer in one if answer.status_code == 503]
     assert 2 <= len(refused) <= 3 and "your share of the queue is full" in refused[0].json()["detail"]
@@ -81,7 +81,7 @@ def test_what_somebody_reads_is_finished(http, upload, monkeypatch):
 def test_programs_do_not_evict_pages(http, upload, blocks, monkeypatch):
     monkeypatch.setattr(sessions, "PROGRAMS", 3)
     cost = next(fn for fn in blocks.fns.values() if fn.name == "cost")
-    shown = {"data": [1, 1, 1, 1, 64, 64, "best"], "fn_index": cost._id, "session_hash": "a-page"}
+    shown = {"data": [part.value for part in cost.inputs], "fn_index": cost._id, "session_hash": "a-page"}
     http.post(f"{API}/run/predict", json=shown).raise_for_status()
     words = {
         "data": ["a hat"],
@@ -115,7 +115,7 @@ def test_programs_do_not_evict_pages(http, upload, blocks, monkeypatch):
         ({"prompt": None}, "prompt is empty"),
         ({"fit": 3}, "fit must be a text"),
         ({"quality": "x" * 1000}, "uality must be"),
-        ({"image_guidance": "1"}, "image_guidance must be a number"),
+        ({"image_guidance": "1"}, "image guidance must be a number"),
         ({"bogus": 1}, "bogus is no field"),
     ],
 )

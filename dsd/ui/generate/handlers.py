@@ -135,7 +135,7 @@ class Generating:
     def _finish(self, options: Options, rank: bool) -> dict[str, str]:
         return {"status": finish(options, intake.prompt_notice(self.loaded.pipe, options.prompt), rank)}
 
-    def _view(self, progress: Progress, options: Options, folder: Path, rank: bool) -> dict[str, Any]:
+    def _view(self, progress: Progress, options: Options, folder: Path, rank: bool = False) -> dict[str, Any]:
         if len(progress.results) == options.count:
             end = {"status": status(RANKING)} if rank else self._finish(options, rank)
             return _show(progress.results, folder) | end
