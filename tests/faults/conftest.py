@@ -14,7 +14,7 @@ def pytest_generate_tests(metafunc):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Keep only the commands that the mark names for the suite: the others are as slow and end the same way."""
+    """Keep only the commands that the mark names for the suite, because the others take as long."""
     if config.getoption("--all-faults", False):
         return
     for item in list(items):
