@@ -1,27 +1,11 @@
 """Wrong values through the API: a sentence that names the field and the value, as plain text."""
 
 import json
-from pathlib import Path
 
 import httpx
 import pytest
 
-from tests import uploads as corpus
-from tests.calling import API, asked, file
-
-
-@pytest.fixture(scope="module")
-def http(serve):
-    with httpx.Client(base_url=serve(), trust_env=False, timeout=600) as http:
-        yield http
-
-
-@pytest.fixture(scope="module")
-def uploaded(http) -> Path:
-    data = corpus.saved(corpus.noise(), "PNG")
-    (path,) = http.post(f"{API}/upload", files={"files": ("mine.png", data)}).raise_for_status().json()
-    return Path(path)
-
+from tests.calling import asked, file
 
 WRONG = ["2", "<b>", True, [1], {"a": 1}, -3, 1.5]
 ACCEPTED = [("prompt", "2"), ("prompt", "<b>"), ("image_guidance", 1.5), ("text_guidance", 1.5)]

@@ -1,45 +1,11 @@
 """Requests to the served page: their share of the queue, their end, their sessions, and wrong values."""
 
 import asyncio
-import time
 
-import httpx
 import pytest
 
 from dsd.ui import sessions, uploads, waiting
-from tests import uploads as corpus
-from tests.calling import API, asked, file
-
-
-@pytest.fixture(scope="module")
-def server(serve) -> str:
-    return serve()
-
-
-@pytest.fixture(scope="module")
-def blocks(server, serve):
-    return serve.opened[-1]
-
-
-@pytest.fixture(scope="module")
-def http(server):
-    with httpx.Client(base_url=server, trust_env=False, timeout=60) as http:
-        yield http
-
-
-@pytest.fixture(scope="module")
-def upload(http) -> dict:
-    data = corpus.saved(corpus.noise(), "PNG")
-    return file(http.post(f"{API}/upload", files={"files": ("mine.png", data)}).raise_for_status().json()[0])
-
-
-def until(condition) -> None:
-    """Wait: the server does some things after its answer."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
+from tests.calling import API, asked, until
 
 # ------------------------------------------------------------ the queue
 

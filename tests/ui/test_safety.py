@@ -25,25 +25,6 @@ def folder(folder) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(serve) -> str:
-    return serve()
-
-
-@pytest.fixture(scope="module")
-def http(server):
-    with httpx.Client(base_url=server, trust_env=False, timeout=600) as http:
-        yield http
-
-
-@pytest.fixture(scope="module")
-def uploaded(http) -> Path:
-    """A visitor's own upload, on the server's disk."""
-    data = corpus.saved(corpus.noise(), "PNG")
-    (path,) = http.post(f"{API}/upload", files={"files": ("mine.png", data)}).raise_for_status().json()
-    return Path(path)
-
-
 # ------------------------------------------------------------ files
 
 

@@ -15,39 +15,13 @@ import app
 from dsd.ui import page, request_log, sessions, uploads, waiting
 from dsd.ui import server as serving
 from dsd.ui.server import make
-from tests import uploads as corpus
-from tests.calling import API, asked, file
+from tests.calling import API, asked
 from tests.project import read
 
 
 @pytest.fixture(scope="module")
 def server(serve) -> str:
     return serve(allow_host=["images.example.org"])
-
-
-@pytest.fixture(scope="module")
-def blocks(server, serve):
-    return serve.opened[-1]
-
-
-@pytest.fixture(scope="module")
-def http(server):
-    with httpx.Client(base_url=server, trust_env=False, timeout=60) as http:
-        yield http
-
-
-@pytest.fixture(scope="module")
-def upload(http) -> dict:
-    data = corpus.saved(corpus.noise(), "PNG")
-    return file(http.post(f"{API}/upload", files={"files": ("mine.png", data)}).raise_for_status().json()[0])
-
-
-def until(condition) -> None:
-    """Wait: the server does some things after its answer."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
 
 
 # ------------------------------------------------------------ hosts and origins
