@@ -122,7 +122,7 @@ def test_a_large_frame_still_fits_in_the_text(tmp_path):
     assert far(provenance.read_reference(path), frame) == 0
 
 
-def test_a_image_without_settings_says_so(photo, tmp_path):
+def test_an_image_without_settings_says_so(photo, tmp_path):
     photo.save(tmp_path / "plain.png")
     with pytest.raises(ValueError, match="has no settings"):
         provenance.read_settings(tmp_path / "plain.png")
@@ -168,7 +168,7 @@ def run(pipe, photo, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_the_command_writes_a_image_and_its_seed(run, tmp_path):
+def test_the_command_writes_an_image_and_its_seed(run, tmp_path):
     code, out, _ = run("photo.png", "a red hat", "-o", "out.png", "--steps", "2", "--seed", "5")
     assert code == 0 and "seed 5" in out
     assert provenance.read_settings(tmp_path / "out.png")["steps"] == 2

@@ -231,7 +231,7 @@ def test_a_quality_the_page_does_not_offer_is_refused_with_a_reason(loaded, phot
     assert "unipc" in said and "draft, balanced, best" in said
 
 
-def test_a_image_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
+def test_an_image_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
     other = tiny.pipeline(seed=1, guidance_embeds=True)
     result = drawing.generate(other, Image.open(photo), drawing.Options(prompt="a hat", steps=1))[0]
     back = restore(loaded, drawing.save(result, tmp_path / "made.png"))

@@ -265,7 +265,7 @@ def test_results_say_what_a_run_lacks_and_draw_what_it_has(open_tab, run):
 # -- the described image
 
 
-def test_a_image_is_described_edited_and_only_then_used(open_tab, tmp_path):
+def test_an_image_is_described_edited_and_only_then_used(open_tab, tmp_path):
     tiny.image().save(tmp_path / "photo.png")
     tab = open_tab("Create")
     prompt = tab.get_by_label("Where should it be?")
