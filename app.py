@@ -23,13 +23,13 @@ from dsd.generate import command, flags
 from dsd.model import compile as compiling
 from dsd.model import presets
 from dsd.model.checkpoint import best_device
-from dsd.model.presets import PRESETS, TEACHERS
-from dsd.ui import models, page
+from dsd.model.presets import PRESETS, TEACHERS, family_of
+from dsd.ui import models, page, request_log, server
 from dsd.ui.models import Loaded, Wheel
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT = presets.DEFAULT.name
-AUTH, COMPILE = "DSD_AUTH", "DSD_COMPILE"
+AUTH, COMPILE, ALLOW = "DSD_AUTH", "DSD_COMPILE", "DSD_ALLOW_HOST"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
@@ -47,6 +47,14 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--run", type=Path, help="folder of a judged run for the Curate tab (a small sample)")
     add("--host", help="address to serve on; 0.0.0.0 for the whole network")
     add("--port", type=int, help="port to serve on (the first free one from 7860)")
+    text = f"name by which browsers may reach the app, or site that may call it; repeatable ({ALLOW})"
+    allowed = os.environ.get(ALLOW, "").split()
+    add("--allow-host", metavar="HOST", action="append", default=allowed, help=text)
+    text = "address of a reverse proxy that tells visitors' addresses, which limits each of them; repeatable"
+    add("--trust-proxy", metavar="ADDRESS", action="append", default=[], help=text)
+    add("--root-path", metavar="PATH", help="path of the app behind a reverse proxy, such as /dsd")
+    add("--time-limit", type=float, metavar="SECONDS", help="end requests that take longer (no limit)")
+    add("--log-requests", action="store_true", help="write a JSON line for each request, without contents")
     add("--share", action="store_true", help="create a public link through gradio's servers")
     text = f"ask visitors for these; the variable {AUTH} hides them from the list of processes"
     add("--auth", metavar="USER:PASSWORD", help=text)
@@ -65,6 +73,11 @@ def check(args: argparse.Namespace) -> None:
         page.check_mcp()
         if credentials(args):
             raise ValueError(f"--mcp works only without a password: leave out --mcp, or --auth and {AUTH}")
+    server.check(args.allow_host, args.trust_proxy)
+    if args.root_path and not args.root_path.startswith(("/", "https://", "http://")):
+        raise ValueError(f"--root-path must begin with / or be an address, got {args.root_path!r}")
+    if args.time_limit is not None and not args.time_limit > 0:
+        raise ValueError(f"--time-limit must be above 0 seconds, got {args.time_limit:g}")
     if args.run is not None and not args.run.is_dir():
         raise ValueError(f"--run {args.run} is not a folder: name one that train.curate has judged")
 
@@ -89,7 +102,12 @@ def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, **way, **flags.speed(args))
     judge = models.lazy_judge(args.judge, model=args.judge_model, device=args.device)
     describer = judge if models.judge_knows(args.judge, args.model) else None
-    loaded = models.describe_model(pipe, args.model, weights=args.weights, describer=describer)
+    asked = describer if args.judge not in (None, DEFAULT) else None  # the embedded judge gives no scores
+    # On ZeroGPU only the process of a visitor's call has a GPU, and it keeps nothing open.
+    device = "cpu" if space.is_zero() else args.device
+    ranker = models.lazy_ranker(args.model, embedder=args.embedder, judge=asked, device=device)
+    about = {"weights": args.weights, "describer": describer, "ranker": ranker}
+    loaded = models.describe_model(pipe, args.model, **about)
     judge = judge if models.judge_knows(args.judge, args.teacher) else None
     return loaded, models.lazy_wheel(args.teacher, judge=judge, model=args.model, run=args.run, **way)
 
@@ -109,7 +127,7 @@ def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
         missing = str(error) if isinstance(error, ValueError) else log_only
     # Outside the except block, because the error keeps everything that was loaded in memory.
     embedded = {"model": DEFAULT, "weights": None, "lora": [], "offload": "none", "quantize": None}
-    embedded |= {"cache": None, "attention": None}
+    embedded |= {"cache": None, "attention": None, "embedder": None}
     loaded, wheel = load(argparse.Namespace(**vars(args) | embedded))
     return replace(loaded, missing=missing), wheel
 
@@ -135,8 +153,13 @@ def build(args: argparse.Namespace) -> Any:
         report(compiling.compile_blocks(loaded.pipe, space.is_zero()))
     if space.is_zero():
         open_now(wheel)
-    examples = PRESETS.get(loaded.name, presets.DEFAULT).examples or presets.DEFAULT.examples
-    return page.build(loaded, Path(examples), wheel)
+    return page.build(loaded, examples_folder(loaded), wheel)
+
+
+def examples_folder(loaded: Loaded) -> Path:
+    """Return the folder of examples for a model; it is missing for FLUX, which small critters do not suit."""
+    preset = family_of(loaded.pipe.transformer.config) or presets.DEFAULT
+    return Path(preset.examples or ROOT / "assets" / "examples" / preset.name)
 
 
 def check_space(args: argparse.Namespace) -> int:
@@ -154,6 +177,14 @@ def check_space(args: argparse.Namespace) -> int:
     return 0
 
 
+def launch(args: argparse.Namespace, built: Any, auth: tuple[str, str] | None) -> None:
+    """Serve the page until it is stopped."""
+    if args.log_requests:
+        request_log.start()
+    names = ("mcp", "host", "port", "share", "allow_host", "trust_proxy", "root_path", "time_limit")
+    page.launch(built, auth=auth, **{name: getattr(args, name) for name in names})
+
+
 def main(argv: list[str] | None = None) -> int:
     """Load the models, build the page and serve it until stopped."""
     args = parse(argv)
@@ -167,7 +198,7 @@ def main(argv: list[str] | None = None) -> int:
         gc.enable()
         # Services are stopped with SIGTERM: handle it like Ctrl-C, so that no upload is left behind.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-        page.launch(built, auth=auth, mcp=args.mcp, host=args.host, port=args.port, share=args.share)
+        launch(args, built, auth)
     except ValueError as error:
         report(error)
         return 2

@@ -1,6 +1,7 @@
 """Requests to a served page, as programs send them."""
 
 import json
+import time
 from pathlib import Path
 
 import httpx
@@ -20,3 +21,11 @@ def asked(http: httpx.Client, **changes) -> httpx.Response:
 
 def file(path: Path | str) -> dict:
     return {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+
+
+def until(condition) -> None:
+    """Wait: the server does some things after its answer."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)

@@ -117,8 +117,10 @@ def image_notice(image: Image.Image) -> str | None:
 
 
 def check_prompt(prompt: str) -> str:
-    """Return the prompt without surrounding whitespace; raise ValueError if it is empty or too long."""
-    if not isinstance(prompt, str) or not prompt.strip():
+    """Return the prompt without surrounding whitespace; raise ValueError if it is no text or too long."""
+    if prompt is not None and not isinstance(prompt, str):
+        raise ValueError(f"the prompt must be text, got {prompt!r}")
+    if not prompt or not prompt.strip():
         raise ValueError("the prompt is empty: say in a few words where the subject should be")
     if len(prompt) > MAX_PROMPT:
         raise ValueError(f"the prompt has {len(prompt):,} characters: at most {MAX_PROMPT:,} are accepted")

@@ -10,22 +10,25 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsd.files.errors import printable
 from dsd.generate.flags import drawing_flags, flag, speed, way
+from dsd.generate.story_command import draw_story
+from dsd.generate.terminal import check_output, compile_pipe, draw, names, open_model, open_noted
 from dsd.model.memory import Way, is_out_of_memory
 from dsd.model.presets import PRESETS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from PIL import Image
 
-    from dsd.generate.drawing import Options, Result
+    from dsd.generate.drawing import Result
+    from dsd.generate.ranking import Ranker
     from dsd.model.speed import Speed
+    from dsd.vlm.base import VLM
 
 ROUNDING = 2  # levels of 255 by which batching and threads may change a pixel
 
@@ -35,8 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from dsd.doctor import doctor
 
     try:
-        draw = _draw_again if args.source else _draw_new if args.story is None else _draw_story
-        draw(args)
+        _pick(args)(args)
         return 0
     except (ValueError, OSError) as error:
         return _fail(doctor.remedy(error))
@@ -48,6 +50,13 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _pick(args: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
+    """Return what these flags ask for."""
+    if args.source:
+        return _draw_again
+    return draw_story if args.story is not None else _draw_new
 
 
 def _fail(message: str) -> int:
@@ -77,62 +86,28 @@ def _draw_new(args: argparse.Namespace) -> None:
     fields = drawing_flags(args)
     fields["seed"] = drawing.pick_seed(fields.get("seed"))
     options = drawing.Options(prompt=args.prompt, **fields)
-    targets = _check_targets(Path(args.output), options.count)
+    targets = check_output(Path(args.output), options.count)
     image = intake.open_image(args.image)
     if args.describe:
         options = replace(options, prompt=_describe(image, args.prompt, args))
-    pipe = _open(args, image, [options])
-    _draw(pipe, image, [options], targets, **_names(args))
+    ranker = _open_ranker(args) if args.rank else None
+    pipe = open_noted(args, image, [options])
+    draw(pipe, image, options, targets, ranker, **names(args))
 
 
-def _names(args: argparse.Namespace) -> dict[str, str | None]:
-    return {"model": args.model or "pocket", "weights": args.weights}
+def _open_ranker(args: argparse.Namespace) -> "Ranker":
+    from dsd.evaluation.rankers import open_ranker
+    from dsd.model.checkpoint import resolve
+
+    judge = _open_judge(args.judge, args) if args.judge else None
+    preset = resolve(args.model or "pocket")
+    return open_ranker(preset, embedder=args.embedder, judge=judge, device=args.device)
 
 
-def _open(args: argparse.Namespace, image: "Image.Image", drawn: "Sequence[Options]") -> Any:
-    """Open the model and print the notes on the image and the prompts that it is to draw."""
-    from dsd.files import intake
-    from dsd.model import known_words
-    from dsd.model.request import embedded_guidance
+def _open_judge(judge: str, args: argparse.Namespace) -> "VLM":
+    from dsd.vlm.open import open_vlm
 
-    pipe = open_model(**_names(args), lora=args.lora, **way(args), **speed(args))
-    _compile(pipe, args.compile)
-    embedded_guidance(drawn[0], pipe)  # raises ValueError before the notes below
-    prompts = [options.prompt for options in drawn]
-    unknown = known_words.notice(known_words.unknown_words(pipe, "\n".join(prompts)))
-    cut = (intake.prompt_notice(pipe, prompt) for prompt in prompts)
-    for notice in filter(None, (intake.image_notice(image), *cut, unknown)):
-        print(f"note: {printable(notice)}", file=sys.stderr)
-    return pipe
-
-
-def _draw_story(args: argparse.Namespace) -> None:
-    """Draw a panel for each line, write it as soon as it is finished, and then the strip of all."""
-    from dsd.files import intake
-    from dsd.generate import drawing, story
-
-    if args.image is None or args.output is None:
-        raise ValueError("--story needs an image and -o STRIP.png or STRIP.pdf (--help shows more)")
-    fields, refused = drawing_flags(args), ["PROMPT"] * (args.prompt is not None)
-    refused += ["--describe"] * args.describe + ["--count"] * ("count" in fields)
-    if refused:
-        raise ValueError(f"--story takes its prompts from the lines: leave out {', '.join(refused)}")
-    lines = story.read_lines(_read_text(Path(args.story)))
-    fields["seed"] = drawing.pick_seed(fields.get("seed"))
-    panels = story.plan(lines, drawing.Options(prompt=lines[0], **fields))
-    strip, *targets = _check_targets(Path(args.output), len(lines), strip=story.SUFFIXES)
-    image = intake.open_image(args.image)
-    if notice := story.font_notice(lines):
-        print(f"note: {printable(notice)}", file=sys.stderr)
-    results = _draw(_open(args, image, panels), image, panels, targets, **_names(args))
-    print(story.save_strip(strip, results))
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the story {path} cannot be read ({error}): pass a text file in UTF-8") from error
+    return open_vlm(judge, model=args.judge_model, **({} if "://" in judge else {"device": args.device}))
 
 
 def _describe(image: "Image.Image", prompt: str, args: argparse.Namespace) -> str:
@@ -141,13 +116,12 @@ def _describe(image: "Image.Image", prompt: str, args: argparse.Namespace) -> st
     from dsd.curation.enhancement import enhance
     from dsd.grids.recipes import recipe_of
     from dsd.model.checkpoint import resolve
-    from dsd.vlm.open import open_vlm
 
     preset = resolve(args.model or "pocket")
     judge = args.judge or (preset.name if preset.judge else None)
     if judge is None:
         raise ValueError("--describe needs a vision-language model: name one with --judge")
-    vlm = open_vlm(judge, model=args.judge_model, device=None if "://" in judge else args.device)
+    vlm = _open_judge(judge, args)
     count = captions.counter(captions.tokenizer_of(preset.base))
     print(f"prompt: {(text := enhance(vlm, image, prompt, recipe_of(judge), count=count))}")
     return text
@@ -160,7 +134,7 @@ def _draw_again(args: argparse.Namespace) -> None:
     from dsd.model.checkpoint import has_embedded_guidance
 
     flags = [flag(name) for name in drawing_flags(args)] + ["--describe"] * args.describe
-    flags += ["--story"] * (args.story is not None)
+    flags += ["--rank"] * args.rank + ["--story"] * (args.story is not None)
     if args.image is not None or flags:
         raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
     source = Path(args.source)
@@ -168,19 +142,19 @@ def _draw_again(args: argparse.Namespace) -> None:
     settings = provenance.read_settings(original)
     options, frame = drawing.options_from(settings), provenance.read_reference(original)
     target = Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png")
-    targets = _check_targets(target, 1)
+    targets = check_output(target, 1)
     recorded = speeds.from_settings(settings.get("speed"))
     _check_choice(args, settings, recorded)
-    names = {"model": args.model or settings.get("model") or "pocket", "weights": args.weights}
+    named = {**names(args), "model": args.model or settings.get("model") or "pocket"}
     try:
-        pipe = open_model(**names, lora=args.lora, **{**way(args), **speed(args, recorded)})
-        _compile(pipe, args.compile or recorded.compiled)
+        pipe = open_model(**named, lora=args.lora, **{**way(args), **speed(args, recorded)})
+        compile_pipe(pipe, args.compile or recorded.compiled)
     except ValueError as error:
         used = [f"--{name} none" for name, value in speed(args, recorded).items() if value]
         raise ValueError(f"{error} ({', '.join(used)} draws without)" if used else f"{error}") from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
-    (result,) = _draw(pipe, frame, [options], targets, **names)
+    (result,) = draw(pipe, frame, options, targets, **named)
     _compare(original, settings, result)
 
 
@@ -225,63 +199,3 @@ def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result"
         reason = f"made with other versions ({settings.get('versions')}) or on another device"
         difference = f"differs from the original by up to {worst} of 255 levels"
         print(printable(f"warning: {difference}: the original was edited, or {reason}"), file=sys.stderr)
-
-
-def _check_targets(output: Path, count: int, *, strip: "Sequence[str]" = ()) -> list[Path]:
-    """Return the output paths; raise ValueError before drawing if one cannot be written.
-
-    `strip` holds the suffixes that a story's strip may have, whose path comes before those of its panels.
-    """
-    if strip and output.suffix.lower() not in strip:
-        raise ValueError(f"-o must end in {' or '.join(strip)} for a story, got {output}")
-    if not strip and output.suffix.lower() != ".png":
-        raise ValueError(f"-o must end in .png, which is lossless and holds the settings, got {output}")
-    if not output.parent.is_dir():
-        raise ValueError(f"there is no folder {output.parent}: create it first")
-    paths = [output.with_name(f"{output.stem}-{i + 1}.png") for i in range(count)]
-    if strip or count == 1:
-        paths = [output, *paths] if strip else [output]
-    for path in paths:
-        places = [path.parent, path] if path.exists() else [path.parent]  # it is written beside and renamed
-        if path.is_dir() or not all(os.access(place, os.W_OK) for place in places):
-            raise ValueError(f"{path} cannot be written: choose another file")
-    return paths
-
-
-def _compile(pipe: Any, is_wanted: bool) -> None:
-    if is_wanted:
-        from dsd.model.compile import compile_blocks
-
-        print(f"note: {compile_blocks(pipe)}", file=sys.stderr)
-
-
-def open_model(model: str, *, weights: str | None, **options: Any) -> Any:
-    """Load a pipeline, as `load_pipeline` does, without a progress bar; say how much of each style acts."""
-    from dsd.model.checkpoint import load_pipeline, resolve
-
-    pipe = load_pipeline(model, weights=weights, **options)
-    pipe.set_progress_bar_config(disable=True)
-    for style in pipe.styles:
-        print(style.report)
-    if weights and pipe.license != resolve(model).license:
-        print(f"note: with these weights the license is: {pipe.license}", file=sys.stderr)
-    return pipe
-
-
-def _draw(
-    pipe: Any, image: "Image.Image", drawn: "Sequence[Options]", targets: list[Path], **names: str | None
-) -> list["Result"]:
-    """Draw with a progress bar; write each image and print its seed as soon as it is finished."""
-    from tqdm import tqdm
-
-    from dsd.generate import drawing, story
-
-    print(f"seed {drawn[0].seed}")
-    frame, written = drawing.fit_reference(pipe, image, drawn[0]), 0
-    with tqdm(total=story.count_steps(drawn), unit="step", leave=False) as bar:
-        for progress in story.stream(pipe, frame, drawn, **names):
-            bar.update(progress.step - bar.n)
-            for result in progress.results[written:]:
-                bar.write(f"{drawing.save(result, targets[written])} (seed {result.seed})")
-                written += 1
-    return progress.results

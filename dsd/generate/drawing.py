@@ -6,7 +6,7 @@ the settings that `save` writes into its PNG. `python -m dsd.generate` is `dsd/g
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -85,7 +85,7 @@ def generate(
 
 def fit_reference(pipe: Any, image: Image.Image, options: Options) -> Image.Image:
     """Return the reference as the model sees it with these options."""
-    return canvas.fit(image, *options.size(pipe.frame_size), options.fit)
+    return canvas.fit(image, *options.size(pipe.frame), options.fit)
 
 
 def stream(
@@ -117,6 +117,27 @@ def stream(
             for image, reference, seed in zip(output.images, output.references, batch, strict=True)
         ]
         yield clock.progress(None, results)
+
+
+def count_steps(requests: Sequence[Options]) -> int:
+    return sum(options.loop.steps * options.count for options in requests)
+
+
+def stream_each(
+    pipe: Any, frame: Image.Image, requests: Sequence[Options], **arguments: Any
+) -> Iterator[Progress]:
+    """Draw several requests of one reference in turn, and yield a Progress over all of them after each step.
+
+    `results` has the finished images of all requests. `arguments` are the keyword arguments of `stream`.
+    """
+    clock, finished = Clock(count_steps(requests), None), []
+    for options in requests:
+        before = clock.done
+        with closing(stream(pipe, frame, options, **arguments)) as steps:
+            for progress in steps:
+                clock.tick(before + progress.step - clock.done)
+                yield clock.progress(progress.previews, [*finished, *progress.results])
+        finished += progress.results
 
 
 def _draw(

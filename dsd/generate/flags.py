@@ -52,6 +52,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--compile", action="store_true", help="compile the model for the GPU: the first image takes longer")
     text = "put the subject's looks into the prompt, in the words of --judge"
     add("--describe", action="store_true", help=text)
+    text = "score how well each image keeps the subject and shows the prompt; OUT-1.png is the best"
+    add("--rank", action="store_true", help=text)
     add_judge_flags(parser)
     add("--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft")
     for name, (kind, text) in DRAWING.items():
@@ -78,6 +80,11 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--judge", help="compares and describes images: pocket, a folder, a hub id, or http://host/v1")
     add("--judge-model", metavar="NAME", help="name of the judge, on a server that has several models")
+    add(
+        "--embedder",
+        metavar="MODEL",
+        help="image encoder that ranks images: a folder or hub id (the model's)",
+    )
 
 
 def flag(name: str) -> str:

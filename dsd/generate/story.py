@@ -8,15 +8,14 @@ import json
 import math
 import textwrap
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dsd.generate import drawing, provenance
-from dsd.generate.drawing import Clock, Options, Progress, Result
+from dsd.generate import provenance
+from dsd.generate.drawing import Options, Result
 from dsd.vlm import schemas
 from dsd.vlm.answers import read_places
 from dsd.vlm.base import AGAIN, VLM, Request, VLMError, is_refused
@@ -72,25 +71,6 @@ def read_lines(text: str) -> tuple[str, ...]:
 def plan(lines: Sequence[str], options: Options) -> list[Options]:
     """Return the options of each panel: its line as the prompt, and the seeds count up from the first."""
     return [replace(options, prompt=line, seed=options.seed + i, count=1) for i, line in enumerate(lines)]
-
-
-def count_steps(panels: Sequence[Options]) -> int:
-    return sum(options.loop.steps * options.count for options in panels)
-
-
-def stream(pipe: Any, frame: Image.Image, panels: Sequence[Options], **names: Any) -> Iterator[Progress]:
-    """Draw one panel after another and yield a Progress over all of them after each step.
-
-    Each `results` holds the panels that are finished. `names` are the keyword arguments of `drawing.stream`.
-    """
-    clock, finished = Clock(count_steps(panels), None), []
-    for options in panels:
-        before = clock.done
-        with closing(drawing.stream(pipe, frame, options, **names)) as steps:
-            for progress in steps:
-                clock.tick(before + progress.step - clock.done)
-                yield clock.progress(progress.previews, [*finished, *progress.results])
-        finished += progress.results
 
 
 def write_lines(vlm: VLM, sentence: str, examples: Sequence[str], count: int = 6) -> list[str]:

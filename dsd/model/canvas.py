@@ -4,6 +4,7 @@ Sizes are in pixels of ONE frame; the canvas is twice as wide. Pixel values are 
 """
 
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from dsd.files.rgb import to_rgb
 
 MULTIPLE = 16  # one VAE latent covers 8x8 pixels, and FLUX packs 2x2 latents into one token
 LARGEST = 2048  # pixels of a side
+LARGEST_DEFAULT = 512  # FLUX can draw larger, but the published weights were trained at 512
 FITS = ("crop", "pad")
 BLACK = -1.0
 WHITE = (255, 255, 255)
@@ -29,6 +31,14 @@ def check_size(width: int, height: int) -> None:
             raise ValueError(
                 f"{name} must be a multiple of {MULTIPLE}, got {side}; try {low} or {low + MULTIPLE}"
             )
+
+
+def default_frame(vae: Any) -> tuple[int, int]:
+    """Return a square frame (width, height): half the image size of the VAE, if any, at most 512."""
+    size = getattr(getattr(vae, "config", None), "sample_size", 2 * LARGEST_DEFAULT)
+    side = min((size if isinstance(size, int) else min(size)) // 2, LARGEST_DEFAULT)
+    side = max(MULTIPLE, side // MULTIPLE * MULTIPLE)
+    return side, side
 
 
 def fit(image: Image.Image, width: int, height: int, mode: str = "crop") -> Image.Image:

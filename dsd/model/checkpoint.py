@@ -84,7 +84,7 @@ def load_pipeline(
         loras.add_styles(pipe, styles, style_files)
         if quantize:
             quantized.shrink(pipe, quantize, device)
-        origin.follow_student(pipe, weights and str(weights), student)
+        origin.follow_student(pipe, preset.base, weights and str(weights), student)
         pipe.license = origin.license_of(pipe, preset, weights and str(weights), student)
         pipe.speed = speed
         if attention:
@@ -102,14 +102,13 @@ def load_student(name: str, student: str, dtype: torch.dtype | None = None) -> F
     with hub.explain_errors(name, [preset.base, student], preset.license_page):
         transformer, lora = _open_transformer(preset, student, None, dtype)
         if lora is not None:
-            layers, settings = loras.read(lora)
-            loras.fuse(layers, settings, transformer)
+            loras.fuse(*loras.read(lora), transformer)
         return transformer
 
 
 def student_license(student: str) -> str:
     """Return the license that a student's LoRA file or local card names, or else that it is unknown."""
-    lora = _find_lora(student)
+    lora = find_lora(student)
     noted = origin.lora_facts(lora).get("license") if lora else origin.card_license(student)
     return noted or Preset.license
 
@@ -221,7 +220,7 @@ def _open_transformer(
     preset: Preset, source: str, expected_lora: str | None, dtype: torch.dtype | None
 ) -> tuple[FluxTransformer2DModel, Path | None]:
     """Return the widened transformer and the LoRA file to load on it, if any."""
-    lora = _find_lora(source)
+    lora = find_lora(source)
     if lora is None:
         transformer = load_transformer(source, dtype=dtype)
         lora = _find_lora_beside(source, expected_lora)
@@ -250,7 +249,7 @@ def _open_below(
     return load_transformer(preset.weights, dtype=dtype)
 
 
-def _find_lora(source: str) -> Path | None:
+def find_lora(source: str) -> Path | None:
     """Return the LoRA file if `source` is one, or is a folder or hub id with a LoRA and no transformer."""
     path = Path(source)
     if path.is_file():

@@ -18,7 +18,7 @@ from dsd.model.request import Request, check
 def encode(pipe: FluxControlPipeline, request: Request) -> Request:
     """Return the request with its prompts and references encoded; the pipeline draws the same from it."""
     check(request, pipe)
-    width, height = request.options.size(pipe.frame_size)
+    width, height = request.options.size(pipe.frame)
     embeds, pooled = encode_text(pipe, request, True)
     negative, negative_pooled = encode_text(pipe, request, False) if request.drops_text else (None, None)
     return replace(

@@ -102,14 +102,20 @@ def read(file: Path) -> tuple[Layers, dict[str, Any]]:
     except (ValueError, KeyError, AssertionError, NotImplementedError, RuntimeError) as error:
         problem = f"its keys cannot be converted ({error})"
         raise LoadError(f"{file.name} is not a LoRA for FLUX: {problem}") from error
-    layers: Layers = {}
-    for key, value in converted.items():
-        layer, mark, part = key.removeprefix("transformer.").partition(".lora_")
-        layers.setdefault(layer if mark else key, {})[f"lora_{part}"] = value
+    layers = by_layer(converted)
     if not any("lora_A.weight" in parts for parts in layers.values()):
         key = next(iter(state), "none")
         raise LoadError(f"{file.name} is not a LoRA for FLUX: it has keys such as {key}")
     return layers, {"network_alphas": alphas, "metadata": metadata}
+
+
+def by_layer(state: dict[str, Tensor]) -> Layers:
+    """Group the tensors of a LoRA in diffusers' keys, with or without the prefix `transformer.`."""
+    layers: Layers = {}
+    for key, value in state.items():
+        layer, mark, part = key.removeprefix("transformer.").partition(".lora_")
+        layers.setdefault(layer if mark else key, {})[f"lora_{part}"] = value
+    return layers
 
 
 def _rename(key: str) -> str:
@@ -143,21 +149,30 @@ def fit(layers: Layers, transformer: nn.Module, name: str) -> Layers:
 
 
 @torch.no_grad()
-def fuse(layers: Layers, settings: dict[str, Any], transformer: nn.Module) -> None:
+def fuse(layers: Layers, settings: dict[str, Any], transformer: nn.Module) -> float:
     """Add a LoRA to the weights, layer by layer: in float32, rounded once to the dtype of the weights.
 
-    The arguments are what `read` returned.
+    The arguments are as `read` returns them. Return the share of the change that rounding keeps: bfloat16
+    leaves a weight as it was if its change is less than about 0.2 % of it.
     """
-    state, name = _to_state(layers, torch.float32), "fused"
+    state, name, norms = _to_state(layers, torch.float32), "fused", [(0.0, 0.0)]
     FluxControlPipeline.load_lora_into_transformer(
         state, transformer=transformer, adapter_name=name, **settings
     )
-    for layer in transformer.modules():
-        if isinstance(layer, BaseTunerLayer) and name in layer.lora_A:
-            change = layer.lora_B[name].weight.float() @ layer.lora_A[name].weight.float()
-            weight = layer.get_base_layer().weight
-            weight.data = (weight.float() + layer.scaling[name] * change).to(weight.dtype)
+    for path, layer in transformer.named_modules():
+        if isinstance(layer, BaseTunerLayer) and name in layer.lora_A:  # its own A and B are rounded
+            down, up = (layers[path][f"lora_{part}.weight"].float() for part in "AB")
+            norms.append(_add(layer.get_base_layer().weight, layer.scaling[name] * up @ down))
     transformer.unload_lora()
+    kept, whole = (sum(column) for column in zip(*norms, strict=True))
+    return kept / whole if whole else 1.0
+
+
+def _add(weight: nn.Parameter, change: Tensor) -> tuple[float, float]:
+    """Add a change to a weight; return the products of what was added and of the change with the change."""
+    before = weight.data.float()
+    weight.data = (before + change).to(weight.dtype)
+    return float(((weight.data.float() - before) * change).sum()), float(change.square().sum())
 
 
 def _to_state(layers: Layers, dtype: torch.dtype) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""What the files of a model say about its origin: config, license, schedule and text length.
+"""What the files of a model say about its origin: config, license, schedule, text length and frame.
 
 A student draws as it was trained, whichever base it is put on, and the license is the strictest of all parts.
 """
@@ -15,7 +15,8 @@ from safetensors import safe_open
 from dsd.files import hub
 from dsd.model.presets import FLUX_DEV, Preset, family_of
 
-METADATA = "dsd"  # key in a LoRA file's metadata for the text length and the license, as JSON
+METADATA = "dsd"  # key in a LoRA file's metadata for what training has noted, as JSON
+FRAME = "_frame"  # key in model_index.json for the frame of the training; diffusers ignores private keys
 FREE = "Apache-2.0"
 SHIFTED = {"shift": 3.0, "use_dynamic_shifting": True}  # the schedule of FLUX.1-dev, published so
 
@@ -75,7 +76,7 @@ def card_license(source: str) -> str | None:
 
 
 def lora_facts(file: Path) -> dict[str, Any]:
-    """Return what training has noted in a LoRA file: `text_tokens` and `license`; {} for other files."""
+    """Return what training has noted in a LoRA file: `text_tokens`, `frame` and `license`; {} for others."""
     with safe_open(file, framework="pt") as tensors:
         return json.loads((tensors.metadata() or {}).get(METADATA, "{}"))
 
@@ -97,16 +98,26 @@ def license_of(pipe: Any, preset: Preset, weights: str | None, lora: Path | None
     return strictest(parts)
 
 
-def follow_student(pipe: Any, weights: str | None, lora: Path | None) -> None:
-    """Give a pipeline the schedule and the text length that the student was trained with."""
+def follow_student(pipe: Any, base: str, weights: str | None, lora: Path | None) -> None:
+    """Give a pipeline the schedule, the text length and the frame that the student was trained with."""
     is_model = weights and not Path(weights).is_file()
-    tokens = lora_facts(lora).get("text_tokens") if lora else None
+    noted = lora_facts(lora) if lora else {}
+    _set_frame(pipe, noted.get("frame"), [weights, base] if is_model else [base])
+    tokens = noted.get("text_tokens")
     if is_model and not tokens:
         tokens = read_json(weights, "tokenizer_2/tokenizer_config.json").get("model_max_length")
     if tokens:
         pipe.tokenizer_2.model_max_length = tokens
     config = read_json(weights, "scheduler/scheduler_config.json") if is_model else {}
-    if weights and not config and family_of(pipe.transformer.config) is FLUX_DEV:
+    family = family_of(getattr(pipe.transformer, "config", {}))  # training opens the transformer later
+    if weights and not config and family is FLUX_DEV:
         config = {**pipe.scheduler.config, **SHIFTED}
     if config:
         pipe.register_modules(scheduler=type(pipe.scheduler).from_config(config))
+
+
+def _set_frame(pipe: Any, noted: list[int] | None, sources: Iterable[str]) -> None:
+    """Set the frame that a LoRA file has noted, or else the first that a folder or hub id names."""
+    frames = (read_json(source, "model_index.json").get(FRAME) for source in sources)
+    if frame := noted or next(filter(None, frames), None):
+        pipe.trained_frame = tuple(frame)

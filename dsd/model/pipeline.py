@@ -20,6 +20,7 @@ from torch import Generator, Tensor
 
 from dsd.model import canvas, encoding, flow, latents, sampling
 from dsd.model.guidance import PLAIN, Branch, combine
+from dsd.model.origin import FRAME
 from dsd.model.request import DrawingOptions, Request, check, embedded_guidance
 from dsd.model.sampling import Quality
 from dsd.model.speed import Speed, caching
@@ -27,7 +28,6 @@ from dsd.model.speed import Speed, caching
 # The most images for which a CPU evaluates all branches in one call. With pocket on one core, one call for
 # three branches is 1.6 x faster for 1 image, 1.15 x for 4, and no faster for 8.
 FEW = 4
-LARGEST_DEFAULT_FRAME = 512  # FLUX can draw larger, but the published weights were trained at 512
 
 
 @dataclass
@@ -76,6 +76,7 @@ class DSDPipeline(FluxControlPipeline):
     batch_branches: bool | None = None  # guidance branches in one call; None: if it suits the device
     license: str = "unknown: see the model's card"  # `load_pipeline` sets the strictest of all parts
     speed = Speed()  # `load_pipeline` sets it
+    trained_frame: tuple[int, int] | None = None  # width, height of one frame in training, where recorded
     styles: tuple[Any, ...] = ()  # the style LoRAs that `dsd.model.lora` has put on it
 
     def __call__(
@@ -143,11 +144,14 @@ class DSDPipeline(FluxControlPipeline):
         return self._run(request)
 
     @property
+    def frame(self) -> tuple[int, int]:
+        """Return the width and height in pixels of a frame that suits the model: as trained, if known."""
+        return self.trained_frame or canvas.default_frame(self.vae)
+
+    @property
     def frame_size(self) -> int:
-        """Return the frame side in pixels that suits the model: half the VAE's image size, at most 512."""
-        size = getattr(getattr(self.vae, "config", None), "sample_size", 2 * LARGEST_DEFAULT_FRAME)
-        side = min((size if isinstance(size, int) else min(size)) // 2, LARGEST_DEFAULT_FRAME)
-        return max(canvas.MULTIPLE, side // canvas.MULTIPLE * canvas.MULTIPLE)
+        """Return the longer side of `frame`."""
+        return max(self.frame)
 
     def load_lora_weights(self, *args: Any, **options: Any) -> None:
         """Load a LoRA as diffusers does, but keep the LoRAs that are already active, and use no dropout.
@@ -163,7 +167,10 @@ class DSDPipeline(FluxControlPipeline):
 
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Save under the stock class's name, so that diffusers opens the folder without this project."""
-        FluxControlPipeline(**self.components).save_pretrained(save_directory, **options)
+        stock = FluxControlPipeline(**self.components)
+        if self.trained_frame:
+            stock.register_to_config(**{FRAME: list(self.trained_frame)})
+        stock.save_pretrained(save_directory, **options)
 
     # -- the loop
 
@@ -245,7 +252,7 @@ class DSDPipeline(FluxControlPipeline):
     def _prepare(self, request: Request) -> _Drawing:
         # Looked up once, not at every step: diffusers searches all parts for the device, which takes 2 ms.
         device = self._execution_device
-        width, height = request.options.size(self.frame_size)
+        width, height = request.options.size(self.frame)
         texts = {}
         for has_text in {True, *(branch.text for branch in request.options.guided)}:
             embeds, pooled = encoding.encode_text(self, request, has_text)

@@ -23,6 +23,8 @@ class Preset:
     teacher: str | None = None  # folder of the text-to-image model; None: it is the base
     judge: str | None = None  # folder of a judge that comes with it
     judge_batch: int | None = None  # questions at a time; None: as any local model
+    ranker: str | None = None  # folder of the network that ranks its images, if it draws the drawn world
+    embedder: str | None = None  # hub id of the image encoder that ranks its images, if no network does
     run: str | None = None  # folder of a sample run for the Curate tab
     dtype: str | None = None  # name of a torch dtype; None: as saved
     license: str = "unknown: see the model's card"
@@ -48,6 +50,12 @@ class Preset:
         return Path(self.base).is_relative_to(ASSETS)
 
 
+def _ranker() -> str:
+    """Return the folder of the network that ranks: the ranker, or the scorer until a ranker ships."""
+    folders = [ASSETS / "ranker", ASSETS / "scorer"]
+    return str(folders[not folders[0].is_dir()])
+
+
 PAPER = "https://arxiv.org/abs/2411.18616"
 EXAMPLES = str(ASSETS.parent / "examples")
 # Pocket has four million weights and needs no LoRA. Its new columns should not start at zero: after 300 steps
@@ -57,7 +65,7 @@ POCKET = Preset(
     name="pocket", dtype="float32", license="Apache-2.0", recipe="critters", knows_world=True,
     base=str(ASSETS / "student"),  # a complete pipeline, as training saves it
     weights=str(ASSETS / "student"), teacher=str(ASSETS / "teacher"),
-    judge=str(ASSETS / "judge"), judge_batch=32, run=str(ASSETS / "run"),
+    judge=str(ASSETS / "judge"), judge_batch=32, ranker=_ranker(), run=str(ASSETS / "run"),
     description="Here it draws little cartoon critters, small and soft.",
     more=PAPER, examples=EXAMPLES,
     phrases={
@@ -81,6 +89,7 @@ POCKET = Preset(
         "reference_weight": 0.1, "instruction_prob": 0.8, "text_tokens": 20, "validate_every": 250,
     },
 )  # fmt: skip
+ENCODER = "facebook/dinov2-base"  # Apache-2.0, 350 MB
 EVERYDAY = {
     "Places": ("on a beach", "in a forest", "in the snow", "in a city street", "on a wooden table"),
     "To wear or hold": ("wearing a red hat", "wearing sunglasses", "holding a yellow balloon"),
@@ -98,7 +107,7 @@ FLUX_DEV = Preset(
     base="black-forest-labs/FLUX.1-dev", weights="primecai/dsd_model", lora=LORA,
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-dev",
     description="Here it draws photographs and drawings of almost anything.",
-    more=PAPER, examples=EXAMPLES, phrases=EVERYDAY, story=EVERYDAY_STORY, aspects=ASPECTS,
+    more=PAPER, phrases=EVERYDAY, story=EVERYDAY_STORY, aspects=ASPECTS, embedder=ENCODER,
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )  # fmt: skip
 FLUX_SCHNELL = Preset(
@@ -106,7 +115,7 @@ FLUX_SCHNELL = Preset(
     base="black-forest-labs/FLUX.1-schnell", weights=None,
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-schnell",
     description="Here it draws photographs and drawings of almost anything.",
-    more=PAPER, examples=EXAMPLES, phrases=EVERYDAY, story=EVERYDAY_STORY, aspects=ASPECTS,
+    more=PAPER, phrases=EVERYDAY, story=EVERYDAY_STORY, aspects=ASPECTS, embedder=ENCODER,
     drawing_grids={"steps": 4, "guidance": 0.0, "tokens": 256},
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )  # fmt: skip

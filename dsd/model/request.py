@@ -59,10 +59,13 @@ class DrawingOptions:
         """Return the branches of the guided steps, or the plain branch if no step is guided."""
         return branches(self.image_guidance, self.text_guidance) if self.loop.guided else PLAIN
 
-    def size(self, default: int) -> tuple[int, int]:
-        """Return `(width, height)` of one frame; `default` stands for a side that is not given."""
-        width = default if self.width is None else self.width
-        return width, default if self.height is None else self.height
+    def size(self, default: int | tuple[int, int]) -> tuple[int, int]:
+        """Return `(width, height)` of one frame; `default` stands for sides that are not given."""
+        width, height = (default, default) if isinstance(default, int) else default
+        return (
+            width if self.width is None else self.width,
+            height if self.height is None else self.height,
+        )
 
 
 def check_number(name: str, value: object, low: float, high: float) -> None:

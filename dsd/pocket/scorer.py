@@ -167,8 +167,12 @@ def decode_numbers(row: Tensor) -> dict[str, float]:
 
 def visible_numbers(critter: Critter) -> list[str]:
     """Return the names of the numbers that can be seen: a plain critter, for example, has no stripe width."""
-    ears = [] if critter.ears == "no" else ["ear_length"]
-    return ["hue", "eye_size", "aspect", *OF_PATTERN[critter.pattern], *ears]
+    return numbers_of(critter.pattern, critter.ears)
+
+
+def numbers_of(pattern: str, ears: str) -> list[str]:
+    """Return the names of the numbers that can be seen of a critter with this pattern and these ears."""
+    return ["hue", "eye_size", "aspect", *OF_PATTERN[pattern], *([] if ears == "no" else ["ear_length"])]
 
 
 def number_mask(critter: Critter) -> list[float]:

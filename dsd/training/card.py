@@ -37,6 +37,10 @@ LORA = """ `lora/pytorch_lora_weights.safetensors` holds the same model in one f
 columns included: `load_lora_weights` adds it to `{base}`. `lora/comfyui.safetensors` is the same for
 ComfyUI."""
 
+ROUNDED = """ The weights of this folder keep {kept:.0%} of the LoRA's change: the rest
+is less than their dtype can hold{remedy}."""
+EXACT = 0.95  # shares below this are stated
+
 
 def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:
     """Return a dataset's name and number of rows, and, by its first undamaged row, its origin and judge."""
@@ -79,6 +83,7 @@ def card(
     base, options = public_name(result.base.name), result.options
     license = origin.strictest([result.base.license, facts.get("generator's license", result.base.license)])
     lora = "" if options.full or result.base.start else LORA.format(base=base)
+    lora += _rounding(result)
     start = f", continuing the student `{public_name(result.base.start)}`," if result.base.start else ""
     parts = [
         f"---\n{_metadata(result, license).to_yaml()}\n---",
@@ -94,6 +99,14 @@ def card(
         f"## License\n\n{_license(result, license)}",
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _rounding(result: TrainResult) -> str:
+    """Return a sentence for a LoRA that lost much of its change in the folder's dtype, else nothing."""
+    if result.kept is None or result.kept >= EXACT:
+        return ""
+    remedy = "" if result.base.start else ", and the LoRA file has all of it"
+    return ROUNDED.format(kept=result.kept, remedy=remedy)
 
 
 def _metadata(result: TrainResult, license: str) -> ModelCardData:

@@ -150,7 +150,7 @@ def encode(
 def open_rows(pairs: Sequence[Row], pipe: DSDPipeline, options: TrainOptions, folder: Path) -> "RowEncoder":
     """Return the encoder of a dataset's rows, with its caches below `folder`."""
     tokens = options.text_tokens or text_length(pipe.tokenizer_2)
-    frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
+    frames = options.frames or (pipe.frame,)
     images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
     return RowEncoder(pairs, images, texts, frames, bool(options.instruction_prob))
 

@@ -27,7 +27,7 @@ from dsd.training.cache import PIXELS
 from dsd.training.options import TrainingError, TrainOptions
 from dsd.training.order import BLOCK, WINDOW
 from dsd.training.state import KEPT as KEPT_STATES
-from dsd.training.student import Base, empty_transformer, linear_layers, make_trainable
+from dsd.training.student import Base, empty_transformer, linear_layers, make_trainable, match_training
 
 # Numbers kept for the backward pass by each block, per token and unit of width.
 LORA_ACTIVATIONS, FULL_ACTIVATIONS = 18, 26
@@ -84,7 +84,7 @@ def make(
     encoders = size * sum(part.num_parameters() for part in (vae, pipe.text_encoder, pipe.text_encoder_2))
     average = AVERAGE if options.ema else 0
     tokens, width = image + text, transformer.inner_dim
-    pixels, channels = 2 * pipe.frame_size**2, vae.config.block_out_channels[0]
+    pixels, channels = 2 * math.prod(pipe.frame), vae.config.block_out_channels[0]
     drawing = drawing_bytes(tokens=tokens, width=width, pixels=pixels, channels=channels, size=size)
     activations = size * options.batch * tokens * width * _count_kept(transformer, options)
     if options.full and size == 2 and not is_sharded:
@@ -184,7 +184,9 @@ def _empty_pipeline(base: Base, options: TrainOptions) -> DSDPipeline:
             with init_empty_weights():
                 build = kind.from_config if library == "diffusers" else kind
                 parts[name] = build(config(base.source, subfolder=name))
-        return DSDPipeline.from_pretrained(base.source, **parts)
+        pipe = DSDPipeline.from_pretrained(base.source, **parts)
+    match_training(pipe, base, options)
+    return pipe
 
 
 def _moving_bytes(trained: int, average: int, accelerator: Accelerator) -> int:
@@ -196,7 +198,7 @@ def _moving_bytes(trained: int, average: int, accelerator: Accelerator) -> int:
 
 def _count_tokens(pipe: DSDPipeline, options: TrainOptions) -> tuple[int, int]:
     """Return the tokens of the largest canvas and of a text."""
-    frames = options.frames or ((pipe.frame_size, pipe.frame_size),)
+    frames = options.frames or (pipe.frame,)
     pixels = max(width * height for width, height in frames)
     image = 2 * pixels // (2 * pipe.vae_scale_factor) ** 2
     return image, options.text_tokens or text_length(pipe.tokenizer_2)
@@ -248,7 +250,7 @@ def _encoding(
 
 def _count_encoding(pipe: DSDPipeline, options: TrainOptions) -> float:
     """Return the operations of encoding a row: two canvases and its texts, counted without computing them."""
-    width, height = max(options.frames or [(pipe.frame_size,) * 2], key=math.prod)
+    width, height = max(options.frames or [pipe.frame], key=math.prod)
     with FlopCounterMode(display=False) as images:
         pipe.vae.encode(torch.empty(1, 3, height, 2 * width, device="meta", dtype=pipe.vae.dtype))
     weights = pipe.text_encoder_2.num_parameters() - pipe.text_encoder_2.shared.weight.numel()

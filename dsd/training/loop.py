@@ -4,7 +4,7 @@ accelerate distributes it over devices and processes, and peft adds the LoRA. Al
 of the seed and the number of the sample or step, so that the same command resumes a training exactly.
 """
 
-import math
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -31,11 +31,13 @@ from dsd.training.batches import Batch, Batches
 from dsd.training.data import Data, Frame, check_rows, encode, open_rows
 from dsd.training.meter import Meter
 from dsd.training.options import TrainOptions
+from dsd.training.schedule import describe_jump, learning_rate
 from dsd.training.state import EMA, Progress, TrainState, gather_weights, trainable_parameters
 from dsd.training.streamed import StreamedData
 from dsd.training.student import Base
 
-FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
+logger = logging.getLogger(__name__)
+
 Validate = Callable[[DSDPipeline, int], dict[str, float]]
 
 
@@ -50,6 +52,7 @@ class TrainResult:
     rows: int
     skipped: int  # unusable rows of the dataset
     seconds: float  # in the loop, over all runs of the command
+    kept: float | None = None  # share of the LoRA's change that rounding left in the folder
 
 
 @sdpa_kernel(student.KERNELS)
@@ -84,7 +87,7 @@ def train(
     # data
     is_bf16 = accelerator.mixed_precision == "bf16"
     pipe = student.open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
-    student.set_text_length(pipe, options)  # for validation
+    student.match_training(pipe, base, options)
     data = _open_data(pairs, pipe, options, cache_folder(options, out), accelerator.device, on_rows)
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 
@@ -99,6 +102,8 @@ def train(
     ema = EMA(weights, options.ema) if options.ema else None
     state = TrainState(out / "run" / "states", accelerator, model, optimizer, ema, bound)
     progress = state.load(options.steps)
+    if accelerator.is_main_process and (jump := describe_jump(progress, options)):
+        logger.warning(jump)
 
     # loop
     meter = Meter(accelerator, progress.seconds)
@@ -131,17 +136,16 @@ def train(
                 report(done, _validate(validate, pipe, ema, done, accelerator.device))
         if is_last or done % options.save_every == 0:
             with meter.pause():
-                state.save(Progress(done, meter.seconds))
+                state.save(Progress(done, meter.seconds, options.steps))
 
     # save
     with ema.swap() if ema else nullcontext():
         trained = gather_weights(accelerator, model)
-    if accelerator.is_main_process:
-        method.save(base, options, trained, out)
+    kept = method.save(base, options, trained, out) if accelerator.is_main_process else None
     accelerator.wait_for_everyone()
     processes, device = accelerator.num_processes, accelerator.device.type
     device = torch.cuda.get_device_name() if device == "cuda" else device
-    return TrainResult(base, options, processes, device, len(data), data.skipped, meter.seconds)
+    return TrainResult(base, options, processes, device, len(data), data.skipped, meter.seconds, kept)
 
 
 # ---------------------------------------------------------------- set-up
@@ -236,14 +240,6 @@ def _precision(accelerator: Accelerator, options: TrainOptions) -> Iterator[None
         yield
 
 
-def learning_rate(step: int, options: TrainOptions) -> float:
-    """Return the rate: linear warmup, constant, then a half cosine to 1/50 over the last `decay` of steps."""
-    start = options.steps * (1 - options.decay)
-    progress = min(1.0, max(0.0, (step - start) / max(1.0, options.steps - start)))
-    share = FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * progress)) / 2
-    return options.lr * min(1.0, (step + 1) / max(1, options.warmup)) * share
-
-
 def _validate(
     validate: Validate, pipe: DSDPipeline, ema: EMA | None, step: int, device: torch.device
 ) -> dict[str, float]:
@@ -261,17 +257,21 @@ def _validate(
     return scores
 
 
-def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out: Path) -> None:
-    """Write the checkpoint to a temporary folder, then move it into `out`, model_index.json last."""
+def _publish(base: Base, options: TrainOptions, weights: dict[str, Tensor], out: Path) -> float | None:
+    """Write the checkpoint to a temporary folder, then move it into `out`, model_index.json last.
+
+    Return what `student.save_student` returns.
+    """
     part = out / ".checkpoint.part"
     shutil.rmtree(part, ignore_errors=True)
     with whole.explain_errors(out):
         try:
-            student.save_student(base, options, weights, part)
+            kept = student.save_student(base, options, weights, part)
             whole.flush(*part.rglob("*"))
             _move(part, out)
         finally:
             shutil.rmtree(part, ignore_errors=True)
+    return kept
 
 
 def _move(part: Path, out: Path) -> None:
@@ -289,7 +289,7 @@ class Method:
 
     open: Callable[[Base, TrainOptions, torch.dtype, torch.device], nn.Module]
     loss: Callable[[nn.Module, Batch, TrainOptions, DSDPipeline], Tensor]
-    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], None]
+    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], float | None]
 
 
 def default_method() -> Method:

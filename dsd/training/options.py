@@ -83,7 +83,9 @@ class TrainOptions:
     shift: float = _option(1.0, "shift of the logit-normal times; above 1 is more noise", POSITIVE)
     guidance: float = _option(DEFAULT_GUIDANCE, "embedded guidance, for distilled models", NOT_NEGATIVE)
     sizes: tuple[str, ...] = _option(
-        (), "frame sizes such as 512x512 384x640; a pair gets the closest shape (default: the model's size)"
+        (),
+        "frame sizes such as 512x512 384x640, the first to draw at; a pair gets the closest shape (default: "
+        "the model's size)",
     )
     text_tokens: int | None = _option(None, "tokens per text (default: as many as the base reads)", TOKENS)
     precision: str | None = _option(None, "bf16 or fp32 (default: bf16 on a GPU)", PRECISION)

@@ -36,6 +36,7 @@ MANIFEST = "state.json"
 class Progress:
     step: int = 0
     seconds: float = 0.0  # in the loop, over all runs
+    steps: int | None = None  # planned by the run that saved the state; None: not recorded
 
 
 def trainable_parameters(accelerator: Accelerator, model: nn.Module) -> dict[str, Tensor]:
@@ -183,7 +184,7 @@ class TrainState:
                 self._check(about, steps)
                 if not self._is_deepspeed:
                     read_index(folder / INDEX)
-                return folder, Progress(about["step"], about["seconds"])
+                return folder, Progress(about["step"], about["seconds"], about.get("steps"))
             logger.warning("%s is damaged: going back to the state before it", folder)
         if folders:
             raise TrainingError(

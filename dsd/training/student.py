@@ -20,6 +20,7 @@ from torch.nn.attention import SDPBackend
 
 from dsd.files import hub
 from dsd.model import canvas, checkpoint, latents, origin
+from dsd.model import lora as loras
 from dsd.model.memory import INSTALL
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA
@@ -230,17 +231,25 @@ def _import_bitsandbytes(bits: str) -> Any:
     return bitsandbytes
 
 
-def set_text_length(pipe: DSDPipeline, options: TrainOptions) -> None:
-    """Let a pipeline draw with as many text tokens as training uses: its tokenizer's length decides."""
+def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None:
+    """Let a pipeline draw as training does: with as many text tokens, and in frames of that size.
+
+    The options decide, then the model that the training starts from. Of several sizes, the first is taken.
+    """
+    with hub.explain_errors(base.name, [name for name in (base.source, base.start) if name]):
+        lora = checkpoint.find_lora(base.start) if base.start else None
+        origin.follow_student(pipe, base.source, base.start, lora)
+    pipe.trained_frame = options.frames[0] if options.frames else pipe.frame
     if options.text_tokens:
         pipe.tokenizer_2.model_max_length = options.text_tokens
 
 
-def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], folder: Path) -> None:
+def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], folder: Path) -> float | None:
     """Save a whole pipeline for `load_pipeline` and plain diffusers, and any LoRA in `folder/lora`.
 
     The `trained` weights are put into a newly loaded base, so that all kinds of training save the same. Parts
     keep the dtype of the base's files. A LoRA on another student has no file, because it fits no base.
+    Return the share of the LoRA's change that rounding to that dtype keeps, None if all weights were trained.
     """
     source = base.source if Path(base.source).is_dir() else DiffusionPipeline.download(base.source)
     transformer = _load_start(replace(base, source=source))
@@ -249,7 +258,8 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
         with safe_open(file, framework="pt") as tensors:
             dtypes[file.parent.name] = tensors.get_tensor(next(iter(tensors.keys()))).dtype
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
-    set_text_length(pipe, options)
+    match_training(pipe, base, options)
+    kept = None
     if options.full:
         transformer.load_state_dict(trained)
     else:
@@ -258,8 +268,11 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
         config = _lora_config(transformer, options)
         if base.start is None:
             _save_lora(pipe, layers, config, folder / "lora", base.license)
-        _fuse(transformer, layers, config.lora_alpha / config.r)
+        metadata = {f"transformer.{name}": value for name, value in config.to_dict().items()}
+        settings = {"network_alphas": None, "metadata": metadata}
+        kept = loras.fuse(loras.by_layer(layers), settings, transformer)
     checkpoint.save_pipeline(pipe, folder)
+    return kept
 
 
 def _save_lora(
@@ -270,20 +283,8 @@ def _save_lora(
     # Without dropout: stock diffusers leaves the layers of a LoRA in training mode.
     settings = {"transformer_lora_adapter_metadata": config.to_dict() | {"lora_dropout": 0.0}}
     FluxControlPipeline.save_lora_weights(folder, transformer_lora_layers=layers, **settings)
-    facts = {"text_tokens": latents.text_length(pipe.tokenizer_2), "license": license}
+    facts = {"text_tokens": latents.text_length(pipe.tokenizer_2), "frame": pipe.frame, "license": license}
     with safe_open(folder / LORA, framework="pt") as file:
         metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}
     save_file(load_file(folder / LORA), folder / LORA, metadata)
     save_for_comfyui(layers, config, INPUT, folder, {origin.METADATA: json.dumps(facts)})
-
-
-@torch.no_grad()
-def _fuse(transformer: FluxTransformer2DModel, layers: dict[str, Tensor], scale: float) -> None:
-    """Add a LoRA to the weights, layer by layer: in float32, rounded once to the dtype of the weights."""
-    for key in layers:
-        name, _, part = key.partition(".lora_")
-        if part == "B.weight":
-            change = layers[key].float() @ layers[f"{name}.lora_A.weight"].float()
-            weight = transformer.get_submodule(name).weight
-            total = weight.float() + (1.0 if name == INPUT else scale) * change
-            weight.data = total.to(weight.dtype)

@@ -2,7 +2,7 @@
 
 Without this check, gradio would open any file that a request names without marking it as a file, and download
 web addresses of any size while other requests wait. All events and endpoints of the page, including MCP, go
-through `Page.preprocess_data`; `block_recordings` closes a route of gradio's that does not.
+through `Page.preprocess_data`; `close_routes` closes the routes of gradio's that do not.
 """
 
 import html
@@ -14,13 +14,23 @@ from urllib.parse import unquote
 
 import gradio as gr
 from gradio import processing_utils
-from starlette.responses import PlainTextResponse
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dsd.ui import uploads
+from dsd.ui import fields, sessions, uploads
+from dsd.ui.messages import explain
+from dsd.ui.waiting import FairQueue
 
 ADDRESS = "web addresses are not fetched here: save the image and upload it"
 MAX_INLINE = 40_000_000  # characters of a `data:` address, equal to a file of 30 MB
+UNREADABLE = "a value of the request has the wrong type: reload the page, or compare with Use via API"
+NOT_HERE = "this address is closed here: the page and its API do not need it"
+# They write files, run programs, change code, store sessions or fetch web addresses, without an event.
+CLOSED = re.compile(
+    r"^[^=]*(/gradio_api/(process_recording|(undo-)?vibe-|dev/|deep_link|component_server|stream/|runs|"
+    r"run-history|custom_component/|proxy=|file[=/]\s*[a-z]{2,}:/)|/monitoring)",
+    re.IGNORECASE,
+)
 META = {"_type": "gradio.FileData"}
 _OWN_ADDRESS = re.compile(r"^(https?://[^/]+)?/(\S*/)?gradio_api/file=")
 
@@ -30,13 +40,48 @@ class Page(gr.Blocks):
 
     public: tuple[Path, ...] = ()
 
-    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **options: Any) -> Any:
+    async def process_api(self, *args: Any, **options: Any) -> Any:
+        """Answer every error with a sentence: gradio's own answer to an unexpected one is null."""
+        try:
+            return await super().process_api(*args, **options)
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise gr.Error(html.escape(explain(error)), print_exception=False) from error
+
+    async def preprocess_data(
+        self, block_fn: Any, inputs: list[Any], state: Any, *args: Any, **options: Any
+    ) -> Any:
         """Check the raw inputs of an event before gradio opens, copies or downloads anything."""
         try:
             admitted = admit(inputs, (Path(os.environ[uploads.VARIABLE]), *self.public))
+            fields.check(block_fn, admitted)
         except ValueError as error:
-            raise gr.Error(html.escape(str(error)), print_exception=False) from error
-        return await super().preprocess_data(block_fn, admitted, *args, **options)
+            text = str(error)  # plain for programs; the page would show it as HTML
+            if block_fn.api_visibility != "public":
+                text = html.escape(text)
+            raise gr.Error(text, print_exception=False) from error
+        if state is not None:
+            sessions.mark(state, block_fn.api_visibility)
+        try:
+            return await super().preprocess_data(block_fn, admitted, state, *args, **options)
+        except (
+            TypeError,
+            ValueError,
+            LookupError,
+            AttributeError,
+        ) as error:  # no component takes them
+            raise gr.Error(UNREADABLE, print_exception=False) from error
+
+    def queue(self, *args: Any, **options: Any) -> "Page":
+        """Replace gradio's queue by a fair one; requests cannot go around it."""
+        super().queue(*args, **options | {"api_open": False})
+        made = self._queue
+        self._queue = FairQueue(
+            made.live_updates, made.max_thread_count, made.update_intervals, made.max_size, self,
+            made.default_concurrency_limit,
+        )  # fmt: skip
+        return self
 
 
 def admit(value: Any, folders: tuple[Path, ...]) -> Any:
@@ -79,18 +124,19 @@ def _resolve(path: Any, folders: tuple[Path, ...]) -> Path:
     try:
         real = Path(path).resolve()
         if real.is_file() and any(real.is_relative_to(folder.resolve()) for folder in folders):
+            uploads.use(real)
             return real
     except (OSError, RuntimeError, ValueError):  # too long, a loop of links, or a zero byte
         pass
     raise ValueError(uploads.GONE)
 
 
-def block_recordings(app: ASGIApp) -> ASGIApp:
-    """Return the app without `/process_recording`, which passes any upload to ffmpeg without an event."""
+def close_routes(app: ASGIApp) -> ASGIApp:
+    """Return the app without gradio's routes that the page does not need, each of them a way in."""
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and "process_recording" in scope["path"]:
-            await PlainTextResponse("not found", status_code=404)(scope, receive, send)
+        if scope["type"] == "http" and CLOSED.search(unquote(scope["path"])):
+            await JSONResponse({"detail": NOT_HERE}, 404)(scope, receive, send)
         else:
             await app(scope, receive, send)
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dsd.files.hub import LoadError
 from dsd.generate.drawing import public_name
+from dsd.generate.ranking import Ranker
 from dsd.grids.recipes import IDENTITY, RECIPES, Recipe, recipe_of
 from dsd.model.checkpoint import resolve
 from dsd.model.presets import DEFAULT, PRESETS, TEACHERS, Preset
@@ -59,12 +60,13 @@ class Loaded:
     warn: Callable[[Image.Image], str | None] | None = None  # why an image does not suit the model, or None
     describer: Lazy[VLM] | None = None  # describes, in words, images like those that this model draws
     recipe: Recipe = IDENTITY  # the questions for the describer
+    ranker: Lazy[Ranker] | None = None  # scores images of one request; None if nothing knows such images
 
     @property
     def side_range(self) -> tuple[int, int]:
-        """Return the smallest and largest frame side on the page: half and twice the model's frame size."""
+        """Return the smallest and largest frame side on the page: half and twice the model's longer side."""
         best = self.pipe.frame_size
-        return max(32, best // 2), 2 * best
+        return min(max(32, best // 2), *self.pipe.frame), 2 * best
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +114,31 @@ def judge_knows(judge: str | None, model: str) -> bool:
     return model == (judge or DEFAULT.name) or (judge is not None and model not in TEACHERS)
 
 
-def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy[VLM] | None) -> Loaded:
+def lazy_ranker(
+    model: str, *, embedder: str | None, judge: Lazy[VLM] | None, device: str | None
+) -> Lazy[Ranker] | None:
+    """Return what ranks a model's images, or None without an image encoder that knows them."""
+    preset = resolve(model)
+    family = PRESETS.get(preset.like, preset)
+    if not (embedder or family.ranker or family.embedder):
+        return None
+
+    def open_here() -> Ranker:
+        from dsd.evaluation.rankers import open_ranker
+
+        return open_ranker(preset, embedder=embedder, judge=judge and judge(), device=device)
+
+    return Lazy(embedder or family.ranker or family.embedder, open_here)
+
+
+def describe_model(
+    pipe: Any,
+    name: str,
+    *,
+    weights: str | None,
+    describer: Lazy[VLM] | None,
+    ranker: Lazy[Ranker] | None = None,
+) -> Loaded:
     """Return a loaded pipeline with what its preset says about it."""
     preset, warn = resolve(name), None
     family = PRESETS.get(preset.like, preset)
@@ -120,7 +146,7 @@ def describe_model(pipe: Any, name: str, *, weights: str | None, describer: Lazy
         from dsd.pocket.scorer import warning as warn
     styles = "".join(f" Style: {style.report}." for style in pipe.styles)
     return Loaded(
-        pipe=pipe, name=name, weights=weights, warn=warn, describer=describer,
+        pipe=pipe, name=name, weights=weights, warn=warn, describer=describer, ranker=ranker,
         description=(OWN_WEIGHTS if weights else preset.description) + styles,
         more=family.more, phrases=family.phrases, story=family.story, aspects=family.aspects,
         license="" if pipe.license == Preset.license else pipe.license,  # an unknown license is not shown

@@ -3,6 +3,7 @@
 import html
 import os
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ import gradio as gr
 from starlette.middleware import Middleware
 
 from dsd.model.presets import PRESETS
-from dsd.ui import preview, uploads
+from dsd.ui import preview, server, sessions, uploads
 from dsd.ui.curate import tab as curate_tab
-from dsd.ui.gate import Page, block_recordings
+from dsd.ui.gate import Page, close_routes
 from dsd.ui.generate import tab as generate_tab
 from dsd.ui.grids import tab as grids_tab
 from dsd.ui.messages import notice, sentence
@@ -28,7 +29,6 @@ ABOUT = (
 STYLES = ("style.css", "wheel.css")
 HERE = Path(__file__).parent
 QUEUE = 20  # waiting visitors before the page says that it is full
-SESSIONS = 100  # sessions whose state is kept; each holds a copy of the page, and every API call is a session
 # Gradio's default grays and accent have too little contrast: WCAG 2.2 AA requires 4.5 to 1.
 LIGHT_AND_DARK = {
     "block_title_background_fill": "transparent",
@@ -121,33 +121,51 @@ def check_mcp() -> None:
 
 
 def launch(
-    page: gr.Blocks, *, mcp: bool = False, host: str | None = None, port: int | None = None, **options: Any
+    page: gr.Blocks,
+    *,
+    mcp: bool = False,
+    host: str | None = None,
+    port: int | None = None,
+    allow_host: Sequence[str] = (),
+    trust_proxy: Sequence[str] = (),
+    time_limit: float | None = None,
+    prevent_thread_lock: bool = False,
+    **options: Any,
 ) -> Any:
     """Serve the page without recording anything about visitors or fetching anything from other servers.
 
     `mcp` also offers `/generate` as a tool to language models. Anyone who can reach the address can use it,
     because the login does not protect it. Raise ValueError if the address cannot be used.
-    """
+    """  # fmt: skip
     if host:
         _check_host(host)
     # The MCP server saves inline images in a folder that gradio chose when it was imported, and has no option
     # for another one. `dsd.ui.gate` accepts only files of the upload folder, which is swept.
     gr.mcp.DEFAULT_TEMP_DIR = str(uploads.settle())
     uploads.keep_sweeping()
-    around = [Middleware(block_recordings), Middleware(preview.serve, title=TITLE, about=ABOUT)]
+    settings = server.make(allow_host, host=host, proxies=trust_proxy)
+    page._queue.time_limit, page._queue.by_address = time_limit, settings.trusts_proxy
+    around = [Middleware(server.guard, server=settings), Middleware(close_routes)]
+    around += [Middleware(preview.serve, title=TITLE, about=ABOUT)]
     try:
-        return page.launch(
+        served = page.launch(
             theme=THEME, css_paths=[HERE / name for name in STYLES],
             js=(HERE / "script.js").read_text(encoding="utf-8"), footer_links=["api"],
             run_history=False, enable_monitoring=False, ssr_mode=False, pwa=False,
             mcp_server=mcp,  # always set: a gradio environment variable could enable it without the login
-            max_file_size="30mb", state_session_capacity=SESSIONS, server_name=host, server_port=port,
-            app_kwargs={"middleware": around}, **options,
+            max_file_size="30mb", state_session_capacity=sessions.CAPACITY,
+            server_name=host, server_port=port, prevent_thread_lock=True,
+            app_kwargs={"middleware": around, "exception_handlers": server.REFUSALS}, **options,
         )  # fmt: skip
     except (OSError, OverflowError) as error:  # OverflowError: not a port number
         place = "no free port was found" if port is None else f"port {port} cannot be used"
         remedy = "pass a free one as --port" if port is None else "pass another --port, or leave it out"
         raise ValueError(f"{place}{f' at {host}' if host else ''}: {remedy}") from error
+    if page.share_url and settings.hosts is not None:
+        settings.hosts.add(server.host_name(page.share_url))
+    if not prevent_thread_lock:
+        server.run_until_stopped(page, settings)
+    return served
 
 
 def _check_host(host: str) -> None:

@@ -19,9 +19,12 @@ from dsd.generate import provenance
 KEPT = 5 * 3600  # seconds
 EVERY = 3600  # seconds between sweeps
 HOURS = (KEPT + EVERY) // 3600  # after which no file is left: what visitors are promised
+MAX_TOTAL = 2_000_000_000  # bytes in the folder, of uploads and of images made here
+IN_USE = 600  # seconds after its last use for which a file is kept even if space is short
 VARIABLE = "GRADIO_TEMP_DIR"  # gradio's variable for its file folder; gradio reads it again at every use
 NAME = "dsd-uploads"
 PREVIEW = 75  # JPEG quality
+_used: dict[str, float] = {}  # path -> time when a request last named it
 GONE = "your image is gone, because uploads are not kept for long: upload it again"
 
 
@@ -41,8 +44,13 @@ def workplace() -> tempfile.TemporaryDirectory:
 
     Gradio does not copy files that are already in its folder.
     """
+    return tempfile.TemporaryDirectory(dir=workplace_folder())
+
+
+def workplace_folder() -> Path:
+    """Return the folder that holds the workplaces of all running requests; create it if needed."""
     (folder := _own() / "work").mkdir(mode=0o700, exist_ok=True)
-    return tempfile.TemporaryDirectory(dir=folder)
+    return folder
 
 
 def preview(image: Image.Image, folder: Path, number: int = 1) -> str:
@@ -68,11 +76,42 @@ def _own() -> Path:
 def sweep(folder: Path, age: float) -> None:
     """Remove files older than `age` seconds, and folders that have been empty for as long."""
     oldest = time.time() - age
-    for path in sorted(folder.rglob("*"), reverse=True):  # the contents of a folder come before the folder
+    for path in _list_tree(folder):
         with contextlib.suppress(OSError):  # another user's, already deleted, or a folder that is not empty
             if path.lstat().st_ctime > oldest:  # ctime, like gradio: a copy may keep its original's mtime
                 continue
             path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+def _list_tree(folder: Path) -> list[Path]:
+    """Return files and folders, the contents of a folder before it; another app may delete some meanwhile."""
+    tree = os.walk(folder, topdown=False)  # unlike rglob, it skips folders that are gone
+    return [Path(place, name) for place, folders, files in tree for name in (*files, *folders)]
+
+
+def use(path: Path) -> None:
+    """Note that a request has named this file just now."""
+    _used[str(path)] = time.time()
+
+
+def make_room(size: int) -> bool:
+    """Remove the oldest files that are not in use until `size` more bytes fit; return whether they do."""
+    folder, now = Path(os.environ[VARIABLE]), time.time()
+    files = {}
+    for path in _list_tree(folder):
+        with contextlib.suppress(OSError):  # already deleted
+            if path.is_file() and not path.is_symlink():
+                files[path] = path.stat()
+    last = {path: max(_used.get(str(path), 0.0), stat.st_ctime) for path, stat in files.items()}
+    total = size + sum(stat.st_size for stat in files.values())
+    for path in sorted(files, key=last.__getitem__):
+        if total <= MAX_TOTAL or last[path] > now - IN_USE:
+            break
+        path.unlink(missing_ok=True)
+        total -= files[path].st_size
+    for gone in _used.keys() - {str(path) for path in files}:
+        _used.pop(gone, None)
+    return total <= MAX_TOTAL
 
 
 def keep_sweeping() -> None:

@@ -57,7 +57,7 @@ def test_both_orders_of_a_pair_are_captioned_by_their_target(tmp_path):
     assert (second.id, second.caption, second.instruction) == ("000000-2-0", "red", "blue to red")
 
 
-def test_a_image_is_described_once_however_many_pairs_it_is_in(tmp_path):
+def test_an_image_is_described_once_however_many_pairs_it_is_in(tmp_path):
     judge = FakeJudge(seen)
     found = captioned(tmp_path, judge, [(0, 1), (0, 2), (0, 3)])
     asked = [request.question for request in judge.requests]

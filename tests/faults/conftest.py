@@ -13,5 +13,16 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("seed", range(count))
 
 
+def pytest_collection_modifyitems(config, items):
+    """Keep only the commands that the mark names for the suite, because the others take as long."""
+    if config.getoption("--all-faults", False):
+        return
+    for item in list(items):
+        mark = item.get_closest_marker("seeds")
+        if mark and "suite" in mark.kwargs and item.callspec.params["name"] not in mark.kwargs["suite"]:
+            items.remove(item)
+
+
 def pytest_configure(config):
-    config.addinivalue_line("markers", "seeds(few, many): seeds in the suite, and with --all-faults")
+    text = "seeds(few, many, suite=NAMES): seeds in the suite (of these commands), and with --all-faults"
+    config.addinivalue_line("markers", text)

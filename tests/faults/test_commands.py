@@ -60,7 +60,7 @@ def test_killed_at_a_write_it_continues_to_the_same_files(made, tmp_path, name, 
     check_continues(command, folder, whole)
 
 
-@pytest.mark.seeds(1, 4)
+@pytest.mark.seeds(1, 4, suite=("dataset",))
 @pytest.mark.parametrize("name", ("grids", "dataset", "train"))
 def test_stopped_it_leaves_no_unfinished_file_and_says_so(made, tmp_path, name, seed):
     writes, whole = made.unharmed(name)
@@ -72,7 +72,7 @@ def test_stopped_it_leaves_no_unfinished_file_and_says_so(made, tmp_path, name, 
     check_continues(command, folder, whole)
 
 
-@pytest.mark.seeds(1, 8)
+@pytest.mark.seeds(1, 8, suite=("dataset", "generate"))
 @pytest.mark.parametrize("name", NAMES)
 def test_on_a_full_disk_it_ends_in_a_sentence_with_everything_before_it_intact(made, tmp_path, name, seed):
     """A limit on the size of a file, which every kind of writer meets, in Python or not."""

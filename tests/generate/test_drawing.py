@@ -122,7 +122,7 @@ def test_a_large_frame_still_fits_in_the_text(tmp_path):
     assert far(provenance.read_reference(path), frame) == 0
 
 
-def test_a_image_without_settings_says_so(photo, tmp_path):
+def test_an_image_without_settings_says_so(photo, tmp_path):
     photo.save(tmp_path / "plain.png")
     with pytest.raises(ValueError, match="has no settings"):
         provenance.read_settings(tmp_path / "plain.png")
@@ -168,7 +168,7 @@ def run(pipe, photo, tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_the_command_writes_a_image_and_its_seed(run, tmp_path):
+def test_the_command_writes_an_image_and_its_seed(run, tmp_path):
     code, out, _ = run("photo.png", "a red hat", "-o", "out.png", "--steps", "2", "--seed", "5")
     assert code == 0 and "seed 5" in out
     assert provenance.read_settings(tmp_path / "out.png")["steps"] == 2
@@ -262,12 +262,38 @@ def test_a_story_is_a_strip_and_its_panels_each_drawn_again_alone(run, tmp_path)
     assert sorted(path.name for path in tmp_path.glob("strip-?.png")) == ["strip-1.png", "strip-2.png"]
 
 
+@pytest.fixture
+def interrupted(pipe):
+    """Ctrl-C in the second of several images of one step."""
+    calls = []
+
+    def interrupt(*_) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    hook = pipe.transformer.register_forward_hook(interrupt)
+    yield
+    hook.remove()
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_an_interrupted_story_keeps_the_panels_that_are_drawn_and_a_strip_of_them(run, tmp_path):
+    (tmp_path / "lines.txt").write_text("in the snow\nat sea\nin a room\n")
+    flags = ["--steps", "1", "--seed", "5", "--image-guidance", "1"]
+    code, _, err = run("photo.png", "--story", "lines.txt", "-o", "strip.png", *flags)
+    assert code == 130 and err.endswith("stopped\n") and not (tmp_path / "strip-2.png").exists()
+    (panel,) = provenance.read_settings(tmp_path / "strip.png")["panels"]
+    assert panel == provenance.read_settings(tmp_path / "strip-1.png") and panel["seed"] == 5
+
+
 STORY = ["photo.png", "--story", "notes.png"]
 MISTAKES = {
     "a story without an output": (STORY, "--story needs an image and -o"),
     "from with a story": (["--from", "photo.png", "--story", "notes.png"], "leave out --story"),
     "a story as JPEG": ([*STORY, "-o", "o.jpg"], "-o must end in .png or .pdf"),
     "a story with a count": ([*STORY, "-o", "o.png", "--count", "2"], "leave out --count"),
+    "a story that is ranked": ([*STORY, "-o", "o.png", "--rank"], "leave out --rank"),
     "a story that is an image": (["photo.png", "--story", "photo.png", "-o", "o.png"], "text file in UTF-8"),
     "describe without a judge": (
         ["photo.png", "a hat", "-o", "o.png", "--describe", "--model", "flux-dev"],

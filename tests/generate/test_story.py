@@ -24,7 +24,7 @@ def panels():
 
 @pytest.fixture(scope="module")
 def drawn(pipe, panels):
-    return list(story.stream(pipe, tiny.image(), panels, model="tiny"))
+    return list(drawing.stream_each(pipe, tiny.image(), panels, model="tiny"))
 
 
 def test_each_line_is_a_panel_with_a_seed_of_its_own_that_counts_up(panels):
@@ -64,7 +64,7 @@ def test_a_panel_is_drawn_again_alone_from_its_file(pipe, drawn, tmp_path):
 
 
 def test_closing_a_story_stops_within_a_step(pipe, panels, calls):
-    steps = story.stream(pipe, tiny.image(), panels)
+    steps = drawing.stream_each(pipe, tiny.image(), panels)
     next(steps)
     steps.close()
     assert len(calls) == 1

@@ -164,7 +164,7 @@ def wait_for(child, ready, seconds: float) -> None:
 
 
 @pytest.mark.parametrize("damage", ["gone", "empty", "cut"])
-def test_a_image_that_is_gone_or_damaged_is_named_and_mended(tmp_path, damage):
+def test_an_image_that_is_gone_or_damaged_is_named_and_mended(tmp_path, damage):
     before = work(make_run(tmp_path)) and files(tmp_path)
     path = tmp_path / "grids" / "000004.png"
     whole = path.read_bytes()

@@ -12,13 +12,23 @@ from tests.servers import free_port
 
 ROOT = Path(__file__).parents[2]
 # The launcher dies once its worker waits for a second process that never comes.
-LAUNCHER = """
+LAUNCHER = '''
 import os, subprocess, sys, time
-worker = subprocess.Popen([sys.executable, "-c", "from train import blocks; blocks.join()"])
-print(worker.pid, flush=True)
-time.sleep(6)
-os._exit(1)
+code = """
+from train import blocks
+follow = blocks._follow
+def shout(launcher):
+    print("ready", flush=True)
+    follow(launcher)
+blocks._follow = shout
+blocks.join()
 """
+worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+worker.stdout.readline()
+print(worker.pid, flush=True)
+time.sleep(2)
+os._exit(1)
+'''
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals")

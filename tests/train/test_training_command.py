@@ -91,7 +91,7 @@ def lines(out: Path, name: str) -> list[dict]:
     return [row for row in rows if name in row]
 
 
-def test_curves_are_rows_and_a_image_and_on_tensorboard(trained):
+def test_curves_are_rows_and_an_image_and_on_tensorboard(trained):
     rows = lines(trained / "out", "loss")
     assert [row["step"] for row in rows] == [2, 4] and all(row["loss"] > 0 for row in rows)
     assert Image.open(trained / "out" / "curves.png").width > 100

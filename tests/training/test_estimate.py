@@ -144,7 +144,7 @@ def test_what_is_saved_fits_the_plan(tmp_path):
     assert 0.5 * counted.saved < numbers < counted.saved
 
 
-def test_validating_takes_the_encoders_and_a_image_beside_the_weights(base):
+def test_validating_takes_the_encoders_and_an_image_beside_the_weights(base):
     options, plain = start(POCKET), made(base, POCKET)
     watched = plan.make(base, POCKET, options, rows=100, validates=True)
     pipe = open_encoders(base, torch.float32)

@@ -14,12 +14,11 @@ from dsd.generate.drawing import Options
 from dsd.model import canvas, origin
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import LORA
-from dsd.model.transformer import widen
 from dsd.training import loop as training
-from dsd.training.loop import batch_loss, frame_weights, learning_rate, train
+from dsd.training.loop import batch_loss, frame_weights, train
 from dsd.training.options import TrainOptions
+from dsd.training.schedule import learning_rate
 from dsd.training.student import (
-    _fuse,
     black_token,
     find_base,
     init_condition_columns,
@@ -234,12 +233,3 @@ def test_the_lora_file_says_how_many_text_tokens_training_used(lora, teacher, tm
     student.run(teacher, tmp_path, steps=1, text_tokens=7, validate=validate)
     light = load_pipeline(teacher, weights=tmp_path / "lora", device="cpu")
     assert light.tokenizer_2.model_max_length == 7 and seen == [7]
-
-
-def test_a_lora_is_fused_in_float32_and_rounded_once():
-    model = widen(tiny.plain_transformer()).bfloat16()
-    name, before = "transformer_blocks.0.attn.to_q", model.transformer_blocks[0].attn.to_q.weight.float()
-    layers = {f"{name}.lora_A.weight": torch.randn(2, 32), f"{name}.lora_B.weight": 1e-2 * torch.randn(32, 2)}
-    exact = before + 2 * layers[f"{name}.lora_B.weight"] @ layers[f"{name}.lora_A.weight"]
-    _fuse(model, layers, scale=2.0)
-    assert torch.equal(model.transformer_blocks[0].attn.to_q.weight, exact.bfloat16())

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -11,6 +12,8 @@ from dsd.model.pipeline import DSDPipeline
 from dsd.ui import page, uploads
 from dsd.ui.models import Loaded
 from tests import tiny
+from tests import uploads as corpus
+from tests.calling import API, file
 from tests.project import ROOT
 
 
@@ -48,7 +51,39 @@ def serve(loaded, folder):
         opened.append(blocks)
         return page.launch(blocks, prevent_thread_lock=True, quiet=True, **options)[1].rstrip("/")
 
+    serve.opened = opened
     yield serve
     [blocks.close() for blocks in opened]
     os.environ.pop(uploads.VARIABLE)
     os.environ |= {} if before is None else {uploads.VARIABLE: before}
+
+
+@pytest.fixture(scope="module")
+def server(serve) -> str:
+    return serve()
+
+
+@pytest.fixture(scope="module")
+def blocks(server, serve):
+    """The page behind `server`."""
+    return serve.opened[-1]
+
+
+@pytest.fixture(scope="module")
+def http(server):
+    with httpx.Client(base_url=server, trust_env=False, timeout=600) as http:
+        yield http
+
+
+@pytest.fixture(scope="module")
+def uploaded(http) -> Path:
+    """A visitor's own upload, on the server's disk."""
+    data = corpus.saved(corpus.noise(), "PNG")
+    (path,) = http.post(f"{API}/upload", files={"files": ("mine.png", data)}).raise_for_status().json()
+    return Path(path)
+
+
+@pytest.fixture(scope="module")
+def upload(uploaded) -> dict:
+    """The upload as a request names it."""
+    return file(uploaded)

@@ -105,7 +105,7 @@ def choose(tab, path: str) -> None:
     waiting.value.set_files(path)
 
 
-def test_a_image_is_uploaded_drawn_and_saved_by_keyboard_alone(open_page, tmp_path):
+def test_an_image_is_uploaded_drawn_and_saved_by_keyboard_alone(open_page, tmp_path):
     tiny.image().save(tmp_path / "photo.png")
     tab = open_page()
     tab.locator("#cost").get_by_text("The first image").wait_for()  # so the page's events are at work

@@ -77,7 +77,9 @@ def test_the_endpoint_is_documented_and_nothing_else_is_offered(client):
     assert [p["parameter_name"] for p in story if not p["parameter_has_default"]] == ["image", "lines"]
     defaults = {name: parameters[name]["parameter_default"] for name in ("steps", "fit", "quality")}
     assert defaults == {"steps": None, "fit": "crop", "quality": "best"}
-    assert list(parameters)[-1] == "quality", "the last: values without names go on meaning the same"
+    assert list(parameters)[-2:] == ["quality", "rank"], (
+        "the last: values without names go on meaning the same"
+    )
 
 
 def test_the_endpoint_takes_the_quality_s_steps_unless_asked_for_others(client, photo):
@@ -231,7 +233,7 @@ def test_a_quality_the_page_does_not_offer_is_refused_with_a_reason(loaded, phot
     assert "unipc" in said and "draft, balanced, best" in said
 
 
-def test_a_image_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
+def test_an_image_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):
     other = tiny.pipeline(seed=1, guidance_embeds=True)
     result = drawing.generate(other, Image.open(photo), drawing.Options(prompt="a hat", steps=1))[0]
     back = restore(loaded, drawing.save(result, tmp_path / "made.png"))

@@ -179,6 +179,27 @@ def test_garbage_is_collected_again_before_the_first_visitor(start, monkeypatch)
         gc.enable()
 
 
+def test_what_is_said_of_the_server_reaches_it(start, monkeypatch):
+    given, logs = {}, []
+    monkeypatch.setattr(page, "launch", lambda _, **options: given.update(options))
+    monkeypatch.setattr(app.request_log, "start", lambda: logs.append(True))
+    assert start() == 0 and not logs
+    assert (given["allow_host"], given["trust_proxy"], given["root_path"]) == ([], [], None)
+    flags = [
+        "--allow-host",
+        "a.example",
+        "--trust-proxy",
+        "10.0.0.1",
+        "--root-path",
+        "/x",
+        "--time-limit",
+        "9",
+    ]
+    assert start(*flags, "--log-requests") == 0 and logs
+    assert (given["allow_host"], given["trust_proxy"]) == (["a.example"], ["10.0.0.1"])
+    assert (given["root_path"], given["time_limit"]) == ("/x", 9)
+
+
 def test_a_port_that_is_taken_ends_in_one_sentence(start, capsys):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

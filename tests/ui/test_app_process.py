@@ -9,6 +9,7 @@ import pytest
 
 from dsd.generate import provenance
 from dsd.ui import uploads
+from dsd.ui.waiting import SHARE
 from tests import load as bench_load
 from tests.load import API, Client, Tally, once
 
@@ -77,7 +78,7 @@ def test_when_the_queue_is_full_it_says_so(app):
     client = Client(app, 3)
     tickets = [client.join(100) for _ in range(30)]
     waiting = [ticket for ticket, _ in filter(None, tickets)]
-    assert None in tickets and len(waiting) >= 20
+    assert None in tickets and len(waiting) >= SHARE, "one address without sessions has one share"
     for ticket in reversed(waiting):
         client.cancel(ticket)
     tally = Tally()
@@ -109,10 +110,19 @@ def test_keys_are_in_no_page_no_image_and_no_log(app, log, tmp_path):
             assert key.encode() not in said and key[:12].encode() not in said
 
 
-def test_stopped_it_leaves_nothing(app, killed):
+def test_stopped_it_ends_what_runs_with_a_sentence_and_leaves_nothing(app, killed, log):
     """Last, because it stops the app that all of them ask; what the killed one left is swept by its age."""
     assert once(Client(app, 5), Tally(), steps=1) == "image"
     assert set(app.files) - set(killed)
+    (first, _), (second, _) = Client(app, 6).join(20), Client(app, 7).join(20)
+    waits = Client(app, 7).follow(second)
+    messages = Client(app, 6).follow(first)
+    next(message for message in messages if message["msg"] == "process_generating")
+    next(waits)
     app.process.terminate()
-    app.process.wait(30)
+    done, stopped = list(messages)[-1], list(waits)[-1]
+    assert done["success"], "what runs has some seconds to finish"
+    assert not stopped["success"] and "is stopping" in stopped["output"]["error"]
+    assert app.process.wait(30) == 0
     assert not set(app.files) - set(killed)
+    assert "Traceback" not in log.read_text()

@@ -6,9 +6,16 @@ import json
 import pytest
 
 from dsd.generate import drawing, provenance
-from dsd.ui.models import Loaded
+from dsd.generate.ranking import Score
+from dsd.ui.models import Lazy, Loaded
 from tests import browsing, tiny
 from tests.browsing import done, download, image
+
+DOWN = ("#upload", "#prompt", "#create", "#cost", "#images", "#actions", "#chips", "#advanced", "#describe")
+
+
+def last_is_best(frame, prompt, images):
+    return [Score(0.5 + i / 10, 1.0) for i in range(len(images))]
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +30,7 @@ def finished(browser, tmp_path_factory):
     (folder / "examples.json").write_text(json.dumps([row]))
     loaded = Loaded(
         pipe=pipe, name="tiny", phrases={"Places": ("in the snow", "on the beach"), "Light": ("at night",)},
-        aspects={"Square": (1.0, 1.0), "Portrait": (1.0, 1.5)},
+        aspects={"Square": (1.0, 1.0), "Portrait": (1.0, 1.5)}, ranker=Lazy("tiny", lambda: last_is_best),
     )  # fmt: skip
     with browsing.serving(loaded, folder) as url, browsing.visitors(browser, url) as open_page:
         yield open_page
@@ -35,6 +42,8 @@ def test_the_first_look_shows_a_finished_example_beside_its_reference(finished, 
     boxes = [tab.locator(part).bounding_box() for part in ("#upload", "#images")]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["height"] == boxes[1]["height"]
     assert abs(boxes[0]["width"] - boxes[1]["width"]) < 2
+    cost, chips = (tab.locator(part).bounding_box() for part in ("#cost", "#chips"))
+    assert 0 < chips["y"] - cost["y"] - cost["height"] < 30 and chips["x"] == cost["x"]
     below = tab.locator("#examples").bounding_box()
     assert below["y"] + below["height"] < boxes[0]["y"]
     assert tab.locator("#create").bounding_box()["y"] < 900, "one sees what to do without scrolling"
@@ -49,6 +58,38 @@ def test_the_first_look_shows_a_finished_example_beside_its_reference(finished, 
     for size in (360, 640, 900):
         tab.set_viewport_size({"width": size, "height": 800})
         assert tab.evaluate("document.documentElement.scrollWidth") <= size
+    tab.set_viewport_size({"width": 360, "height": 800})
+    tops = [top(tab, part) for part in DOWN]
+    assert tops == sorted(set(tops)), "on a phone the result follows the Create button"
+
+
+def top(tab, part: str) -> float:
+    return tab.locator(part).bounding_box()["y"]
+
+
+def test_the_best_of_several_stands_first_and_a_click_on_the_sheet_takes_over_its_scales(finished, tmp_path):
+    tab = finished(viewport={"width": 360, "height": 780})
+    tab.get_by_role("button", name="More settings").click()
+    assert tab.get_by_label("Seed", exact=True).input_value() == "-1", "opening the settings fixes no seed"
+    tab.get_by_label("Seed", exact=True).fill("5")
+    tab.get_by_label("number input for Steps").fill("1")
+    tab.get_by_label("number input for Number of images").fill("3")
+    tab.get_by_label("Rank them").check()
+    tab.get_by_role("button", name="Create").click()
+    tab.locator("#status").get_by_text("Done, 3 images, the best first").wait_for()
+    tab.locator("#about").get_by_text("Seed 7 · same subject 70 %, prompt 100 %").wait_for()
+    tab.locator("#sheet-cost").get_by_text("Takes about").wait_for()
+    tab.get_by_role("button", name="Draw the sheet").click()
+    tab.locator("#sheet-status").get_by_text("Click an image").wait_for()
+    cells = tab.locator("#sheet-images button")
+    assert cells.count() == 9 and tab.evaluate("document.documentElement.scrollWidth") <= 360
+    cells.nth(5).click()
+    tab.locator("#sheet-status").get_by_text("keep the subject 1.5, follow the prompt 3").wait_for()
+    tab.locator("#about").get_by_text("Seed 5").wait_for()
+    scales = [tab.get_by_label(f"number input for {n}") for n in ("Keep the subject", "Follow the prompt")]
+    assert [scale.input_value() for scale in scales] == ["1.5", "3"]
+    settings = provenance.read_settings(download(tab, tmp_path / "cell.png"))
+    assert (settings["image_guidance"], settings["text_guidance"], settings["seed"]) == (1.5, 3, 5)
 
 
 def test_chips_write_the_prompt_and_reset_brings_the_settings_back(finished, tmp_path):
@@ -71,7 +112,9 @@ def test_chips_write_the_prompt_and_reset_brings_the_settings_back(finished, tmp
     assert (settings["width"], settings["height"], settings["seed"]) == (32, 48, 9)
     tab.get_by_role("button", name="Reset settings").click()
     tab.locator("#aspect").get_by_label("Square").and_(tab.locator(":checked")).wait_for()
-    assert tab.get_by_label("Best:").is_checked() and tab.get_by_label("Seed", exact=True).input_value() == ""
+    assert (
+        tab.get_by_label("Best:").is_checked() and tab.get_by_label("Seed", exact=True).input_value() == "-1"
+    )
     assert prompt.input_value() == "at night"
 
 

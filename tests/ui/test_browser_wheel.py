@@ -11,7 +11,7 @@ from PIL import Image
 from dsd.curation import judge as curation
 from dsd.generate import provenance
 from dsd.grids.recipes import CRITTERS
-from dsd.ui import page
+from dsd.ui import sessions
 from dsd.ui.models import Loaded
 from tests import browsing, tiny, wheel_page
 
@@ -236,7 +236,7 @@ def test_a_page_keeps_its_labels_however_many_programs_ask_meanwhile(browser, ru
             )
         tab.locator("#curate-agreement").get_by_text("of 3").wait_for()
         with httpx.Client(trust_env=False) as client:
-            for number in range(page.SESSIONS + 10):
+            for number in range(sessions.PAGES + 10):
                 asked = {"data": ["on the moon"], "session_hash": f"program-{number}"}
                 client.post(f"{url}gradio_api/run/unknown_words", json=asked).raise_for_status()
         tab.locator("#pair-3").get_by_role("button", name="Same").click()
@@ -265,7 +265,7 @@ def test_results_say_what_a_run_lacks_and_draw_what_it_has(open_tab, run):
 # -- the described image
 
 
-def test_a_image_is_described_edited_and_only_then_used(open_tab, tmp_path):
+def test_an_image_is_described_edited_and_only_then_used(open_tab, tmp_path):
     tiny.image().save(tmp_path / "photo.png")
     tab = open_tab("Create")
     prompt = tab.get_by_label("Where should it be?")

@@ -1,6 +1,7 @@
 """What a request takes: counted, then measured, and said before the click."""
 
 import math
+import re
 import time
 
 import gradio as gr
@@ -9,14 +10,22 @@ from PIL import Image
 from spaces.zero import client, config
 from spaces.zero.gradio import error as zero_error
 
-from dsd.generate import drawing
+from dsd.generate import drawing, sheet
 from dsd.generate.drawing import Options
 from dsd.model.sampling import QUALITIES
 from dsd.ui import page
 from dsd.ui.generate import cost, tab
 from dsd.ui.generate import layout as generate_layout
-from dsd.ui.generate.cost import MARGIN, SECONDS_PER_EVALUATION, START_SECONDS, Pace, evaluations
+from dsd.ui.generate.cost import (
+    MARGIN,
+    RANK_SECONDS,
+    SECONDS_PER_EVALUATION,
+    START_SECONDS,
+    Pace,
+    evaluations,
+)
 from dsd.ui.generate.handlers import Generating
+from dsd.ui.generate.sheet import Sheets
 from dsd.ui.messages import explain
 from dsd.ui.models import Loaded
 from tests import tiny
@@ -101,6 +110,7 @@ def test_a_run_teaches_what_others_will_take():
     assert pace.seconds(asked(steps=11, image_guidance=1.0, count=3)) == pytest.approx(33.0)
     assert pace.seconds(asked(steps=11, image_guidance=1.0, width=1024)) == pytest.approx(22.0)
     assert pace.line(options) == "Takes about 11 seconds."
+    assert pace.line(options, options) == "Takes about 22 seconds."
     assert pace.gpu_seconds(None, options) == math.ceil(START_SECONDS + MARGIN * 11)
 
 
@@ -145,7 +155,8 @@ def test_the_line_follows_every_setting_that_costs_and_waits_in_no_queue(work, t
     events = [event for event in built.fns.values() if event.name == "cost"]
     triggers = [trigger for event in events for trigger in event.targets]
     assert {built.blocks[target].label for target, name in triggers if name == "change"} == {
-        "Number of images", "Steps", "Keep the subject", "Follow the prompt", "Width", "Height", "Quality"
+        "Number of images", "Rank them", "Steps", "Keep the subject", "Follow the prompt", "Width", "Height",
+        "Quality",
     }  # fmt: skip
     assert {name for _, name in triggers} >= {"load", "change", "then"}
     assert not any(event.queue or event.preprocess for event in events)
@@ -165,6 +176,17 @@ def test_there_the_seconds_that_are_asked_for_are_said(on_zero_gpu):
     assert f"Asks for {pace.gpu_seconds(None, asked())} seconds" in said and "allowance" not in said
 
 
+def test_a_sheet_and_a_ranking_say_what_they_ask_for(on_zero_gpu, work):
+    said = work.cost(COSTS)
+    cells = sheet.cells(Options(prompt="x", **{k: v for k, v in COSTS.items() if k != "rank"}))
+    assert f"Asks for {work.pace.sheet_seconds(None, cells)} seconds" in said["sheet_cost"]
+    alone = work.pace.gpu_seconds(None, cells[0])
+    assert work.pace.sheet_seconds(None, cells) > alone
+    ranked = work.cost(COSTS | {"rank": True})["cost"]
+    plain = re.search(r"Asks for (\d+)", said["cost"])[1]
+    assert f"Asks for {int(plain) + RANK_SECONDS} seconds" in ranked
+
+
 def test_a_device_that_counts_more_against_the_quota_is_told_of(on_zero_gpu, monkeypatch):
     assert "quota" not in Pace(512).line(asked())
     monkeypatch.setattr(config, "get_config", lambda: {"duration_factor": 1.5})
@@ -178,7 +200,9 @@ def test_the_number_on_the_page_is_the_one_that_the_gpu_is_asked_for(pipe, monke
     given = []
     monkeypatch.setattr("spaces.GPU", lambda duration: given.append(duration) or (lambda steps: steps))
     work = Generating(Loaded(pipe=pipe, name="tiny"))
-    assert given == [work.pace.gpu_seconds]
+    assert given == [work.pace.gpu_seconds, RANK_SECONDS]
+    sheets = Sheets(work)
+    assert given[2:] == [sheets.work.pace.sheet_seconds]
 
 
 @pytest.mark.parametrize(

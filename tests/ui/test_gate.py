@@ -82,7 +82,7 @@ def test_the_address_that_the_app_gave_an_upload_stands_for_it(place):
         gate.admit({"path": f"http://127.0.0.1/gradio_api/file={place.parent / 'foreign.png'}"}, (place,))
 
 
-def test_a_image_inside_the_request_is_limited(place):
+def test_an_image_inside_the_request_is_limited(place):
     data = base64.b64encode((place / "mine.png").read_bytes()).decode()
     kept = gate.admit({"path": None, "url": f"data:image/png;base64,{data}"}, (place,))["path"]
     assert Path(kept).is_relative_to(place) and Path(kept).read_bytes() == (place / "mine.png").read_bytes()

@@ -11,7 +11,7 @@ from dsd.ui import page, preview
 
 @pytest.fixture(scope="module")
 def address(serve) -> str:
-    return serve()
+    return serve(allow_host=["draw.example.org"])
 
 
 def test_the_page_names_itself_once_and_its_image_is_there(address):

@@ -25,25 +25,6 @@ def folder(folder) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def server(serve) -> str:
-    return serve()
-
-
-@pytest.fixture(scope="module")
-def http(server):
-    with httpx.Client(base_url=server, trust_env=False, timeout=600) as http:
-        yield http
-
-
-@pytest.fixture(scope="module")
-def uploaded(http) -> Path:
-    """A visitor's own upload, on the server's disk."""
-    data = corpus.saved(corpus.noise(), "PNG")
-    (path,) = http.post(f"{API}/upload", files={"files": ("mine.png", data)}).raise_for_status().json()
-    return Path(path)
-
-
 # ------------------------------------------------------------ files
 
 
@@ -124,7 +105,7 @@ def test_the_ones_own_upload_does(http, uploaded):
     assert "event: complete" in asked(http, image=file(uploaded)).text
 
 
-def test_a_image_that_is_gone_is_asked_for_again_without_naming_a_folder(http):
+def test_an_image_that_is_gone_is_asked_for_again_without_naming_a_folder(http):
     data = corpus.saved(corpus.noise(seed=3), "PNG")
     (path,) = http.post(f"{API}/upload", files={"files": ("gone.png", data)}).json()
     Path(path).unlink()
@@ -156,7 +137,7 @@ def test_gradios_route_for_recordings_is_closed(http):
     assert answer.status_code == 404
 
 
-def test_a_image_inside_the_request_is_drawn_from(http, uploaded):
+def test_an_image_inside_the_request_is_drawn_from(http, uploaded):
     inline = "data:image/png;base64," + base64.b64encode(uploaded.read_bytes()).decode()
     assert "event: complete" in asked(http, image={"path": None, "url": inline}).text
 

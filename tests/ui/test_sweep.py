@@ -86,7 +86,7 @@ def test_images_are_made_outside_of_what_gradio_serves(machine, monkeypatch):
     assert not Path(place).exists()
 
 
-def test_a_image_that_is_gone_is_asked_for_again(machine):
+def test_an_image_that_is_gone_is_asked_for_again(machine):
     with pytest.raises(ValueError, match="your image is gone") as caught:
         uploads.open_upload(str(machine / "gone.png"))
     assert str(machine) not in str(caught.value)

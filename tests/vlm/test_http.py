@@ -29,7 +29,7 @@ def clock() -> Clock:
 # ---------------------------------------------------------------- what is asked
 
 
-def test_a_image_arrives_to_the_pixel_before_the_question(clock):
+def test_an_image_arrives_to_the_pixel_before_the_question(clock):
     answer, seen = script()
     with serving(answer) as address:
         assert judge(address, clock, max_tokens=9).ask("which?", [tiny.image(0), tiny.image(1)]) == "fine"

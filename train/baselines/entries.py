@@ -25,7 +25,7 @@ from dsd.model.checkpoint import model_hash, weights_hash
 from dsd.training.cache import text_hash
 from dsd.training.loop import default_method
 from dsd.training.options import TrainOptions
-from dsd.training.student import find_base, open_encoders, set_text_length
+from dsd.training.student import find_base, match_training, open_encoders
 from train.baselines import (
     concatenation,
     dreambooth,
@@ -96,7 +96,7 @@ def make_single_frame(
     folder = train_once(shop, kind, single_frame.method(wrap), options, shop.pairs)
     base = find_base(options)
     pipe = open_encoders(base, shop.dtype).to(shop.device)
-    set_text_length(pipe, options)
+    match_training(pipe, base, options)
     model = single_frame.load(wrap, base, options, folder, shop.dtype).to(shop.device, shop.dtype)
     guidance = options.guidance if model.config.guidance_embeds else None
     draw = single_frame.by_single_frame(pipe, model, guidance=guidance, **shop.guidance)

@@ -53,15 +53,20 @@ def measured_cases(critters: int, prompts: int, seeds: int) -> list[Case]:
 
 def trial_benchmark(critters: int, ranker: Path) -> Benchmark:
     """Return the benchmark that chooses; raise ValueError if its scorer is the one that measures."""
+    return Benchmark(validation_set(TRIAL_SEED, critters, 1), CritterScorer(open_ranker(ranker)))
+
+
+def open_ranker(ranker: Path) -> scorer.Scorer:
+    """Return the scorer that chooses; raise ValueError if there is none or it is the one that measures."""
     if not (ranker / "config.json").is_file():
         raise ValueError(
-            f"there is no ranker in {ranker}, which chooses the learning rates so that the scorer need not: "
+            f"there is no ranker in {ranker}, which chooses so that the scorer need not: "
             "train one with python -m train.pocket.scorer FOLDER --ranker, and pass it with --ranker"
         )
     network = scorer.load(ranker)
     if weights_hash(network) == weights_hash(scorer.load()):
         raise ValueError(f"{ranker} is the scorer that measures: pass a scorer of another seed as --ranker")
-    return Benchmark(validation_set(TRIAL_SEED, critters, 1), CritterScorer(network))
+    return network
 
 
 # ---------------------------------------------------------------- traits

@@ -4,6 +4,7 @@ Times are measured on the runs of this process; before the first, ZeroGPU is ask
 """
 
 import math
+from collections.abc import Sequence
 from datetime import timedelta
 
 from PIL import Image
@@ -14,6 +15,7 @@ from dsd.ui.messages import roughly
 
 SECONDS_PER_EVALUATION = 0.35  # for a 512-pixel frame on a ZeroGPU device; an allowance, not a measurement
 START_SECONDS = 15  # on ZeroGPU: loading weights, encoding text and reference, decoding; also an allowance
+RANK_SECONDS = 15  # on ZeroGPU, to rank the images of a request; an allowance as well
 MARGIN = 1.5  # on measured seconds: ZeroGPU aborts calls that run longer than requested
 FIRST = "The first image will show how long it takes here."
 
@@ -36,26 +38,34 @@ class Pace:
         rate = seconds / evaluations(options) / self._megapixels(options)
         self.rate = rate if self.rate is None else (self.rate + rate) / 2
 
-    def seconds(self, options: Options) -> float | None:
-        """Return the seconds that these options take, or None before the first measured run."""
-        return None if self.rate is None else self.rate * evaluations(options) * self._megapixels(options)
+    def seconds(self, *parts: Options) -> float | None:
+        """Return the seconds that these options take together, or None before the first measured run."""
+        if self.rate is None:
+            return None
+        return sum(self.rate * evaluations(options) * self._megapixels(options) for options in parts)
 
     def gpu_seconds(self, image: Image.Image | None, options: Options) -> int:
         """Return the seconds to request from ZeroGPU, which refuses more than the visitor's quota."""
-        seconds = self.seconds(options)
+        return self.sheet_seconds(image, [options])
+
+    def sheet_seconds(self, image: Image.Image | None, cells: Sequence[Options]) -> int:
+        """Return the seconds to request from ZeroGPU for several options in one call."""
+        seconds = self.seconds(*cells)
         if seconds is not None:
             return math.ceil(START_SECONDS + MARGIN * seconds)
-        area = max(0.25, self._megapixels(options) * 1e6 / 512**2)  # small frames are hardly faster on a GPU
-        return math.ceil(START_SECONDS + SECONDS_PER_EVALUATION * evaluations(options) * area)
+        # Small frames are hardly faster on a GPU.
+        areas = [max(0.25, self._megapixels(options) * 1e6 / 512**2) for options in cells]
+        work = sum(evaluations(options) * area for options, area in zip(cells, areas, strict=True))
+        return math.ceil(START_SECONDS + SECONDS_PER_EVALUATION * work)
 
-    def line(self, options: Options) -> str:
+    def line(self, *parts: Options, rank: bool = False) -> str:
         """Return a sentence on the expected time, shown to the visitor before the click."""
-        seconds = self.seconds(options)
+        seconds = self.seconds(*parts)
         if not space.is_zero():
             return f"Takes about {roughly(seconds)}." if seconds is not None else FIRST
         # The remaining quota is not shown: `spaces` learns it only when a call is refused, and that error
         # message contains the number.
-        seconds = self.gpu_seconds(None, options)
+        seconds = self.sheet_seconds(None, parts) + RANK_SECONDS * rank
         quota = f", which count as {count(seconds)} of your quota" if count(seconds) != seconds else ""
         caveat = "" if self.rate is not None else " This is an allowance: nothing has been timed here yet."
         return f"Asks for {seconds} seconds of your GPU time{quota}.{caveat}"

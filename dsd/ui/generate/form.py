@@ -52,10 +52,10 @@ class Form:
 
     def defaults(self) -> dict[str, Any]:
         """Return the values of all settings on a fresh page; the prompt is not one of them."""
-        side = self.pipe.frame_size
+        width, height = self.pipe.frame
         guidance = DEFAULT_GUIDANCE if self.has_guidance else None
-        fields = self.values(Options(prompt=NO_PROMPT, width=side, height=side, guidance=guidance))
-        return _without(fields, "prompt") | {"seed": None} | self.aspect(fields)
+        fields = self.values(Options(prompt=NO_PROMPT, width=width, height=height, guidance=guidance))
+        return _without(fields, "prompt") | {"seed": drawing.RANDOM_SEED, "rank": False} | self.aspect(fields)
 
     def aspect(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Return the name of the aspect ratio of a width and a height, or None if it is not offered."""
@@ -127,7 +127,7 @@ class Form:
         if not link:
             return {}
         prompt = link.get("prompt", "").strip()
-        size = dict.fromkeys(("width", "height"), self.pipe.frame_size)
+        size = dict(zip(("width", "height"), self.pipe.frame, strict=True))
         self.check_ranges(link)
         fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT}))
         absent = ([] if prompt else ["prompt"]) + ([] if "seed" in link else ["seed"])
@@ -152,6 +152,8 @@ class Form:
 
     def _query(self, values: dict[str, Any]) -> str:
         query = {name: _text(values[name]) for name in FIELDS if values[name] is not None}
+        if values["seed"] == drawing.RANDOM_SEED:
+            del query["seed"]
         self._fields(query)  # raises ValueError for what could not be read back
         text = urlencode(query)
         if len(text) > LONGEST_LINK:

@@ -14,12 +14,13 @@ import gradio as gr
 import spaces
 from PIL import Image
 
+from dsd.evaluation import rankers
 from dsd.files import intake
-from dsd.generate import drawing, provenance
+from dsd.generate import drawing, provenance, ranking, sheet
 from dsd.generate.drawing import Options, Progress, Result
 from dsd.model import known_words
 from dsd.ui import uploads
-from dsd.ui.generate.cost import Pace
+from dsd.ui.generate.cost import RANK_SECONDS, Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
 from dsd.ui.generate.history import GONE, gallery
 from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, show, status, step_status
@@ -27,6 +28,7 @@ from dsd.ui.messages import unknown_words as unknown_words_notice
 from dsd.ui.models import Loaded
 
 PREVIEW_SECONDS = 0.4
+RANKING = "Done drawing. Ranking the images"
 
 
 class Generating:
@@ -43,12 +45,19 @@ class Generating:
             with convert_errors():
                 yield from drawing.stream(loaded.pipe, image, options, **settings)
 
-        self._steps = steps
+        @spaces.GPU(duration=RANK_SECONDS)
+        def rank(results: list[Result]) -> list[Result]:
+            with convert_errors():
+                return ranking.rank(results, loaded.ranker())
+
+        self._steps, self._rank = steps, rank
 
     def draw(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Yield images and status; an error removes nothing that is shown."""
-        seed = values.get("planned") if values["seed"] is None else values["seed"]
-        for view in self._run(lambda: self._request(values | {"seed": seed})):
+        is_random = values["seed"] in (None, drawing.RANDOM_SEED)
+        seed = values.get("planned") if is_random else values["seed"]
+        rank = bool(values.get("rank"))
+        for view in self._run(lambda: self.request(values | {"seed": seed}), rank):
             yield view | {"planned": None}
 
     def draw_another(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -61,17 +70,19 @@ class Generating:
         hidden = {"restore": gr.Button(visible=False), "restored": gr.Group(visible=False)}
         return fields | hidden | {"original": None}
 
-    def _run(self, request: Callable[[], tuple[Image.Image, Options]]) -> Iterator[dict[str, Any]]:
+    def _run(
+        self, request: Callable[[], tuple[Image.Image, Options]], rank: bool = False
+    ) -> Iterator[dict[str, Any]]:
         try:
             frame, options = request()
             begin = {"status": status("Starting", 0.0), "setting_remark": show()}
             yield begin | {"about": f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>'}
             with closing(self._steps(frame, options)) as steps, uploads.workplace() as folder:
-                yield from self._watch(steps, options, Path(folder))
+                yield from self._watch(steps, options, Path(folder), rank)
         except Exception as error:  # the page must always get an answer
             yield _report(error)
 
-    def _request(self, values: dict[str, Any]) -> tuple[Image.Image, Options]:
+    def request(self, values: dict[str, Any]) -> tuple[Image.Image, Options]:
         """Return the fitted reference and the options: all work and all checks that need no GPU."""
         with _belongs_to("remarks"):
             if not values["image"]:
@@ -81,7 +92,15 @@ class Generating:
             intake.check_prompt(values["prompt"] or "")
         with _belongs_to("setting_remark"):
             options = self.form.options({**values, "seed": drawing.pick_seed(values["seed"])})
+            if values.get("rank"):
+                self._open_ranker()
         return drawing.fit_reference(self.loaded.pipe, reference, options), options
+
+    def _open_ranker(self) -> None:
+        """Open what ranks; raise ValueError if there is nothing, before anything is drawn."""
+        if self.loaded.ranker is None:
+            raise ValueError(rankers.NO_RANKER)
+        self.loaded.ranker()  # here, because the ZeroGPU process that uses it could not keep it open
 
     def _repeat(self, path: str | None) -> tuple[Image.Image, Options]:
         """Return the reference and the options of an image that was made here, with a new seed."""
@@ -95,23 +114,31 @@ class Generating:
             yield progress
         self.pace.learn(options, progress.seconds)
 
-    def _watch(self, steps: Iterator[Progress], options: Options, folder: Path) -> Iterator[dict[str, Any]]:
-        """Yield what to show at every step; keep finished images if ZeroGPU's time ends before the others."""
+    def _watch(
+        self, steps: Iterator[Progress], options: Options, folder: Path, rank: bool
+    ) -> Iterator[dict[str, Any]]:
+        """Yield what to show at every step; keep finished images if ZeroGPU's time ends or ranking fails."""
         results: list[Result] = []
         try:
             for progress in self._time(steps, options):
                 results = progress.results
-                yield self._view(progress, options, folder)
+                yield self._view(progress, options, folder, rank)
+            if rank:
+                results = self._rank(results)
+                yield _show(results, folder) | self._finish(options, rank)
         except Exception as error:
             if not results:
                 raise
-            line = f"{len(results)} of {options.count} images are done. {_explain(error)}"
+            line = f"{len(results)} of {options.count} images are done. {explain_zero(error)}"
             yield _show(results, folder) | {"status": problem(line)}
 
-    def _view(self, progress: Progress, options: Options, folder: Path) -> dict[str, Any]:
+    def _finish(self, options: Options, rank: bool) -> dict[str, str]:
+        return {"status": finish(options, intake.prompt_notice(self.loaded.pipe, options.prompt), rank)}
+
+    def _view(self, progress: Progress, options: Options, folder: Path, rank: bool = False) -> dict[str, Any]:
         if len(progress.results) == options.count:
-            cut = intake.prompt_notice(self.loaded.pipe, options.prompt)
-            return _show(progress.results, folder) | {"status": finish(options, cut)}
+            end = {"status": status(RANKING)} if rank else self._finish(options, rank)
+            return _show(progress.results, folder) | end
         view = {"status": step_status(progress.step, progress.total, progress.seconds_left)}
         if progress.previews is None:
             return view
@@ -133,7 +160,8 @@ class Generating:
         width: int | None = None,
         height: int | None = None,
         fit: str | None = None,
-        quality: str = "best",  # last, so that programs that pass values by position keep working
+        quality: str = "best",
+        rank: bool = False,  # last, so that programs that pass values by position keep working
     ) -> Iterator[tuple[list[str], list[int]]]:
         """Yield PNG files that carry their settings, and their seeds.
 
@@ -150,21 +178,23 @@ class Generating:
             height: in pixels, a multiple of 16
             fit: crop the given image to fill the frame, or pad it with white
             quality: draft and balanced are faster than best
+            rank: score how well each image keeps the subject and shows the prompt, and return the best first
         """
         values = {
             "image": image["path"] if isinstance(image, dict) else image, "prompt": prompt, "count": count,
             "steps": steps, "image_guidance": image_guidance, "text_guidance": text_guidance,
             "guidance": guidance, "seed": seed, "width": width, "height": height, "fit": fit,
-            "quality": quality,
+            "quality": quality, "rank": rank,
         }  # fmt: skip
         try:
-            frame, options = self._request(values)
+            frame, options = self.request(values)
             with closing(self._steps(frame, options)) as all_steps, uploads.workplace() as folder:
                 for progress in self._time(all_steps, options):
-                    files = [path for path, _ in _save(progress.results, Path(folder))]
-                    yield files, [result.seed for result in progress.results]
+                    yield _list(progress.results, Path(folder))
+                if rank:
+                    yield _list(self._rank(progress.results), Path(folder))
         except Exception as error:  # gradio's own message would say nothing, or too much
-            raise gr.Error(html.escape(_explain(error)), print_exception=False) from error
+            raise gr.Error(explain_zero(error), print_exception=False) from error  # plain: programs read it
 
     endpoint.__name__ = "generate"  # the tool name for language models
 
@@ -182,16 +212,18 @@ class Generating:
         return {"unknown": show(unknown_words_notice(unknown)) if unknown else show()}
 
     def cost(self, values: dict[str, Any]) -> dict[str, str]:
-        """Return the expected time as HTML, empty while a field is invalid."""
+        """Return the expected times as HTML, empty while a field is invalid."""
         try:
-            numbers = {name: whole(value) for name, value in values.items()}
-            line = self.pace.line(Options(prompt=NO_PROMPT, **numbers))
+            numbers = {name: whole(value) for name, value in values.items() if name != "rank"}
+            options = Options(prompt=NO_PROMPT, **numbers)
+            line = self.pace.line(options, rank=bool(values.get("rank")))
+            nine = self.pace.line(*sheet.cells(options))
         except ValueError:
-            line = ""  # a click on Create reports the error
-        return {"cost": quiet(line)}
+            line = nine = ""  # a click on the button reports the error
+        return {"cost": quiet(line), "sheet_cost": quiet(nine)}
 
 
-def _explain(error: Exception) -> str:
+def explain_zero(error: Exception) -> str:
     """Return `explain(error)`, with a remedy if more time was requested than ZeroGPU allows."""
     text = explain(error)
     is_too_much = getattr(error, "title", "").startswith("ZeroGPU") and "requested" in text
@@ -210,7 +242,7 @@ def _belongs_to(part: str) -> Iterator[None]:
 
 def _report(error: Exception) -> dict[str, Any]:
     """Return an error as the message at the field that it belongs to, or as the status."""
-    box, part = problem(_explain(error)), getattr(error, "part", "status")
+    box, part = problem(explain_zero(error)), getattr(error, "part", "status")
     return {"status": box} if part == "status" else {part: show(box)}
 
 
@@ -219,11 +251,16 @@ def _save(results: list[Result], folder: Path) -> list[tuple[str, str]]:
     return [(str(drawing.save(r, folder / f"dsd-{r.seed}.png")), r.settings["prompt"]) for r in results]
 
 
+def _list(results: list[Result], folder: Path) -> tuple[list[str], list[int]]:
+    """Return the files and the seeds of finished images, for a program."""
+    return [path for path, _ in _save(results, folder)], [result.seed for result in results]
+
+
 def _show(results: list[Result], folder: Path) -> dict[str, gr.Gallery]:
     return {"images": gallery([path for path, _ in _save(results, folder)])}
 
 
-def finish(options: Options, remark: str | None) -> str:
+def finish(options: Options, remark: str | None, is_ranked: bool = False) -> str:
     """Return the status line for finished images, followed by a remark on the prompt."""
-    line = "Done." if options.count == 1 else f"Done, {options.count} images."
+    line = "Done." if options.count == 1 else f"Done, {options.count} images{', the best first' * is_ranked}."
     return status(line) + (notice(remark) if remark else "")

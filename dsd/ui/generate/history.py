@@ -16,7 +16,7 @@ import gradio as gr
 from PIL import Image
 
 from dsd.files import rgb
-from dsd.generate import drawing, provenance
+from dsd.generate import drawing, provenance, ranking
 from dsd.generate.drawing import Options
 from dsd.ui import uploads
 from dsd.ui.generate.form import FIELDS, RANGES, Form
@@ -149,9 +149,11 @@ def about(visit: Visit, *, with_reference: bool = False) -> dict[str, Any]:
 
 
 def describe(path: str, *, with_reference: bool = False) -> str:
-    """Return an image's prompt and seed as HTML; raise ValueError if the file cannot be read."""
-    options = _read_options(path)
-    line = f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>' + quiet(f"Seed {options.seed}")
+    """Return an image's prompt, seed and scores as HTML; raise ValueError if the file cannot be read."""
+    settings = provenance.read_settings(uploads.open_upload(path, GONE))
+    options, score = drawing.options_from(settings), ranking.read_score(settings)
+    facts = f"Seed {options.seed}" + (f" · {ranking.in_words(score)}" if score else "")
+    line = f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>' + quiet(facts)
     picture = _reference(path) if with_reference else ""
     return f'<div class="dsd-caption">{picture}<div>{line}</div></div>'
 

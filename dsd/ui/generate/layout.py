@@ -8,6 +8,8 @@ from typing import Any
 import gradio as gr
 
 from dsd.generate import provenance
+from dsd.generate.drawing import RANDOM_SEED
+from dsd.generate.sheet import SIDE
 from dsd.model.sampling import QUALITIES
 from dsd.ui import messages
 from dsd.ui.events import Parts
@@ -29,6 +31,11 @@ SLIDERS = {  # field -> step, label, explanation
     "text_guidance": (0.1, "Follow the prompt", "Raise it when the prompt is ignored. 1 is neutral."),
     "guidance": (0.1, "Vividness", "Higher is bolder and more contrasty, lower is softer."),
 }
+RANK = "Scores how well each keeps the subject and shows the prompt, and puts the best first."
+SHEET = (
+    f"{SIDE * SIDE} images of one seed: rows below keep the subject more, columns to the right follow the "
+    "prompt more. A click on one takes over its two settings."
+)
 HEIGHT = 320  # pixels of the reference and of the result, which stand side by side
 FINISHED = "Drawn from this reference and this prompt. Change the words, or pick another character."
 SMALL = {"size": "sm", "min_width": 110}
@@ -99,8 +106,8 @@ def _tools(parts: Parts, first: Finished | None) -> None:
     parts["box"] = gr.Textbox(visible="hidden")  # the browser fills it in
 
 
-def form(parts: Parts, loaded: Loaded, form: Form, first: Finished | None) -> None:
-    """Add the prompt, the buttons, phrases to insert, and all other settings folded."""
+def form(parts: Parts, first: Finished | None) -> None:
+    """Add the prompt, the buttons and the cost."""
     parts["link_notice"] = gr.HTML(elem_id="brought", visible=False, padding=False)
     parts["prompt"] = gr.Textbox(
         first.prompt if first else None, label="Where should it be?",
@@ -112,9 +119,13 @@ def form(parts: Parts, loaded: Loaded, form: Form, first: Finished | None) -> No
         parts["cancel"] = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
     parts["cost"] = gr.HTML(elem_id="cost", padding=False)  # filled in when a page opens
     parts["setting_remark"] = gr.HTML(elem_id="setting-remark", visible=False, padding=False)
+
+
+def more(parts: Parts, loaded: Loaded, form: Form) -> None:
+    """Add phrases to insert, and all other settings folded."""
     gr.HTML(messages.chips(loaded.phrases), visible=bool(loaded.phrases), padding=False, elem_id="chips")
     with gr.Accordion("More settings", open=False, elem_id="advanced"):
-        _settings(parts, form)
+        _settings(parts, form, can_rank=loaded.ranker is not None)
         _link(parts)
 
 
@@ -131,9 +142,10 @@ def description(parts: Parts, enhancing: Enhancing) -> None:
         parts["use_suggestion"] = gr.Button("Use this as my prompt", visible=False, **use)
 
 
-def _settings(parts: Parts, form: Form) -> None:
+def _settings(parts: Parts, form: Form, can_rank: bool) -> None:
     default = form.defaults()
     parts["count"] = gr.Slider(*RANGES["count"], 1, step=1, label="Number of images", elem_id="count")
+    parts["rank"] = gr.Checkbox(False, label="Rank them", info=RANK, visible=can_rank, elem_id="rank")
     parts["aspect"] = gr.Radio(
         list(form.sizes), value=default["aspect"], label="Shape of the image", visible=len(form.sizes) > 1,
         elem_id="aspect",
@@ -147,13 +159,31 @@ def _settings(parts: Parts, form: Form) -> None:
             parts[name] = gr.State(None)  # cannot be set, neither here nor by a program
             continue
         parts[name] = gr.Slider(*RANGES[name], default[name], step=step, label=label, info=info, elem_id=name)
-    info = "Leave it empty for a new image each time. The same seed and settings give the same image."
-    parts["seed"] = gr.Number(None, label="Seed", placeholder="random", info=info, elem_id="seed")
+    _sheet(parts)
+    info = f"{RANDOM_SEED} is a new one each time. The same seed and settings give the same image."
+    # Not None, because gradio turns an empty number into 0 when the accordion is opened.
+    parts["seed"] = gr.Number(RANDOM_SEED, label="Seed", placeholder="random", info=info, elem_id="seed")
     fits = [("Crop to fill", "crop"), ("Keep all, add white", "pad")]
     parts["fit"] = gr.Radio(fits, value=default["fit"], label="Fitting your image")
     if not can_remove_background():
         gr.HTML(messages.quiet(f"{NO_BACKGROUNDS}."), padding=False)
     parts["reset"] = gr.Button("Reset settings", elem_id="reset", size="sm")
+
+
+def _sheet(parts: Parts) -> None:
+    """Add the guidance sheet, with a Cancel and a status of its own, because it stands below the result."""
+    with gr.Column(elem_id="sheet"):
+        gr.HTML(f"<h2>Guidance sheet</h2>{messages.quiet(SHEET)}", padding=False, elem_classes="dsd-heading")
+        with gr.Row(elem_classes="dsd-actions"):
+            parts["draw_sheet"] = gr.Button("Draw the sheet", elem_id="draw-sheet", **SMALL)
+            parts["cancel_sheet"] = gr.Button("Cancel", interactive=False, elem_id="cancel-sheet", **SMALL)
+            parts["sheet_cost"] = gr.HTML(elem_id="sheet-cost", padding=False)
+        parts["sheet_status"] = gr.HTML(elem_id="sheet-status", padding=False)
+        parts["sheet"] = gr.Gallery(
+            show_label=False, container=False, visible=False, columns=SIDE, height="auto", interactive=False,
+            allow_preview=False, buttons=[], object_fit="contain", format="png", type="filepath",
+            elem_id="sheet-images", elem_classes=FRAME,
+        )  # fmt: skip
 
 
 def seed(parts: Parts, info: str) -> None:

@@ -15,13 +15,15 @@ from dsd.ui.generate.form import FIELDS, RANGES, Form
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.history import History
 from dsd.ui.generate.reference import References
+from dsd.ui.generate.sheet import Sheets
 from dsd.ui.models import Loaded
 
 LATEST = {"trigger_mode": "always_last"}
-SETTINGS = [*(name for name in FIELDS if name != "prompt"), "aspect"]
+SETTINGS = [*(name for name in FIELDS if name != "prompt"), "aspect", "rank"]
 RESTORED = ["image", "prompt", *SETTINGS, "restored", "note", "own_image", "remarks", "about", "actions"]
-COSTS = ["count", "steps", "image_guidance", "text_guidance", "width", "height", "quality"]
+COSTS = ["rank", "count", "steps", "image_guidance", "text_guidance", "width", "height", "quality"]
 RUN = ["images", "status", "about", "remarks", "unknown", "setting_remark"]
+ADOPTED = ["image_guidance", "text_guidance", "images", "status", "sheet_status"]  # by a click on the sheet
 CHANGED = ["image", "original", "restore", "remarks"]  # by a tool of the reference
 ABOUT = (
     "Draw the subject of an image somewhere new. Returns PNG files, which carry their settings, and their "
@@ -45,18 +47,20 @@ def build(loaded: Loaded, examples: Path) -> Generating:
     work, enhancing, parts = Generating(loaded), Enhancing(loaded), Parts()
     rows = layout.examples(parts, examples)
     first = layout.find_finished(rows, examples, work.form)
-    with gr.Row(equal_height=False, elem_classes="dsd-columns"):
-        with gr.Column(scale=1, min_width=300):
+    with gr.Row(equal_height=False, elem_classes=["dsd-columns", "dsd-create"]):
+        with gr.Column(elem_classes="dsd-make"):
             layout.reference(parts, first)
-            layout.form(parts, loaded, work.form, first)
-            layout.description(parts, enhancing)
-        with gr.Column(scale=1, min_width=300):
+            layout.form(parts, first)
+        with gr.Column(elem_classes="dsd-made"):
             layout.results(parts, first)
             layout.history(parts)
+        with gr.Column(elem_classes="dsd-more"):
+            layout.more(parts, loaded, work.form)
+            layout.description(parts, enhancing)
     _wire_reference(parts, References(loaded, work.form), work.form)
     _wire_prompt(parts, work, enhancing)
     _wire_settings(parts, work.form)
-    ends = _wire_runs(parts, work, rows)
+    ends = [*_wire_runs(parts, work, rows), _wire_sheet(parts, Sheets(work))]
     _wire_cost(parts, work, ends)
     _wire_history(parts, History(work.form), ends)
     _wire_actions(parts, History(work.form))
@@ -111,13 +115,26 @@ def _wire_settings(parts: Parts, form: Form) -> None:
 
 def _wire_runs(parts: Parts, work: Generating, rows: list[dict[str, Any]]) -> list[Any]:
     """Make Create, Enter, Another and the examples draw; return the events that end a run."""
-    draw = parts.call(work.draw, ["image", *FIELDS, "planned"], [*RUN, "planned"])
+    draw = parts.call(work.draw, ["image", *FIELDS, "rank", "planned"], [*RUN, "planned"])
     another = ([parts["another"].click], parts.call(work.draw_another, ["visit"], RUN))
     if rows:
         _wire_examples(parts, work, rows)
     starts = [parts["create"].click, parts["prompt"].submit]
     ends = events.connect_run(parts, starts, draw, another, view="#images")
     return [end.then(None, js=_TO_PROBLEM, **PRIVATE) for end in ends]
+
+
+def _wire_sheet(parts: Parts, sheets: Sheets) -> Any:
+    """Draw the guidance sheet on demand; return the event that takes over a cell as the result."""
+    run = Parts(cancel=parts["cancel_sheet"], status=parts["sheet_status"])
+    draw = parts.call(sheets.draw, ["image", *FIELDS], ["sheet", "sheet_status"])
+    events.connect_run(run, [parts["draw_sheet"].click], draw)
+
+    def adopt(images: Any, event: gr.SelectData) -> dict[Any, Any]:
+        return parts.updates(sheets.adopt(images, event.index))
+
+    adopted = parts.named(["sheet"], ADOPTED)
+    return parts["sheet"].select(adopt, preprocess=False, **adopted, **AT_ONCE)
 
 
 def _wire_examples(parts: Parts, work: Generating, rows: list[dict[str, Any]]) -> None:
@@ -134,7 +151,7 @@ def _wire_examples(parts: Parts, work: Generating, rows: list[dict[str, Any]]) -
 
 def _wire_cost(parts: Parts, work: Generating, ends: list[Any]) -> None:
     """Show the expected time before the click: when a page opens, a setting changes, or a run ends."""
-    cost = {**parts.call(work.cost, COSTS, ["cost"]), **AT_ONCE}
+    cost = {**parts.call(work.cost, COSTS, ["cost", "sheet_cost"]), **AT_ONCE}
     gr.on(None, **cost, **LATEST)
     for end in ends:
         end.then(**cost)
@@ -208,7 +225,7 @@ def _wire_endpoint(parts: Parts, work: Generating) -> None:
         files = gr.File(label="PNG files", file_count="multiple")
         seeds, trigger = gr.JSON(label="Seeds"), gr.Button()
         words, ask = gr.JSON(label="Unknown words"), gr.Button()
-    inputs = [steps if name == "steps" else parts[name] for name in ("image", *FIELDS)]
+    inputs = [steps if name == "steps" else parts[name] for name in ("image", *FIELDS, "rank")]
     api = {"preprocess": False, "api_name": "generate", "api_description": ABOUT}
     trigger.click(work.endpoint, inputs, [files, seeds], **api, **LANE)
     ask.click(work.unknown_words, parts["prompt"], words, queue=False, api_name="unknown_words")

@@ -55,7 +55,7 @@ class Telling:
         def steps(image: Image.Image, panels: list[Options]) -> Iterator[Progress]:
             settings = {"model": loaded.name, "weights": loaded.weights, "preview_seconds": PREVIEW_SECONDS}
             with convert_errors():
-                yield from story.stream(loaded.pipe, image, panels, **settings)
+                yield from drawing.stream_each(loaded.pipe, image, panels, **settings)
 
         @spaces.GPU(duration=GPU_SECONDS)
         def write(sentence: str) -> list[str]:
