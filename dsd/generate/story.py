@@ -70,6 +70,7 @@ def read_lines(text: str) -> tuple[str, ...]:
 
 def plan(lines: Sequence[str], options: Options) -> list[Options]:
     """Return the options of each panel: its line as the prompt, and the seeds count up from the first."""
+    replace(options, count=len(lines))  # raises ValueError if the seed is too high for that
     return [replace(options, prompt=line, seed=options.seed + i, count=1) for i, line in enumerate(lines)]
 
 

@@ -32,13 +32,14 @@
   // Ctrl+V anywhere takes an image as the reference.
   document.addEventListener("paste", async (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
-    if (!file || !find("#upload")?.checkVisibility()) return;
+    const upload = ["#upload", "#story-image"].find((id) => find(id)?.checkVisibility());
+    if (!file || !upload) return;
     event.preventDefault();
-    find("#upload [aria-label='Remove Image']")?.click();
-    for (let wait = 0; wait < 50 && !find("#upload input[type=file]"); wait++) {
+    find(`${upload} [aria-label='Remove Image']`)?.click();
+    for (let wait = 0; wait < 50 && !find(`${upload} input[type=file]`); wait++) {
       await new Promise((done) => setTimeout(done, 40));
     }
-    const input = find("#upload input[type=file]"), files = new DataTransfer();
+    const input = find(`${upload} input[type=file]`), files = new DataTransfer();
     if (!input) return;
     files.items.add(file);
     input.files = files.files;

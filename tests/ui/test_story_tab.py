@@ -6,12 +6,14 @@ from pathlib import Path
 
 import gradio as gr
 import pytest
+from PIL import Image
 
 from dsd.generate import provenance
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.models import Loaded
-from dsd.ui.story.handlers import Telling, pick
+from dsd.ui.story.handlers import Telling
+from dsd.ui.story.panels import finish, pick
 from tests import wheel_page
 
 SETTINGS = {"quality": "draft", "image_guidance": 1.0, "text_guidance": 1.0}
@@ -78,10 +80,12 @@ def test_a_click_offers_a_panel_s_words_and_nothing_is_drawn_without_one(telling
     assert not pick(items(strip), 2)["again"].visible
     (said,) = telling.redraw({"panels": items(strip), "picked": None, "line": "x"})
     assert "Click a panel first" in said["status"]
+    (said,) = telling.redraw({"panels": items(strip), "picked": 0, "line": " "})
+    assert "The prompt is empty" in said["line_remark"].value and list(said) == ["line_remark"]
 
 
 def test_afterwards_previews_go_and_the_strip_is_there_as_png_and_pdf(telling, strip, photo):
-    (update,) = telling.finish({"panels": items([strip[0], photo]), "kept": ()})
+    (update,) = finish({"panels": items([strip[0], photo]), "kept": ()})
     assert [settings(path) for path in shown(update)] == [settings(strip[0])]
     read = provenance.read_settings(update["png"].value["path"])
     assert [panel["seed"] for panel in read["panels"]] == [7]
@@ -89,9 +93,9 @@ def test_afterwards_previews_go_and_the_strip_is_there_as_png_and_pdf(telling, s
 
 
 def test_a_story_canceled_before_its_first_panel_leaves_the_strip_of_before(telling, strip, photo):
-    (update,) = telling.finish({"panels": items([photo]), "kept": tuple(map(str, strip))})
+    (update,) = finish({"panels": items([photo]), "kept": tuple(map(str, strip))})
     assert list(map(settings, shown(update))) == list(map(settings, strip)) and update["png"].visible
-    (update,) = telling.finish({"panels": [], "kept": ()})
+    (update,) = finish({"panels": [], "kept": ()})
     assert "png" not in update
 
 
@@ -110,19 +114,23 @@ def test_when_the_gpu_s_time_ends_the_finished_panels_stay(telling, photo, monke
 
 
 @pytest.mark.parametrize(
-    ("changes", "words"),
+    ("changes", "part", "words"),
     [
-        ({"image": None}, "There is no image yet"),
-        ({"lines": " "}, "A story needs 1 to 8 lines"),
-        ({"lines": None}, "A story needs 1 to 8 lines"),
-        ({"seed": -5}, "got -5"),
-        ({"quality": "superb"}, "superb"),
+        ({"image": None}, "remarks", "There is no image yet"),
+        ({"lines": " "}, "unknown", "A story needs 1 to 8 lines"),
+        ({"lines": None}, "unknown", "A story needs 1 to 8 lines"),
+        ({"lines": "a\n\ud800"}, "unknown", "half a character"),
+        ({"seed": -5}, "setting_remark", "got -5"),
+        ({"seed": 2**32 - 1}, "setting_remark", "got 4294967295"),
+        ({"quality": "superb"}, "setting_remark", "superb"),
     ],
 )
-def test_mistakes_are_said_and_nothing_is_drawn(telling, photo, monkeypatch, changes, words):
+def test_mistakes_are_said_once_at_their_field_and_nothing_is_drawn(
+    telling, photo, monkeypatch, changes, part, words
+):
     monkeypatch.setattr(telling, "_steps", lambda *_: pytest.fail("it asked for the GPU"))
     (said,) = telling.draw(form(photo) | changes)
-    assert words in said["status"] and list(said) == ["status"]
+    assert list(said) == [part] and words in said[part].value and said[part].visible
     with pytest.raises(gr.Error, match=words):
         list(telling.endpoint(**form(photo) | changes))
 
@@ -160,3 +168,20 @@ def test_words_that_the_model_does_not_know_are_named(telling, monkeypatch):
     monkeypatch.setattr(telling.work, "unknown_words", lambda text: {"beech": ["beach"]} if text else {})
     remark = telling.remark({"lines": "on the beech"})["unknown"]
     assert remark.visible and "beech" in remark.value and not telling.remark({"lines": ""})["unknown"].visible
+
+
+def test_the_image_is_remarked_on_as_on_the_create_tab(pipe, photo, tmp_path):
+    loaded = Loaded(pipe=pipe, name="tiny", warn=lambda image: "Unlike its world.")
+    telling = Telling(loaded, Generating(loaded))
+    assert "Unlike its world." in telling.see({"image": photo})["remarks"].value
+    assert not telling.see({"image": None})["remarks"].visible
+    (tmp_path / "x.png").write_text("no image")
+    assert "not an image" in telling.see({"image": str(tmp_path / "x.png")})["remarks"].value
+
+
+def test_a_panel_that_the_page_does_not_offer_is_not_drawn_again(telling, strip, tmp_path):
+    panel = provenance.read_settings(strip[0]) | {"steps": 150}
+    image, frame = Image.open(strip[0]), provenance.read_reference(strip[0])
+    forged = provenance.save(tmp_path / "forged.png", image, panel, frame)
+    (said,) = telling.redraw({"panels": items([forged]), "picked": 0, "line": "x"})
+    assert "steps must be a whole number from 1 to 100, got 150" in said["status"].lower()

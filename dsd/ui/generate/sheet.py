@@ -28,7 +28,7 @@ class Sheets:
     def __init__(self, work: Generating) -> None:
         self.work, loaded = work, work.loaded
 
-        @spaces.GPU(duration=work.pace.sheet_seconds)
+        @spaces.GPU(duration=work.pace.gpu_seconds_of)
         def steps(image: Image.Image, cells: Sequence[Options]) -> Iterator[Progress]:
             settings = {"model": loaded.name, "weights": loaded.weights}
             with convert_errors():

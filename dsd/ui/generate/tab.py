@@ -39,7 +39,6 @@ _SAVE = """(file) => { if (file) {
   const link = document.createElement("a");
   Object.assign(link, {href: file.url, download: file.orig_name || ""}).click();
 } }"""
-_TO_PROBLEM = """() => document.querySelector(".dsd-problem")?.scrollIntoView({block: "nearest"})"""
 
 
 def build(loaded: Loaded, examples: Path) -> Generating:
@@ -121,7 +120,7 @@ def _wire_runs(parts: Parts, work: Generating, rows: list[dict[str, Any]]) -> li
         _wire_examples(parts, work, rows)
     starts = [parts["create"].click, parts["prompt"].submit]
     ends = events.connect_run(parts, starts, draw, another, view="#images")
-    return [end.then(None, js=_TO_PROBLEM, **PRIVATE) for end in ends]
+    return [end.then(None, js=events.TO_PROBLEM, **PRIVATE) for end in ends]
 
 
 def _wire_sheet(parts: Parts, sheets: Sheets) -> Any:
