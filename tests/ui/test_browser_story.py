@@ -6,8 +6,18 @@ from threading import Event
 import pytest
 
 from dsd.generate import provenance
+from dsd.grids.recipes import IDENTITY
 from dsd.ui.models import Loaded
-from tests import browsing, tiny
+from tests import browsing, tiny, wheel_page
+
+WRITTEN = [f"in room {number}" for number in range(1, 7)]
+ANSWER = json.dumps({"subject": "fox"} | {str(number): line for number, line in enumerate(WRITTEN, 1)})
+PASTE = """async () => {
+  const canvas = new OffscreenCanvas(90, 60), data = new DataTransfer();
+  canvas.getContext("2d").fillRect(0, 0, 90, 60);
+  data.items.add(new File([await canvas.convertToBlob()], "pasted.png", {type: "image/png"}));
+  document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +32,9 @@ def server(pipe, tmp_path_factory):
         browsing.image(index).save(examples / f"{index}.png")
     rows = [{"image": f"{index}.png", "prompt": "in the snow"} for index in range(2)]
     (examples / "examples.json").write_text(json.dumps(rows))
-    loaded = Loaded(pipe=pipe, name="tiny", story=tuple(f"place {number}" for number in range(1, 7)))
+    writer = wheel_page.late(wheel_page.judge(lambda request: ANSWER)(), "http://example.org/v1")
+    lines = tuple(f"place {number}" for number in range(1, 7))
+    loaded = Loaded(pipe=pipe, name="tiny", story=lines, recipe=IDENTITY, describer=writer)
     with browsing.serving(loaded, examples) as url:
         yield url
 
@@ -79,3 +91,24 @@ def test_a_canceled_story_keeps_its_panels_one_is_drawn_again_and_the_strip_save
     read = [panel["prompt"] for panel in provenance.read_settings(tmp_path / "strip.png")["panels"]]
     assert read[:2] == ["place 1", "in space"] and len(read) == len(before)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_sentence_becomes_lines_to_edit_an_image_is_pasted_and_mistakes_stand_at_their_field(open_page):
+    tab = open_page()
+    tab.get_by_role("tab", name="Story").click()
+    tab.locator("#story-writer").get_by_text("sent to example.org").wait_for()
+    tab.get_by_label("What is the story about?").fill("a fox looks for its key")
+    tab.get_by_role("button", name="Write me a story").click()
+    tab.locator("#story-write-remark").get_by_text("Nothing has been drawn yet").wait_for()
+    lines = tab.locator("#story-lines textarea")
+    assert lines.input_value().splitlines() == WRITTEN
+    tab.evaluate(PASTE)
+    tab.wait_for_function("document.querySelector('#story-image img')?.naturalWidth === 90")
+    lines.fill("")
+    tab.get_by_role("button", name="Draw the story").click()
+    tab.locator("#story-unknown").get_by_text("A story needs 1 to 8 lines").wait_for()
+    assert tab.locator(".dsd-problem:visible").count() == 1
+    lines.fill("in room 1")
+    tab.locator("#story-unknown").wait_for(state="hidden")
+    tab.get_by_role("button", name="Draw the story").click()
+    tab.locator("#story-status").get_by_text("Done.").wait_for()
