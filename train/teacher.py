@@ -8,6 +8,7 @@ to continue. On several GPUs: `accelerate launch -m train.teacher RUN ...`.
 
 import argparse
 import logging
+from dataclasses import fields
 from pathlib import Path
 
 from accelerate import PartialState
@@ -25,7 +26,7 @@ from dsd.training.loop import TrainResult, train
 from dsd.training.options import TrainOptions
 from dsd.training.student import find_base
 from train import command
-from train.blocks import crowded, join, locked
+from train.blocks import crowded, join, locked, say
 from train.train import Report, add_settings, flags_of
 
 DEFAULTS = {"steps": 500, "rank": 16, "lora_dropout": 0.0, "warmup": 20, "save_every": 100}
@@ -34,11 +35,12 @@ OTHERS = (
     "model", "lr", "weight_decay", "decay", "ema", "alpha", "targets", "text_dropout", "guidance",
     "text_tokens", "precision", "quantize", "distilled_base", "seed", "log_every", "cache",
 )  # fmt: skip
-HELP = {  # setting -> its default as text
-    "text_dropout": " (0.1; 0 with embedded guidance)",
-    "guidance": " (that of the grids)",
-    "text_tokens": " (as the grids were drawn)",
-    "cache": " (OUT/run/cache)",
+HELP = {  # of settings that mean something else here than for a student
+    "batch": "grids per process and forward pass",
+    "accumulate": "batches per step",
+    "text_dropout": "share of samples with an empty prompt (0.1; 0 with embedded guidance)",
+    "guidance": "embedded guidance, for distilled models (that of the grids)",
+    "text_tokens": "tokens per text (as the grids were drawn)",
 }
 
 
@@ -49,8 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="OUT", help="folder of the LoRA (RUN/teacher)")
     text = "use grids of whose pairs at least this share was kept (1: all of them)"
     add("--share", type=float, default=1.0, metavar="X", help=text)
-    shown = {name: f" ({value})" for name, value in DEFAULTS.items()}
-    add_settings(parser, dict.fromkeys((*SUITED, *OTHERS), "") | shown | HELP)
+    texts = {one.name: one.metadata["help"] for one in fields(TrainOptions)}
+    shown = {name: f"{texts[name]} ({value})" for name, value in DEFAULTS.items()}
+    shown |= {name: f"{texts[name]} (the model's own)" for name in SUITED}
+    add_settings(parser, {name: texts[name] for name in OTHERS} | shown | HELP)
     parser.set_defaults(validate="none")
     return parser
 
@@ -82,6 +86,7 @@ def main(argv: list[str] | None = None) -> int:
     options = options_of(args, rows)
     teacher_lora.check_teacher(find_base(options))
     curves.import_figure()  # fail now, not at the end
+    say(f"tuning on {len(rows)} grids, of which the judge kept at least {args.share:.0%} of the pairs")
     with locked(args.out / "run"):
         _train(args, options, rows)
     return 0
@@ -114,7 +119,8 @@ class TeacherReport(Report):
             self.plot()
         text = teacher_lora.card(result, Path(out.name, LORA), facts)
         jsonl.write_atomic(out / "README.md", text.encode())
-        print(f"saved {out / LORA}: python -m train.grids RUN --teacher-lora {out / LORA}")
+        model = f"--model {self.options.model} --teacher-lora {out / LORA}"
+        print(f"saved {out / LORA}: python -m train.grids RUN2 {model}")
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
 def add_settings(parser: argparse.ArgumentParser, only: Mapping[str, str] | None = None) -> None:
     """Add a flag for each field of `TrainOptions`; the default None lets the model's own setting apply.
 
-    `only` names some of them, with their defaults as text.
+    `only` names some of them, with their help.
     """
     title = "settings" if only else "settings; [..] is for pocket where it differs"
     group = parser.add_argument_group(title)
@@ -81,8 +81,8 @@ def add_settings(parser: argparse.ArgumentParser, only: Mapping[str, str] | None
         special = {bool: {"action": argparse.BooleanOptionalAction}, tuple: {"nargs": "+"}}
         settings = {"dest": one.name, "default": None}
         settings |= special.get(kind, {"type": kind, "metavar": METAVARS.get(kind)})
-        default = _default(one) if only is None else only[one.name]
-        group.add_argument(_flag(one.name), help=f"{one.metadata['help']}{default}", **settings)
+        text = f"{one.metadata['help']}{_default(one)}" if only is None else only[one.name]
+        group.add_argument(_flag(one.name), help=text, **settings)
         if one.name in old_flags:
             group.add_argument(_flag(old_flags[one.name]), help=argparse.SUPPRESS, **settings)
 

@@ -27,9 +27,9 @@ RESAMPLES, MOST = 200, 1000  # samples of kept grids, and most grids in one
 WORDS = {"subjects": "distinct subjects", **{f"distinct_{n}": f"distinct {n}-grams" for n in (1, 2, 3)}}
 PAGE = """\
 Turn one is {first}, turn two is {second}{lora}. Intervals are 95 %: shares by resampling grids, diversity
-over {resamples} random samples of {size} kept grids of each turn. The spread of a trait that no prompt names
-is 0 where all subjects of one color have the same: the circular variance, at most 1, of an angle, and the
-standard deviation of another number as a share of its range.
+over {resamples} random samples of {size} kept grids of each turn, one of each prompt. The spread of a trait
+that no prompt names is 0 where all subjects of one color have the same: the circular variance, at most 1, of
+an angle, and the standard deviation of another number as a share of its range.
 
 {table}
 
@@ -55,8 +55,12 @@ class Turn:
 
     @cached_property
     def kept_grids(self) -> list[Grid]:
-        """Return the grids with kept panels, each with the places of these panels alone."""
-        grids = [grid for grid in self.grids if grid.id in self.kept]
+        """Return one grid with kept panels for each prompt, with the places of these panels alone."""
+        by_prompt: dict[str, Grid] = {}  # a prompt may be drawn with several seeds
+        for grid in self.grids:
+            if grid.id in self.kept:
+                by_prompt.setdefault(grid.prompt, grid)
+        grids = by_prompt.values()
         return [replace(grid, places=[grid.places[i] for i in self.kept[grid.id]]) for grid in grids]
 
 

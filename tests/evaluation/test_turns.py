@@ -73,6 +73,11 @@ def test_diversity_is_that_of_equally_many_kept_grids(found):
     assert all(one > two for one, two in (means(found, f"distinct {n}-grams") for n in (1, 2, 3)))
 
 
+def test_a_prompt_that_was_drawn_with_two_seeds_counts_once(tmp_path):
+    one, many = make_run(tmp_path / "one", 4, prompt="one prompt"), make_run(tmp_path / "many", 4)
+    assert [len(turns.read_turn(run).kept_grids) for run in (one, many)] == [1, COUNT]
+
+
 def test_traits_that_no_prompt_names_spread_less_where_subjects_repeat(found):
     one, two = means(found, "spread of hue")
     assert one > two > 0 and means(found, "spread of eye size") == [0, 0]
