@@ -72,24 +72,20 @@ def read_turn(run: Path) -> Turn:
 def compare(
     first: Path, second: Path, scorer: Scorer, on_grids: Callable[[int], None] = lambda count: None
 ) -> Row:
-    """Return the measures of two judged runs, by name, as `one` and `two`; None where one is not known.
+    """Return the measures of two judged runs, by name, as `one` and `two`.
 
-    True pairs and the spread of traits are known in the drawn world alone, where `scorer` reads them.
+    True pairs and the spread of traits are known in the drawn world alone, where `scorer` reads them, and
+    diversity where both runs kept at least two grids.
     """
     turns = [read_turn(first), read_turn(second)]
     size = min(MOST, *(len(turn.kept_grids) // 2 for turn in turns))
     is_drawn = all(grid.recipe == CRITTERS.name for turn in turns for grid in turn.grids)
-    columns = []
-    for turn in turns:
-        measures = _shares(turn) | _diversity(turn, size)
-        if is_drawn:
+    one, two = ({**_shares(turn), **_diversity(turn, size)} for turn in turns)
+    if is_drawn:
+        for turn, measures in zip(turns, (one, two), strict=True):
             measures |= _true_pairs(turn, scorer, on_grids) | _spreads(turn, scorer, size)
-        columns.append(measures)
-    names = dict.fromkeys(name for column in columns for name in column)
+    measures = {name: {"one": one[name], "two": two[name]} for name in one}
     loras = sorted({describe_lora(grid.teacher_lora) for grid in turns[1].grids if grid.teacher_lora})
-    measures = {
-        name: dict(zip(("one", "two"), (it.get(name) for it in columns), strict=True)) for name in names
-    }
     return {"runs": [str(first), str(second)], "loras": loras, "grids": size, "measures": measures}
 
 
@@ -102,8 +98,8 @@ def page(found: Row) -> str:
     return PAGE.format(**about, table=table(("", "turn one", "turn two"), rows))
 
 
-def _cell(measure: Row | None) -> str:
-    if measure is None or measure["mean"] is None:
+def _cell(measure: Row) -> str:
+    if measure["mean"] is None:
         return "not known"
     if measure["low"] is None:
         return f"{measure['mean']:.4g}"
@@ -153,7 +149,8 @@ def _diversity(turn: Turn, size: int) -> dict[str, Row]:
 def _resample(measure: Callable[[np.ndarray], dict[str, float]], count: int, size: int) -> dict[str, Row]:
     """Return mean and interval of a measure over random samples of `size` of `count` grids.
 
-    The samples of half of the grids vary as much as the measure of all of them does.
+    Samples of half of the grids vary as a mean over all of them does, and smaller ones vary more, so that an
+    interval is not too narrow.
     """
     if size < 1:
         return {}

@@ -41,6 +41,15 @@ def test_a_lora_of_flux_draws_and_has_its_license(tuned, tmp_path):
     assert "Non-Commercial" in (tuned.parent / "README.md").read_text()
 
 
+def test_any_other_lora_for_flux_draws_and_its_license_is_not_known(tuned, tmp_path):
+    jsonl.write_rows(tmp_path / "prompts.jsonl", [PROMPT])
+    flags = ("--model", "flux-schnell", "--steps", 1, "--panel", 64, "--teacher-lora", f"{shelf.STYLE}:0.5")
+    succeed("train.grids", tmp_path, *flags)
+    (row,) = jsonl.read(tmp_path / "grids" / "grids.jsonl")
+    assert (row["teacher_lora"]["file"], row["teacher_lora"]["scale"]) == (shelf.STYLE, 0.5)
+    assert row["license"].startswith("unknown") and "run" not in row["teacher_lora"]
+
+
 def test_plain_diffusers_opens_it(tuned):
     pipe = FluxPipeline.from_pretrained(shelf.DEV, text_encoder_2=None, tokenizer_2=None)
     before = len(pipe.transformer.state_dict())
