@@ -18,6 +18,7 @@ from dsd.model.presets import FLUX_DEV, Preset, family_of
 METADATA = "dsd"  # key in a LoRA file's metadata for what training has noted, as JSON
 FRAME = "_frame"  # key in model_index.json for the frame of the training; diffusers ignores private keys
 FREE = "Apache-2.0"
+Facts = dict[str, str | int | float]
 SHIFTED = {"shift": 3.0, "use_dynamic_shifting": True}  # the schedule of FLUX.1-dev, published so
 
 

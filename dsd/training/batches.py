@@ -6,13 +6,14 @@ the same samples as one, and a resumed run draws the same as an uninterrupted on
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dsd.model import flow, latents
+from dsd.model.pipeline import DSDPipeline
 from dsd.training.cache import Record, text_hash
 from dsd.training.data import Data, Frame
 from dsd.training.options import TrainOptions
@@ -98,6 +99,21 @@ class Batches:
         if text < self.options.text_dropout:
             key = text_hash("")
         return clean, reference, *texts.read(key)
+
+
+def other_inputs(batch: Batch, options: TrainOptions, pipe: DSDPipeline) -> dict[str, Any]:
+    """Return the transformer's keyword arguments for a batch, besides the tokens of its images."""
+    device, (width, height) = batch.data.device, batch.frame
+    has_guidance = pipe.transformer.config.guidance_embeds
+    return {
+        "timestep": batch.t,
+        "guidance": torch.full_like(batch.t, options.guidance) if has_guidance else None,
+        "encoder_hidden_states": batch.embeds,
+        "pooled_projections": batch.pooled,
+        "txt_ids": torch.zeros(batch.embeds.shape[1], 3, device=device),
+        "img_ids": latents.positions(height, 2 * width, vae_scale=pipe.vae_scale_factor, device=device),
+        "return_dict": False,
+    }
 
 
 def _sample_noise(seed: int, sample: int, shape: torch.Size) -> np.ndarray:
