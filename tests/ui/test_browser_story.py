@@ -111,4 +111,4 @@ def test_a_sentence_becomes_lines_to_edit_an_image_is_pasted_and_mistakes_stand_
     lines.fill("in room 1")
     tab.locator("#story-unknown").wait_for(state="hidden")
     tab.get_by_role("button", name="Draw the story").click()
-    tab.locator("#story-status").get_by_text("Done.").wait_for()
+    tab.locator("#story-status").get_by_text("Done, seed").wait_for()

@@ -28,6 +28,7 @@ from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.sheet import Sheets
 from dsd.ui.messages import explain
 from dsd.ui.models import Loaded
+from dsd.ui.story.handlers import GPU_SECONDS, Telling
 from tests import tiny
 from tests.forms import form
 
@@ -202,7 +203,8 @@ def test_the_number_on_the_page_is_the_one_that_the_gpu_is_asked_for(pipe, monke
     work = Generating(Loaded(pipe=pipe, name="tiny"))
     assert given == [work.pace.gpu_seconds, RANK_SECONDS]
     sheets = Sheets(work)
-    assert given[2:] == [sheets.work.pace.gpu_seconds_of]
+    telling = Telling(work.loaded, work)
+    assert given[2:] == [sheets.work.pace.gpu_seconds_of, telling.work.pace.gpu_seconds_of, GPU_SECONDS]
 
 
 @pytest.mark.parametrize(

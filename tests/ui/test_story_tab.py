@@ -54,6 +54,12 @@ def test_each_line_is_drawn_as_a_panel_that_carries_its_settings(strip):
     assert [settings(path) for path in strip] == [("in the snow", 7), ("at sea", 8)]
 
 
+def test_at_the_end_the_seeds_are_said(telling, photo):
+    for lines, words in (("at\nsea", "Done, 2 panels, seeds 7 to 8."), ("at sea", "Done, seed 7.")):
+        *_, last = telling.draw(form(photo, lines=lines))
+        assert words in last["status"]
+
+
 def test_a_run_teaches_what_the_next_one_takes_and_the_line_says_so(telling, photo):
     assert "first image" in telling.estimate(form(photo))["cost"]
     list(telling.draw(form(photo)))

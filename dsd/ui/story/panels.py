@@ -69,7 +69,7 @@ def watch(steps: Iterator[Progress], count: int, folder: Path) -> Iterator[Updat
                 drafts = [uploads.preview(image, folder) for image in progress.previews or []]
                 # Sent again with every update: gradio's page can lose a file that the next one leaves out.
                 shown = {"panels": gallery(paths, drafts, count=count)}
-            yield shown | {"status": _line(progress, len(paths), count)}
+            yield shown | {"status": _line(progress, count)}
     except Exception as error:
         if not paths:
             raise
@@ -77,10 +77,12 @@ def watch(steps: Iterator[Progress], count: int, folder: Path) -> Iterator[Updat
         yield shown | {"status": problem(line)}
 
 
-def _line(progress: Progress, done: int, count: int) -> str:
-    if done == count:
-        return status(f"Done, {count} panels." if count > 1 else "Done.")
-    return step_status(progress.step, progress.total, progress.seconds_left)
+def _line(progress: Progress, count: int) -> str:
+    seeds = [result.seed for result in progress.results]
+    if len(seeds) < count:
+        return step_status(progress.step, progress.total, progress.seconds_left)
+    last = f"{count} panels, seeds {seeds[0]} to {seeds[-1]}" if count > 1 else f"seed {seeds[0]}"
+    return status(f"Done, {last}.")
 
 
 def finish(values: Update) -> Iterator[Update]:
