@@ -73,9 +73,11 @@ def story(page) -> str:
     page.get_by_role("tab", name="Story").click()
     page.locator("#story-characters button").nth(3).click()
     page.get_by_role("button", name="More settings").click()
+    page.wait_for_timeout(500)  # what was folded is only mounted now, with its own value
     page.locator("#story-seed input").fill(str(SEED))
     page.get_by_role("button", name="More settings").click()
     page.locator("#story-draw").click()
+    page.locator("#story-status").get_by_text(f"seeds {SEED} to").wait_for()
     page.locator("#story-pdf").wait_for()
     page.locator("#story-panels button").nth(1).click()
     page.locator("#story-line").wait_for()
