@@ -201,8 +201,9 @@ def cache_folder(options: TrainOptions, out: Path) -> Path:
 
 
 def batch_loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDPipeline) -> Tensor:
-    """Return the weighted squared error of the predicted velocities, over both frames."""
+    """Return the weighted squared error of the predicted velocities, over all frames."""
     device, scale, (width, height) = batch.data.device, pipe.vae_scale_factor, batch.frame
+    references = latents.count_references(batch.data.shape[1], height, width, vae_scale=scale)
     x_t = flow.interpolate(batch.data, batch.noise, batch.t)
     has_guidance = pipe.transformer.config.guidance_embeds
     velocity = model(
@@ -212,18 +213,19 @@ def batch_loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDP
         encoder_hidden_states=batch.embeds,
         pooled_projections=batch.pooled,
         txt_ids=torch.zeros(batch.embeds.shape[1], 3, device=device),
-        img_ids=latents.positions(height, 2 * width, vae_scale=scale, device=device),
+        img_ids=latents.canvas_positions(references, height, width, vae_scale=scale, device=device),
         return_dict=False,
     )[0]
-    weights = frame_weights(batch.frame, scale, (options.reference_weight, options.target_weight))
+    weights = frame_weights(batch.frame, scale, (options.reference_weight, options.target_weight), references)
     return flow.loss(velocity, flow.velocity(batch.data, batch.noise), weights.to(device))
 
 
-def frame_weights(frame: Frame, scale: int, weights: tuple[float, float]) -> Tensor:
-    """Return weights [1, tokens, 1]: one value for the reference's tokens, another for the target's."""
+def frame_weights(frame: Frame, scale: int, weights: tuple[float, float], references: int = 1) -> Tensor:
+    """Return weights [1, tokens, 1]: the references share one value, and the target has the other."""
     columns, rows = frame[0] // (2 * scale), frame[1] // (2 * scale)
-    row = torch.tensor(weights).repeat_interleave(columns)  # one row of tokens spans both frames
-    return row.repeat(rows)[None, :, None]
+    row = torch.tensor((weights[0] / references, weights[1])).repeat_interleave(columns)  # of both frames
+    further = row[0].expand((references - 1) * columns * rows)
+    return torch.cat([row.repeat(rows), further])[None, :, None]
 
 
 @contextmanager
