@@ -254,6 +254,16 @@ def test_several_images_of_one_subject_are_drawn_from_and_again(run, pipe, monke
     assert run(*words)[0] == 0 and "further_references_sha256" not in provenance.read_settings("out.png")
 
 
+@pytest.mark.parametrize(
+    "words", [["-o", "x", "a", "b", "c d"], ["a", "-o", "x", "b", "c d"], ["a", "b", "c d", "-o", "x"]]
+)
+def test_images_and_prompt_stand_anywhere(words):
+    args = flags.parse(words)
+    assert (args.images, args.prompt, args.output) == (["a", "b"], "c d", "x")
+    assert flags.parse(["a"]).images == ["a"] and flags.parse(["a"]).prompt is None
+    assert flags.parse([]).images == []
+
+
 def test_a_further_reference_that_was_cut_from_the_file_is_missed(tmp_path):
     settings = {"prompt": "x", "further_references_sha256": ["a", "b"]}
     path = provenance.save(tmp_path / "out.png", tiny.image(), settings, tiny.image(1), tiny.image(2))
