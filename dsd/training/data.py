@@ -26,9 +26,9 @@ from dsd.model import canvas
 from dsd.model.latents import text_length
 from dsd.model.pipeline import DSDPipeline
 from dsd.training.cache import ImageEncoder, Store, TextEncoder, encode_missing, image_hash, text_hash
-from dsd.training.options import TrainingError, TrainOptions
+from dsd.training.options import MOST, TrainingError, TrainOptions
 from dsd.training.order import BLOCK, Order
-from dsd.training.references import MOST, Further, find_further
+from dsd.training.references import Further, find_further
 
 logger = logging.getLogger(__name__)
 

@@ -35,7 +35,8 @@ def _is_number(value: Any) -> bool:
 Limit = tuple[str, Callable[[Any], bool]]  # the allowed values of a setting, as text and as a test
 COUNT = "a whole number, at least 1", lambda value: _is_whole(value) and value >= 1
 WHOLE = "a whole number, at least 0", lambda value: _is_whole(value) and value >= 0
-REFERENCES = "a whole number from 1 to 4", lambda value: _is_whole(value) and 1 <= value <= 4
+MOST = 4  # references of one image
+REFERENCES = f"a whole number from 1 to {MOST}", lambda value: _is_whole(value) and 1 <= value <= MOST
 TOKENS = "a whole number from 1 to 512", lambda value: _is_whole(value) and 1 <= value <= 512
 POSITIVE = "a number above 0", lambda value: _is_number(value) and value > 0
 NOT_NEGATIVE = "a number, at least 0", lambda value: _is_number(value) and value >= 0
@@ -78,7 +79,7 @@ class TrainOptions:
     )
     text_dropout: float = _option(0.1, "share of samples with an empty prompt, for text guidance", SHARE)
     references: int = _option(
-        1, "most references of a pair, which are further kept panels of its grid; 1 to 4", REFERENCES
+        1, f"most references of a pair, which are further kept panels of its grid; 1 to {MOST}", REFERENCES
     )
     condition_dropout: float = _option(0.1, "share of samples with no reference, for image guidance", SHARE)
     instruction_prob: float = _option(0.5, "share of samples with the instruction as the prompt", SHARE)

@@ -13,7 +13,6 @@ import numpy as np
 from dsd.training.options import TrainingError
 from dsd.training.order import REFERENCES, random
 
-MOST = 4  # references of one image
 Further = Sequence[tuple[int, ...]]
 
 
