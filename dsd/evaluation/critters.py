@@ -79,11 +79,18 @@ class CritterScorer:
     """Scorer based on the network that reads a critter's traits back; no other model is involved."""
 
     measures = (
-        Measure("identity", "identity (CP)", "share of the subject's visible traits that the image keeps"),
         Measure(
-            "named", "named traits", "the same for color, shape, pattern and ears, which a caption names"
+            "identity", "identity (CP)", "share of the subject's visible traits that the image keeps",
+            is_identity=True,
         ),
-        Measure("unnamed", "unnamed traits", "the same for exact hue, eyes, stripes, spots and sizes"),
+        Measure(
+            "named", "named traits", "the same for color, shape, pattern and ears, which a caption names",
+            is_identity=True,
+        ),
+        Measure(
+            "unnamed", "unnamed traits", "the same for exact hue, eyes, stripes, spots and sizes",
+            is_identity=True,
+        ),
         Measure("following", "following (PF)", "share of the requested context that the image shows"),
         Measure("product", "CP x PF", "identity times following, image by image, then the mean"),
         Measure(

@@ -58,7 +58,7 @@ class JudgedScorer:
     """
 
     measures = (
-        Measure("cp", "CP (judge)", "the judge's score for the subject, divided by 4"),
+        Measure("cp", "CP (judge)", "the judge's score for the subject, divided by 4", is_identity=True),
         Measure(
             "pf", "PF (judge)", "the judge's score for the prompt, divided by 4", truth_is_best=False
         ),

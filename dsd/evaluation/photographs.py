@@ -95,8 +95,14 @@ class PhotographScorer:
     """Scorer based on DINOv2 and CLIP (folders or hub ids), about 950 MB; raise LoadError without them."""
 
     measures = (
-        Measure("identity", "identity (DINOv2)", "cosine of the class tokens of image and reference", low=-1),
-        Measure("clip_i", "identity (CLIP-I)", "cosine of CLIP's vectors of image and reference", low=-1),
+        Measure(
+            "identity", "identity (DINOv2)", "cosine of the class tokens of image and reference", low=-1,
+            is_identity=True,
+        ),
+        Measure(
+            "clip_i", "identity (CLIP-I)", "cosine of CLIP's vectors of image and reference", low=-1,
+            is_identity=True,
+        ),
         Measure(
             "following", "following (CLIP-T)",
             "cosine of CLIP's vectors of image and caption; 0.3 is good, nothing comes near 1", low=-1,

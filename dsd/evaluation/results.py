@@ -76,7 +76,18 @@ def tables(found: Comparison) -> str:
         results = found.results
         differences = {name: scores.difference(results[name], results[first]) for name in others}
         parts += [f"Difference from {first}, case by case:", scores.table(differences, measures)]
-    return "\n\n".join([*parts, benchmark.legend])
+    lost = [f"{count} images of {way} have no score" for way, count in unreadable(found).items() if count]
+    notes = [f"The judge's answers could not be read: {'; '.join(lost)}."] if lost else []
+    return "\n\n".join([*parts, *notes, benchmark.legend])
+
+
+def unreadable(found: Comparison) -> dict[str, int]:
+    """Return for each way the number of images that lack a score, because an answer could not be read."""
+    names = [measure.name for measure in found.benchmark.scorer.measures]
+    return {
+        way: sum(any(math.isnan(row[name]) for name in names) for row in result.rows)
+        for way, result in found.results.items()
+    }
 
 
 def _breakdown(found: Comparison) -> list[str]:
@@ -124,7 +135,6 @@ def _describe(found: Comparison) -> dict[str, Any]:
     benchmark, scorer = found.benchmark, found.benchmark.scorer
     cases = benchmark.cases
     subjects = len({case.subject for case in cases})
-    names = [measure.name for measure in scorer.measures]
     about = {
         "protocol": {
             "benchmark": benchmark.name, "subjects": subjects, "images": len(cases),
@@ -148,10 +158,7 @@ def _describe(found: Comparison) -> dict[str, Any]:
             name: {way: _round(means) for way, means in ways.items()}
             for name, ways in found.groups().items()
         },
-        "unreadable": {
-            way: sum(any(math.isnan(row[name]) for name in names) for row in result.rows)
-            for way, result in found.results.items()
-        },
+        "unreadable": unreadable(found),
     }  # fmt: skip
     return {"id": _hash(json.dumps(about))} | about
 
@@ -242,4 +249,5 @@ def add_labels(out: Path, file: Path) -> str:
 def _agreement(
     given: Mapping[str, bool], rows: list[dict[str, Any]], about: dict[str, Any]
 ) -> dict[str, Any]:
-    return labels.agreement(given, rows, [measure["name"] for measure in about["measures"]])
+    names = [measure["name"] for measure in about["measures"] if measure["is_identity"]]
+    return labels.agreement(given, rows, names)

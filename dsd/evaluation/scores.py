@@ -49,6 +49,7 @@ class Measure:
     from_chance: bool = False
     # Whether the true image gets the best possible score. If not, the ceiling is unknown.
     truth_is_best: bool = True
+    is_identity: bool = False  # whether it says if the subject is the same, so that labels can check it
 
 
 class Scorer(Protocol):

@@ -9,29 +9,8 @@ import pytest
 from dsd.evaluation import benchmarks
 from dsd.evaluation.benchmarks import DREAMBENCH, KINDS, OMNICONTEXT, PHOTOGRAPHS
 from dsd.evaluation.scores import Case
-from dsd.files import contact_sheet
 from tests import tiny
-
-
-def make_dreambench(folder, *names: str):
-    for number, name in enumerate(names):
-        image, text = folder / "images" / f"{name}.jpg", folder / "captions" / f"{name}.txt"
-        for file in (image, text):
-            file.parent.mkdir(parents=True, exist_ok=True)
-        tiny.image(number, (40, 32)).save(image)
-        text.write_text("\n".join(["corgi dog", *(f"a corgi dog, prompt {i}" for i in range(9))]) + "\n")
-    return folder
-
-
-def make_omnicontext(folder, *kinds: str):
-    rows = []
-    for number, kind in enumerate(kinds):
-        images = [{"bytes": contact_sheet.png(tiny.image(number)), "path": None}]
-        images *= 1 if kind.startswith("single") else 2
-        text = f"Let the person in image 1 read, {number}."
-        rows.append({"key": f"k{number}", "task_type": kind, "instruction": text, "input_images": images})
-    parquet.write_table(arrow.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
-    return folder
+from tests.evaluation.stand_ins import make_dreambench, make_omnicontext
 
 
 def test_dreambench_has_nine_prompts_of_three_kinds(tmp_path):

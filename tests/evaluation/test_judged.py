@@ -1,6 +1,5 @@
 """A judge scores photographs from 0 to 4; what it cannot say is left empty, and what it costs is known."""
 
-import json
 import math
 from types import SimpleNamespace
 
@@ -8,30 +7,11 @@ import pytest
 
 from dsd.evaluation import judged, scores, validation
 from dsd.evaluation.judged import QUESTIONS, JudgedScorer, build, estimate
-from dsd.evaluation.photographs import PhotographScorer
-from dsd.evaluation.scores import Case
 from dsd.vlm.base import AGAIN, VLMError
 from dsd.vlm.recorded import Recorded
 from tests import tiny
+from tests.evaluation.stand_ins import CASES, NETWORKS, said
 from tests.judging import FakeJudge
-
-NETWORKS = SimpleNamespace(  # DINOv2 and CLIP, which other tests run
-    backbones={"dino": "1", "clip": "2"},
-    score=lambda cases, images: [{m.name: 0.5 for m in PhotographScorer.measures} for _ in images],
-)
-CASES = [
-    Case(subject=f"s{i}", reference=tiny.image(i), prompt="p", caption=f"a cat, number {i}", seed=i)
-    for i in range(4)
-]
-
-
-def said(request) -> str:
-    """A copy scores 4 for its identity, but 0 where copies are punished; other images score 2, and 3."""
-    if len(request.images) == 1:
-        return json.dumps({"reason": "the cat is there", "scores": {"prompt": 3}})
-    is_copy = request.images[0].tobytes() == request.images[1].tobytes()
-    score = 0 if is_copy and "is a copy" in request.question else 4 if is_copy else 2
-    return json.dumps({"reason": "same fur" if is_copy else "other fur", "scores": {"identity": score}})
 
 
 def scorer(judge) -> JudgedScorer:

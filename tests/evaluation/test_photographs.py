@@ -21,8 +21,7 @@ from dsd.evaluation.photographs import PROMPTS, PhotographScorer, layout, read_c
 from dsd.files import jsonl
 from dsd.files.hub import LoadError
 from tests import tiny
-from tests.evaluation.test_benchmarks import make_dreambench
-from tests.evaluation.test_judged import said
+from tests.evaluation.stand_ins import make_dreambench, said
 from tests.judging import FakeJudge
 from train import comparison, evaluate
 

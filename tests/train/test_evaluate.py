@@ -12,9 +12,13 @@ from diffusers import FluxPipeline
 from PIL import Image
 
 from dsd.evaluation import judged, report, results, validation
+from dsd.evaluation.judged import JudgedScorer
 from dsd.files import jsonl, whole
 from dsd.model.pipeline import DSDPipeline
+from dsd.vlm.recorded import Recorded
 from tests import tiny
+from tests.evaluation.stand_ins import CASES, NETWORKS, said
+from tests.judging import FakeJudge
 from train import comparison, evaluate
 
 TOY = "--subjects 3 --prompts 2 --steps 1 --image-guidance 1 --device cpu --batch 4".split()
@@ -122,6 +126,20 @@ def test_two_processes_draw_what_one_does(models, measured, tmp_path, monkeypatc
         assert drawn == counts
         assert (tmp_path / "results.json").exists() == (index == 0)
     assert (tmp_path / "results.json").read_bytes() == (measured / "results.json").read_bytes()
+
+
+def test_processes_share_the_judges_questions(tmp_path, monkeypatch):
+    judge = FakeJudge(said)
+    way = comparison.Way(name="copy", draw=validation.by_copying, key="none")
+    for index, asked in ((1, 6), (0, 12)):
+        place = SimpleNamespace(process_index=index, num_processes=2)
+        monkeypatch.setattr(comparison, "PartialState", lambda place=place: place)
+        scorer = JudgedScorer(NETWORKS, lambda index=index: Recorded(judge, tmp_path, index))
+        benchmark = validation.Benchmark(CASES, scorer, rotations=1)
+        comparison._draw_share(SimpleNamespace(batch=1, judge="one"), benchmark, way)
+        assert len(judge.requests) == asked
+    scorer.score(CASES, [case.reference for case in CASES])
+    assert len(judge.requests) == 12
 
 
 def test_the_grid_has_a_column_for_each_way(measured):
