@@ -1,9 +1,9 @@
 """DreamBench++'s protocol: a vision-language judge scores identity and prompt following from 0 to 4.
 
-The judge is asked three questions about an image, two of them with its reference: how well the subject is
-kept (shape, color, texture, face), how well the prompt is followed, and the de-biased first one, in which
-repeating the reference as a picture scores 0. The criteria are the benchmark's, the wording is ours, so
-scores compare only with those of the same judge and this wording. A score is divided by 4.
+The judge answers three questions about an image: how well it keeps the subject of its reference (shape,
+color, texture, face), how well it follows the prompt, and again how well it keeps the subject, where a copy
+of the reference scores 0 (de-biased). The criteria are the benchmark's and the wording is ours: compare only
+scores of the same judge and wording. A score is divided by 4.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -38,7 +38,7 @@ QUESTIONS = {  # measure -> its question, the part that is scored, and whether t
         "nothing that contradicts it. " + SCALE.format(none="no relation", full="everything"), "prompt",
         False,
     ),
-    "unbiased_cp": (
+    "debiased_cp": (
         COMPARED + "Ignore background, view, pose and light, unless this is the prompt: \"{prompt}\" names "
         "them. An image that repeats the reference as a picture (same pose, view and background) although "
         "the prompt requests something else is a copy and scores 0. "
@@ -66,7 +66,7 @@ class JudgedScorer:
             "cp_pf", "CP x PF (judge)", "CP times PF, image by image, then the mean", truth_is_best=False
         ),
         Measure(
-            "unbiased", "de-biased CP x PF (judge)",
+            "debiased", "de-biased CP x PF (judge)",
             "PF times a CP for which a copy of the reference scores 0", truth_is_best=False,
         ),
         *PhotographScorer.measures,
@@ -83,8 +83,8 @@ class JudgedScorer:
         answers = self._ask(cases, images)
         rows = []
         for row, read in zip(self.networks.score(cases, images), answers, strict=True):
-            cp, pf, unbiased = (score for score, _ in read)
-            rows.append({"cp": cp, "pf": pf, "cp_pf": cp * pf, "unbiased": unbiased * pf} | row)
+            cp, pf, debiased = (score for score, _ in read)
+            rows.append({"cp": cp, "pf": pf, "cp_pf": cp * pf, "debiased": debiased * pf} | row)
         return rows
 
     def explain(self, cases: Sequence[Case], scores: Scores) -> list[str]:

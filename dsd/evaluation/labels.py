@@ -71,7 +71,7 @@ def page(found: Mapping[str, Any], measures: Sequence[Mapping[str, Any]]) -> str
     ]
     parts = [f"{found['labels']} images labeled, {found['same']} of them same; 0.500 is chance"]
     if found["unknown"]:
-        parts.append(f"{found['unknown']} labels are of other images.")
+        parts.append(f"Labels of images that are not in this report: {found['unknown']}.")
     counts = [[way, kept, every] for way, (kept, every) in found["ways"].items()]
     parts.append(markdown.table(["", "same", "labeled"], counts))
     parts.append(markdown.table(heads, rows) if rows else f"No agreement: {found['note']}.")

@@ -21,7 +21,7 @@ def scorer(judge) -> JudgedScorer:
 def test_copies_score_high_unless_they_are_punished():
     result = scores.evaluate(validation.by_copying, CASES, scorer(FakeJudge(said)))
     assert result.rows[0] == {
-        "cp": 1, "pf": 0.75, "cp_pf": 0.75, "unbiased": 0,
+        "cp": 1, "pf": 0.75, "cp_pf": 0.75, "debiased": 0,
         "identity": 0.5, "clip_i": 0.5, "following": 0.5, "product": 0.5, "copy": 0.0,
     }  # fmt: skip
     assert result.levels.chance["cp"].mean == 0.5
@@ -32,10 +32,10 @@ def test_copies_score_high_unless_they_are_punished():
 def test_each_question_shows_what_it_is_about():
     requests = {name: build(name, CASES[1], tiny.image(9)) for name in QUESTIONS}
     assert {name: len(request.images) for name, request in requests.items()} == {
-        "cp": 2, "pf": 1, "unbiased_cp": 2,
+        "cp": 2, "pf": 1, "debiased_cp": 2,
     }  # fmt: skip
     assert all(image.size == (512, 512) for request in requests.values() for image in request.images)
-    for name in ("pf", "unbiased_cp"):
+    for name in ("pf", "debiased_cp"):
         assert '"a cat, number 1"' in requests[name].question
     assert "number" not in requests["cp"].question.replace("whole number", "")
     for request in requests.values():

@@ -47,7 +47,11 @@ def test_labels_of_other_images_and_ways_are_counted():
     assert (found["labels"], found["same"], found["unknown"]) == (30, 15, 1)
     assert found["ways"] == {"ours": [15, 30]}
     page = labels.page(found, [{"name": "cp", "title": "CP"}])
-    assert "1 labels are of other images." in page and "| ours | 15 | 30 |" in page and "| CP | 0.5" in page
+    assert (
+        "Labels of images that are not in this report: 1." in page
+        and "| ours | 15 | 30 |" in page
+        and "| CP | 0.5" in page
+    )
 
 
 def test_few_labels_give_no_agreement():

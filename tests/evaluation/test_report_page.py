@@ -46,7 +46,7 @@ def test_the_page_opens_from_disk_and_takes_labels(folder, tmp_path):
         tables = page.inner_text("#scores")
         for text in ("truth (ceiling)", "0.900", "0.250 to 0.750", "Traits kept", "Agreement with a person"):
             assert text in tables
-        assert "1 labels are of other images" in tables
+        assert "Labels of images that are not in this report: 1." in tables
         page.click("nav >> text=Images")
         page.select_option("#order", "-cp")
         assert "on <b>the</b> beach (subject s14, seed 14)" in page.inner_text("#cases .case >> nth=0")
