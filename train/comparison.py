@@ -178,6 +178,8 @@ def _measure(args: argparse.Namespace, found: Comparison, way: Way) -> None:
         batches = validation.in_batches(way.draw, args.batch, on_done=bar.update)
         found.results[way.name] = benchmark.evaluate(batches, described=way.described)
     found.models[way.name] = way.key
+    if way.described:
+        found.described.add(way.name)
 
 
 def _draw_share(args: argparse.Namespace, benchmark: Benchmark, way: Way) -> None:

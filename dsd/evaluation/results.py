@@ -40,6 +40,7 @@ class Comparison:
     settings: dict[str, Any]
     results: dict[str, Scores] = field(default_factory=dict)  # by the name of the way
     models: dict[str, str] = field(default_factory=dict)  # what identifies its weights and settings
+    described: set[str] = field(default_factory=set)  # ways that got the full caption as the prompt
 
     @property
     def means(self) -> dict[str, dict[str, Interval]]:
@@ -198,11 +199,12 @@ def _image_rows(out: Path, found: Comparison) -> list[dict[str, Any]]:
         for case, image, row, reason in zip(cases, result.images, result.rows, reasons, strict=True):
             about = {"way": way, "subject": case.subject, "prompt": case.prompt, "seed": case.seed}
             shown = {"reference": case.reference, "truth": case.truth}
+            asked = {"asked": case.caption if way in found.described else case.prompt}
             files = {"file": image.info.get("file") or _save(folder, image, saved)}
             files |= {name: one and _save(folder, one, saved) for name, one in shown.items()}
             numbers = {name: None if math.isnan(value) else value for name, value in row.items()}
             identity = _hash(repr(about), _hash_image(image))
-            rows.append({"id": identity} | about | files | {"reason": reason} | numbers)
+            rows.append({"id": identity} | about | asked | files | {"reason": reason} | numbers)
     return rows
 
 
@@ -218,7 +220,7 @@ def _save(folder: Path, image: Image.Image, saved: dict[int, str]) -> str:
 def _page_rows(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the rows for the HTML page, without traits and with rounded scores."""
     names = [measure["name"] for measure in about["measures"]]
-    texts = ("id", "way", "subject", "prompt", "seed", "file", "reference", "truth", "reason")
+    texts = ("id", "way", "subject", "prompt", "asked", "seed", "file", "reference", "truth", "reason")
     return [
         {text: row[text] for text in texts}
         | {"scores": {name: None if row[name] is None else round(row[name], 3) for name in names}}

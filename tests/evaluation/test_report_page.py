@@ -24,6 +24,7 @@ def folder(tmp_path_factory):
     rows = [
         {
             "id": f"{way} {i}", "way": way, "subject": f"s{i}", "prompt": "on <b>the</b> beach", "seed": i,
+            "asked": "a fox on <b>the</b> beach",
             "file": "drawn", "reference": "reference", "truth": None, "reason": "traits lost: hue",
             "scores": {"cp": i / 15},
         }
@@ -50,6 +51,7 @@ def test_the_page_opens_from_disk_and_takes_labels(folder, tmp_path):
         page.click("nav >> text=Images")
         page.select_option("#order", "-cp")
         assert "on <b>the</b> beach (subject s14, seed 14)" in page.inner_text("#cases .case >> nth=0")
+        assert "asked: a fox on <b>the</b> beach" in page.inner_text("#cases")
         assert "traits lost: hue" in page.inner_text("#cases") and page.locator(".case").count() == 12
         assert page.evaluate("document.documentElement.scrollWidth") == browsing.PHONE["width"]
         page.click("nav >> text=Label")

@@ -89,6 +89,9 @@ def test_every_image_has_its_files_score_and_reason_in_the_page(measured):
         assert shown["scores"]["identity"] == pytest.approx(row["identity"], abs=1e-3)
         for kind in ("file", "reference", "truth"):
             assert (measured / "images" / row[kind]).exists() and row[kind] in data["images"]
+    assert {row["way"] for row in rows if row["asked"] != row["prompt"]} == {
+        "early, full caption", "the fix, full caption", comparison.TEACHER
+    }  # fmt: skip
     copies = [row for row in rows if row["way"] == results.COPY]
     assert all(row["file"] == row["reference"] for row in copies)
 

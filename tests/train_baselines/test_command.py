@@ -132,13 +132,13 @@ def test_the_picture_shows_ours_beside_the_best_rival(compared, tmp_path, capsys
     ways = ["ours", "prompted teacher", "reference tokens", "textual inversion"]
     rows = picture.choose_rows(jsonl.read(compared / "images.jsonl"), ways, 2)
     page = picture.compose(compared, results, ways, rows)
-    assert page.size == (8 + 5 * 168, 40 + 2 * 190)
+    assert page.size == (8 + 5 * 168, 56 + 2 * 190)
     assert [row["ours"]["subject"] for row in rows] == ["0000", "0001"]
     assert [row["ours"]["seed"] for row in rows] == [0, 1000]
     first = Image.open(compared / "images" / rows[0]["ours"]["file"]).resize(
         (160, 160), Image.Resampling.BICUBIC
     )
-    assert page.crop((176, 62, 336, 222)).tobytes() == first.convert("RGB").tobytes()
+    assert page.crop((176, 78, 336, 238)).tobytes() == first.convert("RGB").tobytes()
 
 
 def test_an_ablation_brings_our_row_along():

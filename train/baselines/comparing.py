@@ -30,6 +30,8 @@ def compare(
         made = entry.make(choice, False)
         found.results[entry.name] = _score(shop, entry, made, benchmark, batch)
         found.models[entry.name] = made.key
+        if entry.described:
+            found.described.add(entry.name)
         costs[entry.name] = cost(entry, made, choice)
         page = "\n\n".join([results.tables(found), "Costs:", cost_table(costs)])
         results.write(shop.out, found, page, with_report=False)

@@ -2,8 +2,9 @@
 
 OUT is the folder of a finished `python -m train.baselines`. A row shows a held-out critter: the reference,
 then what ours, the prompted teacher, the zero-shot method of the highest CP x PF beside ours, and DreamBooth
-draw for the same prompt. The rows are the first critters of the benchmark, with the first prompt and seed of
-each: nothing is picked by its looks. Above each column stands its CP x PF over all images.
+draw for the same prompt, or for the full caption where the column says so. The rows are the first critters of
+the benchmark, with the first prompt and seed of each: nothing is picked by its looks. Above each column
+stands its CP x PF over all images.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from train import command
 
 OURS, TEACHER, DREAMBOOTH = "ours", "prompted teacher", "DreamBooth-LoRA"
 ZERO_SHOT = ("reference tokens", "image-encoder tokens", "channel concatenation", "SDEdit")
-CELL, GAP, HEAD, LINE = 160, 8, 40, 22  # pixels
+CELL, GAP, HEAD, LINE = 160, 8, 56, 22  # pixels
 INK, DIM = (40, 40, 40), (110, 110, 110)
 
 
@@ -53,11 +54,12 @@ def compose(folder: Path, scores: dict[str, Any], ways: Sequence[str], rows: Seq
     step, height = CELL + GAP, CELL + LINE + GAP
     page = Image.new("RGB", (GAP + step * (len(ways) + 1), HEAD + height * len(rows)), "white")
     pen, font = ImageDraw.Draw(page), ImageFont.load_default(size=13)
-    titles = [("reference", "")]
-    titles += [(way, "CP x PF {mean:.2f}".format(**scores[way]["product"])) for way in ways]
-    for column, (title, score) in enumerate(titles):
-        pen.text((GAP + column * step, 4), title, fill=INK, font=font)
-        pen.text((GAP + column * step, 20), score, fill=DIM, font=font)
+    for column, way in enumerate(ways, 1):
+        score = "CP x PF {mean:.2f}".format(**scores[way]["product"])
+        asked = "" if rows[0][way]["asked"] == rows[0][way]["prompt"] else "\nfull caption"
+        pen.text((GAP + column * step, 4), way, fill=INK, font=font)
+        pen.multiline_text((GAP + column * step, 20), score + asked, fill=DIM, font=font, spacing=1)
+    pen.text((GAP, 4), "reference", fill=INK, font=font)
     for index, row in enumerate(rows):
         top = HEAD + index * height
         pen.text((GAP, top + 2), f"“{row[ways[0]]['prompt']}”", fill=INK, font=font)
