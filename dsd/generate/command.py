@@ -81,18 +81,18 @@ def _draw_new(args: argparse.Namespace) -> None:
     from dsd.files import intake
     from dsd.generate import drawing
 
-    if args.image is None or args.prompt is None or args.output is None:
+    if not args.images or args.prompt is None or args.output is None:
         raise ValueError("pass an image, a prompt and -o OUT.png, or --from OUT.png (--help shows more)")
     fields = drawing_flags(args)
     fields["seed"] = drawing.pick_seed(fields.get("seed"))
     options = drawing.Options(prompt=args.prompt, **fields)
     targets = check_output(Path(args.output), options.count)
-    image = intake.open_image(args.image)
+    images = [intake.open_image(image) for image in args.images]
     if args.describe:
-        options = replace(options, prompt=_describe(image, args.prompt, args))
+        options = replace(options, prompt=_describe(images[0], args.prompt, args))
     ranker = _open_ranker(args) if args.rank else None
-    pipe = open_noted(args, image, [options])
-    draw(pipe, image, options, targets, ranker, **names(args))
+    pipe = open_noted(args, images, [options])
+    draw(pipe, images, options, targets, ranker, **names(args))
 
 
 def _open_ranker(args: argparse.Namespace) -> "Ranker":
@@ -135,12 +135,12 @@ def _draw_again(args: argparse.Namespace) -> None:
 
     flags = [flag(name) for name in drawing_flags(args)] + ["--describe"] * args.describe
     flags += ["--rank"] * args.rank + ["--story"] * (args.story is not None)
-    if args.image is not None or flags:
+    if args.images or flags:
         raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
     source = Path(args.source)
     original = intake.open_image(source)
     settings = provenance.read_settings(original)
-    options, frame = drawing.options_from(settings), provenance.read_reference(original)
+    options, frames = drawing.options_from(settings), provenance.read_references(original)
     target = Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png")
     targets = check_output(target, 1)
     recorded = speeds.from_settings(settings.get("speed"))
@@ -154,7 +154,7 @@ def _draw_again(args: argparse.Namespace) -> None:
         raise ValueError(f"{error} ({', '.join(used)} draws without)" if used else f"{error}") from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
-    (result,) = draw(pipe, frame, options, targets, **named)
+    (result,) = draw(pipe, frames, options, targets, **named)
     _compare(original, settings, result)
 
 

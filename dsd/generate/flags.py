@@ -41,8 +41,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command's flags; exit with one line if they are wrong."""
     parser = _Parser(prog="dsd.generate", description="Draw the subject of an image somewhere new.")
     add = parser.add_argument
-    add("image", nargs="?", help="image of the subject")
-    add("prompt", nargs="?", help="where the subject should be")
+    text = "image of the subject, or several if the weights know several, and where the subject should be"
+    add("inputs", nargs="*", metavar="IMAGE... PROMPT", help=text)
     add("-o", "--output", metavar="OUT.png", help="PNG file to write; with --story also PDF")
     text = "draw a comic strip: text file with a line for each panel, at most 8; needs no prompt"
     add("--story", metavar="LINES.txt", help=text)
@@ -58,7 +58,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft")
     for name, (kind, text) in DRAWING.items():
         add(flag(name), type=kind, choices=CHOICES.get(name), help=text)
-    return parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    has_prompt = len(args.inputs) > 1 and args.story is None  # one word alone is an image
+    args.images = args.inputs[:-1] if has_prompt else args.inputs
+    args.prompt = args.inputs[-1] if has_prompt else None
+    return args
 
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:

@@ -20,12 +20,12 @@ def draw_story(args: argparse.Namespace) -> None:
     fields["seed"] = drawing.pick_seed(fields.get("seed"))
     panels = story.plan(lines, drawing.Options(prompt=lines[0], **fields))
     strip, *targets = _check_output(Path(args.output), len(lines))
-    image = intake.open_image(args.image)
+    images = [intake.open_image(image) for image in args.images]
     if notice := story.font_notice(lines):
         print_note(notice)
     results = []
     try:
-        drawn = draw_each(open_noted(args, image, panels), image, panels, **names(args))
+        drawn = draw_each(open_noted(args, images, panels), images, panels, **names(args))
         for result, target in zip(drawn, targets, strict=True):
             write(result, target)
             results.append(result)
@@ -36,10 +36,10 @@ def draw_story(args: argparse.Namespace) -> None:
 
 def _check_flags(args: argparse.Namespace) -> dict[str, int | float | str]:
     """Return the drawing flags; raise ValueError for those that a story needs or cannot take."""
-    if args.image is None or args.output is None:
+    if not args.images or args.output is None:
         raise ValueError("--story needs an image and -o STRIP.png or STRIP.pdf (--help shows more)")
-    fields, refused = drawing_flags(args), ["PROMPT"] * (args.prompt is not None)
-    refused += ["--describe"] * args.describe + ["--rank"] * args.rank + ["--count"] * ("count" in fields)
+    fields = drawing_flags(args)
+    refused = ["--describe"] * args.describe + ["--rank"] * args.rank + ["--count"] * ("count" in fields)
     if refused:
         raise ValueError(f"--story draws one image for each line: leave out {', '.join(refused)}")
     return fields

@@ -25,8 +25,10 @@ def names(args: argparse.Namespace) -> dict[str, str | None]:
     return {"model": args.model or "pocket", "weights": args.weights}
 
 
-def open_noted(args: argparse.Namespace, image: "Image.Image", requests: "Sequence[Options]") -> Any:
-    """Load the pipeline of the flags, and print notes on the image and the prompts that it is to draw."""
+def open_noted(
+    args: argparse.Namespace, images: "Sequence[Image.Image]", requests: "Sequence[Options]"
+) -> Any:
+    """Load the pipeline of the flags, and print notes on the images and the prompts that it is to draw."""
     from dsd.files import intake
     from dsd.model import known_words
     from dsd.model.request import embedded_guidance
@@ -37,7 +39,7 @@ def open_noted(args: argparse.Namespace, image: "Image.Image", requests: "Sequen
     prompts = [options.prompt for options in requests]
     cut = [intake.prompt_notice(pipe, prompt) for prompt in prompts]
     unknown = known_words.notice(known_words.unknown_words(pipe, "\n".join(prompts)))
-    for notice in filter(None, (intake.image_notice(image), *cut, unknown)):
+    for notice in filter(None, (*map(intake.image_notice, images), *cut, unknown)):
         print_note(notice)
     return pipe
 
@@ -96,7 +98,7 @@ def check_writable(paths: list[Path]) -> list[Path]:
 
 
 def draw_each(
-    pipe: Any, image: "Image.Image", requests: "Sequence[Options]", **names: str | None
+    pipe: Any, images: "Sequence[Image.Image]", requests: "Sequence[Options]", **names: str | None
 ) -> Iterator["Result"]:
     """Draw with a progress bar, and yield each image as soon as it is finished."""
     from tqdm import tqdm
@@ -104,9 +106,9 @@ def draw_each(
     from dsd.generate import drawing
 
     print(f"seed {requests[0].seed}")
-    frame, done = drawing.fit_reference(pipe, image, requests[0]), 0
+    frames, done = [drawing.fit_reference(pipe, image, requests[0]) for image in images], 0
     with tqdm(total=drawing.count_steps(requests), unit="step", leave=False) as bar:
-        for progress in drawing.stream_each(pipe, frame, requests, **names):
+        for progress in drawing.stream_each(pipe, frames, requests, **names):
             bar.update(progress.step - bar.n)
             yield from progress.results[done:]
             done = len(progress.results)
@@ -114,7 +116,7 @@ def draw_each(
 
 def draw(
     pipe: Any,
-    image: "Image.Image",
+    images: "Sequence[Image.Image]",
     options: "Options",
     targets: list[Path],
     ranker: "Ranker | None" = None,
@@ -125,7 +127,7 @@ def draw(
 
     results: list[Result] = []
     try:
-        for result in draw_each(pipe, image, [options], **names):
+        for result in draw_each(pipe, images, [options], **names):
             results.append(result)
             if ranker is None:
                 write(result, targets[len(results) - 1])
