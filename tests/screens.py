@@ -40,7 +40,7 @@ def generate(page) -> str:
     page.locator("#examples button").first.click()
     done(page)
     page.get_by_role("button", name="More settings").click()
-    page.locator("#seed input").fill(str(SEED))
+    browsing.fill_unfolded(page.locator("#seed input"), str(SEED))
     page.get_by_role("button", name="More settings").click()
     for prompt in PROMPTS:
         page.get_by_label("Where should it be?").fill(prompt)
@@ -57,7 +57,7 @@ def fix_seed(page) -> None:
     page.get_by_role("button", name="More settings").click()
     page.get_by_role("checkbox", name="New seed each time").uncheck()
     seed = page.get_by_role("spinbutton", name=re.compile("^Seed"))
-    seed.fill(str(SEED))
+    browsing.fill_unfolded(seed, str(SEED))
     seed.blur()
     page.get_by_role("button", name="More settings").click()
 
@@ -73,8 +73,7 @@ def story(page) -> str:
     page.get_by_role("tab", name="Story").click()
     page.locator("#story-characters button").nth(3).click()
     page.get_by_role("button", name="More settings").click()
-    page.wait_for_timeout(500)  # what was folded is only mounted now, with its own value
-    page.locator("#story-seed input").fill(str(SEED))
+    browsing.fill_unfolded(page.locator("#story-seed input"), str(SEED))
     page.get_by_role("button", name="More settings").click()
     page.locator("#story-draw").click()
     page.locator("#story-status").get_by_text(f"seeds {SEED} to").wait_for()
