@@ -24,7 +24,7 @@ from dsd.grids import grids
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
 GROUP = 50  # rows per row group: 100 images
-FORMAT = 1  # increase it when the same rows give different files
+FORMAT = 2  # increase it when the same rows give different files
 CARD = ("README.md", "samples.png")
 PARQUET = ("train-*.parquet",)
 
@@ -111,7 +111,7 @@ def _own_shards(folder: Path) -> dict[Path, bytes]:
 
 def _write_shard(path: Path, run: Path, items: list[Item], digest: bytes) -> Iterator[int]:
     """Write the whole file or nothing; yield the number of rows so far."""
-    schema, by_id = _schema(digest), {item.grid.id: item.grid for item in items}
+    schema, by_id = _schema(digest, len(items)), {item.grid.id: item.grid for item in items}
 
     @lru_cache(maxsize=16)
     def panels(name: str) -> list[bytes]:
@@ -141,8 +141,8 @@ def _table(rows: list[Row], schema: Any) -> Any:
         raise RunError(f"the rows {where} hold a value of the wrong type: {error}") from error
 
 
-def _schema(digest: bytes) -> Any:
-    """Return the Arrow schema, with the metadata that declares the image columns to `datasets`."""
+def _schema(digest: bytes, rows: int) -> Any:
+    """Return the Arrow schema, with metadata: the image columns for `datasets`, a digest, a checksum."""
     parquet.package()
     import pyarrow
 
@@ -151,8 +151,10 @@ def _schema(digest: bytes) -> Any:
     for name, kind in COLUMNS.items():
         columns.append((name, image if kind == "image" else pyarrow.type_for_alias(kind)))
         features[name] = {"_type": "Image"} if kind == "image" else {"_type": "Value", "dtype": kind}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}}), parquet.DATASET: digest}
-    return pyarrow.schema(columns, metadata=metadata)
+    schema = pyarrow.schema(columns)
+    checksum = parquet.layout(schema, [min(GROUP, rows - start) for start in range(0, rows, GROUP)])
+    about = json.dumps({"info": {"features": features}})
+    return schema.with_metadata({"huggingface": about, parquet.DATASET: digest, parquet.LAYOUT: checksum})
 
 
 def push(
