@@ -1,6 +1,6 @@
 """In which order files run, what runs only with `--all-faults`, and what tests in a browser share.
 
-`python -m pytest tests --all-faults` injures every command many times, which takes minutes; the suite, a few.
+`python -m pytest --all-faults` injures every command many times, which takes minutes; the suite, a few.
 """
 
 import gc
