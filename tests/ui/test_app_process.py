@@ -11,7 +11,8 @@ from dsd.generate import provenance
 from dsd.ui import uploads
 from dsd.ui.waiting import SHARE
 from tests import load as bench_load
-from tests.load import API, Client, Tally, once
+from tests.load import Tally, once
+from tests.visiting import API, DONE, Client, serving
 
 KEYS = {"HF_TOKEN": "hf_sesame0opensesame0open", "DSD_VLM_KEY": "sk-abracadabra-abracadabra"}
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals as POSIX has them")
@@ -30,13 +31,13 @@ def log(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def app(folder, log):
-    with bench_load.serving(folder, log=log, **KEYS) as app:
+    with serving(folder, log=log, **KEYS) as app:
         yield app
 
 
 def killed(folder: Path) -> list[Path]:
     """Kill an app in the midst of an image, and return what it has left on disk."""
-    with bench_load.serving(folder) as app:
+    with serving(folder) as app:
         client = Client(app, 0)
         ticket, _ = client.join(100)
         messages = client.follow(ticket)
@@ -52,7 +53,7 @@ def test_what_a_killed_app_leaves_is_in_one_place_and_is_swept_and_the_next_one_
     files = killed(folder)
     own = folder / uploads._own().name
     check_is_swept(files, own, copies)
-    with bench_load.serving(folder) as app:
+    with serving(folder) as app:
         assert once(Client(app, 1), Tally(), steps=2) == "image"
 
 
@@ -106,7 +107,7 @@ def test_memory_does_not_grow_with_every_image(app):
 def test_keys_are_in_no_page_no_image_and_no_log(app, log, tmp_path):
     client = Client(app, 4)
     ticket, _ = client.join(1)
-    (done,) = [message for message in client.follow(ticket) if message["msg"] == bench_load.DONE]
+    (done,) = [message for message in client.follow(ticket) if message["msg"] == DONE]
     (file,), _ = done["output"]["data"]
     image = app.http.get(f"{API}/file={file['path']}").content
     (tmp_path / "a.png").write_bytes(image)
@@ -130,6 +131,6 @@ def test_stopped_it_ends_what_runs_with_a_sentence_and_leaves_nothing(app, log):
     done, stopped = list(messages)[-1], list(waits)[-1]
     assert done["success"], "what runs has some seconds to finish"
     assert not stopped["success"] and "is stopping" in stopped["output"]["error"]
-    assert app.process.wait(30) == 0
+    assert app.process.wait(60) == 0
     assert not app.files
     assert "Traceback" not in log.read_text()
