@@ -95,7 +95,7 @@ def grid(when: Callable[[Report], bool], error: Exception, *, subject: str = "re
     [(gr.Error("GPU task aborted"), "GPU task aborted"), (OSError("disk"), "Something went wrong")],
 )
 @pytest.mark.parametrize("judged", [0, 2])
-def test_a_grid_stays_when_its_pairs_are_not_all_judged(judged, error, words):
+def test_a_grid_stays_when_its_pairs_are_not_all_judged(judged, error, words, caplog):
     seen = grid(lambda report: report.grid and len(report.pairs) == judged, error)
     image = [update for update in seen if "grid" in update][-1]
     assert image["grid"].endswith("grid-7.png") and image["panels"].visible
@@ -104,6 +104,7 @@ def test_a_grid_stays_when_its_pairs_are_not_all_judged(judged, error, words):
     assert f"The grid is drawn. {words}" in last["status"] and 'role="alert"' in last["status"]
     assert facts.count("&amp;") == judged and "could not finish" in facts
     assert "continues" not in facts and "compares the panels" not in facts
+    caplog.clear()  # the unforeseen one is logged
 
 
 def test_a_preview_of_a_grid_stays_too():
