@@ -138,8 +138,12 @@ def _curate(args: argparse.Namespace) -> None:
 def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, answering: VLM) -> list[Pair]:
     """Judge all pairs of a run and return them; `answering` is the judge, with its answers recorded."""
     path, readable = args.run / "pairs.jsonl", Readable()
-    options = {"thresholds": _read_thresholds(args, Thresholds()), "embedder": _open_embedder(args, judge)}
-    _check_settings(path, judge, {args.recipe or grid.recipe for grid in usable.values()}, **options)
+    recipes = {args.recipe or grid.recipe for grid in usable.values()}
+    drawn_by = {grid.recipe for grid in usable.values() if grid.recipe in RECIPES}
+    recipe = curation.find_one_task(drawn_by | recipes)
+    thresholds = _read_thresholds(args, Thresholds(**recipe.thresholds))
+    options = {"thresholds": thresholds, "embedder": _open_embedder(args, judge)}
+    _check_settings(path, judge, recipes, **options)
     options |= {"run": args.run, "vlm": answering, "recipe": args.recipe}
 
     def write(new: list[Pair]) -> None:
@@ -252,6 +256,10 @@ def _grade(args: argparse.Namespace) -> int:
     if args.count < 16 or args.count % 2:
         raise ValueError(f"--count must be even and at least 16, got {args.count}")
     judge, path = _open_judge(args), args.out / "graded.jsonl"
+    if curation.find_recipe(args.recipe or CRITTERS.name).changes:
+        raise ValueError(
+            f"--grade draws pairs of one critter or two, not of the task of {args.recipe}: leave out --recipe"
+        )
     settings = {"recipe": args.recipe or CRITTERS.name, "seed": judge_evaluation.SEED, "size": args.size}
     settings["thresholds"] = _read_thresholds(args, Thresholds())
     curation.check_settings(path, judge=judge.name, judge_hash=judge.weights, **settings)
