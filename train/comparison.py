@@ -14,16 +14,21 @@ from tqdm import tqdm
 
 from dsd.evaluation import scores, validation
 from dsd.evaluation.scores import Draw, Interval, Scores
+from dsd.evaluation.tasks import by_multiplying
 from dsd.evaluation.validation import Benchmark
 from dsd.files import contact_sheet, hub, jsonl, whole
 from dsd.generate.drawing import public_name
+from dsd.grids.recipes import RELIGHT
 from dsd.grids.teacher import SETTINGS, load_teacher
 from dsd.model import checkpoint, presets
 from dsd.model.pipeline import DSDPipeline
 
 # The rows that are not checkpoints.
 TEACHER, TRUTH, COPY, CHANCE = "teacher, prompted", "truth (ceiling)", "copy of the reference", "chance"
-RECORDED = "subjects prompts seed steps image_guidance text_guidance teacher_guidance batch base size".split()
+MULTIPLIED = "the reference, its colors multiplied"
+RECORDED = (
+    "task subjects prompts seed steps image_guidance text_guidance teacher_guidance batch base size".split()
+)
 
 
 def compare(args: argparse.Namespace) -> str:
@@ -40,7 +45,13 @@ def compare(args: argparse.Namespace) -> str:
 def _compare(args: argparse.Namespace, sources: dict[str, str]) -> str:
     args.device = args.device or checkpoint.best_device()
     what = args.images or validation.CRITTERS
-    sizes = {"subjects": args.subjects, "prompts": args.prompts, "seed": args.seed, "size": args.size}
+    sizes = {
+        "subjects": args.subjects,
+        "prompts": args.prompts,
+        "seed": args.seed,
+        "size": args.size,
+        "task": args.task,
+    }
     networks = {"identity": args.dino, "clip": args.clip, "device": args.device}
     with redirect_stdout(sys.stderr):  # loading prints messages; stdout is for the table
         benchmark = validation.open_benchmark(what, **sizes, **networks)
@@ -57,7 +68,7 @@ def label(checkpoints: list[str]) -> dict[str, str]:
         name, sign, source = item.partition("=")
         if not sign:
             name, source = public_name(item), item
-        if not name or name in (TEACHER, TRUTH, COPY, CHANCE) or name in sources:
+        if not name or name in (TEACHER, TRUTH, COPY, MULTIPLIED, CHANCE) or name in sources:
             error = f"two rows cannot both be called {name!r}: write LABEL={source} to name this one"
             raise ValueError(error)
         sources[name] = source
@@ -82,6 +93,8 @@ def _draw_all(args: argparse.Namespace, sources: dict[str, str], benchmark: Benc
     if teacher := args.teacher or (None if args.images else "pocket"):
         add(TEACHER, _open_teacher(teacher, args), described=True)
     add(COPY, validation.by_copying)
+    if args.task == RELIGHT.task:
+        add(MULTIPLIED, by_multiplying(benchmark.cases))
     return results
 
 

@@ -2,6 +2,7 @@
 
 Draws held-out critters in the requested places with each checkpoint and with the prompted teacher, adds the
 true drawings, and scores all of them with the same scorer. With --images the subjects are photographs.
+--task relight and --task edit ask for one change, and score whether it is there and the rest is kept.
 Prints a Markdown table with 95 % intervals over subjects. FOLDER gets scores.json, images.jsonl (the
 scores of each image), a contact sheet of samples and all images. The same command gives the same numbers,
 and continues a run that was stopped.
@@ -26,6 +27,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--dino", default="facebook/dinov2-base", metavar="MODEL", help="scores identity in photographs")
     add("--clip", default="openai/clip-vit-base-patch32", metavar="MODEL", help="scores prompt following")
     add("--size", type=int, default=512, help="side of a photograph in pixels (512)")
+    text = "what to ask for: identity, or one change of a critter's image (identity)"
+    add("--task", choices=("identity", "relight", "edit"), default="identity", help=text)
     add("--described", action="store_true", help="draw also with the full caption as the prompt")
     add("--teacher", metavar="MODEL", help="text-to-image model to prompt (pocket's; none for --images)")
     add("--teacher-guidance", type=float, help="guidance scale of the teacher (its preset's)")

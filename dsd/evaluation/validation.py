@@ -12,6 +12,7 @@ from PIL import Image
 
 from dsd.evaluation.scores import Case, Draw, Scorer, Scores, evaluate, legend, measure_levels
 from dsd.files import contact_sheet, jsonl
+from dsd.grids.recipes import IDENTITY
 from dsd.grids.teacher import guidance_settings, panel_side
 from dsd.model.latents import text_length
 
@@ -38,12 +39,28 @@ class Benchmark:
 
 
 def open_benchmark(
-    what: str | Path, *, subjects: int, prompts: int, seed: int = 0, size: int = 512, **networks: Any
+    what: str | Path,
+    *,
+    subjects: int,
+    prompts: int,
+    seed: int = 0,
+    size: int = 512,
+    task: str = IDENTITY.task,
+    **networks: Any,
 ) -> Benchmark:
     """Return a benchmark of held-out critters if `what` is CRITTERS, else of the photographs in that folder.
 
+    The truth of a `task` other than identity is known of critters alone; raise ValueError for photographs.
     Critters use `subjects` and `seed`, photographs `size` and `networks` (see `PhotographScorer`).
     """
+    if task != IDENTITY.task:
+        from dsd.evaluation.tasks import TaskScorer, task_cases
+
+        if what != CRITTERS:
+            raise ValueError(
+                f"the task {task} is measured on critters alone, got photographs: leave them out"
+            )
+        return Benchmark(task_cases(task, seed, subjects, prompts), TaskScorer(task))
     if what == CRITTERS:
         from dsd.evaluation.critters import CritterScorer, validation_set
 

@@ -61,6 +61,25 @@ def test_the_numbers_are_kept(measured):
     assert kept["scores"]["early"]["identity"]["mean"] == pytest.approx(sum(early) / 6, abs=1e-4)
 
 
+def test_a_task_is_measured_beside_its_baselines(models, tmp_path):
+    command = [
+        models["early"],
+        "--teacher",
+        models["teacher"],
+        *TOY,
+        "--subjects",
+        "2",
+        "--out",
+        str(tmp_path),
+    ]
+    assert evaluate.main([*command, "--task", "relight"]) == 0
+    kept = json.loads((tmp_path / "scores.json").read_text())
+    assert {comparison.COPY, comparison.MULTIPLIED} <= set(kept["scores"]) and kept["settings"][
+        "task"
+    ] == "relight"
+    assert kept["scores"][comparison.COPY]["asked"]["mean"] < 0.3 < kept["ceiling"]["asked"]["mean"]
+
+
 def test_the_grid_has_a_column_for_each_way(measured):
     page = Image.open(measured / "samples.png")
     columns = 1 + 2 * 2 + 1 + 1  # reference, two students asked in two ways, teacher, truth
