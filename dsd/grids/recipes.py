@@ -21,6 +21,8 @@ class Recipe:
     name: str
     task: str = "identity"
     in_world: bool = False  # whether it is in the words of the drawn world
+    pairs: str = "one subject in two places"  # what a dataset holds, for its card
+    aim: str = "draws the subject of an image somewhere new"  # what a model learns from it
     layouts: tuple[tuple[int, int], ...]  # (rows, columns) of the grids that its teachers can draw
     longest: dict[str, int]  # most words in a `subject`, a `place` and a whole `prompt`
     phrasings: tuple[str, ...]  # of a grid: {count} images, {rows} by {columns}, of {subject}; {panels}
@@ -95,6 +97,8 @@ IDENTITY = Recipe(
 RELIGHT = Recipe(
     name="relight",
     task="relight",
+    pairs="one scene in two lights",
+    aim="draws an image in another light",
     layouts=((1, 2), (2, 2), (3, 3)),
     longest={"subject": 40, "place": 12, "prompt": 240},
     phrasings=(
@@ -145,6 +149,8 @@ RELIGHT = Recipe(
 EDIT = Recipe(
     name="edit",
     task="edit",
+    pairs="one image before and after a change",
+    aim="makes one named change to an image",
     layouts=((1, 2), (2, 2)),
     longest={"subject": 40, "place": 16, "prompt": 240},
     phrasings=(
@@ -205,27 +211,32 @@ CRITTERS = Recipe(
     captions={"caption": "describe the picture", "instruction": "what changes"},
 )
 
-# The embedded judge compares the images of both tasks in one way; each task draws its own conclusion.
+# The embedded judge compares the images of both tasks in one way; each task draws its own conclusion. To its
+# eyes, as shipped, 90 % of drawn pairs in two lights are 0.81 to 0.98 alike, of edits 0.88 to 0.998.
 WHOLE = (*CRITTERS.parts, "scene", "accessory", "place", "light")
 CRITTERS_RELIGHT = replace(
     CRITTERS,
     name="critters-relight",
     task="relight",
+    pairs=RELIGHT.pairs,
+    aim=RELIGHT.aim,
     layouts=((2, 2),),  # the only one that pocket's teacher learns
     longest={"subject": 10, "place": 2, "prompt": 31},
     compare="compare the images",
     parts=WHOLE,
     changes=("light",),
-    thresholds={"floor": -1.0},
+    thresholds={"floor": 0.6, "ceiling": 0.99},
     captions=CRITTERS.captions | {"instruction": "which light"},
 )
 CRITTERS_EDIT = replace(
     CRITTERS_RELIGHT,
     name="critters-edit",
     task="edit",
+    pairs=EDIT.pairs,
+    aim=EDIT.aim,
     longest={"subject": 10, "place": 5, "prompt": 43},
     changes=("accessory", "place"),
-    thresholds={"floor": -1.0, "ceiling": 1.0},
+    thresholds={"floor": 0.6, "ceiling": 1.0},
     captions=CRITTERS.captions | {"instruction": "which change"},
 )
 

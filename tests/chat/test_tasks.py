@@ -4,6 +4,7 @@ import pytest
 
 from dsd.files import jsonl, pairs
 from dsd.files.jsonl import RunError
+from dsd.grids.recipes import RECIPES
 from tests.chat.server import Chat, serving
 from tests.judging import BLUE, RED, make_run
 from train import command, curate, dataset, prompts
@@ -30,6 +31,7 @@ def test_a_run_keeps_the_pairs_with_one_change_and_words_it(tmp_path, task, caps
     assert judged["000000-0-2"] == judged["000001-0-1"] == "nothing changes"
     assert judged["000000-0-3"] == "judged different" and "2 kept" in capsys.readouterr().out
     assert dataset.main([str(run)]) == 0
+    assert f"# Pairs of {RECIPES[task].pairs}" in (run / "dataset" / "README.md").read_text()
     rows = pairs.read_pairs(run)
     assert len(rows) == 4 and all(row["instruction"] and row["caption"] for row in rows)
 
