@@ -255,11 +255,11 @@ def _grade(args: argparse.Namespace) -> int:
         raise ValueError("--grade grades a judge, not a run: leave out RUN, and give --out FOLDER")
     if args.count < 16 or args.count % 2:
         raise ValueError(f"--count must be even and at least 16, got {args.count}")
-    judge, path = _open_judge(args), args.out / "graded.jsonl"
-    if curation.find_recipe(args.recipe or CRITTERS.name).changes:
+    if args.recipe and curation.find_recipe(args.recipe).changes:
         raise ValueError(
-            f"--grade draws pairs of one critter or two, not of the task of {args.recipe}: leave out --recipe"
+            f"--grade has no drawn pairs for the changes of {args.recipe}: judge a run, then use --worth"
         )
+    judge, path = _open_judge(args), args.out / "graded.jsonl"
     settings = {"recipe": args.recipe or CRITTERS.name, "seed": judge_evaluation.SEED, "size": args.size}
     settings["thresholds"] = _read_thresholds(args, Thresholds())
     curation.check_settings(path, judge=judge.name, judge_hash=judge.weights, **settings)
