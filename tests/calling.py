@@ -25,7 +25,7 @@ def file(path: Path | str) -> dict:
 
 def until(condition) -> None:
     """Wait: the server does some things after its answer."""
-    end = time.monotonic() + 10
+    end = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -93,7 +93,7 @@ def is_command(name: str) -> bool:
 @pytest.mark.parametrize("line", re.findall(r"^python -m dsd\.generate (.+)$", read(), re.MULTILINE))
 def test_the_command_line_takes_what_the_readme_shows(line):
     args = flags.parse(shlex.split(line))
-    assert args.source or (args.image and args.prompt and args.output)
+    assert args.source or (args.images and args.prompt and args.output)
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.+?)```", read(), re.DOTALL))

@@ -1,63 +1,83 @@
 """The work of `train.evaluate`: draw the same cases in several ways, and score them with the same scorer."""
 
 import argparse
-import json
 import sys
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import asdict
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from tqdm import tqdm
 
-from dsd.evaluation import scores, validation
-from dsd.evaluation.scores import Draw, Interval, Scores
+from dsd.evaluation import benchmarks, judged, results, scores, validation
+from dsd.evaluation.results import CHANCE, COPY, MULTIPLIED, TEACHER, TRUTH, VAE, Comparison
+from dsd.evaluation.scores import Draw
 from dsd.evaluation.tasks import by_multiplying
 from dsd.evaluation.validation import Benchmark
-from dsd.files import contact_sheet, hub, jsonl, whole
+from dsd.files import hub, jsonl
 from dsd.generate.drawing import public_name
 from dsd.grids.recipes import RELIGHT
 from dsd.grids.teacher import SETTINGS, load_teacher
 from dsd.model import checkpoint, presets
+from dsd.model.checkpoint import weights_hash
 from dsd.model.pipeline import DSDPipeline
+from dsd.vlm.open import VLM, open_vlm
+from dsd.vlm.recorded import Recorded
+from train import blocks
 
-# The rows that are not checkpoints.
-TEACHER, TRUTH, COPY, CHANCE = "teacher, prompted", "truth (ceiling)", "copy of the reference", "chance"
-MULTIPLIED = "the reference, its colors multiplied"
 RECORDED = (
     "task subjects prompts seed steps image_guidance text_guidance teacher_guidance batch base size".split()
 )
+OF_JUDGE = {  # flag -> option of dsd.vlm.open
+    "judge_model": "model", "key": "key", "in_flight": "in_flight", "budget": "budget",
+    "max_tokens": "max_tokens", "device": "device",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """One row of the comparison."""
+
+    name: str
+    draw: Draw
+    key: str  # identifies weights and settings
+    described: bool = False  # whether it is asked with the full caption
 
 
 def compare(args: argparse.Namespace) -> str:
-    """Draw, score and write everything, and return the page of tables."""
+    """Draw, score and write everything, and return the page of tables, "" in all but the main process."""
     sources = label(args.checkpoints)
     for source in sources.values():
         if not Path(source).is_file():  # anything but a LoRA file must be a complete model
             hub.check_source(checkpoint.resolve(source).base)
-    with whole.locked(args.out / "scores"):  # fails before hours of drawing if it cannot be written
-        whole.sweep(args.out)
+    blocks.join()
+    args.device = args.device or blocks.own_device()
+    with blocks.locked(args.out / "scores"):  # fails before hours of drawing if it cannot be written
         return _compare(args, sources)
 
 
 def _compare(args: argparse.Namespace, sources: dict[str, str]) -> str:
-    args.device = args.device or checkpoint.best_device()
-    what = args.images or validation.CRITTERS
-    sizes = {
-        "subjects": args.subjects,
-        "prompts": args.prompts,
-        "seed": args.seed,
-        "size": args.size,
-        "task": args.task,
-    }
+    sizes = {name: getattr(args, name) for name in ("task", "subjects", "prompts", "seed", "size")}
     networks = {"identity": args.dino, "clip": args.clip, "device": args.device}
     with redirect_stdout(sys.stderr):  # loading prints messages; stdout is for the table
-        benchmark = validation.open_benchmark(what, **sizes, **networks)
-    results = _draw_all(args, sources, benchmark)
-    page = report(results, benchmark)
-    _write(args, results, benchmark, page)
+        open_judge = _open_judge(args, sources) if args.judge else None
+        what = args.images or validation.CRITTERS
+        benchmark = validation.open_benchmark(what, **sizes, **networks, open_judge=open_judge)
+    settings = {name: getattr(args, name) for name in RECORDED} | {"photographs": bool(args.images)}
+    settings["prompts"] = max(Counter(case.subject for case in benchmark.cases).values())
+    found = Comparison(benchmark=benchmark, settings=settings)
+    for way in _open_ways(args, sources, benchmark):
+        _measure(args, found, way)
+        del way  # before the next model is loaded
+    if not PartialState().is_main_process:
+        return ""
+    page = results.tables(found)
+    results.write(args.out, found, page)
     return page
 
 
@@ -68,53 +88,115 @@ def label(checkpoints: list[str]) -> dict[str, str]:
         name, sign, source = item.partition("=")
         if not sign:
             name, source = public_name(item), item
-        if not name or name in (TEACHER, TRUTH, COPY, MULTIPLIED, CHANCE) or name in sources:
+        if not name or name in (TEACHER, TRUTH, COPY, MULTIPLIED, CHANCE, VAE) or name in sources:
             error = f"two rows cannot both be called {name!r}: write LABEL={source} to name this one"
             raise ValueError(error)
         sources[name] = source
     return sources
 
 
-def _draw_all(args: argparse.Namespace, sources: dict[str, str], benchmark: Benchmark) -> dict[str, Scores]:
-    """Return the scores of each row; only one model is in memory at a time."""
-    results: dict[str, Scores] = {}
+# ---------------------------------------------------------------- the judge
 
-    def add(name: str, draw: Draw, *, described: bool = False) -> None:
-        with tqdm(total=len(benchmark.cases), desc=name, unit="image") as bar:
-            batches = validation.in_batches(draw, args.batch, on_done=bar.update)
-            results[name] = benchmark.evaluate(batches, described=described)
 
+def _open_judge(args: argparse.Namespace, sources: dict[str, str]) -> Callable[[], VLM]:
+    """Return a function that opens the judge with its recorded answers; its cost is confirmed first."""
+    if not args.images:
+        raise ValueError("--judge scores photographs, so it needs --images FOLDER: critters have a scorer")
+    state, is_remote = PartialState(), "://" in args.judge
+    cases = benchmarks.read(args.images, args.prompts, size=args.size).cases
+    # beside the students: copies, reconstructions, and other subjects for the level of chance
+    ways = len(sources) * (1 + args.described) + bool(args.teacher) + 3
+    if state.is_main_process:
+        confirm_cost(judged.estimate(cases, ways), args, is_remote=is_remote)
+    options = {option: getattr(args, flag) for flag, option in OF_JUDGE.items()}
+    if options["budget"]:  # divided, so that all processes together stay within it
+        options["budget"] //= state.num_processes
+    vlm = open_vlm(args.judge, **options | {"device": None if is_remote else args.device})
+    return lambda: Recorded(vlm, args.out, state.process_index)
+
+
+def confirm_cost(cost: judged.Estimate, args: argparse.Namespace, *, is_remote: bool) -> None:
+    """Print what the judge will be asked; raise ValueError unless the user agrees to pay a server for it."""
+    price = f", about ${cost.dollars(*args.price):,.2f}" if args.price else ""
+    print(f"the judge gets at most {cost}{price}; what was answered before is free", file=sys.stderr)
+    if args.yes or not is_remote:
+        return
+    if PartialState().num_processes > 1 or not sys.stdin.isatty():
+        raise ValueError("the server's answers may cost money: add --yes to the command if that is right")
+    print("Continue? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ValueError("nothing was asked: the cost was not confirmed with y")
+
+
+# ---------------------------------------------------------------- drawing
+
+
+def _open_ways(args: argparse.Namespace, sources: dict[str, str], benchmark: Benchmark) -> Iterator[Way]:
+    """Yield the rows in order; only one model is in memory at a time."""
+    vae = None
     for name, source in sources.items():
-        draw = _open_student(source, args)
-        add(name, draw)
+        pipe = open_student(source, base=args.base, device=args.device)
+        scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
+        yield (student := _way(args, name, validation.by_student, pipe, steps=args.steps, **scales))
         if args.described:
-            add(f"{name}, full caption", draw, described=True)
-        del draw
+            yield replace(student, name=f"{name}, full caption", described=True)
+        vae = vae or _reconstruction(args, pipe)
+        del pipe, student
     if teacher := args.teacher or (None if args.images else "pocket"):
-        add(TEACHER, _open_teacher(teacher, args), described=True)
-    add(COPY, validation.by_copying)
+        yield _open_teacher(args, teacher)
+    yield vae
+    yield Way(name=COPY, draw=validation.by_copying, key="none")
     if args.task == RELIGHT.task:
-        add(MULTIPLIED, by_multiplying(benchmark.cases))
-    return results
+        yield Way(name=MULTIPLIED, draw=by_multiplying(benchmark.cases), key="none")
 
 
-def _open_student(source: str, args: argparse.Namespace) -> Draw:
-    pipe = open_student(source, base=args.base, device=args.device)
-    scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
-    return _keep_images(args, validation.by_student, pipe, steps=args.steps, **scales)
-
-
-def _open_teacher(source: str, args: argparse.Namespace) -> Draw:
+def _open_teacher(args: argparse.Namespace, source: str) -> Way:
     like = None if source in SETTINGS else args.teacher_like
     teacher = load_teacher(source, like=like, guidance=args.teacher_guidance, device=args.device)
-    scales = {"guidance": teacher.settings.guidance}
-    return _keep_images(args, validation.by_teacher, teacher.pipe, steps=args.steps, **scales)
+    scales = {"steps": args.steps, "guidance": teacher.settings.guidance}
+    return replace(_way(args, TEACHER, validation.by_teacher, teacher.pipe, **scales), described=True)
 
 
-def _keep_images(args: argparse.Namespace, way: Callable[..., Draw], pipe, **settings: float) -> Draw:
-    """Return a `Draw` that does not draw again what an earlier run of the command left in its folder."""
-    name = f"{way.__name__} {checkpoint.model_hash(pipe)} {settings | {'batch': args.batch}}"
-    return validation.save_in(args.out / "images", name, way(pipe, **settings))
+def _way(args: argparse.Namespace, name: str, way: Callable[..., Draw], pipe: Any, **settings: float) -> Way:
+    """Return a row that does not draw again what an earlier run of the command left in its folder."""
+    key = f"{way.__name__} {checkpoint.model_hash(pipe)} {settings | {'batch': args.batch}}"
+    return Way(name=name, draw=validation.save_in(args.out / "images", key, way(pipe, **settings)), key=key)
+
+
+def _reconstruction(args: argparse.Namespace, pipe: DSDPipeline) -> Way:
+    """Return the row of the references as the first student's VAE decodes them."""
+    key = f"vae {weights_hash(pipe.vae)} {pipe.frame} {args.batch}"
+    draw = validation.by_reconstructing(
+        SimpleNamespace(vae=pipe.vae, image_processor=pipe.image_processor), *pipe.frame
+    )
+    return Way(name=VAE, draw=validation.save_in(args.out / "images", key, draw), key=key)
+
+
+def _measure(args: argparse.Namespace, found: Comparison, way: Way) -> None:
+    """Draw a row, shared between all processes, and score it in the main process."""
+    benchmark, state = found.benchmark, PartialState()
+    if state.num_processes > 1:
+        _draw_share(args, benchmark, way)
+        blocks.wait_for_all()
+    if not state.is_main_process:
+        return
+    with tqdm(total=len(benchmark.cases), desc=way.name, unit="image") as bar:
+        batches = validation.in_batches(way.draw, args.batch, on_done=bar.update)
+        found.results[way.name] = benchmark.evaluate(batches, described=way.described)
+    found.models[way.name] = way.key
+    if way.described:
+        found.described.add(way.name)
+
+
+def _draw_share(args: argparse.Namespace, benchmark: Benchmark, way: Way) -> None:
+    """Draw this process's batches to disk, and have the judge, if any, score them there."""
+    state = PartialState()
+    place = {"process": state.process_index, "processes": state.num_processes}
+    for block in jsonl.split_blocks([*range(len(benchmark.cases))], batch=args.batch, **place):
+        cases = [benchmark.cases[index] for index in block]
+        images = way.draw(*scores.requests(cases, described=way.described))
+        if args.judge:
+            benchmark.scorer.score(cases, images)  # the answers are recorded
 
 
 def open_student(source: str, *, base: str, device: str) -> DSDPipeline:
@@ -126,58 +208,3 @@ def open_student(source: str, *, base: str, device: str) -> DSDPipeline:
     pipe = checkpoint.load_pipeline(name, weights=weights, dtype=dtype, device=device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def report(results: dict[str, Scores], benchmark: Benchmark) -> str:
-    """Return the Markdown page: scores, differences from the first checkpoint, and a legend."""
-    measures, levels = benchmark.scorer.measures, benchmark.levels
-    subjects = len({case.subject for case in benchmark.cases})
-    means = {name: result.means for name, result in results.items()}
-    if levels.ceiling:
-        means[TRUTH] = levels.ceiling
-    means[CHANCE] = levels.chance
-    first, *others = (name for name in results if name != COPY)
-    parts = [
-        f"{subjects} subjects, {len(benchmark.cases)} images each; means, 95 % intervals over subjects",
-        scores.table(means, measures),
-    ]
-    if others:
-        differences = {name: scores.difference(results[name], results[first]) for name in others}
-        parts += [f"Difference from {first}, case by case:", scores.table(differences, measures)]
-    return "\n\n".join([*parts, benchmark.legend])
-
-
-def _write(args: argparse.Namespace, results: dict[str, Scores], benchmark: Benchmark, page: str) -> None:
-    settings = {name: getattr(args, name) for name in RECORDED} | {"photographs": bool(args.images)}
-    write_results(args.out, settings, results, benchmark, page)
-
-
-def write_results(
-    out: Path, settings: dict[str, Any], results: dict[str, Scores], benchmark: Benchmark, page: str
-) -> None:
-    """Write scores, tables and samples into the folder, replacing those of earlier runs."""
-    about = {
-        "settings": settings,
-        "torch": torch.__version__,
-        "measures": [asdict(measure) for measure in benchmark.scorer.measures],
-        "chance": _round(benchmark.levels.chance),
-        "ceiling": _round(benchmark.levels.ceiling),
-        "scores": {name: _round(result.means) for name, result in results.items()},
-    }
-    lines = []
-    for name, result in results.items():
-        for case, row in zip(benchmark.cases, result.rows, strict=True):
-            image = {"way": name, "subject": case.subject, "prompt": case.prompt, "seed": case.seed}
-            lines.append(json.dumps(image | row).encode() + b"\n")
-    images = {name: result.images for name, result in results.items() if name != COPY}
-    samples = validation.sample_sheet(benchmark.cases, images)
-    jsonl.write_atomic(out / "scores.json", json.dumps(about, indent=2).encode())
-    jsonl.write_atomic(out / "scores.md", page.encode() + b"\n")
-    jsonl.write_atomic(out / "images.jsonl", b"".join(lines))
-    jsonl.write_atomic(out / "samples.png", contact_sheet.png(samples))
-
-
-def _round(means: dict[str, Interval]) -> dict[str, dict[str, float]]:
-    return {
-        name: {end: round(value, 4) for end, value in mean._asdict().items()} for name, mean in means.items()
-    }

@@ -5,8 +5,8 @@ nor too alike, and write RUN/pairs.jsonl, then RUN/captions.jsonl for the pairs 
 it at any time and run the same command again to continue. `accelerate launch -m train.curate RUN ...` shares
 the grids between processes.
 
---grade measures how good a judge is, --worth measures the effect of curation on a run, and --redecide
-applies other thresholds to a run that has already been judged.
+--grade measures how good a judge is, --worth measures the effect of curation on a run, --against compares a
+run with that of the turn before, and --redecide applies other thresholds to a run that was judged before.
 """
 
 import argparse
@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
     add_mode = parser.add_mutually_exclusive_group().add_argument
     add_mode("--grade", action="store_true", help="grade the judge on drawn pairs whose truth is known")
     add_mode("--worth", action="store_true", help="compare true pairs before and after curation")
+    text = "compare RUN with the judged run of the turn before: keep rate, true pairs, diversity"
+    add_mode("--against", type=Path, metavar="RUN", help=text)
     add_mode("--redecide", action="store_true", help="apply other thresholds without the judge")
     add("--count", type=int, default=2000, help="number of pairs for --grade (2000)")
     add("--out", type=Path, metavar="FOLDER", help="folder for the results of --grade")
@@ -95,7 +97,8 @@ def main(argv: list[str] | None = None) -> int:
         return _grade(args)
     if args.run is None:
         raise ValueError("no run given: name its folder, as in python -m train.curate RUN --judge pocket")
-    work = _worth if args.worth else _redecide if args.redecide else _curate
+    works = {_worth: args.worth, _compare: args.against, _redecide: args.redecide}
+    work = next((work for work, is_asked in works.items() if is_asked), _curate)
     with locked(args.run / "pairs") if args.run.is_dir() else nullcontext():
         work(args)
     return 0
@@ -110,8 +113,7 @@ def _read_thresholds(args: argparse.Namespace, default: Thresholds) -> Threshold
 
 def _open_judge(args: argparse.Namespace) -> VLM:
     if not args.judge:
-        error = "no judge given: use --judge pocket, a folder, a hub id, or a server's http://host/v1"
-        raise ValueError(error)
+        raise ValueError("no judge given: use --judge pocket, a folder, a hub id, or http://host/v1")
     options = {name: getattr(args, name) for name in (*OF_JUDGE, "device")}
     options["batch"] = options.pop("judge_batch")
     if options["budget"]:  # divided, so that all processes together stay within it
@@ -139,8 +141,7 @@ def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, an
     """Judge all pairs of a run and return them; `answering` is the judge, with its answers recorded."""
     path, readable = args.run / "pairs.jsonl", Readable()
     recipes = {args.recipe or grid.recipe for grid in usable.values()}
-    drawn_by = {grid.recipe for grid in usable.values() if grid.recipe in RECIPES}
-    recipe = curation.find_one_task(drawn_by | recipes)
+    recipe = curation.find_one_task(recipes | {grid.recipe for grid in usable.values()} & RECIPES.keys())
     thresholds = _read_thresholds(args, Thresholds(**recipe.thresholds))
     options = {"thresholds": thresholds, "embedder": _open_embedder(args, judge)}
     _check_settings(path, judge, recipes, **options)
@@ -249,6 +250,16 @@ def _worth(args: argparse.Namespace) -> None:
     say(report.worth_page(shares))
 
 
+def _compare(args: argparse.Namespace) -> None:
+    from dsd.evaluation import turns
+    from dsd.pocket import scorer
+
+    with tqdm(unit="grid") as bar:
+        found = turns.compare(args.against, args.run, scorer.load(), on_grids=bar.update)
+    jsonl.write_atomic(args.run / "turns.json", json.dumps(found, indent=1).encode())
+    say(turns.page(found))
+
+
 def _grade(args: argparse.Namespace) -> int:
     """Judge the drawn pairs that are not judged yet, and write how often the judge errs into `args.out`."""
     if args.out is None or args.run is not None:
@@ -256,9 +267,7 @@ def _grade(args: argparse.Namespace) -> int:
     if args.count < 16 or args.count % 2:
         raise ValueError(f"--count must be even and at least 16, got {args.count}")
     if args.recipe and curation.find_recipe(args.recipe).changes:
-        raise ValueError(
-            f"--grade has no drawn pairs for the changes of {args.recipe}: judge a run, then use --worth"
-        )
+        raise ValueError(f"--grade has no drawn pairs for the changes of {args.recipe}: use --worth on a run")
     judge, path = _open_judge(args), args.out / "graded.jsonl"
     settings = {"recipe": args.recipe or CRITTERS.name, "seed": judge_evaluation.SEED, "size": args.size}
     settings["thresholds"] = _read_thresholds(args, Thresholds())

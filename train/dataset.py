@@ -2,7 +2,8 @@
 
 Writes RUN/dataset: parquet files, and a card with counts, licenses and some pairs. You can stop it at any
 time and run the same command again to continue. --only floor and --only all ignore the judge's
-verdicts, for comparison. --format writes folders of images for other trainers instead.
+verdicts, for comparison. --format writes folders of images for other trainers instead. --preferences FOLDER
+writes chosen and rejected images of one prompt, for trainers of preferences (DPO).
 """
 
 import argparse
@@ -14,10 +15,16 @@ from tqdm import tqdm
 from dsd.curation.dataset import SHARD_ROWS, push, write_dataset
 from dsd.curation.dataset_card import write_card
 from dsd.curation.folders import FORMATS, write_folder
-from dsd.curation.selection import WHICH, WORDS, Choice, counts, read_run
+from dsd.curation.preferences import write_preferences
+from dsd.curation.selection import WHICH, WORDS, Choice, Run, counts, read_run
 from dsd.files import old_names, whole
 from dsd.files.errors import printable
 from train import command
+
+# Flags without an effect on preferences, which have the grids' own words and are sorted by id.
+UNUSED = (
+    "out", "format", "which", "words", "max_rows", "shuffle", "seed", "shard_rows", "grades", "push_to_hub",
+)  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -27,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="FOLDER", help="RUN/dataset, with -floor for --only floor and so on")
     text = "parquet files, or folders of images for that trainer (parquet)"
     add("--format", choices=("parquet", *FORMATS), default="parquet", help=text)
+    text = "write preferences instead: panels that were kept with one seed and rejected with another"
+    add("--preferences", type=Path, metavar="FOLDER", help=text)
     add("--trigger", default="", metavar="WORD", help="begin every caption with this, if it is not there")
     text = "pairs kept by the judge, by the floor, or all (judge)"
     add("--only", dest="which", choices=WHICH, default="judge", help=text)
@@ -53,6 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         )
     choice = Choice(**{one.name: getattr(args, one.name) for one in fields(Choice)})
     run = read_run(args.run)
+    if args.preferences:
+        return _write_preferences(args, run, choice)
     kinds = ["dataset", *([] if args.which == "judge" else [args.which])]
     kinds += [] if args.format == "parquet" else [args.format]
     out = args.out or args.run / "-".join(kinds)
@@ -77,6 +88,22 @@ def main(argv: list[str] | None = None) -> int:
     if args.push_to_hub:
         address = push(out, args.push_to_hub, private=not args.public, patterns=written.patterns)
         print(f"uploaded to {address}")
+    return 0
+
+
+def _write_preferences(args: argparse.Namespace, run: Run, choice: Choice) -> int:
+    changed = {flag for flag in UNUSED if getattr(args, flag) != _parser().get_default(flag)}
+    if changed:
+        names = ", ".join(
+            f"--{'only' if flag == 'which' else flag.replace('_', '-')}" for flag in sorted(changed)
+        )
+        raise ValueError(f"--preferences does not use {names}: drop it")
+    with whole.locked(args.preferences / "dataset"), tqdm(unit="row") as bar:
+        whole.sweep(args.preferences)
+        written = write_preferences(
+            run, args.preferences, choice, on_rows=lambda done, _: bar.update(done - bar.n)
+        )
+    print(f"{len(written.rows)} preferences in {args.preferences} ({written.new} of its files new)")
     return 0
 
 

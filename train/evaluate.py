@@ -1,11 +1,15 @@
-"""Compare checkpoints: `python -m train.evaluate CHECKPOINT... --out FOLDER`.
+"""Compare checkpoints: `python -m train.evaluate CHECKPOINT... --out REPORT`.
 
 Draws held-out critters in the requested places with each checkpoint and with the prompted teacher, adds the
-true drawings, and scores all of them with the same scorer. With --images the subjects are photographs.
+true drawings and the VAE's reconstruction of each reference, and scores all of them with the same scorer.
 --task relight and --task edit ask for one change, and score whether it is there and the rest is kept.
-Prints a Markdown table with 95 % intervals over subjects. FOLDER gets scores.json, images.jsonl (the
-scores of each image), a contact sheet of samples and all images. The same command gives the same numbers,
-and continues a run that was stopped.
+With --images the subjects are photographs, or DreamBench++'s or OmniContext's folder, which --judge scores,
+too. Prints a Markdown table with 95 % intervals over subjects. REPORT gets report.html (every image, score
+and reason, and a page to label images on), results.json, scores.md, images.jsonl, samples.png and all images.
+
+The same command gives the same numbers, and continues a run that was stopped. `accelerate launch -m
+train.evaluate ...` shares the drawing between processes. `python -m train.evaluate REPORT --labels FILE`
+adds a person's labels to a report, and states how well the scores agree with them.
 """
 
 import argparse
@@ -20,10 +24,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     text = "name, folder, hub id, or a LoRA file for --base; LABEL=CHECKPOINT names its row"
     add("checkpoints", nargs="+", metavar="CHECKPOINT", help=text)
-    add("--out", type=Path, required=True, metavar="FOLDER", help="folder of the results")
+    add("--out", type=Path, metavar="REPORT", help="folder of the results")
+    add("--labels", type=Path, metavar="FILE", help="add labels.json, saved on the page of the REPORT named")
     add("--subjects", type=int, default=200, help="number of held-out critters (200)")
-    add("--prompts", type=int, default=3, help="prompts for each subject (3)")
-    add("--images", type=Path, metavar="FOLDER", help="photographs, a file or a subfolder for each subject")
+    add("--prompts", type=int, help="prompts for each subject (3; 2 lights of pocket; all of DreamBench++'s)")
+    text = "photographs, a file or a subfolder for each subject, or the data of DreamBench++ or OmniContext"
+    add("--images", type=Path, metavar="FOLDER", help=text)
     add("--dino", default="facebook/dinov2-base", metavar="MODEL", help="scores identity in photographs")
     add("--clip", default="openai/clip-vit-base-patch32", metavar="MODEL", help="scores prompt following")
     add("--size", type=int, default=512, help="side of a photograph in pixels (512)")
@@ -40,23 +46,55 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", type=int, help="images drawn together (16 critters, 1 photograph)")
     add("--seed", type=int, default=0, help="seed of the critters, their places and the images (0)")
     add("--device", help="cpu, cuda or mps (the best available)")
+    _add_judge(parser)
     return parser
+
+
+def _add_judge(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("a judge of photographs, by DreamBench++'s protocol").add_argument
+    add("--judge", metavar="MODEL", help="vision-language model: a folder, a hub id, or http://host/v1")
+    add("--judge-model", metavar="NAME", help="name of the judge, on a server that has several models")
+    add("--key", metavar="NAME", help="environment variable that holds the server's key (DSD_VLM_KEY)")
+    add("--in-flight", type=int, metavar="N", help="requests sent to a server at a time (32)")
+    add("--budget", type=int, metavar="N", help="maximum requests to a server, retries included (no limit)")
+    add("--max-tokens", type=int, metavar="N", help="maximum tokens of an answer (512)")
+    text = "dollars for a million tokens in and out, to estimate the cost"
+    add("--price", type=float, nargs=2, metavar=("IN", "OUT"), help=text)
+    add("--yes", action="store_true", help="ask a server without asking you about the cost")
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
+    if args.labels:
+        return _add_labels(args)
+    if args.out is None:
+        raise ValueError("no folder given for the results: add --out REPORT")
     if args.batch is None:
         args.batch = 1 if args.images else 16
     for flag, least in (("subjects", 2), ("prompts", 1), ("steps", 1), ("batch", 1)):
-        if getattr(args, flag) < least:  # fail now, not after minutes of drawing
-            raise ValueError(f"--{flag} must be at least {least}, got {getattr(args, flag)}")
+        value = getattr(args, flag)
+        if value is not None and value < least:  # fail now, not after minutes of drawing
+            raise ValueError(f"--{flag} must be at least {least}, got {value}")
     # Imported here so that --help and flag errors are fast, and quiet() runs before the libraries load.
     from dsd.generate.command import quiet
 
     quiet()
     from train import comparison
+    from train.blocks import say
 
-    print(printable(comparison.compare(args)))
+    page = comparison.compare(args)
+    say(page, f"\nsee {args.out / 'report.html'}")
+    return 0
+
+
+def _add_labels(args: argparse.Namespace) -> int:
+    if len(args.checkpoints) > 1 or args.out:
+        raise ValueError(
+            "--labels takes one report and no --out: python -m train.evaluate REPORT --labels FILE"
+        )
+    from dsd.evaluation.results import add_labels
+
+    print(printable(add_labels(Path(args.checkpoints[0]), args.labels)))
     return 0
 
 

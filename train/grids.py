@@ -42,13 +42,17 @@ def _parser() -> argparse.ArgumentParser:
     offloads, text = ("none", "model", "group", "sequential"), "keep parts of a large model in main memory"
     add("--offload", default="none", choices=offloads, help=text)
     add("--quantize", choices=QUANTIZED, help=QUANTIZE_HELP)
+    text = "draw with a LoRA of the teacher, such as train.teacher makes (FLUX.1 and pocket)"
+    add("--teacher-lora", dest="lora", metavar="FILE_OR_ID[:SCALE]", help=text)
+    text = "draw each prompt with N seeds, as train.dataset --preferences needs (1)"
+    add("--seeds", type=int, default=1, metavar="N", help=text)
     add("--mend", action="store_true", help="draw grids again whose file is missing or damaged")
     return parser
 
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
-    prompts, _ = grids.read_prompts(args.run), join()
+    prompts, _ = grids.with_seeds(grids.read_prompts(args.run), args.seeds), join()
     with locked(grids.table(args.run)):
         _draw(args, prompts)
     return 0
@@ -60,7 +64,7 @@ def _draw(args: argparse.Namespace, prompts: list[Prompt]) -> None:
     quiet()  # before the import below, which would log messages
     from dsd.grids.teacher import load_teacher
 
-    names = ("like", "steps", "guidance", "panel", "margin", "offload", "quantize")
+    names = ("like", "steps", "guidance", "panel", "margin", "offload", "quantize", "lora")
     options = {name: getattr(args, name) for name in names}
     teacher = load_teacher(args.model, device=args.device or own_device(), **options)
     grids.check_run(args.run, prompts, teacher.stamp)

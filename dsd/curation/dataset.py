@@ -20,6 +20,7 @@ from dsd.files.jsonl import Row, RunError
 from dsd.files.pairs import COLUMNS
 from dsd.files.upload import upload
 from dsd.grids import grids
+from dsd.grids.grids import Grid
 
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
@@ -27,6 +28,13 @@ GROUP = 50  # rows per row group: 100 images
 FORMAT = 1  # increase it when the same rows give different files
 CARD = ("README.md", "samples.png")
 PARQUET = ("train-*.parquet",)
+
+
+class Cut(NamedTuple):
+    """A row without its images, and the grid and the panel that each of them is cut from, by column."""
+
+    row: Row
+    images: dict[str, tuple[Grid, int]]
 
 
 class Dataset(NamedTuple):
@@ -53,25 +61,47 @@ def write_dataset(
     An interrupted command that is run again gives the same bytes. `on_rows` gets the rows done and in total.
     Raise RunError for a run without pairs, an unreadable grid, or parquet files in `out` that are not ours.
     """
-    if shard_rows < 1:
-        raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
     run = run if isinstance(run, Run) else read_run(run)
     items = select_some(run, choice or Choice())
-    blocks = [items[i : i + shard_rows] for i in range(0, len(items), shard_rows)]
+    cuts = [
+        Cut(it.row, {"conditioning": (it.grid, it.conditioning), "target": (it.grid, it.target)})
+        for it in items
+    ]
+    digest = digest_of(items, GROUP, shard_rows).encode()
+    return write_shards(out, run, cuts, COLUMNS, digest, shard_rows=shard_rows, on_rows=on_rows)
+
+
+def write_shards(
+    out: Path,
+    run: Run,
+    cuts: list[Cut],
+    columns: dict[str, str],
+    digest: bytes,
+    *,
+    shard_rows: int = SHARD_ROWS,
+    on_rows: Callable[[int, int], None] = lambda done, total: None,
+) -> Dataset:
+    """Write rows to parquet files in `out`, except those that have the same `digest` already.
+
+    `columns` maps names to types of Arrow, or to `image` for an image that `datasets` decodes.
+    """
+    if shard_rows < 1:
+        raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
+    blocks = [cuts[i : i + shard_rows] for i in range(0, len(cuts), shard_rows)]
     paths = [out / f"train-{k:05}-of-{len(blocks):05}.parquet" for k in range(len(blocks))]
-    digest, new, done = digest_of(items, GROUP, shard_rows).encode(), 0, 0
+    schema, new, done = _schema(columns, digest), 0, 0
     with jsonl.writing(out / "README.md"):  # lock the folder against other commands
         old = _own_shards(out)
         for path, block in zip(paths, blocks, strict=True):
             if old.get(path) != digest:
-                for count in _write_shard(path, run.folder, block, digest):
-                    on_rows(done + count, len(items))
+                for count in _write_shard(path, run.folder, block, schema):
+                    on_rows(done + count, len(cuts))
                 new += 1
             done += len(block)
-            on_rows(done, len(items))
+            on_rows(done, len(cuts))
         for path in old.keys() - set(paths):
             path.unlink()
-    return Dataset(out, paths, [item.row for item in items], new)
+    return Dataset(out, paths, [cut.row for cut in cuts], new)
 
 
 def select_some(run: Run, choice: Choice) -> list[Item]:
@@ -93,6 +123,15 @@ def digest_of(items: list[Item], *settings: int | str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def digest_of_cuts(cuts: list[Cut]) -> str:
+    """Return a digest of everything that the bytes of other rows depend on."""
+    parts = [
+        [row, {name: [grid.file, grid.boxes, grid.margin, panel] for name, (grid, panel) in images.items()}]
+        for row, images in cuts
+    ]
+    return hashlib.sha256(json.dumps([FORMAT, parts], ensure_ascii=False).encode()).hexdigest()
+
+
 def _own_shards(folder: Path) -> dict[Path, bytes]:
     """Delete partly written files; return the dataset digest of each shard, b"" for a damaged one."""
     for part in folder.glob(".train-*.part"):
@@ -109,23 +148,25 @@ def _own_shards(folder: Path) -> dict[Path, bytes]:
     return digests
 
 
-def _write_shard(path: Path, run: Path, items: list[Item], digest: bytes) -> Iterator[int]:
+def _write_shard(path: Path, run: Path, cuts: list[Cut], schema: Any) -> Iterator[int]:
     """Write the whole file or nothing; yield the number of rows so far."""
-    schema, by_id = _schema(digest), {item.grid.id: item.grid for item in items}
+    by_id = {grid.id: grid for cut in cuts for grid, _ in cut.images.values()}
 
     @lru_cache(maxsize=16)
     def panels(name: str) -> list[bytes]:
         return [contact_sheet.png(panel) for panel in grids.open_panels(run, by_id[name])]
 
-    def image(grid: str, panel: int) -> Row:
-        return {"bytes": panels(grid)[panel], "path": f"{grid}-{panel}.png"}
+    def image(column: str, grid: Grid, panel: int) -> Row | bytes:
+        content = panels(grid.id)[panel]
+        is_binary = str(schema.field(column).type) == "binary"
+        return content if is_binary else {"bytes": content, "path": f"{grid.id}-{panel}.png"}
 
     writer_of = parquet.package().ParquetWriter
     with whole.replacing(path) as part, writer_of(part, schema, write_page_checksum=True) as writer:
-        for start in range(0, len(items), GROUP):
+        for start in range(0, len(cuts), GROUP):
             rows = [
-                row | {"conditioning": image(grid.id, first), "target": image(grid.id, second)}
-                for row, grid, first, second in items[start : start + GROUP]
+                row | {column: image(column, *place) for column, place in images.items()}
+                for row, images in cuts[start : start + GROUP]
             ]
             writer.write_table(_table(rows, schema))
             yield start + len(rows)
@@ -141,14 +182,14 @@ def _table(rows: list[Row], schema: Any) -> Any:
         raise RunError(f"the rows {where} hold a value of the wrong type: {error}") from error
 
 
-def _schema(digest: bytes) -> Any:
+def _schema(kinds: dict[str, str], digest: bytes) -> Any:
     """Return the Arrow schema, with the metadata that declares the image columns to `datasets`."""
     parquet.package()
     import pyarrow
 
     image = pyarrow.struct({"bytes": pyarrow.binary(), "path": pyarrow.string()})
     columns, features = [], {}
-    for name, kind in COLUMNS.items():
+    for name, kind in kinds.items():
         columns.append((name, image if kind == "image" else pyarrow.type_for_alias(kind)))
         features[name] = {"_type": "Image"} if kind == "image" else {"_type": "Value", "dtype": kind}
     metadata = {"huggingface": json.dumps({"info": {"features": features}}), parquet.DATASET: digest}

@@ -22,6 +22,7 @@ from dsd.files.jsonl import Row, RunError
 from dsd.files.markdown import table
 from dsd.files.pairs import IMAGES
 from dsd.grids import grids
+from dsd.grids.grids import Grid, describe_lora
 from dsd.grids.recipes import IDENTITY, RECIPES
 
 PARQUET_FILES = [{"split": "train", "path": "train-*.parquet"}]
@@ -167,23 +168,26 @@ def _warn_of_unknown(run: Run, dataset: Dataset) -> list[str]:
 
 
 def _metadata(title: str, licenses: set[str], format: str) -> DatasetCardData:
-    """Return what the hub cannot read from the parquet files; the strictest license is the dataset's."""
-    if FLUX_DEV in licenses:
-        license = {
-            "license": "other",
-            "license_name": "flux-1-dev-non-commercial-license",
-            "license_link": DEV_PAGE,
-        }
-    else:
-        license = {"license": "apache-2.0" if licenses == {"Apache-2.0"} else "unknown"}
+    """Return what the hub cannot read from the parquet files."""
     files = {"configs": [{"config_name": "default", "data_files": PARQUET_FILES}]}
     return DatasetCardData(
-        **license,
+        **license_metadata(licenses),
         **(files if format == "parquet" else {}),
         pretty_name=title,
         task_categories=["image-to-image", "text-to-image"],
         tags=["diffusion-self-distillation", "subject-driven-generation", "synthetic"],
     )
+
+
+def license_metadata(licenses: set[str]) -> dict[str, str]:
+    """Return the license of a dataset in the hub's terms: the strictest of its rows."""
+    if FLUX_DEV in licenses:
+        return {
+            "license": "other",
+            "license_name": "flux-1-dev-non-commercial-license",
+            "license_link": DEV_PAGE,
+        }
+    return {"license": "apache-2.0" if licenses == {"Apache-2.0"} else "unknown"}
 
 
 def _amounts(run: Run, dataset: Dataset, choice: Choice) -> str:
@@ -205,12 +209,7 @@ def _amounts(run: Run, dataset: Dataset, choice: Choice) -> str:
 
 def _making(run: Run, dataset: Dataset, choice: Choice) -> str:
     used = {row["grid"] for row in dataset.rows}
-    generators = Counter(
-        f"{grid.generator} (weights {grid.generator_hash}, {license(grid)}), {grid.rows}x{grid.columns} "
-        f"panels, {grid.steps} steps, guidance {grid.guidance}"
-        for grid in run.grids.values()
-        if grid.id in used
-    )
+    generators = Counter(_drawing(grid) for grid in run.grids.values() if grid.id in used)
     judges = Counter()
     for pair in run.pairs:
         limits = ", ".join(f"{name} {value}" for name, value in asdict(pair.thresholds).items())
@@ -226,6 +225,15 @@ def _making(run: Run, dataset: Dataset, choice: Choice) -> str:
         f"```bash\n{' '.join([commands, *format, *choice.flags()])}\n```",
     ]
     return "\n\n".join(parts)
+
+
+def _drawing(grid: Grid) -> str:
+    """Return what drew a grid, and how."""
+    lora = f" with {describe_lora(grid.teacher_lora)}" if grid.teacher_lora else ""
+    return (
+        f"{grid.generator} (weights {grid.generator_hash}, {license(grid)}){lora}, "
+        f"{grid.rows}x{grid.columns} panels, {grid.steps} steps, guidance {grid.guidance}"
+    )
 
 
 def _shares(what: str, unit: str, counts: Counter) -> str:

@@ -81,7 +81,7 @@ class Run:
     pairs: list[Pair]
     captions: dict[str, Caption]
     labels: dict[str, str]
-    writers: dict[str, str]  # grid -> the writer of its prompt, where prompts.jsonl is there
+    writers: dict[str, str]  # prompt -> its writer, where prompts.jsonl is there
 
 
 class Item(NamedTuple):
@@ -165,7 +165,7 @@ def part_licenses(pair: Pair, grid: Grid, captioner: str, run: Run) -> dict[str,
 
     The drawn world has reference captions of its own; those of other recipes are the user's.
     """
-    writer = run.writers.get(grid.id, "")
+    writer = run.writers.get(grid.id, run.writers.get(grids.prompt_id(grid.id), ""))
     return {
         f"generator {grid.generator}": license(grid),
         f"writer {writer or 'of the prompts'}": license_of(writer),

@@ -3,22 +3,27 @@
 The set is a function of its seed: the same critters, places and prompts for every model. Identity is the
 share of visible traits that an image keeps. Following is the share of the requested context that is present.
 Copying is the share of the *reference's* context that is present without being requested: its scene, light,
-accessory, place in the frame and pose (the tilt of the body). The position of the sun is not read.
+accessory, place in the frame and pose (the tilt of the body). The position of the sun is not read. A row
+also has a number for each trait and each part of the context: 1 if the image shows it, NaN if the critter or
+the request has none.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import nan
 from statistics import fmean
 
 import numpy as np
 from PIL import Image
 
-from dsd.evaluation.scores import Case, Measure, Numbers
+from dsd.evaluation.scores import Case, Measure, Numbers, Scores
+from dsd.model.checkpoint import weights_hash
 from dsd.pocket import scorer
 from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context
 from dsd.pocket.world import NAMED, Context, Critter, sample_context, sample_critter
 
+CONTEXT = ("scene", "accessory", "light", "accessory_color")
 STREAM = 271828  # separates these random numbers from those of every training
 
 
@@ -74,11 +79,18 @@ class CritterScorer:
     """Scorer based on the network that reads a critter's traits back; no other model is involved."""
 
     measures = (
-        Measure("identity", "identity (CP)", "share of the subject's visible traits that the image keeps"),
         Measure(
-            "named", "named traits", "the same for color, shape, pattern and ears, which a caption names"
+            "identity", "identity (CP)", "share of the subject's visible traits that the image keeps",
+            is_identity=True,
         ),
-        Measure("unnamed", "unnamed traits", "the same for exact hue, eyes, stripes, spots and sizes"),
+        Measure(
+            "named", "named traits", "the same for color, shape, pattern and ears, which a caption names",
+            is_identity=True,
+        ),
+        Measure(
+            "unnamed", "unnamed traits", "the same for exact hue, eyes, stripes, spots and sizes",
+            is_identity=True,
+        ),
         Measure("following", "following (PF)", "share of the requested context that the image shows"),
         Measure("product", "CP x PF", "identity times following, image by image, then the mean"),
         Measure(
@@ -87,29 +99,53 @@ class CritterScorer:
             "they were not requested; less is better; 1 is the reference itself, 0 is an image of another "
             "subject", from_chance=True,
         ),
+        Measure(
+            "debiased", "de-biased CP x PF",
+            "CP x PF times the share of the reference's context that the image leaves out, of what was not "
+            "requested; a true image shares some by chance",
+        ),
     )  # fmt: skip
+    traits = (*scorer.IDENTITY, *scorer.TOLERANCE)
 
     def __init__(self, network: scorer.Scorer | None = None) -> None:
         self.network = network or scorer.load()
+        self.backbones = {"reader of traits": weights_hash(self.network)}
 
     def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
         """Return the scores of each image; the `facts` of each case must be a `Scene`."""
         readings = self.network.read(list(images))
         return [_score(case.facts, reading) for case, reading in zip(cases, readings, strict=True)]
 
+    def explain(self, cases: Sequence[Case], scores: Scores) -> list[str]:
+        """Return which traits and which parts of the requested context each image lacks."""
+        return [_explain(row) for row in scores.rows]
+
+
+def _explain(row: Numbers) -> str:
+    lost, lacking = (
+        [name.replace("_", " ") for name in names if row[name] == 0]
+        for names in (CritterScorer.traits, CONTEXT)
+    )
+    return f"traits lost: {', '.join(lost) or 'none'}; not shown: {', '.join(lacking) or 'nothing'}"
+
 
 def _score(scene: Scene, reading: scorer.Reading) -> Numbers:
     traits = scorer.check_traits(scene.critter, reading)
     identity = scorer.identity(scene.critter, reading)
-    following = fmean(scorer.check_context(scene.target, reading).values())
+    context = scorer.check_context(scene.target, reading)
+    following = fmean(context.values())
+    copy = fmean(find_copied_parts(scene, reading).values())
+    every = {name: float(traits.get(name, nan)) for name in CritterScorer.traits}
+    every |= {name: float(context.get(name, nan)) for name in CONTEXT}
     return {
         "identity": identity,
         "named": fmean(value for name, value in traits.items() if name in NAMED),
         "unnamed": fmean(value for name, value in traits.items() if name not in NAMED),
         "following": following,
         "product": identity * following,
-        "copy": fmean(find_copied_parts(scene, reading).values()),
-    }
+        "copy": copy,
+        "debiased": identity * following * (1 - copy),
+    } | every
 
 
 def find_copied_parts(scene: Scene, reading: scorer.Reading) -> dict[str, bool]:

@@ -21,11 +21,11 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-from dsd.evaluation.scores import Case, Measure, Numbers
+from dsd.evaluation.scores import Case, Measure, Numbers, Scores
 from dsd.files import hub, intake
 from dsd.files.rgb import to_rgb
 from dsd.model import canvas
-from dsd.model.checkpoint import best_device
+from dsd.model.checkpoint import best_device, weights_hash
 
 DINO, CLIP = "facebook/dinov2-base", "openai/clip-vit-base-patch32"
 BATCH = 32  # images per forward pass
@@ -42,9 +42,7 @@ def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list
 
     Raise ValueError if the folder, its prompts or its photographs do not suffice.
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise ValueError(f"there is no folder {folder}: create it and put photographs into it")
+    folder = check_folder(folder)
     texts = _read_prompts(folder)
     if not 1 <= prompts <= len(texts):
         raise ValueError(
@@ -65,6 +63,13 @@ def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list
             about = {"prompt": prompt, "caption": f"a {words} {prompt}", "seed": 1000 * index + turn}
             cases.append(Case(subject=name, reference=reference, truth=truth, **about))
     return cases
+
+
+def check_folder(folder: str | Path) -> Path:
+    """Return the folder; raise ValueError if there is none."""
+    if not Path(folder).is_dir():
+        raise ValueError(f"there is no folder {folder}: create it and put photographs into it")
+    return Path(folder)
 
 
 def _read_prompts(folder: Path) -> list[str]:
@@ -90,8 +95,14 @@ class PhotographScorer:
     """Scorer based on DINOv2 and CLIP (folders or hub ids), about 950 MB; raise LoadError without them."""
 
     measures = (
-        Measure("identity", "identity (DINOv2)", "cosine of the class tokens of image and reference", low=-1),
-        Measure("clip_i", "identity (CLIP-I)", "cosine of CLIP's vectors of image and reference", low=-1),
+        Measure(
+            "identity", "identity (DINOv2)", "cosine of the class tokens of image and reference", low=-1,
+            is_identity=True,
+        ),
+        Measure(
+            "clip_i", "identity (CLIP-I)", "cosine of CLIP's vectors of image and reference", low=-1,
+            is_identity=True,
+        ),
         Measure(
             "following", "following (CLIP-T)",
             "cosine of CLIP's vectors of image and caption; 0.3 is good, nothing comes near 1", low=-1,
@@ -108,6 +119,7 @@ class PhotographScorer:
             "another subject", low=-1, from_chance=True,
         ),
     )  # fmt: skip
+    traits = ()
 
     def __init__(self, identity: str = DINO, clip: str = CLIP, *, device: str | None = None) -> None:
         self.device = device or best_device()
@@ -115,6 +127,8 @@ class PhotographScorer:
         self.clip, self.clip_pixels = _load(clip, self.device)
         with hub.explain_errors(clip, [clip]):
             self.tokenizer = AutoTokenizer.from_pretrained(clip, trust_remote_code=False)
+        networks = {identity: self.dino, clip: self.clip}
+        self.backbones = {name: weights_hash(network) for name, network in networks.items()}
 
     def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
         """Return the scores of each image."""
@@ -129,6 +143,10 @@ class PhotographScorer:
         names = ("identity", "clip_i", "following", "product", "copy")
         columns = zip(identity, clip_i, following, product, copy, strict=True)
         return [dict(zip(names, row, strict=True)) for row in columns]
+
+    def explain(self, cases: Sequence[Case], scores: Scores) -> list[str]:
+        """Return no reasons: a cosine has none."""
+        return [""] * len(scores.rows)
 
     # To be comparable with published numbers, DINOv2 uses its class token and CLIP its projected vectors.
     # `dsd.vlm.embed` uses the mean over all tokens instead, because it looks for near-copies.

@@ -19,7 +19,7 @@ RESAMPLES = 2000
 ROTATIONS = 4  # other subjects whose images measure the chance level of a case
 
 Draw = Callable[[list[str], list[Image.Image], list[int]], list[Image.Image]]  # prompts, references, seeds
-Numbers = dict[str, float]  # the scores of one image, by name
+Numbers = dict[str, float]  # the scores of one image, by name; NaN where an image has none
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +33,7 @@ class Case:
     seed: int
     truth: Image.Image | None = None  # the subject as requested, or another photograph of it
     facts: Any = None  # ground truth for the scorer
+    groups: tuple[str, ...] = ()  # parts of the benchmark that it belongs to, such as "animal"
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,19 @@ class Measure:
     from_chance: bool = False
     # Whether the true image gets the best possible score. If not, the ceiling is unknown.
     truth_is_best: bool = True
+    is_identity: bool = False  # whether it says if the subject is the same, so that labels can check it
 
 
 class Scorer(Protocol):
     measures: Sequence[Measure]
+    traits: Sequence[str] = ()  # further numbers of a row: 1 for each trait that the image keeps, 0 if not
+    backbones: dict[str, str]  # networks that score, with their hashes
 
     def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
-        """Return one row per image, with a raw number for each measure."""
+        """Return one row per image, with a raw number for each measure and trait."""
+
+    def explain(self, cases: Sequence[Case], scores: "Scores") -> list[str]:
+        """Return the reason for each image's scores in words, or "" where the scorer has none."""
 
 
 class Interval(NamedTuple):
@@ -73,7 +80,7 @@ class Levels:
     """The scores of chance and of the truth on a set of cases, measured by the same scorer."""
 
     chance: dict[str, Interval]
-    ceiling: dict[str, Interval]  # only for known truths and measures with `truth_is_best`
+    ceiling: dict[str, Interval]  # only for known truths, and not for measures without `truth_is_best`
     raw_chance: dict[str, float]  # before `from_chance` rescales it to 0
 
 
@@ -90,7 +97,8 @@ class Scores:
     def flat(self) -> Numbers:
         """Return `{"identity": 0.61, "identity_low": ..., "_high", "_chance", "_ceiling"}` for a log."""
         numbers = {}
-        for name, interval in self.means.items():
+        for name in self.levels.raw_chance:  # the measures, without the traits
+            interval = self.means[name]
             numbers |= {name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
             numbers[f"{name}_chance"] = self.levels.chance[name].mean
             if name in self.levels.ceiling:
@@ -112,8 +120,7 @@ def evaluate(
     same cases and scorer; they are measured here if omitted.
     """
     levels = levels or measure_levels(cases, scorer)
-    prompts = [case.caption if described else case.prompt for case in cases]
-    images = list(draw(prompts, [case.reference for case in cases], [case.seed for case in cases]))
+    images = list(draw(*requests(cases, described=described)))
     if len(images) != len(cases):
         raise ValueError(f"{len(cases)} images were requested, but {len(images)} were drawn")
     rows = _rescale(scorer.score(cases, images), scorer.measures, levels.raw_chance)
@@ -121,9 +128,17 @@ def evaluate(
     return Scores(intervals(rows, subjects), levels, rows, subjects, images)
 
 
-def measure_levels(cases: Sequence[Case], scorer: Scorer) -> Levels:
+def requests(
+    cases: Sequence[Case], *, described: bool = False
+) -> tuple[list[str], list[Image.Image], list[int]]:
+    """Return the prompts, references and seeds of the cases, as a `Draw` takes them."""
+    prompts = [case.caption if described else case.prompt for case in cases]
+    return prompts, [case.reference for case in cases], [case.seed for case in cases]
+
+
+def measure_levels(cases: Sequence[Case], scorer: Scorer, *, rotations: int = ROTATIONS) -> Levels:
     """Return each measure's chance level, by images of other subjects, and ceiling, by the true images."""
-    rows = _chance_rows(cases, scorer)
+    rows = _chance_rows(cases, scorer, rotations)
     raw = {measure.name: fmean(row[measure.name] for row in rows) for measure in scorer.measures}
     chance = intervals(_rescale(rows, scorer.measures, raw), [case.subject for case in cases])
     true = [case for case in cases if case.truth is not None]
@@ -131,12 +146,12 @@ def measure_levels(cases: Sequence[Case], scorer: Scorer) -> Levels:
     if len({case.subject for case in true}) > 1:
         rows = _rescale(scorer.score(true, [case.truth for case in true]), scorer.measures, raw)
         ceiling = intervals(rows, [case.subject for case in true])
-    best = [measure.name for measure in scorer.measures if measure.truth_is_best]
-    return Levels(chance, {name: ceiling[name] for name in best if name in ceiling}, raw)
+    unknown = {measure.name for measure in scorer.measures if not measure.truth_is_best}
+    return Levels(chance, {name: ceiling[name] for name in ceiling if name not in unknown}, raw)
 
 
-def _chance_rows(cases: Sequence[Case], scorer: Scorer) -> list[Numbers]:
-    """Return, for each case, the mean scores of images of up to `ROTATIONS` other subjects."""
+def _chance_rows(cases: Sequence[Case], scorer: Scorer, rotations: int) -> list[Numbers]:
+    """Return, for each case, the mean scores of images of up to `rotations` other subjects."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, case in enumerate(cases):
         groups[case.subject].append(index)
@@ -144,7 +159,7 @@ def _chance_rows(cases: Sequence[Case], scorer: Scorer) -> list[Numbers]:
         raise ValueError(
             f"at least 2 subjects are needed, got {len(groups)}: chance is the score of another subject"
         )
-    turns = range(1, min(ROTATIONS, len(groups) - 1) + 1)
+    turns = range(1, min(rotations, len(groups) - 1) + 1)
     rounds = [scorer.score(cases, _rotate(cases, list(groups.values()), turn)) for turn in turns]
     columns = zip(*rounds, strict=True)
     return [{name: fmean(row[name] for row in rows) for name in rows[0]} for rows in columns]
@@ -178,19 +193,25 @@ def _rescale(rows: list[Numbers], measures: Sequence[Measure], chance: Numbers) 
 def intervals(rows: Sequence[Numbers], subjects: Sequence[str]) -> dict[str, Interval]:
     """Return the mean and 95 % interval of each number, by resampling whole subjects with all their rows.
 
-    Prompts of one subject are not independent, so resampling rows would make the interval too narrow.
+    Prompts of one subject are not independent, so resampling rows would make the interval too narrow. A
+    number that fewer than 2 subjects have (the others NaN) is left out.
     """
-    names, index, counts = np.unique(list(subjects), return_inverse=True, return_counts=True)
+    names, index = np.unique(list(subjects), return_inverse=True)
     if len(names) < 2:
         raise ValueError(f"an interval over subjects needs at least 2 of them, got {len(names)}")
     resamples = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
     result = {}
     for name in rows[0]:
         values = np.array([row[name] for row in rows], dtype=float)
-        sums = np.bincount(index, weights=values)  # [subjects]
-        means = sums[resamples].sum(1) / counts[resamples].sum(1)  # [resamples]
+        known = ~np.isnan(values)
+        counts = np.bincount(index[known], minlength=len(names))  # [subjects]
+        if np.count_nonzero(counts) < 2:
+            continue
+        sums = np.bincount(index[known], weights=values[known], minlength=len(names))
+        drawn = counts[resamples].sum(1)  # [resamples]
+        means = (sums[resamples].sum(1)[drawn > 0]) / drawn[drawn > 0]
         low, high = np.quantile(means, (0.025, 0.975))
-        result[name] = Interval(float(values.mean()), float(low), float(high))
+        result[name] = Interval(float(values[known].mean()), float(low), float(high))
     return result
 
 
@@ -207,9 +228,14 @@ def difference(ours: Scores, theirs: Scores) -> dict[str, Interval]:
 
 def table(results: dict[str, dict[str, Interval]], measures: Sequence[Measure]) -> str:
     """Return a Markdown table with a row for each way of drawing and a column for each measure."""
-    names = [measure.name for measure in measures]
+    return columns_table(results, {measure.name: measure.title for measure in measures})
+
+
+def columns_table(results: dict[str, dict[str, Interval]], columns: dict[str, str]) -> str:
+    """Return a Markdown table of the columns, name -> title, that at least one way of drawing has."""
+    names = [name for name in columns if any(name in means for means in results.values())]
     rows = [[way, *(means.get(name, "not known") for name in names)] for way, means in results.items()]
-    return markdown.table(["", *(measure.title for measure in measures)], rows)
+    return markdown.table(["", *(columns[name] for name in names)], rows)
 
 
 def legend(measures: Sequence[Measure], levels: Levels) -> str:

@@ -6,24 +6,23 @@ one thing, which the prompt names: its light, its accessory or its place.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from math import nan
 from statistics import fmean
 
 import numpy as np
 from PIL import Image
 
-from dsd.evaluation.critters import STREAM, Scene
-from dsd.evaluation.scores import Case, Draw, Measure, Numbers
+from dsd.evaluation.critters import STREAM, CritterScorer, Scene
+from dsd.evaluation.scores import Case, Draw, Measure, Numbers, Scores
 from dsd.grids.recipes import EDIT, RELIGHT
+from dsd.model.checkpoint import weights_hash
 from dsd.pocket import light, scorer
 from dsd.pocket.draw import draw
 from dsd.pocket.words import describe_context, describe_critter, describe_edit, describe_light
 from dsd.pocket.world import Context, sample_context, sample_critter, sample_edits, shipped
 
+PROMPTS = 3  # of each critter, at most, unless told otherwise
 PARTS = ("scene", "light", "place", "accessory")  # of a context, besides the pose
-COLUMNS = {  # task -> parts that every case of it must keep; what an edit names is not among them
-    RELIGHT.task: ("scene", "accessory", "place", "pose"),
-    EDIT.task: ("scene", "light", "pose"),
-}
 
 
 def _relight(context: Context, rng: np.random.Generator) -> list[Context]:
@@ -37,17 +36,20 @@ TARGETS: dict[str, Callable[[Context, np.random.Generator], list[Context]]] = {
 
 
 def task_cases(
-    task: str, seed: int = 0, subjects: int = 200, prompts: int = 3, *, size: int | None = None
+    task: str, seed: int = 0, subjects: int = 200, prompts: int | None = None, *, size: int | None = None
 ) -> list[Case]:
-    """Return `subjects` x `prompts` cases of held-out critters; raise ValueError for too few or too many."""
+    """Return `subjects` x `prompts` cases of held-out critters; raise ValueError for too few or too many.
+
+    By default the prompts are three, or as many as there are: a world of three lights has two others.
+    """
     cases = []
     for index in range(subjects):
         rng = np.random.default_rng((STREAM, seed, index, list(TARGETS).index(task)))
         critter, context = sample_critter(rng, held_out=True), sample_context(rng)
         targets, image = TARGETS[task](context, rng), draw(critter, context, size)
-        if not 1 <= prompts <= len(targets):
+        if prompts is not None and not 1 <= prompts <= len(targets):
             raise ValueError(f"prompts of the task {task} must be in 1..{len(targets)}, got {prompts}")
-        for turn, target in enumerate(targets[:prompts]):
+        for turn, target in enumerate(targets[: prompts or PROMPTS]):
             scene = Scene(critter=critter, reference=context, target=target)
             cases.append(_make_case(scene, f"{index:04d}", 1000 * index + turn, image))
     return cases
@@ -68,33 +70,51 @@ def _make_case(scene: Scene, subject: str, seed: int, reference: Image.Image) ->
 
 
 class TaskScorer:
-    """Scorer of a task: the named change, the rest of the context, and the identity of the critter."""
+    """Scorer of tasks: the named change, the rest of the context, and the identity of the critter.
 
-    def __init__(self, task: str, network: scorer.Scorer | None = None) -> None:
-        self.task, self.network = task, network or scorer.load()
-        parts = [Measure(part, part, f"share of images that keep the {part}") for part in COLUMNS[task]]
-        self.measures = (
-            Measure("asked", "change is there", "share of images that show the named change"),
-            Measure("kept", "rest is kept", "share of the context's other parts that the image keeps"),
-            Measure("identity", "identity (CP)", "share of the visible traits that the image keeps"),
-            Measure(
-                "right", "all right", "share of images with the change and all other parts of the context"
-            ),
-            *parts,
-        )
+    Beside the critter's traits, a row has a number for each part of the context, NaN for what changes.
+    """
+
+    measures = (
+        Measure("changed", "change is there", "share of images that show the named change"),
+        Measure("kept", "rest is kept", "share of the context's other parts that the image keeps"),
+        Measure(
+            "identity", "identity (CP)", "share of the visible traits that the image keeps", is_identity=True
+        ),
+        Measure("right", "all right", "share of images with the change and all other parts of the context"),
+    )
+    traits = (*PARTS, "pose", *CritterScorer.traits)
+
+    def __init__(self, network: scorer.Scorer | None = None) -> None:
+        self.network = network or scorer.load()
+        self.backbones = {"reader of traits": weights_hash(self.network)}
 
     def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
         """Return the scores of each image; the `facts` of each case must be a `Scene`."""
         readings = self.network.read(list(images))
-        return [self._score(case.facts, reading) for case, reading in zip(cases, readings, strict=True)]
+        return [_score(case.facts, reading) for case, reading in zip(cases, readings, strict=True)]
 
-    def _score(self, scene: Scene, reading: scorer.Reading) -> Numbers:
-        asked, kept = split_parts(scene, reading)
-        numbers = {"asked": all(asked.values()), "kept": fmean(kept.values())}
-        numbers["identity"] = scorer.identity(scene.critter, reading)
-        numbers["right"] = all([*asked.values(), *kept.values()])
-        numbers |= {part: kept[part] for part in COLUMNS[self.task]}
-        return {name: float(value) for name, value in numbers.items()}
+    def explain(self, cases: Sequence[Case], scores: Scores) -> list[str]:
+        """Return whether each image shows the named change, and which parts and traits it lost."""
+        return [_explain(row) for row in scores.rows]
+
+
+def _explain(row: Numbers) -> str:
+    lost = [name.replace("_", " ") for name in TaskScorer.traits if row[name] == 0]
+    shown = "is there" if row["changed"] else "is missing"
+    return f"the change {shown}; lost: {', '.join(lost) or 'nothing'}"
+
+
+def _score(scene: Scene, reading: scorer.Reading) -> Numbers:
+    named, kept = split_parts(scene, reading)
+    parts = kept | scorer.check_traits(scene.critter, reading)
+    numbers = {
+        "changed": all(named.values()),
+        "kept": fmean(kept.values()),
+        "identity": scorer.identity(scene.critter, reading),
+        "right": all([*named.values(), *kept.values()]),
+    } | {name: parts.get(name, nan) for name in TaskScorer.traits}
+    return {name: float(value) for name, value in numbers.items()}
 
 
 def split_parts(scene: Scene, reading: scorer.Reading) -> tuple[dict[str, bool], dict[str, bool]]:

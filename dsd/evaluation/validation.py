@@ -4,29 +4,49 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
-from dsd.evaluation.scores import Case, Draw, Scorer, Scores, evaluate, legend, measure_levels
+from dsd.evaluation.scores import (
+    ROTATIONS,
+    Case,
+    Draw,
+    Levels,
+    Scorer,
+    Scores,
+    evaluate,
+    legend,
+    measure_levels,
+)
 from dsd.files import contact_sheet, jsonl
 from dsd.grids.recipes import IDENTITY
 from dsd.grids.teacher import guidance_settings, panel_side
+from dsd.model import canvas, latents
 from dsd.model.latents import text_length
+from dsd.vlm.base import VLM
 
 logger = logging.getLogger(__name__)
 
-CRITTERS = "critters"
+CRITTERS, HELD_OUT = "critters", "held-out critters"
+PROMPTS = 3  # of each critter
 SHOWN = 12  # cases on the contact sheet
 
 
 class Benchmark:
     """A set of cases, its scorer, and the scores at chance and of the true images, measured once."""
 
-    def __init__(self, cases: Sequence[Case], scorer: Scorer) -> None:
-        self.cases, self.scorer, self.levels = cases, scorer, measure_levels(cases, scorer)
+    def __init__(
+        self, cases: Sequence[Case], scorer: Scorer, *, rotations: int = ROTATIONS, name: str = HELD_OUT
+    ) -> None:
+        self.cases, self.scorer, self.rotations, self.name = cases, scorer, rotations, name
+
+    @cached_property
+    def levels(self) -> Levels:
+        return measure_levels(self.cases, self.scorer, rotations=self.rotations)
 
     def evaluate(self, draw: Draw, *, described: bool = False) -> Scores:
         """Draw all cases and score them; if `described`, the prompts are the full captions."""
@@ -42,16 +62,18 @@ def open_benchmark(
     what: str | Path,
     *,
     subjects: int,
-    prompts: int,
+    prompts: int | None,
     seed: int = 0,
     size: int = 512,
     task: str = IDENTITY.task,
+    open_judge: Callable[[], VLM] | None = None,
     **networks: Any,
 ) -> Benchmark:
-    """Return a benchmark of held-out critters if `what` is CRITTERS, else of the photographs in that folder.
+    """Return a benchmark of held-out critters if `what` is CRITTERS, else of the images in that folder.
 
     The truth of a `task` other than identity is known of critters alone; raise ValueError for photographs.
-    Critters use `subjects` and `seed`, photographs `size` and `networks` (see `PhotographScorer`).
+    Critters use `subjects` and `seed`; photographs use `size`, `networks` (see `PhotographScorer`), and the
+    judge, if any, whose chance level is measured with one other subject for each case, because it costs most.
     """
     if task != IDENTITY.task:
         from dsd.evaluation.tasks import TaskScorer, task_cases
@@ -60,14 +82,20 @@ def open_benchmark(
             raise ValueError(
                 f"the task {task} is measured on critters alone, got photographs: leave them out"
             )
-        return Benchmark(task_cases(task, seed, subjects, prompts), TaskScorer(task))
+        cases = task_cases(task, seed, subjects, prompts)
+        return Benchmark(cases, TaskScorer(), name=f"{HELD_OUT}, {task}")
     if what == CRITTERS:
         from dsd.evaluation.critters import CritterScorer, validation_set
 
-        return Benchmark(validation_set(seed, subjects, prompts), CritterScorer())
-    from dsd.evaluation.photographs import PhotographScorer, read_cases
+        return Benchmark(validation_set(seed, subjects, prompts or PROMPTS), CritterScorer())
+    from dsd.evaluation import benchmarks, judged
+    from dsd.evaluation.photographs import PhotographScorer
 
-    return Benchmark(read_cases(what, prompts, size=size), PhotographScorer(**networks))
+    found = benchmarks.read(what, prompts, size=size)
+    scorer = PhotographScorer(**networks)
+    if open_judge is None:
+        return Benchmark(found.cases, scorer, name=found.name)
+    return Benchmark(found.cases, judged.JudgedScorer(scorer, open_judge), rotations=1, name=found.name)
 
 
 def by_student(
@@ -107,6 +135,18 @@ def by_copying(prompts: list[str], references: list[Image.Image], seeds: list[in
     return references
 
 
+def by_reconstructing(pipe: Any, width: int, height: int) -> Draw:
+    """Return a `Draw` of the reference as the VAE encodes and decodes it: what its code alone loses."""
+
+    @torch.no_grad()
+    def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
+        pixels = canvas.to_tensor([canvas.fit(image, width, height) for image in references])
+        code = latents.encode(pipe.vae, pixels.to(pipe.vae.device, pipe.vae.dtype))
+        return pipe.image_processor.postprocess(latents.decode(pipe.vae, code), output_type="pil")
+
+    return draw
+
+
 def _generators(seeds: list[int]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
@@ -130,18 +170,21 @@ def in_batches(draw: Draw, batch: int, *, on_done: Callable[[int], object] = lam
 def save_in(folder: Path, name: str, draw: Draw) -> Draw:
     """Return a `Draw` that saves images in `folder` and draws none again; `name` must identify `draw`.
 
-    A batch of which some images are missing is drawn as a whole, because rounding depends on the batch.
+    A batch of which some images are missing is drawn as a whole, because rounding depends on the batch. An
+    image's `info["file"]` is the name of its file.
     """
 
     def draw_missing(*columns: list[Any]) -> list[Image.Image]:  # prompts, references, seeds
         files = [folder / f"{_image_name(name, *request)}.png" for request in zip(*columns, strict=True)]
         images = [_read_saved(file) for file in files]
-        if all(images):
-            return images
-        for file, saved, image in zip(files, images, drawn := draw(*columns), strict=True):
-            if not saved:
-                jsonl.write_atomic(file, contact_sheet.png(image))
-        return [saved or image for saved, image in zip(images, drawn, strict=True)]
+        if not all(images):
+            for file, saved, image in zip(files, images, drawn := draw(*columns), strict=True):
+                if not saved:
+                    jsonl.write_atomic(file, contact_sheet.png(image))
+            images = [saved or image for saved, image in zip(images, drawn, strict=True)]
+        for file, image in zip(files, images, strict=True):
+            image.info["file"] = file.name
+        return images
 
     return draw_missing
 

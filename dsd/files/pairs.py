@@ -138,6 +138,27 @@ class Pairs:
             raise BadRow(f"{where} has no caption")
         return row | {name: _decode(row[name], f"{where}: the {name} image") for name in IMAGES}
 
+    def read_texts(self, *names: str) -> list[tuple[str | None, ...]]:
+        """Return these columns of all rows, without images; a text that is missing or damaged is None."""
+        rows: list[tuple[str | None, ...]] = []
+        theirs = [self.names[name] for name in names if name in self.names]
+        for group in self._groups:
+            try:
+                with self._reading, self._explained():
+                    table = parquet.read_group(self._file(group.file), group.index, theirs)
+                columns = {name: table.column(self.names[name]).to_pylist() for name in names}
+            except (hub.LoadError, PairsError):  # of the whole file
+                raise
+            except (KeyError, ValueError):  # whoever needs the rows' images reports the damage
+                columns = dict.fromkeys(names, [None] * (group.end - group.start))
+            rows += zip(*columns.values(), strict=True)
+        return rows[: len(self)]
+
+    def row_files(self) -> list[str]:
+        """Return the file of each row."""
+        files = [self.files[group.file] for group in self._groups for _ in range(group.start, group.end)]
+        return files[: len(self)]
+
     @cached_property
     def _groups(self) -> list[Group]:
         """Row groups in order, of as many files as `max_rows` needs."""

@@ -73,25 +73,26 @@ def _draw_new(args: argparse.Namespace) -> None:
     from dsd.model import known_words
     from dsd.model.request import embedded_guidance
 
-    if args.image is None or args.prompt is None or args.output is None:
+    if not args.images or args.prompt is None or args.output is None:
         raise ValueError("pass an image, a prompt and -o OUT.png, or --from OUT.png (--help shows more)")
     fields = drawing_flags(args)
     fields["seed"] = drawing.pick_seed(fields.get("seed"))
     options = drawing.Options(prompt=args.prompt, **fields)
     targets = _check_targets(Path(args.output), options.count)
-    image = intake.open_image(args.image)
+    images = [intake.open_image(image) for image in args.images]
     names = {"model": args.model or "pocket", "weights": args.weights}
     if args.describe:
-        options = replace(options, prompt=_describe(image, args.prompt, args))
+        options = replace(options, prompt=_describe(images[0], args.prompt, args))
     ranker = _open_ranker(args) if args.rank else None
     pipe = open_model(**names, lora=args.lora, **way(args), **speed(args))
     _compile(pipe, args.compile)
     embedded_guidance(options, pipe)  # raises ValueError before the notes below
     unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
-    for notice in (intake.image_notice(image), intake.prompt_notice(pipe, options.prompt), unknown):
+    notices = map(intake.image_notice, images)
+    for notice in (*notices, intake.prompt_notice(pipe, options.prompt), unknown):
         if notice:
             print(f"note: {printable(notice)}", file=sys.stderr)
-    _draw(pipe, image, options, targets, ranker, **names)
+    _draw(pipe, images, options, targets, ranker, **names)
 
 
 def _open_ranker(args: argparse.Namespace) -> "Ranker":
@@ -134,12 +135,12 @@ def _draw_again(args: argparse.Namespace) -> None:
 
     flags = [flag(name) for name in drawing_flags(args)] + ["--describe"] * args.describe
     flags += ["--rank"] * args.rank
-    if args.image is not None or flags:
+    if args.images or flags:
         raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
     source = Path(args.source)
     original = intake.open_image(source)
     settings = provenance.read_settings(original)
-    options, frame = drawing.options_from(settings), provenance.read_reference(original)
+    options, frames = drawing.options_from(settings), provenance.read_references(original)
     target = Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png")
     targets = _check_targets(target, 1)
     recorded = speeds.from_settings(settings.get("speed"))
@@ -153,7 +154,7 @@ def _draw_again(args: argparse.Namespace) -> None:
         raise ValueError(f"{error} ({', '.join(used)} draws without)" if used else f"{error}") from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
-    (result,) = _draw(pipe, frame, options, targets, **names)
+    (result,) = _draw(pipe, frames, options, targets, **names)
     _compare(original, settings, result)
 
 
@@ -236,7 +237,7 @@ def open_model(model: str, *, weights: str | None, **options: Any) -> Any:
 
 def _draw(
     pipe: Any,
-    image: "Image.Image",
+    images: list["Image.Image"],
     options: "Options",
     targets: list[Path],
     ranker: "Ranker | None" = None,
@@ -248,9 +249,9 @@ def _draw(
     from dsd.generate import drawing, ranking
 
     print(f"seed {options.seed}")
-    frame = drawing.fit_reference(pipe, image, options)
+    frames = [drawing.fit_reference(pipe, image, options) for image in images]
     with tqdm(total=options.loop.steps * options.count, unit="step", leave=False) as bar:
-        for progress in drawing.stream(pipe, frame, options, **names):
+        for progress in drawing.stream(pipe, frames, options, **names):
             bar.update(progress.step - bar.n)
     results = progress.results
     try:

@@ -6,7 +6,7 @@ the settings that `save` writes into its PNG. `python -m dsd.generate` is `dsd/g
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -60,6 +60,7 @@ class Result:
     frame: Image.Image  # the reference as the model saw it
     seed: int
     settings: dict[str, Any]
+    further: tuple[Image.Image, ...] = ()  # further references as the model saw them
 
 
 @dataclass(frozen=True)
@@ -75,11 +76,17 @@ class Progress:
 
 
 def generate(
-    pipe: Any, image: Image.Image, options: Options, *, model: str | None = None, weights: str | None = None
+    pipe: Any,
+    image: Image.Image | Sequence[Image.Image],
+    options: Options,
+    *,
+    model: str | None = None,
+    weights: str | None = None,
 ) -> list[Result]:
-    """Draw `options.count` images of the subject in `image`; see `stream` for the other arguments."""
-    frame = fit_reference(pipe, image, options)
-    *_, progress = stream(pipe, frame, options, model=model, weights=weights)
+    """Draw `options.count` images of the subject in one or several images; see `stream` for the rest."""
+    images = [image] if isinstance(image, Image.Image) else image
+    frames = [fit_reference(pipe, image, options) for image in images]
+    *_, progress = stream(pipe, frames, options, model=model, weights=weights)
     return progress.results
 
 
@@ -90,7 +97,7 @@ def fit_reference(pipe: Any, image: Image.Image, options: Options) -> Image.Imag
 
 def stream(
     pipe: Any,
-    frame: Image.Image,
+    frame: Image.Image | Sequence[Image.Image],
     options: Options,
     *,
     model: str | None = None,
@@ -99,13 +106,14 @@ def stream(
 ) -> Iterator[Progress]:
     """Draw `options.count` images and yield a Progress after each step; closing stops within one step.
 
-    `frame` is a reference from `fit_reference`. `model` and `weights` are the names that the pipeline was
-    loaded with, for the settings. A preview is decoded at most every `preview_seconds`; None means never.
+    `frame` is a reference from `fit_reference`, or several of one subject. `model` and `weights` are the
+    names that the pipeline was loaded with, for the settings. A preview is decoded at most every
+    `preview_seconds`; None means never.
     """
-    settings = _settings(pipe, frame, options, model, weights)  # raises ValueError before the model works
+    frames = [frame] if isinstance(frame, Image.Image) else list(frame)
+    settings = _settings(pipe, frames, options, model, weights)  # raises ValueError before the model works
     clock = Clock(options.loop.steps * options.count, preview_seconds)
-    condition = encoding.encode_frames(pipe, [frame])
-    request = Request(options=options, prompt=options.prompt.strip(), condition=condition)
+    request = Request(options=options, prompt=options.prompt.strip(), image=[frames])
     request = encoding.encode(pipe, request)
     results: list[Result] = []
     seeds = range(options.seed, options.seed + options.count)
@@ -113,7 +121,7 @@ def stream(
         batch = seeds[start : start + BATCH]
         output = yield from _draw(pipe, request, batch, clock, results)
         results = results + [
-            Result(image, reference, frame, seed, {**settings, "seed": seed})
+            Result(image, reference, frames[0], seed, {**settings, "seed": seed}, tuple(frames[1:]))
             for image, reference, seed in zip(output.images, output.references, batch, strict=True)
         ]
         yield clock.progress(None, results)
@@ -135,8 +143,9 @@ def _draw(
 
 
 def _settings(
-    pipe: Any, frame: Image.Image, options: Options, model: str | None, weights: str | None
+    pipe: Any, frames: list[Image.Image], options: Options, model: str | None, weights: str | None
 ) -> dict[str, Any]:
+    hashes = [provenance.image_hash(frame) for frame in frames]
     return {
         "made_by": provenance.MARK,
         **{name: getattr(options, name) for name in SETTINGS},
@@ -144,14 +153,15 @@ def _settings(
         "steps": options.loop.steps,
         "quality": asdict(options.loop),
         "guidance": embedded_guidance(options, pipe),
-        "width": frame.width,
-        "height": frame.height,
+        "width": frames[0].width,
+        "height": frames[0].height,
         "model": public_name(model or pipe.config.get("_name_or_path") or ""),
         "weights": public_name(weights) if weights else None,
         "lora": [f"{public_name(style.source)}:{style.scale:g}" for style in pipe.styles],
         "speed": asdict(pipe.speed),
         "model_hash": checkpoint.model_hash(pipe),
-        "reference_sha256": provenance.image_hash(frame),
+        "reference_sha256": hashes[0],
+        **({provenance.FURTHER: hashes[1:]} if hashes[1:] else {}),
         "versions": provenance.versions(),
     }
 
@@ -162,8 +172,8 @@ def public_name(name: str) -> str:
 
 
 def save(result: Result, path: str | Path) -> Path:
-    """Write the image as a PNG that contains its settings and its reference."""
-    return provenance.save(path, result.image, result.settings, result.frame)
+    """Write the image as a PNG that contains its settings and its references."""
+    return provenance.save(path, result.image, result.settings, result.frame, *result.further)
 
 
 def options_from(settings: dict[str, Any]) -> Options:

@@ -41,8 +41,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command's flags; exit with one line if they are wrong."""
     parser = _Parser(prog="dsd.generate", description="Draw the subject of an image somewhere new.")
     add = parser.add_argument
-    add("image", nargs="?", help="image of the subject")
-    add("prompt", nargs="?", help="where the subject should be")
+    text = "image of the subject, or several if the weights know several, and where the subject should be"
+    add("inputs", nargs="*", metavar="IMAGE... PROMPT", help=text)
     add("-o", "--output", metavar="OUT.png", help="PNG file to write")
     add("--from", dest="source", metavar="OUT.png", help="draw a saved image again from its settings")
     add("--model", help="model to draw with: a name, folder or hub id (pocket)")
@@ -56,7 +56,10 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft")
     for name, (kind, text) in DRAWING.items():
         add(flag(name), type=kind, choices=CHOICES.get(name), help=text)
-    return parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
+    args.images = args.inputs[:-1] or args.inputs  # one word alone is an image
+    args.prompt = args.inputs[-1] if args.inputs[1:] else None
+    return args
 
 
 def add_loading_flags(parser: argparse.ArgumentParser) -> None:

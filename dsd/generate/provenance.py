@@ -1,6 +1,6 @@
 """Provenance of a generated image: settings and reference, written to its PNG and read back.
 
-The reference is stored losslessly in the file as the frame that the model saw (a PNG, base64 in one text
+Each reference is stored losslessly in the file as the frame that the model saw (a PNG, base64 in one text
 chunk). A file name or a hash alone could not reproduce the image once the upload is deleted. A 64 x 64
 frame takes 10 kB and a 512 x 512 frame about 0.5 MB.
 """
@@ -24,6 +24,7 @@ from dsd.files import intake, whole
 SETTINGS = "dsd"  # name of an iTXt chunk with JSON in UTF-8
 # Uncompressed tEXt, because Pillow rejects compressed text that unpacks to more than 1 MB.
 REFERENCE = "dsd-reference"
+FURTHER = "further_references_sha256"  # in the settings of an image with several references
 MARK = "AI-generated image"
 
 
@@ -38,13 +39,14 @@ def versions() -> dict[str, str]:
     return {"dsd": dsd.__version__, **{name: metadata.version(name) for name in ("torch", "diffusers")}}
 
 
-def save(path: str | Path, image: Image.Image, settings: dict[str, Any], reference: Image.Image) -> Path:
-    """Write a lossless PNG that contains `settings` and `reference`."""
+def save(path: str | Path, image: Image.Image, settings: dict[str, Any], *references: Image.Image) -> Path:
+    """Write a lossless PNG that contains `settings` and `references`."""
     text = _mark(settings["prompt"])
     text.add_itxt(SETTINGS, json.dumps(settings, ensure_ascii=False))
-    frame = io.BytesIO()
-    reference.save(frame, format="PNG")
-    text.add_text(REFERENCE, base64.b64encode(frame.getvalue()).decode())
+    for number, reference in enumerate(references):
+        frame = io.BytesIO()
+        reference.save(frame, format="PNG")
+        text.add_text(_chunk(number), base64.b64encode(frame.getvalue()).decode())
     return _write(path, image, text)
 
 
@@ -81,9 +83,30 @@ def read_settings(source: str | Path | Image.Image) -> dict[str, Any]:
     raise ValueError("the settings in this image are damaged: use the original PNG file")
 
 
+def _chunk(number: int) -> str:
+    return f"{REFERENCE}-{number + 1}" if number else REFERENCE
+
+
 def read_reference(source: str | Path | Image.Image) -> Image.Image:
-    """Return the reference frame exactly as the model saw it; raise ValueError if it cannot be read."""
-    text = intake.open_image(source).info.get(REFERENCE)
+    """Return the one reference frame exactly as the model saw it; raise ValueError if that cannot be done."""
+    frames = read_references(source)
+    if len(frames) > 1:
+        problem = f"this image was drawn from {len(frames)} references, and only one is read here"
+        raise ValueError(f"{problem}: draw it again with python -m dsd.generate --from")
+    return frames[0]
+
+
+def read_references(source: str | Path | Image.Image) -> list[Image.Image]:
+    """Return all reference frames exactly as the model saw them; raise ValueError if one cannot be read."""
+    image = intake.open_image(source)
+    further = None
+    with contextlib.suppress(ValueError):  # it has no settings, or damaged ones
+        further = read_settings(image).get(FURTHER)
+    count = 1 + (len(further) if isinstance(further, list) else 0)
+    return [_decode(image.info.get(_chunk(number))) for number in range(count)]
+
+
+def _decode(text: str | None) -> Image.Image:
     try:
         frame = Image.open(io.BytesIO(base64.b64decode(text, validate=True)), formats=["PNG"])
         intake.open_image(frame).load()

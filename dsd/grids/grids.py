@@ -8,7 +8,7 @@ not check what the panels show.
 import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,7 @@ from dsd.files.contact_sheet import png, read_png
 from dsd.files.jsonl import Record, Row, RunError
 from dsd.grids.gutters import Box, equal_boxes, find_panels
 from dsd.grids.prompts import Prompt
+from dsd.model.origin import Facts
 
 if TYPE_CHECKING:
     from dsd.grids.teacher import Teacher
@@ -49,12 +50,21 @@ class Grid(Record):
     rejected: str | None  # why the grid is not used, or None
     boxes: list[list[int]] | None = None  # left, upper, right, lower of each panel; None: equal parts
     panel: int | None = None  # side of a panel as drawn, in pixels; None: drawn before it was recorded
+    teacher_lora: Facts | None = None  # of a LoRA that the teacher drew with
 
-    OPTIONAL = frozenset({"boxes", "panel"})
+    OPTIONAL = frozenset({"boxes", "panel", "teacher_lora"})
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1:
             raise RunError(f"grid {self.id!r} has {self.rows} x {self.columns} panels: delete its row")
+
+
+def describe_lora(facts: Facts) -> str:
+    """Return the facts about a teacher's LoRA in a few words, for a card."""
+    text = f"LoRA {facts['file']} (SHA-256 {facts['hash']}, scale {facts['scale']:g}"
+    if "run" in facts:
+        text += f"; {facts['steps']} steps on {facts['grids']} kept grids of {facts['run']}"
+    return f"{text})"
 
 
 def panels(
@@ -100,6 +110,29 @@ def read_prompts(run: Path) -> list[Prompt]:
     if len(prompts) < rows:
         raise RunError(f"{path} has two rows with the same id: write it again with train.prompts")
     return prompts
+
+
+def with_seeds(prompts: list[Prompt], seeds: int) -> list[Prompt]:
+    """Return the prompts, and each of them again for every further seed, as `ID_1`, `ID_2` ...
+
+    A further seed is a hash of the prompt's own, with 32 bits, so that it is unlike those of other prompts.
+    """
+    if seeds < 1:
+        raise ValueError(f"--seeds must be at least 1, got {seeds}")
+    again = [_draw_again(prompt, turn) for turn in range(1, seeds) for prompt in prompts]
+    if taken := {prompt.id for prompt in prompts} & {prompt.id for prompt in again}:
+        raise RunError(f"--seeds {seeds} needs the id {min(taken)}, which another prompt has: rename it")
+    return [*prompts, *again]
+
+
+def _draw_again(prompt: Prompt, turn: int) -> Prompt:
+    seed = int(np.random.SeedSequence((prompt.seed, turn)).generate_state(1)[0])
+    return replace(prompt, id=f"{prompt.id}_{turn}", seed=seed)
+
+
+def prompt_id(grid: str) -> str:
+    """Return the id of the prompt that a grid of a further seed was drawn from: `000042` for `000042_1`."""
+    return re.sub(r"_\d+$", "", grid)
 
 
 def draw_grids(folder: Path, prompts: list[Prompt], teacher: "Teacher") -> list[Grid]:
@@ -152,8 +185,9 @@ def open_panels(run: Path, grid: Grid) -> list[Image.Image]:
 def check_run(run: Path, prompts: list[Prompt], stamp: Row) -> None:
     """Raise RunError if a run cannot be resumed: other settings, other prompts, or missing files."""
     path, rows = table(run), {grid.id: grid.to_json() for grid in read_grids(run)}
-    # A model may have several names, so only its hash is compared.
-    settings = {name: value for name, value in stamp.items() if name not in ("generator", "license")}
+    # A model and a LoRA may have several names, so only the hash of the weights is compared.
+    names = ("generator", "license", "teacher_lora")
+    settings = {name: value for name, value in stamp.items() if name not in names}
     for prompt in prompts:
         if prompt.id in rows:
             fields = {name: getattr(prompt, name) for name in ("prompt", "seed", "rows", "columns")}

@@ -4,9 +4,8 @@
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from math import isfinite
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -19,45 +18,16 @@ from torch import Tensor
 from dsd.files import hub
 from dsd.files.jsonl import Row
 from dsd.generate.drawing import public_name
+from dsd.grids import tuned
 from dsd.grids.prompts import Prompt
-from dsd.model import checkpoint, latents
+from dsd.grids.settings import SETTINGS, Settings, panel_side, taught_lengths, text_tokenizer
+from dsd.model import checkpoint, latents, origin
 from dsd.model import quantize as quantized
-from dsd.model.canvas import MULTIPLE
 from dsd.model.checkpoint import LoadError
 from dsd.model.memory import Way, report_shortage
 from dsd.model.pipeline import Step
-from dsd.model.presets import TEACHERS
+from dsd.model.presets import TEACHERS, Preset
 from dsd.model.transformer import is_widened
-
-LONGEST = 512  # tokens, the limit of FluxPipeline
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Settings for drawing with a teacher; pixels are those of one panel."""
-
-    panel: int = 512  # `load_teacher` replaces it with the model's own, if its VAE names one
-    margin: int = 8  # cropped from every side of a panel, as Subjects200K does
-    steps: int = 28
-    guidance: float = 3.5  # embedded; otherwise true CFG against the empty prompt, off at 1 or less
-    guidance_name: str = "true_cfg_scale"  # the pipeline's argument for it, unless it is embedded
-    batch: int = 4  # grids at a time
-    tokens: int = LONGEST  # of a prompt; longer prompts are rejected
-    tokens_of: Mapping[tuple[int, int], int] = field(default_factory=dict)  # for layouts learned with fewer
-    template: int = 0  # tokens that the pipeline puts around a prompt
-
-    def __post_init__(self) -> None:
-        if self.panel < MULTIPLE or self.panel % MULTIPLE:
-            raise ValueError(f"a panel's side must be a multiple of {MULTIPLE} pixels, got {self.panel}")
-        if not 0 <= 2 * self.margin < self.panel:
-            raise ValueError(f"margin must be from 0 to {(self.panel - 1) // 2} pixels, got {self.margin}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
-        if not (isfinite(self.guidance) and self.guidance >= 0):
-            raise ValueError(f"guidance must be 0 or more, got {self.guidance}")
-
-
-SETTINGS = {name: Settings(**preset.drawing_grids) for name, preset in TEACHERS.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +38,15 @@ class Teacher:
     settings: Settings
     name: str
     hash: str  # of the transformer's weights
-    license: str = "unknown: see the model's card"
+    license: str = Preset.license
+    lora: origin.Facts | None = None  # of a LoRA that it draws with
 
     @property
     def stamp(self) -> Row:
         """Return the fields of a grid's row that record the model and its settings."""
         settings = {name: getattr(self.settings, name) for name in ("steps", "guidance", "margin", "panel")}
-        return {"generator": self.name, "generator_hash": self.hash, "license": self.license, **settings}
+        made_by = {"generator": self.name, "generator_hash": self.hash, "license": self.license}
+        return made_by | settings | ({"teacher_lora": self.lora} if self.lora else {})
 
     def tokens(self, prompt: Prompt) -> int:
         """Return the maximum prompt length for this grid's layout, in tokens."""
@@ -147,12 +119,14 @@ def load_teacher(
     device: str | torch.device | None = None,
     offload: str = "none",
     quantize: str | None = None,
+    lora: str | None = None,
 ) -> Teacher:
     """Open a preset of `TEACHERS`, or a folder or hub id of a text-to-image pipeline of diffusers.
 
     A folder or hub id uses the settings of its family, or of the preset named by `like`; `steps`, `guidance`,
     `margin` and `panel` override them. `dtype`, `device`, `offload` and `quantize` are as in
-    `load_pipeline`. Raise LoadError (a ValueError) that says what to do.
+    `load_pipeline`. `lora` puts a LoRA on a FLUX.1 teacher: FILE_OR_ID or FILE_OR_ID:SCALE. Raise LoadError
+    (a ValueError) that says what to do.
     """
     preset = checkpoint.resolve(name, TEACHERS)
     kind = _find_kind(name, like, preset.like)
@@ -172,6 +146,7 @@ def load_teacher(
         parts = quantized.pipeline_parts(base, quantize, dtype) if quantize else {}
         pipe = AutoPipelineForText2Image.from_pretrained(base, dtype=dtype, **parts, **hub.SAFE)
         _check(pipe, name, settings.guidance_name)
+        added = tuned.add_lora(pipe, lora) if lora else None
         if quantize:
             quantized.shrink(pipe, quantize, device)
         digest = checkpoint.model_hash(pipe)
@@ -179,27 +154,9 @@ def load_teacher(
     pipe.set_progress_bar_config(disable=True)
     side = panel or panel_side(pipe, settings.panel)
     settings = replace(settings, panel=side, **taught_lengths(pipe))
-    return Teacher(pipe=pipe, settings=settings, name=public_name(name), hash=digest, license=preset.license)
-
-
-def text_tokenizer(pipe: DiffusionPipeline) -> Any:
-    """Return the tokenizer that limits a prompt's length: the second of two."""
-    return getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
-
-
-def taught_lengths(pipe: DiffusionPipeline) -> dict[str, Any]:
-    """Return the text lengths that the weights learned grids with, if the tokenizer's config lists them."""
-    known = text_tokenizer(pipe).init_kwargs.get("layout_tokens")
-    if not known:
-        return {}
-    lengths = {tuple(int(n) for n in layout.split("x")): tokens for layout, tokens in known.items()}
-    return {"tokens": max(lengths.values()), "tokens_of": lengths}
-
-
-def panel_side(pipe: DiffusionPipeline, default: int = 512) -> int:
-    """Return the side of a panel in pixels: half of the VAE's image size, `default` if it has none."""
-    side = pipe.vae.config.get("sample_size") or 2 * default
-    return min(side if isinstance(side, int) else min(side), 2 * max(default, 512)) // 2
+    license = origin.strictest([preset.license, *([added["license"]] if added else [])])
+    about = {"name": public_name(name), "hash": digest, "license": license, "lora": added}
+    return Teacher(pipe=pipe, settings=settings, **about)
 
 
 def _find_kind(name: str, like: str | None, own: str | None) -> str:

@@ -3,6 +3,7 @@
 Neither depends on the seed, so `encode` computes them once for all images of a request.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -30,18 +31,24 @@ def encode(pipe: FluxControlPipeline, request: Request) -> Request:
 
 
 def encode_condition(pipe: FluxControlPipeline, request: Request, height: int, width: int) -> Tensor:
-    """Return the packed latents [references, tokens, C] of the request's references."""
+    """Return the packed condition [B, tokens, C] of the request's references."""
     if request.condition is not None:
         return request.condition.to(pipe._execution_device)
     fit = request.options.fit
-    return encode_frames(pipe, [canvas.fit(image, width, height, fit) for image in request.images])
+    frames = [[canvas.fit(image, width, height, fit) for image in images] for images in request.references]
+    return encode_frames(pipe, frames)
 
 
 @torch.no_grad()
-def encode_frames(pipe: FluxControlPipeline, frames: list[Image.Image]) -> Tensor:
-    """Return the packed latents [frames, tokens, C] of `[frame | black]`, encoded in one batch."""
-    pixels = canvas.to_tensor(frames).to(pipe._execution_device)
-    return latents.pack(latents.encode(pipe.vae, canvas.compose(pixels)))  # [frames, 3, H, 2W] encoded
+def encode_frames(pipe: FluxControlPipeline, frames: Sequence[Sequence[Image.Image]]) -> Tensor:
+    """Return the packed condition [B, tokens, C] of B images, for each of which `frames` has n references.
+
+    All `[reference | black]` are encoded in one batch; of all but the first, only the left frame is used.
+    """
+    pixels = canvas.to_tensor([frame for row in frames for frame in row]).to(pipe._execution_device)
+    encoded = latents.encode(pipe.vae, canvas.compose(pixels))  # [B * n, C, h, 2w]
+    encoded = encoded.unflatten(0, (len(frames), -1))  # [B, n, C, h, 2w]
+    return latents.pack_canvas(encoded[:, 0], encoded[:, 1:])
 
 
 def encode_text(pipe: FluxControlPipeline, request: Request, has_text: bool) -> tuple[Tensor, Tensor]:

@@ -17,7 +17,9 @@ from dsd.model.presets import FLUX_DEV, Preset, family_of
 
 METADATA = "dsd"  # key in a LoRA file's metadata for what training has noted, as JSON
 FRAME = "_frame"  # key in model_index.json for the frame of the training; diffusers ignores private keys
+REFERENCES = "_references"  # the same for the most references of the training, if more than one
 FREE = "Apache-2.0"
+Facts = dict[str, str | int | float]
 SHIFTED = {"shift": 3.0, "use_dynamic_shifting": True}  # the schedule of FLUX.1-dev, published so
 
 
@@ -76,7 +78,7 @@ def card_license(source: str) -> str | None:
 
 
 def lora_facts(file: Path) -> dict[str, Any]:
-    """Return what training has noted in a LoRA file: `text_tokens`, `frame` and `license`; {} for others."""
+    """Return what training has noted in a LoRA file, such as `frame` and `license`; {} for others."""
     with safe_open(file, framework="pt") as tensors:
         return json.loads((tensors.metadata() or {}).get(METADATA, "{}"))
 
@@ -99,10 +101,14 @@ def license_of(pipe: Any, preset: Preset, weights: str | None, lora: Path | None
 
 
 def follow_student(pipe: Any, base: str, weights: str | None, lora: Path | None) -> None:
-    """Give a pipeline the schedule, the text length and the frame that the student was trained with."""
+    """Give a pipeline the schedule, text length, frame and references that the student was trained with."""
     is_model = weights and not Path(weights).is_file()
     noted = lora_facts(lora) if lora else {}
-    _set_frame(pipe, noted.get("frame"), [weights, base] if is_model else [base])
+    sources = [weights, base] if is_model else [base]
+    if frame := noted.get("frame") or _find_fact(FRAME, sources):
+        pipe.trained_frame = tuple(frame)
+    own = sources[:1] if is_model or not weights else []  # where the weights are not one file
+    pipe.trained_references = noted.get("references") or _find_fact(REFERENCES, own) or 1
     tokens = noted.get("text_tokens")
     if is_model and not tokens:
         tokens = read_json(weights, "tokenizer_2/tokenizer_config.json").get("model_max_length")
@@ -116,8 +122,12 @@ def follow_student(pipe: Any, base: str, weights: str | None, lora: Path | None)
         pipe.register_modules(scheduler=type(pipe.scheduler).from_config(config))
 
 
-def _set_frame(pipe: Any, noted: list[int] | None, sources: Iterable[str]) -> None:
-    """Set the frame that a LoRA file has noted, or else the first that a folder or hub id names."""
-    frames = (read_json(source, "model_index.json").get(FRAME) for source in sources)
-    if frame := noted or next(filter(None, frames), None):
-        pipe.trained_frame = tuple(frame)
+def _find_fact(name: str, sources: Iterable[str]) -> Any:
+    """Return a fact from the first model_index.json of folders or hub ids that has it, or None."""
+    return next(filter(None, (read_json(source, "model_index.json").get(name) for source in sources)), None)
+
+
+def training_facts(pipe: Any) -> dict[str, Any]:
+    """Return what model_index.json says of the training; nothing that its absence says as well."""
+    facts = {FRAME: list(pipe.trained_frame)} if pipe.trained_frame else {}
+    return facts | ({REFERENCES: pipe.trained_references} if pipe.trained_references > 1 else {})

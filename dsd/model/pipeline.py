@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from dsd.model import canvas, encoding, flow, latents, sampling
 from dsd.model.guidance import PLAIN, Branch, combine
-from dsd.model.origin import FRAME
+from dsd.model.origin import training_facts
 from dsd.model.request import DrawingOptions, Request, check, embedded_guidance
 from dsd.model.sampling import Quality
 from dsd.model.speed import Speed, caching
@@ -35,7 +35,7 @@ class DSDPipelineOutput(BaseOutput):
     """The target frames (`images`), and the reference frames as the model redrew them.
 
     Both are PIL lists, arrays [B, H, W, 3] or tensors [B, 3, H, W] in 0..1. For output type "latent",
-    `images` is the packed canvas and `references` is None.
+    `images` is the packed canvas and `references` is None. Of several references, the first is redrawn here.
     """
 
     images: Any
@@ -77,6 +77,7 @@ class DSDPipeline(FluxControlPipeline):
     license: str = "unknown: see the model's card"  # `load_pipeline` sets the strictest of all parts
     speed = Speed()  # `load_pipeline` sets it
     trained_frame: tuple[int, int] | None = None  # width, height of one frame in training, where recorded
+    trained_references: int = 1  # the most references of an image in training
     styles: tuple[Any, ...] = ()  # the style LoRAs that `dsd.model.lora` has put on it
 
     def __call__(
@@ -84,7 +85,7 @@ class DSDPipeline(FluxControlPipeline):
         prompt: str | list[str] | None = None,
         negative_prompt: str | list[str] | None = None,
         *,
-        image: Image.Image | list[Image.Image] | Tensor | None = None,
+        image: Image.Image | list[Image.Image | list[Image.Image]] | Tensor | None = None,
         height: int | None = None,
         width: int | None = None,
         num_inference_steps: int | None = None,
@@ -110,8 +111,8 @@ class DSDPipeline(FluxControlPipeline):
     ) -> DSDPipelineOutput | tuple:
         """Draw under diffusers' names; `DrawingOptions` and `Request` in `dsd.model.request` describe them.
 
-        `image` is also accepted as an encoded condition [B, tokens, C]. Raise ValueError for invalid options,
-        naming the remedy.
+        `image` may be an encoded condition [B, tokens, C], or a list with the reference of each prompt, or
+        with a list of its references: `image=[[front, back]]`. Raise ValueError for invalid options.
         """
         options = DrawingOptions(
             quality=quality, steps=num_inference_steps, guidance_start=guidance_start_step,
@@ -168,8 +169,7 @@ class DSDPipeline(FluxControlPipeline):
     def save_pretrained(self, save_directory: str | Path, **options: Any) -> None:
         """Save under the stock class's name, so that diffusers opens the folder without this project."""
         stock = FluxControlPipeline(**self.components)
-        if self.trained_frame:
-            stock.register_to_config(**{FRAME: list(self.trained_frame)})
+        stock.register_to_config(**training_facts(self))
         stock.save_pretrained(save_directory, **options)
 
     # -- the loop
@@ -260,21 +260,22 @@ class DSDPipeline(FluxControlPipeline):
         dtype = texts[True][0].dtype
         condition = encoding.encode_condition(self, request, height, width)
         condition = encoding.spread(condition, request).to(dtype)
-        count = request.batch * request.num_images_per_prompt
-        noise, _ = self.prepare_latents(
-            count, condition.shape[-1] // 4, height, 2 * width, dtype, device, request.generator,
-            request.latents,
-        )  # fmt: skip
-        if noise.shape != condition.shape:
+        noise = request.latents
+        if noise is None:
+            noise = latents.sample_noise(self, condition, height, width, request.generator)
+        elif noise.shape != condition.shape:
             shape, got = list(condition.shape), list(noise.shape)
             raise ValueError(f"latents must be {shape} (packed canvas), got {got}")
-        solver, times = sampling.schedule(request.options.loop, self.scheduler, noise.shape[1], device=device)
+        scale = {"vae_scale": self.vae_scale_factor}
+        references = latents.count_references(noise.shape[1], height, width, **scale)
+        tokens = 2 * latents.count_tokens(height, width, **scale)  # not of further references
+        solver, times = sampling.schedule(request.options.loop, self.scheduler, tokens, device=device)
         together = False if self.speed.cache else self.batch_branches
         if together is None:  # one call is faster while its overhead dominates
-            together = device.type == "cuda" or (device.type == "cpu" and count <= FEW)
+            together = device.type == "cuda" or (device.type == "cpu" and len(noise) <= FEW)
         return _Drawing(
-            latents=noise, condition=condition, texts=texts, solver=solver, timesteps=times,
-            positions=latents.positions(height, 2 * width, vae_scale=self.vae_scale_factor, device=device),
+            latents=noise.to(device, dtype), condition=condition, texts=texts, solver=solver, timesteps=times,
+            positions=latents.canvas_positions(references, height, width, **scale, device=device),
             size=(height, width), together=together,
         )  # fmt: skip
 
@@ -295,4 +296,4 @@ class DSDPipeline(FluxControlPipeline):
         return self.image_processor.postprocess(latents.decode(self.vae, target), output_type="pil")
 
     def _unpack(self, tokens: Tensor, size: tuple[int, int]) -> Tensor:
-        return latents.unpack(tokens, size[0], 2 * size[1], vae_scale=self.vae_scale_factor)
+        return latents.unpack_canvas(tokens, *size, vae_scale=self.vae_scale_factor)

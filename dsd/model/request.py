@@ -1,5 +1,6 @@
 """What one pipeline call draws: its options, its inputs, and the checks that come before any work."""
 
+import itertools
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from torch import Generator, Tensor
 
 from dsd.model import canvas
 from dsd.model.guidance import PLAIN, Branch, branches
+from dsd.model.latents import count_references
 from dsd.model.sampling import Quality, check_whole, find
 from dsd.model.transformer import is_widened
 
@@ -82,7 +84,8 @@ class Request:
     options: DrawingOptions = DrawingOptions()
     prompt: str | list[str] | None = None  # one for all references, or one per reference
     negative_prompt: str | list[str] | None = None  # replaces the empty prompt where the text is dropped
-    image: Image.Image | list[Image.Image] | None = None  # the reference, or one per prompt
+    # The reference, or one per prompt. A list in the list holds several references of one image.
+    image: Image.Image | list[Image.Image | list[Image.Image]] | None = None
     condition: Tensor | None = None  # encoded references [B, tokens, C], in place of images
     num_images_per_prompt: int = 1
     generator: Generator | list[Generator] | None = None  # a list: one per image
@@ -118,24 +121,31 @@ class Request:
         if self.condition is not None and self.condition.ndim != 3:
             shape = list(self.condition.shape)
             raise ValueError(f"an encoded condition must be [B, tokens, C], got {shape}; pass PIL images")
-        if self.condition is None and not self.images:
+        if self.condition is None and not all([*self.references, self.references]):
             raise ValueError("image is missing: pass the reference image, or a list with one per prompt")
-        for image in self.images:
+        for image in itertools.chain(*self.references):
             if not isinstance(image, Image.Image):
                 raise ValueError(f"image must hold PIL images, got {type(image).__name__}")
+        counts = sorted({len(images) for images in self.references})
+        if len(counts) > 1:
+            numbers = " and ".join(map(str, counts))
+            raise ValueError(
+                f"each prompt of a call needs as many references, got {numbers}: call it once for each number"
+            )
 
     @property
-    def images(self) -> list[Image.Image]:
-        """Return the references that are still to be encoded."""
+    def references(self) -> list[tuple[Image.Image, ...]]:
+        """Return, for each prompt, the references that are still to be encoded."""
         if self.image is None:
             return []
-        return list(self.image) if isinstance(self.image, list | tuple) else [self.image]
+        images = self.image if _is_list(self.image) else [self.image]
+        return [tuple(image) if _is_list(image) else (image,) for image in images]
 
     @property
     def batch(self) -> int:
         """Return the number of prompts or references; raise ValueError unless equal, or one of them is 1."""
         prompts = _count(self.prompt if self.prompt_embeds is None else self.prompt_embeds)
-        references = len(self.images if self.condition is None else self.condition)
+        references = len(self.references if self.condition is None else self.condition)
         if 0 in (prompts, references) or (prompts != references and 1 not in (prompts, references)):
             problem = f"{prompts} prompts do not go with {references} references"
             raise ValueError(f"{problem}: pass as many of each, or one of either")
@@ -145,6 +155,10 @@ class Request:
     def drops_text(self) -> bool:
         """Return whether a guided step needs the empty or the negative prompt."""
         return not all(branch.text for branch in self.options.guided)
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list | tuple)
 
 
 def _count(prompts: str | list[str] | Tensor) -> int:
@@ -161,6 +175,7 @@ def check(request: Request, pipe: FluxControlPipeline) -> None:
             names = ", ".join(pipe._callback_tensor_inputs)
             raise ValueError(f"callback_on_step_end_tensor_inputs must be one of {names}, got {name!r}")
     embedded_guidance(request.options, pipe)
+    _check_number(request, pipe)
     _check_components(request, pipe)
     _check_negative_prompt(request)
 
@@ -176,6 +191,21 @@ def embedded_guidance(options: DrawingOptions, pipe: FluxControlPipeline) -> flo
         problem = "but this model has no embedded guidance: leave it out"
         raise ValueError(f"guidance is {options.guidance}, {problem}")
     return None
+
+
+def _check_number(request: Request, pipe: FluxControlPipeline) -> None:
+    """Raise ValueError for more references than the weights were trained with."""
+    if request.condition is None:
+        count = len(request.references[0])
+    else:
+        width, height = request.options.size(pipe.frame)
+        scale = pipe.vae_scale_factor
+        count = count_references(request.condition.shape[1], height, width, vae_scale=scale)
+    if count > (most := pipe.trained_references):
+        raise ValueError(
+            f"these weights were trained with {most} reference{'s' * (most > 1)}, got {count}: pass fewer "
+            f"images of the subject, or weights of python -m train.train --references {count}"
+        )
 
 
 def _check_components(request: Request, pipe: FluxControlPipeline) -> None:

@@ -26,8 +26,9 @@ from dsd.model import canvas
 from dsd.model.latents import text_length
 from dsd.model.pipeline import DSDPipeline
 from dsd.training.cache import ImageEncoder, Store, TextEncoder, encode_missing, image_hash, text_hash
-from dsd.training.options import TrainingError, TrainOptions
+from dsd.training.options import MOST, TrainingError, TrainOptions
 from dsd.training.order import BLOCK, Order
+from dsd.training.references import Further, find_further
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +64,15 @@ class Data:
     buckets: np.ndarray  # [N], index into frames
     skipped: int  # number of unusable rows
     name: str  # hash of the rows' entries
+    further: Further = ()  # for each row, those whose references can be added to its own, if wanted
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def order(self, group: int, seed: int) -> Order:
-        return Order(self.buckets, group, seed)
+        """Return the order of rows; those of a step have one frame size, and as many further references."""
+        counts = np.array([len(rows) for rows in self.further] or 0)
+        return Order(self.buckets * MOST + counts, group, seed)
 
     def prepare(self, rows: np.ndarray) -> None:
         """Do nothing: all rows are encoded."""
@@ -92,6 +96,7 @@ def check_rows(pairs: Sequence[Row], options: TrainOptions) -> None:
             f"the dataset's first row lacks {', '.join(missing)}; it has {', '.join(first) or 'nothing'}: "
             "add the missing columns, or map them with --columns"
         )
+    find_further(pairs, range(len(pairs)), options.references)  # fail now, not after encoding
     if "instruction" not in getattr(pairs, "names", first):
         check_instructions(options, without=1, rows=1)
 
@@ -286,5 +291,6 @@ def _collect(entries: list[Entry], rows: RowEncoder, options: TrainOptions) -> D
     check_instructions(options, without=sum(entry.instruction is None for entry in good), rows=len(good))
     hidden = ("bad", "cut")
     contents = [sorted(item for item in asdict(entry).items() if item[0] not in hidden) for entry in good]
+    further = find_further(rows.pairs, [int(entry.id) for entry in good], options.references)
     buckets, name = np.array([entry.frame for entry in good]), text_hash(*map(str, contents))
-    return Data(good, rows.images.store, rows.texts.store, rows.frames, buckets, len(bad), name)
+    return Data(good, rows.images.store, rows.texts.store, rows.frames, buckets, len(bad), name, further)

@@ -75,17 +75,18 @@ def make(
     transformer, vae, processes = pipe.transformer, pipe.vae, accelerator.num_processes
     size = 2 if accelerator.mixed_precision == "bf16" else 4  # bytes per number
     is_sharded = accelerator.distributed_type == DistributedType.FSDP
-    image, text = _count_tokens(pipe, options)
+    image, text = _count_tokens(pipe, options)  # of one frame, of a text
+    counts = range(2, options.references + 2)  # frames of a canvas, which are equally likely
     weights, frozen = transformer.num_parameters(), _frozen_bytes(transformer, options, size)
-    flops = _count_flops(transformer, options, image, text)
+    flops = sum(_count_flops(transformer, options, n * image, text) for n in counts) / len(counts)
     with init_empty_weights():
         make_trainable(transformer, options)
     trained = transformer.num_parameters(only_trainable=True)
     encoders = size * sum(part.num_parameters() for part in (vae, pipe.text_encoder, pipe.text_encoder_2))
     average = AVERAGE if options.ema else 0
-    tokens, width = image + text, transformer.inner_dim
+    tokens, width = counts[-1] * image + text, transformer.inner_dim
     pixels, channels = 2 * math.prod(pipe.frame), vae.config.block_out_channels[0]
-    drawing = drawing_bytes(tokens=tokens, width=width, pixels=pixels, channels=channels, size=size)
+    drawing = drawing_bytes(tokens=2 * image + text, width=width, pixels=pixels, channels=channels, size=size)
     activations = size * options.batch * tokens * width * _count_kept(transformer, options)
     if options.full and size == 2 and not is_sharded:
         activations += 2 * trained  # autocast keeps a copy of every weight
@@ -102,7 +103,7 @@ def make(
         validation=encoders + drawing + average * trained if validates else 0,
         free=_free(accelerator),
         flops=options.accumulate * options.batch * flops,
-        **_encoding(pipe, options, rows, _row_bytes(transformer, options, image, text), processes),
+        **_encoding(pipe, options, rows, _row_bytes(transformer, options, 2 * image, text), processes),
         saved=(KEPT_STATES + 1) * trained * (WEIGHT + MOMENTS + average) + 2 * (encoders + size * weights),
     )
 
@@ -197,10 +198,9 @@ def _moving_bytes(trained: int, average: int, accelerator: Accelerator) -> int:
 
 
 def _count_tokens(pipe: DSDPipeline, options: TrainOptions) -> tuple[int, int]:
-    """Return the tokens of the largest canvas and of a text."""
-    frames = options.frames or (pipe.frame,)
-    pixels = max(width * height for width, height in frames)
-    image = 2 * pixels // (2 * pipe.vae_scale_factor) ** 2
+    """Return the tokens of the largest frame and of a text."""
+    pixels = max(map(math.prod, options.frames or [pipe.frame]))
+    image = pixels // (2 * pipe.vae_scale_factor) ** 2
     return image, options.text_tokens or text_length(pipe.tokenizer_2)
 
 

@@ -23,11 +23,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dsd.files import whole
 from dsd.files.pairs import Row
-from dsd.model import flow, latents
+from dsd.model import flow
 from dsd.model.checkpoint import best_device, model_hash
 from dsd.model.pipeline import DSDPipeline
 from dsd.training import estimate, student
-from dsd.training.batches import Batch, Batches
+from dsd.training.batches import Batch, Batches, count_references, other_inputs
 from dsd.training.data import Data, Frame, check_rows, encode, open_rows
 from dsd.training.meter import Meter
 from dsd.training.options import TrainOptions
@@ -201,29 +201,22 @@ def cache_folder(options: TrainOptions, out: Path) -> Path:
 
 
 def batch_loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDPipeline) -> Tensor:
-    """Return the weighted squared error of the predicted velocities, over both frames."""
-    device, scale, (width, height) = batch.data.device, pipe.vae_scale_factor, batch.frame
+    """Return the weighted squared error of the predicted velocities, over all frames."""
     x_t = flow.interpolate(batch.data, batch.noise, batch.t)
-    has_guidance = pipe.transformer.config.guidance_embeds
-    velocity = model(
-        hidden_states=torch.cat([x_t, batch.condition], dim=2),  # [B, tokens, 2C]
-        timestep=batch.t,
-        guidance=torch.full_like(batch.t, options.guidance) if has_guidance else None,
-        encoder_hidden_states=batch.embeds,
-        pooled_projections=batch.pooled,
-        txt_ids=torch.zeros(batch.embeds.shape[1], 3, device=device),
-        img_ids=latents.positions(height, 2 * width, vae_scale=scale, device=device),
-        return_dict=False,
-    )[0]
-    weights = frame_weights(batch.frame, scale, (options.reference_weight, options.target_weight))
-    return flow.loss(velocity, flow.velocity(batch.data, batch.noise), weights.to(device))
+    seen = torch.cat([x_t, batch.condition], dim=2)  # [B, tokens, 2C]
+    inputs, references = other_inputs(batch, options, pipe), count_references(batch, pipe)
+    velocity = model(hidden_states=seen, **inputs)[0]
+    weights = (options.reference_weight, options.target_weight)
+    weights = frame_weights(batch.frame, pipe.vae_scale_factor, weights, references).to(batch.data.device)
+    return flow.loss(velocity, flow.velocity(batch.data, batch.noise), weights)
 
 
-def frame_weights(frame: Frame, scale: int, weights: tuple[float, float]) -> Tensor:
-    """Return weights [1, tokens, 1]: one value for the reference's tokens, another for the target's."""
+def frame_weights(frame: Frame, scale: int, weights: tuple[float, float], references: int = 1) -> Tensor:
+    """Return weights [1, tokens, 1]: the references share one value, and the target has the other."""
     columns, rows = frame[0] // (2 * scale), frame[1] // (2 * scale)
-    row = torch.tensor(weights).repeat_interleave(columns)  # one row of tokens spans both frames
-    return row.repeat(rows)[None, :, None]
+    row = torch.tensor((weights[0] / references, weights[1])).repeat_interleave(columns)  # of both frames
+    further = row[0].expand((references - 1) * columns * rows)
+    return torch.cat([row.repeat(rows), further])[None, :, None]
 
 
 @contextmanager

@@ -35,6 +35,8 @@ def _is_number(value: Any) -> bool:
 Limit = tuple[str, Callable[[Any], bool]]  # the allowed values of a setting, as text and as a test
 COUNT = "a whole number, at least 1", lambda value: _is_whole(value) and value >= 1
 WHOLE = "a whole number, at least 0", lambda value: _is_whole(value) and value >= 0
+MOST = 4  # references of one image
+REFERENCES = f"a whole number from 1 to {MOST}", lambda value: _is_whole(value) and 1 <= value <= MOST
 TOKENS = "a whole number from 1 to 512", lambda value: _is_whole(value) and 1 <= value <= 512
 POSITIVE = "a number above 0", lambda value: _is_number(value) and value > 0
 NOT_NEGATIVE = "a number, at least 0", lambda value: _is_number(value) and value >= 0
@@ -76,6 +78,9 @@ class TrainOptions:
         0.0, "start the new input columns at this multiple of the old ones; 0 as in the paper", NOT_NEGATIVE
     )
     text_dropout: float = _option(0.1, "share of samples with an empty prompt, for text guidance", SHARE)
+    references: int = _option(
+        1, f"most references of a pair, which are further kept panels of its grid; 1 to {MOST}", REFERENCES
+    )
     condition_dropout: float = _option(0.1, "share of samples with no reference, for image guidance", SHARE)
     instruction_prob: float = _option(0.5, "share of samples with the instruction as the prompt", SHARE)
     reference_weight: float = _option(1.0, "weight of the reference frame in the loss", NOT_NEGATIVE)
@@ -120,6 +125,11 @@ class TrainOptions:
                 f"cache_gb={self.cache_gb:g} encodes while training, which takes one of the sizes, got "
                 f"{', '.join(self.sizes)}: choose one, or encode all rows first with cache_gb=0"
             )
+        if self.cache_gb and self.references > 1:
+            raise TrainingError(
+                f"references={self.references} needs all rows of a grid, but cache_gb={self.cache_gb:g} "
+                "encodes some rows at a time: encode all rows first with cache_gb=0"
+            )
         if not self.full and not self.targets:
             raise TrainingError("targets is empty; name the layers that get a LoRA, or train all with full")
         self.frames  # noqa: B018 (checks the sizes)
@@ -132,6 +142,8 @@ class TrainOptions:
     def binding(self) -> dict[str, Any]:
         """Return the settings that must not change when a run is resumed."""
         values = {name: value for name, value in vars(self).items() if name not in FREE}
+        if self.references == 1:  # as in the states of earlier versions
+            del values["references"]
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

@@ -4,7 +4,7 @@ from functools import lru_cache
 
 import numpy as np
 
-BUCKETS, ORDER, CHOICES, TIMES = range(4)  # independent random streams
+BUCKETS, ORDER, CHOICES, TIMES, REFERENCES = range(5)  # independent random streams
 BLOCK = 128  # rows that are encoded together
 WINDOW = 8  # blocks whose rows are mixed, if a dataset is encoded while it trains
 

@@ -232,7 +232,7 @@ def _import_bitsandbytes(bits: str) -> Any:
 
 
 def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None:
-    """Let a pipeline draw as training does: with as many text tokens, and in frames of that size.
+    """Let a pipeline draw as training does: text tokens, frame size and number of references.
 
     The options decide, then the model that the training starts from. Of several sizes, the first is taken.
     """
@@ -240,6 +240,7 @@ def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None
         lora = checkpoint.find_lora(base.start) if base.start else None
         origin.follow_student(pipe, base.source, base.start, lora)
     pipe.trained_frame = options.frames[0] if options.frames else pipe.frame
+    pipe.trained_references = options.references
     if options.text_tokens:
         pipe.tokenizer_2.model_max_length = options.text_tokens
 
@@ -284,6 +285,7 @@ def _save_lora(
     settings = {"transformer_lora_adapter_metadata": config.to_dict() | {"lora_dropout": 0.0}}
     FluxControlPipeline.save_lora_weights(folder, transformer_lora_layers=layers, **settings)
     facts = {"text_tokens": latents.text_length(pipe.tokenizer_2), "frame": pipe.frame, "license": license}
+    facts |= {"references": pipe.trained_references} if pipe.trained_references > 1 else {}
     with safe_open(folder / LORA, framework="pt") as file:
         metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}
     save_file(load_file(folder / LORA), folder / LORA, metadata)

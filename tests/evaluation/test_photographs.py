@@ -1,5 +1,7 @@
 """Photographs are scored by the networks that are named, from a folder as people keep one."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -14,10 +16,15 @@ from transformers import (
 )
 
 from dsd.evaluation import scores, validation
+from dsd.evaluation.benchmarks import OMNICONTEXT
 from dsd.evaluation.critters import CritterScorer
 from dsd.evaluation.photographs import PROMPTS, PhotographScorer, layout, read_cases
+from dsd.files import jsonl
 from dsd.files.hub import LoadError
 from tests import tiny
+from tests.chat.server import Chat, serving
+from tests.evaluation.stand_ins import make_dreambench, make_omnicontext, said
+from tests.judging import FakeJudge
 from train import comparison, evaluate
 
 SIDE = 16
@@ -160,6 +167,52 @@ def test_checkpoints_are_compared_on_photographs(folder, networks, tmp_path, cap
     assert "| toy | " in page and comparison.TEACHER not in page
     assert "3 subjects, 3 images each" in page and "| following (CLIP-T) | CP x PF |" in page
     assert Image.open(out / "samples.png").width == 130 * 2 + 330  # no truth for most of them
+
+
+def test_dreambench_is_judged_end_to_end(networks, tmp_path, monkeypatch, capsys):
+    """A folder as its authors publish it, random weights, and a judge that sees colors."""
+    student, out = tmp_path / "student", tmp_path / "out"
+    tiny.pipeline().save_pretrained(student)
+    make_dreambench(tmp_path / "data", "live_subject/animal/00", "live_subject/animal/01", "style/00")
+    judge = FakeJudge(said)
+    monkeypatch.setattr(comparison, "open_vlm", lambda name, **options: judge)
+    options = "--prompts 1 --steps 1 --image-guidance 1 --size 32 --device cpu --judge a-judge".split()
+    options += ["--dino", networks["identity"], "--clip", networks["clip"], "--out", str(out)]
+    command = [f"toy={student}", "--images", str(tmp_path / "data"), *options]
+    assert evaluate.main(command) == 0
+    said_once, about = capsys.readouterr(), json.loads((out / "results.json").read_bytes())
+    assert "at most 36 questions about 12 images" in said_once.err
+    count = len(judge.requests)  # fewer: equal questions about equal images are asked once
+    assert 30 <= count <= 36
+    assert about["protocol"]["benchmark"] == "DreamBench++" and about["protocol"]["rotations of chance"] == 1
+    assert about["scores"]["copy of the reference"]["cp"]["mean"] == 1
+    assert about["scores"]["copy of the reference"]["debiased"]["mean"] == 0
+    assert {*about["groups"]["cp"]["toy"]} == {"animal", "all but style", "photorealistic"}
+    assert "CP (judge), by group:" in said_once.out and "judge a tiny judge" in about["backbones"]
+    (row, *_) = jsonl.read(out / "images.jsonl")
+    assert row["reason"].startswith("CP: ") and row["cp"] == 0.5
+    assert evaluate.main(command) == 0 and len(judge.requests) == count  # the answers are kept
+    assert json.loads((out / "results.json").read_bytes()) == about
+
+
+def test_omnicontext_is_judged_by_a_server_once_its_cost_is_confirmed(networks, tmp_path):
+    student, out = tmp_path / "student", tmp_path / "out"
+    tiny.pipeline().save_pretrained(student)
+    make_omnicontext(tmp_path, "single_character", "multi_object", "single_object")
+    options = "--steps 1 --image-guidance 1 --size 32 --device cpu --key NO_KEY".split()
+    options += ["--dino", networks["identity"], "--clip", networks["clip"], "--out", str(out)]
+    with serving(chat := Chat(schemas=True)) as address:
+        command = [str(student), "--images", str(tmp_path), *options, "--judge", address]
+        with pytest.raises(ValueError, match="may cost money: add --yes"):
+            evaluate.main(command)
+        assert chat.seen == []
+        assert evaluate.main([*command, "--yes"]) == 0
+    about = json.loads((out / "results.json").read_bytes())
+    assert about["protocol"] | {"subjects": 2, "images": 2} == about["protocol"]
+    assert about["protocol"]["benchmark"] == OMNICONTEXT and "judge judge-7b" in about["backbones"]
+    assert about["scores"]["student"]["cp"]["mean"] == 0  # what the fake model answers
+    assert 0 < len(chat.seen) <= 24 and all("response_format" in body for body in chat.seen)
+    assert address not in (out / "report.html").read_text(encoding="utf-8")
 
 
 def test_layout_sees_place_and_background():

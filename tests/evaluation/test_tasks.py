@@ -12,6 +12,7 @@ from dsd.evaluation.validation import CRITTERS as WORLD
 from dsd.evaluation.validation import by_copying, open_benchmark
 from dsd.grids.recipes import CRITTERS, RECIPES
 from dsd.pocket.scorer import Reading
+from dsd.pocket.world import shipped
 
 CHOICES = {
     "color": "red", "shape": "round", "pattern": "plain", "ears": "no", "eyes": 2, "scene": "beach",
@@ -79,13 +80,17 @@ def test_truth_has_the_change_and_the_rest_and_the_reference_only_the_rest(cases
 
 def test_the_scorer_tells_the_truth_from_the_unchanged_reference(cases):
     task, some = cases
-    network = TaskScorer(task)
+    network = TaskScorer()
     by_truth = evaluate(lambda *_: [case.truth for case in some], some, network)
     unchanged = evaluate(by_copying, some, network, levels=by_truth.levels)
-    assert by_truth.means["asked"].mean > 0.9 > 0.1 > unchanged.means["asked"].mean
+    assert by_truth.means["changed"].mean > 0.9 > 0.1 > unchanged.means["changed"].mean
     assert by_truth.means["kept"].mean > 0.95 and unchanged.means["kept"].mean > 0.95
     assert by_truth.means["right"].mean > 0.8 > unchanged.means["right"].mean
-    assert {measure.name for measure in network.measures} == set(by_truth.rows[0])
+    assert {*(measure.name for measure in network.measures), *network.traits} == set(by_truth.rows[0])
+    assert {"light", "place"} - by_truth.means.keys() == ({"light"} if task == "relight" else set())
+    reasons = network.explain(some, unchanged)
+    assert sum(reason == "the change is missing; lost: nothing" for reason in reasons) > 20
+    assert all(row["pose"] or "pose" in reason for row, reason in zip(unchanged.rows, reasons, strict=True))
 
 
 def test_multiplied_colors_have_the_mean_of_the_light_asked_for():
@@ -99,8 +104,10 @@ def test_multiplied_colors_have_the_mean_of_the_light_asked_for():
 
 
 def test_a_task_has_a_benchmark_of_critters_alone(tmp_path):
-    found = open_benchmark(WORLD, subjects=2, prompts=1, task="edit")
+    found = open_benchmark(WORLD, subjects=2, prompts=None, task="edit")
     assert isinstance(found.scorer, TaskScorer) and "change is there" in found.legend
+    assert len(found.cases) == 6 and found.name == "held-out critters, edit"
+    assert len(task_cases("relight", subjects=2)) == 2 * (len(shipped().lights) - 1)
     with pytest.raises(ValueError, match="the task edit is measured on critters alone"):
         open_benchmark(tmp_path, subjects=2, prompts=1, task="edit")
     with pytest.raises(ValueError, match=r"prompts of the task edit must be in 1..3, got 4"):

@@ -1,5 +1,6 @@
 """The held-out critters, what is read of them, and the hook by which a training is watched."""
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -68,6 +69,32 @@ def test_a_copy_keeps_the_subject_and_leaves_the_prompt(cases, levels):
     assert means["identity"].mean > 0.9 and means["copy"].mean > 0.95
     assert means["following"].mean < 0.5
     assert means["product"].mean <= means["following"].mean
+
+
+def test_the_debiased_product_punishes_copies(cases, levels):
+    copy, truth = (
+        scores.evaluate(draw, cases, CritterScorer(), levels=levels)
+        for draw in (validation.by_copying, truly(cases))
+    )
+    assert copy.means["debiased"].mean < 0.05 < copy.means["product"].mean
+    assert truth.means["debiased"].mean > 0.5 > levels.chance["debiased"].mean
+    assert all(row["debiased"] <= row["product"] for row in truth.rows)
+
+
+def test_traits_count_where_they_show_and_are_the_reason(cases, levels):
+    result = scores.evaluate(truly(cases), cases, CritterScorer(), levels=levels)
+    bare = [case.facts.critter.pattern == "plain" for case in cases]
+    assert any(bare) and [math.isnan(row["accent_hue"]) for row in result.rows] == bare
+    assert result.means["color"].mean > 0.9 > levels.chance["color"].mean
+    others = scores.evaluate(rotated, cases, CritterScorer(), levels=levels)
+    reason = CritterScorer().explain(cases, others)[0]
+    lost = [name.replace("_", " ") for name in CritterScorer.traits if others.rows[0][name] == 0]
+    assert lost and reason.startswith(f"traits lost: {', '.join(lost)}; not shown: ")
+
+
+def rotated(prompts, references, seeds):
+    """Return an image of another subject for each case."""
+    return references[PROMPTS:] + references[:PROMPTS]
 
 
 def test_chance_is_far_below_the_ceiling(levels):

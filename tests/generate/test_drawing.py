@@ -238,6 +238,39 @@ def test_from_opens_nothing_that_only_a_strangers_file_names(run, forged, flag, 
     assert run("--from", "forged.png", *flag)[0] == 0
 
 
+def test_several_images_of_one_subject_are_drawn_from_and_again(run, pipe, monkeypatch, tmp_path):
+    tiny.image(1).save("other.png")
+    words = ("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "5")
+    code, _, err = run("photo.png", "other.png", *words[1:])
+    assert code == 2 and "trained with 1 reference, got 2" in err and not (tmp_path / "out.png").exists()
+    monkeypatch.setattr(pipe, "trained_references", 2)
+    assert run("photo.png", "other.png", *words[1:])[0] == 0
+    frames, settings = provenance.read_references("out.png"), provenance.read_settings("out.png")
+    hashes = [settings["reference_sha256"], *settings["further_references_sha256"]]
+    assert [provenance.image_hash(frame) for frame in frames] == hashes and len(hashes) == 2
+    assert "identical to the original" in run("--from", "out.png")[1]
+    with pytest.raises(ValueError, match="drawn from 2 references, and only one is read here"):
+        provenance.read_reference("out.png")
+    assert run(*words)[0] == 0 and "further_references_sha256" not in provenance.read_settings("out.png")
+
+
+@pytest.mark.parametrize(
+    "words", [["-o", "x", "a", "b", "c d"], ["a", "-o", "x", "b", "c d"], ["a", "b", "c d", "-o", "x"]]
+)
+def test_images_and_prompt_stand_anywhere(words):
+    args = flags.parse(words)
+    assert (args.images, args.prompt, args.output) == (["a", "b"], "c d", "x")
+    assert flags.parse(["a"]).images == ["a"] and flags.parse(["a"]).prompt is None
+    assert flags.parse([]).images == []
+
+
+def test_a_further_reference_that_was_cut_from_the_file_is_missed(tmp_path):
+    settings = {"prompt": "x", "further_references_sha256": ["a", "b"]}
+    path = provenance.save(tmp_path / "out.png", tiny.image(), settings, tiny.image(1), tiny.image(2))
+    with pytest.raises(ValueError, match="no readable reference"):
+        provenance.read_references(path)
+
+
 def test_a_full_disk_leaves_the_image_that_has_the_name(run, tmp_path):
     resource = pytest.importorskip("resource")
     run("photo.png", "a hat", "-o", "out.png", "--steps", "1", "--seed", "5")

@@ -91,6 +91,7 @@ def test_every_prompt_becomes_a_row_with_its_image_or_its_reason(tmp_path):
         "id": "000001", "file": "000001.png", "prompt": "prompt 1", "seed": 101, "rows": 2, "columns": 2,
         "recipe": "critters", "subject": "fox 1", "places": ["a", "b", "c", "d"], **STAMP, "rejected": None,
         "panel": None, "boxes": [[0, 0, 32, 32], [32, 0, 64, 32], [0, 32, 32, 64], [32, 32, 64, 64]],
+        "teacher_lora": None,
     }  # fmt: skip
     assert grids.open_grid(tmp_path, Grid.from_json(found[1])) == paint(101)
     assert found[3]["rejected"] == "prompt too long: 9 tokens, the model reads 8" and found[3]["file"] is None
@@ -284,6 +285,31 @@ def test_the_command_draws_reports_and_goes_on(tmp_path, fake, capsys):
     shutil.rmtree(run / "grids")
     with pytest.raises(ValueError, match="--batch must be at least 1, got 0"):
         command.main([str(run), "--batch", "0"])
+
+
+def test_each_prompt_is_drawn_with_several_seeds(tmp_path, fake):
+    run = make_run(tmp_path / "run", 3)
+    assert command.main([str(run)]) == 0
+    before = jsonl.read(grids.table(run))
+    assert command.main([str(run), "--seeds", "2"]) == 0
+    rows = {row["id"]: row for row in jsonl.read(grids.table(run))}
+    assert [rows[f"{i:06}"] for i in range(3)] == before and len(rows) == 6
+    for i in range(3):
+        first, second = rows[f"{i:06}"], rows[f"{i:06}_1"]
+        assert first["prompt"] == second["prompt"] and grids.prompt_id(second["id"]) == first["id"]
+    assert len({row["seed"] for row in rows.values()}) == 6
+    assert (run / "grids" / "000001.png").read_bytes() != (run / "grids" / "000001_1.png").read_bytes()
+    assert max(row["seed"] for row in rows.values()) < 2**32
+
+
+def test_ids_of_further_seeds_take_no_other_prompts_place(tmp_path):
+    prompts = grids.read_prompts(make_run(tmp_path, 2))
+    prompts = [prompts[0], replace(prompts[1], id="000000_1")]
+    assert grids.with_seeds(prompts, 1) == prompts
+    with pytest.raises(RunError, match="--seeds 2 needs the id 000000_1, which another prompt has"):
+        grids.with_seeds(prompts, 2)
+    with pytest.raises(ValueError, match="--seeds must be at least 1, got 0"):
+        grids.with_seeds(prompts, 0)
 
 
 def test_a_grid_is_cut_where_its_gutters_are(tmp_path):

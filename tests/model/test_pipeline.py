@@ -201,7 +201,7 @@ def test_output_types(pipe):
 
 
 def test_an_encoded_condition_is_the_same_reference(pipe):
-    condition = encode_frames(pipe, [image()])
+    condition = encode_frames(pipe, [[image()]])
     kept = condition.clone()
     assert torch.equal(draw(pipe, image=condition), draw(pipe)) and torch.equal(condition, kept)
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
-from dsd.evaluation import scores
+from dsd.files import jsonl
 from dsd.grids.teacher import panel_side
 from dsd.model import canvas, latents
 from dsd.pocket import scorer
@@ -15,7 +16,7 @@ from dsd.training.student import find_base
 from tests import student, wheel
 from train import dataset
 from train.baselines import __main__ as command
-from train.baselines import comparing, entries, image_prompt, scoring, single_frame, workshop
+from train.baselines import comparing, entries, image_prompt, picture, scoring, single_frame, workshop
 from train.baselines.ablations import ABLATIONS
 from train.baselines.per_subject import Tuning
 
@@ -116,27 +117,28 @@ def test_a_mistake_is_a_sentence_before_anything_is_made(flags, tmp_path, wrong,
     assert not (tmp_path / "out").exists()
 
 
-def test_the_debiased_product_punishes_copies():
-    cases = scoring.measured_cases(3, 1, 2)
-    assert len({case.seed for case in cases}) == 6
-    score = scoring.DebiasedScorer()
-    truth, copy = (score.score(cases, [getattr(c, name) for c in cases]) for name in ("truth", "reference"))
-    for row in copy:
-        assert row["copy"] == 1 and row["debiased"] == 0
-    assert all(row["debiased"] == row["product"] * (1 - row["copy"]) for row in truth)
-    levels = scores.measure_levels(cases, score)
-    assert levels.ceiling["debiased"].mean > 0.5 > levels.chance["debiased"].mean
+def test_no_two_images_share_their_noise():
+    cases = scoring.measured_cases(3, 4, 5)
+    assert len(cases) == 60 and len({case.seed for case in cases}) == 60
 
 
-def test_traits_are_counted_where_they_show():
-    cases = scoring.measured_cases(6, 1, 1)
-    level = scores.measure_levels(cases, scoring.DebiasedScorer())
-    truths = scores.evaluate(
-        lambda *_: [c.truth for c in cases], cases, scoring.DebiasedScorer(), levels=level
+def test_the_picture_shows_ours_beside_the_best_rival(compared, tmp_path, capsys):
+    with pytest.raises(ValueError, match="lacks the rows DreamBooth-LoRA: run python -m train.baselines"):
+        picture.main([str(compared), "--picture", str(tmp_path / "a.png")])
+    results = json.loads((compared / "results.json").read_bytes())["scores"]
+    named = {"product": {"mean": 0.4}}
+    better = {"SDEdit": named, "DreamBooth-LoRA": named, "reference tokens": {"product": {"mean": 0.2}}}
+    assert picture.choose_ways(results | better)[2] == "SDEdit"
+    ways = ["ours", "prompted teacher", "reference tokens", "textual inversion"]
+    rows = picture.choose_rows(jsonl.read(compared / "images.jsonl"), ways, 2)
+    page = picture.compose(compared, results, ways, rows)
+    assert page.size == (8 + 5 * 168, 56 + 2 * 190)
+    assert [row["ours"]["subject"] for row in rows] == ["0000", "0001"]
+    assert [row["ours"]["seed"] for row in rows] == [0, 1000]
+    first = Image.open(compared / "images" / rows[0]["ours"]["file"]).resize(
+        (160, 160), Image.Resampling.BICUBIC
     )
-    means = scoring.traits(truths, cases, scorer.load())
-    assert means["color"].mean == 1 and {"hue", "eyes", "ears"} <= means.keys()
-    assert "| color |" in scoring.trait_table({"truth": means, "none": {}}).replace("|  |", "|")
+    assert page.crop((176, 78, 336, 238)).tobytes() == first.convert("RGB").tobytes()
 
 
 def test_an_ablation_brings_our_row_along():

@@ -41,7 +41,7 @@ def wraps():
 def batch(teacher) -> Batch:
     pipe = open_encoders(find_base(student.options(teacher)), torch.float32)
     generator = torch.Generator().manual_seed(0)
-    condition = encoding.encode_frames(pipe, [tiny.image(1), tiny.image(2)])
+    condition = encoding.encode_frames(pipe, [[tiny.image(1)], [tiny.image(2)]])
     target = canvas.to_tensor([tiny.image(3), tiny.image(4)])
     data = latents.pack(latents.encode(pipe.vae, torch.cat([target, target], dim=-1)))
     texts = single_frame.encode_texts(pipe, tiny.PROMPTS)

@@ -2,9 +2,9 @@
 
 Every row gets the best of three learning rates, chosen on critters of its own by the ranker; it is trained
 for the same steps on RUN's dataset from the same teacher, draws held-out critters, and is scored by the same
-scorer. OUT gets the tables, all images and all trained models. You can stop it at any time and run the same
-command again to continue. --ablations adds variants of our method, and other flags of train.train set the
-training of every row.
+scorer. OUT gets the tables, report.html, all images and all trained models. You can stop it at any time and
+run the same command again to continue. --ablations adds variants of our method, and other flags of
+train.train set the training of every row.
 """
 
 import argparse
@@ -74,6 +74,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
     # Imported here, so that --help and wrong flags are fast.
+    from dsd.evaluation.critters import CritterScorer
     from dsd.evaluation.validation import Benchmark
     from dsd.files import jsonl
     from train.baselines import comparing, entries, scoring
@@ -86,7 +87,7 @@ def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
     chosen = comparing.select([*usual, *others], names)
     with jsonl.explain_errors(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
-    benchmark = Benchmark(cases, scoring.DebiasedScorer())
+    benchmark = Benchmark(cases, CritterScorer())
     return comparing.compare(shop, chosen, benchmark, trial, batch=args.draw_batch)
 
 

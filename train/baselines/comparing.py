@@ -7,16 +7,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dsd.evaluation import validation
+from dsd.evaluation import results, validation
 from dsd.evaluation.scores import Draw, Scores
 from dsd.evaluation.validation import Benchmark
 from dsd.files import jsonl, markdown
-from dsd.pocket import scorer
 from train.baselines.entries import OURS, Entry, Made
 from train.baselines.per_subject import one_by_one
-from train.baselines.scoring import trait_table, traits
 from train.baselines.workshop import Workshop
-from train.comparison import report, write_results
 
 COLUMNS = ("", "rate or strength", "chosen among", "trained weights", "training in s", "a subject in s")
 
@@ -25,18 +22,20 @@ def compare(
     shop: Workshop, entries: Iterable[Entry], benchmark: Benchmark, trial: Benchmark, *, batch: int
 ) -> str:
     """Make, draw and score all entries, write the results after each, and return the page of tables."""
-    results: dict[str, Scores] = {}
-    details, costs, page = {}, {}, ""
+    costs, page = {}, ""
+    settings = {"batch": batch, "guidance": shop.guidance, "costs": costs}
+    found = results.Comparison(benchmark=benchmark, settings=settings)
     for entry in entries:
         choice = choose(shop, entry, trial, batch)
         made = entry.make(choice, False)
-        results[entry.name] = _score(shop, entry, made, benchmark, batch)
-        details[entry.name] = traits(results[entry.name], benchmark.cases, scorer.load())
+        found.results[entry.name] = _score(shop, entry, made, benchmark, batch)
+        found.models[entry.name] = made.key
+        if entry.described:
+            found.described.add(entry.name)
         costs[entry.name] = cost(entry, made, choice)
-        tables = ("Traits kept:", trait_table(details), "Costs:", cost_table(costs))
-        page = "\n\n".join([report(results, benchmark), *tables])
-        settings = {"batch": batch, "guidance": shop.guidance, "costs": costs}
-        write_results(shop.out, settings, results, benchmark, page)
+        page = "\n\n".join([results.tables(found), "Costs:", cost_table(costs)])
+        results.write(shop.out, found, page, with_report=False)
+    results.write(shop.out, found, page)
     return page
 
 

@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dsd.curation.captions import GRID
 from dsd.curation.dataset import write_dataset
 from dsd.curation.selection import Choice
@@ -20,12 +18,12 @@ from dsd.evaluation import validation
 from dsd.evaluation.scores import Draw
 from dsd.files.pairs import Pairs, read_pairs
 from dsd.grids.teacher import panel_side
-from dsd.model import canvas, latents
 from dsd.model.checkpoint import model_hash, weights_hash
 from dsd.training.cache import text_hash
 from dsd.training.loop import default_method
 from dsd.training.options import TrainOptions
 from dsd.training.student import find_base, match_training, open_encoders
+from train import comparison
 from train.baselines import (
     concatenation,
     dreambooth,
@@ -39,7 +37,6 @@ from train.baselines.ablations import ABLATIONS, Ablation
 from train.baselines.per_subject import Clock
 from train.baselines.sdedit import STRENGTHS, by_sdedit
 from train.baselines.workshop import ENCODED, Workshop, train_once
-from train.comparison import open_student
 
 OURS = "ours"
 SPREAD = 3.0  # the learning rates are a third of the usual one, the usual one and three times it
@@ -81,7 +78,7 @@ def make_ours(
     """Return our student: two frames, trained and drawn as in the app."""
     options = _schedule(shop, options, rate, is_short)
     folder = train_once(shop, OURS, default_method(), options, open_pairs())
-    pipe = open_student(str(folder), base=options.model, device=str(shop.device))
+    pipe = comparison.open_student(str(folder), base=options.model, device=str(shop.device))
     draw = validation.by_student(pipe, **shop.guidance)
     return _made(draw, f"{OURS} {model_hash(pipe)} {shop.guidance}", folder)
 
@@ -141,14 +138,7 @@ def make_reconstruction(shop: Workshop, choice: None, is_short: bool) -> Made:
     """Return the VAE's own reconstruction of the reference: what its code alone loses."""
     pipe = shop.teacher.pipe
     side = panel_side(pipe)
-
-    @torch.no_grad()
-    def draw(prompts: list[str], references: list, seeds: list[int]) -> list:
-        pixels = canvas.to_tensor([canvas.fit(image, side, side) for image in references]).to(pipe.device)
-        decoded = latents.decode(pipe.vae, latents.encode(pipe.vae, pixels))
-        return pipe.image_processor.postprocess(decoded, output_type="pil")
-
-    return Made(draw, f"vae {weights_hash(pipe.vae)}")
+    return Made(validation.by_reconstructing(pipe, side, side), f"vae {weights_hash(pipe.vae)}")
 
 
 # ---------------------------------------------------------------- the list
@@ -171,7 +161,7 @@ def baselines(shop: Workshop) -> Iterator[Entry]:
         yield Entry(name, partial(make_single_frame, shop, name, open_wrap), rates)
     for name, choices in TUNING_RATES.items():
         yield Entry(name, partial(make_tuned, shop, name), choices)
-    yield Entry("VAE of the reference", partial(make_reconstruction, shop))
+    yield Entry(comparison.VAE, partial(make_reconstruction, shop))
 
 
 def learning_rates(options: TrainOptions) -> tuple[float, ...]:

@@ -175,7 +175,7 @@ def by_single_frame(
     @torch.no_grad()
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
         side, scale, count = pipe.frame_size, pipe.vae_scale_factor, len(prompts)
-        frames = [canvas.fit(image, side, side) for image in references]
+        frames = [[canvas.fit(image, side, side)] for image in references]
         reference, _ = split(encoding.encode_frames(pipe, frames), (side, side), scale)
         texts = {True: encode_texts(pipe, prompts), False: encode_texts(pipe, [""] * count)}
         seen = {True: model.see(reference, (side, side))}

@@ -9,7 +9,15 @@ from dsd.generate.command import quiet
 from train import command
 from train.blocks import join
 
-BENCHMARKS = ("wheel", "training", "inference", "qualities", "ranking", "flux")  # modules beside this one
+BENCHMARKS = (
+    "wheel",
+    "training",
+    "inference",
+    "qualities",
+    "ranking",
+    "references",
+    "flux",
+)  # modules beside this one
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -19,10 +27,10 @@ def build_parser() -> argparse.ArgumentParser:
     add("--count", type=int, default=64, help="wheel: grids; training: pairs (64)")
     add("--steps", type=int, help="denoising steps (the model's own); training: optimizer steps (64)")
     add("--model", default="pocket", help="the model, for all but wheel (pocket)")
-    add("--device", help="inference, qualities, ranking: cpu, cuda or mps (the best there is)")
+    add("--device", help="inference, qualities, ranking, references: cpu, cuda or mps (the best there is)")
     add("--rounds", type=int, default=5, help="inference: how often each method draws (5)")
-    add("--subjects", type=int, default=24, help="qualities, ranking: held-out critters (24)")
-    add("--prompts", type=int, default=1, help="qualities, ranking: prompts for each critter (1)")
+    add("--subjects", type=int, default=24, help="qualities, ranking, references: held-out critters (24)")
+    add("--prompts", type=int, default=1, help="the same three: prompts for each critter (1)")
     add("--best-of", type=int, default=4, help="ranking: images of each case (4)")
     add("--ranker", type=Path, help="ranking: folder of a scorer that is not the one that measures (shipped)")
     add("--out", type=Path, help="flux: file of JSON lines, continued where it was stopped")

@@ -1,0 +1,109 @@
+"""A person's labels of images, same subject or different, and how well scores agree with them.
+
+The report's labeling page writes a JSON file: the report's id, and for each labeled image its id and whether
+it shows the subject of its reference. Agreement is the chance that a score is higher for an image labeled
+"same" than for one labeled "different" (the area under the ROC curve): 0.5 is chance, 1 is perfect. No
+threshold has to be chosen for it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsd.files import markdown
+
+RESAMPLES = 2000
+FEWEST = 10  # labels of each kind below which an interval says nothing
+
+
+def read(file: Path) -> dict[str, bool]:
+    """Return the labels by image id; raise ValueError for a file that is not the labeling page's."""
+    try:
+        rows = json.loads(file.read_text(encoding="utf-8"))["labels"]
+        labels = {row["image"]: row["same"] for row in rows}
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"{file} holds no labels ({error}): save it with the button of the report's labeling page"
+        ) from error
+    if not all(isinstance(value, bool) for value in labels.values()):
+        raise ValueError(f"{file} holds labels other than true and false: save it with the report's page")
+    return labels
+
+
+def agreement(
+    labels: Mapping[str, bool], rows: Sequence[Mapping[str, Any]], measures: Sequence[str]
+) -> dict[str, Any]:
+    """Return how well each measure of the images (rows with `id`, `way`, `subject`) agrees with the labels.
+
+    Every number has a 95 % bootstrap interval over subjects. Labels of other images are counted as unknown.
+    """
+    known = [row for row in rows if row["id"] in labels]
+    same = np.array([labels[row["id"]] for row in known], dtype=bool)
+    about = {"labels": len(known), "same": int(same.sum()), "unknown": len(labels) - len(known)}
+    about["ways"] = _count_by_way(known, labels)
+    if min(same.sum(), (~same).sum()) < FEWEST:
+        needed = f"at least {FEWEST} images labeled same and {FEWEST} labeled different are needed"
+        return about | {"agreement": {}, "note": needed}
+    draws = _resample([row["subject"] for row in known])
+    found = {name: _auc_interval(_column(known, name), same, draws) for name in measures}
+    return about | {"agreement": {name: value for name, value in found.items() if value}}
+
+
+def _count_by_way(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, bool]) -> dict[str, list[int]]:
+    """Return for each way the number of its images labeled same, and of all that are labeled."""
+    counts: dict[str, list[int]] = {}
+    for row in rows:
+        kept, every = counts.get(row["way"], (0, 0))
+        counts[row["way"]] = [kept + labels[row["id"]], every + 1]
+    return counts
+
+
+def page(found: Mapping[str, Any], measures: Sequence[Mapping[str, Any]]) -> str:
+    """Return the agreement as a Markdown page; `measures` are those of `results.json`."""
+    titles = {measure["name"]: measure["title"] for measure in measures}
+    heads = ["", "chance that an image labeled same scores higher"]
+    rows = [
+        [titles[name], "{mean:.3f} ({low:.3f} to {high:.3f})".format(**value)]
+        for name, value in found["agreement"].items()
+    ]
+    parts = [f"{found['labels']} images labeled, {found['same']} of them same; 0.500 is chance"]
+    if found["unknown"]:
+        parts.append(f"Labels of images that are not in this report: {found['unknown']}.")
+    counts = [[way, kept, every] for way, (kept, every) in found["ways"].items()]
+    parts.append(markdown.table(["", "same", "labeled"], counts))
+    parts.append(markdown.table(heads, rows) if rows else f"No agreement: {found['note']}.")
+    return "\n\n".join(parts)
+
+
+def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
+    return np.array([row.get(name) for row in rows], dtype=float)  # None becomes NaN
+
+
+def _resample(subjects: Sequence[str]) -> list[np.ndarray]:
+    """Return the indices of the rows in each resample of whole subjects."""
+    names, index = np.unique(list(subjects), return_inverse=True)
+    rows_of = [np.flatnonzero(index == place) for place in range(len(names))]
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(names), size=(RESAMPLES, len(names)))
+    return [np.concatenate([rows_of[place] for place in places]) for places in drawn]
+
+
+def _auc_interval(values: np.ndarray, same: np.ndarray, draws: list[np.ndarray]) -> dict[str, float] | None:
+    """Return the area under the ROC curve and its interval, or None if the values are not all known."""
+    if np.isnan(values).any():
+        return None
+    areas = [area for draw in draws if (area := _auc(values[draw], same[draw])) is not None]
+    low, high = np.quantile(areas, (0.025, 0.975))
+    return {"mean": _auc(values, same), "low": float(low), "high": float(high)}
+
+
+def _auc(values: np.ndarray, same: np.ndarray) -> float | None:
+    """Return how often a value labeled same exceeds one labeled different, ties half; None without both."""
+    higher, lower = values[same], np.sort(values[~same])
+    if not len(higher) or not len(lower):
+        return None
+    below, upto = (np.searchsorted(lower, higher, side) for side in ("left", "right"))
+    return float((below + upto).mean() / 2 / len(lower))

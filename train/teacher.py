@@ -1,0 +1,127 @@
+"""Tune the teacher on the grids that a judge kept: `python -m train.teacher RUN --model pocket`.
+
+Trains a LoRA of the text-to-image model on the whole grids of RUN of which at least --share of the pairs were
+kept. With it, `train.grids RUN2 --teacher-lora FILE` draws the next turn of the wheel, and
+`train.curate RUN2 --against RUN` compares the two. You can stop it at any time and run the same command again
+to continue. On several GPUs: `accelerate launch -m train.teacher RUN ...`.
+"""
+
+import argparse
+import logging
+from dataclasses import fields
+from pathlib import Path
+
+from accelerate import PartialState
+
+from dsd.curation.kept_grids import GridRows, open_kept
+from dsd.files import jsonl
+from dsd.generate.command import quiet
+from dsd.generate.drawing import public_name
+from dsd.grids.settings import drawn_tokens
+from dsd.model import origin
+from dsd.model.checkpoint import resolve
+from dsd.model.presets import LORA
+from dsd.training import curves, teacher_lora
+from dsd.training.loop import TrainResult, train
+from dsd.training.options import TrainOptions
+from dsd.training.student import find_base
+from train import command
+from train.blocks import crowded, join, locked, say
+from train.train import Report, add_settings, flags_of
+
+DEFAULTS = {"steps": 500, "rank": 16, "lora_dropout": 0.0, "warmup": 20, "save_every": 100}
+SUITED = ("batch", "accumulate", "beta2", "clip", "shift", "gradient_checkpointing")  # of the student's
+OTHERS = (
+    "model", "lr", "weight_decay", "decay", "ema", "alpha", "targets", "text_dropout", "guidance",
+    "text_tokens", "precision", "quantize", "distilled_base", "seed", "log_every", "cache",
+)  # fmt: skip
+HELP = {  # of settings that mean something else here than for a student
+    "batch": "grids per process and forward pass",
+    "accumulate": "batches per step",
+    "text_dropout": "share of samples with an empty prompt (0.1; 0 with embedded guidance)",
+    "guidance": "embedded guidance, for distilled models (that of the grids)",
+    "text_tokens": "tokens per text (as the grids were drawn)",
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = command.Parser(description=__doc__)
+    add = parser.add_argument
+    add("run", metavar="RUN", type=Path, help="folder of the judged run")
+    add("--out", type=Path, metavar="OUT", help="folder of the LoRA (RUN/teacher)")
+    text = "use grids of whose pairs at least this share was kept (1: all of them)"
+    add("--share", type=float, default=1.0, metavar="X", help=text)
+    texts = {one.name: one.metadata["help"] for one in fields(TrainOptions)}
+    shown = {name: f"{texts[name]} ({value})" for name, value in DEFAULTS.items()}
+    shown |= {name: f"{texts[name]} (the model's own)" for name in SUITED}
+    add_settings(parser, {name: texts[name] for name in OTHERS} | shown | HELP)
+    parser.set_defaults(validate="none")
+    return parser
+
+
+def options_of(args: argparse.Namespace, rows: GridRows) -> TrainOptions:
+    """Return the options from the flags, then from the grids, then from what suits the model."""
+    flags = flags_of(args)
+    preset, grid, (width, height) = resolve(flags.get("model", TrainOptions.model)), rows.grids[0], rows.size
+    suited = {name: preset.training[name] for name in SUITED if name in preset.training}
+    config = origin.transformer_config(preset.teacher or preset.base)
+    is_embedded = bool(config.get("guidance_embeds"))
+    drawn = {"text_dropout": 0.0} if is_embedded else {}
+    drawn |= {"guidance": grid.guidance, "sizes": (f"{width // 2}x{height}",)}
+    if "text_tokens" not in flags:
+        drawn["text_tokens"] = drawn_tokens(preset.name, (grid.rows, grid.columns))
+    return TrainOptions(**DEFAULTS | suited | drawn | flags | teacher_lora.FIXED)
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = _parser().parse_args(argv)
+    args.out = args.out or args.run / "teacher"
+    quiet()
+    join()
+    if crowded():
+        raise ValueError("there are more processes than GPUs: start one process for each GPU")
+    command.log_messages()
+    logging.getLogger("dsd").setLevel(logging.WARNING)
+    rows = open_kept(args.run, args.share)
+    options = options_of(args, rows)
+    teacher_lora.check_teacher(find_base(options))
+    curves.import_figure()  # fail now, not at the end
+    say(f"tuning on {len(rows)} grids, of which the judge kept at least {args.share:.0%} of the pairs")
+    with locked(args.out / "run"):
+        _train(args, options, rows)
+    return 0
+
+
+def _train(args: argparse.Namespace, options: TrainOptions, rows: GridRows) -> None:
+    base, report = find_base(options), TeacherReport(args, options)
+    facts = rows.facts | {"teacher": public_name(base.name), "steps": options.steps}
+    facts["license"] = origin.strictest([facts["license"], base.license])
+    result = train(
+        rows, options, args.out, on_step=report.step, on_rows=report.rows,
+        on_plan=lambda text: print(text, flush=True), method=teacher_lora.method(facts),
+    )  # fmt: skip
+    if PartialState().is_main_process:
+        report.finish_lora(result, facts)
+
+
+class TeacherReport(Report):
+    """The output of the command; the loss has no reference run to be compared with."""
+
+    def plot(self, note: str | None = None) -> None:
+        curves.write(self.args.out / "curves.jsonl", self.args.out / "curves.png", note=note)
+
+    def finish_lora(self, result: TrainResult, facts: dict[str, str | int | float]) -> None:
+        """Write the card and the plotted loss beside the LoRA."""
+        out = self.args.out
+        if self.bar:
+            self.bar.close()
+        if (out / "curves.jsonl").exists():
+            self.plot()
+        text = teacher_lora.card(result, Path(out.name, LORA), facts)
+        jsonl.write_atomic(out / "README.md", text.encode())
+        model = f"--model {self.options.model} --teacher-lora {out / LORA}"
+        print(f"saved {out / LORA}: python -m train.grids RUN2 {model}")
+
+
+if __name__ == "__main__":
+    command.run(main)
