@@ -84,6 +84,16 @@ def image(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
 
 
+def fill_unfolded(field, text: str) -> None:
+    """Fill a field that was unfolded just now; gradio mounts it later, with its own value again."""
+    for _ in range(40):
+        field.fill(text)
+        field.page.wait_for_timeout(500)
+        if field.input_value() == text:
+            return
+    raise AssertionError(f"the field keeps {field.input_value()!r}")
+
+
 def done(tab) -> None:
     """Wait for the end of a run, of which the history is the last part."""
     tab.locator("#status").get_by_text("Done").wait_for()

@@ -10,13 +10,17 @@ API = "/gradio_api"
 
 
 def asked(http: httpx.Client, **changes) -> httpx.Response:
-    """The endpoint's last word, of a request for one step."""
-    body = {"prompt": "a hat", "steps": 1, "seed": 7} | changes
+    """The last word of `/generate`, of a request for one step."""
+    return called(http, "generate", {"prompt": "a hat", "steps": 1, "seed": 7} | changes)
+
+
+def called(http: httpx.Client, endpoint: str, body: dict) -> httpx.Response:
+    """The last word of an endpoint."""
     sent = {"content": json.dumps(body).encode(), "headers": {"Content-Type": "application/json"}}
-    joined = http.post(f"{API}/call/v2/generate", **sent)
+    joined = http.post(f"{API}/call/v2/{endpoint}", **sent)
     if joined.status_code != 200:
         return joined
-    return http.get(f"{API}/call/generate/{joined.json()['event_id']}")
+    return http.get(f"{API}/call/{endpoint}/{joined.json()['event_id']}")
 
 
 def file(path: Path | str) -> dict:

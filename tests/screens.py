@@ -1,7 +1,7 @@
 """The README's images of the page: `python -m tests.screens` writes assets/screens/*.png.
 
 One file for every tab, as it looks after a little work there, and the first on a phone, in the dark. Without
-`--url` an app is started for it, with the embedded weights. Subjects, words and seeds are fixed, so that a
+`--url` an app is started for it, with the embedded weights. Subjects, words and seeds are fixed, so that an
 image changes when page or weights do.
 """
 
@@ -40,7 +40,7 @@ def generate(page) -> str:
     page.locator("#examples button").first.click()
     done(page)
     page.get_by_role("button", name="More settings").click()
-    page.locator("#seed input").fill(str(SEED))
+    browsing.fill_unfolded(page.locator("#seed input"), str(SEED))
     page.get_by_role("button", name="More settings").click()
     for prompt in PROMPTS:
         page.get_by_label("Where should it be?").fill(prompt)
@@ -57,7 +57,7 @@ def fix_seed(page) -> None:
     page.get_by_role("button", name="More settings").click()
     page.get_by_role("checkbox", name="New seed each time").uncheck()
     seed = page.get_by_role("spinbutton", name=re.compile("^Seed"))
-    seed.fill(str(SEED))
+    browsing.fill_unfolded(seed, str(SEED))
     seed.blur()
     page.get_by_role("button", name="More settings").click()
 
@@ -66,6 +66,21 @@ def done(page) -> None:
     page.locator("#cancel:disabled").wait_for()
     page.locator("#status").get_by_text("Done").wait_for()
     page.locator("#images img").first.wait_for()
+
+
+def story(page) -> str:
+    """A strip in its panels, of which one is picked."""
+    page.get_by_role("tab", name="Story").click()
+    page.locator("#story-characters button").nth(3).click()
+    page.get_by_role("button", name="More settings").click()
+    browsing.fill_unfolded(page.locator("#story-seed input"), str(SEED))
+    page.get_by_role("button", name="More settings").click()
+    page.locator("#story-draw").click()
+    page.locator("#story-status").get_by_text(f"seeds {SEED} to").wait_for()
+    page.locator("#story-pdf").wait_for()
+    page.locator("#story-panels button").nth(1).click()
+    page.locator("#story-line").wait_for()
+    return "#story-pdf"
 
 
 def grids(page) -> str:
@@ -108,7 +123,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     with address(args.url) as url, browsing.browser() as browser:
         page = opened(browser, url, {"width": WIDTH, "height": 900}, "light")
-        for visit in (generate, grids, curate):
+        for visit in (generate, story, grids, curate):
             shoot(page, visit(page), args.out / f"{visit.__name__}.png")
         page.close()
         page = opened(browser, url, browsing.PHONE, "dark")

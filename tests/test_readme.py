@@ -70,7 +70,7 @@ def test_every_example_image_exists():
 
 def test_the_page_is_shown_tab_by_tab_in_images_that_load_at_once():
     shown = sorted({ROOT / path for path in re.findall(r"assets/screens/[\w.-]+", read())})
-    assert [path.stem for path in shown] == ["curate", "generate", "grids", "phone"]
+    assert [path.stem for path in shown] == ["curate", "generate", "grids", "phone", "story"]
     assert sum(path.stat().st_size for path in shown) < 600_000
     for path in shown:
         with Image.open(path) as image:
@@ -93,7 +93,7 @@ def is_command(name: str) -> bool:
 @pytest.mark.parametrize("line", re.findall(r"^python -m dsd\.generate (.+)$", read(), re.MULTILINE))
 def test_the_command_line_takes_what_the_readme_shows(line):
     args = flags.parse(shlex.split(line))
-    assert args.source or (args.images and args.prompt and args.output)
+    assert args.source or (args.images and (args.prompt or args.story) and args.output)
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.+?)```", read(), re.DOTALL))

@@ -10,19 +10,22 @@ import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsd.files.errors import printable
 from dsd.generate.flags import drawing_flags, flag, speed, way
+from dsd.generate.story_command import draw_story
+from dsd.generate.terminal import check_output, compile_pipe, draw, names, open_model, open_noted
 from dsd.model.memory import Way, is_out_of_memory
 from dsd.model.presets import PRESETS
 
 if TYPE_CHECKING:
     from PIL import Image
 
-    from dsd.generate.drawing import Options, Result
+    from dsd.generate.drawing import Result
     from dsd.generate.ranking import Ranker
     from dsd.model.speed import Speed
     from dsd.vlm.base import VLM
@@ -35,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from dsd.doctor import doctor
 
     try:
-        _draw_again(args) if args.source else _draw_new(args)
+        _pick(args)(args)
         return 0
     except (ValueError, OSError) as error:
         return _fail(doctor.remedy(error))
@@ -47,6 +50,13 @@ def run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
+
+
+def _pick(args: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
+    """Return what these flags ask for."""
+    if args.source:
+        return _draw_again
+    return draw_story if args.story is not None else _draw_new
 
 
 def _fail(message: str) -> int:
@@ -70,29 +80,19 @@ def quiet() -> None:
 def _draw_new(args: argparse.Namespace) -> None:
     from dsd.files import intake
     from dsd.generate import drawing
-    from dsd.model import known_words
-    from dsd.model.request import embedded_guidance
 
     if not args.images or args.prompt is None or args.output is None:
         raise ValueError("pass an image, a prompt and -o OUT.png, or --from OUT.png (--help shows more)")
     fields = drawing_flags(args)
     fields["seed"] = drawing.pick_seed(fields.get("seed"))
     options = drawing.Options(prompt=args.prompt, **fields)
-    targets = _check_targets(Path(args.output), options.count)
+    targets = check_output(Path(args.output), options.count)
     images = [intake.open_image(image) for image in args.images]
-    names = {"model": args.model or "pocket", "weights": args.weights}
     if args.describe:
         options = replace(options, prompt=_describe(images[0], args.prompt, args))
     ranker = _open_ranker(args) if args.rank else None
-    pipe = open_model(**names, lora=args.lora, **way(args), **speed(args))
-    _compile(pipe, args.compile)
-    embedded_guidance(options, pipe)  # raises ValueError before the notes below
-    unknown = known_words.notice(known_words.unknown_words(pipe, options.prompt))
-    notices = map(intake.image_notice, images)
-    for notice in (*notices, intake.prompt_notice(pipe, options.prompt), unknown):
-        if notice:
-            print(f"note: {printable(notice)}", file=sys.stderr)
-    _draw(pipe, images, options, targets, ranker, **names)
+    pipe = open_noted(args, images, [options])
+    draw(pipe, images, options, targets, ranker, **names(args))
 
 
 def _open_ranker(args: argparse.Namespace) -> "Ranker":
@@ -134,7 +134,7 @@ def _draw_again(args: argparse.Namespace) -> None:
     from dsd.model.checkpoint import has_embedded_guidance
 
     flags = [flag(name) for name in drawing_flags(args)] + ["--describe"] * args.describe
-    flags += ["--rank"] * args.rank
+    flags += ["--rank"] * args.rank + ["--story"] * (args.story is not None)
     if args.images or flags:
         raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
     source = Path(args.source)
@@ -142,19 +142,19 @@ def _draw_again(args: argparse.Namespace) -> None:
     settings = provenance.read_settings(original)
     options, frames = drawing.options_from(settings), provenance.read_references(original)
     target = Path(args.output) if args.output else source.with_name(f"{source.stem}-again.png")
-    targets = _check_targets(target, 1)
+    targets = check_output(target, 1)
     recorded = speeds.from_settings(settings.get("speed"))
     _check_choice(args, settings, recorded)
-    names = {"model": args.model or settings.get("model") or "pocket", "weights": args.weights}
+    named = {**names(args), "model": args.model or settings.get("model") or "pocket"}
     try:
-        pipe = open_model(**names, lora=args.lora, **{**way(args), **speed(args, recorded)})
-        _compile(pipe, args.compile or recorded.compiled)
+        pipe = open_model(**named, lora=args.lora, **{**way(args), **speed(args, recorded)})
+        compile_pipe(pipe, args.compile or recorded.compiled)
     except ValueError as error:
         used = [f"--{name} none" for name, value in speed(args, recorded).items() if value]
         raise ValueError(f"{error} ({', '.join(used)} draws without)" if used else f"{error}") from error
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
-    (result,) = _draw(pipe, frames, options, targets, **names)
+    (result,) = draw(pipe, frames, options, targets, **named)
     _compare(original, settings, result)
 
 
@@ -199,66 +199,3 @@ def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result"
         reason = f"made with other versions ({settings.get('versions')}) or on another device"
         difference = f"differs from the original by up to {worst} of 255 levels"
         print(printable(f"warning: {difference}: the original was edited, or {reason}"), file=sys.stderr)
-
-
-def _check_targets(output: Path, count: int) -> list[Path]:
-    """Return the output paths; raise ValueError before drawing if one cannot be written."""
-    if output.suffix.lower() != ".png":
-        raise ValueError(f"-o must end in .png, which is lossless and holds the settings, got {output}")
-    if not output.parent.is_dir():
-        raise ValueError(f"there is no folder {output.parent}: create it first")
-    paths = [output] if count == 1 else [output.with_name(f"{output.stem}-{i + 1}.png") for i in range(count)]
-    for path in paths:
-        places = [path.parent, path] if path.exists() else [path.parent]  # it is written beside and renamed
-        if path.is_dir() or not all(os.access(place, os.W_OK) for place in places):
-            raise ValueError(f"{path} cannot be written: choose another file")
-    return paths
-
-
-def _compile(pipe: Any, is_wanted: bool) -> None:
-    if is_wanted:
-        from dsd.model.compile import compile_blocks
-
-        print(f"note: {compile_blocks(pipe)}", file=sys.stderr)
-
-
-def open_model(model: str, *, weights: str | None, **options: Any) -> Any:
-    """Load a pipeline, as `load_pipeline` does, without a progress bar; say how much of each style acts."""
-    from dsd.model.checkpoint import load_pipeline, resolve
-
-    pipe = load_pipeline(model, weights=weights, **options)
-    pipe.set_progress_bar_config(disable=True)
-    for style in pipe.styles:
-        print(style.report)
-    if weights and pipe.license != resolve(model).license:
-        print(f"note: with these weights the license is: {pipe.license}", file=sys.stderr)
-    return pipe
-
-
-def _draw(
-    pipe: Any,
-    images: list["Image.Image"],
-    options: "Options",
-    targets: list[Path],
-    ranker: "Ranker | None" = None,
-    **names: str | None,
-) -> list["Result"]:
-    """Draw with a progress bar, write the images, the best first if ranked, and print seeds and scores."""
-    from tqdm import tqdm
-
-    from dsd.generate import drawing, ranking
-
-    print(f"seed {options.seed}")
-    frames = [drawing.fit_reference(pipe, image, options) for image in images]
-    with tqdm(total=options.loop.steps * options.count, unit="step", leave=False) as bar:
-        for progress in drawing.stream(pipe, frames, options, **names):
-            bar.update(progress.step - bar.n)
-    results = progress.results
-    try:
-        results = ranking.rank(results, ranker) if ranker else results
-    finally:  # images that could not be ranked are written as they were drawn
-        for result, target in zip(results, targets, strict=True):
-            score = ranking.read_score(result.settings)
-            scores = f", {ranking.in_words(score)}" if score else ""
-            print(f"{drawing.save(result, target)} (seed {result.seed}{scores})")
-    return results

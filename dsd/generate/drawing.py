@@ -127,6 +127,30 @@ def stream(
         yield clock.progress(None, results)
 
 
+def count_steps(requests: Sequence[Options]) -> int:
+    return sum(options.loop.steps * options.count for options in requests)
+
+
+def stream_each(
+    pipe: Any,
+    frame: Image.Image | Sequence[Image.Image],
+    requests: Sequence[Options],
+    **arguments: Any,
+) -> Iterator[Progress]:
+    """Draw several requests of one reference in turn, and yield a Progress over all of them after each step.
+
+    `results` has the finished images of all requests. `arguments` are the keyword arguments of `stream`.
+    """
+    clock, finished = Clock(count_steps(requests), None), []
+    for options in requests:
+        before = clock.done
+        with closing(stream(pipe, frame, options, **arguments)) as steps:
+            for progress in steps:
+                clock.tick(before + progress.step - clock.done)
+                yield clock.progress(progress.previews, [*finished, *progress.results])
+        finished += progress.results
+
+
 def _draw(
     pipe: Any, request: Request, seeds: range, clock: "Clock", results: list[Result]
 ) -> Iterator[Progress]:
@@ -178,6 +202,8 @@ def save(result: Result, path: str | Path) -> Path:
 
 def options_from(settings: dict[str, Any]) -> Options:
     """Return the options that reproduce a saved image; raise ValueError for invalid settings."""
+    if isinstance(panels := settings.get("panels"), list):
+        raise ValueError(f"this image is a strip of {len(panels)} panels: draw one again from its own file")
     quality = sampling.from_settings(settings["quality"]) if "quality" in settings else "best"
     missing = [name for name in (*SETTINGS, "steps") if name not in settings]
     if missing:

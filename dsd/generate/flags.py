@@ -43,7 +43,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     text = "image of the subject, or several if the weights know several, and where the subject should be"
     add("inputs", nargs="*", metavar="IMAGE... PROMPT", help=text)
-    add("-o", "--output", metavar="OUT.png", help="PNG file to write")
+    add("-o", "--output", metavar="OUT.png", help="PNG file to write; with --story also PDF")
+    text = "draw a comic strip: text file with a line for each panel, at most 8; needs no prompt"
+    add("--story", metavar="LINES.txt", help=text)
     add("--from", dest="source", metavar="OUT.png", help="draw a saved image again from its settings")
     add("--model", help="model to draw with: a name, folder or hub id (pocket)")
     add_loading_flags(parser)
@@ -57,8 +59,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     for name, (kind, text) in DRAWING.items():
         add(flag(name), type=kind, choices=CHOICES.get(name), help=text)
     args = parser.parse_intermixed_args(argv)
-    args.images = args.inputs[:-1] or args.inputs  # one word alone is an image
-    args.prompt = args.inputs[-1] if args.inputs[1:] else None
+    has_prompt = len(args.inputs) > 1 and args.story is None  # one word alone is an image
+    args.images = args.inputs[:-1] if has_prompt else args.inputs
+    args.prompt = args.inputs[-1] if has_prompt else None
     return args
 
 

@@ -55,6 +55,15 @@ def save_marked(path: str | Path, image: Image.Image, prompt: str) -> Path:
     return _write(path, image, _mark(prompt))
 
 
+def save_pdf(path: str | Path, image: Image.Image, settings: str, resolution: int) -> Path:
+    """Write a PDF of one page that names the software and holds the mark and `settings` in its metadata."""
+    marks = {"title": Path(path).stem, "subject": MARK, "keywords": settings}
+    marks["creator"] = f"dsd {dsd.__version__}"
+    with whole.replacing(Path(path)) as part:
+        image.save(part, format="PDF", quality=95, resolution=resolution, **marks)
+    return Path(path)
+
+
 def _write(path: str | Path, image: Image.Image, text: PngInfo) -> Path:
     for stale in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.part"):  # of a killed command
         stale.unlink(missing_ok=True)

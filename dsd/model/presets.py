@@ -36,6 +36,7 @@ class Preset:
     examples: str | None = None  # folder with `examples.json`: reference, prompt, seed, finished image
     # Groups of phrases that the page inserts into the prompt; one of each group makes sense at a time.
     phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    story: tuple[str, ...] = ()  # example lines of the Story tab, a panel each
     aspects: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # name -> sides, in frame sizes
     about_grids: str = ""  # tells visitors of the Grids tab who draws there
     recipe: str = "identity"  # name of the recipe that its grids are worded by
@@ -74,6 +75,8 @@ POCKET = Preset(
                             "holding a white flag"),
         "Light": ("at sunset", "at night"),
     },
+    story=("in a room", "in the city wearing a red hat", "on the beach holding a yellow balloon",
+           "under the sea", "in space holding a white flag", "in a room at night"),
     about_grids="A small embedded model draws them here; it knows one world of drawn critters.",
     # 12 steps give as many true pairs as 28, in half the time. The model card is measured at this guidance.
     drawing_grids={
@@ -92,6 +95,10 @@ EVERYDAY = {
     "To wear or hold": ("wearing a red hat", "wearing sunglasses", "holding a yellow balloon"),
     "Light": ("at sunset", "at night", "in soft morning light"),
 }
+EVERYDAY_STORY = (
+    "reading a map on a wooden table", "walking through a city street in the rain", "on a train at sunset",
+    "climbing a snowy mountain", "looking at the stars from a mountain top", "asleep on a sofa at night",
+)  # fmt: skip
 # FLUX is trained on many aspect ratios. The published DSD weights were trained on squares alone,
 # and we have not measured them on others, so only moderate ones are offered.
 ASPECTS = {"Square": (1.0, 1.0), "Portrait": (0.875, 1.125), "Landscape": (1.125, 0.875)}
@@ -100,7 +107,7 @@ FLUX_DEV = Preset(
     base="black-forest-labs/FLUX.1-dev", weights="primecai/dsd_model", lora=LORA,
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-dev",
     description="Here it draws photographs and drawings of almost anything.",
-    more=PAPER, phrases=EVERYDAY, aspects=ASPECTS, embedder=ENCODER,
+    more=PAPER, phrases=EVERYDAY, story=EVERYDAY_STORY, aspects=ASPECTS, embedder=ENCODER,
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )  # fmt: skip
 FLUX_SCHNELL = Preset(
@@ -108,7 +115,7 @@ FLUX_SCHNELL = Preset(
     base="black-forest-labs/FLUX.1-schnell", weights=None,
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-schnell",
     description="Here it draws photographs and drawings of almost anything.",
-    more=PAPER, phrases=EVERYDAY, aspects=ASPECTS, embedder=ENCODER,
+    more=PAPER, phrases=EVERYDAY, story=EVERYDAY_STORY, aspects=ASPECTS, embedder=ENCODER,
     drawing_grids={"steps": 4, "guidance": 0.0, "tokens": 256},
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )  # fmt: skip

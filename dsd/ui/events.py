@@ -14,6 +14,8 @@ LANE = {"concurrency_id": "model", "concurrency_limit": 1}  # one queue for the 
 PRIVATE = {"api_visibility": "private"}
 QUIET = {"show_progress": "hidden", **PRIVATE}
 AT_ONCE = {"queue": False, **QUIET}
+TO_PROBLEM = """() => [...document.querySelectorAll(".dsd-problem")].find((box) => box.checkVisibility())
+  ?.scrollIntoView({block: "nearest"})"""
 
 
 class Parts(dict[str, Block]):

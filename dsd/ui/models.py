@@ -54,6 +54,7 @@ class Loaded:
     license: str = ""
     more: str | None = None  # address of a page that says more about it
     phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of the family's preset
+    story: tuple[str, ...] = ()  # example lines of the family's preset
     aspects: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the family's preset
     missing: str | None = None  # why the requested model does not run here
     warn: Callable[[Image.Image], str | None] | None = None  # why an image does not suit the model, or None
@@ -147,7 +148,7 @@ def describe_model(
     return Loaded(
         pipe=pipe, name=name, weights=weights, warn=warn, describer=describer, ranker=ranker,
         description=(OWN_WEIGHTS if weights else preset.description) + styles,
-        more=family.more, phrases=family.phrases, aspects=family.aspects,
+        more=family.more, phrases=family.phrases, story=family.story, aspects=family.aspects,
         license="" if pipe.license == Preset.license else pipe.license,  # an unknown license is not shown
         recipe=recipe_of(describer.name if describer else name),
     )  # fmt: skip

@@ -20,6 +20,7 @@ from dsd.ui.generate import tab as generate_tab
 from dsd.ui.grids import tab as grids_tab
 from dsd.ui.messages import notice, sentence
 from dsd.ui.models import Loaded, Wheel, display_name
+from dsd.ui.story import tab as story_tab
 
 TITLE = "Same subject, somewhere new"
 ABOUT = (
@@ -76,7 +77,9 @@ def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Bloc
         gr.HTML(_header(loaded), elem_id="header", padding=False)
         with gr.Tabs():
             with gr.Tab("Create", id="generate"):
-                generate_tab.build(loaded, examples)
+                work = generate_tab.build(loaded, examples)
+            with gr.Tab("Story", id="story"):
+                story_tab.build(loaded, examples, work)
             if wheel is not None:
                 with gr.Tab("Grids", id="grids"):
                     grids_tab.build(wheel)

@@ -32,13 +32,14 @@
   // Ctrl+V anywhere takes an image as the reference.
   document.addEventListener("paste", async (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
-    if (!file || !find("#upload")?.checkVisibility()) return;
+    const upload = ["#upload", "#story-image"].find((id) => find(id)?.checkVisibility());
+    if (!file || !upload) return;
     event.preventDefault();
-    find("#upload [aria-label='Remove Image']")?.click();
-    for (let wait = 0; wait < 50 && !find("#upload input[type=file]"); wait++) {
+    find(`${upload} [aria-label='Remove Image']`)?.click();
+    for (let wait = 0; wait < 50 && !find(`${upload} input[type=file]`); wait++) {
       await new Promise((done) => setTimeout(done, 40));
     }
-    const input = find("#upload input[type=file]"), files = new DataTransfer();
+    const input = find(`${upload} input[type=file]`), files = new DataTransfer();
     if (!input) return;
     files.items.add(file);
     input.files = files.files;
@@ -46,7 +47,7 @@
   });
 
   // The place in the queue, in words; gradio writes "queue: 2/3" into its own tracker.
-  new MutationObserver(() => document.querySelectorAll("#status, #grid-status").forEach((status) => {
+  new MutationObserver(() => document.querySelectorAll("#status, #grid-status, #story-status").forEach((status) => {
     const place = status.querySelector("[data-testid=status-tracker]")?.textContent.match(/queue: (\d+)\//);
     const before = place ? Number(place[1]) : 0;
     const line = before ? `${before} ${before === 1 ? "person" : "people"} before you` : "";

@@ -284,7 +284,55 @@ def test_a_full_disk_leaves_the_image_that_has_the_name(run, tmp_path):
     assert (tmp_path / "out.png").read_bytes() == before and not list(tmp_path.glob(".*.part"))
 
 
+def test_a_story_is_a_strip_and_its_panels_each_drawn_again_alone(run, tmp_path):
+    (tmp_path / "lines.txt").write_text("in the snow\n\nat sea\n")
+    flags = ["--steps", "1", "--seed", "5", "--image-guidance", "1"]
+    code, out, _ = run("photo.png", "--story", "lines.txt", "-o", "strip.pdf", *flags)
+    assert code == 0 and "seed 5" in out and (tmp_path / "strip.pdf").read_bytes().startswith(b"%PDF")
+    settings = provenance.read_settings(tmp_path / "strip-2.png")
+    assert (settings["prompt"], settings["seed"]) == ("at sea", 6)
+    assert "identical to the original" in run("--from", "strip-2.png")[1]
+    assert sorted(path.name for path in tmp_path.glob("strip-?.png")) == ["strip-1.png", "strip-2.png"]
+
+
+@pytest.fixture
+def interrupted(pipe):
+    """Ctrl-C in the second of several images of one step."""
+    calls = []
+
+    def interrupt(*_) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    hook = pipe.transformer.register_forward_hook(interrupt)
+    yield
+    hook.remove()
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_an_interrupted_story_keeps_the_panels_that_are_drawn_and_a_strip_of_them(run, tmp_path):
+    (tmp_path / "lines.txt").write_text("in the snow\nat sea\nin a room\n")
+    flags = ["--steps", "1", "--seed", "5", "--image-guidance", "1"]
+    code, _, err = run("photo.png", "--story", "lines.txt", "-o", "strip.png", *flags)
+    assert code == 130 and err.endswith("stopped\n") and not (tmp_path / "strip-2.png").exists()
+    (panel,) = provenance.read_settings(tmp_path / "strip.png")["panels"]
+    assert panel == provenance.read_settings(tmp_path / "strip-1.png") and panel["seed"] == 5
+
+
+def test_a_story_takes_all_its_words_from_the_lines():
+    args = flags.parse(["one.png", "two.png", "--story", "lines.txt"])
+    assert (args.images, args.prompt) == (["one.png", "two.png"], None)
+
+
+STORY = ["photo.png", "--story", "notes.png"]
 MISTAKES = {
+    "a story without an output": (STORY, "--story needs an image and -o"),
+    "from with a story": (["--from", "photo.png", "--story", "notes.png"], "leave out --story"),
+    "a story as JPEG": ([*STORY, "-o", "o.jpg"], "-o must end in .png or .pdf"),
+    "a story with a count": ([*STORY, "-o", "o.png", "--count", "2"], "leave out --count"),
+    "a story that is ranked": ([*STORY, "-o", "o.png", "--rank"], "leave out --rank"),
+    "a story that is an image": (["photo.png", "--story", "photo.png", "-o", "o.png"], "text file in UTF-8"),
     "describe without a judge": (
         ["photo.png", "a hat", "-o", "o.png", "--describe", "--model", "flux-dev"],
         "name one with --judge",

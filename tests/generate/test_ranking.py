@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dsd.generate import command, drawing, flags, provenance, ranking, sheet
+from dsd.generate import command, drawing, flags, provenance, ranking, sheet, terminal
 from dsd.generate.drawing import Options
 from dsd.generate.ranking import Score
 from tests import tiny
@@ -79,7 +79,7 @@ def test_scores_are_said_in_words():
 def run(pipe, monkeypatch, tmp_path):
     source = tmp_path / "photo.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(source)
-    monkeypatch.setattr(command, "open_model", lambda *_, **__: pipe)
+    monkeypatch.setattr(terminal, "open_model", lambda *_, **__: pipe)
 
     def run(*more: str) -> int:
         given = [str(source), "on the beach", "-o", str(tmp_path / "out.png"), "--steps", "1", "--seed", "5"]
@@ -109,6 +109,17 @@ def test_images_that_cannot_be_ranked_are_written_as_drawn(run, tmp_path, monkey
     assert [provenance.read_settings(tmp_path / f"out-{i}.png")["seed"] for i in (1, 2)] == [5, 6]
 
 
+def test_an_interruption_keeps_the_images_that_are_drawn_without_their_ranks(
+    run, pipe, tmp_path, monkeypatch
+):
+    def interrupt(results, ranker):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ranking, "rank", interrupt)
+    assert run("--count", "2", "--rank") == 130
+    assert [provenance.read_settings(tmp_path / f"out-{i}.png")["seed"] for i in (1, 2)] == [5, 6]
+
+
 def test_an_image_drawn_again_is_not_ranked(run, tmp_path, capsys):
     assert command.run(flags.parse(["--from", "made.png", "--rank"])) == 2
     assert "leave out --rank" in capsys.readouterr().err
@@ -130,7 +141,7 @@ def test_a_sheet_draws_every_pair_of_scales_from_one_seed(pipe):
     options = Options(prompt="a hat", seed=3, count=4, steps=2, width=32, height=32)
     cells = sheet.cells(options)
     frame = drawing.fit_reference(pipe, tiny.image(), options)
-    seen = list(sheet.stream(pipe, frame, cells, model="tiny"))
+    seen = list(drawing.stream_each(pipe, frame, cells, model="tiny"))
     assert [progress.step for progress in seen] == sorted(progress.step for progress in seen)
     assert seen[-1].step == seen[-1].total == 18 and len(seen[-1].results) == 9
     made = [result.settings for result in seen[-1].results]

@@ -11,51 +11,13 @@ from dsd.generate import provenance
 from dsd.grids.recipes import CRITTERS
 from dsd.model.presets import ASSETS
 from dsd.ui.models import Loaded
-from tests import browsing, tiny, wheel_page
+from tests import browsing, contrast, tiny, wheel_page
 
 THEMES = ("light", "dark")
 CONTROLS = "button|checkbox|combobox|link|radio|slider|spinbutton|switch|tab|textbox"
 DRAWN = "() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 STILL = "*,*::before,*::after{transition:none!important;animation:none!important}"  # colors fade over
-CONTRAST, LARGE = 4.5, 3.0  # the least that WCAG 2.2 AA allows (1.4.3), of text and of large text
-# Chromium itself lays the colors of an element's ancestors over one another, whatever notation they are in.
-FAINT = """([normal, large]) => {
-  const canvas = new OffscreenCanvas(1, 1).getContext("2d", {willReadFrequently: true});
-  const lay = (color) => { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); };
-  const luminance = () => [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3)
-    .map((c) => c / 255).map((c) => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4)
-    .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const ratio = (element, color) => {
-    const above = [];
-    for (let e = element; e; e = e.parentElement) above.unshift(getComputedStyle(e).backgroundColor);
-    lay("white"); above.forEach(lay);
-    const below = luminance(); lay(color);
-    const [dark, light] = [below, luminance()].sort((a, b) => a - b);
-    return (light + 0.05) / (dark + 0.05);
-  };
-  const found = [];
-  for (const element of document.querySelectorAll("body *")) {
-    const text = [...element.childNodes].filter((n) => n.nodeType === 3).map((n) => n.data).join("").trim();
-    const empty = element.matches(":placeholder-shown");
-    const said = text || (empty ? element.placeholder : element.value) || "";
-    const away = element.closest(":disabled, [aria-disabled=true], [aria-hidden=true], svg, script, style");
-    const words = typeof said === "string" && /[\\p{L}\\p{N}]/u.test(said);  // arrows may lie on an image
-    if (!words || away || element.matches("[type=range], [type=radio]")
-      || element.matches("[type=checkbox], [type=file]")
-      || !element.checkVisibility({opacityProperty: true, visibilityProperty: true})
-      || element.getBoundingClientRect().width < 2) continue;
-    const style = getComputedStyle(element), size = parseFloat(style.fontSize);
-    const color = empty ? getComputedStyle(element, "::placeholder").color : style.color;
-    const need = size >= 24 || (size >= 18.66 && style.fontWeight >= 700) ? large : normal;
-    const has = ratio(element, color);
-    const who = `${element.tagName}.${element.className}`;
-    if (has < need) found.push(`${has.toFixed(2)} ${who}: ${said.slice(0, 40)}`);
-  }
-  return [...new Set(found)];
-}"""
-
-
-DEVICES = {"desktop": {"width": 1280, "height": 900}, "phone": browsing.PHONE}
+DEVICES = {"desktop": {"width": 1280, "height": 900}, "phone": {"width": 360, "height": 780}}
 AXE = {"resultTypes": ["violations"]}
 AXE_COLORS = AXE | {"runOnly": ["color-contrast"]}  # nothing else depends on the theme
 # Visible controls that are smaller than WCAG 2.2 AA (2.5.8) allows; the label of a box belongs to it.
@@ -135,10 +97,10 @@ def test_tabs_and_folded_settings_open_by_keyboard_and_the_focus_can_be_seen(ope
         tab_to(tab, selector)
         assert tab.evaluate(f"({look})(document.activeElement)") != before, selector
     tab.keyboard.press("Enter")
-    tab.get_by_role("tab", name="Grids", selected=True).wait_for()
+    tab.get_by_role("tab", name="Story", selected=True).wait_for()
     tab_to(tab, "button.label-wrap")
     tab.keyboard.press("Enter")
-    tab.locator(".dsd-known").first.wait_for()
+    tab.locator("#story-quality").wait_for()
 
 
 # ------------------------------------------------------------ every tab, with something on it
@@ -167,7 +129,15 @@ def results(tab) -> None:
     tab.locator("#results-lines svg path").first.wait_for()
 
 
-VISITS = {"Create": generate, "Grids": grids, "Curate": curate, "Results": results}
+def story(tab) -> None:
+    tab.locator("#story-lines textarea").fill("in the snow")
+    tab.get_by_role("button", name="Draw the story").click()
+    tab.locator("#story-png").wait_for()
+    tab.locator("#story-panels button").first.click()
+    tab.locator("#story-line").wait_for()
+
+
+VISITS = {"Create": generate, "Story": story, "Grids": grids, "Curate": curate, "Results": results}
 
 
 def unfold(tab) -> None:
@@ -184,7 +154,10 @@ class Seen(NamedTuple):
     """What there is to say of a tab."""
 
     controls: list[str]  # of Chromium's accessibility tree, a line each
+    headings: list[int]  # their levels, from top to bottom
     faint: dict[str, list[str]]  # theme -> texts with too little contrast
+    edges: dict[str, list[str]]  # theme -> controls whose border has too little contrast
+    unfocused: dict[str, list[str]]  # theme -> controls that do not show that they have the focus
     width: int  # of the page on a phone
     small: list[str]  # controls with less than 24 pixels, on a phone
     harm: dict[tuple[str, str], list[str]]  # (theme, device) -> what axe-core calls serious or critical
@@ -208,7 +181,8 @@ def seen(browser, server) -> dict[str, Seen]:
 
 def look(tab) -> Seen:
     said = tab.locator("body").aria_snapshot()
-    faint, harm = {}, {}
+    faint, edges, unfocused, harm = {}, {}, {}, {}
+    tab.keyboard.press("Shift")
     for device, size in DEVICES.items():
         tab.set_viewport_size(size)
         tab.evaluate(DRAWN)  # some widths follow by script
@@ -217,11 +191,14 @@ def look(tab) -> Seen:
             options = AXE if theme == THEMES[0] else AXE_COLORS
             harm[theme, device] = harmful(Axe().run(tab, options=options).response)
             if device == "desktop":
-                faint[theme] = tab.evaluate(FAINT, [CONTRAST, LARGE])
+                faint[theme] = tab.evaluate(contrast.FAINT, [contrast.TEXT, contrast.LARGE])
+                edges[theme] = tab.evaluate(contrast.EDGES, contrast.CONTROL)
+                unfocused[theme] = tab.evaluate(contrast.UNFOCUSED, contrast.CONTROL)
         tab.evaluate("document.body.classList.remove('dark')")
     width = tab.evaluate("document.documentElement.scrollWidth")
     controls = re.findall(rf"- ((?:{CONTROLS})\b.*)", said)
-    return Seen(controls, faint, width, tab.evaluate(SMALL), harm)
+    headings = [int(level) for level in re.findall(r"- heading .*\[level=(\d)\]", said)]
+    return Seen(controls, headings, faint, edges, unfocused, width, tab.evaluate(SMALL), harm)
 
 
 def harmful(found: dict[str, Any]) -> list[str]:
@@ -241,7 +218,7 @@ def test_axe_finds_nothing_serious_on_any_device_in_any_theme(seen, name):
     assert len(seen[name].harm) == 4 and not any(seen[name].harm.values()), seen[name].harm
 
 
-@pytest.mark.parametrize("name", ["Grids", "Curate", "Results"])
+@pytest.mark.parametrize("name", ["Story", "Grids", "Curate", "Results"])
 def test_controls_are_large_enough_for_a_finger(seen, name):
     assert not seen[name].small, "\n".join(seen[name].small)
 
@@ -260,13 +237,35 @@ def test_every_text_stands_out_from_its_background(seen, name, theme):
     assert seen[name].faint[theme] == []
 
 
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("name", VISITS)
+def test_every_control_stands_out_and_shows_the_focus(seen, name, theme):
+    assert seen[name].edges[theme] == [] and seen[name].unfocused[theme] == []
+
+
+@pytest.mark.parametrize("name", VISITS)
+def test_headings_skip_no_level(seen, name):
+    levels = [0, *seen[name].headings]
+    assert levels.count(1) == 1 and all(b - a <= 1 for a, b in zip(levels, levels[1:], strict=False))
+
+
 @pytest.mark.parametrize("name", VISITS)
 def test_no_tab_is_wider_than_a_phone(seen, name):
-    assert seen[name].width <= browsing.PHONE["width"]
+    assert seen[name].width <= DEVICES["phone"]["width"]
 
 
 def test_faint_text_would_be_found(browser):
     tab = browser.new_page()
     tab.set_content("<p style='color: #0007'>barely</p><p style='color: #767676'>just</p>")
-    assert tab.evaluate(FAINT, [CONTRAST, LARGE]) == ["3.54 P.: barely"]
+    assert tab.evaluate(contrast.FAINT, [contrast.TEXT, contrast.LARGE]) == ["3.54 P.: barely"]
+    tab.close()
+
+
+def test_a_faint_border_and_a_focus_without_outline_would_be_found(browser):
+    tab = browser.new_page()
+    tab.set_content("""<input style="border: 1px solid #ccc" aria-label="faint">
+      <input style="border: 1px solid #888; outline: 3px solid #060" aria-label="fine">
+      <input type="range" style="outline: none" aria-label="slider">""")
+    assert [line[:4] + line[-5:] for line in tab.evaluate(contrast.EDGES, 3)] == ["1.61faint"]
+    assert [line[-6:] for line in tab.evaluate(contrast.UNFOCUSED, 3) if "faint" not in line] == ["slider"]
     tab.close()

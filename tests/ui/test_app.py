@@ -70,9 +70,11 @@ def test_without_a_seed_each_call_takes_a_new_one(client, photo):
 
 def test_the_endpoint_is_documented_and_nothing_else_is_offered(client):
     named = client.view_api(return_format="dict")["named_endpoints"]
-    assert list(named) == ["/generate", "/unknown_words"]
+    assert list(named) == ["/generate", "/unknown_words", "/story"]
     parameters = {p["parameter_name"]: p for p in named["/generate"]["parameters"]}
     assert list(parameters)[:3] == ["image", "prompt", "count"] and "guidance" not in parameters
+    story = named["/story"]["parameters"]
+    assert [p["parameter_name"] for p in story if not p["parameter_has_default"]] == ["image", "lines"]
     defaults = {name: parameters[name]["parameter_default"] for name in ("steps", "fit", "quality")}
     assert defaults == {"steps": None, "fit": "crop", "quality": "best"}
     assert list(parameters)[-2:] == ["quality", "rank"], (

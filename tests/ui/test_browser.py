@@ -10,7 +10,7 @@ from PIL import Image
 from dsd.generate import provenance
 from dsd.ui.models import Loaded
 from tests import browsing, tiny
-from tests.browsing import done, download, image
+from tests.browsing import done, download, fill_unfolded, image
 from train.pocket import text
 
 
@@ -32,17 +32,6 @@ def slower(pipe, seconds: float):
 
 def upload(tab, path) -> None:
     tab.locator("#upload input[type=file]").set_input_files(str(path))
-
-
-def click_until_shown(button, answer) -> None:
-    """Click again after 10 seconds, as a person would: on a busy machine, a click has been lost once."""
-    button.click()
-    for _ in range(100):
-        if answer.is_visible():
-            return
-        time.sleep(0.1)
-    button.click()
-    answer.wait_for()
 
 
 def ask_for_three_steps_of_a_draft(tab) -> None:
@@ -155,8 +144,9 @@ def test_create_is_usable_again_after_every_kind_of_error(open_page):
     tab.get_by_role("button", name="More settings").click()
     seed, create = tab.get_by_label("Seed", exact=True), tab.get_by_role("button", name="Create")
     for typed in ("-5", "1.5"):
-        seed.fill(typed)
-        click_until_shown(create, tab.locator("#setting-remark").get_by_text(f"got {typed}"))
+        fill_unfolded(seed, typed)
+        create.click()
+        tab.locator("#setting-remark").get_by_text(f"got {typed}").wait_for()
     seed.fill("-1")  # as other programs write "any"
     full = {"detail": "Queue is full. Please try again later."}
     tab.route("**/queue/join*", lambda way: way.fulfill(status=503, json=full))

@@ -9,7 +9,7 @@ from dsd.generate import drawing, provenance
 from dsd.generate.ranking import Score
 from dsd.ui.models import Lazy, Loaded
 from tests import browsing, tiny
-from tests.browsing import done, download, image
+from tests.browsing import done, download, fill_unfolded, image
 
 DOWN = ("#upload", "#prompt", "#create", "#cost", "#images", "#actions", "#chips", "#advanced", "#describe")
 
@@ -71,7 +71,7 @@ def test_the_best_of_several_stands_first_and_a_click_on_the_sheet_takes_over_it
     tab = finished(viewport={"width": 360, "height": 780})
     tab.get_by_role("button", name="More settings").click()
     assert tab.get_by_label("Seed", exact=True).input_value() == "-1", "opening the settings fixes no seed"
-    tab.get_by_label("Seed", exact=True).fill("5")
+    fill_unfolded(tab.get_by_label("Seed", exact=True), "5")
     tab.get_by_label("number input for Steps").fill("1")
     tab.get_by_label("number input for Number of images").fill("3")
     tab.get_by_label("Rank them").check()
@@ -103,9 +103,9 @@ def test_chips_write_the_prompt_and_reset_brings_the_settings_back(finished, tmp
     chips.get_by_role("button", name="on the beach").click()
     assert prompt.input_value() == "at night"
     tab.get_by_role("button", name="More settings").click()
+    fill_unfolded(tab.get_by_label("Seed", exact=True), "9")
     tab.get_by_label("Portrait").check()
     tab.get_by_label("Draft:").check()
-    tab.get_by_label("Seed", exact=True).fill("9")
     tab.get_by_role("button", name="Create").click()
     done(tab)
     settings = provenance.read_settings(download(tab, tmp_path / "made.png"))

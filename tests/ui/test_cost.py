@@ -28,6 +28,7 @@ from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.sheet import Sheets
 from dsd.ui.messages import explain
 from dsd.ui.models import Loaded
+from dsd.ui.story.handlers import GPU_SECONDS, Telling
 from tests import tiny
 from tests.forms import form
 
@@ -179,9 +180,9 @@ def test_there_the_seconds_that_are_asked_for_are_said(on_zero_gpu):
 def test_a_sheet_and_a_ranking_say_what_they_ask_for(on_zero_gpu, work):
     said = work.cost(COSTS)
     cells = sheet.cells(Options(prompt="x", **{k: v for k, v in COSTS.items() if k != "rank"}))
-    assert f"Asks for {work.pace.sheet_seconds(None, cells)} seconds" in said["sheet_cost"]
+    assert f"Asks for {work.pace.gpu_seconds_of(None, cells)} seconds" in said["sheet_cost"]
     alone = work.pace.gpu_seconds(None, cells[0])
-    assert work.pace.sheet_seconds(None, cells) > alone
+    assert work.pace.gpu_seconds_of(None, cells) > alone
     ranked = work.cost(COSTS | {"rank": True})["cost"]
     plain = re.search(r"Asks for (\d+)", said["cost"])[1]
     assert f"Asks for {int(plain) + RANK_SECONDS} seconds" in ranked
@@ -202,7 +203,8 @@ def test_the_number_on_the_page_is_the_one_that_the_gpu_is_asked_for(pipe, monke
     work = Generating(Loaded(pipe=pipe, name="tiny"))
     assert given == [work.pace.gpu_seconds, RANK_SECONDS]
     sheets = Sheets(work)
-    assert given[2:] == [sheets.work.pace.sheet_seconds]
+    telling = Telling(work.loaded, work)
+    assert given[2:] == [sheets.work.pace.gpu_seconds_of, telling.work.pace.gpu_seconds_of, GPU_SECONDS]
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ ROUTES = {
     f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}/{{segment_id}}.{{ext}}": CLOSED,
     f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}/playlist-file": CLOSED,
 }  # fmt: skip
-ENDPOINTS = {"generate", "unknown_words"}  # for programs; all other events are the page's own
+ENDPOINTS = {"generate", "story", "unknown_words"}  # for programs; all other events are the page's own
 
 
 @pytest.fixture(scope="module")

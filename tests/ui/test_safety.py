@@ -227,5 +227,5 @@ def test_no_request_names_a_model_a_run_or_a_server(server):
     given = {
         parameter["parameter_name"] for endpoint in named.values() for parameter in endpoint["parameters"]
     }
-    assert list(named) == ["/generate", "/unknown_words"] and given & {"prompt", "image", "steps"}
+    assert list(named) == ["/generate", "/unknown_words", "/story"] and given & {"prompt", "image", "steps"}
     assert not given & {"model", "weights", "teacher", "judge", "run", "folder", "path", "device", "lora"}

@@ -46,9 +46,9 @@ class Pace:
 
     def gpu_seconds(self, image: Image.Image | None, options: Options) -> int:
         """Return the seconds to request from ZeroGPU, which refuses more than the visitor's quota."""
-        return self.sheet_seconds(image, [options])
+        return self.gpu_seconds_of(image, [options])
 
-    def sheet_seconds(self, image: Image.Image | None, cells: Sequence[Options]) -> int:
+    def gpu_seconds_of(self, image: Image.Image | None, cells: Sequence[Options]) -> int:
         """Return the seconds to request from ZeroGPU for several options in one call."""
         seconds = self.seconds(*cells)
         if seconds is not None:
@@ -65,7 +65,7 @@ class Pace:
             return f"Takes about {roughly(seconds)}." if seconds is not None else FIRST
         # The remaining quota is not shown: `spaces` learns it only when a call is refused, and that error
         # message contains the number.
-        seconds = self.sheet_seconds(None, parts) + RANK_SECONDS * rank
+        seconds = self.gpu_seconds_of(None, parts) + RANK_SECONDS * rank
         quota = f", which count as {count(seconds)} of your quota" if count(seconds) != seconds else ""
         caveat = "" if self.rate is not None else " This is an allowance: nothing has been timed here yet."
         return f"Asks for {seconds} seconds of your GPU time{quota}.{caveat}"

@@ -80,17 +80,17 @@ class Generating:
             with closing(self._steps(frame, options)) as steps, uploads.workplace() as folder:
                 yield from self._watch(steps, options, Path(folder), rank)
         except Exception as error:  # the page must always get an answer
-            yield _report(error)
+            yield report(error)
 
     def request(self, values: dict[str, Any]) -> tuple[Image.Image, Options]:
         """Return the fitted reference and the options: all work and all checks that need no GPU."""
-        with _belongs_to("remarks"):
+        with belongs_to("remarks"):
             if not values["image"]:
                 raise ValueError("there is no image yet: upload one, paste one or pick an example")
             reference = uploads.open_upload(values["image"])
-        with _belongs_to("unknown"):
+        with belongs_to("unknown"):
             intake.check_prompt(values["prompt"] or "")
-        with _belongs_to("setting_remark"):
+        with belongs_to("setting_remark"):
             options = self.form.options({**values, "seed": drawing.pick_seed(values["seed"])})
             if values.get("rank"):
                 self._open_ranker()
@@ -231,7 +231,7 @@ def explain_zero(error: Exception) -> str:
 
 
 @contextmanager
-def _belongs_to(part: str) -> Iterator[None]:
+def belongs_to(part: str) -> Iterator[None]:
     """Mark errors with the part of the page that is to show them."""
     try:
         yield
@@ -240,7 +240,7 @@ def _belongs_to(part: str) -> Iterator[None]:
         raise
 
 
-def _report(error: Exception) -> dict[str, Any]:
+def report(error: Exception) -> dict[str, Any]:
     """Return an error as the message at the field that it belongs to, or as the status."""
     box, part = problem(explain_zero(error)), getattr(error, "part", "status")
     return {"status": box} if part == "status" else {part: show(box)}

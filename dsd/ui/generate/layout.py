@@ -59,10 +59,15 @@ def find_finished(rows: list[dict[str, Any]], folder: Path, form: Form) -> Finis
     return None
 
 
-def examples(parts: Parts, folder: Path) -> list[dict[str, Any]]:
-    """Add the rows of `examples.json`, characters to start from; a click draws one. Return the rows."""
+def read_rows(folder: Path) -> list[dict[str, Any]]:
+    """Return the rows of `examples.json`, or none without it."""
     listing = folder / "examples.json"
-    rows = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
+    return json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
+
+
+def examples(parts: Parts, folder: Path) -> list[dict[str, Any]]:
+    """Add the examples, characters to start from; a click draws one. Return their rows."""
+    rows = read_rows(folder)
     if rows:
         gr.set_static_paths(folder)  # served in place, not copied for every visitor
         gr.HTML("<h2>Pick a character, or bring your own</h2>", padding=False, elem_classes="dsd-heading")

@@ -38,11 +38,10 @@ class References:
             reference = uploads.open_upload(values["image"])
             options = self.form.options({"prompt": NO_PROMPT, **values})
             frame = drawing.fit_reference(self.loaded.pipe, reference, options)
-            warning = self.loaded.warn(reference) if self.loaded.warn else None
+            said = remarks(reference, self.loaded)
         except Exception as error:  # the page must always get an answer
             return {"seen": None, "tools": gr.Row(visible=False), "remarks": show(problem(explain(error)))}
-        remarks = filter(None, (intake.image_notice(reference), warning))
-        return {"seen": frame, "tools": gr.Row(visible=True), "remarks": show(*map(notice, remarks))}
+        return {"seen": frame, "tools": gr.Row(visible=True), "remarks": said}
 
     def crop(self, values: dict[str, Any]) -> dict[str, Any]:
         """Crop the image to `box`: left, top, right and bottom as shares of its sides, or "" for none."""
@@ -68,6 +67,12 @@ class References:
     def forget(self, values: dict[str, Any]) -> dict[str, Any]:
         """Forget the original when another image takes its place."""
         return {"original": None, "restore": gr.Button(visible=False)}
+
+
+def remarks(image: Image.Image, loaded: Loaded) -> gr.HTML:
+    """Return the notices on an image that this model is to see."""
+    warning = loaded.warn(image) if loaded.warn else None
+    return show(*map(notice, filter(None, (intake.image_notice(image), warning))))
 
 
 def crop(image: Image.Image, box: str) -> Image.Image:

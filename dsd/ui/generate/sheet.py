@@ -28,11 +28,11 @@ class Sheets:
     def __init__(self, work: Generating) -> None:
         self.work, loaded = work, work.loaded
 
-        @spaces.GPU(duration=work.pace.sheet_seconds)
+        @spaces.GPU(duration=work.pace.gpu_seconds_of)
         def steps(image: Image.Image, cells: Sequence[Options]) -> Iterator[Progress]:
             settings = {"model": loaded.name, "weights": loaded.weights}
             with convert_errors():
-                yield from sheet.stream(loaded.pipe, image, cells, **settings)
+                yield from drawing.stream_each(loaded.pipe, image, cells, **settings)
 
         self._steps = steps
 

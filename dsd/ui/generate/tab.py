@@ -39,10 +39,10 @@ _SAVE = """(file) => { if (file) {
   const link = document.createElement("a");
   Object.assign(link, {href: file.url, download: file.orig_name || ""}).click();
 } }"""
-_TO_PROBLEM = """() => document.querySelector(".dsd-problem")?.scrollIntoView({block: "nearest"})"""
 
 
-def build(loaded: Loaded, examples: Path) -> None:
+def build(loaded: Loaded, examples: Path) -> Generating:
+    """Add the tab to the page under construction; return what it draws with."""
     work, enhancing, parts = Generating(loaded), Enhancing(loaded), Parts()
     rows = layout.examples(parts, examples)
     first = layout.find_finished(rows, examples, work.form)
@@ -65,6 +65,7 @@ def build(loaded: Loaded, examples: Path) -> None:
     _wire_actions(parts, History(work.form))
     _wire_link(parts, work.form)
     _wire_endpoint(parts, work)
+    return work
 
 
 def _wire_reference(parts: Parts, tools: References, form: Form) -> None:
@@ -119,7 +120,7 @@ def _wire_runs(parts: Parts, work: Generating, rows: list[dict[str, Any]]) -> li
         _wire_examples(parts, work, rows)
     starts = [parts["create"].click, parts["prompt"].submit]
     ends = events.connect_run(parts, starts, draw, another, view="#images")
-    return [end.then(None, js=_TO_PROBLEM, **PRIVATE) for end in ends]
+    return [end.then(None, js=events.TO_PROBLEM, **PRIVATE) for end in ends]
 
 
 def _wire_sheet(parts: Parts, sheets: Sheets) -> Any:

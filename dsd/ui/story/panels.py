@@ -1,0 +1,118 @@
+"""The panels of a strip: files in a gallery, each with its own settings, and the strip of them as files."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dsd.generate import drawing, provenance, story
+from dsd.generate.drawing import Progress
+from dsd.ui import uploads
+from dsd.ui.generate.handlers import explain_zero, report
+from dsd.ui.generate.history import GONE, caption
+from dsd.ui.messages import notice, problem, show, status, step_status
+
+FILES = ("png", "pdf")  # of the strip
+Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
+
+
+def pick(items: list[dict[str, Any]] | None, index: int) -> Update:
+    """Return the words of a panel, to be changed, and the button that draws it again."""
+    paths = finished(items)
+    if not 0 <= index < len(paths):
+        return {"again": gr.Column(visible=False), "picked": None}
+    line = gr.Textbox(caption(paths[index]), label=f"Panel {index + 1}")
+    return {"again": gr.Column(visible=True), "picked": index, "line": line, "line_remark": show()}
+
+
+def finished(items: list[dict[str, Any]] | None) -> list[str]:
+    """Return the files of a gallery that were drawn to the end: previews carry no settings."""
+    paths = [item["image"]["path"] for item in (items or [])[: story.MOST] if item["image"]]
+    return [path for path in paths if provenance.carries_settings(path)]
+
+
+def gallery(paths: Sequence[str], previews: Sequence[str] = (), *, count: int = 0) -> gr.Gallery:
+    """Return a gallery of panels, with numbered captions, and of previews, in the columns of the strip.
+
+    `count` is the number of panels that there will be.
+    """
+    columns = story.count_columns(count or max(1, len(paths)))
+    captions = [(path, f"{number}. {caption(path)}") for number, path in enumerate(paths, 1)]
+    drafts = [(path, "preview") for path in previews]
+    return gr.Gallery([*captions, *drafts], columns=columns, selected_index=None)
+
+
+def save(progress: Progress, folder: Path) -> list[str]:
+    """Save the finished panels with their settings, each once, and return the files."""
+    files = [folder / f"panel-{n}-{result.seed}.png" for n, result in enumerate(progress.results, 1)]
+    for file, result in zip(files, progress.results, strict=True):
+        if not file.exists():
+            drawing.save(result, file)
+    return [*map(str, files)]
+
+
+def begin() -> Update:
+    """Return the status of a run that begins, without old messages and files that are about to change."""
+    hidden = {kind: gr.DownloadButton(visible=False) for kind in FILES}
+    return {"status": status("Starting", 0.0), "setting_remark": show(), "line_remark": show(), **hidden}
+
+
+def watch(steps: Iterator[Progress], count: int, folder: Path) -> Iterator[Update]:
+    """Yield what to show at every step; finished panels stay if ZeroGPU's time ends before the others."""
+    paths: list[str] = []
+    shown: Update = {}
+    try:
+        for progress in steps:
+            if len(progress.results) > len(paths) or progress.previews:
+                paths = save(progress, folder)
+                drafts = [uploads.preview(image, folder) for image in progress.previews or []]
+                # Sent again with every update: gradio's page can lose a file that the next one leaves out.
+                shown = {"panels": gallery(paths, drafts, count=count)}
+            yield shown | {"status": _line(progress, count)}
+    except Exception as error:
+        if not paths:
+            raise
+        line = f"{len(paths)} of {count} panels are drawn. {explain_zero(error)}"
+        yield shown | {"status": problem(line)}
+
+
+def _line(progress: Progress, count: int) -> str:
+    seeds = [result.seed for result in progress.results]
+    if len(seeds) < count:
+        return step_status(progress.step, progress.total, progress.seconds_left)
+    last = f"{count} panels, seeds {seeds[0]} to {seeds[-1]}" if count > 1 else f"seed {seeds[0]}"
+    return status(f"Done, {last}.")
+
+
+def finish(values: Update) -> Iterator[Update]:
+    """Yield the finished panels alone, without previews of a canceled one, and the strip as files.
+
+    If there are none, the panels of the strip before are shown again.
+    """
+    items = values["panels"] or []
+    paths = finished(items) or [path for path in values["kept"] if Path(path).is_file()]
+    update = {"kept": tuple(paths)}
+    if len(items) != len(finished(items)):
+        update["panels"] = gallery(paths)
+    if not paths:
+        yield update
+        return
+    try:
+        panels = [story.read_panel(uploads.open_upload(path, GONE)) for path in paths]
+        with uploads.workplace() as folder:
+            yield update | _strip(panels, folder) | {"font_remark": _about_font(panels)}
+    except Exception as error:  # the page must always get an answer
+        yield update | report(error)
+
+
+def _strip(panels: Sequence[story.Panel], folder: str | Path) -> Update:
+    """Save the strip as files, and return the buttons that download them."""
+    name = Path(folder, f"story-{panels[0].settings.get('seed')}")
+    files = {kind: story.save_strip(f"{name}.{kind}", panels) for kind in FILES}
+    return {kind: gr.DownloadButton(value=str(file), visible=True) for kind, file in files.items()}
+
+
+def _about_font(panels: Sequence[story.Panel]) -> gr.HTML:
+    missing = story.font_notice([panel.settings["prompt"] for panel in panels])
+    return show(notice(missing)) if missing else show()

@@ -1,0 +1,182 @@
+"""The Story tab: its layout and its events; the work is in `handlers`."""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dsd.generate.drawing import RANDOM_SEED
+from dsd.generate.story import MOST
+from dsd.model.sampling import QUALITIES
+from dsd.ui import events, messages
+from dsd.ui.events import AT_ONCE, LANE, PRIVATE, QUIET, Parts
+from dsd.ui.generate.form import RANGES
+from dsd.ui.generate.handlers import Generating
+from dsd.ui.generate.layout import FRAME, QUALITY, SLIDERS, SMALL, read_rows
+from dsd.ui.models import Loaded
+from dsd.ui.story.handlers import SETTINGS, Telling
+from dsd.ui.story.panels import FILES, finish, pick
+
+LATEST = {"trigger_mode": "always_last"}
+ABOUT = (
+    "Draw one subject in up to eight panels, a line of the story each. Returns the strip as PNG and PDF, the "
+    "panels as PNG files, which carry their settings, and the seeds."
+)
+RUN = ["panels", "status", "setting_remark", "line_remark", *FILES]
+
+
+def build(loaded: Loaded, examples: Path, work: Generating) -> None:
+    """Add the tab to the page under construction; `work` is what the Create tab draws with."""
+    telling, parts = Telling(loaded, work), Parts()
+    gr.Markdown(
+        f"One character, up to {MOST} lines, a panel for each line. Any panel can be drawn again without the "
+        "others, and the strip can be saved as PNG or PDF.",
+        elem_classes="dsd-introduction",
+    )
+    with gr.Row(equal_height=False, elem_classes=["dsd-columns", "dsd-create", "dsd-story"]):
+        with gr.Column(elem_classes="dsd-make"):
+            _reference(parts, examples)
+            _writer(parts, telling)
+            _form(parts, loaded)
+        with gr.Column(elem_classes="dsd-made"):
+            _results(parts)
+        with gr.Column(elem_classes="dsd-more"), gr.Accordion("More settings", open=False):
+            _settings(parts)
+    _wire(parts, telling)
+    _wire_endpoint(parts, telling)
+
+
+def _reference(parts: Parts, examples: Path) -> None:
+    """Add the characters to start from, and the upload."""
+    files = [str(examples / row["image"]) for row in read_rows(examples)]
+    if files:
+        gr.HTML("<h2>Pick a character, or bring your own</h2>", padding=False, elem_classes="dsd-heading")
+        parts["characters"] = gr.Gallery(
+            [(file, f"Character {number}") for number, file in enumerate(files, 1)], show_label=False,
+            container=False, height="auto", interactive=False, allow_preview=False, buttons=[],
+            object_fit="contain", elem_id="story-characters", elem_classes=FRAME,
+        )  # fmt: skip
+    parts["image"] = gr.Image(
+        files[0] if files else None, label="The character", type="filepath", sources=["upload"], format="png",
+        buttons=[], height=200, alt_text="The character", elem_id="story-image", elem_classes=FRAME,
+    )  # fmt: skip
+    parts["remarks"] = gr.HTML(elem_id="story-remarks", visible=False, padding=False)
+
+
+def _writer(parts: Parts, telling: Telling) -> None:
+    """Add the box that makes lines from one sentence, if a language model is at hand."""
+    with gr.Accordion("A story from one sentence", visible=telling.can_write, elem_id="story-writer"):
+        gr.HTML(messages.quiet(telling.about_writer()), padding=False)
+        parts["sentence"] = gr.Textbox(
+            label="What is the story about?", placeholder="It dreams of the sea and finds its way there",
+            lines=1, max_lines=3, elem_id="story-sentence",
+        )  # fmt: skip
+        parts["write"] = gr.Button("Write me a story", size="sm", elem_id="story-write")
+        parts["write_remark"] = gr.HTML(padding=False, elem_id="story-write-remark")
+
+
+def _form(parts: Parts, loaded: Loaded) -> None:
+    parts["lines"] = gr.Textbox(
+        "\n".join(loaded.story) or None, label="The story, one line for each panel", lines=6, max_lines=12,
+        placeholder="on the beach\nin the forest wearing a red hat", elem_id="story-lines",
+    )  # fmt: skip
+    parts["unknown"] = gr.HTML(elem_id="story-unknown", visible=False, padding=False)
+    with gr.Row():
+        look = {"variant": "primary", "scale": 3, "min_width": 130}
+        parts["draw"] = gr.Button("Draw the story", elem_id="story-draw", **look)
+        look = {"interactive": False, "scale": 1, "min_width": 90}
+        parts["cancel"] = gr.Button("Cancel", elem_id="story-cancel", **look)
+    parts["cost"] = gr.HTML(elem_id="story-cost", padding=False)  # filled in when a page opens
+    parts["setting_remark"] = gr.HTML(elem_id="story-setting-remark", visible=False, padding=False)
+
+
+def _settings(parts: Parts) -> None:
+    choices = [(QUALITY[name], name) for name in QUALITIES]
+    parts["quality"] = gr.Radio(choices, value="best", label="Quality", elem_id="story-quality")
+    for name, default in (("image_guidance", 1.5), ("text_guidance", 1.0)):
+        step, label, info = SLIDERS[name]
+        parts[name] = gr.Slider(*RANGES[name], default, step=step, label=label, info=info)
+    info = f"Of the first panel; each further one adds 1. {RANDOM_SEED} is a new one each time."
+    # Not None, as on the Create tab.
+    parts["seed"] = gr.Number(
+        RANDOM_SEED, label="Seed", placeholder="random", info=info, elem_id="story-seed"
+    )
+
+
+def _results(parts: Parts) -> None:
+    """Add the panels, the tools of the picked one, and the strip's files."""
+    parts["panels"] = gr.Gallery(
+        label="The strip", type="filepath", format="png", height="auto", interactive=False,
+        object_fit="contain", columns=3, allow_preview=False, buttons=[], elem_id="story-panels",
+        elem_classes=FRAME,
+    )  # fmt: skip
+    line = messages.idle("The panels will appear here. Click one to draw it again.")
+    parts["status"] = gr.HTML(line, elem_id="story-status", padding=False)
+    parts["picked"] = gr.State()  # place of the panel to draw again
+    parts["kept"] = gr.State(())  # files of the last strip
+    with gr.Column(visible=False, elem_id="story-again") as parts["again"]:
+        parts["line"] = gr.Textbox(label="Panel", lines=1, max_lines=3, elem_id="story-line")
+        parts["line_remark"] = gr.HTML(elem_id="story-line-remark", visible=False, padding=False)
+        with gr.Row(elem_classes="dsd-actions"):
+            parts["redraw"] = gr.Button("Draw this panel again", elem_id="story-redraw", **SMALL)
+    parts["font_remark"] = gr.HTML(visible=False, padding=False)
+    with gr.Row(elem_classes="dsd-actions"):
+        for kind in FILES:
+            label = f"Download {kind.upper()}"
+            parts[kind] = gr.DownloadButton(label, visible=False, elem_id=f"story-{kind}", **SMALL)
+
+
+def _wire(parts: Parts, telling: Telling) -> None:
+    if "characters" in parts:
+        _wire_characters(parts)
+    wait = {"show_progress": "minimal", "show_progress_on": parts["write_remark"]}
+    write = parts.call(telling.write, ["sentence"], ["lines", "write_remark"])
+    gr.on([parts["write"].click, parts["sentence"].submit], **write, **wait, **LANE, **PRIVATE)
+    parts["image"].change(**parts.call(telling.see, ["image"], ["remarks"]), **LATEST, **QUIET)
+    parts["lines"].change(**parts.call(telling.remark, ["lines"], ["unknown"]), **LATEST, **AT_ONCE)
+
+    def choose(items: Any, event: gr.SelectData) -> dict[Any, Any]:
+        return parts.updates(pick(items, event.index))
+
+    select = {"preprocess": False, **parts.named(["panels"], ["again", "picked", "line", "line_remark"])}
+    picked = parts["panels"].select(choose, **select, **AT_ONCE)
+    picked.success(None, js=events.scroll_to("#story-again"), **PRIVATE)
+    ends = _wire_runs(parts, telling)
+    cost = {**parts.call(telling.estimate, ["lines", *SETTINGS[:-1]], ["cost"]), **AT_ONCE}
+    gr.on(None, **cost, **LATEST)  # when a page opens or a field changes
+    for end in ends:
+        end.then(None, js=events.TO_PROBLEM, **PRIVATE)
+        outputs = ["panels", "status", *FILES, "kept", "font_remark"]
+        end.then(**parts.call(finish, ["panels", "kept"], outputs), **QUIET)
+        end.then(**cost)
+
+
+def _wire_characters(parts: Parts) -> None:
+    def choose(event: gr.SelectData) -> str:
+        return parts["characters"].value[event.index]["image"]["path"]
+
+    parts["characters"].select(choose, None, parts["image"], **AT_ONCE)
+
+
+def _wire_runs(parts: Parts, telling: Telling) -> list[Any]:
+    """Make the buttons draw; return the events at the end of a run."""
+    outputs = [*RUN, "again", "picked", "remarks", "unknown"]
+    draw = parts.call(telling.draw, ["image", "lines", *SETTINGS], outputs)
+    redraw = parts.call(telling.redraw, ["panels", "picked", "line"], RUN)
+    again = [parts["redraw"].click, parts["line"].submit]
+    return events.connect_run(parts, [parts["draw"].click], draw, (again, redraw), view="#story-panels")
+
+
+def _wire_endpoint(parts: Parts, telling: Telling) -> None:
+    """Add `/story` for programs, with the page's own settings, so that ranges and defaults stay the same.
+
+    Image and lines have inputs of their own, without the page's examples as defaults.
+    """
+    with gr.Row(visible=False):
+        image, lines = gr.Image(label="Image", type="filepath"), gr.Textbox(label="Lines")
+        strips = gr.File(label="Strip as PNG and PDF", file_count="multiple")
+        files = gr.File(label="Panels as PNG", file_count="multiple")
+        seeds, trigger = gr.JSON(label="Seeds"), gr.Button()
+    inputs = [image, lines, *(parts[name] for name in SETTINGS)]
+    api = {"preprocess": False, "api_name": "story", "api_description": ABOUT}
+    trigger.click(telling.endpoint, inputs, [strips, files, seeds], **api, **LANE)

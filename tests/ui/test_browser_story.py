@@ -1,0 +1,114 @@
+"""The Story tab in a real browser."""
+
+import json
+from threading import Event
+
+import pytest
+
+from dsd.generate import provenance
+from dsd.grids.recipes import IDENTITY
+from dsd.ui.models import Loaded
+from tests import browsing, tiny, wheel_page
+
+WRITTEN = [f"in room {number}" for number in range(1, 7)]
+ANSWER = json.dumps({"subject": "fox"} | {str(number): line for number, line in enumerate(WRITTEN, 1)})
+PASTE = """async () => {
+  const canvas = new OffscreenCanvas(90, 60), data = new DataTransfer();
+  canvas.getContext("2d").fillRect(0, 0, 90, 60);
+  data.items.add(new File([await canvas.convertToBlob()], "pasted.png", {type: "image/png"}));
+  document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+}"""
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny.pipeline(guidance_embeds=False)
+
+
+@pytest.fixture(scope="module")
+def server(pipe, tmp_path_factory):
+    examples = tmp_path_factory.mktemp("examples")
+    for index in range(2):
+        browsing.image(index).save(examples / f"{index}.png")
+    rows = [{"image": f"{index}.png", "prompt": "in the snow"} for index in range(2)]
+    (examples / "examples.json").write_text(json.dumps(rows))
+    writer = wheel_page.late(wheel_page.judge(lambda request: ANSWER)(), "http://example.org/v1")
+    lines = tuple(f"place {number}" for number in range(1, 7))
+    loaded = Loaded(pipe=pipe, name="tiny", story=lines, recipe=IDENTITY, describer=writer)
+    with browsing.serving(loaded, examples) as url:
+        yield url
+
+
+def panels(tab) -> list[str]:
+    return [image.get_attribute("src") for image in tab.locator("#story-panels .thumbnail-lg img").all()]
+
+
+def draw_and_cancel(tab, pipe) -> None:
+    """Cancel after the second panel; the model waits for the click in the fourth at the latest."""
+    calls, clicked = [], Event()
+
+    def wait(*_) -> None:
+        calls.append(1)
+        if len(calls) > 20:  # a panel of a draft takes 6
+            clicked.wait(20)
+
+    hook = pipe.transformer.register_forward_hook(wait)
+    try:
+        tab.get_by_role("button", name="Draw the story").click()
+        tab.locator("#story-panels").get_by_text("2. place 2").wait_for()
+        tab.locator("#story-cancel").click()
+        clicked.set()
+        tab.get_by_text("Canceled.").wait_for()
+    finally:
+        clicked.set()
+        hook.remove()
+    tab.locator("#story-pdf").wait_for()
+
+
+def redraw(tab) -> None:
+    """Draw the second panel again, with other words."""
+    tab.locator("#story-panels button").nth(1).click()
+    tab.get_by_label("Panel 2").fill("in space")
+    tab.get_by_role("button", name="Draw this panel again").click()
+    tab.locator("#story-panels").get_by_text("2. in space").wait_for()
+
+
+def test_a_canceled_story_keeps_its_panels_one_is_drawn_again_and_the_strip_saved(open_page, pipe, tmp_path):
+    tab = open_page(viewport={"width": 360, "height": 800})
+    tab.get_by_role("tab", name="Story").click()
+    tab.locator("#story-characters button").nth(1).click()
+    tab.get_by_text("More settings").last.click()
+    tab.locator("#story-quality").get_by_label("Draft:").check()
+    draw_and_cancel(tab, pipe)
+    before = panels(tab)
+    assert 2 <= len(before) < 6 and tab.get_by_text("preview", exact=True).count() == 0
+    redraw(tab)
+    after = panels(tab)
+    assert before[1] != after[1] and [*before[:1], *before[2:]] == [*after[:1], *after[2:]]
+    with tab.expect_download() as waiting:
+        tab.locator("#story-png").click()
+    waiting.value.save_as(tmp_path / "strip.png")
+    read = [panel["prompt"] for panel in provenance.read_settings(tmp_path / "strip.png")["panels"]]
+    assert read[:2] == ["place 1", "in space"] and len(read) == len(before)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_sentence_becomes_lines_to_edit_an_image_is_pasted_and_mistakes_stand_at_their_field(open_page):
+    tab = open_page()
+    tab.get_by_role("tab", name="Story").click()
+    tab.locator("#story-writer").get_by_text("sent to example.org").wait_for()
+    tab.get_by_label("What is the story about?").fill("a fox looks for its key")
+    tab.get_by_role("button", name="Write me a story").click()
+    tab.locator("#story-write-remark").get_by_text("Nothing has been drawn yet").wait_for()
+    lines = tab.locator("#story-lines textarea")
+    assert lines.input_value().splitlines() == WRITTEN
+    tab.evaluate(PASTE)
+    tab.wait_for_function("document.querySelector('#story-image img')?.naturalWidth === 90")
+    lines.fill("")
+    tab.get_by_role("button", name="Draw the story").click()
+    tab.locator("#story-unknown").get_by_text("A story needs 1 to 8 lines").wait_for()
+    assert tab.locator(".dsd-problem:visible").count() == 1
+    lines.fill("in room 1")
+    tab.locator("#story-unknown").wait_for(state="hidden")
+    tab.get_by_role("button", name="Draw the story").click()
+    tab.locator("#story-status").get_by_text("Done, seed").wait_for()

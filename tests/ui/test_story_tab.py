@@ -1,0 +1,193 @@
+"""The Story tab: panels from lines, one of them again, the strip to download, lines on request."""
+
+import json
+import shutil
+from pathlib import Path
+
+import gradio as gr
+import pytest
+from PIL import Image
+
+from dsd.generate import provenance
+from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.ui.generate.handlers import Generating
+from dsd.ui.models import Loaded
+from dsd.ui.story.handlers import Telling
+from dsd.ui.story.panels import finish, pick
+from tests import wheel_page
+
+SETTINGS = {"quality": "draft", "image_guidance": 1.0, "text_guidance": 1.0}
+STORY = json.dumps({"subject": "fox"} | {str(n): f"place {n}" for n in range(1, 7)})
+
+
+@pytest.fixture
+def telling(loaded) -> Telling:
+    return Telling(loaded, Generating(loaded))
+
+
+def form(image: str | None, **changes) -> dict:
+    return {"image": image, "lines": "in the snow\nat sea", "seed": 7, **SETTINGS, **changes}
+
+
+def items(paths) -> list[dict]:
+    return [{"image": {"path": str(path)}, "caption": ""} for path in paths]
+
+
+def shown(update: dict) -> list[str]:
+    return [item["image"]["path"] for item in update["panels"].value]
+
+
+@pytest.fixture(scope="module")
+def strip(loaded, photo, tmp_path_factory) -> list[Path]:
+    """Two panels, in files of the page."""
+    folder, telling = tmp_path_factory.mktemp("panels"), Telling(loaded, Generating(loaded))
+    *_, last = telling.draw(form(photo))
+    return [Path(shutil.copy(path, folder)) for path in shown(last)]
+
+
+def settings(path) -> tuple[str, int]:
+    read = provenance.read_settings(path)
+    return read["prompt"], read["seed"]
+
+
+def test_each_line_is_drawn_as_a_panel_that_carries_its_settings(strip):
+    assert [settings(path) for path in strip] == [("in the snow", 7), ("at sea", 8)]
+
+
+def test_at_the_end_the_seeds_are_said(telling, photo):
+    for lines, words in (("at\nsea", "Done, 2 panels, seeds 7 to 8."), ("at sea", "Done, seed 7.")):
+        *_, last = telling.draw(form(photo, lines=lines))
+        assert words in last["status"]
+
+
+def test_a_run_teaches_what_the_next_one_takes_and_the_line_says_so(telling, photo):
+    assert "first image" in telling.estimate(form(photo))["cost"]
+    list(telling.draw(form(photo)))
+    assert "Takes about" in telling.estimate(form(photo))["cost"]
+    assert telling.estimate(form(photo, lines=""))["cost"] == '<p class="dsd-quiet"></p>'
+
+
+def test_one_panel_is_drawn_again_from_its_own_reference_and_the_other_stays(telling, strip):
+    *_, last = telling.redraw({"panels": items(strip), "picked": 1, "line": " in\nspace "})
+    first, second = shown(last)
+    assert Path(first).read_bytes() == strip[0].read_bytes()
+    before, after = map(provenance.read_settings, (strip[1], second))
+    assert after["prompt"] == "in space" and after["seed"] != before["seed"]
+    changed = {"prompt", "seed"}
+    assert {key: after[key] for key in after.keys() - changed} == {
+        key: before[key] for key in before.keys() - changed
+    }
+    assert f"Panel 2 is drawn again, with seed {after['seed']}" in last["status"]
+
+
+def test_a_click_offers_a_panel_s_words_and_nothing_is_drawn_without_one(telling, strip):
+    update = pick(items(strip), 1)
+    assert (update["picked"], update["line"].value, update["line"].label) == (1, "at sea", "Panel 2")
+    assert not pick(items(strip), 2)["again"].visible
+    (said,) = telling.redraw({"panels": items(strip), "picked": None, "line": "x"})
+    assert "Click a panel first" in said["status"]
+    (said,) = telling.redraw({"panels": items(strip), "picked": 0, "line": " "})
+    assert "The prompt is empty" in said["line_remark"].value and list(said) == ["line_remark"]
+
+
+def test_afterwards_previews_go_and_the_strip_is_there_as_png_and_pdf(telling, strip, photo):
+    (update,) = finish({"panels": items([strip[0], photo]), "kept": ()})
+    assert [settings(path) for path in shown(update)] == [settings(strip[0])]
+    read = provenance.read_settings(update["png"].value["path"])
+    assert [panel["seed"] for panel in read["panels"]] == [7]
+    assert Path(update["pdf"].value["path"]).read_bytes().startswith(b"%PDF")
+
+
+def test_a_story_canceled_before_its_first_panel_leaves_the_strip_of_before(telling, strip, photo):
+    (update,) = finish({"panels": items([photo]), "kept": tuple(map(str, strip))})
+    assert list(map(settings, shown(update))) == list(map(settings, strip)) and update["png"].visible
+    (update,) = finish({"panels": [], "kept": ()})
+    assert "png" not in update
+
+
+def test_when_the_gpu_s_time_ends_the_finished_panels_stay(telling, photo, monkeypatch):
+    steps = telling._steps
+
+    def end_early(*asked):
+        for progress in steps(*asked):
+            yield progress
+            if progress.results:
+                raise gr.Error("GPU task aborted")
+
+    monkeypatch.setattr(telling, "_steps", end_early)
+    *_, last = telling.draw(form(photo))
+    assert len(shown(last)) == 1 and "1 of 2 panels are drawn. GPU task aborted" in last["status"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "part", "words"),
+    [
+        ({"image": None}, "remarks", "There is no image yet"),
+        ({"lines": " "}, "unknown", "A story needs 1 to 8 lines"),
+        ({"lines": None}, "unknown", "A story needs 1 to 8 lines"),
+        ({"lines": "a\n\ud800"}, "unknown", "half a character"),
+        ({"seed": -5}, "setting_remark", "got -5"),
+        ({"seed": 2**32 - 1}, "setting_remark", "got 4294967295"),
+        ({"quality": "superb"}, "setting_remark", "superb"),
+    ],
+)
+def test_mistakes_are_said_once_at_their_field_and_nothing_is_drawn(
+    telling, photo, monkeypatch, changes, part, words
+):
+    monkeypatch.setattr(telling, "_steps", lambda *_: pytest.fail("it asked for the GPU"))
+    (said,) = telling.draw(form(photo) | changes)
+    assert list(said) == [part] and words in said[part].value and said[part].visible
+    with pytest.raises(gr.Error, match=words):
+        list(telling.endpoint(**form(photo) | changes))
+
+
+def test_a_program_gets_strip_panels_and_seeds(telling, photo):
+    seen = []
+    for seen in telling.endpoint(**form(photo)):
+        strips, panels, _ = seen
+        if strips:
+            assert [Path(path).suffix for path in strips] == [".png", ".pdf"]
+            read = provenance.read_settings(strips[0])["panels"]
+            assert [(panel["prompt"], panel["seed"]) for panel in read] == list(map(settings, panels))
+    assert seen[0] and seen[2] == [7, 8]
+
+
+def test_the_model_for_words_writes_lines_that_are_shown_first_and_only_a_full_size_one(pipe):
+    def telling(said: str, recipe=IDENTITY, **changes) -> Telling:
+        describer = wheel_page.late(wheel_page.judge(lambda request: said)(), "http://me:pw@example.org/v1")
+        loaded = Loaded(pipe=pipe, name="tiny", recipe=recipe, **{"describer": describer, **changes})
+        return Telling(loaded, Generating(loaded))
+
+    update = telling(STORY).write({"sentence": "a fox travels"})
+    assert update["lines"].splitlines() == [f"place {n}" for n in range(1, 7)]
+    assert "Nothing has been drawn yet" in update["write_remark"]
+    assert "yourself" in telling("hm").write({"sentence": "a fox"})["write_remark"]
+    assert "no sentence yet" in telling(STORY).write({"sentence": None})["write_remark"]
+    assert (
+        "sent to example.org" in telling(STORY).about_writer() and "pw" not in telling(STORY).about_writer()
+    )
+    assert telling(STORY).can_write
+    assert not telling(STORY, CRITTERS).can_write and not telling(STORY, describer=None).can_write
+
+
+def test_words_that_the_model_does_not_know_are_named(telling, monkeypatch):
+    monkeypatch.setattr(telling.work, "unknown_words", lambda text: {"beech": ["beach"]} if text else {})
+    remark = telling.remark({"lines": "on the beech"})["unknown"]
+    assert remark.visible and "beech" in remark.value and not telling.remark({"lines": ""})["unknown"].visible
+
+
+def test_the_image_is_remarked_on_as_on_the_create_tab(pipe, photo, tmp_path):
+    loaded = Loaded(pipe=pipe, name="tiny", warn=lambda image: "Unlike its world.")
+    telling = Telling(loaded, Generating(loaded))
+    assert "Unlike its world." in telling.see({"image": photo})["remarks"].value
+    assert not telling.see({"image": None})["remarks"].visible
+    (tmp_path / "x.png").write_text("no image")
+    assert "not an image" in telling.see({"image": str(tmp_path / "x.png")})["remarks"].value
+
+
+def test_a_panel_that_the_page_does_not_offer_is_not_drawn_again(telling, strip, tmp_path):
+    panel = provenance.read_settings(strip[0]) | {"steps": 150}
+    image, frame = Image.open(strip[0]), provenance.read_reference(strip[0])
+    forged = provenance.save(tmp_path / "forged.png", image, panel, frame)
+    (said,) = telling.redraw({"panels": items([forged]), "picked": 0, "line": "x"})
+    assert "steps must be a whole number from 1 to 100, got 150" in said["status"].lower()
