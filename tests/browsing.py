@@ -13,7 +13,7 @@ from dsd.ui import page
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 PHONE = {"width": 390, "height": 844}
-PATIENCE = 20_000  # milliseconds
+PATIENCE = 60_000  # milliseconds; a busy machine may need most of them
 
 
 def chromium() -> str | None:

@@ -29,7 +29,7 @@ def file(path: Path | str) -> dict:
 
 def until(condition) -> None:
     """Wait: the server does some things after its answer."""
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)

@@ -1,4 +1,7 @@
-"""In which order files run, and what tests in a browser share: a module has its own `server`, an address."""
+"""In which order files run, what runs only with `--all-faults`, and what tests in a browser share.
+
+`python -m pytest --all-faults` injures every command many times, which takes minutes; the suite, a few.
+"""
 
 import gc
 import logging
@@ -18,8 +21,42 @@ if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     gc.disable()  # imports make many objects: looking through them again and again takes a fifth of the time
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--all-faults", action="store_true", help="injure every command many times (minutes)")
+
+
+def pytest_configure(config):
+    for text in (
+        "all_faults: only with --all-faults, because another test of the suite injures the same, less often",
+        "seeds(few, many, suite=NAMES): seeds in the suite (of these commands), and with --all-faults",
+    ):
+        config.addinivalue_line("markers", text)
+
+
+@pytest.fixture(scope="session")
+def all_faults(request) -> bool:
+    return request.config.getoption("--all-faults")
+
+
+def pytest_generate_tests(metafunc):
+    """Give a test that is marked with seeds a `seed`, as often as the mark says."""
+    if mark := metafunc.definition.get_closest_marker("seeds"):
+        few, many = mark.args
+        metafunc.parametrize("seed", range(many if metafunc.config.getoption("--all-faults") else few))
+
+
+def is_extra(item) -> bool:
+    """Return whether the suite does without a test; of a mark's commands it has the named ones alone."""
+    mark = item.get_closest_marker("seeds")
+    is_other = mark and "suite" in mark.kwargs and item.callspec.params["name"] not in mark.kwargs["suite"]
+    return bool(is_other or item.get_closest_marker("all_faults"))
+
+
+def pytest_collection_modifyitems(config, items):
     """A long file that began last would be waited for; two with a browser would get in each other's way."""
+    if not config.getoption("--all-faults"):
+        config.hook.pytest_deselected(items=[item for item in items if is_extra(item)])
+        items[:] = [item for item in items if not is_extra(item)]
     place = {name: index for index, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(f"{item.path.parent.name}/{item.path.stem}", len(LONGEST)))
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from tests import browsing
-from tests import load as bench_load
+from tests.visiting import serving
 
 SCREENS = Path(__file__).resolve().parents[1] / "assets" / "screens"
 WIDTH = 1280
@@ -31,7 +31,7 @@ def address(url: str | None) -> Iterator[str]:
     if url:
         yield url
         return
-    with tempfile.TemporaryDirectory() as folder, bench_load.serving(Path(folder)) as app:
+    with tempfile.TemporaryDirectory() as folder, serving(Path(folder)) as app:
         yield str(app.http.base_url)
 
 

@@ -7,6 +7,7 @@ import torch
 from diffusers import FluxPipeline
 
 from dsd.model.pipeline import DSDPipeline
+from dsd.training import order as orders
 from dsd.training.loop import TrainResult, Validate, train
 from dsd.training.options import TrainOptions
 from tests import tiny
@@ -49,6 +50,13 @@ class Rows(list):
         if isinstance(row, Exception):
             raise row
         return row
+
+
+def small_blocks(change) -> None:
+    """Stream blocks of two rows, mixed in windows of four rows."""
+    change(orders, "BLOCK", 2)
+    change(orders, "WINDOW", 2)
+    orders._mix.cache_clear()
 
 
 def options(model: Path, **changed: object) -> TrainOptions:

@@ -25,7 +25,7 @@ from dsd.grids.grids import Grid
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
 GROUP = 50  # rows per row group: 100 images
-FORMAT = 1  # increase it when the same rows give different files
+FORMAT = 2  # increase it when the same rows give different files
 CARD = ("README.md", "samples.png")
 PARQUET = ("train-*.parquet",)
 
@@ -89,11 +89,12 @@ def write_shards(
         raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
     blocks = [cuts[i : i + shard_rows] for i in range(0, len(cuts), shard_rows)]
     paths = [out / f"train-{k:05}-of-{len(blocks):05}.parquet" for k in range(len(blocks))]
-    schema, new, done = _schema(columns, digest), 0, 0
+    new = done = 0
     with jsonl.writing(out / "README.md"):  # lock the folder against other commands
         old = _own_shards(out)
         for path, block in zip(paths, blocks, strict=True):
             if old.get(path) != digest:
+                schema = _schema(columns, digest, len(block))
                 for count in _write_shard(path, run.folder, block, schema):
                     on_rows(done + count, len(cuts))
                 new += 1
@@ -182,8 +183,8 @@ def _table(rows: list[Row], schema: Any) -> Any:
         raise RunError(f"the rows {where} hold a value of the wrong type: {error}") from error
 
 
-def _schema(kinds: dict[str, str], digest: bytes) -> Any:
-    """Return the Arrow schema, with the metadata that declares the image columns to `datasets`."""
+def _schema(kinds: dict[str, str], digest: bytes, rows: int) -> Any:
+    """Return the Arrow schema, with metadata: the image columns for `datasets`, a digest, a checksum."""
     parquet.package()
     import pyarrow
 
@@ -192,8 +193,10 @@ def _schema(kinds: dict[str, str], digest: bytes) -> Any:
     for name, kind in kinds.items():
         columns.append((name, image if kind == "image" else pyarrow.type_for_alias(kind)))
         features[name] = {"_type": "Image"} if kind == "image" else {"_type": "Value", "dtype": kind}
-    metadata = {"huggingface": json.dumps({"info": {"features": features}}), parquet.DATASET: digest}
-    return pyarrow.schema(columns, metadata=metadata)
+    schema = pyarrow.schema(columns)
+    checksum = parquet.layout(schema, [min(GROUP, rows - start) for start in range(0, rows, GROUP)])
+    about = json.dumps({"info": {"features": features}})
+    return schema.with_metadata({"huggingface": about, parquet.DATASET: digest, parquet.LAYOUT: checksum})
 
 
 def push(

@@ -1,5 +1,7 @@
 """Parquet files: find those of a dataset, open one, and tell damage from disk or network errors."""
 
+import hashlib
+import json
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import Any
 from dsd.files import hub
 
 DATASET = b"dsd.dataset"  # metadata key for the id of the dataset that a shard belongs to
+LAYOUT = b"dsd.layout"  # metadata key for a checksum of the columns and row groups
 SHARD = "-of-"  # in the names of numbered files; a dataset has all of them in one folder
 SPLITS = ("train", "validation", "valid", "val", "test")
 
@@ -31,12 +34,36 @@ def open_file(file: str, filesystem: Any | None = None) -> Any:
     """Open a `ParquetFile` and read its footer; raise PairsError if it is damaged or not parquet."""
     parquet = package()
     try:
-        return parquet.ParquetFile(file, filesystem=filesystem, page_checksum_verification=True)
+        opened = parquet.ParquetFile(file, filesystem=filesystem, page_checksum_verification=True)
+        _check_layout(opened)
+        return opened
     except (ValueError, OSError) as error:
         if not _is_damage(error):
             raise
         message = f"{file} is damaged or not a parquet file ({error}): make or download it again"
         raise PairsError(message) from error
+
+
+def layout(schema: Any, groups: list[int]) -> bytes:
+    """Return a checksum of the columns and of the number of rows in each group.
+
+    Parquet's own checksums cover pages of values, and not the footer: without this one, a column whose name
+    is damaged would look like a column that the dataset does not have.
+    """
+    columns = [[field.name, str(field.type)] for field in schema]
+    text = json.dumps([columns, groups])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest().encode()
+
+
+def _check_layout(file: Any) -> None:
+    """Raise ValueError if a file's columns or row groups are not those that it names, if it names any."""
+    said = (file.schema_arrow.metadata or {}).get(LAYOUT)
+    groups = [file.metadata.row_group(index).num_rows for index in range(file.metadata.num_row_groups)]
+    if said is not None and said != layout(file.schema_arrow, groups):
+        raise ValueError(
+            "its columns or rows are not those that were written; a program that changes them on purpose "
+            f"must drop the metadata {LAYOUT.decode()}"
+        )
 
 
 def read_group(file: Any, group: int, columns: list[str]) -> Any:

@@ -1,12 +1,16 @@
 """A disk cache of encoder outputs: records are found by key and memory-mapped.
 
 A folder is named by a hash of its encoder's weights and settings, so that no record is ever stale. A file is
-written completely or not at all, and holds the keys of its records. Several processes may share a folder.
+written completely or not at all, and holds the keys of its records and a checksum. Several processes may
+share a folder.
 """
 
 import hashlib
 import json
+import logging
+import zlib
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +22,8 @@ from torch import Tensor, nn
 
 from dsd.files import jsonl
 from dsd.model import canvas, latents
-from dsd.training.options import TrainingError
+
+logger = logging.getLogger(__name__)
 
 FILE_BYTES = 256_000_000  # a file is closed once it holds more
 BATCH = 32  # inputs encoded together
@@ -40,20 +45,18 @@ class Store:
         self.refresh()
 
     def refresh(self) -> "Store":
-        """Add the files that other processes have written, and return the store."""
+        """Add the files that other processes have written, delete damaged ones, and return the store."""
         for path in sorted({*self.folder.glob("*.safetensors")} - self._files):
             self._open(path)
         return self
 
     def _open(self, path: Path) -> None:
         try:
-            with safe_open(path, framework="pt") as file:
-                keys = json.loads(file.metadata()["records"])["keys"]
-                tensors = [file.get_tensor(name) for name in sorted(file.keys())]  # memory-mapped, not read
+            keys, tensors = _read(path)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise TrainingError(
-                f"{path} is damaged ({error}): delete it, and the same command encodes its records again"
-            ) from error
+            logger.warning("%s is damaged (%s): its records are encoded again", path, error)
+            path.unlink(missing_ok=True)  # another process may have done so
+            return
         self._files.add(path)
         self._records |= {key: (tensors, row) for row, key in enumerate(keys)}
 
@@ -73,8 +76,29 @@ class Store:
             columns = zip(*(records[key] for key in keys), strict=True)
             tensors = {str(i): torch.stack(column) for i, column in enumerate(columns)}
             path = self.folder / f"{text_hash(*keys)}.safetensors"
-            jsonl.write_atomic(path, save(tensors, metadata={"records": json.dumps({"keys": keys})}))
+            about = {"keys": keys, "crc32": _checksum(keys, tensors.values())}
+            jsonl.write_atomic(path, save(tensors, metadata={"records": json.dumps(about)}))
             self._open(path)
+
+
+def _read(path: Path) -> tuple[list[str], list[Tensor]]:
+    """Return a file's keys and its memory-mapped tensors; raise ValueError if its checksum is another."""
+    with safe_open(path, framework="pt") as file:
+        about = json.loads(file.metadata()["records"])
+        tensors = [file.get_tensor(name) for name in sorted(file.keys())]
+    checksum = _checksum(about["keys"], tensors)
+    if about.get("crc32", checksum) != checksum:  # files of before have none
+        raise ValueError("its checksum is another")
+    return about["keys"], tensors
+
+
+def _checksum(keys: list[str], tensors: Iterable[Tensor]) -> int:
+    """Return the CRC-32 of all that a file says and holds."""
+    total = zlib.crc32(json.dumps(keys).encode())
+    for tensor in tensors:
+        total = zlib.crc32(f"{list(tensor.shape)} {tensor.dtype}".encode(), total)
+        total = zlib.crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy(), total)
+    return total
 
 
 def text_hash(*texts: str) -> str:

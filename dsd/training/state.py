@@ -2,8 +2,8 @@
 
 A state holds the trained weights, their EMA, the optimizer, and the settings that bind the run. Everything
 else is a function of the step. Every process writes its own part, so all of them must see the folder.
-DeepSpeed uses its own format inside, which it unpickles: with it, resume only states that you wrote. Every
-other mode reads a state without running anything in it, and can resume with another number of processes.
+A state is read without running anything in it. DeepSpeed uses its own format inside; every other mode can
+resume with another number of processes.
 """
 
 import logging
@@ -24,7 +24,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from dsd.files import jsonl, old_names, whole
 from dsd.training.options import TrainingError
-from dsd.training.unpickled import INDEX, SafeReader, read_index
+from dsd.training.unpickled import INDEX, SafeReader, protect_deepspeed, read_index
 
 logger = logging.getLogger(__name__)
 
@@ -163,6 +163,7 @@ class TrainState:
             return Progress()
         folder, progress = result
         if self._is_deepspeed:
+            protect_deepspeed(self.model)
             _, client = self.model.load_checkpoint(str(folder), "engine", load_module_strict=False)
             for name, weight in self.ema.weights.items() if self.ema else ():
                 weight.copy_(client["average"][name])

@@ -126,7 +126,7 @@ class StreamedData:
         try:
             entries = [Entry(**row) for row in jsonl.read(path / ENTRIES)]
             encoder = self.rows.into(path)
-        except (TrainingError, jsonl.RunError, TypeError) as error:
+        except (jsonl.RunError, TypeError) as error:
             logger.warning("a block of encoded rows is damaged and encoded again: %s", error)
             return None
         has_texts = encoder.texts.store.has({text_hash("")})

@@ -1,10 +1,14 @@
-"""torch's distributed checkpoints, read without running anything that a file in them names.
+"""Distributed checkpoints, torch's and DeepSpeed's, read without running anything that a file in them names.
 
 torch pickles a checkpoint's index, `.metadata`. Reading a pickle runs whatever it names, so only the classes
-of an index are allowed here. The tensors themselves are read by torch with `weights_only`.
+of an index are allowed here. The tensors themselves are read by torch with `weights_only`. DeepSpeed pickles
+all of its files and reads them without that protection, so its reader is replaced.
 """
 
 import pickle
+import re
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +30,12 @@ ALLOWED = {
     "pathlib": {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"},
     "pathlib._local": {"PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath"},  # Python 3.13
 }  # fmt: skip
+# What DeepSpeed 0.19 saves in its stages 1 to 3, besides tensors and plain values.
+DEEPSPEED = {
+    "deepspeed.runtime.fp16.loss_scaler": ("LossScaler", "DynamicLossScaler"),
+    "deepspeed.runtime.zero.config": ("ZeroStageEnum",),
+    "deepspeed.utils.tensor_fragment": ("fragment_address",),
+}
 
 
 class _Index(pickle.Unpickler):
@@ -61,6 +71,30 @@ def read_index(path: Path) -> Metadata:
     if foreign := [name for name in names if Path(name).name != name]:
         raise TrainingError(f"{path} names the file {foreign[0]!r} outside its folder: {REMEDY}")
     return metadata
+
+
+def protect_deepspeed(engine: Any) -> None:
+    """Let a DeepSpeed engine read its checkpoints by `read_deepspeed`."""
+    engine.checkpoint_engine.load = read_deepspeed
+
+
+def read_deepspeed(path: str, map_location: Any = None) -> Any:
+    """Return the content of one of DeepSpeed's files; raise TrainingError if it names code."""
+    try:
+        with torch.serialization.safe_globals([*_deepspeed_classes()]):
+            return torch.load(path, map_location=map_location, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged or forged pickle can raise anything
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        reason = f"it names {named[1]}, which no state needs" if named else "it is damaged"
+        raise TrainingError(f"{path} cannot be read safely ({reason}): {REMEDY}") from error
+
+
+def _deepspeed_classes() -> Iterator[type]:
+    for module, names in DEEPSPEED.items():
+        for name in names:
+            yield getattr(import_module(module), name)
 
 
 REMEDY = "resume only from states that this command wrote, or delete that folder"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import pyarrow
+import pyarrow.parquet
 import pytest
 from PIL import Image, ImageChops
 
@@ -223,6 +224,32 @@ def test_a_damaged_shard_is_written_again(run):
     second.write_bytes(whole[:-20])
     assert write_dataset(run, run / "dataset", shard_rows=5).new == 1
     assert second.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["instruction", "similarity", "license"])
+def test_a_column_whose_name_is_damaged_is_not_taken_for_one_that_was_never_there(run, name):
+    (shard,) = write_dataset(run, run / "dataset").shards
+    content = shard.read_bytes()
+    place = content.index(name.encode(), content.rindex(b"PAR1") - _footer_bytes(content))
+    shard.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    with pytest.raises(PairsError, match="train-00000-of-00001.parquet is damaged .*make or download it"):
+        read_pairs(run)
+    assert write_dataset(run, run / "dataset").new == 1 and shard.read_bytes() == content
+
+
+def _footer_bytes(content: bytes) -> int:
+    return int.from_bytes(content[-8:-4], "little") + 4
+
+
+def test_a_program_that_changes_the_columns_drops_the_checksum(run):
+    (shard,) = write_dataset(run, run / "dataset").shards
+    table = pyarrow.parquet.read_table(shard).drop_columns(["similarity"])
+    pyarrow.parquet.write_table(table, shard)
+    with pytest.raises(PairsError, match="a program that changes them on purpose must drop .* dsd.layout"):
+        read_pairs(run)
+    metadata = {key: value for key, value in table.schema.metadata.items() if key != b"dsd.layout"}
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), shard)
+    assert "similarity" not in read_pairs(run)[0]
 
 
 def test_files_of_somebody_else_are_not_touched(run):

@@ -151,6 +151,7 @@ def blocks(run: Path, judge: FakeJudge) -> None:
             append([pair.to_json() for pair in pairs])
 
 
+@pytest.mark.all_faults
 def test_killed_at_twenty_moments_a_run_equals_one_that_was_not(tmp_path):
     whole, killed = make_run(tmp_path / "whole", *MANY), make_run(tmp_path / "killed", *MANY)
     blocks(whole, FakeJudge(by_colors))

@@ -1,4 +1,4 @@
-"""Every command that writes, small enough to run many times: a wheel of three grids, and what follows it."""
+"""Every command that writes, small enough to run many times: a wheel of two grids, and what follows it."""
 
 import shutil
 from dataclasses import dataclass
@@ -11,7 +11,9 @@ from dsd.model.pipeline import DSDPipeline
 from tests import student, tiny, wheel
 from tests.faults import injury
 
-QUICK = "--steps 3 --batch 2 --accumulate 1 --rank 2 --log-every 1 --save-every 1 --warmup 1".split()
+QUICK = (
+    "--steps 3 --batch 2 --accumulate 1 --rank 2 --log-every 1 --save-every 1 --warmup 1 --ema 0.9".split()
+)
 TOY = "--subjects 2 --prompts 2 --steps 1 --image-guidance 1 --device cpu --batch 4".split()
 # Of a training: they hold seconds, or the name of a folder and a random id.
 TIMED = ("state.json", "README.md", "curves.png", "curves.jsonl", ".metadata")
@@ -36,7 +38,7 @@ class Command:
 def make(folder: Path) -> dict[str, Command]:
     """Return every command by name; `folder` gets what they begin with."""
     run, models = folder / "start", folder / "models"
-    drawn = wheel.make_run(folder / "drawn", grids=3)
+    drawn = wheel.make_run(folder / "drawn", grids=2)
     judged = Path(shutil.copytree(drawn, folder / "judged"))
     for name in ("pairs.jsonl", "captions.jsonl"):
         (drawn / name).unlink()

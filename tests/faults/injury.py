@@ -18,7 +18,10 @@ from tests.faults.writes import Writes
 from train import command, curate, dataset, evaluate, grids, prompts, train  # noqa: F401 preloaded
 
 FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.faults.injury", "train.comparison", "dsd.curation.dataset"])
+# What every command would import anew.
+FORKS.set_forkserver_preload(
+    ["tests.faults.injury", "train.comparison", "dsd.curation.dataset", "pandas", "matplotlib.figure"]
+)
 HOUR = 3600
 
 

@@ -1,6 +1,7 @@
 """Panels are found where a teacher drew them: any gutter, displaced, framed, on white or at night."""
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -17,10 +18,15 @@ WHERE = "between or around"
 Panels = Callable[[np.random.Generator, int], list[Image.Image]]
 
 
+@cache
+def sources() -> list[Image.Image]:
+    names = ("astronaut", "coffee", "chelsea", "rocket")
+    return [Image.fromarray(getattr(skimage.data, name)()) for name in names]
+
+
 def photographs(rng: np.random.Generator, count: int) -> list[Image.Image]:
-    sources = [skimage.data.astronaut(), skimage.data.coffee(), skimage.data.chelsea(), skimage.data.rocket()]
     order = [*rng.permutation(4), *rng.integers(4, size=max(0, count - 4))][:count]
-    return [crop(Image.fromarray(sources[index]), rng) for index in order]
+    return [crop(sources()[index], rng) for index in order]
 
 
 def crop(image: Image.Image, rng: np.random.Generator) -> Image.Image:

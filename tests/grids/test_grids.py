@@ -132,6 +132,7 @@ def test_processes_share_the_blocks_and_leave_what_one_would(tmp_path, monkeypat
     assert files(two) == files(tmp_path / "one")
 
 
+@pytest.mark.all_faults
 @pytest.mark.skipif(os.name == "nt", reason="forks")
 def test_killed_twenty_times_it_leaves_what_it_would_have_left_alone(tmp_path):
     whole, killed = make_run(tmp_path / "whole", 90), make_run(tmp_path / "killed", 90)

@@ -264,6 +264,7 @@ def test_answers_that_a_killed_command_left_are_removed_at_the_end(tmp_path):
     assert not (tmp_path / "answers.0.jsonl").exists()
 
 
+@pytest.mark.all_faults
 @pytest.mark.skipif(os.name == "nt", reason="forks")
 @pytest.mark.parametrize("model", [False, True])
 def test_runs_killed_at_twenty_random_moments_equal_an_uninterrupted_one(tmp_path, model):

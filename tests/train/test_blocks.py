@@ -1,41 +1,36 @@
 """A stage of the wheel shared between processes, also where there are more of them than GPUs."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
+from multiprocessing import get_context
+
+import torch
+from accelerate import PartialState
 
 from tests.servers import free_port
-
-ROOT = Path(__file__).parents[2]
-# As on a machine with one GPU: torch counts one, and takes it for what processes meet on.
-SHARING = """
-import sys
-import torch
-
-torch.cuda.device_count = lambda: 1
-torch.cuda.is_available = lambda: True
-torch.cuda.set_device = lambda index: print("on GPU", index, flush=True)
-torch._C._get_accelerator = lambda *args: torch.device("cuda")
 from train import blocks
 
-state = blocks.join()
-blocks.wait_for_all()
-print("process", state.process_index, "of", state.num_processes, flush=True)
-"""
+
+def meet(rank: int, port: int, said) -> None:
+    """One of two processes on a machine with one GPU: torch counts one, and takes it for their meeting."""
+    ranks = {"RANK": f"{rank}", "LOCAL_RANK": f"{rank}", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    os.environ.update({**ranks, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{port}"})
+    used = []
+    torch.cuda.device_count, torch.cuda.is_available = lambda: 1, lambda: True
+    torch.cuda.set_device = used.append
+    torch._C._get_accelerator = lambda *args: torch.device("cuda")
+    PartialState._reset_state()
+    state = blocks.join()
+    blocks.wait_for_all()
+    said.put((state.process_index, state.num_processes, used))
 
 
 def test_processes_can_share_a_gpu_and_still_meet():
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": f"{free_port()}", "WORLD_SIZE": "2"}
-    ranks = [{"RANK": f"{i}", "LOCAL_RANK": f"{i}", "LOCAL_WORLD_SIZE": "2"} for i in range(2)]
-    launched = [
-        subprocess.Popen(
-            [sys.executable, "-c", SHARING], env=os.environ | shared | rank, cwd=ROOT, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )
-        for rank in ranks
-    ]  # fmt: skip
-    said = [process.communicate(timeout=120) for process in launched]
-    assert [process.returncode for process in launched] == [0, 0], said
-    for index, (out, _) in enumerate(said):
-        assert "on GPU 0" in out and f"process {index} of 2" in out
+    forks, port = get_context("fork"), free_port()  # forked, because importing torch anew takes seconds
+    said = forks.SimpleQueue()
+    processes = [forks.Process(target=meet, args=(rank, port, said)) for rank in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(said.get() for _ in processes) == [(0, 2, [0]), (1, 2, [0])]

@@ -3,12 +3,12 @@
 import json
 import multiprocessing
 import os
+import threading
 import time
 from collections import Counter
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-import pytest
 from accelerate import PartialState
 
 from dsd.files import jsonl
@@ -18,6 +18,7 @@ from tests.servers import free_port
 from train import curate
 
 GRIDS, PAIRS = 16, 6
+HALF = GRIDS * PAIRS // 2
 IN_FLIGHT = 4
 FLAGS = ("--embedder", "none", "--no-captions", "--batch", "2", "--in-flight", f"{IN_FLIGHT}")
 
@@ -52,24 +53,33 @@ def end(processes: list[BaseProcess]) -> list[int | None]:
     return [process.exitcode for process in processes]
 
 
-@pytest.fixture
-def slow() -> Chat:
-    """A server that takes 20 ms for an answer."""
-    return Chat(refuses=lambda words, images: time.sleep(0.02))
+class Halting(Chat):
+    """A server that takes 20 ms for an answer, and halts after half of them until the killing is done."""
+
+    def __init__(self) -> None:
+        super().__init__(refuses=self.wait)
+        self.killed = threading.Event()
+
+    def wait(self, words: str, images: list) -> None:
+        time.sleep(0.02)
+        if len(self.seen) >= HALF:
+            self.killed.wait(60)
 
 
-def test_two_killed_processes_ask_nothing_twice_and_lose_nothing(tmp_path, slow):
+def test_two_killed_processes_ask_nothing_twice_and_lose_nothing(tmp_path):
+    slow = Halting()
     panels = [colors(index) for index in range(GRIDS)]
     run, alone = (make_run(tmp_path / name, *panels, recipe="identity") for name in ("run", "alone"))
     with serving(Chat()) as address:  # first, so that the processes need not import anything
         curate.main([str(alone), "--judge", address, *FLAGS])
     with serving(slow) as address:
         processes = launch(run, address)
-        while len(slow.seen) < GRIDS * PAIRS // 2 and all(process.is_alive() for process in processes):
+        while len(slow.seen) < HALF and all(process.is_alive() for process in processes):
             time.sleep(0.005)
         for process in processes:
             process.kill()
         end(processes)
+        slow.killed.set()
         paid, kept = len(slow.seen), len(jsonl.read_all(run / "answers.jsonl"))
         assert paid < GRIDS * PAIRS and paid - kept <= 2 * IN_FLIGHT
         assert end(launch(run, address)) == [0, 0]

@@ -1,9 +1,12 @@
 """The caches of latents and texts: never stale, never half written, damage found and named."""
 
+import json
+
 import pytest
 import torch
 from diffusers.configuration_utils import FrozenDict
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dsd.model import latents
 from dsd.model.canvas import to_tensor
@@ -16,7 +19,6 @@ from dsd.training.cache import (
     image_hash,
     text_hash,
 )
-from dsd.training.options import TrainingError
 from tests import tiny
 
 
@@ -47,16 +49,39 @@ def test_records_of_different_shapes_go_together(tmp_path):
     assert [len(again.read(key)[0]) for key in ("small", "large")] == [2, 3]
 
 
-def test_a_file_that_was_cut_is_named_and_written_again_once_it_is_deleted(store):
+def cut(content: bytes) -> bytes:
+    return content[:-20]
+
+
+def flip(content: bytes) -> bytes:
+    return content[:-9] + bytes([content[-9] ^ 4]) + content[-8:]
+
+
+def rename(content: bytes) -> bytes:
+    return content.replace(b"key 0", b"key 8")
+
+
+def retype(content: bytes) -> bytes:
+    return content.replace(b'"F16"', b'"I16"')
+
+
+@pytest.mark.parametrize("damage", [cut, flip, rename, retype])
+def test_a_damaged_file_is_named_and_its_records_are_made_again(store, damage, caplog):
     (path,) = store.folder.glob("*.safetensors")
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(TrainingError, match=f"{path.name} is damaged .*: delete it, and the same command"):
-        Store(store.folder)
-    path.unlink()
+    whole = path.read_bytes()
+    path.write_bytes(damage(whole))
+    assert path.read_bytes() != whole
     again = Store(store.folder)
-    assert not again.has({"key 0"})
+    assert f"{path} is damaged" in caplog.text and "encoded again" in caplog.text
+    assert not again.has({"key 0"}) and not again.has({"key 3"}) and not path.exists()
     again.write({f"key {i}": record(i) for i in range(4)})  # the same records go into the same file
-    assert path.exists() and Store(store.folder).has({"key 0"})
+    assert path.exists() and Store(store.folder).has({f"key {i}" for i in range(4)})
+
+
+def test_a_file_without_a_checksum_as_earlier_versions_wrote_it_opens(store):
+    (path,) = store.folder.glob("*.safetensors")
+    save_file(load_file(path), path, metadata={"records": json.dumps({"keys": ["old"]})})
+    assert Store(store.folder).has({"old"})
 
 
 def test_what_another_process_wrote_is_taken_in(store):

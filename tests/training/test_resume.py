@@ -5,7 +5,13 @@ import logging
 import os
 import pickle
 import resource
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +22,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.training.options import TrainingError
 from dsd.training.state import EMA, Progress, TrainState, _checksums, gather_weights, trainable_parameters
+from dsd.training.unpickled import DEEPSPEED
 
 BOUND = {"lr": 0.1, "data": "abc"}
 
@@ -140,6 +147,67 @@ def test_nothing_that_a_state_brings_along_is_run(saved, place, monkeypatch, tmp
     _resign(index.parent)
     with pytest.raises(TrainingError, match=r"\.metadata cannot be read safely .*resume only from states"):
         Run(saved).states.load()
+    assert not Path("ran").exists()
+
+
+def pretend_deepspeed(monkeypatch) -> None:
+    """Make modules with the names of DeepSpeed's, and classes in them that hold what its own hold."""
+    for module, names in DEEPSPEED.items():
+        for package in accumulate(module.split("."), "{}.{}".format):
+            monkeypatch.setitem(sys.modules, package, fake := ModuleType(package))
+        for name in names:
+            setattr(fake, name, type(name, (), {"__module__": module}))
+
+
+class Engine:
+    """Saves and loads a file as DeepSpeed's engine does."""
+
+    def __init__(self, net: nn.Module, extra: object) -> None:
+        self.net, self.extra = net, extra
+        self.checkpoint_engine = SimpleNamespace(load=partial(torch.load, weights_only=False))
+
+    def save_checkpoint(self, folder: str, tag: str, client: dict, **_) -> None:
+        (file := Path(folder, tag, "model_states.pt")).parent.mkdir()
+        torch.save({"module": self.net.state_dict(), "optimizer": self.extra, **client}, file)
+
+    def load_checkpoint(self, folder: str, tag: str, **_) -> tuple[str, dict]:
+        client = self.checkpoint_engine.load(str(Path(folder, tag, "model_states.pt")), map_location="cpu")
+        self.net.load_state_dict(client["module"])
+        return folder, client
+
+
+def with_deepspeed(folder: Path, monkeypatch, extra: Callable[[], object]) -> Run:
+    run = Run(folder)
+    monkeypatch.setattr(TrainState, "_is_deepspeed", True)
+    pretend_deepspeed(monkeypatch)  # now, because accelerate looks for the package
+    run.states = replace(run.states, model=Engine(run.net, extra()))
+    return run
+
+
+def own_classes() -> list[object]:
+    return [getattr(sys.modules[module], name)() for module, names in DEEPSPEED.items() for name in names]
+
+
+def test_a_state_of_deepspeed_is_read_with_its_own_classes(tmp_path, monkeypatch):
+    run = with_deepspeed(tmp_path, monkeypatch, own_classes)
+    run.go(0, 2)
+    run.states.save(Progress(2))
+    weights = [weight.clone() for weight in (*run.net.parameters(), *run.ema.weights.values())]
+    run.go(2, 4)
+    assert run.states.load() == Progress(2)
+    after = [*run.net.parameters(), *run.ema.weights.values()]
+    assert all(torch.equal(one, other) for one, other in zip(weights, after, strict=True))
+
+
+def test_nothing_that_a_state_of_deepspeed_brings_along_is_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = with_deepspeed(tmp_path / "states", monkeypatch, Evil)
+    run.states.save(Progress(2))
+    with pytest.raises(
+        TrainingError,
+        match="model_states.pt cannot be read safely .it names getattr, which",
+    ):
+        run.states.load()
     assert not Path("ran").exists()
 
 

@@ -1,18 +1,14 @@
-"""A dataset encoded while it trains: the same weights whatever is kept, dropped, damaged or killed."""
+"""A dataset encoded while it trains: the same records whatever is kept, dropped or damaged."""
 
 import os
-import signal
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from dsd.files.pairs import BadRow
 from dsd.training import data as training_data
-from dsd.training import order as orders
 from dsd.training.data import open_rows
 from dsd.training.options import TrainingError, TrainOptions
 from dsd.training.order import WindowedOrder, block_of, split
@@ -20,23 +16,13 @@ from dsd.training.streamed import StreamedData
 from tests import student, tiny
 from tests.student import Rows, pair, pairs
 
-FORKS = get_context("forkserver")
-FORKS.set_forkserver_preload(["tests.two_processes"])
 LARGE = 1.0  # GB
-TINY = 4e-5  # GB: not all blocks fit
 COUNT = 12
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    _small(monkeypatch.setattr)
-
-
-def _small(change) -> None:
-    """Blocks of two rows, mixed in windows of four rows."""
-    change(orders, "BLOCK", 2)
-    change(orders, "WINDOW", 2)
-    orders._mix.cache_clear()
+    student.small_blocks(monkeypatch.setattr)
 
 
 @pytest.fixture(scope="module")
@@ -197,48 +183,3 @@ def test_a_dataset_without_instructions_is_refused_and_one_frame_size_is_needed(
         stream(pipe, rows, tmp_path).prepare(np.arange(2))
     with pytest.raises(TrainingError, match="cache_gb=1 .* one of the sizes, got 32x32, 48x32"):
         TrainOptions(cache_gb=1, sizes=("32x32", "48x32"))
-
-
-# ---------------------------------------------------------------- training
-
-
-@pytest.fixture(scope="module")
-def teacher(tmp_path_factory) -> Path:
-    return student.teacher(tmp_path_factory.mktemp("teacher"))
-
-
-def _train(teacher: Path, out: Path, cache_gb: float, kill_at: int | None = None, steps: int = 7) -> None:
-    """Train; be killed while reading a row for the `kill_at`-th time, in a process of its own."""
-    _small(setattr)  # a process of its own has not had the fixture
-
-    class Deadly(Rows):
-        def __getitem__(self, index: int) -> dict:
-            row = super().__getitem__(index)
-            if self.reads == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return row
-
-    rows = Deadly(pairs(COUNT), teacher / "model_index.json")  # any file
-    often = {"save_every": 1, "log_every": 1, "batch": 1, "accumulate": 2, "sizes": ("32",)}
-    student.run(teacher, out, rows=rows, steps=steps, cache_gb=cache_gb, lora_dropout=0.5, **often)
-
-
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
-def test_killed_in_a_block_and_with_a_full_cache_it_ends_bit_for_bit_the_same(teacher, tmp_path):
-    child = FORKS.Process(target=_train, args=(teacher, tmp_path / "killed", TINY, 9))
-    child.start()
-    child.join()
-    assert child.exitcode == -signal.SIGKILL and list(tmp_path.rglob("step-*"))
-    _train(teacher, tmp_path / "killed", TINY)
-    _train(teacher, tmp_path / "whole", LARGE)
-    assert student.checksums(tmp_path / "whole") == student.checksums(tmp_path / "killed")
-    file = "transformer/diffusion_pytorch_model.safetensors"
-    one, other = load_file(tmp_path / "whole" / file), load_file(tmp_path / "killed" / file)
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    kept = [len(list((tmp_path / name / "run" / "cache").glob("*/block.*"))) for name in ("whole", "killed")]
-    assert kept[0] == COUNT // 2 > kept[1]
-    with pytest.raises(TrainingError, match="cache_gb 'above 0', but now it is None"):
-        student.run(
-            teacher, tmp_path / "whole", rows=Rows(pairs(COUNT), teacher / "model_index.json"), steps=7,
-            save_every=1, log_every=1, batch=1, accumulate=2, sizes=("32",), lora_dropout=0.5,
-        )  # fmt: skip

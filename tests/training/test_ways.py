@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import LORA
 from dsd.training import loop as training
+from dsd.training import order as orders
 from dsd.training.loop import batch_loss
+from dsd.training.options import TrainingError
 from tests import student, two_processes
 from tests.servers import free_port
 
@@ -46,6 +48,7 @@ def _train(teacher: Path, out: Path, steps: int) -> None:
     student.run(teacher, out, rows=rows, steps=steps, ema=0.9, lora_dropout=0.5, decay=0.5, **often)
 
 
+@pytest.mark.all_faults
 def test_killed_at_random_and_run_again_it_ends_bit_for_bit_the_same(teacher, tmp_path):
     dice = random.Random(0)
     whole = FORKS.Process(target=_train, args=(teacher, tmp_path / "whole", 12))
@@ -74,6 +77,67 @@ def _wait_for_step(out: Path, step: int, child) -> None:
         if (out / "said.jsonl").exists() and any(line["step"] >= step for line in student.said(out)):
             return
         time.sleep(0.005)
+
+
+# ---------------------------------------------------------------- streamed
+
+LARGE, TINY = 1.0, 4e-5  # GB: not all blocks fit into the latter
+COUNT = 12
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    student.small_blocks(monkeypatch.setattr)
+    yield
+    orders._mix.cache_clear()
+
+
+class Deadly(student.Rows):
+    """Rows that kill the process which reads one for the `kill_at`-th time."""
+
+    kill_at: int | None = None
+
+    def __getitem__(self, index: int) -> dict:
+        row = super().__getitem__(index)
+        if self.reads == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return row
+
+
+def _stream(teacher: Path, out: Path, cache_gb: float, kill_at: int | None = None) -> None:
+    rows = Deadly(student.pairs(COUNT), teacher / "model_index.json")  # any file
+    rows.kill_at = kill_at
+    often = {"save_every": 1, "log_every": 1, "batch": 1, "accumulate": 2, "sizes": ("32",)}
+    student.run(teacher, out, rows=rows, steps=7, cache_gb=cache_gb, lora_dropout=0.5, **often)
+
+
+def _stream_in_small_blocks(*given) -> None:
+    """A process of its own has not had the fixture."""
+    student.small_blocks(setattr)
+    _stream(*given)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+def test_killed_in_a_block_and_with_a_full_cache_it_ends_bit_for_bit_the_same(
+    teacher, tmp_path, small_blocks
+):
+    child = FORKS.Process(target=_stream_in_small_blocks, args=(teacher, tmp_path / "killed", TINY, 9))
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL and list(tmp_path.rglob("step-*"))
+    _stream(teacher, tmp_path / "killed", TINY)
+    _stream(teacher, tmp_path / "whole", LARGE)
+    assert student.checksums(tmp_path / "whole") == student.checksums(tmp_path / "killed")
+    file = "transformer/diffusion_pytorch_model.safetensors"
+    one, other = load_file(tmp_path / "whole" / file), load_file(tmp_path / "killed" / file)
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    kept = [len(list((tmp_path / name / "run" / "cache").glob("*/block.*"))) for name in ("whole", "killed")]
+    assert kept[0] == COUNT // 2 > kept[1]
+    with pytest.raises(TrainingError, match="cache_gb 'above 0', but now it is None"):
+        _stream(teacher, tmp_path / "whole", 0.0)
+
+
+# ---------------------------------------------------------------- the same weights
 
 
 def assert_same(out: Path, other: Path, file: str = f"lora/{LORA}") -> None:

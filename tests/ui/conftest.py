@@ -17,6 +17,16 @@ from tests.calling import API, file
 from tests.project import ROOT
 
 
+@pytest.fixture(autouse=True)
+def nothing_unforeseen(caplog):
+    """No event of a page fails unseen; a test that makes one fail clears `caplog` itself."""
+    yield
+    failures = [
+        r.exc_text or str(r.exc_info) for r in caplog.get_records("call") if r.message == "unforeseen"
+    ]
+    assert not failures, failures[0]
+
+
 @pytest.fixture(scope="module")
 def pipe() -> DSDPipeline:
     return tiny.pipeline(guidance_embeds=False)

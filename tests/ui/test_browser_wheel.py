@@ -92,8 +92,10 @@ def test_empty_fields_are_answered_and_a_surprise_fills_them_all_and_another_one
         tab.wait_for_function(
             "before => document.querySelector('#grid-subject textarea').value !== before", arg=before
         )
-        tab.wait_for_timeout(200)
-        return [tab.get_by_label(label).input_value() for label in labels]
+        fields = [tab.get_by_label(label) for label in labels]
+        for field in fields:
+            browsing.sync_api.expect(field).not_to_have_value("", timeout=browsing.PATIENCE)
+        return [field.input_value() for field in fields]
 
     first, second = surprise(), surprise()
     assert all(first) and all(second) and first != second
@@ -235,7 +237,7 @@ def test_a_page_keeps_its_labels_however_many_programs_ask_meanwhile(browser, ru
                 key,
             )
         tab.locator("#curate-agreement").get_by_text("of 3").wait_for()
-        with httpx.Client(trust_env=False) as client:
+        with httpx.Client(trust_env=False, timeout=60) as client:
             for number in range(sessions.PAGES + 10):
                 asked = {"data": ["on the moon"], "session_hash": f"program-{number}"}
                 client.post(f"{url}gradio_api/run/unknown_words", json=asked).raise_for_status()

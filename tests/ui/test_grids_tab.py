@@ -270,9 +270,11 @@ def test_a_mistake_is_answered_by_a_sentence_and_nothing_is_drawn(subject, place
     assert not any(values(seen, "grid"))
 
 
-def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(monkeypatch):
+def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(monkeypatch, caplog):
     monkeypatch.setattr(teachers.Teacher, "stream", lambda *_: 1 / 0)
     assert "Something went wrong" in last(DrawingGrids(wheel_page.wheel()))[1]
+    assert "ZeroDivisionError" in caplog.text
+    caplog.clear()
 
 
 def test_a_teacher_that_does_not_fit_is_told_as_it_is(monkeypatch):

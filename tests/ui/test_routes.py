@@ -39,6 +39,7 @@ ROUTES = {
     f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}/{{segment_id}}.{{ext}}": CLOSED,
     f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}/playlist-file": CLOSED,
 }  # fmt: skip
+MCP = {"", "/messages", "/schema", "/sse"}  # no password, and no file is read: tests/ui/test_api.py
 ENDPOINTS = {"generate", "story", "unknown_words"}  # for programs; all other events are the page's own
 
 
@@ -71,6 +72,14 @@ def test_what_the_list_says_holds(blocks, private):
                 answer = http.request(method, path, params={"session_hash": "x", "upload_id": "x"}, json={})
                 assert answer.status_code == {LOGIN: 401, CLOSED: 404}[says], (method, path)
                 assert says == LOGIN or answer.json()["detail"] == gate.NOT_HERE
+
+
+def test_mcp_adds_the_routes_that_are_listed_and_no_other(serve):
+    pytest.importorskip("mcp", reason='pip install "gradio[mcp]"')
+    serve(mcp=True)
+    routes = {route.path.rstrip("/") or "/": route for route in walk(serve.opened[-1].app.routes)}
+    assert set(routes) - set(ROUTES) == {f"{API}/mcp"}
+    assert {route.path for route in routes[f"{API}/mcp"].routes} == MCP
 
 
 @pytest.mark.parametrize(

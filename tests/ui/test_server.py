@@ -15,7 +15,7 @@ import app
 from dsd.ui import page, request_log, sessions, uploads, waiting
 from dsd.ui import server as serving
 from dsd.ui.server import make
-from tests.calling import API, asked
+from tests.calling import API, asked, until
 from tests.project import read
 
 
@@ -165,8 +165,15 @@ def test_a_line_for_each_request_tells_nothing_of_its_contents(http, upload, cap
     http.get(f"/?prompt=secret&{API}")
     http.get(f"{API}/file={upload['path']}")
     http.get("/config", headers={"Host": "secret.example"})
-    time.sleep(0.2)  # an answer is read before its line is written
-    lines = capsys.readouterr().err
+    written = []
+
+    def has_all() -> bool:
+        """Each request and the event have a line; an answer is read before its line is written."""
+        written.append(capsys.readouterr().err)
+        return "".join(written).count("\n") >= 6
+
+    until(has_all)
+    lines = "".join(written)
     rows = [json.loads(line) for line in lines.splitlines()]
     request_log.log.handlers = []
     (drawn,) = [row for row in rows if "event" in row]

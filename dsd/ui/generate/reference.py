@@ -64,7 +64,7 @@ class References:
         """Return the image as the visitor gave it."""
         return {"image": values["original"], "original": None, "restore": gr.Button(visible=False)}
 
-    def forget(self, values: dict[str, Any]) -> dict[str, Any]:
+    def forget(self) -> dict[str, Any]:
         """Forget the original when another image takes its place."""
         return {"original": None, "restore": gr.Button(visible=False)}
 

@@ -78,7 +78,8 @@ def _wire_reference(parts: Parts, tools: References, form: Form) -> None:
     parts["image"].clear(lambda: gr.Group(visible=False), None, parts["restored"], **AT_ONCE)
     box = "async (image, original) => [image, original, await dsdBox()]"
     crop = parts.call(tools.crop, ["image", "original", "box"], CHANGED)
-    parts["crop"].click(**crop, js=box, **QUIET)
+    # "multiple", because the end of a box that was given up may still be on its way when the next is opened.
+    parts["crop"].click(**crop, js=box, trigger_mode="multiple", **QUIET)
     if "background" in parts:
         remove = parts.call(tools.remove_background, ["image", "original"], CHANGED)
         parts["background"].click(**remove, show_progress_on=parts["image"], **LANE, **PRIVATE)
