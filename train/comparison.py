@@ -15,11 +15,13 @@ from accelerate import PartialState
 from tqdm import tqdm
 
 from dsd.evaluation import benchmarks, judged, results, scores, validation
-from dsd.evaluation.results import CHANCE, COPY, TEACHER, TRUTH, VAE, Comparison
+from dsd.evaluation.results import CHANCE, COPY, MULTIPLIED, TEACHER, TRUTH, VAE, Comparison
 from dsd.evaluation.scores import Draw
+from dsd.evaluation.tasks import by_multiplying
 from dsd.evaluation.validation import Benchmark
 from dsd.files import hub, jsonl
 from dsd.generate.drawing import public_name
+from dsd.grids.recipes import RELIGHT
 from dsd.grids.teacher import SETTINGS, load_teacher
 from dsd.model import checkpoint, presets
 from dsd.model.checkpoint import weights_hash
@@ -28,7 +30,9 @@ from dsd.vlm.open import VLM, open_vlm
 from dsd.vlm.recorded import Recorded
 from train import blocks
 
-RECORDED = "subjects prompts seed steps image_guidance text_guidance teacher_guidance batch base size".split()
+RECORDED = (
+    "task subjects prompts seed steps image_guidance text_guidance teacher_guidance batch base size".split()
+)
 OF_JUDGE = {  # flag -> option of dsd.vlm.open
     "judge_model": "model", "key": "key", "in_flight": "in_flight", "budget": "budget",
     "max_tokens": "max_tokens", "device": "device",
@@ -58,7 +62,7 @@ def compare(args: argparse.Namespace) -> str:
 
 
 def _compare(args: argparse.Namespace, sources: dict[str, str]) -> str:
-    sizes = {name: getattr(args, name) for name in ("subjects", "prompts", "seed", "size")}
+    sizes = {name: getattr(args, name) for name in ("task", "subjects", "prompts", "seed", "size")}
     networks = {"identity": args.dino, "clip": args.clip, "device": args.device}
     with redirect_stdout(sys.stderr):  # loading prints messages; stdout is for the table
         open_judge = _open_judge(args, sources) if args.judge else None
@@ -67,7 +71,7 @@ def _compare(args: argparse.Namespace, sources: dict[str, str]) -> str:
     settings = {name: getattr(args, name) for name in RECORDED} | {"photographs": bool(args.images)}
     settings["prompts"] = max(Counter(case.subject for case in benchmark.cases).values())
     found = Comparison(benchmark=benchmark, settings=settings)
-    for way in _open_ways(args, sources):
+    for way in _open_ways(args, sources, benchmark):
         _measure(args, found, way)
         del way  # before the next model is loaded
     if not PartialState().is_main_process:
@@ -84,7 +88,7 @@ def label(checkpoints: list[str]) -> dict[str, str]:
         name, sign, source = item.partition("=")
         if not sign:
             name, source = public_name(item), item
-        if not name or name in (TEACHER, TRUTH, COPY, CHANCE, VAE) or name in sources:
+        if not name or name in (TEACHER, TRUTH, COPY, MULTIPLIED, CHANCE, VAE) or name in sources:
             error = f"two rows cannot both be called {name!r}: write LABEL={source} to name this one"
             raise ValueError(error)
         sources[name] = source
@@ -127,7 +131,7 @@ def confirm_cost(cost: judged.Estimate, args: argparse.Namespace, *, is_remote: 
 # ---------------------------------------------------------------- drawing
 
 
-def _open_ways(args: argparse.Namespace, sources: dict[str, str]) -> Iterator[Way]:
+def _open_ways(args: argparse.Namespace, sources: dict[str, str], benchmark: Benchmark) -> Iterator[Way]:
     """Yield the rows in order; only one model is in memory at a time."""
     vae = None
     for name, source in sources.items():
@@ -142,6 +146,8 @@ def _open_ways(args: argparse.Namespace, sources: dict[str, str]) -> Iterator[Wa
         yield _open_teacher(args, teacher)
     yield vae
     yield Way(name=COPY, draw=validation.by_copying, key="none")
+    if args.task == RELIGHT.task:
+        yield Way(name=MULTIPLIED, draw=by_multiplying(benchmark.cases), key="none")
 
 
 def _open_teacher(args: argparse.Namespace, source: str) -> Way:

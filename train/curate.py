@@ -113,8 +113,7 @@ def _read_thresholds(args: argparse.Namespace, default: Thresholds) -> Threshold
 
 def _open_judge(args: argparse.Namespace) -> VLM:
     if not args.judge:
-        error = "no judge given: use --judge pocket, a folder, a hub id, or a server's http://host/v1"
-        raise ValueError(error)
+        raise ValueError("no judge given: use --judge pocket, a folder, a hub id, or http://host/v1")
     options = {name: getattr(args, name) for name in (*OF_JUDGE, "device")}
     options["batch"] = options.pop("judge_batch")
     if options["budget"]:  # divided, so that all processes together stay within it
@@ -141,8 +140,11 @@ def _curate(args: argparse.Namespace) -> None:
 def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, answering: VLM) -> list[Pair]:
     """Judge all pairs of a run and return them; `answering` is the judge, with its answers recorded."""
     path, readable = args.run / "pairs.jsonl", Readable()
-    options = {"thresholds": _read_thresholds(args, Thresholds()), "embedder": _open_embedder(args, judge)}
-    _check_settings(path, judge, {args.recipe or grid.recipe for grid in usable.values()}, **options)
+    recipes = {args.recipe or grid.recipe for grid in usable.values()}
+    recipe = curation.find_one_task(recipes | {grid.recipe for grid in usable.values()} & RECIPES.keys())
+    thresholds = _read_thresholds(args, Thresholds(**recipe.thresholds))
+    options = {"thresholds": thresholds, "embedder": _open_embedder(args, judge)}
+    _check_settings(path, judge, recipes, **options)
     options |= {"run": args.run, "vlm": answering, "recipe": args.recipe}
 
     def write(new: list[Pair]) -> None:
@@ -264,6 +266,8 @@ def _grade(args: argparse.Namespace) -> int:
         raise ValueError("--grade grades a judge, not a run: leave out RUN, and give --out FOLDER")
     if args.count < 16 or args.count % 2:
         raise ValueError(f"--count must be even and at least 16, got {args.count}")
+    if args.recipe and curation.find_recipe(args.recipe).changes:
+        raise ValueError(f"--grade has no drawn pairs for the changes of {args.recipe}: use --worth on a run")
     judge, path = _open_judge(args), args.out / "graded.jsonl"
     settings = {"recipe": args.recipe or CRITTERS.name, "seed": judge_evaluation.SEED, "size": args.size}
     settings["thresholds"] = _read_thresholds(args, Thresholds())

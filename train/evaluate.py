@@ -2,6 +2,7 @@
 
 Draws held-out critters in the requested places with each checkpoint and with the prompted teacher, adds the
 true drawings and the VAE's reconstruction of each reference, and scores all of them with the same scorer.
+--task relight and --task edit ask for one change, and score whether it is there and the rest is kept.
 With --images the subjects are photographs, or DreamBench++'s or OmniContext's folder, which --judge scores,
 too. Prints a Markdown table with 95 % intervals over subjects. REPORT gets report.html (every image, score
 and reason, and a page to label images on), results.json, scores.md, images.jsonl, samples.png and all images.
@@ -26,12 +27,14 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="REPORT", help="folder of the results")
     add("--labels", type=Path, metavar="FILE", help="add labels.json, saved on the page of the REPORT named")
     add("--subjects", type=int, default=200, help="number of held-out critters (200)")
-    add("--prompts", type=int, help="prompts for each subject (3; all of DreamBench++'s)")
+    add("--prompts", type=int, help="prompts for each subject (3; 2 lights of pocket; all of DreamBench++'s)")
     text = "photographs, a file or a subfolder for each subject, or the data of DreamBench++ or OmniContext"
     add("--images", type=Path, metavar="FOLDER", help=text)
     add("--dino", default="facebook/dinov2-base", metavar="MODEL", help="scores identity in photographs")
     add("--clip", default="openai/clip-vit-base-patch32", metavar="MODEL", help="scores prompt following")
     add("--size", type=int, default=512, help="side of a photograph in pixels (512)")
+    text = "what to ask for: identity, or one change of a critter's image (identity)"
+    add("--task", choices=("identity", "relight", "edit"), default="identity", help=text)
     add("--described", action="store_true", help="draw also with the full caption as the prompt")
     add("--teacher", metavar="MODEL", help="text-to-image model to prompt (pocket's; none for --images)")
     add("--teacher-guidance", type=float, help="guidance scale of the teacher (its preset's)")

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from dsd.files import jsonl
 from dsd.grids import references
 from dsd.grids.prompts import Prompt, PromptOptions, describe, diversity, write_prompts
-from dsd.grids.recipes import RECIPES
+from dsd.grids.recipes import RECIPES, TASKS, recipe_for
 from dsd.vlm.open import open_vlm
 from train import command
 
@@ -24,6 +24,8 @@ def _parser() -> argparse.ArgumentParser:
     add("run", metavar="RUN", type=Path, help="folder of the run")
     add("--count", type=int, required=True, help="total number of prompts, including existing ones")
     add("--recipe", choices=RECIPES, default="critters", help="critters for pocket, identity for FLUX")
+    text = "what the pairs teach, in the words of the recipe's models (the recipe's own task)"
+    add("--task", choices=TASKS, help=text)
     add("--layout", choices=("1x2", "2x2", "3x3"), default="2x2", help="rows x columns of a grid (2x2)")
     add("--captions", type=Path, metavar="FILE", help=".txt, .jsonl or .parquet file (pocket's captions)")
     add("--column", help="column of a .jsonl or .parquet file (caption or text)")
@@ -37,7 +39,9 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     rows, columns = map(int, args.layout.split("x"))
-    options = PromptOptions(count=args.count, recipe=args.recipe, rows=rows, columns=columns, seed=args.seed)
+    recipe = RECIPES[args.recipe]
+    recipe = recipe_for(args.task, recipe) if args.task else recipe
+    options = PromptOptions(count=args.count, recipe=recipe.name, rows=rows, columns=columns, seed=args.seed)
     if args.column and not args.captions:
         raise ValueError("--column needs --captions, the file that has the column")
     captions = references.read(args.captions, args.column) if args.captions else None

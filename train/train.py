@@ -24,6 +24,7 @@ from dsd.evaluation.validation import CRITTERS, Validator, open_benchmark
 from dsd.files import jsonl, old_names, pairs
 from dsd.files.upload import check_upload, upload
 from dsd.generate.command import quiet
+from dsd.generate.drawing import public_name
 from dsd.model.checkpoint import resolve
 from dsd.model.presets import ASSETS, DEFAULT
 from dsd.training import card as model_card
@@ -44,7 +45,8 @@ METAVARS = {int: "N", float: "X", str: "NAME"}
 def _parser() -> argparse.ArgumentParser:
     parser = command.Parser(description=__doc__)
     add = parser.add_argument
-    add("dataset", metavar="DATASET", help="a run, a folder of parquet files, or a hub id")
+    text = "a run, a folder of parquet files, or a hub id; several are joined, for a student of several tasks"
+    add("dataset", metavar="DATASET", nargs="+", help=text)
     add("--out", type=Path, required=True, metavar="OUT", help="folder of the checkpoint")
     add("--columns", nargs="+", default=[], metavar="OURS=THEIRS", help="names of our columns in the dataset")
     add("--split", default="train", help="split of the dataset (train)")
@@ -159,10 +161,15 @@ def _train(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -
 
 
 def _open_pairs(args: argparse.Namespace) -> pairs.Pairs:
-    if args.streaming and Path(args.dataset).exists():
-        raise ValueError(f"--streaming is for datasets on the hub, but {args.dataset} is local: drop it")
+    if args.streaming and (local := [name for name in args.dataset if Path(name).exists()]):
+        raise ValueError(f"--streaming is for datasets on the hub, but {local[0]} is local: drop it")
     if args.max_rows is not None and args.max_rows < 1:
         raise ValueError(f"--max-rows must be at least 1, got {args.max_rows}")
+    if args.max_rows is not None and len(args.dataset) > 1:
+        raise ValueError(
+            f"--max-rows takes the first rows of one dataset, got {len(args.dataset)} datasets: limit each "
+            "with train.dataset --max-rows"
+        )
     for item in args.columns:
         if "=" not in item:
             raise ValueError(f"--columns must be OURS=THEIRS, such as target=edited, got {item!r}")
@@ -170,7 +177,9 @@ def _open_pairs(args: argparse.Namespace) -> pairs.Pairs:
     # A plan needs only the number of rows and the first row, so streaming reads small parts of the files.
     streaming = args.streaming or (args.plan and not constants.HF_HUB_OFFLINE)
     settings = {"columns": columns, "split": args.split, "max_rows": args.max_rows}
-    return pairs.read_pairs(args.dataset, streaming=streaming, **settings)
+    return pairs.join_pairs(
+        [pairs.read_pairs(name, streaming=streaming, **settings) for name in args.dataset]
+    )
 
 
 def _print_plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> None:
@@ -242,11 +251,13 @@ class Report:
         history = Curves(out / "curves.jsonl").scores()
         if (out / "curves.jsonl").exists():
             self.plot(scores.alarm(history))
+        sources = self.args.dataset
+        rates = [model_card.keep_rates(name, data.files if len(sources) == 1 else ()) for name in sources]
         text = model_card.card(
             result,
             name or out.name,
-            facts=model_card.dataset_facts(self.args.dataset, data),
-            rates=model_card.keep_rates(self.args.dataset, data.files),
+            facts=model_card.dataset_facts(", ".join(map(public_name, sources)), data),
+            rates="\n\n".join(filter(None, rates)) or None,
             scores={key: value for key, value in history[-1].items() if key != "step"} if history else None,
             legend=self.validate.benchmark.legend if self.validate else None,
             samples="samples.png" if samples else None,

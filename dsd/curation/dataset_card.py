@@ -23,21 +23,21 @@ from dsd.files.markdown import table
 from dsd.files.pairs import IMAGES
 from dsd.grids import grids
 from dsd.grids.grids import Grid, describe_lora
+from dsd.grids.recipes import IDENTITY, RECIPES
 
-TITLE = "Pairs of one subject in two places"
 PARQUET_FILES = [{"split": "train", "path": "train-*.parquet"}]
 SAMPLES = 8  # pairs in the image, in two columns
 BORDER = 12  # pixels
 DEV_PAGE = "https://huggingface.co/black-forest-labs/FLUX.1-dev/blob/main/LICENSE.md"
 OPENING = (
-    "{:,} rows, {:,} pairs in both orders, to train a model that draws the subject of an image somewhere "
-    "new. Made by diffusion self-distillation ([arXiv 2411.18616](https://arxiv.org/abs/2411.18616)): a "
-    "text-to-image model drew grids of one subject in several places, and the grids were cut into panels. {}"
+    "{:,} rows, {:,} pairs in both orders, to train a model that {}. Made by diffusion self-distillation "
+    "([arXiv 2411.18616](https://arxiv.org/abs/2411.18616)): a text-to-image model drew grids of such "
+    "images, and the grids were cut into panels. {}"
 )
 MEANINGS = {
     "id": "grid, panel of `conditioning`, panel of `target`",
     "conditioning": "the image that a model is shown",
-    "target": "the image to draw: the same subject somewhere else",
+    "target": "the image to draw",
     "caption": "what `target` shows",
     "instruction": "what to change to get from one to the other",
     "caption_writer": f"the model that wrote both; `{GRID}` if they are the words of the grid's own prompt",
@@ -129,10 +129,12 @@ def card(run: Run, dataset: Dataset, choice: Choice, *, grades: str | None = Non
     """Return the README.md: the metadata that the hub reads, and the page with `grades` as a section."""
     count, licenses = len(dataset.rows), Counter(row["generator_license"] for row in dataset.rows)
     strict = Counter(row["license"] for row in dataset.rows)
+    recipe = RECIPES.get(next(iter(run.grids.values())).recipe, IDENTITY)  # a run has one task
+    title = f"Pairs of {recipe.pairs}"
     parts = [
-        f"---\n{_metadata(set(strict), dataset.format).to_yaml()}\n---",
-        f"# {TITLE}",
-        OPENING.format(count, count // 2, KINDS[choice.which]),
+        f"---\n{_metadata(title, set(strict), dataset.format).to_yaml()}\n---",
+        f"# {title}",
+        OPENING.format(count, count // 2, recipe.aim, KINDS[choice.which]),
         "![Sample pairs: the conditioning image, the target image, the texts](samples.png)",
         *([f"## Files\n\n{LAYOUTS[dataset.format]}"] if dataset.format in LAYOUTS else []),
         *([] if dataset.format in CONFIGS else [_columns(dataset.format)]),
@@ -165,13 +167,13 @@ def _warn_of_unknown(run: Run, dataset: Dataset) -> list[str]:
     return [UNKNOWN_LICENSE.format(", ".join(sorted(names)))] if names else []
 
 
-def _metadata(licenses: set[str], format: str) -> DatasetCardData:
+def _metadata(title: str, licenses: set[str], format: str) -> DatasetCardData:
     """Return what the hub cannot read from the parquet files."""
     files = {"configs": [{"config_name": "default", "data_files": PARQUET_FILES}]}
     return DatasetCardData(
         **license_metadata(licenses),
         **(files if format == "parquet" else {}),
-        pretty_name=TITLE,
+        pretty_name=title,
         task_categories=["image-to-image", "text-to-image"],
         tags=["diffusion-self-distillation", "subject-driven-generation", "synthetic"],
     )

@@ -7,7 +7,7 @@ and all numbers stay in the row. `dsd.curation.judge_evaluation` measures whethe
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import combinations
@@ -152,6 +152,17 @@ def find_recipe(name: str) -> Recipe:
     if name not in RECIPES:
         raise RunError(f"unknown recipe {name!r}: choose one of {', '.join(RECIPES)}")
     return RECIPES[name]
+
+
+def find_one_task(names: Collection[str]) -> Recipe:
+    """Return the first of these recipes; raise RunError for an unknown one or for several tasks."""
+    recipes = [find_recipe(name) for name in sorted(names)]
+    if len(tasks := {recipe.task for recipe in recipes}) > 1:
+        raise RunError(
+            f"a run has grids of one task, got {' and '.join(sorted(tasks))} ({', '.join(sorted(names))}): "
+            "give each task a run of its own and judge it by its own recipe; train.train takes several runs"
+        )
+    return recipes[0]
 
 
 def grid_of(row: Row) -> str:

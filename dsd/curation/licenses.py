@@ -6,7 +6,7 @@ Nobody can know the license of every model. A name that is in no line of the tab
 import re
 from collections.abc import Iterable
 
-from dsd.grids.writers import WITHOUT_MODEL
+from dsd.grids.task_writers import WITHOUT_MODEL
 from dsd.model.origin import FREE
 from dsd.model.presets import FLUX_DEV
 

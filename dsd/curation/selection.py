@@ -22,11 +22,12 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
-from dsd.grids.recipes import CRITTERS
+from dsd.grids.recipes import RECIPES
 from dsd.model.origin import FREE
 
 WHICH = ("judge", "floor", "all")
 WORDS = ("written", "grid")
+IN_WORLD = {name for name, recipe in RECIPES.items() if recipe.in_world}
 FLUX_DEV = "FLUX.1 [dev] Non-Commercial License"
 
 
@@ -170,7 +171,7 @@ def part_licenses(pair: Pair, grid: Grid, captioner: str, run: Run) -> dict[str,
         f"writer {writer or 'of the prompts'}": license_of(writer),
         f"judge {pair.judge}": license_of(pair.judge),
         f"captions by {captioner}": license_of(captioner),
-        "reference captions": FREE if grid.recipe == CRITTERS.name else UNKNOWN,
+        "reference captions": FREE if grid.recipe in IN_WORLD else UNKNOWN,
     }
 
 

@@ -1,7 +1,8 @@
 """The vote that a judge's answer gives and the decision to keep or drop a pair, as pure functions.
 
 A pair is kept if its similarity lies between floor and ceiling and enough votes call it the same subject
-without giving any part a low score. The row keeps all these numbers, so that it can be decided again.
+without giving any part a low score. If the recipe names `changes`, exactly one of these parts must have a low
+score: the pair shows one change. The row keeps all these numbers, so that it can be decided again.
 """
 
 from dataclasses import dataclass, field, replace
@@ -15,7 +16,8 @@ from dsd.vlm.base import is_refused
 KEEP, DROP = "keep", "drop"
 SAME, DIFFERENT, LOW, UNREADABLE = "same subject", "judged different", "a part scores low", "unreadable"
 TOO_DIFFERENT, TOO_ALIKE, UNASKED, REFUSED = "too different", "too alike", "not judged", "refused"
-REASONS = (SAME, TOO_DIFFERENT, TOO_ALIKE, DIFFERENT, LOW, UNREADABLE, REFUSED, UNASKED)
+UNCHANGED = "nothing changes"  # although the recipe asks for a change
+REASONS = (SAME, TOO_DIFFERENT, TOO_ALIKE, DIFFERENT, LOW, UNCHANGED, UNREADABLE, REFUSED, UNASKED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,8 @@ class Judged(Record):
     once a pair is decided, so it is the decisive one.
     """
 
-    OPTIONAL: ClassVar = frozenset({"turned", "judge_hash", "repeated"})  # version 0 did not write them
+    # Earlier versions did not write these.
+    OPTIONAL: ClassVar = frozenset({"turned", "judge_hash", "repeated", "changes"})
 
     recipe: str
     seed: int
@@ -59,7 +62,8 @@ class Judged(Record):
     turned: bool = False  # whether that answer saw the second image first
     scores: dict[str, int] | None = None  # part -> 0-4
     votes: list[bool | None] = field(default_factory=list)  # None is an unreadable answer
-    lowest: list[int | None] = field(default_factory=list)  # score of each vote
+    lowest: list[int | None] = field(default_factory=list)  # score of each vote, of the parts that must agree
+    changes: list[int | None] = field(default_factory=list)  # score of the part that changed, if one must
     judge: str = ""
     judge_hash: str | None = None
     verdict: str = DROP
@@ -78,14 +82,23 @@ def add_answer(pair: Judged, text: str, recipe: Recipe) -> Judged:
     """
     read, turned = read_judgment(text, recipe.parts), len(pair.answers) % 2 == 1
     vote = None if read.scores is None and read.same else read.same
-    lowest = None if vote is None or read.scores is None else min(read.scores.values())
+    agreeing, changing = _split_scores(read.scores if vote is not None else None, recipe)
+    lowest = min(agreeing + changing[1:], default=None)
     votes, lowests = [*pair.votes, vote], [*pair.lowest, lowest]
-    pair = replace(pair, answers=[*pair.answers, text], votes=votes, lowest=lowests)
+    changes = [*pair.changes, changing[0] if changing else None] if recipe.changes else []
+    pair = replace(pair, answers=[*pair.answers, text], votes=votes, lowest=lowests, changes=changes)
     if vote is None:
         return pair
     descriptions = [read.second, read.first] if turned else [read.first, read.second]
     fields = {"subject": read.subject, "differences": read.differences, "scores": read.scores}
     return replace(pair, turned=turned, descriptions=descriptions, **fields)
+
+
+def _split_scores(scores: dict[str, int] | None, recipe: Recipe) -> tuple[list[int], list[int]]:
+    """Return the scores of the parts that must agree, and of those that may change, the lowest first."""
+    scores = scores or {}
+    changing = sorted(score for part, score in scores.items() if part in recipe.changes)
+    return [score for part, score in scores.items() if part not in recipe.changes], changing
 
 
 def hear(pair: Judged, text: str, recipe: Recipe) -> Judged:
@@ -107,13 +120,16 @@ def decide(pair: Judged, thresholds: Thresholds) -> tuple[str, str]:
     if similarity is not None and not thresholds.floor <= similarity <= thresholds.ceiling:
         return DROP, TOO_DIFFERENT if similarity < thresholds.floor else TOO_ALIKE
     votes, lowest = pair.votes[: thresholds.votes], pair.lowest[: thresholds.votes]
-    missing = thresholds.votes - len(votes)
-    same = [low for vote, low in zip(votes, lowest, strict=True) if vote]
-    high = sum(low >= thresholds.minimum_score for low in same)
-    if high >= thresholds.needed:
+    missing, changes = thresholds.votes - len(votes), pair.changes or [-1] * len(pair.votes)  # -1: need not
+    same = [scores for vote, *scores in zip(votes, lowest, changes, strict=False) if vote]
+    high = [change for low, change in same if low >= thresholds.minimum_score]
+    right = sum(change < thresholds.minimum_score for change in high)
+    if right >= thresholds.needed:
         return KEEP, SAME
-    if high + missing >= thresholds.needed:
+    if right + missing >= thresholds.needed:
         return DROP, UNASKED
+    if len(high) + missing >= thresholds.needed:
+        return DROP, UNCHANGED
     if len(same) + missing >= thresholds.needed:
         return DROP, LOW
     if len(same) + votes.count(None) + missing >= thresholds.needed:

@@ -15,9 +15,10 @@ from dsd.curation.verdict import REASONS
 from dsd.evaluation.scores import intervals
 from dsd.files.jsonl import Row, RunError
 from dsd.grids.grids import open_panels, read_grids
-from dsd.grids.recipes import CRITTERS
-from dsd.pocket.scorer import TOLERANCE, Reading, Scorer, distance, same_identity
+from dsd.grids.recipes import RECIPES, Recipe
+from dsd.pocket.scorer import TOLERANCE, Reading, Scorer, distance, find_differing_parts, same_identity
 
+IN_WORLD = {name: recipe for name, recipe in RECIPES.items() if recipe.in_world}
 NAMED = ("color", "shape", "pattern", "ears", "eyes")
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 BATCH = 32  # grids that the scorer reads at a time
@@ -36,10 +37,11 @@ def measure_benefit(
 ) -> Row:
     """Return the share of true pairs among all pairs of a run and among the kept ones, and more statistics.
 
-    A pair is true if both images show the same critter. `recall` is the share of the true pairs that were
-    kept, `traits` how often each trait agrees, and `similarity` has quantiles that help to choose floor and
-    ceiling. Shares have 95 % bootstrap intervals over grids, because pairs of one grid are not independent.
-    Raise RunError if nothing has been judged yet, or if a grid is not of the drawn world.
+    A pair is true if both images show the same critter and, in a task with changes, one change of its kind.
+    `recall` is the share of the true pairs that were kept, `traits` how often each trait agrees, and
+    `similarity` has quantiles that help to choose floor and ceiling. Shares have 95 % bootstrap intervals
+    over grids, because pairs of one grid are not independent. Raise RunError if nothing has been judged yet,
+    or if a grid is not of the drawn world.
     """
     pairs = _read_truth(run, scorer, on_grids)
     true = [one for one in pairs if one.is_true]
@@ -64,11 +66,12 @@ def _read_truth(run: Path, scorer: Scorer, on_grids: Callable[[int], None]) -> l
     pairs = read_pairs(run)
     names = {pair.grid for pair in pairs}
     grids = [grid for grid in read_grids(run) if grid.id in names]
-    if other := [grid.id for grid in grids if grid.recipe != CRITTERS.name]:
+    if other := [grid.id for grid in grids if grid.recipe not in IN_WORLD]:
         raise RunError(
             f"grid {other[0]} is not of the drawn world, the only one whose truth is known: choose a run "
-            f"with the recipe {CRITTERS.name}"
+            f"with one of the recipes {', '.join(IN_WORLD)}"
         )
+    recipes = {grid.id: IN_WORLD[grid.recipe] for grid in grids}
     readings: dict[str, list[Reading]] = {}
     for start in range(0, len(grids), BATCH):
         panels = {grid.id: open_panels(run, grid) for grid in grids[start : start + BATCH]}
@@ -78,8 +81,16 @@ def _read_truth(run: Path, scorer: Scorer, on_grids: Callable[[int], None]) -> l
     result = []
     for pair in pairs:
         a, b = readings[pair.grid][pair.first], readings[pair.grid][pair.second]
-        result.append(ReadPair(pair, same_identity([a, b]), compare_traits(a, b)))
+        result.append(ReadPair(pair, is_true(recipes[pair.grid], a, b), compare_traits(a, b)))
     return result
+
+
+def is_true(recipe: Recipe, a: Reading, b: Reading) -> bool:
+    """Return whether two images show one critter and, if the recipe asks for a change, exactly one."""
+    if not recipe.changes or not same_identity([a, b]):
+        return same_identity([a, b])
+    differing = find_differing_parts(a, b)
+    return len(differing) == 1 and differing <= {*recipe.changes}
 
 
 def compare_traits(a: Reading, b: Reading) -> dict[str, bool]:

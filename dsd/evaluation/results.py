@@ -25,7 +25,7 @@ from dsd.files import contact_sheet, jsonl
 
 # The rows that are not checkpoints.
 TEACHER, TRUTH, COPY, CHANCE = "teacher, prompted", "truth (ceiling)", "copy of the reference", "chance"
-VAE = "VAE of the reference"
+VAE, MULTIPLIED = "VAE of the reference", "the reference, its colors multiplied"
 LEVELS = (COPY, VAE)  # rows that show the reference itself
 LABELS = "labels.json"
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")

@@ -13,13 +13,12 @@ import numpy as np
 
 from dsd.curation.judge import Pair, read_pairs
 from dsd.curation.kept_grids import kept_shares
-from dsd.evaluation.benefit import BATCH, measure_benefit
+from dsd.evaluation.benefit import BATCH, IN_WORLD, measure_benefit
 from dsd.evaluation.scores import intervals
 from dsd.files.jsonl import Row
 from dsd.files.markdown import table
 from dsd.grids.grids import Grid, describe_lora, open_panels, read_grids
 from dsd.grids.prompts import diversity
-from dsd.grids.recipes import CRITTERS
 from dsd.pocket.scorer import ANGLES, RANGES, Reading, Scorer, numbers_of
 
 TRAITS = (*ANGLES, *RANGES)
@@ -79,7 +78,7 @@ def compare(
     """
     turns = [read_turn(first), read_turn(second)]
     size = min(MOST, *(len(turn.kept_grids) // 2 for turn in turns))
-    is_drawn = all(grid.recipe == CRITTERS.name for turn in turns for grid in turn.grids)
+    is_drawn = all(grid.recipe in IN_WORLD for turn in turns for grid in turn.grids)
     one, two = ({**_shares(turn), **_diversity(turn, size)} for turn in turns)
     if is_drawn:
         for turn, measures in zip(turns, (one, two), strict=True):

@@ -23,6 +23,7 @@ from dsd.evaluation.scores import (
     measure_levels,
 )
 from dsd.files import contact_sheet, jsonl
+from dsd.grids.recipes import IDENTITY
 from dsd.grids.teacher import guidance_settings, panel_side
 from dsd.model import canvas, latents
 from dsd.model.latents import text_length
@@ -64,14 +65,25 @@ def open_benchmark(
     prompts: int | None,
     seed: int = 0,
     size: int = 512,
+    task: str = IDENTITY.task,
     open_judge: Callable[[], VLM] | None = None,
     **networks: Any,
 ) -> Benchmark:
     """Return a benchmark of held-out critters if `what` is CRITTERS, else of the images in that folder.
 
+    The truth of a `task` other than identity is known of critters alone; raise ValueError for photographs.
     Critters use `subjects` and `seed`; photographs use `size`, `networks` (see `PhotographScorer`), and the
     judge, if any, whose chance level is measured with one other subject for each case, because it costs most.
     """
+    if task != IDENTITY.task:
+        from dsd.evaluation.tasks import TaskScorer, task_cases
+
+        if what != CRITTERS:
+            raise ValueError(
+                f"the task {task} is measured on critters alone, got photographs: leave them out"
+            )
+        cases = task_cases(task, seed, subjects, prompts)
+        return Benchmark(cases, TaskScorer(), name=f"{HELD_OUT}, {task}")
     if what == CRITTERS:
         from dsd.evaluation.critters import CritterScorer, validation_set
 

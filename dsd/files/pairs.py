@@ -6,7 +6,7 @@ silently: it is reported, and the caller decides what to do.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -59,6 +59,21 @@ def read_pairs(
     else:
         files = parquet.download_files(str(source), split)
     return Pairs(files, columns, filesystem, max_rows)
+
+
+def join_pairs(parts: Sequence["Pairs"]) -> "Pairs":
+    """Return the rows of several datasets, one after another; raise PairsError if they do not fit."""
+    first = parts[0]
+    for part in parts[1:]:
+        if part.names != first.names or (part.filesystem is None) != (first.filesystem is None):
+            raise PairsError(
+                f"{part.files[0]} has the columns {', '.join(part.names)}, and {first.files[0]} has "
+                f"{', '.join(first.names)}: joined datasets need the same ones, all on disk or all streamed"
+            )
+    files = [file for part in parts for file in part.files]
+    if len({*files}) < len(files):
+        raise PairsError(f"a dataset is given twice, got {max(files, key=files.count)} again: name each once")
+    return Pairs(files, first.columns, first.filesystem)
 
 
 class Group(NamedTuple):
@@ -138,6 +153,11 @@ class Pairs:
                 columns = dict.fromkeys(names, [None] * (group.end - group.start))
             rows += zip(*columns.values(), strict=True)
         return rows[: len(self)]
+
+    def row_files(self) -> list[str]:
+        """Return the file of each row."""
+        files = [self.files[group.file] for group in self._groups for _ in range(group.start, group.end)]
+        return files[: len(self)]
 
     @cached_property
     def _groups(self) -> list[Group]:

@@ -21,6 +21,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Record
 from dsd.grids import references, writers
 from dsd.grids.recipes import RECIPES, Recipe
+from dsd.grids.task_writers import WITHOUT_MODEL
 from dsd.grids.writers import Draft, Unusable
 from dsd.vlm.base import VLM
 from dsd.vlm.recorded import forget
@@ -167,7 +168,7 @@ def _open_writer(
     count, recipe = options.rows * options.columns, RECIPES[options.recipe]
     if vlm:
         return vlm.name, writers.ask(captions, count, vlm=vlm, recipe=recipe, path=run / "writer.jsonl")
-    writer = writers.WITHOUT_MODEL[options.recipe]
+    writer = WITHOUT_MODEL[options.recipe]
     return writer.__name__, writer(captions, count, seed=options.seed)
 
 

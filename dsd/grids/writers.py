@@ -5,7 +5,7 @@ samples the places from a fixed list. A language model does best: it also filter
 """
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from itertools import islice
@@ -66,29 +66,37 @@ class Unusable(ValueError):
     """A caption or an answer that gives no draft; the message is the reason it is counted under."""
 
 
+Written = tuple[str, Sequence[str]]  # a subject and its places
+Write = Callable[[str, np.random.Generator], Written]  # writes about a caption, or raises Unusable
+
+
 # ---------------------------------------------------------------- without a model
 
 
 def grammar(captions: Iterable[str], count: int, *, seed: int) -> Iterator[Draft]:
     """Yield a draft per caption: the critter that it names, in `count` different drawn scenes."""
-    return _write_drafts(captions, name_critter, draw_places, count, seed)
+
+    def write(caption: str, rng: np.random.Generator) -> Written:
+        return name_critter(caption), draw_places(rng, count)
+
+    return write_drafts(captions, write, seed)
 
 
 def template(captions: Iterable[str], count: int, *, seed: int) -> Iterator[Draft]:
     """Yield a draft per caption: its subject, in `count` places from the fixed list."""
-    return _write_drafts(captions, extract_subject, pick_places, count, seed)
+
+    def write(caption: str, rng: np.random.Generator) -> Written:
+        return extract_subject(caption), pick_places(rng, count)
+
+    return write_drafts(captions, write, seed)
 
 
-WITHOUT_MODEL = {"identity": template, "critters": grammar}  # recipe -> the writer when no model is given
-
-
-def _write_drafts(
-    captions: Iterable[str], find_subject: Callable, choose_places: Callable, count: int, seed: int
-) -> Iterator[Draft]:
+def write_drafts(captions: Iterable[str], write: Write, seed: int) -> Iterator[Draft]:
+    """Yield a draft per caption: what `write` writes about it, with a random generator of its own."""
     for index, caption in enumerate(captions):
-        places = choose_places(np.random.default_rng((seed, index, SEED_USE)), count)
         try:
-            yield Draft(caption=caption, subject=find_subject(caption), places=places)
+            subject, places = write(caption, np.random.default_rng((seed, index, SEED_USE)))
+            yield Draft(caption=caption, subject=subject, places=tuple(places))
         except Unusable as reason:
             yield Draft(caption=caption, dropped=str(reason))
 
@@ -145,12 +153,17 @@ def extract_subject(caption: str) -> str:
     The rule: drop the words for the medium and the article, and stop where a place or an action begins. Raise
     Unusable if nothing is left or there seem to be several.
     """
-    subject = before_context(_ARTICLE.sub("", _MEDIUM.sub("", caption, count=1), count=1))
+    subject = before_context(extract_scene(caption))
     if _SEVERAL.match(subject):
         raise Unusable("several subjects")
     if not re.search(r"[^\W\d]{2}", subject):
         raise Unusable("no subject found")
     return subject
+
+
+def extract_scene(caption: str) -> str:
+    """Return the caption without its words for the medium and its article."""
+    return _ARTICLE.sub("", _MEDIUM.sub("", caption, count=1), count=1)
 
 
 def before_context(text: str) -> str:

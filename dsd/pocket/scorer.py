@@ -209,6 +209,14 @@ def same_identity(readings: list[Reading]) -> bool:
     return all(is_close("hue", a, b) for a in hues for b in hues)
 
 
+def find_differing_parts(a: Reading, b: Reading) -> set[str]:
+    """Return the parts of the context in which two images differ; an accessory includes its color."""
+    parts = {part for part in ("scene", "accessory", "place", "light") if a.choices[part] != b.choices[part]}
+    is_worn = "none" not in (a.choices["accessory"], b.choices["accessory"])
+    is_recolored = is_worn and a.choices["accessory_color"] != b.choices["accessory_color"]
+    return parts | {"accessory"} if is_recolored else parts
+
+
 def is_close(name: str, a: float, b: float) -> bool:
     """Return whether two values of a number count as the same."""
     return distance(name, a, b) <= TOLERANCE[name]

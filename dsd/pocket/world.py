@@ -9,6 +9,7 @@ import colorsys
 import json
 import math
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -155,6 +156,26 @@ def sample_context(rng: np.random.Generator, lights: tuple[str, ...] | None = No
         jitter=(float(rng.uniform(-0.02, 0.02)), float(rng.uniform(-0.02, 0.02))),
         backdrop=float(rng.uniform(0, 1)),
     )
+
+
+def sample_edits(context: Context, rng: np.random.Generator) -> list[Context]:
+    """Return three contexts that each differ from this one in one thing: its accessory, or its place.
+
+    The accessory is taken off and recolored or, if there is none, added in two colors.
+    """
+
+    def recolor(some: Context) -> Context:
+        return replace(some, accessory_color=_choose_other(ACCESSORY_COLORS, some.accessory_color, rng))
+
+    moved = replace(context, place=_choose_other(PLACES, context.place, rng))
+    if context.accessory != "none":
+        return [replace(context, accessory="none"), recolor(context), moved]
+    added = replace(context, accessory=_choose_other(ACCESSORIES, "none", rng))
+    return [added, recolor(added), moved]
+
+
+def _choose_other(values: Collection[str], value: str, rng: np.random.Generator) -> str:
+    return str(rng.choice([other for other in values if other != value]))
 
 
 def change_one_trait(critter: Critter, trait: str, rng: np.random.Generator) -> Critter:

@@ -6,6 +6,7 @@ show that target beside several references, which are encoded already: composing
 
 import re
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ Further = Sequence[tuple[int, ...]]
 class Place(NamedTuple):
     """The panels of a row."""
 
-    grid: str
+    grid: tuple[str, str]  # the folder of its dataset, and its id, which other datasets may have too
     conditioning: int
     target: int
 
@@ -36,7 +37,7 @@ def find_further(pairs: Sequence[dict[str, Any]], rows: Sequence[int], most: int
     places = [places[row] for row in rows]
     numbers = {place: number for number, place in enumerate(places) if place}
     kept = {(grid, frozenset(panels)) for grid, *panels in numbers}
-    beside: dict[tuple[str, int], list[int]] = {}  # grid, target -> the panels that it was kept with
+    beside: dict[tuple, list[int]] = {}  # grid, target -> the panels that it was kept with
     for grid, conditioning, target in sorted(numbers):
         beside.setdefault((grid, target), []).append(conditioning)
     further = []
@@ -53,17 +54,23 @@ def find_further(pairs: Sequence[dict[str, Any]], rows: Sequence[int], most: int
 
 
 def _read_places(pairs: Sequence[dict[str, Any]]) -> list[Place | None]:
-    read = getattr(pairs, "read_texts", None)
-    rows = read("id", "grid") if read else [(row.get("id"), row.get("grid")) for row in pairs]
+    if hasattr(pairs, "read_texts"):
+        rows = [
+            (*row, file) for row, file in zip(pairs.read_texts("id", "grid"), pairs.row_files(), strict=True)
+        ]
+    else:
+        rows = [(row.get("id"), row.get("grid"), "") for row in pairs]
     return [_parse(*row) for row in rows]
 
 
-def _parse(name: str | None, grid: str | None) -> Place | None:
+def _parse(name: str | None, grid: str | None, file: str) -> Place | None:
     panels = re.fullmatch(rf"{re.escape(grid)}-(\d+)-(\d+)", name) if name and grid else None
-    return Place(grid, int(panels[1]), int(panels[2])) if panels else None
+    return Place((str(PurePath(file).parent), grid), int(panels[1]), int(panels[2])) if panels else None
 
 
-def _choose_panels(place: Place, panels: list[int], kept: set[tuple[str, frozenset]], most: int) -> list[int]:
+def _choose_panels(
+    place: Place, panels: list[int], kept: set[tuple[tuple, frozenset]], most: int
+) -> list[int]:
     """Return the panels that were kept with the target, the own reference and each other."""
     chosen = [place.conditioning]
     for panel in panels:

@@ -52,14 +52,15 @@ def compare(words: str, images: list[Image.Image]) -> Fields:
     """Return the chain of thought about two images, with the scores that the question asks for."""
     first, second = map(color, images)
     same = first == second
-    form = re.search(r"scores: (.*)", words)
-    parts = re.findall(r"(\w+) N\b", form[1] if form else "") or PARTS
+    parts = re.findall(r'"(\w+)": N\b', words) or PARTS
+    change = "accessories" if "accessories" in parts else "light"
+    low = {"color": same, change: abs(brightness(images[0]) - brightness(images[1])) < 20}
     return {
         "subject": "a robot",
         "first": f"a {first} robot with a round head",
         "second": f"a {second} robot with a round head",
         "differences": "none" if same else f"the first is {first}, the second {second}",
-        "scores": {part: 4 if same or part != "color" else 1 for part in parts},
+        "scores": {part: 4 if low.get(part, True) else 1 for part in parts},
         "verdict": "same" if same else "different",
     }
 
@@ -74,6 +75,10 @@ def draft(words: str) -> Fields:
 
 def color(image: Image.Image) -> str:
     return CHANNELS[int(np.asarray(image).reshape(-1, 3).mean(0).argmax())]
+
+
+def brightness(image: Image.Image) -> float:
+    return float(np.asarray(image).max(2).mean())
 
 
 def _place(image: Image.Image) -> str:

@@ -46,6 +46,16 @@ def test_the_card_counts_what_was_kept_and_why_not(run):
     )
 
 
+def test_the_card_names_the_task_and_the_lora_of_the_teacher(tmp_path):
+    lora = {"file": "turn-one.safetensors", "hash": "0123456789ab", "scale": 0.5, "license": "Apache-2.0"}
+    run = wheel.make_run(tmp_path, grids=1, recipe="relight", teacher_lora=lora)
+    card = make_card(run)
+    assert card.data.pretty_name == "Pairs of one scene in two lights" in card.text
+    assert "to train a model that draws an image in another light." in card.text
+    (line,) = [line for line in card.text.splitlines() if "2x2 panels" in line]
+    assert "with LoRA turn-one.safetensors (SHA-256 0123456789ab, scale 0.5)" in line
+
+
 def judged_by(run: Path, name: str) -> Path:
     for path in (run / "pairs.jsonl", run / "captions.jsonl"):
         path.write_text(path.read_text().replace("a tiny judge", name))

@@ -9,7 +9,7 @@ import pytest
 
 from dsd.curation.verdict import REASONS, Judged, Thresholds, add_answer, decide
 from dsd.files import jsonl
-from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.grids.recipes import CRITTERS, EDIT, IDENTITY, RELIGHT
 from tests.judging import USUAL, answer
 
 # ---------------------------------------------------------------- reading
@@ -126,6 +126,51 @@ def test_a_row_is_decided_by_its_numbers_alone(pair, thresholds, reason):
     verdict, found = decide(pair, replace(USUAL, **thresholds))
     assert (verdict, found) == ("keep" if reason == "same subject" else "drop", reason)
     assert found in REASONS and json.dumps(pair.to_json()) == before
+
+
+LIT = "verdict: same scores: identity {} pose 4 place 4 framing 4 light {}"
+EDITED = "verdict: same scores: identity {} pose 4 background 4 light 4 accessories {} colors {} position 4"
+
+
+@pytest.mark.parametrize(
+    ("recipe", "text", "scores", "reason"),
+    [
+        (RELIGHT, LIT.format(4, 0), (4, 0), "same subject"),
+        (RELIGHT, LIT.format(3, 2), (3, 2), "same subject"),
+        (RELIGHT, LIT.format(4, 4), (4, 4), "nothing changes"),
+        (RELIGHT, LIT.format(2, 0), (2, 0), "a part scores low"),
+        (RELIGHT, LIT.format(4, 0).replace("same", "different"), (4, 0), "judged different"),
+        (RELIGHT, LIT.format(4, 0).replace(" light 0", ""), (None, None), "unreadable"),
+        (EDIT, EDITED.format(4, 0, 4), (4, 0), "same subject"),
+        (EDIT, EDITED.format(4, 4, 1), (4, 1), "same subject"),
+        (EDIT, EDITED.format(4, 4, 4), (4, 4), "nothing changes"),
+        (EDIT, EDITED.format(4, 0, 1), (1, 0), "a part scores low"),  # two changes
+        (EDIT, EDITED.format(1, 0, 4), (1, 0), "a part scores low"),
+        (
+            IDENTITY,
+            answer().replace("pattern 4 ears 4 eyes", "texture 4 face 4 details"),
+            (4, None),
+            "same subject",
+        ),
+    ],
+)
+def test_a_task_keeps_pairs_with_exactly_one_change_of_its_kind(recipe, text, scores, reason):
+    pair = add_answer(replace(row(), recipe=recipe.name), text, recipe)
+    assert (pair.lowest[0], (pair.changes or [None])[0]) == scores
+    assert bool(pair.changes) == bool(recipe.changes)
+    assert decide(pair, USUAL)[1] == reason
+    assert decide(pair, replace(USUAL, needed=2, votes=2))[1] in (reason, "not judged")
+
+
+def test_votes_about_a_change_are_counted_like_others():
+    kept, unchanged = LIT.format(4, 0), LIT.format(4, 4)
+    two = replace(USUAL, needed=2, votes=2)
+    for texts, reason in (((kept, kept), "same subject"), ((kept, unchanged), "nothing changes")):
+        assert decide(voted(*texts, recipe=RELIGHT), two)[1] == reason
+    assert decide(voted(unchanged, recipe=RELIGHT), replace(USUAL, needed=1, votes=2))[1] == "not judged"
+    assert (
+        decide(voted(LIT.format(4, 3), recipe=RELIGHT), replace(USUAL, minimum_score=4))[1] == "same subject"
+    )
 
 
 def test_stricter_thresholds_never_keep_more():

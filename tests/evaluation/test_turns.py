@@ -42,6 +42,7 @@ class FakeReader:
 
     def read(self, images: list[Image.Image]) -> list[Reading]:
         named = {"color": "red", "shape": "round", "pattern": "plain", "ears": "no", "eyes": 2}
+        named |= {"scene": "beach", "accessory": "none", "place": "left", "light": "day"}
         return [
             Reading(named, {"hue": float(image.getpixel((8, 8))[0]), "eye_size": 1.0, "aspect": 1.0}, 0)
             for image in images
@@ -85,6 +86,11 @@ def test_traits_that_no_prompt_names_spread_less_where_subjects_repeat(found):
 
 def test_true_pairs_are_those_of_worth(found):
     assert means(found, "true pairs, of all pairs") == [1, 1]
+
+
+def test_true_pairs_of_a_task_show_its_change(tmp_path):
+    runs = [make_run(tmp_path / name, 4, recipe="critters-relight") for name in ("one", "two")]
+    assert means(turns.compare(*runs, FakeReader()), "true pairs, of all pairs") == [0, 0]
 
 
 def test_the_page_says_what_drew_the_second_turn_and_what_is_not_known(found, tmp_path):

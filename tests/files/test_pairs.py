@@ -15,7 +15,7 @@ from PIL import Image, ImageChops
 
 from dsd.curation.dataset import write_dataset
 from dsd.files.hub import LoadError
-from dsd.files.pairs import COLUMNS, BadRow, Pairs, column_names, read_pairs
+from dsd.files.pairs import COLUMNS, BadRow, Pairs, column_names, join_pairs, read_pairs
 from dsd.files.parquet import PairsError
 from tests import wheel
 from tests.parquet_files import IMAGE, image, published, write
@@ -285,6 +285,18 @@ def test_a_limit_keeps_the_first_rows_and_opens_no_more_files_than_it_needs(run)
     assert len(pickle.loads(pickle.dumps(few))) == 4 and few._file.cache_info().currsize == 1
     with pytest.raises(IndexError):
         few[4]
+
+
+def test_datasets_are_joined_in_their_order_if_they_have_the_same_columns(run, tmp_path):
+    write_dataset(wheel.make_run(tmp_path / "other", grids=1), tmp_path / "other" / "dataset")
+    one, other = read_pairs(run), read_pairs(tmp_path / "other")
+    both = join_pairs([one, other])
+    assert len(both) == len(one) + len(other) > len(one)
+    assert same(both[0], one[0]) and same(both[len(one)], other[0]) and same(both[-1], other[len(other) - 1])
+    with pytest.raises(PairsError, match="has the columns .*joined datasets need the same ones"):
+        join_pairs([one, read_pairs(published(tmp_path / "data.parquet", 2))])
+    with pytest.raises(PairsError, match="a dataset is given twice"):
+        join_pairs([one, one])
 
 
 def test_the_missing_package_is_named(run, monkeypatch):

@@ -69,6 +69,7 @@ def test_the_command_applies_stricter_thresholds_to_what_is_there(tmp_path, judg
         (["nowhere", "--worth"], "no judged pairs"),
         (["--grade", "--judge", "pocket"], "give --out FOLDER"),
         (["--grade", "--judge", "pocket", "--out", "grades", "--count", "21"], "must be even"),
+        (["--grade", "--out", "grades", "--recipe", "relight"], "no drawn pairs for the changes of relight"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence_and_exit_code_2(

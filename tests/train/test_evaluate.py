@@ -8,7 +8,6 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from diffusers import FluxPipeline
 from PIL import Image
 
 from dsd.evaluation import judged, report, results, validation
@@ -19,20 +18,13 @@ from dsd.vlm.recorded import Recorded
 from tests import tiny
 from tests.evaluation.stand_ins import CASES, NETWORKS, said
 from tests.judging import FakeJudge
+from tests.train.evaluating import TOY, be_process, save_models
 from train import comparison, evaluate
-
-TOY = "--subjects 3 --prompts 2 --steps 1 --image-guidance 1 --device cpu --batch 4".split()
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> dict[str, str]:
-    folder = tmp_path_factory.mktemp("models")
-    for seed, name in enumerate(("early", "late")):
-        DSDPipeline(**tiny.components(seed=seed)).save_pretrained(folder / name)
-    FluxPipeline(**{**tiny.components(), "transformer": tiny.plain_transformer()}).save_pretrained(
-        folder / "teacher"
-    )
-    return {file.name: str(file) for file in folder.iterdir()}
+    return save_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +114,7 @@ def test_two_processes_draw_what_one_does(models, measured, tmp_path, monkeypatc
     monkeypatch.setattr(DSDPipeline, "__call__", counting)
     command = [models["early"], f"the fix={models['late']}", "--teacher", models["teacher"], *TOY]
     for index, counts in ((1, [2] * 4), (0, [4] * 4)):  # of each way: its share of two batches
-        place = {"process_index": index, "num_processes": 2, "is_main_process": index == 0}
-        monkeypatch.setattr(comparison, "PartialState", lambda place=place: SimpleNamespace(**place))
+        be_process(monkeypatch, index)
         drawn.clear()
         evaluate.main([*command, "--out", str(tmp_path), "--described"])
         assert drawn == counts

@@ -188,6 +188,18 @@ def test_what_the_base_cannot_be_is_said_before_the_dataset_is_read(teacher, tmp
         call(teacher, "me/pairs", tmp_path / "out", "--quantize", "4bit", *flags)
 
 
+def test_one_student_is_trained_on_several_datasets(teacher, tmp_path):
+    names = [dataset(tmp_path / name, count=2) for name in ("identity", "relight")]
+    (names[1] / "README.md").write_text("## How many\n\nthe judge kept 40 %\n")
+    out = tmp_path / "out"
+    flags = ["--out", str(out), "--model", str(teacher), *FLAGS, "--steps", "1"]
+    assert command.main([*map(str, names), *flags]) == 0
+    card = (out / "README.md").read_text()
+    assert "identity, " in card and "| rows | 4 |" in card and "kept 40 %" in card
+    with pytest.raises(ValueError, match="--max-rows takes the first rows of one dataset, got 2"):
+        command.main([*map(str, names), *flags, "--max-rows", "2"])
+
+
 def test_columns_may_be_called_otherwise(teacher, tmp_path):
     data = dataset(tmp_path / "data", drop=("instruction",))
     with pytest.raises(TrainingError, match="the dataset has no instructions"):

@@ -2,12 +2,14 @@
 
 from dataclasses import replace
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from dsd.files.pairs import Pairs, join_pairs, read_pairs
 from dsd.model import latents
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import LORA
@@ -79,17 +81,27 @@ def test_more_references_than_any_row_has_are_refused(rows, most, highest):
         find_further(rows, range(len(rows)), most)
 
 
-def test_the_columns_are_read_from_files_without_images(tmp_path):
+def read_from_files(rows: list[dict], folder: Path) -> Pairs:
     pa = pytest.importorskip("pyarrow")
     import pyarrow.parquet as parquet
 
-    from dsd.files.pairs import read_pairs
-
-    rows = rows_of("g", WHOLE)
     table = {name: [one[name] for one in rows] for name in ("id", "grid", "caption")}
     table |= {name: [{"bytes": b"no image", "path": None}] * len(rows) for name in ("conditioning", "target")}
-    parquet.write_table(pa.table(table), tmp_path / "train.parquet", row_group_size=5)
-    pairs = read_pairs(tmp_path)
+    folder.mkdir(exist_ok=True)
+    parquet.write_table(pa.table(table), folder / "train.parquet", row_group_size=5)
+    return read_pairs(folder)
+
+
+def test_grids_of_joined_datasets_are_told_apart(tmp_path):
+    rows = rows_of("g", WHOLE)
+    pairs = [read_from_files(rows, tmp_path / name) for name in ("one", "two")]
+    alone, both = find_further(rows, range(12), 3), find_further(join_pairs(pairs), range(24), 3)
+    assert both == [*alone, *(tuple(12 + row for row in more) for more in alone)]
+
+
+def test_the_columns_are_read_from_files_without_images(tmp_path):
+    rows = rows_of("g", WHOLE)
+    pairs = read_from_files(rows, tmp_path)
     assert find_further(pairs, range(12), 3) == find_further(rows, range(12), 3)
     assert pairs.read_texts("id", "reason")[3] == (None, None), "a column that is not there"
 

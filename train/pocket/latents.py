@@ -1,4 +1,4 @@
-"""Draw the families of images and encode them, once, to float16 [families, FAMILY, 16, H/8, W/8].
+"""Draw the families of images and encode them, once, to float16 [families, panels, 16, H/8, W/8].
 
 The encoder reads each 8x8 block alone, so grids are assembled from their panels' latents at no cost.
 """
@@ -20,14 +20,17 @@ from train.pocket.arrays import on_all_cores, store
 from train.pocket.linear import BLOCK, LATENTS
 
 
-def load(vae: AutoencoderKL, seed: int, count: int, panel: int, folder: Path) -> Tensor:
-    """Return the latents of the first `count` families of a seed, read from `folder` if stored there."""
+def load(
+    vae: AutoencoderKL, seed: int, count: int, panel: int, folder: Path, *, kind: str = "families"
+) -> Tensor:
+    """Return the latents of the first `count` families of a seed, or of their edits, once put in `folder`."""
     weight, bias = (tensor.cpu().numpy() for tensor in block_code(vae))
     parameters = (parameter.detach().cpu().numpy().tobytes() for parameter in vae.encoder.parameters())
     encoder = zlib.crc32(b"".join(parameters))  # each encoder has its own latents
-    path = folder / f"latents-{seed}-{count}-{panel}-{encoder:08x}.npy"
-    shape = (count, scenes.FAMILY, LATENTS, panel // BLOCK, panel // BLOCK)
-    chunks = on_all_cores(partial(_encode, seed=seed, panel=panel, weight=weight, bias=bias), count, 50)
+    path = folder / f"{scenes.prefix(kind)}latents-{seed}-{count}-{panel}-{encoder:08x}.npy"
+    shape = (count, scenes.KINDS[kind][1], LATENTS, panel // BLOCK, panel // BLOCK)
+    encode = partial(_encode, seed=seed, panel=panel, weight=weight, bias=bias, kind=kind)
+    chunks = on_all_cores(encode, count, 50)
     return torch.from_numpy(np.array(store(path, shape, np.float16, chunks)))  # a writable copy in memory
 
 
@@ -39,14 +42,16 @@ def block_code(vae: AutoencoderKL) -> tuple[Tensor, Tensor]:
     return (latents.encode(vae, probes)[:, :, 0, 0] - bias).T, bias
 
 
-def _encode(families: range, *, seed: int, panel: int, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
+def _encode(
+    families: range, *, seed: int, panel: int, weight: np.ndarray, bias: np.ndarray, kind: str
+) -> np.ndarray:
     """Draw and encode families: float16 [families, FAMILY, 16, h, w]."""
     side, encoded = panel // BLOCK, []
-    for scene in scenes.all_scenes(seed, families):
+    for scene in scenes.all_scenes(seed, families, kind=kind):
         pixels = np.asarray(draw(*scene, panel), np.float32) / 127.5 - 1
         blocks = pixels.reshape(side, BLOCK, side, BLOCK, 3).transpose(0, 2, 4, 1, 3)  # [h, w, 3, 8, 8]
         encoded.append((blocks.reshape(side * side, -1) @ weight.T + bias).T.astype(np.float16))
-    return np.stack(encoded).reshape(len(families), scenes.FAMILY, -1, side, side)
+    return np.stack(encoded).reshape(len(families), -1, LATENTS, side, side)
 
 
 def pack(panels: Tensor, rows: int, columns: int) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dsd.pocket.phrases import phrase
-from dsd.pocket.words import NAMED, grid_prompt, relight_prompt
+from dsd.pocket.words import NAMED, edit_prompt, grid_prompt, relight_prompt
 from train.pocket import scenes, text
 from train.pocket.loop import ranks
 
@@ -35,12 +35,15 @@ class Lesson:
     batch: float  # relative to single images, so that all lessons cost about as much
     copying: bool = False  # some panels are shown, all are of one critter, and only the others are learned
     relit: bool = False  # all panels show one scene, each in another light
+    edited: bool = False  # all panels show one scene, each with one thing changed
 
 
+Stages = dict[float, dict[Lesson, float]]
 SINGLES = Lesson(1, 1, text.T5_TOKENS, 1.0)
 PAIRS, COPIED_PAIRS = (Lesson(1, 2, PAIR_TOKENS, 0.57, copying) for copying in (False, True))
 GRIDS, COPIED_GRIDS = (Lesson(2, 2, GRID_TOKENS, 0.29, copying) for copying in (False, True))
 RELIT, COPIED_RELIT = (Lesson(2, 2, GRID_TOKENS, 0.29, copying, relit=True) for copying in (False, True))
+EDITED, COPIED_EDITED = (Lesson(2, 2, GRID_TOKENS, 0.29, copying, edited=True) for copying in (False, True))
 # Lessons and their shares, by the share of the training that has passed. Words are learned from many single
 # images; until they are known, grids teach little.
 STAGES = {
@@ -48,6 +51,11 @@ STAGES = {
     0.4: {SINGLES: 0.3, PAIRS: 0.2, COPIED_PAIRS: 0.5},
     0.55: {SINGLES: 0.22, PAIRS: 0.1, COPIED_PAIRS: 0.13, GRIDS: 0.28, COPIED_GRIDS: 0.17, RELIT: 0.05,
            COPIED_RELIT: 0.05},
+}  # fmt: skip
+# The same with a last stage that also teaches the tasks. Nobody has trained on these shares yet.
+TASK_STAGES = STAGES | {
+    0.55: {SINGLES: 0.18, PAIRS: 0.06, COPIED_PAIRS: 0.08, GRIDS: 0.2, COPIED_GRIDS: 0.12, RELIT: 0.09,
+           COPIED_RELIT: 0.09, EDITED: 0.09, COPIED_EDITED: 0.09},
 }  # fmt: skip
 
 
@@ -67,17 +75,20 @@ def sample_grid(truths: scenes.Truths, index: int, lesson: Lesson, rng: np.rando
         panel = int(rng.integers(scenes.FAMILY))
         scene = truths.scene(index, panel)
         return Grid([panel], phrase(scene, scene, rng, describe=0.9), [False])
-    panels = rng.permutation(scenes.ONE_CONTEXT if lesson.relit else scenes.SAME)[:count]
+    one_scene = lesson.relit or lesson.edited
+    related = scenes.ONE_CONTEXT if lesson.relit else scenes.EDITED
+    panels = rng.permutation(related if one_scene else scenes.SAME)[:count]
     shown = np.zeros(count, bool)
     if lesson.copying:
         shown[rng.permutation(count)[: int(rng.integers(1, count))]] = True
-    elif not lesson.relit and rng.random() < IMPERFECT:
+    elif not one_scene and rng.random() < IMPERFECT:
         wrong = rng.permutation(count)[: int(rng.integers(1, count // 2 + 1))]
         panels[wrong] = scenes.SAME + rng.permutation(scenes.CHANGED)[: len(wrong)]
     described = rng.permutation(count)[: count if rng.random() < ALL_SAID else int(rng.integers(1, count))]
     contexts, traits = [truths.scene(index, p) for p in panels.tolist()], _sample_traits(lesson, rng)
-    if lesson.relit:
-        prompt = relight_prompt(contexts[0], contexts, traits=traits)
+    if one_scene:
+        write = relight_prompt if lesson.relit else edit_prompt
+        prompt = write(contexts[0], contexts, traits=traits)
     else:
         prompt = grid_prompt(truths.scene(index, 0), contexts, traits=traits, panels=described.tolist())
     return Grid(panels.tolist(), prompt, shown.tolist())
@@ -106,8 +117,15 @@ class Sampler(Dataset):
     """The batches of all steps, `sampler[step]`; the steps are the part `lessons` of the whole training."""
 
     def __init__(
-        self, truths: scenes.Truths, batch: int, *, steps: int, lessons: tuple[float, float] = (0.0, 1.0)
+        self,
+        truths: scenes.Truths,
+        batch: int,
+        *,
+        steps: int,
+        lessons: tuple[float, float] = (0.0, 1.0),
+        stages: Stages = STAGES,
     ):
+        self.stages = stages
         self.spell, self.truths, self.batch = text.Speller(), truths, batch
         self.steps, self.lessons = steps, lessons
         self.rank = ranks()[0]  # read here, as a worker process has no rank
@@ -118,7 +136,7 @@ class Sampler(Dataset):
         return start + (stop - start) * step / self.steps
 
     def __getitem__(self, step: int) -> Batch:
-        lesson = choose(step, stage(self.passed(step)))
+        lesson = choose(step, stage(self.passed(step), self.stages))
         rng = np.random.default_rng((SEED, step, self.rank))
         families = rng.integers(self.truths.families, size=round(lesson.batch * self.batch))
         grids = [sample_grid(self.truths, family, lesson, rng) for family in families.tolist()]
@@ -128,9 +146,9 @@ class Sampler(Dataset):
         return Batch(lesson, torch.from_numpy(families), panels, shown, *self.spell(prompts, lesson.tokens))
 
 
-def stage(passed: float) -> dict[Lesson, float]:
+def stage(passed: float, stages: Stages = STAGES) -> dict[Lesson, float]:
     """Return the lessons and their shares after this share of the training."""
-    return STAGES[max(start for start in STAGES if start <= passed)]
+    return stages[max(start for start in stages if start <= passed)]
 
 
 def choose(step: int, lessons: dict[Lesson, float]) -> Lesson:

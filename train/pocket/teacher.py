@@ -17,9 +17,9 @@ from dsd.model.latents import positions
 from dsd.pocket.scorer import CHOICES, IDENTITY, NUMBERS
 from train.pocket import latents as grids
 from train.pocket import loop, text
-from train.pocket.lessons import SEED, STAGES, Batch, Sampler, stage
+from train.pocket.lessons import SEED, STAGES, TASK_STAGES, Batch, Sampler, stage
 from train.pocket.presets import PRESETS, Preset, build_parser
-from train.pocket.scenes import FAMILY, load_truths, take
+from train.pocket.scenes import load_truths, take
 from train.pocket.scorer import reading_loss
 from train.pocket.vae import TRAIN_SEED
 
@@ -113,7 +113,7 @@ def by_panel(tokens: Tensor, rows: int, columns: int) -> Tensor:
 class Images:
     """The data that all batches are taken from, on the device."""
 
-    latents: Tensor  # [families, FAMILY, 16, h, w]
+    latents: Tensor  # [families, panels, 16, h, w]
     traits: dict[str, Tensor]  # `scenes.targets` of every image
 
 
@@ -135,7 +135,7 @@ def loss(teacher: Teacher, images: Images, preset: Preset, step: int, batch: Bat
     ids = positions(*(preset.panel * n for n in layout), device=where)
     with loop.mixed_precision():
         velocity, halfway = teacher.study(x_t, t, batch.t5.to(where), batch.clip.to(where), ids)
-        traits = take(images.traits, (families * FAMILY + panels).flatten())
+        traits = take(images.traits, (families * images.latents.shape[1] + panels).flatten())
         reading = reading_loss(*teacher.reader(by_panel(halfway, *layout)), traits)
     return flow.loss(velocity, flow.velocity(data, noise), by_token(~shown)) + READING * reading
 
@@ -170,17 +170,21 @@ def train(args: argparse.Namespace) -> Teacher:
     run, preset, where = args.run, PRESETS[args.preset], loop.device()
     steps, (start, stop) = args.steps or preset.teacher_steps, args.lessons
     vae = AutoencoderKL.from_pretrained(run / "vae").to(where)
-    truths = load_truths(TRAIN_SEED, preset.families, run / "renders")
-    latents = grids.load(vae, TRAIN_SEED, preset.families, preset.panel, run).to(where)
+    truths = load_truths(TRAIN_SEED, preset.families, run / "renders", edits=args.tasks)
+    kinds = ("families", "edits") if args.tasks else ("families",)
+    parts = [grids.load(vae, TRAIN_SEED, preset.families, preset.panel, run, kind=kind) for kind in kinds]
+    latents = torch.cat(parts, 1).to(where)
     images, teacher = Images(latents, truths.targets(where)), Teacher(preset).to(where)
     if args.begin:
         begin_with(teacher, args.begin)
     ema = loop.build_ema(teacher)
     if args.compile:
         compile_blocks(teacher.transformer)
-    path, optimizer = run / f"teacher-{start:g}-{stop:g}.pt", loop.Optimizers(teacher, preset.teacher_rate)
+    path = run / f"teacher-{start:g}-{stop:g}{'-tasks' * args.tasks}.pt"
+    optimizer = loop.Optimizers(teacher, preset.teacher_rate)
     state = loop.TrainState(path, teacher, optimizer=optimizer, ema=ema, steps=steps, minutes=args.minutes)
-    sampler = Sampler(truths, args.batch or preset.teacher_batch, steps=steps, lessons=(start, stop))
+    settings = {"lessons": (start, stop), "stages": TASK_STAGES if args.tasks else STAGES}
+    sampler = Sampler(truths, args.batch or preset.teacher_batch, steps=steps, **settings)
     batches = loop.prefetch(sampler, state.step, steps)
     loop.descend(state, lambda step: loss(teacher, images, preset, step, next(batches)), warmup=400)
     return ema.module
@@ -212,6 +216,11 @@ def main() -> None:
     add("--begin", type=Path, metavar="TEACHER", help="start from the teacher in this folder")
     add("--batch", type=int, help="single images per process (default: the preset's)")
     add("--lessons", type=float, nargs=2, default=(0.0, 1.0), metavar=("FROM", "TO"), help=text)
+    add(
+        "--tasks",
+        action="store_true",
+        help="also teach grids of edits, and more grids of one scene in lights",
+    )
     add("--compile", action="store_true", help="compile the transformer's blocks for a GPU")
     args = parser.parse_args()
     check(args)

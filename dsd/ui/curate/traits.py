@@ -17,6 +17,7 @@ WORDS = {  # reason -> its meaning in plain words
     verdicts.TOO_ALIKE: "nearly the same image twice",
     verdicts.DIFFERENT: "the judge sees two subjects",
     verdicts.LOW: "one trait does not agree well enough",
+    verdicts.UNCHANGED: "the judge sees no change",
     verdicts.UNREADABLE: "the judge's answer cannot be read",
     verdicts.REFUSED: "the server refuses to look at these images",
     verdicts.UNASKED: "the judge was never asked about it",

@@ -22,11 +22,12 @@ from dsd.curation.verdict import Thresholds
 from dsd.files import intake
 from dsd.generate import drawing as generate
 from dsd.generate import provenance
-from dsd.grids import grids, prompts, references, writers
+from dsd.grids import grids, prompts, references
 from dsd.grids.grids import Grid
 from dsd.grids.gutters import find_panels
 from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY, Recipe
+from dsd.grids.task_writers import WITHOUT_MODEL
 from dsd.ui import uploads
 from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
@@ -186,7 +187,7 @@ def surprise(recipe: Recipe, seed: int) -> tuple[str, tuple[str, ...]]:
     subjects = [f"a {subject}" for subject, _ in EXAMPLES[IDENTITY.name]]
     random.Random(seed).shuffle(subjects)
     captions = references.pocket(seed) if recipe is CRITTERS else subjects
-    for draft in writers.WITHOUT_MODEL[recipe.name](captions, PANELS, seed=seed):
+    for draft in WITHOUT_MODEL[recipe.name](captions, PANELS, seed=seed):
         try:
             prompts.compose_prompt(recipe, draft.subject, draft.places, ROWS, COLUMNS)
         except prompts.PromptError:

@@ -24,13 +24,13 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from dsd.grids.recipes import ANSWER, CRITTERS
+from dsd.grids.recipes import ANSWER, CRITTERS, CRITTERS_EDIT, CRITTERS_RELIGHT
 from dsd.pocket.scorer import CHOICES, NUMBERS
-from dsd.pocket.words import caption, describe_context
+from dsd.pocket.words import caption, describe_context, describe_edit, describe_light
 from train.pocket import latents as grids
 from train.pocket import scenes
 from train.pocket.judge import redrawn, words
-from train.pocket.judge.pairs import sample_pair, scene
+from train.pocket.judge.pairs import sample_edit, sample_pair, sample_related, sample_task_pair, scene
 from train.pocket.loop import TrainState, build_ema, descend, device, mixed_precision, ranks, step_seed
 from train.pocket.presets import PRESETS, Preset, build_parser
 from train.pocket.scorer import reading_loss, roughen
@@ -47,9 +47,10 @@ TEMPLATE = (
 )
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(*, tasks: bool = False) -> PreTrainedTokenizerFast:
     """Return a tokenizer with one token per word, split at spaces; an unknown word is one `<unk>`."""
     vocab = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "answer:", *words.vocabulary()]
+    vocab += words.task_vocabulary() if tasks else []
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocab)}, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
@@ -59,11 +60,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def build_processor() -> LlavaProcessor:
+def build_processor(*, tasks: bool = False) -> LlavaProcessor:
     size = {"height": SIDE, "width": SIDE}
     eyes = SiglipImageProcessorPil(size=size, image_mean=[0.5] * 3, image_std=[0.5] * 3)
     return LlavaProcessor(
-        image_processor=eyes, tokenizer=build_tokenizer(), patch_size=PATCH,
+        image_processor=eyes, tokenizer=build_tokenizer(tasks=tasks), patch_size=PATCH,
         vision_feature_select_strategy="full", chat_template=TEMPLATE,
     )  # fmt: skip
 
@@ -102,20 +103,28 @@ class Eyes(nn.Module):
 
 
 class Images:
-    """Renders, and the same renders redrawn by VAE and teacher; row FAMILY f + p is panel p of family f."""
+    """Renders, and the same renders redrawn by VAE and teacher; row FAMILY f + p is panel p of family f.
 
-    def __init__(self, run: Path, preset: Preset):
+    With `tasks` there are also renders of edits, whose rows are negative.
+    """
+
+    def __init__(self, run: Path, preset: Preset, *, tasks: bool = False):
         families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders")
         vae = AutoencoderKL.from_pretrained(run / "vae")
         latents = grids.load(vae, TRAIN_SEED, preset.families, preset.panel, run)
         self.count = len(families)
         self.taught_count = min(preset.judge_taught, self.count)
         self.plain = families.reshape(-1, *families.shape[2:])
+        if tasks:
+            edits = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders", kind="edits")
+            self.edits = edits.reshape(-1, *edits.shape[2:])
         self.redrawn = redrawn.by_vae(run, preset.panel, latents, min(preset.judge_redrawn, self.count))
         self.taught, self.true = redrawn.by_teacher(run, preset, latents, self.taught_count)
 
     def pick(self, row: int, chance: float) -> np.ndarray:
         """Return the teacher's true image if `chance` < 0.5, the VAE's if it is < 0.75, or the render."""
+        if row < 0:
+            return self.edits[~row]
         if row < len(self.true) and self.true[row] and chance < 0.5:
             return self.taught[row]
         return self.redrawn[row] if row < len(self.redrawn) and chance < 0.75 else self.plain[row]
@@ -164,12 +173,36 @@ def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], st
     return pairs, CRITTERS.captions["instruction"], answers
 
 
+def sample_task_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], str, list[str]]:
+    """Return what `sample_batch` returns, of the questions of the tasks."""
+    rng = np.random.default_rng((SEED, step, ranks()[0]))
+    turn = step % 8
+    if turn < COMPARE:
+        pairs = [sample_task_pair(count, rng) for _ in range(batch)]
+        answers = [words.whole_comparison(scene(a), scene(b), rng) for a, b in pairs]
+        return pairs, CRITTERS_RELIGHT.compare, answers
+    if turn < DESCRIBE:
+        pairs = [sample_related("relit", count, rng) for _ in range(batch)]
+        answers = [describe_light(scene(after)[1].light) for _, after in pairs]
+        return pairs, CRITTERS_RELIGHT.captions["instruction"], answers
+    pairs = [sample_edit(count, rng) for _ in range(batch)]
+    answers = [describe_edit(scene(before)[1], scene(after)[1]) for before, after in pairs]
+    return pairs, CRITTERS_EDIT.captions["instruction"], answers
+
+
 def answer_loss(
-    judge: nn.Module, tokenizer: PreTrainedTokenizerFast, images: Images, batch: int, step: int
+    judge: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    images: Images,
+    batch: int,
+    step: int,
+    *,
+    tasks: bool = False,
 ) -> Tensor:
     # Every other round of eight steps uses only the families that the teacher has redrawn, which are fewer.
     count = images.taught_count if step // 8 % 2 else images.count
-    rows, question, answers = sample_batch(count, batch, step)
+    sample = sample_task_batch if tasks and step // 16 % 2 else sample_batch  # in rounds of sixteen steps
+    rows, question, answers = sample(count, batch, step)
     pixels = images.batch(np.concatenate(rows), step_seed(SEED, step)).to(device())
     prompt = f"{'<image>' * (len(rows[0]) * (SIDE // PATCH) ** 2)} {question} answer:"
     answers = [f"{prompt} {answer} </s>" for answer in answers]
@@ -210,24 +243,28 @@ def train(args: argparse.Namespace) -> LlavaForConditionalGeneration:
     """Return the averaged judge."""
     torch.manual_seed(SEED)
     preset = PRESETS[args.preset]
-    images, tokenizer = Images(args.run, preset), build_tokenizer()
+    images, tokenizer = Images(args.run, preset, tasks=args.tasks), build_tokenizer(tasks=args.tasks)
     judge = build(preset, tokenizer).to(device())
     if args.begin:
         begin_with(judge, tokenizer, args.begin)
     else:
         train_eyes(args.run, preset, images, judge.model.vision_tower)
     steps = args.steps or preset.judge_steps
-    state = build_state(args.run / "judge.pt", judge, steps=steps, minutes=args.minutes)
-    descend(state, lambda s: answer_loss(judge, tokenizer, images, preset.judge_batch, s), decay=0.4)
+    path = args.run / f"judge{'-tasks' * args.tasks}.pt"
+    state = build_state(path, judge, steps=steps, minutes=args.minutes)
+    inputs = (judge, tokenizer, images, preset.judge_batch)
+    descend(state, lambda step: answer_loss(*inputs, step, tasks=args.tasks), decay=0.4)
     return state.ema.module
 
 
 def main() -> None:
     parser = build_parser("judge", "Train the embedded judge, which compares and describes images.")
     parser.add_argument("--begin", type=Path, metavar="JUDGE", help="start from the judge in this folder")
+    text = "also teach the questions of relight and edit, with more words at the end of its vocabulary"
+    parser.add_argument("--tasks", action="store_true", help=text)
     args = parser.parse_args()
     judge = train(args)
     if ranks()[0] == 0:
         judge.eval().half().save_pretrained(args.run / "judge")
-        build_processor().save_pretrained(args.run / "judge")
+        build_processor(tasks=args.tasks).save_pretrained(args.run / "judge")
         print(f"judge saved in {args.run / 'judge'}", flush=True)

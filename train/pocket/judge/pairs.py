@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 
 from dsd.curation.judge_evaluation import NEEDS
+from dsd.pocket.world import Context
 from train.pocket import scenes
 from train.pocket.vae import TRAIN_SEED
 
@@ -20,8 +21,17 @@ CHANGED = {
 CHANGED_SHARES = [weight / sum(CHANGED.values()) for weight in CHANGED.values()]
 
 
+# The tasks' pairs: one context in two lights, an edit, or any of the above.
+TASK_PAIRS = {"relit": 0.35, "edited": 0.35, "other": 0.3}
+
+
 def scene(row: int) -> scenes.Scene:
-    """Return the scene of a row of all images, row FAMILY f + p for panel p of family f."""
+    """Return the scene of a row of all images, row FAMILY f + p for panel p of family f.
+
+    Rows of edits are negative: row ~(EDITS f + e) is edit e of family f.
+    """
+    if row < 0:
+        return scenes.edits(TRAIN_SEED, ~row // scenes.EDITS)[~row % scenes.EDITS]
     return scenes.family(TRAIN_SEED, row // scenes.FAMILY)[row % scenes.FAMILY]
 
 
@@ -68,3 +78,36 @@ def sample_pair(count: int, rng: np.random.Generator) -> list[int]:
         other = int(rng.choice(alike)) if kind == "alike" else int(rng.integers(count))
         second = scenes.FAMILY * other + int(rng.integers(scenes.SAME))
     return [first, second] if rng.random() < 0.5 else [second, first]
+
+
+def sample_task_pair(count: int, rng: np.random.Generator) -> list[int]:
+    """Return the rows of two images that the tasks may compare."""
+    kind = str(rng.choice(list(TASK_PAIRS), p=list(TASK_PAIRS.values())))
+    return sample_pair(count, rng) if kind == "other" else sample_related(kind, count, rng)
+
+
+def sample_related(kind: str, count: int, rng: np.random.Generator) -> list[int]:
+    """Return the rows of one context in two lights (`relit`), or of it and its edits (`edited`)."""
+    panels = rng.permutation(scenes.ONE_CONTEXT if kind == "relit" else scenes.EDITED)[:2]
+    family = int(rng.integers(count))
+    return [_row(family, int(panel)) for panel in panels]
+
+
+def _row(family: int, panel: int) -> int:
+    if panel < scenes.FAMILY:
+        return scenes.FAMILY * family + panel
+    return ~(scenes.EDITS * family + panel - scenes.FAMILY)
+
+
+def sample_edit(count: int, rng: np.random.Generator) -> list[int]:
+    """Return the rows of two images that differ in one thing."""
+    while True:
+        before, after = sample_related("edited", count, rng)
+        contexts = [scene(row)[1] for row in (before, after)]
+        if sum(one != other for one, other in zip(*map(_things, contexts), strict=True)) == 1:
+            return [before, after]
+
+
+def _things(context: Context) -> tuple[object, ...]:
+    worn = context.accessory != "none" and (context.accessory, context.accessory_color)
+    return worn, context.place

@@ -8,7 +8,7 @@ have to compare distant words.
 import numpy as np
 import torch
 
-from dsd.grids.recipes import ANSWER, CRITTERS
+from dsd.grids.recipes import ANSWER, CRITTERS, CRITTERS_EDIT, CRITTERS_RELIGHT
 from dsd.pocket.scorer import (
     ANGLES,
     RANGES,
@@ -19,7 +19,8 @@ from dsd.pocket.scorer import (
     visible_numbers,
 )
 from dsd.pocket.words import VOCABULARY, describe_critter
-from dsd.pocket.world import Critter
+from dsd.pocket.world import Context, Critter
+from train.pocket.scenes import Scene
 
 # part of the subject -> the named traits and the numbers that belong to it; all of them have words
 PARTS = {
@@ -41,6 +42,7 @@ AGREE, DIFFER = "agree", "differ"
 MISREAD = 0.3
 
 Numbers = dict[str, float]
+TASKS = (CRITTERS_RELIGHT, CRITTERS_EDIT)
 
 
 def exact(critter: Critter) -> Numbers:
@@ -94,22 +96,47 @@ def scores(first: Critter, second: Critter) -> dict[str, int]:
 
 def comparison(first: Critter, second: Critter, rng: np.random.Generator) -> str:
     """Return the answer to `CRITTERS.compare`; described numbers are slightly off, conclusions are true."""
-    points = scores(first, second)
+    return _answer(first, second, ({}, {}), rng)
+
+
+def whole_comparison(first: Scene, second: Scene, rng: np.random.Generator) -> str:
+    """Return the answer to the tasks' `compare`: contexts are compared too; the verdict is the critters'."""
+    return _answer(first[0], second[0], (words_of_context(first[1]), words_of_context(second[1])), rng)
+
+
+def words_of_context(context: Context) -> dict[str, str]:
+    worn = "none" if context.accessory == "none" else f"{context.accessory_color} {context.accessory}"
+    return {"scene": context.scene, "accessory": worn, "place": context.place, "light": context.light}
+
+
+def _answer(
+    first: Critter, second: Critter, contexts: tuple[dict[str, str], dict[str, str]], rng: np.random.Generator
+) -> str:
+    before, after = contexts
+    points = scores(first, second) | {part: 4 * (before[part] == after[part]) for part in before}
     one, two = (words_of_parts(critter, misread(exact(critter), rng)) for critter in (first, second))
     agreed = {part: AGREE if score >= SAME_FROM else DIFFER for part, score in points.items()}
+    verdict = "different" if DIFFER in [agreed[part] for part in PARTS] else "same"
+    descriptions = (" ".join([describe(one), *before.values()]), " ".join([describe(two), *after.values()]))
+    one, two = one | before, two | after
     fields = (
         describe_critter(first),
-        describe(one),
-        describe(two),
-        " , ".join(f"{part} {one[part]} – {two[part]} {agreed[part]}" for part in PARTS),
+        *descriptions,
+        " , ".join(f"{part} {one[part]} – {two[part]} {agreed[part]}" for part in points),
         " ".join(f"{part} {score}" for part, score in points.items()),
-        "different" if DIFFER in agreed.values() else "same",
+        verdict,
     )
     return " ".join(f"{name}: {text}" for name, text in zip(ANSWER, fields, strict=True))
 
 
+def task_vocabulary() -> list[str]:
+    """Return the words of the tasks' questions and answers that `vocabulary` lacks, to follow it."""
+    questions = [text for one in TASKS for text in (one.compare, *one.captions.values(), *one.parts)]
+    return sorted({*" ".join(questions).split(), "none", "without"} - {*vocabulary()})
+
+
 def vocabulary() -> list[str]:
-    """Return every word that a question or an answer may contain."""
+    """Return every word that a question or an answer about the critters alone may contain."""
     questions = " ".join([CRITTERS.compare, *CRITTERS.captions.values()]).split()
     marks = [f"{name}:" for name in ANSWER] + ["same", "different", "eyes", "–", ",", AGREE, DIFFER]
     sizes = [*COUNTS.values(), *(f"{percent}%" for percent in SIZES), *map(str, range(5))]
