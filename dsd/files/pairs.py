@@ -62,8 +62,13 @@ def read_pairs(
 
 
 def join_pairs(parts: Sequence["Pairs"]) -> "Pairs":
-    """Return the rows of several datasets, one after another; raise PairsError if they do not fit."""
+    """Return the rows of several datasets, one after another; raise PairsError if they do not fit.
+
+    `max_rows` is kept for one dataset alone, and must be None for several.
+    """
     first = parts[0]
+    if len(parts) == 1:
+        return first
     for part in parts[1:]:
         if part.names != first.names or (part.filesystem is None) != (first.filesystem is None):
             raise PairsError(
