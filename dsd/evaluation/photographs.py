@@ -37,13 +37,16 @@ PROMPTS = (
 )  # fmt: skip
 
 
-def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list[Case]:
+def read_cases(folder: str | Path, prompts: int | None = None, *, size: int = 512) -> list[Case]:
     """Return the cases of a folder: each subject, cropped to `size` pixels, with the first `prompts` prompts.
 
-    Raise ValueError if the folder, its prompts or its photographs do not suffice.
+    `prompts` None means three, or all if there are fewer. Raise ValueError if the folder, its prompts or its
+    photographs do not suffice.
     """
     folder = check_folder(folder)
     texts = _read_prompts(folder)
+    if prompts is None:
+        prompts = min(3, len(texts))
     if not 1 <= prompts <= len(texts):
         raise ValueError(
             f"prompts must be from 1 to {len(texts)}, the number of prompts there are, got {prompts}"

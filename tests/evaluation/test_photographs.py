@@ -92,6 +92,7 @@ def test_a_folder_may_bring_its_prompts(folder):
     assert [case.prompt for case in read_cases(folder, 2)[:2]] == ["on the moon", "at home"]
     with pytest.raises(ValueError, match="prompts must be from 1 to 2, .* got 3"):
         read_cases(folder, 3)
+    assert len(read_cases(folder)) == 6  # both prompts of three subjects
 
 
 def test_what_a_folder_lacks_is_said(folder, tmp_path):
