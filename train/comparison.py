@@ -102,6 +102,7 @@ def _open_judge(args: argparse.Namespace, sources: dict[str, str]) -> Callable[[
     """Return a function that opens the judge with its recorded answers; its cost is confirmed first."""
     if not args.images:
         raise ValueError("--judge scores photographs, so it needs --images FOLDER: critters have a scorer")
+    validation.check_task(args.task, args.images)  # before anybody is asked about the cost
     state, is_remote = PartialState(), "://" in args.judge
     cases = benchmarks.read(args.images, args.prompts, size=args.size).cases
     # beside the students: copies, reconstructions, and other subjects for the level of chance
