@@ -16,7 +16,16 @@ from dsd.training.student import find_base
 from tests import student, wheel
 from train import dataset
 from train.baselines import __main__ as command
-from train.baselines import comparing, entries, image_prompt, picture, scoring, single_frame, workshop
+from train.baselines import (
+    comparing,
+    entries,
+    image_prompt,
+    per_subject,
+    picture,
+    scoring,
+    single_frame,
+    workshop,
+)
 from train.baselines.ablations import ABLATIONS
 from train.baselines.per_subject import Tuning
 
@@ -139,6 +148,18 @@ def test_the_picture_shows_ours_beside_the_best_rival(compared, tmp_path, capsys
         (160, 160), Image.Resampling.BICUBIC
     )
     assert page.crop((176, 78, 336, 238)).tobytes() == first.convert("RGB").tobytes()
+
+
+def test_the_rows_that_are_told_the_subject_are_marked():
+    options = command.options_of(command._parser().parse_args(["run", "--out", "out"]))
+    given = {"run": Path("run"), "out": Path("out"), "options": options, "cases": [], "search_steps": 1}
+    some = entries.baselines(workshop.Workshop(**given, tuning=Tuning()))
+    assert {one.name for one in some if one.described or one.names_subject} == {
+        "ours with full caption", "prompted teacher", "SDEdit", "DreamBooth-LoRA"
+    }  # fmt: skip
+    case = scoring.measured_cases(2, 1, 1)[0]
+    (subject,) = per_subject.find_subjects([case]).values()
+    assert f"a {subject.words} {case.prompt}" == case.caption  # what DreamBooth draws from
 
 
 def test_an_ablation_brings_our_row_along():

@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ranker", type=Path, metavar="FOLDER", help="scorer that chooses the rates (the family's)")
     add("--image-encoder", default="judge", metavar="NAME", help="encoder of its baseline (the judge's eyes)")
     add("--draw-steps", type=int, default=28, metavar="N", help="denoising steps (28)")
-    add("--draw-batch", type=int, default=16, metavar="N", dest="draw_batch", help="images at a time (16)")
+    add("--draw-batch", type=int, default=16, metavar="N", help="images at a time (16)")
     add("--image-guidance", type=float, default=1.5, metavar="X", help="image guidance scale (1.5)")
     add("--text-guidance", type=float, default=1.0, metavar="X", help="text guidance scale (1)")
     add("--teacher-guidance", type=float, metavar="X", help="guidance scale of the teacher (its preset's)")
@@ -76,7 +76,7 @@ def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
     # Imported here, so that --help and wrong flags are fast.
     from dsd.evaluation.critters import CritterScorer
     from dsd.evaluation.validation import Benchmark
-    from dsd.files import jsonl
+    from dsd.files import whole
     from train.baselines import comparing, entries, scoring
 
     trial = scoring.trial_benchmark(args.search_critters, args.ranker or scoring.RANKER)
@@ -85,10 +85,9 @@ def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
     usual, others = [*entries.baselines(shop)], [*entries.ablations(shop)]
     names = args.only or [entry.name for entry in [*usual, *(others if args.ablations else [])]]
     chosen = comparing.select([*usual, *others], names)
-    with jsonl.explain_errors(args.out):
-        args.out.mkdir(parents=True, exist_ok=True)
-    benchmark = Benchmark(cases, CritterScorer())
-    return comparing.compare(shop, chosen, benchmark, trial, batch=args.draw_batch)
+    with whole.locked(args.out / "scores"):
+        benchmark = Benchmark(cases, CritterScorer())
+        return comparing.compare(shop, chosen, benchmark, trial, batch=args.draw_batch)
 
 
 def _workshop(args: argparse.Namespace, options: TrainOptions, cases: list[Case]) -> "Workshop":
