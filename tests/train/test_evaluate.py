@@ -70,7 +70,7 @@ def test_the_report_says_what_was_measured_with_what(measured):
     assert len({*about["models"].values()}) == 5  # both students are asked in two ways
     assert about["backbones"] and about["versions"].keys() >= {"dsd", "torch", "diffusers"}
     assert {"color", "hue"} <= about["scores"]["early"].keys() & about["ceiling"].keys()
-    assert "Traits kept:" in (measured / "scores.md").read_text()
+    assert "Kept, part by part:" in (measured / "scores.md").read_text()
 
 
 def test_every_image_has_its_files_score_and_reason_in_the_page(measured):
@@ -208,6 +208,10 @@ def test_weights_of_their_own_go_on_the_base(monkeypatch, tmp_path, models):
         (["pocket", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["pocket", "--images", "no-such-folder"], "there is no folder no-such-folder"),
         (["pocket", "--judge", "pocket"], "--judge scores photographs, so it needs --images FOLDER"),
+        (
+            ["pocket", "--task", "edit", "--images", "nowhere", "--judge", "http://127.0.0.1/v1"],
+            "the task edit is measured on critters alone",  # before the cost is estimated
+        ),
         (["nowhere", "--labels", "labels.json"], "--labels takes one report and no --out"),
     ],
 )
