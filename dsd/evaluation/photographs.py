@@ -84,13 +84,22 @@ def _read_prompts(folder: Path) -> list[str]:
 
 
 def _find_subjects(folder: Path) -> dict[str, list[Path]]:
-    """Return the photographs of each subject by its file or folder name, the reference first."""
+    """Return the photographs of each subject by its file or folder name, the reference first.
+
+    Raise ValueError for two subjects of one name, such as `fox.jpg` and `fox.png`.
+    """
     suffixes, subjects = intake.suffixes(), {}
     for path in sorted(folder.iterdir()):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
         images = [file for file in files if file.suffix.lower() in suffixes]
-        if images and not path.name.startswith("."):
-            subjects[path.stem if path.is_file() else path.name] = images
+        name = path.stem if path.is_file() else path.name
+        if not images or name.startswith("."):
+            continue
+        if name in subjects:
+            raise ValueError(
+                f"{folder} has two subjects called {name!r}: rename one, or put both in a folder"
+            )
+        subjects[name] = images
     return subjects
 
 

@@ -95,6 +95,12 @@ def test_a_folder_may_bring_its_prompts(folder):
     assert len(read_cases(folder)) == 6  # both prompts of three subjects
 
 
+def test_two_subjects_of_one_name_are_refused(folder):
+    tiny.image().save(folder / "corgi dog.jpg")  # beside the subfolder
+    with pytest.raises(ValueError, match="has two subjects called 'corgi dog': rename one"):
+        read_cases(folder)
+
+
 def test_what_a_folder_lacks_is_said(folder, tmp_path):
     with pytest.raises(ValueError, match="there is no folder"):
         read_cases(tmp_path / "nowhere")
