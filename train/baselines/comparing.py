@@ -84,6 +84,7 @@ def _read(file: Path) -> dict:
 
 
 def cost(entry: Entry, made: Made, choice: float | None) -> dict[str, Any]:
+    """Return what a row cost: the trained weights, and seconds in all and for each subject."""
     return {
         "chosen": choice,
         "tried": list(entry.choices),

@@ -128,7 +128,7 @@ def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
         yield {"model": FLUX_DEV.name, "measured": False, "why": "no CUDA"}
         return
     device, card = torch.device("cuda"), torch.cuda.get_device_name()
-    done = jsonl.read(args.out) if args.out and args.out.exists() else []
+    done = jsonl.read(args.out) if args.out else []
     options = {"card": card, "frames": FRAMES, "most": product_speed(device)}
     yield from keep(all_rows(partial(transformer, device), done, **options), args.out)
 
