@@ -91,10 +91,10 @@ def _find_subjects(folder: Path) -> dict[str, list[Path]]:
     suffixes, subjects = intake.suffixes(), {}
     for path in sorted(folder.iterdir()):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
-        images = [file for file in files if file.suffix.lower() in suffixes]
-        name = path.stem if path.is_file() else path.name
-        if not images or name.startswith("."):
+        images = [it for it in files if it.suffix.lower() in suffixes and not it.name.startswith(".")]
+        if not images or path.name.startswith("."):
             continue
+        name = path.stem if path.is_file() else path.name
         if name in subjects:
             raise ValueError(
                 f"{folder} has two subjects called {name!r}: rename one, or put both in a folder"

@@ -74,6 +74,7 @@ def folder(tmp_path):
     for number in range(3):
         tiny.image(10 + number, (48, 64)).save(tmp_path / "corgi dog" / f"{number}.png")
     (tmp_path / "notes.md").write_text("not a photograph")
+    (tmp_path / "corgi dog" / "._0.png").write_bytes(b"")  # beside each file that a Mac copied
     return tmp_path
 
 
