@@ -107,7 +107,8 @@ def test_a_second_run_makes_nothing_and_says_the_same(compared, flags, tmp_path,
 
 def test_the_image_encoder_is_the_judges_unless_named(flags, tmp_path):
     with pytest.raises(ValueError, match="comes with no judge whose eyes.*--image-encoder"):
-        command.main([*flags, "--out", str(tmp_path), "--only", "image-encoder tokens"])
+        command.main([*flags, "--out", str(tmp_path / "out"), "--only", "ours", "image-encoder tokens"])
+    assert not (tmp_path / "out").exists()  # it is said before ours is trained
 
 
 @pytest.mark.parametrize(
@@ -115,6 +116,8 @@ def test_the_image_encoder_is_the_judges_unless_named(flags, tmp_path):
     [
         (["--only", "magic"], "--only 'magic' is no row: choose among ours, ours with full"),
         (["--critters", "1"], "--critters must be at least 2, got 1"),
+        (["--references", "2", "--sizes", "32x48"], "--references and --sizes cannot be compared"),
+        (["--start-from", "a-student"], "--start-from cannot be compared: every row"),
         (["--validate-every", "5"], "--validate-every has no effect.*drop it"),
         (["--ranker", "nowhere"], "there is no ranker in nowhere"),
         (["--ranker", str(scoring.SCORER)], "is the scorer that measures"),

@@ -59,10 +59,26 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--validate-every has no effect, because nothing is validated in training: drop it")
 
 
+def _check_options(options: TrainOptions) -> None:
+    """Raise ValueError for settings with which some rows could not be trained, or not as the others are."""
+    unfit = {
+        "--references": options.references > 1,
+        "--start-from": options.start_from,
+        "--quantize": options.quantize,
+        "--sizes": len(options.frames) > 1 or any(width != height for width, height in options.frames),
+    }
+    if given := [flag for flag, is_given in unfit.items() if is_given]:
+        raise ValueError(
+            f"{' and '.join(given)} cannot be compared: every row starts from the same teacher, is not "
+            "quantized, and trains with one reference at one square size; drop it"
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     _check(args)
     options = options_of(args)
+    _check_options(options)
     from dsd.generate.command import quiet
 
     quiet()
@@ -78,6 +94,7 @@ def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
     from dsd.evaluation.validation import Benchmark
     from dsd.files import whole
     from train.baselines import comparing, entries, scoring
+    from train.baselines.workshop import ENCODED
 
     trial = scoring.trial_benchmark(args.search_critters, args.ranker or scoring.RANKER)
     cases = scoring.measured_cases(args.critters, args.prompts, args.seeds)
@@ -85,6 +102,8 @@ def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
     usual, others = [*entries.baselines(shop)], [*entries.ablations(shop)]
     names = args.only or [entry.name for entry in [*usual, *(others if args.ablations else [])]]
     chosen = comparing.select([*usual, *others], names)
+    if any(entry.name == ENCODED for entry in chosen):
+        shop.encoder()  # an encoder that is missing is told before hours of training
     with whole.locked(args.out / "scores"):
         benchmark = Benchmark(cases, CritterScorer())
         return comparing.compare(shop, chosen, benchmark, trial, batch=args.draw_batch)
