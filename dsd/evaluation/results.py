@@ -68,7 +68,7 @@ def tables(found: Comparison) -> str:
     benchmark, measures = found.benchmark, found.benchmark.scorer.measures
     subjects = len({case.subject for case in benchmark.cases})
     parts = [
-        f"{subjects} subjects, {len(benchmark.cases)} images each; means, 95 % intervals over subjects",
+        f"{subjects} subjects, {len(benchmark.cases)} images for each row; means, 95 % intervals over subjects",
         scores.table(found.means, measures),
         *_breakdown(found),
     ]

@@ -173,7 +173,7 @@ def test_checkpoints_are_compared_on_photographs(folder, networks, tmp_path, cap
     assert evaluate.main([f"toy={student}", "--images", str(folder), *options]) == 0
     page = capsys.readouterr().out
     assert "| toy | " in page and comparison.TEACHER not in page
-    assert "3 subjects, 3 images each" in page and "| following (CLIP-T) | CP x PF |" in page
+    assert "3 subjects, 3 images for each row" in page and "| following (CLIP-T) | CP x PF |" in page
     assert Image.open(out / "samples.png").width == 130 * 2 + 330  # no truth for most of them
 
 

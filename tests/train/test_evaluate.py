@@ -46,7 +46,7 @@ def test_every_way_of_drawing_has_its_row(measured):
         comparison.CHANCE,
     ):
         assert f"\n| {name} | " in page
-    assert "3 subjects, 6 images each" in page and "Difference from early, case by case" in page
+    assert "3 subjects, 6 images for each row" in page and "Difference from early, case by case" in page
 
 
 def test_the_numbers_are_kept(measured):
