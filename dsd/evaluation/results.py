@@ -66,9 +66,9 @@ class Comparison:
 def tables(found: Comparison) -> str:
     """Return the Markdown page: scores, parts or groups, differences from the first way, and a legend."""
     benchmark, measures = found.benchmark, found.benchmark.scorer.measures
-    subjects = len({case.subject for case in benchmark.cases})
+    subjects, count = len({case.subject for case in benchmark.cases}), len(benchmark.cases)
     parts = [
-        f"{subjects} subjects, {len(benchmark.cases)} images for each row; means, 95 % intervals over subjects",
+        f"{subjects} subjects, {count} images for each row; means, 95 % intervals over subjects",
         scores.table(found.means, measures),
         *_breakdown(found),
     ]

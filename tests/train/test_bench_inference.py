@@ -106,7 +106,7 @@ def test_what_does_not_fit_or_is_missing_says_so():
         yield
 
     (row,) = bench_gpu.catch_failure(full(), part="offload", offload="none")
-    assert bench_gpu.failure(NotImplementedError())["why"] == "NotImplementedError"
+    assert bench_gpu.describe_failure(NotImplementedError())["why"] == "NotImplementedError"
     assert row == {
         "part": "offload", "offload": "none", "measured": False,
         "why": "CUDA out of memory. Tried to allocate 2 GiB",

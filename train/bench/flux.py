@@ -21,7 +21,7 @@ from dsd.files.jsonl import Row
 from dsd.model import quantize
 from dsd.model.presets import FLUX_DEV
 from dsd.model.speed import attend, cache_config
-from train.bench.gpu import FRAMES, Build, failure, inputs, product_speed, transformer
+from train.bench.gpu import FRAMES, Build, describe_failure, inputs, product_speed, transformer
 from train.bench.timing import forget_peak, peak_bytes, shortest
 
 STEPS = 28
@@ -117,7 +117,7 @@ def all_rows(
         try:  # as a list: a variant is in the file whole or not at all
             rows = [about | row for row in measure(build, variant, frames, most)]
         except Exception as error:  # kernels, compilers and packages raise errors of any type
-            rows = [about | failure(error)]
+            rows = [about | describe_failure(error)]
         forget_peak()
         yield rows
 
