@@ -182,6 +182,18 @@ def test_rows_are_told_apart():
         comparison.label(["pocket", "pocket"])
     with pytest.raises(ValueError, match="called 'chance'"):
         comparison.label(["chance=pocket"])
+    with pytest.raises(ValueError, match="called 'a, full caption'"):  # the row of a that --described adds
+        comparison.label(["a=pocket", "a, full caption=runs/b"])
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_2"])
+def test_images_of_other_weights_are_not_taken_for_these(tmp_path, part):
+    args = SimpleNamespace(out=tmp_path, batch=1)
+    pipe = tiny.pipeline()
+    before = comparison._way(args, "a", validation.by_student, pipe, steps=1).key
+    assert comparison._way(args, "a", validation.by_student, pipe, steps=1).key == before
+    next(getattr(pipe, part).parameters()).data.add_(1)
+    assert comparison._way(args, "a", validation.by_student, pipe, steps=1).key != before
 
 
 def test_weights_of_their_own_go_on_the_base(monkeypatch, tmp_path, models):
