@@ -33,6 +33,8 @@ from train import blocks
 RECORDED = (
     "task subjects prompts seed steps image_guidance text_guidance teacher_guidance batch base size".split()
 )
+RESERVED = (TEACHER, TRUTH, COPY, MULTIPLIED, CHANCE, VAE)  # names of rows that are not checkpoints
+FULL = ", full caption"  # ends the name of a row that --described adds
 OF_JUDGE = {  # flag -> option of dsd.vlm.open
     "judge_model": "model", "key": "key", "in_flight": "in_flight", "budget": "budget",
     "max_tokens": "max_tokens", "device": "device",
@@ -88,7 +90,7 @@ def label(checkpoints: list[str]) -> dict[str, str]:
         name, sign, source = item.partition("=")
         if not sign:
             name, source = public_name(item), item
-        if not name or name in (TEACHER, TRUTH, COPY, MULTIPLIED, CHANCE, VAE) or name in sources:
+        if not name or name in RESERVED or name in sources or name.endswith(FULL):
             error = f"two rows cannot both be called {name!r}: write LABEL={source} to name this one"
             raise ValueError(error)
         sources[name] = source
@@ -102,6 +104,7 @@ def _open_judge(args: argparse.Namespace, sources: dict[str, str]) -> Callable[[
     """Return a function that opens the judge with its recorded answers; its cost is confirmed first."""
     if not args.images:
         raise ValueError("--judge scores photographs, so it needs --images FOLDER: critters have a scorer")
+    validation.check_task(args.task, args.images)  # before anybody is asked about the cost
     state, is_remote = PartialState(), "://" in args.judge
     cases = benchmarks.read(args.images, args.prompts, size=args.size).cases
     # beside the students: copies, reconstructions, and other subjects for the level of chance
@@ -139,7 +142,7 @@ def _open_ways(args: argparse.Namespace, sources: dict[str, str], benchmark: Ben
         scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
         yield (student := _way(args, name, validation.by_student, pipe, steps=args.steps, **scales))
         if args.described:
-            yield replace(student, name=f"{name}, full caption", described=True)
+            yield replace(student, name=f"{name}{FULL}", described=True)
         vae = vae or _reconstruction(args, pipe)
         del pipe, student
     if teacher := args.teacher or (None if args.images else "pocket"):
@@ -159,7 +162,9 @@ def _open_teacher(args: argparse.Namespace, source: str) -> Way:
 
 def _way(args: argparse.Namespace, name: str, way: Callable[..., Draw], pipe: Any, **settings: float) -> Way:
     """Return a row that does not draw again what an earlier run of the command left in its folder."""
-    key = f"{way.__name__} {checkpoint.model_hash(pipe)} {settings | {'batch': args.batch}}"
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    weights = {name: weights_hash(part) for name, part in sorted(parts.items())}
+    key = f"{way.__name__} {weights} {settings | {'batch': args.batch}}"
     return Way(name=name, draw=validation.save_in(args.out / "images", key, way(pipe, **settings)), key=key)
 
 

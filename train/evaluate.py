@@ -3,9 +3,10 @@
 Draws held-out critters in the requested places with each checkpoint and with the prompted teacher, adds the
 true drawings and the VAE's reconstruction of each reference, and scores all of them with the same scorer.
 --task relight and --task edit ask for one change, and score whether it is there and the rest is kept.
-With --images the subjects are photographs, or DreamBench++'s or OmniContext's folder, which --judge scores,
-too. Prints a Markdown table with 95 % intervals over subjects. REPORT gets report.html (every image, score
-and reason, and a page to label images on), results.json, scores.md, images.jsonl, samples.png and all images.
+With --images the subjects are photographs, or those of DreamBench++ or OmniContext, and --judge MODEL has a
+vision-language model score them as well. Prints a Markdown table with 95 % intervals over subjects. REPORT
+gets report.html (every image, score and reason, and a page to label images on), results.json, scores.md,
+images.jsonl, samples.png and all images.
 
 The same command gives the same numbers, and continues a run that was stopped. `accelerate launch -m
 train.evaluate ...` shares the drawing between processes. `python -m train.evaluate REPORT --labels FILE`
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--image-guidance", type=float, default=1.5, help="image guidance scale; 1 is off (1.5)")
     add("--text-guidance", type=float, default=1.0, help="text guidance scale; 1 is off (1)")
     add("--batch", type=int, help="images drawn together (16 critters, 1 photograph)")
-    add("--seed", type=int, default=0, help="seed of the critters, their places and the images (0)")
+    add("--seed", type=int, default=0, help="seed of the critters and of their places (0)")
     add("--device", help="cpu, cuda or mps (the best available)")
     _add_judge(parser)
     return parser

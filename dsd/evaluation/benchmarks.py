@@ -21,7 +21,6 @@ PHOTOGRAPHS, DREAMBENCH, OMNICONTEXT = "photographs", "DreamBench++", "OmniConte
 KINDS = ("photorealistic",) * 4 + ("style transfer",) * 3 + ("imaginative",) * 2  # of the nine prompts
 STYLE, SUBJECTS = "style", "all but style"  # style images show a style, not a subject
 COLUMNS = ["key", "task_type", "instruction", "input_images"]
-PROMPTS = 3  # of each photograph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,16 +34,15 @@ class Photographs:
 def read(folder: str | Path, prompts: int | None = None, *, size: int = 512) -> Photographs:
     """Return the cases of a folder, recognized by its layout, with images cropped to `size` pixels.
 
-    `prompts` limits the prompts of each subject (3 for photographs, all of DreamBench++). Raise ValueError
-    for files that are missing or cannot be used.
+    `prompts` limits the prompts of each subject; None means 3 for photographs and all for DreamBench++. Raise
+    ValueError for files that are missing or cannot be used.
     """
     folder = photographs.check_folder(folder)
     if (folder / "images").is_dir() and (folder / "captions").is_dir():
         return Photographs(name=DREAMBENCH, cases=_read_dreambench(folder, prompts, size))
     if files := sorted(folder.rglob("*.parquet")):
         return Photographs(name=OMNICONTEXT, cases=list(_read_omnicontext(files, prompts, size)))
-    cases = photographs.read_cases(folder, PROMPTS if prompts is None else prompts, size=size)
-    return Photographs(name=PHOTOGRAPHS, cases=cases)
+    return Photographs(name=PHOTOGRAPHS, cases=photographs.read_cases(folder, prompts, size=size))
 
 
 # ---------------------------------------------------------------- DreamBench++
@@ -55,7 +53,8 @@ def _read_dreambench(folder: Path, prompts: int | None, size: int) -> list[Case]
     if not 1 <= count <= len(KINDS):
         raise ValueError(f"prompts must be from 1 to {len(KINDS)} for DreamBench++, got {prompts}")
     suffixes = intake.suffixes()
-    files = sorted(file for file in (folder / "images").rglob("*") if file.suffix.lower() in suffixes)
+    found = (file for file in (folder / "images").rglob("*") if file.suffix.lower() in suffixes)
+    files = sorted(file for file in found if not file.name.startswith("."))  # macOS leaves ._00.jpg
     if len(files) < 2:
         raise ValueError(f"at least 2 images are needed in {folder / 'images'}, got {len(files)}")
     cases = []

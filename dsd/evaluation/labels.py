@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from dsd.evaluation.scores import RESAMPLES
 from dsd.files import markdown
 
-RESAMPLES = 2000
-FEWEST = 10  # labels of each kind below which an interval says nothing
+FEWEST = 10  # scored images of each label below which an interval says nothing
 
 
 def read(file: Path) -> dict[str, bool]:
@@ -38,18 +38,20 @@ def agreement(
 ) -> dict[str, Any]:
     """Return how well each measure of the images (rows with `id`, `way`, `subject`) agrees with the labels.
 
-    Every number has a 95 % bootstrap interval over subjects. Labels of other images are counted as unknown.
+    Every number has a 95 % bootstrap interval over subjects. Images without a score (None) are left out, and
+    so is a measure that has too few others; a `note` says so if no measure is left. Labels of images that are
+    not in the rows are counted as unknown.
     """
     known = [row for row in rows if row["id"] in labels]
     same = np.array([labels[row["id"]] for row in known], dtype=bool)
     about = {"labels": len(known), "same": int(same.sum()), "unknown": len(labels) - len(known)}
     about["ways"] = _count_by_way(known, labels)
-    if min(same.sum(), (~same).sum()) < FEWEST:
-        needed = f"at least {FEWEST} images labeled same and {FEWEST} labeled different are needed"
-        return about | {"agreement": {}, "note": needed}
-    draws = _resample([row["subject"] for row in known])
-    found = {name: _auc_interval(_column(known, name), same, draws) for name in measures}
-    return about | {"agreement": {name: value for name, value in found.items() if value}}
+    subjects = [row["subject"] for row in known]
+    areas = {name: _auc_interval(_column(known, name), same, subjects) for name in measures}
+    about["agreement"] = {name: area for name, area in areas.items() if area}
+    if not about["agreement"]:
+        about["note"] = f"at least {FEWEST} images labeled same and {FEWEST} labeled different need a score"
+    return about
 
 
 def _count_by_way(rows: Sequence[Mapping[str, Any]], labels: Mapping[str, bool]) -> dict[str, list[int]]:
@@ -91,18 +93,24 @@ def _resample(subjects: Sequence[str]) -> list[np.ndarray]:
     return [np.concatenate([rows_of[place] for place in places]) for places in drawn]
 
 
-def _auc_interval(values: np.ndarray, same: np.ndarray, draws: list[np.ndarray]) -> dict[str, float] | None:
-    """Return the area under the ROC curve and its interval, or None if the values are not all known."""
-    if np.isnan(values).any():
+def _auc_interval(values: np.ndarray, same: np.ndarray, subjects: Sequence[str]) -> dict[str, float] | None:
+    """Return the area under the ROC curve and its interval, or None if too few values are known."""
+    known = ~np.isnan(values)
+    if min(np.count_nonzero(known & same), np.count_nonzero(known & ~same)) < FEWEST:
         return None
+    draws = _resample(subjects)
     areas = [area for draw in draws if (area := _auc(values[draw], same[draw])) is not None]
     low, high = np.quantile(areas, (0.025, 0.975))
     return {"mean": _auc(values, same), "low": float(low), "high": float(high)}
 
 
 def _auc(values: np.ndarray, same: np.ndarray) -> float | None:
-    """Return how often a value labeled same exceeds one labeled different, ties half; None without both."""
-    higher, lower = values[same], np.sort(values[~same])
+    """Return how often a value labeled same exceeds one labeled different, ties half; None without both.
+
+    Unknown values (NaN) are left out.
+    """
+    known = ~np.isnan(values)
+    higher, lower = values[known & same], np.sort(values[known & ~same])
     if not len(higher) or not len(lower):
         return None
     below, upto = (np.searchsorted(lower, higher, side) for side in ("left", "right"))

@@ -37,13 +37,16 @@ PROMPTS = (
 )  # fmt: skip
 
 
-def read_cases(folder: str | Path, prompts: int = 3, *, size: int = 512) -> list[Case]:
+def read_cases(folder: str | Path, prompts: int | None = None, *, size: int = 512) -> list[Case]:
     """Return the cases of a folder: each subject, cropped to `size` pixels, with the first `prompts` prompts.
 
-    Raise ValueError if the folder, its prompts or its photographs do not suffice.
+    `prompts` None means three, or all if there are fewer. Raise ValueError if the folder, its prompts or its
+    photographs do not suffice.
     """
     folder = check_folder(folder)
     texts = _read_prompts(folder)
+    if prompts is None:
+        prompts = min(3, len(texts))
     if not 1 <= prompts <= len(texts):
         raise ValueError(
             f"prompts must be from 1 to {len(texts)}, the number of prompts there are, got {prompts}"
@@ -81,13 +84,22 @@ def _read_prompts(folder: Path) -> list[str]:
 
 
 def _find_subjects(folder: Path) -> dict[str, list[Path]]:
-    """Return the photographs of each subject by its file or folder name, the reference first."""
+    """Return the photographs of each subject by its file or folder name, the reference first.
+
+    Raise ValueError for two subjects of one name, such as `fox.jpg` and `fox.png`.
+    """
     suffixes, subjects = intake.suffixes(), {}
     for path in sorted(folder.iterdir()):
         files = sorted(path.iterdir()) if path.is_dir() else [path]
-        images = [file for file in files if file.suffix.lower() in suffixes]
-        if images and not path.name.startswith("."):
-            subjects[path.stem if path.is_file() else path.name] = images
+        images = [it for it in files if it.suffix.lower() in suffixes and not it.name.startswith(".")]
+        if not images or path.name.startswith("."):
+            continue
+        name = path.stem if path.is_file() else path.name
+        if name in subjects:
+            raise ValueError(
+                f"{folder} has two subjects called {name!r}: rename one, or put both in a folder"
+            )
+        subjects[name] = images
     return subjects
 
 

@@ -6,6 +6,7 @@ whole images, background included, and reads no prompt; a judge that is asked as
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from statistics import fmean
 
 from PIL import Image
@@ -126,7 +127,7 @@ def ask(
     for request, answer in zip(requests, judge.ask_many(requests), strict=True):
         scores = read_judgment(answer, PARTS).scores
         if scores is None:
-            answer = judge.ask(question, request.images, seed=AGAIN)
+            (answer,) = judge.ask_many([replace(request, seed=AGAIN)])
             scores = read_judgment(answer, PARTS).scores
         if scores is None:
             raise VLMError(f"the judge's scores cannot be read: {likely_cause(answer)}")

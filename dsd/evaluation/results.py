@@ -21,7 +21,7 @@ import dsd
 from dsd.evaluation import benchmarks, labels, report, scores, validation
 from dsd.evaluation.scores import Case, Interval, Scores
 from dsd.evaluation.validation import Benchmark
-from dsd.files import contact_sheet, jsonl
+from dsd.files import contact_sheet, jsonl, whole
 
 # The rows that are not checkpoints.
 TEACHER, TRUTH, COPY, CHANCE = "teacher, prompted", "truth (ceiling)", "copy of the reference", "chance"
@@ -64,17 +64,17 @@ class Comparison:
 
 
 def tables(found: Comparison) -> str:
-    """Return the Markdown page: scores, traits or groups, differences from the first way, and a legend."""
+    """Return the Markdown page: scores, parts or groups, differences from the first way, and a legend."""
     benchmark, measures = found.benchmark, found.benchmark.scorer.measures
-    subjects = len({case.subject for case in benchmark.cases})
+    subjects, count = len({case.subject for case in benchmark.cases}), len(benchmark.cases)
     parts = [
-        f"{subjects} subjects, {len(benchmark.cases)} images each; means, 95 % intervals over subjects",
+        f"{subjects} subjects, {count} images for each row; means, 95 % intervals over subjects",
         scores.table(found.means, measures),
         *_breakdown(found),
     ]
-    first, *others = (name for name in found.results if name not in LEVELS)
-    if others:
-        results = found.results
+    ways = [name for name in found.results if name not in LEVELS]
+    if len(ways) > 1:
+        (first, *others), results = ways, found.results
         differences = {name: scores.difference(results[name], results[first]) for name in others}
         parts += [f"Difference from {first}, case by case:", scores.table(differences, measures)]
     lost = [f"{count} images of {way} have no score" for way, count in unreadable(found).items() if count]
@@ -94,7 +94,7 @@ def unreadable(found: Comparison) -> dict[str, int]:
 def _breakdown(found: Comparison) -> list[str]:
     if traits := found.benchmark.scorer.traits:
         names = {name: name.replace("_", " ") for name in traits}
-        return ["Traits kept:", scores.columns_table(found.means, names)]
+        return ["Kept, part by part:", scores.columns_table(found.means, names)]
     titles = {measure.name: measure.title for measure in found.benchmark.scorer.measures}
     parts = []
     for name, means in found.groups().items():
@@ -238,13 +238,23 @@ def _page_images(out: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def add_labels(out: Path, file: Path) -> str:
-    """Add a person's labels to a report's folder and return the agreement as a Markdown page."""
-    given, data, rows = labels.read(file), report.read(out), jsonl.read(out / "images.jsonl")
-    about = data["about"] | {"agreement": _agreement(given, rows, data["about"])}
-    _write_results(out, about)
-    report.write(out, data | {"about": about})
-    if file.resolve() != (out / LABELS).resolve():
-        jsonl.write_atomic(out / LABELS, file.read_bytes())
+    """Add a person's labels to a report's folder and return the agreement as a Markdown page.
+
+    Raise ValueError for labels or a page that cannot be read, and for the page of an earlier comparison.
+    """
+    given, data = labels.read(file), report.read(out)
+    with whole.locked(out / "scores"):
+        about = json.loads((out / "results.json").read_bytes())
+        if about["id"] != data["about"]["id"]:
+            raise ValueError(
+                f"{out / report.NAME} is older than results.json beside it: let the command that wrote these "
+                "results finish first"
+            )
+        about["agreement"] = _agreement(given, jsonl.read(out / "images.jsonl"), about)
+        _write_results(out, about)
+        report.write(out, data | {"about": about})
+        if file.resolve() != (out / LABELS).resolve():
+            jsonl.write_atomic(out / LABELS, file.read_bytes())
     return labels.page(about["agreement"], about["measures"])
 
 

@@ -54,7 +54,8 @@ class Measure:
 
 class Scorer(Protocol):
     measures: Sequence[Measure]
-    traits: Sequence[str] = ()  # further numbers of a row: 1 for each trait that the image keeps, 0 if not
+    # Further numbers of a row: 1 for each trait, or part of the context, that the image keeps, 0 if not.
+    traits: Sequence[str] = ()
     backbones: dict[str, str]  # networks that score, with their hashes
 
     def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
@@ -77,7 +78,10 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True)
 class Levels:
-    """The scores of chance and of the truth on a set of cases, measured by the same scorer."""
+    """The scores of chance and of the truth on a set of cases, measured by the same scorer.
+
+    A measure that fewer than 2 subjects have a number for is in neither `chance` nor `ceiling`.
+    """
 
     chance: dict[str, Interval]
     ceiling: dict[str, Interval]  # only for known truths, and not for measures without `truth_is_best`
@@ -244,10 +248,11 @@ def legend(measures: Sequence[Measure], levels: Levels) -> str:
     for measure in measures:
         ceiling = levels.ceiling.get(measure.name)
         top = f"the truth {ceiling.mean:.3f}" if ceiling else "its ceiling is not known"
-        chance = levels.chance[measure.name].mean
+        chance = levels.chance.get(measure.name)
+        bottom = f"chance {chance.mean:.3f}" if chance else "chance is not known"
         (lowest,) = _rescale([{measure.name: measure.low}], [measure], levels.raw_chance)
         ends = f"from {lowest[measure.name]:.2g} to {measure.high:.2g}"
-        lines.append(f"- {measure.title}: {measure.meaning}; {ends}, chance {chance:.3f}, {top}")
+        lines.append(f"- {measure.title}: {measure.meaning}; {ends}, {bottom}, {top}")
     return "\n".join(lines)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from dsd.curation.judge import Pair, read_pairs
+from dsd.curation.judge import Pair, find_recipe, read_pairs
 from dsd.curation.kept_grids import kept_shares
 from dsd.evaluation.benefit import BATCH, IN_WORLD, measure_benefit
 from dsd.evaluation.scores import intervals
-from dsd.files.jsonl import Row
+from dsd.files.jsonl import Row, RunError
 from dsd.files.markdown import table
 from dsd.grids.grids import Grid, describe_lora, open_panels, read_grids
 from dsd.grids.prompts import diversity
@@ -74,9 +74,10 @@ def compare(
     """Return the measures of two judged runs, by name, as `one` and `two`.
 
     True pairs and the spread of traits are known in the drawn world alone, where `scorer` reads them, and
-    diversity where both runs kept at least two grids.
+    diversity where both runs kept at least two grids. Raise RunError for runs of different tasks.
     """
     turns = [read_turn(first), read_turn(second)]
+    _check_tasks(*turns)
     size = min(MOST, *(len(turn.kept_grids) // 2 for turn in turns))
     is_drawn = all(grid.recipe in IN_WORLD for turn in turns for grid in turn.grids)
     one, two = ({**_shares(turn), **_diversity(turn, size)} for turn in turns)
@@ -86,6 +87,14 @@ def compare(
     measures = {name: {"one": one[name], "two": two[name]} for name in one}
     loras = sorted({describe_lora(grid.teacher_lora) for grid in turns[1].grids if grid.teacher_lora})
     return {"runs": [str(first), str(second)], "loras": loras, "grids": size, "measures": measures}
+
+
+def _check_tasks(*turns: Turn) -> None:
+    one, two = (", ".join(sorted({find_recipe(grid.recipe).task for grid in turn.grids})) for turn in turns)
+    if one != two:
+        raise RunError(
+            f"{turns[0].run} is of the task {one} and {turns[1].run} of {two}: compare two runs of one task"
+        )
 
 
 def page(found: Row) -> str:

@@ -75,13 +75,10 @@ def open_benchmark(
     Critters use `subjects` and `seed`; photographs use `size`, `networks` (see `PhotographScorer`), and the
     judge, if any, whose chance level is measured with one other subject for each case, because it costs most.
     """
+    check_task(task, what)
     if task != IDENTITY.task:
         from dsd.evaluation.tasks import TaskScorer, task_cases
 
-        if what != CRITTERS:
-            raise ValueError(
-                f"the task {task} is measured on critters alone, got photographs: leave them out"
-            )
         cases = task_cases(task, seed, subjects, prompts)
         return Benchmark(cases, TaskScorer(), name=f"{HELD_OUT}, {task}")
     if what == CRITTERS:
@@ -96,6 +93,12 @@ def open_benchmark(
     if open_judge is None:
         return Benchmark(found.cases, scorer, name=found.name)
     return Benchmark(found.cases, judged.JudgedScorer(scorer, open_judge), rotations=1, name=found.name)
+
+
+def check_task(task: str, what: str | Path) -> None:
+    """Raise ValueError for photographs in a task whose truth is known of critters alone."""
+    if task != IDENTITY.task and what != CRITTERS:
+        raise ValueError(f"the task {task} is measured on critters alone, got photographs: leave them out")
 
 
 def by_student(

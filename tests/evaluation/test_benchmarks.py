@@ -23,6 +23,7 @@ def test_dreambench_has_nine_prompts_of_three_kinds(tmp_path):
     assert first.prompt == first.caption == "a corgi dog, prompt 0"
     assert len({case.seed for case in found.cases}) == 18
     assert KINDS.count("style transfer") == 3
+    (tmp_path / "images" / "style" / "._03.jpg").write_bytes(b"")  # beside each file that a Mac copied
     assert len(benchmarks.read(tmp_path, 2, size=32).cases) == 4
 
 

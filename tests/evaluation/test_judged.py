@@ -55,6 +55,17 @@ def test_an_answer_that_cannot_be_read_is_asked_for_again_and_then_left_empty():
     assert interval["pf"].mean == 0.75  # of the three images that have a score
 
 
+def test_a_level_of_chance_that_nobody_could_read_is_not_known():
+    def mumbling(request):
+        is_prompt_of_0 = "number 0" in request.question and len(request.images) == 1
+        return "hard to say" if is_prompt_of_0 else said(request)
+
+    benchmark = validation.Benchmark(CASES[:2], scorer(FakeJudge(mumbling)), rotations=1)
+    assert "pf" not in benchmark.levels.chance  # one subject alone has a number
+    (line,) = (line for line in benchmark.legend.splitlines() if line.startswith("- PF (judge)"))
+    assert "chance is not known" in line
+
+
 def test_a_judge_that_cannot_be_read_at_all_is_stopped():
     judge = FakeJudge(lambda request: "I cannot help with that")
     with pytest.raises(VLMError, match="20 of 20 scores of a tiny judge cannot be read: the model refuses"):

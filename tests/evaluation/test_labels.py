@@ -60,9 +60,16 @@ def test_few_labels_give_no_agreement():
     assert "No agreement: at least 10" in labels.page(found, [{"name": "cp", "title": "CP"}])
 
 
-def test_scores_that_are_not_known_have_no_agreement():
-    values = [None, *range(29)]
-    assert labels.agreement(labeled(30, lambda i: i % 2), rows(values), ["cp"])["agreement"] == {}
+def test_an_image_without_a_score_is_left_out():
+    values = [None, *(i % 2 for i in range(1, 30))]
+    found = labels.agreement(labeled(30, lambda i: i % 2), rows(values), ["cp"])
+    assert found["agreement"]["cp"]["mean"] == 1.0 and "note" not in found
+
+
+def test_too_few_scores_give_no_agreement():
+    values = [None] * 12 + [0.5] * 18
+    found = labels.agreement(labeled(30, lambda i: i % 2), rows(values), ["cp"])
+    assert found["agreement"] == {} and "need a score" in labels.page(found, [])
 
 
 @pytest.mark.parametrize(

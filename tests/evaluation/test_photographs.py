@@ -74,6 +74,7 @@ def folder(tmp_path):
     for number in range(3):
         tiny.image(10 + number, (48, 64)).save(tmp_path / "corgi dog" / f"{number}.png")
     (tmp_path / "notes.md").write_text("not a photograph")
+    (tmp_path / "corgi dog" / "._0.png").write_bytes(b"")  # beside each file that a Mac copied
     return tmp_path
 
 
@@ -92,6 +93,13 @@ def test_a_folder_may_bring_its_prompts(folder):
     assert [case.prompt for case in read_cases(folder, 2)[:2]] == ["on the moon", "at home"]
     with pytest.raises(ValueError, match="prompts must be from 1 to 2, .* got 3"):
         read_cases(folder, 3)
+    assert len(read_cases(folder)) == 6  # both prompts of three subjects
+
+
+def test_two_subjects_of_one_name_are_refused(folder):
+    tiny.image().save(folder / "corgi dog.jpg")  # beside the subfolder
+    with pytest.raises(ValueError, match="has two subjects called 'corgi dog': rename one"):
+        read_cases(folder)
 
 
 def test_what_a_folder_lacks_is_said(folder, tmp_path):
@@ -165,7 +173,7 @@ def test_checkpoints_are_compared_on_photographs(folder, networks, tmp_path, cap
     assert evaluate.main([f"toy={student}", "--images", str(folder), *options]) == 0
     page = capsys.readouterr().out
     assert "| toy | " in page and comparison.TEACHER not in page
-    assert "3 subjects, 3 images each" in page and "| following (CLIP-T) | CP x PF |" in page
+    assert "3 subjects, 3 images for each row" in page and "| following (CLIP-T) | CP x PF |" in page
     assert Image.open(out / "samples.png").width == 130 * 2 + 330  # no truth for most of them
 
 

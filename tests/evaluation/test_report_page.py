@@ -26,7 +26,7 @@ def folder(tmp_path_factory):
             "id": f"{way} {i}", "way": way, "subject": f"s{i}", "prompt": "on <b>the</b> beach", "seed": i,
             "asked": "a fox on <b>the</b> beach",
             "file": "drawn", "reference": "reference", "truth": None, "reason": "traits lost: hue",
-            "scores": {"cp": i / 15},
+            "scores": {"cp": None if i == 7 else i / 15},  # an answer that could not be read
         }
         for way in WAYS for i in range(15)
     ]  # fmt: skip
@@ -45,7 +45,13 @@ def test_the_page_opens_from_disk_and_takes_labels(folder, tmp_path):
         page.on("request", lambda request: asked.append(request.url))
         page.goto((folder / report.NAME).as_uri())
         tables = page.inner_text("#scores")
-        for text in ("truth (ceiling)", "0.900", "0.250 to 0.750", "Traits kept", "Agreement with a person"):
+        for text in (
+            "truth (ceiling)",
+            "0.900",
+            "0.250 to 0.750",
+            "Kept, part by part",
+            "Agreement with a person",
+        ):
             assert text in tables
         assert "Labels of images that are not in this report: 1." in tables
         page.click("nav >> text=Images")

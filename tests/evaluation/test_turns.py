@@ -93,6 +93,13 @@ def test_true_pairs_of_a_task_show_its_change(tmp_path):
     assert means(turns.compare(*runs, FakeReader()), "true pairs, of all pairs") == [0, 0]
 
 
+def test_runs_of_different_tasks_are_not_compared(tmp_path):
+    one = make_run(tmp_path / "one", 4)
+    two = make_run(tmp_path / "two", 4, recipe="critters-relight")
+    with pytest.raises(RunError, match="one is of the task identity and .*two of relight: compare two runs"):
+        turns.compare(one, two, FakeReader())
+
+
 def test_the_page_says_what_drew_the_second_turn_and_what_is_not_known(found, tmp_path):
     page = turns.page(found)
     assert "drawn with the LoRA lora.safetensors (SHA-256 0123456789ab, scale 1)" in page

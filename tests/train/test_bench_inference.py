@@ -106,6 +106,7 @@ def test_what_does_not_fit_or_is_missing_says_so():
         yield
 
     (row,) = bench_gpu.catch_failure(full(), part="offload", offload="none")
+    assert bench_gpu.describe_failure(NotImplementedError())["why"] == "NotImplementedError"
     assert row == {
         "part": "offload", "offload": "none", "measured": False,
         "why": "CUDA out of memory. Tried to allocate 2 GiB",
@@ -158,10 +159,11 @@ def test_the_bench_continues_in_its_file(toy_rows, tmp_path):
     out = tmp_path / "flux.jsonl"
     half = [row for row in toy_rows if row["variant"] != "compiled"]
     assert list(bench_flux.keep(iter([half]), out)) == half
-    rest = run_toy(jsonl.read(out))
-    assert [row["variant"] for row in rest] == ["compiled"]
+    failed = [row["variant"] for row in half if row.get("measured") is False]
+    rest = run_toy(jsonl.read(out))  # a package may have been installed since
+    assert {row["variant"] for row in rest} == {"compiled", *failed}
     list(bench_flux.keep(iter([rest]), out))
-    assert run_toy(jsonl.read(out)) == []
+    assert [row["variant"] for row in run_toy(jsonl.read(out))] == failed
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a card")

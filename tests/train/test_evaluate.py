@@ -46,7 +46,7 @@ def test_every_way_of_drawing_has_its_row(measured):
         comparison.CHANCE,
     ):
         assert f"\n| {name} | " in page
-    assert "3 subjects, 6 images each" in page and "Difference from early, case by case" in page
+    assert "3 subjects, 6 images for each row" in page and "Difference from early, case by case" in page
 
 
 def test_the_numbers_are_kept(measured):
@@ -70,7 +70,7 @@ def test_the_report_says_what_was_measured_with_what(measured):
     assert len({*about["models"].values()}) == 5  # both students are asked in two ways
     assert about["backbones"] and about["versions"].keys() >= {"dsd", "torch", "diffusers"}
     assert {"color", "hue"} <= about["scores"]["early"].keys() & about["ceiling"].keys()
-    assert "Traits kept:" in (measured / "scores.md").read_text()
+    assert "Kept, part by part:" in (measured / "scores.md").read_text()
 
 
 def test_every_image_has_its_files_score_and_reason_in_the_page(measured):
@@ -182,6 +182,18 @@ def test_rows_are_told_apart():
         comparison.label(["pocket", "pocket"])
     with pytest.raises(ValueError, match="called 'chance'"):
         comparison.label(["chance=pocket"])
+    with pytest.raises(ValueError, match="called 'a, full caption'"):  # the row of a that --described adds
+        comparison.label(["a=pocket", "a, full caption=runs/b"])
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_2"])
+def test_images_of_other_weights_are_not_taken_for_these(tmp_path, part):
+    args = SimpleNamespace(out=tmp_path, batch=1)
+    pipe = tiny.pipeline()
+    before = comparison._way(args, "a", validation.by_student, pipe, steps=1).key
+    assert comparison._way(args, "a", validation.by_student, pipe, steps=1).key == before
+    next(getattr(pipe, part).parameters()).data.add_(1)
+    assert comparison._way(args, "a", validation.by_student, pipe, steps=1).key != before
 
 
 def test_weights_of_their_own_go_on_the_base(monkeypatch, tmp_path, models):
@@ -208,6 +220,10 @@ def test_weights_of_their_own_go_on_the_base(monkeypatch, tmp_path, models):
         (["pocket", "--steps", "0"], "--steps must be at least 1, got 0"),
         (["pocket", "--images", "no-such-folder"], "there is no folder no-such-folder"),
         (["pocket", "--judge", "pocket"], "--judge scores photographs, so it needs --images FOLDER"),
+        (
+            ["pocket", "--task", "edit", "--images", "nowhere", "--judge", "http://127.0.0.1/v1"],
+            "the task edit is measured on critters alone",  # before the cost is estimated
+        ),
         (["nowhere", "--labels", "labels.json"], "--labels takes one report and no --out"),
     ],
 )

@@ -16,7 +16,16 @@ from dsd.training.student import find_base
 from tests import student, wheel
 from train import dataset
 from train.baselines import __main__ as command
-from train.baselines import comparing, entries, image_prompt, picture, scoring, single_frame, workshop
+from train.baselines import (
+    comparing,
+    entries,
+    image_prompt,
+    per_subject,
+    picture,
+    scoring,
+    single_frame,
+    workshop,
+)
 from train.baselines.ablations import ABLATIONS
 from train.baselines.per_subject import Tuning
 
@@ -98,7 +107,8 @@ def test_a_second_run_makes_nothing_and_says_the_same(compared, flags, tmp_path,
 
 def test_the_image_encoder_is_the_judges_unless_named(flags, tmp_path):
     with pytest.raises(ValueError, match="comes with no judge whose eyes.*--image-encoder"):
-        command.main([*flags, "--out", str(tmp_path), "--only", "image-encoder tokens"])
+        command.main([*flags, "--out", str(tmp_path / "out"), "--only", "ours", "image-encoder tokens"])
+    assert not (tmp_path / "out").exists()  # it is said before ours is trained
 
 
 @pytest.mark.parametrize(
@@ -106,6 +116,8 @@ def test_the_image_encoder_is_the_judges_unless_named(flags, tmp_path):
     [
         (["--only", "magic"], "--only 'magic' is no row: choose among ours, ours with full"),
         (["--critters", "1"], "--critters must be at least 2, got 1"),
+        (["--references", "2", "--sizes", "32x48"], "--references and --sizes cannot be compared"),
+        (["--start-from", "a-student"], "--start-from cannot be compared: every row"),
         (["--validate-every", "5"], "--validate-every has no effect.*drop it"),
         (["--ranker", "nowhere"], "there is no ranker in nowhere"),
         (["--ranker", str(scoring.SCORER)], "is the scorer that measures"),
@@ -139,6 +151,18 @@ def test_the_picture_shows_ours_beside_the_best_rival(compared, tmp_path, capsys
         (160, 160), Image.Resampling.BICUBIC
     )
     assert page.crop((176, 78, 336, 238)).tobytes() == first.convert("RGB").tobytes()
+
+
+def test_the_rows_that_are_told_the_subject_are_marked():
+    options = command.options_of(command._parser().parse_args(["run", "--out", "out"]))
+    given = {"run": Path("run"), "out": Path("out"), "options": options, "cases": [], "search_steps": 1}
+    some = entries.baselines(workshop.Workshop(**given, tuning=Tuning()))
+    assert {one.name for one in some if one.described or one.names_subject} == {
+        "ours with full caption", "prompted teacher", "SDEdit", "DreamBooth-LoRA"
+    }  # fmt: skip
+    case = scoring.measured_cases(2, 1, 1)[0]
+    (subject,) = per_subject.find_subjects([case]).values()
+    assert f"a {subject.words} {case.prompt}" == case.caption  # what DreamBooth draws from
 
 
 def test_an_ablation_brings_our_row_along():

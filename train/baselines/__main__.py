@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--ranker", type=Path, metavar="FOLDER", help="scorer that chooses the rates (the family's)")
     add("--image-encoder", default="judge", metavar="NAME", help="encoder of its baseline (the judge's eyes)")
     add("--draw-steps", type=int, default=28, metavar="N", help="denoising steps (28)")
-    add("--draw-batch", type=int, default=16, metavar="N", dest="draw_batch", help="images at a time (16)")
+    add("--draw-batch", type=int, default=16, metavar="N", help="images at a time (16)")
     add("--image-guidance", type=float, default=1.5, metavar="X", help="image guidance scale (1.5)")
     add("--text-guidance", type=float, default=1.0, metavar="X", help="text guidance scale (1)")
     add("--teacher-guidance", type=float, metavar="X", help="guidance scale of the teacher (its preset's)")
@@ -59,10 +59,26 @@ def _check(args: argparse.Namespace) -> None:
         raise ValueError("--validate-every has no effect, because nothing is validated in training: drop it")
 
 
+def _check_options(options: TrainOptions) -> None:
+    """Raise ValueError for settings with which some rows could not be trained, or not as the others are."""
+    unfit = {
+        "--references": options.references > 1,
+        "--start-from": options.start_from,
+        "--quantize": options.quantize,
+        "--sizes": len(options.frames) > 1 or any(width != height for width, height in options.frames),
+    }
+    if given := [flag for flag, is_given in unfit.items() if is_given]:
+        raise ValueError(
+            f"{' and '.join(given)} cannot be compared: every row starts from the same teacher, is not "
+            "quantized, and trains with one reference at one square size; drop it"
+        )
+
+
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     _check(args)
     options = options_of(args)
+    _check_options(options)
     from dsd.generate.command import quiet
 
     quiet()
@@ -76,8 +92,9 @@ def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
     # Imported here, so that --help and wrong flags are fast.
     from dsd.evaluation.critters import CritterScorer
     from dsd.evaluation.validation import Benchmark
-    from dsd.files import jsonl
+    from dsd.files import whole
     from train.baselines import comparing, entries, scoring
+    from train.baselines.workshop import ENCODED
 
     trial = scoring.trial_benchmark(args.search_critters, args.ranker or scoring.RANKER)
     cases = scoring.measured_cases(args.critters, args.prompts, args.seeds)
@@ -85,10 +102,11 @@ def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
     usual, others = [*entries.baselines(shop)], [*entries.ablations(shop)]
     names = args.only or [entry.name for entry in [*usual, *(others if args.ablations else [])]]
     chosen = comparing.select([*usual, *others], names)
-    with jsonl.explain_errors(args.out):
-        args.out.mkdir(parents=True, exist_ok=True)
-    benchmark = Benchmark(cases, CritterScorer())
-    return comparing.compare(shop, chosen, benchmark, trial, batch=args.draw_batch)
+    if any(entry.name == ENCODED for entry in chosen):
+        shop.encoder()  # an encoder that is missing is told before hours of training
+    with whole.locked(args.out / "scores"):
+        benchmark = Benchmark(cases, CritterScorer())
+        return comparing.compare(shop, chosen, benchmark, trial, batch=args.draw_batch)
 
 
 def _workshop(args: argparse.Namespace, options: TrainOptions, cases: list[Case]) -> "Workshop":

@@ -30,7 +30,7 @@ def compare(
         made = entry.make(choice, False)
         found.results[entry.name] = _score(shop, entry, made, benchmark, batch)
         found.models[entry.name] = made.key
-        if entry.described:
+        if entry.described or entry.names_subject:
             found.described.add(entry.name)
         costs[entry.name] = cost(entry, made, choice)
         page = "\n\n".join([results.tables(found), "Costs:", cost_table(costs)])
@@ -84,6 +84,7 @@ def _read(file: Path) -> dict:
 
 
 def cost(entry: Entry, made: Made, choice: float | None) -> dict[str, Any]:
+    """Return what a row cost: the trained weights, and seconds in all and for each subject."""
     return {
         "chosen": choice,
         "tried": list(entry.choices),

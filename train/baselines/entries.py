@@ -40,7 +40,8 @@ from train.baselines.workshop import ENCODED, Workshop, train_once
 
 OURS = "ours"
 SPREAD = 3.0  # the learning rates are a third of the usual one, the usual one and three times it
-TUNING_RATES = {"DreamBooth-LoRA": (3e-4, 1e-3, 3e-3), "textual inversion": (5e-3, 2e-2, 8e-2)}
+DREAMBOOTH, INVERSION = "DreamBooth-LoRA", "textual inversion"
+TUNING_RATES = {DREAMBOOTH: (3e-4, 1e-3, 3e-3), INVERSION: (5e-3, 2e-2, 8e-2)}
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,7 @@ class Entry:
     make: Callable[[float | None, bool], Made]
     choices: tuple[float, ...] = ()
     described: bool = False  # whether it is asked with the full caption
+    names_subject: bool = False  # whether it adds the subject's words itself: the full caption, too
     like: str | None = None  # entry whose choice it takes
 
 
@@ -122,7 +124,7 @@ def make_sdedit(shop: Workshop, strength: float, is_short: bool) -> Made:
 
 def make_tuned(shop: Workshop, name: str, rate: float, is_short: bool) -> Made:
     """Return a method that tunes the teacher for each subject."""
-    method = {"DreamBooth-LoRA": dreambooth, "textual inversion": textual_inversion}[name]
+    method = {DREAMBOOTH: dreambooth, INVERSION: textual_inversion}[name]
     teacher = shop.tuned_teacher
     tuning = replace(shop.tuning, rate=rate)
     settings = {"steps": shop.steps, "guidance": teacher.settings.guidance}
@@ -160,7 +162,8 @@ def baselines(shop: Workshop) -> Iterator[Entry]:
     for name, open_wrap in wraps.items():
         yield Entry(name, partial(make_single_frame, shop, name, open_wrap), rates)
     for name, choices in TUNING_RATES.items():
-        yield Entry(name, partial(make_tuned, shop, name), choices)
+        is_named = name == DREAMBOOTH  # textual inversion has a word of its own
+        yield Entry(name, partial(make_tuned, shop, name), choices, names_subject=is_named)
     yield Entry(comparison.VAE, partial(make_reconstruction, shop))
 
 

@@ -75,8 +75,7 @@ class Clock:
 
     @property
     def mean(self) -> float:
-        rows = jsonl.read(self.file) if self.file.exists() else []
-        return fmean(row["seconds"] for row in rows if row["key"] == self.key)
+        return fmean(row["seconds"] for row in jsonl.read(self.file) if row["key"] == self.key)
 
 
 def by_tuning(

@@ -14,6 +14,9 @@ from dsd.model import canvas
 from dsd.model.latents import text_length
 
 STRENGTHS = (0.5, 0.7, 0.85)
+PARTS = (
+    "scheduler", "vae", "transformer", "tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2",
+)  # fmt: skip
 
 
 def by_sdedit(teacher: FluxPipeline, *, strength: float, steps: int = 28, guidance: float = 2.0) -> Draw:
@@ -36,8 +39,3 @@ def by_sdedit(teacher: FluxPipeline, *, strength: float, steps: int = 28, guidan
         ).images
 
     return draw
-
-
-PARTS = (
-    "scheduler", "vae", "transformer", "tokenizer", "tokenizer_2", "text_encoder", "text_encoder_2",
-)  # fmt: skip

@@ -9,15 +9,8 @@ from dsd.generate.command import quiet
 from train import command
 from train.blocks import join
 
-BENCHMARKS = (
-    "wheel",
-    "training",
-    "inference",
-    "qualities",
-    "ranking",
-    "references",
-    "flux",
-)  # modules beside this one
+# Modules beside this one.
+BENCHMARKS = ("wheel", "training", "inference", "qualities", "ranking", "references", "flux")
 
 
 def build_parser() -> argparse.ArgumentParser:

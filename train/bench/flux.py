@@ -3,7 +3,7 @@
 One evaluation of FLUX.1-dev's architecture with random weights, as it comes, compiled, with attention
 backends, in fp8, and with caches. Random weights say nothing about quality. A cache is measured on equal
 inputs at every step, where it skips as much as it ever can: an upper bound. With --out, rows that are in the
-file for this card are not measured again.
+file for this card are not measured again; failures are tried again.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from dsd.files.jsonl import Row
 from dsd.model import quantize
 from dsd.model.presets import FLUX_DEV
 from dsd.model.speed import attend, cache_config
-from train.bench.gpu import FRAMES, Build, inputs, product_speed, transformer
+from train.bench.gpu import FRAMES, Build, describe_failure, inputs, product_speed, transformer
 from train.bench.timing import forget_peak, peak_bytes, shortest
 
 STEPS = 28
@@ -109,7 +109,7 @@ def all_rows(
     build: Build, done: list[Row], *, card: str, frames: tuple[int, ...], most: float
 ) -> Iterator[list[Row]]:
     """Yield the rows of every variant that is not in `done`; a failure is a row that says why."""
-    known = {(row["device"], row["variant"]) for row in done}
+    known = {(row["device"], row["variant"]) for row in done if row.get("measured", True)}
     for variant in VARIANTS:
         about = {"device": card, "model": FLUX_DEV.name, "variant": variant}
         if (card, variant) in known:
@@ -117,8 +117,7 @@ def all_rows(
         try:  # as a list: a variant is in the file whole or not at all
             rows = [about | row for row in measure(build, variant, frames, most)]
         except Exception as error:  # kernels, compilers and packages raise errors of any type
-            reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-            rows = [about | {"measured": False, "why": reason}]
+            rows = [about | describe_failure(error)]
         forget_peak()
         yield rows
 
@@ -129,7 +128,7 @@ def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
         yield {"model": FLUX_DEV.name, "measured": False, "why": "no CUDA"}
         return
     device, card = torch.device("cuda"), torch.cuda.get_device_name()
-    done = jsonl.read(args.out) if args.out and args.out.exists() else []
+    done = jsonl.read(args.out) if args.out else []
     options = {"card": card, "frames": FRAMES, "most": product_speed(device)}
     yield from keep(all_rows(partial(transformer, device), done, **options), args.out)
 

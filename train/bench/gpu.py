@@ -208,6 +208,11 @@ def catch_failure(rows: Iterator[Row], **about: object) -> Iterator[Row]:
     try:
         yield from rows
     except (RuntimeError, ValueError, ImportError) as error:
-        yield {**about, "measured": False, "why": str(error).splitlines()[0]}
+        yield about | describe_failure(error)
     finally:
         forget_peak()
+
+
+def describe_failure(error: Exception) -> Row:
+    """Return what a row says in place of figures: the first line of the error, or its type if it has none."""
+    return {"measured": False, "why": (str(error).splitlines() or [type(error).__name__])[0][:300]}

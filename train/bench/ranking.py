@@ -16,7 +16,7 @@ from PIL import Image
 
 from dsd.evaluation.critters import CritterScorer, validation_set
 from dsd.evaluation.rankers import CritterRanker
-from dsd.evaluation.scores import Case, Scores, difference
+from dsd.evaluation.scores import Case, Scores, difference, requests
 from dsd.evaluation.validation import Benchmark, by_student, in_batches
 from dsd.files.jsonl import Row
 from dsd.generate.ranking import Ranker
@@ -48,14 +48,8 @@ def draw_several(
 ) -> list[list[Image.Image]]:
     """Return `count` images of each case, from seeds that no other case has."""
     draw = in_batches(by_student(pipe, steps=steps), BATCH)
-    drawn = [
-        draw(
-            [case.prompt for case in cases],
-            [case.reference for case in cases],
-            [case.seed + SEED_STEP * turn for case in cases],
-        )
-        for turn in range(count)
-    ]
+    prompts, references, seeds = requests(cases)
+    drawn = [draw(prompts, references, [seed + SEED_STEP * turn for seed in seeds]) for turn in range(count)]
     return [list(of_case) for of_case in zip(*drawn, strict=True)]
 
 

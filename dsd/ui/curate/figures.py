@@ -22,6 +22,7 @@ MEASURES = {  # name in curves.jsonl -> its meaning for visitors
     "unnamed": "traits that words cannot name",
     "following": "place, pose and accessory as asked",
     "product": "same subject and as asked, multiplied",
+    "debiased": "same subject, as asked and not copied, multiplied",
     "copy": "copied from the reference, though not asked for",
     "clip_i": "alike to the reference (CLIP)",
 }

@@ -1,0 +1,42 @@
+"""What a comparison leaves in its folder agrees with itself."""
+
+import json
+
+import pytest
+
+from dsd.evaluation import report, results, validation
+from dsd.evaluation.judged import JudgedScorer
+from dsd.evaluation.results import COPY, LABELS, Comparison
+from tests.evaluation.stand_ins import CASES, NETWORKS, said
+from tests.judging import FakeJudge
+
+LABELED = json.dumps({"report": "x", "labels": []})
+
+
+@pytest.fixture
+def found() -> Comparison:
+    """A comparison without any method: only a copy of each reference."""
+    scorer = JudgedScorer(NETWORKS, lambda: FakeJudge(said))
+    benchmark = validation.Benchmark(CASES, scorer, rotations=1)
+    copies = benchmark.evaluate(validation.by_copying)
+    return Comparison(benchmark=benchmark, settings={}, results={COPY: copies}, models={COPY: "none"})
+
+
+def test_a_comparison_without_a_method_has_a_table(found):
+    page = results.tables(found)
+    assert f"| {COPY} | " in page and "Difference from" not in page
+
+
+def test_labels_do_not_bring_back_the_results_of_an_earlier_page(found, tmp_path):
+    (tmp_path / "mine.json").write_text(LABELED)
+    results.write(tmp_path, found, "page")
+    results.add_labels(tmp_path, tmp_path / "mine.json")
+    assert (tmp_path / LABELS).read_text() == LABELED
+    found.settings["steps"] = 2
+    results.write(tmp_path, found, "page", with_report=False)  # as a comparison in the making does
+    written = (tmp_path / "results.json").read_bytes()
+    with pytest.raises(ValueError, match="report.html is older than results.json"):
+        results.add_labels(tmp_path, tmp_path / "mine.json")
+    assert (tmp_path / "results.json").read_bytes() == written
+    results.write(tmp_path, found, "page")
+    assert report.read(tmp_path)["about"] == json.loads((tmp_path / "results.json").read_bytes())
