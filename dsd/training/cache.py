@@ -53,6 +53,8 @@ class Store:
     def _open(self, path: Path) -> None:
         try:
             keys, tensors = _read(path)
+        except FileNotFoundError:  # another process has just deleted it, because it is damaged
+            return
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             logger.warning("%s is damaged (%s): its records are encoded again", path, error)
             path.unlink(missing_ok=True)  # another process may have done so
@@ -87,7 +89,7 @@ def _read(path: Path) -> tuple[list[str], list[Tensor]]:
         about = json.loads(file.metadata()["records"])
         tensors = [file.get_tensor(name) for name in sorted(file.keys())]
     checksum = _checksum(about["keys"], tensors)
-    if about.get("crc32", checksum) != checksum:  # files of before have none
+    if about.get("crc32", checksum) != checksum:  # those of earlier versions have none
         raise ValueError("its checksum is another")
     return about["keys"], tensors
 

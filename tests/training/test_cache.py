@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from dsd.model import latents
 from dsd.model.canvas import to_tensor
+from dsd.training import cache
 from dsd.training.cache import (
     ImageEncoder,
     Store,
@@ -82,6 +83,18 @@ def test_a_file_without_a_checksum_as_earlier_versions_wrote_it_opens(store):
     (path,) = store.folder.glob("*.safetensors")
     save_file(load_file(path), path, metadata={"records": json.dumps({"keys": ["old"]})})
     assert Store(store.folder).has({"old"})
+
+
+def test_a_damaged_file_that_another_process_deletes_meanwhile_is_passed_over(store, monkeypatch):
+    (path,) = store.folder.glob("*.safetensors")
+    read = cache._read
+
+    def deleted(path):
+        path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(cache, "_read", deleted)
+    assert not Store(store.folder).has({"key 0"}) and not path.exists()
 
 
 def test_what_another_process_wrote_is_taken_in(store):
