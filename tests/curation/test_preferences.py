@@ -68,6 +68,11 @@ def test_a_persons_verdict_counts_if_asked_for(tmp_path):
     assert len(found(run)) == 2
     with pytest.raises(RunError, match="no preferences"):
         found(run, labels=True)
+    wheel.append(run / "labels.jsonl", [{"id": f"{SECOND}-1-3", "label": "drop"}])  # the judge kept it
+    cuts = select_preferences(read_run(run), Choice(labels=True))
+    assert {(cut.row["id"], cut.row["reason"]) for cut in cuts} == {
+        (f"{FIRST}-1-3-{SECOND}", "labeled different"), (f"{FIRST}-3-1-{SECOND}", "labeled different"),
+    }  # fmt: skip
 
 
 def test_the_files_are_read_as_pick_a_pic_is(tmp_path):
