@@ -16,7 +16,7 @@ from dsd.curation.dataset import Cut, Dataset, digest_of_cuts, write_shards
 from dsd.curation.dataset_card import PARQUET_FILES, license_metadata
 from dsd.curation.judge import Pair
 from dsd.curation.licenses import strictest
-from dsd.curation.selection import Choice, Run, license, part_licenses
+from dsd.curation.selection import Choice, Run, find_grid, license, part_licenses
 from dsd.curation.verdict import DIFFERENT, DROP, KEEP, LOW, TOO_DIFFERENT
 from dsd.files import jsonl
 from dsd.files.jsonl import RunError
@@ -71,14 +71,14 @@ columns are those of [Pick-a-Pic](https://huggingface.co/datasets/yuvalkirstain/
 def select_preferences(run: Run, choice: Choice) -> list[Cut]:
     """Return a row for every panel that was kept with one seed and rejected with another.
 
-    Raise RunError if there is none.
+    Raise RunError if there is none, or for a pair without its grid or panels.
     """
     prompts: dict[tuple, list[Grid]] = defaultdict(list)
     for grid in run.grids.values():
         prompts[grid.prompt, grid.rows, grid.columns].append(grid)
     pairs: dict[str, dict[tuple[int, int], Pair]] = defaultdict(dict)
     for pair in run.pairs:
-        pairs[pair.grid][pair.first, pair.second] = pair
+        pairs[find_grid(pair, run).id][pair.first, pair.second] = pair
     cuts = [
         cut
         for grids in prompts.values()

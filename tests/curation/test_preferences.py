@@ -75,6 +75,14 @@ def test_a_persons_verdict_counts_if_asked_for(tmp_path):
     }  # fmt: skip
 
 
+def test_a_pair_of_panels_that_its_grid_lacks_is_named(tmp_path):
+    run = make_run(tmp_path, p01="judged different")
+    grid = json.loads((run / "grids" / "grids.jsonl").read_text().splitlines()[0])
+    wheel.append(run / "pairs.jsonl", [wheel.judged(grid, (0, 9), "same subject")])
+    with pytest.raises(RunError, match=f"pair {FIRST}-0-9 is of panels that its grid does not have"):
+        found(run)
+
+
 def test_the_files_are_read_as_pick_a_pic_is(tmp_path):
     run, out = make_run(tmp_path / "run", p01="judged different"), tmp_path / "out"
     flags = [str(run), "--preferences", str(out), "--trigger", "critter"]
