@@ -32,10 +32,11 @@ from train.train import Report, add_settings, flags_of
 DEFAULTS = {"steps": 500, "rank": 16, "lora_dropout": 0.0, "warmup": 20, "save_every": 100}
 SUITED = ("batch", "accumulate", "beta2", "clip", "shift", "gradient_checkpointing")  # of the student's
 OTHERS = (
-    "model", "lr", "weight_decay", "decay", "ema", "alpha", "targets", "text_dropout", "guidance",
+    "lr", "weight_decay", "decay", "ema", "alpha", "targets", "text_dropout", "guidance",
     "text_tokens", "precision", "quantize", "distilled_base", "seed", "log_every", "cache",
 )  # fmt: skip
 HELP = {  # of settings that mean something else here than for a student
+    "model": "FLUX.1 to tune, the one that drew the grids: a name, a folder or a hub id (pocket)",
     "batch": "grids per process and forward pass",
     "accumulate": "batches per step",
     "text_dropout": "share of samples with an empty prompt (0.1; 0 with embedded guidance)",
@@ -86,7 +87,10 @@ def main(argv: list[str] | None = None) -> int:
     options = options_of(args, rows)
     teacher_lora.check_teacher(find_base(options))
     curves.import_figure()  # fail now, not at the end
-    say(f"tuning on {len(rows)} grids, of which the judge kept at least {args.share:.0%} of the pairs")
+    say(
+        f"tuning {options.model} on {len(rows)} grids that {rows.grids[0].generator} drew; the judge kept at "
+        f"least {args.share:.0%} of the pairs of each"
+    )
     with locked(args.out / "run"):
         _train(args, options, rows)
     return 0
