@@ -32,9 +32,8 @@ class Recipe:
     compare: str  # asks for a chain of thought about two images, in the fields of ANSWER
     parts: tuple[str, ...]  # of the images, each scored 0-4 in the answer
     changes: tuple[str, ...] = ()  # parts of which exactly one must differ; all others must agree
-    thresholds: Mapping[str, float] = field(
-        default_factory=dict
-    )  # fields of `Thresholds` with other defaults
+    # Fields of `Thresholds` with other defaults.
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     captions: dict[str, str]  # mode -> question; `caption` shows the target, `instruction` both images
     looks: str | None = None  # asks for the looks of an image's subject alone
     merge: str | None = None  # asks for one prompt from an image and the user's {prompt}; None: cannot merge
@@ -169,8 +168,7 @@ EDIT = Recipe(
         "{count} versions of this scene, each in at most 12 words: the first without any accessory, each "
         "other one with a single change (an accessory that is worn or held, its color, or where in the "
         "picture the subject is). Answer with one JSON object and nothing else, in this form, with a key for "
-        "each number up to "
-        '{count}:\n{{"subject": "...", "1": "...", "2": "..."}}'
+        'each number up to {count}:\n{{"subject": "...", "1": "...", "2": "..."}}'
     ),
     compare=(
         "You see two pictures. Decide whether they show the very same subject in the very same scene, apart "
