@@ -1,6 +1,6 @@
 """Tune the teacher on the grids that a judge kept: `python -m train.teacher RUN --model pocket`.
 
-Trains a LoRA of the text-to-image model on the whole grids of RUN of which at least --share of the pairs were
+Trains a LoRA of the text-to-image model on whole grids of RUN: those with at least --share of their pairs
 kept. With it, `train.grids RUN2 --teacher-lora FILE` draws the next turn of the wheel, and
 `train.curate RUN2 --against RUN` compares the two. You can stop it at any time and run the same command again
 to continue. On several GPUs: `accelerate launch -m train.teacher RUN ...`.

@@ -54,7 +54,7 @@ class GridRows(Sequence):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what a LoRA of these grids notes about them."""
+        """Return the facts about these grids that a LoRA trained on them records."""
         strict = origin.strictest({license(grid) for grid in self.grids})
         about = {"run": public_name(str(self.run)), "generator": self.grids[0].generator, "license": strict}
         return about | {"grids": len(self), "share": self.share}

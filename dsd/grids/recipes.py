@@ -209,8 +209,8 @@ CRITTERS = Recipe(
     captions={"caption": "describe the picture", "instruction": "what changes"},
 )
 
-# The embedded judge compares the images of both tasks in one way; each task draws its own conclusion. To its
-# eyes, as shipped, 90 % of drawn pairs in two lights are 0.81 to 0.98 alike, of edits 0.88 to 0.998.
+# The embedded judge compares the images of both tasks in one way; each task draws its own conclusion. For the
+# shipped judge, the similarity of 90 % of drawn pairs in two lights is 0.81 to 0.98, of edits 0.88 to 0.998.
 WHOLE = (*CRITTERS.parts, "scene", "accessory", "place", "light")
 CRITTERS_RELIGHT = replace(
     CRITTERS,
