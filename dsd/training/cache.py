@@ -41,7 +41,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: set[Path] = set()
-        self._records: dict[str, tuple[list[Tensor], int]] = {}  # key -> tensors of a file [n, ...], row
+        self._records: dict[str, tuple[str, list[Tensor], int]] = {}  # key -> file, its tensors [n, ...], row
         self.refresh()
 
     def refresh(self) -> "Store":
@@ -60,13 +60,16 @@ class Store:
             path.unlink(missing_ok=True)  # another process may have done so
             return
         self._files.add(path)
-        self._records |= {key: (tensors, row) for row, key in enumerate(keys)}
+        # Of two records with one key, which differ by rounding, every process and every run takes the same.
+        for row, key in enumerate(keys):
+            if key not in self._records or self._records[key][0] < path.name:
+                self._records[key] = path.name, tensors, row
 
     def has(self, keys: set[str]) -> bool:
         return keys <= self._records.keys()
 
     def read(self, key: str) -> Record:
-        tensors, row = self._records[key]
+        _, tensors, row = self._records[key]
         return tuple(tensor[row] for tensor in tensors)
 
     def write(self, records: dict[str, Record]) -> None:

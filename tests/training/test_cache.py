@@ -103,6 +103,15 @@ def test_what_another_process_wrote_is_taken_in(store):
     assert not store.has({"new"}) and store.refresh().has({"new"})
 
 
+def test_all_processes_and_a_resumed_one_read_the_same_of_two_records_with_one_key(tmp_path):
+    """Two processes encode an image in batches of other images, and their records differ by rounding."""
+    stores = [Store(tmp_path), Store(tmp_path)]
+    for number, store in enumerate(stores):
+        store.write({"shared": record(number), f"own {number}": record(9)})
+    read = [store.refresh().read("shared")[0] for store in (*stores, Store(tmp_path))]
+    assert torch.equal(read[0], read[1]) and torch.equal(read[0], read[2])
+
+
 def test_a_changed_encoder_has_another_folder(tmp_path):
     pipe = tiny.pipeline()
     before = ImageEncoder(pipe.vae, tmp_path).store.folder, TextEncoder(pipe, 8, tmp_path).store.folder
