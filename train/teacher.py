@@ -37,8 +37,8 @@ OTHERS = (
 )  # fmt: skip
 HELP = {  # of settings that mean something else here than for a student
     "model": "FLUX.1 to tune, the one that drew the grids: a name, a folder or a hub id (pocket)",
-    "batch": "grids per process and forward pass",
-    "accumulate": "batches per step",
+    "batch": "grids per process and forward pass (the model's own)",
+    "accumulate": "batches per step (the model's own)",
     "text_dropout": "share of samples with an empty prompt (0.1; 0 with embedded guidance)",
     "guidance": "embedded guidance, for distilled models (that of the grids)",
     "text_tokens": "tokens per text (as the grids were drawn)",
@@ -50,10 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="folder of the judged run")
     add("--out", type=Path, metavar="OUT", help="folder of the LoRA (RUN/teacher)")
-    text = "use grids of whose pairs at least this share was kept (1: all of them)"
+    text = "take the grids with at least this share of their pairs kept (1: all pairs)"
     add("--share", type=float, default=1.0, metavar="X", help=text)
     texts = {one.name: one.metadata["help"] for one in fields(TrainOptions)}
-    shown = {name: f"{texts[name]} ({value})" for name, value in DEFAULTS.items()}
+    usual = {name: getattr(TrainOptions, name) for name in OTHERS}
+    usual = {name: value for name, value in usual.items() if type(value) in (int, float)}
+    shown = {name: f"{texts[name]} ({value})" for name, value in (usual | DEFAULTS).items()}
     shown |= {name: f"{texts[name]} (the model's own)" for name in SUITED}
     add_settings(parser, {name: texts[name] for name in OTHERS} | shown | HELP)
     parser.set_defaults(validate="none")
