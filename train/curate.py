@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from dsd.vlm.embed import Embedder
 
 LIMITS = {  # field of Thresholds -> type and help
-    "floor": (float, "minimum similarity of a kept pair (0.5)"),
-    "ceiling": (float, "maximum similarity of a kept pair (0.98)"),
+    "floor": (float, "minimum similarity of a kept pair (0.5, or its task's own)"),
+    "ceiling": (float, "maximum similarity of a kept pair (0.98, or its task's own)"),
     "minimum_score": (int, "minimum score of each part of a kept pair, 0-4 (3)"),
 }
 OF_JUDGE = {  # option of dsd.vlm.open -> type and help

@@ -7,6 +7,8 @@ writes chosen and rejected images of one prompt, for trainers of preferences (DP
 """
 
 import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -63,24 +65,23 @@ def main(argv: list[str] | None = None) -> int:
     choice = Choice(**{one.name: getattr(args, one.name) for one in fields(Choice)})
     run = read_run(args.run)
     if args.preferences:
-        return _write_preferences(args, run, choice)
+        _write_preferences(args, run, choice)
+    else:
+        _write_dataset(args, run, choice)
+    return 0
+
+
+def _write_dataset(args: argparse.Namespace, run: Run, choice: Choice) -> None:
     kinds = ["dataset", *([] if args.which == "judge" else [args.which])]
     kinds += [] if args.format == "parquet" else [args.format]
     out = args.out or args.run / "-".join(kinds)
-    with tqdm(unit="row") as bar:
-
-        def show(done: int, total: int) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-
-        with whole.locked(out / "dataset"):
-            whole.sweep(out)
-            if args.format == "parquet":
-                rows = SHARD_ROWS if args.shard_rows is None else args.shard_rows
-                written = write_dataset(run, out, choice, shard_rows=rows, on_rows=show)
-            else:
-                written = write_folder(run, out, choice, format=args.format, on_rows=show)
-            write_card(run, written, choice, grades=args.grades)
+    with _writing(out) as show:
+        if args.format == "parquet":
+            rows = SHARD_ROWS if args.shard_rows is None else args.shard_rows
+            written = write_dataset(run, out, choice, shard_rows=rows, on_rows=show)
+        else:
+            written = write_folder(run, out, choice, format=args.format, on_rows=show)
+        write_card(run, written, choice, grades=args.grades)
     print(f"{len(written.rows)} rows in {len(written.shards)} files ({written.new} of them new) in {out}")
     for name, numbers in counts(run).items():
         text = ", ".join(f"{count} {reason}" for reason, count in numbers.most_common())
@@ -88,23 +89,31 @@ def main(argv: list[str] | None = None) -> int:
     if args.push_to_hub:
         address = push(out, args.push_to_hub, private=not args.public, patterns=written.patterns)
         print(f"uploaded to {address}")
-    return 0
 
 
-def _write_preferences(args: argparse.Namespace, run: Run, choice: Choice) -> int:
+@contextmanager
+def _writing(out: Path) -> Iterator[Callable[[int, int], None]]:
+    """Lock and tidy a folder; yield a function that shows how many rows are done of how many."""
+    with tqdm(unit="row") as bar, whole.locked(out / "dataset"):
+        whole.sweep(out)
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _write_preferences(args: argparse.Namespace, run: Run, choice: Choice) -> None:
     changed = {flag for flag in UNUSED if getattr(args, flag) != _parser().get_default(flag)}
     if changed:
         names = ", ".join(
             f"--{'only' if flag == 'which' else flag.replace('_', '-')}" for flag in sorted(changed)
         )
         raise ValueError(f"--preferences does not use {names}: drop it")
-    with whole.locked(args.preferences / "dataset"), tqdm(unit="row") as bar:
-        whole.sweep(args.preferences)
-        written = write_preferences(
-            run, args.preferences, choice, on_rows=lambda done, _: bar.update(done - bar.n)
-        )
+    with _writing(args.preferences) as show:
+        written = write_preferences(run, args.preferences, choice, on_rows=show)
     print(f"{len(written.rows)} preferences in {args.preferences} ({written.new} of its files new)")
-    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Tune the teacher on the grids that a judge kept: `python -m train.teacher RUN --model pocket`.
 
-Trains a LoRA of the text-to-image model on the whole grids of RUN of which at least --share of the pairs were
+Trains a LoRA of the text-to-image model on whole grids of RUN: those with at least --share of their pairs
 kept. With it, `train.grids RUN2 --teacher-lora FILE` draws the next turn of the wheel, and
 `train.curate RUN2 --against RUN` compares the two. You can stop it at any time and run the same command again
 to continue. On several GPUs: `accelerate launch -m train.teacher RUN ...`.
@@ -32,12 +32,13 @@ from train.train import Report, add_settings, flags_of
 DEFAULTS = {"steps": 500, "rank": 16, "lora_dropout": 0.0, "warmup": 20, "save_every": 100}
 SUITED = ("batch", "accumulate", "beta2", "clip", "shift", "gradient_checkpointing")  # of the student's
 OTHERS = (
-    "model", "lr", "weight_decay", "decay", "ema", "alpha", "targets", "text_dropout", "guidance",
+    "lr", "weight_decay", "decay", "ema", "alpha", "targets", "text_dropout", "guidance",
     "text_tokens", "precision", "quantize", "distilled_base", "seed", "log_every", "cache",
 )  # fmt: skip
 HELP = {  # of settings that mean something else here than for a student
-    "batch": "grids per process and forward pass",
-    "accumulate": "batches per step",
+    "model": "FLUX.1 to tune, the one that drew the grids: a name, a folder or a hub id (pocket)",
+    "batch": "grids per process and forward pass (the model's own)",
+    "accumulate": "batches per step (the model's own)",
     "text_dropout": "share of samples with an empty prompt (0.1; 0 with embedded guidance)",
     "guidance": "embedded guidance, for distilled models (that of the grids)",
     "text_tokens": "tokens per text (as the grids were drawn)",
@@ -49,10 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, help="folder of the judged run")
     add("--out", type=Path, metavar="OUT", help="folder of the LoRA (RUN/teacher)")
-    text = "use grids of whose pairs at least this share was kept (1: all of them)"
+    text = "take the grids with at least this share of their pairs kept (1: all pairs)"
     add("--share", type=float, default=1.0, metavar="X", help=text)
     texts = {one.name: one.metadata["help"] for one in fields(TrainOptions)}
-    shown = {name: f"{texts[name]} ({value})" for name, value in DEFAULTS.items()}
+    usual = {name: getattr(TrainOptions, name) for name in OTHERS}
+    usual = {name: value for name, value in usual.items() if type(value) in (int, float)}
+    shown = {name: f"{texts[name]} ({value})" for name, value in (usual | DEFAULTS).items()}
     shown |= {name: f"{texts[name]} (the model's own)" for name in SUITED}
     add_settings(parser, {name: texts[name] for name in OTHERS} | shown | HELP)
     parser.set_defaults(validate="none")
@@ -86,7 +89,10 @@ def main(argv: list[str] | None = None) -> int:
     options = options_of(args, rows)
     teacher_lora.check_teacher(find_base(options))
     curves.import_figure()  # fail now, not at the end
-    say(f"tuning on {len(rows)} grids, of which the judge kept at least {args.share:.0%} of the pairs")
+    say(
+        f"tuning {options.model} on {len(rows)} grids that {rows.grids[0].generator} drew; the judge kept at "
+        f"least {args.share:.0%} of the pairs of each"
+    )
     with locked(args.out / "run"):
         _train(args, options, rows)
     return 0

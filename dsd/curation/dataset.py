@@ -116,21 +116,26 @@ def select_some(run: Run, choice: Choice) -> list[Item]:
 
 def digest_of(items: list[Item], *settings: int | str) -> str:
     """Return a digest of everything that the bytes of the dataset depend on."""
-    parts = []
-    for row, grid, conditioning, target in items:  # grids of version 0 have no boxes
-        place = [grid.file, grid.rows, grid.columns, grid.margin, *([grid.boxes] if grid.boxes else [])]
-        parts.append([row, conditioning, target, place])
-    text = json.dumps([FORMAT, *settings, parts], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    parts = [[row, conditioning, target, _source(grid)] for row, grid, conditioning, target in items]
+    return _hash([FORMAT, *settings, parts])
 
 
 def digest_of_cuts(cuts: list[Cut]) -> str:
-    """Return a digest of everything that the bytes of other rows depend on."""
+    """Return a digest of everything that the bytes of rows with any images depend on."""
     parts = [
-        [row, {name: [grid.file, grid.boxes, grid.margin, panel] for name, (grid, panel) in images.items()}]
+        [row, {name: [_source(grid), panel] for name, (grid, panel) in images.items()}]
         for row, images in cuts
     ]
-    return hashlib.sha256(json.dumps([FORMAT, parts], ensure_ascii=False).encode()).hexdigest()
+    return _hash([FORMAT, parts])
+
+
+def _source(grid: Grid) -> list[Any]:
+    """Return what the panels of a grid depend on; grids of version 0 have no boxes."""
+    return [grid.file, grid.rows, grid.columns, grid.margin, *([grid.boxes] if grid.boxes else [])]
+
+
+def _hash(facts: list[Any]) -> str:
+    return hashlib.sha256(json.dumps(facts, ensure_ascii=False).encode()).hexdigest()
 
 
 def _own_shards(folder: Path) -> dict[Path, bytes]:

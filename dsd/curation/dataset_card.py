@@ -55,11 +55,11 @@ MEANINGS = {
     "scores": "JSON: how well each part of the subject agrees, 0 to 4",
 }
 KINDS = {
-    "judge": "A vision-language model judged every pair and kept those that show one and the same subject.",
+    "judge": "A vision-language model judged every pair and kept those that show {pairs}.",
     "floor": "These pairs passed only a cheap check of how alike two images are; **no judge's verdict "
-    "counted**. They are made for comparison: many do not show one and the same subject.",
+    "counted**. They are made for comparison: many do not show {pairs}.",
     "all": "These are all pairs of all grids, **uncurated**. They are made for comparison: many do not show "
-    "one and the same subject.",
+    "{pairs}.",
 }
 NON_COMMERCIAL = """\
 **Non-commercial.** Images drawn by FLUX.1 [dev] may be used for non-commercial purposes only, and not to
@@ -134,7 +134,7 @@ def card(run: Run, dataset: Dataset, choice: Choice, *, grades: str | None = Non
     parts = [
         f"---\n{_metadata(title, set(strict), dataset.format).to_yaml()}\n---",
         f"# {title}",
-        OPENING.format(count, count // 2, recipe.aim, KINDS[choice.which]),
+        OPENING.format(count, count // 2, recipe.aim, KINDS[choice.which].format(pairs=recipe.pairs)),
         "![Sample pairs: the conditioning image, the target image, the texts](samples.png)",
         *([f"## Files\n\n{LAYOUTS[dataset.format]}"] if dataset.format in LAYOUTS else []),
         *([] if dataset.format in CONFIGS else [_columns(dataset.format)]),

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dsd.curation.judge import Pair, read_pairs
+from dsd.curation.licenses import strictest
 from dsd.curation.selection import license
 from dsd.files.jsonl import Row, RunError
 from dsd.generate.drawing import public_name
 from dsd.grids.grids import Grid, open_grid, read_grids
-from dsd.model import origin
 from dsd.model.canvas import MULTIPLE
 
 
@@ -54,8 +54,8 @@ class GridRows(Sequence):
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what a LoRA of these grids notes about them."""
-        strict = origin.strictest({license(grid) for grid in self.grids})
+        """Return the facts about these grids that a LoRA trained on them records."""
+        strict = strictest(license(grid) for grid in self.grids)
         about = {"run": public_name(str(self.run)), "generator": self.grids[0].generator, "license": strict}
         return about | {"grids": len(self), "share": self.share}
 

@@ -16,7 +16,7 @@ from dsd.curation.dataset import Cut, Dataset, digest_of_cuts, write_shards
 from dsd.curation.dataset_card import PARQUET_FILES, license_metadata
 from dsd.curation.judge import Pair
 from dsd.curation.licenses import strictest
-from dsd.curation.selection import Choice, Run, license, part_licenses
+from dsd.curation.selection import Choice, Run, find_grid, license, part_licenses
 from dsd.curation.verdict import DIFFERENT, DROP, KEEP, LOW, TOO_DIFFERENT
 from dsd.files import jsonl
 from dsd.files.jsonl import RunError
@@ -25,6 +25,7 @@ from dsd.grids.grids import Grid
 
 # Reasons that say that the subject is another one; a near-copy or an unreadable answer says nothing of it.
 ANOTHER = (TOO_DIFFERENT, DIFFERENT, LOW)
+LABELED = "labeled different"  # the reason if a person rejected the pair
 COLUMNS = {
     "id": "string", "reference": "image", "caption": "string", "jpg_0": "binary", "jpg_1": "binary",
     "label_0": "float64", "label_1": "float64", "instruction": "string", "subject": "string",
@@ -35,12 +36,12 @@ COLUMNS = {
 MEANINGS = {
     "reference": "the image of the subject",
     "caption": "subject and place, in the words of the grids' prompt",
-    "jpg_0": "the chosen image, as the bytes of a PNG: the judge kept it as the subject of `reference`",
+    "jpg_0": "the chosen image, as the bytes of a PNG: it was kept as the subject of `reference`",
     "jpg_1": "the rejected image: the same panel of the same prompt with another seed",
     "label_0, label_1": "1 and 0: `jpg_0` is preferred in every row",
     "instruction": "the place alone, for a model that sees the reference",
     "grid_0, grid_1, seed_0, seed_1": "the grids that the two images are from, and their seeds",
-    "reason": "why the judge rejected `jpg_1` beside the same panel of its own grid",
+    "reason": "why the pair of `grid_1` that `jpg_1` is from was rejected",
 }
 CARD = """\
 # Preferences between images of one prompt
@@ -57,7 +58,7 @@ columns are those of [Pick-a-Pic](https://huggingface.co/datasets/yuvalkirstain/
 
 ## Limits
 
-- The judge compared `jpg_1` with a panel of its own grid, not with `reference`.
+- `jpg_1` was compared with a panel of its own grid, not with `reference`, and either of the two may be wrong.
 - `reference` and `jpg_0` are of one grid; `jpg_1` shows a subject that was drawn anew from the same words.
 - The judge errs, and an image can be in several rows.
 
@@ -70,14 +71,14 @@ columns are those of [Pick-a-Pic](https://huggingface.co/datasets/yuvalkirstain/
 def select_preferences(run: Run, choice: Choice) -> list[Cut]:
     """Return a row for every panel that was kept with one seed and rejected with another.
 
-    Raise RunError if there is none.
+    Raise RunError if there is none, or for a pair without its grid or panels.
     """
     prompts: dict[tuple, list[Grid]] = defaultdict(list)
     for grid in run.grids.values():
         prompts[grid.prompt, grid.rows, grid.columns].append(grid)
     pairs: dict[str, dict[tuple[int, int], Pair]] = defaultdict(dict)
     for pair in run.pairs:
-        pairs[pair.grid][pair.first, pair.second] = pair
+        pairs[find_grid(pair, run).id][pair.first, pair.second] = pair
     cuts = [
         cut
         for grids in prompts.values()
@@ -102,8 +103,9 @@ def _compare(
     for panels, kept in pairs[chosen.id].items():
         dropped = pairs[rejected.id].get(panels)
         if dropped and _verdict(kept, labels) == KEEP and _verdict(dropped, labels) == DROP:
+            reason = LABELED if dropped.id in labels else dropped.reason
             for reference, target in both_orders([panels]):
-                row = _row(run, choice, grids, (kept, dropped), (reference, target))
+                row = _row(run, choice, grids, (kept, dropped), (reference, target)) | {"reason": reason}
                 images = {
                     "reference": (chosen, reference),
                     "jpg_0": (chosen, target),
@@ -122,7 +124,7 @@ def _verdict(pair: Pair, labels: dict[str, str]) -> str | None:
 def _row(
     run: Run, choice: Choice, grids: tuple[Grid, Grid], pairs: tuple[Pair, Pair], order: tuple[int, int]
 ) -> jsonl.Row:
-    (chosen, rejected), (kept, dropped), (reference, target) = grids, pairs, order
+    (chosen, rejected), (kept, _), (reference, target) = grids, pairs, order
     caption, instruction = map(choice.mark, grid_words(chosen, target))
     about = {name: getattr(chosen, name) for name in ("subject", "prompt", "generator", "generator_hash")}
     licenses = [part_licenses(pair, grid, GRID, run) for pair, grid in zip(pairs, grids, strict=True)]
@@ -130,7 +132,7 @@ def _row(
         "id": f"{chosen.id}-{reference}-{target}-{rejected.id}",
         "caption": caption, "instruction": instruction, "label_0": 1.0, "label_1": 0.0,
         "grid_0": chosen.id, "grid_1": rejected.id, "seed_0": chosen.seed, "seed_1": rejected.seed,
-        "reason": dropped.reason, "judge": kept.judge,
+        "judge": kept.judge,
         "generator_license": strictest(map(license, grids)),
         "license": strictest(it for one in licenses for it in one.values()),
     }  # fmt: skip

@@ -123,8 +123,8 @@ def select(run: Run, choice: Choice) -> list[Item]:
     return sorted(items, key=lambda item: choice.lot(item.row["id"]) if choice.shuffle else item.row["id"])
 
 
-def _items(pair: Pair, run: Run, choice: Choice) -> list[Item]:
-    """Return two items: each panel of the pair is the conditioning image once and the target once."""
+def find_grid(pair: Pair, run: Run) -> Grid:
+    """Return the grid of a pair; raise RunError if the run does not have it, or it lacks these panels."""
     grid = run.grids.get(pair.grid)
     if grid is None:
         raise RunError(
@@ -133,7 +133,12 @@ def _items(pair: Pair, run: Run, choice: Choice) -> list[Item]:
         )
     if not 0 <= min(pair.first, pair.second) <= max(pair.first, pair.second) < len(grid.places):
         raise RunError(f"pair {pair.id} is of panels that its grid does not have: delete its row and rerun")
-    items = []
+    return grid
+
+
+def _items(pair: Pair, run: Run, choice: Choice) -> list[Item]:
+    """Return two items: each panel of the pair is the conditioning image once and the target once."""
+    grid, items = find_grid(pair, run), []
     for conditioning, target in both_orders([(pair.first, pair.second)]):
         name = caption_id(grid.id, conditioning, target)
         caption = run.captions.get(name) if choice.words == "written" else None

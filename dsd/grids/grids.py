@@ -62,7 +62,7 @@ class Grid(Record):
 def describe_lora(facts: Facts) -> str:
     """Return the facts about a teacher's LoRA in a few words, for a card."""
     text = f"LoRA {facts['file']} (SHA-256 {facts['hash']}, scale {facts['scale']:g}"
-    if "run" in facts:
+    if {"run", "grids", "steps"} <= facts.keys():
         text += f"; {facts['steps']} steps on {facts['grids']} kept grids of {facts['run']}"
     return f"{text})"
 

@@ -32,9 +32,8 @@ class Recipe:
     compare: str  # asks for a chain of thought about two images, in the fields of ANSWER
     parts: tuple[str, ...]  # of the images, each scored 0-4 in the answer
     changes: tuple[str, ...] = ()  # parts of which exactly one must differ; all others must agree
-    thresholds: Mapping[str, float] = field(
-        default_factory=dict
-    )  # fields of `Thresholds` with other defaults
+    # Fields of `Thresholds` with other defaults.
+    thresholds: Mapping[str, float] = field(default_factory=dict)
     captions: dict[str, str]  # mode -> question; `caption` shows the target, `instruction` both images
     looks: str | None = None  # asks for the looks of an image's subject alone
     merge: str | None = None  # asks for one prompt from an image and the user's {prompt}; None: cannot merge
@@ -169,8 +168,7 @@ EDIT = Recipe(
         "{count} versions of this scene, each in at most 12 words: the first without any accessory, each "
         "other one with a single change (an accessory that is worn or held, its color, or where in the "
         "picture the subject is). Answer with one JSON object and nothing else, in this form, with a key for "
-        "each number up to "
-        '{count}:\n{{"subject": "...", "1": "...", "2": "..."}}'
+        'each number up to {count}:\n{{"subject": "...", "1": "...", "2": "..."}}'
     ),
     compare=(
         "You see two pictures. Decide whether they show the very same subject in the very same scene, apart "
@@ -211,8 +209,8 @@ CRITTERS = Recipe(
     captions={"caption": "describe the picture", "instruction": "what changes"},
 )
 
-# The embedded judge compares the images of both tasks in one way; each task draws its own conclusion. To its
-# eyes, as shipped, 90 % of drawn pairs in two lights are 0.81 to 0.98 alike, of edits 0.88 to 0.998.
+# The embedded judge compares the images of both tasks in one way; each task draws its own conclusion. For the
+# shipped judge, the similarity of 90 % of drawn pairs in two lights is 0.81 to 0.98, of edits 0.88 to 0.998.
 WHOLE = (*CRITTERS.parts, "scene", "accessory", "place", "light")
 CRITTERS_RELIGHT = replace(
     CRITTERS,

@@ -1,7 +1,6 @@
 """A LoRA of the teacher: put on its pipeline, with what its rows record about it."""
 
 import hashlib
-from typing import Any
 
 from diffusers import DiffusionPipeline, FluxTransformer2DModel
 
@@ -28,6 +27,6 @@ def add_lora(pipe: DiffusionPipeline, text: str) -> Facts:
     loras.add_styles(pipe, [style], [file])
     with file.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()[:12]
-    facts: dict[str, Any] = {"license": Preset.license} | origin.lora_facts(file)
     own = {"file": public_name(style.source), "hash": digest, "scale": style.scale}
-    return own | {name: value for name, value in facts.items() if isinstance(value, str | int | float)}
+    facts = {"license": Preset.license} | origin.lora_facts(file) | own  # a file cannot name another hash
+    return {name: value for name, value in facts.items() if isinstance(value, str | int | float)}

@@ -175,7 +175,7 @@ def check(request: Request, pipe: FluxControlPipeline) -> None:
             names = ", ".join(pipe._callback_tensor_inputs)
             raise ValueError(f"callback_on_step_end_tensor_inputs must be one of {names}, got {name!r}")
     embedded_guidance(request.options, pipe)
-    _check_number(request, pipe)
+    _check_reference_count(request, pipe)
     _check_components(request, pipe)
     _check_negative_prompt(request)
 
@@ -193,7 +193,7 @@ def embedded_guidance(options: DrawingOptions, pipe: FluxControlPipeline) -> flo
     return None
 
 
-def _check_number(request: Request, pipe: FluxControlPipeline) -> None:
+def _check_reference_count(request: Request, pipe: FluxControlPipeline) -> None:
     """Raise ValueError for more references than the weights were trained with."""
     if request.condition is None:
         count = len(request.references[0])

@@ -41,7 +41,7 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._files: set[Path] = set()
-        self._records: dict[str, tuple[list[Tensor], int]] = {}  # key -> tensors of a file [n, ...], row
+        self._records: dict[str, tuple[str, list[Tensor], int]] = {}  # key -> file, its tensors [n, ...], row
         self.refresh()
 
     def refresh(self) -> "Store":
@@ -53,18 +53,23 @@ class Store:
     def _open(self, path: Path) -> None:
         try:
             keys, tensors = _read(path)
+        except FileNotFoundError:  # another process has just deleted it, because it is damaged
+            return
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             logger.warning("%s is damaged (%s): its records are encoded again", path, error)
             path.unlink(missing_ok=True)  # another process may have done so
             return
         self._files.add(path)
-        self._records |= {key: (tensors, row) for row, key in enumerate(keys)}
+        # Of two records with one key, which differ by rounding, every process and every run takes the same.
+        for row, key in enumerate(keys):
+            if key not in self._records or self._records[key][0] < path.name:
+                self._records[key] = path.name, tensors, row
 
     def has(self, keys: set[str]) -> bool:
         return keys <= self._records.keys()
 
     def read(self, key: str) -> Record:
-        tensors, row = self._records[key]
+        _, tensors, row = self._records[key]
         return tuple(tensor[row] for tensor in tensors)
 
     def write(self, records: dict[str, Record]) -> None:
@@ -87,7 +92,7 @@ def _read(path: Path) -> tuple[list[str], list[Tensor]]:
         about = json.loads(file.metadata()["records"])
         tensors = [file.get_tensor(name) for name in sorted(file.keys())]
     checksum = _checksum(about["keys"], tensors)
-    if about.get("crc32", checksum) != checksum:  # files of before have none
+    if about.get("crc32", checksum) != checksum:  # those of earlier versions have none
         raise ValueError("its checksum is another")
     return about["keys"], tensors
 

@@ -3,14 +3,14 @@
 import re
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
 from dsd.files import hub
 from dsd.files.markdown import table
-from dsd.files.pairs import BadRow, Pairs
+from dsd.files.pairs import BadRow, Pairs, Row
 from dsd.generate.drawing import public_name
 from dsd.model import origin
 from dsd.training.loop import TrainResult
@@ -43,15 +43,26 @@ EXACT = 0.95  # shares below this are stated
 
 
 def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:
-    """Return a dataset's name and number of rows, and, by its first undamaged row, its origin and judge."""
-    row = {}
-    for index in range(len(pairs)):
-        with suppress(BadRow):
-            row = pairs[index]
-            break
-    names = [name for name in ("generator", "generator_license", "judge") if row.get(name)]
-    facts = {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
-    return facts | {name.replace("_", "'s "): str(row[name]) for name in names}
+    """Return a dataset's name and number of rows, and its generators, their strictest license, its judges.
+
+    They are those of the first undamaged row of each of the datasets that are joined.
+    """
+    rows, facts = _first_rows(pairs), {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
+    for name in ("generator", "generator_license", "judge"):
+        values = list(dict.fromkeys(str(row[name]) for row in rows if row.get(name)))
+        values = [origin.strictest(values)] if values and name == "generator_license" else values
+        facts |= {name.replace("_", "'s "): ", ".join(values)} if values else {}
+    return facts
+
+
+def _first_rows(pairs: Pairs) -> list[Row]:
+    """Return the first undamaged row of each joined dataset, which has its files in a folder of its own."""
+    rows: dict[PurePath, Row] = {}
+    for index, file in enumerate(pairs.row_files()):
+        if (folder := PurePath(file).parent) not in rows:
+            with suppress(BadRow):
+                rows[folder] = pairs[index]
+    return list(rows.values())
 
 
 def keep_rates(source: str, files: Sequence[str] = ()) -> str | None:

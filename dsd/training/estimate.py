@@ -32,8 +32,7 @@ from dsd.training.student import Base, empty_transformer, linear_layers, make_tr
 # Numbers kept for the backward pass by each block, per token and unit of width.
 LORA_ACTIVATIONS, FULL_ACTIVATIONS = 18, 26
 WEIGHT, GRADIENT, MOMENTS, AVERAGE = 4, 4, 8, 4  # bytes per trained weight, all float32
-# Speed of a training, as a share of that of a large matrix product: 0.5 for FLUX on an H200, 0.3 to 0.5 for
-# pocket on a CPU.
+# A training's speed as a share of a large matrix product's: FLUX on an H200 0.5, pocket on a CPU 0.3 to 0.5.
 EFFICIENCY = 0.5
 
 
@@ -68,10 +67,19 @@ class Plan:
 
 
 def make(
-    base: Base, options: TrainOptions, accelerator: Accelerator, *, rows: int, validates: bool = False
+    base: Base,
+    options: TrainOptions,
+    accelerator: Accelerator,
+    *,
+    rows: int,
+    validates: bool = False,
+    widens: bool = True,
 ) -> Plan:
-    """Return the plan for these devices; raise TrainingError for a LoRA target that matches nothing."""
-    pipe = _empty_pipeline(base, options)
+    """Return the plan for these devices; raise TrainingError for a LoRA target that matches nothing.
+
+    `widens` says whether the model gets the student's input columns for the condition.
+    """
+    pipe = _empty_pipeline(base, options, widens)
     transformer, vae, processes = pipe.transformer, pipe.vae, accelerator.num_processes
     size = 2 if accelerator.mixed_precision == "bf16" else 4  # bytes per number
     is_sharded = accelerator.distributed_type == DistributedType.FSDP
@@ -136,9 +144,9 @@ def _check_disk(purpose: str, size: int, folder: Path, pattern: str) -> None:
         )
 
 
-def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
-    """Return the plan as readable text."""
-    pairs = options.batch * options.accumulate * plan.processes
+def describe(plan: Plan, options: TrainOptions, seconds: float | None, unit: str = "pairs") -> str:
+    """Return the plan as readable text; a step takes some seconds and reads rows that are called `unit`."""
+    count = options.batch * options.accumulate * plan.processes
     duration = "time unknown" if seconds is None else f"about {seconds:.3g} s"
     lines = {
         "devices": f"{plan.processes} x {plan.device}, {gb(plan.free)} free on each",
@@ -149,7 +157,7 @@ def describe(plan: Plan, options: TrainOptions, seconds: float | None) -> str:
         "disk": f"at most {gb(plan.disk)} for the encoded dataset, and {gb(plan.saved)} for states and "
         "checkpoint",
         "encoding": _describe_encoding(plan, seconds),
-        "a step": f"{pairs} pairs, {plan.flops / 1e12:.3g} TFLOP on each device, {duration}",
+        "a step": f"{count} {unit}, {plan.flops / 1e12:.3g} TFLOP on each device, {duration}",
     }
     if seconds is not None:
         lines["in all"] = f"{options.steps:,} steps, about {_duration(seconds * options.steps)}"
@@ -170,13 +178,10 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{max(1, minutes)} min"
 
 
-# ---------------------------------------------------------------- counting
-
-
-def _empty_pipeline(base: Base, options: TrainOptions) -> DSDPipeline:
+def _empty_pipeline(base: Base, options: TrainOptions, widens: bool) -> DSDPipeline:
     """Return the whole pipeline, including tokenizers, without memory for the weights."""
     with hub.explain_errors(base.name, [base.source], base.license_page):
-        parts = {"transformer": empty_transformer(base, options)}
+        parts = {"transformer": empty_transformer(base, options, widens)}
         index = DSDPipeline.load_config(base.source)
         for name in ("vae", "text_encoder", "text_encoder_2"):
             library, kind = index[name]
@@ -209,9 +214,8 @@ def _frozen_bytes(transformer: FluxTransformer2DModel, options: TrainOptions, si
         return 0
     layers = linear_layers(transformer).items()
     linear = sum(layer.weight.numel() for name, layer in layers if name not in END_LAYERS)
-    return int(linear * QUANTIZED.get(options.quantize, size)) + size * (
-        transformer.num_parameters() - linear
-    )
+    others = transformer.num_parameters() - linear
+    return int(linear * QUANTIZED.get(options.quantize, size)) + size * others
 
 
 def _count_kept(transformer: FluxTransformer2DModel, options: TrainOptions) -> int:
@@ -230,7 +234,7 @@ def _row_bytes(transformer: FluxTransformer2DModel, options: TrainOptions, image
     """Return the most bytes of a row in the cache: two canvases and its texts, two bytes per number."""
     config, texts = transformer.config, 2 if options.instruction_prob else 1
     numbers = texts * (text * config.joint_attention_dim + config.pooled_projection_dim)
-    return 2 * (2 * image * config.out_channels + numbers)
+    return 2 * (2 * image * (config.out_channels or config.in_channels) + numbers)
 
 
 def _encoding(
@@ -270,9 +274,6 @@ def _count_flops(transformer: FluxTransformer2DModel, options: TrainOptions, ima
         forward += 2 * tokens * layer.weight.numel()
     # The backward pass adds one forward for the inputs and, in full training, one for the weights.
     return forward * (2 + options.full + options.gradient_checkpointing)
-
-
-# ---------------------------------------------------------------- this machine
 
 
 def _free(accelerator: Accelerator) -> int:

@@ -55,6 +55,17 @@ class TrainResult:
     kept: float | None = None  # share of the LoRA's change that rounding left in the folder
 
 
+@dataclass(frozen=True)
+class Method:
+    """How a training opens its model, computes its loss and saves its weights."""
+
+    open: Callable[[Base, TrainOptions, torch.dtype, torch.device], nn.Module]
+    loss: Callable[[nn.Module, Batch, TrainOptions, DSDPipeline], Tensor]
+    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], float | None]
+    widens: bool = True  # whether the plan counts the student's input columns for the condition
+    unit: str = "pairs"  # what the plan calls the rows
+
+
 @sdpa_kernel(student.KERNELS)
 def train(
     pairs: Sequence[Row],
@@ -65,7 +76,7 @@ def train(
     on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
     on_plan: Callable[[str], None] | None = None,
-    method: "Method | None" = None,
+    method: Method | None = None,
 ) -> TrainResult:
     """Train on `pairs` and write a checkpoint to `out`, resuming where an earlier call was stopped.
 
@@ -79,23 +90,21 @@ def train(
     base = student.find_base(options)
     check_rows(pairs, options)
     accelerator = start(options)
-    plan = estimate.make(base, options, accelerator, rows=len(pairs), validates=validate is not None)
+    facts = {"rows": len(pairs), "validates": validate is not None, "widens": method.widens}
+    plan = estimate.make(base, options, accelerator, **facts)
     estimate.check(plan, cache_folder(options, out), out)
     if on_plan and accelerator.is_main_process:
-        on_plan(estimate.describe(plan, options, estimate.time_step(plan, accelerator)))
+        on_plan(estimate.describe(plan, options, estimate.time_step(plan, accelerator), method.unit))
 
     # data
-    is_bf16 = accelerator.mixed_precision == "bf16"
-    pipe = student.open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
-    student.match_training(pipe, base, options)
+    pipe = _open_pipeline(base, options, accelerator)
     data = _open_data(pairs, pipe, options, cache_folder(options, out), accelerator.device, on_rows)
     batches = Batches(data, options, accelerator.process_index, accelerator.num_processes)
 
     # model
     pipe.register_modules(transformer=method.open(base, options, pipe.dtype, accelerator.device))
-    bound = options.binding()
-    bound |= {"weights": model_hash(pipe), "data": data.name, "group": batches.order.group}
-    bound |= {"cache_gb": "above 0"} if options.cache_gb else {}  # changes the order of the rows
+    bound = {"weights": model_hash(pipe), "data": data.name, "group": batches.order.group}
+    bound |= options.binding()
     student.init_condition_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
     model, optimizer = accelerator.prepare(pipe.transformer, _adamw(pipe.transformer, options))
     weights = trainable_parameters(accelerator, model)
@@ -109,11 +118,7 @@ def train(
     meter = Meter(accelerator, progress.seconds)
     report = on_step if accelerator.is_main_process else lambda step, values: None
     for step, parts in enumerate(meter.measure(batches.steps(progress.step)), progress.step):
-        # LoRA's dropout draws the only random numbers inside the model.
-        seed = np.random.SeedSequence((options.seed, step, accelerator.process_index))
-        torch.manual_seed(int(seed.generate_state(1)[0]))
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, options)
+        _prepare_step(step, options, accelerator, optimizer)
         for part in parts:
             batch = send_to_device(part, accelerator.device, non_blocking=True)
             with accelerator.accumulate(model):
@@ -143,12 +148,16 @@ def train(
         trained = gather_weights(accelerator, model)
     kept = method.save(base, options, trained, out) if accelerator.is_main_process else None
     accelerator.wait_for_everyone()
-    processes, device = accelerator.num_processes, accelerator.device.type
-    device = torch.cuda.get_device_name() if device == "cuda" else device
-    return TrainResult(base, options, processes, device, len(data), data.skipped, meter.seconds, kept)
+    facts = (accelerator.num_processes, _name_device(accelerator.device), len(data), data.skipped)
+    return TrainResult(base, options, *facts, meter.seconds, kept)
 
 
-# ---------------------------------------------------------------- set-up
+def _open_pipeline(base: Base, options: TrainOptions, accelerator: Accelerator) -> DSDPipeline:
+    """Return the pipeline without its transformer, drawing as the training does."""
+    is_bf16 = accelerator.mixed_precision == "bf16"
+    pipe = student.open_encoders(base, torch.bfloat16 if is_bf16 else torch.float32)
+    student.match_training(pipe, base, options)
+    return pipe
 
 
 def _open_data(
@@ -197,7 +206,12 @@ def cache_folder(options: TrainOptions, out: Path) -> Path:
     return Path(options.cache) if options.cache else out / "run" / "cache"
 
 
-# ---------------------------------------------------------------- loop
+def _prepare_step(step: int, options: TrainOptions, accelerator: Accelerator, optimizer: Any) -> None:
+    """Set the learning rate, and the seed of LoRA's dropout, the only random numbers inside the model."""
+    seed = np.random.SeedSequence((options.seed, step, accelerator.process_index))
+    torch.manual_seed(int(seed.generate_state(1)[0]))
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, options)
 
 
 def batch_loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDPipeline) -> Tensor:
@@ -276,13 +290,8 @@ def _move(part: Path, out: Path) -> None:
     whole.flush(out)
 
 
-@dataclass(frozen=True)
-class Method:
-    """How a training opens its model, computes its loss and saves its weights."""
-
-    open: Callable[[Base, TrainOptions, torch.dtype, torch.device], nn.Module]
-    loss: Callable[[nn.Module, Batch, TrainOptions, DSDPipeline], Tensor]
-    save: Callable[[Base, TrainOptions, dict[str, Tensor], Path], float | None]
+def _name_device(device: torch.device) -> str:
+    return torch.cuda.get_device_name() if device.type == "cuda" else device.type
 
 
 def default_method() -> Method:

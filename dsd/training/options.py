@@ -144,6 +144,7 @@ class TrainOptions:
         values = {name: value for name, value in vars(self).items() if name not in FREE}
         if self.references == 1:  # as in the states of earlier versions
             del values["references"]
+        values |= {"cache_gb": "above 0"} if self.cache_gb else {}  # changes the order of the rows
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 

@@ -80,10 +80,11 @@ def _choose_panels(
 
 
 def choose(further: Further, rows: np.ndarray, seed: int, step: int) -> list[list[int]]:
-    """Return for each row of a step the rows whose references it shows: its own, then as many for all.
+    """Return for each row of a step the rows whose references it shows: itself, then some further ones.
 
-    They are a function of the seed and the step. Every number of references is equally likely.
+    All rows of a step show equally many, and every number is equally likely. The choice is a function of the
+    seed and the step.
     """
-    lots = random(seed, REFERENCES, step)
-    count = int(lots.integers(0, len(further[rows[0]]) + 1))
-    return [[int(row), *lots.permutation(further[row])[:count].astype(int).tolist()] for row in rows]
+    generator = random(seed, REFERENCES, step)
+    count = int(generator.integers(0, len(further[rows[0]]) + 1))
+    return [[int(row), *generator.permutation(further[row])[:count].astype(int).tolist()] for row in rows]

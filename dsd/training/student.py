@@ -70,8 +70,8 @@ def find_base(options: TrainOptions) -> Base:
     return replace(base, license=license)
 
 
-def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DModel:
-    """Return the widened transformer, built from the config without memory for its weights.
+def empty_transformer(base: Base, options: TrainOptions, widens: bool = True) -> FluxTransformer2DModel:
+    """Return the transformer, widened if wanted, built from the config without memory for its weights.
 
     Raise TrainingError if `condition_init_scale` would overwrite input columns that are already trained.
     """
@@ -80,7 +80,7 @@ def empty_transformer(base: Base, options: TrainOptions) -> FluxTransformer2DMod
     with init_empty_weights():
         transformer = FluxTransformer2DModel.from_config(config)
         is_trained = is_widened(transformer) or base.start is not None
-        transformer = transformer if is_widened(transformer) else widen(transformer)
+        transformer = widen(transformer) if widens and not is_widened(transformer) else transformer
     if options.condition_init_scale and is_trained:
         raise TrainingError(
             f"{base.start or base.name} already has trained columns for the condition, and "
@@ -119,7 +119,7 @@ def _load_start(base: Base, dtype: torch.dtype | None = None) -> FluxTransformer
 
 
 def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
-    """Make all weights trainable, or a LoRA and the new input columns; in float32 and training mode."""
+    """Make all weights trainable, or a LoRA and any new input columns; in float32 and training mode."""
     transformer.train().requires_grad_(options.full)
     if not options.full:
         _check_targets(transformer, options)
@@ -131,10 +131,12 @@ def make_trainable(transformer: FluxTransformer2DModel, options: TrainOptions) -
 @torch.no_grad()
 def _add_lora(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
     torch.manual_seed(options.seed)  # for the A matrices
-    transformer.add_adapter(_lora_config(transformer, options), adapter_name=ADAPTER)
+    transformer.add_adapter(lora_config(options, _count_new_columns(transformer)), adapter_name=ADAPTER)
     for weight in transformer.parameters():
         if weight.requires_grad:
             weight.data = weight.data.float()
+    if not is_widened(transformer):
+        return
     layer = transformer.x_embedder
     layer.lora_A[ADAPTER].weight.copy_(_select_new_columns(transformer))
     layer.lora_A[ADAPTER].weight.requires_grad_(False)
@@ -164,15 +166,16 @@ def black_token(pipe: DSDPipeline) -> Tensor:
     return latents.pack(latents.encode(pipe.vae, black))[0].float().mean(0)
 
 
-def _lora_config(transformer: FluxTransformer2DModel, options: TrainOptions) -> LoraConfig:
-    new = _count_new_columns(transformer)
+def lora_config(options: TrainOptions, new_columns: int = 0) -> LoraConfig:
+    """Return the config of the LoRA, and of its layer for new input columns if there are any."""
+    columns = {INPUT: new_columns} if new_columns else {}
     return LoraConfig(
         r=options.rank,
         lora_alpha=options.rank if options.alpha is None else options.alpha,
         lora_dropout=options.lora_dropout,
-        target_modules=[*options.targets, INPUT],
-        rank_pattern={INPUT: new},
-        alpha_pattern={INPUT: new},  # alpha = rank gives a scale of 1, so that B equals the columns
+        target_modules=[*options.targets, *columns],
+        rank_pattern=columns,
+        alpha_pattern=columns,  # alpha = rank gives a scale of 1, so that B equals the columns
     )
 
 
@@ -182,7 +185,8 @@ def _select_new_columns(transformer: FluxTransformer2DModel) -> Tensor:
 
 
 def _count_new_columns(transformer: FluxTransformer2DModel) -> int:
-    return transformer.config.in_channels - transformer.config.out_channels
+    config = transformer.config
+    return config.in_channels - (config.out_channels or config.in_channels)
 
 
 def _check_targets(transformer: FluxTransformer2DModel, options: TrainOptions) -> None:
@@ -266,7 +270,7 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
     else:
         layers = {name.replace(f".{ADAPTER}.", "."): value for name, value in trained.items()}
         layers[f"{INPUT}.lora_A.weight"] = _select_new_columns(transformer)
-        config = _lora_config(transformer, options)
+        config = lora_config(options, _count_new_columns(transformer))
         if base.start is None:
             _save_lora(pipe, layers, config, folder / "lora", base.license)
         metadata = {f"transformer.{name}": value for name, value in config.to_dict().items()}

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from diffusers import FluxPipeline, FluxTransformer2DModel
-from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -73,7 +72,7 @@ def method(facts: Mapping[str, Any]) -> Method:
     def write(base: Base, options: TrainOptions, weights: dict[str, Tensor], out: Path) -> None:
         save_lora(weights, options, out / LORA, facts)
 
-    return Method(open_transformer, loss, write)
+    return Method(open_transformer, loss, write, widens=False, unit="grids")
 
 
 def open_transformer(
@@ -83,21 +82,8 @@ def open_transformer(
     transformer = load_transformer(base.source, subfolder="transformer", dtype=dtype)
     if options.quantize:
         transformer = student.quantize(transformer, options.quantize, dtype, device)
-    transformer.train().requires_grad_(False)
-    torch.manual_seed(options.seed)  # for the A matrices
-    transformer.add_adapter(_config(options), adapter_name=ADAPTER)
-    for weight in transformer.parameters():
-        if weight.requires_grad:
-            weight.data = weight.data.float()
-    if options.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
+    student.make_trainable(transformer, options)
     return transformer
-
-
-def _config(options: TrainOptions) -> LoraConfig:
-    alpha = options.rank if options.alpha is None else options.alpha
-    shape = {"r": options.rank, "lora_alpha": alpha, "lora_dropout": options.lora_dropout}
-    return LoraConfig(**shape, target_modules=list(options.targets))
 
 
 def loss(model: nn.Module, batch: Batch, options: TrainOptions, pipe: DSDPipeline) -> Tensor:
@@ -113,7 +99,8 @@ def save_lora(
     """Write the LoRA as diffusers does, with its alpha and rank, and the facts in its metadata."""
     layers = {name.replace(f".{ADAPTER}.", "."): value for name, value in weights.items()}
     # Without dropout: stock diffusers leaves the layers of a LoRA in training mode.
-    config = _config(options).to_dict() | {"lora_dropout": 0.0, "target_modules": sorted(options.targets)}
+    config = student.lora_config(options).to_dict()
+    config |= {"lora_dropout": 0.0, "target_modules": sorted(options.targets)}
     with TemporaryDirectory() as folder:
         FluxPipeline.save_lora_weights(
             folder, transformer_lora_layers=layers, transformer_lora_adapter_metadata=config

@@ -19,6 +19,7 @@ from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from dsd.training.options import TrainingError
 
 INDEX = ".metadata"
+REMEDY = "resume only from states that this command wrote, or delete that folder"
 ALLOWED = {
     "torch": {"Size"},
     "torch.serialization": {"_get_layout"},
@@ -64,11 +65,12 @@ def read_index(path: Path) -> Metadata:
         with path.open("rb") as file:
             metadata = _Index(file).load()
         names = {info.relative_path for info in metadata.storage_data.values()}
+        foreign = [name for name in names if Path(name).name != name]
     except OSError:
         raise
     except Exception as error:  # a damaged or forged pickle can raise anything
         raise TrainingError(f"{path} cannot be read safely ({error}): {REMEDY}") from error
-    if foreign := [name for name in names if Path(name).name != name]:
+    if foreign:
         raise TrainingError(f"{path} names the file {foreign[0]!r} outside its folder: {REMEDY}")
     return metadata
 
@@ -95,6 +97,3 @@ def _deepspeed_classes() -> Iterator[type]:
     for module, names in DEEPSPEED.items():
         for name in names:
             yield getattr(import_module(module), name)
-
-
-REMEDY = "resume only from states that this command wrote, or delete that folder"

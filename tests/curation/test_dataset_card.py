@@ -51,6 +51,7 @@ def test_the_card_names_the_task_and_the_lora_of_the_teacher(tmp_path):
     run = wheel.make_run(tmp_path, grids=1, recipe="relight", teacher_lora=lora)
     card = make_card(run)
     assert card.data.pretty_name == "Pairs of one scene in two lights" in card.text
+    assert "kept those that show one scene in two lights." in card.text and "same subject." not in card.text
     assert "to train a model that draws an image in another light." in card.text
     (line,) = [line for line in card.text.splitlines() if "2x2 panels" in line]
     assert "with LoRA turn-one.safetensors (SHA-256 0123456789ab, scale 0.5)" in line

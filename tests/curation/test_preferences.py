@@ -68,6 +68,19 @@ def test_a_persons_verdict_counts_if_asked_for(tmp_path):
     assert len(found(run)) == 2
     with pytest.raises(RunError, match="no preferences"):
         found(run, labels=True)
+    wheel.append(run / "labels.jsonl", [{"id": f"{SECOND}-1-3", "label": "drop"}])  # the judge kept it
+    cuts = select_preferences(read_run(run), Choice(labels=True))
+    assert {(cut.row["id"], cut.row["reason"]) for cut in cuts} == {
+        (f"{FIRST}-1-3-{SECOND}", "labeled different"), (f"{FIRST}-3-1-{SECOND}", "labeled different"),
+    }  # fmt: skip
+
+
+def test_a_pair_of_panels_that_its_grid_lacks_is_named(tmp_path):
+    run = make_run(tmp_path, p01="judged different")
+    grid = json.loads((run / "grids" / "grids.jsonl").read_text().splitlines()[0])
+    wheel.append(run / "pairs.jsonl", [wheel.judged(grid, (0, 9), "same subject")])
+    with pytest.raises(RunError, match=f"pair {FIRST}-0-9 is of panels that its grid does not have"):
+        found(run)
 
 
 def test_the_files_are_read_as_pick_a_pic_is(tmp_path):

@@ -12,6 +12,7 @@ from dsd.files import intake
 from dsd.generate import drawing, provenance
 from dsd.grids.grids import new_grid
 from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.model import known_words
 from dsd.ui import messages
 from dsd.ui.generate.handlers import Generating, finish
 from dsd.ui.grids import facts as grid_facts
@@ -144,7 +145,7 @@ def test_the_form_of_grids_takes_it_or_says_why_not(work, accepted, corpus):
             assert is_ours(messages.problem(messages.explain(error))) and len(str(error)) < 1000
             continue
         drawn += 1
-        unknown = drawing_grids.unknown_words(work.loaded.pipe.tokenizer_2, grid)
+        unknown = [*known_words.unknown_words(work.loaded.pipe, prompt)]
         stamp = {
             "steps": 1,
             "guidance": 1.0,

@@ -24,7 +24,7 @@ PROMPT = {
 def tuned(hub, tmp_path_factory) -> Path:
     """A LoRA of FLUX.1-dev, trained on a grid of its own."""
     first = wheel.make_run(tmp_path_factory.mktemp("turns") / "one", grids=1, generator="flux-dev")
-    assert "tuning on 1 grids" in succeed("train.teacher", first, *FLUX, *FEW).out
+    assert "on 1 grids that" in succeed("train.teacher", first, *FLUX, *FEW).out
     return first / "teacher" / LORA
 
 

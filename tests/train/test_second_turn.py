@@ -41,7 +41,7 @@ def first(tmp_path_factory) -> Path:
 
 def test_the_teacher_learns_from_its_kept_grids_and_draws_the_next(first, capsys):
     assert teacher.main([str(first), "--model", "pocket", *QUICK]) == 0
-    assert "tuning on 1 grids" in capsys.readouterr().out
+    assert "on 1 grids that pocket drew" in capsys.readouterr().out
     second = first.with_name("two")
     jsonl.write_rows(second / "prompts.jsonl", jsonl.read(first / "prompts.jsonl"))
     lora = str(first / "teacher" / LORA)

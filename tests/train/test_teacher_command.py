@@ -1,5 +1,6 @@
 """`python -m train.teacher`: kept grids in, one LoRA file out, and `train.grids` draws with it."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -8,18 +9,19 @@ import torch
 from accelerate import PartialState
 from diffusers import FluxPipeline
 from PIL import Image, ImageChops
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from dsd.curation.dataset_card import _drawing
 from dsd.curation.kept_grids import open_kept
 from dsd.files import jsonl
 from dsd.files.hub import LoadError
 from dsd.files.jsonl import RunError
-from dsd.grids.grids import read_grids
+from dsd.grids.grids import describe_lora, read_grids
 from dsd.grids.teacher import load_teacher
 from dsd.model import latents, origin
 from dsd.model.canvas import to_tensor
 from dsd.model.presets import LORA
+from dsd.training import estimate
 from dsd.training.options import TrainingError
 from tests import student, wheel
 from train import grids
@@ -85,7 +87,6 @@ def test_only_grids_with_enough_kept_pairs_are_taken(run, tmp_path):
     ]
     jsonl.write_rows(copy / "pairs.jsonl", pairs)
     assert [grid.id for grid in open_kept(copy).grids] == ["000001"]
-    jsonl.write_rows(copy / "pairs.jsonl", pairs[:-1] + [row for row in pairs[:6] if row["first"]])
     jsonl.write_rows(copy / "pairs.jsonl", [row for row in pairs if row["id"] != "000001-0-1"])
     with pytest.raises(RunError, match="best has 33%"):  # one pair of that grid is not judged
         open_kept(copy)
@@ -108,6 +109,17 @@ def test_the_batch_is_the_grid_and_the_loss_is_over_all_of_it(run, model, tmp_pa
         assert min((data - one).abs().max() for one in encoded) < 2e-3 * encoded.std()
     assert batch.frame == (32, 64) and not batch.condition.any() and batch.embeds.shape[1] == 16
     assert options.guidance == grid.grids[0].guidance and options.text_dropout == 0
+
+
+def test_the_plan_counts_grids_and_the_lora_alone(run, model, tuned, tmp_path, monkeypatch, capsys):
+    make, plans = estimate.make, []
+    monkeypatch.setattr(
+        estimate, "make", lambda *args, **given: plans.append(make(*args, **given)) or plans[0]
+    )
+    tune(run, tmp_path / "out", model, "--steps", "1")
+    said = capsys.readouterr().out
+    assert "2 grids, " in said and "pairs, " not in said
+    assert plans[0].trained == sum(value.numel() for value in load_file(tuned).values())
 
 
 def test_stock_diffusers_opens_the_lora(tuned, model):
@@ -181,6 +193,14 @@ def test_grids_are_drawn_with_the_lora_and_record_it(tuned, model, tmp_path):
     )
     with pytest.raises(RunError, match="generator_hash was"):
         draw(tmp_path / "drawn", model)
+
+
+def test_a_file_cannot_say_that_it_is_another(tuned, model, tmp_path):
+    forged = {"file": "other.safetensors", "hash": "0" * 12, "scale": 9.0, "run": "famous"}
+    save_file(load_file(tuned), tmp_path / LORA, {origin.METADATA: json.dumps(forged)})
+    lora = load_teacher(str(model), like="pocket", lora=str(tmp_path / LORA), device="cpu").lora
+    assert lora["file"] == LORA and lora["scale"] == 1.0 and lora["hash"] != forged["hash"]
+    assert "famous" not in describe_lora(lora), "it does not say how many grids and steps"
 
 
 def test_a_lora_for_another_model_is_refused(tuned, model, tmp_path):

@@ -24,7 +24,7 @@ from train import train as command
 pytest.importorskip("pyarrow")
 
 
-def dataset(folder: Path, count: int = 6, drop: tuple[str, ...] = ()) -> Path:
+def dataset(folder: Path, count: int = 6, drop: tuple[str, ...] = (), **facts: str) -> Path:
     """Made-up pairs as a parquet file."""
     import pyarrow
     import pyarrow.parquet
@@ -35,7 +35,7 @@ def dataset(folder: Path, count: int = 6, drop: tuple[str, ...] = ()) -> Path:
     rows = [{k: v for k, v in student.pair(number).items() if k not in drop} for number in range(count)]
     for row in rows:
         row |= {k: {"bytes": png(v), "path": None} for k, v in row.items() if isinstance(v, Image.Image)}
-        row["generator"] = "tiny"
+        row |= {"generator": "tiny", "generator_license": "Apache-2.0", **facts}
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
     return folder
 
@@ -189,13 +189,18 @@ def test_what_the_base_cannot_be_is_said_before_the_dataset_is_read(teacher, tmp
 
 
 def test_one_student_is_trained_on_several_datasets(teacher, tmp_path):
-    names = [dataset(tmp_path / name, count=2) for name in ("identity", "relight")]
+    strict = {"generator": "flux-dev", "generator_license": "FLUX.1 [dev] Non-Commercial License"}
+    names = [dataset(tmp_path / "identity", count=2), dataset(tmp_path / "relight", count=2, **strict)]
     (names[1] / "README.md").write_text("## How many\n\nthe judge kept 40 %\n")
     out = tmp_path / "out"
     flags = ["--out", str(out), "--model", str(teacher), *FLAGS, "--steps", "1"]
     assert command.main([*map(str, names), *flags]) == 0
     card = (out / "README.md").read_text()
     assert "identity, " in card and "| rows | 4 |" in card and "kept 40 %" in card
+    assert (
+        "| generator | tiny, flux-dev |" in card
+        and f"| generator's license | {strict['generator_license']} |" in card
+    )
     with pytest.raises(ValueError, match="--max-rows takes the first rows of one dataset, got 2"):
         command.main([*map(str, names), *flags, "--max-rows", "2"])
 

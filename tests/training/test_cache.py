@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from dsd.model import latents
 from dsd.model.canvas import to_tensor
+from dsd.training import cache
 from dsd.training.cache import (
     ImageEncoder,
     Store,
@@ -84,10 +85,31 @@ def test_a_file_without_a_checksum_as_earlier_versions_wrote_it_opens(store):
     assert Store(store.folder).has({"old"})
 
 
+def test_a_damaged_file_that_another_process_deletes_meanwhile_is_passed_over(store, monkeypatch):
+    (path,) = store.folder.glob("*.safetensors")
+    read = cache._read
+
+    def deleted(path):
+        path.unlink()
+        return read(path)
+
+    monkeypatch.setattr(cache, "_read", deleted)
+    assert not Store(store.folder).has({"key 0"}) and not path.exists()
+
+
 def test_what_another_process_wrote_is_taken_in(store):
     other = Store(store.folder)
     other.write({"new": record(9)})
     assert not store.has({"new"}) and store.refresh().has({"new"})
+
+
+def test_all_processes_and_a_resumed_one_read_the_same_of_two_records_with_one_key(tmp_path):
+    """Two processes encode an image in batches of other images, and their records differ by rounding."""
+    stores = [Store(tmp_path), Store(tmp_path)]
+    for number, store in enumerate(stores):
+        store.write({"shared": record(number), f"own {number}": record(9)})
+    read = [store.refresh().read("shared")[0] for store in (*stores, Store(tmp_path))]
+    assert torch.equal(read[0], read[1]) and torch.equal(read[0], read[2])
 
 
 def test_a_changed_encoder_has_another_folder(tmp_path):

@@ -219,6 +219,17 @@ def test_a_state_reads_no_file_outside_itself(saved):
         Run(saved).states.load()
 
 
+def test_an_index_whose_file_names_are_no_text_is_refused(saved):
+    index = saved / "step-00000004" / ".metadata"
+    content = pickle.loads(index.read_bytes())
+    for info in content.storage_data.values():
+        info.relative_path = 5
+    index.write_bytes(pickle.dumps(content))
+    _resign(index.parent)
+    with pytest.raises(TrainingError, match="cannot be read safely"):
+        Run(saved).states.load()
+
+
 @pytest.mark.skipif(os.name == "nt", reason="RLIMIT_FSIZE")
 def test_a_full_disk_is_a_sentence_and_leaves_the_states_of_before(saved):
     run, before = Run(saved), names(saved)

@@ -4,6 +4,7 @@ import pickle
 import re
 from dataclasses import replace
 from threading import Thread
+from types import SimpleNamespace
 
 import gradio as gr
 import numpy as np
@@ -19,6 +20,7 @@ from dsd.grids import teacher as teachers
 from dsd.grids.gutters import equal_boxes
 from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.model.known_words import unknown_words
 from dsd.model.presets import ASSETS
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.examples import EXAMPLES
@@ -315,12 +317,19 @@ def test_every_example_and_every_surprise_makes_a_prompt(recipe):
 
 
 def test_the_embedded_teacher_knows_every_word_of_its_examples():
-    tokenizer = AutoTokenizer.from_pretrained(ASSETS / "teacher" / "tokenizer_2")
+    pipe = SimpleNamespace(tokenizer_2=AutoTokenizer.from_pretrained(ASSETS / "teacher" / "tokenizer_2"))
     for subject, places in EXAMPLES[CRITTERS.name]:
-        prompt = new_prompt(CRITTERS, subject, places, 0)
-        assert drawing_grids.unknown_words(tokenizer, prompt) == []
-    prompt = new_prompt(CRITTERS, "red dragon", EXAMPLES[CRITTERS.name][0][1], 0)
-    assert drawing_grids.unknown_words(tokenizer, prompt) == ["dragon"]
+        assert unknown_words(pipe, " ".join([subject, *places])) == {}
+    assert [*unknown_words(pipe, "red dragon beach")] == ["dragon"]
+
+
+def test_a_teacher_with_one_tokenizer_shows_its_grid(teacher, monkeypatch):
+    """FLUX.2, Qwen-Image and Z-Image have no second tokenizer."""
+    stream = teachers.Teacher.stream
+    monkeypatch.setattr(teachers.Teacher, "stream", lambda _, prompts: stream(teacher, prompts))
+    other = replace(teacher, pipe=SimpleNamespace(tokenizer=teacher.pipe.tokenizer))
+    facts, status = last(DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(other), judge=None)))
+    assert "Done" in status and "seed 7" in facts
 
 
 def test_an_example_fills_subject_and_places():

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
-from peft import LoraConfig
 from PIL import Image
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ from dsd.model.transformer import load_transformer
 from dsd.training.batches import Batch
 from dsd.training.loop import Method
 from dsd.training.options import TrainingError, TrainOptions
-from dsd.training.student import Base
+from dsd.training.student import Base, lora_config
 
 WEIGHTS = "trained.safetensors"
 
@@ -85,12 +84,6 @@ def open_trainable(wrap: Wrap, base: Base, options: TrainOptions, dtype: torch.d
     for weight in trained(model).values():
         weight.data = weight.data.float()
     return model
-
-
-def lora_config(options: TrainOptions) -> LoraConfig:
-    alpha = options.rank if options.alpha is None else options.alpha
-    targets, dropout = list(options.targets), options.lora_dropout
-    return LoraConfig(r=options.rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets)
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

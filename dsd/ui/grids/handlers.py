@@ -28,6 +28,7 @@ from dsd.grids.gutters import find_panels
 from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY, Recipe
 from dsd.grids.task_writers import WITHOUT_MODEL
+from dsd.model.known_words import unknown_words
 from dsd.ui import uploads
 from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
@@ -147,9 +148,9 @@ class DrawingGrids:
 
     def _facts(self, report: Report, prompt: Prompt) -> str:
         teacher = self.wheel.teacher()
-        unknown = unknown_words(teacher.pipe.tokenizer_2, prompt)
+        unknown = unknown_words(teacher.pipe, " ".join([prompt.subject, *prompt.places]))
         judged = {"pairs": report.pairs, "expected": PAIRS, "unjudged": report.unjudged}
-        return grid_facts.facts(report.row, unknown=unknown, **judged)
+        return grid_facts.facts(report.row, unknown=[*unknown], **judged)
 
 
 def _save(report: Report, prompt: Prompt, folder: Path) -> Update:
@@ -194,13 +195,6 @@ def surprise(recipe: Recipe, seed: int) -> tuple[str, tuple[str, ...]]:
             continue
         return draft.subject, draft.places
     raise ValueError("no prompt could be made up: write one")
-
-
-def unknown_words(tokenizer: Any, prompt: Prompt) -> list[str]:
-    """Return the visitor's words that the model has no token for and therefore ignores."""
-    words = dict.fromkeys(" ".join([prompt.subject, *prompt.places]).split())
-    unknown = tokenizer.unk_token_id
-    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
 
 
 def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
