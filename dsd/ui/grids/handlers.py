@@ -28,6 +28,7 @@ from dsd.grids.gutters import find_panels
 from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY, Recipe
 from dsd.grids.task_writers import WITHOUT_MODEL
+from dsd.model import known_words
 from dsd.ui import uploads
 from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
@@ -85,14 +86,14 @@ class DrawingGrids:
         return _fill(*surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS)))
 
     def draw(self, values: dict[str, Any]) -> Iterator[Update]:
-        """Yield updates of grid, panels, facts, status and seed; an error removes nothing that is shown."""
+        """Yield updates of grid, panels, facts and status; an error removes nothing that is shown."""
         try:
-            seed = whole(generate.pick_seed(None if values["new_seed"] else values["seed"]))
+            seed = whole(generate.pick_seed(values["seed"]))
             places = [values[name] for name in PLACES]
             prompt = new_prompt(self.wheel.recipe, values["subject"], places, seed)
             is_open = all(lazy.is_open for lazy in (self.wheel.teacher, self.wheel.judge) if lazy)
             line = "Starting" if is_open else "Opening the models, which takes a moment the first time"
-            yield {"status": status(line, 0.0), "seed": prompt.seed}
+            yield {"status": status(line, 0.0)}
             if reason := self.wheel.teacher().refuse(prompt):
                 raise ValueError(f"{reason}; use fewer words")
             unjudged = self._open_judge()
@@ -146,8 +147,8 @@ class DrawingGrids:
         return update
 
     def _facts(self, report: Report, prompt: Prompt) -> str:
-        teacher = self.wheel.teacher()
-        unknown = unknown_words(teacher.pipe.tokenizer_2, prompt)
+        words = "\n".join([prompt.subject, *prompt.places])
+        unknown = known_words.notice(known_words.unknown_words(self.wheel.teacher().pipe, words))
         judged = {"pairs": report.pairs, "expected": PAIRS, "unjudged": report.unjudged}
         return grid_facts.facts(report.row, unknown=unknown, **judged)
 
@@ -194,13 +195,6 @@ def surprise(recipe: Recipe, seed: int) -> tuple[str, tuple[str, ...]]:
             continue
         return draft.subject, draft.places
     raise ValueError("no prompt could be made up: write one")
-
-
-def unknown_words(tokenizer: Any, prompt: Prompt) -> list[str]:
-    """Return the visitor's words that the model has no token for and therefore ignores."""
-    words = dict.fromkeys(" ".join([prompt.subject, *prompt.places]).split())
-    unknown = tokenizer.unk_token_id
-    return [word for word in words if unknown in tokenizer(word, add_special_tokens=False).input_ids]
 
 
 def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:

@@ -5,14 +5,13 @@ from typing import Any
 
 import gradio as gr
 
-from dsd.generate.drawing import RANDOM_SEED
 from dsd.generate.story import MOST
 from dsd.model.sampling import QUALITIES
 from dsd.ui import events, messages
 from dsd.ui.events import AT_ONCE, LANE, PRIVATE, QUIET, Parts
 from dsd.ui.generate.form import RANGES
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.generate.layout import FRAME, QUALITY, SLIDERS, SMALL, read_rows
+from dsd.ui.generate.layout import FRAME, NEW_SEED, QUALITY, SLIDERS, SMALL, read_rows, seed
 from dsd.ui.models import Loaded
 from dsd.ui.story.handlers import SETTINGS, Telling
 from dsd.ui.story.panels import FILES, finish, pick
@@ -96,22 +95,19 @@ def _settings(parts: Parts) -> None:
     for name, default in (("image_guidance", 1.5), ("text_guidance", 1.0)):
         step, label, info = SLIDERS[name]
         parts[name] = gr.Slider(*RANGES[name], default, step=step, label=label, info=info)
-    info = f"Of the first panel; each further one adds 1. {RANDOM_SEED} is a new one each time."
-    # Not None, as on the Create tab.
-    parts["seed"] = gr.Number(
-        RANDOM_SEED, label="Seed", placeholder="random", info=info, elem_id="story-seed"
-    )
+    seed(parts, f"Of the first panel; each further one adds 1. {NEW_SEED}", elem_id="story-seed")
 
 
 def _results(parts: Parts) -> None:
-    """Add the panels, the tools of the picked one, and the strip's files."""
+    """Add the status, the panels, the tools of the picked one, and the strip's files."""
+    parts["status"] = gr.HTML(
+        messages.idle("The panels will appear here."), elem_id="story-status", padding=False
+    )
     parts["panels"] = gr.Gallery(
         label="The strip", type="filepath", format="png", height="auto", interactive=False,
         object_fit="contain", columns=3, allow_preview=False, buttons=[], elem_id="story-panels",
         elem_classes=FRAME,
     )  # fmt: skip
-    line = messages.idle("The panels will appear here. Click one to draw it again.")
-    parts["status"] = gr.HTML(line, elem_id="story-status", padding=False)
     parts["picked"] = gr.State()  # place of the panel to draw again
     parts["kept"] = gr.State(())  # files of the last strip
     with gr.Column(visible=False, elem_id="story-again") as parts["again"]:
@@ -164,7 +160,7 @@ def _wire_runs(parts: Parts, telling: Telling) -> list[Any]:
     draw = parts.call(telling.draw, ["image", "lines", *SETTINGS], outputs)
     redraw = parts.call(telling.redraw, ["panels", "picked", "line"], RUN)
     again = [parts["redraw"].click, parts["line"].submit]
-    return events.connect_run(parts, [parts["draw"].click], draw, (again, redraw), view="#story-panels")
+    return events.connect_run(parts, [parts["draw"].click], draw, (again, redraw))
 
 
 def _wire_endpoint(parts: Parts, telling: Telling) -> None:
