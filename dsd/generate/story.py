@@ -7,8 +7,10 @@ words of a strip are drawn with a font of this machine; letters that none of the
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -171,10 +173,11 @@ def missing_letters(text: str, font: ImageFont.FreeTypeFont) -> list[str]:
     return [letter for letter in dict.fromkeys(text) if bytes(font.getmask(letter)) == box]
 
 
-def _fonts() -> Iterator[ImageFont.FreeTypeFont]:
-    yield ImageFont.load_default(size=LETTER)
+@cache
+def _fonts() -> list[ImageFont.FreeTypeFont]:
+    """Return the fonts of this machine; Pillow searches all font folders for each."""
+    fonts = [ImageFont.load_default(size=LETTER)]
     for name in FONTS:
-        try:
-            yield ImageFont.truetype(name, LETTER)
-        except OSError:  # not on this machine
-            continue
+        with suppress(OSError):  # not on this machine
+            fonts.append(ImageFont.truetype(name, LETTER))
+    return fonts

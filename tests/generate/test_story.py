@@ -83,7 +83,10 @@ def test_the_strip_carries_mark_reference_and_the_settings_of_every_panel(drawn,
 
 
 def test_the_pdf_has_one_page_with_mark_and_settings(drawn, tmp_path):
+    stale = tmp_path / ".strip.pdf.1.part"
+    stale.touch()  # of a killed command
     story.save_strip(tmp_path / "strip.pdf", drawn[-1].results)
+    assert not stale.exists()
     with PdfParser.PdfParser(str(tmp_path / "strip.pdf")) as pdf:
         assert (len(pdf.pages), pdf.info.Title, pdf.info.Subject) == (1, "strip", provenance.MARK)
         assert [panel["seed"] for panel in json.loads(pdf.info.Keywords)["panels"]] == [7, 8, 9]
