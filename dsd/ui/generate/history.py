@@ -135,8 +135,9 @@ def caption(path: str) -> str:
         return ""
 
 
-def thumbnails(visit: Visit) -> list[tuple[str, str]]:
-    return [(path, caption(path)) for path in visit.paths]
+def thumbnails(visit: Visit) -> gr.Gallery:
+    """Return the images of a visit; none is marked as picked, because their places have changed."""
+    return gr.Gallery([(path, caption(path)) for path in visit.paths], selected_index=None)
 
 
 def about(visit: Visit, *, with_reference: bool = False) -> dict[str, Any]:
