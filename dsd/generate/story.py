@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from dsd.generate import provenance
-from dsd.generate.drawing import Options, Result
+from dsd.generate.drawing import Options, Result, options_from
 from dsd.vlm import schemas
 from dsd.vlm.answers import read_places
 from dsd.vlm.base import AGAIN, VLM, Request, VLMError, is_refused
@@ -54,8 +54,16 @@ class Panel:
 
 
 def read_panel(image: Image.Image) -> Panel:
-    """Return an image that was drawn here as a panel; raise ValueError without its settings."""
-    return Panel(image.convert("RGB"), provenance.read_reference(image), provenance.read_settings(image))
+    """Return an image that was drawn here as a panel.
+
+    Raise ValueError without its settings, or if it has another size than they say: an image of any size
+    would make a strip of any size.
+    """
+    settings = provenance.read_settings(image)
+    options = options_from(settings)
+    if image.size != (options.width, options.height):
+        raise ValueError(f"a panel of {image.width} x {image.height} pixels was changed: draw it again")
+    return Panel(image.convert("RGB"), provenance.read_reference(image), settings)
 
 
 def read_lines(text: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """A story: lines in, panels and one strip out, each panel an ordinary image."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image, PdfParser
@@ -61,6 +62,13 @@ def test_a_panel_is_drawn_again_alone_from_its_file(pipe, drawn, tmp_path):
     (again,) = drawing.generate(pipe, panel.frame, drawing.options_from(panel.settings))
     assert again.image.tobytes() == result.image.tobytes() == panel.image.tobytes()
     assert panel.settings["prompt"] == "at sea"
+
+
+def test_a_panel_of_another_size_than_it_was_drawn_in_is_refused(drawn, tmp_path):
+    result = drawn[-1].results[0]
+    large = replace(result, image=result.image.resize((900, 900)))
+    with pytest.raises(ValueError, match="900 x 900 pixels was changed"):
+        story.read_panel(Image.open(drawing.save(large, tmp_path / "panel.png")))
 
 
 def test_closing_a_story_stops_within_a_step(pipe, panels, calls):

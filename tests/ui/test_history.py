@@ -169,6 +169,14 @@ def test_it_is_downloaded_as_drawn_or_four_times_larger_with_its_settings(histor
     steps.close()
 
 
+def test_an_upload_that_is_too_large_to_have_been_drawn_here_is_not_enlarged(history, made):
+    path = made(seed=1)
+    settings, frame = provenance.read_settings(path), provenance.read_reference(path)
+    provenance.save(path, Image.new("RGB", (4000, 4000)), settings, frame)
+    (said,) = history.enlarge({"visit": Visit(shown=path)})
+    assert "got 4000" in said["about"]
+
+
 def test_its_settings_are_copied_as_words_and_as_a_link(history, made):
     path = made(seed=5, prompt="at sea", fit="pad")
     copied = history.copy({"visit": Visit(shown=path), "address": "https://example.org/"})["copied"]
@@ -190,3 +198,11 @@ def test_another_has_the_same_settings_and_reference_but_a_new_seed(loaded, made
     Path(path).unlink()
     *_, shown = Generating(loaded).draw_another({"visit": Visit(shown=path)})
     assert GONE in shown["status"]
+
+
+def test_another_of_an_upload_with_settings_that_the_page_does_not_offer_is_refused(loaded, made):
+    path = made(seed=5, steps=1)
+    image, frame = Image.open(path), provenance.read_reference(path)
+    provenance.save(path, image, provenance.read_settings(path) | {"steps": 150}, frame)
+    (shown,) = Generating(loaded).draw_another({"visit": Visit(shown=path)})
+    assert "must be a whole number from 1 to 100, got 150" in shown["status"]

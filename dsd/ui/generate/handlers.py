@@ -63,7 +63,7 @@ class Generating:
 
     def draw_another(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Draw the shown image again with a new seed, whatever the form says by now."""
-        yield from self._run(lambda: self._repeat(values["visit"].shown))
+        yield from self._run(lambda: self.repeat(values["visit"].shown))
 
     def fill(self, image: str, row: dict[str, Any]) -> dict[str, Any]:
         """Return the form with an example, its seed for the next run, and the settings of a fresh page."""
@@ -103,11 +103,17 @@ class Generating:
             raise ValueError(rankers.NO_RANKER)
         self.loaded.ranker()  # here, because the ZeroGPU process that uses it could not keep it open
 
-    def _repeat(self, path: str | None) -> tuple[Image.Image, Options]:
-        """Return the reference and the options of an image that was made here, with a new seed."""
+    def repeat(self, path: str | None) -> tuple[Image.Image, Options]:
+        """Return the reference and the options of an image that was made here, with a new seed.
+
+        Raise ValueError for a file that is gone, and for settings that the page does not offer: the browser
+        names the file, so it may be an upload.
+        """
         image = uploads.open_upload(path, GONE)
         options = drawing.options_from(provenance.read_settings(image))
-        return provenance.read_reference(image), replace(options, seed=drawing.pick_seed(None))
+        self.form.values(options)
+        frame = drawing.fit_reference(self.loaded.pipe, provenance.read_reference(image), options)
+        return frame, replace(options, seed=drawing.pick_seed(None))
 
     def _time(self, steps: Iterator[Progress], options: Options) -> Iterator[Progress]:
         """Yield the steps unchanged, and learn how long they took when all have arrived."""

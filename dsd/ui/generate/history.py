@@ -98,8 +98,13 @@ class History:
         if not _is_there(values):
             yield about(values["visit"])
             return
-        image = uploads.open_upload(values["visit"].shown, GONE)
-        settings, frame = provenance.read_settings(image), provenance.read_reference(image)
+        try:
+            image = uploads.open_upload(values["visit"].shown, GONE)
+            self.form.check_ranges({"width": image.width, "height": image.height})  # it may be an upload
+            settings, frame = provenance.read_settings(image), provenance.read_reference(image)
+        except ValueError as error:
+            yield {"about": problem(explain(error))}
+            return
         size = image.width * SCALE, image.height * SCALE
         with uploads.workplace() as folder:
             path = Path(folder, f"dsd-{settings.get('seed')}-enlarged-{SCALE}x.png")

@@ -34,7 +34,7 @@ from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.messages import convert_errors, explain, problem, show_error, status, step_status
+from dsd.ui.messages import convert_errors, explain, problem, status, step_status
 from dsd.ui.models import Wheel
 
 ROWS, COLUMNS = 2, 2
@@ -101,7 +101,7 @@ class DrawingGrids:
             with closing(self._steps(prompt)) as reports, uploads.workplace() as folder:
                 yield from self._follow(reports, prompt, unjudged, Path(folder))
         except Exception as error:  # the page must always get an answer
-            yield show_error(explain(error))
+            yield {"status": problem(explain(error))}
 
     def _open_judge(self) -> str | None:
         """Open the judge; return why none is available, or None."""
