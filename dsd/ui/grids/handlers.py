@@ -30,6 +30,7 @@ from dsd.grids.recipes import CRITTERS, IDENTITY, Recipe
 from dsd.grids.task_writers import WITHOUT_MODEL
 from dsd.model import known_words
 from dsd.ui import uploads
+from dsd.ui.events import Update
 from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
 from dsd.ui.grids import facts as grid_facts
@@ -41,7 +42,6 @@ ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS
 PAIRS = PANELS * (PANELS - 1) // 2
 PLACES = tuple(f"place_{panel}" for panel in range(PANELS))  # names of the fields
-Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
 SECONDS_PER_PAIR = 2  # for a judge on a ZeroGPU device; an allowance, not a measurement
 
 

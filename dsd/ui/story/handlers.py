@@ -19,13 +19,13 @@ from dsd.generate import drawing, story
 from dsd.generate.drawing import Options, Progress
 from dsd.model import known_words
 from dsd.ui import uploads
+from dsd.ui.events import Update
 from dsd.ui.generate import reference
 from dsd.ui.generate.form import NO_PROMPT
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, Generating, belongs_to, explain_zero, report
 from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, show, status, step_status
 from dsd.ui.models import Loaded
 from dsd.ui.story import panels
-from dsd.ui.story.panels import Update
 
 SETTINGS = ("quality", "image_guidance", "text_guidance", "seed")
 GPU_SECONDS = 30  # an allowance for eight lines of text

@@ -9,12 +9,12 @@ import gradio as gr
 from dsd.generate import provenance, story
 from dsd.generate.drawing import Progress
 from dsd.ui import uploads
+from dsd.ui.events import Update
 from dsd.ui.generate.handlers import explain_zero, report, save_once
 from dsd.ui.generate.history import GONE, caption
 from dsd.ui.messages import notice, problem, show, status, step_status
 
 FILES = tuple(suffix.removeprefix(".") for suffix in story.SUFFIXES)  # of the strip
-Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
 
 
 def pick(items: list[dict[str, Any]] | None, index: int) -> Update:
