@@ -29,11 +29,12 @@
   });
   window.dsdPress();
 
-  // Ctrl+V anywhere takes an image as the reference.
+  // Ctrl+V anywhere takes an image as the reference, except text with its picture (Excel, Word) in a field.
   document.addEventListener("paste", async (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
     const upload = ["#upload", "#story-image"].find((id) => find(id)?.checkVisibility());
-    if (!file || !upload) return;
+    const isText = event.target.matches?.("input, textarea") && event.clipboardData.getData("text/plain");
+    if (!file || !upload || isText) return;
     event.preventDefault();
     find(`${upload} [aria-label='Remove Image']`)?.click();
     for (let wait = 0; wait < 50 && !find(`${upload} input[type=file]`); wait++) {
