@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from dsd.files.errors import printable
 from dsd.generate.flags import drawing_flags, flag, speed, way
 from dsd.generate.story_command import draw_story
-from dsd.generate.terminal import check_output, compile_pipe, draw, names, open_model, open_noted
+from dsd.generate.terminal import check_output, compile_pipe, draw, model_names, open_model, open_noted
 from dsd.model.memory import Way, is_out_of_memory
 from dsd.model.presets import PRESETS
 
@@ -92,7 +92,7 @@ def _draw_new(args: argparse.Namespace) -> None:
         options = replace(options, prompt=_describe(images[0], args.prompt, args))
     ranker = _open_ranker(args) if args.rank else None
     pipe = open_noted(args, images, [options])
-    draw(pipe, images, options, targets, ranker, **names(args))
+    draw(pipe, images, options, targets, ranker, **model_names(args))
 
 
 def _open_ranker(args: argparse.Namespace) -> "Ranker":
@@ -133,10 +133,7 @@ def _draw_again(args: argparse.Namespace) -> None:
     from dsd.model import speed as speeds
     from dsd.model.checkpoint import has_embedded_guidance
 
-    flags = [flag(name) for name in drawing_flags(args)] + ["--describe"] * args.describe
-    flags += ["--rank"] * args.rank + ["--story"] * (args.story is not None)
-    if args.images or flags:
-        raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
+    _check_alone(args)
     source = Path(args.source)
     original = intake.open_image(source)
     settings = provenance.read_settings(original)
@@ -145,17 +142,32 @@ def _draw_again(args: argparse.Namespace) -> None:
     targets = check_output(target, 1)
     recorded = speeds.from_settings(settings.get("speed"))
     _check_choice(args, settings, recorded)
-    named = {**names(args), "model": args.model or settings.get("model") or "pocket"}
-    try:
-        pipe = open_model(**named, lora=args.lora, **{**way(args), **speed(args, recorded)})
-        compile_pipe(pipe, args.compile or recorded.compiled)
-    except ValueError as error:
-        used = [f"--{name} none" for name, value in speed(args, recorded).items() if value]
-        raise ValueError(f"{error} ({', '.join(used)} draws without)" if used else f"{error}") from error
+    names = {**model_names(args), "model": args.model or settings.get("model") or "pocket"}
+    pipe = _open_again(args, names, recorded)
     if not has_embedded_guidance(pipe):  # --model may name a different model
         options = replace(options, guidance=None)
-    (result,) = draw(pipe, frames, options, targets, **named)
+    (result,) = draw(pipe, frames, options, targets, **names)
     _compare(original, settings, result)
+
+
+def _check_alone(args: argparse.Namespace) -> None:
+    """Raise ValueError for what --from takes from the image."""
+    flags = [flag(name) for name in drawing_flags(args)] + ["--describe"] * args.describe
+    flags += ["--rank"] * args.rank + ["--story"] * (args.story is not None)
+    if args.images or flags:
+        raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
+
+
+def _open_again(args: argparse.Namespace, names: dict[str, str | None], recorded: "Speed") -> Any:
+    """Load the pipeline as it was sped up for the image; the error says how to draw without that."""
+    used = speed(args, recorded)
+    try:
+        pipe = open_model(**names, lora=args.lora, **{**way(args), **used})
+        compile_pipe(pipe, args.compile or recorded.compiled)
+    except ValueError as error:
+        flags = [f"--{name} none" for name, value in used.items() if value]
+        raise ValueError(f"{error} ({', '.join(flags)} draws without)" if flags else f"{error}") from error
+    return pipe
 
 
 def _check_choice(args: argparse.Namespace, settings: dict[str, Any], recorded: "Speed") -> None:

@@ -128,6 +128,7 @@ def stream(
 
 
 def count_steps(requests: Sequence[Options]) -> int:
+    """Return the number of steps of all images of several requests."""
     return sum(options.loop.steps * options.count for options in requests)
 
 

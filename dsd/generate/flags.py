@@ -96,6 +96,7 @@ def flag(name: str) -> str:
 
 
 def drawing_flags(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of `Options` that flags were passed for."""
     return {name: value for name in DRAWING if (value := getattr(args, name)) is not None}
 
 

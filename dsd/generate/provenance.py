@@ -47,28 +47,26 @@ def save(path: str | Path, image: Image.Image, settings: dict[str, Any], *refere
         frame = io.BytesIO()
         reference.save(frame, format="PNG")
         text.add_text(_chunk(number), base64.b64encode(frame.getvalue()).decode())
-    return _write(path, image, text)
+    return _write(path, image, format="PNG", pnginfo=text)
 
 
 def save_marked(path: str | Path, image: Image.Image, prompt: str) -> Path:
     """Write a lossless PNG that names the prompt and the software, but has no settings to reproduce it."""
-    return _write(path, image, _mark(prompt))
+    return _write(path, image, format="PNG", pnginfo=_mark(prompt))
 
 
 def save_pdf(path: str | Path, image: Image.Image, settings: str, resolution: int) -> Path:
     """Write a PDF of one page that names the software and holds the mark and `settings` in its metadata."""
     marks = {"title": Path(path).stem, "subject": MARK, "keywords": settings}
     marks["creator"] = f"dsd {dsd.__version__}"
-    with whole.replacing(Path(path)) as part:
-        image.save(part, format="PDF", quality=95, resolution=resolution, **marks)
-    return Path(path)
+    return _write(path, image, format="PDF", quality=95, resolution=resolution, **marks)
 
 
-def _write(path: str | Path, image: Image.Image, text: PngInfo) -> Path:
+def _write(path: str | Path, image: Image.Image, **options: Any) -> Path:
     for stale in Path(path).parent.glob(f".{glob.escape(Path(path).name)}.*.part"):  # of a killed command
         stale.unlink(missing_ok=True)
     with whole.replacing(Path(path)) as part:  # a full disk must not destroy the image that has the name
-        image.save(part, format="PNG", pnginfo=text)
+        image.save(part, **options)
     return Path(path)
 
 

@@ -7,15 +7,17 @@ words of a strip are drawn with a font of this machine; letters that none of the
 import json
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
 from dsd.generate import provenance
-from dsd.generate.drawing import Options, Result
+from dsd.generate.drawing import Options, Result, options_from
 from dsd.vlm import schemas
 from dsd.vlm.answers import read_places
 from dsd.vlm.base import AGAIN, VLM, Request, VLMError, is_refused
@@ -52,8 +54,16 @@ class Panel:
 
 
 def read_panel(image: Image.Image) -> Panel:
-    """Return an image that was drawn here as a panel; raise ValueError without its settings."""
-    return Panel(image.convert("RGB"), provenance.read_reference(image), provenance.read_settings(image))
+    """Return an image that was drawn here as a panel.
+
+    Raise ValueError without its settings, or if it has another size than they say: an image of any size
+    would make a strip of any size.
+    """
+    settings = provenance.read_settings(image)
+    options = options_from(settings)
+    if image.size != (options.width, options.height):
+        raise ValueError(f"a panel of {image.width} x {image.height} pixels was changed: draw it again")
+    return Panel(image.convert("RGB"), provenance.read_reference(image), settings)
 
 
 def read_lines(text: str) -> tuple[str, ...]:
@@ -171,10 +181,11 @@ def missing_letters(text: str, font: ImageFont.FreeTypeFont) -> list[str]:
     return [letter for letter in dict.fromkeys(text) if bytes(font.getmask(letter)) == box]
 
 
-def _fonts() -> Iterator[ImageFont.FreeTypeFont]:
-    yield ImageFont.load_default(size=LETTER)
+@cache
+def _fonts() -> list[ImageFont.FreeTypeFont]:
+    """Return the fonts of this machine; Pillow searches all font folders for each."""
+    fonts = [ImageFont.load_default(size=LETTER)]
     for name in FONTS:
-        try:
-            yield ImageFont.truetype(name, LETTER)
-        except OSError:  # not on this machine
-            continue
+        with suppress(OSError):  # not on this machine
+            fonts.append(ImageFont.truetype(name, LETTER))
+    return fonts

@@ -4,7 +4,15 @@ import argparse
 from pathlib import Path
 
 from dsd.generate.flags import drawing_flags
-from dsd.generate.terminal import check_writable, draw_each, names, number, open_noted, print_note, write
+from dsd.generate.terminal import (
+    check_writable,
+    draw_each,
+    model_names,
+    number,
+    open_noted,
+    print_note,
+    write,
+)
 
 
 def draw_story(args: argparse.Namespace) -> None:
@@ -25,7 +33,7 @@ def draw_story(args: argparse.Namespace) -> None:
         print_note(notice)
     results = []
     try:
-        drawn = draw_each(open_noted(args, images, panels), images, panels, **names(args))
+        drawn = draw_each(open_noted(args, images, panels), images, panels, **model_names(args))
         for result, target in zip(drawn, targets, strict=True):
             write(result, target)
             results.append(result)

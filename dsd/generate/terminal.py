@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dsd.generate.ranking import Ranker
 
 
-def names(args: argparse.Namespace) -> dict[str, str | None]:
+def model_names(args: argparse.Namespace) -> dict[str, str | None]:
     """Return the names that a model is loaded by, for `open_model` and for the settings of an image."""
     return {"model": args.model or "pocket", "weights": args.weights}
 
@@ -33,7 +33,7 @@ def open_noted(
     from dsd.model import known_words
     from dsd.model.request import embedded_guidance
 
-    pipe = open_model(**names(args), lora=args.lora, **way(args), **speed(args))
+    pipe = open_model(**model_names(args), lora=args.lora, **way(args), **speed(args))
     compile_pipe(pipe, args.compile)
     embedded_guidance(requests[0], pipe)  # raises ValueError before the notes below
     prompts = [options.prompt for options in requests]
@@ -80,6 +80,7 @@ def check_output(output: Path, count: int) -> list[Path]:
 
 
 def number(output: Path, count: int) -> list[Path]:
+    """Return the paths of several images: OUT-1.png, OUT-2.png, ..."""
     return [output.with_name(f"{output.stem}-{i + 1}.png") for i in range(count)]
 
 

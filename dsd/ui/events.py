@@ -14,8 +14,11 @@ LANE = {"concurrency_id": "model", "concurrency_limit": 1}  # one queue for the 
 PRIVATE = {"api_visibility": "private"}
 QUIET = {"show_progress": "hidden", **PRIVATE}
 AT_ONCE = {"queue": False, **QUIET}
+LATEST = {"trigger_mode": "always_last"}
 TO_PROBLEM = """() => [...document.querySelectorAll(".dsd-problem")].find((box) => box.checkVisibility())
   ?.scrollIntoView({block: "nearest"})"""
+
+Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
 
 
 class Parts(dict[str, Block]):

@@ -65,12 +65,7 @@ class Page(gr.Blocks):
             sessions.mark(state, block_fn.api_visibility)
         try:
             return await super().preprocess_data(block_fn, admitted, state, *args, **options)
-        except (
-            TypeError,
-            ValueError,
-            LookupError,
-            AttributeError,
-        ) as error:  # no component takes them
+        except (TypeError, ValueError, LookupError, AttributeError) as error:  # no component takes them
             raise gr.Error(UNREADABLE, print_exception=False) from error
 
     def queue(self, *args: Any, **options: Any) -> "Page":

@@ -68,11 +68,6 @@ def idle(line: str) -> str:
     return f'<div class="dsd-status dsd-idle">{html.escape(line)}</div>'
 
 
-def show_error(text: str) -> dict[str, str]:
-    """Return the status line with an error."""
-    return {"status": problem(text)}
-
-
 def show(*boxes: str) -> gr.HTML:
     """Return an HTML component with boxes, hidden if there are none."""
     return gr.HTML("".join(boxes), visible=bool(boxes))

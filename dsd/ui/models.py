@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 from typing import Any, Generic, TypeVar
+from urllib.parse import urlsplit
 
 from PIL import Image
 
@@ -30,6 +31,11 @@ class Lazy(Generic[T]):
         self.name, self.missing = name, missing  # `missing` tells visitors why there is nothing to open
         self._opener, self._lock = opener, Lock()
         self._value: T | None = None
+
+    @property
+    def host(self) -> str | None:
+        """Return the host of a model behind an address, without password; None for one on this machine."""
+        return urlsplit(self.name).hostname if "://" in self.name else None
 
     @property
     def is_open(self) -> bool:

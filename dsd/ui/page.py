@@ -136,7 +136,7 @@ def launch(
 
     `mcp` also offers `/generate` as a tool to language models. Anyone who can reach the address can use it,
     because the login does not protect it. Raise ValueError if the address cannot be used.
-    """  # fmt: skip
+    """
     if host:
         _check_host(host)
     # The MCP server saves inline images in a folder that gradio chose when it was imported, and has no option

@@ -29,11 +29,12 @@
   });
   window.dsdPress();
 
-  // Ctrl+V anywhere takes an image as the reference.
+  // Ctrl+V anywhere takes an image as the reference, except text with its picture (Excel, Word) in a field.
   document.addEventListener("paste", async (event) => {
     const file = [...(event.clipboardData?.files ?? [])].find((one) => one.type.startsWith("image/"));
     const upload = ["#upload", "#story-image"].find((id) => find(id)?.checkVisibility());
-    if (!file || !upload) return;
+    const isText = event.target.matches?.("input, textarea") && event.clipboardData.getData("text/plain");
+    if (!file || !upload || isText) return;
     event.preventDefault();
     find(`${upload} [aria-label='Remove Image']`)?.click();
     for (let wait = 0; wait < 50 && !find(`${upload} input[type=file]`); wait++) {
@@ -59,28 +60,34 @@
   let cancel = null;
   window.dsdBox = () => new Promise((resolve) => {
     cancel?.();
-    const image = find("#upload img"), outer = image.getBoundingClientRect();
-    const scale = Math.min(outer.width / image.naturalWidth, outer.height / image.naturalHeight);
-    const width = image.naturalWidth * scale, height = image.naturalHeight * scale;
+    const image = find("#upload img");
+    image.scrollIntoView({block: "nearest"});
     const layer = document.createElement("div"), box = document.createElement("i");
     layer.className = "dsd-crop";
     layer.dataset.hint = "Drag a box around the subject. Esc ends this.";
-    Object.assign(layer.style, {
-      left: `${outer.left + scrollX + (outer.width - width) / 2}px`, width: `${width}px`,
-      top: `${outer.top + scrollY + (outer.height - height) / 2}px`, height: `${height}px`,
-    });
+    const place = () => {
+      const outer = image.getBoundingClientRect();
+      const scale = Math.min(outer.width / image.naturalWidth, outer.height / image.naturalHeight);
+      const width = image.naturalWidth * scale, height = image.naturalHeight * scale;
+      Object.assign(layer.style, {
+        left: `${outer.left + scrollX + (outer.width - width) / 2}px`, width: `${width}px`,
+        top: `${outer.top + scrollY + (outer.height - height) / 2}px`, height: `${height}px`,
+      });
+    };
+    place();
     layer.append(box);
     document.body.append(layer);
     let from = null, to = null;
     const at = (event) => {
       const edge = layer.getBoundingClientRect();
       const share = (value, size) => Math.min(1, Math.max(0, value / size));
-      return [share(event.clientX - edge.left, width), share(event.clientY - edge.top, height)];
+      return [share(event.clientX - edge.left, edge.width), share(event.clientY - edge.top, edge.height)];
     };
     const corners = () => [0, 1].map((i) => [Math.min(from[i], to[i]), Math.max(from[i], to[i])]);
     const end = (answer) => {
       layer.remove();
       document.removeEventListener("keydown", key);
+      window.removeEventListener("resize", place);
       cancel = null;
       resolve(answer);
     };
@@ -91,6 +98,7 @@
     };
     cancel = () => end("");
     document.addEventListener("keydown", key);
+    window.addEventListener("resize", place);
     layer.addEventListener("pointerdown", (event) => {
       event.preventDefault();
       layer.setPointerCapture(event.pointerId);

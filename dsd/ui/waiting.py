@@ -48,11 +48,8 @@ class FairQueue(Queue):
         """Add a request, unless the queue or the visitor's share of it is full."""
         who, waiting = self.visitor(body.session_hash, request), self.waiting()
         if self.max_size is not None and len(waiting) >= self.max_size:
-            return (
-                False,
-                f"the queue is full ({len(waiting)} are waiting): try again in a minute",
-                "queue_full",
-            )
+            text = f"the queue is full ({len(waiting)} are waiting): try again in a minute"
+            return False, text, "queue_full"
         if sum(event.visitor == who for event in waiting) >= SHARE:
             text = f"your share of the queue is full ({SHARE} are waiting): wait for one of them"
             return False, text, "queue_full"

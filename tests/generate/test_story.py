@@ -1,6 +1,7 @@
 """A story: lines in, panels and one strip out, each panel an ordinary image."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image, PdfParser
@@ -63,6 +64,13 @@ def test_a_panel_is_drawn_again_alone_from_its_file(pipe, drawn, tmp_path):
     assert panel.settings["prompt"] == "at sea"
 
 
+def test_a_panel_of_another_size_than_it_was_drawn_in_is_refused(drawn, tmp_path):
+    result = drawn[-1].results[0]
+    large = replace(result, image=result.image.resize((900, 900)))
+    with pytest.raises(ValueError, match="900 x 900 pixels was changed"):
+        story.read_panel(Image.open(drawing.save(large, tmp_path / "panel.png")))
+
+
 def test_closing_a_story_stops_within_a_step(pipe, panels, calls):
     steps = drawing.stream_each(pipe, tiny.image(), panels)
     next(steps)
@@ -83,7 +91,10 @@ def test_the_strip_carries_mark_reference_and_the_settings_of_every_panel(drawn,
 
 
 def test_the_pdf_has_one_page_with_mark_and_settings(drawn, tmp_path):
+    stale = tmp_path / ".strip.pdf.1.part"
+    stale.touch()  # of a killed command
     story.save_strip(tmp_path / "strip.pdf", drawn[-1].results)
+    assert not stale.exists()
     with PdfParser.PdfParser(str(tmp_path / "strip.pdf")) as pdf:
         assert (len(pdf.pages), pdf.info.Title, pdf.info.Subject) == (1, "strip", provenance.MARK)
         assert [panel["seed"] for panel in json.loads(pdf.info.Keywords)["panels"]] == [7, 8, 9]

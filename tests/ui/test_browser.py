@@ -233,7 +233,7 @@ def test_the_images_of_a_visit_are_shown_downloaded_and_used_again(open_page, tm
     older = download(tab, tmp_path / "older.png")
     assert provenance.read_settings(older)["prompt"] == "in the snow"
     with tab.expect_download() as waiting:
-        tab.get_by_role("button", name="larger (Lanczos)").click()
+        tab.get_by_role("button", name="4× larger").click()
     waiting.value.save_as(tmp_path / "large.png")
     with Image.open(older) as small, Image.open(tmp_path / "large.png") as large:
         assert large.width == 4 * small.width

@@ -118,6 +118,18 @@ def test_chips_write_the_prompt_and_reset_brings_the_settings_back(finished, tmp
     assert prompt.input_value() == "at night"
 
 
+def test_text_with_its_picture_is_pasted_as_text(finished):
+    """Excel and Word copy both."""
+    tab = finished()
+    assert tab.evaluate("""() => {
+      const data = new DataTransfer(), field = document.querySelector("#prompt textarea, #prompt input");
+      data.items.add(new File(["x"], "x.png", {type: "image/png"}));
+      data.setData("text/plain", "at sea");
+      const paste = {clipboardData: data, bubbles: true, cancelable: true};
+      return field.dispatchEvent(new ClipboardEvent("paste", paste));
+    }""")
+
+
 def test_an_image_is_pasted_anywhere_and_cropped_by_a_drag(finished):
     tab = finished(viewport={"width": 1280, "height": 900})
     tab.locator("#upload img").wait_for()
@@ -137,6 +149,11 @@ def test_an_image_is_pasted_anywhere_and_cropped_by_a_drag(finished):
     tab.keyboard.press("Escape")
     layer.wait_for(state="detached")
     tab.locator("#tools").get_by_role("button", name="Crop").click()
+    tab.set_viewport_size({"width": 1000, "height": 900})
+    tab.wait_for_function("""() => { const middle = (selector) => {
+      const box = document.querySelector(selector).getBoundingClientRect();
+      return box.left + box.width / 2;
+    }; return Math.abs(middle(".dsd-crop") - middle("#upload img")) < 2; }""")
     box = layer.bounding_box()
     assert abs(box["width"] - 2 * box["height"]) < 2, "the box lies on the image, not on the frame around it"
     tab.mouse.move(box["x"] + 1, box["y"] + 1)

@@ -204,6 +204,17 @@ def test_the_embedded_judges_notation_stays_off_the_cards_and_other_words_are_sh
     assert "the second one has a scar &amp; &lt;b&gt;" in second
 
 
+def test_a_difference_that_only_measures_tell_is_said_to_be_one(run):
+    pairs = jsonl.read(run / "pairs.jsonl")
+    judged = [pair for pair in pairs if pair["descriptions"]][:3]
+    told = (("eyes 120%", "eyes 80%", 0), ("eyes 120%", "no eyes", 0), ("eyes 120%", "eyes 120%", 4))
+    for pair, (first, second, score) in zip(judged, told, strict=True):
+        pair |= {"descriptions": [first, second], "scores": dict.fromkeys(pair["scores"], score)}
+    (run / "pairs.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
+    shown = dict(zip([pair["id"] for pair in pairs], cards(view(curating(run))), strict=True))
+    assert [curate_cards.UNNAMED in shown[pair["id"]] for pair in judged] == [True, False, False]
+
+
 def test_moving_a_threshold_moves_the_rate_and_the_verdicts_but_sends_no_image_again(judged):
     work = curating(judged)
     before = view(work)

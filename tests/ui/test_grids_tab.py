@@ -24,7 +24,7 @@ from dsd.model.known_words import unknown_words
 from dsd.model.presets import ASSETS
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.grids.handlers import DrawingGrids, draw_and_judge, new_prompt, surprise
+from dsd.ui.grids.handlers import DrawingGrids, Report, draw_and_judge, new_prompt, surprise
 from dsd.ui.models import Lazy
 from dsd.vlm.base import VLMError
 from tests import judging, wheel_page
@@ -44,10 +44,10 @@ def toasts(monkeypatch):
     return said
 
 
-def draw(work: DrawingGrids, subject: str = SUBJECT, places: list | None = None, seed=7, new=False) -> list:
+def draw(work: DrawingGrids, subject: str = SUBJECT, places: list | None = None, seed=7) -> list:
     """All that the page is sent; the files are read at once, because they do not outlive the drawing."""
     seen = []
-    for update in work.draw(form(subject, places or PLACES, seed, new)):
+    for update in work.draw(form(subject, places or PLACES, seed)):
         if update.get("panels") and update["panels"].visible:  # a preview comes without
             update["panels"] = [(provenance_of(path), caption) for path, caption in _files(update["panels"])]
             assert provenance_of(update["grid"]) == provenance.MARK
@@ -62,8 +62,8 @@ def fields(places: list) -> dict[str, str]:
     return dict(zip(drawing_grids.PLACES, places, strict=True))
 
 
-def form(subject: str, places: list, seed, new: bool) -> dict:
-    return {"subject": subject, "seed": seed, "new_seed": new, **fields(places)}
+def form(subject: str, places: list, seed) -> dict:
+    return {"subject": subject, "seed": seed, **fields(places)}
 
 
 def values(seen: list[dict], name: str) -> list:
@@ -115,16 +115,17 @@ def test_what_is_shown_is_sent_again_with_every_update_because_the_page_may_lose
     assert len(judged) == 7 and all("grid" in update and "panels" in update for update in judged)
 
 
-def test_another_seed_gives_another_grid_and_a_new_one_is_taken_unless_told_not_to(teacher):
+def test_another_seed_gives_another_grid_and_a_new_one_is_taken_unless_one_is_given(teacher):
     work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher), judge=None))
 
     def drawn(**seed):
         seen = draw(work, **seed)
-        return np.asarray(values(seen, "grid")[-1]).tobytes(), seen[0]["seed"]
+        said = re.search(r"Done, seed (\d+)", values(seen, "status")[-1])
+        return np.asarray(values(seen, "grid")[-1]).tobytes(), int(said[1])
 
     assert drawn(seed=7) == drawn(seed=7) and drawn(seed=7)[0] != drawn(seed=8)[0]
-    assert drawn(seed=7)[1] == 7 and drawn(seed=7, new=True)[1] != 7
-    assert isinstance(drawn(seed=None)[1], int)
+    assert drawn(seed=7)[1] == 7
+    assert drawn(seed=-1)[1] != drawn(seed=-1)[1] and drawn(seed=None)[1] >= 0
 
 
 def test_closing_it_stops_before_the_next_step(teacher):
@@ -133,7 +134,7 @@ def test_closing_it_stops_before_the_next_step(teacher):
     try:
         slow = replace(teacher, settings=replace(teacher.settings, steps=50))
         work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(slow)))
-        steps = work.draw(form(SUBJECT, PLACES, 7, False))
+        steps = work.draw(form(SUBJECT, PLACES, 7))
         next(steps), next(steps)
         steps.close()
         assert len(calls) <= 2
@@ -242,6 +243,18 @@ def test_words_that_the_model_does_not_know_are_named():
     facts, _ = last(DrawingGrids(wheel_page.wheel()), "red 帽子 critter")
     assert "does not know" in facts and "帽子" in facts.split("does not know")[1]
     assert "does not know" not in last(DrawingGrids(wheel_page.wheel()))[0]
+
+
+def test_a_teacher_with_one_tokenizer_shows_its_grid():
+    """As Qwen-Image, Z-Image and FLUX.2 have."""
+    teacher = SimpleNamespace(pipe=SimpleNamespace(tokenizer=None), refuse=lambda prompt: None)
+    work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher), judge=None))
+    stamp = {"steps": 3, "generator": "x", "generator_hash": "x", "license": "x", "guidance": 0.0}
+    row = grids.new_grid(prompt(), None, "gutters: none", stamp | {"margin": 0, "panel": 32})
+    done = Report(1, 1, grid=Image.new("RGB", (64, 64)), row=row)
+    work._steps = lambda prompt: (report for report in [done])
+    facts, status = last(work)
+    assert prompt().prompt in facts and "Done, seed 7." in status
 
 
 def test_nothing_that_a_visitor_or_a_model_says_becomes_html():

@@ -42,13 +42,18 @@ def add(history: History, visit: Visit, *paths: str | None) -> dict:
     return history.add({"visit": visit, "images": items})
 
 
+def strip(shown: dict) -> list[str]:
+    """The captions of the strip."""
+    return [item["caption"] for item in shown["strip"].value or []]
+
+
 def test_finished_images_come_first_and_previews_not_at_all(history, made, tmp_path):
     tiny.image().save(preview := str(tmp_path / "preview.png"))
     older, newer = made(seed=1), made(seed=2, prompt="at sea")
     visit = add(history, Visit(), older)["visit"]
     shown = add(history, visit, newer, preview)
     assert shown["visit"] == Visit((newer, older), shown=newer) and shown["history"].visible
-    assert shown["strip"] == [(newer, "at sea"), (older, "a red hat")]
+    assert strip(shown) == ["at sea", "a red hat"] and shown["strip"].selected_index is None
     assert [item["caption"] for item in shown["images"].value] == ["at sea"], "no blurry preview stays"
 
 
@@ -64,7 +69,7 @@ def test_after_a_cancel_the_image_before_is_shown_again(history, made, tmp_path)
 def test_while_nothing_is_drawn_there_is_nothing(history):
     for nothing in ([], [None], ["/no/such/file.png"]):
         shown = add(history, Visit(), *nothing)
-        assert shown["visit"] == Visit() and not shown["history"].visible and shown["strip"] == []
+        assert shown["visit"] == Visit() and not shown["history"].visible and strip(shown) == []
         assert shown["about"] == "" and not shown["actions"].visible
     assert history.add({"visit": Visit(), "images": None})["visit"] == Visit()
 
@@ -82,7 +87,7 @@ def test_the_oldest_go_when_there_are_too_many_and_what_is_kept_is_small(history
         (path := tmp_path / f"dsd-{100 + index}.png").write_bytes(image)
         shown = add(history, visit, str(path))
         visit = shown["visit"]
-    assert len(visit.paths) == len(shown["strip"]) == KEPT == 24
+    assert len(visit.paths) == len(strip(shown)) == KEPT == 24
     assert [Path(path).stem for path in visit.paths[:: KEPT - 1]] == ["dsd-126", "dsd-103"]
     assert len(pickle.dumps(visit)) < KEPT * 300 and vars(history).keys() == {"form"}
 
@@ -118,7 +123,7 @@ def test_an_image_that_was_swept_gets_a_sentence_and_leaves_the_strip(history, m
     gone, left = made(seed=1), made(seed=2)
     Path(gone).unlink()
     shown = history.pick(Visit((gone, left)), 0)
-    assert shown["visit"].paths == (left,) and shown["strip"] == [(left, "a red hat")]
+    assert shown["visit"].paths == (left,) and strip(shown) == ["a red hat"]
     assert GONE in shown["about"] and not shown["actions"].visible
     for use in (history.reuse, history.refer, history.download, lambda values: next(history.enlarge(values))):
         assert GONE in use({"visit": Visit(shown=gone)})["about"]
@@ -164,6 +169,14 @@ def test_it_is_downloaded_as_drawn_or_four_times_larger_with_its_settings(histor
     steps.close()
 
 
+def test_an_upload_that_is_too_large_to_have_been_drawn_here_is_not_enlarged(history, made):
+    path = made(seed=1)
+    settings, frame = provenance.read_settings(path), provenance.read_reference(path)
+    provenance.save(path, Image.new("RGB", (4000, 4000)), settings, frame)
+    (said,) = history.enlarge({"visit": Visit(shown=path)})
+    assert "got 4000" in said["about"]
+
+
 def test_its_settings_are_copied_as_words_and_as_a_link(history, made):
     path = made(seed=5, prompt="at sea", fit="pad")
     copied = history.copy({"visit": Visit(shown=path), "address": "https://example.org/"})["copied"]
@@ -185,3 +198,11 @@ def test_another_has_the_same_settings_and_reference_but_a_new_seed(loaded, made
     Path(path).unlink()
     *_, shown = Generating(loaded).draw_another({"visit": Visit(shown=path)})
     assert GONE in shown["status"]
+
+
+def test_another_of_an_upload_with_settings_that_the_page_does_not_offer_is_refused(loaded, made):
+    path = made(seed=5, steps=1)
+    image, frame = Image.open(path), provenance.read_reference(path)
+    provenance.save(path, image, provenance.read_settings(path) | {"steps": 150}, frame)
+    (shown,) = Generating(loaded).draw_another({"visit": Visit(shown=path)})
+    assert "must be a whole number from 1 to 100, got 150" in shown["status"]

@@ -79,3 +79,11 @@ def test_the_grids_tab_keeps_small_previews(image, cache, folder, monkeypatch):
     with Image.open(on_page.path) as file:
         assert file.format == "JPEG" and file.size == (512, 512)
     assert (folder / "preview-1.jpg").stat().st_size < as_png(image, folder) / 8
+
+
+def test_a_finished_image_is_saved_once_however_many_steps_follow(loaded, photo, monkeypatch):
+    saved, save = [], drawing.save
+    monkeypatch.setattr(drawing, "save", lambda result, path: saved.append(path) or save(result, path))
+    count = drawing.BATCH + 1
+    list(Generating(loaded).endpoint(photo, "a hat", count, 3, 1.0, seed=7))
+    assert len(saved) == count

@@ -55,7 +55,7 @@ def test_each_line_is_drawn_as_a_panel_that_carries_its_settings(strip):
 
 
 def test_at_the_end_the_seeds_are_said(telling, photo):
-    for lines, words in (("at\nsea", "Done, 2 panels, seeds 7 to 8."), ("at sea", "Done, seed 7.")):
+    for lines, words in (("at\nsea", "Done, 2 panels, seeds 7 to 8."), ("at sea", "Done, seed 7. Click")):
         *_, last = telling.draw(form(photo, lines=lines))
         assert words in last["status"]
 

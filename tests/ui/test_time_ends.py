@@ -87,7 +87,7 @@ def grid(when: Callable[[Report], bool], error: Exception, *, subject: str = "re
     steps = work._steps
     work._steps = lambda prompt: stopped(steps(prompt), when, error)
     places = dict(zip(PLACES, ("beach", "forest", "snow", "space"), strict=True))
-    return list(work.draw({"subject": subject, "seed": 7, "new_seed": False, **places}))
+    return list(work.draw({"subject": subject, "seed": 7, **places}))
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ APPLY = (
     "This is what these thresholds would do; the run is unchanged. To apply them, run this command with the "
     "run's folder for RUN:"
 )
+UNNAMED = "These words name no difference: the judge found it in a hue, an angle or a size."
 KAPPA = (
     "Kappa compares your agreement with what two people who only guess would reach: 0 is no better than "
     "guessing, 1 is always the same answer."
@@ -93,9 +94,11 @@ def answer(pair: Pair, minimum: int) -> str:
     first, second = map(traits.plain, pair.descriptions)
     texts = {"First image": first, "Second image": second, _comparison(pair): traits.comparison(pair)}
     rows = "".join(f"<dt>{name}</dt><dd>{text}</dd>" for name, text in texts.items() if text)
+    is_unnamed = first == second and not all(traits.agreement(pair, minimum).values())
     names = {True: "same", False: "different", None: "unreadable"}
     votes = quiet(f"Votes: {', '.join(names[vote] for vote in pair.votes)}") if len(pair.votes) > 1 else ""
-    return f'{traits.pair_table(pair, minimum)}<dl class="dsd-reasons">{rows}</dl>{votes}'
+    note = quiet(UNNAMED) if is_unnamed else ""
+    return f'{traits.pair_table(pair, minimum)}<dl class="dsd-reasons">{rows}</dl>{note}{votes}'
 
 
 def _comparison(pair: Pair) -> str:

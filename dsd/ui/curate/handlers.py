@@ -23,6 +23,7 @@ from dsd.curation.verdict import DROP, KEEP, REASONS, SAME, Thresholds
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.ui.curate import cards, traits
+from dsd.ui.events import Update
 from dsd.ui.generate.handlers import whole
 from dsd.ui.messages import explain, notice, problem, quiet
 from dsd.ui.models import Wheel
@@ -37,7 +38,6 @@ SAVED = "Your labels are saved in the run's folder as you click, beside the judg
 NOT_SAVED = ": your labels stay on this page only until you reload it. Download them to keep them."
 SAMPLE = "This is the sample run that comes with the project, and it cannot be changed" + NOT_SAVED
 READ_ONLY = "This run's folder is not writable" + NOT_SAVED
-Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
 Labels = dict[str, Row]  # pair id -> the visitor's own label, if it is not saved in the run
 
 

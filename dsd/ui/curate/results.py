@@ -1,7 +1,6 @@
 """The Results view of the Curate tab: curves, scores, samples, and curation before and after."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import gradio as gr
 import pandas as pd
@@ -11,7 +10,7 @@ from dsd.curation.report import interval, percent
 from dsd.files.jsonl import Row
 from dsd.training.curves import Series
 from dsd.ui.curate import figures
-from dsd.ui.events import AT_ONCE, Parts
+from dsd.ui.events import AT_ONCE, Parts, Update
 from dsd.ui.messages import explain, problem, quiet
 from dsd.ui.models import Wheel
 
@@ -40,7 +39,6 @@ CAPTIONS = {
 }
 FLUSH = {"padding": False, "elem_classes": "dsd-flush"}
 LINES = ("identity", "following", "product", "clip_i")
-Update = dict[str, Any]  # name of a component -> its new value
 
 
 def build(wheel: Wheel, tab: gr.Tab) -> None:

@@ -5,7 +5,6 @@ the user who started the app named a server.
 """
 
 from typing import Any
-from urllib.parse import urlsplit
 
 import gradio as gr
 import spaces
@@ -50,7 +49,7 @@ class Enhancing:
         """Return HTML that tells the visitor, before the click, what happens and where."""
         if self.trouble:
             return notice(sentence(self.trouble))
-        host = urlsplit(self.describer.name).hostname if "://" in self.describer.name else None
+        host = self.describer.host
         where = f"Your image is sent to {host}, whose model looks at it." if host else HERE
         return quiet(f"{where} {EFFECT}")
 

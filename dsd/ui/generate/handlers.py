@@ -4,7 +4,7 @@ They turn every invalid input into a sentence, and escape text from visitors bef
 """
 
 import html
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from dsd.ui.messages import unknown_words as unknown_words_notice
 from dsd.ui.models import Loaded
 
 PREVIEW_SECONDS = 0.4
+RANKED = "ranked"  # folder of images that are saved again, with their scores
 RANKING = "Done drawing. Ranking the images"
 
 
@@ -62,7 +63,7 @@ class Generating:
 
     def draw_another(self, values: dict[str, Any]) -> Iterator[dict[str, Any]]:
         """Draw the shown image again with a new seed, whatever the form says by now."""
-        yield from self._run(lambda: self._repeat(values["visit"].shown))
+        yield from self._run(lambda: self.repeat(values["visit"].shown))
 
     def fill(self, image: str, row: dict[str, Any]) -> dict[str, Any]:
         """Return the form with an example, its seed for the next run, and the settings of a fresh page."""
@@ -102,11 +103,17 @@ class Generating:
             raise ValueError(rankers.NO_RANKER)
         self.loaded.ranker()  # here, because the ZeroGPU process that uses it could not keep it open
 
-    def _repeat(self, path: str | None) -> tuple[Image.Image, Options]:
-        """Return the reference and the options of an image that was made here, with a new seed."""
+    def repeat(self, path: str | None) -> tuple[Image.Image, Options]:
+        """Return the reference and the options of an image that was made here, with a new seed.
+
+        Raise ValueError for a file that is gone, and for settings that the page does not offer: the browser
+        names the file, so it may be an upload.
+        """
         image = uploads.open_upload(path, GONE)
         options = drawing.options_from(provenance.read_settings(image))
-        return provenance.read_reference(image), replace(options, seed=drawing.pick_seed(None))
+        self.form.values(options)
+        frame = drawing.fit_reference(self.loaded.pipe, provenance.read_reference(image), options)
+        return frame, replace(options, seed=drawing.pick_seed(None))
 
     def _time(self, steps: Iterator[Progress], options: Options) -> Iterator[Progress]:
         """Yield the steps unchanged, and learn how long they took when all have arrived."""
@@ -125,7 +132,7 @@ class Generating:
                 yield self._view(progress, options, folder, rank)
             if rank:
                 results = self._rank(results)
-                yield _show(results, folder) | self._finish(options, rank)
+                yield _show(results, folder / RANKED) | self._finish(options, rank)
         except Exception as error:
             if not results:
                 raise
@@ -192,7 +199,7 @@ class Generating:
                 for progress in self._time(all_steps, options):
                     yield _list(progress.results, Path(folder))
                 if rank:
-                    yield _list(self._rank(progress.results), Path(folder))
+                    yield _list(self._rank(progress.results), Path(folder, RANKED))
         except Exception as error:  # gradio's own message would say nothing, or too much
             raise gr.Error(explain_zero(error), print_exception=False) from error  # plain: programs read it
 
@@ -247,8 +254,20 @@ def report(error: Exception) -> dict[str, Any]:
 
 
 def _save(results: list[Result], folder: Path) -> list[tuple[str, str]]:
-    """Save finished images with their settings, which gradio would lose by encoding them again."""
-    return [(str(drawing.save(r, folder / f"dsd-{r.seed}.png")), r.settings["prompt"]) for r in results]
+    """Save finished images, each once in a folder, and return their files and prompts."""
+    files = save_once(results, [folder / f"dsd-{result.seed}.png" for result in results])
+    return [(file, result.settings["prompt"]) for file, result in zip(files, results, strict=True)]
+
+
+def save_once(results: Sequence[Result], files: Sequence[Path]) -> list[str]:
+    """Save images with their settings, unless their file exists; return the files.
+
+    Gradio would lose the settings by encoding the images again.
+    """
+    for result, file in zip(results, files, strict=True):
+        if not file.exists():  # the finished images are shown again at every step
+            drawing.save(result, file)
+    return [*map(str, files)]
 
 
 def _list(results: list[Result], folder: Path) -> tuple[list[str], list[int]]:

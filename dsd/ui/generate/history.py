@@ -98,8 +98,13 @@ class History:
         if not _is_there(values):
             yield about(values["visit"])
             return
-        image = uploads.open_upload(values["visit"].shown, GONE)
-        settings, frame = provenance.read_settings(image), provenance.read_reference(image)
+        try:
+            image = uploads.open_upload(values["visit"].shown, GONE)
+            self.form.check_ranges({"width": image.width, "height": image.height})  # it may be an upload
+            settings, frame = provenance.read_settings(image), provenance.read_reference(image)
+        except ValueError as error:
+            yield {"about": problem(explain(error))}
+            return
         size = image.width * SCALE, image.height * SCALE
         with uploads.workplace() as folder:
             path = Path(folder, f"dsd-{settings.get('seed')}-enlarged-{SCALE}x.png")
@@ -135,8 +140,9 @@ def caption(path: str) -> str:
         return ""
 
 
-def thumbnails(visit: Visit) -> list[tuple[str, str]]:
-    return [(path, caption(path)) for path in visit.paths]
+def thumbnails(visit: Visit) -> gr.Gallery:
+    """Return the images of a visit; none is marked as picked, because their places have changed."""
+    return gr.Gallery([(path, caption(path)) for path in visit.paths], selected_index=None)
 
 
 def about(visit: Visit, *, with_reference: bool = False) -> dict[str, Any]:

@@ -36,6 +36,7 @@ SHEET = (
     f"{SIDE * SIDE} images of one seed: rows below keep the subject more, columns to the right follow the "
     "prompt more. A click on one takes over its two settings."
 )
+NEW_SEED = f"{RANDOM_SEED} is a new one each time."
 HEIGHT = 320  # pixels of the reference and of the result, which stand side by side
 FINISHED = "Drawn from this reference and this prompt. Change the words, or pick another character."
 SMALL = {"size": "sm", "min_width": 110}
@@ -165,9 +166,7 @@ def _settings(parts: Parts, form: Form, can_rank: bool) -> None:
             continue
         parts[name] = gr.Slider(*RANGES[name], default[name], step=step, label=label, info=info, elem_id=name)
     _sheet(parts)
-    info = f"{RANDOM_SEED} is a new one each time. The same seed and settings give the same image."
-    # Not None, because gradio turns an empty number into 0 when the accordion is opened.
-    parts["seed"] = gr.Number(RANDOM_SEED, label="Seed", placeholder="random", info=info, elem_id="seed")
+    seed(parts, f"{NEW_SEED} The same seed and settings give the same image.", elem_id="seed")
     fits = [("Crop to fill", "crop"), ("Keep all, add white", "pad")]
     parts["fit"] = gr.Radio(fits, value=default["fit"], label="Fitting your image")
     if not can_remove_background():
@@ -191,11 +190,10 @@ def _sheet(parts: Parts) -> None:
         )  # fmt: skip
 
 
-def seed(parts: Parts, info: str) -> None:
-    """Add the seed, and whether it is only used once."""
-    with gr.Row():
-        parts["seed"] = gr.Number(None, label="Seed", min_width=120, info=info)
-        parts["new_seed"] = gr.Checkbox(True, label="New seed each time", min_width=120)
+def seed(parts: Parts, info: str, *, elem_id: str) -> None:
+    """Add the seed of a tab, at first the one that means a new seed each time."""
+    # Not None, because gradio turns an empty number into 0 when the accordion is opened.
+    parts["seed"] = gr.Number(RANDOM_SEED, label="Seed", placeholder="random", info=info, elem_id=elem_id)
 
 
 def _link(parts: Parts) -> None:
@@ -223,8 +221,7 @@ def results(parts: Parts, first: Finished | None) -> None:
         parts["another"] = gr.Button("Another", elem_id="another", **SMALL)
         parts["refer"] = gr.Button("Use as reference", elem_id="refer", **SMALL)
         parts["download"] = gr.Button("Download", elem_id="download", **SMALL)
-        label = f"Download {SCALE}\u00d7 larger (Lanczos)"
-        parts["enlarge"] = gr.Button(label, elem_id="enlarge", **SMALL)
+        parts["enlarge"] = gr.Button(f"Download {SCALE}\u00d7 larger", elem_id="enlarge", **SMALL)
         parts["copy"] = gr.Button("Copy settings", elem_id="copy", **SMALL)
         parts["reuse"] = gr.Button("Use these settings", elem_id="reuse", **SMALL)
     parts["copy_remark"] = gr.HTML(elem_id="copy-remark", padding=False)

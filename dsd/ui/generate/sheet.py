@@ -12,11 +12,12 @@ from PIL import Image
 from dsd.generate import drawing, provenance, sheet
 from dsd.generate.drawing import Options, Progress, Result
 from dsd.ui import uploads
-from dsd.ui.generate.handlers import Generating, explain_zero
+from dsd.ui.generate.handlers import Generating, explain_zero, save_once
 from dsd.ui.generate.history import gallery
 from dsd.ui.messages import convert_errors, idle, problem, status, step_status
 
 CELL = "keep {image_guidance:g}, follow {text_guidance:g}"
+NAME = "dsd-{seed}-{image_guidance:g}-{text_guidance:g}.png"
 READY = "Click an image to take over its two settings."
 SHOWN = "From the guidance sheet, whose two settings the form has now."
 ADOPTED = "Taken over: keep the subject {image_guidance:g}, follow the prompt {text_guidance:g}."
@@ -68,13 +69,12 @@ def _watch(steps: Iterator[Progress], folder: Path) -> Iterator[dict[str, Any]]:
         view = {"sheet_status": step_status(progress.step, progress.total, progress.seconds_left)}
         if len(progress.results) > shown:
             shown = len(progress.results)
-            cells = [_save(result, folder) for result in progress.results]
-            view["sheet"] = gr.Gallery(cells, visible=True)
+            view["sheet"] = gr.Gallery(_save(progress.results, folder), visible=True)
         yield view
     yield {"sheet_status": status(READY)}
 
 
-def _save(result: Result, folder: Path) -> tuple[str, str]:
-    """Save a cell with its settings; return its path and its caption."""
-    name = "dsd-{seed}-{image_guidance:g}-{text_guidance:g}.png".format(**result.settings)
-    return str(drawing.save(result, folder / name)), CELL.format(**result.settings)
+def _save(cells: Sequence[Result], folder: Path) -> list[tuple[str, str]]:
+    """Save cells, each once; return their files and captions."""
+    files = save_once(cells, [folder / NAME.format(**cell.settings) for cell in cells])
+    return [(file, CELL.format(**cell.settings)) for file, cell in zip(files, cells, strict=True)]

@@ -8,7 +8,7 @@ import gradio as gr
 
 from dsd.model.sampling import QUALITIES
 from dsd.ui import events
-from dsd.ui.events import AT_ONCE, LANE, PRIVATE, QUIET, Parts
+from dsd.ui.events import AT_ONCE, LANE, LATEST, PRIVATE, QUIET, Parts
 from dsd.ui.generate import layout
 from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.generate.form import FIELDS, RANGES, Form
@@ -18,7 +18,6 @@ from dsd.ui.generate.reference import References
 from dsd.ui.generate.sheet import Sheets
 from dsd.ui.models import Loaded
 
-LATEST = {"trigger_mode": "always_last"}
 SETTINGS = [*(name for name in FIELDS if name != "prompt"), "aspect", "rank"]
 RESTORED = ["image", "prompt", *SETTINGS, "restored", "note", "own_image", "remarks", "about", "actions"]
 COSTS = ["rank", "count", "steps", "image_guidance", "text_guidance", "width", "height", "quality"]

@@ -15,19 +15,18 @@ NO_JUDGE = (
 
 
 def facts(
-    grid: Grid, *, unknown: list[str], pairs: Sequence[Pair], expected: int, unjudged: str | None
+    grid: Grid, *, unknown: str | None, pairs: Sequence[Pair], expected: int, unjudged: str | None
 ) -> str:
     """Return all facts as HTML.
 
-    `unknown` are words that the model does not know, `expected` is the number of pairs when the judge is
-    done, and `unjudged` says why it is not.
+    `unknown` is a notice of words that the model does not know, `expected` is the number of pairs when the
+    judge is done, and `unjudged` says why it is not.
     """
-    strange = f"The model does not know these words and leaves them out: {', '.join(unknown)}."
     origin = f"seed {grid.seed} · drawn by {grid.generator} in {grid.steps} steps · license {grid.license}"
     return (
         f'<div class="dsd-facts">{_borders(grid.rejected)}{_agreement(pairs, expected, unjudged)}'
         f"<h2>The prompt that the model got</h2><blockquote>{html.escape(grid.prompt)}</blockquote>"
-        f"{notice(strange) if unknown else ''}{quiet(origin)}</div>"
+        f"{notice(unknown) if unknown else ''}{quiet(origin)}</div>"
     )
 
 

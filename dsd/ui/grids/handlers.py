@@ -28,20 +28,20 @@ from dsd.grids.gutters import find_panels
 from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY, Recipe
 from dsd.grids.task_writers import WITHOUT_MODEL
-from dsd.model.known_words import unknown_words
+from dsd.model import known_words
 from dsd.ui import uploads
+from dsd.ui.events import Update
 from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.messages import convert_errors, explain, problem, show_error, status, step_status
+from dsd.ui.messages import convert_errors, explain, problem, status, step_status
 from dsd.ui.models import Wheel
 
 ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS
 PAIRS = PANELS * (PANELS - 1) // 2
 PLACES = tuple(f"place_{panel}" for panel in range(PANELS))  # names of the fields
-Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
 SECONDS_PER_PAIR = 2  # for a judge on a ZeroGPU device; an allowance, not a measurement
 
 
@@ -86,14 +86,14 @@ class DrawingGrids:
         return _fill(*surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS)))
 
     def draw(self, values: dict[str, Any]) -> Iterator[Update]:
-        """Yield updates of grid, panels, facts, status and seed; an error removes nothing that is shown."""
+        """Yield updates of grid, panels, facts and status; an error removes nothing that is shown."""
         try:
-            seed = whole(generate.pick_seed(None if values["new_seed"] else values["seed"]))
+            seed = whole(generate.pick_seed(values["seed"]))
             places = [values[name] for name in PLACES]
             prompt = new_prompt(self.wheel.recipe, values["subject"], places, seed)
             is_open = all(lazy.is_open for lazy in (self.wheel.teacher, self.wheel.judge) if lazy)
             line = "Starting" if is_open else "Opening the models, which takes a moment the first time"
-            yield {"status": status(line, 0.0), "seed": prompt.seed}
+            yield {"status": status(line, 0.0)}
             if reason := self.wheel.teacher().refuse(prompt):
                 raise ValueError(f"{reason}; use fewer words")
             unjudged = self._open_judge()
@@ -101,7 +101,7 @@ class DrawingGrids:
             with closing(self._steps(prompt)) as reports, uploads.workplace() as folder:
                 yield from self._follow(reports, prompt, unjudged, Path(folder))
         except Exception as error:  # the page must always get an answer
-            yield show_error(explain(error))
+            yield {"status": problem(explain(error))}
 
     def _open_judge(self) -> str | None:
         """Open the judge; return why none is available, or None."""
@@ -147,10 +147,10 @@ class DrawingGrids:
         return update
 
     def _facts(self, report: Report, prompt: Prompt) -> str:
-        teacher = self.wheel.teacher()
-        unknown = unknown_words(teacher.pipe, " ".join([prompt.subject, *prompt.places]))
+        words = "\n".join([prompt.subject, *prompt.places])
+        unknown = known_words.notice(known_words.unknown_words(self.wheel.teacher().pipe, words))
         judged = {"pairs": report.pairs, "expected": PAIRS, "unjudged": report.unjudged}
-        return grid_facts.facts(report.row, unknown=[*unknown], **judged)
+        return grid_facts.facts(report.row, unknown=unknown, **judged)
 
 
 def _save(report: Report, prompt: Prompt, folder: Path) -> Update:

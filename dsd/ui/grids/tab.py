@@ -57,7 +57,8 @@ def _form(wheel: Wheel) -> Parts:
         parts["draw"] = gr.Button("Draw the grid", elem_id="grid-draw", **look)
         parts["cancel"] = gr.Button("Cancel", interactive=False, elem_id="grid-cancel", scale=1, min_width=90)
     with gr.Accordion("More settings", open=False):
-        layout.seed(parts, "The same seed and words give the same grid; -1 takes a new one.")
+        info = f"{layout.NEW_SEED} The same seed and words give the same grid."
+        layout.seed(parts, info, elem_id="grid-seed")
     return parts
 
 
@@ -93,6 +94,5 @@ def _wire(parts: Parts, work: DrawingGrids) -> None:
     fields = ["subject", *PLACES]
     parts["examples"].click(**parts.call(work.example, ["examples"], fields), **AT_ONCE)
     parts["surprise"].click(**parts.call(work.surprise, [], fields), **AT_ONCE)
-    outputs = ["status", "grid", "panels", "facts", "seed"]
-    draw = parts.call(work.draw, [*fields, "seed", "new_seed"], outputs)
+    draw = parts.call(work.draw, [*fields, "seed"], ["status", "grid", "panels", "facts"])
     events.connect_run(parts, [parts["draw"].click, *(parts[name].submit for name in fields)], draw)

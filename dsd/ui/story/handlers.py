@@ -9,7 +9,6 @@ from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import gradio as gr
 import spaces
@@ -20,14 +19,13 @@ from dsd.generate import drawing, story
 from dsd.generate.drawing import Options, Progress
 from dsd.model import known_words
 from dsd.ui import uploads
+from dsd.ui.events import Update
 from dsd.ui.generate import reference
 from dsd.ui.generate.form import NO_PROMPT
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, Generating, belongs_to, explain_zero, report
-from dsd.ui.generate.history import GONE
 from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, show, status, step_status
 from dsd.ui.models import Loaded
 from dsd.ui.story import panels
-from dsd.ui.story.panels import Update
 
 SETTINGS = ("quality", "image_guidance", "text_guidance", "seed")
 GPU_SECONDS = 30  # an allowance for eight lines of text
@@ -63,7 +61,7 @@ class Telling:
 
     def about_writer(self) -> str:
         """Return a sentence that tells the visitor, before the click, who writes and where."""
-        host = urlsplit(self.loaded.describer.name).hostname if self.can_write else None
+        host = self.loaded.describer.host if self.can_write else None
         where = f"Your sentence is sent to {host}, whose model" if host else "A model on this machine"
         return f"{where} makes the lines of it. You can change them before they are drawn."
 
@@ -132,15 +130,12 @@ class Telling:
         """Return the reference and the options of a panel, read from its file, with other words and seed."""
         if not isinstance(index, int) or not 0 <= index < len(paths):
             raise ValueError(NO_PANEL)
-        panel = story.read_panel(uploads.open_upload(paths[index], GONE))
-        before = drawing.options_from(panel.settings)
-        self.work.form.values(before)  # raises ValueError for settings that the page does not offer
+        frame, options = self.work.repeat(paths[index])
         with belongs_to("line_remark"):
             words = " ".join((line or "").split())
             intake.check_prompt(words)
             (words,) = story.read_lines(words)
-        options = replace(before, prompt=words, seed=drawing.pick_seed(None))
-        return drawing.fit_reference(self.loaded.pipe, panel.frame, options), options
+        return frame, replace(options, prompt=words)
 
     def _request(self, values: Update) -> tuple[Image.Image, list[Options]]:
         """Return the fitted reference and the options of each panel: all checks that need no GPU."""

@@ -6,15 +6,15 @@ from typing import Any
 
 import gradio as gr
 
-from dsd.generate import drawing, provenance, story
+from dsd.generate import provenance, story
 from dsd.generate.drawing import Progress
 from dsd.ui import uploads
-from dsd.ui.generate.handlers import explain_zero, report
+from dsd.ui.events import Update
+from dsd.ui.generate.handlers import explain_zero, report, save_once
 from dsd.ui.generate.history import GONE, caption
 from dsd.ui.messages import notice, problem, show, status, step_status
 
-FILES = ("png", "pdf")  # of the strip
-Update = dict[str, Any]  # name of a component -> its new value; the others stay as they are
+FILES = tuple(suffix.removeprefix(".") for suffix in story.SUFFIXES)  # of the strip
 
 
 def pick(items: list[dict[str, Any]] | None, index: int) -> Update:
@@ -44,12 +44,9 @@ def gallery(paths: Sequence[str], previews: Sequence[str] = (), *, count: int = 
 
 
 def save(progress: Progress, folder: Path) -> list[str]:
-    """Save the finished panels with their settings, each once, and return the files."""
+    """Save the finished panels, each once, and return the files."""
     files = [folder / f"panel-{n}-{result.seed}.png" for n, result in enumerate(progress.results, 1)]
-    for file, result in zip(files, progress.results, strict=True):
-        if not file.exists():
-            drawing.save(result, file)
-    return [*map(str, files)]
+    return save_once(progress.results, files)
 
 
 def begin() -> Update:
@@ -82,7 +79,7 @@ def _line(progress: Progress, count: int) -> str:
     if len(seeds) < count:
         return step_status(progress.step, progress.total, progress.seconds_left)
     last = f"{count} panels, seeds {seeds[0]} to {seeds[-1]}" if count > 1 else f"seed {seeds[0]}"
-    return status(f"Done, {last}.")
+    return status(f"Done, {last}. Click a panel to draw it again.")
 
 
 def finish(values: Update) -> Iterator[Update]:

@@ -5,19 +5,17 @@ from typing import Any
 
 import gradio as gr
 
-from dsd.generate.drawing import RANDOM_SEED
 from dsd.generate.story import MOST
 from dsd.model.sampling import QUALITIES
 from dsd.ui import events, messages
-from dsd.ui.events import AT_ONCE, LANE, PRIVATE, QUIET, Parts
+from dsd.ui.events import AT_ONCE, LANE, LATEST, PRIVATE, QUIET, Parts
 from dsd.ui.generate.form import RANGES
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.generate.layout import FRAME, QUALITY, SLIDERS, SMALL, read_rows
+from dsd.ui.generate.layout import FRAME, NEW_SEED, QUALITY, SLIDERS, SMALL, read_rows, seed
 from dsd.ui.models import Loaded
 from dsd.ui.story.handlers import SETTINGS, Telling
 from dsd.ui.story.panels import FILES, finish, pick
 
-LATEST = {"trigger_mode": "always_last"}
 ABOUT = (
     "Draw one subject in up to eight panels, a line of the story each. Returns the strip as PNG and PDF, the "
     "panels as PNG files, which carry their settings, and the seeds."
@@ -41,7 +39,7 @@ def build(loaded: Loaded, examples: Path, work: Generating) -> None:
         with gr.Column(elem_classes="dsd-made"):
             _results(parts)
         with gr.Column(elem_classes="dsd-more"), gr.Accordion("More settings", open=False):
-            _settings(parts)
+            _settings(parts, work.form.defaults())
     _wire(parts, telling)
     _wire_endpoint(parts, telling)
 
@@ -90,32 +88,31 @@ def _form(parts: Parts, loaded: Loaded) -> None:
     parts["setting_remark"] = gr.HTML(elem_id="story-setting-remark", visible=False, padding=False)
 
 
-def _settings(parts: Parts) -> None:
+def _settings(parts: Parts, default: dict[str, Any]) -> None:
     choices = [(QUALITY[name], name) for name in QUALITIES]
-    parts["quality"] = gr.Radio(choices, value="best", label="Quality", elem_id="story-quality")
-    for name, default in (("image_guidance", 1.5), ("text_guidance", 1.0)):
+    look = {"label": "Quality", "elem_id": "story-quality"}
+    parts["quality"] = gr.Radio(choices, value=default["quality"], **look)
+    for name in ("image_guidance", "text_guidance"):
         step, label, info = SLIDERS[name]
-        parts[name] = gr.Slider(*RANGES[name], default, step=step, label=label, info=info)
-    info = f"Of the first panel; each further one adds 1. {RANDOM_SEED} is a new one each time."
-    # Not None, as on the Create tab.
-    parts["seed"] = gr.Number(
-        RANDOM_SEED, label="Seed", placeholder="random", info=info, elem_id="story-seed"
-    )
+        parts[name] = gr.Slider(*RANGES[name], default[name], step=step, label=label, info=info)
+    seed(parts, f"Of the first panel; each further one adds 1. {NEW_SEED}", elem_id="story-seed")
 
 
 def _results(parts: Parts) -> None:
-    """Add the panels, the tools of the picked one, and the strip's files."""
+    """Add the status, the panels, the tools of the picked one, and the strip's files."""
+    parts["status"] = gr.HTML(
+        messages.idle("The panels will appear here."), elem_id="story-status", padding=False
+    )
     parts["panels"] = gr.Gallery(
         label="The strip", type="filepath", format="png", height="auto", interactive=False,
         object_fit="contain", columns=3, allow_preview=False, buttons=[], elem_id="story-panels",
         elem_classes=FRAME,
     )  # fmt: skip
-    line = messages.idle("The panels will appear here. Click one to draw it again.")
-    parts["status"] = gr.HTML(line, elem_id="story-status", padding=False)
     parts["picked"] = gr.State()  # place of the panel to draw again
     parts["kept"] = gr.State(())  # files of the last strip
     with gr.Column(visible=False, elem_id="story-again") as parts["again"]:
-        parts["line"] = gr.Textbox(label="Panel", lines=1, max_lines=3, elem_id="story-line")
+        info = "It is drawn again with the settings that it has and a new seed."
+        parts["line"] = gr.Textbox(label="Panel", info=info, lines=1, max_lines=3, elem_id="story-line")
         parts["line_remark"] = gr.HTML(elem_id="story-line-remark", visible=False, padding=False)
         with gr.Row(elem_classes="dsd-actions"):
             parts["redraw"] = gr.Button("Draw this panel again", elem_id="story-redraw", **SMALL)
@@ -164,7 +161,7 @@ def _wire_runs(parts: Parts, telling: Telling) -> list[Any]:
     draw = parts.call(telling.draw, ["image", "lines", *SETTINGS], outputs)
     redraw = parts.call(telling.redraw, ["panels", "picked", "line"], RUN)
     again = [parts["redraw"].click, parts["line"].submit]
-    return events.connect_run(parts, [parts["draw"].click], draw, (again, redraw), view="#story-panels")
+    return events.connect_run(parts, [parts["draw"].click], draw, (again, redraw))
 
 
 def _wire_endpoint(parts: Parts, telling: Telling) -> None:
