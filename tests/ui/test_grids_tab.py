@@ -245,18 +245,6 @@ def test_words_that_the_model_does_not_know_are_named():
     assert "does not know" not in last(DrawingGrids(wheel_page.wheel()))[0]
 
 
-def test_a_teacher_with_one_tokenizer_shows_its_grid():
-    """As Qwen-Image, Z-Image and FLUX.2 have."""
-    teacher = SimpleNamespace(pipe=SimpleNamespace(tokenizer=None), refuse=lambda prompt: None)
-    work = DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher), judge=None))
-    stamp = {"steps": 3, "generator": "x", "generator_hash": "x", "license": "x", "guidance": 0.0}
-    row = grids.new_grid(prompt(), None, "gutters: none", stamp | {"margin": 0, "panel": 32})
-    done = Report(1, 1, grid=Image.new("RGB", (64, 64)), row=row)
-    work._steps = lambda prompt: (report for report in [done])
-    facts, status = last(work)
-    assert prompt().prompt in facts and "Done, seed 7." in status
-
-
 def test_nothing_that_a_visitor_or_a_model_says_becomes_html():
     evil = judging.answer().replace("a critter", "<img src=x>")
     work = DrawingGrids(wheel_page.wheel(judge=wheel_page.judge(lambda request: evil)))
