@@ -24,7 +24,7 @@ from dsd.model.known_words import unknown_words
 from dsd.model.presets import ASSETS
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.grids.handlers import DrawingGrids, Report, draw_and_judge, new_prompt, surprise
+from dsd.ui.grids.handlers import DrawingGrids, draw_and_judge, new_prompt, surprise
 from dsd.ui.models import Lazy
 from dsd.vlm.base import VLMError
 from tests import judging, wheel_page
