@@ -85,7 +85,6 @@ def test_only_grids_with_enough_kept_pairs_are_taken(run, tmp_path):
     ]
     jsonl.write_rows(copy / "pairs.jsonl", pairs)
     assert [grid.id for grid in open_kept(copy).grids] == ["000001"]
-    jsonl.write_rows(copy / "pairs.jsonl", pairs[:-1] + [row for row in pairs[:6] if row["first"]])
     jsonl.write_rows(copy / "pairs.jsonl", [row for row in pairs if row["id"] != "000001-0-1"])
     with pytest.raises(RunError, match="best has 33%"):  # one pair of that grid is not judged
         open_kept(copy)
