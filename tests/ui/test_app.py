@@ -11,7 +11,7 @@ from PIL import Image
 
 import app
 from dsd.generate import command, drawing, provenance
-from tests.calling import until
+from tests.calling import is_still, until
 from tests.uploads import png_header
 
 
@@ -124,12 +124,6 @@ def test_cancel_stops_within_a_step(client, photo, loaded):
         assert len(calls) < 100
     finally:
         handle.remove()
-
-
-def is_still(calls: list) -> bool:
-    before = len(calls)
-    time.sleep(0.5)
-    return len(calls) == before
 
 
 def test_images_are_drawn_one_call_at_a_time(client, photo, loaded):
