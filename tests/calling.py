@@ -33,3 +33,10 @@ def until(condition) -> None:
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def is_still(calls: list) -> bool:
+    """Return whether no call is added for half a second."""
+    before = len(calls)
+    time.sleep(0.5)
+    return len(calls) == before

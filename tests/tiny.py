@@ -144,6 +144,11 @@ def image(seed: int = 0, size: tuple[int, int] = (FRAME, FRAME)) -> Image.Image:
     return Image.fromarray(pixels).resize(size, Image.Resampling.NEAREST)
 
 
+def difference(one: Image.Image, other: Image.Image) -> int:
+    """Return the largest difference of any pixel."""
+    return int(np.abs(np.subtract(one, other, dtype=int)).max())
+
+
 def seeded(*seeds: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 

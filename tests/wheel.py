@@ -1,6 +1,7 @@
 """A small run as the stages before the dataset leave it: drawn grids, their judged pairs, captions."""
 
 import json
+from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def append(path: Path, rows: list[dict]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def change(path: Path, edit: Callable[[dict], dict | None]) -> None:
+    """Rewrite a file of rows, each as `edit(row)` leaves it; None removes it."""
+    found = [edit(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    path.unlink()
+    append(path, [row for row in found if row is not None])
 
 
 def panel(run: Path, grid: str, index: int) -> Image.Image:

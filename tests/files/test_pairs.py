@@ -1,21 +1,16 @@
-"""Pairs are read from our datasets and from the published one, and nothing damaged is dropped in silence."""
+"""Pairs are read from our datasets and from the published one, in order, by index and by threads."""
 
 import pickle
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-import huggingface_hub
 import pyarrow
 import pyarrow.parquet
 import pytest
-from fsspec.implementations.dirfs import DirFileSystem
-from fsspec.implementations.local import LocalFileSystem
 from PIL import Image, ImageChops
 
 from dsd.curation.dataset import write_dataset
-from dsd.files.hub import LoadError
-from dsd.files.pairs import COLUMNS, BadRow, Pairs, column_names, join_pairs, read_pairs
+from dsd.files.pairs import COLUMNS, column_names, join_pairs, read_pairs
 from dsd.files.parquet import PairsError
 from tests import wheel
 from tests.parquet_files import IMAGE, image, published, write
@@ -136,141 +131,6 @@ def test_other_splits_stay_out(tmp_path):
     assert read_pairs(tmp_path, split="validation").files == [(tmp_path / "validation/0.parquet").as_posix()]
     with pytest.raises(PairsError, match="'dev'"):
         read_pairs(tmp_path, split="dev")
-
-
-def test_a_dataset_with_configurations_names_them(tmp_path, monkeypatch):
-    for config, total in (("plain", 1), ("turned", 2)):
-        for number in range(total):
-            name = f"train-{number:05}-of-{total:05}.parquet"
-            published(tmp_path / "datasets" / "a" / "b" / config / name)
-    root = tmp_path / "datasets" / "a" / "b"
-    with pytest.raises(PairsError, match="2 configurations .plain, turned.* such as .*/plain"):
-        read_pairs(root)
-    assert len(read_pairs(root / "turned")) == 10
-    hub_files(tmp_path, monkeypatch)
-    with pytest.raises(PairsError, match="2 configurations"):
-        read_pairs("a/b", streaming=True)
-
-
-# ---------------------------------------------------------------- damage
-
-
-def readable(pairs: Pairs, bad: list[BadRow]) -> Iterator[dict]:
-    """The rows that can be read; the errors of the others go into `bad`."""
-    for index in range(len(pairs)):
-        try:
-            yield pairs[index]
-        except BadRow as error:
-            bad.append(error)
-
-
-def test_a_damaged_image_is_named_and_left_to_whoever_reads(tmp_path):
-    images = [image(color) for color in ("red", "lime", "blue", "white")]
-    images[1]["bytes"] = images[1]["bytes"][:-30]
-    images[2]["bytes"] = None
-    images[3]["bytes"] = b"no image"
-    file = write(tmp_path / "a.parquet", conditioning=[image("red")] * 4, target=images, caption=list("wxyz"))
-    bad = []
-    assert [row["caption"] for row in readable(read_pairs(file), bad)] == ["w"]
-    assert [f"{file} row {i} (a-{i}): the target image" in str(e) for i, e in enumerate(bad, 1)] == [True] * 3
-    with pytest.raises(BadRow, match="row 1"):
-        list(read_pairs(file))
-    with pytest.raises(BadRow, match="row 3"):
-        read_pairs(file)[3]
-
-
-@pytest.mark.parametrize("caption", [None, "", " \n"])
-def test_a_row_without_a_caption_is_named(tmp_path, caption):
-    captions = pyarrow.array([caption], "string")
-    file = write(tmp_path / "a.parquet", conditioning=[image("red")], target=[image("red")], caption=captions)
-    with pytest.raises(BadRow, match="row 0 .* has no caption"):
-        read_pairs(file)[0]
-
-
-def test_flipped_bytes_cost_their_own_rows_only(tmp_path):
-    file = published(tmp_path / "a.parquet", 6)
-    content = bytearray(file.read_bytes())
-    place = content.index(b"words 2")
-    content[place] ^= 1  # still a fine text, so that only the checksum can tell
-    file.write_bytes(content)
-    bad = []
-    rows = list(readable(read_pairs(file), bad))
-    assert [row["caption"] for row in rows] == ["words 0", "words 1", "words 4", "words 5"]
-    assert [str(error).split(" is damaged")[0] for error in bad] == [f"{file} row {i}" for i in (2, 3)]
-
-
-def test_a_file_cut_short_is_refused(tmp_path):
-    file = published(tmp_path / "a.parquet")
-    file.write_bytes(file.read_bytes()[:-20])
-    with pytest.raises(PairsError, match="a.parquet is damaged or not a parquet file"):
-        read_pairs(tmp_path)
-
-
-def test_a_dataset_with_a_missing_file_is_refused(tmp_path):
-    for index in (0, 2):
-        published(tmp_path / f"train-0000{index}-of-00003.parquet")
-    with pytest.raises(PairsError, match="not complete: 2 of 3 files"):
-        read_pairs(tmp_path)
-
-
-def test_files_of_two_versions_are_refused(run, tmp_path):
-    other = wheel.make_run(tmp_path / "run", generator="another teacher")
-    write_dataset(other, other / "dataset", shard_rows=5)
-    mixed = run / "dataset" / "train-00001-of-00003.parquet"
-    (other / "dataset" / mixed.name).write_bytes(mixed.read_bytes())
-    with pytest.raises(PairsError, match="2 versions"):
-        read_pairs(other)
-
-
-# ---------------------------------------------------------------- the hub
-
-
-def test_a_hub_dataset_is_downloaded_and_read(tmp_path, monkeypatch):
-    published(tmp_path / "data" / "train-00000-of-00001.parquet")
-    asked = {}
-
-    def download(name, **options):
-        asked.update(options, name=name)
-        return str(tmp_path)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
-    assert len(read_pairs("primecai/dsd_data")) == 5
-    assert asked["name"] == "primecai/dsd_data" and asked["repo_type"] == "dataset"
-
-
-def hub_files(folder, monkeypatch, kind=DirFileSystem):
-    filesystem = kind(str(folder), LocalFileSystem(skip_instance_cache=True))
-    monkeypatch.setattr(huggingface_hub, "HfFileSystem", lambda: filesystem)
-    return filesystem
-
-
-def test_streaming_reads_over_the_network_and_downloads_nothing(tmp_path, monkeypatch):
-    published(tmp_path / "datasets" / "primecai" / "dsd_data" / "data" / "train-0.parquet")
-    hub_files(tmp_path, monkeypatch)
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
-    pairs = read_pairs("primecai/dsd_data", streaming=True)
-    assert [row["caption"] for row in pairs] == [f"words {i}" for i in range(5)]
-
-
-def test_a_network_that_fails_is_no_damaged_row(tmp_path, monkeypatch):
-    published(tmp_path / "datasets" / "a" / "b" / "train-0.parquet", 200)
-    hub_files(tmp_path, monkeypatch)
-    pairs, bad = read_pairs("a/b", streaming=True), []
-    rows = readable(pairs, bad)
-    assert next(rows)
-
-    def refuse(*args, **options):
-        raise ConnectionError("gone")
-
-    monkeypatch.setattr(pairs._file(0), "read_row_group", refuse, raising=False)
-    with pytest.raises(LoadError, match="a/b"):
-        list(rows)
-    assert bad == []
-
-
-def test_what_is_neither_here_nor_a_hub_id_is_named():
-    with pytest.raises(LoadError, match="no/such/dataset"):
-        read_pairs("no/such/dataset")
 
 
 def test_a_folder_without_parquet_is_named(tmp_path):

@@ -2,19 +2,12 @@
 
 import itertools
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from dsd.generate import command, drawing, flags, provenance, ranking, sheet, terminal
 from dsd.generate.drawing import Options
 from dsd.generate.ranking import Score
 from tests import tiny
-
-
-@pytest.fixture(scope="module")
-def pipe():
-    return tiny.pipeline(guidance_embeds=False)
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +69,9 @@ def test_scores_are_said_in_words():
 
 
 @pytest.fixture
-def run(pipe, monkeypatch, tmp_path):
+def run(pipe, photo, monkeypatch, tmp_path):
     source = tmp_path / "photo.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 255, (50, 70, 3), dtype=np.uint8)).save(source)
+    photo.save(source)
     monkeypatch.setattr(terminal, "open_model", lambda *_, **__: pipe)
 
     def run(*more: str) -> int:

@@ -27,7 +27,7 @@ def meet(rank: int, port: int, said) -> None:
 def test_processes_can_share_a_gpu_and_still_meet():
     forks, port = get_context("fork"), free_port()  # forked, because importing torch anew takes seconds
     said = forks.SimpleQueue()
-    processes = [forks.Process(target=meet, args=(rank, port, said)) for rank in range(2)]
+    processes = [forks.Process(target=meet, args=(rank, port, said), daemon=True) for rank in range(2)]
     for process in processes:
         process.start()
     for process in processes:

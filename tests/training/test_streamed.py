@@ -9,6 +9,7 @@ import torch
 
 from dsd.files.pairs import BadRow
 from dsd.training import data as training_data
+from dsd.training import order as orders
 from dsd.training.data import open_rows
 from dsd.training.options import TrainingError, TrainOptions
 from dsd.training.order import WindowedOrder, block_of, split
@@ -23,6 +24,8 @@ COUNT = 12
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     student.small_blocks(monkeypatch.setattr)
+    yield
+    orders._mix.cache_clear()
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import gradio as gr
 import httpx
 import numpy as np
 import pytest
@@ -25,6 +26,14 @@ def nothing_unforeseen(caplog):
         r.exc_text or str(r.exc_info) for r in caplog.get_records("call") if r.message == "unforeseen"
     ]
     assert not failures, failures[0]
+
+
+@pytest.fixture
+def toasts(monkeypatch) -> list[str]:
+    """The warnings that pop up over the page."""
+    said = []
+    monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
+    return said
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import gradio as gr
 import pytest
 
 from dsd.curation import judge as curation
@@ -19,13 +18,6 @@ from tests.wheel_page import OWN, cards, curating, ids, judged_run, label, opene
 @pytest.fixture
 def run(tmp_path) -> Path:
     return judged_run(tmp_path / "run")
-
-
-@pytest.fixture(autouse=True)
-def toasts(monkeypatch):
-    said = []
-    monkeypatch.setattr(gr, "Warning", lambda text, **_: said.append(text))
-    return said
 
 
 def test_a_label_goes_into_ones_own_run_beside_the_machines_verdict(run):

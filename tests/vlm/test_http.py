@@ -18,13 +18,7 @@ from dsd.vlm.client import is_loopback
 from dsd.vlm.open import LoadError, VLMError, open_vlm
 from tests import tiny
 from tests.loopback import Reply, serving, speedup
-from tests.servers import Clock, judge, question, script, words
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
+from tests.servers import judge, question, script, words
 
 # ---------------------------------------------------------------- what is asked
 
