@@ -221,7 +221,8 @@ def results(parts: Parts, first: Finished | None) -> None:
         parts["another"] = gr.Button("Another", elem_id="another", **SMALL)
         parts["refer"] = gr.Button("Use as reference", elem_id="refer", **SMALL)
         parts["download"] = gr.Button("Download", elem_id="download", **SMALL)
-        parts["enlarge"] = gr.Button(f"Download {SCALE}\u00d7 larger", elem_id="enlarge", **SMALL)
+        label = f"Download {SCALE}\u00d7 larger (Lanczos)"  # named, because it adds no detail
+        parts["enlarge"] = gr.Button(label, elem_id="enlarge", **SMALL)
         parts["copy"] = gr.Button("Copy settings", elem_id="copy", **SMALL)
         parts["reuse"] = gr.Button("Use these settings", elem_id="reuse", **SMALL)
     parts["copy_remark"] = gr.HTML(elem_id="copy-remark", padding=False)
