@@ -145,7 +145,7 @@ def test_the_form_of_grids_takes_it_or_says_why_not(work, accepted, corpus):
             assert is_ours(messages.problem(messages.explain(error))) and len(str(error)) < 1000
             continue
         drawn += 1
-        unknown = [*known_words.unknown_words(work.loaded.pipe, prompt)]
+        unknown = known_words.notice(known_words.unknown_words(work.loaded.pipe, prompt))
         stamp = {
             "steps": 1,
             "guidance": 1.0,
