@@ -86,9 +86,9 @@ def image(seed: int) -> Image.Image:
 
 def fill_unfolded(field, text: str) -> None:
     """Fill a field that was unfolded just now; gradio mounts it later, with its own value again."""
-    for _ in range(40):
+    for _ in range(60):
         field.fill(text)
-        field.page.wait_for_timeout(500)
+        field.page.wait_for_timeout(300)
         if field.input_value() == text:
             return
     raise AssertionError(f"the field keeps {field.input_value()!r}")

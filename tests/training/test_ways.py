@@ -118,6 +118,7 @@ def _stream_in_small_blocks(*given) -> None:
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="Windows has no SIGKILL")
+@pytest.mark.all_faults
 def test_killed_in_a_block_and_with_a_full_cache_it_ends_bit_for_bit_the_same(
     teacher, tmp_path, small_blocks
 ):
