@@ -5,6 +5,7 @@ reached, it says that nothing was checked, and exits with 0.
 """
 
 import json
+import os
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -17,8 +18,11 @@ UNCHECKED = "nothing was checked: "
 def main() -> int:
     if find_spec("pip_audit") is None:
         return tell(UNCHECKED + "pip-audit is missing; pip install -r tests/requirements.txt")
+    # A pip that is told to be quiet lists no packages.
+    env = {name: value for name, value in os.environ.items() if name != "PIP_QUIET"}
+    asked = {"capture_output": True, "text": True, "timeout": SECONDS, "env": env}
     try:
-        done = subprocess.run([sys.executable, *COMMAND], capture_output=True, text=True, timeout=SECONDS)
+        done = subprocess.run([sys.executable, *COMMAND], **asked)
     except subprocess.TimeoutExpired:
         return tell(f"{UNCHECKED}the database did not answer within {SECONDS} seconds")
     return tell(*report(done.stdout, done.stderr))

@@ -1,10 +1,13 @@
 """`train.curate` and `train.prompts` through a server: every style of answer gives the same result."""
 
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from dsd.files import jsonl
+from dsd.vlm.client import RetryingClient
 from dsd.vlm.open import open_vlm
 from tests.chat import faults
 from tests.chat.server import Chat, serving
@@ -78,6 +81,20 @@ def test_an_unreadable_answer_is_asked_for_once_more(tmp_path):
 # ---------------------------------------------------------------- outages
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    """A client whose clock moves on when it waits, so that nobody has to."""
+    waited, lock = [0.0], threading.Lock()
+
+    def sleep(seconds: float) -> None:
+        with lock:
+            waited[0] += seconds
+
+    monkeypatch.setattr(RetryingClient, "sleep", staticmethod(sleep))
+    monkeypatch.setattr(RetryingClient, "clock", staticmethod(lambda: time.monotonic() + waited[0]))
+
+
+@pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(
     "fault",
     [

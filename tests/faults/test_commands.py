@@ -49,7 +49,7 @@ def check_continues(command: Command, folder: Path, whole: dict[str, bytes]) -> 
     assert not leftovers(folder)
 
 
-@pytest.mark.seeds(1, 12, suite=("prompts", "grids", "curate", "train"))
+@pytest.mark.seeds(1, 12, suite=("prompts", "grids", "train"))
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_at_a_write_it_continues_to_the_same_files(made, tmp_path, name, seed):
     writes, whole = made.unharmed(name)

@@ -26,7 +26,7 @@ blocks.join()
 worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
 worker.stdout.readline()
 print(worker.pid, flush=True)
-time.sleep(2)
+time.sleep(0.5)
 os._exit(1)
 '''
 

@@ -217,8 +217,12 @@ def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path):
     ]
 
 
-def test_a_page_keeps_its_labels_however_many_programs_ask_meanwhile(browser, run, tmp_path_factory):
+def test_a_page_keeps_its_labels_however_many_programs_ask_meanwhile(
+    browser, run, tmp_path_factory, monkeypatch
+):
     """Each call of a program is a session to gradio, which drops the state of the oldest ones."""
+    monkeypatch.setattr(sessions, "PAGES", 20)
+    monkeypatch.setattr(sessions, "PROGRAMS", 10)
     loaded = Loaded(pipe=tiny.pipeline(guidance_embeds=False), name="tiny")
     wheel = wheel_page.wheel(run=run)
     with (
