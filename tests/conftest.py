@@ -6,6 +6,8 @@
 import gc
 import logging
 import os
+import shutil
+from pathlib import Path
 
 import pytest
 
@@ -103,3 +105,17 @@ def open_page(browser, server):
 
     with browsing.visitors(browser, server) as open_page:
         yield open_page
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """The folder of a small judged run, to be read alone."""
+    from tests.wheel_page import judged_run
+
+    return judged_run(tmp_path_factory.mktemp("run") / "run")
+
+
+@pytest.fixture
+def run(judged, tmp_path):
+    """A copy of `judged` to write into."""
+    return Path(shutil.copytree(judged, tmp_path / "run"))

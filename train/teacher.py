@@ -7,7 +7,6 @@ to continue. On several GPUs: `accelerate launch -m train.teacher RUN ...`.
 """
 
 import argparse
-import logging
 from dataclasses import fields
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from accelerate import PartialState
 
 from dsd.curation.kept_grids import GridRows, open_kept
 from dsd.files import jsonl
-from dsd.generate.command import quiet
 from dsd.generate.drawing import public_name
 from dsd.grids.settings import drawn_tokens
 from dsd.model import origin
@@ -26,8 +24,8 @@ from dsd.training.loop import TrainResult, train
 from dsd.training.options import TrainOptions
 from dsd.training.student import find_base
 from train import command
-from train.blocks import crowded, join, locked, say
-from train.train import Report, add_settings, flags_of
+from train.blocks import locked, say
+from train.train import Report, add_settings, flags_of, join_quietly
 
 DEFAULTS = {"steps": 500, "rank": 16, "lora_dropout": 0.0, "warmup": 20, "save_every": 100}
 SUITED = ("batch", "accumulate", "beta2", "clip", "shift", "gradient_checkpointing")  # of the student's
@@ -79,12 +77,7 @@ def options_of(args: argparse.Namespace, rows: GridRows) -> TrainOptions:
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     args.out = args.out or args.run / "teacher"
-    quiet()
-    join()
-    if crowded():
-        raise ValueError("there are more processes than GPUs: start one process for each GPU")
-    command.log_messages()
-    logging.getLogger("dsd").setLevel(logging.WARNING)
+    join_quietly()
     rows = open_kept(args.run, args.share)
     options = options_of(args, rows)
     teacher_lora.check_teacher(find_base(options))

@@ -133,12 +133,7 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError("--public applies to the upload, so it needs --push-to-hub OWNER/NAME")
     if args.push_to_hub:
         check_upload(args.push_to_hub)  # fail now, not after days of training
-    quiet()
-    join()
-    if crowded():
-        raise ValueError("there are more processes than GPUs: start one process for each GPU")
-    command.log_messages()
-    logging.getLogger("dsd").setLevel(logging.WARNING)
+    join_quietly()
     find_base(options)  # fail now, not after a dataset was downloaded
     data = _open_pairs(args)
     if args.plan:
@@ -148,6 +143,16 @@ def main(argv: list[str] | None = None) -> int:
     with locked(args.out / "run"):
         _train(args, options, data)
     return 0
+
+
+def join_quietly() -> None:
+    """Join the other processes and log warnings only; raise ValueError for more processes than GPUs."""
+    quiet()
+    join()
+    if crowded():
+        raise ValueError("there are more processes than GPUs: start one process for each GPU")
+    command.log_messages()
+    logging.getLogger("dsd").setLevel(logging.WARNING)
 
 
 def _train(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> None:

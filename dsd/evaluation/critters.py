@@ -8,6 +8,7 @@ also has a number for each trait and each part of the context: 1 if the image sh
 the request has none.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import nan
@@ -75,7 +76,25 @@ def make_case(
     )
 
 
-class CritterScorer:
+class Reader(ABC):
+    """Base of the scorers of critters: a network reads an image, and `score_one` compares it with the truth."""
+
+    def __init__(self, network: scorer.Scorer | None = None) -> None:
+        self.network = network or scorer.load()
+        self.backbones = {"reader of traits": weights_hash(self.network)}
+
+    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
+        """Return the scores of each image; the `facts` of each case must be a `Scene`."""
+        readings = self.network.read(list(images))
+        return [self.score_one(case.facts, reading) for case, reading in zip(cases, readings, strict=True)]
+
+    @staticmethod
+    @abstractmethod
+    def score_one(scene: Scene, reading: scorer.Reading) -> Numbers:
+        """Return the numbers of one image by what was read in it."""
+
+
+class CritterScorer(Reader):
     """Scorer based on the network that reads a critter's traits back; no other model is involved."""
 
     measures = (
@@ -107,14 +126,9 @@ class CritterScorer:
     )  # fmt: skip
     traits = (*scorer.IDENTITY, *scorer.TOLERANCE)
 
-    def __init__(self, network: scorer.Scorer | None = None) -> None:
-        self.network = network or scorer.load()
-        self.backbones = {"reader of traits": weights_hash(self.network)}
-
-    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
-        """Return the scores of each image; the `facts` of each case must be a `Scene`."""
-        readings = self.network.read(list(images))
-        return [_score(case.facts, reading) for case, reading in zip(cases, readings, strict=True)]
+    @staticmethod
+    def score_one(scene: Scene, reading: scorer.Reading) -> Numbers:
+        return _score(scene, reading)
 
     def explain(self, cases: Sequence[Case], scores: Scores) -> list[str]:
         """Return which traits and which parts of the requested context each image lacks."""

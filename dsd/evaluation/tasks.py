@@ -12,10 +12,9 @@ from statistics import fmean
 import numpy as np
 from PIL import Image
 
-from dsd.evaluation.critters import STREAM, CritterScorer, Scene
+from dsd.evaluation.critters import STREAM, CritterScorer, Reader, Scene
 from dsd.evaluation.scores import Case, Draw, Measure, Numbers, Scores
 from dsd.grids.recipes import EDIT, RELIGHT
-from dsd.model.checkpoint import weights_hash
 from dsd.pocket import light, scorer
 from dsd.pocket.draw import draw
 from dsd.pocket.words import describe_context, describe_critter, describe_edit, describe_light
@@ -69,7 +68,7 @@ def _make_case(scene: Scene, subject: str, seed: int, reference: Image.Image) ->
     )
 
 
-class TaskScorer:
+class TaskScorer(Reader):
     """Scorer of tasks: the named change, the rest of the context, and the identity of the critter.
 
     Beside the critter's traits, a row has a number for each part of the context, NaN for what changes.
@@ -85,14 +84,9 @@ class TaskScorer:
     )
     traits = (*PARTS, "pose", *CritterScorer.traits)
 
-    def __init__(self, network: scorer.Scorer | None = None) -> None:
-        self.network = network or scorer.load()
-        self.backbones = {"reader of traits": weights_hash(self.network)}
-
-    def score(self, cases: Sequence[Case], images: Sequence[Image.Image]) -> list[Numbers]:
-        """Return the scores of each image; the `facts` of each case must be a `Scene`."""
-        readings = self.network.read(list(images))
-        return [_score(case.facts, reading) for case, reading in zip(cases, readings, strict=True)]
+    @staticmethod
+    def score_one(scene: Scene, reading: scorer.Reading) -> Numbers:
+        return _score(scene, reading)
 
     def explain(self, cases: Sequence[Case], scores: Scores) -> list[str]:
         """Return whether each image shows the named change, and which parts and traits it lost."""

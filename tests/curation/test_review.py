@@ -2,9 +2,7 @@
 
 import json
 import shlex
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -23,19 +21,8 @@ from dsd.curation.verdict import (
 )
 from dsd.files import jsonl
 from dsd.files.jsonl import RunError
-from tests.wheel_page import LIMITS, judged_run
+from tests.wheel_page import LIMITS
 from train import curate
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory):
-    return judged_run(tmp_path_factory.mktemp("run") / "run")
-
-
-@pytest.fixture
-def run(judged, tmp_path):
-    """One to write into."""
-    return Path(shutil.copytree(judged, tmp_path / "run"))
 
 
 def test_by_its_own_thresholds_a_run_is_what_it_was(judged):

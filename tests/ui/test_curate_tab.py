@@ -4,8 +4,6 @@ import base64
 import io
 import json
 import re
-import shutil
-from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -24,17 +22,6 @@ from dsd.ui.curate import handlers
 from dsd.ui.curate.handlers import SLIDERS
 from tests import judging
 from tests.wheel_page import LIMITS, OWN, begins, cards, curating, ids, judged_run, label, opened, view
-
-
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory):
-    return judged_run(tmp_path_factory.mktemp("run") / "run")
-
-
-@pytest.fixture
-def run(judged, tmp_path):
-    """One to write into."""
-    return Path(shutil.copytree(judged, tmp_path / "run"))
 
 
 @pytest.fixture
