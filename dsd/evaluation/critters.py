@@ -77,7 +77,7 @@ def make_case(
 
 
 class Reader(ABC):
-    """Base of the scorers of critters: a network reads an image, and `score_one` compares it with the truth."""
+    """Base of the scorers of critters: a network reads images, `score_one` compares each to the truth."""
 
     def __init__(self, network: scorer.Scorer | None = None) -> None:
         self.network = network or scorer.load()
