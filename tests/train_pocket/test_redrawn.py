@@ -68,3 +68,33 @@ def test_only_images_that_still_tell_the_critter_count_as_true():
     assert sum(redrawn.is_true(row, reading) for row, reading in enumerate(readings)) >= 6
     other = scenes.FAMILY * 5  # another critter
     assert not any(redrawn.is_true(other + row, reading) for row, reading in enumerate(readings))
+
+
+def test_an_interrupted_command_goes_on_and_another_teacher_draws_anew(vae, latents, monkeypatch, tmp_path):
+    preset, drawn, fails = replace(CPU, panel=SIDE, heads=2, single_blocks=1), [], [True]
+    weights = tmp_path / "teacher" / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"one")
+    vae.save_pretrained(tmp_path / "vae")
+
+    def draw(teacher, vae, latents, families, panels, side):
+        if families.start == 1 and fails:
+            fails.clear()
+            raise KeyboardInterrupt
+        drawn.append(families.start)
+        return np.full((1, len(panels), side, side, 3), families.start, np.uint8)
+
+    monkeypatch.setattr(redrawn, "BATCH", 1)
+    monkeypatch.setattr(redrawn, "redraw", draw)
+    monkeypatch.setattr(redrawn, "begin_with", lambda teacher, folder: None)
+    monkeypatch.setattr(redrawn, "read_truths", lambda run, images: np.ones(len(images), bool))
+    with pytest.raises(KeyboardInterrupt):
+        redrawn.by_teacher(tmp_path, preset, latents, 2)
+    images, _ = redrawn.by_teacher(tmp_path, preset, latents, 2)
+    assert drawn == [0, 0, 0, 1, 1, 1], "the batch that was drawn is not drawn again"
+    assert images[:, 0, 0, 0].tolist() == [0] * scenes.FAMILY + [1] * scenes.FAMILY
+    redrawn.by_teacher(tmp_path, preset, latents, 2)
+    assert len(drawn) == 6, "a stored array is read"
+    weights.write_bytes(b"two")
+    redrawn.by_teacher(tmp_path, preset, latents, 2)
+    assert len(drawn) == 12 and not [path for path in (tmp_path / "renders").iterdir() if path.is_dir()]

@@ -13,18 +13,25 @@ from train.pocket.loop import ranks
 
 def store(path: Path, shape: tuple[int, ...], dtype: type, chunks: Iterable[np.ndarray]) -> np.ndarray:
     """Return the array in the file; if there is none, the first process writes it from `chunks` of rows."""
-    if not path.exists() and ranks()[0] == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f"part-{os.getpid()}-{path.name}")  # several commands may write at once
-        array, start = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape), 0
-        for chunk in chunks:
-            array[start : start + len(chunk)] = chunk
-            start += len(chunk)
-        array.flush()
-        part.replace(path)
+    if ranks()[0] == 0:
+        write_once(path, shape, dtype, chunks)
     if ranks()[1] > 1:
         distributed.barrier()
     return np.load(path, mmap_mode="r")
+
+
+def write_once(path: Path, shape: tuple[int, ...], dtype: type, chunks: Iterable[np.ndarray]) -> None:
+    """Write an array from `chunks` of rows unless the file is there; the name appears when it is whole."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"part-{os.getpid()}-{path.name}")  # several commands may write at once
+    array, start = np.lib.format.open_memmap(part, mode="w+", dtype=dtype, shape=shape), 0
+    for chunk in chunks:
+        array[start : start + len(chunk)] = chunk
+        start += len(chunk)
+    array.flush()
+    part.replace(path)
 
 
 def on_all_cores(compute: Callable[[range], np.ndarray], count: int, chunk: int) -> Iterator[np.ndarray]:

@@ -4,12 +4,15 @@ What the teacher draws from pure noise has no known truth. So true grids are noi
 denoised from there. Panels in which the scorer no longer reads the true critter are not used.
 """
 
+import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from PIL import Image
 from torch import Tensor
 
@@ -21,7 +24,7 @@ from dsd.pocket.scorer import check_traits
 from dsd.pocket.words import grid_prompt, relight_prompt
 from train.pocket import latents as grids
 from train.pocket import scenes
-from train.pocket.arrays import store
+from train.pocket.arrays import store, write_once
 from train.pocket.judge.pairs import scene
 from train.pocket.judge.words import PARTS
 from train.pocket.lessons import GRID_TOKENS
@@ -54,24 +57,43 @@ def by_vae(run: Path, panel: int, latents: Tensor, count: int) -> np.ndarray:
 
 
 def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return `count` families redrawn by the teacher, uint8 [FAMILY count, H, W, 3], and which are true."""
+    """Return `count` families redrawn by the teacher, uint8 [FAMILY count, H, W, 3], and which are true.
+
+    Each batch is kept until all are drawn, so that an interrupted command continues. The file names hold a
+    checksum of the teacher's weights: a teacher that was trained further draws its own.
+    """
     panel, rows = preset.panel, scenes.FAMILY * count
-
-    @torch.no_grad()
-    def draw() -> Iterator[np.ndarray]:
-        teacher = Teacher(preset).to(device()).eval()
-        begin_with(teacher, run / "teacher")
-        vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
-        for first in range(0, count, BATCH):
-            families = range(first, min(first + BATCH, count))
-            drawn = np.empty((len(families), scenes.FAMILY, panel, panel, 3), np.uint8)
-            for panels in GRIDS:
-                drawn[:, panels] = redraw(teacher, vae, latents, families, panels, panel)
-            yield drawn.reshape(-1, panel, panel, 3)
-
-    images = store(run / "renders" / f"taught-{count}-{panel}.npy", (rows, panel, panel, 3), np.uint8, draw())
+    weights = (run / "teacher" / "transformer" / SAFETENSORS_WEIGHTS_NAME).read_bytes()
+    name = f"{count}-{panel}-{zlib.crc32(weights):08x}"
+    drawn = draw_batches(run, preset, latents, count, run / "renders" / f"taught-{name}")
+    images = store(run / "renders" / f"taught-{name}.npy", (rows, panel, panel, 3), np.uint8, drawn)
     truths = (read_truths(run, images) for _ in range(1))  # read only if they are not stored
-    return images, store(run / "renders" / f"true-{count}-{panel}.npy", (rows,), np.bool_, truths)
+    true = store(run / "renders" / f"true-{name}.npy", (rows,), np.bool_, truths)
+    shutil.rmtree(run / "renders" / f"taught-{name}", ignore_errors=True)
+    return images, true
+
+
+@torch.no_grad()
+def draw_batches(
+    run: Path, preset: Preset, latents: Tensor, count: int, folder: Path
+) -> Iterator[np.ndarray]:
+    """Yield the redrawn families in batches, uint8 [FAMILY B, H, W, 3], each kept in the folder."""
+    panel = preset.panel
+    teacher = Teacher(preset).to(device()).eval()
+    begin_with(teacher, run / "teacher")
+    vae = AutoencoderKL.from_pretrained(run / "vae").to(device())
+
+    def draw(families: range) -> Iterator[np.ndarray]:
+        drawn = np.empty((len(families), scenes.FAMILY, panel, panel, 3), np.uint8)
+        for panels in GRIDS:
+            drawn[:, panels] = redraw(teacher, vae, latents, families, panels, panel)
+        yield drawn.reshape(-1, panel, panel, 3)
+
+    for first in range(0, count, BATCH):
+        families = range(first, min(first + BATCH, count))
+        shape = (scenes.FAMILY * len(families), panel, panel, 3)
+        write_once(folder / f"{first}.npy", shape, np.uint8, draw(families))
+        yield np.load(folder / f"{first}.npy")
 
 
 def redraw(
