@@ -13,6 +13,8 @@ from dsd.ui import page
 
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-background-networking"]
 PHONE = {"width": 390, "height": 844}
+# Gradio loads each kind of component by itself, so that a button may stand there before the fields do.
+MOUNTED = ("#create", "#upload input[type=file], #upload img", "#prompt textarea, #prompt input", "#images")
 PATIENCE = 60_000  # milliseconds; a busy machine may need most of them
 
 
@@ -57,7 +59,8 @@ def visitors(browser, url: str) -> Iterator[Callable]:
         tab.set_default_timeout(PATIENCE)
         tab.on("pageerror", lambda error: errors.append(error))
         tab.goto(url + at)
-        tab.get_by_role("button", name="Create").wait_for()
+        for part in MOUNTED:
+            tab.locator(part).first.wait_for(state="attached")
         opened.append(tab)
         return tab
 
