@@ -30,6 +30,7 @@ from dsd.training import estimate, student
 from dsd.training.batches import Batch, Batches, count_references, other_inputs
 from dsd.training.data import Data, Frame, check_rows, encode, open_rows
 from dsd.training.meter import Meter
+from dsd.training.optimizer import build_optimizer
 from dsd.training.options import TrainOptions
 from dsd.training.schedule import describe_jump, learning_rate
 from dsd.training.state import EMA, Progress, TrainState, gather_weights, trainable_parameters
@@ -106,7 +107,8 @@ def train(
     bound = {"weights": model_hash(pipe), "data": data.name, "group": batches.order.group}
     bound |= options.binding()
     student.init_condition_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
-    model, optimizer = accelerator.prepare(pipe.transformer, _adamw(pipe.transformer, options))
+    built = build_optimizer(pipe.transformer, options, accelerator)
+    model, optimizer = accelerator.prepare(pipe.transformer, built)
     weights = trainable_parameters(accelerator, model)
     ema = EMA(weights, options.ema) if options.ema else None
     state = TrainState(out / "run" / "states", accelerator, model, optimizer, ema, bound)
@@ -194,12 +196,6 @@ def configure_deepspeed(config: dict[str, Any], options: TrainOptions) -> None:
     config["train_micro_batch_size_per_gpu"] = options.batch
     config["gradient_accumulation_steps"] = options.accumulate
     config["gradient_clipping"] = options.clip
-
-
-def _adamw(transformer: nn.Module, options: TrainOptions) -> torch.optim.Optimizer:
-    weights = [weight for weight in transformer.parameters() if weight.requires_grad]
-    betas, fused = (0.9, options.beta2), not torch.backends.mps.is_available()
-    return torch.optim.AdamW(weights, options.lr, betas, weight_decay=options.weight_decay, fused=fused)
 
 
 def cache_folder(options: TrainOptions, out: Path) -> Path:

@@ -17,6 +17,7 @@ FREE = (  # may change when a run is resumed, but batch x accumulate x processes
     "steps", "batch", "accumulate", "gradient_checkpointing", "save_every", "validate_every", "log_every",
     "cache", "cache_gb",
 )  # fmt: skip
+ADDED = {"references": 1, "optimizer": "adamw"}  # the states of earlier versions lack these settings
 LORA_ONLY = ("rank", "alpha", "lora_dropout", "targets")  # a training of all weights does not use them
 
 
@@ -43,6 +44,7 @@ NOT_NEGATIVE = "a number, at least 0", lambda value: _is_number(value) and value
 SHARE = "a number from 0 to 1", lambda value: _is_number(value) and 0 <= value <= 1
 BELOW_ONE = "a number, at least 0 and below 1", lambda value: _is_number(value) and 0 <= value < 1
 PRECISION = "one of bf16, fp32", lambda value: value in ("bf16", "fp32")
+OPTIMIZER = "one of adamw, muon", lambda value: value in ("adamw", "muon")
 BITS = "one of 8bit, 4bit", lambda value: value in ("8bit", "4bit")
 ANY = "anything", lambda value: True
 
@@ -62,9 +64,12 @@ class TrainOptions:
     steps: int = _option(100_000, "optimizer steps", COUNT)
     batch: int = _option(4, "pairs per process and forward pass", COUNT)
     accumulate: int = _option(5, "batches per step; 4 x 5 x 8 processes are the paper's 160 pairs", COUNT)
-    lr: float = _option(1e-4, "peak learning rate of AdamW", POSITIVE)
+    optimizer: str = _option(
+        "adamw", "adamw, or muon for the matrices of the blocks and AdamW for the rest (full only)", OPTIMIZER
+    )
+    lr: float = _option(1e-4, "peak learning rate", POSITIVE)
     beta2: float = _option(0.999, "second beta of AdamW", BELOW_ONE)
-    weight_decay: float = _option(1e-2, "weight decay of AdamW", NOT_NEGATIVE)
+    weight_decay: float = _option(1e-2, "weight decay", NOT_NEGATIVE)
     clip: float = _option(2.0, "clip gradients to this norm", POSITIVE)
     warmup: int = _option(500, "steps in which the learning rate rises to its peak", WHOLE)
     decay: float = _option(0.0, "share of the steps, at the end, in which it falls to a fiftieth", SHARE)
@@ -118,6 +123,11 @@ class TrainOptions:
             raise TrainingError(
                 f"quantize={self.quantize} is for frozen weights, but full trains all weights: drop one"
             )
+        if self.optimizer == "muon" and not self.full:
+            raise TrainingError(
+                "optimizer=muon trains whole matrices, but a LoRA has narrow ones: use optimizer=adamw, or "
+                "train all weights with full"
+            )
         if not self.reference_weight + self.target_weight:
             raise TrainingError("reference_weight and target_weight are both 0; set one of them above 0")
         if self.cache_gb and len(self.sizes) > 1:
@@ -142,8 +152,7 @@ class TrainOptions:
     def binding(self) -> dict[str, Any]:
         """Return the settings that must not change when a run is resumed."""
         values = {name: value for name, value in vars(self).items() if name not in FREE}
-        if self.references == 1:  # as in the states of earlier versions
-            del values["references"]
+        values = {name: value for name, value in values.items() if ADDED.get(name) != value}
         values |= {"cache_gb": "above 0"} if self.cache_gb else {}  # changes the order of the rows
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

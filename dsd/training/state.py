@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
 from dsd.files import jsonl, old_names, whole
-from dsd.training.options import TrainingError
+from dsd.training.optimizer import moments
+from dsd.training.options import ADDED, TrainingError
 from dsd.training.unpickled import INDEX, SafeReader, protect_deepspeed, read_index
 
 logger = logging.getLogger(__name__)
@@ -195,12 +196,13 @@ class TrainState:
 
     def _check(self, about: dict[str, Any], steps: int | None) -> None:
         """Raise TrainingError for other settings or data, or if more than `steps` steps are done."""
-        run, before = self.folder.parents[1], old_names.translate(about["bound"])
-        for name in sorted({*before, *self.bound}):
-            if before.get(name) != self.bound.get(name):
+        run, before = self.folder.parents[1], ADDED | old_names.translate(about["bound"])
+        now = ADDED | self.bound
+        for name in sorted({*before, *now}):
+            if before.get(name) != now.get(name):
                 raise TrainingError(
                     f"the training in {run} was started with {name} {before.get(name)!r}, but now it is "
-                    f"{self.bound.get(name)!r}: use the same value, or choose another --out"
+                    f"{now.get(name)!r}: use the same value, or choose another --out"
                 )
         if steps is not None and about["step"] > steps:  # the card would state too few
             raise TrainingError(
@@ -210,14 +212,9 @@ class TrainState:
 
     @torch.no_grad()
     def _tensors(self) -> dict[str, Any]:
-        """Return all that a state holds; create AdamW's missing moments, so that they can be loaded."""
-        weights, state = trainable_parameters(self.accelerator, self.model), self.optimizer.state
-        for weight in weights.values():
-            if not state.get(weight):
-                state[weight] = {"step": torch.zeros((), device=weight.device)}
-                state[weight] |= {name: torch.zeros_like(weight) for name in ("exp_avg", "exp_avg_sq")}
-        moments = {name: state[weight] for name, weight in weights.items()}
-        return {"weights": weights, "optimizer": moments, **self._average}
+        """Return all that a state holds; create missing moments, so that they can be loaded."""
+        weights = trainable_parameters(self.accelerator, self.model)
+        return {"weights": weights, "optimizer": moments(self.optimizer, weights), **self._average}
 
     def _list(self) -> list[Path]:
         """Return the folders of all states, newest first."""

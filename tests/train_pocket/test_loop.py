@@ -127,7 +127,7 @@ def test_the_learning_rate_warms_up_holds_and_decays():
 
 def test_muon_moves_the_blocks_matrices_and_adamw_all_else():
     model = teacher.Teacher(TOY)
-    muon, adam = loop.Optimizers(model, 1e-3).parts
+    muon, adam = loop.build_optimizer(model, 1e-3).parts
     matrices, others = (
         {id(p) for group in part.param_groups for p in group["params"]} for part in (muon, adam)
     )
@@ -141,10 +141,10 @@ def test_optimizers_continue_as_if_they_had_not_stopped():
     def run(stop: bool) -> torch.Tensor:
         torch.manual_seed(0)
         model = teacher.Teacher(TOY)
-        optimizer, weight = loop.Optimizers(model, 1e-3), model.transformer.x_embedder.weight
+        optimizer, weight = loop.build_optimizer(model, 1e-3), model.transformer.x_embedder.weight
         for step in range(4):
             if stop and step == 2:
-                saved, optimizer = optimizer.state_dict(), loop.Optimizers(model, 1e-3)
+                saved, optimizer = optimizer.state_dict(), loop.build_optimizer(model, 1e-3)
                 optimizer.load_state_dict(saved)
             loop.set_rate(optimizer, 1 / (step + 1))
             sum(p.square().sum() for p in model.transformer.parameters()).backward()

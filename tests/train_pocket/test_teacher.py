@@ -183,7 +183,7 @@ def test_batches_made_by_workers_are_those_made_here(monkeypatch, known):
 def run_steps(path, known, monkeypatch, steps: int) -> torch.Tensor:
     torch.manual_seed(0)
     model, preset = teacher.Teacher(TOY), replace(TOY, teacher_batch=4)
-    optimizer = loop.Optimizers(model, 1e-3)
+    optimizer = loop.build_optimizer(model, 1e-3)
     state = TrainState(path, model, optimizer=optimizer, ema=build_ema(model), steps=steps)
     batches, images = prefetch(last_stage(known, 4), state.step, steps), toy_images()
     monkeypatch.setattr(loop, "learning_rate", lambda *_, **__: 1.0)  # whatever the length

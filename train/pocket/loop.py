@@ -17,6 +17,8 @@ from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
+from dsd.training.optimizer import MuonAdamW
+
 SAVE_EVERY = 120.0  # seconds between saved states
 # Attention kernels: all except cuDNN's; see `dsd.training.student.KERNELS`.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
@@ -102,45 +104,15 @@ def learning_rate(step: int, passed: float, *, warmup: int = 200, decay: float =
 
 
 MUON = {"lr": 0.015, "momentum": 0.95, "weight_decay": 0.01, "adjust_lr_fn": "original"}
-PER_SAMPLE = ("norm", "embed")  # matrices applied to one vector per sample: too few rows for Muon to help
 
 
-class Optimizers:
-    """Muon for the matrices of the transformer's blocks and AdamW for the rest, as one optimizer.
-
-    With Muon, a model learns several times as much from an image as with AdamW (Jordan et al. 2024).
-    """
-
-    def __init__(self, model: nn.Module, rate: float):
-        matrices, others = [], []
-        for name, parameter in model.named_parameters():
-            is_matrix = parameter.ndim == 2 and "transformer_blocks" in name
-            uses_muon = is_matrix and not any(part in name for part in PER_SAMPLE)
-            (matrices if uses_muon else others).append(parameter)
-        adam = torch.optim.AdamW(others, rate, betas=(0.9, 0.97), weight_decay=1e-2, fused=True)
-        self.parts = [torch.optim.Muon(matrices, **MUON), adam]
-
-    @property
-    def param_groups(self) -> list[dict]:
-        return [group for part in self.parts for group in part.param_groups]
-
-    def step(self) -> None:
-        for part in self.parts:
-            part.step()
-
-    def zero_grad(self) -> None:
-        for part in self.parts:
-            part.zero_grad()
-
-    def state_dict(self) -> dict:
-        return {f"{i}": part.state_dict() for i, part in enumerate(self.parts)}
-
-    def load_state_dict(self, saved: dict) -> None:
-        for i, part in enumerate(self.parts):
-            part.load_state_dict(saved[f"{i}"])
+def build_optimizer(model: nn.Module, rate: float) -> MuonAdamW:
+    """Return Muon for the matrices of the blocks and AdamW, at this peak rate, for the rest."""
+    adamw = {"lr": rate, "betas": (0.9, 0.97), "weight_decay": 1e-2, "fused": True}
+    return MuonAdamW(model.named_parameters(), muon=MUON, adamw=adamw)
 
 
-def set_rate(optimizer: torch.optim.Optimizer | Optimizers, share: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
     """Set every group's rate to a share of its peak, which is its initial rate."""
     for group in optimizer.param_groups:
         group["lr"] = share * group.setdefault("initial_lr", group["lr"])
@@ -177,7 +149,7 @@ class TrainState:
         path: Path,
         model: nn.Module,
         *,
-        optimizer: torch.optim.Optimizer | Optimizers,
+        optimizer: torch.optim.Optimizer,
         steps: int,
         minutes: float | None = None,
         ema: AveragedModel | None = None,

@@ -181,7 +181,7 @@ def train(args: argparse.Namespace) -> Teacher:
     if args.compile:
         compile_blocks(teacher.transformer)
     path = run / f"teacher-{start:g}-{stop:g}{'-tasks' * args.tasks}.pt"
-    optimizer = loop.Optimizers(teacher, preset.teacher_rate)
+    optimizer = loop.build_optimizer(teacher, preset.teacher_rate)
     state = loop.TrainState(path, teacher, optimizer=optimizer, ema=ema, steps=steps, minutes=args.minutes)
     settings = {"lessons": (start, stop), "stages": TASK_STAGES if args.tasks else STAGES}
     sampler = Sampler(truths, args.batch or preset.teacher_batch, steps=steps, **settings)

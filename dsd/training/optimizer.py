@@ -1,0 +1,83 @@
+"""The optimizer of a training: AdamW, or Muon for the matrices of the blocks and AdamW for the rest."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+from torch import Tensor, nn
+
+from dsd.training.options import TrainingError, TrainOptions
+
+PER_SAMPLE = ("norm", "embed")  # matrices applied to one vector per sample: too few rows for Muon to help
+# With this scale, AdamW's learning rate suits Muon's matrices too (Liu et al. 2025).
+MUON = {"momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+WHOLE_WEIGHTS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon for the matrices of the transformer's blocks and AdamW for the rest, as one optimizer.
+
+    With Muon, pocket's models learn several times as much from an image as with AdamW (Jordan et al. 2024).
+    """
+
+    def __init__(self, weights: Iterable[tuple[str, Tensor]], *, muon: dict[str, Any], adamw: dict[str, Any]):
+        matrices, others = [], []
+        for name, weight in weights:
+            (matrices if suits_muon(name, weight) else others).append(weight)
+        super().__init__([{"params": matrices}, {"params": others}], {})
+        self.parts = torch.optim.Muon(matrices, **muon), torch.optim.AdamW(others, **adamw)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+        self._share()
+
+    def _share(self) -> None:
+        """Let both parts step on this optimizer's groups and state."""
+        for part, group in zip(self.parts, self.param_groups, strict=True):
+            part.param_groups, part.state = [group], self.state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load a saved state, as any optimizer does."""
+        super().load_state_dict(state_dict)
+        self._share()
+
+    def step(self, closure: None = None) -> None:
+        """Take a step with both."""
+        for part in self.parts:
+            part.step()
+
+
+def suits_muon(name: str, weight: Tensor) -> bool:
+    """Return whether the weight of this name is a matrix of a block that is applied to every token."""
+    is_matrix = weight.ndim == 2 and "transformer_blocks" in name
+    return is_matrix and not any(part in name for part in PER_SAMPLE)
+
+
+def build_optimizer(
+    transformer: nn.Module, options: TrainOptions, accelerator: Accelerator
+) -> torch.optim.Optimizer:
+    """Return the optimizer of the weights that are trained; raise TrainingError where Muon cannot run."""
+    weights = {name: weight for name, weight in transformer.named_parameters() if weight.requires_grad}
+    adamw = {"lr": options.lr, "betas": (0.9, options.beta2), "weight_decay": options.weight_decay}
+    adamw["fused"] = not torch.backends.mps.is_available()
+    if options.optimizer == "adamw":
+        return torch.optim.AdamW(weights.values(), **adamw)
+    if accelerator.distributed_type not in WHOLE_WEIGHTS:
+        raise TrainingError(
+            f"optimizer=muon needs whole matrices, but {accelerator.distributed_type.value} shards them: use "
+            "optimizer=adamw, or launch without sharding"
+        )
+    muon = MUON | {"lr": options.lr, "weight_decay": options.weight_decay}
+    return MuonAdamW(weights.items(), muon=muon, adamw=adamw)
+
+
+def moments(optimizer: torch.optim.Optimizer, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Return the optimizer's state of each weight, with zeros for those that it has not moved yet."""
+    groups = [group for group in optimizer.param_groups if "ns_steps" in group]  # Muon's
+    by_muon = {id(weight) for group in groups for weight in group["params"]}
+    for weight in weights.values():
+        if not optimizer.state.get(weight):
+            names = ("momentum_buffer",) if id(weight) in by_muon else ("exp_avg", "exp_avg_sq")
+            steps = {} if id(weight) in by_muon else {"step": torch.zeros((), device=weight.device)}
+            optimizer.state[weight] = steps | {name: torch.zeros_like(weight) for name in names}
+    return {name: optimizer.state[weight] for name, weight in weights.items()}
