@@ -30,9 +30,8 @@ from dsd.training import estimate, student
 from dsd.training.batches import Batch, Batches, count_references, other_inputs
 from dsd.training.data import Data, Frame, check_rows, encode, open_rows
 from dsd.training.meter import Meter
-from dsd.training.optimizer import build_optimizer
+from dsd.training.optimizer import build_optimizer, describe_jump, learning_rate
 from dsd.training.options import TrainOptions
-from dsd.training.schedule import describe_jump, learning_rate
 from dsd.training.state import EMA, Progress, TrainState, gather_weights, trainable_parameters
 from dsd.training.streamed import StreamedData
 from dsd.training.student import Base
@@ -113,7 +112,7 @@ def train(
     ema = EMA(weights, options.ema) if options.ema else None
     state = TrainState(out / "run" / "states", accelerator, model, optimizer, ema, bound)
     progress = state.load(options.steps)
-    if accelerator.is_main_process and (jump := describe_jump(progress, options)):
+    if accelerator.is_main_process and (jump := describe_jump(progress.step, progress.steps, options)):
         logger.warning(jump)
 
     # loop

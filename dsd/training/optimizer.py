@@ -1,6 +1,8 @@
-"""The optimizer of a training: AdamW, or Muon for the matrices of the blocks and AdamW for the rest."""
+"""The optimizer of a training, AdamW or Muon beside it, and its learning rate over the steps."""
 
+import math
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,6 +15,8 @@ from dsd.training.options import TrainingError, TrainOptions
 PER_SAMPLE = ("norm", "embed")  # matrices applied to one vector per sample: too few rows for Muon to help
 # With this scale, AdamW's learning rate suits Muon's matrices too (Liu et al. 2025).
 MUON = {"momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
+SMOOTH = 0.01  # change of the learning rate, as a share of the peak, that is not called a jump
 WHOLE_WEIGHTS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 
 
@@ -81,3 +85,26 @@ def moments(optimizer: torch.optim.Optimizer, weights: dict[str, Tensor]) -> dic
             steps = {} if id(weight) in by_muon else {"step": torch.zeros((), device=weight.device)}
             optimizer.state[weight] = steps | {name: torch.zeros_like(weight) for name in names}
     return {name: optimizer.state[weight] for name, weight in weights.items()}
+
+
+def learning_rate(step: int, options: TrainOptions) -> float:
+    """Return the rate: linear warmup, constant, then a half cosine to 1/50 over the last `decay` of steps."""
+    start = options.steps * (1 - options.decay)
+    progress = min(1.0, max(0.0, (step - start) / max(1.0, options.steps - start)))
+    share = FINAL_RATE + (1 - FINAL_RATE) * (1 + math.cos(math.pi * progress)) / 2
+    return options.lr * min(1.0, (step + 1) / max(1, options.warmup)) * share
+
+
+def describe_jump(step: int, planned: int | None, options: TrainOptions) -> str | None:
+    """Return a sentence if the rate jumps at `step` because `planned` steps were planned, else None."""
+    if not planned or planned == options.steps or step >= options.steps:
+        return None
+    old, now = replace(options, steps=planned), learning_rate(step, options)
+    if abs(now - learning_rate(step, old)) < SMOOTH * options.lr:
+        return None
+    change = "raised" if options.steps > planned else "lowered"
+    return (
+        f"--steps was {change} from {planned} to {options.steps} after {step} steps, so the learning rate "
+        f"goes from {learning_rate(step - 1, old):.3g} to {now:.3g} at step {step + 1}: pass another --out "
+        "to start over with one smooth schedule"
+    )

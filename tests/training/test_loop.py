@@ -16,8 +16,8 @@ from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import LORA
 from dsd.training import loop as training
 from dsd.training.loop import batch_loss, frame_weights, train
+from dsd.training.optimizer import learning_rate
 from dsd.training.options import TrainOptions
-from dsd.training.schedule import learning_rate
 from dsd.training.student import (
     black_token,
     find_base,

@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from dsd.files import jsonl
+from dsd.training.optimizer import describe_jump
 from dsd.training.options import TrainOptions
-from dsd.training.schedule import describe_jump
-from dsd.training.state import Progress
 from tests import student
 
 SCHEDULE = {"decay": 0.5, "warmup": 1, "lr": 1e-2, "save_every": 1, "log_every": 1}
@@ -79,5 +78,5 @@ def test_a_state_of_before_without_its_steps_is_continued(teacher, finished, tmp
 )
 def test_a_jump_up_or_down_is_told_and_nothing_before_the_decay(step, planned, steps, said):
     options = TrainOptions(lr=1.0, steps=steps, warmup=0, decay=0.5)
-    told = describe_jump(Progress(step, 1.0, planned), options)
+    told = describe_jump(step, planned, options)
     assert told is None if said is None else said in told
