@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--guidance", type=float, help="guidance scale (the model's own: pocket 3, flux-dev 3.5)")
     add("--panel", type=int, help="side of a panel in pixels, a multiple of 16 (the model's own: FLUX 512)")
     add("--margin", type=int, help="pixels to crop from each side of a panel (pocket 0, others 8)")
+    text = "correlation of the panels' noise, 0 to 1: more alike, also in pose (0; FLUX.1 and pocket)"
+    add("--shared-noise", type=float, metavar="SHARE", help=text)
     add("--batch", type=int, help="grids drawn together (pocket 32, FLUX 4)")
     add("--device", help="cpu, cuda or mps; the best available by default")
     offloads, text = ("none", "model", "group", "sequential"), "keep parts of a large model in main memory"
@@ -64,7 +66,7 @@ def _draw(args: argparse.Namespace, prompts: list[Prompt]) -> None:
     quiet()  # before the import below, which would log messages
     from dsd.grids.teacher import load_teacher
 
-    names = ("like", "steps", "guidance", "panel", "margin", "offload", "quantize", "lora")
+    names = ("like", "steps", "guidance", "panel", "margin", "shared_noise", "offload", "quantize", "lora")
     options = {name: getattr(args, name) for name in names}
     teacher = load_teacher(args.model, device=args.device or own_device(), **options)
     grids.check_run(args.run, prompts, teacher.stamp)

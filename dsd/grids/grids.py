@@ -51,8 +51,9 @@ class Grid(Record):
     boxes: list[list[int]] | None = None  # left, upper, right, lower of each panel; None: equal parts
     panel: int | None = None  # side of a panel as drawn, in pixels; None: drawn before it was recorded
     teacher_lora: Facts | None = None  # of a LoRA that the teacher drew with
+    shared_noise: float | None = None  # correlation of two panels' noise; None: 0
 
-    OPTIONAL = frozenset({"boxes", "panel", "teacher_lora"})
+    OPTIONAL = frozenset({"boxes", "panel", "teacher_lora", "shared_noise"})
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1:

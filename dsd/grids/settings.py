@@ -25,6 +25,7 @@ class Settings:
     steps: int = 28
     guidance: float = 3.5  # embedded; otherwise true CFG against the empty prompt, off at 1 or less
     guidance_name: str = "true_cfg_scale"  # the pipeline's argument for it, unless it is embedded
+    shared_noise: float = 0.0  # correlation of two panels' noise; FLUX.1's pipeline only
     batch: int = 4  # grids at a time
     tokens: int = LONGEST  # of a prompt; longer prompts are rejected
     tokens_of: Mapping[tuple[int, int], int] = field(default_factory=dict)  # for layouts learned with fewer
@@ -39,6 +40,8 @@ class Settings:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not (isfinite(self.guidance) and self.guidance >= 0):
             raise ValueError(f"guidance must be 0 or more, got {self.guidance}")
+        if not 0 <= self.shared_noise <= 1:
+            raise ValueError(f"shared noise must be from 0 to 1, got {self.shared_noise}")
 
 
 SETTINGS = {name: Settings(**preset.drawing_grids) for name, preset in TEACHERS.items()}

@@ -19,6 +19,7 @@ from dsd.files import hub
 from dsd.files.jsonl import Row
 from dsd.generate.drawing import public_name
 from dsd.grids import tuned
+from dsd.grids.noise import correlate_panels
 from dsd.grids.prompts import Prompt
 from dsd.grids.settings import SETTINGS, Settings, panel_side, taught_lengths, text_tokenizer
 from dsd.model import checkpoint, latents, origin
@@ -46,7 +47,8 @@ class Teacher:
         """Return the fields of a grid's row that record the model and its settings."""
         settings = {name: getattr(self.settings, name) for name in ("steps", "guidance", "margin", "panel")}
         made_by = {"generator": self.name, "generator_hash": self.hash, "license": self.license}
-        return made_by | settings | ({"teacher_lora": self.lora} if self.lora else {})
+        optional = {"shared_noise": self.settings.shared_noise, "teacher_lora": self.lora}
+        return made_by | settings | {name: value for name, value in optional.items() if value}
 
     def tokens(self, prompt: Prompt) -> int:
         """Return the maximum prompt length for this grid's layout, in tokens."""
@@ -115,6 +117,7 @@ def load_teacher(
     guidance: float | None = None,
     margin: int | None = None,
     panel: int | None = None,
+    shared_noise: float | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     offload: str = "none",
@@ -124,15 +127,15 @@ def load_teacher(
     """Open a preset of `TEACHERS`, or a folder or hub id of a text-to-image pipeline of diffusers.
 
     A folder or hub id uses the settings of its family, or of the preset named by `like`; `steps`, `guidance`,
-    `margin` and `panel` override them. `dtype`, `device`, `offload` and `quantize` are as in
+    `margin`, `panel` and `shared_noise` override them. `dtype`, `device`, `offload` and `quantize` are as in
     `load_pipeline`. `lora` puts a LoRA on a FLUX.1 teacher: FILE_OR_ID or FILE_OR_ID:SCALE. Raise LoadError
     (a ValueError) that says what to do.
     """
     preset = checkpoint.resolve(name, TEACHERS)
     kind = _find_kind(name, like, preset.like)
     changes = {"steps": steps, "guidance": guidance, "margin": margin, "panel": panel}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    settings = replace(SETTINGS[kind], **changes)
+    changes |= {"shared_noise": shared_noise}
+    settings = replace(SETTINGS[kind], **{k: value for k, value in changes.items() if value is not None})
     base = preset.teacher or preset.base
     device = torch.device(device or checkpoint.best_device())
     checkpoint.check_offload(offload, device)
@@ -145,7 +148,7 @@ def load_teacher(
     with errors, hub.offline_if_unreachable(base), memory:
         parts = quantized.pipeline_parts(base, quantize, dtype) if quantize else {}
         pipe = AutoPipelineForText2Image.from_pretrained(base, dtype=dtype, **parts, **hub.SAFE)
-        _check(pipe, name, settings.guidance_name)
+        _check(pipe, name, settings)
         added = tuned.add_lora(pipe, lora) if lora else None
         if quantize:
             quantized.shrink(pipe, quantize, device)
@@ -170,16 +173,20 @@ def _find_kind(name: str, like: str | None, own: str | None) -> str:
     return kind
 
 
-def _check(pipe: DiffusionPipeline, name: str, guidance_name: str) -> None:
-    """Raise LoadError if the pipeline lacks an argument that drawing needs, or needs a reference image."""
+def _check(pipe: DiffusionPipeline, name: str, settings: Settings) -> None:
+    """Raise LoadError if the pipeline cannot draw with these settings, or needs a reference image."""
     transformer = getattr(pipe, "transformer", None)
     if isinstance(transformer, FluxTransformer2DModel) and is_widened(transformer):
         problem = f"{name} draws from a reference image ({transformer.config.in_channels} input channels)"
         raise LoadError(f"{problem}: name a text-to-image model")
-    needs = {"height", "width", "num_inference_steps", "max_sequence_length", "generator", guidance_name}
+    needs = {"height", "width", "num_inference_steps", "max_sequence_length", "generator"}
+    needs.add(settings.guidance_name)
     if lacks := sorted(needs - inspect.signature(type(pipe).__call__).parameters.keys()):
         problem = f"{name} is a {type(pipe).__name__}, which has no {lacks[0]}"
         raise LoadError(f"{problem}: name a model of another family, such as {', '.join(TEACHERS)}")
+    if settings.shared_noise and not isinstance(pipe, FluxPipeline):
+        problem = f"{name} is a {type(pipe).__name__}, and shared noise is made for a FluxPipeline"
+        raise LoadError(f"{problem}: leave it out, or name a FLUX.1 model")
 
 
 def _draw_layout(
@@ -188,7 +195,9 @@ def _draw_layout(
     """Draw prompts of one layout in one batch."""
     pipe, settings = teacher.pipe, teacher.settings
     height, width = settings.panel * prompts[0].rows, settings.panel * prompts[0].columns
-    report = _report_steps(pipe, on_step, prompts, height, width) if on_step else None
+    noise = _draw_noise(pipe, settings, prompts, height, width) if isinstance(pipe, FluxPipeline) else None
+    report = _report_steps(pipe, on_step, noise, height, width) if on_step else None
+    given = {"latents": noise} if settings.shared_noise else {}
     try:
         return pipe(
             prompt=[prompt.prompt for prompt in prompts],
@@ -198,6 +207,7 @@ def _draw_layout(
             max_sequence_length=teacher.tokens(prompts[0]) + settings.template,
             generator=_generators(prompts),
             callback_on_step_end=report,
+            **given,
             **guidance_settings(pipe, settings.guidance, len(prompts), settings.guidance_name),
         ).images
     finally:
@@ -208,11 +218,14 @@ def _generators(prompts: list[Prompt]) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(prompt.seed) for prompt in prompts]
 
 
-def _draw_noise(pipe: FluxPipeline, prompts: list[Prompt], height: int, width: int) -> Tensor:
-    """Return the noise [B, tokens, C] that the pipeline itself draws from these seeds."""
+def _draw_noise(
+    pipe: FluxPipeline, settings: Settings, prompts: list[Prompt], height: int, width: int
+) -> Tensor:
+    """Return the noise [B, tokens, C] that the pipeline itself draws from these seeds, shared as set."""
     channels, dtype = pipe.transformer.config.in_channels // 4, pipe.text_encoder_2.dtype
-    device = pipe._execution_device
-    return pipe.prepare_latents(len(prompts), channels, height, width, dtype, device, _generators(prompts))[0]
+    size = len(prompts), channels, height, width
+    noise, _ = pipe.prepare_latents(*size, dtype, pipe._execution_device, _generators(prompts))
+    return correlate_panels(noise, prompts[0].rows, prompts[0].columns, settings.shared_noise)
 
 
 def guidance_settings(
@@ -229,11 +242,10 @@ def guidance_settings(
 
 
 def _report_steps(
-    pipe: DiffusionPipeline, on_step: Callable[[Step], None], prompts: list[Prompt], height: int, width: int
+    pipe: DiffusionPipeline, on_step: Callable[[Step], None], noise: Tensor | None, height: int, width: int
 ) -> Callable:
-    """Return the pipeline's callback, which passes each step to `on_step`."""
-    has_previews = isinstance(pipe, FluxPipeline)
-    before = _draw_noise(pipe, prompts, height, width) if has_previews else None
+    """Return the pipeline's callback, which passes each step to `on_step`; no `noise`: without previews."""
+    before = noise
 
     @torch.no_grad()
     def preview(data: Tensor) -> list[Image.Image]:
@@ -242,7 +254,7 @@ def _report_steps(
 
     def report(pipe: DiffusionPipeline, index: int, timestep: Tensor, tensors: dict[str, Tensor]) -> dict:
         nonlocal before
-        if not has_previews:
+        if before is None:
             on_step(Step(index, pipe.num_timesteps, list))
             return tensors
         start, end = (float(sigma) for sigma in pipe.scheduler.sigmas[index : index + 2])

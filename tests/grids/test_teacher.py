@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoPipelineForText2Image, FluxPipeline
@@ -94,6 +95,19 @@ def test_a_grid_does_not_depend_on_those_beside_it(tiny_teacher):
     assert all(apart(together[0], other) > 5 for other in together[1:])
 
 
+def test_panels_that_share_all_noise_and_words_are_alike_and_the_row_says_so(tiny_teacher):
+    def spread(share: float) -> float:
+        """How much the panels differ, in levels of 255."""
+        drawer = taught(tiny_teacher.pipe, shared_noise=share)
+        assert drawer.stamp.get("shared_noise", 0.0) == share
+        *steps, (drawn,) = drawer.stream([grid()])
+        assert apart(steps[-1].preview()[0], drawn) <= 1, "the preview begins with the same noise"
+        pixels = np.asarray(drawn, float).reshape(2, FRAME, 2, FRAME, 3)
+        return pixels.std((0, 2)).mean()
+
+    assert spread(1.0) < spread(0.5) < spread(0.0)
+
+
 def test_layouts_may_be_mixed_and_keep_their_order(tiny_teacher):
     grids = [grid(0, 1, 2), grid(1, 3, 3), grid(2, 1, 2), grid(3, 2, 2)]
     drawn = tiny_teacher.draw(grids)
@@ -124,7 +138,7 @@ def test_every_step_can_be_seen_and_the_last_one_is_the_grid(tiny_teacher):
 
 def test_a_preview_shows_where_the_step_points_not_the_noise_on_the_way(tiny_teacher, monkeypatch):
     """A model that always answers `noise - data` points at the data from the first step on."""
-    noise = teacher._draw_noise(tiny_teacher.pipe, [grid()], 64, 64)
+    noise = teacher._draw_noise(tiny_teacher.pipe, Settings(), [grid()], 64, 64)
     data = torch.linspace(-1, 1, noise.numel()).view_as(noise)
     monkeypatch.setattr(tiny_teacher.pipe.transformer, "forward", lambda **_: (noise - data,))
     *steps, (drawn,) = tiny_teacher.stream([grid()])
@@ -181,6 +195,7 @@ def test_a_folder_is_asked_like_the_preset_it_is_said_to_be_like(folder):
         ("pocket", {"steps": 0}, "steps must be at least 1, got 0"),
         ("pocket", {"guidance": float("nan")}, "guidance must be 0 or more, got nan"),
         ("pocket", {"margin": 32}, "margin must be from 0 to 31 pixels, got 32"),
+        ("pocket", {"shared_noise": 1.5}, "shared noise must be from 0 to 1, got 1.5"),
         ("pocket", {"device": "cpu", "offload": "model"}, 'use "none"'),
     ],
 )

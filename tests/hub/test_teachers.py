@@ -51,6 +51,11 @@ def test_the_command_draws_a_grid_and_records_the_license(hub, tmp_path, name, s
     }
 
 
+def test_noise_is_shared_on_flux_alone(hub):
+    with pytest.raises(LoadError, match="z-image is a ZImagePipeline, and shared noise is made for a Flux"):
+        load_teacher("z-image", device="cpu", shared_noise=0.5)
+
+
 def test_turbo_has_settings_of_its_own_by_name_and_by_hub_id(hub):
     for name in ("z-image-turbo", shelf.Z_TURBO):
         settings = load_teacher(name, device="cpu").settings
