@@ -69,6 +69,7 @@ def run(
     *,
     rows: list[dict] | None = None,
     validate: Validate | None = None,
+    tasks: tuple[str, ...] = ("identity",),
     **changed: object,
 ) -> TrainResult:
     """Train quickly; what the loop says is kept in `out/said.jsonl`."""
@@ -79,7 +80,8 @@ def run(
         with (out / "said.jsonl").open("a") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 
-    return train(rows or pairs(), options(model, **changed), out, validate=validate, on_step=say)
+    asked = options(model, **changed)
+    return train(rows or pairs(), asked, out, validate=validate, on_step=say, tasks=tasks)
 
 
 def validate(pipe: DSDPipeline, step: int) -> dict[str, float]:

@@ -159,7 +159,7 @@ def _train(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -
     report = Report(args, options)
     result = train(
         data, options, args.out, validate=report.validate, on_step=report.step, on_rows=report.rows,
-        on_plan=lambda text: print(text, flush=True),
+        tasks=data.read_tasks(), on_plan=lambda text: print(text, flush=True),
     )  # fmt: skip
     if PartialState().is_main_process:
         report.finish(result, data)

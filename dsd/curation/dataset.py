@@ -14,13 +14,14 @@ from typing import Any, NamedTuple
 
 from huggingface_hub import HfApi
 
-from dsd.curation.selection import Choice, Item, Run, counts, read_run, select
+from dsd.curation.selection import Choice, Item, Run, counts, find_recipe, read_run, select
 from dsd.files import contact_sheet, jsonl, parquet, whole
 from dsd.files.jsonl import Row, RunError
 from dsd.files.pairs import COLUMNS
 from dsd.files.upload import upload
 from dsd.grids import grids
 from dsd.grids.grids import Grid
+from dsd.grids.recipes import IDENTITY
 
 SHARD = re.compile(r"train-\d{5,}-of-\d{5,}\.parquet")
 SHARD_ROWS = 1000
@@ -67,8 +68,11 @@ def write_dataset(
         Cut(it.row, {"conditioning": (it.grid, it.conditioning), "target": (it.grid, it.target)})
         for it in items
     ]
-    digest = digest_of(items, GROUP, shard_rows).encode()
-    return write_shards(out, run, cuts, COLUMNS, digest, shard_rows=shard_rows, on_rows=on_rows)
+    task = find_recipe(run).task
+    task = None if task == IDENTITY.task else task  # its files are as they were before there were others
+    digest = digest_of(items, GROUP, shard_rows, *([task] if task else [])).encode()
+    settings = {"task": task, "shard_rows": shard_rows, "on_rows": on_rows}
+    return write_shards(out, run, cuts, COLUMNS, digest, **settings)
 
 
 def write_shards(
@@ -78,23 +82,26 @@ def write_shards(
     columns: dict[str, str],
     digest: bytes,
     *,
+    task: str | None = None,
     shard_rows: int = SHARD_ROWS,
     on_rows: Callable[[int, int], None] = lambda done, total: None,
 ) -> Dataset:
     """Write rows to parquet files in `out`, except those that have the same `digest` already.
 
-    `columns` maps names to types of Arrow, or to `image` for an image that `datasets` decodes.
+    `columns` maps names to types of Arrow, or to `image` for an image that `datasets` decodes. `task` is
+    what the files say that their pairs teach.
     """
     if shard_rows < 1:
         raise ValueError(f"shard_rows must be at least 1, got {shard_rows}")
     blocks = [cuts[i : i + shard_rows] for i in range(0, len(cuts), shard_rows)]
     paths = [out / f"train-{k:05}-of-{len(blocks):05}.parquet" for k in range(len(blocks))]
+    about = {parquet.DATASET: digest} | ({parquet.TASK: task} if task else {})
     new = done = 0
     with jsonl.writing(out / "README.md"):  # lock the folder against other commands
         old = _own_shards(out)
         for path, block in zip(paths, blocks, strict=True):
             if old.get(path) != digest:
-                schema = _schema(columns, digest, len(block))
+                schema = _schema(columns, len(block), about)
                 for count in _write_shard(path, run.folder, block, schema):
                     on_rows(done + count, len(cuts))
                 new += 1
@@ -188,8 +195,8 @@ def _table(rows: list[Row], schema: Any) -> Any:
         raise RunError(f"the rows {where} hold a value of the wrong type: {error}") from error
 
 
-def _schema(kinds: dict[str, str], digest: bytes, rows: int) -> Any:
-    """Return the Arrow schema, with metadata: the image columns for `datasets`, a digest, a checksum."""
+def _schema(kinds: dict[str, str], rows: int, about: dict[bytes, bytes | str]) -> Any:
+    """Return the Arrow schema, with metadata: the image columns for `datasets`, a checksum, and `about`."""
     parquet.package()
     import pyarrow
 
@@ -200,8 +207,8 @@ def _schema(kinds: dict[str, str], digest: bytes, rows: int) -> Any:
         features[name] = {"_type": "Image"} if kind == "image" else {"_type": "Value", "dtype": kind}
     schema = pyarrow.schema(columns)
     checksum = parquet.layout(schema, [min(GROUP, rows - start) for start in range(0, rows, GROUP)])
-    about = json.dumps({"info": {"features": features}})
-    return schema.with_metadata({"huggingface": about, parquet.DATASET: digest, parquet.LAYOUT: checksum})
+    info = json.dumps({"info": {"features": features}})
+    return schema.with_metadata({"huggingface": info, **about, parquet.LAYOUT: checksum})
 
 
 def push(

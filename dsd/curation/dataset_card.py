@@ -16,14 +16,13 @@ from dsd.curation.captions import GRID
 from dsd.curation.dataset import Dataset
 from dsd.curation.folders import CONFIGS, LAYOUTS
 from dsd.curation.licenses import is_unknown
-from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, license, part_licenses
+from dsd.curation.selection import FLUX_DEV, Choice, Run, counts, find_recipe, license, part_licenses
 from dsd.files import contact_sheet, jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.files.markdown import table
 from dsd.files.pairs import IMAGES
 from dsd.grids import grids
 from dsd.grids.grids import Grid, describe_lora
-from dsd.grids.recipes import IDENTITY, RECIPES
 
 PARQUET_FILES = [{"split": "train", "path": "train-*.parquet"}]
 SAMPLES = 8  # pairs in the image, in two columns
@@ -129,7 +128,7 @@ def card(run: Run, dataset: Dataset, choice: Choice, *, grades: str | None = Non
     """Return the README.md: the metadata that the hub reads, and the page with `grades` as a section."""
     count, licenses = len(dataset.rows), Counter(row["generator_license"] for row in dataset.rows)
     strict = Counter(row["license"] for row in dataset.rows)
-    recipe = RECIPES.get(next(iter(run.grids.values())).recipe, IDENTITY)  # a run has one task
+    recipe = find_recipe(run)
     title = f"Pairs of {recipe.pairs}"
     parts = [
         f"---\n{_metadata(title, set(strict), dataset.format).to_yaml()}\n---",

@@ -22,7 +22,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
-from dsd.grids.recipes import RECIPES
+from dsd.grids.recipes import IDENTITY, RECIPES, Recipe
 from dsd.model.origin import FREE
 
 WHICH = ("judge", "floor", "all")
@@ -106,6 +106,11 @@ def read_run(folder: Path) -> Run:
         labels=judge.labels(folder),
         writers={row["id"]: row.get("writer", "") for row in jsonl.read_all(folder / "prompts.jsonl")},
     )
+
+
+def find_recipe(run: Run) -> Recipe:
+    """Return the recipe of a run's grids, which are of one task; that of identity if it is not known."""
+    return RECIPES.get(next(iter(run.grids.values())).recipe, IDENTITY)
 
 
 def select(run: Run, choice: Choice) -> list[Item]:

@@ -164,6 +164,13 @@ class Pairs:
         files = [self.files[group.file] for group in self._groups for _ in range(group.start, group.end)]
         return files[: len(self)]
 
+    def read_tasks(self) -> tuple[str, ...]:
+        """Return the tasks that the pairs teach, each once, from a file of each joined dataset."""
+        first = {Path(name).parent: index for index, name in reversed([*enumerate(self.files)])}
+        with self._reading, self._explained():
+            tasks = [parquet.task(self._file(index)) for index in sorted(first.values())]
+        return tuple(dict.fromkeys(tasks))
+
     @cached_property
     def _groups(self) -> list[Group]:
         """Row groups in order, of as many files as `max_rows` needs."""

@@ -11,7 +11,9 @@ from dsd.files import hub
 
 DATASET = b"dsd.dataset"  # metadata key for the id of the dataset that a shard belongs to
 LAYOUT = b"dsd.layout"  # metadata key for a checksum of the columns and row groups
+TASK = b"dsd.task"  # metadata key for the task that the pairs teach, unless it is identity
 SHARD = "-of-"  # in the names of numbered files; a dataset has all of them in one folder
+IDENTITY = b"identity"
 SPLITS = ("train", "validation", "valid", "val", "test")
 
 
@@ -85,6 +87,11 @@ def _is_damage(error: Exception) -> bool:
 def owner(file: str) -> bytes | None:
     """Return the id of the dataset that a file belongs to, or None if this project did not write it."""
     return (open_file(file).schema_arrow.metadata or {}).get(DATASET)
+
+
+def task(file: Any) -> str:
+    """Return the task that an open file's pairs teach; identity if it names none, as the published data."""
+    return (file.schema_arrow.metadata or {}).get(TASK, IDENTITY).decode(errors="replace")
 
 
 def holds_images(kind: Any) -> bool:

@@ -19,6 +19,7 @@ from dsd.files.errors import printable
 from dsd.generate.flags import drawing_flags, flag, speed, way
 from dsd.generate.story_command import draw_story
 from dsd.generate.terminal import check_output, compile_pipe, draw, model_names, open_model, open_noted
+from dsd.generate.words import find_task, suggest
 from dsd.model.memory import Way, is_out_of_memory
 from dsd.model.presets import PRESETS
 
@@ -81,6 +82,9 @@ def _draw_new(args: argparse.Namespace) -> None:
     from dsd.files import intake
     from dsd.generate import drawing
 
+    task = find_task(args)
+    if task and args.images and args.prompt is None:
+        raise ValueError(f"{args.images[0]} has no prompt beside it; {suggest(task)}")
     if not args.images or args.prompt is None or args.output is None:
         raise ValueError("pass an image, a prompt and -o OUT.png, or --from OUT.png (--help shows more)")
     fields = drawing_flags(args)
@@ -153,7 +157,8 @@ def _draw_again(args: argparse.Namespace) -> None:
 def _check_alone(args: argparse.Namespace) -> None:
     """Raise ValueError for what --from takes from the image."""
     flags = [flag(name) for name in drawing_flags(args)] + ["--describe"] * args.describe
-    flags += ["--rank"] * args.rank + ["--story"] * (args.story is not None)
+    flags += ["--task"] * (args.task is not None) + ["--rank"] * args.rank
+    flags += ["--story"] * (args.story is not None)
     if args.images or flags:
         raise ValueError(f"--from takes all settings from the image: leave out {', '.join(flags) or 'IMAGE'}")
 

@@ -7,6 +7,7 @@ know which options were passed.
 import argparse
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from dsd.generate.words import TASKS
 from dsd.model.memory import OFFLOADS, QUANTIZED
 from dsd.model.sampling import QUALITIES
 
@@ -47,6 +48,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     text = "draw a comic strip: text file with a line for each panel, at most 8; needs no prompt"
     add("--story", metavar="LINES.txt", help=text)
     add("--from", dest="source", metavar="OUT.png", help="draw a saved image again from its settings")
+    text = "suggest words for it where a prompt is missing or not understood; needs weights trained for it"
+    add("--task", metavar="TASK", help=f"{', '.join(TASKS)}: {text}")
     add("--model", help="model to draw with: a name, folder or hub id (pocket)")
     add_loading_flags(parser)
     add("--compile", action="store_true", help="compile the model for the GPU: the first image takes longer")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsd.files.errors import printable
 from dsd.generate.flags import speed, way
+from dsd.generate.words import check_trained, find_task, suggest
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -33,12 +34,16 @@ def open_noted(
     from dsd.model import known_words
     from dsd.model.request import embedded_guidance
 
+    task = find_task(args)
     pipe = open_model(**model_names(args), lora=args.lora, **way(args), **speed(args))
+    if task:
+        check_trained(task, pipe)
     compile_pipe(pipe, args.compile)
     embedded_guidance(requests[0], pipe)  # raises ValueError before the notes below
     prompts = [options.prompt for options in requests]
     cut = [intake.prompt_notice(pipe, prompt) for prompt in prompts]
     unknown = known_words.notice(known_words.unknown_words(pipe, "\n".join(prompts)))
+    unknown = f"{unknown} Some {suggest(task)}." if unknown and task else unknown
     for notice in filter(None, (*map(intake.image_notice, images), *cut, unknown)):
         print_note(notice)
     return pipe

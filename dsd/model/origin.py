@@ -13,11 +13,13 @@ from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import safe_open
 
 from dsd.files import hub
-from dsd.model.presets import FLUX_DEV, Preset, family_of
+from dsd.model.presets import FLUX_DEV, IDENTITY, Preset, family_of
 
 METADATA = "dsd"  # key in a LoRA file's metadata for what training has noted, as JSON
 FRAME = "_frame"  # key in model_index.json for the frame of the training; diffusers ignores private keys
 REFERENCES = "_references"  # the same for the most references of the training, if more than one
+TASKS = "_tasks"  # the same for the tasks of the training, unless they are these:
+USUAL_TASKS = (IDENTITY,)
 FREE = "Apache-2.0"
 Facts = dict[str, str | int | float]
 SHIFTED = {"shift": 3.0, "use_dynamic_shifting": True}  # the schedule of FLUX.1-dev, published so
@@ -101,7 +103,7 @@ def license_of(pipe: Any, preset: Preset, weights: str | None, lora: Path | None
 
 
 def follow_student(pipe: Any, base: str, weights: str | None, lora: Path | None) -> None:
-    """Give a pipeline the schedule, text length, frame and references that the student was trained with."""
+    """Give a pipeline the schedule, text length, frame, references and tasks of the student's training."""
     is_model = weights and not Path(weights).is_file()
     noted = lora_facts(lora) if lora else {}
     sources = [weights, base] if is_model else [base]
@@ -109,6 +111,7 @@ def follow_student(pipe: Any, base: str, weights: str | None, lora: Path | None)
         pipe.trained_frame = tuple(frame)
     own = sources[:1] if is_model or not weights else []  # where the weights are not one file
     pipe.trained_references = noted.get("references") or _find_fact(REFERENCES, own) or 1
+    pipe.trained_tasks = tuple(map(str, noted.get("tasks") or _find_fact(TASKS, own) or USUAL_TASKS))
     tokens = noted.get("text_tokens")
     if is_model and not tokens:
         tokens = read_json(weights, "tokenizer_2/tokenizer_config.json").get("model_max_length")
@@ -130,4 +133,5 @@ def _find_fact(name: str, sources: Iterable[str]) -> Any:
 def training_facts(pipe: Any) -> dict[str, Any]:
     """Return what model_index.json says of the training; nothing that its absence says as well."""
     facts = {FRAME: list(pipe.trained_frame)} if pipe.trained_frame else {}
-    return facts | ({REFERENCES: pipe.trained_references} if pipe.trained_references > 1 else {})
+    facts |= {REFERENCES: pipe.trained_references} if pipe.trained_references > 1 else {}
+    return facts | ({TASKS: list(pipe.trained_tasks)} if pipe.trained_tasks != USUAL_TASKS else {})

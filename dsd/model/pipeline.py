@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from dsd.model import canvas, encoding, flow, latents, sampling
 from dsd.model.guidance import PLAIN, Branch, combine
-from dsd.model.origin import training_facts
+from dsd.model.origin import USUAL_TASKS, training_facts
 from dsd.model.request import DrawingOptions, Request, check, embedded_guidance
 from dsd.model.sampling import Quality
 from dsd.model.speed import Speed, caching
@@ -78,6 +78,7 @@ class DSDPipeline(FluxControlPipeline):
     speed = Speed()  # `load_pipeline` sets it
     trained_frame: tuple[int, int] | None = None  # width, height of one frame in training, where recorded
     trained_references: int = 1  # the most references of an image in training
+    trained_tasks: tuple[str, ...] = USUAL_TASKS  # of the pairs in training
     styles: tuple[Any, ...] = ()  # the style LoRAs that `dsd.model.lora` has put on it
 
     def __call__(

@@ -3,13 +3,37 @@
 A folder or hub id that is none of these gets a record with the settings that suit its transformer's config.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 ASSETS = Path(__file__).parents[2] / "assets" / "pocket"
 LORA = "pytorch_lora_weights.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """The words of one task for visitors. The model sees none of them, only the prompt that they lead to."""
+
+    name: str  # of the task of a recipe
+    title: str
+    question: str = "What should it draw?"  # label of the prompt
+    placeholder: str = ""  # of the prompt
+    # Groups of phrases that the page inserts into the prompt; one of each group makes sense at a time.
+    phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    examples: tuple[str, ...] = ()  # prompts for the family's example images, until it has examples drawn
+
+
+IDENTITY = "identity"  # the task of weights and datasets that name none
+SOMEWHERE = Task(
+    name=IDENTITY, title="Somewhere new", question="Where should it be?",
+    placeholder="wearing a red hat on the beach",
+)  # fmt: skip
+LIGHT = Task(name="relight", title="Another light", question="In which light?", placeholder="at night")
+CHANGE = Task(
+    name="edit", title="Change something", question="What should change?", placeholder="wearing a red hat"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +58,7 @@ class Preset:
     description: str = ""  # tells visitors of the page what it draws
     more: str | None = None  # address of a page that says more
     examples: str | None = None  # folder with `examples.json`: reference, prompt, seed, finished image
-    # Groups of phrases that the page inserts into the prompt; one of each group makes sense at a time.
-    phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    tasks: tuple[Task, ...] = (SOMEWHERE, LIGHT, CHANGE)  # that its students can be trained for
     story: tuple[str, ...] = ()  # example lines of the Story tab, a panel each
     aspects: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # name -> sides, in frame sizes
     about_grids: str = ""  # tells visitors of the Grids tab who draws there
@@ -43,6 +66,12 @@ class Preset:
     knows_world: bool = False  # it draws the drawn world alone, and can tell when an image is not from there
     drawing_grids: Mapping[str, Any] = field(default_factory=dict)  # fields of `dsd.grids.teacher.Settings`
     training: Mapping[str, Any] = field(default_factory=dict)  # fields of `dsd.training.options.TrainOptions`
+
+    def tasks_of(self, trained: Collection[str]) -> tuple[Task, ...]:
+        """Return the tasks that weights were trained for; one that this family has no words for is bare."""
+        named = {task.name for task in self.tasks}
+        bare = [Task(name=name, title=name.capitalize()) for name in trained if name not in named]
+        return (*(task for task in self.tasks if task.name in trained), *bare)
 
     @property
     def embedded(self) -> bool:
@@ -58,6 +87,36 @@ def _ranker() -> str:
 
 PAPER = "https://arxiv.org/abs/2411.18616"
 EXAMPLES = str(ASSETS.parent / "examples")
+WORN = ("wearing a red hat", "wearing a blue scarf", "holding a yellow balloon", "holding a white flag")
+# In the words that pocket is taught; "take off" and "move" are not among them.
+POCKET_TASKS = (
+    replace(
+        SOMEWHERE,
+        phrases={
+            "Places": ("on the beach", "in the forest", "in the snow", "in the desert", "in the city",
+                       "under the sea", "in space", "in a room"),
+            "To wear or hold": WORN,
+            "Light": ("at sunset", "at night"),
+        },
+    ),
+    replace(
+        LIGHT,
+        phrases={
+            "Light": ("at sunset", "at night", "under clouds", "in daylight"),
+            "From where": ("lit from the left", "lit from the right"),
+        },
+        examples=("at sunset", "at night", "at sunset lit from the left", "at night lit from the right"),
+    ),
+    replace(
+        CHANGE,
+        phrases={
+            "To wear or hold": WORN,
+            "Take off": ("without the hat", "without the scarf", "without the balloon", "without the flag"),
+            "Put it": ("on the left", "in the centre", "on the right"),
+        },
+        examples=("wearing a red hat", "on the left", "holding a yellow balloon", "on the right"),
+    ),
+)  # fmt: skip
 # Pocket has four million weights and needs no LoRA. Its new columns should not start at zero: after 300 steps
 # identity was 0.70 with a start at 3 times the old columns, 0.64 at 1 times, and at most 0.60 at zero.
 # Captions have at most 77 CLIP tokens; most of FLUX.1-dev's 512 T5 tokens would be padding kept on disk.
@@ -67,14 +126,7 @@ POCKET = Preset(
     weights=str(ASSETS / "student"), teacher=str(ASSETS / "teacher"),
     judge=str(ASSETS / "judge"), judge_batch=32, ranker=_ranker(), run=str(ASSETS / "run"),
     description="Here it draws little cartoon critters, small and soft.",
-    more=PAPER, examples=EXAMPLES,
-    phrases={
-        "Places": ("on the beach", "in the forest", "in the snow", "in the desert", "in the city",
-                   "under the sea", "in space", "in a room"),
-        "To wear or hold": ("wearing a red hat", "wearing a blue scarf", "holding a yellow balloon",
-                            "holding a white flag"),
-        "Light": ("at sunset", "at night"),
-    },
+    more=PAPER, examples=EXAMPLES, tasks=POCKET_TASKS,
     story=("in a room", "in the city wearing a red hat", "on the beach holding a yellow balloon",
            "under the sea", "in space holding a white flag", "in a room at night"),
     about_grids="A small embedded model draws them here; it knows one world of drawn critters.",
@@ -90,11 +142,34 @@ POCKET = Preset(
     },
 )  # fmt: skip
 ENCODER = "facebook/dinov2-base"  # Apache-2.0, 350 MB
-EVERYDAY = {
-    "Places": ("on a beach", "in a forest", "in the snow", "in a city street", "on a wooden table"),
-    "To wear or hold": ("wearing a red hat", "wearing sunglasses", "holding a yellow balloon"),
-    "Light": ("at sunset", "at night", "in soft morning light"),
-}
+EVERYDAY = (
+    replace(
+        SOMEWHERE,
+        phrases={
+            "Places": ("on a beach", "in a forest", "in the snow", "in a city street", "on a wooden table"),
+            "To wear or hold": ("wearing a red hat", "wearing sunglasses", "holding a yellow balloon"),
+            "Light": ("at sunset", "at night", "in soft morning light"),
+        },
+    ),
+    replace(
+        LIGHT,
+        phrases={
+            "Light": ("at sunset", "at night in moonlight", "in soft morning light", "under a cloudy sky",
+                      "in candlelight", "in neon light"),
+            "From where": ("from the left", "from the right", "from behind"),
+        },
+    ),
+    replace(
+        CHANGE,
+        placeholder="give it a yellow balloon",
+        phrases={
+            "Give or take": ("give it a yellow balloon", "give it a red hat", "give it sunglasses",
+                             "take off the hat", "take off the glasses"),
+            "Color": ("make the hat blue", "make the balloon green"),
+            "Put it": ("put it on the left", "put it in the middle", "put it on the right"),
+        },
+    ),
+)  # fmt: skip
 EVERYDAY_STORY = (
     "reading a map on a wooden table", "walking through a city street in the rain", "on a train at sunset",
     "climbing a snowy mountain", "looking at the stars from a mountain top", "asleep on a sofa at night",
@@ -107,7 +182,7 @@ FLUX_DEV = Preset(
     base="black-forest-labs/FLUX.1-dev", weights="primecai/dsd_model", lora=LORA,
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-dev",
     description="Here it draws photographs and drawings of almost anything.",
-    more=PAPER, phrases=EVERYDAY, story=EVERYDAY_STORY, aspects=ASPECTS, embedder=ENCODER,
+    more=PAPER, tasks=EVERYDAY, story=EVERYDAY_STORY, aspects=ASPECTS, embedder=ENCODER,
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )  # fmt: skip
 FLUX_SCHNELL = Preset(
@@ -115,7 +190,7 @@ FLUX_SCHNELL = Preset(
     base="black-forest-labs/FLUX.1-schnell", weights=None,
     license_page="https://huggingface.co/black-forest-labs/FLUX.1-schnell",
     description="Here it draws photographs and drawings of almost anything.",
-    more=PAPER, phrases=EVERYDAY, story=EVERYDAY_STORY, aspects=ASPECTS, embedder=ENCODER,
+    more=PAPER, tasks=EVERYDAY, story=EVERYDAY_STORY, aspects=ASPECTS, embedder=ENCODER,
     drawing_grids={"steps": 4, "guidance": 0.0, "tokens": 256},
     training={"gradient_checkpointing": True, "text_tokens": 128},
 )  # fmt: skip

@@ -5,7 +5,9 @@ both, so the published file becomes a stock model by concatenating the weights a
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -22,9 +24,14 @@ MISSING = (FileNotFoundError, EntryNotFoundError)  # on disk, on the hub
 
 
 def is_widened(transformer: FluxTransformer2DModel) -> bool:
-    """Return whether the transformer reads a reference: it has twice as many channels in as out."""
-    inputs, outputs = transformer.config.in_channels, transformer.config.out_channels
-    return inputs == 2 * (outputs or inputs)
+    """Return whether the transformer reads a reference."""
+    return reads_reference(transformer.config)
+
+
+def reads_reference(config: Mapping[str, Any]) -> bool:
+    """Return whether a transformer with this config reads a reference: twice as many channels in as out."""
+    inputs = config.get("in_channels")
+    return inputs is not None and inputs == 2 * (config.get("out_channels") or inputs)
 
 
 def widen(transformer: FluxTransformer2DModel) -> FluxTransformer2DModel:

@@ -43,11 +43,13 @@ EXACT = 0.95  # shares below this are stated
 
 
 def dataset_facts(source: str, pairs: Pairs) -> dict[str, str]:
-    """Return a dataset's name and number of rows, and its generators, their strictest license, its judges.
+    """Return a dataset's name, its number of rows, tasks, generators, their strictest license, its judges.
 
-    They are those of the first undamaged row of each of the datasets that are joined.
+    The last three are those of the first undamaged row of each of the datasets that are joined.
     """
     rows, facts = _first_rows(pairs), {"dataset": public_name(source), "rows": f"{len(pairs):,}"}
+    if (tasks := pairs.read_tasks()) != origin.USUAL_TASKS:
+        facts["tasks"] = ", ".join(tasks)
     for name in ("generator", "generator_license", "judge"):
         values = list(dict.fromkeys(str(row[name]) for row in rows if row.get(name)))
         values = [origin.strictest(values)] if values and name == "generator_license" else values

@@ -8,7 +8,7 @@ import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from dsd.files import whole
 from dsd.files.pairs import Row
 from dsd.model import flow
 from dsd.model.checkpoint import best_device, model_hash
+from dsd.model.origin import USUAL_TASKS
 from dsd.model.pipeline import DSDPipeline
 from dsd.training import estimate, student
 from dsd.training.batches import Batch, Batches, count_references, other_inputs
@@ -77,17 +78,19 @@ def train(
     on_rows: Callable[[int, int], None] = lambda done, total: None,
     on_plan: Callable[[str], None] | None = None,
     method: Method | None = None,
+    tasks: Sequence[str] = USUAL_TASKS,
 ) -> TrainResult:
     """Train on `pairs` and write a checkpoint to `out`, resuming where an earlier call was stopped.
 
     `on_step(step, values)` receives loss and scores on the main process, and `on_plan(text)` the memory, disk
     and time to expect. `validate(pipe, step)` is called in all processes at once, because sharded weights can
     only be used together. `method` trains another model on the same batches, such as a baseline of
-    `train.baselines`. Raise TrainingError if the training cannot run, before the first step if possible.
+    `train.baselines`. `tasks` are those that the pairs teach. Raise TrainingError if the training cannot run,
+    before the first step if possible.
     """
     # set-up
     method = method or default_method()
-    base = student.find_base(options)
+    base = replace(student.find_base(options), tasks=tuple(tasks))
     check_rows(pairs, options)
     accelerator = start(options)
     facts = {"rows": len(pairs), "validates": validate is not None, "widens": method.widens}

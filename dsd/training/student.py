@@ -25,7 +25,7 @@ from dsd.model.memory import INSTALL
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA
 from dsd.model.quantize import END_LAYERS
-from dsd.model.transformer import is_widened, load_transformer, widen
+from dsd.model.transformer import is_widened, load_transformer, reads_reference, widen
 from dsd.training.comfyui import save_for_comfyui
 from dsd.training.options import TrainingError, TrainOptions
 
@@ -45,6 +45,7 @@ class Base:
     license: str
     license_page: str | None = None
     start: str | None = None  # a student of it, whose weights are trained instead of its own
+    tasks: tuple[str, ...] = origin.USUAL_TASKS  # of the pairs that it is trained on
 
 
 def find_base(options: TrainOptions) -> Base:
@@ -236,15 +237,17 @@ def _import_bitsandbytes(bits: str) -> Any:
 
 
 def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None:
-    """Let a pipeline draw as training does: text tokens, frame size and number of references.
+    """Let a pipeline draw as training does: text tokens, frame size, number of references, and tasks.
 
-    The options decide, then the model that the training starts from. Of several sizes, the first is taken.
+    The options decide, then the model that it starts from, whose tasks are kept. The first of sizes is taken.
     """
     with hub.explain_errors(base.name, [name for name in (base.source, base.start) if name]):
         lora = checkpoint.find_lora(base.start) if base.start else None
         origin.follow_student(pipe, base.source, base.start, lora)
     pipe.trained_frame = options.frames[0] if options.frames else pipe.frame
     pipe.trained_references = options.references
+    is_student = base.start is not None or reads_reference(origin.transformer_config(base.source))
+    pipe.trained_tasks = tuple(dict.fromkeys([*(pipe.trained_tasks if is_student else ()), *base.tasks]))
     if options.text_tokens:
         pipe.tokenizer_2.model_max_length = options.text_tokens
 
@@ -290,6 +293,7 @@ def _save_lora(
     FluxControlPipeline.save_lora_weights(folder, transformer_lora_layers=layers, **settings)
     facts = {"text_tokens": latents.text_length(pipe.tokenizer_2), "frame": pipe.frame, "license": license}
     facts |= {"references": pipe.trained_references} if pipe.trained_references > 1 else {}
+    facts |= {"tasks": pipe.trained_tasks} if pipe.trained_tasks != origin.USUAL_TASKS else {}
     with safe_open(folder / LORA, framework="pt") as file:
         metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}
     save_file(load_file(folder / LORA), folder / LORA, metadata)

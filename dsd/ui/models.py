@@ -15,7 +15,7 @@ from dsd.generate.drawing import public_name
 from dsd.generate.ranking import Ranker
 from dsd.grids.recipes import IDENTITY, RECIPES, Recipe, recipe_of
 from dsd.model.checkpoint import resolve
-from dsd.model.presets import DEFAULT, PRESETS, TEACHERS, Preset
+from dsd.model.presets import DEFAULT, PRESETS, SOMEWHERE, TEACHERS, Preset, Task
 from dsd.vlm.base import VLM
 
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Loaded:
     description: str = ""  # one or two sentences on what the model is good for
     license: str = ""
     more: str | None = None  # address of a page that says more about it
-    phrases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # of the family's preset
+    tasks: tuple[Task, ...] = (SOMEWHERE,)  # that the weights were trained for, in the family's words
     story: tuple[str, ...] = ()  # example lines of the family's preset
     aspects: Mapping[str, tuple[float, float]] = field(default_factory=dict)  # of the family's preset
     missing: str | None = None  # why the requested model does not run here
@@ -150,11 +150,13 @@ def describe_model(
     family = PRESETS.get(preset.like, preset)
     if preset.knows_world:
         from dsd.pocket.scorer import warning as warn
+    # Weights of no family that we know get the embedded one's words, as they get its examples.
+    tasks = (family if family.name in PRESETS else DEFAULT).tasks_of(pipe.trained_tasks)
     styles = "".join(f" Style: {style.report}." for style in pipe.styles)
     return Loaded(
         pipe=pipe, name=name, weights=weights, warn=warn, describer=describer, ranker=ranker,
         description=(OWN_WEIGHTS if weights else preset.description) + styles,
-        more=family.more, phrases=family.phrases, story=family.story, aspects=family.aspects,
+        more=family.more, tasks=tasks, story=family.story, aspects=family.aspects,
         license="" if pipe.license == Preset.license else pipe.license,  # an unknown license is not shown
         recipe=recipe_of(describer.name if describer else name),
     )  # fmt: skip

@@ -116,11 +116,14 @@
     layer.addEventListener("pointerup", finish);
   });
 
-  // Images that are only shown get their label as alternative text, because gradio has no option for one.
-  const name = () => document.querySelectorAll("button .image-frame img:not([alt]), button .image-frame img[alt='']")
-    .forEach((image) => {
-      const label = image.closest(".block")?.querySelector("[data-testid=block-label]");
-      if (label) image.alt = label.textContent.trim();
-    });
+  // Images that are only shown get their label as alternative text, and choices theirs as the name of the group,
+  // because gradio has no option for either.
+  const label = (part, kind) => part.closest(".block")?.querySelector(`[data-testid=${kind}]`)?.textContent.trim();
+  const name = () => {
+    document.querySelectorAll("button .image-frame img:not([alt]), button .image-frame img[alt='']")
+      .forEach((image) => { image.alt = label(image, "block-label") ?? ""; });
+    document.querySelectorAll("fieldset:not([aria-label])")
+      .forEach((group) => group.setAttribute("aria-label", label(group, "block-info") ?? ""));
+  };
   new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
 }

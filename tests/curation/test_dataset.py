@@ -13,8 +13,9 @@ from PIL import Image
 
 from dsd.curation.dataset import write_dataset
 from dsd.curation.selection import Choice, read_run
+from dsd.files import parquet
 from dsd.files.jsonl import RunError
-from dsd.files.pairs import COLUMNS, read_pairs
+from dsd.files.pairs import COLUMNS, join_pairs, read_pairs
 from dsd.files.parquet import PairsError
 from tests import wheel
 from train import dataset as command
@@ -54,6 +55,18 @@ def test_without_its_card_datasets_opens_it_too(run, tmp_path):
     assert (
         isinstance(loaded[0]["conditioning"], Image.Image) and loaded[0]["target"].size == (wheel.SIZE,) * 2
     )
+
+
+def test_the_files_of_a_task_beside_identity_name_it(run, tmp_path):
+    write_dataset(run, run / "dataset")
+    lights = wheel.make_run(tmp_path / "lights", recipe="critters-relight")
+    write_dataset(lights, lights / "dataset")
+    same, relit = read_pairs(run), read_pairs(lights)
+    assert (same.read_tasks(), relit.read_tasks()) == (("identity",), ("relight",))
+    assert join_pairs([relit, same]).read_tasks() == ("relight", "identity")
+    for folder, names in ((run, False), (lights, True)):
+        (file,) = (folder / "dataset").glob("*.parquet")
+        assert (parquet.TASK in pyarrow.parquet.read_schema(file).metadata) == names
 
 
 KILLED = """

@@ -176,6 +176,22 @@ def test_a_story_takes_all_its_words_from_the_lines():
     assert (args.images, args.prompt) == (["one.png", "two.png"], None)
 
 
+def test_a_task_suggests_words_and_draws_the_same_image(run, pipe, monkeypatch, tmp_path):
+    words = ("--steps", "1", "--seed", "5", "--task", "relight")
+    code, _, err = run("photo.png", *words)
+    assert code == 2 and "photo.png has no prompt beside it; words for relight are at sunset, at night" in err
+    assert "in neon light" in run("photo.png", *words, "--model", "flux-dev")[2]
+    code, _, err = run("photo.png", "a hat", "-o", "out.png", *words)
+    assert code == 2 and "trained for identity, got --task relight" in err and err.count("\n") == 1
+    assert not (tmp_path / "out.png").exists()
+    monkeypatch.setattr(pipe, "trained_tasks", ("identity", "relight"))
+    monkeypatch.setattr("dsd.model.known_words.unknown_words", lambda *_: {"hat": []})
+    code, _, err = run("photo.png", "a hat", "-o", "out.png", *words)
+    assert code == 0 and 'does not know "hat" and ignores it. Some words for relight are at sunset' in err
+    assert run("photo.png", "a hat", "-o", "plain.png", *words[:-2])[0] == 0
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "plain.png").read_bytes()
+
+
 STORY = ["photo.png", "--story", "notes.png"]
 MISTAKES = {
     "a story without an output": (STORY, "--story needs an image and -o"),
@@ -188,6 +204,11 @@ MISTAKES = {
         ["photo.png", "a hat", "-o", "o.png", "--describe", "--model", "flux-dev"],
         "name one with --judge",
     ),
+    "an unknown task": (
+        ["photo.png", "--task", "sing"],
+        "one of identity, relight, edit, got 'sing'",
+    ),
+    "from with a task": (["--from", "photo.png", "--task", "edit"], "leave out --task"),
     "from with describe": (["--from", "photo.png", "--describe"], "leave out --describe"),
     "no arguments": ([], "pass an image, a prompt and -o OUT.png"),
     "no such image": (["none.png", "a hat", "-o", "o.png"], "there is no file none.png"),

@@ -13,6 +13,7 @@ from PIL import Image
 
 from dsd.files import whole
 from dsd.files.hub import LoadError
+from dsd.files.parquet import TASK
 from dsd.model.checkpoint import load_pipeline
 from dsd.training import estimate as plan
 from dsd.training.curves import Curves
@@ -24,7 +25,9 @@ from train import train as command
 pytest.importorskip("pyarrow")
 
 
-def dataset(folder: Path, count: int = 6, drop: tuple[str, ...] = (), **facts: str) -> Path:
+def dataset(
+    folder: Path, count: int = 6, drop: tuple[str, ...] = (), task: str | None = None, **facts: str
+) -> Path:
     """Made-up pairs as a parquet file."""
     import pyarrow
     import pyarrow.parquet
@@ -36,7 +39,9 @@ def dataset(folder: Path, count: int = 6, drop: tuple[str, ...] = (), **facts: s
     for row in rows:
         row |= {k: {"bytes": png(v), "path": None} for k, v in row.items() if isinstance(v, Image.Image)}
         row |= {"generator": "tiny", "generator_license": "Apache-2.0", **facts}
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "train-00000-of-00001.parquet")
+    table = pyarrow.Table.from_pylist(rows)
+    table = table.replace_schema_metadata({TASK: task}) if task else table
+    pyarrow.parquet.write_table(table, folder / "train-00000-of-00001.parquet")
     return folder
 
 
@@ -190,7 +195,10 @@ def test_what_the_base_cannot_be_is_said_before_the_dataset_is_read(teacher, tmp
 
 def test_one_student_is_trained_on_several_datasets(teacher, tmp_path):
     strict = {"generator": "flux-dev", "generator_license": "FLUX.1 [dev] Non-Commercial License"}
-    names = [dataset(tmp_path / "identity", count=2), dataset(tmp_path / "relight", count=2, **strict)]
+    names = [
+        dataset(tmp_path / "identity", count=2),
+        dataset(tmp_path / "lights", 2, task="relight", **strict),
+    ]
     (names[1] / "README.md").write_text("## How many\n\nthe judge kept 40 %\n")
     out = tmp_path / "out"
     flags = ["--out", str(out), "--model", str(teacher), *FLAGS, "--steps", "1"]
@@ -201,6 +209,8 @@ def test_one_student_is_trained_on_several_datasets(teacher, tmp_path):
         "| generator | tiny, flux-dev |" in card
         and f"| generator's license | {strict['generator_license']} |" in card
     )
+    assert "| tasks | identity, relight |" in card
+    assert load_pipeline(out, device="cpu").trained_tasks == ("identity", "relight")
     with pytest.raises(ValueError, match="--max-rows takes the first rows of one dataset, got 2"):
         command.main([*map(str, names), *flags, "--max-rows", "2"])
 

@@ -96,6 +96,9 @@ class Rows(list):
             raise row
         return row
 
+    def read_tasks(self) -> tuple[str, ...]:
+        return getattr(self, "tasks", ("identity",))
+
     def row_files(self) -> list[str]:
         return ["run/train.parquet"] * len(self)
 
@@ -110,6 +113,12 @@ def test_a_damaged_first_row_does_not_cost_the_card():
     facts = model_card.dataset_facts("run", Rows([BadRow("row 0 is damaged"), {"generator": "tiny"}]))
     assert facts == {"dataset": "run", "rows": "2", "generator": "tiny"}
     assert model_card.dataset_facts("run", Rows()) == {"dataset": "run", "rows": "0"}
+
+
+def test_tasks_beside_identity_are_on_the_card():
+    rows = Rows([{"generator": "tiny"}])
+    rows.tasks = ("identity", "relight")
+    assert model_card.dataset_facts("run", rows)["tasks"] == "identity, relight"
 
 
 def test_states_and_cache_are_not_uploaded():

@@ -1,5 +1,6 @@
 """A training that continues a student: the start is fused, the result opens everywhere, the card says so."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,11 @@ from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
 from dsd.model.checkpoint import load_pipeline, load_student
+from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA
 from dsd.training import card as model_card
 from dsd.training.options import TrainingError
-from dsd.training.student import empty_transformer, find_base
+from dsd.training.student import empty_transformer, find_base, match_training
 from tests import student, tiny
 from train import train as command
 
@@ -28,7 +30,7 @@ def teacher(tmp_path_factory) -> Path:
 def first(teacher, tmp_path_factory) -> Path:
     """A student that a LoRA training left."""
     out = tmp_path_factory.mktemp("first")
-    student.run(teacher, out, alpha=4.0)
+    student.run(teacher, out, alpha=4.0, tasks=("identity", "edit"))
     return out
 
 
@@ -36,7 +38,7 @@ def first(teacher, tmp_path_factory) -> Path:
 def second(teacher, first, tmp_path_factory) -> Path:
     """A student of that student."""
     out = tmp_path_factory.mktemp("second")
-    result = student.run(teacher, out, start_from=str(first), steps=2)
+    result = student.run(teacher, out, start_from=str(first), steps=2, tasks=("relight",))
     facts = {"dataset": "run", "rows": "10"}
     (out / "README.md").write_text(model_card.card(result, "second", facts=facts))
     return out
@@ -47,6 +49,18 @@ def test_a_folder_and_its_lora_file_are_the_same_start(teacher, first):
     fused = load_student(str(teacher), str(first / "lora" / LORA)).state_dict()
     assert whole.keys() == fused.keys() and not any(".lora_" in name for name in fused)
     assert all(torch.equal(whole[name], fused[name]) for name in whole)
+
+
+def test_a_student_says_what_it_was_trained_for_and_a_further_training_adds_to_it(teacher, first, second):
+    whole, lora = load_pipeline(first), load_pipeline(teacher, weights=first / "lora" / LORA)
+    assert whole.trained_tasks == lora.trained_tasks == ("identity", "edit")
+    assert load_pipeline(second).trained_tasks == ("identity", "edit", "relight")
+    assert load_pipeline("pocket").trained_tasks == ("identity",)
+    pipe = DSDPipeline.from_pretrained(first)
+    for model, before in ((first, ("identity", "edit")), (teacher, ())):  # only a student knows tasks before
+        options = student.options(model)
+        match_training(pipe, replace(find_base(options), tasks=("relight",)), options)
+        assert pipe.trained_tasks == (*before, "relight")
 
 
 def test_a_student_with_a_lora_beside_draws_the_same_fused(teacher, first, tmp_path):

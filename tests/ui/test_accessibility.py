@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from dsd.generate import provenance
 from dsd.grids.recipes import CRITTERS
-from dsd.model.presets import ASSETS
+from dsd.model.presets import ASSETS, POCKET
 from dsd.ui.models import Loaded
 from tests import browsing, contrast, tiny, wheel_page
 
@@ -38,7 +38,7 @@ def server(tmp_path_factory):
     loaded = Loaded(
         pipe=tiny.pipeline(guidance_embeds=False), name="tiny", description="Random weights.",
         license="Apache-2.0", missing="It lacks something", warn=lambda image: "Unlike its world.",
-        describer=wheel_page.judge(), recipe=CRITTERS,
+        describer=wheel_page.judge(), recipe=CRITTERS, tasks=POCKET.tasks,
     )  # fmt: skip
     run = wheel_page.judged_run(tmp_path_factory.mktemp("run") / "run", grids=1)
     shutil.copy(ASSETS / "curves.jsonl", run)
@@ -213,6 +213,14 @@ def harmful(tab) -> list[str]:
 def test_every_control_has_a_name(seen, name):
     nameless = [line for line in seen[name].controls if not re.match(r'\w+ ["/]', line)]
     assert len(seen[name].controls) > 5 and nameless == []
+
+
+def test_the_choice_of_a_task_is_a_named_group(open_page):
+    group = open_page().get_by_role("group", name="What would you like?")
+    group.get_by_label("Another light").focus()
+    group.page.keyboard.press(" ")
+    group.page.get_by_label("In which light?").wait_for()
+    assert group.get_by_label("Another light").is_checked()
 
 
 @pytest.mark.parametrize("name", VISITS)

@@ -2,11 +2,13 @@
 
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 
 from dsd.generate import drawing, provenance
 from dsd.generate.ranking import Score
+from dsd.model.presets import SOMEWHERE
 from dsd.ui.models import Lazy, Loaded
 from tests import browsing, tiny
 from tests.browsing import done, download, fill_unfolded, image
@@ -28,8 +30,9 @@ def finished(browser, tmp_path_factory):
     drawing.save(result, folder / "made.png")
     row = {"image": "0.png", "prompt": "in the snow", "seed": 3, "result": "made.png"}
     (folder / "examples.json").write_text(json.dumps([row]))
+    phrases = {"Places": ("in the snow", "on the beach"), "Light": ("at night",)}
     loaded = Loaded(
-        pipe=pipe, name="tiny", phrases={"Places": ("in the snow", "on the beach"), "Light": ("at night",)},
+        pipe=pipe, name="tiny", tasks=(replace(SOMEWHERE, phrases=phrases),),
         aspects={"Square": (1.0, 1.0), "Portrait": (1.0, 1.5)}, ranker=Lazy("tiny", lambda: last_is_best),
     )  # fmt: skip
     with browsing.serving(loaded, folder) as url, browsing.visitors(browser, url) as open_page:

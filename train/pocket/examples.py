@@ -1,17 +1,22 @@
 """Draw the app's examples, held-out critters with a prompt each: `python -m train.pocket.examples`.
 
 Every example gets the seed, of the first 16, whose image the scorer reads best. The image that it reads best
-of all is kept, because the page shows it before anything is drawn.
+of all is kept, because the page shows it before anything is drawn. A student that was trained for further
+tasks gets examples of each, with references of their own.
 """
 
 import argparse
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dsd import load_pipeline
+from dsd.evaluation.critters import Scene
+from dsd.evaluation.tasks import TARGETS, TaskScorer, task_cases
 from dsd.files import intake
 from dsd.generate import drawing
 from dsd.generate.drawing import Options, Result
@@ -24,6 +29,7 @@ from dsd.pocket.world import PATTERNS, SHAPES, Context, Critter, sample_critter
 FOLDER = Path(POCKET.examples)
 SEED = 77
 SEEDS = 16  # tried for every example
+CRITTERS = 40  # of which one in each color is taken for a task
 CASES = {  # scene -> prompt, and what the scorer must read in the image
     "beach": ("wearing a red hat in the snow", {"scene": "snow", "accessory": "hat"}),
     "forest": ("holding a yellow balloon under the sea", {"scene": "sea", "accessory": "balloon"}),
@@ -43,7 +49,7 @@ def write(folder: Path) -> list[Critter]:
     for number, (scene, (prompt, _)) in enumerate(CASES.items(), 1):
         critter = _sample(rng, number, {critter.color for critter in critters})
         critters.append(critter)
-        name = f"{number:02d}-{critter.color}-{critter.shape}-{critter.pattern}.png"
+        name = f"{number:02d}-{_describe(critter)}.png"
         draw(critter, Context(scene=scene, backdrop=float(rng.random()))).save(folder / name)
         rows.append({"image": name, "prompt": prompt})
     _write_rows(folder, rows)
@@ -54,27 +60,54 @@ def finish(folder: Path, critters: list[Critter], pipe: Any, *, seeds: int = SEE
     """Add the best seed of every example to `examples.json`, and write the best image of all."""
     rows, drawn = json.loads((folder / "examples.json").read_text()), []
     for row, critter, (_, wanted) in zip(rows, critters, CASES.values(), strict=True):
-        options = Options(prompt=row["prompt"], count=seeds)
-        with intake.open_image(folder / row["image"]) as reference:
-            results = drawing.generate(pipe, reference, options, model=POCKET.name)
-        score, best = _best(results, critter, wanted)
-        row["seed"] = best.seed
-        drawn.append((score, row, best))
-    _, row, best = max(drawn, key=lambda each: each[0])
+        score = partial(_score, critter, wanted)
+        drawn.append((*_draw_best(folder, row, pipe, score, seeds=seeds), row))
+    _, best, row = max(drawn, key=lambda each: each[0])
     row["result"] = drawing.save(best, folder / f"result-{row['image']}").name
     _write_rows(folder, rows)
 
 
-def _best(results: list[Result], critter: Critter, wanted: dict[str, str]) -> tuple[float, Result]:
-    """Return the result that the scorer reads best, and its score: shares of context and identity, 0..2."""
-    readings = scorer.load().read([result.image for result in results])
+def add_tasks(folder: Path, pipe: Any, *, seeds: int = SEEDS) -> None:
+    """Add examples of the tasks that the student was trained for beside identity, a critter in each color."""
+    rows = json.loads((folder / "examples.json").read_text())
+    for task in [task for task in pipe.trained_tasks if task in TARGETS]:
+        cases = {case.facts.critter.color: case for case in task_cases(task, SEED, CRITTERS, 1)}
+        for number, case in enumerate(cases.values(), 1):
+            name = f"{task}-{number:02d}-{_describe(case.facts.critter)}.png"
+            case.reference.save(folder / name)
+            row = {"image": name, "prompt": case.prompt, "task": task}
+            _draw_best(folder, row, pipe, partial(_score_task, case.facts), seeds=seeds)
+            rows.append(row)
+    _write_rows(folder, rows)
 
-    def score(reading: Reading) -> float:
-        followed = [reading.choices[name].split()[0] == value for name, value in wanted.items()]
-        return sum(followed) / len(followed) + scorer.identity(critter, reading)
 
-    scores = list(map(score, readings))
-    return max(scores), results[scores.index(max(scores))]
+def _draw_best(
+    folder: Path, row: dict[str, Any], pipe: Any, score: Callable[[Reading], float], *, seeds: int
+) -> tuple[float, Result]:
+    """Draw an example, put the seed that is read best into its row, and return its score and its result."""
+    options = Options(prompt=row["prompt"], count=seeds)
+    with intake.open_image(folder / row["image"]) as reference:
+        results = drawing.generate(pipe, reference, options, model=POCKET.name)
+    scores = list(map(score, scorer.load().read([result.image for result in results])))
+    best = results[scores.index(max(scores))]
+    row["seed"] = best.seed
+    return max(scores), best
+
+
+def _score(critter: Critter, wanted: dict[str, str], reading: Reading) -> float:
+    """Return the shares of the context and of the identity that the scorer reads, 0..2."""
+    followed = [reading.choices[name].split()[0] == value for name, value in wanted.items()]
+    return sum(followed) / len(followed) + scorer.identity(critter, reading)
+
+
+def _score_task(scene: Scene, reading: Reading) -> float:
+    """Return whether the change is there, and the shares of the rest and of the identity, 0..3."""
+    numbers = TaskScorer.score_one(scene, reading)
+    return numbers["changed"] + numbers["kept"] + numbers["identity"]
+
+
+def _describe(critter: Critter) -> str:
+    return f"{critter.color}-{critter.shape}-{critter.pattern}"
 
 
 def _write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
@@ -92,4 +125,6 @@ def _sample(rng: np.random.Generator, number: int, used_colors: set[str]) -> Cri
 
 if __name__ == "__main__":
     argparse.ArgumentParser("python -m train.pocket.examples", description=__doc__.split(":")[0]).parse_args()
-    finish(FOLDER, write(FOLDER), load_pipeline(POCKET.name))
+    student = load_pipeline(POCKET.name)
+    finish(FOLDER, write(FOLDER), student)
+    add_tasks(FOLDER, student)

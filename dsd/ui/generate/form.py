@@ -48,6 +48,7 @@ class Form:
         self.model_hash = checkpoint.model_hash(loaded.pipe)
         self.ranges = RANGES | dict.fromkeys(("width", "height"), loaded.side_range)
         side = self.pipe.frame_size
+        self.tasks = [task.name for task in loaded.tasks]
         self.sizes = {name: _round_size(sides, side) for name, sides in loaded.aspects.items()}
 
     def defaults(self) -> dict[str, Any]:
@@ -123,15 +124,23 @@ class Form:
         return fields | {"link_notice": gr.HTML(notice(LINK_READ), visible=True)} if fields else {}
 
     def _fields(self, query: Mapping[str, str]) -> dict[str, Any]:
+        task = self._task(query)
         link = {name: _parse(name, query[name]) for name in FIELDS if name in query}
         if not link:
-            return {}
+            return task
         prompt = link.get("prompt", "").strip()
         size = dict(zip(("width", "height"), self.pipe.frame, strict=True))
         self.check_ranges(link)
         fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT}))
         absent = ([] if prompt else ["prompt"]) + ([] if "seed" in link else ["seed"])
-        return _without(fields | self.aspect(fields), *absent)
+        return _without(fields | self.aspect(fields) | task, *absent)
+
+    def _task(self, query: Mapping[str, str]) -> dict[str, str]:
+        """Return the task that a link names, if any; raise ValueError if the page does not offer it."""
+        task = {"task": query["task"]} if "task" in query else {}
+        if task and task["task"] not in self.tasks:
+            raise ValueError(f"task must be one of {', '.join(self.tasks)}, got {_shorten(query['task'])}")
+        return task
 
     def make_link(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return a link with the fields' values, or a message that says why there is none."""
@@ -154,6 +163,8 @@ class Form:
         query = {name: _text(values[name]) for name in FIELDS if values[name] is not None}
         if values["seed"] == drawing.RANDOM_SEED:
             del query["seed"]
+        if values.get("task") not in (None, self.tasks[0]):  # the first one is what a page opens with
+            query["task"] = values["task"]
         self._fields(query)  # raises ValueError for what could not be read back
         text = urlencode(query)
         if len(text) > LONGEST_LINK:
@@ -197,6 +208,10 @@ def _parse(name: str, text: str) -> int | float | str:
         return text
     pattern, words = PATTERNS[kind]
     if not re.fullmatch(pattern, text, re.ASCII):
-        start = text if len(text) <= 40 else f"{text[:40]} ..."
-        raise ValueError(f'{name.replace("_", " ")} must be {words}, got "{start}"')
+        raise ValueError(f"{name.replace('_', ' ')} must be {words}, got {_shorten(text)}")
     return kind(text)
+
+
+def _shorten(text: str) -> str:
+    """Return a value of a link in quotes, cut if it is long."""
+    return f'"{text}"' if len(text) <= 40 else f'"{text[:40]} ..."'

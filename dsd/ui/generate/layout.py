@@ -1,6 +1,5 @@
 """Layout of the Create tab: every part under the name by which handlers know it."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.generate.form import RANGES, Form
 from dsd.ui.generate.history import KEPT, SCALE, Visit, describe
 from dsd.ui.generate.reference import NO_BACKGROUNDS, can_remove_background
+from dsd.ui.generate.tasks import Choice
+from dsd.ui.generate.tasks import read_rows as read_rows
 from dsd.ui.models import Loaded
 
 FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
@@ -31,6 +32,7 @@ SLIDERS = {  # field -> step, label, explanation
     "text_guidance": (0.1, "Follow the prompt", "Raise it when the prompt is ignored. 1 is neutral."),
     "guidance": (0.1, "Vividness", "Higher is bolder and more contrasty, lower is softer."),
 }
+TASKS = "This changes the suggestions alone: any words work."
 RANK = "Scores how well each keeps the subject and shows the prompt, and puts the best first."
 SHEET = (
     f"{SIDE * SIDE} images of one seed: rows below keep the subject more, columns to the right follow the "
@@ -60,24 +62,16 @@ def find_finished(rows: list[dict[str, Any]], folder: Path, form: Form) -> Finis
     return None
 
 
-def read_rows(folder: Path) -> list[dict[str, Any]]:
-    """Return the rows of `examples.json`, or none without it."""
-    listing = folder / "examples.json"
-    return json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
-
-
-def examples(parts: Parts, folder: Path) -> list[dict[str, Any]]:
-    """Add the examples, characters to start from; a click draws one. Return their rows."""
-    rows = read_rows(folder)
-    if rows:
-        gr.set_static_paths(folder)  # served in place, not copied for every visitor
-        gr.HTML("<h2>Pick a character, or bring your own</h2>", padding=False, elem_classes="dsd-heading")
+def examples(parts: Parts, choice: Choice) -> None:
+    """Add the examples, characters to start from, if a task has any; a click draws one."""
+    if any(choice.rows.values()):
+        gr.set_static_paths(choice.folder)  # served in place, not copied for every visitor
+        title, shown = "<h2>Pick a character, or bring your own</h2>", choice.pictures(choice.first)
+        parts["heading"] = gr.HTML(title, visible=bool(shown), padding=False, elem_classes="dsd-heading")
         parts["examples"] = gr.Gallery(
-            [(str(folder / row["image"]), row["prompt"]) for row in rows], show_label=False, container=False,
-            height="auto", interactive=False, allow_preview=False, buttons=[], object_fit="contain",
-            elem_id="examples", elem_classes=FRAME,
+            shown, visible=bool(shown), show_label=False, container=False, height="auto", interactive=False,
+            allow_preview=False, buttons=[], object_fit="contain", elem_id="examples", elem_classes=FRAME,
         )  # fmt: skip
-    return rows
 
 
 def reference(parts: Parts, first: Finished | None) -> None:
@@ -112,12 +106,13 @@ def _tools(parts: Parts, first: Finished | None) -> None:
     parts["box"] = gr.Textbox(visible="hidden")  # the browser fills it in
 
 
-def form(parts: Parts, first: Finished | None) -> None:
-    """Add the prompt, the buttons and the cost."""
+def form(parts: Parts, choice: Choice, first: Finished | None) -> None:
+    """Add the choice of a task where there is one, the prompt, the buttons and the cost."""
     parts["link_notice"] = gr.HTML(elem_id="brought", visible=False, padding=False)
+    _tasks(parts, choice)
     parts["prompt"] = gr.Textbox(
-        first.prompt if first else None, label="Where should it be?",
-        placeholder="wearing a red hat on the beach", lines=1, max_lines=6, elem_id="prompt",
+        first.prompt if first else None, label=choice.first.question, placeholder=choice.first.placeholder,
+        lines=1, max_lines=6, elem_id="prompt",
     )  # fmt: skip
     parts["unknown"] = gr.HTML(elem_id="unknown-words", visible=False, padding=False)
     with gr.Row():
@@ -127,9 +122,19 @@ def form(parts: Parts, first: Finished | None) -> None:
     parts["setting_remark"] = gr.HTML(elem_id="setting-remark", visible=False, padding=False)
 
 
-def more(parts: Parts, loaded: Loaded, form: Form) -> None:
+def _tasks(parts: Parts, choice: Choice) -> None:
+    """Add the choice of a task; weights that were trained for one have none to show."""
+    titles, name = [(task.title, task.name) for task in choice.tasks.values()], choice.first.name
+    if len(titles) == 1:
+        parts["task"] = gr.State(name)
+        return
+    parts["task"] = gr.Radio(titles, value=name, label="What would you like?", info=TASKS, elem_id="task")
+
+
+def more(parts: Parts, loaded: Loaded, form: Form, choice: Choice) -> None:
     """Add phrases to insert, and all other settings folded."""
-    gr.HTML(messages.chips(loaded.phrases), visible=bool(loaded.phrases), padding=False, elem_id="chips")
+    phrases = choice.first.phrases
+    parts["chips"] = gr.HTML(messages.chips(phrases), visible=bool(phrases), padding=False, elem_id="chips")
     with gr.Accordion("More settings", open=False, elem_id="advanced"):
         _settings(parts, form, can_rank=loaded.ranker is not None)
         _link(parts)

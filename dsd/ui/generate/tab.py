@@ -16,6 +16,7 @@ from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.history import History
 from dsd.ui.generate.reference import References
 from dsd.ui.generate.sheet import Sheets
+from dsd.ui.generate.tasks import Choice
 from dsd.ui.models import Loaded
 
 SETTINGS = [*(name for name in FIELDS if name != "prompt"), "aspect", "rank"]
@@ -43,22 +44,24 @@ _SAVE = """(file) => { if (file) {
 def build(loaded: Loaded, examples: Path) -> Generating:
     """Add the tab to the page under construction; return what it draws with."""
     work, enhancing, parts = Generating(loaded), Enhancing(loaded), Parts()
-    rows = layout.examples(parts, examples)
-    first = layout.find_finished(rows, examples, work.form)
+    choice = Choice(loaded, examples)
+    layout.examples(parts, choice)
+    first = layout.find_finished(choice.rows[choice.first.name], examples, work.form)
     with gr.Row(equal_height=False, elem_classes=["dsd-columns", "dsd-create"]):
         with gr.Column(elem_classes="dsd-make"):
             layout.reference(parts, first)
-            layout.form(parts, first)
+            layout.form(parts, choice, first)
         with gr.Column(elem_classes="dsd-made"):
             layout.results(parts, first)
             layout.history(parts)
         with gr.Column(elem_classes="dsd-more"):
-            layout.more(parts, loaded, work.form)
+            layout.more(parts, loaded, work.form, choice)
             layout.description(parts, enhancing)
     _wire_reference(parts, References(loaded, work.form), work.form)
     _wire_prompt(parts, work, enhancing)
     _wire_settings(parts, work.form)
-    ends = [*_wire_runs(parts, work, rows), _wire_sheet(parts, Sheets(work))]
+    _wire_tasks(parts, work, choice)
+    ends = [*_wire_runs(parts, work), _wire_sheet(parts, Sheets(work))]
     _wire_cost(parts, work, ends)
     _wire_history(parts, History(work.form), ends)
     _wire_actions(parts, History(work.form))
@@ -112,12 +115,10 @@ def _wire_settings(parts: Parts, form: Form) -> None:
     )
 
 
-def _wire_runs(parts: Parts, work: Generating, rows: list[dict[str, Any]]) -> list[Any]:
-    """Make Create, Enter, Another and the examples draw; return the events that end a run."""
+def _wire_runs(parts: Parts, work: Generating) -> list[Any]:
+    """Make Create, Enter and Another draw; return the events that end a run."""
     draw = parts.call(work.draw, ["image", *FIELDS, "rank", "planned"], [*RUN, "planned"])
     another = ([parts["another"].click], parts.call(work.draw_another, ["visit"], RUN))
-    if rows:
-        _wire_examples(parts, work, rows)
     starts = [parts["create"].click, parts["prompt"].submit]
     ends = events.connect_run(parts, starts, draw, another, view="#images")
     return [end.then(None, js=events.TO_PROBLEM, **PRIVATE) for end in ends]
@@ -136,15 +137,22 @@ def _wire_sheet(parts: Parts, sheets: Sheets) -> Any:
     return parts["sheet"].select(adopt, preprocess=False, **adopted, **AT_ONCE)
 
 
-def _wire_examples(parts: Parts, work: Generating, rows: list[dict[str, Any]]) -> None:
-    """Make a click on an example fill the form, at once, and draw."""
+def _wire_tasks(parts: Parts, work: Generating, choice: Choice) -> None:
+    """Make the task change the suggestions, and a click on an example fill the form, at once, and draw."""
+    if len(choice.tasks) > 1:
+        shown = ["prompt", "chips", *(name for name in ("heading", "examples") if name in parts)]
+        chosen = parts["task"].change(**parts.call(choice.choose, ["task"], shown), **LATEST, **AT_ONCE)
+        chosen.then(None, js="() => dsdPress()", **PRIVATE)
+    if "examples" not in parts:
+        return
 
-    def fill(event: gr.SelectData) -> dict[Any, Any]:
-        image = parts["examples"].value[event.index]["image"]["path"]
-        return parts.updates(work.fill(image, rows[event.index]))
+    def fill(task: str, event: gr.SelectData) -> dict[Any, Any]:
+        row = choice.rows[choice.pick(task).name][event.index]
+        return parts.updates(work.fill(str(choice.folder / row["image"]), row))
 
     filled = ["image", "prompt", *SETTINGS, "planned", "original", "restore", "restored"]
-    select = parts["examples"].select(fill, **parts.named([], filled), **AT_ONCE)
+    named = {"preprocess": False, **parts.named(["task"], filled)}
+    select = parts["examples"].select(fill, **named, **AT_ONCE)
     select.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)
 
 
@@ -201,13 +209,13 @@ def _copy_to_clipboard(event: Any, parts: Parts, text: str, remark: str) -> None
 
 def _wire_link(parts: Parts, form: Form) -> None:
     """Show the link, and copy it to the clipboard if the browser allows it; read the one that is followed."""
-    make = parts.call(form.make_link, [*FIELDS, "address"], ["link", "link_remark"])
+    make = parts.call(form.make_link, [*FIELDS, "task", "address"], ["link", "link_remark"])
     _copy_to_clipboard(parts["make_link"].click(**make, js=_HERE, **AT_ONCE), parts, "link", "link_remark")
 
     def read(request: gr.Request) -> dict[Any, Any]:
         return parts.updates(form.read_link(dict(request.query_params)))
 
-    outputs = parts.named([], ["prompt", *SETTINGS, "link_notice"])
+    outputs = parts.named([], ["prompt", "task", *SETTINGS, "link_notice"])
     gr.on(None, read, **outputs, **AT_ONCE)  # when a page opens
     parts["image"].upload(lambda: gr.HTML(visible=False), None, parts["link_notice"], **AT_ONCE)
 

@@ -1,0 +1,39 @@
+"""Words for a prompt, suggested on the command line: those of a task, in the model's family.
+
+The model sees the prompt alone, so that any words work with any task.
+"""
+
+import argparse
+from typing import Any
+
+from dsd.model.presets import DEFAULT, PRESETS, Task
+
+TASKS = tuple(task.name for task in DEFAULT.tasks)
+
+
+def find_task(args: argparse.Namespace) -> Task | None:
+    """Return the task of --task in the words of the model's family; raise ValueError for an unknown one."""
+    from dsd.model.checkpoint import resolve
+
+    if args.task is None:
+        return None
+    if args.task not in TASKS:
+        raise ValueError(f"--task must be one of {', '.join(TASKS)}, got {args.task!r}")
+    preset = resolve(args.model or DEFAULT.name)
+    family = PRESETS.get(preset.like or preset.name, DEFAULT)
+    return next(task for task in family.tasks if task.name == args.task)
+
+
+def suggest(task: Task) -> str:
+    """Return the phrases of a task in one line."""
+    phrases = [phrase for group in task.phrases.values() for phrase in group]
+    return f"words for {task.name} are {', '.join(phrases)}"
+
+
+def check_trained(task: Task, pipe: Any) -> None:
+    """Raise ValueError if the weights were not trained for a task."""
+    if task.name not in pipe.trained_tasks:
+        raise ValueError(
+            f"these weights were trained for {', '.join(pipe.trained_tasks)}, got --task {task.name}: leave "
+            "it out to draw all the same, or name weights that were trained for it"
+        )

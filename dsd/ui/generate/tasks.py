@@ -1,0 +1,54 @@
+"""The choice of a task: which words and examples are suggested. The model sees the prompt alone."""
+
+import json
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dsd.model.presets import IDENTITY, Task
+from dsd.ui import messages
+from dsd.ui.models import Loaded
+
+
+class Choice:
+    def __init__(self, loaded: Loaded, folder: Path) -> None:
+        self.tasks = {task.name: task for task in loaded.tasks}
+        self.first, self.folder = loaded.tasks[0], folder
+        self.rows = {name: _find_rows(folder, task) for name, task in self.tasks.items()}
+
+    def choose(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the suggestions for a task; the prompt keeps what was typed."""
+        task = self.pick(values["task"])
+        pictures, phrases = self.pictures(task), task.phrases
+        heading = {"heading": gr.HTML(visible=bool(pictures))}
+        gallery = {"examples": gr.Gallery(pictures, visible=bool(pictures))}
+        return {
+            "prompt": gr.Textbox(label=task.question, placeholder=task.placeholder),
+            "chips": gr.HTML(messages.chips(phrases), visible=bool(phrases)),
+            **(heading | gallery if any(self.rows.values()) else {}),
+        }
+
+    def pick(self, name: str | None) -> Task:
+        """Return a task by name, the first one for a name that the page does not offer."""
+        return self.tasks.get(name, self.first)
+
+    def pictures(self, task: Task) -> list[tuple[str, str]]:
+        """Return the examples of a task as a gallery takes them: files and captions."""
+        return [(str(self.folder / row["image"]), row["prompt"]) for row in self.rows[task.name]]
+
+
+def read_rows(folder: Path, task: str = IDENTITY) -> list[dict[str, Any]]:
+    """Return a task's rows of `examples.json`, if it is there; rows that name no task are of identity."""
+    listing = folder / "examples.json"
+    rows = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
+    return [row for row in rows if row.get("task", IDENTITY) == task]
+
+
+def _find_rows(folder: Path, task: Task) -> list[dict[str, Any]]:
+    """Return the examples of a task: those of the folder, or else its images with the task's own prompts."""
+    if rows := read_rows(folder, task.name):
+        return rows
+    pairs = zip(read_rows(folder), cycle(task.examples), strict=False)
+    return [{"image": row["image"], "prompt": prompt} for row, prompt in pairs]
