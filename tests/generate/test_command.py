@@ -188,6 +188,18 @@ MISTAKES = {
         ["photo.png", "a hat", "-o", "o.png", "--describe", "--model", "flux-dev"],
         "name one with --judge",
     ),
+    "a judge's model without a judge": (
+        ["photo.png", "a hat", "-o", "o.png", "--rank", "--judge-model", "two"],
+        "--judge-model would have no effect without --judge: add it, or drop it",
+    ),
+    "a judge without work": (
+        ["photo.png", "a hat", "-o", "o.png", "--judge", "pocket"],
+        "--judge would have no effect without --rank or --describe",
+    ),
+    "an encoder without work": (
+        ["photo.png", "a hat", "-o", "o.png", "--describe", "--embedder", "eyes"],
+        "--embedder would have no effect without --rank",
+    ),
     "from with describe": (["--from", "photo.png", "--describe"], "leave out --describe"),
     "no arguments": ([], "pass an image, a prompt and -o OUT.png"),
     "no such image": (["none.png", "a hat", "-o", "o.png"], "there is no file none.png"),
