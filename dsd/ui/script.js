@@ -58,9 +58,9 @@
   // A box that is dragged, or clicked corner by corner, on the reference: left, top, right, bottom as shares
   // of the image, or "" when Escape or another click on Crop ends it.
   let cancel = null;
-  window.dsdBox = () => new Promise((resolve) => {
+  window.dsdBox = (selector) => new Promise((resolve) => {
     cancel?.();
-    const image = find("#upload img");
+    const image = find(selector);
     image.scrollIntoView({block: "nearest"});
     const layer = document.createElement("div"), box = document.createElement("i");
     layer.className = "dsd-crop";
@@ -122,5 +122,13 @@
       const label = image.closest(".block")?.querySelector("[data-testid=block-label]");
       if (label) image.alt = label.textContent.trim();
     });
-  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
+  // Tooltips of buttons, for which gradio has no option either; screen readers read them as descriptions.
+  const hints = {
+    "#another": "Draws this image again, with a new seed",
+    "#restore-original, #story-restore-original": "Takes the image as you gave it",
+  };
+  const hint = () => Object.entries(hints).forEach(([selector, text]) => document.querySelectorAll(selector)
+    .forEach((button) => { button.title ||= text; }));
+  new MutationObserver(() => { name(); hint(); }).observe(document.body, {childList: true, subtree: true});
+  hint();
 }
