@@ -69,9 +69,8 @@ def list_parts(
 def _turn(task: str, wheel: str, grids: int, max_rows: int) -> dict[str, str]:
     """Return the parts that make a dataset; `task` ends their names, and is empty for identity."""
     shared = f"-m torch.distributed.run --nproc-per-node {PROCESSES}"
-    asked, floor = (
-        (f" --task{task}", "") if task else ("", " --floor 0.75")
-    )  # others have floors of their own
+    # The recipes of the other tasks have floors of their own.
+    asked, floor = (f" --task{task}", "") if task else ("", " --floor 0.75")
     return {
         f"prompts{task}": f"-m train.prompts {wheel} --count {grids}{asked}",
         f"grids{task}": f"{shared} -m train.grids {wheel} --model pocket",
