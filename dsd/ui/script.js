@@ -47,6 +47,15 @@
     input.dispatchEvent(new Event("change", {bubbles: true}));
   });
 
+  // Tooltips of buttons, for which gradio has no option; screen readers read them as descriptions.
+  const hints = {
+    "#another": "Draws this image again, with a new seed",
+    "#restore-original, #story-restore-original": "Takes the image as you gave it",
+  };
+  const hint = () => Object.entries(hints).forEach(([selector, text]) => document.querySelectorAll(selector)
+    .forEach((button) => { button.title ||= text; }));
+  new MutationObserver(hint).observe(document.body, {childList: true, subtree: true});
+
   // The place in the queue, in words; gradio writes "queue: 2/3" into its own tracker.
   new MutationObserver(() => document.querySelectorAll("#status, #grid-status, #story-status").forEach((status) => {
     const place = status.querySelector("[data-testid=status-tracker]")?.textContent.match(/queue: (\d+)\//);
@@ -122,13 +131,5 @@
       const label = image.closest(".block")?.querySelector("[data-testid=block-label]");
       if (label) image.alt = label.textContent.trim();
     });
-  // Tooltips of buttons, for which gradio has no option either; screen readers read them as descriptions.
-  const hints = {
-    "#another": "Draws this image again, with a new seed",
-    "#restore-original, #story-restore-original": "Takes the image as you gave it",
-  };
-  const hint = () => Object.entries(hints).forEach(([selector, text]) => document.querySelectorAll(selector)
-    .forEach((button) => { button.title ||= text; }));
-  new MutationObserver(() => { name(); hint(); }).observe(document.body, {childList: true, subtree: true});
-  hint();
+  new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
 }
