@@ -33,7 +33,7 @@ AUTH, COMPILE, ALLOW = "DSD_AUTH", "DSD_COMPILE", "DSD_ALLOW_HOST"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = flags.Parser(prog="app.py", description=__doc__)
     add = parser.add_argument
     model, compiled = os.environ.get(space.MODEL) or DEFAULT, os.environ.get(COMPILE, "").lower()
     names = f"{', '.join(PRESETS)}, a folder or a hub id"
@@ -60,7 +60,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("--auth", metavar="USER:PASSWORD", help=text)
     add("--mcp", action="store_true", help="offer the app to language models, as a tool; needs gradio[mcp]")
     add("--check-space", action="store_true", help="check that this folder runs as a Space, then stop")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    flags.check_judge_flags(parser, args)
+    return args
 
 
 def check(args: argparse.Namespace) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from diffusers import DiffusionPipeline
 from tqdm import tqdm
 
 from dsd.evaluation import benchmarks, judged, results, scores, validation
@@ -162,10 +163,14 @@ def _open_teacher(args: argparse.Namespace, source: str) -> Way:
 
 def _way(args: argparse.Namespace, name: str, way: Callable[..., Draw], pipe: Any, **settings: float) -> Way:
     """Return a row that does not draw again what an earlier run of the command left in its folder."""
-    parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    weights = {name: weights_hash(part) for name, part in sorted(parts.items())}
-    key = f"{way.__name__} {weights} {settings | {'batch': args.batch}}"
+    key = f"{way.__name__} {part_hashes(pipe)} {settings | {'batch': args.batch}}"
     return Way(name=name, draw=validation.save_in(args.out / "images", key, way(pipe, **settings)), key=key)
+
+
+def part_hashes(pipe: DiffusionPipeline) -> dict[str, str]:
+    """Return the hash of the weights of each part, any of which changes the images."""
+    parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
+    return {name: weights_hash(part) for name, part in sorted(parts.items())}
 
 
 def _reconstruction(args: argparse.Namespace, pipe: DSDPipeline) -> Way:

@@ -13,7 +13,6 @@ import argparse
 import json
 import logging
 import math
-from collections import Counter
 from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,10 +26,11 @@ from dsd.curation.captions import Caption
 from dsd.curation.judge import Pair
 from dsd.curation.judge_evaluation import GradedPair
 from dsd.curation.readable import Readable, ask_again
-from dsd.curation.verdict import SAME, UNREADABLE, Thresholds
+from dsd.curation.verdict import SAME, Thresholds
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.generate.command import quiet
+from dsd.generate.flags import flag, refuse_unused
 from dsd.grids import grids
 from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS, RECIPES
@@ -58,6 +58,9 @@ OF_JUDGE = {  # option of dsd.vlm.open -> type and help
     "patience": (float, "seconds to retry while the server is down or limits the rate (1800)"),
     "budget": (int, "maximum requests to a server in total, retries included (no limit)"),
 }
+ASK = ("judge", "embedder", "recipe", "batch", "no_captions", "tokenizer", *OF_JUDGE)
+DECIDE = ("votes", *LIMITS)
+UNUSED = {"redecide": ASK, "worth": ASK + DECIDE, "against": ASK + DECIDE}  # mode -> flags without effect
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -89,7 +92,12 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = (parser := _parser()).parse_args(argv)
+    if not args.grade:
+        refuse_unused(parser, args, ("count", "out", "size"), without="--grade")
+    for mode, names in UNUSED.items():
+        if getattr(args, mode):
+            refuse_unused(parser, args, names, beside=flag(mode))
     quiet()
     join()
     logging.getLogger("dsd").setLevel(logging.WARNING)  # for example that a server cannot be reached
@@ -158,7 +166,8 @@ def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, an
             curation.judge_grids(block, on_grid=write, **options)
         readable.check(at_end=True)
     pairs = curation.read_pairs(args.run)
-    say(*_summary(pairs), f"this process asked {readable.questions} questions, {share.speed:.1f} pairs/s")
+    asked = f"this process asked {readable.questions} questions"
+    say(*report.summary(pairs), f"{asked}, {share.speed:.1f} pairs/s")
     return pairs
 
 
@@ -223,21 +232,10 @@ def _find_tokenizer(generator: str) -> Path | None:
         return None
 
 
-def _summary(pairs: list[Pair]) -> list[str]:
-    counts = Counter(pair.reason for pair in pairs)
-    kept = counts.pop(SAME, 0)
-    count = len({pair.grid for pair in pairs})
-    lines = [f"{len(pairs)} pairs of {count} grids, {kept} kept ({kept / len(pairs):.1%})"]
-    lines += [f"  {count} {reason}" for reason, count in counts.most_common()]
-    if unreadable := [pair for pair in pairs if pair.reason == UNREADABLE]:
-        lines.append(f"  an unreadable answer about {unreadable[0].id}: {unreadable[0].answers[0][:200]!r}")
-    return lines
-
-
 def _redecide(args: argparse.Namespace) -> None:
     old = curation.read_pairs(args.run)[0].thresholds
     pairs = curation.redecide(args.run, _read_thresholds(args, old))
-    say(*_summary(pairs), "run train.curate with these thresholds, without --redecide, to caption them")
+    say(*report.summary(pairs), "run train.curate with these thresholds, without --redecide, to caption them")
 
 
 def _worth(args: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from dsd.curation.preferences import write_preferences
 from dsd.curation.selection import WHICH, WORDS, Choice, Run, counts, read_run
 from dsd.files import old_names, whole
 from dsd.files.errors import printable
+from dsd.generate.flags import refuse_unused
 from train import command
 
 # Flags without an effect on preferences, which have the grids' own words and are sorted by id.
@@ -55,9 +56,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
-    if args.public and not args.push_to_hub:
-        raise ValueError("--public needs --push-to-hub, because it applies to the upload")
+    args = (parser := _parser()).parse_args(argv)
+    if args.preferences:
+        refuse_unused(parser, args, UNUSED, beside="--preferences")
+    if not args.push_to_hub:
+        refuse_unused(parser, args, ("public",), without="--push-to-hub")
     if args.shard_rows is not None and args.format != "parquet":
         raise ValueError(
             f"--shard-rows is for --format parquet, got --format {args.format}: drop one of them"
@@ -105,12 +108,6 @@ def _writing(out: Path) -> Iterator[Callable[[int, int], None]]:
 
 
 def _write_preferences(args: argparse.Namespace, run: Run, choice: Choice) -> None:
-    changed = {flag for flag in UNUSED if getattr(args, flag) != _parser().get_default(flag)}
-    if changed:
-        names = ", ".join(
-            f"--{'only' if flag == 'which' else flag.replace('_', '-')}" for flag in sorted(changed)
-        )
-        raise ValueError(f"--preferences does not use {names}: drop it")
     with _writing(args.preferences) as show:
         written = write_preferences(run, args.preferences, choice, on_rows=show)
     print(f"{len(written.rows)} preferences in {args.preferences} ({written.new} of its files new)")

@@ -17,7 +17,10 @@ import argparse
 from pathlib import Path
 
 from dsd.files.errors import printable
+from dsd.generate.flags import refuse_unused
 from train import command
+
+OF_JUDGE = ("judge_model", "key", "in_flight", "budget", "max_tokens", "price", "yes")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,7 +68,8 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = (parser := _parser()).parse_args(argv)
+    _check_flags(parser, args)
     if args.labels:
         return _add_labels(args)
     if args.out is None:
@@ -86,6 +90,18 @@ def main(argv: list[str] | None = None) -> int:
     page = comparison.compare(args)
     say(page, f"\nsee {args.out / 'report.html'}")
     return 0
+
+
+def _check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the command with one line for flags that have no effect without another."""
+    if not args.judge:
+        refuse_unused(parser, args, OF_JUDGE, without="--judge")
+    if args.images:
+        refuse_unused(parser, args, ("subjects",), beside="--images")
+        if not args.teacher:
+            refuse_unused(parser, args, ("teacher_guidance", "teacher_like"), without="--teacher")
+    else:
+        refuse_unused(parser, args, ("dino", "clip", "size"), without="--images")
 
 
 def _add_labels(args: argparse.Namespace) -> int:

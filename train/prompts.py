@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dsd.files import jsonl
+from dsd.generate.flags import refuse_unused
 from dsd.grids import references
 from dsd.grids.prompts import Prompt, PromptOptions, describe, diversity, write_prompts
 from dsd.grids.recipes import RECIPES, TASKS, recipe_for
@@ -37,13 +38,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = (parser := _parser()).parse_args(argv)
+    if not args.captions:
+        refuse_unused(parser, args, ("column",), without="--captions")
+    if not args.writer:
+        refuse_unused(parser, args, ("writer_model", "writer_key"), without="--writer")
     rows, columns = map(int, args.layout.split("x"))
     recipe = RECIPES[args.recipe]
     recipe = recipe_for(args.task, recipe) if args.task else recipe
     options = PromptOptions(count=args.count, recipe=recipe.name, rows=rows, columns=columns, seed=args.seed)
-    if args.column and not args.captions:
-        raise ValueError("--column needs --captions, the file that has the column")
     captions = references.read(args.captions, args.column) if args.captions else None
     vlm = open_vlm(args.writer, model=args.writer_model, key=args.writer_key) if args.writer else None
     with tqdm(total=options.count, unit="prompt") as bar:

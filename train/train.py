@@ -25,6 +25,7 @@ from dsd.files import jsonl, old_names, pairs
 from dsd.files.upload import check_upload, upload
 from dsd.generate.command import quiet
 from dsd.generate.drawing import public_name
+from dsd.generate.flags import refuse_unused
 from dsd.model.checkpoint import resolve
 from dsd.model.presets import ASSETS, DEFAULT
 from dsd.training import card as model_card
@@ -124,14 +125,17 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
 
 
 def main(argv: list[str] | None = None) -> int:
-    args = _parser().parse_args(argv)
+    args = (parser := _parser()).parse_args(argv)
     if args.streaming and args.cache_gb is None:
         args.cache_gb = STREAMED_GB
     options = options_of(args)
     args.validate = args.validate or (CRITTERS if options.model == "pocket" else "none")
-    if args.public and not args.push_to_hub:
-        raise ValueError("--public applies to the upload, so it needs --push-to-hub OWNER/NAME")
-    if args.push_to_hub:
+    if args.validate == "none":
+        names = ("validate_subjects", "validate_prompts", "validate_every")
+        refuse_unused(parser, args, names, without="--validate")
+    if not args.push_to_hub:
+        refuse_unused(parser, args, ("public",), without="--push-to-hub")
+    else:
         check_upload(args.push_to_hub)  # fail now, not after days of training
     join_quietly()
     find_base(options)  # fail now, not after a dataset was downloaded

@@ -1,7 +1,11 @@
-"""Markdown tables and a chart of the judge's grades and of the effect of curation."""
+"""A summary of judged pairs; tables and a chart of the judge's grades and of the effect of curation."""
 
 import io
+from collections import Counter
+from collections.abc import Sequence
 
+from dsd.curation.judge import Pair
+from dsd.curation.verdict import SAME, UNREADABLE
 from dsd.files.jsonl import Row, RunError
 from dsd.files.markdown import table
 
@@ -27,6 +31,18 @@ def markdown(grades: Row) -> str:
         table(("verdict", *verdicts), rows),
     ]
     return "\n\n".join(parts)
+
+
+def summary(pairs: Sequence[Pair]) -> list[str]:
+    """Return lines that say how many pairs were kept, and why the others were not."""
+    counts = Counter(pair.reason for pair in pairs)
+    kept = counts.pop(SAME, 0)
+    count = len({pair.grid for pair in pairs})
+    lines = [f"{len(pairs)} pairs of {count} grids, {kept} kept ({kept / len(pairs):.1%})"]
+    lines += [f"  {count} {reason}" for reason, count in counts.most_common()]
+    if unreadable := [pair for pair in pairs if pair.reason == UNREADABLE]:
+        lines.append(f"  an unreadable answer about {unreadable[0].id}: {unreadable[0].answers[0][:200]!r}")
+    return lines
 
 
 def worth_page(worth: Row) -> str:

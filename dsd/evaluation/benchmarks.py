@@ -13,7 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from dsd.evaluation import photographs
-from dsd.evaluation.scores import Case, Interval, Numbers, intervals
+from dsd.evaluation.intervals import Interval, intervals
+from dsd.evaluation.scores import Case, Numbers
 from dsd.files import intake, parquet
 from dsd.model import canvas
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from dsd.curation.judge import Pair, read_pairs
 from dsd.curation.verdict import REASONS
-from dsd.evaluation.scores import intervals
+from dsd.evaluation.intervals import intervals
 from dsd.files.jsonl import Row, RunError
 from dsd.grids.grids import open_panels, read_grids
 from dsd.grids.recipes import RECIPES, Recipe

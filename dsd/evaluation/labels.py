@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dsd.evaluation.scores import RESAMPLES
+from dsd.evaluation.intervals import around, resample
 from dsd.files import markdown
 
 FEWEST = 10  # scored images of each label below which an interval says nothing
@@ -84,24 +84,16 @@ def _column(rows: Sequence[Mapping[str, Any]], name: str) -> np.ndarray:
     return np.array([row.get(name) for row in rows], dtype=float)  # None becomes NaN
 
 
-def _resample(subjects: Sequence[str]) -> list[np.ndarray]:
-    """Return the indices of the rows in each resample of whole subjects."""
-    names, index = np.unique(list(subjects), return_inverse=True)
-    rows_of = [np.flatnonzero(index == place) for place in range(len(names))]
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(len(names), size=(RESAMPLES, len(names)))
-    return [np.concatenate([rows_of[place] for place in places]) for places in drawn]
-
-
 def _auc_interval(values: np.ndarray, same: np.ndarray, subjects: Sequence[str]) -> dict[str, float] | None:
     """Return the area under the ROC curve and its interval, or None if too few values are known."""
     known = ~np.isnan(values)
     if min(np.count_nonzero(known & same), np.count_nonzero(known & ~same)) < FEWEST:
         return None
-    draws = _resample(subjects)
+    index, resamples = resample(subjects)
+    rows_of = [np.flatnonzero(index == place) for place in range(resamples.shape[1])]
+    draws = (np.concatenate([rows_of[place] for place in places]) for places in resamples)
     areas = [area for draw in draws if (area := _auc(values[draw], same[draw])) is not None]
-    low, high = np.quantile(areas, (0.025, 0.975))
-    return {"mean": _auc(values, same), "low": float(low), "high": float(high)}
+    return around(_auc(values, same), areas)._asdict()
 
 
 def _auc(values: np.ndarray, same: np.ndarray) -> float | None:

@@ -19,7 +19,8 @@ from PIL import Image
 
 import dsd
 from dsd.evaluation import benchmarks, labels, report, scores, validation
-from dsd.evaluation.scores import Case, Interval, Scores
+from dsd.evaluation.intervals import RESAMPLES, Interval
+from dsd.evaluation.scores import Case, Scores
 from dsd.evaluation.validation import Benchmark
 from dsd.files import contact_sheet, jsonl, whole
 
@@ -29,7 +30,7 @@ VAE, MULTIPLIED = "VAE of the reference", "the reference, its colors multiplied"
 LEVELS = (COPY, VAE)  # rows that show the reference itself
 LABELS = "labels.json"
 PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
-METHOD = f"means over images; 95 % bootstrap intervals over subjects, {scores.RESAMPLES} resamples of seed 0"
+METHOD = f"means over images; 95 % bootstrap intervals over subjects, {RESAMPLES} resamples of seed 0"
 
 
 @dataclass(frozen=True, kw_only=True)

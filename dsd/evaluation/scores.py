@@ -8,14 +8,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
+from dsd.evaluation.intervals import Interval, intervals
 from dsd.files import markdown
 
-RESAMPLES = 2000
 ROTATIONS = 4  # other subjects whose images measure the chance level of a case
 
 Draw = Callable[[list[str], list[Image.Image], list[int]], list[Image.Image]]  # prompts, references, seeds
@@ -63,17 +63,6 @@ class Scorer(Protocol):
 
     def explain(self, cases: Sequence[Case], scores: "Scores") -> list[str]:
         """Return the reason for each image's scores in words, or "" where the scorer has none."""
-
-
-class Interval(NamedTuple):
-    """A mean and its 95 % bootstrap interval over subjects."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ({self.low:.3f} to {self.high:.3f})"
 
 
 @dataclass(frozen=True)
@@ -189,34 +178,6 @@ def _rescale(rows: list[Numbers], measures: Sequence[Measure], chance: Numbers) 
             for row in rows:  # if chance already reaches `high`, the score means nothing
                 row[measure.name] = measure.high * (row[measure.name] - zero) / span if span > 0 else 0.0
     return rows
-
-
-# ---------------------------------------------------------------- intervals
-
-
-def intervals(rows: Sequence[Numbers], subjects: Sequence[str]) -> dict[str, Interval]:
-    """Return the mean and 95 % interval of each number, by resampling whole subjects with all their rows.
-
-    Prompts of one subject are not independent, so resampling rows would make the interval too narrow. A
-    number that fewer than 2 subjects have (the others NaN) is left out.
-    """
-    names, index = np.unique(list(subjects), return_inverse=True)
-    if len(names) < 2:
-        raise ValueError(f"an interval over subjects needs at least 2 of them, got {len(names)}")
-    resamples = np.random.default_rng(0).integers(len(names), size=(RESAMPLES, len(names)))
-    result = {}
-    for name in rows[0]:
-        values = np.array([row[name] for row in rows], dtype=float)
-        known = ~np.isnan(values)
-        counts = np.bincount(index[known], minlength=len(names))  # [subjects]
-        if np.count_nonzero(counts) < 2:
-            continue
-        sums = np.bincount(index[known], weights=values[known], minlength=len(names))
-        drawn = counts[resamples].sum(1)  # [resamples]
-        means = (sums[resamples].sum(1)[drawn > 0]) / drawn[drawn > 0]
-        low, high = np.quantile(means, (0.025, 0.975))
-        result[name] = Interval(float(values[known].mean()), float(low), float(high))
-    return result
 
 
 def difference(ours: Scores, theirs: Scores) -> dict[str, Interval]:

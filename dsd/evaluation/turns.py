@@ -14,7 +14,7 @@ import numpy as np
 from dsd.curation.judge import Pair, find_recipe, read_pairs
 from dsd.curation.kept_grids import kept_shares
 from dsd.evaluation.benefit import BATCH, IN_WORLD, measure_benefit
-from dsd.evaluation.scores import intervals
+from dsd.evaluation.intervals import around, intervals
 from dsd.files.jsonl import Row, RunError
 from dsd.files.markdown import table
 from dsd.grids.grids import Grid, describe_lora, open_panels, read_grids
@@ -167,8 +167,7 @@ def _resample(measure: Callable[[np.ndarray], dict[str, float]], count: int, siz
     result = {}
     for name in rows[0]:
         values = [row[name] for row in rows]
-        low, high = (float(value) for value in np.quantile(values, (0.025, 0.975)))
-        result[name] = {"mean": float(np.mean(values)), "low": low, "high": high}
+        result[name] = around(np.mean(values), values)._asdict()
     return result
 
 

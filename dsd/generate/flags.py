@@ -5,6 +5,7 @@ know which options were passed.
 """
 
 import argparse
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from dsd.generate.words import TASKS
@@ -33,14 +34,16 @@ QUANTIZE_HELP = (
 )
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that reports an error in one line."""
+
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help shows the options)\n")
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Parse the command's flags; exit with one line if they are wrong."""
-    parser = _Parser(prog="dsd.generate", description="Draw the subject of an image somewhere new.")
+    parser = Parser(prog="dsd.generate", description="Draw the subject of an image somewhere new.")
     add = parser.add_argument
     text = "image of the subject, or several if the weights know several, and where the subject should be"
     add("inputs", nargs="*", metavar="IMAGE... PROMPT", help=text)
@@ -65,6 +68,11 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     has_prompt = len(args.inputs) > 1 and args.story is None  # one word alone is an image
     args.images = args.inputs[:-1] if has_prompt else args.inputs
     args.prompt = args.inputs[-1] if has_prompt else None
+    check_judge_flags(parser, args)
+    if not args.rank:
+        refuse_unused(parser, args, ("embedder",), without="--rank")
+        if not args.describe:
+            refuse_unused(parser, args, ("judge",), without="--rank or --describe")
     return args
 
 
@@ -92,6 +100,29 @@ def add_judge_flags(parser: argparse.ArgumentParser) -> None:
         metavar="MODEL",
         help="image encoder that ranks images: a folder or hub id (the model's)",
     )
+
+
+def check_judge_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """End the command with one line if flags of `add_judge_flags` lack the one that they belong to."""
+    if not args.judge:
+        refuse_unused(parser, args, ("judge_model",), without="--judge")
+
+
+def refuse_unused(
+    parser: argparse.ArgumentParser,
+    args: argparse.Namespace,
+    names: Iterable[str],
+    *,
+    without: str = "",
+    beside: str = "",
+) -> None:
+    """End the command with one line if flags were passed that have no effect without or beside another."""
+    flags = {action.dest: action.option_strings[-1] for action in parser._actions if action.option_strings}
+    passed = [flags[name] for name in names if getattr(args, name) != parser.get_default(name)]
+    if passed:
+        drop = "drop it" if len(passed) == 1 else "drop them"
+        why = f"without {without}: add it, or {drop}" if without else f"beside {beside}: {drop}"
+        parser.error(f"{' and '.join(passed)} would have no effect {why}")
 
 
 def flag(name: str) -> str:

@@ -93,12 +93,15 @@ class Batches:
     def _sample(self, shown: list[int], instruction: float, text: float, condition: float) -> Record:
         """Return canvas, references, condition (zeros if dropped), embeds and pooled; chances are in 0..1."""
         entry, images, texts = self.data.find(shown[0])
-        canvases = [entry.canvas, *(self.data.find(row)[0].condition for row in shown)]
+        canvases = [entry.canvas]
+        if self.options.shows_references:
+            canvases += [self.data.find(row)[0].condition for row in shown]
         whole, *clean = (  # one record each, or those of both frames
             torch.cat([images.read(key)[0] for key in keys], dim=-1)  # [C, h, 2w]
             for keys in canvases
         )
-        clean = seen = torch.stack(clean)  # [references, C, h, 2w], each `[reference | black]`
+        # [references, C, h, 2w], each `[reference | black]`
+        clean = seen = torch.stack(clean or [torch.zeros_like(whole)])
         if condition < self.options.condition_dropout:
             seen = torch.zeros_like(clean)  # guidance expects zeros for no image, not a black image
         key = entry.caption

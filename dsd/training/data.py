@@ -157,7 +157,8 @@ def open_rows(pairs: Sequence[Row], pipe: DSDPipeline, options: TrainOptions, fo
     tokens = options.text_tokens or text_length(pipe.tokenizer_2)
     frames = options.frames or (pipe.frame,)
     images, texts = ImageEncoder(pipe.vae, folder), TextEncoder(pipe, tokens, folder)
-    return RowEncoder(pairs, images, texts, frames, bool(options.instruction_prob))
+    needs = bool(options.instruction_prob), options.shows_references
+    return RowEncoder(pairs, images, texts, frames, *needs)
 
 
 def _encode_blocks(
@@ -188,6 +189,7 @@ class RowEncoder:
     texts: TextEncoder
     frames: tuple[Frame, ...]
     with_instructions: bool
+    with_conditions: bool  # otherwise entries name them, as always, but they are not encoded
 
     def encode(self, block: range) -> list[Entry]:
         """Encode the rows of a block and return one entry for each."""
@@ -210,7 +212,8 @@ class RowEncoder:
     def has_records(self, entry: Entry) -> bool:
         """Return whether the stores contain all records that an entry names."""
         texts = {key for key in (entry.caption, entry.instruction) if key}
-        return self.images.store.has({*entry.canvas, *entry.condition}) and self.texts.store.has(texts)
+        images = {*entry.canvas, *(entry.condition if self.with_conditions else ())}
+        return self.images.store.has(images) and self.texts.store.has(texts)
 
     def _open(self, index: int) -> tuple[Entry, dict[str, Image.Image], dict[str, str]]:
         """Return a row's entry, and the images and texts that it needs, by their keys."""
@@ -225,7 +228,8 @@ class RowEncoder:
             if not self.images.encodes_frames:
                 parts = [Image.fromarray(np.hstack(parts))]
             canvases.append([image_hash(part) for part in parts])
-            images |= zip(canvases[-1], parts, strict=True)
+            if right is target or self.with_conditions:
+                images |= zip(canvases[-1], parts, strict=True)
         instruction = row.get("instruction") if self.with_instructions else None
         keys = [text_hash(row["caption"]), text_hash(instruction) if instruction else None]
         texts = {key: text for key, text in zip(keys, (row["caption"], instruction), strict=True) if key}

@@ -231,10 +231,10 @@ def _count_blocks(transformer: FluxTransformer2DModel) -> int:
 
 
 def _row_bytes(transformer: FluxTransformer2DModel, options: TrainOptions, image: int, text: int) -> int:
-    """Return the most bytes of a row in the cache: two canvases and its texts, two bytes per number."""
-    config, texts = transformer.config, 2 if options.instruction_prob else 1
+    """Return the most bytes of a row in the cache: canvases and texts, two bytes per number."""
+    config, texts, shown = transformer.config, 2 if options.instruction_prob else 1, options.shows_references
     numbers = texts * (text * config.joint_attention_dim + config.pooled_projection_dim)
-    return 2 * (2 * image * (config.out_channels or config.in_channels) + numbers)
+    return 2 * ((1 + shown) * image * (config.out_channels or config.in_channels) + numbers)
 
 
 def _encoding(
@@ -253,14 +253,14 @@ def _encoding(
 
 
 def _count_encoding(pipe: DSDPipeline, options: TrainOptions) -> float:
-    """Return the operations of encoding a row: two canvases and its texts, counted without computing them."""
+    """Return the operations of encoding a row, canvases and texts, counted without computing them."""
     width, height = max(options.frames or [pipe.frame], key=math.prod)
     with FlopCounterMode(display=False) as images:
         pipe.vae.encode(torch.empty(1, 3, height, 2 * width, device="meta", dtype=pipe.vae.dtype))
     weights = pipe.text_encoder_2.num_parameters() - pipe.text_encoder_2.shared.weight.numel()
     tokens = options.text_tokens or text_length(pipe.tokenizer_2)
     texts = 2 if options.instruction_prob else 1
-    return 2 * images.get_total_flops() + texts * 2 * weights * tokens
+    return (1 + options.shows_references) * images.get_total_flops() + texts * 2 * weights * tokens
 
 
 def _count_flops(transformer: FluxTransformer2DModel, options: TrainOptions, image: int, text: int) -> float:

@@ -149,6 +149,11 @@ class TrainOptions:
         """Return the sizes as (width, height) in pixels; empty for the model's own size."""
         return tuple(_parse_frame(size) for size in self.sizes)
 
+    @property
+    def shows_references(self) -> bool:
+        """Return whether any sample shows its reference, so that conditions must be encoded."""
+        return self.condition_dropout < 1 or self.references > 1
+
     def binding(self) -> dict[str, Any]:
         """Return the settings that must not change when a run is resumed."""
         values = {name: value for name, value in vars(self).items() if name not in FREE}

@@ -47,6 +47,15 @@
     input.dispatchEvent(new Event("change", {bubbles: true}));
   });
 
+  // Tooltips of buttons, for which gradio has no option; screen readers read them as descriptions.
+  const hints = {
+    "#another": "Draws this image again, with a new seed",
+    "#restore-original, #story-restore-original": "Takes the image as you gave it",
+  };
+  const hint = () => Object.entries(hints).forEach(([selector, text]) => document.querySelectorAll(selector)
+    .forEach((button) => { button.title ||= text; }));
+  new MutationObserver(hint).observe(document.body, {childList: true, subtree: true});
+
   // The place in the queue, in words; gradio writes "queue: 2/3" into its own tracker.
   new MutationObserver(() => document.querySelectorAll("#status, #grid-status, #story-status").forEach((status) => {
     const place = status.querySelector("[data-testid=status-tracker]")?.textContent.match(/queue: (\d+)\//);
@@ -58,9 +67,9 @@
   // A box that is dragged, or clicked corner by corner, on the reference: left, top, right, bottom as shares
   // of the image, or "" when Escape or another click on Crop ends it.
   let cancel = null;
-  window.dsdBox = () => new Promise((resolve) => {
+  window.dsdBox = (selector) => new Promise((resolve) => {
     cancel?.();
-    const image = find("#upload img");
+    const image = find(selector);
     image.scrollIntoView({block: "nearest"});
     const layer = document.createElement("div"), box = document.createElement("i");
     layer.className = "dsd-crop";

@@ -213,7 +213,8 @@ def test_the_command_writes_each_kind_into_its_own_folder(run, capsys):
     assert "12 rows in 1 files (1 of them new)" in said and "6 same subject" in said
 
 
-def test_the_command_checks_before_it_writes(run):
-    with pytest.raises(ValueError, match="--push-to-hub"):
+def test_the_command_checks_before_it_writes(run, capsys):
+    with pytest.raises(SystemExit):
         command.main([str(run), "--public"])
+    assert "--public would have no effect without --push-to-hub" in capsys.readouterr().err
     assert not (run / "dataset").exists()

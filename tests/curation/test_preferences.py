@@ -102,8 +102,9 @@ def test_the_files_are_read_as_pick_a_pic_is(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_flags_without_an_effect_are_refused(tmp_path):
+def test_flags_without_an_effect_are_refused(tmp_path, capsys):
     run = make_run(tmp_path, p01="judged different")
-    with pytest.raises(ValueError, match="--preferences does not use --only, --words: drop it"):
+    with pytest.raises(SystemExit):
         command.main([str(run), "--preferences", str(tmp_path / "o"), "--only", "all", "--words", "grid"])
-    assert not (tmp_path / "o").exists()
+    told = "--only and --words would have no effect beside --preferences: drop them"
+    assert told in capsys.readouterr().err and not (tmp_path / "o").exists()

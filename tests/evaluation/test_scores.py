@@ -7,7 +7,8 @@ import pytest
 from PIL import Image
 
 from dsd.evaluation import scores, validation
-from dsd.evaluation.scores import Case, Interval, Measure
+from dsd.evaluation.intervals import Interval
+from dsd.evaluation.scores import Case, Measure
 
 # ---------------------------------------------------------------- a world of greys: identity is brightness
 

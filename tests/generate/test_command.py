@@ -224,6 +224,18 @@ MISTAKES = {
     "a lossy output": (["photo.png", "a hat", "-o", "o.jpg"], "must end in .png"),
     "from without settings": (["--from", "photo.png"], "has no settings"),
     "from with a setting": (["--from", "photo.png", "--steps", "3"], "leave out --steps"),
+    "a judge's model without a judge": (
+        ["photo.png", "a hat", "-o", "o.png", "--rank", "--judge-model", "two"],
+        "--judge-model would have no effect without --judge: add it, or drop it",
+    ),
+    "a judge without work": (
+        ["photo.png", "a hat", "-o", "o.png", "--judge", "pocket"],
+        "--judge would have no effect without --rank or --describe",
+    ),
+    "an encoder without work": (
+        ["photo.png", "a hat", "-o", "o.png", "--describe", "--embedder", "eyes"],
+        "--embedder would have no effect without --rank",
+    ),
 }
 
 

@@ -180,6 +180,13 @@ def test_the_command_reports_what_it_made_and_what_it_dropped(tmp_path, capsys):
     assert "diversity: 3 subjects, " in said and "different pairs of words" in said
 
 
+@pytest.mark.parametrize("flag, needed", [("--column", "--captions"), ("--writer-model", "--writer")])
+def test_a_flag_without_an_effect_is_refused(flag, needed, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train_prompts.main([str(tmp_path), "--count", "3", flag, "x"])
+    assert f"{flag} would have no effect without {needed}" in capsys.readouterr().err
+
+
 def test_a_mistake_on_the_command_line_is_one_sentence_and_exit_code_2(tmp_path):
     again = [sys.executable, "-m", "train.prompts", str(tmp_path), "--count", "3", "--seed", "4"]
     written(tmp_path, count=2)

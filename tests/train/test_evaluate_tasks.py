@@ -35,3 +35,18 @@ def test_a_task_is_measured_beside_its_baselines_and_reported(models, task, tmp_
         evaluate.main([*command, "--out", str(tmp_path / "shared")])
     for name in ("results.json", "report.html", "images.jsonl"):
         assert (tmp_path / "shared" / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "wrong, said",
+    [
+        (["--judge-model", "two", "--yes"], "--judge-model and --yes would have no effect without --judge"),
+        (["--size", "64"], "--size would have no effect without --images: add it, or drop it"),
+        (["--images", "photos", "--subjects", "9"], "--subjects would have no effect beside --images: drop"),
+        (["--images", "photos", "--teacher-guidance", "3"], "no effect without --teacher: add it, or drop"),
+    ],
+)
+def test_a_flag_without_an_effect_is_refused(wrong, said, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        evaluate.main(["pocket", *wrong, "--out", str(tmp_path / "out")])
+    assert said in capsys.readouterr().err and not (tmp_path / "out").exists()

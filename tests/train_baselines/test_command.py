@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import FluxPipeline
 from PIL import Image
 
 from dsd.files import jsonl
@@ -103,6 +104,25 @@ def test_a_second_run_makes_nothing_and_says_the_same(compared, flags, tmp_path,
     for name in names:
         assert after["scores"][name] == before["scores"][name]
         assert after["settings"]["costs"][name] == before["settings"]["costs"][name]
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder_2"])
+def test_what_another_teacher_made_is_made_again(flags, tmp_path, part):
+    def made() -> list[str]:
+        args = command._parser().parse_args([*flags, "--out", str(tmp_path)])
+        options = command.options_of(args)
+        shop = command._workshop(args, options, scoring.measured_cases(2, 1, 1))
+        tuned = entries.make_tuned(shop, entries.INVERSION, 1e-3, True)
+        keys = [make(shop, 0.5, True).key for make in (entries.make_teacher, entries.make_sdedit)]
+        return [*keys, tuned.key, workshop._digest(shop, "ours", options, shop.pairs)]
+
+    flags = [*flags, "--model", str(tmp_path / "teacher")]
+    pipe = FluxPipeline.from_pretrained(student.teacher(tmp_path / "teacher"))
+    before = made()
+    assert made() == before
+    next(getattr(pipe, part).parameters()).data.add_(1)
+    pipe.save_pretrained(tmp_path / "teacher")
+    assert all(old != new for old, new in zip(before, made(), strict=True))
 
 
 def test_the_image_encoder_is_the_judges_unless_named(flags, tmp_path):

@@ -11,9 +11,9 @@ from train.pocket import all as building
 README = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
 
 
-def commands(preset: str) -> dict[str, list[str]]:
+def commands(preset: str, *, tasks: bool = False) -> dict[str, list[str]]:
     """The arguments of every part."""
-    return building.list_parts(Path("runs/x"), preset)
+    return building.list_parts(Path("runs/x"), preset, tasks=tasks)
 
 
 def test_every_part_is_a_command_that_train_readme_tells():
@@ -24,15 +24,33 @@ def test_every_part_is_a_command_that_train_readme_tells():
         assert module in told and callable(import_module(f"{module}.__main__" if is_package else module).main)
 
 
-def test_flags_are_known_to_the_commands_of_the_wheel():
+@pytest.mark.parametrize("tasks", [False, True])
+def test_flags_are_known_to_the_commands_of_the_wheel(tasks):
     known = []
-    for name, arguments in commands("gpu").items():
-        if "train.grids" in arguments or name in ("prompts", "dataset", "student", "evaluate", "curate"):
+    for name, arguments in commands("gpu", tasks=tasks).items():
+        wheel = ("prompts", "grids", "dataset", "student", "evaluate", "curate")
+        if name.split()[0] in wheel:
             module = arguments[len(arguments) - 1 - arguments[::-1].index("-m") + 1]
             given = arguments[arguments.index(module) + 1 :]
             import_module(module)._parser().parse_args(given)  # SystemExit for a flag that is not there
             known.append(module.removeprefix("train."))
-    assert known == ["prompts", "grids", "curate", "dataset", "train", "evaluate"]
+    turns, evaluated = (3, 3) if tasks else (1, 1)
+    assert known == ["prompts", "grids", "curate", "dataset"] * turns + ["train"] + ["evaluate"] * evaluated
+
+
+def test_with_tasks_one_student_learns_from_a_wheel_of_each():
+    usual, parts = commands("gpu"), commands("gpu", tasks=True)
+    for name, arguments in parts.items():
+        is_taught = name == "judge" or name.startswith("teacher")
+        assert ("--tasks" in arguments) == is_taught and "--tasks" not in usual.get(name, [])
+    wheels = ["runs/x/wheel", "runs/x/relight", "runs/x/edit"]
+    student = parts["student"]
+    assert student[student.index("train.train") + 1 : student.index("--out")] == wheels
+    for task, wheel in zip(("relight", "edit"), wheels[1:], strict=True):
+        assert parts[f"prompts {task}"][-2:] == ["--task", task] and wheel in parts[f"curate {task}"]
+        assert "--floor" not in parts[f"curate {task}"], "a recipe of a task has a floor of its own"
+    alike = {name for name in usual if not name.startswith(("teacher", "judge", "student"))}
+    assert all(usual[name] == parts[name] for name in alike), "what was built before goes on"
 
 
 def test_it_goes_on_with_the_part_that_failed(tmp_path):

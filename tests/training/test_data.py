@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import fsspec
@@ -12,6 +13,7 @@ from dsd.files.pairs import BadRow
 from dsd.model import latents
 from dsd.model.canvas import compose, fit, to_tensor
 from dsd.training import data as training_data
+from dsd.training.batches import Batches
 from dsd.training.cache import text_hash
 from dsd.training.data import Data, check_rows, dataset_name
 from dsd.training.options import TrainingError, TrainOptions
@@ -69,6 +71,23 @@ def test_a_row_becomes_the_canvas_and_the_condition_that_drawing_uses(pipe, tmp_
     for keys, expected in ((entry.canvas, canvas), (entry.condition, condition)):
         (stored,) = data.latents.read(*keys)
         torch.testing.assert_close(stored.float(), expected, rtol=2e-3, atol=2e-3)
+
+
+def test_references_that_no_sample_shows_are_not_encoded(pipe, tmp_path, named):
+    usual = TrainOptions(sizes=("32",), text_tokens=8, accumulate=1)
+    unseen = replace(usual, condition_dropout=1.0)
+    first, later = (
+        training_data.encode(named, pipe, options, tmp_path, "cpu") for options in (unseen, usual)
+    )
+    assert first.latents.has({*first.entries[0].canvas})
+    assert not first.latents.has({*first.entries[0].condition})
+    assert later.latents.has({*later.entries[0].condition}), "another training needs them"
+    written, named.reads = files(tmp_path), 0
+    again = training_data.encode(named, pipe, unseen, tmp_path, "cpu")  # a cache that has them still opens
+    assert named.reads == 0 and files(tmp_path) == written
+    assert first.name == later.name == again.name, "a training of an earlier version goes on"
+    batches = [batch for data in (first, later) for batch in Batches(data, unseen).step(0)]
+    assert all(torch.equal(*values) for values in zip(*(batch[:6] for batch in batches), strict=True))
 
 
 def test_frames_encoded_apart_give_the_same_as_whole_canvases(tmp_path):

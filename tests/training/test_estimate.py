@@ -73,6 +73,9 @@ def test_the_encoders_and_the_disk_are_counted(base):
     assert counted.encoding > sum(weight.nbytes for part in parts for weight in part.parameters())
     # two canvases of 16 x 8 x 16 numbers and two texts of 20 x 96 + 64, two bytes each
     assert counted.disk == 1000 * 2 * (2 * 16 * 8 * 16 + 2 * (20 * 96 + 64))
+    unseen = made(base, replace(POCKET, condition_dropout=1.0), rows=1000)  # without [reference | black]
+    assert unseen.disk == 1000 * 2 * (16 * 8 * 16 + 2 * (20 * 96 + 64))
+    assert unseen.flops_encoding < counted.flops_encoding
 
 
 def test_a_limited_cache_takes_no_more_and_rows_that_were_dropped_are_encoded_again(base, tmp_path):

@@ -109,6 +109,13 @@ def test_a_mistake_stops_the_app_with_one_line(flags, words, capsys, monkeypatch
     assert said.count("\n") == 1 and words in said
 
 
+def test_a_judge_s_model_without_a_judge_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        app.parse(["--judge-model", "two"])
+    told = "app.py: --judge-model would have no effect without --judge: add it, or drop it"
+    assert capsys.readouterr().err.startswith(told)
+
+
 # ---------------------------------------------------------------- what the page says of the model
 
 

@@ -246,14 +246,14 @@ def test_the_images_of_a_visit_are_shown_downloaded_and_used_again(open_page, tm
     tab.get_by_text("Its settings and its reference image have been restored").wait_for(state="hidden")
     tab.wait_for_function("document.querySelector('#upload img').src.includes('dsd-')")
     tab.get_by_label("Where should it be?").fill("elsewhere")
-    tab.get_by_role("button", name="Another").click()
+    tab.get_by_role("button", name="Draw another").click()
     tab.locator("#history-strip button").nth(2).wait_for()
     tab.locator("#about").get_by_text("in the snow").wait_for()
     assert tab.get_by_label("Where should it be?").input_value() == "elsewhere"
     tab.set_viewport_size({"width": 360, "height": 800})
     for _ in range(2):
         count = tab.locator("#history-strip button").count()
-        tab.get_by_role("button", name="Another").click()
+        tab.get_by_role("button", name="Draw another").click()
         tab.locator("#history-strip button").nth(count).wait_for()
     assert tab.evaluate("document.documentElement.scrollWidth") <= 360
 

@@ -164,5 +164,7 @@ def test_an_image_is_pasted_anywhere_and_cropped_by_a_drag(finished):
     tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 1)
     tab.mouse.up()
     tab.wait_for_function(f"() => {{ {find} && Math.abs(i.naturalWidth - 40) < 2; }}")
-    tab.get_by_role("button", name="Original").click()
+    undo = tab.get_by_role("button", name="Undo changes")
+    assert undo.get_attribute("title") == "Takes the image as you gave it"
+    undo.click()
     tab.wait_for_function(natural, arg=[80, 40])

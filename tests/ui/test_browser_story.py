@@ -73,6 +73,17 @@ def redraw(tab) -> None:
     tab.locator("#story-panels").get_by_text("2. in space").wait_for()
 
 
+def crop(tab) -> None:
+    """Cut off the right half of the character's image."""
+    tab.locator("#story-tools").get_by_role("button", name="Crop").click()
+    tab.locator(".dsd-crop").wait_for()
+    box = tab.locator(".dsd-crop").bounding_box()
+    tab.mouse.move(box["x"], box["y"])
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"])
+    tab.mouse.up()
+
+
 def test_a_canceled_story_keeps_its_panels_one_is_drawn_again_and_the_strip_saved(open_page, pipe, tmp_path):
     tab = open_page(viewport={"width": 360, "height": 800})
     tab.get_by_role("tab", name="Story").click()
@@ -103,8 +114,16 @@ def test_a_sentence_becomes_lines_to_edit_an_image_is_pasted_and_mistakes_stand_
     lines = tab.locator("#story-lines textarea")
     assert lines.input_value().splitlines() == WRITTEN
     tab.evaluate(PASTE)
-    tab.wait_for_function("document.querySelector('#story-image img')?.naturalWidth === 90")
+    natural = "width => document.querySelector('#story-image img')?.naturalWidth === width"
+    tab.wait_for_function(natural, arg=90)
+    crop(tab)
+    tab.wait_for_function(natural, arg=45)
+    tab.get_by_role("button", name="Undo changes").click()
+    tab.wait_for_function(natural, arg=90)
+    lines.fill("at sea\n" * 9)
+    tab.locator("#story-unknown").get_by_text("one for each panel, got 9").wait_for()
     lines.fill("")
+    tab.locator("#story-unknown").wait_for(state="hidden")
     tab.get_by_role("button", name="Draw the story").click()
     tab.locator("#story-unknown").get_by_text("A story needs 1 to 8 lines").wait_for()
     assert tab.locator(".dsd-problem:visible").count() == 1

@@ -13,6 +13,8 @@ from dsd.curation import review
 from dsd.curation.judge import new_pair
 from dsd.curation.verdict import (
     KEEP,
+    REASONS,
+    SAME,
     Thresholds,
 )
 from dsd.files import jsonl
@@ -58,6 +60,15 @@ def test_a_page_that_does_not_exist_is_the_nearest(judged, six, typed, shown):
 def test_the_next_page_counts_from_what_was_typed(judged, six, typed, step, shown):
     work = curating(judged)
     assert view(work, page=work.turn(step, {"page": typed})["page"])["page"] == shown
+
+
+def test_the_filter_offers_the_reasons_that_some_pair_has_and_the_chosen_one(judged):
+    work = curating(judged)
+    reasons = {reason for _, reason in work.review().decided(LIMITS)}
+    offered = [value for _, value in view(work)["show"].choices]
+    assert {value for value in offered if value in REASONS} == reasons - {SAME}
+    assert (unused := next(reason for reason in REASONS if reason not in reasons))
+    assert unused in [value for _, value in view(work, show=unused)["show"].choices]
 
 
 def test_a_last_page_is_as_short_as_it_is(judged, six):

@@ -10,7 +10,9 @@ from PIL import Image
 
 from dsd.generate import provenance
 from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.ui.generate.form import Form
 from dsd.ui.generate.handlers import Generating
+from dsd.ui.generate.reference import References
 from dsd.ui.models import Loaded
 from dsd.ui.story.handlers import Telling
 from dsd.ui.story.panels import finish, pick
@@ -178,11 +180,20 @@ def test_words_that_the_model_does_not_know_are_named(telling, monkeypatch):
 
 def test_the_image_is_remarked_on_as_on_the_create_tab(pipe, photo, tmp_path):
     loaded = Loaded(pipe=pipe, name="tiny", warn=lambda image: "Unlike its world.")
-    telling = Telling(loaded, Generating(loaded))
-    assert "Unlike its world." in telling.see({"image": photo})["remarks"].value
-    assert not telling.see({"image": None})["remarks"].visible
+    tools = References(loaded, Form(loaded))
+    shown = tools.see({"image": photo})
+    assert "Unlike its world." in shown["remarks"].value and shown["tools"].visible
+    assert shown["seen"].size == loaded.pipe.frame
+    assert not tools.see({"image": None})["remarks"].visible
     (tmp_path / "x.png").write_text("no image")
-    assert "not an image" in telling.see({"image": str(tmp_path / "x.png")})["remarks"].value
+    assert "not an image" in tools.see({"image": str(tmp_path / "x.png")})["remarks"].value
+
+
+def test_too_many_lines_are_told_as_they_are_typed(telling):
+    nine = telling.remark({"lines": "at sea\n" * 9})["unknown"]
+    assert "A story needs 1 to 8 lines, one for each panel, got 9." in nine.value
+    assert "at most 200 fit below a panel" in telling.remark({"lines": "sea " * 60})["unknown"].value
+    assert not any(telling.remark({"lines": lines})["unknown"].visible for lines in ("", " \n", "a\n" * 8))
 
 
 def test_a_panel_that_the_page_does_not_offer_is_not_drawn_again(telling, strip, tmp_path):

@@ -18,7 +18,7 @@ from dsd.evaluation import validation
 from dsd.evaluation.scores import Draw
 from dsd.files.pairs import Pairs, read_pairs
 from dsd.grids.teacher import panel_side
-from dsd.model.checkpoint import model_hash, weights_hash
+from dsd.model.checkpoint import weights_hash
 from dsd.training.cache import text_hash
 from dsd.training.loop import default_method
 from dsd.training.options import TrainOptions
@@ -82,7 +82,7 @@ def make_ours(
     folder = train_once(shop, OURS, default_method(), options, open_pairs())
     pipe = comparison.open_student(str(folder), base=options.model, device=str(shop.device))
     draw = validation.by_student(pipe, **shop.guidance)
-    return _made(draw, f"{OURS} {model_hash(pipe)} {shop.guidance}", folder)
+    return _made(draw, f"{OURS} {comparison.part_hashes(pipe)} {shop.guidance}", folder)
 
 
 def make_single_frame(
@@ -99,7 +99,8 @@ def make_single_frame(
     model = single_frame.load(wrap, base, options, folder, shop.dtype).to(shop.device, shop.dtype)
     guidance = options.guidance if model.config.guidance_embeds else None
     draw = single_frame.by_single_frame(pipe, model, guidance=guidance, **shop.guidance)
-    return _made(draw, f"{kind} {weights_hash(model)} {shop.guidance}", folder)
+    weights = comparison.part_hashes(pipe) | {"transformer": weights_hash(model)}
+    return _made(draw, f"{kind} {weights} {shop.guidance}", folder)
 
 
 def _made(draw: Draw, key: str, folder: Path) -> Made:
@@ -114,12 +115,12 @@ def make_teacher(shop: Workshop, choice: None, is_short: bool) -> Made:
     """Return the teacher, prompted without an image."""
     settings = {"steps": shop.steps, "guidance": shop.teacher.settings.guidance}
     draw = validation.by_teacher(shop.teacher.pipe, **settings)
-    return Made(draw, f"teacher {shop.teacher.hash} {settings}")
+    return Made(draw, f"teacher {shop.teacher_hashes} {settings}")
 
 
 def make_sdedit(shop: Workshop, strength: float, is_short: bool) -> Made:
     settings = {"steps": shop.steps, "guidance": shop.teacher.settings.guidance, "strength": strength}
-    return Made(by_sdedit(shop.teacher.pipe, **settings), f"sdedit {shop.teacher.hash} {settings}")
+    return Made(by_sdedit(shop.teacher.pipe, **settings), f"sdedit {shop.teacher_hashes} {settings}")
 
 
 def make_tuned(shop: Workshop, name: str, rate: float, is_short: bool) -> Made:
@@ -128,7 +129,7 @@ def make_tuned(shop: Workshop, name: str, rate: float, is_short: bool) -> Made:
     teacher = shop.tuned_teacher
     tuning = replace(shop.tuning, rate=rate)
     settings = {"steps": shop.steps, "guidance": teacher.settings.guidance}
-    key = f"{name} {teacher.hash} {settings} {tuning}"
+    key = f"{name} {shop.teacher_hashes} {settings} {tuning}"
     clock = Clock(shop.out / "tuning.jsonl", text_hash(key))
     plain = validation.by_teacher(teacher.pipe, **settings)
     subjects = per_subject.find_subjects(shop.cases)

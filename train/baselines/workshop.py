@@ -28,6 +28,7 @@ from dsd.training.options import TrainOptions
 from dsd.training.student import find_base
 from dsd.vlm.embed import JUDGE, Embedder, open_embedder
 from dsd.vlm.open import open_vlm
+from train import comparison
 from train.baselines import single_frame
 from train.baselines.per_subject import Tuning
 
@@ -63,6 +64,11 @@ class Workshop:
     def teacher(self) -> Teacher:
         """Return the model that every entry starts from, as grids are drawn with it."""
         return self._open_teacher()
+
+    @cached_property
+    def teacher_hashes(self) -> dict[str, str]:
+        """Return what identifies the weights of the teacher, of all its parts."""
+        return comparison.part_hashes(self.teacher.pipe)
 
     @cached_property
     def tuned_teacher(self) -> Teacher:
@@ -115,6 +121,6 @@ def train_once(shop: Workshop, kind: str, method: Method, options: TrainOptions,
 
 def _digest(shop: Workshop, kind: str, options: TrainOptions, pairs: Pairs) -> str:
     """Return eight hex digits that identify all that the training depends on."""
-    about = [options.binding(), options.steps, options.batch, options.accumulate, shop.teacher.hash]
+    about = [options.binding(), options.steps, options.batch, options.accumulate, shop.teacher_hashes]
     about += [dataset_name(pairs), len(pairs), shop.image_encoder if kind == ENCODED else None]
     return text_hash(json.dumps(about))[:8]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dsd.files import jsonl
+from dsd.grids.recipes import TASKS
 from train.pocket.presets import PRESETS
 
 GRIDS, ROWS = 20_000, 24_000
@@ -27,12 +28,17 @@ PIECES = {
 }
 
 
-def list_parts(run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = ROWS) -> dict[str, list[str]]:
-    """Return the arguments of `python` for each part, by name, after the parts that it depends on."""
-    run, sizes = shlex.quote(f"{run}"), f"--preset {preset}"
-    wheel, student = f"{run}/wheel", f"{run}/student"
+def list_parts(
+    run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = ROWS, tasks: bool = False
+) -> dict[str, list[str]]:
+    """Return the arguments of `python` for each part, by name, after the parts that it depends on.
+
+    With `tasks` there is a wheel for each task, of `grids` and `max_rows` each, and one student of all.
+    """
+    run, sizes, taught = shlex.quote(f"{run}"), f"--preset {preset}", " --tasks" if tasks else ""
     limit = f"{sizes} --minutes 8" if preset == "gpu" else sizes
-    shared = f"-m torch.distributed.run --nproc-per-node {PROCESSES}"
+    others = TASKS[1:] if tasks else ()  # beside identity
+    wheels = {"": f"{run}/wheel"} | {f" {task}": f"{run}/{task}" for task in others}
     commands = {
         "vae": f"-m train.pocket.vae {run} {limit}",
         "scorer": f"-m train.pocket.scorer {run} {limit}",
@@ -41,21 +47,36 @@ def list_parts(run: Path, preset: str, *, grids: int = GRIDS, max_rows: int = RO
     for i, (first, last, minutes) in enumerate(PIECES[preset]):
         flags = f"{sizes} --lessons {first} {last}"
         flags += f" --minutes {minutes} --compile" if minutes else ""
-        flags += f" --begin {run}/teacher" if i else ""
+        flags += (f" --begin {run}/teacher" if i else "") + taught
         commands[f"teacher {i}"] = f"-m train.pocket.teacher {run} {flags}"
     commands |= {
-        "judge": f"-m train.pocket.judge {run} {limit}",
+        "judge": f"-m train.pocket.judge {run} {limit}{taught}",
         "ship": f"-m train.pocket.ship {run}",
-        "prompts": f"-m train.prompts {wheel} --count {grids}",
-        "grids": f"{shared} -m train.grids {wheel} --model pocket",
-        "curate": f"{shared} -m train.curate {wheel} --judge pocket --votes 2 2 --floor 0.75 --no-captions",
-        "dataset": f"-m train.dataset {wheel} --words grid --max-rows {max_rows}",
-        "student": f"-m train.train {wheel} --out {student} --model pocket",
+    }
+    for task, wheel in wheels.items():
+        commands |= _turn(task, wheel, grids, max_rows)
+    commands |= {
+        "student": f"-m train.train {' '.join(wheels.values())} --out {run}/student --model pocket",
         "ship the student": f"-m train.pocket.ship {run}",
         "measure": f"-m train.pocket.measure --out {run}/figures",
         "evaluate": f"-m train.evaluate pocket --described --out {run}/scores",
     }
+    for task in others:
+        commands[f"evaluate {task}"] = f"-m train.evaluate pocket --task {task} --out {run}/scores-{task}"
     return {name: shlex.split(command) for name, command in commands.items()}
+
+
+def _turn(task: str, wheel: str, grids: int, max_rows: int) -> dict[str, str]:
+    """Return the parts that make a dataset; `task` ends their names, and is empty for identity."""
+    shared = f"-m torch.distributed.run --nproc-per-node {PROCESSES}"
+    # The recipes of the other tasks have floors of their own.
+    asked, floor = (f" --task{task}", "") if task else ("", " --floor 0.75")
+    return {
+        f"prompts{task}": f"-m train.prompts {wheel} --count {grids}{asked}",
+        f"grids{task}": f"{shared} -m train.grids {wheel} --model pocket",
+        f"curate{task}": f"{shared} -m train.curate {wheel} --judge pocket --votes 2 2{floor} --no-captions",
+        f"dataset{task}": f"-m train.dataset {wheel} --words grid --max-rows {max_rows}",
+    }
 
 
 def call_python(arguments: list[str]) -> int:
@@ -90,12 +111,14 @@ def main() -> None:
     add, text = parser.add_argument, "data and batch sizes for a CPU or a GPU (cpu)"
     add("run", type=Path, help="folder of the run; the result goes to assets/pocket")
     add("--preset", choices=PRESETS, default="cpu", help=text)
-    add("--grids", type=int, default=GRIDS, help=f"number of grids to draw ({GRIDS})")
-    add("--rows", type=int, default=ROWS, help=f"maximum number of training rows ({ROWS})")
+    add("--grids", type=int, default=GRIDS, help=f"number of grids to draw, for each task ({GRIDS})")
+    add("--rows", type=int, default=ROWS, help=f"maximum number of training rows, of each task ({ROWS})")
+    add("--tasks", action="store_true", help=f"teach {', '.join(TASKS)} to one student")
     add("--parts", type=int, metavar="N", help="run at most N parts (default: all)")
     args = parser.parse_args()
     args.run.mkdir(parents=True, exist_ok=True)
-    build(args.run, list_parts(args.run, args.preset, grids=args.grids, max_rows=args.rows), args.parts)
+    sizes = {"grids": args.grids, "max_rows": args.rows, "tasks": args.tasks}
+    build(args.run, list_parts(args.run, args.preset, **sizes), args.parts)
 
 
 if __name__ == "__main__":

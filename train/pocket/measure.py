@@ -13,7 +13,7 @@ from PIL import Image
 
 from dsd.evaluation.critters import CritterScorer, make_case
 from dsd.evaluation.critters import Scene as CaseScene
-from dsd.evaluation.scores import Interval
+from dsd.evaluation.intervals import Interval
 from dsd.evaluation.validation import Benchmark, by_student, by_teacher, in_batches, sample_sheet
 from dsd.grids import grids
 from dsd.grids.teacher import SETTINGS, taught_lengths

@@ -135,7 +135,7 @@ class Curating:
         return {
             "rates": cards.rates(review.counts(decided), own_count, command),
             "agreement": cards.agreement(review.agreement(run, decided, labels)),
-            "show": gr.Dropdown(choices=_filters(decided)),
+            "show": gr.Dropdown(choices=_filters(decided, values["show"])),
             "shown": shown, "cards": gr.HTML(value=ends, **begins), **controls,
         }  # fmt: skip
 
@@ -208,14 +208,19 @@ def _images(run: Review, pair: Pair) -> str:
         return problem(explain(error))
 
 
-def _filters(decided: Decisions) -> list[tuple[str, str]]:
+def _filters(decided: Decisions, shown: str) -> list[tuple[str, str]]:
+    """Return the choices of pairs to show: reasons that some pair has, and the one that is shown."""
     counts = Counter(reason for _, reason in decided)
     total, kept = len(decided), counts[SAME]
     return [
         (f"All pairs ({total:,})", review.ALL),
         (f"Kept ({kept:,})", KEEP),
         (f"Left out ({total - kept:,})", DROP),
-        *((f"Left out: {traits.WORDS[reason]} ({counts[reason]:,})", reason) for reason in REASONS[1:]),
+        *(
+            (f"Left out: {traits.WORDS[reason]} ({counts[reason]:,})", reason)
+            for reason in REASONS[1:]
+            if counts[reason] or reason == shown
+        ),
         ("Not marked by you", review.UNLABELED),
         ("Marked by you", review.LABELED),
         ("You and the judge disagree", review.DISAGREE),

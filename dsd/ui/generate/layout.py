@@ -82,7 +82,7 @@ def reference(parts: Parts, first: Finished | None) -> None:
         elem_id="upload", elem_classes=FRAME,
     )  # fmt: skip
     parts["remarks"] = gr.HTML(elem_id="remarks", visible=False, padding=False)
-    _tools(parts, first)
+    tools(parts, first.image if first else None)
     with gr.Group(visible=False, elem_id="restored") as parts["restored"]:
         parts["note"] = gr.HTML(padding=False)
         parts["use_itself"] = gr.Button("Use the image itself instead", size="sm")
@@ -90,19 +90,23 @@ def reference(parts: Parts, first: Finished | None) -> None:
     parts["planned"] = gr.State()  # the seed of an example, for the next run
 
 
-def _tools(parts: Parts, first: Finished | None) -> None:
+def tools(parts: Parts, image: str | None, *, prefix: str = "") -> None:
+    """Add the tools of a reference, hidden without an image; `prefix` begins the ids of another tab."""
     parts["original"] = gr.State()  # the file as the visitor gave it, if a tool changed it
-    with gr.Row(visible=first is not None, elem_id="tools", elem_classes="dsd-actions") as parts["tools"]:
-        parts["crop"] = gr.Button("Crop", elem_id="crop", **SMALL)
+    look = {"elem_id": f"{prefix}tools", "elem_classes": "dsd-actions"}
+    with gr.Row(visible=image is not None, **look) as parts["tools"]:
+        parts["crop"] = gr.Button("Crop", elem_id=f"{prefix}crop", **SMALL)
         if can_remove_background():
-            parts["background"] = gr.Button("Remove background", elem_id="background", **SMALL)
-        parts["restore"] = gr.Button("Original", visible=False, elem_id="restore-original", **SMALL)
-        gr.HTML("<p>The model sees:</p>", padding=False, elem_id="seen-label")
-        parts["seen"] = gr.Image(
-            first.image if first else None, show_label=False, container=False, interactive=False,
-            format="png", buttons=[], height=48, width=48, min_width=48, scale=0,
-            alt_text="What the model sees", elem_id="seen", elem_classes=FRAME,
-        )  # fmt: skip
+            parts["background"] = gr.Button("Remove background", elem_id=f"{prefix}background", **SMALL)
+        look = {"visible": False, "elem_id": f"{prefix}restore-original", **SMALL}
+        parts["restore"] = gr.Button("Undo changes", **look)
+        with gr.Row(elem_classes="dsd-seen"):
+            gr.HTML("<p>The model sees:</p>", padding=False)
+            parts["seen"] = gr.Image(
+                image, show_label=False, container=False, interactive=False, format="png", buttons=[],
+                height=48, width=48, min_width=48, scale=0, alt_text="What the model sees",
+                elem_id=f"{prefix}seen", elem_classes=FRAME,
+            )  # fmt: skip
     parts["box"] = gr.Textbox(visible="hidden")  # the browser fills it in
 
 
@@ -138,6 +142,7 @@ def more(parts: Parts, loaded: Loaded, form: Form, choice: Choice) -> None:
     with gr.Accordion("More settings", open=False, elem_id="advanced"):
         _settings(parts, form, can_rank=loaded.ranker is not None)
         _link(parts)
+        _sheet(parts)
 
 
 def description(parts: Parts, enhancing: Enhancing) -> None:
@@ -170,7 +175,6 @@ def _settings(parts: Parts, form: Form, can_rank: bool) -> None:
             parts[name] = gr.State(None)  # cannot be set, neither here nor by a program
             continue
         parts[name] = gr.Slider(*RANGES[name], default[name], step=step, label=label, info=info, elem_id=name)
-    _sheet(parts)
     seed(parts, f"{NEW_SEED} The same seed and settings give the same image.", elem_id="seed")
     fits = [("Crop to fill", "crop"), ("Keep all, add white", "pad")]
     parts["fit"] = gr.Radio(fits, value=default["fit"], label="Fitting your image")
@@ -223,7 +227,7 @@ def results(parts: Parts, first: Finished | None) -> None:
     parts["status"] = gr.HTML(status, elem_id="status", padding=False)
     parts["about"] = gr.HTML(describe(first.path) if first else "", elem_id="about", padding=False)
     with gr.Row(visible=first is not None, elem_id="actions", elem_classes="dsd-actions") as parts["actions"]:
-        parts["another"] = gr.Button("Another", elem_id="another", **SMALL)
+        parts["another"] = gr.Button("Draw another", elem_id="another", **SMALL)
         parts["refer"] = gr.Button("Use as reference", elem_id="refer", **SMALL)
         parts["download"] = gr.Button("Download", elem_id="download", **SMALL)
         label = f"Download {SCALE}\u00d7 larger (Lanczos)"  # named, because it adds no detail

@@ -71,14 +71,23 @@ def build(loaded: Loaded, examples: Path) -> Generating:
 
 
 def _wire_reference(parts: Parts, tools: References, form: Form) -> None:
-    names = ["image", "width", "height", "fit"]
-    changes = [parts[name].change for name in names]
-    gr.on(changes, **parts.call(tools.see, names, ["seen", "tools", "remarks"]), **LATEST, **QUIET)
+    wire_tools(parts, tools, ["image", "width", "height", "fit"])
     parts["image"].upload(**parts.call(form.restore, ["image"], RESTORED), **QUIET)
+    parts["image"].clear(lambda: gr.Group(visible=False), None, parts["restored"], **AT_ONCE)
+
+    def use_itself(values: dict[str, Any]) -> dict[str, Any]:
+        return {"image": values["own_image"], "restored": gr.Group(visible=False)}
+
+    parts["use_itself"].click(**parts.call(use_itself, ["own_image"], ["image", "restored"]), **AT_ONCE)
+
+
+def wire_tools(parts: Parts, tools: References, seen: list[str]) -> None:
+    """Connect the tools of a reference, of any tab; `seen` are the fields that decide what is seen."""
+    changes = [parts[name].change for name in seen]
+    gr.on(changes, **parts.call(tools.see, seen, ["seen", "tools", "remarks"]), **LATEST, **QUIET)
     forget = parts.call(tools.forget, [], ["original", "restore"])
     gr.on([parts["image"].upload, parts["image"].clear], **forget, **AT_ONCE)
-    parts["image"].clear(lambda: gr.Group(visible=False), None, parts["restored"], **AT_ONCE)
-    box = "async (image, original) => [image, original, await dsdBox()]"
+    box = f'async (image, original) => [image, original, await dsdBox("#{parts["image"].elem_id} img")]'
     crop = parts.call(tools.crop, ["image", "original", "box"], CHANGED)
     # "multiple", because the end of a box that was given up may still be on its way when the next is opened.
     parts["crop"].click(**crop, js=box, trigger_mode="multiple", **QUIET)
@@ -86,11 +95,6 @@ def _wire_reference(parts: Parts, tools: References, form: Form) -> None:
         remove = parts.call(tools.remove_background, ["image", "original"], CHANGED)
         parts["background"].click(**remove, show_progress_on=parts["image"], **LANE, **PRIVATE)
     parts["restore"].click(**parts.call(tools.restore, ["original"], CHANGED), **AT_ONCE)
-
-    def use_itself(values: dict[str, Any]) -> dict[str, Any]:
-        return {"image": values["own_image"], "restored": gr.Group(visible=False)}
-
-    parts["use_itself"].click(**parts.call(use_itself, ["own_image"], ["image", "restored"]), **AT_ONCE)
 
 
 def _wire_prompt(parts: Parts, work: Generating, enhancing: Enhancing) -> None:

@@ -20,7 +20,6 @@ from dsd.generate.drawing import Options, Progress
 from dsd.model import known_words
 from dsd.ui import uploads
 from dsd.ui.events import Update
-from dsd.ui.generate import reference
 from dsd.ui.generate.form import NO_PROMPT
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, Generating, belongs_to, explain_zero, report
 from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, show, status, step_status
@@ -76,18 +75,17 @@ class Telling:
             return {"write_remark": problem(explain(error))}
         return {"lines": "\n".join(lines), "write_remark": quiet(WRITTEN)}
 
-    def see(self, values: Update) -> Update:
-        """Return the remarks on the image of the character."""
-        try:
-            image = uploads.open_upload(values["image"]) if values["image"] else None
-            return {"remarks": reference.remarks(image, self.loaded) if image else show()}
-        except Exception as error:  # the page must always get an answer
-            return {"remarks": show(problem(explain(error)))}
-
     def remark(self, values: Update) -> Update:
-        """Return a notice of the words in the lines that the model does not know."""
-        unknown = known_words.notice(self.work.unknown_words(values["lines"]))
-        return {"unknown": show(notice(unknown)) if unknown else show()}
+        """Return what is wrong with the lines, if any, and the words that the model does not know."""
+        boxes = []
+        try:
+            if (values["lines"] or "").strip():
+                story.read_lines(values["lines"])
+        except ValueError as error:
+            boxes.append(problem(explain(error)))
+        if unknown := known_words.notice(self.work.unknown_words(values["lines"])):
+            boxes.append(notice(unknown))
+        return {"unknown": show(*boxes)}
 
     def estimate(self, values: Update) -> Update:
         """Return the expected time of all panels as HTML, empty while a field is invalid."""

@@ -11,7 +11,9 @@ from dsd.ui import events, messages
 from dsd.ui.events import AT_ONCE, LANE, LATEST, PRIVATE, QUIET, Parts
 from dsd.ui.generate.form import RANGES
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.generate.layout import FRAME, NEW_SEED, QUALITY, SLIDERS, SMALL, read_rows, seed
+from dsd.ui.generate.layout import FRAME, NEW_SEED, QUALITY, SLIDERS, SMALL, read_rows, seed, tools
+from dsd.ui.generate.reference import References
+from dsd.ui.generate.tab import wire_tools
 from dsd.ui.models import Loaded
 from dsd.ui.story.handlers import SETTINGS, Telling
 from dsd.ui.story.panels import FILES, finish, pick
@@ -40,6 +42,7 @@ def build(loaded: Loaded, examples: Path, work: Generating) -> None:
             _results(parts)
         with gr.Column(elem_classes="dsd-more"), gr.Accordion("More settings", open=False):
             _settings(parts, work.form.defaults())
+    wire_tools(parts, References(loaded, work.form), ["image"])
     _wire(parts, telling)
     _wire_endpoint(parts, telling)
 
@@ -59,6 +62,7 @@ def _reference(parts: Parts, examples: Path) -> None:
         buttons=[], height=200, alt_text="The character", elem_id="story-image", elem_classes=FRAME,
     )  # fmt: skip
     parts["remarks"] = gr.HTML(elem_id="story-remarks", visible=False, padding=False)
+    tools(parts, files[0] if files else None, prefix="story-")
 
 
 def _writer(parts: Parts, telling: Telling) -> None:
@@ -129,7 +133,6 @@ def _wire(parts: Parts, telling: Telling) -> None:
     wait = {"show_progress": "minimal", "show_progress_on": parts["write_remark"]}
     write = parts.call(telling.write, ["sentence"], ["lines", "write_remark"])
     gr.on([parts["write"].click, parts["sentence"].submit], **write, **wait, **LANE, **PRIVATE)
-    parts["image"].change(**parts.call(telling.see, ["image"], ["remarks"]), **LATEST, **QUIET)
     parts["lines"].change(**parts.call(telling.remark, ["lines"], ["unknown"]), **LATEST, **AT_ONCE)
 
     def choose(items: Any, event: gr.SelectData) -> dict[Any, Any]:
@@ -149,10 +152,12 @@ def _wire(parts: Parts, telling: Telling) -> None:
 
 
 def _wire_characters(parts: Parts) -> None:
-    def choose(event: gr.SelectData) -> str:
-        return parts["characters"].value[event.index]["image"]["path"]
+    def choose(event: gr.SelectData) -> dict[Any, Any]:
+        image = parts["characters"].value[event.index]["image"]["path"]
+        return parts.updates({"image": image, "original": None, "restore": gr.Button(visible=False)})
 
-    parts["characters"].select(choose, None, parts["image"], **AT_ONCE)
+    chosen = parts.named([], ["image", "original", "restore"])
+    parts["characters"].select(choose, **chosen, **AT_ONCE)
 
 
 def _wire_runs(parts: Parts, telling: Telling) -> list[Any]:
