@@ -188,12 +188,13 @@ def check_run(run: Path, prompts: list[Prompt], stamp: Row) -> None:
     path, rows = table(run), {grid.id: grid.to_json() for grid in read_grids(run)}
     # A model and a LoRA may have several names, so only the hash of the weights is compared.
     names = ("generator", "license", "teacher_lora")
-    settings = {name: value for name, value in stamp.items() if name not in names}
+    settings = {"shared_noise": None} | {name: it for name, it in stamp.items() if name not in names}
     for prompt in prompts:
-        if prompt.id in rows:
+        if row := rows.get(prompt.id):
             fields = {name: getattr(prompt, name) for name in ("prompt", "seed", "rows", "columns")}
-            known = {name: value for name, value in settings.items() if rows[prompt.id].get(name) is not None}
-            jsonl.check_same(f"{path} row {prompt.id}", rows[prompt.id], {**known, **fields})
+            # The side of a panel is None in rows from before it was recorded.
+            known = {name: it for name, it in settings.items() if name != "panel" or row["panel"]}
+            jsonl.check_same(f"{path} row {prompt.id}", row, known | fields)
     files = [_find_file(run, row["file"]) for row in rows.values() if row["file"]]
     if missing := [file for file in files if not file.exists() or file.stat().st_size == 0]:
         raise RunError(f"{len(missing)} grids are missing or empty, such as {missing[0]}: {MEND}")

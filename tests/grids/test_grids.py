@@ -104,6 +104,7 @@ def wait_for(child, ready, seconds: float) -> None:
         ({"steps": 28}, "other settings .steps was 4, now 28.: use those again, or another folder"),
         ({"guidance": 1.0, "margin": 0}, "guidance was 2.0, now 1.0; margin was 1, now 0"),
         ({"generator_hash": "f" * 12}, "made with other settings .generator_hash was '0000"),
+        ({"shared_noise": 0.5}, "made with other settings .shared_noise was None, now 0.5"),
     ],
 )
 def test_grids_of_other_settings_are_not_mixed(tmp_path, change, message):
@@ -112,6 +113,14 @@ def test_grids_of_other_settings_are_not_mixed(tmp_path, change, message):
     fake.stamp = {**STAMP, **change}
     with pytest.raises(RunError, match=message):
         work(tmp_path, fake)
+
+
+def test_noise_that_was_shared_is_not_left_out_of_the_rest(tmp_path):
+    fake = Fake()
+    fake.stamp = {**STAMP, "shared_noise": 0.5}
+    work(make_run(tmp_path), fake)
+    with pytest.raises(RunError, match="shared_noise was 0.5, now None"):
+        work(tmp_path)
 
 
 def test_the_same_model_under_another_name_goes_on(tmp_path):
