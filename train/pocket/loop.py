@@ -112,6 +112,18 @@ def build_optimizer(model: nn.Module, rate: float) -> MuonAdamW:
     return MuonAdamW(model.named_parameters(), muon=MUON, adamw=adamw)
 
 
+def join_optimizers(saved: dict[str, Any]) -> dict[str, Any]:
+    """Return an optimizer's state; earlier versions saved those of Muon ("0") and AdamW ("1") apart."""
+    if "0" not in saved:
+        return saved
+    muon, adamw = saved["0"], saved["1"]
+    first = len(muon["param_groups"][0]["params"])  # number of AdamW's first weight
+    group = adamw["param_groups"][0]
+    group = group | {"params": [first + number for number in group["params"]]}
+    state = {first + number: moments for number, moments in adamw["state"].items()}
+    return {"state": muon["state"] | state, "param_groups": [*muon["param_groups"], group]}
+
+
 def set_rate(optimizer: torch.optim.Optimizer, share: float) -> None:
     """Set every group's rate to a share of its peak, which is its initial rate."""
     for group in optimizer.param_groups:
@@ -161,6 +173,7 @@ class TrainState:
         self._saved_at = self._began = time.monotonic()
         if path.exists():
             saved = torch.load(path, map_location="cpu", weights_only=True)
+            saved["optimizer"] = join_optimizers(saved["optimizer"])
             for key, stateful in self.objects.items():
                 stateful.load_state_dict(saved[key])
             self.step, self.seconds = saved["step"], saved["seconds"]
