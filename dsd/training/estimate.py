@@ -24,6 +24,7 @@ from dsd.model.memory import QUANTIZED, ROOM, WORKSPACE, drawing_bytes, gb
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.quantize import END_LAYERS
 from dsd.training.cache import PIXELS
+from dsd.training.optimizer import count_muon_flops, muon_matrices
 from dsd.training.options import TrainingError, TrainOptions
 from dsd.training.order import BLOCK, WINDOW
 from dsd.training.state import KEPT as KEPT_STATES
@@ -31,7 +32,7 @@ from dsd.training.student import Base, empty_transformer, linear_layers, make_tr
 
 # Numbers kept for the backward pass by each block, per token and unit of width.
 LORA_ACTIVATIONS, FULL_ACTIVATIONS = 18, 26
-WEIGHT, GRADIENT, MOMENTS, AVERAGE = 4, 4, 8, 4  # bytes per trained weight, all float32
+WEIGHT, GRADIENT, MOMENT, AVERAGE = 4, 4, 4, 4  # bytes per trained weight, all float32
 # A training's speed as a share of a large matrix product's: FLUX on an H200 0.5, pocket on a CPU 0.3 to 0.5.
 EFFICIENCY = 0.5
 
@@ -45,7 +46,7 @@ class Plan:
     parameters: int
     trained: int
     frozen: int  # frozen weights
-    moving: int  # trained weights, their gradients, AdamW moments and EMA
+    moving: int  # trained weights, their gradients, the optimizer's moments and EMA
     activations: int
     encoding: int  # text encoders and VAE at work; they leave the device before training
     validation: int  # encoders and VAE, drawing of one image, and the weights that the EMA replaces
@@ -60,10 +61,9 @@ class Plan:
     @property
     def needed(self) -> int:
         """Return the peak memory in bytes."""
-        space = WORKSPACE if self.device == "cuda" else 0
         while_training = self.encoding if self.window else 0  # between two steps
         loop = self.frozen + self.moving + max(self.activations, self.validation, while_training)
-        return space + max(loop, self.encoding)
+        return max(loop, self.encoding) + (WORKSPACE if self.device == "cuda" else 0)
 
 
 def make(
@@ -92,6 +92,8 @@ def make(
     trained = transformer.num_parameters(only_trainable=True)
     encoders = size * sum(part.num_parameters() for part in (vae, pipe.text_encoder, pipe.text_encoder_2))
     average = AVERAGE if options.ema else 0
+    matrices = muon_matrices(transformer, options)
+    moments = MOMENT * (2 * trained - sum(matrix.numel() for matrix in matrices))
     tokens, width = counts[-1] * image + text, transformer.inner_dim
     pixels, channels = 2 * math.prod(pipe.frame), vae.config.block_out_channels[0]
     drawing = drawing_bytes(tokens=2 * image + text, width=width, pixels=pixels, channels=channels, size=size)
@@ -104,15 +106,15 @@ def make(
         parameters=weights if options.full else weights + trained,
         trained=trained,
         frozen=frozen // processes if is_sharded else frozen,
-        moving=_moving_bytes(trained, average, accelerator),
+        moving=_moving_bytes(trained * (WEIGHT + GRADIENT + average), moments, accelerator),
         activations=activations,
         # some layers of the VAE, at the width of its first, for a batch of the cache
         encoding=encoders + size * 4 * min(PIXELS, 32 * pixels) * channels,
         validation=encoders + drawing + average * trained if validates else 0,
         free=_free(accelerator),
-        flops=options.accumulate * options.batch * flops,
+        flops=options.accumulate * options.batch * flops + count_muon_flops(matrices),
         **_encoding(pipe, options, rows, _row_bytes(transformer, options, 2 * image, text), processes),
-        saved=(KEPT_STATES + 1) * trained * (WEIGHT + MOMENTS + average) + 2 * (encoders + size * weights),
+        saved=(KEPT_STATES + 1) * (trained * (WEIGHT + average) + moments) + 2 * (encoders + size * weights),
     )
 
 
@@ -195,11 +197,10 @@ def _empty_pipeline(base: Base, options: TrainOptions, widens: bool) -> DSDPipel
     return pipe
 
 
-def _moving_bytes(trained: int, average: int, accelerator: Accelerator) -> int:
-    whole = WEIGHT + GRADIENT + MOMENTS + average
-    shards = {DistributedType.FSDP: whole, DistributedType.DEEPSPEED: MOMENTS}
+def _moving_bytes(others: int, moments: int, accelerator: Accelerator) -> int:
+    shards = {DistributedType.FSDP: others + moments, DistributedType.DEEPSPEED: moments}
     shared = shards.get(accelerator.distributed_type, 0)
-    return int(trained * (whole - shared + shared / accelerator.num_processes))
+    return int(others + moments - shared + shared / accelerator.num_processes)
 
 
 def _count_tokens(pipe: DSDPipeline, options: TrainOptions) -> tuple[int, int]:
@@ -258,9 +259,8 @@ def _count_encoding(pipe: DSDPipeline, options: TrainOptions) -> float:
     with FlopCounterMode(display=False) as images:
         pipe.vae.encode(torch.empty(1, 3, height, 2 * width, device="meta", dtype=pipe.vae.dtype))
     weights = pipe.text_encoder_2.num_parameters() - pipe.text_encoder_2.shared.weight.numel()
-    tokens = options.text_tokens or text_length(pipe.tokenizer_2)
-    texts = 2 if options.instruction_prob else 1
-    return (1 + options.shows_references) * images.get_total_flops() + texts * 2 * weights * tokens
+    tokens = (1 + bool(options.instruction_prob)) * (options.text_tokens or text_length(pipe.tokenizer_2))
+    return (1 + options.shows_references) * images.get_total_flops() + 2 * weights * tokens
 
 
 def _count_flops(transformer: FluxTransformer2DModel, options: TrainOptions, image: int, text: int) -> float:

@@ -14,7 +14,7 @@ from dsd.training.options import TrainingError, TrainOptions
 
 PER_SAMPLE = ("norm", "embed")  # matrices applied to one vector per sample: too few rows for Muon to help
 # With this scale, AdamW's learning rate suits Muon's matrices too (Liu et al. 2025).
-MUON = {"momentum": 0.95, "adjust_lr_fn": "match_rms_adamw"}
+MUON = {"momentum": 0.95, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 5}
 FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
 SMOOTH = 0.01  # change of the learning rate, as a share of the peak, that is not called a jump
 WHOLE_WEIGHTS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
@@ -30,8 +30,9 @@ class MuonAdamW(torch.optim.Optimizer):
         matrices, others = [], []
         for name, weight in weights:
             (matrices if suits_muon(name, weight) else others).append(weight)
-        super().__init__([{"params": matrices}, {"params": others}], {})
-        self.parts = torch.optim.Muon(matrices, **muon), torch.optim.AdamW(others, **adamw)
+        kinds = (torch.optim.Muon, matrices, muon), (torch.optim.AdamW, others, adamw)
+        self.parts = [kind(chosen, **settings) for kind, chosen, settings in kinds if chosen]
+        super().__init__([{"params": chosen} for _, chosen, _ in kinds if chosen], {})
         self.param_groups = [group for part in self.parts for group in part.param_groups]
         self._share()
 
@@ -73,6 +74,19 @@ def build_optimizer(
         )
     muon = MUON | {"lr": options.lr, "weight_decay": options.weight_decay}
     return MuonAdamW(weights.items(), muon=muon, adamw=adamw)
+
+
+def muon_matrices(transformer: nn.Module, options: TrainOptions) -> list[Tensor]:
+    """Return the weights that Muon trains, none with AdamW alone."""
+    if options.optimizer != "muon":
+        return []
+    return [weight for name, weight in transformer.named_parameters() if suits_muon(name, weight)]
+
+
+def count_muon_flops(matrices: Iterable[Tensor]) -> int:
+    """Return the operations of a step of Muon: three products of each matrix in each Newton-Schulz step."""
+    sides = [sorted(matrix.shape) for matrix in matrices]
+    return sum(MUON["ns_steps"] * (4 * short**2 * long + 2 * short**3) for short, long in sides)
 
 
 def moments(optimizer: torch.optim.Optimizer, weights: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:

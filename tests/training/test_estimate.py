@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.utils import DeepSpeedPlugin
+from torch.utils.flop_counter import FlopCounterMode
 
 from dsd.model import presets
 from dsd.training import estimate as plan
 from dsd.training.estimate import Plan
 from dsd.training.loop import configure_deepspeed, start
+from dsd.training.optimizer import build_optimizer, moments
 from dsd.training.options import TrainingError, TrainOptions
 from dsd.training.student import Base, find_base, open_encoders, open_transformer
 from tests import student
@@ -37,6 +39,21 @@ def test_weights_are_counted_as_they_are_loaded(base, options):
     assert counted.trained == moving
     assert counted.moving == moving * 20  # weight, gradient, two moments, average
     assert abs(counted.frozen - frozen) < 0.02 * frozen + 1
+
+
+def test_muon_keeps_one_moment_of_a_matrix_and_its_products_are_counted(base):
+    options, usual = replace(POCKET, optimizer="muon"), made(base, POCKET)
+    counted, model = made(base, options), open_transformer(base, options, torch.float32, CPU)
+    optimizer = build_optimizer(model, options, start(options))
+    states = moments(optimizer, dict(model.named_parameters())).values()
+    kept = sum(moment.nbytes for state in states for name, moment in state.items() if name != "step")
+    assert counted.moving == counted.trained * 12 + kept < usual.moving
+    assert usual.saved - counted.saved == 3 * (usual.moving - counted.moving)
+    for weight in model.parameters():
+        weight.grad = torch.zeros_like(weight)
+    with FlopCounterMode(display=False) as products:
+        optimizer.step()
+    assert counted.flops - usual.flops == pytest.approx(products.get_total_flops())
 
 
 @pytest.mark.parametrize("options", [POCKET, LORA], ids=["full", "lora"])

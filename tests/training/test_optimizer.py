@@ -44,6 +44,15 @@ def test_each_part_moves_its_weights_as_it_would_alone_also_after_a_restart():
         assert torch.equal(weight, alone[name]) and not torch.equal(weight, named_weights()[name])
 
 
+def test_weights_that_suit_one_part_alone_have_no_other():
+    weights = named_weights()
+    for name, settings in zip(weights, (ADAMW, MUON), strict=True):
+        optimizer = MuonAdamW([(name, weights[name])], muon=MUON, adamw=ADAMW)
+        assert [group["lr"] for group in optimizer.param_groups] == [settings["lr"]]
+        descend([optimizer], {name: weights[name]}, range(1))
+        assert not torch.equal(weights[name], named_weights()[name])
+
+
 def test_muon_has_the_matrices_that_every_token_passes():
     weights = dict(tiny.plain_transformer().named_parameters())
     chosen = {name for name, weight in weights.items() if suits_muon(name, weight)}
