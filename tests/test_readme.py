@@ -3,10 +3,12 @@
 import re
 import shlex
 import sys
+from importlib import import_module
 
 import pytest
 from PIL import Image
 
+import app
 from dsd.generate import flags
 from tests.project import ROOT, read
 
@@ -18,6 +20,7 @@ COMMANDS = {
     "app": "pip install -r requirements.txt && python app.py",
     "test": "pip install -r requirements.txt -r tests/requirements.txt && python -m pytest",
 }
+LAUNCHED = r"(?:python|accelerate launch|torchrun) "
 DESCRIBED = {  # folder -> what of it has a line of its own in docs/architecture.md
     "dsd": ("*.py", "*.css"),
     "train": ("*.py", "*.md", "*.txt"),
@@ -94,6 +97,28 @@ def is_command(name: str) -> bool:
 def test_the_command_line_takes_what_the_readme_shows(line):
     args = flags.parse(shlex.split(line))
     assert args.source or (args.images and (args.prompt or args.story) and args.output)
+
+
+@pytest.mark.parametrize("page", [*PAGES, "docs/serving.md"])
+def test_commands_take_the_flags_that_a_page_shows(page):
+    text = read(page).replace("\\\n", " ")
+    shown = re.findall(rf"^{LAUNCHED}.+$", text, re.MULTILINE) + re.findall(rf"`({LAUNCHED}[^`]+)`", text)
+    assert shown or page in ("docs/architecture.md", "docs/comfyui.md")
+    for line in shown:
+        if given := re.search(r" app\.py(.*)", line, re.DOTALL):
+            app.parse(shlex.split(given[1]))
+        elif given := re.search(r" -m (train\.[\w.]+|dsd\.generate)(.*)", line, re.DOTALL):
+            parse_flags(given[1], shlex.split(given[2]))
+
+
+def parse_flags(name: str, words: list[str]) -> None:
+    """Raise SystemExit for flags that a command does not know, or that would have no effect."""
+    is_package = (ROOT / name.replace(".", "/")).is_dir()
+    command = flags if name == "dsd.generate" else import_module(f"{name}.__main__" if is_package else name)
+    if hasattr(command, "parse"):
+        command.parse(words)
+    elif hasattr(command, "_parser"):
+        command._parser().parse_args(words)
 
 
 @pytest.mark.parametrize("block", re.findall(r"```python\n(.+?)```", read(), re.DOTALL))

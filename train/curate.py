@@ -91,13 +91,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = (parser := _parser()).parse_args(argv)
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the flags; end the command with one line if they are wrong or have no effect."""
+    parser = _parser()
+    args = parser.parse_args(argv)
     if not args.grade:
         refuse_unused(parser, args, ("count", "out", "size"), without="--grade")
     for mode, names in UNUSED.items():
         if getattr(args, mode):
             refuse_unused(parser, args, names, beside=flag(mode))
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
     quiet()
     join()
     logging.getLogger("dsd").setLevel(logging.WARNING)  # for example that a server cannot be reached

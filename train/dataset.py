@@ -55,12 +55,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = (parser := _parser()).parse_args(argv)
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the flags; end the command with one line if they are wrong or have no effect."""
+    parser = _parser()
+    args = parser.parse_args(argv)
     if args.preferences:
         refuse_unused(parser, args, UNUSED, beside="--preferences")
     if not args.push_to_hub:
         refuse_unused(parser, args, ("public",), without="--push-to-hub")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
     if args.shard_rows is not None and args.format != "parquet":
         raise ValueError(
             f"--shard-rows is for --format parquet, got --format {args.format}: drop one of them"

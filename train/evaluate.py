@@ -67,9 +67,24 @@ def _add_judge(parser: argparse.ArgumentParser) -> None:
     add("--yes", action="store_true", help="ask a server without asking you about the cost")
 
 
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the flags; end the command with one line if they are wrong or have no effect."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if not args.judge:
+        refuse_unused(parser, args, OF_JUDGE, without="--judge")
+    if not args.teacher:
+        names = ("teacher_guidance", "teacher_like") if args.images else ("teacher_like",)
+        refuse_unused(parser, args, names, without="--teacher")
+    if args.images:
+        refuse_unused(parser, args, ("subjects",), beside="--images")
+    else:
+        refuse_unused(parser, args, ("dino", "clip", "size"), without="--images")
+    return args
+
+
 def main(argv: list[str] | None = None) -> int:
-    args = (parser := _parser()).parse_args(argv)
-    _check_flags(parser, args)
+    args = parse(argv)
     if args.labels:
         return _add_labels(args)
     if args.out is None:
@@ -90,18 +105,6 @@ def main(argv: list[str] | None = None) -> int:
     page = comparison.compare(args)
     say(page, f"\nsee {args.out / 'report.html'}")
     return 0
-
-
-def _check_flags(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """End the command with one line for flags that have no effect without another."""
-    if not args.judge:
-        refuse_unused(parser, args, OF_JUDGE, without="--judge")
-    if args.images:
-        refuse_unused(parser, args, ("subjects",), beside="--images")
-        if not args.teacher:
-            refuse_unused(parser, args, ("teacher_guidance", "teacher_like"), without="--teacher")
-    else:
-        refuse_unused(parser, args, ("dino", "clip", "size"), without="--images")
 
 
 def _add_labels(args: argparse.Namespace) -> int:

@@ -37,12 +37,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = (parser := _parser()).parse_args(argv)
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the flags; end the command with one line if they are wrong or have no effect."""
+    parser = _parser()
+    args = parser.parse_args(argv)
     if not args.captions:
         refuse_unused(parser, args, ("column",), without="--captions")
     if not args.writer:
         refuse_unused(parser, args, ("writer_model", "writer_key"), without="--writer")
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
     rows, columns = map(int, args.layout.split("x"))
     recipe = RECIPES[args.recipe]
     recipe = recipe_for(args.task, recipe) if args.task else recipe

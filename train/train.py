@@ -124,18 +124,28 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
     return options
 
 
-def main(argv: list[str] | None = None) -> int:
-    args = (parser := _parser()).parse_args(argv)
+def parse(argv: list[str] | None = None) -> argparse.Namespace:
+    """Return the flags; end the command with one line if they are wrong or have no effect."""
+    parser = _parser()
+    args = parser.parse_args(argv)
     if args.streaming and args.cache_gb is None:
         args.cache_gb = STREAMED_GB
-    options = options_of(args)
-    args.validate = args.validate or (CRITTERS if options.model == "pocket" else "none")
+    is_default = (args.model or TrainOptions.model) == DEFAULT.name
+    args.validate = args.validate or (CRITTERS if is_default else "none")
     if args.validate == "none":
         names = ("validate_subjects", "validate_prompts", "validate_every")
         refuse_unused(parser, args, names, without="--validate")
+    elif args.validate != CRITTERS:
+        refuse_unused(parser, args, ("validate_subjects",), beside=f"--validate {args.validate}")
     if not args.push_to_hub:
         refuse_unused(parser, args, ("public",), without="--push-to-hub")
-    else:
+    return args
+
+
+def main(argv: list[str] | None = None) -> int:
+    args = parse(argv)
+    options = options_of(args)
+    if args.push_to_hub:
         check_upload(args.push_to_hub)  # fail now, not after days of training
     join_quietly()
     find_base(options)  # fail now, not after a dataset was downloaded

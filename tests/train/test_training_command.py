@@ -244,10 +244,14 @@ def test_streaming_what_lies_here_is_refused(teacher, tmp_path):
 def test_an_empty_dataset_and_publicity_without_an_upload_are_refused(teacher, tmp_path, capsys):
     with pytest.raises(TrainingError, match="the dataset has no rows"):
         call(teacher, empty(tmp_path), tmp_path / "out")
-    for flags, needed in ((["--public"], "--push-to-hub"), (["--validate-every", "9"], "--validate")):
+    for flags, why in (
+        (["--public"], "without --push-to-hub"),
+        (["--validate-every", "9"], "without --validate"),
+        (["--validate-subjects", "9", "--validate", "photos"], "beside --validate photos"),
+    ):
         with pytest.raises(SystemExit):
             call(teacher, tmp_path, tmp_path / "out", *flags)
-        assert f"{flags[0]} would have no effect without {needed}" in capsys.readouterr().err
+        assert f"{flags[0]} would have no effect {why}" in capsys.readouterr().err
 
 
 def test_an_upload_that_cannot_be_is_refused_before_any_work(teacher, tmp_path, monkeypatch):
