@@ -6,6 +6,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from dsd.training.optimizer import MuonAdamW
 
 SAVE_EVERY = 120.0  # seconds between saved states
+WAIT = timedelta(days=30)  # the others wait for hours while the first process draws what all read
 # Attention kernels: all except cuDNN's; see `dsd.training.student.KERNELS`.
 ATTENTION = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
@@ -72,7 +74,7 @@ def ranks() -> tuple[int, int]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return 0, 1
     if not distributed.is_initialized():
-        distributed.init_process_group("gloo")
+        distributed.init_process_group("gloo", timeout=WAIT)
     return distributed.get_rank(), distributed.get_world_size()
 
 

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME
 from PIL import Image
 from torch import Tensor
 
@@ -63,8 +62,8 @@ def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[
     checksum of the teacher's weights: a teacher that was trained further draws its own.
     """
     panel, rows = preset.panel, scenes.FAMILY * count
-    weights = (run / "teacher" / "transformer" / SAFETENSORS_WEIGHTS_NAME).read_bytes()
-    name = f"{count}-{panel}-{zlib.crc32(weights):08x}"
+    files = sorted((run / "teacher" / "transformer").glob("*.safetensors"))
+    name = f"{count}-{panel}-{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}"
     drawn = draw_batches(run, preset, latents, count, run / "renders" / f"taught-{name}")
     images = store(run / "renders" / f"taught-{name}.npy", (rows, panel, panel, 3), np.uint8, drawn)
     truths = (read_truths(run, images) for _ in range(1))  # read only if they are not stored
