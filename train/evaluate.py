@@ -71,6 +71,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the flags; end the command with one line if they are wrong or have no effect."""
     parser = _parser()
     args = parser.parse_args(argv)
+    if args.labels:
+        others = [name for name in vars(args) if name not in ("checkpoints", "labels", "out")]
+        refuse_unused(parser, args, others, beside="--labels")
     if not args.judge:
         refuse_unused(parser, args, OF_JUDGE, without="--judge")
     if not args.teacher:

@@ -42,6 +42,7 @@ def test_a_task_is_measured_beside_its_baselines_and_reported(models, task, tmp_
     [
         (["--judge-model", "two", "--yes"], "--judge-model and --yes would have no effect without --judge"),
         (["--teacher-like", "flux-dev"], "--teacher-like would have no effect without --teacher"),
+        (["--labels", "labels.json", "--steps", "9"], "--steps would have no effect beside --labels"),
         (["--size", "64"], "--size would have no effect without --images: add it, or drop it"),
         (["--images", "photos", "--subjects", "9"], "--subjects would have no effect beside --images: drop"),
         (["--images", "photos", "--teacher-guidance", "3"], "no effect without --teacher: add it, or drop"),
