@@ -213,7 +213,7 @@ def _caption(args: argparse.Namespace, judge: VLM, usable: dict[str, Grid], pair
     if not kept:
         return say("no pair was kept, so there is nothing to caption")
     items = {name: grid for name, grid in usable.items() if name in kept}
-    tokenizer = args.tokenizer or _find_tokenizer(next(iter(items.values())).generator)
+    tokenizer = args.tokenizer or captions.tokenizer_of_model(next(iter(items.values())).generator)
     options = {"run": args.run, "vlm": judge, "count": captions.counter(tokenizer), "recipe": args.recipe}
     path, about = args.run / "captions.jsonl", {"batch": args.batch, "unit": "caption"}
     about |= {"item_of": curation.grid_of, "rows_of": lambda grid: 2 * len(kept[grid.id])}
@@ -228,15 +228,6 @@ def _caption(args: argparse.Namespace, judge: VLM, usable: dict[str, Grid], pair
         f"{len(rows)} captions, {cut} of them cut to 77 tokens ({method}), {own} in the grid's own words",
         f"{share.speed:.1f} captions/s in this process",
     )
-
-
-def _find_tokenizer(generator: str) -> Path | None:
-    from dsd.model.checkpoint import LoadError, resolve
-
-    try:
-        return captions.tokenizer_of(resolve(generator).base)
-    except LoadError:  # the grids were drawn elsewhere, by a model that is not available here
-        return None
 
 
 def _redecide(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from dsd.curation.judge import find_recipe
 from dsd.files import hub
 from dsd.files.jsonl import Record
 from dsd.grids.grids import Grid, open_panels
+from dsd.model.checkpoint import LoadError, resolve
 from dsd.vlm.answers import read_caption
 from dsd.vlm.base import is_refused
 from dsd.vlm.open import VLM, Request
@@ -70,6 +71,14 @@ def tokenizer_of(base: str | Path) -> Path | None:
         return None
     cached = try_to_load_from_cache(str(base), "tokenizer/tokenizer_config.json")
     return Path(cached).parent if isinstance(cached, str) else None
+
+
+def tokenizer_of_model(name: str) -> Path | None:
+    """Return the CLIP tokenizer's folder of a named model; None if the model is not available here."""
+    try:
+        return tokenizer_of(resolve(name).base)
+    except LoadError:  # it works on another machine
+        return None
 
 
 class Line(NamedTuple):
