@@ -2,8 +2,10 @@
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Event
 
 import numpy as np
 import pytest
@@ -30,6 +32,10 @@ sync_api = (
     if not os.environ.get("CI")
     else __import__("playwright.sync_api", fromlist=["sync_playwright"])
 )
+
+
+expect = sync_api.expect  # waits for a state, where reading once would need luck
+expect.set_options(timeout=PATIENCE)
 
 
 @contextmanager
@@ -61,6 +67,7 @@ def visitors(browser, url: str) -> Iterator[Callable]:
         tab.goto(url + at)
         for part in MOUNTED:
             tab.locator(part).first.wait_for(state="attached")
+        tab.wait_for_function("typeof dsdPress === 'function'")  # the page's own script is at work
         opened.append(tab)
         return tab
 
@@ -87,6 +94,27 @@ def image(seed: int) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (64, 64, 3), dtype=np.uint8))
 
 
+def unfold_settings(tab) -> None:
+    """Open More settings of the Create tab, and wait until gradio has mounted every field in it."""
+    tab.get_by_role("button", name="More settings").click()
+    tab.locator("#reset").wait_for()
+    settle(tab)
+
+
+def settle(tab) -> None:
+    """Wait until nothing has been added to the page, or taken away, for half a second."""
+    tab.evaluate("""() => new Promise((done) => {
+      let rest = null;
+      const watch = new MutationObserver(() => begin());
+      const begin = () => {
+        clearTimeout(rest);
+        rest = setTimeout(() => { watch.disconnect(); requestAnimationFrame(done); }, 500);
+      };
+      watch.observe(document.body, {childList: true, subtree: true});
+      begin();
+    })""")
+
+
 def fill_unfolded(field, text: str) -> None:
     """Fill a field that was unfolded just now; gradio mounts it later, with its own value again."""
     for _ in range(60):
@@ -95,6 +123,78 @@ def fill_unfolded(field, text: str) -> None:
         if field.input_value() == text:
             return
     raise AssertionError(f"the field keeps {field.input_value()!r}")
+
+
+def fits(tab, width: int) -> None:
+    """Wait until the page is no wider than that; some widths follow by script."""
+    tab.wait_for_function("width => document.documentElement.scrollWidth <= width", arg=width)
+
+
+PASTE = """async ([width, height]) => {
+  const canvas = new OffscreenCanvas(width, height), data = new DataTransfer();
+  canvas.getContext("2d").fillRect(0, 0, width, height);
+  data.items.add(new File([await canvas.convertToBlob()], "pasted.png", {type: "image/png"}));
+  document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+}"""
+# Whether the layer to crop on lies on the image, not on the frame around it, and neither moves.
+PLACED = """async ([selector, ratio]) => {
+  const box = (one) => document.querySelector(one).getBoundingClientRect();
+  const before = box(".dsd-crop");
+  await new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)));
+  const layer = box(".dsd-crop"), image = box(selector);
+  const middle = (one) => one.left + one.width / 2;
+  return before.top === layer.top && before.left === layer.left && Math.abs(middle(layer) - middle(image)) < 2
+    && Math.abs(layer.width - ratio * layer.height) < 2;
+}"""
+
+
+def crop_left_half(tab, selector: str, ratio: float) -> None:
+    """Drag a box around the left half of an image, whose width is `ratio` times its height."""
+    tab.locator(".dsd-crop").wait_for()
+    tab.wait_for_function(PLACED, arg=[f"{selector} img", ratio])
+    box = tab.locator(".dsd-crop").bounding_box()
+    tab.mouse.move(box["x"] + 1, box["y"] + 1)
+    tab.mouse.down()
+    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 1)
+    tab.mouse.up()
+
+
+def has_size(tab, selector: str, width: int, height: int) -> None:
+    """Wait until an image has about these pixels."""
+    tab.wait_for_function(
+        """([selector, ...size]) => { const image = document.querySelector(`${selector} img`);
+          const natural = image ? [image.naturalWidth, image.naturalHeight] : [0, 0];
+          return natural.every((pixels, i) => Math.abs(pixels - size[i]) < 3); }""",
+        arg=[selector, width, height],
+    )
+
+
+class Hold:
+    """Makes a model wait from its `first` call on, until `release`: a browser may be slow.
+
+    Each call takes `seconds` more.
+    """
+
+    def __init__(self, module, first: int, seconds: float = 0.0) -> None:
+        self.calls: list[int] = []
+        self._first, self._seconds, self._free = first, seconds, Event()
+        self._hook = module.register_forward_hook(self._wait)
+
+    def _wait(self, *_) -> None:
+        self.calls.append(1)
+        time.sleep(self._seconds)
+        if len(self.calls) >= self._first:
+            self._free.wait(2 * PATIENCE / 1000)
+
+    def release(self) -> None:
+        self._free.set()
+
+    def __enter__(self) -> "Hold":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._free.set()
+        self._hook.remove()
 
 
 def done(tab) -> None:

@@ -38,15 +38,15 @@ def address(url: str | None) -> Iterator[str]:
 def generate(page) -> str:
     """Two images of one subject, the second with what it was made from."""
     page.locator("#examples button").first.click()
-    done(page)
-    page.get_by_role("button", name="More settings").click()
+    browsing.done(page)
+    browsing.unfold_settings(page)
     browsing.fill_unfolded(page.locator("#seed input"), str(SEED))
     page.get_by_role("button", name="More settings").click()
     for prompt in PROMPTS:
         page.get_by_label("Where should it be?").fill(prompt)
         page.get_by_role("button", name="Create").click()
         page.locator("#cancel:enabled").wait_for()
-        done(page)
+        browsing.done(page)
     page.locator("#history-strip button").first.click()
     page.locator("#about img").wait_for()
     return "#history-strip"
@@ -59,12 +59,6 @@ def fix_seed(page) -> None:
     browsing.fill_unfolded(seed, str(SEED))
     seed.blur()
     page.get_by_role("button", name="More settings").click()
-
-
-def done(page) -> None:
-    page.locator("#cancel:disabled").wait_for()
-    page.locator("#status").get_by_text("Done").wait_for()
-    page.locator("#images img").first.wait_for()
 
 
 def story(page) -> str:
@@ -133,7 +127,8 @@ def opened(browser, url: str, size: dict, scheme: str):
     page = browser.new_page(viewport=size, color_scheme=scheme)
     page.set_default_timeout(PATIENCE)
     page.goto(url)
-    page.get_by_role("button", name="Create").wait_for()
+    for part in browsing.MOUNTED:
+        page.locator(part).first.wait_for(state="attached")
     return page
 
 

@@ -232,7 +232,7 @@ def _drawing(grid: Grid) -> str:
     return (
         f"{grid.generator} (weights {grid.generator_hash}, {license(grid)}){lora}, "
         f"{grid.rows}x{grid.columns} panels, {grid.steps} steps, guidance {grid.guidance}"
-        + (f", noise shared by {grid.shared_noise:g}" if grid.shared_noise else "")
+        + (f", shared noise {grid.shared_noise:g}" if grid.shared_noise else "")
     )
 
 

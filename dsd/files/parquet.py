@@ -13,7 +13,6 @@ DATASET = b"dsd.dataset"  # metadata key for the id of the dataset that a shard 
 LAYOUT = b"dsd.layout"  # metadata key for a checksum of the columns and row groups
 TASK = b"dsd.task"  # metadata key for the task that the pairs teach, unless it is identity
 SHARD = "-of-"  # in the names of numbered files; a dataset has all of them in one folder
-IDENTITY = b"identity"
 SPLITS = ("train", "validation", "valid", "val", "test")
 
 
@@ -91,7 +90,7 @@ def owner(file: str) -> bytes | None:
 
 def task(file: Any) -> str:
     """Return the task that an open file's pairs teach; identity if it names none, as the published data."""
-    return (file.schema_arrow.metadata or {}).get(TASK, IDENTITY).decode(errors="replace")
+    return (file.schema_arrow.metadata or {}).get(TASK, b"identity").decode(errors="replace")
 
 
 def holds_images(kind: Any) -> bool:

@@ -6,7 +6,7 @@ The model sees the prompt alone, so that any words work with any task.
 import argparse
 from typing import Any
 
-from dsd.model.presets import DEFAULT, PRESETS, Task
+from dsd.model.presets import DEFAULT, Task, family_with_words
 
 TASKS = tuple(task.name for task in DEFAULT.tasks)
 
@@ -19,8 +19,7 @@ def find_task(args: argparse.Namespace) -> Task | None:
         return None
     if args.task not in TASKS:
         raise ValueError(f"--task must be one of {', '.join(TASKS)}, got {args.task!r}")
-    preset = resolve(args.model or DEFAULT.name)
-    family = PRESETS.get(preset.like or preset.name, DEFAULT)
+    family = family_with_words(resolve(args.model or DEFAULT.name))
     return next(task for task in family.tasks if task.name == args.task)
 
 

@@ -111,7 +111,7 @@ def follow_student(pipe: Any, base: str, weights: str | None, lora: Path | None)
         pipe.trained_frame = tuple(frame)
     own = sources[:1] if is_model or not weights else []  # where the weights are not one file
     pipe.trained_references = noted.get("references") or _find_fact(REFERENCES, own) or 1
-    pipe.trained_tasks = tuple(map(str, noted.get("tasks") or _find_fact(TASKS, own) or USUAL_TASKS))
+    pipe.trained_tasks = _read_tasks(noted.get("tasks") or _find_fact(TASKS, own), weights or base)
     tokens = noted.get("text_tokens")
     if is_model and not tokens:
         tokens = read_json(weights, "tokenizer_2/tokenizer_config.json").get("model_max_length")
@@ -123,6 +123,15 @@ def follow_student(pipe: Any, base: str, weights: str | None, lora: Path | None)
         config = {**pipe.scheduler.config, **SHIFTED}
     if config:
         pipe.register_modules(scheduler=type(pipe.scheduler).from_config(config))
+
+
+def _read_tasks(names: Any, source: str) -> tuple[str, ...]:
+    """Return the tasks that a model's files name; raise LoadError for anything but a list of names."""
+    names = names or list(USUAL_TASKS)
+    if not isinstance(names, list) or not all(isinstance(name, str) and name.strip() for name in names):
+        remedy = "correct or remove this entry of its files"
+        raise hub.LoadError(f"{source} must name its tasks as a list of words, got {names!r:.80}: {remedy}")
+    return tuple(dict.fromkeys(names))
 
 
 def _find_fact(name: str, sources: Iterable[str]) -> Any:

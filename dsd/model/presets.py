@@ -235,6 +235,11 @@ TEACHERS = PRESETS | {preset.name: preset for preset in (FLUX2_KLEIN, QWEN_IMAGE
 DEFAULT = POCKET  # opens without a download, a key or a GPU
 
 
+def family_with_words(preset: Preset) -> Preset:
+    """Return the family in whose words tasks are offered; the embedded one for weights of no known family."""
+    return PRESETS.get(preset.like or preset.name, DEFAULT)
+
+
 def family_of(config: Mapping[str, Any]) -> Preset | None:
     """Return the preset whose settings suit weights with this transformer config; None for other models.
 

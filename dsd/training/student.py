@@ -239,7 +239,8 @@ def _import_bitsandbytes(bits: str) -> Any:
 def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None:
     """Let a pipeline draw as training does: text tokens, frame size, number of references, and tasks.
 
-    The options decide, then the model that it starts from, whose tasks are kept. The first of sizes is taken.
+    The options decide, then the model that the training starts from, whose tasks are kept if it is a student.
+    Of several sizes, the first is taken.
     """
     with hub.explain_errors(base.name, [name for name in (base.source, base.start) if name]):
         lora = checkpoint.find_lora(base.start) if base.start else None

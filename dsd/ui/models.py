@@ -15,7 +15,7 @@ from dsd.generate.drawing import public_name
 from dsd.generate.ranking import Ranker
 from dsd.grids.recipes import IDENTITY, RECIPES, Recipe, recipe_of
 from dsd.model.checkpoint import resolve
-from dsd.model.presets import DEFAULT, PRESETS, SOMEWHERE, TEACHERS, Preset, Task
+from dsd.model.presets import DEFAULT, PRESETS, SOMEWHERE, TEACHERS, Preset, Task, family_with_words
 from dsd.vlm.base import VLM
 
 T = TypeVar("T")
@@ -150,8 +150,7 @@ def describe_model(
     family = PRESETS.get(preset.like, preset)
     if preset.knows_world:
         from dsd.pocket.scorer import warning as warn
-    # Weights of no family that we know get the embedded one's words, as they get its examples.
-    tasks = (family if family.name in PRESETS else DEFAULT).tasks_of(pipe.trained_tasks)
+    tasks = family_with_words(preset).tasks_of(pipe.trained_tasks)
     styles = "".join(f" Style: {style.report}." for style in pipe.styles)
     return Loaded(
         pipe=pipe, name=name, weights=weights, warn=warn, describer=describer, ranker=ranker,

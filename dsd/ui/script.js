@@ -37,7 +37,7 @@
     if (!file || !upload || isText) return;
     event.preventDefault();
     find(`${upload} [aria-label='Remove Image']`)?.click();
-    for (let wait = 0; wait < 50 && !find(`${upload} input[type=file]`); wait++) {
+    for (let wait = 0; wait < 250 && !find(`${upload} input[type=file]`); wait++) {
       await new Promise((done) => setTimeout(done, 40));
     }
     const input = find(`${upload} input[type=file]`), files = new DataTransfer();
@@ -130,9 +130,11 @@
   const label = (part, kind) => part.closest(".block")?.querySelector(`[data-testid=${kind}]`)?.textContent.trim();
   const name = () => {
     document.querySelectorAll("button .image-frame img:not([alt]), button .image-frame img[alt='']")
-      .forEach((image) => { image.alt = label(image, "block-label") ?? ""; });
-    document.querySelectorAll("fieldset:not([aria-label])")
-      .forEach((group) => group.setAttribute("aria-label", label(group, "block-info") ?? ""));
+      .forEach((image) => { const text = label(image, "block-label"); if (text) image.alt = text; });
+    document.querySelectorAll("fieldset:not([aria-label])").forEach((group) => {
+      const text = label(group, "block-info");
+      if (text) group.setAttribute("aria-label", text);
+    });
   };
   new MutationObserver(name).observe(document.body, {childList: true, subtree: true});
 }

@@ -98,6 +98,8 @@ def test_tabs_and_folded_settings_open_by_keyboard_and_the_focus_can_be_seen(ope
         assert tab.evaluate(f"({look})(document.activeElement)") != before, selector
     tab.keyboard.press("Enter")
     tab.get_by_role("tab", name="Story", selected=True).wait_for()
+    tab.locator("button.label-wrap:visible").first.wait_for()
+    browsing.settle(tab)
     tab_to(tab, "button.label-wrap")
     tab.keyboard.press("Enter")
     tab.locator("#story-quality").wait_for()
@@ -147,7 +149,7 @@ def unfold(tab) -> None:
       folded.forEach((e) => e.checkVisibility() && e.click());
       document.querySelectorAll("details").forEach((e) => { e.open = true; });
     }""")
-    tab.wait_for_timeout(300)  # what was folded is only drawn now
+    browsing.settle(tab)  # what was folded is only drawn now
 
 
 class Seen(NamedTuple):
@@ -220,7 +222,7 @@ def test_the_choice_of_a_task_is_a_named_group(open_page):
     group.get_by_label("Another light").focus()
     group.page.keyboard.press(" ")
     group.page.get_by_label("In which light?").wait_for()
-    assert group.get_by_label("Another light").is_checked()
+    browsing.expect(group.get_by_label("Another light")).to_be_checked()
 
 
 @pytest.mark.parametrize("name", VISITS)

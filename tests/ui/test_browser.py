@@ -2,7 +2,6 @@
 
 import re
 import time
-from threading import Event
 
 import pytest
 from PIL import Image
@@ -10,7 +9,7 @@ from PIL import Image
 from dsd.generate import provenance
 from dsd.ui.models import Loaded
 from tests import browsing, tiny
-from tests.browsing import done, download, fill_unfolded, image
+from tests.browsing import Hold, done, download, expect, fill_unfolded, fits, image, unfold_settings
 from tests.calling import is_still, until
 from train.pocket import text
 
@@ -27,22 +26,19 @@ def server(pipe, tmp_path_factory):
         yield url
 
 
-def slower(pipe, seconds: float):
-    return pipe.transformer.register_forward_hook(lambda *_: time.sleep(seconds))
-
-
 def upload(tab, path) -> None:
     tab.locator("#upload input[type=file]").set_input_files(str(path))
 
 
 def ask_for_three_steps_of_a_draft(tab) -> None:
-    tab.get_by_role("button", name="More settings").click()
+    unfold_settings(tab)
     steps = tab.get_by_label("number input for Steps")
-    assert tab.get_by_label("Best:").is_checked() and steps.input_value() == "28"
+    expect(tab.get_by_label("Best:")).to_be_checked()
+    expect(steps).to_have_value("28")
     tab.get_by_label("Balanced:").check()
-    tab.wait_for_function("e => e.value === '14'", arg=steps.element_handle())
+    expect(steps).to_have_value("14")
     tab.get_by_label("Draft:").check()
-    tab.wait_for_function("e => e.value === '6'", arg=steps.element_handle())
+    expect(steps).to_have_value("6")
     steps.fill("3")
     steps.blur()
 
@@ -56,20 +52,20 @@ def test_upload_prompt_quality_and_steps_come_back_with_the_image_that_was_downl
     tab.get_by_label("Where should it be?").fill("a red hat 帽子")
     tab.get_by_label("Where should it be?").press("Enter")
     done(tab)
-    assert tab.get_by_label("Draft:").is_checked()
-    assert tab.get_by_label("number input for Steps").input_value() == "3"
+    expect(tab.get_by_label("Draft:")).to_be_checked()
+    expect(tab.get_by_label("number input for Steps")).to_have_value("3")
     made = download(tab, tmp_path / "made.png")
     settings = provenance.read_settings(made)
     assert (settings["steps"], settings["quality"]["name"]) == (3, "draft")
     assert settings["prompt"] == "a red hat 帽子"
     about = tab.locator("#about").inner_text()
     assert about.startswith("a red hat 帽子") and f"Seed {settings['seed']}" in about
-    assert tab.locator("#images .media-button img").get_attribute("alt") == "a red hat 帽子"
+    expect(tab.locator("#images .media-button img")).to_have_attribute("alt", "a red hat 帽子")
 
     other = open_page()
     upload(other, made)
     other.get_by_text("Its settings and its reference image have been restored").wait_for()
-    assert other.get_by_label("Where should it be?").input_value() == "a red hat 帽子"
+    expect(other.get_by_label("Where should it be?")).to_have_value("a red hat 帽子")
     other.locator("#seen img").wait_for()
     other.get_by_role("button", name="Create").click()
     done(other)
@@ -78,9 +74,9 @@ def test_upload_prompt_quality_and_steps_come_back_with_the_image_that_was_downl
     assert provenance.read_settings(again) == settings
     with Image.open(made) as one, Image.open(again) as two:
         assert one.tobytes() == two.tobytes()
-    other.get_by_role("button", name="More settings").click()
-    assert other.get_by_label("Draft:").is_checked()
-    assert other.get_by_label("number input for Steps").input_value() == "3"
+    unfold_settings(other)
+    expect(other.get_by_label("Draft:")).to_be_checked()
+    expect(other.get_by_label("number input for Steps")).to_have_value("3")
 
 
 def test_nothing_uploaded_is_said_once_at_the_reference_and_an_example_draws(open_page):
@@ -88,11 +84,11 @@ def test_nothing_uploaded_is_said_once_at_the_reference_and_an_example_draws(ope
     tab.get_by_role("button", name="Create").click()
     tab.locator("#remarks [role=alert]").get_by_text("There is no image yet").wait_for()
     tab.locator("#cancel:disabled").wait_for()
-    assert tab.get_by_text("There is no image yet").count() == 1
+    expect(tab.get_by_text("There is no image yet")).to_have_count(1)
     assert tab.get_by_test_id("toast-body").count() == 0 and tab.locator("#images img").count() == 0
     tab.locator("#examples button").nth(1).click()
     done(tab)
-    assert tab.get_by_label("Where should it be?").input_value() == "at sea"
+    expect(tab.get_by_label("Where should it be?")).to_have_value("at sea")
 
 
 def test_unknown_words_are_named_while_the_prompt_is_typed(browser, tmp_path_factory):
@@ -107,31 +103,20 @@ def test_unknown_words_are_named_while_the_prompt_is_typed(browser, tmp_path_fac
             assert "beach" in remark.inner_text()
             remark.get_by_role("button", name="beach").click()
             remark.wait_for(state="hidden")
-            assert prompt.input_value() == "on the beach"
+            expect(prompt).to_have_value("on the beach")
 
 
 def test_cancel_stops_and_the_next_run_works(open_page, pipe):
-    calls, clicked = [], Event()
-
-    def count(*_) -> None:
-        calls.append(1)
-        if len(calls) > 8:  # however slow the browser is, twenty steps are yet to come
-            clicked.wait(60)
-
-    hooks = [slower(pipe, 0.25), pipe.transformer.register_forward_hook(count)]
-    try:
-        tab = open_page()
+    tab = open_page()
+    with Hold(pipe.transformer, first=9, seconds=0.25) as hold:
         tab.locator("#examples button").first.click()
         tab.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
         tab.locator("#images img").first.wait_for()  # the live preview
         tab.get_by_role("button", name="Cancel").click()
-        clicked.set()
         tab.get_by_text("Canceled.").wait_for()
-        until(lambda: is_still(calls))
-        assert len(calls) < 28
-    finally:
-        clicked.set()
-        [hook.remove() for hook in hooks]
+        hold.release()
+        until(lambda: is_still(hold.calls))
+        assert len(hold.calls) < 28
     tab.get_by_role("button", name="Create").click()
     done(tab)
 
@@ -140,7 +125,7 @@ def test_create_is_usable_again_after_every_kind_of_error(open_page):
     tab = open_page()
     tab.locator("#examples button").first.click()
     done(tab)
-    tab.get_by_role("button", name="More settings").click()
+    unfold_settings(tab)
     seed, create = tab.get_by_label("Seed", exact=True), tab.get_by_role("button", name="Create")
     for typed in ("-5", "1.5"):
         fill_unfolded(seed, typed)
@@ -164,14 +149,13 @@ def test_create_is_usable_again_after_every_kind_of_error(open_page):
 
 
 def test_a_second_click_while_one_is_drawn_starts_nothing(open_page, pipe):
-    hook, tab = slower(pipe, 0.05), open_page()
-    try:
+    tab = open_page()
+    with Hold(pipe.transformer, first=4) as hold:
         tab.locator("#examples button").first.click()
         tab.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
         tab.get_by_role("button", name="Create").click()
+        hold.release()
         done(tab)
-    finally:
-        hook.remove()
     tab.locator("#history-strip button").wait_for()
     time.sleep(1)
     assert tab.locator("#history-strip button").count() == 1
@@ -179,9 +163,8 @@ def test_a_second_click_while_one_is_drawn_starts_nothing(open_page, pipe):
 
 
 def test_the_second_visitor_sees_the_place_in_the_queue_and_no_image_of_the_first(open_page, pipe):
-    hook = slower(pipe, 0.08)
-    try:
-        first, second = open_page(), open_page()
+    first, second = open_page(), open_page()
+    with Hold(pipe.transformer, first=4):
         first.locator("#examples button").first.click()
         first.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
         second.locator("#examples button").first.click()
@@ -189,8 +172,6 @@ def test_the_second_visitor_sees_the_place_in_the_queue_and_no_image_of_the_firs
         assert second.locator("#status").bounding_box()["height"] > 20
         second.get_by_role("button", name="Cancel").click()  # leaving the queue works too
         second.get_by_text("Canceled.").wait_for()
-    finally:
-        hook.remove()
     done(first)
     first.locator("#history-strip button").wait_for()
     assert "Canceled." in second.locator("#status").inner_text()
@@ -198,7 +179,7 @@ def test_the_second_visitor_sees_the_place_in_the_queue_and_no_image_of_the_firs
     second.get_by_role("button", name="Create").click()
     done(second)
     second.locator("#history-strip button").first.wait_for()
-    assert second.locator("#history-strip button").count() == 1
+    expect(second.locator("#history-strip button")).to_have_count(1)
 
 
 def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path):
@@ -214,7 +195,7 @@ def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path)
         tab.get_by_label("Where should it be?").fill("a hat")
         tab.get_by_role("button", name="Create").click()
         tab.locator("#cancel:disabled").wait_for()
-        assert tab.locator("[role=alert]").get_by_text(name).count() == 1
+        expect(tab.locator("[role=alert]").get_by_text(name)).to_have_count(1)
         tab.locator("#examples button").first.click()
         done(tab)
         tab.locator("[role=alert]").wait_for(state="detached")
@@ -241,21 +222,21 @@ def test_the_images_of_a_visit_are_shown_downloaded_and_used_again(open_page, tm
     assert tab.evaluate("navigator.clipboard.readText()").startswith("in the snow\nSeed")
     tab.get_by_role("button", name="Use these settings").click()
     tab.get_by_text("Its settings and its reference image have been restored").wait_for()
-    assert tab.get_by_label("Where should it be?").input_value() == "in the snow"
+    expect(tab.get_by_label("Where should it be?")).to_have_value("in the snow")
     tab.get_by_role("button", name="Use as reference").click()
     tab.get_by_text("Its settings and its reference image have been restored").wait_for(state="hidden")
-    tab.wait_for_function("document.querySelector('#upload img').src.includes('dsd-')")
+    expect(tab.locator("#upload img")).to_have_attribute("src", re.compile("dsd-"))
     tab.get_by_label("Where should it be?").fill("elsewhere")
     tab.get_by_role("button", name="Draw another").click()
     tab.locator("#history-strip button").nth(2).wait_for()
     tab.locator("#about").get_by_text("in the snow").wait_for()
-    assert tab.get_by_label("Where should it be?").input_value() == "elsewhere"
+    expect(tab.get_by_label("Where should it be?")).to_have_value("elsewhere")
     tab.set_viewport_size({"width": 360, "height": 800})
     for _ in range(2):
         count = tab.locator("#history-strip button").count()
         tab.get_by_role("button", name="Draw another").click()
         tab.locator("#history-strip button").nth(count).wait_for()
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    fits(tab, 360)
 
 
 def test_a_link_brings_its_settings_and_the_form_gives_it_back(open_page, server):
@@ -265,13 +246,11 @@ def test_a_link_brings_its_settings_and_the_form_gives_it_back(open_page, server
     )
     tab = open_page(f"{asked}&__theme=dark")
     tab.locator("#brought").get_by_text("links never carry an image").wait_for()
-    assert tab.get_by_label("Where should it be?").input_value() == "a red hat 🎩"
-    tab.get_by_role("button", name="More settings").click()
-    assert tab.get_by_label("Seed", exact=True).input_value() == "7"
+    expect(tab.get_by_label("Where should it be?")).to_have_value("a red hat 🎩")
+    unfold_settings(tab)
+    expect(tab.get_by_label("Seed", exact=True)).to_have_value("7")
     tab.get_by_role("button", name="Copy link").click()
-    box = tab.locator("#link").get_by_role("textbox")
-    box.wait_for()
-    assert box.input_value() == server + asked
+    expect(tab.locator("#link").get_by_role("textbox")).to_have_value(server + asked)
 
 
 def test_a_bad_link_gets_a_sentence_and_the_page_stays_as_it_is(open_page):
@@ -279,4 +258,4 @@ def test_a_bad_link_gets_a_sentence_and_the_page_stays_as_it_is(open_page):
     tab.locator("#brought [role=alert]").get_by_text(
         'Steps must be a whole number, got "<img src=x'
     ).wait_for()
-    assert tab.get_by_label("Where should it be?").input_value() == ""
+    expect(tab.get_by_label("Where should it be?")).to_have_value("")

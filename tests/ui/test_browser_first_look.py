@@ -11,7 +11,20 @@ from dsd.generate.ranking import Score
 from dsd.model.presets import SOMEWHERE
 from dsd.ui.models import Lazy, Loaded
 from tests import browsing, tiny
-from tests.browsing import done, download, fill_unfolded, image
+from tests.browsing import (
+    PASTE,
+    crop_left_half,
+    done,
+    download,
+    expect,
+    fill_unfolded,
+    fits,
+    has_size,
+    image,
+    settle,
+    unfold_settings,
+)
+from tests.calling import until
 
 DOWN = ("#upload", "#prompt", "#create", "#cost", "#images", "#actions", "#chips", "#advanced", "#describe")
 
@@ -42,6 +55,9 @@ def finished(browser, tmp_path_factory):
 def test_the_first_look_shows_a_finished_example_beside_its_reference(finished, tmp_path):
     tab = finished(viewport={"width": 1280, "height": 900})
     tab.locator("#images img").first.wait_for()
+    tab.locator("#cost").get_by_text("The first image").wait_for()
+    tab.locator("footer .divider").first.wait_for(state="attached")
+    settle(tab)
     boxes = [tab.locator(part).bounding_box() for part in ("#upload", "#images")]
     assert boxes[0]["y"] == boxes[1]["y"] and boxes[0]["height"] == boxes[1]["height"]
     assert abs(boxes[0]["width"] - boxes[1]["width"]) < 2
@@ -55,25 +71,24 @@ def test_the_first_look_shows_a_finished_example_beside_its_reference(finished, 
     assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert tab.evaluate("getComputedStyle(document.querySelector('footer .divider')).display") == "none"
     width = tab.locator(".gradio-container").bounding_box()["width"]
-    tab.get_by_role("button", name="More settings").click()
-    tab.locator("#seed").wait_for()
+    unfold_settings(tab)
     assert tab.locator(".gradio-container").bounding_box()["width"] == width
-    for size in (360, 640, 900):
+    for size in (640, 900, 360):
         tab.set_viewport_size({"width": size, "height": 800})
-        assert tab.evaluate("document.documentElement.scrollWidth") <= size
-    tab.set_viewport_size({"width": 360, "height": 800})
-    tops = [top(tab, part) for part in DOWN]
-    assert tops == sorted(set(tops)), "on a phone the result follows the Create button"
+        fits(tab, size)
+    until(
+        lambda: (found := tops(tab)) == sorted(set(found))
+    )  # on a phone the result follows the Create button
 
 
-def top(tab, part: str) -> float:
-    return tab.locator(part).bounding_box()["y"]
+def tops(tab) -> list[float]:
+    return [tab.locator(part).bounding_box()["y"] for part in DOWN]
 
 
 def test_the_best_of_several_stands_first_and_a_click_on_the_sheet_takes_over_its_scales(finished, tmp_path):
     tab = finished(viewport={"width": 360, "height": 780})
-    tab.get_by_role("button", name="More settings").click()
-    assert tab.get_by_label("Seed", exact=True).input_value() == "-1", "opening the settings fixes no seed"
+    unfold_settings(tab)
+    expect(tab.get_by_label("Seed", exact=True)).to_have_value("-1")  # opening the settings fixes no seed
     fill_unfolded(tab.get_by_label("Seed", exact=True), "5")
     tab.get_by_label("number input for Steps").fill("1")
     tab.get_by_label("number input for Number of images").fill("3")
@@ -85,12 +100,13 @@ def test_the_best_of_several_stands_first_and_a_click_on_the_sheet_takes_over_it
     tab.get_by_role("button", name="Draw the sheet").click()
     tab.locator("#sheet-status").get_by_text("Click an image").wait_for()
     cells = tab.locator("#sheet-images button")
-    assert cells.count() == 9 and tab.evaluate("document.documentElement.scrollWidth") <= 360
+    expect(cells).to_have_count(9)
+    fits(tab, 360)
     cells.nth(5).click()
     tab.locator("#sheet-status").get_by_text("keep the subject 1.5, follow the prompt 3").wait_for()
     tab.locator("#about").get_by_text("Seed 5").wait_for()
-    scales = [tab.get_by_label(f"number input for {n}") for n in ("Keep the subject", "Follow the prompt")]
-    assert [scale.input_value() for scale in scales] == ["1.5", "3"]
+    for name, scale in (("Keep the subject", "1.5"), ("Follow the prompt", "3")):
+        expect(tab.get_by_label(f"number input for {name}")).to_have_value(scale)
     settings = provenance.read_settings(download(tab, tmp_path / "cell.png"))
     assert (settings["image_guidance"], settings["text_guidance"], settings["seed"]) == (1.5, 3, 5)
 
@@ -98,14 +114,14 @@ def test_the_best_of_several_stands_first_and_a_click_on_the_sheet_takes_over_it
 def test_chips_write_the_prompt_and_reset_brings_the_settings_back(finished, tmp_path):
     tab = finished()
     prompt, chips = tab.get_by_label("Where should it be?"), tab.locator("#chips")
-    assert prompt.input_value() == "in the snow"
+    expect(prompt).to_have_value("in the snow")
     tab.locator("#chips [aria-pressed=true]").get_by_text("in the snow").wait_for()
     for name, text_ in (("on the beach", "on the beach"), ("at night", "on the beach at night")):
         chips.get_by_role("button", name=name).click()
-        assert prompt.input_value() == text_
+        expect(prompt).to_have_value(text_)
     chips.get_by_role("button", name="on the beach").click()
-    assert prompt.input_value() == "at night"
-    tab.get_by_role("button", name="More settings").click()
+    expect(prompt).to_have_value("at night")
+    unfold_settings(tab)
     fill_unfolded(tab.get_by_label("Seed", exact=True), "9")
     tab.get_by_label("Portrait").check()
     tab.get_by_label("Draft:").check()
@@ -115,10 +131,9 @@ def test_chips_write_the_prompt_and_reset_brings_the_settings_back(finished, tmp
     assert (settings["width"], settings["height"], settings["seed"]) == (32, 48, 9)
     tab.get_by_role("button", name="Reset settings").click()
     tab.locator("#aspect").get_by_label("Square").and_(tab.locator(":checked")).wait_for()
-    assert (
-        tab.get_by_label("Best:").is_checked() and tab.get_by_label("Seed", exact=True).input_value() == "-1"
-    )
-    assert prompt.input_value() == "at night"
+    expect(tab.get_by_label("Best:")).to_be_checked()
+    expect(tab.get_by_label("Seed", exact=True)).to_have_value("-1")
+    expect(prompt).to_have_value("at night")
 
 
 def test_text_with_its_picture_is_pasted_as_text(finished):
@@ -136,16 +151,8 @@ def test_text_with_its_picture_is_pasted_as_text(finished):
 def test_an_image_is_pasted_anywhere_and_cropped_by_a_drag(finished):
     tab = finished(viewport={"width": 1280, "height": 900})
     tab.locator("#upload img").wait_for()
-    tab.evaluate("""async () => {
-      const canvas = new OffscreenCanvas(80, 40);
-      canvas.getContext("2d").fillRect(0, 0, 80, 40);
-      const data = new DataTransfer();
-      data.items.add(new File([await canvas.convertToBlob()], "pasted.png", {type: "image/png"}));
-      document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
-    }""")
-    find = "const i = document.querySelector('#upload img'); return i"
-    natural = f"([w, h]) => {{ {find}?.naturalWidth === w && i.naturalHeight === h; }}"
-    tab.wait_for_function(natural, arg=[80, 40])
+    tab.evaluate(PASTE, [80, 40])
+    has_size(tab, "#upload", 80, 40)
     tab.locator("#tools").get_by_role("button", name="Crop").click()
     layer = tab.locator(".dsd-crop")
     layer.wait_for()
@@ -153,18 +160,9 @@ def test_an_image_is_pasted_anywhere_and_cropped_by_a_drag(finished):
     layer.wait_for(state="detached")
     tab.locator("#tools").get_by_role("button", name="Crop").click()
     tab.set_viewport_size({"width": 1000, "height": 900})
-    tab.wait_for_function("""() => { const middle = (selector) => {
-      const box = document.querySelector(selector).getBoundingClientRect();
-      return box.left + box.width / 2;
-    }; return Math.abs(middle(".dsd-crop") - middle("#upload img")) < 2; }""")
-    box = layer.bounding_box()
-    assert abs(box["width"] - 2 * box["height"]) < 2, "the box lies on the image, not on the frame around it"
-    tab.mouse.move(box["x"] + 1, box["y"] + 1)
-    tab.mouse.down()
-    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] - 1)
-    tab.mouse.up()
-    tab.wait_for_function(f"() => {{ {find} && Math.abs(i.naturalWidth - 40) < 2; }}")
+    crop_left_half(tab, "#upload", 2)
+    has_size(tab, "#upload", 40, 40)
     undo = tab.get_by_role("button", name="Undo changes")
-    assert undo.get_attribute("title") == "Takes the image as you gave it"
+    expect(undo).to_have_attribute("title", "Takes the image as you gave it")
     undo.click()
-    tab.wait_for_function(natural, arg=[80, 40])
+    has_size(tab, "#upload", 80, 40)

@@ -1,7 +1,6 @@
 """The Story tab in a real browser."""
 
 import json
-from threading import Event
 
 import pytest
 
@@ -9,15 +8,10 @@ from dsd.generate import provenance
 from dsd.grids.recipes import IDENTITY
 from dsd.ui.models import Loaded
 from tests import browsing, tiny, wheel_page
+from tests.browsing import PASTE, Hold, crop_left_half, expect, fill_unfolded, fits, has_size, settle
 
 WRITTEN = [f"in room {number}" for number in range(1, 7)]
 ANSWER = json.dumps({"subject": "fox"} | {str(number): line for number, line in enumerate(WRITTEN, 1)})
-PASTE = """async () => {
-  const canvas = new OffscreenCanvas(90, 60), data = new DataTransfer();
-  canvas.getContext("2d").fillRect(0, 0, 90, 60);
-  data.items.add(new File([await canvas.convertToBlob()], "pasted.png", {type: "image/png"}));
-  document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
-}"""
 
 
 @pytest.fixture(scope="module")
@@ -40,48 +34,27 @@ def server(pipe, tmp_path_factory):
 
 
 def panels(tab) -> list[str]:
+    """The addresses of the finished panels, once those of unfinished ones are gone."""
+    expect(tab.get_by_text("preview", exact=True)).to_have_count(0)
     return [image.get_attribute("src") for image in tab.locator("#story-panels .thumbnail-lg img").all()]
 
 
 def draw_and_cancel(tab, pipe) -> None:
-    """Cancel after the second panel; the model waits for the click in the fourth at the latest."""
-    calls, clicked = [], Event()
-
-    def wait(*_) -> None:
-        calls.append(1)
-        if len(calls) > 20:  # a panel of a draft takes 6
-            clicked.wait(20)
-
-    hook = pipe.transformer.register_forward_hook(wait)
-    try:
+    """Cancel after the second panel; the model waits for it in the fourth at the latest."""
+    with Hold(pipe.transformer, first=21):  # a panel of a draft takes 6
         tab.get_by_role("button", name="Draw the story").click()
         tab.locator("#story-panels").get_by_text("2. place 2").wait_for()
         tab.locator("#story-cancel").click()
-        clicked.set()
         tab.get_by_text("Canceled.").wait_for()
-    finally:
-        clicked.set()
-        hook.remove()
     tab.locator("#story-pdf").wait_for()
 
 
 def redraw(tab) -> None:
     """Draw the second panel again, with other words."""
     tab.locator("#story-panels button").nth(1).click()
-    tab.get_by_label("Panel 2").fill("in space")
+    fill_unfolded(tab.get_by_label("Panel 2"), "in space")
     tab.get_by_role("button", name="Draw this panel again").click()
     tab.locator("#story-panels").get_by_text("2. in space").wait_for()
-
-
-def crop(tab) -> None:
-    """Cut off the right half of the character's image."""
-    tab.locator("#story-tools").get_by_role("button", name="Crop").click()
-    tab.locator(".dsd-crop").wait_for()
-    box = tab.locator(".dsd-crop").bounding_box()
-    tab.mouse.move(box["x"], box["y"])
-    tab.mouse.down()
-    tab.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"])
-    tab.mouse.up()
 
 
 def test_a_canceled_story_keeps_its_panels_one_is_drawn_again_and_the_strip_saved(open_page, pipe, tmp_path):
@@ -89,10 +62,12 @@ def test_a_canceled_story_keeps_its_panels_one_is_drawn_again_and_the_strip_save
     tab.get_by_role("tab", name="Story").click()
     tab.locator("#story-characters button").nth(1).click()
     tab.get_by_text("More settings").last.click()
+    tab.locator("#story-seed").wait_for()
+    settle(tab)
     tab.locator("#story-quality").get_by_label("Draft:").check()
     draw_and_cancel(tab, pipe)
     before = panels(tab)
-    assert 2 <= len(before) < 6 and tab.get_by_text("preview", exact=True).count() == 0
+    assert 2 <= len(before) < 6
     redraw(tab)
     after = panels(tab)
     assert before[1] != after[1] and [*before[:1], *before[2:]] == [*after[:1], *after[2:]]
@@ -101,7 +76,7 @@ def test_a_canceled_story_keeps_its_panels_one_is_drawn_again_and_the_strip_save
     waiting.value.save_as(tmp_path / "strip.png")
     read = [panel["prompt"] for panel in provenance.read_settings(tmp_path / "strip.png")["panels"]]
     assert read[:2] == ["place 1", "in space"] and len(read) == len(before)
-    assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+    fits(tab, 360)
 
 
 def test_a_sentence_becomes_lines_to_edit_an_image_is_pasted_and_mistakes_stand_at_their_field(open_page):
@@ -112,21 +87,21 @@ def test_a_sentence_becomes_lines_to_edit_an_image_is_pasted_and_mistakes_stand_
     tab.get_by_role("button", name="Write me a story").click()
     tab.locator("#story-write-remark").get_by_text("Nothing has been drawn yet").wait_for()
     lines = tab.locator("#story-lines textarea")
-    assert lines.input_value().splitlines() == WRITTEN
-    tab.evaluate(PASTE)
-    natural = "width => document.querySelector('#story-image img')?.naturalWidth === width"
-    tab.wait_for_function(natural, arg=90)
-    crop(tab)
-    tab.wait_for_function(natural, arg=45)
+    expect(lines).to_have_value("\n".join(WRITTEN))
+    tab.evaluate(PASTE, [90, 60])
+    has_size(tab, "#story-image", 90, 60)
+    tab.locator("#story-tools").get_by_role("button", name="Crop").click()
+    crop_left_half(tab, "#story-image", 1.5)
+    has_size(tab, "#story-image", 45, 60)
     tab.get_by_role("button", name="Undo changes").click()
-    tab.wait_for_function(natural, arg=90)
+    has_size(tab, "#story-image", 90, 60)
     lines.fill("at sea\n" * 9)
     tab.locator("#story-unknown").get_by_text("one for each panel, got 9").wait_for()
     lines.fill("")
     tab.locator("#story-unknown").wait_for(state="hidden")
     tab.get_by_role("button", name="Draw the story").click()
     tab.locator("#story-unknown").get_by_text("A story needs 1 to 8 lines").wait_for()
-    assert tab.locator(".dsd-problem:visible").count() == 1
+    expect(tab.locator(".dsd-problem:visible")).to_have_count(1)
     lines.fill("in room 1")
     tab.locator("#story-unknown").wait_for(state="hidden")
     tab.get_by_role("button", name="Draw the story").click()

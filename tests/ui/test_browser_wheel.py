@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import httpx
 import pytest
@@ -14,6 +13,8 @@ from dsd.grids.recipes import CRITTERS
 from dsd.ui import sessions
 from dsd.ui.models import Loaded
 from tests import browsing, tiny, wheel_page
+from tests.browsing import Hold, expect
+from tests.calling import is_still, until
 
 STEPS = 12
 
@@ -52,14 +53,6 @@ def open_tab(open_page):
     return open_tab
 
 
-def slower(teacher, seconds: float, calls: list):
-    def wait(*_):
-        calls.append(1)
-        time.sleep(seconds)
-
-    return teacher.pipe.transformer.register_forward_hook(wait)
-
-
 # -- Grids
 
 
@@ -68,6 +61,7 @@ def test_an_example_is_drawn_cut_and_judged(open_tab, tmp_path):
     browsing.begin_grid(tab)
     tab.locator("#grid-status").get_by_text("Done, seed").wait_for()
     tab.locator("#grid-panels img").nth(3).wait_for()
+    tab.locator("#grid-facts tfoot td").nth(5).wait_for()
     facts = tab.locator("#grid-facts").inner_text()
     assert "6 of 6" in facts and "4 images of the same red round" in facts
     assert tab.locator("#grid-facts tfoot td").all_inner_texts() == ["✓ same"] * 6
@@ -89,12 +83,10 @@ def test_empty_fields_are_answered_and_a_surprise_fills_them_all_and_another_one
     def surprise() -> list[str]:
         before = tab.get_by_label(labels[0]).input_value()
         tab.get_by_role("button", name="Surprise me").click()
-        tab.wait_for_function(
-            "before => document.querySelector('#grid-subject textarea').value !== before", arg=before
-        )
+        expect(tab.get_by_label(labels[0])).not_to_have_value(before)
         fields = [tab.get_by_label(label) for label in labels]
         for field in fields:
-            browsing.sync_api.expect(field).not_to_have_value("", timeout=browsing.PATIENCE)
+            expect(field).not_to_have_value("")
         return [field.input_value() for field in fields]
 
     first, second = surprise(), surprise()
@@ -102,20 +94,17 @@ def test_empty_fields_are_answered_and_a_surprise_fills_them_all_and_another_one
 
 
 def test_cancel_stops_within_a_step_and_the_next_grid_is_drawn(open_tab, teacher):
-    calls = []
-    hook = slower(teacher, 0.3, calls)
-    try:
-        tab = open_tab("Grids")
+    tab = open_tab("Grids")
+    with Hold(teacher.pipe.transformer, first=4, seconds=0.3) as hold:
         browsing.begin_grid(tab)
         tab.get_by_text(re.compile(rf"Step \d+ of {STEPS}")).wait_for()
         tab.locator("#grid-grid img").wait_for()  # the live preview
         tab.locator("#grid-cancel").click()
         tab.get_by_text("Canceled.").wait_for()
-        stopped = len(calls)
-        time.sleep(1.0)
-        assert len(calls) <= stopped + 1 and stopped < STEPS
-    finally:
-        hook.remove()
+        stopped = len(hold.calls)
+        hold.release()
+        until(lambda: is_still(hold.calls))
+        assert len(hold.calls) <= stopped + 1 and stopped < STEPS
     assert tab.locator("#grid-facts").inner_text().strip() == ""
     tab.get_by_role("button", name="Draw the grid").click()
     tab.locator("#grid-status").get_by_text("Done, seed").wait_for()
@@ -123,20 +112,17 @@ def test_cancel_stops_within_a_step_and_the_next_grid_is_drawn(open_tab, teacher
 
 def test_the_grids_tab_and_the_generate_tab_share_one_queue(open_tab, teacher, tmp_path):
     tiny.image().save(tmp_path / "photo.png")
-    hook = slower(teacher, 0.4, [])
-    try:
-        first, second = open_tab("Grids"), open_tab("Create")
-        second.locator("#upload input[type=file]").set_input_files(str(tmp_path / "photo.png"))
-        second.locator("#seen img").wait_for()
-        second.get_by_label("Where should it be?").fill("a hat")
+    first, second = open_tab("Grids"), open_tab("Create")
+    second.locator("#upload input[type=file]").set_input_files(str(tmp_path / "photo.png"))
+    second.locator("#seen img").wait_for()
+    second.get_by_label("Where should it be?").fill("a hat")
+    with Hold(teacher.pipe.transformer, first=4):
         browsing.begin_grid(first)
         first.get_by_text(re.compile(rf"Step \d+ of {STEPS}")).wait_for()
         second.get_by_role("button", name="Create").click()
         second.get_by_text("queue: 1").first.wait_for()
-    finally:
-        hook.remove()
     second.locator("#status").get_by_text("Done").wait_for()
-    assert "Done, seed" in first.locator("#grid-status").inner_text()  # it was first, and is done before
+    first.locator("#grid-status").get_by_text("Done, seed").wait_for()
 
 
 # -- Curate
@@ -158,15 +144,17 @@ def test_a_threshold_moves_the_rate_and_the_cards_and_filters_and_pages_lead_to_
     tab.locator("#pair-0 img").nth(1).wait_for()
     before = tab.locator("#curate-rates").inner_text()
     assert re.search(r"\d+ of 30 pairs", before)
-    heights = "() => [...document.querySelectorAll('.dsd-card')].map((e) => e.offsetHeight)"
-    assert len(set(tab.evaluate(heights))) == 1 and len(tab.evaluate(heights)) == 24
+    tab.wait_for_function("""() => {
+      const heights = [...document.querySelectorAll(".dsd-card")].map((card) => card.offsetHeight);
+      return heights.length === 24 && new Set(heights).size === 1;
+    }""")
     slide(tab, "curate-minimum", 4)
     tab.locator("#curate-rates").get_by_text("by your thresholds").wait_for()
     tab.locator("#curate-rates").get_by_text("--minimum-score 4").wait_for()
     tab.locator(".dsd-why", has_text="one trait does not agree").nth(1).wait_for()
     tab.get_by_role("button", name="Reset to the run's own thresholds").click()
     tab.locator("#curate-rates").get_by_text("by your thresholds").wait_for(state="detached")
-    assert tab.locator("#curate-rates").inner_text() == before
+    expect(tab.locator("#curate-rates")).to_have_text(before, use_inner_text=True)
 
     first, second = "Pairs 1 to 24 of 30", "Pairs 25 to 30 of 30"
     tab.locator("#curate-position").get_by_text(first).wait_for()
@@ -183,7 +171,7 @@ def test_a_threshold_moves_the_rate_and_the_cards_and_filters_and_pages_lead_to_
     tab.locator("#curate-position").get_by_text("page 1 of 1").wait_for()
     tab.locator("#pair-0 summary").click()
     tab.locator("#pair-0").get_by_text("no idea").wait_for()
-    assert tab.locator(".dsd-badge.dsd-kept").count() == 0
+    expect(tab.locator(".dsd-badge.dsd-kept")).to_have_count(0)
 
 
 def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path):
@@ -200,11 +188,11 @@ def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path):
     tab.locator("#pair-1:focus").press("d")
     tab.locator("#curate-agreement").get_by_text("2 of 2").wait_for()
     pressed = tab.locator("#curate-cards [aria-pressed=true]")
-    assert pressed.all_inner_texts() == ["Same", "Different"]
+    expect(pressed).to_have_text(["Same", "Different"])
     slide(tab, "curate-minimum", 2)  # shows the cards again
     tab.locator("#curate-rates").get_by_text("by your thresholds").wait_for()
-    assert pressed.all_inner_texts() == ["Same", "Different"]
-    assert tab.locator("#curate-cards [open]").count() == 1  # what was unfolded stays so
+    expect(pressed).to_have_text(["Same", "Different"])
+    expect(tab.locator("#curate-cards [open]")).to_have_count(1)  # what was unfolded stays so
     ids = [pair.id for pair in curation.read_pairs(run)]
     assert curation.labels(run) == {ids[0]: "keep", ids[1]: "drop"}
     with tab.expect_download() as waiting:
@@ -282,9 +270,8 @@ def test_an_image_is_described_edited_and_only_then_used(open_tab, tmp_path):
     tab.get_by_role("button", name="Describe my image for me").click()
     tab.get_by_role("button", name="Describe it").click()
     suggestion = tab.get_by_label("Suggested prompt")
-    suggestion.wait_for()
-    assert suggestion.input_value() == "a red round critter in the forest"
-    assert prompt.input_value() == "in the forest"
-    suggestion.fill("a red round critter in the dark forest")
+    expect(suggestion).to_have_value("a red round critter in the forest")
+    expect(prompt).to_have_value("in the forest")
+    browsing.fill_unfolded(suggestion, "a red round critter in the dark forest")
     tab.get_by_role("button", name="Use this as my prompt").click()
-    tab.wait_for_function("document.querySelector('#prompt textarea').value.includes('dark forest')")
+    expect(prompt).to_have_value("a red round critter in the dark forest")

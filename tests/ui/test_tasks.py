@@ -5,6 +5,8 @@ from urllib.parse import parse_qsl
 
 import pytest
 
+from dsd import load_pipeline
+from dsd.files.errors import LoadError
 from dsd.grids.recipes import TASKS
 from dsd.model.presets import IDENTITY, LIGHT, POCKET, PRESETS, SOMEWHERE
 from dsd.pocket.phrases import VOCABULARY
@@ -81,11 +83,19 @@ def test_several_tasks_are_offered_in_the_familys_order_also_of_one_without_word
 def test_a_trained_folder_is_offered_what_its_files_name(pipe, tmp_path):
     pipe.trained_tasks = (IDENTITY, "relight")
     pipe.save_pretrained(tmp_path / "student")
-    from dsd import load_pipeline
-
     opened = load_pipeline(tmp_path / "student", device="cpu")
     loaded = describe_model(opened, str(tmp_path / "student"), weights=None, describer=None)
     assert [task.title for task in loaded.tasks] == ["Somewhere new", "Another light"]
+
+
+def test_tasks_that_are_no_names_end_in_a_sentence_that_says_where(pipe, tmp_path):
+    pipe.save_pretrained(tmp_path)
+    index = tmp_path / "model_index.json"
+    facts = json.loads(index.read_text())
+    for named in ("relight", 5, {"relight": 1}, [3], [" "]):
+        index.write_text(json.dumps(facts | {"_tasks": named}))
+        with pytest.raises(LoadError, match=f"{tmp_path} must name its tasks as a list of words, got"):
+            load_pipeline(tmp_path, device="cpu")
 
 
 def test_a_task_brings_its_own_examples_or_the_characters_with_its_prompts(pipe, folder):
@@ -95,7 +105,11 @@ def test_a_task_brings_its_own_examples_or_the_characters_with_its_prompts(pipe,
     assert choice.rows["relight"] == [
         {"image": name, "prompt": prompt} for name, prompt in zip(("a.png", "b.png"), prompts, strict=False)
     ]
-    bare = Choice(Loaded(pipe=pipe, name="tiny", tasks=(SOMEWHERE, LIGHT)), folder)
+    for task in TASKS:
+        for (path, caption), row in zip(choice.pictures(choice.tasks[task]), choice.rows[task], strict=True):
+            assert choice.find({"image": {"path": path}, "caption": caption}) == row
+    assert choice.find({"image": {"path": "/etc/passwd"}, "caption": "at sea"}) is None
+    bare = Choice(bare_loaded(pipe), folder)
     shown = bare.choose({"task": "relight"})
     assert not (shown["examples"].visible or shown["heading"].visible or shown["chips"].visible)
     assert "value" not in shown["prompt"].constructor_args, "what was typed stays"

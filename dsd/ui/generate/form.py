@@ -63,11 +63,6 @@ class Form:
         sizes = {size: name for name, size in self.sizes.items()}
         return {"aspect": sizes.get((values["width"], values["height"]))}
 
-    def resize(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return width and height of the aspect ratio that was picked."""
-        size = self.sizes.get(values["aspect"])
-        return dict(zip(("width", "height"), size, strict=True)) if size else {}
-
     def options(self, values: Mapping[str, Any]) -> Options:
         """Convert field values to options; raise ValueError for a value that the page does not offer."""
         fields = {name: whole(values[name]) for name in FIELDS if values.get(name) is not None}

@@ -17,7 +17,6 @@ from dsd.ui.generate.form import RANGES, Form
 from dsd.ui.generate.history import KEPT, SCALE, Visit, describe
 from dsd.ui.generate.reference import NO_BACKGROUNDS, can_remove_background
 from dsd.ui.generate.tasks import Choice
-from dsd.ui.generate.tasks import read_rows as read_rows
 from dsd.ui.models import Loaded
 
 FRAME = ["dsd-small-frame", "dsd-frame"]  # classes in style.css
@@ -32,7 +31,7 @@ SLIDERS = {  # field -> step, label, explanation
     "text_guidance": (0.1, "Follow the prompt", "Raise it when the prompt is ignored. 1 is neutral."),
     "guidance": (0.1, "Vividness", "Higher is bolder and more contrasty, lower is softer."),
 }
-TASKS = "This changes the suggestions alone: any words work."
+TASKS = "This only changes the suggested words and examples: any prompt works with any choice."
 RANK = "Scores how well each keeps the subject and shows the prompt, and puts the best first."
 SHEET = (
     f"{SIDE * SIDE} images of one seed: rows below keep the subject more, columns to the right follow the "
@@ -64,7 +63,7 @@ def find_finished(rows: list[dict[str, Any]], folder: Path, form: Form) -> Finis
 
 def examples(parts: Parts, choice: Choice) -> None:
     """Add the examples, characters to start from, if a task has any; a click draws one."""
-    if any(choice.rows.values()):
+    if choice.has_examples:
         gr.set_static_paths(choice.folder)  # served in place, not copied for every visitor
         title, shown = "<h2>Pick a character, or bring your own</h2>", choice.pictures(choice.first)
         parts["heading"] = gr.HTML(title, visible=bool(shown), padding=False, elem_classes="dsd-heading")

@@ -108,8 +108,11 @@ def _wire_prompt(parts: Parts, work: Generating, enhancing: Enhancing) -> None:
 
 
 def _wire_settings(parts: Parts, form: Form) -> None:
-    parts["aspect"].input(**parts.call(form.resize, ["aspect"], ["width", "height"]), **AT_ONCE)
-    # In the browser, at once; restored settings bring their own steps.
+    # In the browser, so that a click on Create right after it draws what was picked.
+    size = [parts["width"], parts["height"]]
+    js = f"(name, width, height) => ({json.dumps(form.sizes)})[name] ?? [width, height]"
+    parts["aspect"].input(None, [parts["aspect"], *size], size, js=js, **PRIVATE)
+    # As above; restored settings bring their own steps.
     own = json.dumps({name: quality.steps for name, quality in QUALITIES.items()})
     parts["quality"].input(None, parts["quality"], parts["steps"], js=f"(name) => ({own})[name]", **PRIVATE)
     defaults = form.defaults()
@@ -120,7 +123,7 @@ def _wire_settings(parts: Parts, form: Form) -> None:
 
 
 def _wire_runs(parts: Parts, work: Generating) -> list[Any]:
-    """Make Create, Enter and Another draw; return the events that end a run."""
+    """Make Create, Enter and Draw another draw; return the events that end a run."""
     draw = parts.call(work.draw, ["image", *FIELDS, "rank", "planned"], [*RUN, "planned"])
     another = ([parts["another"].click], parts.call(work.draw_another, ["visit"], RUN))
     starts = [parts["create"].click, parts["prompt"].submit]
@@ -150,14 +153,13 @@ def _wire_tasks(parts: Parts, work: Generating, choice: Choice) -> None:
     if "examples" not in parts:
         return
 
-    def fill(task: str, event: gr.SelectData) -> dict[Any, Any]:
-        row = choice.rows[choice.pick(task).name][event.index]
-        return parts.updates(work.fill(str(choice.folder / row["image"]), row))
+    def fill(event: gr.SelectData) -> dict[Any, Any]:
+        row = choice.find(event.value)
+        return parts.updates(work.fill(str(choice.folder / row["image"]), row) if row else {})
 
     filled = ["image", "prompt", *SETTINGS, "planned", "original", "restore", "restored"]
-    named = {"preprocess": False, **parts.named(["task"], filled)}
-    select = parts["examples"].select(fill, **named, **AT_ONCE)
-    select.then(None, js='() => document.querySelector("#create").click()', **PRIVATE)
+    select = parts["examples"].select(fill, **parts.named([], filled), **AT_ONCE)
+    select.success(None, js='() => document.querySelector("#create").click()', **PRIVATE)
 
 
 def _wire_cost(parts: Parts, work: Generating, ends: list[Any]) -> None:

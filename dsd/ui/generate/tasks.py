@@ -1,6 +1,7 @@
 """The choice of a task: which words and examples are suggested. The model sees the prompt alone."""
 
 import json
+from collections.abc import Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -13,26 +14,42 @@ from dsd.ui.models import Loaded
 
 
 class Choice:
+    """The tasks that the page offers, in order, each with its example rows."""
+
     def __init__(self, loaded: Loaded, folder: Path) -> None:
         self.tasks = {task.name: task for task in loaded.tasks}
         self.first, self.folder = loaded.tasks[0], folder
         self.rows = {name: _find_rows(folder, task) for name, task in self.tasks.items()}
+        self.has_examples = any(self.rows.values())
 
     def choose(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the suggestions for a task; the prompt keeps what was typed."""
         task = self.pick(values["task"])
-        pictures, phrases = self.pictures(task), task.phrases
-        heading = {"heading": gr.HTML(visible=bool(pictures))}
-        gallery = {"examples": gr.Gallery(pictures, visible=bool(pictures))}
-        return {
+        shown = {
             "prompt": gr.Textbox(label=task.question, placeholder=task.placeholder),
-            "chips": gr.HTML(messages.chips(phrases), visible=bool(phrases)),
-            **(heading | gallery if any(self.rows.values()) else {}),
+            "chips": gr.HTML(messages.chips(task.phrases), visible=bool(task.phrases)),
         }
+        if self.has_examples:
+            pictures = self.pictures(task)
+            shown["heading"] = gr.HTML(visible=bool(pictures))
+            # None is marked as picked, because others stand in their places now.
+            shown["examples"] = gr.Gallery(pictures, visible=bool(pictures), selected_index=None)
+        return shown
 
     def pick(self, name: str | None) -> Task:
         """Return a task by name, the first one for a name that the page does not offer."""
         return self.tasks.get(name, self.first)
+
+    def find(self, shown: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Return the row of a clicked example by its file and caption, or None.
+
+        Not by its place: after a change of the task, the page may still show the examples of the task before.
+        """
+        for task in self.tasks.values():
+            for picture, row in zip(self.pictures(task), self.rows[task.name], strict=True):
+                if picture == (shown["image"]["path"], shown["caption"]):
+                    return row
+        return None
 
     def pictures(self, task: Task) -> list[tuple[str, str]]:
         """Return the examples of a task as a gallery takes them: files and captions."""

@@ -11,9 +11,10 @@ from dsd.ui import events, messages
 from dsd.ui.events import AT_ONCE, LANE, LATEST, PRIVATE, QUIET, Parts
 from dsd.ui.generate.form import RANGES
 from dsd.ui.generate.handlers import Generating
-from dsd.ui.generate.layout import FRAME, NEW_SEED, QUALITY, SLIDERS, SMALL, read_rows, seed, tools
+from dsd.ui.generate.layout import FRAME, NEW_SEED, QUALITY, SLIDERS, SMALL, seed, tools
 from dsd.ui.generate.reference import References
 from dsd.ui.generate.tab import wire_tools
+from dsd.ui.generate.tasks import read_rows
 from dsd.ui.models import Loaded
 from dsd.ui.story.handlers import SETTINGS, Telling
 from dsd.ui.story.panels import FILES, finish, pick
