@@ -60,7 +60,12 @@ OF_JUDGE = {  # option of dsd.vlm.open -> type and help
 }
 ASK = ("judge", "embedder", "recipe", "batch", "no_captions", "tokenizer", *OF_JUDGE)
 DECIDE = ("votes", *LIMITS)
-UNUSED = {"redecide": ASK, "worth": ASK + DECIDE, "against": ASK + DECIDE}  # mode -> flags without effect
+UNUSED = {  # mode -> flags without effect
+    "grade": ("embedder", "no_captions", "tokenizer"),
+    "redecide": ASK,
+    "worth": ASK + DECIDE,
+    "against": ASK + DECIDE,
+}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ PER_SAMPLE = ("norm", "embed")  # matrices applied to one vector per sample: too
 MUON = {"momentum": 0.95, "adjust_lr_fn": "match_rms_adamw", "ns_steps": 5}
 FINAL_RATE = 0.02  # final rate of a decaying schedule, as a share of the peak
 SMOOTH = 0.01  # change of the learning rate, as a share of the peak, that is not called a jump
-WHOLE_WEIGHTS = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+SHARDED = (DistributedType.FSDP, DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM)
 
 
 class MuonAdamW(torch.optim.Optimizer):
@@ -67,7 +67,7 @@ def build_optimizer(
     adamw["fused"] = not torch.backends.mps.is_available()
     if options.optimizer == "adamw":
         return torch.optim.AdamW(weights.values(), **adamw)
-    if accelerator.distributed_type not in WHOLE_WEIGHTS:
+    if accelerator.distributed_type in SHARDED:
         raise TrainingError(
             f"optimizer=muon needs whole matrices, but {accelerator.distributed_type.value} shards them: use "
             "optimizer=adamw, or launch without sharding"
