@@ -16,7 +16,7 @@ from PIL import Image
 
 from dsd.curation.dataset import Dataset, digest_of, select_some
 from dsd.curation.selection import Choice, Item, Run
-from dsd.files import contact_sheet, jsonl
+from dsd.files import contact_sheet, jsonl, typed
 from dsd.files.jsonl import Row, RunError
 from dsd.grids import grids
 from dsd.model.canvas import MULTIPLE
@@ -30,6 +30,9 @@ INDEX = {
     "simpletuner": "multidatabackend.json",
     "imagefolder": "metadata.jsonl",
 }
+WRITTEN = re.compile(
+    rf"({TARGETS}|{CONTROL})/[\w.-]+\.(png|txt)|" + "|".join(map(re.escape, INDEX.values()))
+)  # every path in a folder that a format writes
 CONFIGS = ("ai-toolkit", "simpletuner")  # formats whose index is a trainer's config; captions are text files
 FILES = (
     f"`{TARGETS}/` holds the target images and `{CONTROL}/` the conditioning images, under the same names; "
@@ -88,19 +91,36 @@ def _own(out: Path, files: list[str], digest: str) -> None:
     Raise RunError if the folder holds files that are not of this module.
     """
     table = out / OWN
+    if linked := [out / folder for folder in (TARGETS, CONTROL) if (out / folder).is_symlink()]:
+        raise _strange(linked[0])  # its files lie elsewhere
     if table.exists():
-        old = json.loads(table.read_bytes())
+        of, old = _read_table(table)
         for part in out.glob("*/.*.part"):
             part.unlink()
-        if old["digest"] == digest:
+        if of == digest:
             return
-        for name in old["files"]:
+        for name in old:
             (out / name).unlink(missing_ok=True)
     elif strangers := [path for path in (TARGETS, CONTROL, *INDEX.values()) if (out / path).exists()]:
         raise _strange(out / strangers[0])
     elif shards := list(out.glob("*.parquet")):
         raise _strange(shards[0])
     jsonl.write_atomic(table, json.dumps({"digest": digest, "files": files}).encode())
+
+
+def _read_table(table: Path) -> tuple[str, list[str]]:
+    """Return the digest and the files of the dataset that a folder holds.
+
+    Raise RunError for a table that this module did not write: the files that it names are deleted.
+    """
+    try:
+        content = json.loads(table.read_bytes())
+    except (ValueError, RecursionError):
+        content = None
+    digest, files = map(content.get, ("digest", "files")) if type(content) is dict else (None, None)
+    if not (typed.fits(digest, str) and typed.fits(files, list[str]) and all(map(WRITTEN.fullmatch, files))):
+        raise _strange(table)
+    return digest, files
 
 
 def _strange(path: Path) -> RunError:

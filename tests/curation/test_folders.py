@@ -175,6 +175,44 @@ def test_folders_of_somebody_else_are_not_touched(run):
         write_folder(read_run(run), run / "dataset", format="imagefolder")
 
 
+STRANGE = ["../mine", "images/../../mine", "/mine", "images/mine.jsonl", "README.md", "images/a/b.png"]
+FORGED = [
+    b"[]",
+    b"[" * 100_000,
+    b"\xff",
+    b"{}",
+    b'{"digest": 1, "files": []}',
+    b'{"digest": "", "files": [1]}',
+]
+
+
+def test_a_strangers_table_deletes_nothing(run):
+    out = run / "dataset-imagefolder"
+    mine = [run / "mine", out / "images" / "a.png", out / "images" / "mine.jsonl", out / "README.md"]
+    for path in mine:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("mine")
+    lists = [json.dumps({"digest": "", "files": ["images/a.png", name]}).encode() for name in STRANGE]
+    for table in FORGED + lists:
+        (out / ".files.json").write_bytes(table)
+        with pytest.raises(RunError, match="files.json was not written by this format: choose another --out"):
+            write_folder(read_run(run), out, format="imagefolder")
+        assert {path.read_text() for path in mine} == {"mine"}
+
+
+@pytest.mark.parametrize("linked", ["images", "control"])
+def test_a_link_to_a_folder_elsewhere_is_not_followed(run, linked):
+    elsewhere, out = run / "elsewhere", run / "dataset-imagefolder"
+    for folder in (elsewhere, out):
+        folder.mkdir()
+    (elsewhere / "a.png").write_text("mine")
+    (out / linked).symlink_to(elsewhere)
+    (out / ".files.json").write_text(json.dumps({"digest": "", "files": [f"{linked}/a.png"]}))
+    with pytest.raises(RunError, match=f"{linked} was not written by this format"):
+        write_folder(read_run(run), out, format="imagefolder")
+    assert [path.name for path in elsewhere.iterdir()] == ["a.png"]
+
+
 def test_an_id_that_leads_elsewhere_is_refused(tmp_path):
     run = wheel.make_run(tmp_path / "run", grids=1)
     for file in (run / "pairs.jsonl", run / "grids" / "grids.jsonl", run / "captions.jsonl"):
