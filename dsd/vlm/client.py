@@ -21,7 +21,7 @@ from ipaddress import ip_address
 import httpx
 
 from dsd.vlm.base import VLMError, VLMOptions
-from dsd.vlm.response import TooLarge, parse_object, read_retry_after, read_status, read_whole
+from dsd.vlm.response import TooLarge, call_within, parse_object, read_retry_after, read_status, read_whole
 
 KEY = "DSD_VLM_KEY"
 DOWN = (502, 503, 504, 524, 529)  # statuses of a gateway or server that is down or overloaded
@@ -82,12 +82,13 @@ class RetryingClient:
         self.address, self.options, self.sent = address, options, 0
         self._key, self._lock = key, threading.Lock()
         self._free_at = 0.0  # no request is sent before this time, which the server sets
-        connections = options.in_flight
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(options.timeout, connect=CONNECT_SECONDS),
+            follow_redirects=False,  # the key is for this server alone
             verify=address.startswith("https"),  # loading certificates is slow, and http needs none
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+            # A request that was given up keeps its connection, so this limits the idle ones alone.
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=options.in_flight),
             # A server on this machine must not be reached through a proxy, even if NO_PROXY lacks it.
             trust_env=not is_loopback(httpx.URL(address).host),
         )
@@ -138,9 +139,13 @@ class RetryingClient:
     def _send(self, method: str, path: str, limit: int, **content: object) -> httpx.Response:
         """Return the whole response; raise VLMError if it has more than `limit` bytes."""
         end = time.monotonic() + self.options.timeout
-        try:
+
+        def fetch() -> httpx.Response:
             with self._client.stream(method, self.address + path, **content) as response:
                 return read_whole(response, limit, lambda: time.monotonic() > end)
+
+        try:
+            return call_within(self.options.timeout, fetch)
         except TooLarge as error:
             problem = f"{self.address} sent {error} in one response"
             raise VLMError(f"{problem}: lower --max-tokens, or correct the address") from None
@@ -169,7 +174,7 @@ class RetryingClient:
     def read(self, response: httpx.Response) -> dict:
         """Return the JSON object in a response; raise VLMError for a status other than 200 or no object."""
         if (status := read_status(response)) != 200:
-            problem = f"{self.address} {self._describe(status)}: {self.quote(response)}"
+            problem = f"{self.address} {self._describe(response, status)}: {self.quote(response)}"
             if status in UNACCEPTED:
                 raise UnacceptedError(problem, self.redact(response.text))
             raise VLMError(problem)
@@ -178,12 +183,13 @@ class RetryingClient:
             raise VLMError(f"{self.address} does not speak the OpenAI protocol{hint}: {self.quote(response)}")
         return content
 
-    def _describe(self, status: int) -> str:
+    def _describe(self, response: httpx.Response, status: int) -> str:
         if status in (401, 403):
             variable = self.options.key
             return f"refuses the key in {variable}" if self._key else f"requires a key (set {variable})"
         if 300 <= status < 400:
-            return "has moved; use its new address"
+            place = self.shorten(response.headers.get("location", "another address"))
+            return f"has moved to {place}; use its new address"
         return "has no such path or model" if status == 404 else "refuses the request"
 
     def quote(self, response: httpx.Response) -> str:

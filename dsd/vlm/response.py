@@ -1,16 +1,39 @@
 """Reading a server's response: limited in size and time, in any charset, with the status that it means."""
 
 import re
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from email.utils import parsedate_to_datetime
 
 import httpx
 
-KEPT_HEADERS = ("retry-after", "date")
+KEPT_HEADERS = ("retry-after", "date", "location")
+LATE = "the response did not end in time"
 
 
 class TooLarge(ValueError):
     """A response has more bytes than allowed."""
+
+
+def call_within(seconds: float, fetch: Callable[[], httpx.Response]) -> httpx.Response:
+    """Return `fetch()`, or raise httpx.ReadTimeout after so many seconds and leave it to end by itself.
+
+    httpx limits the time of each read: a server that sends its headers byte by byte is never late.
+    """
+    future: Future[httpx.Response] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(fetch())
+        except BaseException as error:  # raised again by `result()`
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except TimeoutError:
+        raise httpx.ReadTimeout(LATE) from None
 
 
 def read_whole(response: httpx.Response, limit: int, is_late: Callable[[], bool]) -> httpx.Response:
@@ -21,7 +44,7 @@ def read_whole(response: httpx.Response, limit: int, is_late: Callable[[], bool]
         if len(body) > limit:
             raise TooLarge(f"more than {limit / 2**20:g} MiB")
         if is_late():
-            raise httpx.ReadTimeout("the response did not end in time")
+            raise httpx.ReadTimeout(LATE)
     headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
     return httpx.Response(
         response.status_code,

@@ -16,6 +16,7 @@ class Fault:
     reset: bool = False  # break the connection off, without a response
     closed: bool = False  # close it in an orderly way, without a response
     wait: float = 0.0  # seconds before the response
+    crawl: float = 0.0  # seconds between two bytes of headers that do not end
     drip: float = 0.0  # seconds between two pieces of the body
     cut: int | None = None  # bytes of the body after which the connection is closed
 

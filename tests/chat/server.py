@@ -103,6 +103,9 @@ def _handler(chat: Chat) -> type[QuietHandler]:
             if response.reset or response.closed:
                 self.close_connection = True
                 return
+            if response.crawl:
+                self.close_connection = True
+                return self.write(b"HTTP/1.1 200 OK\r\nX-Slow: ".ljust(60), 1, response.crawl)
             self.head(response)
             self.body(response)
 
@@ -116,14 +119,18 @@ def _handler(chat: Chat) -> type[QuietHandler]:
         def body(self, response: Fault) -> None:
             whole = response.body[: response.cut]
             size = max(1, len(whole) // PIECES) if response.drip else max(1, len(whole))
+            self.write(whole, size, response.drip)
+            self.close_connection |= response.cut is not None
+
+        def write(self, whole: bytes, size: int, seconds: float) -> None:
+            """Send pieces of so many bytes with a pause before each."""
             try:
                 for start in range(0, len(whole), size):
-                    time.sleep(response.drip)
+                    time.sleep(seconds)
                     self.wfile.write(whole[start : start + size])
                     self.wfile.flush()
             except OSError:  # the client had enough
                 self.close_connection = True
-            self.close_connection |= response.cut is not None
 
         def finish(self) -> None:
             try:

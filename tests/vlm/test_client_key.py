@@ -43,6 +43,22 @@ def test_a_refused_key_is_explained_when_opening(clock, monkeypatch):
     assert SECRET not in "".join(traceback.format_exception(caught.value))
 
 
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_with_the_key_to_another_server(status, clock, monkeypatch):
+    monkeypatch.setenv("DSD_VLM_KEY", SECRET)
+    asked, models = [], []
+    with serving(lambda body: asked.append(body), models=lambda: asked.append("models")) as other:
+        moved = Reply("gone", status, {"Location": f"{other}/models?key={SECRET}"})
+        says = rf"has moved to {other}/models\?key=\*\*\*; use its new address: {status} gone$"
+        with serving(lambda body: moved, models=lambda: models.pop(0) if models else moved) as address:
+            with pytest.raises(LoadError, match=says):
+                judge(address, clock)
+            models.append(Reply({"data": [{"id": "judge"}]}))
+            with pytest.raises(VLMError, match=says):
+                judge(address, clock).ask("?")
+    assert asked == [] and clock.slept == []
+
+
 @pytest.mark.parametrize("key", [f"{SECRET}\n", f"{SECRET} ", "schlüssel"])
 def test_a_key_that_cannot_be_sent_is_refused_without_quoting_it(key, clock, monkeypatch):
     monkeypatch.setenv("DSD_VLM_KEY", key)

@@ -1,5 +1,6 @@
 """Whatever a server sends: too much, too slowly, in odd charsets, half a character, nested deeply."""
 
+import gzip
 import json
 import time
 
@@ -28,16 +29,29 @@ def ask(fault: Fault, **options) -> str:
         return open_vlm(address, **{"retries": 0, "patience": 0, **options}).ask("?")
 
 
-def test_a_response_that_drips_ends_with_the_timeout():
+@pytest.mark.parametrize("fault", [Fault(b" " * 4000, drip=0.2), Fault(crawl=0.1)], ids=["body", "headers"])
+def test_a_response_that_drips_ends_with_the_timeout(fault):
     start = time.monotonic()
     with pytest.raises(VLMError, match="did not end in time"):
-        ask(Fault(b" " * 4000, drip=0.2), timeout=0.5)
+        ask(fault, timeout=0.5)
     assert time.monotonic() - start < 1.5
+
+
+def test_headers_that_do_not_end_keep_no_later_request_waiting():
+    with serving(Chat(before=[Fault(crawl=0.1)])) as address:
+        vlm = open_vlm(address, in_flight=1, timeout=0.5)
+        vlm.client.sleep = lambda seconds: None
+        assert vlm.ask("?") and vlm.client.sent == 2
 
 
 def test_a_response_that_is_too_large_is_not_read_to_its_end():
     with pytest.raises(VLMError, match="sent more than 1 MiB in one response: lower --max-tokens"):
         ask(faults.oversized(2))
+
+
+def test_a_response_that_is_too_large_unpacked_is_not_unpacked_to_its_end():
+    with pytest.raises(VLMError, match="sent more than 1 MiB in one response"):
+        ask(Fault(gzip.compress(b" " * 2**24), headers={"Content-Encoding": "gzip"}))
 
 
 @pytest.mark.parametrize(
