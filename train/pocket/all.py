@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from dsd.files import jsonl
+from dsd.files import jsonl, whole
 from dsd.grids.recipes import TASKS
 from train import command
 from train.pocket.presets import PRESETS
@@ -117,9 +117,9 @@ def main() -> None:
     add("--tasks", action="store_true", help=f"teach {', '.join(TASKS)} to one student")
     add("--parts", type=int, metavar="N", help="run at most N parts (default: all)")
     args = parser.parse_args()
-    args.run.mkdir(parents=True, exist_ok=True)
     sizes = {"grids": args.grids, "max_rows": args.rows, "tasks": args.tasks}
-    build(args.run, list_parts(args.run, args.preset, **sizes), args.parts)
+    with whole.locked(args.run / "all"):
+        build(args.run, list_parts(args.run, args.preset, **sizes), args.parts)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import numpy as np
 from dsd import load_pipeline
 from dsd.evaluation.critters import Scene
 from dsd.evaluation.tasks import TARGETS, TaskScorer, task_cases
-from dsd.files import intake
+from dsd.files import intake, whole
 from dsd.generate import drawing
 from dsd.generate.drawing import Options, Result
 from dsd.model.presets import POCKET
@@ -126,8 +126,9 @@ def _sample(rng: np.random.Generator, number: int, used_colors: set[str]) -> Cri
 
 def main() -> None:
     argparse.ArgumentParser("python -m train.pocket.examples", description=__doc__.split(":")[0]).parse_args()
-    student = load_pipeline(POCKET.name)
-    finish(FOLDER, write(FOLDER), student)
+    with whole.locked(FOLDER):
+        student = load_pipeline(POCKET.name)
+        finish(FOLDER, write(FOLDER), student)
 
 
 if __name__ == "__main__":

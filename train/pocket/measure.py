@@ -15,6 +15,7 @@ from dsd.evaluation.critters import CritterScorer, make_case
 from dsd.evaluation.critters import Scene as CaseScene
 from dsd.evaluation.intervals import Interval
 from dsd.evaluation.validation import Benchmark, by_student, by_teacher, in_batches, sample_sheet
+from dsd.files import whole
 from dsd.grids import grids
 from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
@@ -191,7 +192,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = build_parser().parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    with whole.locked(args.out / "figures"):
+        _measure(args)
+
+
+def _measure(args: argparse.Namespace) -> None:
+    """Write and print the figures."""
     scorer = Scorer.from_pretrained(args.assets / "scorer").to(device())
     teacher = FluxPipeline.from_pretrained(args.assets / "teacher", dtype=torch.float32).to(device())
     teacher.set_progress_bar_config(disable=True)

@@ -1,8 +1,12 @@
 """Sizes and step counts of the pocket training runs, for the same models on two CPU cores or one GPU."""
 
 import argparse
+import os
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from dsd.files import whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +52,11 @@ GPU = replace(
     judge_eye_steps=4_000, judge_batch=128,
 )  # fmt: skip
 PRESETS = {"cpu": CPU, "gpu": GPU}
+
+
+def locked(path: Path) -> AbstractContextManager[None]:
+    """Lock what a command is to write, as `whole.locked` does; under `torchrun`, its first process does."""
+    return whole.locked(path) if os.environ.get("RANK", "0") == "0" else nullcontext()
 
 
 def build_parser(module: str, about: str) -> argparse.ArgumentParser:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dsd.files import whole
 from dsd.files.contact_sheet import png
 from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context
@@ -60,7 +61,8 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000, help="number of rows to write, even (10000)")
     parser.add_argument("--out", type=Path, required=True, help="folder to write the parquet files to")
     args = parser.parse_args()
-    write(PRESETS[args.preset], args.rows, args.out)
+    with whole.locked(args.out / "dataset"):
+        write(PRESETS[args.preset], args.rows, args.out)
     print(f"{args.rows} rows in {args.out}", flush=True)
 
 

@@ -5,6 +5,7 @@ network did both, it would measure its own mistakes in the images that it select
 used for training.
 """
 
+import argparse
 import math
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from torch.nn import functional
 from dsd.pocket.scorer import LEAN, Scorer, check_context, check_traits
 from train import command
 from train.pocket.loop import TrainState, descend, device, mixed_precision, step_seed
-from train.pocket.presets import PRESETS, Preset, build_parser
+from train.pocket.presets import PRESETS, Preset, build_parser, locked
 from train.pocket.scenes import FAMILY, Scene, all_scenes, render, take, targets
 from train.pocket.strangers import draw_strangers
 from train.pocket.vae import TEST_SEED, TRAIN_SEED, to_bytes, to_tensor
@@ -115,7 +116,14 @@ def main() -> None:
     text = "fit only the tilt head of the scorer in this folder"
     parser.add_argument("--only-tilt", type=Path, metavar="SCORER", help=text)
     args = parser.parse_args()
-    preset, name = PRESETS[args.preset], "ranker" if args.ranker else "scorer"
+    name = "ranker" if args.ranker else "scorer"
+    with locked(args.run / name):
+        _make(args, name)
+
+
+def _make(args: argparse.Namespace, name: str) -> None:
+    """Train, fit and save the scorer, and print how often it is right."""
+    preset = PRESETS[args.preset]
     if args.only_tilt:
         scorer = Scorer.from_pretrained(args.only_tilt).to(device())
     else:

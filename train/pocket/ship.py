@@ -4,6 +4,7 @@ import argparse
 import shutil
 from pathlib import Path
 
+from dsd.files import whole
 from dsd.model.presets import ASSETS
 from train import command
 
@@ -27,7 +28,9 @@ def main() -> None:
     parser.add_argument("run", type=Path, help="folder of the run")
     parser.add_argument("--assets", type=Path, default=ASSETS, help="folder to copy into (assets/pocket)")
     args = parser.parse_args()
-    print(f"shipped {', '.join(ship(args.run, args.assets))} to {args.assets}")
+    with whole.locked(args.assets):
+        parts = ship(args.run, args.assets)
+    print(f"shipped {', '.join(parts)} to {args.assets}")
 
 
 if __name__ == "__main__":

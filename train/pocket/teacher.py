@@ -19,7 +19,7 @@ from train import command
 from train.pocket import latents as grids
 from train.pocket import loop, text
 from train.pocket.lessons import SEED, STAGES, TASK_STAGES, Batch, Sampler, stage
-from train.pocket.presets import PRESETS, Preset, build_parser
+from train.pocket.presets import PRESETS, Preset, build_parser, locked
 from train.pocket.scenes import load_truths, take
 from train.pocket.scorer import reading_loss
 from train.pocket.vae import TRAIN_SEED
@@ -225,10 +225,11 @@ def main() -> None:
     add("--compile", action="store_true", help="compile the transformer's blocks for a GPU")
     args = parser.parse_args()
     check(args)
-    teacher = train(args)
-    if loop.ranks()[0] == 0:
-        save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
-        print(f"teacher saved in {args.run / 'teacher'}", flush=True)
+    with locked(args.run / "teacher"):
+        teacher = train(args)
+        if loop.ranks()[0] == 0:
+            save(teacher, AutoencoderKL.from_pretrained(args.run / "vae"), args.run / "teacher")
+            print(f"teacher saved in {args.run / 'teacher'}", flush=True)
 
 
 if __name__ == "__main__":

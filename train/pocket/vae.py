@@ -5,6 +5,7 @@ encoder stays linear and reads each 8x8 block alone, so latents are final after 
 a diptych are its frames' latents side by side. The variance is zero: a sample equals the mode.
 """
 
+import argparse
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from train import command
 from train.pocket import scenes
 from train.pocket.linear import LATENTS, LinearAutoencoder, spell
 from train.pocket.loop import TrainState, build_ema, descend, device, mixed_precision, step_seed
-from train.pocket.presets import PRESETS, Preset, build_parser
+from train.pocket.presets import PRESETS, Preset, build_parser, locked
 
 LINEAR_PEAK, PEAK, BLACK = 3e-3, 5e-4, -1.0
 LINEAR_NOISE, NOISE = 0.03, 0.1  # on the latents, as a sampler's latents are never exact
@@ -150,6 +151,12 @@ def main() -> None:
     text = "training steps of the linear autoencoder (default: the preset's)"
     parser.add_argument("--linear-steps", type=int, help=text)
     args = parser.parse_args()
+    with locked(args.run / "vae"):
+        train(args)
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train the linear autoencoder, then the branches, and save the VAE after each."""
     preset = PRESETS[args.preset]
     torch.manual_seed(0)
     families = scenes.render(TRAIN_SEED, preset.vae_families, preset.panel, args.run / "renders")

@@ -32,7 +32,7 @@ from train.pocket import scenes
 from train.pocket.judge import redrawn, words
 from train.pocket.judge.pairs import sample_edit, sample_pair, sample_related, sample_task_pair, scene
 from train.pocket.loop import TrainState, build_ema, descend, device, mixed_precision, ranks, step_seed
-from train.pocket.presets import PRESETS, Preset, build_parser
+from train.pocket.presets import PRESETS, Preset, build_parser, locked
 from train.pocket.scorer import reading_loss, roughen
 from train.pocket.vae import TRAIN_SEED, to_tensor
 
@@ -263,8 +263,9 @@ def main() -> None:
     text = "also teach the questions of relight and edit, with more words at the end of its vocabulary"
     parser.add_argument("--tasks", action="store_true", help=text)
     args = parser.parse_args()
-    judge = train(args)
-    if ranks()[0] == 0:
-        judge.eval().half().save_pretrained(args.run / "judge")
-        build_processor(tasks=args.tasks).save_pretrained(args.run / "judge")
-        print(f"judge saved in {args.run / 'judge'}", flush=True)
+    with locked(args.run / "judge"):
+        judge = train(args)
+        if ranks()[0] == 0:
+            judge.eval().half().save_pretrained(args.run / "judge")
+            build_processor(tasks=args.tasks).save_pretrained(args.run / "judge")
+            print(f"judge saved in {args.run / 'judge'}", flush=True)
