@@ -38,11 +38,12 @@ FILES = (
     f"`{TARGETS}/` holds the target images and `{CONTROL}/` the conditioning images, under the same names; "
     f"sides are cropped to multiples of {MULTIPLE} pixels."
 )
+RELATIVE = "Start the trainer in this folder: the paths in this file are relative to it."
 LAYOUTS = {
     "ai-toolkit": f"{FILES} A caption is a text file beside its target. `ai-toolkit.json` is a config to "
-    "start from: `python run.py ai-toolkit.json` in ai-toolkit. It names these folders by absolute paths.",
+    f"start from: `python AI-TOOLKIT/run.py ai-toolkit.json`. {RELATIVE}",
     "simpletuner": f"{FILES} A caption is a text file beside its target. `multidatabackend.json` is the "
-    "dataset config of SimpleTuner (`--data_backend_config`). It names these folders by absolute paths.",
+    "dataset config of SimpleTuner (`--data_backend_config`). " + RELATIVE,
     "imagefolder": f"{FILES} `metadata.jsonl` has a line for each pair; "
     '`datasets.load_dataset("imagefolder", data_dir=...)` reads it.',
 }
@@ -70,7 +71,7 @@ def write_folder(
             new += _write_pair(out, item, open_panels, with_text=format in CONFIGS)
             on_rows(done, len(items))
         side = open_panels(items[0].grid.id)[items[0].target].size
-        _write_changed(out / INDEX[format], _index(format, items, out.resolve(), side))
+        _write_changed(out / INDEX[format], _index(format, items, side))
     paths, rows = [out / file for file in files], [item.row for item in items]
     return Dataset(out, paths, rows, new, format, (f"{TARGETS}/*", f"{CONTROL}/*", INDEX[format]))
 
@@ -176,12 +177,12 @@ def _write_changed(path: Path, content: bytes) -> bool:
 # ---------------------------------------------------------------- what the trainers read
 
 
-def _index(format: str, items: list[Item], out: Path, size: tuple[int, int]) -> bytes:
+def _index(format: str, items: list[Item], size: tuple[int, int]) -> bytes:
     """Return the content of the format's index or config; `size` is of an image, in pixels."""
     if format == "imagefolder":
         return b"".join(jsonl.to_line(_describe(item.row)) for item in items)
     side = round((size[0] * size[1]) ** 0.5)
-    config = _ai_toolkit(out, side) if format == "ai-toolkit" else _simpletuner(out, side)
+    config = _ai_toolkit(side) if format == "ai-toolkit" else _simpletuner(side)
     return json.dumps(config, indent=2).encode() + b"\n"
 
 
@@ -194,12 +195,12 @@ def _describe(row: Row) -> Row:
     return files | row
 
 
-def _ai_toolkit(out: Path, side: int) -> dict[str, Any]:
+def _ai_toolkit(side: int) -> dict[str, Any]:
     """Return a job of ai-toolkit: a LoRA for FLUX.1-Kontext on the pairs.
 
     The names are those of its example `train_lora_flux_kontext_24gb.yaml`.
     """
-    dataset = {"folder_path": str(out / TARGETS), "control_path": str(out / CONTROL), "caption_ext": "txt"}
+    dataset = {"folder_path": TARGETS, "control_path": CONTROL, "caption_ext": "txt"}
     dataset |= {"caption_dropout_rate": 0.05, "cache_latents_to_disk": True, "resolution": [side]}
     train = {"batch_size": 1, "steps": 3000, "gradient_accumulation_steps": 1, "train_unet": True}
     train |= {"train_text_encoder": False, "gradient_checkpointing": True, "noise_scheduler": "flowmatch"}
@@ -216,7 +217,7 @@ def _ai_toolkit(out: Path, side: int) -> dict[str, Any]:
     return {"job": "extension", "config": {"name": "dsd_pairs", "process": [process]}}
 
 
-def _simpletuner(out: Path, side: int) -> list[dict[str, Any]]:
+def _simpletuner(side: int) -> list[dict[str, Any]]:
     """Return SimpleTuner's dataset config: targets, the conditioning images paired to them, and text caches.
 
     `reference_loose` treats the two images as unaligned, which they are.
@@ -224,12 +225,12 @@ def _simpletuner(out: Path, side: int) -> list[dict[str, Any]]:
     common = {"type": "local", "crop": False, "resolution": side, "resolution_type": "pixel_area"}
     targets = {
         "id": "dsd-targets", "dataset_type": "image", "conditioning_data": ["dsd-control"],
-        "instance_data_dir": str(out / TARGETS), "caption_strategy": "textfile",
+        "instance_data_dir": TARGETS, "caption_strategy": "textfile",
         "cache_dir_vae": "cache/vae/dsd-targets",
     }  # fmt: skip
     control = {
         "id": "dsd-control", "dataset_type": "conditioning", "conditioning_type": "reference_loose",
-        "instance_data_dir": str(out / CONTROL), "caption_strategy": None,
+        "instance_data_dir": CONTROL, "caption_strategy": None,
         "cache_dir_vae": "cache/vae/dsd-control",
     }  # fmt: skip
     texts = {"id": "dsd-texts", "type": "local", "dataset_type": "text_embeds", "default": True}
