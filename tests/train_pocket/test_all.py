@@ -1,6 +1,10 @@
 """Building all of pocket by one command: the order, the flags, and going on after a part that failed."""
 
+import os
 import re
+import signal
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -8,7 +12,8 @@ import pytest
 
 from train.pocket import all as building
 
-README = (Path(__file__).parents[2] / "docs" / "training.md").read_text()
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "docs" / "training.md").read_text()
 
 
 def commands(preset: str, *, tasks: bool = False) -> dict[str, list[str]]:
@@ -68,6 +73,40 @@ def test_it_goes_on_with_the_part_that_failed(tmp_path):
     assert called == ["1", "2", "2", "3"]
     building.build(tmp_path, todo, None, call)
     assert called == ["1", "2", "2", "3"]
+
+
+# A part that takes a while to end, as it leaves nothing unfinished behind.
+PART = """
+import pathlib, signal, sys, time
+def stop(number, frame):
+    time.sleep(0.5)
+    pathlib.Path(sys.argv[1]).touch()
+    sys.exit(1)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+BUILD = """
+import pathlib, sys
+from train import command
+from train.pocket.all import build
+run, part = pathlib.Path(sys.argv[1]), ["-c", sys.argv[2], sys.argv[1] + "/ended"]
+command.run(lambda: build(run, {"a": part}, None))
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_it_stops_its_part_and_waits_for_it(tmp_path, number):
+    arguments = [sys.executable, "-c", BUILD, str(tmp_path), PART]
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.readline().startswith(b"== a: python")
+        while process.stdout.readline() != b"ready\n":  # the rest of the command
+            assert process.poll() is None
+        process.send_signal(number)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number and b"run the same command again to continue" in said
+    assert (tmp_path / "ended").exists() and not (tmp_path / "all.jsonl").exists()
 
 
 def test_it_ends_after_so_many_parts(tmp_path):

@@ -81,7 +81,14 @@ def _turn(task: str, wheel: str, grids: int, max_rows: int) -> dict[str, str]:
 
 
 def call_python(arguments: list[str]) -> int:
-    return subprocess.run([sys.executable, *arguments]).returncode
+    """Run a part and return its exit code; stop it, and wait until it has ended, if this is stopped."""
+    with subprocess.Popen([sys.executable, *arguments]) as part:
+        try:
+            return part.wait()
+        except KeyboardInterrupt:  # Ctrl-C, or SIGTERM as `command.run` raises it
+            part.terminate()
+            part.wait()
+            raise
 
 
 def build(run: Path, parts: dict[str, list[str]], most: int | None, call: Call = call_python) -> None:
