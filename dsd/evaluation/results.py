@@ -117,8 +117,7 @@ def write(out: Path, found: Comparison, page: str, *, with_report: bool = True) 
     images = {name: result.images for name, result in found.results.items() if name not in LEVELS}
     _write_results(out, about)
     jsonl.write_atomic(out / "scores.md", page.encode() + b"\n")
-    lines = [json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows]
-    jsonl.write_atomic(out / "images.jsonl", b"".join(lines))
+    jsonl.write_rows(out / "images.jsonl", rows)
     jsonl.write_atomic(out / "samples.png", contact_sheet.png(validation.sample_sheet(cases, images)))
     if with_report:
         report.write(

@@ -60,6 +60,13 @@ def test_the_numbers_are_kept(measured):
     assert kept["scores"]["early"]["identity"]["mean"] == pytest.approx(sum(early) / 6, abs=1e-4)
 
 
+def test_a_score_of_an_image_that_was_altered_is_found(measured, tmp_path):
+    text, altered = (measured / "images.jsonl").read_text(), tmp_path / "images.jsonl"
+    altered.write_text(text.replace('"seed": ', '"seed": 1'))
+    with pytest.raises(jsonl.RunError, match="images.jsonl line 1 does not match its checksum"):
+        jsonl.read(altered)
+
+
 def test_the_report_says_what_was_measured_with_what(measured):
     content = (measured / "results.json").read_bytes()
     assert content == (measured / "scores.json").read_bytes()  # the name before
