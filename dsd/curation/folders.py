@@ -96,7 +96,7 @@ def _own(out: Path, files: list[str], digest: str) -> None:
         raise _strange(linked[0])  # its files lie elsewhere
     if table.exists():
         of, old = _read_table(table)
-        for part in out.glob("*/.*.part"):
+        for part in (part for folder in (TARGETS, CONTROL) for part in (out / folder).glob(".*.part")):
             part.unlink()
         if of == digest:
             return

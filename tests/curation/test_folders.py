@@ -216,6 +216,16 @@ def test_a_link_to_a_folder_elsewhere_is_not_followed(run, linked):
     assert [path.name for path in elsewhere.iterdir()] == ["a.png"]
 
 
+def test_unfinished_files_of_other_folders_stay(run):
+    elsewhere, out = run / "elsewhere" / ".a.png.1.part", export(run, "imagefolder")
+    elsewhere.parent.mkdir()
+    elsewhere.touch()
+    (out / "linked").symlink_to(elsewhere.parent)
+    (own := out / "control" / ".a.png.1.part").touch()
+    write_folder(read_run(run), out, format="imagefolder")
+    assert elsewhere.exists() and not own.exists()
+
+
 def test_an_id_that_leads_elsewhere_is_refused(tmp_path):
     run = wheel.make_run(tmp_path / "run", grids=1)
     for file in (run / "pairs.jsonl", run / "grids" / "grids.jsonl", run / "captions.jsonl"):
