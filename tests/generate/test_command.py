@@ -76,6 +76,11 @@ def test_describe_stops_before_drawing_where_the_judge_has_no_prompt(run, tmp_pa
     assert code == 2 and "describe the subject yourself" in err and not (tmp_path / "out.png").exists()
 
 
+def test_the_embedded_judge_describes_no_image_of_another_world(run, tmp_path):
+    code, out, err = run("photo.png", "a hat", "-o", "out.png", "--describe")
+    assert code == 2 and "unlike" in err and "prompt:" not in out and not (tmp_path / "out.png").exists()
+
+
 @pytest.mark.parametrize(
     ("forged", "flag", "named"),
     [
