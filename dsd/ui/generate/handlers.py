@@ -19,7 +19,7 @@ from dsd.files import intake
 from dsd.generate import drawing, provenance, ranking, sheet
 from dsd.generate.drawing import Options, Progress, Result
 from dsd.model import known_words
-from dsd.ui import uploads
+from dsd.ui import messages, uploads
 from dsd.ui.generate.cost import RANK_SECONDS, Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
 from dsd.ui.generate.history import GONE, gallery
@@ -195,6 +195,7 @@ class Generating:
         }  # fmt: skip
         try:
             frame, options = self.request(values)
+            messages.warn_program([intake.prompt_notice(self.loaded.pipe, options.prompt)])
             with closing(self._steps(frame, options)) as all_steps, uploads.workplace() as folder:
                 for progress in self._time(all_steps, options):
                     yield _list(progress.results, Path(folder))
