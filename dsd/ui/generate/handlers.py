@@ -248,10 +248,12 @@ def belongs_to(part: str) -> Iterator[None]:
         raise
 
 
-def report(error: Exception) -> dict[str, Any]:
-    """Return an error as the message at the field that it belongs to, or as the status."""
-    box, part = problem(explain_zero(error)), getattr(error, "part", "status")
-    return {"status": box} if part == "status" else {part: show(box)}
+def report(
+    error: Exception, status: str = "status", words: Callable[[Exception], str] = explain_zero
+) -> dict[str, Any]:
+    """Return an error as the message at the field that it belongs to, or as the status of that name."""
+    box, part = problem(words(error)), getattr(error, "part", status)
+    return {part: box if part == status else show(box)}
 
 
 def _save(results: list[Result], folder: Path) -> list[tuple[str, str]]:

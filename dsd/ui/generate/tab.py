@@ -134,8 +134,10 @@ def _wire_runs(parts: Parts, work: Generating) -> list[Any]:
 def _wire_sheet(parts: Parts, sheets: Sheets) -> Any:
     """Draw the guidance sheet on demand; return the event that takes over a cell as the result."""
     run = Parts(cancel=parts["cancel_sheet"], status=parts["sheet_status"])
-    draw = parts.call(sheets.draw, ["image", *FIELDS], ["sheet", "sheet_status"])
-    events.connect_run(run, [parts["draw_sheet"].click], draw)
+    shown = ["sheet", "sheet_status", "remarks", "unknown", "setting_remark"]
+    draw = parts.call(sheets.draw, ["image", *FIELDS], shown)
+    for end in events.connect_run(run, [parts["draw_sheet"].click], draw):
+        end.then(None, js=events.TO_PROBLEM, **PRIVATE)
 
     def adopt(images: Any, event: gr.SelectData) -> dict[Any, Any]:
         return parts.updates(sheets.adopt(images, event.index))
