@@ -85,6 +85,7 @@ def wire_tools(parts: Parts, tools: References, seen: list[str]) -> None:
     """Connect the tools of a reference, of any tab; `seen` are the fields that decide what is seen."""
     changes = [parts[name].change for name in seen]
     gr.on(changes, **parts.call(tools.see, seen, ["seen", "tools", "remarks"]), **LATEST, **QUIET)
+    parts["image"].upload(**parts.call(tools.make_visible, ["image"], ["image"]), **QUIET)
     forget = parts.call(tools.forget, [], ["original", "restore"])
     gr.on([parts["image"].upload, parts["image"].clear], **forget, **AT_ONCE)
     box = f'async (image, original) => [image, original, await dsdBox("#{parts["image"].elem_id} img")]'
