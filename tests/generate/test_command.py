@@ -32,8 +32,9 @@ def test_the_command_writes_an_image_and_its_seed(run, tmp_path):
     assert provenance.read_settings(tmp_path / "out.png")["steps"] == 2
 
 
-def test_without_a_seed_it_takes_one_and_says_which(run, tmp_path):
-    code, out, _ = run("photo.png", "a red hat", "-o", "out.png", "--steps", "1")
+@pytest.mark.parametrize("seed", [(), ("--seed", "-1")], ids=["none", "-1"])
+def test_without_a_seed_it_takes_one_and_says_which(run, tmp_path, seed):
+    code, out, _ = run("photo.png", "a red hat", "-o", "out.png", "--steps", "1", *seed)
     assert code == 0 and f"seed {provenance.read_settings(tmp_path / 'out.png')['seed']}\n" in out
 
 
