@@ -112,7 +112,7 @@ def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     about = {"weights": args.weights, "describer": describer, "ranker": ranker}
     loaded = models.describe_model(pipe, args.model, **about)
     judge = judge if models.judge_knows(args.judge, args.teacher) else None
-    return loaded, models.lazy_wheel(args.teacher, judge=judge, model=args.model, run=args.run, **way)
+    return loaded, models.lazy_wheel(args.teacher, judge=judge, run=args.run, **way)
 
 
 def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:

@@ -167,7 +167,7 @@ def _write_shard(path: Path, run: Path, cuts: list[Cut], schema: Any) -> Iterato
 
     @lru_cache(maxsize=16)
     def panels(name: str) -> list[bytes]:
-        return [contact_sheet.png(panel) for panel in grids.open_panels(run, by_id[name])]
+        return [contact_sheet.marked_png(panel) for panel in grids.open_panels(run, by_id[name])]
 
     def image(column: str, grid: Grid, panel: int) -> Row | bytes:
         content = panels(grid.id)[panel]

@@ -79,7 +79,8 @@ LIMITS = """\
 def write_card(run: Run, dataset: Dataset, choice: Choice, *, grades: Path | None = None) -> None:
     """Write README.md and samples.png beside the shards; `grades` is that file of `train.curate --grade`."""
     text = card(run, dataset, choice, grades=read_grades(grades) if grades else None)
-    contents = {"samples.png": contact_sheet.png(sample_sheet(run, dataset)), "README.md": text.encode()}
+    samples = contact_sheet.marked_png(sample_sheet(run, dataset))
+    contents = {"samples.png": samples, "README.md": text.encode()}
     for name, content in contents.items():
         path = dataset.folder / name
         if not path.exists() or path.read_bytes() != content:

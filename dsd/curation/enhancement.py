@@ -5,6 +5,7 @@ only describe the image, so its words for the subject are put before the user's.
 """
 
 import re
+from collections.abc import Callable
 
 from PIL import Image
 
@@ -18,17 +19,30 @@ from dsd.vlm.wordings import PREFACE
 
 POINTING = frozenset("a an the this that same it one creature critter character subject".split())
 QUOTED = 100  # characters of an answer in an error message
+STRANGE = (
+    "this image is unlike those that the model knows, so it cannot say what is on it: describe the subject "
+    "yourself"
+)
 
 
 def enhance(
-    vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe = IDENTITY, *, count: Count = estimate
+    vlm: VLM,
+    image: Image.Image,
+    prompt: str,
+    recipe: Recipe = IDENTITY,
+    *,
+    count: Count = estimate,
+    warn: Callable[[Image.Image], str | None] | None = None,
 ) -> str:
     """Return a prompt of at most 77 tokens, on one line, from an image and the user's words, or from none.
 
     Raise VLMError if the model gives none, also when it is asked once more for a shorter one. An embedded
     model's description is shortened instead, because it is put before the user's words, which are never cut.
+    An embedded model describes no image that `warn` says is unlike its world: it would invent a subject.
     """
     if recipe.merge is None:
+        if warn and warn(image):
+            raise VLMError(STRANGE)
         return _concatenate(vlm, image, one_line(prompt), recipe, count)
     question = recipe.merge.format(prompt=one_line(prompt)) if prompt.strip() else recipe.looks
     for text in (question, f"{question} {SHORTER}"):

@@ -153,7 +153,7 @@ def _write_pair(
     for folder, panel in ((TARGETS, target), (CONTROL, conditioning)):
         path = out / folder / f"{row['id']}.png"
         if not _is_whole(path):
-            jsonl.write_atomic(path, contact_sheet.png(open_panels(grid.id)[panel]))
+            jsonl.write_atomic(path, contact_sheet.marked_png(open_panels(grid.id)[panel]))
             new += 1
     if with_text:
         new += _write_changed(out / TARGETS / f"{row['id']}.txt", row["caption"].encode())

@@ -118,7 +118,7 @@ def write(out: Path, found: Comparison, page: str, *, with_report: bool = True) 
     _write_results(out, about)
     jsonl.write_atomic(out / "scores.md", page.encode() + b"\n")
     jsonl.write_rows(out / "images.jsonl", rows)
-    jsonl.write_atomic(out / "samples.png", contact_sheet.png(validation.sample_sheet(cases, images)))
+    jsonl.write_atomic(out / "samples.png", contact_sheet.marked_png(validation.sample_sheet(cases, images)))
     if with_report:
         report.write(
             out, {"about": about, "rows": _page_rows(rows, about), "images": _page_images(out, rows)}

@@ -183,7 +183,7 @@ def save_in(folder: Path, name: str, draw: Draw) -> Draw:
         if not all(images):
             for file, saved, image in zip(files, images, drawn := draw(*columns), strict=True):
                 if not saved:
-                    jsonl.write_atomic(file, contact_sheet.png(image))
+                    jsonl.write_atomic(file, contact_sheet.marked_png(image))
             images = [saved or image for saved, image in zip(images, drawn, strict=True)]
         for file, image in zip(files, images, strict=True):
             image.info["file"] = file.name
@@ -223,7 +223,7 @@ class Validator:
         pipe.set_progress_bar_config(disable=True)
         scores = self.benchmark.evaluate(in_batches(by_student(pipe, **self.settings), self.batch))
         page = sample_sheet(self.benchmark.cases, {"drawn": scores.images})
-        jsonl.write_atomic(self.folder / "samples" / f"{step:06d}.png", contact_sheet.png(page))
+        jsonl.write_atomic(self.folder / "samples" / f"{step:06d}.png", contact_sheet.marked_png(page))
         return scores.flat()
 
 

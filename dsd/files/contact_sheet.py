@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from dsd.files.rgb import to_rgb
 
 CELL, HEADER, GAP = 128, 24, 2  # pixels
 PROMPT_WIDTH, PROMPT_LETTERS = 330, 44  # of the column of prompts, in pixels and in characters per line
 INK = (50, 50, 50)
+MARK = "AI-generated image"  # "Source" in the text of a PNG
 
 
 def compose(columns: dict[str, Sequence[Image.Image]], prompts: Sequence[str]) -> Image.Image:
@@ -45,7 +47,15 @@ def read_png(path: Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read ({error})") from error
 
 
-def png(image: Image.Image) -> bytes:
+def png(image: Image.Image, text: PngInfo | None = None) -> bytes:
+    """Return an image as a PNG that contains `text`."""
     stream = io.BytesIO()
-    image.save(stream, "PNG")
+    image.save(stream, "PNG", pnginfo=text)
     return stream.getvalue()
+
+
+def marked_png(image: Image.Image) -> bytes:
+    """Return a generated image, or a sheet of such images, as a PNG that says so."""
+    text = PngInfo()
+    text.add_text("Source", MARK)
+    return png(image, text)

@@ -132,7 +132,7 @@ def check_prompt(prompt: str) -> str:
     return prompt.strip()
 
 
-def prompt_notice(pipe: Any, prompt: str) -> str | None:
+def prompt_notice(pipe: Any, prompt: str, name: str = "The prompt") -> str | None:
     """Return a notice of the part of the prompt that the model cuts off, or None if it reads all of it.
 
     With two text encoders the second one (T5) decides; the first (CLIP) only adds one pooled vector.
@@ -149,6 +149,6 @@ def prompt_notice(pipe: Any, prompt: str) -> str | None:
     cut = prompt[offsets[limit - 1][0] :].strip()
     quote = cut if len(cut) <= 80 else f"{cut[:80].rstrip()} ..."
     return (
-        f"The prompt is longer than the {limit} tokens this model reads: "
+        f"{name} is longer than the {limit} tokens this model reads: "
         f'its last {len(cut):,} characters are cut, from "{quote}" on.'
     )

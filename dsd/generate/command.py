@@ -119,6 +119,7 @@ def _describe(image: "Image.Image", prompt: str, args: argparse.Namespace) -> st
     from dsd.curation.enhancement import enhance
     from dsd.grids.recipes import recipe_of
     from dsd.model.checkpoint import resolve
+    from dsd.pocket.scorer import warning
 
     preset = resolve(args.model or "pocket")
     judge = args.judge or (preset.name if preset.judge else None)
@@ -126,7 +127,8 @@ def _describe(image: "Image.Image", prompt: str, args: argparse.Namespace) -> st
         raise ValueError("--describe needs a vision-language model: name one with --judge")
     vlm = _open_judge(judge, args)
     count = captions.counter(captions.tokenizer_of(preset.base))
-    print(f"prompt: {(text := enhance(vlm, image, prompt, recipe_of(judge), count=count))}")
+    text = enhance(vlm, image, prompt, recipe_of(judge), count=count, warn=warning)
+    print(f"prompt: {text}")
     return text
 
 

@@ -20,12 +20,12 @@ from PIL.PngImagePlugin import PngInfo
 
 import dsd
 from dsd.files import intake, whole
+from dsd.files.contact_sheet import MARK
 
 SETTINGS = "dsd"  # name of an iTXt chunk with JSON in UTF-8
 # Uncompressed tEXt, because Pillow rejects compressed text that unpacks to more than 1 MB.
 REFERENCE = "dsd-reference"
 FURTHER = "further_references_sha256"  # in the settings of an image with several references
-MARK = "AI-generated image"
 
 
 def image_hash(image: Image.Image) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from dsd.files import jsonl
-from dsd.files.contact_sheet import png, read_png
+from dsd.files.contact_sheet import marked_png, read_png
 from dsd.files.jsonl import Record, Row, RunError
 from dsd.grids.gutters import Box, equal_boxes, find_panels
 from dsd.grids.prompts import Prompt
@@ -143,7 +143,7 @@ def draw_grids(folder: Path, prompts: list[Prompt], teacher: "Teacher") -> list[
     images = teacher.draw(accepted) if accepted else []
 
     def save(prompt: Prompt, image: Image.Image) -> None:
-        jsonl.write_atomic(folder / f"{prompt.id}.png", png(image))
+        jsonl.write_atomic(folder / f"{prompt.id}.png", marked_png(image))
         boxes[prompt.id] = find_panels(image, prompt.rows, prompt.columns)
 
     with ThreadPoolExecutor() as pool:  # encoding a large PNG takes as long as drawing it on a small GPU

@@ -97,13 +97,13 @@ def compose_prompt(
         raise PromptError(f"a {rows}x{columns} grid has {count} places, got {len(places)}")
     if not 0 <= phrasing < len(recipe.phrasings):
         raise PromptError(f"{recipe.name} has phrasings 0 to {len(recipe.phrasings) - 1}, got {phrasing}")
-    subject = _check_words(recipe, "subject", subject)
+    subject = check_words(recipe, "subject", subject)
     names = [f"{row} {column}".strip() for row in _ROWS[rows] for column in _COLUMNS[columns]]
-    places = [_check_words(recipe, "place", place) for place in places]
+    places = [check_words(recipe, "place", place) for place in places]
     panels = [recipe.panel.format(where=name, place=place) for name, place in zip(names, places, strict=True)]
     layout = {"count": count, "rows": rows, "columns": columns}
     prompt = recipe.phrasings[phrasing].format(subject=subject, panels=" ".join(panels), **layout)
-    return _check_words(recipe, "prompt", prompt)
+    return check_words(recipe, "prompt", prompt)
 
 
 def _check_layout(recipe: Recipe, rows: int, columns: int) -> None:
@@ -112,7 +112,7 @@ def _check_layout(recipe: Recipe, rows: int, columns: int) -> None:
         raise PromptError(f"grids of {recipe.name} are {layouts}, got {rows}x{columns}")
 
 
-def _check_words(recipe: Recipe, part: str, text: str) -> str:
+def check_words(recipe: Recipe, part: str, text: str) -> str:
     """Return the text on one line; raise PromptError if it is empty and TooLong if it is too long."""
     words, most = text.split(), recipe.longest[part]
     if not words:

@@ -129,7 +129,7 @@ POCKET = Preset(
     more=PAPER, examples=EXAMPLES, tasks=POCKET_TASKS,
     story=("in a room", "in the city wearing a red hat", "on the beach holding a yellow balloon",
            "under the sea", "in space holding a white flag", "in a room at night"),
-    about_grids="A small embedded model draws them here; it knows one world of drawn critters.",
+    about_grids="A small model draws them here; it knows one world of drawn critters.",
     # 12 steps give as many true pairs as 28, in half the time. The model card is measured at this guidance.
     drawing_grids={
         "panel": 64, "margin": 0, "steps": 12, "guidance": 3.0, "batch": 32, "tokens": 36,

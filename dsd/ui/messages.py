@@ -6,7 +6,7 @@ Text from visitors and files is escaped here before it enters the page.
 import html
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import gradio as gr
@@ -38,6 +38,12 @@ def convert_errors() -> Iterator[None]:
         yield
     except (ValueError, RuntimeError) as error:
         raise gr.Error(html.escape(explain(error)), print_exception=False) from error
+
+
+def warn_program(notices: Sequence[str | None]) -> None:
+    """Send notices to the program that calls an endpoint; None is nothing to say."""
+    for text in filter(None, notices):
+        gr.Warning(html.escape(text, quote=False))  # gradio's page would show it as HTML
 
 
 def sentence(text: str) -> str:

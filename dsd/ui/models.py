@@ -87,6 +87,11 @@ class Wheel:
     own: bool = False  # the run belongs to the user who started the app, so labels are saved in it
 
 
+def named(what: str, name: str) -> str:
+    """Return the role and the name of a model, or nothing for an embedded one, whose name says nothing."""
+    return "" if name in PRESETS and PRESETS[name].embedded else f"{what} {name}"
+
+
 def display_name(source: str) -> str:
     """Return a model's or weights' name for visitors: the last part of a local path, other names in full."""
     return public_name(os.path.abspath(source) if Path(source).exists() else source)
@@ -162,9 +167,9 @@ def describe_model(
 
 
 def lazy_wheel(
-    teacher: str, *, judge: Lazy[VLM] | None, model: str, run: Path | None, device: str | None, **large: Any
+    teacher: str, *, judge: Lazy[VLM] | None, run: Path | None, device: str | None, **large: Any
 ) -> Wheel:
-    """Return what the Grids and Curate tabs work with, beside a Create tab that draws with `model`.
+    """Return what the Grids and Curate tabs work with.
 
     `large` holds `offload` and `quantize`, which only a large teacher needs.
     """
@@ -175,10 +180,8 @@ def lazy_wheel(
 
         return load_teacher(teacher, device=device, **({} if preset.embedded else large))
 
-    about = preset.about_grids or f"{teacher} draws them here."
-    if model in PRESETS and model != teacher and not PRESETS[model].embedded:
-        about += f" python app.py --teacher {model} loads a large one, which needs another 34 GB."
     return Wheel(
-        teacher=Lazy(teacher, open_teacher), recipe=RECIPES[preset.recipe], judge=judge, about=about,
+        teacher=Lazy(teacher, open_teacher), recipe=RECIPES[preset.recipe], judge=judge,
+        about=preset.about_grids or f"{teacher} draws them here.",
         run=run or (sample if sample.is_dir() else None), own=run is not None,
     )  # fmt: skip

@@ -57,7 +57,8 @@
   new MutationObserver(hint).observe(document.body, {childList: true, subtree: true});
 
   // The place in the queue, in words; gradio writes "queue: 2/3" into its own tracker.
-  new MutationObserver(() => document.querySelectorAll("#status, #grid-status, #story-status").forEach((status) => {
+  const waiting = "#status, #sheet-status, #grid-status, #story-status, #describe-remark, #story-write-remark";
+  new MutationObserver(() => document.querySelectorAll(waiting).forEach((status) => {
     const place = status.querySelector("[data-testid=status-tracker]")?.textContent.match(/queue: (\d+)\//);
     const before = place ? Number(place[1]) : 0;
     const line = before ? `${before} ${before === 1 ? "person" : "people"} before you` : "";

@@ -57,6 +57,7 @@ class FairQueue(Queue):
         if added and (event := self.event_ids_to_events.get(answer)):
             event.visitor = who
             self._order(self.event_queue_per_concurrency_id[event.concurrency_id])
+            self.broadcast_estimations(event.concurrency_id)
         return added, answer, kind
 
     def _order(self, line: EventQueue) -> None:
@@ -67,6 +68,19 @@ class FairQueue(Queue):
             rounds[event] = number[event.visitor]
             number[event.visitor] += 1
         line.queue.sort(key=rounds.__getitem__)
+
+    async def clean_events(self, **which: Any) -> None:
+        await super().clean_events(**which)
+        self._tell_places()
+
+    async def remove_from_queue(self, event_id: str) -> None:
+        await super().remove_from_queue(event_id)
+        self._tell_places()
+
+    def _tell_places(self) -> None:
+        """Tell what waits its new place after others have left, which gradio does not."""
+        for lane in self.event_queue_per_concurrency_id:
+            self.broadcast_estimations(lane)
 
     def send_message(self, event: Event, event_message: Any) -> None:
         if isinstance(event_message, ProcessCompletedMessage):

@@ -17,6 +17,7 @@ from dsd.files import parquet
 from dsd.files.jsonl import RunError
 from dsd.files.pairs import COLUMNS, join_pairs, read_pairs
 from dsd.files.parquet import PairsError
+from dsd.generate import provenance
 from tests import wheel
 from train import dataset as command
 
@@ -39,6 +40,7 @@ def test_datasets_opens_it_with_two_columns_of_images(run, tmp_path):
         name: "image" if isinstance(f, datasets.Image) else f.dtype for name, f in loaded.features.items()
     }
     assert kinds == COLUMNS and len(loaded) == 12
+    assert {one["target"].info["Source"] for one in loaded} == {provenance.MARK}
     mine = list(read_pairs(run))
     assert loaded["id"] == [row["id"] for row in mine]
     assert all(

@@ -15,6 +15,7 @@ from PIL import Image
 from dsd.curation.folders import FORMATS, crop, write_folder
 from dsd.curation.selection import FLUX_DEV, Choice, read_run
 from dsd.files.jsonl import RunError
+from dsd.generate import provenance
 from tests import wheel
 from train import dataset as command
 
@@ -51,7 +52,8 @@ def test_every_target_has_a_control_image_of_its_name_to_the_pixel(run, format):
         for folder, panel in (("images", target), ("control", conditioning)):
             written = Image.open(out / folder / f"{name}.png")
             assert written.tobytes() == wheel.panel(run, grid, int(panel)).convert("RGB").tobytes()
-            assert written.mode == "RGB" and not {side % 16 for side in written.size} - {0}
+            assert written.info["Source"] == provenance.MARK and written.mode == "RGB"
+            assert not {side % 16 for side in written.size} - {0}
 
 
 @pytest.mark.parametrize("format", CONFIGS)

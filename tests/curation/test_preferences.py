@@ -11,6 +11,7 @@ from PIL import Image
 from dsd.curation.preferences import select_preferences
 from dsd.curation.selection import Choice, read_run
 from dsd.files.jsonl import RunError
+from dsd.files.rgb import to_rgb
 from tests import wheel
 from train import dataset as command
 
@@ -89,9 +90,9 @@ def test_the_files_are_read_as_pick_a_pic_is(tmp_path):
     assert command.main(flags) == 0
     rows = datasets.load_dataset("parquet", data_files=str(out / "*.parquet"), cache_dir=str(tmp_path / "c"))
     row = rows["train"][0]
-    chosen, other = (Image.open(io.BytesIO(row[name])).convert("RGB") for name in ("jpg_0", "jpg_1"))
+    chosen, other = (to_rgb(Image.open(io.BytesIO(row[name]))) for name in ("jpg_0", "jpg_1"))
     assert chosen == wheel.panel(run, FIRST, 1) and other == wheel.panel(run, SECOND, 1)
-    assert row["reference"].convert("RGB") == wheel.panel(run, FIRST, 0)
+    assert to_rgb(row["reference"]) == wheel.panel(run, FIRST, 0)
     assert (row["label_0"], row["label_1"]) == (1, 0) and row["caption"].startswith("a red critter ")
     assert (row["grid_0"], row["grid_1"], row["reason"]) == (FIRST, SECOND, "judged different")
     assert row["license"] == "unknown", "the writer's license is that of the prompt, also with another seed"

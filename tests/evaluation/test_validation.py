@@ -12,6 +12,7 @@ from PIL import Image
 from dsd.evaluation import scores, validation
 from dsd.evaluation.critters import CritterScorer, Scene, find_copied_parts, validation_set
 from dsd.evaluation.scores import Case
+from dsd.generate import provenance
 from dsd.pocket.scorer import Reading
 from dsd.pocket.words import describe_context
 from dsd.pocket.world import Context
@@ -138,6 +139,7 @@ def test_the_hook_scores_a_pipeline_and_leaves_a_grid(hook):
     flat = validate(tiny.pipeline(), 40)
     assert {"identity", "following", "product", "copy", "copy_low", "identity_ceiling"} <= set(flat)
     grid = Image.open(folder / "samples" / "000040.png")
+    assert grid.info["Source"] == provenance.MARK
     assert grid.width > 3 * 128 and grid.height > 4 * 128  # reference, drawn, truth
     assert validate(tiny.pipeline(), 41) == flat
 
@@ -193,3 +195,4 @@ def test_saved_images_are_not_drawn_again_unless_a_setting_differs(tmp_path):
         assert saved(*requests)[0].tobytes() == tiny.image().convert("RGB").tobytes()
     saved(requests[0] * 2, requests[1] * 2, [1, 0])
     assert seeds == [0, 0, 1, 0]  # the last batch as a whole
+    assert {Image.open(path).info["Source"] for path in tmp_path.iterdir()} == {provenance.MARK}

@@ -34,8 +34,9 @@ def test_the_command_writes_an_image_and_its_seed(run, tmp_path):
     assert provenance.read_settings(tmp_path / "out.png")["steps"] == 2
 
 
-def test_without_a_seed_it_takes_one_and_says_which(run, tmp_path):
-    code, out, _ = run("photo.png", "a red hat", "-o", "out.png", "--steps", "1")
+@pytest.mark.parametrize("seed", [(), ("--seed", "-1")], ids=["none", "-1"])
+def test_without_a_seed_it_takes_one_and_says_which(run, tmp_path, seed):
+    code, out, _ = run("photo.png", "a red hat", "-o", "out.png", "--steps", "1", *seed)
     assert code == 0 and f"seed {provenance.read_settings(tmp_path / 'out.png')['seed']}\n" in out
 
 
@@ -76,6 +77,11 @@ def test_describe_stops_before_drawing_where_the_judge_has_no_prompt(run, tmp_pa
     with serving(Chat(style="refusal")) as address:
         code, _, err = run("photo.png", "a hat", "-o", "out.png", "--describe", "--judge", address)
     assert code == 2 and "describe the subject yourself" in err and not (tmp_path / "out.png").exists()
+
+
+def test_the_embedded_judge_describes_no_image_of_another_world(run, tmp_path):
+    code, out, err = run("photo.png", "a hat", "-o", "out.png", "--describe")
+    assert code == 2 and "unlike" in err and "prompt:" not in out and not (tmp_path / "out.png").exists()
 
 
 @pytest.mark.parametrize(

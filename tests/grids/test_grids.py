@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tqdm import tqdm
 
 from dsd.files import jsonl
 from dsd.files.jsonl import RunError
+from dsd.generate import provenance
 from dsd.grids import grids
 from dsd.grids.grids import Grid
 from tests.grids.drawn_run import STAMP, Fake, files, make_run, paint, work
@@ -27,12 +29,20 @@ def test_every_prompt_becomes_a_row_with_its_image_or_its_reason(tmp_path):
         "teacher_lora": None, "shared_noise": None,
     }  # fmt: skip
     assert grids.open_grid(tmp_path, Grid.from_json(found[1])) == paint(101)
+    assert Image.open(tmp_path / "grids" / "000001.png").info["Source"] == provenance.MARK
     assert found[3]["rejected"] == "prompt too long: 9 tokens, the model reads 8" and found[3]["file"] is None
     assert found[5]["rejected"].startswith("gutters: ") and grids.open_grid(
         tmp_path, Grid.from_json(found[5])
     ) == paint(105)
     assert sum(row["rejected"] is None for row in found) == 5
     assert sorted(files(tmp_path)) == sorted([row["file"] for row in found if row["file"]] + ["grids.jsonl"])
+
+
+def test_the_shipped_images_say_that_they_are_generated():
+    assets = Path(__file__).parents[2] / "assets"
+    run = list((assets / "pocket" / "run" / "grids").glob("*.png"))
+    files = [assets / "teaser.png", *(assets / "pocket" / "samples").glob("*.png"), *run]
+    assert len(run) == 24 and {Image.open(file).info.get("Source") for file in files} == {provenance.MARK}
 
 
 def test_what_is_done_is_not_drawn_again_and_more_prompts_are_added(tmp_path):

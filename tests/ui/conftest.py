@@ -65,8 +65,8 @@ def serve(loaded, folder):
     before, opened = os.environ.get(uploads.VARIABLE), []
     os.environ[uploads.VARIABLE] = str(folder)
 
-    def serve(**options) -> str:
-        blocks = page.build(loaded, ROOT / "assets" / "examples")
+    def serve(wheel=None, **options) -> str:
+        blocks = page.build(loaded, ROOT / "assets" / "examples", wheel)
         opened.append(blocks)
         return page.launch(blocks, prevent_thread_lock=True, quiet=True, **options)[1].rstrip("/")
 

@@ -9,7 +9,7 @@ from PIL import Image
 from dsd.generate import provenance
 from dsd.ui.models import Loaded
 from tests import browsing, tiny
-from tests.browsing import Hold, done, download, expect, fill_unfolded, fits, image, unfold_settings
+from tests.browsing import Hold, done, download, expect, fill_unfolded, fits, has_size, image, unfold_settings
 from tests.calling import is_still, until
 from train.pocket import text
 
@@ -183,10 +183,12 @@ def test_the_second_visitor_sees_the_place_in_the_queue_and_no_image_of_the_firs
 
 
 def test_a_broken_upload_gets_a_sentence_and_the_page_lives(open_page, tmp_path):
-    image(5).save(tmp_path / "good.png")
+    image(5).save(tmp_path / "good.tiff")
     tab = open_page()
-    upload(tab, tmp_path / "good.png")
-    for name, content in {"notes.png": b"Dear diary", "empty.png": b""}.items():
+    upload(tab, tmp_path / "good.tiff")
+    has_size(tab, "#upload", 64, 64)  # as a PNG: browsers show no TIFF
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" width="64" height="64"><circle r="30"/></svg>'
+    for name, content in {"drawing.svg": svg, "empty.png": b""}.items():
         (tmp_path / name).write_bytes(content)
         tab.locator("#seen img").wait_for()
         tab.locator("#upload").get_by_label("Remove Image").click()
@@ -207,6 +209,7 @@ def test_the_images_of_a_visit_are_shown_downloaded_and_used_again(open_page, tm
     for index in range(2):
         tab.locator("#examples button").nth(index).click()
         tab.locator("#history-strip button").nth(index).wait_for()
+    tab.locator("#history-title").get_by_text("The newest 24 are kept").wait_for()
     tab.locator("#history-strip button").nth(1).click()  # the newest is the first
     tab.locator("#about").get_by_text("in the snow").wait_for()
     tab.locator("#about img").wait_for()

@@ -1,6 +1,7 @@
 """The Story tab in a real browser."""
 
 import json
+import re
 
 import pytest
 
@@ -79,7 +80,9 @@ def test_a_canceled_story_keeps_its_panels_one_is_drawn_again_and_the_strip_save
     fits(tab, 360)
 
 
-def test_a_sentence_becomes_lines_to_edit_an_image_is_pasted_and_mistakes_stand_at_their_field(open_page):
+def test_a_sentence_becomes_lines_to_edit_an_image_is_pasted_and_mistakes_stand_at_their_field(
+    open_page, pipe
+):
     tab = open_page()
     tab.get_by_role("tab", name="Story").click()
     tab.locator("#story-writer").get_by_text("sent to example.org").wait_for()
@@ -104,5 +107,15 @@ def test_a_sentence_becomes_lines_to_edit_an_image_is_pasted_and_mistakes_stand_
     expect(tab.locator(".dsd-problem:visible")).to_have_count(1)
     lines.fill("in room 1")
     tab.locator("#story-unknown").wait_for(state="hidden")
+    full = {"detail": "Queue is full. Please try again later."}
+    tab.route("**/queue/join*", lambda way: way.fulfill(status=503, json=full))
     tab.get_by_role("button", name="Draw the story").click()
+    tab.get_by_text("currently busy").wait_for()
+    tab.unroute("**/queue/join*")
+    with Hold(pipe.transformer, first=4):
+        other = open_page()
+        other.locator("#examples button").first.click()
+        other.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
+        tab.get_by_role("button", name="Draw the story").click()
+        tab.locator("#story-status[data-place='1 person before you']").wait_for()
     tab.locator("#story-status").get_by_text("Done, seed").wait_for()

@@ -76,7 +76,8 @@ def test_an_example_is_drawn_cut_and_judged(open_tab, tmp_path):
 def test_empty_fields_are_answered_and_a_surprise_fills_them_all_and_another_one_differs(open_tab):
     tab = open_tab("Grids")
     tab.get_by_role("button", name="Draw the grid").click()
-    tab.locator("#grid-status").get_by_text("A subject is empty").wait_for()
+    tab.locator("#grid-subject-remark [role=alert]").get_by_text("A subject is empty").wait_for()
+    expect(tab.locator(".dsd-problem:visible")).to_have_count(1)
     assert tab.locator("#grid-grid img").count() == 0
     labels = ("Who or what?", "Top left", "Top right", "Bottom left", "Bottom right")
 
@@ -106,6 +107,12 @@ def test_cancel_stops_within_a_step_and_the_next_grid_is_drawn(open_tab, teacher
         until(lambda: is_still(hold.calls))
         assert len(hold.calls) <= stopped + 1 and stopped < STEPS
     assert tab.locator("#grid-facts").inner_text().strip() == ""
+    expect(tab.locator("#grid-grid img")).to_have_count(0)  # no blurry preview stays
+    full = {"detail": "Queue is full. Please try again later."}
+    tab.route("**/queue/join*", lambda way: way.fulfill(status=503, json=full))
+    tab.get_by_role("button", name="Draw the grid").click()
+    tab.get_by_text("currently busy").wait_for()
+    tab.unroute("**/queue/join*")
     tab.get_by_role("button", name="Draw the grid").click()
     tab.locator("#grid-status").get_by_text("Done, seed").wait_for()
 
@@ -120,7 +127,14 @@ def test_the_grids_tab_and_the_generate_tab_share_one_queue(open_tab, teacher, t
         browsing.begin_grid(first)
         first.get_by_text(re.compile(rf"Step \d+ of {STEPS}")).wait_for()
         second.get_by_role("button", name="Create").click()
-        second.get_by_text("queue: 1").first.wait_for()
+        second.locator("#status[data-place='1 person before you']").wait_for()
+        third = open_tab("Grids")
+        browsing.begin_grid(third)
+        third.locator("#grid-status[data-place='2 people before you']").wait_for()
+        second.get_by_role("button", name="Cancel").click()
+        third.locator("#grid-status[data-place='1 person before you']").wait_for()
+        third.get_by_role("button", name="Cancel").click()
+        second.get_by_role("button", name="Create").click()
     second.locator("#status").get_by_text("Done").wait_for()
     first.locator("#grid-status").get_by_text("Done, seed").wait_for()
 

@@ -10,9 +10,10 @@ from PIL import Image
 from dsd.generate import drawing, provenance
 from dsd.model import canvas
 from dsd.model.sampling import Quality
-from dsd.ui.generate.form import Form
+from dsd.ui.generate.form import RESTORED, Form
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.reference import References
+from dsd.ui.messages import notice
 from dsd.ui.models import Loaded
 from tests import tiny
 from tests.forms import form
@@ -45,7 +46,7 @@ def test_a_dropped_image_brings_its_settings_back(loaded, photo, tmp_path):
     result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
     back = restore(loaded, drawing.save(result, tmp_path / "made.png"))
     assert back.pop("image").tobytes() == result.frame.tobytes()
-    assert "another model" not in back.pop("note") and back.pop("restored").visible
+    assert notice(RESTORED) == back.pop("note") and back.pop("restored").visible
     assert back == {
         "prompt": "a red hat", "count": 1, "steps": 2, "image_guidance": 1.5, "text_guidance": 2.0, "seed": 9,
         "width": 48, "height": 32, "fit": "pad", "quality": "best", "aspect": None,

@@ -1,7 +1,7 @@
 """Behind "Describe my image for me": who looks, what is suggested, what is sent where."""
 
 from dsd.curation.captions import LONGEST
-from dsd.grids.recipes import CRITTERS
+from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.ui.generate.enhancing import Enhancing
 from dsd.ui.models import Lazy, Loaded
 from dsd.vlm.base import VLMError
@@ -11,7 +11,8 @@ from tests.judging import FakeJudge
 
 def enhancing(pipe, said: str = "a red round critter on the beach", **changed) -> Enhancing:
     describer = wheel_page.late(FakeJudge(lambda request: said), changed.pop("name", "pocket"))
-    return Enhancing(Loaded(pipe=pipe, name="tiny", recipe=CRITTERS, **{"describer": describer, **changed}))
+    fields = {"describer": describer, "recipe": CRITTERS, **changed}
+    return Enhancing(Loaded(pipe=pipe, name="tiny", **fields))
 
 
 def asked(image: str | None, prompt: str | None) -> dict:
@@ -57,6 +58,16 @@ def test_what_is_missing_is_said(pipe, photo):
     work = enhancing(pipe, describer=gone)
     assert "The embedded judge is not in this copy." in work.about()
     assert "not in this copy" in work.describe(asked(photo, "in the forest"))["describe_remark"]
+
+
+def test_an_image_that_is_not_from_the_small_models_world_is_not_described(pipe, photo):
+    work = enhancing(pipe, warn=lambda image: "Unlike its world.")
+    shown = work.describe(asked(photo, "in the forest"))
+    assert "suggestion" not in shown and "describe the subject yourself" in shown["describe_remark"]
+    assert not work.describer().requests
+    assert "suggestion" in enhancing(pipe, warn=lambda image: None).describe(asked(photo, "in the forest"))
+    large = enhancing(pipe, warn=lambda image: "Unlike its world.", recipe=IDENTITY)
+    assert "suggestion" in large.describe(asked(photo, "in the forest"))
 
 
 def test_it_says_where_the_image_goes(pipe):

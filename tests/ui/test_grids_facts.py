@@ -22,7 +22,8 @@ def teacher():
 
 def test_the_six_pairs_are_judged_one_by_one_on_their_own_panels(teacher):
     wheel = wheel_page.wheel(teacher=wheel_page.late(teacher))
-    facts = values(draw(DrawingGrids(wheel)), "facts")
+    facts = values(seen := draw(DrawingGrids(wheel)), "facts")
+    assert facts == values(seen, "told")  # for the page, which brings them back after a cancel
     assert [text.count("&amp;") for text in facts] == [0, 0, 1, 2, 3, 4, 5, 6]  # a column of each pair
     assert ">1 &amp; 2<" in facts[2] and ">3 &amp; 4<" in facts[-1] and "6 of 6" in facts[-1]
     assert "1 of 1</b> pairs of panels show the same one, of 6 in all" in facts[2]

@@ -3,6 +3,7 @@
 import pickle
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,9 +18,10 @@ from dsd.model.known_words import unknown_words
 from dsd.model.presets import ASSETS
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.grids.handlers import DrawingGrids, draw_and_judge, new_prompt, surprise
+from dsd.ui.grids.handlers import REMARKS, DrawingGrids, draw_and_judge, finish, new_prompt, surprise
 from dsd.ui.models import Lazy
 from tests import wheel_page
+from tests.grids.drawn_run import paint
 from tests.ui.drawing_grids import PLACES, SUBJECT, draw, fields, form, last, prompt, values
 
 
@@ -96,25 +98,50 @@ def opened(wheel):
     return wheel
 
 
+def test_a_cancel_takes_the_preview_away_and_brings_back_the_grid_before(tmp_path):
+    grid, panel, preview = (str(tmp_path / name) for name in ("grid-7.png", "panel-7-1.png", "preview-1.jpg"))
+    for path in (grid, panel, preview):
+        paint(7).save(path)
+    empty = {"panels": None, "told": "", "kept": None}
+    assert finish({"grid": preview, **empty}) == {"grid": None}  # nothing has been drawn before
+    shown = [{"image": {"path": panel}, "caption": "1. beach"}]
+    kept = finish({"grid": grid, "panels": shown, "told": "6 of 6", "kept": None})
+    assert list(kept) == ["kept"]  # what is shown stays
+    back = finish({"grid": preview, **empty, **kept})
+    assert (back["grid"], back["facts"]) == (grid, "6 of 6") and back["panels"].visible
+    assert [item["caption"] for item in back["panels"].value] == ["1. beach"]
+    Path(grid).unlink()  # swept
+    assert finish({"grid": preview, **empty, **kept}) == {"grid": None}
+
+
 # -- mistakes
 
 
 @pytest.mark.parametrize(
-    ("subject", "places", "seed", "sentence"),
+    ("subject", "places", "seed", "part", "sentence"),
     [
-        ("  ", PLACES, 7, "A subject is empty"),
-        (SUBJECT, ["beach", "", "snow", "space"], 7, "A place is empty"),
-        ("one two three four five six seven eight", PLACES, 7, "at most 7 words"),
-        (SUBJECT, PLACES, -2, "Seed must be"),
-        (SUBJECT, PLACES, 2.5, "Seed must be"),
-        ("x" * 400, PLACES, 7, "Prompt too long"),
+        ("  ", PLACES, 7, "subject_remark", "A subject is empty"),
+        (SUBJECT, ["beach", "", "snow", "space"], 7, "place_remark", "A place is empty"),
+        ("one two three four five six seven eight", PLACES, 7, "subject_remark", "at most 7 words"),
+        (SUBJECT, PLACES, -2, "setting_remark", "Seed must be"),
+        (SUBJECT, PLACES, 2.5, "setting_remark", "Seed must be"),
+        ("x" * 400, PLACES, 7, "place_remark", "Prompt too long"),
     ],
 )
-def test_a_mistake_is_answered_by_a_sentence_and_nothing_is_drawn(subject, places, seed, sentence, toasts):
+def test_a_mistake_is_told_once_at_its_field_and_nothing_is_drawn(
+    subject, places, seed, part, sentence, toasts
+):
     seen = draw(DrawingGrids(wheel_page.wheel()), subject, places, seed)
-    status = seen[-1]["status"]
-    assert sentence in status and 'role="alert"' in status and toasts == []
+    shown = {name: seen[-1].pop(name) for name in REMARKS}
+    assert [name for name, box in shown.items() if box.visible] == [part] and seen[-1] == {}
+    assert "Starting" not in values(seen, "status")[-1:] and sentence in shown[part].value
+    assert 'role="alert"' in shown[part].value and toasts == []
     assert not any(values(seen, "grid"))
+
+
+def test_what_was_wrong_before_is_forgotten_when_a_grid_is_drawn(teacher):
+    first, *_ = draw(DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher), judge=None)))
+    assert not any(first[name].visible for name in REMARKS)
 
 
 def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(monkeypatch, caplog):

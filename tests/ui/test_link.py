@@ -96,6 +96,12 @@ def test_embedded_guidance_travels_where_the_model_has_it(page):
     assert "guidance" not in follow(page, link)
 
 
+def test_the_seed_that_means_a_new_one_each_time_may_stand_in_a_link(page):
+    back = page.read_link({"seed": "-1", "steps": "14"})
+    assert (back["seed"], back["steps"]) == (-1, 14) and "never carry an image" in back["link_notice"].value
+    assert page.read_link({"seed": "-1"})["seed"] == -1
+
+
 @pytest.mark.parametrize(
     "params", [{}, {"__theme": "dark", "utm_source": "x", "logs": "build", "image": "/etc/passwd"}]
 )
@@ -113,7 +119,7 @@ def test_a_plain_address_changes_nothing(page, params):
         ({"steps": "٣"}, "whole number"),
         ({"count": "0"}, "Count must be a whole number from 1"),
         ({"count": "9"}, "from 1 to 8, got 9"),
-        ({"seed": "-1"}, "Seed must be a whole number from 0"),
+        ({"seed": "-2"}, "Seed must be a whole number from 0"),
         ({"seed": "9" * 5000}, "9 ..."),
         ({"width": "512"}, "Width must be a whole number from 32 to 64, got 512"),
         ({"height": "33"}, "multiple of 16"),

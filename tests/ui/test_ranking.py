@@ -101,8 +101,13 @@ def test_a_click_on_the_sheet_takes_over_its_scales_and_shows_its_image(pipe, ph
 
 def test_the_sheet_says_what_is_missing_and_what_is_gone(pipe, photo):
     sheets = Sheets(Generating(Loaded(pipe=pipe, name="tiny")))
-    (shown,) = sheets.draw(form(None))
-    assert "no image yet" in shown["sheet_status"]
+    for given, part, words in (
+        (form(None), "remarks", "no image yet"),
+        (form(photo, prompt=""), "unknown", "empty"),
+        (form(photo, seed=-2), "setting_remark", "got -2"),
+    ):
+        (shown,) = sheets.draw(given)  # at the field, as a click on Create says it
+        assert list(shown) == [part] and words in shown[part].value and shown[part].visible
     assert "draw the sheet again" in sheets.adopt([], 0)["sheet_status"]
     gone = [{"image": {"path": str(Path(photo).with_name("gone.png"))}}]
     taken = sheets.adopt(gone, 0)

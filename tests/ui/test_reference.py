@@ -37,6 +37,22 @@ def test_a_box_is_cut_out_of_what_the_visitor_sees_and_the_original_comes_back(t
     assert back["image"] == turned and back["original"] is None and not back["restore"].visible
 
 
+def test_a_file_that_browsers_cannot_show_becomes_a_png_and_others_stay(tools, photo, tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("gradio.Info", lambda text, **_: said.append(text))
+    with Image.open(photo) as image:
+        for suffix in ("webp", "gif", "bmp", "jpg"):
+            image.save(path := str(tmp_path / f"photo.{suffix}"))
+            assert tools.make_visible({"image": path}) == {}
+        image.save(scan := str(tmp_path / "scan.tiff"))
+        assert tools.make_visible({"image": scan})["image"].tobytes() == image.tobytes() and not said
+        image.save(scan, save_all=True, append_images=[image])
+        assert tools.make_visible({"image": scan})["image"].tobytes() == image.tobytes()
+    assert len(said) == 1 and "only its first" in said[0]
+    (tmp_path / "notes.tiff").write_text("Dear diary")  # `see` says what is wrong with it
+    assert all(tools.make_visible({"image": path}) == {} for path in (None, str(tmp_path / "notes.tiff")))
+
+
 def test_a_box_that_is_left_changes_nothing(tools, photo):
     assert tools.crop(values(photo, box="")) == {}
 

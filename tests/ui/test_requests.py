@@ -1,10 +1,13 @@
 """Requests to the served page: their share of the queue, their end, their sessions, and wrong values."""
 
 import asyncio
+from itertools import product
 
+import httpx
 import pytest
 
 from dsd.ui import sessions, uploads, waiting
+from tests import wheel_page
 from tests.calling import API, asked, until
 
 # ------------------------------------------------------------ the queue
@@ -111,10 +114,14 @@ def test_a_request_that_fits_nothing_is_refused(http, path, body):
     assert answer.status_code in (400, 404, 422) and answer.json()["detail"]
 
 
-def test_no_event_answers_null(http, blocks, caplog):
-    """Every event of the page, whatever it is given; only a forged request brings such values."""
-    for fn in blocks.fns.values():
-        for value in (None, 5, "x", [1], {"a": [1]}):
+def test_no_event_answers_null(serve, tmp_path, caplog):
+    """Every event of a page with all tabs, whatever it is given; only a forged request brings such values."""
+    run = wheel_page.judged_run(tmp_path / "run", grids=1)
+    address = serve(wheel_page.wheel(run=run, own=True))
+    events = serve.opened[-1].fns.values()
+    assert {"draw", "generate", "surprise", "export"} <= {fn.name for fn in events}
+    with httpx.Client(base_url=address, trust_env=False, timeout=60) as http:
+        for fn, value in product(events, (None, 5, "x", [1], {"a": [1]})):
             body = {"data": [value] * len(fn.inputs), "fn_index": fn._id, "session_hash": "odd"}
             answer = http.post(f"{API}/run/predict", json=body)
             assert answer.status_code in (200, 400, 404), (fn.name, value)

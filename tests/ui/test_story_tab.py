@@ -178,6 +178,19 @@ def test_words_that_the_model_does_not_know_are_named(telling, monkeypatch):
     assert remark.visible and "beech" in remark.value and not telling.remark({"lines": ""})["unknown"].visible
 
 
+def test_a_line_that_the_model_cuts_is_told_on_the_page_and_to_programs(telling, photo, toasts):
+    lines, words = "at sea\n" + "zebra " * 33, "Line 2 is longer than the 16 tokens this model reads"
+    shown = telling.remark({"lines": lines})["unknown"]
+    assert words in shown.value and "its last" in shown.value and "Line 1" not in shown.value
+    assert not telling.remark({"lines": "at sea"})["unknown"].visible
+    list(telling.endpoint(**form(photo, lines=lines)))
+    assert len(toasts) == 1 and words in toasts[0]
+    list(telling.work.endpoint(photo, "zebra " * 33, quality="draft"))
+    assert len(toasts) == 2 and "The prompt is longer than the 16 tokens" in toasts[1]
+    list(telling.work.endpoint(photo, "at sea", quality="draft"))
+    assert len(toasts) == 2
+
+
 def test_the_image_is_remarked_on_as_on_the_create_tab(pipe, photo, tmp_path):
     loaded = Loaded(pipe=pipe, name="tiny", warn=lambda image: "Unlike its world.")
     tools = References(loaded, Form(loaded))

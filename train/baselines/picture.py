@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     scores = json.loads((args.folder / "results.json").read_bytes())["scores"]
     ways = choose_ways(scores)
     rows = choose_rows(jsonl.read(args.folder / "images.jsonl"), ways, args.critters)
-    jsonl.write_atomic(args.picture, contact_sheet.png(compose(args.folder, scores, ways, rows)))
+    jsonl.write_atomic(args.picture, contact_sheet.marked_png(compose(args.folder, scores, ways, rows)))
     print(f"{args.picture}: {', '.join(ways)}")
     return 0
 

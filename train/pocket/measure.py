@@ -16,6 +16,7 @@ from dsd.evaluation.critters import Scene as CaseScene
 from dsd.evaluation.intervals import Interval
 from dsd.evaluation.validation import Benchmark, by_student, by_teacher, in_batches, sample_sheet
 from dsd.files import whole
+from dsd.files.contact_sheet import marked_png
 from dsd.grids import grids
 from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
@@ -157,7 +158,7 @@ def measure_student(models: Models, args: argparse.Namespace) -> dict[str, objec
         "prompted_teacher": benchmark.evaluate(by_words, described=True),
     }
     samples = {"student": ways["student"].images, "teacher": ways["prompted_teacher"].images}
-    sample_sheet(cases, samples).save(args.out / "student.png")
+    (args.out / "student.png").write_bytes(marked_png(sample_sheet(cases, samples)))
     figures = {name: card_row(scores.means) for name, scores in ways.items()}
     wanted = [(case.facts.critter, case.facts.target) for case in cases]
     student_looks = looks(ways["student"].images, wanted, models.panel)
@@ -172,7 +173,8 @@ def card_row(means: dict[str, Interval]) -> dict[str, list[float]]:
 def save_grid(images: list[Image.Image], columns: int, path: Path) -> None:
     grid = draw_grid(images, columns)
     scale = max(1, 1024 // grid.width)
-    grid.resize((scale * grid.width, scale * grid.height), Image.Resampling.BICUBIC).save(path)
+    large = grid.resize((scale * grid.width, scale * grid.height), Image.Resampling.BICUBIC)
+    path.write_bytes(marked_png(large))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -7,6 +7,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dsd import load_pipeline
+from dsd.files.contact_sheet import marked_png
 from dsd.model.presets import ASSETS
 from train import command
 from train.pocket.examples import FOLDER
@@ -50,7 +51,8 @@ def main() -> None:
     args = parser.parse_args()
     files = sorted(FOLDER.glob("*.png"))
     references = [Image.open(files[i]).convert("RGB") for i in EXAMPLES]
-    lay_out([[reference, *draw(reference, args.seed)] for reference in references]).save(args.out)
+    page = lay_out([[reference, *draw(reference, args.seed)] for reference in references])
+    args.out.write_bytes(marked_png(page))
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from dsd.curation.verdict import DROP, KEEP, SAME
 from dsd.ui.curate import traits
 from dsd.ui.curate.traits import WORDS
 from dsd.ui.messages import quiet
+from dsd.ui.models import named
 
 LARGEST = 256  # pixels of an image on a card; without this limit, a page could take megabytes
 APPLY = (
@@ -78,8 +79,9 @@ def words(pair: Pair, decision: tuple[str, str], minimum: int) -> str:
 
 def grounds(pair: Pair, minimum: int) -> str:
     """Return all that the judge says about a pair, and where the pair is from, folded."""
-    similarity = "" if pair.similarity is None else f"similarity {pair.similarity:.2f} · "
-    origin = f"pair {pair.id} · {similarity}seed {pair.seed} · judge {pair.judge} · prompt “{pair.prompt}”"
+    similarity = "" if pair.similarity is None else f"similarity {pair.similarity:.2f}"
+    facts = f"pair {pair.id}", similarity, f"seed {pair.seed}", named("judge", pair.judge)
+    origin = " · ".join(filter(None, (*facts, f"prompt “{pair.prompt}”")))
     return (
         f'<details class="dsd-more"><summary>Why?</summary>{answer(pair, minimum)}{quiet(origin)}</details>'
     )

@@ -14,7 +14,7 @@ from dsd.ui.events import AT_ONCE, Parts, Update
 from dsd.ui.messages import explain, problem, quiet
 from dsd.ui.models import Wheel
 
-SAMPLE = "These are the shipped figures of the small embedded model."
+SAMPLE = "These are the figures of the small model whose grids are shown here."
 OWN = (
     "These are the figures in the folder of your run, in its subfolders, and in student and scores beside it."
 )

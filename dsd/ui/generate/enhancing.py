@@ -36,7 +36,8 @@ class Enhancing:
         @spaces.GPU(duration=GPU_SECONDS)
         def ask(image: Image.Image, prompt: str) -> str:
             with convert_errors():
-                return enhance(loaded.describer(), image, prompt, loaded.recipe, count=count)
+                judge, known = loaded.describer(), {"count": count, "warn": loaded.warn}
+                return enhance(judge, image, prompt, loaded.recipe, **known)
 
         self._ask = ask
 

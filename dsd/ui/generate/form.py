@@ -126,7 +126,10 @@ class Form:
         prompt = link.get("prompt", "").strip()
         size = dict(zip(("width", "height"), self.pipe.frame, strict=True))
         self.check_ranges(link)
-        fields = self.values(Options(**{**size, **link, "prompt": prompt or NO_PROMPT}))
+        is_random = link.get("seed") == drawing.RANDOM_SEED
+        given = _without(link, "seed") if is_random else link
+        fields = self.values(Options(**{**size, **given, "prompt": prompt or NO_PROMPT}))
+        fields |= {"seed": drawing.RANDOM_SEED} if is_random else {}
         absent = ([] if prompt else ["prompt"]) + ([] if "seed" in link else ["seed"])
         return _without(fields | self.aspect(fields) | task, *absent)
 

@@ -19,7 +19,7 @@ from dsd.files import intake
 from dsd.generate import drawing, provenance, ranking, sheet
 from dsd.generate.drawing import Options, Progress, Result
 from dsd.model import known_words
-from dsd.ui import uploads
+from dsd.ui import messages, uploads
 from dsd.ui.generate.cost import RANK_SECONDS, Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
 from dsd.ui.generate.history import GONE, gallery
@@ -195,6 +195,7 @@ class Generating:
         }  # fmt: skip
         try:
             frame, options = self.request(values)
+            messages.warn_program([intake.prompt_notice(self.loaded.pipe, options.prompt)])
             with closing(self._steps(frame, options)) as all_steps, uploads.workplace() as folder:
                 for progress in self._time(all_steps, options):
                     yield _list(progress.results, Path(folder))
@@ -247,10 +248,12 @@ def belongs_to(part: str) -> Iterator[None]:
         raise
 
 
-def report(error: Exception) -> dict[str, Any]:
-    """Return an error as the message at the field that it belongs to, or as the status."""
-    box, part = problem(explain_zero(error)), getattr(error, "part", "status")
-    return {"status": box} if part == "status" else {part: show(box)}
+def report(
+    error: Exception, status: str = "status", words: Callable[[Exception], str] = explain_zero
+) -> dict[str, Any]:
+    """Return an error as the message at the field that it belongs to, or as the status of that name."""
+    box, part = problem(words(error)), getattr(error, "part", status)
+    return {part: box if part == status else show(box)}
 
 
 def _save(results: list[Result], folder: Path) -> list[tuple[str, str]]:

@@ -16,6 +16,7 @@ from dsd.ui.messages import explain, notice, problem, show
 from dsd.ui.models import Loaded
 
 NO_BACKGROUNDS = "Removing backgrounds needs an extra that is missing here: pip install rembg"
+VISIBLE = {"PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "AVIF"}  # formats that browsers show
 NO_BOX = "the box is too small: drag one of at least {0} x {0} pixels of your image"
 
 
@@ -42,6 +43,19 @@ class References:
         except Exception as error:  # the page must always get an answer
             return {"seen": None, "tools": gr.Row(visible=False), "remarks": show(problem(explain(error)))}
         return {"seen": frame, "tools": gr.Row(visible=True), "remarks": said}
+
+    def make_visible(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Return an upload that browsers cannot show, such as TIFF or HEIC, as an image that they can."""
+        try:
+            image = uploads.open_upload(values["image"])
+            if image.format in VISIBLE:
+                return {}
+            shown = to_rgb(image)
+        except ValueError:  # `see` says what is wrong
+            return {}
+        if text := intake.image_notice(image):
+            gr.Info(text)  # the PNG has one frame
+        return {"image": shown}
 
     def crop(self, values: dict[str, Any]) -> dict[str, Any]:
         """Crop the image to `box`: left, top, right and bottom as shares of its sides, or "" for none."""

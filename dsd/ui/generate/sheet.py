@@ -12,9 +12,9 @@ from PIL import Image
 from dsd.generate import drawing, provenance, sheet
 from dsd.generate.drawing import Options, Progress, Result
 from dsd.ui import uploads
-from dsd.ui.generate.handlers import Generating, explain_zero, save_once
+from dsd.ui.generate.handlers import Generating, explain_zero, report, save_once
 from dsd.ui.generate.history import gallery
-from dsd.ui.messages import convert_errors, idle, problem, status, step_status
+from dsd.ui.messages import convert_errors, idle, problem, show, status, step_status
 
 CELL = "keep {image_guidance:g}, follow {text_guidance:g}"
 NAME = "dsd-{seed}-{image_guidance:g}-{text_guidance:g}.png"
@@ -41,11 +41,11 @@ class Sheets:
         """Yield the finished cells and the status; an error removes nothing that is shown."""
         try:
             frame, options = self.work.request(values)
-            yield {"sheet_status": status("Starting", 0.0)}
+            yield {"sheet_status": status("Starting", 0.0), "setting_remark": show()}
             with closing(self._steps(frame, sheet.cells(options))) as steps, uploads.workplace() as folder:
                 yield from _watch(steps, Path(folder))
         except Exception as error:  # the page must always get an answer
-            yield {"sheet_status": problem(explain_zero(error))}
+            yield report(error, "sheet_status")
 
     def adopt(self, images: list[dict[str, Any]], index: int) -> dict[str, Any]:
         """Return the two scales of the clicked cell, and its image as the result."""

@@ -85,6 +85,7 @@ def wire_tools(parts: Parts, tools: References, seen: list[str]) -> None:
     """Connect the tools of a reference, of any tab; `seen` are the fields that decide what is seen."""
     changes = [parts[name].change for name in seen]
     gr.on(changes, **parts.call(tools.see, seen, ["seen", "tools", "remarks"]), **LATEST, **QUIET)
+    parts["image"].upload(**parts.call(tools.make_visible, ["image"], ["image"]), **QUIET)
     forget = parts.call(tools.forget, [], ["original", "restore"])
     gr.on([parts["image"].upload, parts["image"].clear], **forget, **AT_ONCE)
     box = f'async (image, original) => [image, original, await dsdBox("#{parts["image"].elem_id} img")]'
@@ -134,8 +135,10 @@ def _wire_runs(parts: Parts, work: Generating) -> list[Any]:
 def _wire_sheet(parts: Parts, sheets: Sheets) -> Any:
     """Draw the guidance sheet on demand; return the event that takes over a cell as the result."""
     run = Parts(cancel=parts["cancel_sheet"], status=parts["sheet_status"])
-    draw = parts.call(sheets.draw, ["image", *FIELDS], ["sheet", "sheet_status"])
-    events.connect_run(run, [parts["draw_sheet"].click], draw)
+    shown = ["sheet", "sheet_status", "remarks", "unknown", "setting_remark"]
+    draw = parts.call(sheets.draw, ["image", *FIELDS], shown)
+    for end in events.connect_run(run, [parts["draw_sheet"].click], draw):
+        end.then(None, js=events.TO_PROBLEM, **PRIVATE)
 
     def adopt(images: Any, event: gr.SelectData) -> dict[Any, Any]:
         return parts.updates(sheets.adopt(images, event.index))

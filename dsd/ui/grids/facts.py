@@ -7,6 +7,7 @@ from dsd.curation.judge import Pair
 from dsd.grids.grids import Grid
 from dsd.ui.curate import traits
 from dsd.ui.messages import notice, problem, quiet, sentence
+from dsd.ui.models import named
 
 NO_JUDGE = (
     "No judge knows these grids: start the app with --judge and the name of a vision-language model, such as "
@@ -22,7 +23,8 @@ def facts(
     `unknown` is a notice of words that the model does not know, `expected` is the number of pairs when the
     judge is done, and `unjudged` says why it is not.
     """
-    origin = f"seed {grid.seed} · drawn by {grid.generator} in {grid.steps} steps · license {grid.license}"
+    drawn = " ".join(filter(None, ("drawn", named("by", grid.generator), f"in {grid.steps} steps")))
+    origin = f"seed {grid.seed} · {drawn} · license {grid.license}"
     return (
         f'<div class="dsd-facts">{_borders(grid.rejected)}{_agreement(pairs, expected, unjudged)}'
         f"<h2>The prompt that the model got</h2><blockquote>{html.escape(grid.prompt)}</blockquote>"
@@ -40,7 +42,7 @@ def _agreement(pairs: Sequence[Pair], expected: int, unjudged: str | None) -> st
     return (
         f'<h2>Is it the same one everywhere?</h2><p><b class="dsd-large">{kept} of {len(pairs)}</b> pairs of '
         f"panels show the same one{compared}.</p>{traits.grid_table(pairs)}{trouble}{_descriptions(pairs)}"
-        f"{_comparisons(pairs)}{_unread(pairs)}{quiet(f'Judge: {pairs[0].judge}')}"
+        f"{_comparisons(pairs)}{_unread(pairs)}{quiet(named('Judge:', pairs[0].judge))}"
     )
 
 

@@ -32,16 +32,17 @@ from dsd.model import known_words
 from dsd.ui import uploads
 from dsd.ui.events import Update
 from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
-from dsd.ui.generate.handlers import PREVIEW_SECONDS, whole
+from dsd.ui.generate.handlers import PREVIEW_SECONDS, belongs_to, report, whole
 from dsd.ui.grids import facts as grid_facts
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.messages import convert_errors, explain, problem, status, step_status
+from dsd.ui.messages import convert_errors, explain, idle, problem, show, status, step_status
 from dsd.ui.models import Wheel
 
 ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS
 PAIRS = PANELS * (PANELS - 1) // 2
 PLACES = tuple(f"place_{panel}" for panel in range(PANELS))  # names of the fields
+REMARKS = ("subject_remark", "place_remark", "setting_remark")  # messages at the fields
 SECONDS_PER_PAIR = 2  # for a judge on a ZeroGPU device; an allowance, not a measurement
 
 
@@ -93,15 +94,17 @@ class DrawingGrids:
             prompt = new_prompt(self.wheel.recipe, values["subject"], places, seed)
             is_open = all(lazy.is_open for lazy in (self.wheel.teacher, self.wheel.judge) if lazy)
             line = "Starting" if is_open else "Opening the models, which takes a moment the first time"
-            yield {"status": status(line, 0.0)}
+            yield {"status": status(line, 0.0)} | _no_remarks()
             if reason := self.wheel.teacher().refuse(prompt):
-                raise ValueError(f"{reason}; use fewer words")
+                yield {"status": idle("Nothing was drawn.")}
+                with belongs_to("place_remark"):
+                    raise ValueError(f"{reason}; use fewer words")
             unjudged = self._open_judge()
-            yield {"grid": None, "panels": gr.Gallery([], visible=False), "facts": ""}
+            yield {"grid": None, "panels": gr.Gallery([], visible=False)} | _tell("")
             with closing(self._steps(prompt)) as reports, uploads.workplace() as folder:
                 yield from self._follow(reports, prompt, unjudged, Path(folder))
         except Exception as error:  # the page must always get an answer
-            yield {"status": problem(explain(error))}
+            yield _no_remarks() | report(error, words=explain)
 
     def _open_judge(self) -> str | None:
         """Open the judge; return why none is available, or None."""
@@ -130,7 +133,7 @@ class DrawingGrids:
             if last is None or last.grid is None:
                 raise
             facts = self._facts(replace(last, unjudged=unjudged or "the judge could not finish"), prompt)
-            yield {"facts": facts, "status": problem(f"The grid is drawn. {explain(error)}")}
+            yield _tell(facts) | {"status": problem(f"The grid is drawn. {explain(error)}")}
 
     def _update(self, report: Report, prompt: Prompt, folder: Path) -> Update:
         if report.grid is None:
@@ -141,7 +144,7 @@ class DrawingGrids:
         count, line = len(report.pairs), status(f"Done, seed {prompt.seed}.")
         if not report.unjudged and count < PAIRS:
             line = status(f"Drawn. Comparing pair {count + 1} of {PAIRS}", count / PAIRS)
-        update = {"facts": self._facts(report, prompt), "status": line}
+        update = _tell(self._facts(report, prompt)) | {"status": line}
         if count == 0:  # later, the images are already shown
             update |= _save(report, prompt, folder)
         return update
@@ -151,6 +154,26 @@ class DrawingGrids:
         unknown = known_words.notice(known_words.unknown_words(self.wheel.teacher().pipe, words))
         judged = {"pairs": report.pairs, "expected": PAIRS, "unjudged": report.unjudged}
         return grid_facts.facts(report.row, unknown=unknown, **judged)
+
+
+def finish(values: dict[str, Any]) -> Update:
+    """Keep a finished grid; after a cancel, show the one before, or none, in the place of a preview."""
+    if values["grid"] and Path(values["grid"]).suffix == ".png":  # a preview is a JPEG
+        panels = [(item["image"]["path"], item["caption"]) for item in values["panels"] or []]
+        return {"kept": {"grid": values["grid"], "panels": panels, "facts": values["told"]}}
+    kept = values["kept"]
+    if not kept or not all(Path(path).is_file() for path in (kept["grid"], *dict(kept["panels"]))):
+        return {"grid": None}
+    return kept | {"panels": gr.Gallery(kept["panels"], visible=True)}
+
+
+def _no_remarks() -> Update:
+    return {name: show() for name in REMARKS}
+
+
+def _tell(facts: str) -> Update:
+    """Return the facts for the visitor, and for `finish`, which takes no HTML from a browser."""
+    return {"facts": facts, "told": facts}
 
 
 def _save(report: Report, prompt: Prompt, folder: Path) -> Update:
@@ -173,14 +196,17 @@ def _fill(subject: str, places: Sequence[str]) -> Update:
 
 
 def new_prompt(recipe: Recipe, subject: str, places: Sequence[str], seed: int) -> Prompt:
-    """Return the teacher's prompt; raise PromptError for words that are missing or too long."""
-    if not (isinstance(seed, int) and 0 <= seed <= generate.MAX_SEED):
-        raise prompts.PromptError(f"seed must be a whole number from 0 to {generate.MAX_SEED}, got {seed}")
-    return Prompt(
-        id="page", rows=ROWS, columns=COLUMNS, recipe=recipe.name, seed=seed,
-        prompt=intake.check_prompt(prompts.compose_prompt(recipe, subject, places, ROWS, COLUMNS)),
-        subject=" ".join(subject.split()), places=[" ".join(place.split()) for place in places],
-    )  # fmt: skip
+    """Return the teacher's prompt; raise ValueError for words that are missing or too long."""
+    with belongs_to("setting_remark"):
+        if not (isinstance(seed, int) and 0 <= seed <= generate.MAX_SEED):
+            raise ValueError(f"seed must be a whole number from 0 to {generate.MAX_SEED}, got {seed}")
+    with belongs_to("subject_remark"):
+        subject = prompts.check_words(recipe, "subject", subject)
+    with belongs_to("place_remark"):
+        text = intake.check_prompt(prompts.compose_prompt(recipe, subject, places, ROWS, COLUMNS))
+    places = [" ".join(place.split()) for place in places]
+    made = {"id": "page", "recipe": recipe.name, "prompt": text, "subject": subject, "places": places}
+    return Prompt(**made, rows=ROWS, columns=COLUMNS, seed=seed)
 
 
 def surprise(recipe: Recipe, seed: int) -> tuple[str, tuple[str, ...]]:

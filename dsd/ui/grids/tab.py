@@ -6,11 +6,11 @@ from gradio.blocks import Block
 from dsd.grids.recipes import CRITTERS
 from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES, shipped
 from dsd.ui import events, messages
-from dsd.ui.events import AT_ONCE, Parts
+from dsd.ui.events import AT_ONCE, PRIVATE, Parts
 from dsd.ui.generate import layout
 from dsd.ui.generate.layout import FRAME
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.grids.handlers import PLACES, DrawingGrids
+from dsd.ui.grids.handlers import PLACES, REMARKS, DrawingGrids, finish
 from dsd.ui.models import Wheel
 
 WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
@@ -38,6 +38,7 @@ def _form(wheel: Wheel) -> Parts:
     subject_hint, place_hints = examples[0]
     look = {"lines": 1, "max_lines": 3, "elem_id": "grid-subject"}
     parts["subject"] = gr.Textbox(label="Who or what?", placeholder=subject_hint, **look)
+    parts["subject_remark"] = gr.HTML(elem_id="grid-subject-remark", visible=False, padding=False)
     parts["examples"] = gr.Dataset(
         components=["textbox"], samples=[[subject] for subject, _ in examples], type="index",
         label="Or start from one of these", elem_id="grid-examples",
@@ -49,6 +50,7 @@ def _form(wheel: Wheel) -> Parts:
                 for panel in row:
                     words = {"label": WHERE[panel], "placeholder": place_hints[panel]}
                     parts[PLACES[panel]] = gr.Textbox(**words, lines=1, max_lines=3, min_width=130)
+    parts["place_remark"] = gr.HTML(elem_id="grid-place-remark", visible=False, padding=False)
     if wheel.recipe is CRITTERS:
         with gr.Accordion("The words it knows", open=False):
             gr.HTML(_known_words(), padding=False)
@@ -56,6 +58,7 @@ def _form(wheel: Wheel) -> Parts:
         look = {"variant": "primary", "scale": 3, "min_width": 130}
         parts["draw"] = gr.Button("Draw the grid", elem_id="grid-draw", **look)
         parts["cancel"] = gr.Button("Cancel", interactive=False, elem_id="grid-cancel", scale=1, min_width=90)
+    parts["setting_remark"] = gr.HTML(elem_id="grid-setting-remark", visible=False, padding=False)
     with gr.Accordion("More settings", open=False):
         info = f"{layout.NEW_SEED} The same seed and words give the same grid."
         layout.seed(parts, info, elem_id="grid-seed")
@@ -87,6 +90,8 @@ def _results() -> dict[str, Block]:
             elem_classes=FRAME,
         ),
         "facts": gr.HTML(elem_id="grid-facts", padding=False),
+        "told": gr.State(""),  # the facts as the server knows them
+        "kept": gr.State(),  # the last finished grid
     }  # fmt: skip
 
 
@@ -94,5 +99,9 @@ def _wire(parts: Parts, work: DrawingGrids) -> None:
     fields = ["subject", *PLACES]
     parts["examples"].click(**parts.call(work.example, ["examples"], fields), **AT_ONCE)
     parts["surprise"].click(**parts.call(work.surprise, [], fields), **AT_ONCE)
-    draw = parts.call(work.draw, [*fields, "seed"], ["status", "grid", "panels", "facts"])
-    events.connect_run(parts, [parts["draw"].click, *(parts[name].submit for name in fields)], draw)
+    shown = ["grid", "panels", "facts"]
+    draw = parts.call(work.draw, [*fields, "seed"], ["status", *shown, "told", *REMARKS])
+    ends = events.connect_run(parts, [parts["draw"].click, *(parts[name].submit for name in fields)], draw)
+    for end in ends:
+        end.then(None, js=events.TO_PROBLEM, **PRIVATE)
+        end.then(**parts.call(finish, ["grid", "panels", "told", "kept"], [*shown, "kept"]), **AT_ONCE)

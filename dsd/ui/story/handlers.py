@@ -18,7 +18,7 @@ from dsd.files import intake
 from dsd.generate import drawing, story
 from dsd.generate.drawing import Options, Progress
 from dsd.model import known_words
-from dsd.ui import uploads
+from dsd.ui import messages, uploads
 from dsd.ui.events import Update
 from dsd.ui.generate.form import NO_PROMPT
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, Generating, belongs_to, explain_zero, report
@@ -76,16 +76,22 @@ class Telling:
         return {"lines": "\n".join(lines), "write_remark": quiet(WRITTEN)}
 
     def remark(self, values: Update) -> Update:
-        """Return what is wrong with the lines, if any, and the words that the model does not know."""
+        """Return what is wrong with the lines, what the model cuts of them, and unknown words."""
         boxes = []
         try:
             if (values["lines"] or "").strip():
-                story.read_lines(values["lines"])
+                boxes += map(notice, self._cuts(story.read_lines(values["lines"])))
         except ValueError as error:
             boxes.append(problem(explain(error)))
         if unknown := known_words.notice(self.work.unknown_words(values["lines"])):
             boxes.append(notice(unknown))
         return {"unknown": show(*boxes)}
+
+    def _cuts(self, lines: Sequence[str]) -> list[str]:
+        """Return a notice for each line that the model does not read to its end."""
+        pipe = self.loaded.pipe
+        notices = [intake.prompt_notice(pipe, line, f"Line {n}") for n, line in enumerate(lines, 1)]
+        return list(filter(None, notices))
 
     def estimate(self, values: Update) -> Update:
         """Return the expected time of all panels as HTML, empty while a field is invalid."""
@@ -181,6 +187,7 @@ class Telling:
         values |= {"quality": quality, "image_guidance": image_guidance, "text_guidance": text_guidance}
         try:
             frame, plan = self._request(values | {"seed": seed})
+            messages.warn_program(self._cuts([options.prompt for options in plan]))
             with closing(self._time(frame, plan)) as steps, uploads.workplace() as folder:
                 for progress in steps:
                     seeds = [result.seed for result in progress.results]
