@@ -22,6 +22,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
+from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import IDENTITY, RECIPES, Recipe
 from dsd.model.origin import FREE
 
@@ -104,7 +105,7 @@ def read_run(folder: Path) -> Run:
         pairs=jsonl.read_records(folder / "pairs.jsonl", Pair),
         captions={row.id: row for row in jsonl.read_records(folder / "captions.jsonl", Caption)},
         labels=judge.labels(folder),
-        writers={row["id"]: row.get("writer", "") for row in jsonl.read_all(folder / "prompts.jsonl")},
+        writers={row.id: row.writer for row in jsonl.read_records(folder / "prompts.jsonl", Prompt)},
     )
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, get_type_hints
 
 import torch
 from PIL import Image
@@ -117,8 +117,7 @@ def write(out: Path, found: Comparison, page: str, *, with_report: bool = True) 
     images = {name: result.images for name, result in found.results.items() if name not in LEVELS}
     _write_results(out, about)
     jsonl.write_atomic(out / "scores.md", page.encode() + b"\n")
-    lines = [json.dumps(row, allow_nan=False).encode() + b"\n" for row in rows]
-    jsonl.write_atomic(out / "images.jsonl", b"".join(lines))
+    jsonl.write_rows(out / "images.jsonl", rows)
     jsonl.write_atomic(out / "samples.png", contact_sheet.png(validation.sample_sheet(cases, images)))
     if with_report:
         report.write(
@@ -245,18 +244,47 @@ def add_labels(out: Path, file: Path) -> str:
     """
     given, data = labels.read(file), report.read(out)
     with whole.locked(out / "scores"):
-        about = json.loads((out / "results.json").read_bytes())
+        about = jsonl.read_object(out / "results.json", About)
         if about["id"] != data["about"]["id"]:
             raise ValueError(
                 f"{out / report.NAME} is older than results.json beside it: let the command that wrote these "
                 "results finish first"
             )
-        about["agreement"] = _agreement(given, jsonl.read(out / "images.jsonl"), about)
+        about["agreement"] = _agreement(given, _read_rows(out, about), about)
         _write_results(out, about)
         report.write(out, data | {"about": about})
         if file.resolve() != (out / LABELS).resolve():
             jsonl.write_atomic(out / LABELS, file.read_bytes())
     return labels.page(about["agreement"], about["measures"])
+
+
+class Measured(TypedDict):
+    """What is read of a measure in `results.json`."""
+
+    name: str
+    title: str
+    is_identity: bool
+
+
+class About(TypedDict):
+    """What is read of `results.json`."""
+
+    id: str
+    measures: list[Measured]
+
+
+class ImageRow(TypedDict):
+    """What is read of a row of `images.jsonl`, beside its scores."""
+
+    id: str
+    way: str
+    subject: str
+
+
+def _read_rows(out: Path, about: About) -> list[dict[str, Any]]:
+    """Return the rows of `images.jsonl`; raise RunError for fields or scores of the wrong type."""
+    scores = {measure["name"]: float | None for measure in about["measures"] if measure["is_identity"]}
+    return jsonl.read_typed(out / "images.jsonl", TypedDict("Scored", get_type_hints(ImageRow) | scores))
 
 
 def _agreement(
