@@ -9,10 +9,11 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, TypedDict, get_type_hints
+from typing import Any, TypedDict
 
 import torch
 from PIL import Image
@@ -209,12 +210,18 @@ def _image_rows(out: Path, found: Comparison) -> list[dict[str, Any]]:
 
 
 def _save(folder: Path, image: Image.Image, saved: dict[int, str]) -> str:
-    """Save an image under its hash unless it is there, and return the name of its file."""
+    """Save an image under its hash unless it is there, undamaged, and return the name of its file."""
     if id(image) not in saved:
         name = saved[id(image)] = f"{_hash_image(image)}.png"
-        if not (folder / name).exists():
+        if not _is_saved(folder / name):
             jsonl.write_atomic(folder / name, contact_sheet.png(image))
     return saved[id(image)]
+
+
+def _is_saved(file: Path) -> bool:
+    with suppress(ValueError):  # there is no file, or a damaged one
+        return file.stem == _hash_image(contact_sheet.read_png(file))
+    return False
 
 
 def _page_rows(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -273,18 +280,11 @@ class About(TypedDict):
     measures: list[Measured]
 
 
-class ImageRow(TypedDict):
-    """What is read of a row of `images.jsonl`, beside its scores."""
-
-    id: str
-    way: str
-    subject: str
-
-
 def _read_rows(out: Path, about: About) -> list[dict[str, Any]]:
     """Return the rows of `images.jsonl`; raise RunError for fields or scores of the wrong type."""
-    scores = {measure["name"]: float | None for measure in about["measures"] if measure["is_identity"]}
-    return jsonl.read_typed(out / "images.jsonl", TypedDict("Scored", get_type_hints(ImageRow) | scores))
+    names = [measure["name"] for measure in about["measures"] if measure["is_identity"]]
+    fields = dict.fromkeys(("id", "way", "subject"), str) | dict.fromkeys(names, float | None)
+    return jsonl.read_typed(out / "images.jsonl", TypedDict("ImageRow", fields))
 
 
 def _agreement(

@@ -58,3 +58,13 @@ def test_a_report_that_was_damaged_or_edited_is_named_with_its_field(found, tmp_
     (tmp_path / name).write_bytes(content.replace(old, new, 1))
     with pytest.raises(ValueError, match=f"{name}.* {named}"):
         results.add_labels(tmp_path, tmp_path / "mine.json")
+
+
+@pytest.mark.parametrize("damage", [lambda content: content[:-30] + bytes(30), lambda content: b""])
+def test_a_damaged_image_of_a_report_is_written_again(found, tmp_path, damage):
+    results.write(tmp_path, found, "page")
+    files = {file: file.read_bytes() for file in (tmp_path / "images").iterdir()}
+    broken = min(files)
+    broken.write_bytes(damage(files[broken]))
+    results.write(tmp_path, found, "page")
+    assert {file: file.read_bytes() for file in (tmp_path / "images").iterdir()} == files
