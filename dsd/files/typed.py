@@ -25,10 +25,11 @@ def check(value: Any, hint: Any, where: str) -> None:
     """Raise ValueError, naming the place inside `value`, unless it fits; `where` names the value itself."""
     parts, kind = get_args(hint), get_origin(hint)
     if is_typeddict(hint) and type(value) is dict:
+        if missing := hint.__required_keys__ - value.keys():
+            raise ValueError(f"{where} lacks {', '.join(sorted(missing))}")
         for field, own in get_type_hints(hint).items():
-            if field not in value:
-                raise ValueError(f"{where} lacks {field}")
-            check(value[field], own, f"{where}, {field}")
+            if field in value:
+                check(value[field], own, f"{where}, {field}")
     elif kind in (list, dict) and type(value) is kind:
         for place, part in value.items() if kind is dict else enumerate(value):
             check(part, parts[-1], f"{where}, {place}")
