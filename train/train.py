@@ -8,7 +8,6 @@ prints the memory and time to expect, and stops.
 
 import argparse
 import logging
-import shutil
 import types
 from collections.abc import Mapping
 from dataclasses import fields
@@ -265,7 +264,7 @@ class Report:
         if self.bar:
             self.bar.close()
         if samples := sorted((out / "samples").glob("*.png")):
-            shutil.copyfile(samples[-1], out / "samples.png")
+            jsonl.write_atomic(out / "samples.png", samples[-1].read_bytes())
         history = Curves(out / "curves.jsonl").scores()
         if (out / "curves.jsonl").exists():
             self.plot(scores.alarm(history))

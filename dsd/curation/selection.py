@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from dsd.curation import judge
 from dsd.curation.captions import GRID, Caption, both_orders, caption_id, grid_words
@@ -19,7 +19,7 @@ from dsd.curation.judge import Pair
 from dsd.curation.licenses import UNKNOWN, license_of, strictest
 from dsd.curation.verdict import KEEP, TOO_ALIKE, TOO_DIFFERENT
 from dsd.files import jsonl
-from dsd.files.jsonl import Row, RunError
+from dsd.files.jsonl import Record, Row, RunError
 from dsd.grids import grids
 from dsd.grids.grids import Grid
 from dsd.grids.recipes import IDENTITY, RECIPES, Recipe
@@ -73,6 +73,15 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Writer(Record):
+    """What is read of a row of `prompts.jsonl`: who wrote its subject; earlier versions did not say."""
+
+    OPTIONAL: ClassVar = frozenset({"writer"})
+
+    writer: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """The rows that the earlier stages wrote."""
 
@@ -104,7 +113,7 @@ def read_run(folder: Path) -> Run:
         pairs=jsonl.read_records(folder / "pairs.jsonl", Pair),
         captions={row.id: row for row in jsonl.read_records(folder / "captions.jsonl", Caption)},
         labels=judge.labels(folder),
-        writers={row["id"]: row.get("writer", "") for row in jsonl.read_all(folder / "prompts.jsonl")},
+        writers={row.id: row.writer for row in jsonl.read_records(folder / "prompts.jsonl", Writer)},
     )
 
 

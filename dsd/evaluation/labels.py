@@ -24,7 +24,7 @@ def read(file: Path) -> dict[str, bool]:
     try:
         rows = json.loads(file.read_text(encoding="utf-8"))["labels"]
         labels = {row["image"]: row["same"] for row in rows}
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ValueError(
             f"{file} holds no labels ({error}): save it with the button of the report's labeling page"
         ) from error

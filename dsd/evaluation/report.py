@@ -9,7 +9,7 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from PIL import Image
 
@@ -19,6 +19,18 @@ NAME = "report.html"
 TEMPLATE = Path(__file__).with_name("report.html")
 SIDE, QUALITY = 256, 85
 BEGIN, END = '<script id="data" type="application/json">', "</script>"
+
+
+class PageAbout(TypedDict):
+    """What is read of the description on a page."""
+
+    id: str
+
+
+class Page(TypedDict):
+    """What is read of a page's data."""
+
+    about: PageAbout
 
 
 def write(folder: Path, data: dict[str, Any]) -> None:
@@ -36,7 +48,7 @@ def read(folder: Path) -> dict[str, Any]:
     match = re.search(f"{re.escape(BEGIN)}(.*?){END}", file.read_text(encoding="utf-8"), re.DOTALL)
     if match is None:
         raise ValueError(f"{file} is damaged: run the command again that made it")
-    return json.loads(match[1])
+    return jsonl.parse_object(match[1], Page, str(file))
 
 
 def _to_script(data: dict[str, Any]) -> str:

@@ -9,10 +9,11 @@ import json
 import math
 import platform
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from PIL import Image
@@ -209,12 +210,18 @@ def _image_rows(out: Path, found: Comparison) -> list[dict[str, Any]]:
 
 
 def _save(folder: Path, image: Image.Image, saved: dict[int, str]) -> str:
-    """Save an image under its hash unless it is there, and return the name of its file."""
+    """Save an image under its hash unless it is there, undamaged, and return the name of its file."""
     if id(image) not in saved:
         name = saved[id(image)] = f"{_hash_image(image)}.png"
-        if not (folder / name).exists():
+        if not _is_saved(folder / name):
             jsonl.write_atomic(folder / name, contact_sheet.png(image))
     return saved[id(image)]
+
+
+def _is_saved(file: Path) -> bool:
+    with suppress(ValueError):  # there is no file, or a damaged one
+        return file.stem == _hash_image(contact_sheet.read_png(file))
+    return False
 
 
 def _page_rows(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[str, Any]]:
@@ -244,18 +251,40 @@ def add_labels(out: Path, file: Path) -> str:
     """
     given, data = labels.read(file), report.read(out)
     with whole.locked(out / "scores"):
-        about = json.loads((out / "results.json").read_bytes())
+        about = jsonl.read_object(out / "results.json", About)
         if about["id"] != data["about"]["id"]:
             raise ValueError(
                 f"{out / report.NAME} is older than results.json beside it: let the command that wrote these "
                 "results finish first"
             )
-        about["agreement"] = _agreement(given, jsonl.read(out / "images.jsonl"), about)
+        about["agreement"] = _agreement(given, _read_rows(out, about), about)
         _write_results(out, about)
         report.write(out, data | {"about": about})
         if file.resolve() != (out / LABELS).resolve():
             jsonl.write_atomic(out / LABELS, file.read_bytes())
     return labels.page(about["agreement"], about["measures"])
+
+
+class Measured(TypedDict):
+    """What is read of a measure in `results.json`."""
+
+    name: str
+    title: str
+    is_identity: bool
+
+
+class About(TypedDict):
+    """What is read of `results.json`."""
+
+    id: str
+    measures: list[Measured]
+
+
+def _read_rows(out: Path, about: About) -> list[dict[str, Any]]:
+    """Return the rows of `images.jsonl`; raise RunError for fields or scores of the wrong type."""
+    names = [measure["name"] for measure in about["measures"] if measure["is_identity"]]
+    fields = dict.fromkeys(("id", "way", "subject"), str) | dict.fromkeys(names, float | None)
+    return jsonl.read_typed(out / "images.jsonl", TypedDict("ImageRow", fields))
 
 
 def _agreement(

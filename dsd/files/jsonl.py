@@ -37,12 +37,11 @@ class Record:
         """Return the row as a record, ignoring other keys; raise RunError for missing or wrong fields."""
         hints = typed.hints(cls)
         if missing := hints.keys() - cls.OPTIONAL - row.keys():
-            raise RunError(f"row {row.get('id')!r} lacks {', '.join(sorted(missing))}: {EDITED}")
+            raise RunError(f"row {row.get('id')!r:.60} lacks {', '.join(sorted(missing))}: {EDITED}")
         values = {name: value for name, value in row.items() if name in hints}
         for name, value in values.items():
             if not typed.fits(value, hints[name]):
-                kind = typed.name(hints[name])
-                wrong = f"{name} {value!r:.60} of the wrong type, not {kind}"
+                wrong = f"{name} {value!r:.60} of the wrong type, not {typed.name(hints[name])}"
                 raise RunError(f"row {row.get('id')!r:.60} has {wrong}: {EDITED}")
             if is_dataclass(hints[name]):
                 values[name] = _nested(name, value, hints[name])
@@ -52,7 +51,7 @@ class Record:
         return asdict(self)
 
 
-Kind = TypeVar("Kind", bound=Record)
+Kind = TypeVar("Kind")
 EDITED = "it was edited, or written by another version"
 
 
@@ -84,8 +83,41 @@ def read_all(path: Path) -> list[Row]:
     return [rows[key] for key in sorted(rows)]
 
 
+def read_typed(path: Path, hint: Any) -> list[Row]:
+    """Return the rows of a file; raise RunError, with line and field, for one that does not fit the hint."""
+    rows = list(_lines(path))
+    for where, row in rows:
+        _check(row, hint, where)
+    return [row for _, row in rows]
+
+
+def read_object(path: Path, hint: Any) -> Any:
+    """Return the JSON value of a whole file; raise RunError, with the field, if it does not fit the hint."""
+    return parse_object(path.read_bytes(), hint, str(path))
+
+
+def parse_object(content: str | bytes, hint: Any, where: str) -> Any:
+    """Return a JSON value that fits the hint; raise RunError, naming the field, for another."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise RunError(f"{where} is not JSON ({error}): {EDITED}") from error
+    _check(value, hint, where)
+    return value
+
+
+def _check(value: Any, hint: Any, where: str) -> None:
+    try:
+        typed.check(value, hint, where)
+    except ValueError as error:
+        raise RunError(f"{error}: {EDITED}") from error
+
+
 def read_records(path: Path, kind: type[Kind]) -> list[Kind]:
-    """Return the rows of `path` and its shards as records; raise RunError for a missing or wrong field."""
+    """Return the rows of `path` and its shards as records; raise RunError for a missing or wrong field.
+
+    `kind` is a Record, or another dataclass with an `id` and `from_json`.
+    """
     records = {}
     for where, row in _all_lines(path):
         try:

@@ -1,11 +1,11 @@
-"""Whether a value from JSON fits a type hint: plain types, `list`, `dict`, `None` unions and dataclasses."""
+"""Whether JSON fits a type hint: plain types, `list`, `dict`, `None` unions, dataclasses and `TypedDict`."""
 
-import math
+import sys
 import types
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from functools import lru_cache
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints, is_typeddict
 
 WORDS = {str: "a text", int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
 
@@ -21,10 +21,28 @@ def fits(value: Any, hint: Any) -> bool:
     return _check(hint)(value)
 
 
+def check(value: Any, hint: Any, where: str) -> None:
+    """Raise ValueError, naming the place inside `value`, unless it fits; `where` names the value itself."""
+    parts, kind = get_args(hint), get_origin(hint)
+    if is_typeddict(hint) and type(value) is dict:
+        if missing := hint.__required_keys__ - value.keys():
+            raise ValueError(f"{where} lacks {', '.join(sorted(missing))}")
+        for field, own in get_type_hints(hint).items():
+            if field in value:
+                check(value[field], own, f"{where}, {field}")
+    elif kind in (list, dict) and type(value) is kind:
+        for place, part in value.items() if kind is dict else enumerate(value):
+            check(part, parts[-1], f"{where}, {place}")
+    elif not fits(value, hint):
+        raise ValueError(f"{where} is {value!r:.60}, not {name(hint)}")
+
+
 @lru_cache
 def _check(hint: Any) -> Callable[[Any], bool]:
     """Return the check of a hint; built once, because a run can have a million rows."""
     parts = [_check(part) for part in get_args(hint)]
+    if hint is Any:
+        return lambda value: True
     if isinstance(hint, types.UnionType):
         return lambda value: any(part(value) for part in parts)
     if get_origin(hint) is list:
@@ -32,8 +50,8 @@ def _check(hint: Any) -> Callable[[Any], bool]:
     if get_origin(hint) is dict:
         return lambda value: type(value) is dict and all(map(parts[1], value.values()))
     if hint is float:  # JSON also has NaN and Infinity in Python
-        return lambda value: type(value) in (int, float) and math.isfinite(value)
-    kind = dict if is_dataclass(hint) else hint
+        return lambda value: type(value) in (int, float) and abs(value) <= sys.float_info.max
+    kind = dict if is_dataclass(hint) or is_typeddict(hint) else hint
     return lambda value: type(value) is kind
 
 

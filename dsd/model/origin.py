@@ -6,13 +6,13 @@ A student draws as it was trained, whichever base it is put on, and the license 
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from huggingface_hub import hf_hub_download, metadata_load
 from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import safe_open
 
-from dsd.files import hub
+from dsd.files import hub, jsonl
 from dsd.model.presets import FLUX_DEV, IDENTITY, Preset, family_of
 
 METADATA = "dsd"  # key in a LoRA file's metadata for what training has noted, as JSON
@@ -79,10 +79,20 @@ def card_license(source: str) -> str | None:
     return FREE if license == FREE.lower() else license
 
 
+class Noted(TypedDict, total=False):
+    """What training notes in a LoRA file, beside the tasks."""
+
+    license: str | None
+    frame: list[int] | None
+    references: int | None
+    text_tokens: int | None
+
+
 def lora_facts(file: Path) -> dict[str, Any]:
-    """Return what training has noted in a LoRA file, such as `frame` and `license`; {} for others."""
+    """Return what training has noted in a LoRA file; {} for others. Raise RunError for other than facts."""
     with safe_open(file, framework="pt") as tensors:
-        return json.loads((tensors.metadata() or {}).get(METADATA, "{}"))
+        noted = (tensors.metadata() or {}).get(METADATA, "{}")
+    return jsonl.parse_object(noted, Noted, f"the metadata of {file}")
 
 
 def strictest(licenses: Iterable[str]) -> str:

@@ -12,7 +12,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from PIL import Image
@@ -86,11 +86,19 @@ class Store:
             self._open(path)
 
 
+class Records(TypedDict):
+    """What a file says of its records; those of earlier versions lack a checksum."""
+
+    keys: list[str]
+
+
 def _read(path: Path) -> tuple[list[str], list[Tensor]]:
     """Return a file's keys and its memory-mapped tensors; raise ValueError if its checksum is another."""
     with safe_open(path, framework="pt") as file:
-        about = json.loads(file.metadata()["records"])
+        about = jsonl.parse_object(file.metadata()["records"], Records, str(path))
         tensors = [file.get_tensor(name) for name in sorted(file.keys())]
+    if any(tensor.dim() == 0 or len(tensor) < len(about["keys"]) for tensor in tensors):
+        raise ValueError("it names more records than it holds")
     checksum = _checksum(about["keys"], tensors)
     if about.get("crc32", checksum) != checksum:  # those of earlier versions have none
         raise ValueError("its checksum is another")

@@ -47,10 +47,12 @@ class Curves:
 
 
 def _read(file: Path) -> list[jsonl.Row]:
-    """Return the reports; raise RunError for one without a step."""
+    """Return the reports; raise RunError for one without a step, or with other values than numbers."""
     rows = jsonl.read(file)
-    if wrong := [row for row in rows if type(row.get("step")) is not int]:
-        raise jsonl.RunError(f"{file} has a row without a step, {str(wrong[0])[:60]}: delete that line")
+    for row in rows:
+        if type(row.get("step")) is not int or not all(isinstance(one, int | float) for one in row.values()):
+            wrong = f"a row without a step or with other values than numbers, {str(row)[:60]}"
+            raise jsonl.RunError(f"{file} has {wrong}: delete that line")
     return rows
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from copy import copy
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -43,6 +43,8 @@ Frame = tuple[int, int]  # width, height in pixels
 class Entry:
     """The keys of a row's records, or the reason why the row cannot be used."""
 
+    OPTIONAL: ClassVar = frozenset({"cut"})
+    from_json = classmethod(jsonl.Record.from_json.__func__)  # a Record would have no slots
     id: str
     frame: int = 0  # index into the frames
     canvas: list[str] = field(default_factory=list)  # [reference | target], as one record or one per frame
@@ -137,16 +139,15 @@ def encode(
     """
     pipe.to(device)
     rows = open_rows(pairs, pipe, options, folder)
-    images, texts = rows.images, rows.texts
     table = rows.table_file(folder)
-    old = [Entry(**row) for row in (jsonl.read_all(table) if table else [])]
+    old = jsonl.read_records(table, Entry) if table else []
     entries = {entry.id: entry for entry in old if rows.has_records(entry)}
-    encode_missing(texts, {text_hash(""): ""})
+    encode_missing(rows.texts, {text_hash(""): ""})
     new = _encode_blocks(rows, entries, table, on_rows)
     pipe.to("cpu")
     PartialState().wait_for_everyone()
-    images.store.refresh()
-    texts.store.refresh()
+    rows.images.store.refresh()
+    rows.texts.store.refresh()
     entries |= {entry.id: entry for entry in gather_object(new)}
     # The table may hold more, of a run without --max-rows.
     return _collect([entries[_id(index)] for index in range(len(pairs))], rows, options)
@@ -169,7 +170,7 @@ def _encode_blocks(
     starts = range(state.process_index * BLOCK, count, state.num_processes * BLOCK)
     blocks = [range(start, min(start + BLOCK, count)) for start in starts]
     blocks = [block for block in blocks if any(_id(index) not in old for index in block)]
-    new: list[Entry] = []
+    new = []
     for block in blocks:
         entries = rows.encode(block)
         if table:
@@ -193,8 +194,7 @@ class RowEncoder:
 
     def encode(self, block: range) -> list[Entry]:
         """Encode the rows of a block and return one entry for each."""
-        entries: list[Entry] = []
-        images, texts = {}, {}
+        entries, images, texts = [], {}, {}
         with ThreadPoolExecutor() as pool:  # decoding and resizing take the most time
             for entry, row_images, row_texts in pool.map(self._open, block):
                 entries.append(entry)
@@ -210,10 +210,10 @@ class RowEncoder:
         return entries
 
     def has_records(self, entry: Entry) -> bool:
-        """Return whether the stores contain all records that an entry names."""
-        texts = {key for key in (entry.caption, entry.instruction) if key}
+        """Return whether an entry's frame is one of these, and the stores contain all records it names."""
+        has_texts = self.texts.store.has({key for key in (entry.caption, entry.instruction) if key})
         images = {*entry.canvas, *(entry.condition if self.with_conditions else ())}
-        return self.images.store.has(images) and self.texts.store.has(texts)
+        return has_texts and self.images.store.has(images) and entry.frame in range(len(self.frames))
 
     def _open(self, index: int) -> tuple[Entry, dict[str, Image.Image], dict[str, str]]:
         """Return a row's entry, and the images and texts that it needs, by their keys."""

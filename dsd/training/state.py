@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 import torch.distributed.checkpoint as dcp
@@ -22,7 +22,7 @@ from accelerate.utils import DistributedType, broadcast_object_list
 from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 
-from dsd.files import jsonl, old_names, whole
+from dsd.files import jsonl, old_names, typed, whole
 from dsd.training.optimizer import moments
 from dsd.training.options import ADDED, TrainingError
 from dsd.training.unpickled import INDEX, SafeReader, protect_deepspeed, read_index
@@ -31,6 +31,15 @@ logger = logging.getLogger(__name__)
 
 KEPT = 2
 MANIFEST = "state.json"
+
+
+class Manifest(TypedDict):
+    """What every state says of itself; those of earlier versions do not name the planned steps."""
+
+    step: int
+    seconds: float
+    bound: dict[str, Any]
+    files: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -179,8 +188,9 @@ class TrainState:
         for folder in folders:
             try:
                 about = jsonl.parse((folder / MANIFEST).read_bytes().rstrip(), str(folder))
+                typed.check(about, Manifest, MANIFEST)
                 is_intact = about["files"] == _checksums(folder)
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError):
                 is_intact = False
             if is_intact:
                 self._check(about, steps)

@@ -124,9 +124,9 @@ class StreamedData:
         """Return a block that is on disk, or None if it is missing or damaged."""
         path, rows = self._path(index), self.ranges[index]
         try:
-            entries = [Entry(**row) for row in jsonl.read(path / ENTRIES)]
+            entries = jsonl.read_records(path / ENTRIES, Entry)
             encoder = self.rows.into(path)
-        except (jsonl.RunError, TypeError) as error:
+        except jsonl.RunError as error:
             logger.warning("a block of encoded rows is damaged and encoded again: %s", error)
             return None
         has_texts = encoder.texts.store.has({text_hash("")})

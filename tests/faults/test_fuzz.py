@@ -1,8 +1,6 @@
 """Damaged and forged files: an error in a sentence or the same result, and never a traceback."""
 
-import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,42 +18,7 @@ from dsd.grids import grids  # noqa: E402
 from dsd.grids.grids import Grid  # noqa: E402
 from dsd.grids.prompts import Prompt, PromptOptions, write_prompts  # noqa: E402
 from tests import tiny, wheel  # noqa: E402
-
-TIMES = 40  # damaged files of each kind and seed
-VALUES = (None, True, 0, -1, 1.5, 1e308, "", "x", [], ["x"], {}, {"x": 1}, [[1, 2]], "\x1b[31m", 10**30)
-
-
-def damage(content: bytes, dice: random.Random) -> bytes:
-    """Flip a bit, or zero, cut, drop or repeat a part, as disks and copies do."""
-    place = dice.randrange(len(content))
-    size = dice.choice((1, 16, 512))
-    how = dice.randrange(5)
-    if how == 0:
-        return content[:place] + bytes([content[place] ^ 1 << dice.randrange(8)]) + content[place + 1 :]
-    if how == 1:
-        return content[:place] + bytes(len(content[place:]))
-    if how == 2:
-        return content[:place]
-    if how == 3:
-        return content[:place] + content[place + size :]
-    return content[: place + size] + content[place:]
-
-
-def forge(content: bytes, dice: random.Random) -> bytes:
-    """Replace a value of a row, or drop or add one, and leave valid JSON without a checksum."""
-    rows = [json.loads(line) for line in content.splitlines()]
-    row = dice.choice(rows)
-    row.pop(jsonl.CHECKSUM, None)
-    name = dice.choice([*row])
-    if dice.random() < 0.2:
-        del row[name]
-    else:
-        row[name] = dice.choice(VALUES)
-    rows.insert(dice.randrange(len(rows)), dice.choice(({}, row)))
-    lines = [json.dumps(one) for one in rows]
-    if dice.random() < 0.2:
-        lines[dice.randrange(len(lines))] = dice.choice(("[]", "3", "null", '"x"', "[" * 5000))
-    return "\n".join([*lines, ""]).encode()
+from tests.faults.forging import TIMES, VALUES, damage, forge, outcome  # noqa: E402
 
 
 def read_run(run: Path) -> list[object]:
@@ -78,15 +41,6 @@ def run(tmp_path_factory) -> Path:
     write_prompts(folder, PromptOptions(count=2))
     judge.label(folder, pairs[0]["id"], "keep")
     return folder
-
-
-def outcome(read: Callable[[], object]) -> object:
-    """Return what is read, or None for an error in a sentence."""
-    try:
-        return read()
-    except ValueError as error:  # also LoadError, RunError and PairsError
-        assert str(error) and "Traceback" not in str(error)
-        return None
 
 
 ROWS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dsd.files import jsonl
+from dsd.files import jsonl, whole
 from tests.files.rows import ROWS, append, filled
 
 
@@ -77,8 +77,9 @@ def test_writing_a_whole_file_leaves_the_old_one_until_the_new_one_is_there(tmp_
     assert path.read_bytes() == b"newer"
 
 
-def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
-    """Without this, a power failure leaves a file of the right size that is full of zeros."""
+@pytest.fixture
+def events(monkeypatch) -> list[str]:
+    """Return what is flushed and renamed, in order."""
     events, fsync, replace = [], os.fsync, Path.replace
 
     def flushed(number):
@@ -87,5 +88,21 @@ def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", flushed)
     monkeypatch.setattr(Path, "replace", lambda part, path: events.append("renamed") or replace(part, path))
+    return events
+
+
+def test_a_file_is_on_the_disk_before_it_gets_its_name(tmp_path, events):
+    """Without this, a power failure leaves a file of the right size that is full of zeros."""
     jsonl.write_atomic(tmp_path / "run" / "grid.png", b"content")
     assert events == [f".grid.png.{os.getpid()}.part", "renamed", "run"]
+
+
+def test_a_folder_is_on_the_disk_before_it_gets_its_name(tmp_path, events):
+    part, folder = tmp_path / "run" / ".state.part", tmp_path / "run" / "state"
+    for place in (part, folder):
+        (place / "inside").mkdir(parents=True)
+        (place / "inside" / "weights").write_text(place.name)
+    (part / "index").touch()
+    whole.replace_folder(part, folder)
+    assert {*events[:4]} == {"index", "inside", "weights", part.name} and events[4:] == ["renamed", "run"]
+    assert (folder / "inside" / "weights").read_text() == part.name and not part.exists()

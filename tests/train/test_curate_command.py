@@ -42,6 +42,27 @@ def test_the_command_judges_captions_and_tells_what_it_did(tmp_path, judge, caps
     assert jsonl.read(run / "captions.jsonl") == captions
 
 
+@pytest.mark.parametrize("name", ["pairs.jsonl", "captions.jsonl"])
+@pytest.mark.parametrize("lost", [1, 700])
+def test_what_a_damaged_disk_cut_off_is_asked_again_and_nothing_else(tmp_path, judge, name, lost):
+    """The cut goes through the rows of the last grid; no other grid is asked about."""
+    run = make_run(tmp_path, (RED, ORANGE), (RED, ORANGE, DARK_RED, "#ff9000"))
+    arguments = [str(run), "--judge", "pocket", "--batch", "1"]
+    curate.main(arguments)
+    files = {file: file.read_bytes() for file in (run / "pairs.jsonl", run / "captions.jsonl")}
+    asked = [*judge.requests]
+    (run / name).write_bytes((run / name).read_bytes()[:-lost])
+    judge.requests.clear()
+    curate.main(arguments)
+    assert {file: file.read_bytes() for file in files} == files
+    again = [(one.question, *(image.tobytes() for image in one.images)) for one in judge.requests]
+    before = [(one.question, *(image.tobytes() for image in one.images)) for one in asked]
+    assert 0 < len(again) < len(before) and len({*again}) == len(again) and {*again} <= {*before}
+    judge.requests.clear()
+    curate.main(arguments)
+    assert judge.requests == []
+
+
 def test_the_command_applies_stricter_thresholds_to_what_is_there(tmp_path, judge, capsys):
     run = make_run(tmp_path, (RED, ORANGE), (RED, "#ff9000"))
     curate.main([str(run), "--judge", "pocket", "--no-captions"])

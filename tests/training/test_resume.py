@@ -137,6 +137,14 @@ def test_a_flipped_bit_in_a_manifest_is_found(saved):
     assert Run(saved).states.load() == Progress(3)
 
 
+@pytest.mark.parametrize("forged", [{"step": "4"}, {"seconds": None}, {"bound": []}, {"files": 3}])
+def test_a_forged_manifest_is_a_damaged_state(saved, forged):
+    manifest = saved / "step-00000004" / "state.json"
+    about = jsonl.parse(manifest.read_bytes().rstrip(), "")
+    manifest.write_text(json.dumps(about | forged))
+    assert Run(saved).states.load() == Progress(3)
+
+
 @pytest.mark.parametrize("place", ["whole", "inside"])
 def test_nothing_that_a_state_brings_along_is_run(saved, place, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from tqdm import tqdm
 
@@ -79,8 +79,14 @@ def choose(shop: Workshop, entry: Entry, trial: Benchmark, batch: int) -> float 
     return chosen
 
 
-def _read(file: Path) -> dict:
-    return json.loads(file.read_bytes()) if file.exists() else {}
+class Chosen(TypedDict):
+    """What is read of an entry of `choices.json`."""
+
+    chosen: float
+
+
+def _read(file: Path) -> dict[str, Chosen]:
+    return jsonl.read_object(file, dict[str, Chosen]) if file.exists() else {}
 
 
 def cost(entry: Entry, made: Made, choice: float | None) -> dict[str, Any]:

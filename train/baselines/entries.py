@@ -4,18 +4,18 @@ An entry with choices (learning rates, or strengths of SDEdit) is made once for 
 then with the best one on the full schedule.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from dsd.curation.captions import GRID
 from dsd.curation.dataset import write_dataset
 from dsd.curation.selection import Choice
 from dsd.evaluation import validation
 from dsd.evaluation.scores import Draw
+from dsd.files import jsonl
 from dsd.files.pairs import Pairs, read_pairs
 from dsd.grids.teacher import panel_side
 from dsd.model.checkpoint import weights_hash
@@ -103,8 +103,15 @@ def make_single_frame(
     return _made(draw, f"{kind} {weights} {shop.guidance}", folder)
 
 
+class Training(TypedDict):
+    """What is read of `made.json`."""
+
+    parameters: int
+    seconds: float
+
+
 def _made(draw: Draw, key: str, folder: Path) -> Made:
-    about = json.loads((folder / "made.json").read_bytes())
+    about = jsonl.read_object(folder / "made.json", Training)
     return Made(draw, key, about["parameters"], about["seconds"])
 
 

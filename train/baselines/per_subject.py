@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import TypedDict
 
 import torch
 from diffusers import FluxPipeline
@@ -62,6 +63,13 @@ def find_subjects(cases: Iterable[Case]) -> dict[str, Subject]:
     }
 
 
+class Tuned(TypedDict):
+    """What is read of a row of the clock's file."""
+
+    key: str
+    seconds: float
+
+
 @dataclass(frozen=True)
 class Clock:
     """The seconds that tuning took for each subject, kept in a file for a command that continues."""
@@ -75,7 +83,8 @@ class Clock:
 
     @property
     def mean(self) -> float:
-        return fmean(row["seconds"] for row in jsonl.read(self.file) if row["key"] == self.key)
+        rows = jsonl.read_typed(self.file, Tuned)
+        return fmean(row["seconds"] for row in rows if row["key"] == self.key)
 
 
 def by_tuning(

@@ -8,10 +8,9 @@ stands its CP x PF over all images.
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -22,6 +21,29 @@ OURS, TEACHER, DREAMBOOTH = "ours", "prompted teacher", "DreamBooth-LoRA"
 ZERO_SHOT = ("reference tokens", "image-encoder tokens", "channel concatenation", "SDEdit")
 CELL, GAP, HEAD, LINE = 160, 8, 56, 22  # pixels
 INK, DIM = (40, 40, 40), (110, 110, 110)
+
+
+class Mean(TypedDict):
+    """What is read of a score in `results.json`."""
+
+    mean: float
+
+
+class Results(TypedDict):
+    """What is read of `results.json`."""
+
+    scores: dict[str, dict[str, Mean]]
+
+
+class Drawn(TypedDict):
+    """What is read of a row of `images.jsonl`."""
+
+    way: str
+    subject: str
+    prompt: str
+    asked: str
+    reference: str
+    file: str
 
 
 def choose_ways(scores: dict[str, dict[str, Any]]) -> list[str]:
@@ -41,12 +63,18 @@ def choose_ways(scores: dict[str, dict[str, Any]]) -> list[str]:
 
 
 def choose_rows(images: Sequence[dict[str, Any]], ways: Sequence[str], count: int) -> list[dict[str, dict]]:
-    """Return for each of the first subjects the first image of every way, by its name."""
+    """Return for each of the first subjects the first image of every way, by its name.
+
+    Raise ValueError if no subject has an image of every way.
+    """
     firsts: dict[str, dict[str, dict]] = {}
     for row in images:
         if row["way"] in ways:
             firsts.setdefault(row["subject"], {}).setdefault(row["way"], row)
-    return list(firsts.values())[:count]
+    whole = [row for row in firsts.values() if len(row) == len(ways)]
+    if not whole:
+        raise ValueError(f"no critter has an image of each of {', '.join(ways)}: run train.baselines again")
+    return whole[:count]
 
 
 def compose(folder: Path, scores: dict[str, Any], ways: Sequence[str], rows: Sequence[dict]) -> Image.Image:
@@ -81,9 +109,9 @@ def main(argv: list[str] | None = None) -> int:
         raise ValueError(f"--critters must be at least 1, got {args.critters}")
     if not (args.folder / "results.json").is_file():
         raise ValueError(f"there is no results.json in {args.folder}: run python -m train.baselines first")
-    scores = json.loads((args.folder / "results.json").read_bytes())["scores"]
+    scores = jsonl.read_object(args.folder / "results.json", Results)["scores"]
     ways = choose_ways(scores)
-    rows = choose_rows(jsonl.read(args.folder / "images.jsonl"), ways, args.critters)
+    rows = choose_rows(jsonl.read_typed(args.folder / "images.jsonl", Drawn), ways, args.critters)
     jsonl.write_atomic(args.picture, contact_sheet.marked_png(compose(args.folder, scores, ways, rows)))
     print(f"{args.picture}: {', '.join(ways)}")
     return 0

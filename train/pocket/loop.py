@@ -1,9 +1,11 @@
 """The training loop of all pocket models: a learning rate schedule, an EMA and a resumable state."""
 
+import io
 import math
 import os
 import platform
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -18,6 +20,8 @@ from torch.optim.swa_utils import AveragedModel
 from torch.overrides import TorchFunctionMode
 from torch.utils.data import DataLoader, Dataset
 
+from dsd.files import whole
+from dsd.files.whole import RunError
 from dsd.training.optimizer import MuonAdamW
 
 SAVE_EVERY = 120.0  # seconds between saved states
@@ -151,9 +155,31 @@ def _share_first(value: float) -> float:
     return shared.item()
 
 
+def _read(path: Path) -> dict[str, Any]:
+    """Return a saved state, without running anything in it; raise RunError if it is damaged.
+
+    torch.save writes a ZIP file with the checksum of each tensor, but torch.load does not compare them.
+    """
+    try:
+        with zipfile.ZipFile(path) as parts:
+            if damaged := parts.testzip():
+                raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # damage ends in many kinds, also in those of the pickle module
+        remedy = "restore it, or delete it to train this part from its start"
+        raise RunError(f"{path} is damaged ({_shorten(error)}): {remedy}") from error
+
+
+def _shorten(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
 class TrainState:
     """Model (as `name`), optimizer and EMA, saved together atomically and continued from the file.
 
+    Raise RunError for a file that is damaged, or of a model of other sizes.
     Training ends after `steps` steps or `minutes` minutes, whichever comes first. A resumed run equals an
     uninterrupted one only without a time limit.
     """
@@ -174,12 +200,18 @@ class TrainState:
         self.objects = {name: model, "optimizer": optimizer} | ({"average": ema} if ema else {})
         self._saved_at = self._began = time.monotonic()
         if path.exists():
-            saved = torch.load(path, map_location="cpu", weights_only=True)
+            self._load(_read(path))
+            print(f"continuing {path} at step {self.step}", flush=True)
+
+    def _load(self, saved: dict[str, Any]) -> None:
+        try:
             saved["optimizer"] = join_optimizers(saved["optimizer"])
             for key, stateful in self.objects.items():
                 stateful.load_state_dict(saved[key])
-            self.step, self.seconds = saved["step"], saved["seconds"]
-            print(f"continuing {path} at step {self.step}", flush=True)
+            self.step, self.seconds = int(saved["step"]), float(saved["seconds"])
+        except (RuntimeError, LookupError, TypeError, ValueError, AttributeError) as error:
+            remedy = "use the --preset that it was begun with, or delete the file to start over"
+            raise RunError(f"{self.path} does not fit this training ({_shorten(error)}): {remedy}") from error
 
     @property
     def passed(self) -> float:
@@ -195,11 +227,11 @@ class TrainState:
             return
         now = time.monotonic()
         self.seconds, self._began, self._saved_at = self.seconds + now - self._began, now, now
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_suffix(".part")
-        saved = {key: stateful.state_dict() for key, stateful in self.objects.items()}
-        torch.save({**saved, "step": self.step, "seconds": self.seconds}, part)
-        part.replace(self.path)
+        saved, content = {key: stateful.state_dict() for key, stateful in self.objects.items()}, io.BytesIO()
+        torch.save({**saved, "step": self.step, "seconds": self.seconds}, content)
+        for part in self.path.parent.glob(f".{self.path.name}.*.part"):  # of a process that was killed
+            part.unlink()
+        whole.write_atomic(self.path, content.getbuffer())
 
     def count_step(self) -> None:
         """Count one step, and save if `SAVE_EVERY` seconds have passed since the last save."""
