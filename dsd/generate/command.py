@@ -70,6 +70,7 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
     logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("dsd.model").setLevel(logging.WARNING)  # such as a LoRA that fits in part
     import diffusers
     import transformers
 

@@ -220,14 +220,14 @@ def _open_transformer(
     preset: Preset, source: str, expected_lora: str | None, dtype: torch.dtype | None
 ) -> tuple[FluxTransformer2DModel, Path | None]:
     """Return the widened transformer and the LoRA file to load on it, if any."""
-    lora = find_lora(source)
-    if lora is None:
-        transformer = load_transformer(source, dtype=dtype)
-        lora = _find_lora_beside(source, expected_lora)
+    lora = (alone := find_lora(source)) or _find_lora_beside(source, expected_lora)
+    layers = loras.read(lora)[0] if lora else {}  # file first: a damaged one fails at once
+    if alone:
+        transformer = _open_below(preset, layers, alone.name, dtype)
     else:
-        layers, _ = loras.read(lora)  # file first: a damaged one fails at once
-        transformer = _open_below(preset, layers, lora.name, dtype)
-        loras.fit(layers, transformer, lora.name)
+        transformer = load_transformer(source, dtype=dtype)
+    if lora:
+        loras.check_fit(layers, transformer, lora.name)
     if not is_widened(transformer):
         inputs = f"{transformer.config.in_channels} input channels"
         raise LoadError(f"{source} is a FLUX that cannot see a reference ({inputs}): pass weights=...")
