@@ -19,6 +19,7 @@ import spaces  # noqa: F401 On ZeroGPU it must be imported before anything that 
 
 from dsd.doctor import space
 from dsd.files import hub
+from dsd.files.errors import escape_output
 from dsd.generate import command, flags
 from dsd.model import compile as compiling
 from dsd.model import presets
@@ -208,4 +209,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    escape_output()
     sys.exit(main())

@@ -19,7 +19,6 @@ from torch import cuda, distributed
 from tqdm import tqdm
 
 from dsd.files import jsonl, whole
-from dsd.files.errors import printable
 from dsd.files.jsonl import Record, Row, RunError
 from dsd.vlm.base import VLM
 from dsd.vlm.recorded import Recorded, forget
@@ -110,7 +109,7 @@ def finish(work: Callable[[], object]) -> None:
 def say(*lines: str) -> None:
     """Print the lines in the main process only."""
     if PartialState().is_main_process:
-        print(printable("\n".join(lines)))
+        print("\n".join(lines))
 
 
 @dataclass

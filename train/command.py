@@ -1,14 +1,13 @@
 """The frame of the commands in this folder: help, and errors that end with one sentence."""
 
 import argparse
-import logging
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dsd.files.errors import printable
+from dsd.files.errors import escape_output
 
 
 class Parser(argparse.ArgumentParser):
@@ -26,8 +25,9 @@ def run(main: Callable[[], int | None]) -> None:
 
     ValueError (including LoadError and RunError), OSError and running out of memory end with one sentence and
     exit code 2. Any other error is a bug and keeps its traceback. SIGTERM ends the command as Ctrl-C does, so
-    that its unfinished files are removed and its locks released.
+    that its unfinished files are removed and its locks released. Control characters are printed escaped.
     """
+    escape_output()
     signal.signal(signal.SIGTERM, _terminate)
     try:
         code = main()
@@ -55,16 +55,9 @@ def _terminate(number: int, _: object) -> None:
     raise _Terminated
 
 
-def log_messages() -> None:
-    """Print the messages of the libraries, which can quote files, without control characters."""
-    handler = logging.StreamHandler()
-    handler.format = lambda record: printable(record.getMessage())
-    logging.basicConfig(handlers=[handler])
-
-
 def fail(message: str) -> int:
     """Print the message in one line on standard error and return exit code 2."""
-    print(f"{_name()}: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"{_name()}: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 

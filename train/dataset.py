@@ -20,7 +20,6 @@ from dsd.curation.folders import FORMATS, write_folder
 from dsd.curation.preferences import write_preferences
 from dsd.curation.selection import WHICH, WORDS, Choice, Run, counts, read_run
 from dsd.files import old_names, whole
-from dsd.files.errors import printable
 from dsd.generate.flags import refuse_unused
 from train import command
 
@@ -95,7 +94,7 @@ def _write_dataset(args: argparse.Namespace, run: Run, choice: Choice) -> None:
     print(f"{len(written.rows)} rows in {len(written.shards)} files ({written.new} of them new) in {out}")
     for name, numbers in counts(run).items():
         text = ", ".join(f"{count} {reason}" for reason, count in numbers.most_common())
-        print(printable(f"{name}: {text}"))
+        print(f"{name}: {text}")
     if args.push_to_hub:
         address = push(out, args.push_to_hub, private=not args.public, patterns=written.patterns)
         print(f"uploaded to {address}")

@@ -16,7 +16,6 @@ adds a person's labels to a report, and states how well the scores agree with th
 import argparse
 from pathlib import Path
 
-from dsd.files.errors import printable
 from dsd.generate.flags import refuse_unused
 from train import command
 
@@ -117,7 +116,7 @@ def _add_labels(args: argparse.Namespace) -> int:
         )
     from dsd.evaluation.results import add_labels
 
-    print(printable(add_labels(Path(args.checkpoints[0]), args.labels)))
+    print(add_labels(Path(args.checkpoints[0]), args.labels))
     return 0
 
 

@@ -165,7 +165,6 @@ def join_quietly() -> None:
     join()
     if crowded():
         raise ValueError("there are more processes than GPUs: start one process for each GPU")
-    command.log_messages()
     logging.getLogger("dsd").setLevel(logging.WARNING)
 
 

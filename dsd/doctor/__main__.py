@@ -3,5 +3,7 @@
 import sys
 
 from dsd.doctor.doctor import main
+from dsd.files.errors import escape_output
 
+escape_output()
 sys.exit(main())

@@ -15,7 +15,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsd.files.errors import printable
 from dsd.generate.flags import drawing_flags, flag, speed, way
 from dsd.generate.story_command import draw_story
 from dsd.generate.terminal import check_output, compile_pipe, draw, model_names, open_model, open_noted
@@ -61,7 +60,7 @@ def _pick(args: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
 
 
 def _fail(message: str) -> int:
-    print(f"dsd.generate: {printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"dsd.generate: {' '.join(message.split())}", file=sys.stderr)
     return 2
 
 
@@ -216,4 +215,4 @@ def _compare(original: "Image.Image", settings: dict[str, Any], result: "Result"
     else:
         reason = f"made with other versions ({settings.get('versions')}) or on another device"
         difference = f"differs from the original by up to {worst} of 255 levels"
-        print(printable(f"warning: {difference}: the original was edited, or {reason}"), file=sys.stderr)
+        print(f"warning: {difference}: the original was edited, or {reason}", file=sys.stderr)

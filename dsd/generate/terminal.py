@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsd.files.errors import printable
 from dsd.generate.flags import speed, way
 from dsd.generate.words import check_trained, find_task, suggest
 
@@ -71,7 +70,7 @@ def compile_pipe(pipe: Any, is_wanted: bool) -> None:
 
 
 def print_note(text: str) -> None:
-    print(f"note: {printable(text)}", file=sys.stderr)
+    print(f"note: {text}", file=sys.stderr)
 
 
 # ---------------------------------------------------------------- files

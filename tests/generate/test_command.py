@@ -3,6 +3,7 @@
 import pytest
 from PIL import Image
 
+from dsd.files.errors import escape_output
 from dsd.generate import command, flags, provenance
 from tests import tiny
 from tests.chat.server import Chat, serving
@@ -16,6 +17,7 @@ def run(pipe, photo, tmp_path, monkeypatch, capsys):
     photo.save("photo.png")
 
     def run(*argv: str) -> tuple[int, str, str]:
+        escape_output()  # as the entry point does
         try:
             code = command.run(flags.parse(list(argv)))
         except SystemExit as stop:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dsd.files import jsonl
 from dsd.grids.recipes import TASKS
+from train import command
 from train.pocket.presets import PRESETS
 
 GRIDS, ROWS = 20_000, 24_000
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

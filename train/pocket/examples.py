@@ -25,6 +25,7 @@ from dsd.pocket import scorer
 from dsd.pocket.draw import draw
 from dsd.pocket.scorer import Reading
 from dsd.pocket.world import PATTERNS, SHAPES, Context, Critter, sample_critter
+from train import command
 
 FOLDER = Path(POCKET.examples)
 SEED = 77
@@ -123,8 +124,11 @@ def _sample(rng: np.random.Generator, number: int, used_colors: set[str]) -> Cri
             return critter
 
 
-if __name__ == "__main__":
+def main() -> None:
     argparse.ArgumentParser("python -m train.pocket.examples", description=__doc__.split(":")[0]).parse_args()
     student = load_pipeline(POCKET.name)
     finish(FOLDER, write(FOLDER), student)
-    add_tasks(FOLDER, student)
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -23,6 +23,7 @@ from dsd.pocket.draw import draw, draw_grid
 from dsd.pocket.scorer import Reading, Scorer, check_context, check_traits, same_identity
 from dsd.pocket.words import caption, grid_prompt
 from dsd.pocket.world import Context, Critter, sample_context, sample_critter
+from train import command
 from train.pocket import scenes, vae
 from train.pocket.loop import device
 from train.pocket.scenes import Scene
@@ -208,4 +209,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -12,6 +12,7 @@ import numpy as np
 from dsd.files.contact_sheet import png
 from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context
+from train import command
 from train.pocket import scenes
 from train.pocket.presets import PRESETS, Preset
 from train.pocket.vae import TRAIN_SEED
@@ -64,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dsd.pocket.scorer import LEAN, Scorer, check_context, check_traits
+from train import command
 from train.pocket.loop import TrainState, descend, device, mixed_precision, step_seed
 from train.pocket.presets import PRESETS, Preset, build_parser
 from train.pocket.scenes import FAMILY, Scene, all_scenes, render, take, targets
@@ -132,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 from dsd.model.presets import ASSETS
+from train import command
 
 
 def ship(run: Path, assets: Path) -> list[str]:
@@ -30,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

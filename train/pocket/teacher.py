@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dsd.model import flow
 from dsd.model.latents import positions
 from dsd.pocket.scorer import CHOICES, IDENTITY, NUMBERS
+from train import command
 from train.pocket import latents as grids
 from train.pocket import loop, text
 from train.pocket.lessons import SEED, STAGES, TASK_STAGES, Batch, Sampler, stage
@@ -231,4 +232,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

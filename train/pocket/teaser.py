@@ -8,6 +8,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dsd import load_pipeline
 from dsd.model.presets import ASSETS
+from train import command
 from train.pocket.examples import FOLDER
 
 OUT = ASSETS.parent / "teaser.png"
@@ -53,4 +54,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)

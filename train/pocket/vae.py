@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from train import command
 from train.pocket import scenes
 from train.pocket.linear import LATENTS, LinearAutoencoder, spell
 from train.pocket.loop import TrainState, build_ema, descend, device, mixed_precision, step_seed
@@ -170,4 +171,4 @@ def save(vae: AutoencoderKL, folder: Path, test: Tensor) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    command.run(main)
