@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dsd.files import hub
-from dsd.files.errors import LoadError, printable
+from dsd.files.errors import LoadError
 from dsd.model.origin import find_file
 from dsd.model.presets import LORA
 
@@ -161,7 +161,7 @@ def check_fit(layers: Layers, transformer: nn.Module, name: str) -> None:
     if others := [path for path in layers if path not in fitting and not path.startswith(ENCODERS)]:
         logger.warning(
             "%s: %d of its %d layers fit this model, and the others, such as %s, have no effect",
-            name, len(fitting), len(fitting) + len(others), printable(others[0]),
+            name, len(fitting), len(fitting) + len(others), others[0],
         )  # fmt: skip
 
 
