@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 
 import app
 import dsd
-from dsd.files import jsonl
+from dsd.files import jsonl, pairs
 from tests.hub import shelf, wheel
-from tests.hub.connect import environment
+from tests.hub.connect import connected, environment
 from tests.hub.running import run, succeed
 from tests.hub.wheel import FLUX, PANEL, QUICK
 from tests.servers import free_port
@@ -108,9 +108,27 @@ def test_a_student_opens_here_and_in_plain_diffusers(student):
     assert torch.equal(ours.transformer.x_embedder.weight, stock.transformer.x_embedder.weight.to(ours.dtype))
 
 
+def test_the_size_of_a_dataset_is_said_before_it_is_downloaded(hub, tmp_path):
+    said = []
+
+    def on_size(name: str, size: int) -> None:
+        said.append((name, size, [*tmp_path.rglob("*.parquet")]))
+
+    with connected(hub.address, tmp_path, shelf.TOKEN):
+        files = pairs.read_pairs(shelf.DATA, on_size=on_size).files
+        pairs.read_pairs(shelf.DATA, on_size=on_size)  # it is in the cache
+    ((name, size, downloaded),) = said
+    card = len(hub[shelf.DATA].files["README.md"])
+    assert (name, size, downloaded) == (shelf.DATA, sum(Path(it).stat().st_size for it in files) + card, [])
+
+
 def test_the_published_pairs_train_the_same_student_from_disk_and_streamed(hub, folder):
+    said = []
     for name, flags in (("local", ("--cache-gb", 1)), ("streamed", ("--streaming",))):
-        succeed("train.train", shelf.DATA, *flags, "--out", folder / name, *FLUX, *QUICK, *DATA)
+        ended = succeed("train.train", shelf.DATA, *flags, "--out", folder / name, *FLUX, *QUICK, *DATA)
+        said.append(ended.out)
+    assert said[0].index(f"downloading {shelf.DATA}: ") < said[0].index("steps, about")
+    assert "downloading" not in said[1]
     one, other = (load_file(folder / name / WEIGHTS) for name in ("local", "streamed"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert len(hub.fetched(shelf.DATA)) == 3  # both files and the card, by the command without --streaming
