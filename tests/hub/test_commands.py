@@ -194,9 +194,11 @@ def test_the_card_names_the_license_of_flux_by_its_hub_id_and_its_folder(dataset
     assert "unknown" not in card and "Non-Commercial" in card
 
 
-def test_the_teacher_can_be_quantized(made, folder):
-    ended = run("train.grids", folder / "run", *FLUX, "--quantize", "4bit")
-    assert "unrecognized" not in ended.message and "GPU" in ended.message
+def test_the_teacher_and_what_is_evaluated_can_be_quantized(made, folder):
+    job = ("flux-dev", "--out", folder / "small", "--subjects", 2)
+    for command in (("train.grids", folder / "run", *FLUX), ("train.evaluate", *job)):
+        ended = run(*command, "--quantize", "4bit")
+        assert "unrecognized" not in ended.message and "GPU" in ended.message
 
 
 # ---------------------------------------------------------------- the LoRA as a file
