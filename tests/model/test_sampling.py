@@ -259,16 +259,24 @@ def test_a_request_that_is_already_encoded_draws_the_same(pipe, scales):
 HEAVY = ("torch", "diffusers", "transformers", "peft", "numpy", "PIL", "gradio", "huggingface_hub")
 
 
-@pytest.mark.parametrize("module", ["dsd.generate", "app"])
-@pytest.mark.parametrize("flag", ["--help", "--sharp"])
-def test_help_and_a_mistyped_flag_import_nothing_heavy(module, flag):
+SLOW = HEAVY[:4]
+
+
+@pytest.mark.parametrize(
+    ("module", "flag", "libraries"),
+    [
+        *((name, flag, HEAVY) for name in ("app", "dsd.generate") for flag in ("--help", "--sharp")),
+        *((f"train.{name}", "--help", SLOW) for name in ("dataset", "evaluate", "prompts")),
+    ],
+)
+def test_help_and_a_mistyped_flag_import_nothing_heavy(module, flag, libraries):
     script = "\n".join(
         [
             "import json, runpy, sys",
             f"sys.argv = [{module!r}, {flag!r}]",
             f"try: runpy.run_module({module!r}, run_name='__main__')",
             "except SystemExit as stop: code = stop.code",
-            f"print(json.dumps([code, sorted(set(sys.modules) & set({HEAVY!r}))]))",
+            f"print(json.dumps([code, sorted(set(sys.modules) & set({libraries!r}))]))",
         ]
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
@@ -287,7 +295,6 @@ INTERRUPT = "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time
 )
 def test_an_interrupt_while_the_libraries_load_ends_in_one_line(tmp_path, command, library, said):
     (tmp_path / f"{library}.py").write_text(INTERRUPT)  # it stands for a slow import
-    argv = [sys.executable, *command]
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run(argv, capture_output=True, text=True, cwd=ROOT, env=environment)
+    settings = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, **settings)
     assert (done.returncode, done.stderr.strip()) == (130, said)
