@@ -134,16 +134,16 @@ def download_files(name: str, split: str, on_size: Callable[[str, int], None] | 
 
     `on_size` gets its name and the bytes to download, before they are, and not if the hub is not reached.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError
 
     which = {"repo_type": "dataset", "allow_patterns": ["*.parquet", "README.md"]}
     with on_hub(name):
-        with suppress(DryRunError):
-            files = snapshot_download(name, **which, dry_run=True)
-            size = sum(file.file_size or 0 for file in files if file.will_download)
-            if on_size and size:
-                on_size(name, size)
+        if on_size and not constants.HF_HUB_OFFLINE:
+            with suppress(DryRunError):
+                files = snapshot_download(name, **which, dry_run=True)
+                if size := sum(file.file_size or 0 for file in files if file.will_download):
+                    on_size(name, size)
         folder = snapshot_download(name, **which)
     return local_files(Path(folder), split)
 

@@ -206,14 +206,10 @@ def test_weights_of_their_own_go_on_the_base(monkeypatch, tmp_path, models):
         "dsd.model.checkpoint.load_pipeline",
         lambda name, **options: asked.append((name, options["weights"])) or tiny.pipeline(),
     )
-    (tmp_path / "lora.safetensors").write_bytes(b"")
-    for source in ("pocket", models["early"], str(tmp_path / "lora.safetensors")):
+    (lora := tmp_path / "lora.safetensors").write_bytes(b"")
+    for source in ("pocket", models["early"], str(lora)):
         comparison.open_student(source, base="flux-dev", device="cpu")
-    assert asked == [
-        ("pocket", None),
-        (models["early"], None),
-        ("flux-dev", str(tmp_path / "lora.safetensors")),
-    ]
+    assert asked == [("pocket", None), (models["early"], None), ("flux-dev", str(lora))]
 
 
 @pytest.mark.parametrize(
