@@ -1,4 +1,7 @@
-"""Serve the app: `python app.py` uses the embedded models, `python app.py --model flux-dev` the large one."""
+"""Serve the app: `python app.py` uses the embedded models, `python app.py --model flux-dev` the large one.
+
+Slow modules are imported inside the functions, so that `--help` and mistyped flags respond at once.
+"""
 
 import gc
 
@@ -13,20 +16,16 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import spaces  # noqa: F401 On ZeroGPU it must be imported before anything that touches the GPU.
+from typing import TYPE_CHECKING, Any
 
 from dsd.doctor import space
-from dsd.files import hub
-from dsd.files.errors import escape_output
+from dsd.files.errors import LoadError, escape_output
 from dsd.generate import command, flags
-from dsd.model import compile as compiling
 from dsd.model import presets
-from dsd.model.checkpoint import best_device
 from dsd.model.presets import PRESETS, TEACHERS, family_of
-from dsd.ui import models, page, request_log, server
-from dsd.ui.models import Loaded, Wheel
+
+if TYPE_CHECKING:
+    from dsd.ui.models import Loaded, Wheel
 
 ROOT = Path(__file__).resolve().parent
 DEFAULT = presets.DEFAULT.name
@@ -34,7 +33,7 @@ AUTH, COMPILE, ALLOW = "DSD_AUTH", "DSD_COMPILE", "DSD_ALLOW_HOST"
 
 
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
-    parser = flags.Parser(prog="app.py", description=__doc__)
+    parser = flags.Parser(prog="app.py", description=__doc__.partition("\n")[0])
     add = parser.add_argument
     model, compiled = os.environ.get(space.MODEL) or DEFAULT, os.environ.get(COMPILE, "").lower()
     names = f"{', '.join(PRESETS)}, a folder or a hub id"
@@ -68,6 +67,9 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def check(args: argparse.Namespace) -> None:
     """Raise ValueError for options that would otherwise fail only when a visitor needs them."""
+    from dsd.files import hub
+    from dsd.ui import models, page, server
+
     if args.judge and args.judge != DEFAULT and "://" not in args.judge:
         hub.check_source(args.judge)
     if args.judge == DEFAULT and not models.judge_knows(args.judge, args.teacher):
@@ -99,8 +101,10 @@ def credentials(args: argparse.Namespace) -> tuple[str, str] | None:
     return user.strip(), password
 
 
-def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
+def load(args: argparse.Namespace) -> "tuple[Loaded, Wheel]":
     """Load the model; the models of the other tabs are opened on first use."""
+    from dsd.ui import models
+
     way = flags.way(args)
     pipe = command.open_model(args.model, weights=args.weights, lora=args.lora, **way, **flags.speed(args))
     judge = models.lazy_judge(args.judge, model=args.judge_model, device=args.device)
@@ -115,14 +119,18 @@ def load(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     return loaded, models.lazy_wheel(args.teacher, judge=judge, run=args.run, **way)
 
 
-def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
+def load_or_fall_back(args: argparse.Namespace) -> "tuple[Loaded, Wheel]":
     """Load the models; on a Space that cannot open them, load pocket with a note on what is missing."""
+    from dsd.files import hub
+    from dsd.model.checkpoint import best_device
+    from dsd.ui import models
+
     # Elsewhere the person who started the app can read the error.
     if not space.is_space() or args.model == DEFAULT:
         return load(args)
     try:
         if lacks := space.find_missing(args.model, device=best_device(), token=hub.has_token()):
-            raise hub.LoadError(lacks)
+            raise LoadError(lacks)
         return load(args)
     except Exception as error:  # for any error, a page that reports it is better than none
         report(error, "; pocket runs instead")
@@ -135,7 +143,7 @@ def load_or_fall_back(args: argparse.Namespace) -> tuple[Loaded, Wheel]:
     return replace(loaded, missing=missing), wheel
 
 
-def open_now(wheel: Wheel) -> None:
+def open_now(wheel: "Wheel") -> None:
     """Open the other models too: on ZeroGPU only this thread can place weights, not a visitor's."""
     for lazy in filter(None, (wheel.teacher, wheel.judge)):
         try:
@@ -151,6 +159,9 @@ def report(message: str | Exception, end: str = "") -> None:
 
 
 def build(args: argparse.Namespace) -> Any:
+    from dsd.model import compile as compiling
+    from dsd.ui import page
+
     loaded, wheel = load_or_fall_back(args)
     if args.compile:
         report(compiling.compile_blocks(loaded.pipe, space.is_zero()))
@@ -159,7 +170,7 @@ def build(args: argparse.Namespace) -> Any:
     return page.build(loaded, examples_folder(loaded), wheel)
 
 
-def examples_folder(loaded: Loaded) -> Path:
+def examples_folder(loaded: "Loaded") -> Path:
     """Return the folder of examples for a model; it is missing for FLUX, which small critters do not suit."""
     preset = family_of(loaded.pipe.transformer.config) or presets.DEFAULT
     return Path(preset.examples or ROOT / "assets" / "examples" / preset.name)
@@ -182,6 +193,8 @@ def check_space(args: argparse.Namespace) -> int:
 
 def launch(args: argparse.Namespace, built: Any, auth: tuple[str, str] | None) -> None:
     """Serve the page until it is stopped."""
+    from dsd.ui import page, request_log
+
     if args.log_requests:
         request_log.start()
     names = ("mcp", "host", "port", "share", "allow_host", "trust_proxy", "root_path", "time_limit")
@@ -191,8 +204,10 @@ def launch(args: argparse.Namespace, built: Any, auth: tuple[str, str] | None) -
 def main(argv: list[str] | None = None) -> int:
     """Load the models, build the page and serve it until stopped."""
     args = parse(argv)
-    command.quiet()
     try:
+        import spaces  # noqa: F401 On ZeroGPU it must be imported before anything that touches the GPU.
+
+        command.quiet()
         check(args)
         if args.check_space:
             return check_space(args)
@@ -205,6 +220,9 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as error:
         report(error)
         return 2
+    except KeyboardInterrupt:  # while loading; `launch` ends by itself
+        report("stopped")
+        return 130
     return 0
 
 

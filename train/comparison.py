@@ -32,8 +32,8 @@ from dsd.vlm.recorded import Recorded
 from train import blocks
 
 RECORDED = (
-    "task subjects prompts seed steps image_guidance text_guidance teacher_guidance batch base size".split()
-)
+    "task subjects prompts seed steps image_guidance text_guidance teacher_guidance batch base size quantize"
+).split()
 RESERVED = (TEACHER, TRUTH, COPY, MULTIPLIED, CHANCE, VAE)  # names of rows that are not checkpoints
 FULL = ", full caption"  # ends the name of a row that --described adds
 OF_JUDGE = {  # flag -> option of dsd.vlm.open
@@ -139,7 +139,7 @@ def _open_ways(args: argparse.Namespace, sources: dict[str, str], benchmark: Ben
     """Yield the rows in order; only one model is in memory at a time."""
     vae = None
     for name, source in sources.items():
-        pipe = open_student(source, base=args.base, device=args.device)
+        pipe = open_student(source, base=args.base, device=args.device, quantize=args.quantize)
         scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
         yield (student := _way(args, name, validation.by_student, pipe, steps=args.steps, **scales))
         if args.described:
@@ -156,14 +156,16 @@ def _open_ways(args: argparse.Namespace, sources: dict[str, str], benchmark: Ben
 
 def _open_teacher(args: argparse.Namespace, source: str) -> Way:
     like = None if source in SETTINGS else args.teacher_like
-    teacher = load_teacher(source, like=like, guidance=args.teacher_guidance, device=args.device)
+    way = {"device": args.device, "quantize": args.quantize}
+    teacher = load_teacher(source, like=like, guidance=args.teacher_guidance, **way)
     scales = {"steps": args.steps, "guidance": teacher.settings.guidance}
     return replace(_way(args, TEACHER, validation.by_teacher, teacher.pipe, **scales), described=True)
 
 
 def _way(args: argparse.Namespace, name: str, way: Callable[..., Draw], pipe: Any, **settings: float) -> Way:
     """Return a row that does not draw again what an earlier run of the command left in its folder."""
-    key = f"{way.__name__} {part_hashes(pipe)} {settings | {'batch': args.batch}}"
+    own = settings | {"batch": args.batch} | ({"quantize": args.quantize} if args.quantize else {})
+    key = f"{way.__name__} {part_hashes(pipe)} {own}"
     return Way(name=name, draw=validation.save_in(args.out / "images", key, way(pipe, **settings)), key=key)
 
 
@@ -209,12 +211,12 @@ def _draw_share(args: argparse.Namespace, benchmark: Benchmark, way: Way) -> Non
             benchmark.scorer.score(cases, images)  # the answers are recorded
 
 
-def open_student(source: str, *, base: str, device: str) -> DSDPipeline:
+def open_student(source: str, *, base: str, device: str, quantize: str | None = None) -> DSDPipeline:
     """Open a complete pipeline, or weights (LoRA file or folder) on `base`."""
     is_local = source not in presets.PRESETS and Path(source).exists()
     is_whole = not is_local or Path(source, "model_index.json").exists()
     name, weights = (source, None) if is_whole else (base, source)
     dtype = torch.float32 if device == "cpu" else None  # half precision is slow on a CPU
-    pipe = checkpoint.load_pipeline(name, weights=weights, dtype=dtype, device=device)
+    pipe = checkpoint.load_pipeline(name, weights=weights, dtype=dtype, device=device, quantize=quantize)
     pipe.set_progress_bar_config(disable=True)
     return pipe

@@ -91,13 +91,18 @@ def _write_dataset(args: argparse.Namespace, run: Run, choice: Choice) -> None:
         else:
             written = write_folder(run, out, choice, format=args.format, on_rows=show)
         write_card(run, written, choice, grades=args.grades)
-    print(f"{len(written.rows)} rows in {len(written.shards)} files ({written.new} of them new) in {out}")
+    shards = _count(len(written.shards), "file")
+    print(f"{_count(len(written.rows), 'row')} in {shards} ({written.new} new) in {out}")
     for name, numbers in counts(run).items():
         text = ", ".join(f"{count} {reason}" for reason, count in numbers.most_common())
         print(f"{name}: {text}")
     if args.push_to_hub:
         address = push(out, args.push_to_hub, private=not args.public, patterns=written.patterns)
         print(f"uploaded to {address}")
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 @contextmanager
@@ -116,7 +121,8 @@ def _writing(out: Path) -> Iterator[Callable[[int, int], None]]:
 def _write_preferences(args: argparse.Namespace, run: Run, choice: Choice) -> None:
     with _writing(args.preferences) as show:
         written = write_preferences(run, args.preferences, choice, on_rows=show)
-    print(f"{len(written.rows)} preferences in {args.preferences} ({written.new} of its files new)")
+    rows, files = _count(len(written.rows), "preference"), _count(written.new, "new file")
+    print(f"{rows} in {args.preferences} ({files})")
 
 
 if __name__ == "__main__":

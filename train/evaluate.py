@@ -16,7 +16,8 @@ adds a person's labels to a report, and states how well the scores agree with th
 import argparse
 from pathlib import Path
 
-from dsd.generate.flags import refuse_unused
+from dsd.generate.flags import QUANTIZE_HELP, refuse_unused
+from dsd.model.memory import QUANTIZED
 from train import command
 
 OF_JUDGE = ("judge_model", "key", "in_flight", "budget", "max_tokens", "price", "yes")
@@ -46,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=28, help="denoising steps (28)")
     add("--image-guidance", type=float, default=1.5, help="image guidance scale; 1 is off (1.5)")
     add("--text-guidance", type=float, default=1.0, help="text guidance scale; 1 is off (1)")
+    add("--quantize", choices=QUANTIZED, help=QUANTIZE_HELP)
     add("--batch", type=int, help="images drawn together (16 critters, 1 photograph)")
     add("--seed", type=int, default=0, help="seed of the critters and of their places (0)")
     add("--device", help="cpu, cuda or mps (the best available)")

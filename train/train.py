@@ -193,10 +193,15 @@ def _open_pairs(args: argparse.Namespace) -> pairs.Pairs:
     columns = dict(item.split("=", 1) for item in args.columns)
     # A plan needs only the number of rows and the first row, so streaming reads small parts of the files.
     streaming = args.streaming or (args.plan and not constants.HF_HUB_OFFLINE)
-    settings = {"columns": columns, "split": args.split, "max_rows": args.max_rows}
+    settings = {"columns": columns, "split": args.split, "max_rows": args.max_rows, "on_size": _say_size}
     return pairs.join_pairs(
         [pairs.read_pairs(name, streaming=streaming, **settings) for name in args.dataset]
     )
+
+
+def _say_size(name: str, size: int) -> None:
+    if PartialState().is_main_process:
+        print(f"downloading {name}: {size / 1e9:.3g} GB; --streaming keeps no copy of it", flush=True)
 
 
 def _print_plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> None:

@@ -17,9 +17,9 @@ from huggingface_hub import try_to_load_from_cache
 
 from dsd.curation.judge import find_recipe
 from dsd.files import hub
+from dsd.files.errors import LoadError
 from dsd.files.jsonl import Record
 from dsd.grids.grids import Grid, open_panels
-from dsd.model.checkpoint import LoadError, resolve
 from dsd.vlm.answers import read_caption
 from dsd.vlm.base import is_refused
 from dsd.vlm.open import VLM, Request
@@ -75,6 +75,8 @@ def tokenizer_of(base: str | Path) -> Path | None:
 
 def tokenizer_of_model(name: str) -> Path | None:
     """Return the CLIP tokenizer's folder of a named model; None if the model is not available here."""
+    from dsd.model.checkpoint import resolve  # imported here because it is slow
+
     try:
         return tokenizer_of(resolve(name).base)
     except LoadError:  # it works on another machine

@@ -18,6 +18,7 @@ from dsd.vlm.open import VLM, Request
 from dsd.vlm.wordings import PREFACE
 
 POINTING = frozenset("a an the this that same it one creature critter character subject".split())
+VOWEL = re.compile(r"\ba(?= [aeiou])", re.IGNORECASE)  # the embedded model learned `a orange critter`
 QUOTED = 100  # characters of an answer in an error message
 STRANGE = (
     "this image is unlike those that the model knows, so it cannot say what is on it: describe the subject "
@@ -77,7 +78,8 @@ def _concatenate(vlm: VLM, image: Image.Image, prompt: str, recipe: Recipe, coun
     words are not repeated.
     """
     (caption,) = write(vlm, [Request(recipe.captions["caption"], (image,))], count)
-    description, opening = before_context(caption.text).split(), before_context(prompt)
+    description = VOWEL.sub(r"\g<0>n", before_context(caption.text)).split()
+    opening = before_context(prompt)
     if set(opening.lower().split()) <= {word.lower() for word in description} | POINTING:
         prompt = prompt[len(opening) :].lstrip(" ,")
     while description and count(" ".join([*description, prompt])) > LONGEST:

@@ -23,6 +23,7 @@ from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
 from dsd.evaluation.scores import Case, Measure, Numbers, Scores
 from dsd.files import hub, intake
+from dsd.files.missing import open_complete
 from dsd.files.rgb import to_rgb
 from dsd.model import canvas
 from dsd.model.checkpoint import best_device, weights_hash
@@ -196,7 +197,7 @@ def _load(name: str, device: str) -> tuple[torch.nn.Module, Any]:
     """Return a network and its image processor."""
     hub.check_source(name)
     with hub.explain_errors(name, [name]):
-        model = AutoModel.from_pretrained(name, dtype=torch.float32, **hub.SAFE).eval().to(device)
+        model = open_complete(AutoModel, name, dtype=torch.float32).eval().to(device)
         return model, AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
 
 

@@ -6,7 +6,7 @@ silently: it is reported, and the caller decides what to do.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -42,13 +42,15 @@ def read_pairs(
     split: str = "train",
     streaming: bool = False,
     max_rows: int | None = None,
+    on_size: Callable[[str, int], None] | None = None,
 ) -> "Pairs":
     """Open a run, a folder of parquet files, one such file, or a hub id.
 
     `columns` maps our column names to the dataset's where they differ. The target column needs no mapping if
     it is the only other image column. A hub dataset is downloaded once; with `streaming` it is read over the
-    network each time. `max_rows` keeps the first rows alone; streaming then reads no others. Raise
-    PairsError for missing files or columns, and LoadError for hub errors.
+    network each time. `max_rows` keeps the first rows alone; streaming then reads no others. `on_size` gets
+    the name and the bytes of a download before it begins. Raise PairsError for missing files or columns, and
+    LoadError for hub errors.
     """
     hub.check_source(source, weights=False)
     filesystem = None
@@ -57,7 +59,7 @@ def read_pairs(
     elif streaming:
         files, filesystem = parquet.list_remote_files(str(source), split)
     else:
-        files = parquet.download_files(str(source), split)
+        files = parquet.download_files(str(source), split, on_size)
     return Pairs(files, columns, filesystem, max_rows)
 
 

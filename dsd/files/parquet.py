@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from contextlib import AbstractContextManager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,22 @@ def local_files(path: Path, split: str) -> list[str]:
     return files
 
 
-def download_files(name: str, split: str) -> list[str]:
-    """Download a hub dataset once and return the split's files; raise LoadError for hub errors."""
-    from huggingface_hub import snapshot_download
+def download_files(name: str, split: str, on_size: Callable[[str, int], None] | None = None) -> list[str]:
+    """Download a hub dataset once and return the split's files; raise LoadError for hub errors.
 
+    `on_size` gets its name and the bytes to download, before they are, and not if the hub is not reached.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import DryRunError
+
+    which = {"repo_type": "dataset", "allow_patterns": ["*.parquet", "README.md"]}
     with on_hub(name):
-        folder = snapshot_download(name, repo_type="dataset", allow_patterns=["*.parquet", "README.md"])
+        if on_size and not constants.HF_HUB_OFFLINE:
+            with suppress(DryRunError):
+                files = snapshot_download(name, **which, dry_run=True)
+                if size := sum(file.file_size or 0 for file in files if file.will_download):
+                    on_size(name, size)
+        folder = snapshot_download(name, **which)
     return local_files(Path(folder), split)
 
 

@@ -3,10 +3,13 @@
 import sys
 
 from dsd.files.errors import escape_output
-from dsd.generate.command import quiet, run
+from dsd.generate.command import quiet, run, stop
 from dsd.generate.flags import parse
 
 escape_output()
 arguments = parse()
-quiet()  # after parsing: it imports the libraries, and --help must respond at once
+try:
+    quiet()  # after parsing: it imports the libraries, and --help must respond at once
+except KeyboardInterrupt:
+    sys.exit(stop())
 sys.exit(run(arguments))

@@ -48,8 +48,13 @@ def run(args: argparse.Namespace) -> int:
         hint = doctor.suggest_change(args.model or "pocket", Way(args.offload, way(args)["quantize"]))
         return _fail(f"not enough memory: choose a smaller size or --count, or {hint}")
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-        return 130
+        return stop()
+
+
+def stop() -> int:
+    """Print that Ctrl-C was pressed, and return the exit code."""
+    print("stopped", file=sys.stderr)
+    return 130
 
 
 def _pick(args: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
@@ -69,6 +74,7 @@ def quiet() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore")
     logging.getLogger().setLevel(logging.ERROR)
+    logging.getLogger("dsd.model").setLevel(logging.WARNING)  # such as a LoRA that fits in part
     import diffusers
     import transformers
 

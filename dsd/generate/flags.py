@@ -61,9 +61,12 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     text = "score how well each image keeps the subject and shows the prompt; OUT-1.png is the best"
     add("--rank", action="store_true", help=text)
     add_judge_flags(parser)
-    add("--fast", dest="quality", action="store_const", const="draft", help="the same as --quality draft")
+    either = parser.add_mutually_exclusive_group()
+    text = "the same as --quality draft"
+    either.add_argument("--fast", dest="quality", action="store_const", const="draft", help=text)
     for name, (kind, text) in DRAWING.items():
-        add(flag(name), type=kind, choices=CHOICES.get(name), help=text)
+        group = either if name == "quality" else parser
+        group.add_argument(flag(name), type=kind, choices=CHOICES.get(name), help=text)
     args = parser.parse_intermixed_args(argv)
     has_prompt = len(args.inputs) > 1 and args.story is None  # one word alone is an image
     args.images = args.inputs[:-1] if has_prompt else args.inputs

@@ -15,7 +15,7 @@ from diffusers import AutoPipelineForText2Image, DiffusionPipeline, FluxPipeline
 from PIL import Image
 from torch import Tensor
 
-from dsd.files import hub
+from dsd.files import hub, missing
 from dsd.files.jsonl import Row
 from dsd.generate.drawing import public_name
 from dsd.grids import tuned
@@ -149,6 +149,7 @@ def load_teacher(
         parts = quantized.pipeline_parts(base, quantize, dtype) if quantize else {}
         pipe = AutoPipelineForText2Image.from_pretrained(base, dtype=dtype, **parts, **hub.SAFE)
         _check(pipe, name, settings)
+        missing.check_parts(pipe, base)
         added = tuned.add_lora(pipe, lora) if lora else None
         if quantize:
             quantized.shrink(pipe, quantize, device)

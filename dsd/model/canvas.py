@@ -4,14 +4,15 @@ Sizes are in pixels of ONE frame; the canvas is twice as wide. Pixel values are 
 """
 
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from dsd.files.rgb import to_rgb
+
+if TYPE_CHECKING:  # torch is slow to import, and commands that only need sizes do without it
+    from torch import Tensor
 
 MULTIPLE = 16  # one VAE latent covers 8x8 pixels, and FLUX packs 2x2 latents into one token
 LARGEST = 2048  # pixels of a side
@@ -71,18 +72,22 @@ def _pad(image: Image.Image, width: int, height: int) -> Image.Image:
     return frame
 
 
-def to_tensor(images: list[Image.Image]) -> Tensor:
+def to_tensor(images: list[Image.Image]) -> "Tensor":
     """Convert images of one size to float32 pixels [B, 3, H, W] in -1..1."""
+    import torch
+
     stack = np.stack([np.asarray(image.convert("RGB"), dtype=np.float32) for image in images])  # [B, H, W, 3]
     return torch.from_numpy(stack / 255.0 * 2.0 - 1.0).permute(0, 3, 1, 2).contiguous()  # [B, 3, H, W]
 
 
-def compose(reference: Tensor) -> Tensor:
+def compose(reference: "Tensor") -> "Tensor":
     """Compose references [B, 3, H, W] into condition canvases `[reference | black]` [B, 3, H, 2W]."""
+    import torch
+
     return torch.cat([reference, torch.full_like(reference, BLACK)], dim=-1)  # [B, 3, H, 2W]
 
 
-def split(canvas: Tensor) -> tuple[Tensor, Tensor]:
+def split(canvas: "Tensor") -> "tuple[Tensor, Tensor]":
     """Split pixels [B, 3, H, 2W] or unpacked latents along the last axis into `(reference, target)`."""
     if canvas.shape[-1] % 2:
         raise ValueError(f"a canvas has two frames of one width, got a width of {canvas.shape[-1]}")

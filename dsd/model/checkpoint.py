@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from dsd.files import hub
+from dsd.files import hub, missing
 from dsd.files.hub import LoadError
 from dsd.model import lora as loras
 from dsd.model import origin
@@ -78,6 +78,7 @@ def load_pipeline(
         transformer, student = _open_transformer(preset, str(source), expected_lora, dtype)
         parts = quantized.parts(transformer, quantize, device)
         pipe = DSDPipeline.from_pretrained(preset.base, dtype=transformer.dtype, **parts, **hub.SAFE)
+        missing.check_parts(pipe, preset.base)
         if student is not None:
             names = {"weight_name": student.name, "adapter_name": "dsd", "use_safetensors": True}
             pipe.load_lora_weights(str(student.parent), **names)
@@ -170,9 +171,8 @@ def open_device(device: str | torch.device | None) -> torch.device:
 def save_pipeline(pipe: DSDPipeline, folder: str | Path) -> None:
     """Save for `load_pipeline`; plain diffusers opens the folder too, as a `FluxControlPipeline`."""
     if getattr(pipe.transformer, "peft_config", None):
-        raise ValueError(
-            "LoRA adapters are loaded; call pipe.fuse_lora() and pipe.unload_lora_weights() first"
-        )
+        remedy = "call pipe.fuse_lora() and pipe.unload_lora_weights() first"
+        raise ValueError(f"LoRA adapters are loaded; {remedy}")
     for part in pipe.components.values():  # diffusers writes where a part was loaded from, a home folder
         if isinstance(part, ConfigMixin) and Path(part.config.get("_name_or_path") or "").is_absolute():
             part.register_to_config(_name_or_path="")
@@ -220,14 +220,14 @@ def _open_transformer(
     preset: Preset, source: str, expected_lora: str | None, dtype: torch.dtype | None
 ) -> tuple[FluxTransformer2DModel, Path | None]:
     """Return the widened transformer and the LoRA file to load on it, if any."""
-    lora = find_lora(source)
-    if lora is None:
-        transformer = load_transformer(source, dtype=dtype)
-        lora = _find_lora_beside(source, expected_lora)
+    lora = (alone := find_lora(source)) or _find_lora_beside(source, expected_lora)
+    layers = loras.read(lora)[0] if lora else {}  # file first: a damaged one fails at once
+    if alone:
+        transformer = _open_below(preset, layers, alone.name, dtype)
     else:
-        layers, _ = loras.read(lora)  # file first: a damaged one fails at once
-        transformer = _open_below(preset, layers, lora.name, dtype)
-        loras.fit(layers, transformer, lora.name)
+        transformer = load_transformer(source, dtype=dtype)
+    if lora:
+        loras.check_fit(layers, transformer, lora.name)
     if not is_widened(transformer):
         inputs = f"{transformer.config.in_channels} input channels"
         raise LoadError(f"{source} is a FLUX that cannot see a reference ({inputs}): pass weights=...")

@@ -1,9 +1,10 @@
-"""Style LoRAs: found by name, read in any key style, checked against a model, and put on it.
+"""LoRAs: found by name, read in any key style, checked against a model; styles are put on it.
 
 diffusers converts the key styles of kohya, ComfyUI, ai-toolkit and others. It ignores layers that do not fit,
 so they are counted here before anything changes.
 """
 
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -27,10 +28,13 @@ ATTENTION = (  # all projections of FLUX's attention: for image tokens, then for
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
 )  # fmt: skip
 INPUT = "x_embedder"  # the layer that reads the reference
+WHOLE = {"lora_A.weight", "lora_B.weight"}  # the parts of a layer
+ENCODERS = ("text_encoder.", "text_encoder_2.")  # diffusers loads their layers too
 ON_HUB = re.compile(r"([\w.-]+/[\w.-]+)/([^/]+\.safetensors)")  # owner/name/FILE
 ORIGINAL = ("diffusion_model.double_blocks.", "diffusion_model.single_blocks.")  # ComfyUI's keys
 PREFIX = re.compile(r"^(diffusion_model|base_model\.model)\.(?=(single_)?transformer_blocks)")
 Layers = dict[str, dict[str, Tensor]]  # layer -> its A and B
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -128,16 +132,19 @@ def _rename(key: str) -> str:
 def fit(layers: Layers, transformer: nn.Module, name: str) -> Layers:
     """Return the layers that the transformer has.
 
-    Raise LoadError if there is none, or if one has another shape, because the file is for another model.
+    Raise LoadError if there is none, if one lacks its A or B, which would be random, or if one has another
+    shape, because the file is for another model.
     """
     modules = {path: layer for path, layer in transformer.named_modules() if hasattr(layer, "in_features")}
-    fitting = {path: parts for path, parts in layers.items() if path in modules and "lora_A.weight" in parts}
+    fitting = {path: parts for path, parts in layers.items() if path in modules and parts.keys() & WHOLE}
     if not fitting:
         other = next(iter(layers))
         raise LoadError(
             f"{name} changes no layer of this model, but layers such as {other}: choose a LoRA for FLUX.1"
         )
     for path, parts in fitting.items():
+        if lacking := sorted(WHOLE - parts.keys()):
+            raise LoadError(f"{name} has {path} without its {lacking[0]}: download or copy it again")
         inputs, outputs = parts["lora_A.weight"].shape[1], parts["lora_B.weight"].shape[0]
         layer = modules[path]
         if (inputs, outputs) != (layer.in_features, layer.out_features):
@@ -146,6 +153,16 @@ def fit(layers: Layers, transformer: nn.Module, name: str) -> Layers:
                 f"this model's has {layer.in_features} and {layer.out_features}; choose a LoRA for this model"
             )
     return fitting
+
+
+def check_fit(layers: Layers, transformer: nn.Module, name: str) -> None:
+    """Check a student's LoRA as `fit` does, and warn with the count if only some of its layers fit."""
+    fitting = fit(layers, transformer, name)
+    if others := [path for path in layers if path not in fitting and not path.startswith(ENCODERS)]:
+        logger.warning(
+            "%s: %d of its %d layers fit this model, and the others, such as %s, have no effect",
+            name, len(fitting), len(fitting) + len(others), others[0],
+        )  # fmt: skip
 
 
 @torch.no_grad()

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from dsd.files import hub
+from dsd.files import hub, missing
 from dsd.model import canvas, checkpoint, latents, origin
 from dsd.model import lora as loras
 from dsd.model.memory import INSTALL
@@ -95,6 +95,7 @@ def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
     """Load all parts except the transformer, on the CPU."""
     with hub.explain_errors(base.name, [base.source], base.license_page):
         pipe = DSDPipeline.from_pretrained(base.source, transformer=None, dtype=dtype, **hub.SAFE)
+        missing.check_parts(pipe, base.source)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -195,10 +196,8 @@ def _check_targets(transformer: FluxTransformer2DModel, options: TrainOptions) -
     attention = sorted({name.split(".attn.")[-1] for name in names if ".attn." in name})
     for target in options.targets:
         if not any(f".{name}".endswith(f".{target}") for name in names):
-            raise TrainingError(
-                f"the LoRA target {target!r} matches no layer of the transformer; its attention has "
-                f"{', '.join(attention)}"
-            )
+            has = f"its attention has {', '.join(attention)}"
+            raise TrainingError(f"the LoRA target {target!r} matches no layer of the transformer; {has}")
 
 
 def linear_layers(transformer: nn.Module) -> dict[str, nn.Linear]:

@@ -155,7 +155,8 @@ def launch(
             mcp_server=mcp,  # always set: a gradio environment variable could enable it without the login
             max_file_size="30mb", state_session_capacity=sessions.CAPACITY,
             server_name=host, server_port=port, prevent_thread_lock=True,
-            app_kwargs={"middleware": around, "exception_handlers": server.REFUSALS}, **options,
+            app_kwargs={"middleware": around, "exception_handlers": server.REFUSALS},
+            **{"quiet": True, **options},  # gradio would advise `share=True`, an argument of Python
         )  # fmt: skip
     except (OSError, OverflowError) as error:  # OverflowError: not a port number
         place = "no free port was found" if port is None else f"port {port} cannot be used"
@@ -164,6 +165,8 @@ def launch(
     if page.share_url and settings.hosts is not None:
         settings.hosts.add(server.host_name(page.share_url))
     if not prevent_thread_lock:
+        addresses = " and ".join(filter(None, (page.local_url, page.share_url)))
+        print(f"Running on {addresses} (Ctrl-C stops it)", flush=True)
         server.run_until_stopped(page, settings)
     return served
 

@@ -16,12 +16,14 @@ from transformers import AutoImageProcessor, AutoModel
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
+from dsd.files.missing import open_complete
 from dsd.files.rgb import to_rgb
 from dsd.model.checkpoint import open_device
 from dsd.vlm.base import VLM
 from dsd.vlm.local import LocalVLM, short_name
 
 JUDGE = "judge"
+UNREAD = "pooler"  # published classifiers lack it, and it comes after the tokens
 AT_ONCE = 64  # images per forward pass; affects memory, not the vectors
 
 
@@ -71,7 +73,7 @@ def _open_tower(vlm: VLM | None) -> Embedder:
 def _open_encoder(name: str, device: torch.device) -> Embedder:
     hub.check_source(name)
     with hub.explain_errors(name, [name], value_errors=True):
-        model = AutoModel.from_pretrained(name, dtype=torch.float32, **hub.SAFE).eval()
+        model = open_complete(AutoModel, name, unread=UNREAD, dtype=torch.float32).eval()
         processor = AutoImageProcessor.from_pretrained(name, backend="pil", trust_remote_code=False)
     tower = getattr(model, "vision_model", model)  # CLIP and the like also have a text encoder
     if getattr(tower, "main_input_name", "") != "pixel_values":

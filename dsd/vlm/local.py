@@ -19,6 +19,7 @@ from transformers.utils import is_torchvision_available
 
 from dsd.files import hub
 from dsd.files.hub import LoadError
+from dsd.files.missing import open_complete
 from dsd.files.rgb import JUDGED, to_rgb
 from dsd.model.checkpoint import open_device, torch_dtype, weights_hash
 from dsd.model.presets import PRESETS, Preset
@@ -172,13 +173,8 @@ def _open_model(source: str, folder: str, config: PreTrainedConfig, dtype: torch
             f"{source} is a {config.model_type}, not a vision-language model: choose one that takes images "
             "and text, such as Qwen/Qwen2.5-VL-7B-Instruct"
         )
-    model, loading = transformers.AutoModelForImageTextToText.from_pretrained(
-        folder, config=config, dtype=dtype, output_loading_info=True, **hub.SAFE
-    )
-    if missing := sorted(loading["missing_keys"]):  # they would be initialized randomly
-        problem = f"lacks {len(missing)} of its weights, such as {missing[0]}"
-        raise LoadError(f"{source} {problem}: download or copy it again")
-    return model
+    opener = transformers.AutoModelForImageTextToText
+    return open_complete(opener, folder, config=config, dtype=dtype)
 
 
 def _open_processor(source: str, folder: str, config: PreTrainedConfig) -> ProcessorMixin:

@@ -210,7 +210,7 @@ def test_the_command_writes_each_kind_into_its_own_folder(run, capsys):
     assert command.main([str(run)]) == 0
     assert len(read_pairs(run / "dataset-floor")) == len(read_pairs(run / "dataset")) == 12
     said = capsys.readouterr().out
-    assert "12 rows in 1 files (1 of them new)" in said and "6 same subject" in said
+    assert "12 rows in 1 file (1 new)" in said and "6 same subject" in said
 
 
 def test_the_command_checks_before_it_writes(run, capsys):

@@ -5,6 +5,7 @@ import pytest
 from dsd.curation.captions import LONGEST, SHORTER
 from dsd.curation.enhancement import enhance
 from dsd.grids.recipes import CRITTERS, IDENTITY, recipe_of
+from dsd.pocket.world import COLORS, PATTERNS, SHAPES
 from dsd.vlm.base import REFUSED, VLMError
 from dsd.vlm.open import open_vlm
 from tests import tiny
@@ -134,3 +135,9 @@ def test_the_users_words_are_never_cut_and_the_description_makes_room(length):
 
 def test_a_judge_that_says_nothing_leaves_the_prompt_as_it_is():
     assert enhance(FakeJudge(["", ""]), tiny.image(), "in the snow", CRITTERS) == "in the snow"
+
+
+@pytest.mark.parametrize("word", [*COLORS, *SHAPES, *PATTERNS])
+def test_the_article_suits_every_word_of_the_embedded_world(word):
+    enhanced = enhance(FakeJudge([f"a {word} critter on the beach"]), tiny.image(), "", CRITTERS)
+    assert enhanced.split()[0] == ("an" if word[0] in "aeiou" else "a")

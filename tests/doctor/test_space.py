@@ -15,7 +15,7 @@ import app
 from dsd.doctor import space
 from dsd.files import hub
 from dsd.generate import command
-from dsd.model import presets
+from dsd.model import checkpoint, presets
 from dsd.ui import page
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.models import Loaded
@@ -31,7 +31,7 @@ def on_a_space(monkeypatch):
     """A Space without a GPU and without a token."""
     monkeypatch.setenv("SPACE_ID", "somebody/somewhere")
     monkeypatch.delenv("SPACES_ZERO_GPU", raising=False)
-    monkeypatch.setattr(app, "best_device", lambda: "cpu")
+    monkeypatch.setattr(checkpoint, "best_device", lambda: "cpu")
     monkeypatch.setattr(hub, "has_token", lambda: False)
 
 
@@ -201,7 +201,7 @@ def test_where_pocket_itself_cannot_be_loaded_nothing_else_runs(on_a_space, monk
 
 
 def test_with_all_there_or_elsewhere_the_model_asked_for_runs(on_a_space, opened, monkeypatch):
-    monkeypatch.setattr(app, "best_device", lambda: "cuda")
+    monkeypatch.setattr(checkpoint, "best_device", lambda: "cuda")
     monkeypatch.setattr(hub, "has_token", lambda: True)
     assert load("--model", "flux-dev").missing is None
     monkeypatch.delenv("SPACE_ID")

@@ -7,13 +7,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms, TiffImagePlugin
 
 from dsd.evaluation import photographs
 from dsd.files import intake
 from dsd.files.pairs import read_pairs
 from dsd.files.rgb import JUDGED, to_rgb
+from dsd.vlm.embed import Embedder
 from dsd.vlm.http import data_url
+from dsd.vlm.local import LocalVLM
+from dsd.vlm.open import Request
 from tests import profiles
 from tests.parquet_files import write
 
@@ -68,9 +72,32 @@ def sent(image: Image.Image) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(data_url(image).split(",")[1])))
 
 
+def judged(image: Image.Image) -> Image.Image:
+    """What a judge on this machine gives to its processor."""
+    judge = SimpleNamespace(_has_labels=False, _special_tokens=())
+    message = LocalVLM._build_message(judge, Request("what is it?", (image,)))
+    return message[0]["content"][0]["image"]
+
+
+def embedded(image: Image.Image) -> Image.Image:
+    """What an image encoder gives to its processor."""
+    seen = []
+
+    def process(images: list[Image.Image], **_) -> dict:
+        seen.extend(images)
+        return {"pixel_values": torch.zeros(1, 3)}
+
+    tower = torch.nn.Linear(1, 1)
+    tower.config = SimpleNamespace(hidden_size=1)
+    tower.forward = lambda pixel_values: SimpleNamespace(last_hidden_state=torch.ones(1, 1, 1))
+    Embedder("eyes", tower, process).embed([image])
+    return seen[0]
+
+
 def everywhere(tmp_path, content: bytes) -> list[Image.Image]:
-    """What the model, a training and a judge behind an address see."""
-    return [to_rgb(intake.decode(content)), trained_on(tmp_path, content), sent(intake.decode(content))]
+    """What the model, a training, a judge behind an address, one here and an image encoder see."""
+    image = intake.decode(content)
+    return [to_rgb(image), trained_on(tmp_path, content), sent(image), judged(image), embedded(image)]
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "I;16"])

@@ -222,6 +222,10 @@ MISTAKES = {
     "no such image": (["none.png", "a hat", "-o", "o.png"], "there is no file none.png"),
     "not an image": (["notes.png", "a hat", "-o", "o.png"], "not an image"),
     "an empty prompt": (["photo.png", " ", "-o", "o.png"], "prompt is empty"),
+    "fast and a quality": (
+        ["photo.png", "a hat", "-o", "o.png", "--fast", "--quality", "best"],
+        "--quality: not allowed with argument --fast",
+    ),
     "a bad size": (["photo.png", "a hat", "-o", "o.png", "--width", "50"], "multiple of 16"),
     "no number": (["photo.png", "a hat", "-o", "o.png", "--steps", "many"], "invalid int value"),
     "an unknown fit": (["photo.png", "a hat", "-o", "o.png", "--fit", "squash"], "invalid choice"),

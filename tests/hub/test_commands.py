@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from unittest import mock
 
@@ -16,12 +17,13 @@ from safetensors.torch import load_file
 
 import app
 import dsd
-from dsd.files import jsonl
-from tests.hub import shelf, wheel
-from tests.hub.connect import environment
+from dsd.files import jsonl, pairs
+from tests.hub import flux, shelf, wheel
+from tests.hub.connect import connected, environment
 from tests.hub.running import run, succeed
 from tests.hub.wheel import FLUX, PANEL, QUICK
 from tests.servers import free_port
+from train import train
 
 ROOT = Path(__file__).parents[2]
 DATA = ("--instruction-share", 0)
@@ -49,6 +51,12 @@ def dataset(made, folder) -> Path:
 def student(dataset, folder) -> Path:
     succeed("train.train", folder / "run", "--out", folder / "student", *FLUX, *QUICK)
     return folder / "student"
+
+
+@pytest.fixture(scope="module")
+def local(folder) -> Path:
+    """FLUX.1-dev in a folder whose name does not say so."""
+    return flux.build(folder / "base")
 
 
 @pytest.fixture(scope="module")
@@ -108,9 +116,27 @@ def test_a_student_opens_here_and_in_plain_diffusers(student):
     assert torch.equal(ours.transformer.x_embedder.weight, stock.transformer.x_embedder.weight.to(ours.dtype))
 
 
+def test_the_size_of_a_dataset_is_said_before_it_is_downloaded(hub, tmp_path):
+    said = []
+
+    def on_size(name: str, size: int) -> None:
+        said.append((name, size, [*tmp_path.rglob("*.parquet")]))
+
+    with connected(hub.address, tmp_path, shelf.TOKEN):
+        files = pairs.read_pairs(shelf.DATA, on_size=on_size).files
+        pairs.read_pairs(shelf.DATA, on_size=on_size)  # it is in the cache
+    ((name, size, downloaded),) = said
+    card = len(hub[shelf.DATA].files["README.md"])
+    assert (name, size, downloaded) == (shelf.DATA, sum(Path(it).stat().st_size for it in files) + card, [])
+
+
 def test_the_published_pairs_train_the_same_student_from_disk_and_streamed(hub, folder):
+    said = []
     for name, flags in (("local", ("--cache-gb", 1)), ("streamed", ("--streaming",))):
-        succeed("train.train", shelf.DATA, *flags, "--out", folder / name, *FLUX, *QUICK, *DATA)
+        ended = succeed("train.train", shelf.DATA, *flags, "--out", folder / name, *FLUX, *QUICK, *DATA)
+        said.append(ended.out)
+    assert said[0].index(f"downloading {shelf.DATA}: ") < said[0].index("steps, about")
+    assert "downloading" not in said[1]
     one, other = (load_file(folder / name / WEIGHTS) for name in ("local", "streamed"))
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
     assert len(hub.fetched(shelf.DATA)) == 3  # both files and the card, by the command without --streaming
@@ -137,13 +163,17 @@ def test_the_published_student_is_continued_and_opens_everywhere(dataset, folder
     assert 0 < far < 0.2
 
 
-def test_flux_has_the_same_settings_by_any_name(dataset, folder):
+def test_flux_has_the_same_settings_by_any_name(dataset, folder, local):
+    names = ["flux-dev", shelf.DEV, str(local)]
+    rows = ["x", "--out", "y", "--model"]
+    named, *others = (asdict(train.options_of(train.parse([*rows, name]))) for name in names)
+    assert all({**other, "model": "flux-dev"} == named for other in others)
     plans = [
         succeed("train.train", dataset, "--out", folder / "plan", "--model", model, *QUICK, "--plan").out
-        for model in ("flux-dev", shelf.DEV)
+        for model in names
     ]
-    first, second = ([line for line in plan.splitlines() if line.startswith("memory")] for plan in plans)
-    assert first and first == second
+    first, *more = ([line for line in plan.splitlines() if line.startswith("memory")] for plan in plans)
+    assert first and more == [first, first]
 
 
 def test_validation_on_photographs_is_drawn_and_scored(hub, watched):
@@ -156,16 +186,19 @@ def test_the_card_names_the_license_of_flux(student):
     assert f"base_model: {shelf.DEV}" in card and "Non-Commercial" in card
 
 
-def test_the_card_names_the_license_of_flux_by_its_hub_id(dataset, folder):
-    out = folder / "by-id"
-    succeed("train.train", dataset, "--out", out, "--model", shelf.DEV, *QUICK, "--steps", 1)
+@pytest.mark.parametrize("place", ["hub", "disk"])
+def test_the_card_names_the_license_of_flux_by_its_hub_id_and_its_folder(dataset, folder, local, place):
+    out, model = folder / f"by-{place}", shelf.DEV if place == "hub" else local
+    succeed("train.train", dataset, "--out", out, "--model", model, *QUICK, "--steps", 1)
     card = (out / "README.md").read_text()
     assert "unknown" not in card and "Non-Commercial" in card
 
 
-def test_the_teacher_can_be_quantized(made, folder):
-    ended = run("train.grids", folder / "run", *FLUX, "--quantize", "4bit")
-    assert "unrecognized" not in ended.message and "GPU" in ended.message
+def test_the_teacher_and_what_is_evaluated_can_be_quantized(made, folder):
+    job = ("flux-dev", "--out", folder / "small", "--subjects", 2)
+    for command in (("train.grids", folder / "run", *FLUX), ("train.evaluate", *job)):
+        ended = run(*command, "--quantize", "4bit")
+        assert "unrecognized" not in ended.message and "GPU" in ended.message
 
 
 # ---------------------------------------------------------------- the LoRA as a file

@@ -1,13 +1,17 @@
 """`python -m dsd.generate` on FLUX, from the download to the image."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
-from huggingface_hub import constants
+import torch
+from huggingface_hub import constants, hf_hub_download
 from PIL import Image
 
+from dsd.model.checkpoint import load_pipeline
+from dsd.model.latents import timesteps
 from tests.hub import loras, published, shelf
 from tests.hub.connect import connected
 from tests.hub.repository import Repository
@@ -90,6 +94,17 @@ def test_weights_made_for_dev_are_called_non_commercial_on_schnell(hub, subject,
     model = ("--model", "flux-schnell", "--weights", shelf.STUDENT)
     ended = succeed("dsd.generate", subject, "a hat", "-o", tmp_path / "out.png", *SMALL, *model)
     assert "Non-Commercial" in ended.err
+
+
+def test_weights_made_for_dev_follow_its_times_on_schnell(hub):
+    file = hf_hub_download(shelf.SCHNELL, "scheduler/scheduler_config.json")
+    assert not json.loads(Path(file).read_text())["use_dynamic_shifting"]
+    schnell = load_pipeline("flux-schnell", weights=shelf.STUDENT, device="cpu")
+    dev = load_pipeline("flux-dev", device="cpu")
+    assert schnell.scheduler.config.use_dynamic_shifting
+    for tokens in (128, 2048, 8192):
+        ours, theirs = (timesteps(pipe.scheduler, 28, tokens) for pipe in (schnell, dev))
+        assert torch.equal(ours, theirs)
 
 
 # ---------------------------------------------------------------- style LoRAs

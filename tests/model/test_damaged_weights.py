@@ -5,11 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from diffusers import FluxPipeline
+from safetensors.torch import load_file, save_file
 
 from dsd.files import hub
 from dsd.generate import command as drawing
 from dsd.generate import flags
+from dsd.grids.teacher import load_teacher
 from dsd.model import checkpoint
 from dsd.model.checkpoint import LoadError, load_pipeline, save_pipeline
 from dsd.model.presets import LORA
@@ -49,6 +51,33 @@ def test_a_file_that_was_cut_short_is_named(saved, part):
     file = cut(saved / part)
     with pytest.raises(LoadError, match=rf"{file} is damaged.*: copy, download or save it again"):
         load_pipeline(saved, device="cpu")
+
+
+def lose(folder: Path) -> str:
+    """Remove a tensor from the folder's weight file and return its name."""
+    (file,) = folder.glob("*.safetensors")
+    state = load_file(file)
+    name = next(name for name in sorted(state) if "layer" in name or "conv" in name)
+    del state[name]
+    save_file(state, file, {"format": "pt"})
+    return name
+
+
+@pytest.mark.parametrize("part", ["vae", "text_encoder", "text_encoder_2"])
+def test_a_part_that_lacks_weights_is_refused(saved, part):
+    lost = lose(saved / part)
+    with pytest.raises(LoadError, match=rf"the {part} of {saved} lacks 1 of its weights, such as {lost}: "):
+        load_pipeline(saved, device="cpu")
+    with pytest.raises(LoadError, match="lacks 1 of its weights"):
+        student.open_encoders(student.find_base(TrainOptions(model=str(saved))), torch.float32)
+
+
+def test_a_teacher_that_lacks_weights_is_refused(tmp_path):
+    parts = {**tiny.components(), "transformer": tiny.plain_transformer()}
+    FluxPipeline(**parts).save_pretrained(tmp_path)
+    lose(tmp_path / "text_encoder_2")
+    with pytest.raises(LoadError, match="the text_encoder_2 of .* lacks 1 of its weights"):
+        load_teacher(str(tmp_path), like="pocket", device="cpu")
 
 
 @pytest.mark.parametrize("content", CONTENTS.values(), ids=CONTENTS)

@@ -6,10 +6,12 @@ import pytest
 import torch
 from diffusers import FluxControlPipeline
 from peft import LoraConfig, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
+from dsd.generate import command
 from dsd.model import lora
 from dsd.model.checkpoint import LoadError, load_pipeline, model_hash, save_pipeline
+from dsd.model.presets import LORA
 from dsd.model.transformer import widen
 from tests import tiny
 from tests.tiny import draw
@@ -189,6 +191,60 @@ def test_weights_that_read_no_reference_are_refused(tmp_path, odd):
         LoadError, match="its x_embedder has 16 inputs and 32 outputs, and this model's has 32"
     ):
         load_pipeline(tmp_path / "base", weights=file, device="cpu")
+
+
+# -- students that fit in part
+
+
+def test_a_student_that_fits_in_part_is_loaded_with_a_count(saved, odd, caplog):
+    whole = odd("whole.safetensors", **{QUERY: (32, 32)})
+    load_pipeline(saved, weights=whole, device="cpu")
+    assert "layers fit" not in caplog.text
+    file = odd(**{QUERY: (32, 32), "transformer_blocks.9.attn.to_q": (32, 32)})
+    command.quiet()  # as the commands do
+    caplog.clear()
+    load_pipeline(saved, weights=file, device="cpu")
+    (said,) = caplog.messages
+    assert said.startswith("odd.safetensors: 1 of its 2 layers fit this model, and the others, such as ")
+    assert "transformer_blocks.9.attn.to_q, have no effect" in said
+
+
+@pytest.fixture
+def student(tmp_path) -> Path:
+    """A folder with a transformer, beside which a LoRA may lie."""
+    tiny.transformer().save_pretrained(tmp_path / "student" / "transformer")
+    return tmp_path / "student"
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"blocks.0.attn.to_q": (32, 32)}, "changes no layer of this model"),
+        ({QUERY: (64, 64)}, "has 64 inputs and 64 outputs"),
+        ({QUERY: (32, 32), "x_embedder": (16, 32)}, "its x_embedder has 16 inputs"),
+    ],
+)
+def test_a_lora_beside_a_transformer_is_checked_too(saved, student, odd, shapes, message):
+    odd(f"student/{LORA}", **shapes)
+    with pytest.raises(LoadError, match=message):
+        load_pipeline(saved, weights=student, device="cpu")
+
+
+def test_a_lora_beside_a_transformer_is_counted_too(saved, student, odd, caplog):
+    odd(f"student/{LORA}", **{QUERY: (32, 32), "transformer_blocks.9.attn.to_q": (32, 32)})
+    load_pipeline(saved, weights=student, device="cpu")
+    assert f"{LORA}: 1 of its 2 layers fit this model" in caplog.text
+
+
+@pytest.mark.parametrize("part", ["A", "B"])
+@pytest.mark.parametrize("layer", ["x_embedder", QUERY])
+def test_half_of_a_layer_is_refused(saved, odd, part, layer):
+    file = odd(**{QUERY: (32, 32), "x_embedder": (32, 32)})
+    state = load_file(file)
+    del state[f"transformer.{layer}.lora_{part}.weight"]
+    save_file(state, file)
+    with pytest.raises(LoadError, match=f"odd.safetensors has {layer} without its lora_{part}.weight: "):
+        load_pipeline(saved, weights=file, device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,17 @@ def test_two_frames_of_512_shift_time_as_the_release_does(pipe):
     )
 
 
+@pytest.mark.parametrize(("width", "height"), [(32, 32), (64, 32), (48, 96)])
+def test_the_shift_of_a_drawing_grows_with_its_size(pipe, width, height):
+    times = []
+    draw(pipe, width=width, height=height, callback_on_step_end=lambda *step: times.append(step[2]) or {})
+    tokens = 2 * (width // 16) * (height // 16)
+    shift = np.exp(0.5 + (tokens - 256) * (1.15 - 0.5) / (4096 - 256))  # FLUX: 256 to 4096 tokens
+    sigmas = torch.linspace(1, 1 / 3, 3)
+    expected = shift * sigmas / (1 + (shift - 1) * sigmas)
+    torch.testing.assert_close(torch.stack(times) / 1000, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_block_cache_serves_the_loop(pipe):
     base = draw(pipe, num_inference_steps=6, image_guidance_scale=1.5)
     pipe.transformer.enable_cache(FirstBlockCacheConfig(threshold=0.5))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import asdict, replace
@@ -21,6 +22,7 @@ from dsd.model.latents import timesteps
 from dsd.model.request import DrawingOptions, Request
 from dsd.model.sampling import QUALITIES, SOLVERS, Quality
 from tests import tiny
+from tests.project import ROOT
 from tests.tiny import draw, seeded
 
 
@@ -257,16 +259,42 @@ def test_a_request_that_is_already_encoded_draws_the_same(pipe, scales):
 HEAVY = ("torch", "diffusers", "transformers", "peft", "numpy", "PIL", "gradio", "huggingface_hub")
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["photo.png", "a hat", "--sharp"]])
-def test_help_and_a_mistyped_flag_import_nothing_heavy(argv):
+SLOW = HEAVY[:4]
+
+
+@pytest.mark.parametrize(
+    ("module", "flag", "libraries"),
+    [
+        *((name, flag, HEAVY) for name in ("app", "dsd.generate") for flag in ("--help", "--sharp")),
+        *((f"train.{name}", "--help", SLOW) for name in ("dataset", "evaluate", "prompts")),
+    ],
+)
+def test_help_and_a_mistyped_flag_import_nothing_heavy(module, flag, libraries):
     script = "\n".join(
         [
             "import json, runpy, sys",
-            f"sys.argv = ['dsd.generate', *{argv!r}]",
-            "try: runpy.run_module('dsd.generate', run_name='__main__')",
+            f"sys.argv = [{module!r}, {flag!r}]",
+            f"try: runpy.run_module({module!r}, run_name='__main__')",
             "except SystemExit as stop: code = stop.code",
-            f"print(json.dumps([code, sorted(set(sys.modules) & set({HEAVY!r}))]))",
+            f"print(json.dumps([code, sorted(set(sys.modules) & set({libraries!r}))]))",
         ]
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout.splitlines()[-1]) == [0 if argv == ["--help"] else 2, []]
+    assert json.loads(done.stdout.splitlines()[-1]) == [0 if flag == "--help" else 2, []]
+
+
+INTERRUPT = "import os, signal; os.kill(os.getpid(), signal.SIGINT); import time; time.sleep(9)"
+
+
+@pytest.mark.parametrize(
+    ("command", "library", "said"),
+    [
+        (["app.py"], "spaces", "app.py: stopped"),
+        (["-m", "dsd.generate", "photo.png", "a hat", "-o", "out.png"], "diffusers", "stopped"),
+    ],
+)
+def test_an_interrupt_while_the_libraries_load_ends_in_one_line(tmp_path, command, library, said):
+    (tmp_path / f"{library}.py").write_text(INTERRUPT)  # it stands for a slow import
+    settings = {"cwd": ROOT, "env": {**os.environ, "PYTHONPATH": str(tmp_path)}}
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, **settings)
+    assert (done.returncode, done.stderr.strip()) == (130, said)

@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import gradio as gr
 import pytest
+import torch
+from safetensors.torch import save_file
 
 import app
 from dsd.curation.judge import read_pairs
@@ -14,8 +16,8 @@ from dsd.generate import command
 from dsd.grids.grids import read_grids
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.model import presets
-from dsd.model.checkpoint import resolve
-from dsd.ui import page
+from dsd.model.checkpoint import resolve, save_pipeline
+from dsd.ui import page, request_log
 from dsd.ui.curate.handlers import Curating
 from dsd.ui.curate.results import show_results
 from dsd.ui.grids.facts import facts
@@ -23,6 +25,8 @@ from dsd.ui.models import Loaded
 from tests import tiny, wheel_page
 from tests.chat.server import Chat, serving
 from tests.project import ROOT
+
+QUERY, SIZES = "transformer_blocks.0.attn.to_q", {"A": (2, 32), "B": (32, 2)}
 
 
 @pytest.fixture
@@ -183,6 +187,16 @@ def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):
         assert presets.PRESETS["flux-dev"].license in said, "the base's holds for them too"
 
 
+def test_a_style_lora_is_opened_and_named_on_the_page(tmp_path):
+    save_pipeline(tiny.pipeline(guidance_embeds=False), tmp_path / "model")
+    state = {f"transformer.{QUERY}.lora_{part}.weight": torch.ones(size) for part, size in SIZES.items()}
+    save_file(state, tmp_path / "ink.safetensors")
+    style = f"{tmp_path / 'ink.safetensors'}:0.5"
+    loaded, _ = app.load(app.parse(["--model", str(tmp_path / "model"), "--lora", style, "--device", "cpu"]))
+    assert loaded.pipe.get_active_adapters() == ["style-0"]
+    assert "Style: ink.safetensors: 1 of 1 layers, scale 0.5." in shown(loaded)
+
+
 # ---------------------------------------------------------------- serving
 
 
@@ -214,7 +228,7 @@ def test_garbage_is_collected_again_before_the_first_visitor(start, monkeypatch)
 def test_what_is_said_of_the_server_reaches_it(start, monkeypatch):
     given, logs = {}, []
     monkeypatch.setattr(page, "launch", lambda _, **options: given.update(options))
-    monkeypatch.setattr(app.request_log, "start", lambda: logs.append(True))
+    monkeypatch.setattr(request_log, "start", lambda: logs.append(True))
     assert start() == 0 and not logs
     assert (given["allow_host"], given["trust_proxy"], given["root_path"]) == ([], [], None)
     flags = [

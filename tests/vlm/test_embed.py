@@ -1,9 +1,11 @@
 """How alike images look: unit vectors from a judge's eyes or from an image encoder."""
 
+import shutil
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import (
     BitImageProcessorPil,
     Dinov2Config,
@@ -11,8 +13,12 @@ from transformers import (
     SiglipConfig,
     SiglipImageProcessorPil,
     SiglipModel,
+    ViTConfig,
+    ViTImageProcessorPil,
+    ViTModel,
 )
 
+from dsd.evaluation.photographs import PhotographScorer
 from dsd.vlm import embed as similarity
 from dsd.vlm.embed import open_embedder
 from dsd.vlm.open import LoadError, open_vlm
@@ -92,6 +98,25 @@ def test_the_judges_eyes_are_the_mean_over_the_tower(vlm):
     embedder = open_embedder("judge", vlm=vlm)
     assert embedder.name == "judge (eyes)"
     assert torch.allclose(embedder.embed(IMAGES[:1])[0], mean / mean.norm(), atol=1e-5)
+
+
+def test_an_encoder_that_lacks_weights_is_refused_unless_they_are_not_read(dino, tmp_path):
+    folder = shutil.copytree(dino, tmp_path / "dino")
+    state = load_file(folder / "model.safetensors")
+    del state["encoder.layer.0.norm1.weight"]
+    save_file(state, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(LoadError, match="lacks 1 of its weights, such as encoder.layer.0.norm1.weight"):
+        open_embedder(str(folder))
+    with pytest.raises(LoadError, match="lacks 1 of its weights"):
+        PhotographScorer(str(folder), str(folder), device="cpu")
+
+
+def test_an_encoder_may_lack_the_pooler_that_is_not_read(tmp_path):
+    ViTModel(ViTConfig(**SIZES, image_size=16, patch_size=8), add_pooling_layer=False).save_pretrained(
+        tmp_path
+    )
+    ViTImageProcessorPil(size={"height": 16, "width": 16}).save_pretrained(tmp_path)
+    assert open_embedder(str(tmp_path)).embed(IMAGES).shape == (5, 32)
 
 
 def test_an_encoder_goes_by_the_name_of_its_folder(dino):
