@@ -238,7 +238,7 @@ def _page_rows(rows: list[dict[str, Any]], about: dict[str, Any]) -> list[dict[s
 def _page_images(out: Path, rows: list[dict[str, Any]]) -> dict[str, str]:
     names = dict.fromkeys(row[kind] for row in rows for kind in ("file", "reference", "truth"))
     files = [name for name in names if name]
-    return {name: report.data_url(contact_sheet.read_png(out / "images" / name)) for name in files}
+    return {name: report.data_url(contact_sheet.read_png_in(out / "images", name)) for name in files}
 
 
 # ---------------------------------------------------------------- labels

@@ -36,6 +36,13 @@ def compose(columns: dict[str, Sequence[Image.Image]], prompts: Sequence[str]) -
     return page
 
 
+def read_png_in(folder: Path, name: str) -> Image.Image:
+    """Return an image of a folder as `read_png` does; raise ValueError for a name that leads out of it."""
+    if not (folder / name).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"the image {name!r} is not in {folder}: delete the row that names it")
+    return read_png(folder / name)
+
+
 def read_png(path: Path) -> Image.Image:
     """Return an image that `png` wrote, in RGB; raise ValueError if any byte of its pixels is damaged."""
     try:

@@ -90,6 +90,12 @@ def grid(when: Callable[[Report], bool], error: Exception, *, subject: str = "re
     return list(work.draw({"subject": subject, "seed": 7, **places}))
 
 
+def remarks(update: dict) -> list[str]:
+    """What the fields say of mistakes; take it out of the update."""
+    found = [update.pop(name).value for name in [*update] if name.endswith("_remark")]
+    return [text for text in found if text]
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [(gr.Error("GPU task aborted"), "GPU task aborted"), (OSError("disk"), "Something went wrong")],
@@ -100,7 +106,7 @@ def test_a_grid_stays_when_its_pairs_are_not_all_judged(judged, error, words, ca
     image = [update for update in seen if "grid" in update][-1]
     assert image["grid"].endswith("grid-7.png") and image["panels"].visible
     last, facts = seen[-1], seen[-1]["facts"]
-    assert set(last) == {"facts", "status"}
+    assert remarks(last) == [] and set(last) == {"facts", "told", "status"}
     assert f"The grid is drawn. {words}" in last["status"] and 'role="alert"' in last["status"]
     assert facts.count("&amp;") == judged and "could not finish" in facts
     assert "continues" not in facts and "compares the panels" not in facts
@@ -109,10 +115,11 @@ def test_a_grid_stays_when_its_pairs_are_not_all_judged(judged, error, words, ca
 
 def test_a_preview_of_a_grid_stays_too():
     *_, before, last = grid(lambda report: report.preview, gr.Error("GPU task aborted"))
-    assert before["grid"] and set(last) == {"status"}
+    assert before["grid"] and remarks(last) == [] and set(last) == {"status"}
     assert "GPU task aborted" in last["status"] and "is drawn" not in last["status"]
 
 
 def test_a_mistake_takes_no_earlier_grid_away():
     (update,) = grid(lambda report: False, ValueError(), subject=" ")
-    assert set(update) == {"status"} and "A subject is empty" in update["status"]
+    assert update["subject_remark"].value.count("A subject is empty") == 1
+    assert len(remarks(update)) == 1 and not update

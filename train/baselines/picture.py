@@ -93,7 +93,7 @@ def compose(folder: Path, scores: dict[str, Any], ways: Sequence[str], rows: Seq
         pen.text((GAP, top + 2), f"“{row[ways[0]]['prompt']}”", fill=INK, font=font)
         files = [row[ways[0]]["reference"], *(row[way]["file"] for way in ways)]
         for column, file in enumerate(files):
-            image = contact_sheet.read_png(folder / "images" / file)
+            image = contact_sheet.read_png_in(folder / "images", file)
             cell = image.resize((CELL, CELL), Image.Resampling.BICUBIC)
             page.paste(cell, (GAP + column * step, top + LINE))
     return page
