@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import TypedDict
 
 import torch
@@ -84,7 +83,10 @@ class Clock:
     @property
     def mean(self) -> float:
         rows = jsonl.read_typed(self.file, Tuned)
-        return fmean(row["seconds"] for row in rows if row["key"] == self.key)
+        seconds = [row["seconds"] for row in rows if row["key"] == self.key]
+        if not seconds:
+            raise ValueError(f"{self.file} has no seconds of these settings: delete it, and tune again")
+        return sum(seconds) / len(seconds)
 
 
 def by_tuning(

@@ -29,10 +29,16 @@ class Mean(TypedDict):
     mean: float
 
 
+class Way(TypedDict):
+    """What is read of the scores of a way in `results.json`."""
+
+    product: Mean
+
+
 class Results(TypedDict):
     """What is read of `results.json`."""
 
-    scores: dict[str, dict[str, Mean]]
+    scores: dict[str, Way]
 
 
 class Drawn(TypedDict):
