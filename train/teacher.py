@@ -7,6 +7,7 @@ to continue. On several GPUs: `accelerate launch -m train.teacher RUN ...`.
 """
 
 import argparse
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 
@@ -92,13 +93,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace, options: TrainOptions, rows: GridRows) -> None:
-    base, report = find_base(options), TeacherReport(args, options)
+    base = find_base(options)
     facts = rows.facts | {"teacher": public_name(base.name), "steps": options.steps}
     facts["license"] = origin.strictest([facts["license"], base.license])
-    result = train(
-        rows, options, args.out, on_step=report.step, on_rows=report.rows,
-        on_plan=lambda text: print(text, flush=True), method=teacher_lora.method(facts),
-    )  # fmt: skip
+    with closing(TeacherReport(args, options)) as report:
+        result = train(
+            rows, options, args.out, on_step=report.step, on_rows=report.rows,
+            on_plan=lambda text: print(text, flush=True), method=teacher_lora.method(facts),
+        )  # fmt: skip
     if PartialState().is_main_process:
         report.finish_lora(result, facts)
 
@@ -112,8 +114,6 @@ class TeacherReport(Report):
     def finish_lora(self, result: TrainResult, facts: dict[str, str | int | float]) -> None:
         """Write the card and the plotted loss beside the LoRA."""
         out = self.args.out
-        if self.bar:
-            self.bar.close()
         if (out / "curves.jsonl").exists():
             self.plot()
         text = teacher_lora.card(result, Path(out.name, LORA), facts)

@@ -10,6 +10,7 @@ import argparse
 import logging
 import types
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -168,11 +169,11 @@ def join_quietly() -> None:
 
 
 def _train(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> None:
-    report = Report(args, options)
-    result = train(
-        data, options, args.out, validate=report.validate, on_step=report.step, on_rows=report.rows,
-        tasks=data.read_tasks(), on_plan=lambda text: print(text, flush=True),
-    )  # fmt: skip
+    with closing(Report(args, options)) as report:
+        result = train(
+            data, options, args.out, validate=report.validate, on_step=report.step, on_rows=report.rows,
+            tasks=data.read_tasks(), on_plan=lambda text: print(text, flush=True),
+        )  # fmt: skip
     if PartialState().is_main_process:
         report.finish(result, data)
 
@@ -259,6 +260,11 @@ class Report:
                 tqdm.write(warning)
             self.plot(warning)
 
+    def close(self) -> None:
+        """End the bar, which would otherwise be shown once more below an error."""
+        if self.bar:
+            self.bar = self.bar.close()
+
     def plot(self, note: str | None = None) -> None:
         out, reference = self.args.out, ASSETS / "curves.jsonl" if self.options.model == "pocket" else None
         curves.write(out / "curves.jsonl", out / "curves.png", reference=reference, note=note)
@@ -266,8 +272,6 @@ class Report:
     def finish(self, result: TrainResult, data: pairs.Pairs) -> None:
         """Write the card, samples and plotted curves beside the checkpoint, and upload it if requested."""
         out, name = self.args.out, self.args.push_to_hub
-        if self.bar:
-            self.bar.close()
         if samples := sorted((out / "samples").glob("*.png")):
             jsonl.write_atomic(out / "samples.png", samples[-1].read_bytes())
         history = Curves(out / "curves.jsonl").scores()

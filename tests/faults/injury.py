@@ -36,11 +36,16 @@ class Ended:
 
 def run(module: str, arguments: list[str], folder: Path, **injury: object) -> Ended:
     """Run a command that writes below `folder`; see `_work` for the injuries."""
-    log, counted = folder.parent / f"{folder.name}.log", FORKS.Value("i", 0)
+    log, counted, said = folder.parent / f"{folder.name}.log", FORKS.Value("i", 0), []
+    log.unlink(missing_ok=True)
+    os.mkfifo(log)  # a file would be limited like those of the command
+    reader = threading.Thread(target=lambda: said.append(log.read_text()), daemon=True)
+    reader.start()
     child = FORKS.Process(target=_work, args=(module, arguments, folder, log, counted), kwargs=injury)
     child.start()
     child.join(HOUR)
-    return Ended(child.exitcode, log.read_text(), counted.value)
+    reader.join(60)
+    return Ended(child.exitcode, said[0], counted.value)
 
 
 def _work(
@@ -56,7 +61,7 @@ def _work(
 ) -> None:
     """Kill it (SIGKILL) or stop it (SIGTERM) at a write, or let no file grow larger than some bytes."""
     for number in (1, 2):
-        os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND), number)
+        os.dup2(os.open(log, os.O_WRONLY), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     tqdm.set_lock(threading.RLock())
     torch.set_num_threads(1)
