@@ -132,7 +132,7 @@ def local_files(path: Path, split: str) -> list[str]:
 def download_files(name: str, split: str, on_size: Callable[[str, int], None] | None = None) -> list[str]:
     """Download a hub dataset once and return the split's files; raise LoadError for hub errors.
 
-    `on_size` gets its name and the bytes to download, before they are, and not if the hub is not reached.
+    Before the download, `on_size` gets the name and the bytes, unless the hub is out of reach.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import DryRunError

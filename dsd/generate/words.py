@@ -33,6 +33,6 @@ def check_trained(task: Task, pipe: Any) -> None:
     """Raise ValueError if the weights were not trained for a task."""
     if task.name not in pipe.trained_tasks:
         raise ValueError(
-            f"these weights were trained for {', '.join(pipe.trained_tasks)}, got --task {task.name}: leave "
-            "it out to draw all the same, or name weights that were trained for it"
+            f"these weights were trained for {', '.join(pipe.trained_tasks)}, got --task {task.name}: drop "
+            "--task, or name weights that were trained for it"
         )
