@@ -1,13 +1,14 @@
 """The frame of the commands in this folder: help, and errors that end with one sentence."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+from dsd.files import signals
 from dsd.files.errors import escape_output
+from dsd.model.memory import is_out_of_memory
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,31 +29,27 @@ def run(main: Callable[[], int | None]) -> None:
     that its unfinished files are removed and its locks released. Control characters are printed escaped.
     """
     escape_output()
-    signal.signal(signal.SIGTERM, _terminate)
+    signals.watch()
     try:
         code = main()
-    except (ValueError, OSError) as error:
-        from dsd.doctor import doctor  # imported only when needed, because it is slow
-
-        code = fail(doctor.remedy(error))
-    except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
-            raise
-        code = fail("not enough memory: choose a smaller --batch or a smaller model; finished work is kept")
-    except KeyboardInterrupt as stop:
-        print("stopped; run the same command again to continue", file=sys.stderr)
-        code = 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+    except BaseException as error:
+        code = _explain(error)
     if code:
         sys.exit(code)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM was received."""
+def _explain(error: BaseException) -> int:
+    """Print why the command ends and return its exit code; raise the error again if it is a bug."""
+    if code := signals.code_of(error):
+        print("stopped; run the same command again to continue", file=sys.stderr)
+        return code
+    if isinstance(error, ValueError | OSError):
+        from dsd.doctor import doctor  # imported only when needed, because it is slow
 
-
-def _terminate(number: int, _: object) -> None:
-    signal.signal(number, signal.SIG_DFL)  # a second one ends at once
-    raise _Terminated
+        return fail(doctor.remedy(error))
+    if is_out_of_memory(error):
+        return fail("not enough memory: choose a smaller --batch or a smaller model; finished work is kept")
+    raise error
 
 
 def fail(message: str) -> int:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsd.files import signals
 from dsd.generate.flags import drawing_flags, flag, speed, way
 from dsd.generate.story_command import draw_story
 from dsd.generate.terminal import check_output, compile_pipe, draw, model_names, open_model, open_noted
@@ -35,26 +36,31 @@ ROUNDING = 2  # levels of 255 by which batching and threads may change a pixel
 
 def run(args: argparse.Namespace) -> int:
     """Run the command and return the exit code."""
-    from dsd.doctor import doctor
-
     try:
         _pick(args)(args)
         return 0
-    except (ValueError, OSError) as error:
+    except BaseException as error:
+        return _explain(error, args)
+
+
+def _explain(error: BaseException, args: argparse.Namespace) -> int:
+    """Print why the command ends and return the exit code; raise the error again if it is a bug."""
+    if signals.code_of(error):
+        return stop(error)
+    from dsd.doctor import doctor
+
+    if isinstance(error, ValueError | OSError):
         return _fail(doctor.remedy(error))
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        hint = doctor.suggest_change(args.model or "pocket", Way(args.offload, way(args)["quantize"]))
-        return _fail(f"not enough memory: choose a smaller size or --count, or {hint}")
-    except KeyboardInterrupt:
-        return stop()
+    if not is_out_of_memory(error):
+        raise error
+    hint = doctor.suggest_change(args.model or "pocket", Way(args.offload, way(args)["quantize"]))
+    return _fail(f"not enough memory: choose a smaller size or --count, or {hint}")
 
 
-def stop() -> int:
-    """Print that Ctrl-C was pressed, and return the exit code."""
+def stop(error: BaseException) -> int:
+    """Print that a signal stopped the command, and return the exit code."""
     print("stopped", file=sys.stderr)
-    return 130
+    return signals.code_of(error)
 
 
 def _pick(args: argparse.Namespace) -> Callable[[argparse.Namespace], None]:
@@ -183,14 +189,14 @@ def _open_again(args: argparse.Namespace, names: dict[str, str | None], recorded
 
 
 def _check_choice(args: argparse.Namespace, settings: dict[str, Any], recorded: "Speed") -> None:
-    """Raise ValueError if the image names more than a preset: a stranger's file must not choose downloads."""
+    """Raise ValueError if the image names more than the shipped preset: a file must not choose downloads."""
     styles = settings.get("lora") or []
     made_with = {"--model": [settings.get("model") or "pocket"], "--weights": [settings.get("weights")]}
     made_with["--lora"] = styles if isinstance(styles, list) else [styles]
     passed = {"--model": args.model, "--weights": args.weights, "--lora": args.lora}
     if "hub" in (recorded.attention or ""):  # diffusers would download this backend's code and run it
         made_with["--attention"], passed["--attention"] = [recorded.attention], args.attention
-    if made_with["--model"][0] in list(PRESETS):
+    if made_with["--model"][0] in [name for name, preset in PRESETS.items() if preset.embedded]:
         del made_with["--model"]
     missing = [
         f"{flag} {shlex.quote(str(value))}"

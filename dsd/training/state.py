@@ -144,15 +144,13 @@ class TrainState:
         """Write every process's part of the tensors; raise OSError if one of them cannot."""
         folder.mkdir(parents=True, exist_ok=True)
         self.accelerator.wait_for_everyone()
-        try:
+        with _own_errors():
             if self._is_deepspeed:
                 self.model.save_checkpoint(
                     str(folder), "engine", self._average, exclude_frozen_parameters=True
                 )
             else:
                 dcp.save(self._tensors(), checkpoint_id=folder, no_dist=self.accelerator.num_processes == 1)
-        except CheckpointException as error:  # not an Exception, and with every process's traceback in it
-            raise OSError(str(next(iter(error.failures.values()))[0])) from error
         self.accelerator.wait_for_everyone()
 
     def load(self, steps: int | None = None) -> Progress:
@@ -179,7 +177,8 @@ class TrainState:
                 weight.copy_(client["average"][name])
         else:  # loads in place
             alone = self.accelerator.num_processes == 1
-            dcp.load(self._tensors(), storage_reader=SafeReader(folder), no_dist=alone)
+            with _own_errors():
+                dcp.load(self._tensors(), storage_reader=SafeReader(folder), no_dist=alone)
         return progress
 
     def _find_newest(self, steps: int | None) -> tuple[Path, Progress] | None:
@@ -229,6 +228,21 @@ class TrainState:
     def _list(self) -> list[Path]:
         """Return the folders of all states, newest first."""
         return sorted(self.folder.glob("step-*"), reverse=True)
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """Raise a signal's KeyboardInterrupt, or an OSError, for what torch caught in one of the processes.
+
+    Its CheckpointException is no Exception, and has every process's traceback in it.
+    """
+    try:
+        yield
+    except CheckpointException as error:
+        causes = [cause for cause, _ in error.failures.values()]
+        if stops := [cause for cause in causes if not isinstance(cause, Exception)]:
+            raise stops[0] from error
+        raise OSError(str(causes[0])) from error
 
 
 def _checksums(folder: Path) -> dict[str, int]:

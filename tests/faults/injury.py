@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from dsd.files import signals
 from dsd.generate import command as generate
 from dsd.generate import flags
 from tests.faults.writes import Writes
@@ -57,29 +58,26 @@ def _work(
     *,
     kill_at: int | None = None,
     stop_at: int | None = None,
+    stop_by: int = signal.SIGTERM,
     largest: int | None = None,
 ) -> None:
-    """Kill it (SIGKILL) or stop it (SIGTERM) at a write, or let no file grow larger than some bytes."""
+    """Kill it (SIGKILL) or stop it (`stop_by`) at a write, or let no file grow larger than some bytes."""
     for number in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
     tqdm.set_lock(threading.RLock())
     torch.set_num_threads(1)
-    signals = {kill_at: signal.SIGKILL, stop_at: signal.SIGTERM}
+    injuries = {kill_at: signal.SIGKILL, stop_at: stop_by}
 
     def on_write(number: int) -> None:
         counted.value = number
-        if number in signals:
-            os.kill(os.getpid(), signals[number])
+        if number in injuries:
+            os.kill(os.getpid(), injuries[number])
 
     if largest is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, resource.RLIM_INFINITY))
     sys.addaudithook(Writes(folder, on_write))
-    main = generate_main if module == "generate" else sys.modules[f"train.{module}"].main
     if module == "generate":
-        sys.exit(main(arguments))
-    command.run(lambda: main(arguments))
-
-
-def generate_main(arguments: list[str]) -> int:
-    return generate.run(flags.parse(arguments))
+        signals.watch()  # as its entry point does
+        sys.exit(generate.run(flags.parse(arguments)))
+    command.run(lambda: sys.modules[f"train.{module}"].main(arguments))

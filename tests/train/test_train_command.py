@@ -1,8 +1,11 @@
 """How every training command ends: a person's mistake in one sentence, our own with its traceback."""
 
+import os
+import signal
+
 import pytest
 
-from dsd.files import jsonl
+from dsd.files import jsonl, signals
 from train import command
 
 
@@ -34,3 +37,25 @@ def test_our_own_mistakes_keep_their_traceback():
         with pytest.raises(type(error)):
             command.run(raising(error))
     assert command.run(lambda: 0) is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("error", [ValueError("cannot write"), RuntimeError("failed"), SystemExit(1)])
+def test_a_signal_is_reported_also_when_a_library_replaces_its_exception(monkeypatch, capsys, error, number):
+    monkeypatch.setattr(signals, "_received", [])
+
+    def main() -> None:
+        try:
+            os.kill(os.getpid(), number)
+        except BaseException as stop:
+            raise error from stop
+
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    try:
+        with pytest.raises(SystemExit) as end:
+            command.run(main)
+    finally:
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGINT, before[1])
+    assert end.value.code == 128 + number
+    assert capsys.readouterr().err == "stopped; run the same command again to continue\n"
