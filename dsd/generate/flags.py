@@ -50,7 +50,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     add("-o", "--output", metavar="OUT.png", help="PNG file to write; with --story also PDF")
     text = "draw a comic strip: text file with a line for each panel, at most 8; needs no prompt"
     add("--story", metavar="LINES.txt", help=text)
-    add("--from", dest="source", metavar="OUT.png", help="draw a saved image again from its settings")
+    text = "draw a saved image again from its settings; for other models than pocket, pass --model, too"
+    add("--from", dest="source", metavar="OUT.png", help=text)
     text = "suggest words for it where a prompt is missing or not understood; needs weights trained for it"
     add("--task", metavar="TASK", help=f"{', '.join(TASKS)}: {text}")
     add("--model", help="model to draw with: a name, folder or hub id (pocket)")

@@ -87,6 +87,7 @@ def test_the_embedded_judge_describes_no_image_of_another_world(run, tmp_path):
 @pytest.mark.parametrize(
     ("forged", "flag", "named"),
     [
+        ({"model": "flux-dev"}, ("--model", "flux-dev"), "--model flux-dev"),  # it would be downloaded
         ({"model": "stranger/model"}, ("--model", "mine"), "--model stranger/model"),
         ({"weights": "stranger/weights"}, ("--weights", "mine"), "--weights stranger/weights"),
         ({"lora": ["stranger/a:0.5", "b"]}, ("--lora", "mine"), "--lora stranger/a:0.5 --lora b"),
