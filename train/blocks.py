@@ -1,4 +1,7 @@
-"""A stage of the wheel: items split into blocks, shared between processes, under one progress bar."""
+"""A stage of the wheel: items split into blocks, shared between processes, under one progress bar.
+
+accelerate and torch are imported inside the functions, so that `--help` and mistyped flags respond at once.
+"""
 
 import os
 import signal
@@ -11,11 +14,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
-from torch import cuda, distributed
 from tqdm import tqdm
 
 from dsd.files import jsonl, whole
@@ -23,18 +23,31 @@ from dsd.files.jsonl import Record, Row, RunError
 from dsd.vlm.base import VLM
 from dsd.vlm.recorded import Recorded, forget
 
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
 KEPT = "kept"  # the outcome of a row that is not rejected
 PATIENCE = 10  # seconds
 TIMEOUT = timedelta(days=30)  # a resumed run may leave one process far more work than the others
 
 
-def join() -> PartialState:
+def place() -> "PartialState":
+    """Return the state of this process within its launch."""
+    from accelerate import PartialState
+
+    return PartialState()
+
+
+def join() -> "PartialState":
     """Return the state of this process within its launch; call this before anything else creates one.
 
     accelerate counts CPU processes only if it is told that there is no GPU, and its default timeout is ten
     or thirty minutes. Processes share GPUs that are too few: a small model leaves most of one idle.
     """
-    from dsd.model.checkpoint import best_device  # imported here to keep --help fast
+    from accelerate import PartialState
+    from torch import cuda
+
+    from dsd.model.checkpoint import best_device
 
     alone = os.environ.get("ACCELERATE_USE_CPU") == "True" and "WORLD_SIZE" not in os.environ
     if alone and "MASTER_ADDR" in os.environ:  # --num_processes was given, but accelerate ignores it
@@ -62,9 +75,11 @@ def locked(path: Path) -> Iterator[None]:
 
     All processes call it together; in all of them it raises RunError if another command holds the lock.
     """
+    from accelerate.utils import broadcast_object_list
+
     with ExitStack() as stack:
         error = None
-        if PartialState().is_main_process:
+        if place().is_main_process:
             try:
                 stack.enter_context(whole.locked(path))
                 whole.sweep(path.parent)
@@ -78,11 +93,15 @@ def locked(path: Path) -> Iterator[None]:
 
 def crowded() -> bool:
     """Return whether several processes on this machine have to share a GPU."""
+    from torch import cuda
+
     return 0 < cuda.device_count() < int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def own_device() -> str:
     """Return this process's device, a GPU with its index; call `join` first."""
+    from torch import cuda
+
     from dsd.model.checkpoint import best_device
 
     best = best_device()
@@ -94,21 +113,23 @@ def wait_for_all() -> None:
 
     accelerate's own barrier names a GPU to wait on, but these synchronize on the CPU.
     """
-    if PartialState().num_processes > 1:
+    from torch import distributed
+
+    if place().num_processes > 1:
         distributed.barrier()
 
 
 def finish(work: Callable[[], object]) -> None:
     """Call `work` in the main process, after what all processes did before and before what they do next."""
     wait_for_all()
-    if PartialState().is_main_process:
+    if place().is_main_process:
         work()
     wait_for_all()
 
 
 def say(*lines: str) -> None:
     """Print the lines in the main process only."""
-    if PartialState().is_main_process:
+    if place().is_main_process:
         print("\n".join(lines))
 
 
@@ -156,9 +177,9 @@ def stage(
     """
     if batch < 1:
         raise ValueError(f"--batch must be at least 1, got {batch}")
-    state = PartialState()
-    place = {"process": state.process_index}
-    blocks = jsonl.split_blocks(list(items), batch=batch, processes=state.num_processes, **place)
+    state = place()
+    own_part = {"process": state.process_index}
+    blocks = jsonl.split_blocks(list(items), batch=batch, processes=state.num_processes, **own_part)
     own = {name for block in blocks for name in block}
     finished = [row for row in jsonl.read_all(path) if item_of(row) in own]
 
@@ -168,7 +189,7 @@ def stage(
     total, hidden = sum(rows_of(items[name]) for name in own), not state.is_main_process
     with (
         tqdm(total=total, initial=len(finished), unit=unit, disable=hidden) as bar,
-        jsonl.resuming(path, blocks, item_of=item_of, rows_of=expected, **place) as (unfinished, append),
+        jsonl.resuming(path, blocks, item_of=item_of, rows_of=expected, **own_part) as (unfinished, append),
     ):
         todo = [[items[name] for name in block] for block in unfinished]
         yield Share(todo, append, bar, outcome_of, Counter(map(outcome_of, finished)))
@@ -178,7 +199,7 @@ def stage(
 @contextmanager
 def record_answers(vlm: VLM, folder: Path) -> Iterator[VLM]:
     """Yield the model with its answers kept in the folder until this ends without an error."""
-    yield Recorded(vlm, folder, PartialState().process_index)
+    yield Recorded(vlm, folder, place().process_index)
     finish(lambda: forget(folder))
 
 

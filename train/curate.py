@@ -17,7 +17,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate import PartialState
 from tqdm import tqdm
 
 from dsd.curation import captions, judge_evaluation, report
@@ -36,7 +35,7 @@ from dsd.grids.grids import Grid
 from dsd.grids.recipes import CRITTERS, RECIPES
 from dsd.vlm.open import VLM, open_vlm
 from train import command
-from train.blocks import KEPT, join, locked, record_answers, say, stage, wait_for_all
+from train.blocks import KEPT, join, locked, place, record_answers, say, stage, wait_for_all
 
 if TYPE_CHECKING:
     from dsd.vlm.embed import Embedder
@@ -137,7 +136,7 @@ def _open_judge(args: argparse.Namespace) -> VLM:
     options = {name: getattr(args, name) for name in (*OF_JUDGE, "device")}
     options["batch"] = options.pop("judge_batch")
     if options["budget"]:  # divided, so that all processes together stay within it
-        options["budget"] //= PartialState().num_processes
+        options["budget"] //= place().num_processes
     return open_vlm(args.judge, **options)
 
 
@@ -192,7 +191,7 @@ def _check_settings(
     path: Path, judge: VLM, recipes: set[str], thresholds: Thresholds, embedder: "Embedder | None"
 ) -> None:
     """Let a run that was stopped ask again; check that all other rows were made with these settings."""
-    if PartialState().is_main_process and (count := ask_again(path)):
+    if place().is_main_process and (count := ask_again(path)):
         say(f"asking again about {count} pairs whose answers were refused or could not be read")
     wait_for_all()
     settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
@@ -281,7 +280,7 @@ def _grade(args: argparse.Namespace) -> int:
     ):
         for block in share.blocks:
             share.write(judge_evaluation.judge_drawn(block, vlm=answering, **settings))
-    if PartialState().is_main_process:
+    if place().is_main_process:
         _write_grades(args.out, jsonl.read_records(path, GradedPair)[: args.count])
     say("", f"{share.speed:.1f} pairs/s in this process; see {args.out}")
     return 0

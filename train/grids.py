@@ -10,8 +10,6 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from accelerate import PartialState
-
 from dsd.files import jsonl
 from dsd.files.jsonl import Row
 from dsd.generate.command import quiet
@@ -21,7 +19,7 @@ from dsd.grids.prompts import Prompt
 from dsd.model.memory import QUANTIZED
 from dsd.model.presets import TEACHERS
 from train import command
-from train.blocks import KEPT, describe, finish, join, locked, own_device, say, stage
+from train.blocks import KEPT, describe, finish, join, locked, own_device, place, say, stage
 
 if TYPE_CHECKING:
     from dsd.grids.teacher import Teacher
@@ -74,7 +72,7 @@ def _draw(args: argparse.Namespace, prompts: list[Prompt]) -> None:
     batch = teacher.settings.batch if args.batch is None else args.batch
     speed = draw_run(args.run, prompts, teacher, batch=batch)
     rows = jsonl.read(grids.table(args.run))
-    is_shared = PartialState().num_processes > 1
+    is_shared = place().num_processes > 1
     outcomes, each = Counter(map(_outcome, rows)), " in each process" if is_shared else ""
     say(f"{len(rows)} grids in {args.run / 'grids'}: {describe(outcomes)}; {speed:.2f} grids/s{each}")
 

@@ -10,23 +10,21 @@ import argparse
 from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from accelerate import PartialState
-
-from dsd.curation.kept_grids import GridRows, open_kept
 from dsd.files import jsonl
-from dsd.generate.drawing import public_name
-from dsd.grids.settings import drawn_tokens
 from dsd.model import origin
-from dsd.model.checkpoint import resolve
 from dsd.model.presets import LORA
-from dsd.training import curves, teacher_lora
-from dsd.training.loop import TrainResult, train
+from dsd.training import curves
 from dsd.training.options import TrainOptions
-from dsd.training.student import find_base
 from train import command
-from train.blocks import locked, say
-from train.train import Report, add_settings, flags_of, join_quietly
+from train.blocks import locked, place, say
+from train.settings import add_settings, flags_of
+from train.train import Report, join_quietly
+
+if TYPE_CHECKING:
+    from dsd.curation.kept_grids import GridRows
+    from dsd.training.loop import TrainResult
 
 DEFAULTS = {"steps": 500, "rank": 16, "lora_dropout": 0.0, "warmup": 20, "save_every": 100}
 SUITED = ("batch", "accumulate", "beta2", "clip", "shift", "gradient_checkpointing")  # of the student's
@@ -61,8 +59,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def options_of(args: argparse.Namespace, rows: GridRows) -> TrainOptions:
+def options_of(args: argparse.Namespace, rows: "GridRows") -> TrainOptions:
     """Return the options from the flags, then from the grids, then from what suits the model."""
+    from dsd.grids.settings import drawn_tokens
+    from dsd.model.checkpoint import resolve
+    from dsd.training import teacher_lora
+
     flags = flags_of(args)
     preset, grid, (width, height) = resolve(flags.get("model", TrainOptions.model)), rows.grids[0], rows.size
     suited = {name: preset.training[name] for name in SUITED if name in preset.training}
@@ -77,6 +79,10 @@ def options_of(args: argparse.Namespace, rows: GridRows) -> TrainOptions:
 
 def main(argv: list[str] | None = None) -> int:
     args = _parser().parse_args(argv)
+    from dsd.curation.kept_grids import open_kept
+    from dsd.training import teacher_lora
+    from dsd.training.student import find_base
+
     args.out = args.out or args.run / "teacher"
     join_quietly()
     rows = open_kept(args.run, args.share)
@@ -92,7 +98,12 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _train(args: argparse.Namespace, options: TrainOptions, rows: GridRows) -> None:
+def _train(args: argparse.Namespace, options: TrainOptions, rows: "GridRows") -> None:
+    from dsd.generate.drawing import public_name
+    from dsd.training import teacher_lora
+    from dsd.training.loop import train
+    from dsd.training.student import find_base
+
     base = find_base(options)
     facts = rows.facts | {"teacher": public_name(base.name), "steps": options.steps}
     facts["license"] = origin.strictest([facts["license"], base.license])
@@ -101,7 +112,7 @@ def _train(args: argparse.Namespace, options: TrainOptions, rows: GridRows) -> N
             rows, options, args.out, on_step=report.step, on_rows=report.rows,
             on_plan=lambda text: print(text, flush=True), method=teacher_lora.method(facts),
         )  # fmt: skip
-    if PartialState().is_main_process:
+    if place().is_main_process:
         report.finish_lora(result, facts)
 
 
@@ -111,8 +122,10 @@ class TeacherReport(Report):
     def plot(self, note: str | None = None) -> None:
         curves.write(self.args.out / "curves.jsonl", self.args.out / "curves.png", note=note)
 
-    def finish_lora(self, result: TrainResult, facts: dict[str, str | int | float]) -> None:
+    def finish_lora(self, result: "TrainResult", facts: dict[str, str | int | float]) -> None:
         """Write the card and the plotted loss beside the LoRA."""
+        from dsd.training import teacher_lora
+
         out = self.args.out
         if (out / "curves.jsonl").exists():
             self.plot()

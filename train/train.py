@@ -8,39 +8,32 @@ prints the memory and time to expect, and stops.
 
 import argparse
 import logging
-import types
-from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING
 
-from accelerate import PartialState
 from huggingface_hub import constants
 from tqdm import tqdm
 
 from dsd.evaluation import scores
-from dsd.evaluation.validation import CRITTERS, Validator, open_benchmark
-from dsd.files import jsonl, old_names, pairs
+from dsd.evaluation.scores import CRITTERS
+from dsd.files import jsonl, pairs
 from dsd.files.upload import check_upload, upload
 from dsd.generate.command import quiet
-from dsd.generate.drawing import public_name
 from dsd.generate.flags import refuse_unused
-from dsd.model.checkpoint import resolve
 from dsd.model.presets import ASSETS, DEFAULT
-from dsd.training import card as model_card
 from dsd.training import curves
-from dsd.training import estimate as plan
 from dsd.training.curves import Curves
-from dsd.training.data import check_rows
-from dsd.training.loop import TrainResult, cache_folder, start, train
-from dsd.training.options import LORA_ONLY, TrainOptions
-from dsd.training.student import find_base
+from dsd.training.options import TrainOptions
 from train import command
-from train.blocks import crowded, join, locked
+from train.blocks import crowded, join, locked, place
+from train.settings import add_settings, options_of
+
+if TYPE_CHECKING:
+    from dsd.evaluation.validation import Validator
+    from dsd.training.loop import TrainResult
 
 STREAMED_GB = 20.0
-METAVARS = {int: "N", float: "X", str: "NAME"}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,65 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_settings(parser: argparse.ArgumentParser, only: Mapping[str, str] | None = None) -> None:
-    """Add a flag for each field of `TrainOptions`; the default None lets the model's own setting apply.
-
-    `only` names some of them, with their help.
-    """
-    title = "settings" if only else "settings; [..] is for pocket where it differs"
-    group = parser.add_argument_group(title)
-    kinds = get_type_hints(TrainOptions)
-    old_flags = {new: old for old, new in old_names.KEYS.items()}
-    for one in fields(TrainOptions):
-        if only is not None and one.name not in only:
-            continue
-        kind = kinds[one.name]
-        if isinstance(kind, types.UnionType):  # with None
-            kind = next(part for part in get_args(kind) if part is not types.NoneType)
-        kind = get_origin(kind) or kind  # `tuple` for `tuple[str, ...]`
-        special = {bool: {"action": argparse.BooleanOptionalAction}, tuple: {"nargs": "+"}}
-        settings = {"dest": one.name, "default": None}
-        settings |= special.get(kind, {"type": kind, "metavar": METAVARS.get(kind)})
-        text = f"{one.metadata['help']}{_default(one)}" if only is None else only[one.name]
-        group.add_argument(_flag(one.name), help=text, **settings)
-        if one.name in old_flags:
-            group.add_argument(_flag(old_flags[one.name]), help=argparse.SUPPRESS, **settings)
-
-
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
-
-
-def _default(one: Any) -> str:
-    is_shown = isinstance(one.default, int | float | str) and one.default is not False
-    text = f" ({one.default})" if is_shown else ""
-    suited = DEFAULT.training.get(one.name)
-    return text if suited is None else f"{text} [{suited}]"
-
-
-def flags_of(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that the command line names."""
-    flags = {one.name: getattr(args, one.name, None) for one in fields(TrainOptions)}
-    flags = {name: tuple(value) if isinstance(value, list) else value for name, value in flags.items()}
-    return {name: value for name, value in flags.items() if value is not None}
-
-
-def options_of(args: argparse.Namespace) -> TrainOptions:
-    """Return the options from the flags, then from what suits the model, then from the defaults."""
-    flags = flags_of(args)
-    suited = dict(resolve(flags.get("model", TrainOptions.model)).training)
-    if "start_from" in flags:  # its columns for the condition are trained already
-        suited |= {"condition_init_scale": 0.0}
-    options = TrainOptions(**suited | flags)
-    unused = [_flag(name) for name in LORA_ONLY if name in flags] if options.full else []
-    if unused:
-        raise ValueError(
-            f"{' and '.join(unused)} would have no effect, because all weights are trained (--full, which is "
-            f"the default of {DEFAULT.name}): drop it, or add --no-full for a LoRA"
-        )
-    return options
-
-
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     """Return the flags; end the command with one line if they are wrong or have no effect."""
     parser = _parser()
@@ -144,6 +78,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     args = parse(argv)
+    from dsd.training.student import find_base
+
     options = options_of(args)
     if args.push_to_hub:
         check_upload(args.push_to_hub)  # fail now, not after days of training
@@ -169,12 +105,14 @@ def join_quietly() -> None:
 
 
 def _train(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> None:
+    from dsd.training.loop import train
+
     with closing(Report(args, options)) as report:
         result = train(
             data, options, args.out, validate=report.validate, on_step=report.step, on_rows=report.rows,
             tasks=data.read_tasks(), on_plan=lambda text: print(text, flush=True),
         )  # fmt: skip
-    if PartialState().is_main_process:
+    if place().is_main_process:
         report.finish(result, data)
 
 
@@ -201,11 +139,16 @@ def _open_pairs(args: argparse.Namespace) -> pairs.Pairs:
 
 
 def _say_size(name: str, size: int) -> None:
-    if PartialState().is_main_process:
+    if place().is_main_process:
         print(f"downloading {name}: {size / 1e9:.3g} GB; --streaming keeps no copy of it", flush=True)
 
 
 def _print_plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pairs) -> None:
+    from dsd.training import estimate as plan
+    from dsd.training.data import check_rows
+    from dsd.training.loop import cache_folder, start
+    from dsd.training.student import find_base
+
     check_rows(data, options)
     accelerator, validates = start(options), args.validate != "none"
     estimate = plan.make(find_base(options), options, accelerator, rows=len(data), validates=validates)
@@ -216,7 +159,9 @@ def _print_plan(args: argparse.Namespace, options: TrainOptions, data: pairs.Pai
     plan.check(estimate, cache_folder(options, args.out), args.out)
 
 
-def _open_validator(args: argparse.Namespace) -> Validator | None:
+def _open_validator(args: argparse.Namespace) -> "Validator | None":
+    from dsd.evaluation.validation import Validator, open_benchmark
+
     if args.validate == "none":
         return None
     benchmark = open_benchmark(args.validate, subjects=args.validate_subjects, prompts=args.validate_prompts)
@@ -235,7 +180,7 @@ class Report:
 
     def rows(self, done: int, total: int) -> None:
         """Show the progress of encoding images and texts."""
-        if not PartialState().is_main_process:
+        if not place().is_main_process:
             return
         self.bar = self.bar or tqdm(total=total, unit="row", desc="encoding")
         self.bar.update(done - self.bar.n)
@@ -269,8 +214,11 @@ class Report:
         out, reference = self.args.out, ASSETS / "curves.jsonl" if self.options.model == "pocket" else None
         curves.write(out / "curves.jsonl", out / "curves.png", reference=reference, note=note)
 
-    def finish(self, result: TrainResult, data: pairs.Pairs) -> None:
+    def finish(self, result: "TrainResult", data: pairs.Pairs) -> None:
         """Write the card, samples and plotted curves beside the checkpoint, and upload it if requested."""
+        from dsd.generate.drawing import public_name
+        from dsd.training import card as model_card
+
         out, name = self.args.out, self.args.push_to_hub
         if samples := sorted((out / "samples").glob("*.png")):
             jsonl.write_atomic(out / "samples.png", samples[-1].read_bytes())

@@ -16,6 +16,7 @@ from PIL import Image
 from dsd.evaluation.intervals import Interval, intervals
 from dsd.files import markdown
 
+CRITTERS = "critters"  # name of the benchmark of held-out critters
 ROTATIONS = 4  # other subjects whose images measure the chance level of a case
 
 Draw = Callable[[list[str], list[Image.Image], list[int]], list[Image.Image]]  # prompts, references, seeds

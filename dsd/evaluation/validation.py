@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from dsd.evaluation.scores import (
+    CRITTERS,
     ROTATIONS,
     Case,
     Draw,
@@ -31,7 +32,7 @@ from dsd.vlm.base import VLM
 
 logger = logging.getLogger(__name__)
 
-CRITTERS, HELD_OUT = "critters", "held-out critters"
+HELD_OUT = "held-out critters"
 PROMPTS = 3  # of each critter
 SHOWN = 12  # cases on the contact sheet
 

@@ -22,11 +22,8 @@ from torch import Tensor, nn
 from dsd.files import hub
 from dsd.files.errors import LoadError
 from dsd.model.origin import find_file
-from dsd.model.presets import LORA
+from dsd.model.presets import ATTENTION, LORA
 
-ATTENTION = (  # all projections of FLUX's attention: for image tokens, then for text tokens
-    "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
-)  # fmt: skip
 INPUT = "x_embedder"  # the layer that reads the reference
 WHOLE = {"lora_A.weight", "lora_B.weight"}  # the parts of a layer
 ENCODERS = ("text_encoder.", "text_encoder_2.")  # diffusers loads their layers too

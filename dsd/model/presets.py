@@ -10,6 +10,10 @@ from typing import Any
 
 ASSETS = Path(__file__).parents[2] / "assets" / "pocket"
 LORA = "pytorch_lora_weights.safetensors"
+ATTENTION = (  # all projections of FLUX's attention: for image tokens, then for text tokens
+    "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
+)  # fmt: skip
+DEFAULT_GUIDANCE = 3.5  # embedded, for models that were distilled with it
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,12 +13,12 @@ from torch import Generator, Tensor
 from dsd.model import canvas
 from dsd.model.guidance import PLAIN, Branch, branches
 from dsd.model.latents import count_references
+from dsd.model.presets import DEFAULT_GUIDANCE
 from dsd.model.sampling import Quality, check_whole, find
 from dsd.model.transformer import is_widened
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_GUIDANCE = 3.5
 OUTPUTS = ("pil", "np", "pt", "latent")
 
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from dsd.model import canvas
-from dsd.model.lora import ATTENTION
-from dsd.model.request import DEFAULT_GUIDANCE
+from dsd.model.presets import ATTENTION, DEFAULT_GUIDANCE
 
 FREE = (  # may change when a run is resumed, but batch x accumulate x processes must not
     "steps", "batch", "accumulate", "gradient_checkpointing", "save_every", "validate_every", "log_every",

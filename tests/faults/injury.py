@@ -21,7 +21,14 @@ from train import command, curate, dataset, evaluate, grids, prompts, train  # n
 FORKS = get_context("forkserver")
 # What every command would import anew.
 FORKS.set_forkserver_preload(
-    ["tests.faults.injury", "train.comparison", "dsd.curation.dataset", "pandas", "matplotlib.figure"]
+    [
+        "tests.faults.injury",
+        "train.comparison",
+        "dsd.training.card",
+        "dsd.curation.dataset",
+        "pandas",
+        "matplotlib.figure",
+    ]
 )
 HOUR = 3600
 

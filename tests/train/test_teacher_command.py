@@ -21,7 +21,7 @@ from dsd.grids.teacher import load_teacher
 from dsd.model import latents, origin
 from dsd.model.canvas import to_tensor
 from dsd.model.presets import LORA
-from dsd.training import estimate
+from dsd.training import estimate, teacher_lora
 from dsd.training.options import TrainingError
 from tests import student, wheel
 from train import grids
@@ -99,8 +99,8 @@ def test_the_batch_is_the_grid_and_the_loss_is_over_all_of_it(run, model, tmp_pa
         seen.append((batch, options, pipe))
         return loss(transformer, batch, options, pipe)
 
-    loss = command.teacher_lora.loss
-    monkeypatch.setattr(command.teacher_lora, "loss", watch)
+    loss = teacher_lora.loss
+    monkeypatch.setattr(teacher_lora, "loss", watch)
     tune(run, tmp_path / "out", model, "--steps", "1")
     (batch, options, pipe), grid = seen[0], open_kept(run, 0.3)
     whole = [Image.open(run / "grids" / one.file).convert("RGB") for one in grid.grids]

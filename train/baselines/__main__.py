@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from dsd.evaluation.scores import Case
 from dsd.training.options import TrainOptions
 from train import command
-from train.train import add_settings, options_of
+from train.settings import add_settings, options_of
 
 if TYPE_CHECKING:
     from train.baselines.workshop import Workshop

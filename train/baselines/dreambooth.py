@@ -13,7 +13,7 @@ from peft import LoraConfig
 from PIL import Image
 
 from dsd.grids.teacher import panel_side
-from dsd.model.lora import ATTENTION
+from dsd.model.presets import ATTENTION
 from dsd.training.student import linear_layers
 from train.baselines.per_subject import Subject, Tuning, fit, fixed_texts, freeze
 from train.baselines.single_frame import trained

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dsd.evaluation.scores import Case, Draw
 from dsd.files import jsonl
 from dsd.model import canvas, flow, latents
-from dsd.model.request import DEFAULT_GUIDANCE
+from dsd.model.presets import DEFAULT_GUIDANCE
 from dsd.pocket.words import describe_context, describe_critter
 from dsd.training.cache import image_hash
 from train.baselines.single_frame import encode_texts, transformer_inputs
