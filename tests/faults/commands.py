@@ -11,9 +11,7 @@ from dsd.model.pipeline import DSDPipeline
 from tests import student, tiny, wheel
 from tests.faults import injury
 
-QUICK = (
-    "--steps 3 --batch 2 --accumulate 1 --rank 2 --log-every 1 --save-every 1 --warmup 1 --ema 0.9".split()
-)
+QUICK = "--steps 3 --batch 2 --accumulate 1 --log-every 1 --save-every 1 --warmup 1 --ema 0.9".split()
 TOY = "--subjects 2 --prompts 2 --steps 1 --image-guidance 1 --device cpu --batch 4".split()
 # Of a training: they hold seconds, or the name of a folder and a random id.
 TIMED = ("state.json", "README.md", "curves.png", "curves.jsonl", ".metadata")
@@ -26,13 +24,14 @@ class Command:
     module: str
     arguments: tuple[str, ...]  # RUN stands for its folder
     start: Path | None = None
+    processes: int = 1
 
     def prepare(self, folder: Path) -> Path:
         return Path(shutil.copytree(self.start, folder)) if self.start else folder
 
     def run(self, folder: Path, **injury_: object) -> injury.Ended:
         arguments = [part.replace("RUN", str(folder)) for part in self.arguments]
-        return injury.run(self.module, arguments, folder, **injury_)
+        return injury.run(self.module, arguments, folder, self.processes, **injury_)
 
 
 def make(folder: Path) -> dict[str, Command]:
@@ -55,12 +54,15 @@ def make(folder: Path) -> dict[str, Command]:
     assert Command("dataset", pack).run(packed).code == 0
     shutil.move(packed / "dataset-all", folder / "data")
     data, teacher = str(folder / "data"), str(models / "teacher")
+    train = (data, "--out", "RUN", "--model", teacher, *QUICK)
     return {
         "prompts": prompts,
         "grids": Command("grids", ("RUN", "--model", "pocket", "--steps", "1", "--batch", "2"), prompted),
         "curate": Command("curate", ("RUN", "--judge", "pocket", "--batch", "1", "--floor", "-1"), drawn),
         "dataset": Command("dataset", pack, judged),
-        "train": Command("train", (data, "--out", "RUN", "--model", teacher, *QUICK)),
+        "train": Command("train", (*train, "--rank", "2")),
+        "train in full": Command("train", (*train, "--full")),
+        "train in two": Command("train", (*train, "--rank", "2"), processes=2),
         "evaluate": Command(
             "evaluate", (str(models / "early"), "--teacher", teacher, *TOY, "--out", "RUN"), None
         ),

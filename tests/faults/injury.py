@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import connection, get_context
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from dsd.files import signals
 from dsd.generate import command as generate
 from dsd.generate import flags
 from tests.faults.writes import Writes
+from tests.servers import free_port
 from train import command, curate, dataset, evaluate, grids, prompts, train  # noqa: F401 preloaded
 
 FORKS = get_context("forkserver")
@@ -42,18 +43,51 @@ class Ended:
     writes: int  # files that it opened to write, renamed or removed, until it ended
 
 
-def run(module: str, arguments: list[str], folder: Path, **injury: object) -> Ended:
-    """Run a command that writes below `folder`; see `_work` for the injuries."""
+def run(module: str, arguments: list[str], folder: Path, processes: int = 1, **injury: object) -> Ended:
+    """Run a command that writes below `folder`, in one process or several; see `_work` for the injuries.
+
+    If one process of several ends with an error, the others are killed, as torchrun does.
+    """
     log, counted, said = folder.parent / f"{folder.name}.log", FORKS.Value("i", 0), []
     log.unlink(missing_ok=True)
     os.mkfifo(log)  # a file would be limited like those of the command
     reader = threading.Thread(target=lambda: said.append(log.read_text()), daemon=True)
     reader.start()
-    child = FORKS.Process(target=_work, args=(module, arguments, folder, log, counted), kwargs=injury)
-    child.start()
-    child.join(HOUR)
+    children = [
+        FORKS.Process(target=_work, args=(module, arguments, folder, log, counted, rank), kwargs=injury)
+        for rank in (_ranks(processes) if processes > 1 else [{}])
+    ]
+    for child in children:
+        child.start()
+    code = _wait(children)
     reader.join(60)
-    return Ended(child.exitcode, said[0], counted.value)
+    return Ended(code, said[0], counted.value)
+
+
+def _ranks(processes: int) -> list[dict[str, str]]:
+    """Return the variables by which torchrun tells each process of its launch."""
+    port = str(free_port())
+    return [
+        dict.fromkeys(("RANK", "LOCAL_RANK"), str(rank))
+        | dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), str(processes))
+        | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        for rank in range(processes)
+    ]
+
+
+def _wait(children: list) -> int:
+    """Return the exit code of the first process that ends with an error, or else 0."""
+    running = {child.sentinel: child for child in children}
+    while running:
+        for ended in connection.wait(running, HOUR):
+            child = running.pop(ended)
+            child.join()
+            if child.exitcode:
+                for other in running.values():
+                    other.kill()
+                    other.join()
+                return child.exitcode
+    return 0
 
 
 def _work(
@@ -62,6 +96,7 @@ def _work(
     folder: Path,
     log: Path,
     counted,
+    rank: dict[str, str],
     *,
     kill_at: int | None = None,
     stop_at: int | None = None,
@@ -69,6 +104,7 @@ def _work(
     largest: int | None = None,
 ) -> None:
     """Kill it (SIGKILL) or stop it (`stop_by`) at a write, or let no file grow larger than some bytes."""
+    os.environ.update(rank)
     for number in (1, 2):
         os.dup2(os.open(log, os.O_WRONLY), number)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
@@ -76,8 +112,10 @@ def _work(
     torch.set_num_threads(1)
     injuries = {kill_at: signal.SIGKILL, stop_at: stop_by}
 
-    def on_write(number: int) -> None:
-        counted.value = number
+    def on_write(_: int) -> None:
+        with counted.get_lock():  # shared with the other processes of the launch
+            counted.value += 1
+            number = counted.value
         if number in injuries:
             os.kill(os.getpid(), injuries[number])
 

@@ -13,6 +13,7 @@ from tests.faults import commands  # noqa: E402
 from tests.faults.commands import Command, contents  # noqa: E402
 
 NAMES = ("prompts", "grids", "curate", "dataset", "train", "evaluate", "generate")
+WAYS = ("train in full", "train in two")
 
 
 class Wheel:
@@ -52,12 +53,22 @@ def check_continues(command: Command, folder: Path, whole: dict[str, bytes]) -> 
 @pytest.mark.seeds(1, 12, suite=("prompts", "grids", "train"))
 @pytest.mark.parametrize("name", NAMES)
 def test_killed_at_a_write_it_continues_to_the_same_files(made, tmp_path, name, seed):
+    kill_and_continue(made, tmp_path, name, seed)
+
+
+@pytest.mark.seeds(1, 4, suite=())
+@pytest.mark.parametrize("name", WAYS)
+def test_killed_at_a_write_every_way_of_training_continues_to_the_same_files(made, tmp_path, name, seed):
+    kill_and_continue(made, tmp_path, name, seed)
+
+
+def kill_and_continue(made: Wheel, folder: Path, name: str, seed: int) -> None:
     writes, whole = made.unharmed(name)
     command, dice = made.commands[name], random.Random(f"{name} {seed}")
-    folder = command.prepare(tmp_path / "run")
-    ended = command.run(folder, kill_at=dice.randint(1, writes))
+    run = command.prepare(folder / "run")
+    ended = command.run(run, kill_at=dice.randint(1, writes))
     assert ended.code == -signal.SIGKILL, ended.said
-    check_continues(command, folder, whole)
+    check_continues(command, run, whole)
 
 
 @pytest.mark.seeds(1, 4, suite=("dataset",))
