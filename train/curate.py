@@ -268,18 +268,14 @@ def _grade(args: argparse.Namespace) -> int:
         raise ValueError(f"--count must be even and at least 16, got {args.count}")
     if args.recipe and curation.find_recipe(args.recipe).changes:
         raise ValueError(f"--grade has no drawn pairs for the changes of {args.recipe}: use --worth on a run")
-    judge, path = _open_judge(args), args.out / "graded.jsonl"
+    path, items = args.out / "graded.jsonl", {f"{index:06}": index for index in range(args.count)}
     settings = {"recipe": args.recipe or CRITTERS.name, "seed": judge_evaluation.SEED, "size": args.size}
     settings["thresholds"] = _read_thresholds(args, Thresholds())
-    curation.check_settings(path, judge=judge.name, judge_hash=judge.weights, **settings)
-    items = {f"{index:06}": index for index in range(args.count)}
-    with (
-        locked(args.out / "grades"),
-        record_answers(judge, args.out) as answering,
-        stage(path, items, batch=4 * args.batch, unit="pair", outcome_of=_outcome) as share,
-    ):
-        for block in share.blocks:
-            share.write(judge_evaluation.judge_drawn(block, vlm=answering, **settings))
+    with locked(args.out / "grades"), record_answers(judge := _open_judge(args), args.out) as answering:
+        curation.check_settings(path, judge=judge.name, judge_hash=judge.weights, **settings)
+        with stage(path, items, batch=4 * args.batch, unit="pair", outcome_of=_outcome) as share:
+            for block in share.blocks:
+                share.write(judge_evaluation.judge_drawn(block, vlm=answering, **settings))
     if place().is_main_process:
         _write_grades(args.out, jsonl.read_records(path, GradedPair)[: args.count])
     say("", f"{share.speed:.1f} pairs/s in this process; see {args.out}")

@@ -107,15 +107,18 @@ def _count(number: int, noun: str) -> str:
 
 @contextmanager
 def _writing(out: Path) -> Iterator[Callable[[int, int], None]]:
-    """Lock and tidy a folder; yield a function that shows how many rows are done of how many."""
+    """Lock a folder and tidy it after the block; yield a function that shows how many rows are done.
+
+    Before the block has found that the folder is a dataset's own, nothing in it is removed.
+    """
     with tqdm(unit="row") as bar, whole.locked(out / "dataset"):
-        whole.sweep(out)
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         yield show
+        whole.sweep(out)
 
 
 def _write_preferences(args: argparse.Namespace, run: Run, choice: Choice) -> None:

@@ -23,7 +23,6 @@ from dsd.model.canvas import MULTIPLE
 
 TARGETS, CONTROL = "images", "control"  # folders
 OWN = ".files.json"  # what this module wrote into a folder, and from what
-END = b"IEND\xaeB`\x82"  # of a PNG that was written to its end
 FORMATS = ("ai-toolkit", "simpletuner", "imagefolder")
 INDEX = {
     "ai-toolkit": "ai-toolkit.json",
@@ -152,20 +151,12 @@ def _write_pair(
     new = 0
     for folder, panel in ((TARGETS, target), (CONTROL, conditioning)):
         path = out / folder / f"{row['id']}.png"
-        if not _is_whole(path):
+        if not contact_sheet.is_whole(path):
             jsonl.write_atomic(path, contact_sheet.marked_png(open_panels(grid.id)[panel]))
             new += 1
     if with_text:
         new += _write_changed(out / TARGETS / f"{row['id']}.txt", row["caption"].encode())
     return new
-
-
-def _is_whole(path: Path) -> bool:
-    if not path.exists() or path.stat().st_size < len(END):
-        return False
-    with path.open("rb") as file:
-        file.seek(-len(END), 2)
-        return file.read() == END
 
 
 def _write_changed(path: Path, content: bytes) -> bool:

@@ -54,6 +54,16 @@ def read_png(path: Path) -> Image.Image:
         raise ValueError(f"{path} cannot be read ({error})") from error
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether there is a PNG, and the checksums of all its parts are right; decode no pixels."""
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            image.verify()
+    except Exception:  # as in `read_png`
+        return False
+    return True
+
+
 def png(image: Image.Image, text: PngInfo | None = None) -> bytes:
     """Return an image as a PNG that contains `text`."""
     stream = io.BytesIO()

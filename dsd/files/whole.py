@@ -1,6 +1,7 @@
 """Files written completely or not at all, also when the power fails; locks; what kills leave behind."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,9 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
+
+# What `replacing` writes to, and the folders of a training's states and of its checkpoint.
+PART = re.compile(r"\.(.+\.\d+|step-\d+|checkpoint)\.part")
 
 
 class RunError(ValueError):
@@ -60,8 +64,11 @@ def replace_folder(part: Path, folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the unfinished files and folders of killed processes; call it only while no process writes."""
-    for part in list(folder.rglob(".*.part")):
+    """Remove the unfinished files and folders of killed processes; call it only while no process writes.
+
+    They are known by their names: other programs also write to hidden files that end in `.part`.
+    """
+    for part in [path for path in folder.rglob(".*.part") if PART.fullmatch(path.name)]:
         if part.is_dir():
             shutil.rmtree(part)
         else:

@@ -218,6 +218,32 @@ def test_a_link_to_a_folder_elsewhere_is_not_followed(run, linked):
     assert [path.name for path in elsewhere.iterdir()] == ["a.png"]
 
 
+def test_a_refused_folder_keeps_all_that_is_in_it(run, tmp_path):
+    out = tmp_path / "holiday"
+    (out / "images").mkdir(parents=True)
+    mine = [out / ".film.mp4.part", out / ".film.mp4.1.part", out / "images" / ".a.png.1.part"]
+    for path in mine:
+        path.touch()
+    with pytest.raises(RunError, match="images was not written by this format"):
+        command.main([str(run), "--format", "imagefolder", "--out", str(out)])
+    assert all(path.exists() for path in mine)
+
+
+@pytest.mark.parametrize("how", ["zeros", "a flipped bit", "cut"])
+def test_a_damaged_image_is_written_again(run, how):
+    out = export(run, "imagefolder")
+    before, (first, *_) = contents(out), sorted((out / "control").glob("*.png"))
+    content = bytearray(first.read_bytes())
+    if how == "zeros":
+        content[60:-12] = bytes(len(content) - 72)  # the end of the PNG is there
+    elif how == "a flipped bit":
+        content[len(content) // 2] ^= 1
+    else:
+        del content[-20:]
+    first.write_bytes(content)
+    assert contents(export(run, "imagefolder")) == before
+
+
 def test_unfinished_files_of_other_folders_stay(run):
     elsewhere, out = run / "elsewhere" / ".a.png.1.part", export(run, "imagefolder")
     elsewhere.parent.mkdir()

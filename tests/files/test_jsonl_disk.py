@@ -106,3 +106,18 @@ def test_a_folder_is_on_the_disk_before_it_gets_its_name(tmp_path, events):
     whole.replace_folder(part, folder)
     assert {*events[:4]} == {"index", "inside", "weights", part.name} and events[4:] == ["renamed", "run"]
     assert (folder / "inside" / "weights").read_text() == part.name and not part.exists()
+
+
+def test_only_our_own_unfinished_files_are_swept(tmp_path):
+    ours = [
+        ".grid.png.123.part",
+        "run/.step-00000003.part/inside",
+        ".checkpoint.part/inside",
+        "..files.json.1.part",
+    ]
+    others = [".film.mp4.part", "film.1.part", ".photos.part/inside"]
+    for name in ours + others:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    whole.sweep(tmp_path)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()} == {*others}

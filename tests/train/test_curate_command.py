@@ -2,7 +2,7 @@
 
 import pytest
 
-from dsd.files import jsonl
+from dsd.files import jsonl, whole
 from dsd.files.jsonl import RunError
 from dsd.grids.recipes import CRITTERS
 from tests.judging import BLUE, DARK_RED, ORANGE, RED, FakeEyes, FakeJudge, by_colors, make_run
@@ -40,6 +40,16 @@ def test_the_command_judges_captions_and_tells_what_it_did(tmp_path, judge, caps
     assert curate.main([str(run), "--judge", "pocket"]) == 0
     assert len(judge.requests) == asked and "asked 0 questions" in capsys.readouterr().out
     assert jsonl.read(run / "captions.jsonl") == captions
+
+
+@pytest.mark.parametrize("mode", [["RUN"], ["--grade", "--count", "16", "--out", "RUN"]])
+def test_no_judge_is_opened_where_another_command_writes(tmp_path, monkeypatch, mode):
+    run = make_run(tmp_path, (RED, ORANGE))
+    monkeypatch.setattr(curate, "open_vlm", lambda *_, **__: pytest.fail("a judge was opened"))
+    arguments = [str(run) if part == "RUN" else part for part in mode]
+    name = "grades" if "--grade" in mode else "pairs"
+    with whole.locked(run / name), pytest.raises(RunError, match="another command is writing"):
+        curate.main([*arguments, "--judge", "pocket"])
 
 
 @pytest.mark.parametrize("name", ["pairs.jsonl", "captions.jsonl"])

@@ -14,7 +14,7 @@ from dsd.grids.teacher import panel_side
 from dsd.model import canvas, latents
 from dsd.pocket import scorer
 from dsd.training.student import find_base
-from tests import student, wheel
+from tests import student, tiny, wheel
 from train import dataset
 from train.baselines import __main__ as command
 from train.baselines import (
@@ -183,6 +183,16 @@ def test_the_rows_that_are_told_the_subject_are_marked():
     case = scoring.measured_cases(2, 1, 1)[0]
     (subject,) = per_subject.find_subjects([case]).values()
     assert f"a {subject.words} {case.prompt}" == case.caption  # what DreamBooth draws from
+
+
+def test_what_only_tunes_opens_the_teacher_once(monkeypatch):
+    opened = []
+    monkeypatch.setattr(workshop.Workshop, "_open_teacher", lambda shop: opened.append(shop) or shop)
+    monkeypatch.setattr(workshop.Workshop, "pipe", tiny.pipeline(), raising=False)
+    given = {"run": Path("run"), "out": Path("out"), "options": None, "cases": [], "search_steps": 1}
+    shops = [workshop.Workshop(**given, tuning=Tuning()) for _ in range(2)]
+    assert shops[0].tuned_teacher and shops[0].teacher_hashes == shops[1].teacher_hashes
+    assert opened == shops
 
 
 def test_an_ablation_brings_our_row_along():

@@ -68,7 +68,8 @@ class Workshop:
     @cached_property
     def teacher_hashes(self) -> dict[str, str]:
         """Return what identifies the weights of the teacher, of all its parts."""
-        return comparison.part_hashes(self.teacher.pipe)
+        copy = vars(self).get("tuned_teacher")  # open already, and not tuned yet: another takes memory
+        return comparison.part_hashes((copy or self.teacher).pipe)
 
     @cached_property
     def tuned_teacher(self) -> Teacher:
