@@ -13,7 +13,7 @@ from dsd.curation.captions import LONGEST, SHORTER, Count, estimate, one_line, w
 from dsd.grids.recipes import IDENTITY, Recipe
 from dsd.grids.writers import before_context
 from dsd.vlm.answers import read_caption
-from dsd.vlm.base import VLMError, is_refused
+from dsd.vlm.base import UnusableError, VLMError, is_refused
 from dsd.vlm.open import VLM, Request
 from dsd.vlm.wordings import PREFACE
 
@@ -51,7 +51,7 @@ def enhance(
         merged = "" if is_refused(answer) else _read(answer, text)
         if merged and count(merged) <= LONGEST:
             return merged
-    raise VLMError(_explain(merged, answer, count))
+    raise UnusableError(_explain(merged, answer, count))
 
 
 def _read(answer: str, question: str) -> str:

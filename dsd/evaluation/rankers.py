@@ -18,7 +18,7 @@ from dsd.pocket.scorer import Reading, Scorer
 from dsd.pocket.words import LIGHT_WORDS, USUAL
 from dsd.vlm import schemas
 from dsd.vlm.answers import TOP_SCORE, likely_cause, read_judgment
-from dsd.vlm.base import AGAIN, VLM, Request, VLMError
+from dsd.vlm.base import AGAIN, VLM, Request, UnusableError
 from dsd.vlm.embed import Embedder, open_embedder, similarity
 
 PARTS = ("identity", "prompt")
@@ -130,5 +130,5 @@ def ask(
             (answer,) = judge.ask_many([replace(request, seed=AGAIN)])
             scores = read_judgment(answer, PARTS).scores
         if scores is None:
-            raise VLMError(f"the judge's scores cannot be read: {likely_cause(answer)}")
+            raise UnusableError(f"the judge's scores cannot be read: {likely_cause(answer)}")
         yield scores["identity"] / TOP_SCORE, scores["prompt"] / TOP_SCORE

@@ -8,9 +8,11 @@ import argparse
 import logging
 import os
 import shlex
+import shutil
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,11 +105,31 @@ def _draw_new(args: argparse.Namespace) -> None:
     options = drawing.Options(prompt=args.prompt, **fields)
     targets = check_output(Path(args.output), options.count)
     images = [intake.open_image(image) for image in args.images]
-    if args.describe:
-        options = replace(options, prompt=_describe(images[0], args.prompt, args))
-    ranker = _open_ranker(args) if args.rank else None
-    pipe = open_noted(args, images, [options])
-    draw(pipe, images, options, targets, ranker, **model_names(args))
+    with _keeping_answers(_answers(args)):
+        if args.describe:
+            options = replace(options, prompt=_describe(images[0], args.prompt, args))
+        ranker = _open_ranker(args) if args.rank else None
+        pipe = open_noted(args, images, [options])
+        draw(pipe, images, options, targets, ranker, **model_names(args))
+
+
+def _answers(args: argparse.Namespace) -> Path:
+    """Return the folder, beside the image, in which a server's answers are kept until it is written."""
+    output = Path(args.output)
+    return output.with_name(f".{output.name}.answers")
+
+
+@contextmanager
+def _keeping_answers(folder: Path) -> Iterator[None]:
+    """Remove the answers after the block; a command that was stopped or cut off leaves them to the next."""
+    from dsd.vlm.base import UnusableError
+
+    try:
+        yield
+    except UnusableError:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _open_ranker(args: argparse.Namespace) -> "Ranker":
@@ -121,8 +143,11 @@ def _open_ranker(args: argparse.Namespace) -> "Ranker":
 
 def _open_judge(judge: str, args: argparse.Namespace) -> "VLM":
     from dsd.vlm.open import open_vlm
+    from dsd.vlm.recorded import Recorded
 
-    return open_vlm(judge, model=args.judge_model, **({} if "://" in judge else {"device": args.device}))
+    if "://" not in judge:
+        return open_vlm(judge, model=args.judge_model, device=args.device)
+    return Recorded(open_vlm(judge, model=args.judge_model), _answers(args))
 
 
 def _describe(image: "Image.Image", prompt: str, args: argparse.Namespace) -> str:

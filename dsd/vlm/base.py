@@ -22,6 +22,10 @@ class VLMError(ValueError):
     """A model failed to answer; the message says why and what to do."""
 
 
+class UnusableError(VLMError):
+    """The model answered, and its answers cannot be used: ask anew rather than read them again."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One question. `seed` None asks for the most likely answer; a seed samples one, for votes.

@@ -74,9 +74,22 @@ def test_describe_draws_with_the_looks_of_the_subject_and_says_so(run, tmp_path)
 
 
 def test_describe_stops_before_drawing_where_the_judge_has_no_prompt(run, tmp_path):
-    with serving(Chat(style="refusal")) as address:
+    with serving(chat := Chat(style="refusal")) as address:
         code, _, err = run("photo.png", "a hat", "-o", "out.png", "--describe", "--judge", address)
-    assert code == 2 and "describe the subject yourself" in err and not (tmp_path / "out.png").exists()
+        assert code == 2 and "describe the subject yourself" in err and not list(tmp_path.glob("*out.png*"))
+        asked = len(chat.seen)
+        run("photo.png", "a hat", "-o", "out.png", "--describe", "--judge", address)
+    assert len(chat.seen) == 2 * asked  # what cannot be used is asked for anew
+
+
+@pytest.mark.usefixtures("interrupted")
+def test_a_description_that_was_paid_for_is_not_asked_for_again(run, tmp_path):
+    asked = ["photo.png", "a hat", "-o", "out.png", "--steps", "2", "--seed", "5", "--describe", "--judge"]
+    with serving(chat := Chat()) as address:
+        assert run(*asked, address)[0] == 130 and len(chat.seen) == 1  # in the second step
+        code, out, _ = run(*asked, address)
+    assert code == 0 and "prompt:" in out and len(chat.seen) == 1
+    assert [path.name for path in tmp_path.glob("*out.png*")] == ["out.png"]
 
 
 def test_the_embedded_judge_describes_no_image_of_another_world(run, tmp_path):
