@@ -160,13 +160,13 @@ def _read(path: Path) -> dict[str, Any]:
 
     torch.save writes a ZIP file with the checksum of each tensor, but torch.load does not compare them.
     """
+    content = io.BytesIO(path.read_bytes())  # from here on, an OSError is damage, too
     try:
-        with zipfile.ZipFile(path) as parts:
+        with zipfile.ZipFile(content) as parts:
             if damaged := parts.testzip():
                 raise zipfile.BadZipFile(f"{damaged} does not match its checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
+        content.seek(0)
+        return torch.load(content, map_location="cpu", weights_only=True)
     except Exception as error:  # damage ends in many kinds, also in those of the pickle module
         remedy = "restore it, or delete it to train this part from its start"
         raise RunError(f"{path} is damaged ({_shorten(error)}): {remedy}") from error
