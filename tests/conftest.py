@@ -12,15 +12,24 @@ from pathlib import Path
 import pytest
 
 LONGEST = (
-    "ui/test_browser", "training/test_ways", "ui/test_app_process", "ui/test_browser_wheel",
-    "model/test_compile", "ui/test_accessibility", "doctor/test_space", "pocket/test_pocket",
-    "train/test_evaluate", "model/test_parity", "train/test_blocks", "train_baselines/test_command",
+    "ui/test_browser", "training/test_ways", "hub/test_commands", "ui/test_accessibility",
+    "faults/test_commands", "ui/test_app_process", "ui/test_browser_wheel", "model/test_compile",
+    "train/test_bench_training", "train_baselines/test_command", "ui/test_browser_story",
+    "train/test_evaluate", "train/test_training_command", "model/test_parity", "hub/test_drawing",
+    "ui/test_browser_first_look", "pocket/test_pocket", "train/test_launcher", "doctor/test_space",
+    "train/test_blocks", "ui/test_app_flags", "ui/test_requests",
 )  # fmt: skip
 
 if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     # Before torch is imported: each process, and what it starts, keeps to its share of the cores.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // int(processes))))
     gc.disable()  # imports make many objects: looking through them again and again takes a fifth of the time
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: tests that wait for a browser or a process leave theirs to others."""
+    return (os.cpu_count() or 1) + 1
 
 
 def pytest_addoption(parser):

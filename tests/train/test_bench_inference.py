@@ -132,6 +132,7 @@ def run_toy(done: list[dict]) -> list[dict]:
     options = {"card": "toy", "frames": (32,), "most": 1e12}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.nn.Module, "compile", lambda self, *_, **__: None)  # a minute on a CPU
+        patch.setattr(bench_flux, "STEPS", 6)
         rows = bench_flux.all_rows(lambda: bench_gpu.transformer(CPU, FLUX), done, **options)
         return [row for group in rows for row in group]
 

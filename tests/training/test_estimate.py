@@ -1,6 +1,7 @@
 """The plan: counts are the loaded model's, memory is near the measured, and what cannot fit is refused."""
 
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ def base() -> Base:
     return find_base(POCKET)
 
 
+@cache  # a third of a second each
 def made(base: Base, options: TrainOptions, rows: int = 100) -> Plan:
     return plan.make(base, options, start(options), rows=rows)
 

@@ -34,7 +34,7 @@ def last_is_best(frame, prompt, images):
 
 
 @pytest.fixture(scope="module")
-def finished(browser, tmp_path_factory):
+def address(browser, tmp_path_factory):
     """A page that opens with an example that is already drawn, and with everything that a family can have."""
     pipe = tiny.pipeline(guidance_embeds=False)
     folder = tmp_path_factory.mktemp("finished")
@@ -48,7 +48,13 @@ def finished(browser, tmp_path_factory):
         pipe=pipe, name="tiny", tasks=(replace(SOMEWHERE, phrases=phrases),),
         aspects={"Square": (1.0, 1.0), "Portrait": (1.0, 1.5)}, ranker=Lazy("tiny", lambda: last_is_best),
     )  # fmt: skip
-    with browsing.serving(loaded, folder) as url, browsing.visitors(browser, url) as open_page:
+    with browsing.serving(loaded, folder) as url:
+        yield url
+
+
+@pytest.fixture
+def finished(browser, address):
+    with browsing.visitors(browser, address) as open_page:
         yield open_page
 
 
@@ -90,8 +96,8 @@ def test_the_best_of_several_stands_first_and_a_click_on_the_sheet_takes_over_it
     unfold_settings(tab)
     expect(tab.get_by_label("Seed", exact=True)).to_have_value("-1")  # opening the settings fixes no seed
     fill_unfolded(tab.get_by_label("Seed", exact=True), "5")
-    tab.get_by_label("number input for Steps").fill("1")
-    tab.get_by_label("number input for Number of images").fill("3")
+    fill_unfolded(tab.get_by_label("number input for Steps"), "1")
+    fill_unfolded(tab.get_by_label("number input for Number of images"), "3")
     tab.get_by_label("Rank them").check()
     tab.get_by_role("button", name="Create").click()
     tab.locator("#status").get_by_text("Done, 3 images, the best first").wait_for()
