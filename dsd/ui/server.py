@@ -175,6 +175,7 @@ def guard(app: ASGIApp, server: Server) -> ASGIApp:
             # Gradio begins to answer who asks for a session that is gone, and then raises a status code.
             if not isinstance(error.__cause__, HTTPException):
                 raise
+            request.outcome = "refused"
             await send({"type": "http.response.body"})
         finally:
             request.record()

@@ -7,7 +7,7 @@ import asyncio
 import ipaddress
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -83,17 +83,27 @@ class FairQueue(Queue):
         line.queue.sort(key=rounds.__getitem__)
 
     async def clean_events(self, **which: Any) -> None:
-        await super().clean_events(**which)
-        self._tell_places()
+        await self._leave(super().clean_events(**which))
 
     async def remove_from_queue(self, event_id: str) -> None:
-        await super().remove_from_queue(event_id)
-        self._tell_places()
+        await self._leave(super().remove_from_queue(event_id))
 
-    def _tell_places(self) -> None:
-        """Tell what waits its new place after others have left, which gradio does not."""
+    async def _leave(self, leaving: Awaitable[None]) -> None:
+        """Log what leaves while it waits, and tell the others their new places, which gradio does not."""
+        before = self.waiting()
+        await leaving
+        stay = [*self.waiting(), *self.running()]
+        for event in before:
+            if event not in stay:
+                self._log(event)
         for lane in self.event_queue_per_concurrency_id:
             self.broadcast_estimations(lane)
+
+    def _log(self, event: Event) -> None:
+        name = event.fn.api_name if event.fn.api_visibility == "public" else "page"
+        whole, run = time.monotonic() - event.enqueue_time, event.run_time
+        outcome = getattr(event, "outcome", "canceled")
+        request_log.write(event=name, seconds=round(whole, 3), run=round(run, 3), outcome=outcome)
 
     def send_message(self, event: Event, event_message: Any) -> None:
         if isinstance(event_message, ProcessCompletedMessage):
@@ -106,10 +116,7 @@ class FairQueue(Queue):
             await super().process_events(events, *args, **options)
         finally:
             for event in events:
-                name = event.fn.api_name if event.fn.api_visibility == "public" else "page"
-                whole, run = time.monotonic() - event.enqueue_time, event.run_time
-                outcome = getattr(event, "outcome", "canceled")
-                request_log.write(event=name, seconds=round(whole, 3), run=round(run, 3), outcome=outcome)
+                self._log(event)
 
     def start(self) -> None:
         super().start()

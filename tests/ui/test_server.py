@@ -236,6 +236,45 @@ def test_a_line_for_each_request_tells_nothing_of_its_contents(http, upload, cap
     assert "secret" not in lines and Path(upload["path"]).name not in lines
 
 
+def test_the_log_tells_of_the_page_of_uploads_and_of_who_leaves(http, upload, serve, capsys, monkeypatch):
+    blocks = serve.opened[-1]
+    lane = next(fn for fn in blocks.fns.values() if fn.api_name == "generate")
+    drawing = next(fn for fn in blocks.fns.values() if fn.name == "cost")
+    blocks._queue.create_event_queue_for_fn(lane)
+    line = blocks._queue.event_queue_per_concurrency_id[lane.concurrency_id]
+    monkeypatch.setattr(request_log.log, "handlers", [])
+    request_log.start()
+    monkeypatch.setattr(line, "current_concurrency", 1)  # what comes waits
+    ticket = http.post(f"{API}/call/v2/generate", json={"image": upload, "prompt": "secret"}).json()[
+        "event_id"
+    ]
+    body = {"session_hash": ticket, "event_id": ticket, "fn_index": lane._id}
+    http.post(f"{API}/cancel", json=body).raise_for_status()
+    http.post(f"{API}/upload", files={"files": ("secret.png", b"secret")}).raise_for_status()
+    shown = {
+        "data": [part.value for part in drawing.inputs],
+        "fn_index": drawing._id,
+        "session_hash": "secret",
+    }
+    http.post(f"{API}/queue/join", json=shown).raise_for_status()
+    written: list[str] = []
+
+    def events() -> list[dict]:
+        written.append(capsys.readouterr().err)
+        return [row for line in "".join(written).splitlines() if "event" in (row := json.loads(line))]
+
+    until(lambda: len(events()) == 2)
+    rows = [json.loads(line) for line in "".join(written).splitlines()]
+    assert [(row["event"], row["outcome"]) for row in events()] == [
+        ("generate", "canceled"),
+        ("page", "done"),
+    ]
+    (sent,) = [row for row in rows if row.get("route") == f"{API}/upload"]
+    assert (sent["status"], sent["outcome"]) == (200, "done") and sent["bytes_in"] > 6
+    assert all({"time", "seconds", "outcome"} <= set(row) for row in rows)
+    assert "secret" not in "".join(written)
+
+
 def test_behind_a_proxy_and_a_public_link(serve, monkeypatch, capsys):
     monkeypatch.setenv(serving.PROXIES, "")
     monkeypatch.setattr(networking, "setup_tunnel", lambda **_: "http://fox.gradio.live")
