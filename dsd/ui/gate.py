@@ -5,6 +5,7 @@ web addresses of any size while other requests wait. All events and endpoints of
 through `Page.preprocess_data`; `close_routes` closes the routes of gradio's that do not.
 """
 
+import asyncio
 import html
 import os
 import re
@@ -23,6 +24,8 @@ from dsd.ui.waiting import FairQueue
 
 ADDRESS = "web addresses are not fetched here: save the image and upload it"
 MAX_INLINE = 40_000_000  # characters of a `data:` address, equal to a file of 30 MB
+LONGEST = 4096  # characters of a path: resolving 400,000 takes ten seconds
+DEEPEST = 20  # lists and dicts inside each other; the page sends at most four
 UNREADABLE = "a value of the request has the wrong type: reload the page, or compare with Use via API"
 NOT_HERE = "this address is closed here: the page and its API do not need it"
 # They write files, run programs, change code, store sessions or fetch web addresses, without an event.
@@ -54,7 +57,7 @@ class Page(gr.Blocks):
     ) -> Any:
         """Check the raw inputs of an event before gradio opens, copies or downloads anything."""
         try:
-            admitted = admit(inputs, (Path(os.environ[uploads.VARIABLE]), *self.public))
+            admitted = await asyncio.to_thread(admit, inputs, self.folders())
             fields.check(block_fn, admitted)
         except ValueError as error:
             text = str(error)  # plain for programs; the page would show it as HTML
@@ -68,6 +71,10 @@ class Page(gr.Blocks):
         except (TypeError, ValueError, LookupError, AttributeError) as error:  # no component takes them
             raise gr.Error(UNREADABLE, print_exception=False) from error
 
+    def folders(self) -> tuple[Path, ...]:
+        """Return the folders whose files a request may name."""
+        return Path(os.environ[uploads.VARIABLE]), *self.public
+
     def queue(self, *args: Any, **options: Any) -> "Page":
         """Replace gradio's queue by a fair one; requests cannot go around it."""
         super().queue(*args, **options | {"api_open": False})
@@ -79,18 +86,20 @@ class Page(gr.Blocks):
         return self
 
 
-def admit(value: Any, folders: tuple[Path, ...]) -> Any:
+def admit(value: Any, folders: tuple[Path, ...], depth: int = 0) -> Any:
     """Return `value` with every file in it checked, named by its real path and marked as a file.
 
     Raise ValueError for a file outside `folders`. The message does not reveal whether the file exists.
     """
+    if depth > DEEPEST:
+        raise ValueError(UNREADABLE)
     if isinstance(value, list | tuple):
-        return [admit(item, folders) for item in value]
+        return [admit(item, folders, depth + 1) for item in value]
     if not isinstance(value, dict):
         return value
     if "path" in value or "url" in value:
         return _file(value, folders)
-    return {key: admit(item, folders) for key, item in value.items()}
+    return {key: admit(item, folders, depth + 1) for key, item in value.items()}
 
 
 def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
@@ -104,6 +113,8 @@ def _file(data: dict[str, Any], folders: tuple[Path, ...]) -> dict[str, Any]:
 def _save(url: str, folder: Path) -> str:
     if len(url) > MAX_INLINE:
         raise ValueError("the image is too large: upload one of at most 30 MB")
+    if not uploads.make_room(len(url)):
+        raise ValueError(uploads.FULL)
     try:
         return processing_utils.save_base64_to_cache(url, str(folder))
     except Exception as error:  # gradio can raise any exception for malformed data
@@ -111,7 +122,7 @@ def _save(url: str, folder: Path) -> str:
 
 
 def _resolve(path: Any, folders: tuple[Path, ...]) -> Path:
-    if not isinstance(path, str):
+    if not isinstance(path, str) or len(path) > LONGEST:
         raise ValueError(uploads.GONE)
     path = unquote(_OWN_ADDRESS.sub("", path)) if _OWN_ADDRESS.match(path) else path
     if re.match(r"[a-z]+:", path, re.IGNORECASE) and not Path(path).drive:

@@ -21,6 +21,7 @@ from dsd.ui.grids import tab as grids_tab
 from dsd.ui.messages import notice, sentence
 from dsd.ui.models import Loaded, Wheel, display_name
 from dsd.ui.story import tab as story_tab
+from dsd.ui.tools import Tools
 
 TITLE = "Same subject, somewhere new"
 ABOUT = (
@@ -141,7 +142,7 @@ def launch(
         _check_host(host)
     # The MCP server saves inline images in a folder that gradio chose when it was imported, and has no option
     # for another one. `dsd.ui.gate` accepts only files of the upload folder, which is swept.
-    gr.mcp.DEFAULT_TEMP_DIR = str(uploads.settle())
+    gr.mcp.DEFAULT_TEMP_DIR, gr.mcp.GradioMCPServer = str(uploads.settle()), Tools
     uploads.keep_sweeping()
     settings = server.make(allow_host, host=host, proxies=trust_proxy)
     page._queue.time_limit, page._queue.by_address = time_limit, settings.trusts_proxy

@@ -4,8 +4,11 @@ import html
 import re
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from starlette.datastructures import URL, MutableHeaders
+from gradio.route_utils import get_root_url
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -20,7 +23,7 @@ def serve(app: ASGIApp, title: str, about: str) -> ASGIApp:
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
-        elif scope["path"].endswith(ADDRESS):
+        elif scope["path"] in (ADDRESS, urlsplit(scope["root_path"]).path.rstrip("/") + ADDRESS):
             await FileResponse(IMAGE)(scope, receive, send)
         else:
             await app(scope, receive, _rewriter(send, lambda: tags(scope, title, about)))
@@ -30,11 +33,8 @@ def serve(app: ASGIApp, title: str, about: str) -> ASGIApp:
 
 def tags(scope: Scope, title: str, about: str) -> bytes:
     """Return the meta tags as HTML; addresses in them must be absolute."""
-    url = URL(scope=scope)
-    headers = dict(scope["headers"])
-    scheme = headers.get(b"x-forwarded-proto", b"").decode("latin-1").split(",")[0] or url.scheme
-    here = str(url.replace(scheme=scheme, query="", fragment=""))
-    facts = {"title": title, "description": about, "image": f"{here.rstrip('/')}{ADDRESS}"}
+    here = get_root_url(Request(scope), scope["path"], scope["root_path"])
+    facts = {"title": title, "description": about, "image": f"{here}{ADDRESS}"}
     lines = [f'<meta property="og:{name}" content="{html.escape(text)}">' for name, text in facts.items()]
     lines += [f'<meta name="twitter:{name}" content="{html.escape(text)}">' for name, text in facts.items()]
     lines += [f'<meta name="description" content="{html.escape(about)}">']

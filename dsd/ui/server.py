@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -22,6 +23,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dsd.ui import request_log, sessions, uploads
+from dsd.ui.waiting import network
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 SPACE_HOST = "SPACE_HOST"  # environment variable with a Space's own host name
@@ -29,8 +31,10 @@ SPACES = "huggingface.co"  # the site that shows a Space in a frame
 HEALTH = "/healthz"
 MAX_BODY = 64_000_000  # bytes of one request
 MAX_SECONDS = 120  # for the whole body of one request to arrive
-HOUR = 3600
-MAX_HOURLY = 300_000_000  # bytes that one address may upload in an hour
+HOUR = 60  # minutes
+MAX_HOURLY = 300_000_000  # bytes that one address may send in an hour
+MAX_PATH = 8192  # characters of a request's path, which gradio resolves while all others wait
+MAX_VALUES = 100_000  # of one request, which is parsed while all others wait
 RUN = re.compile(r"/gradio_api/(run|api)/")
 REMEDY = "start the app with --allow-host"
 STOPPING = "the server is stopping: try again in a minute"
@@ -52,7 +56,7 @@ class Server:
     numeric: bool = False  # whether a Host may be a bare address, which no foreign site can point elsewhere
     trusts_proxy: bool = False  # whether addresses of clients are known, from a named proxy
     stopping: bool = False
-    uploaded: dict[str, list[tuple[float, int]]] = field(default_factory=dict)  # address -> times and bytes
+    sent: dict[str, Counter[int]] = field(default_factory=dict)  # address -> minute -> bytes
 
     def check_host(self, headers: Headers) -> None:
         """Raise Refused for a Host header or an origin that is not allowed."""
@@ -66,19 +70,19 @@ class Server:
                 403, f'the origin "{origin[:80]}" is not allowed here: {REMEDY} {name[:80] or "HOST"}'
             )
 
-    def check_upload(self, address: str, size: int) -> None:
-        """Raise Refused for an upload that exceeds its address's share, if addresses are known."""
+    def charge(self, address: str, size: int) -> None:
+        """Count bytes that an address sends; raise Refused beyond its share, if addresses are known."""
         if not self.trusts_proxy:
             return
-        now = time.monotonic()
-        self.uploaded = {name: each for name, each in self.uploaded.items() if now - each[-1][0] < HOUR}
-        recent = [(at, count) for at, count in self.uploaded.get(address, []) if now - at < HOUR]
-        if sum(count for _, count in recent) + size > MAX_HOURLY:
+        minute, address = int(time.monotonic() // 60), network(address)
+        self.sent = {name: each for name, each in self.sent.items() if max(each) > minute - HOUR}
+        each = self.sent.get(address, {})
+        recent = Counter({at: count for at, count in each.items() if at > minute - HOUR})
+        recent[minute] += size
+        if size > 0 and recent.total() > MAX_HOURLY:
             limit = f"{MAX_HOURLY // 1_000_000} MB"
-            raise Refused(
-                429, f"more than {limit} were uploaded from your address in an hour: try again later"
-            )
-        self.uploaded[address] = [*recent, (now, size)]
+            raise Refused(429, f"more than {limit} came from your address in an hour: try again later")
+        self.sent[address] = recent
 
 
 def host_name(text: str) -> str:
@@ -166,9 +170,13 @@ def guard(app: ASGIApp, server: Server) -> ASGIApp:
         except Refused as error:
             request.outcome = "refused"
             await request.refuse(error)
-        except BaseException:
+        except BaseException as error:
             request.outcome = "failed"
-            raise
+            # Gradio begins to answer who asks for a session that is gone, and then raises a status code.
+            if not isinstance(error.__cause__, HTTPException):
+                raise
+            request.outcome = "refused"
+            await send({"type": "http.response.body"})
         finally:
             request.record()
 
@@ -183,7 +191,9 @@ class Request:
         self.headers = Headers(scope=scope)
         self.began = time.monotonic()
         self.received = self.sent = self.status = 0
+        self.values = 0  # about as many as it has commas and brackets
         self.complete, self.outcome = False, "done"
+        self.is_upload = scope["path"].endswith("/upload")
 
     async def serve(self, app: ASGIApp, server: Server) -> None:
         path, posts = self.scope["path"], self.scope["method"] == "POST"
@@ -191,17 +201,20 @@ class Request:
             state = ("stopping", 503) if server.stopping else ("ok", 200)
             return await JSONResponse({"status": state[0]}, state[1])(self.scope, self.receive, self.send)
         server.check_host(self.headers)
-        if posts:
-            await self._check_post(server, path)
+        if len(path) > MAX_PATH:
+            raise Refused(414, f"the path of the request has more than {MAX_PATH} characters")
         with self._reading():
-            await app(self.scope, self.receive, self.send)
+            await (self._serve_post(app, server) if posts else app(self.scope, self.receive, self.send))
         if posts:
             sessions.trim(self.scope["app"].state_holder)
 
     def _reading(self) -> AbstractContextManager[None]:
-        """Tell the queue whose answers this request reads, if any."""
-        path, query = self.scope["path"], parse_qs(self.scope["query_string"].decode("latin-1"))
+        """Tell the queue whose answers this request reads, or that a page is open, if it does that."""
+        path = self.scope["path"]
+        if "/heartbeat/" in path:
+            return sessions.connected(path.rsplit("/", 1)[1])
         if path.endswith("/queue/data"):
+            query = parse_qs(self.scope["query_string"].decode("latin-1"))
             session = query.get("session_hash", [""])[0]
         elif self.scope["method"] == "GET" and "/call/" in path:
             session = path.rsplit("/", 1)[1]
@@ -209,17 +222,21 @@ class Request:
             return nullcontext()
         return self.scope["app"].get_blocks()._queue.reading(session)
 
-    async def _check_post(self, server: Server, path: str) -> None:
-        if server.stopping and not path.endswith("/cancel"):
+    async def _serve_post(self, app: ASGIApp, server: Server) -> None:
+        if server.stopping and not self.scope["path"].endswith("/cancel"):
             raise Refused(503, STOPPING)
         length = self.headers.get("content-length", "")
         size = int(length) if length.isascii() and length.isdigit() else MAX_BODY  # not stated: the most
         self._check_size(size)
-        if path.endswith("/upload"):
-            client = self.scope.get("client") or ("",)
-            server.check_upload(client[0], size)
-            if not await asyncio.to_thread(uploads.make_room, size):
-                raise Refused(507, "there is no space for more uploads now: try again in ten minutes")
+        address = (self.scope.get("client") or ("",))[0]
+        server.charge(address, size)
+        try:
+            with uploads.arriving(size) if self.is_upload else nullcontext():
+                if self.is_upload and not await asyncio.to_thread(uploads.make_room):
+                    raise Refused(507, uploads.FULL)
+                await app(self.scope, self.receive, self.send)
+        finally:
+            server.charge(address, self.received - size)
 
     def _check_size(self, size: int) -> None:
         if size > MAX_BODY:
@@ -236,9 +253,17 @@ class Request:
         except TimeoutError as error:
             raise Refused(408, f"the request took more than {MAX_SECONDS} seconds to arrive") from error
         self.complete = message["type"] != "http.request" or not message.get("more_body")
-        self.received += len(message.get("body", b""))
+        body = message.get("body", b"")
+        self.received += len(body)
         self._check_size(self.received)
+        if not self.is_upload:
+            self._check_values(body)
         return message
+
+    def _check_values(self, body: bytes) -> None:
+        self.values += sum(map(body.count, (b",", b"[", b"{")))
+        if self.values > MAX_VALUES:
+            raise Refused(413, f"the request has more than {MAX_VALUES:,} values: send fewer")
 
     async def send(self, message: Message) -> None:
         if message.get("status") == 500 and RUN.search(self.scope["path"]):

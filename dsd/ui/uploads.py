@@ -9,6 +9,7 @@ import os
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from PIL import Image
@@ -20,11 +21,14 @@ KEPT = 5 * 3600  # seconds
 EVERY = 3600  # seconds between sweeps
 HOURS = (KEPT + EVERY) // 3600  # after which no file is left: what visitors are promised
 MAX_TOTAL = 2_000_000_000  # bytes in the folder, of uploads and of images made here
+SMALLEST = 50_000  # bytes that a file counts as at least, which limits their number, too
 IN_USE = 600  # seconds after its last use for which a file is kept even if space is short
 VARIABLE = "GRADIO_TEMP_DIR"  # gradio's variable for its file folder; gradio reads it again at every use
 NAME = "dsd-uploads"
 PREVIEW = 75  # JPEG quality
+FULL = "there is no space for more uploads now: try again in ten minutes"
 _used: dict[str, float] = {}  # path -> time when a request last named it
+_arriving: list[int] = []  # bytes of each upload on its way
 GONE = "your image is gone, because uploads are not kept for long: upload it again"
 
 
@@ -94,8 +98,21 @@ def use(path: Path) -> None:
     _used[str(path)] = time.time()
 
 
-def make_room(size: int) -> bool:
-    """Remove the oldest files that are not in use until `size` more bytes fit; return whether they do."""
+@contextlib.contextmanager
+def arriving(size: int) -> Iterator[None]:
+    """Reserve space for an upload of `size` bytes until it is a file that `make_room` counts."""
+    _arriving.append(size)
+    try:
+        yield
+    finally:
+        _arriving.remove(size)
+
+
+def make_room(size: int = 0) -> bool:
+    """Remove the oldest files that are not in use until uploads on their way and `size` more bytes fit.
+
+    Return whether they do.
+    """
     folder, now = Path(os.environ[VARIABLE]), time.time()
     files = {}
     for path in _list_tree(folder):
@@ -103,12 +120,13 @@ def make_room(size: int) -> bool:
             if path.is_file() and not path.is_symlink():
                 files[path] = path.stat()
     last = {path: max(_used.get(str(path), 0.0), stat.st_ctime) for path, stat in files.items()}
-    total = size + sum(stat.st_size for stat in files.values())
+    sizes = {path: max(SMALLEST, stat.st_size) for path, stat in files.items()}
+    total = size + sum(_arriving) + sum(sizes.values())
     for path in sorted(files, key=last.__getitem__):
         if total <= MAX_TOTAL or last[path] > now - IN_USE:
             break
         path.unlink(missing_ok=True)
-        total -= files[path].st_size
+        total -= sizes[path]
     for gone in _used.keys() - {str(path) for path in files}:
         _used.pop(gone, None)
     return total <= MAX_TOTAL

@@ -4,9 +4,10 @@ Gradio's queue serves in order of arrival, runs every request to its end, and le
 """
 
 import asyncio
+import ipaddress
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,12 +15,21 @@ from gradio.queueing import Event, EventQueue, Queue
 from gradio.server_messages import ProcessCompletedMessage
 from gradio.utils import run_coro_in_background
 
-from dsd.ui import request_log
+from dsd.ui import request_log, sessions
 
 SHARE = 10  # waiting requests of one visitor, of the queue's 20
 UNREAD = 30  # seconds after which a request whose answer nobody reads is canceled
 CHECK = 1.0  # seconds between checks
 STOPPED = "The server is stopping, so this was not finished: try again in a minute."
+
+
+def network(address: str) -> str:
+    """Return an address, or of an IPv6 address its network: a visitor has all addresses of a /64."""
+    try:
+        given = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    return str(ipaddress.ip_network((given, 64), strict=False)) if given.version == 6 else address
 
 
 class FairQueue(Queue):
@@ -35,7 +45,7 @@ class FairQueue(Queue):
 
     def visitor(self, session: str | None, request: Any) -> str:
         """Return who sent a request: its session, or its address if it is known or there is no session."""
-        address = request.client.host if request.client else ""
+        address = network(request.client.host) if request.client else ""
         return f"address {address}" if self.by_address or not session else f"session {session}"
 
     def waiting(self) -> list[Event]:
@@ -46,6 +56,9 @@ class FairQueue(Queue):
 
     async def push(self, body: Any, request: Any, username: str | None) -> Any:
         """Add a request, unless the queue or the visitor's share of it is full."""
+        if (length := len(body.session_hash or "")) > sessions.LONGEST:
+            text = f"session_hash must have at most {sessions.LONGEST} characters, got {length}"
+            return False, text, "error"
         who, waiting = self.visitor(body.session_hash, request), self.waiting()
         if self.max_size is not None and len(waiting) >= self.max_size:
             text = f"the queue is full ({len(waiting)} are waiting): try again in a minute"
@@ -70,17 +83,27 @@ class FairQueue(Queue):
         line.queue.sort(key=rounds.__getitem__)
 
     async def clean_events(self, **which: Any) -> None:
-        await super().clean_events(**which)
-        self._tell_places()
+        await self._leave(super().clean_events(**which))
 
     async def remove_from_queue(self, event_id: str) -> None:
-        await super().remove_from_queue(event_id)
-        self._tell_places()
+        await self._leave(super().remove_from_queue(event_id))
 
-    def _tell_places(self) -> None:
-        """Tell what waits its new place after others have left, which gradio does not."""
+    async def _leave(self, leaving: Awaitable[None]) -> None:
+        """Log what leaves while it waits, and tell the others their new places, which gradio does not."""
+        before = self.waiting()
+        await leaving
+        stay = [*self.waiting(), *self.running()]
+        for event in before:
+            if event not in stay:
+                self._log(event)
         for lane in self.event_queue_per_concurrency_id:
             self.broadcast_estimations(lane)
+
+    def _log(self, event: Event) -> None:
+        name = event.fn.api_name if event.fn.api_visibility == "public" else "page"
+        whole, run = time.monotonic() - event.enqueue_time, event.run_time
+        outcome = getattr(event, "outcome", "canceled")
+        request_log.write(event=name, seconds=round(whole, 3), run=round(run, 3), outcome=outcome)
 
     def send_message(self, event: Event, event_message: Any) -> None:
         if isinstance(event_message, ProcessCompletedMessage):
@@ -93,10 +116,7 @@ class FairQueue(Queue):
             await super().process_events(events, *args, **options)
         finally:
             for event in events:
-                name = event.fn.api_name if event.fn.api_visibility == "public" else "page"
-                whole, run = time.monotonic() - event.enqueue_time, event.run_time
-                outcome = getattr(event, "outcome", "canceled")
-                request_log.write(event=name, seconds=round(whole, 3), run=round(run, 3), outcome=outcome)
+                self._log(event)
 
     def start(self) -> None:
         super().start()

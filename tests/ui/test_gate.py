@@ -1,6 +1,7 @@
 """Which files a request may name: a visitor's own uploads, whatever event, endpoint or form names them."""
 
 import base64
+import time
 from pathlib import Path
 from urllib.parse import quote
 
@@ -54,6 +55,26 @@ def test_paths_that_are_no_upload_are_refused(place, path):
         gate.admit({"path": path}, (place,))
 
 
+@pytest.mark.parametrize("path", ["/a" * 200_000, "/.." * 200_000, "a" * 10_000_000])
+def test_a_path_without_end_is_refused_at_once(place, path):
+    began = time.monotonic()
+    with pytest.raises(ValueError, match="image is gone"):
+        gate.admit({"path": path}, (place,))
+    assert time.monotonic() - began < 1, "all others wait meanwhile"
+
+
+@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"a": value}])
+def test_values_inside_each_other_without_end_are_refused(place, wrap):
+    value: object = {"path": str(place / "mine.png")}
+    for _ in range(gate.DEEPEST):
+        value = wrap(value)
+    assert gate.admit(value, (place,))
+    for _ in range(500):
+        value = wrap(value)
+    with pytest.raises(ValueError, match="wrong type"):
+        gate.admit(value, (place,))
+
+
 @pytest.mark.parametrize(
     "address", ["http://127.0.0.1:9/a.png", "https://example.org/a.png", "file:///etc/passwd", "FTP://x/y"]
 )
@@ -82,7 +103,22 @@ def test_the_address_that_the_app_gave_an_upload_stands_for_it(place):
         gate.admit({"path": f"http://127.0.0.1/gradio_api/file={place.parent / 'foreign.png'}"}, (place,))
 
 
-def test_an_image_inside_the_request_is_limited(place):
+@pytest.fixture
+def full(place, monkeypatch) -> None:
+    """There is no space for uploads."""
+    monkeypatch.setenv(uploads.VARIABLE, str(place))
+    monkeypatch.setattr(uploads, "MAX_TOTAL", 10)
+
+
+def test_an_image_inside_the_request_needs_space_like_an_upload(place, full):
+    before = list(place.iterdir())
+    with pytest.raises(ValueError, match="no space for more uploads"):
+        gate.admit({"path": None, "url": "data:image/png;base64,AAAA"}, (place,))
+    assert list(place.iterdir()) == before
+
+
+def test_an_image_inside_the_request_is_limited(place, monkeypatch):
+    monkeypatch.setenv(uploads.VARIABLE, str(place))
     data = base64.b64encode((place / "mine.png").read_bytes()).decode()
     kept = gate.admit({"path": None, "url": f"data:image/png;base64,{data}"}, (place,))["path"]
     assert Path(kept).is_relative_to(place) and Path(kept).read_bytes() == (place / "mine.png").read_bytes()

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from dsd.ui import page, preview
+from tests.calling import API
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +25,12 @@ def test_the_page_names_itself_once_and_its_image_is_there(address):
     assert tags["og:image"] == "https://draw.example.org/preview.png"
     image = httpx.get(f"{address}/preview.png", trust_env=False)
     assert image.headers["content-type"] == "image/png" and image.content == preview.IMAGE.read_bytes()
+
+
+def test_an_upload_of_that_name_is_served_as_it_is(address):
+    with httpx.Client(base_url=address, trust_env=False) as http:
+        (path,) = http.post(f"{API}/upload", files={"files": ("preview.png", b"mine")}).json()
+        assert http.get(f"{API}/file={path}").content == b"mine"
 
 
 def test_other_answers_pass_unchanged(address):

@@ -44,6 +44,14 @@ def test_what_somebody_reads_is_finished(http, upload, monkeypatch):
     assert "event: complete" in asked(http, image=upload, steps=20).text
 
 
+@pytest.mark.parametrize("path", ["queue/data?session_hash=gone", "call/generate/gone"])
+def test_who_asks_for_answers_that_are_gone_is_told_without_a_traceback(http, path, capsys, caplog):
+    answer = http.get(f"{API}/{path}")
+    assert answer.status_code == 200 and "404" in answer.text
+    assert "Traceback" not in capsys.readouterr().err
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
+
+
 # ------------------------------------------------------------ sessions
 
 
@@ -65,6 +73,37 @@ def test_programs_do_not_evict_pages(http, upload, blocks, monkeypatch):
     http.post(f"{API}/run/predict", json=shown | {"session_hash": "next-page"}).raise_for_status()
     until(lambda: "a-page" not in blocks.state_holder)
     assert "next-page" in blocks.state_holder
+
+
+def test_closed_pages_are_forgotten_before_one_that_is_open(http, blocks, monkeypatch):
+    """A program may call the page's events under as many names as it likes."""
+    monkeypatch.setattr(sessions, "PAGES", 2)
+    cost = next(fn for fn in blocks.fns.values() if fn.name == "cost")
+    shown = {"data": [part.value for part in cost.inputs], "fn_index": cost._id}
+
+    def call(name: str) -> None:
+        http.post(f"{API}/run/predict", json=shown | {"session_hash": name}).raise_for_status()
+
+    with http.stream("GET", f"{API}/heartbeat/open-page"):
+        call("open-page")
+        for number in range(4):
+            call(f"forged-{number}")
+        until(lambda: "forged-2" not in blocks.state_holder)
+        assert "open-page" in blocks.state_holder
+    until(lambda: not sessions._open)
+    call("forged-4")
+    until(lambda: "open-page" not in blocks.state_holder)
+
+
+def test_a_session_s_name_is_not_kept_if_it_is_too_long(http, upload, blocks):
+    long = "x" * (sessions.LONGEST + 1)
+    lane = next(fn for fn in blocks.fns.values() if fn.api_name == "generate")
+    answer = http.post(f"{API}/queue/join", json={"data": [], "fn_index": lane._id, "session_hash": long})
+    assert answer.status_code == 400 and "at most 100 characters, got 101" in answer.json()["detail"]
+    words = next(fn for fn in blocks.fns.values() if fn.api_name == "unknown_words")
+    body = {"data": ["a hat"], "fn_index": words._id, "session_hash": long}
+    http.post(f"{API}/run/predict", json=body).raise_for_status()
+    until(lambda: long not in blocks.state_holder)
 
 
 # ------------------------------------------------------------ wrong values

@@ -5,7 +5,7 @@ import re
 import httpx
 import pytest
 
-from dsd.ui import gate
+from dsd.ui import gate, preview, server
 from tests.calling import API
 
 LOGIN = "needs the password"
@@ -39,6 +39,7 @@ ROUTES = {
     f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}/{{segment_id}}.{{ext}}": CLOSED,
     f"{API}/stream/{{session_hash}}/{{run}}/{{component_id}}/playlist-file": CLOSED,
 }  # fmt: skip
+AROUND = {server.HEALTH: FIXED, preview.ADDRESS: FIXED}  # answered before any route
 MCP = {"", "/messages", "/schema", "/sse"}  # no password, and no file is read: tests/ui/test_api.py
 ENDPOINTS = {"generate", "story", "unknown_words"}  # for programs; all other events are the page's own
 
@@ -61,6 +62,15 @@ def walk(routes):
 def test_every_route_is_listed(blocks):
     found = {route.path.rstrip("/") or "/" for route in walk(blocks.app.routes)}
     assert found == set(ROUTES)
+
+
+def test_what_is_answered_before_any_route_is_the_same_with_and_without_the_password(blocks, private):
+    assert not AROUND.keys() & {route.path for route in walk(blocks.app.routes)}
+    with httpx.Client(base_url=private, trust_env=False, timeout=60) as http:
+        before = {path: http.get(path) for path in AROUND}
+        http.post("/login", data={"username": "ada", "password": "love"}).raise_for_status()
+        for path, answer in before.items():
+            assert answer.status_code == 200 and http.get(path).content == answer.content
 
 
 def test_what_the_list_says_holds(blocks, private):

@@ -92,61 +92,6 @@ def test_a_proxy_is_an_address(monkeypatch):
     assert serving.os.environ[serving.PROXIES] == "10.0.0.1,::1"
 
 
-# ------------------------------------------------------------ limits
-
-
-def test_a_request_may_have_so_many_bytes(http, monkeypatch):
-    monkeypatch.setattr(serving, "MAX_BODY", 1000)
-    for body in ({"content": b"x" * 1001}, {"content": iter([b"x" * 600] * 2)}):
-        answer = http.post(f"{API}/call/v2/generate", **body)
-        assert answer.status_code == 413 and "send a smaller image" in answer.json()["detail"]
-
-
-def test_a_request_that_arrives_slowly_is_ended(http, monkeypatch):
-    monkeypatch.setattr(serving, "MAX_SECONDS", 0.2)
-
-    def slowly():
-        yield b"{"
-        time.sleep(0.6)
-        yield b"}"
-
-    answer = http.post(f"{API}/call/v2/generate", content=slowly())
-    assert answer.status_code == 408 and "to arrive" in answer.json()["detail"]
-
-
-def test_when_space_is_short_the_oldest_files_not_in_use_go(tmp_path, monkeypatch):
-    monkeypatch.setenv(uploads.VARIABLE, str(tmp_path))
-    monkeypatch.setattr(uploads, "MAX_TOTAL", 300)
-    paths = [tmp_path / f"{number}.png" for number in range(3)]
-    for path in paths:
-        path.write_bytes(b"x" * 100)
-        time.sleep(0.01)
-    assert not uploads.make_room(100), "all are in use"
-    monkeypatch.setattr(uploads, "IN_USE", -1)
-    assert uploads.make_room(0) and all(path.exists() for path in paths)
-    uploads.use(paths[0])
-    assert uploads.make_room(100)
-    assert [path.exists() for path in paths] == [True, False, True]
-
-
-def test_without_space_an_upload_is_refused(http, monkeypatch):
-    monkeypatch.setattr(uploads, "MAX_TOTAL", 10)
-    kind = {"Content-Type": "multipart/form-data; boundary=x"}
-    for body in ({"files": {"files": ("a.png", b"x" * 100)}}, {"content": iter([b"--x"]), "headers": kind}):
-        answer = http.post(f"{API}/upload", **body)
-        assert answer.status_code == 507 and "try again" in answer.json()["detail"]
-
-
-def test_an_address_may_upload_so_much_if_a_proxy_tells_addresses():
-    with_proxy, without = serving.Server(trusts_proxy=True), serving.Server()
-    for server in (with_proxy, without):
-        server.check_upload("192.0.2.1", serving.MAX_HOURLY)
-    without.check_upload("192.0.2.1", 1)
-    with_proxy.check_upload("192.0.2.2", 1)
-    with pytest.raises(serving.Refused, match="300 MB"):
-        with_proxy.check_upload("192.0.2.1", 1)
-
-
 # ------------------------------------------------------------ health, log, paths
 
 
@@ -183,6 +128,45 @@ def test_a_line_for_each_request_tells_nothing_of_its_contents(http, upload, cap
     assert rows[0]["route"] == f"{API}/call/v2/{{api_name}}" and rows[0]["bytes_in"] > 50
     assert all(set(row) == set(rows[0]) and row["seconds"] >= 0 and row["bytes_out"] > 0 for row in rows)
     assert "secret" not in lines and Path(upload["path"]).name not in lines
+
+
+def test_the_log_tells_of_the_page_of_uploads_and_of_who_leaves(http, upload, serve, capsys, monkeypatch):
+    blocks = serve.opened[-1]
+    lane = next(fn for fn in blocks.fns.values() if fn.api_name == "generate")
+    drawing = next(fn for fn in blocks.fns.values() if fn.name == "cost")
+    blocks._queue.create_event_queue_for_fn(lane)
+    line = blocks._queue.event_queue_per_concurrency_id[lane.concurrency_id]
+    monkeypatch.setattr(request_log.log, "handlers", [])
+    request_log.start()
+    monkeypatch.setattr(line, "current_concurrency", 1)  # what comes waits
+    ticket = http.post(f"{API}/call/v2/generate", json={"image": upload, "prompt": "secret"}).json()[
+        "event_id"
+    ]
+    body = {"session_hash": ticket, "event_id": ticket, "fn_index": lane._id}
+    http.post(f"{API}/cancel", json=body).raise_for_status()
+    http.post(f"{API}/upload", files={"files": ("secret.png", b"secret")}).raise_for_status()
+    shown = {
+        "data": [part.value for part in drawing.inputs],
+        "fn_index": drawing._id,
+        "session_hash": "secret",
+    }
+    http.post(f"{API}/queue/join", json=shown).raise_for_status()
+    written: list[str] = []
+
+    def events() -> list[dict]:
+        written.append(capsys.readouterr().err)
+        return [row for line in "".join(written).splitlines() if "event" in (row := json.loads(line))]
+
+    until(lambda: len(events()) == 2)
+    rows = [json.loads(line) for line in "".join(written).splitlines()]
+    assert [(row["event"], row["outcome"]) for row in events()] == [
+        ("generate", "canceled"),
+        ("page", "done"),
+    ]
+    (sent,) = [row for row in rows if row.get("route") == f"{API}/upload"]
+    assert (sent["status"], sent["outcome"]) == (200, "done") and sent["bytes_in"] > 6
+    assert all({"time", "seconds", "outcome"} <= set(row) for row in rows)
+    assert "secret" not in "".join(written)
 
 
 def test_behind_a_proxy_and_a_public_link(serve, monkeypatch, capsys):
@@ -235,7 +219,7 @@ def test_the_page_on_serving_shows_commands_and_limits_as_they_are():
     assert args.log_requests and args.time_limit is None
     for limit in (
         f"{serving.MAX_BODY // 10**6} MB, {serving.MAX_SECONDS} seconds", f"{uploads.MAX_TOTAL // 10**9} GB",
-        f"{serving.MAX_HOURLY // 10**6} MB of uploads", f"after {waiting.UNREAD} seconds",
+        f"{serving.MAX_HOURLY // 10**6} MB of uploads and", f"after {waiting.UNREAD} seconds",
         f"{page.QUEUE} waiting, {waiting.SHARE} of one visitor", f"{serving.GRACE} seconds to finish",
         f"{sessions.PAGES} pages and {sessions.PROGRAMS} programs",
     ):  # fmt: skip
