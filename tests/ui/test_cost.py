@@ -12,7 +12,6 @@ from spaces.zero.gradio import error as zero_error
 
 from dsd.generate import drawing, sheet
 from dsd.generate.drawing import Options
-from dsd.generate.ranking import Score
 from dsd.model.sampling import QUALITIES
 from dsd.ui import page
 from dsd.ui.generate import cost, tab
@@ -29,7 +28,7 @@ from dsd.ui.generate.cost import (
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.sheet import Sheets
 from dsd.ui.messages import explain
-from dsd.ui.models import Lazy, Loaded
+from dsd.ui.models import Loaded
 from dsd.ui.story.handlers import GPU_SECONDS, Telling
 from tests import tiny
 from tests.forms import form
@@ -132,15 +131,6 @@ def test_a_ranking_is_part_of_the_time_once_one_was_measured():
     pace.learn_rank(4, 20.0)
     assert pace.line(options, rank=True) == "Takes about 21 seconds."
     assert pace.line(options) == "Takes about 11 seconds."
-
-
-def test_a_ranking_of_the_page_is_timed(pipe, photo):
-    ranker = Lazy("tiny", lambda: lambda frame, prompt, images: [Score(0.5, 1.0)] * len(images))
-    work = Generating(Loaded(pipe=pipe, name="tiny", ranker=ranker))
-    list(work.draw(form(photo, count=2)))
-    assert work.pace.rank_rate is None
-    list(work.draw(form(photo, count=2, rank=True)))
-    assert 0 < work.pace.rank_rate < 60
 
 
 def test_a_canceled_run_teaches_nothing(work, photo):
