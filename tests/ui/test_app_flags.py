@@ -25,7 +25,6 @@ from dsd.ui.models import Loaded
 from tests import tiny, wheel_page
 from tests.chat.server import Chat, serving
 from tests.project import ROOT
-from tests.ui.test_internal_words import INTERNAL
 
 QUERY, SIZES = "transformer_blocks.0.attn.to_q", {"A": (2, 32), "B": (32, 2)}
 
@@ -181,8 +180,8 @@ def test_a_visitor_reads_no_internal_words(load, model):
     read = re.sub("<[^>]*>", " ", " ".join(said)).replace(loaded.license, "")
     every_tab = ("Pick a character", "The story, one", "drawn in 28 steps", "Why?", "What the model learned")
     assert [words for words in every_tab if words not in read] == []
-    found = re.findall(".{40}(?:pocket|flux|embedded|gpu|python -m|--teacher).{20}", read, re.IGNORECASE)
-    assert found == [] and not INTERNAL.search(read)
+    words = r"pocket|flux|embedded|gpu|kappa|lora\b|checkpoint|\btokens?\b|no key|python -m|--teacher"
+    assert re.findall(f".{{40}}(?:{words}).{{20}}", read, re.IGNORECASE) == []
 
 
 def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):
