@@ -107,7 +107,7 @@ def begin_grid(tab) -> None:
 
 def download(tab, target):
     with tab.expect_download() as waiting:
-        tab.get_by_role("button", name="Download", exact=True).click()
+        tab.locator("#download").click()
     waiting.value.save_as(target)
     return target
 

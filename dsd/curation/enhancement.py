@@ -51,7 +51,11 @@ def enhance(
         merged = "" if is_refused(answer) else _read(answer, text)
         if merged and count(merged) <= LONGEST:
             return merged
+<<<<<<< HEAD
     raise UnusableError(_explain(merged, answer, count))
+=======
+    raise VLMError(_explain(merged, answer))
+>>>>>>> page
 
 
 def _read(answer: str, question: str) -> str:
@@ -59,11 +63,11 @@ def _read(answer: str, question: str) -> str:
     return re.sub(PREFACE, "", one_line(read_caption(answer, question) or ""))
 
 
-def _explain(merged: str, answer: str, count: Count) -> str:
+def _explain(merged: str, answer: str) -> str:
     if merged:
         return (
-            f"the prompt with the subject's looks has {count(merged)} tokens, and the model reads {LONGEST}: "
-            "use fewer words, or describe the subject yourself"
+            f"the prompt with the subject's looks is longer than the model reads: {merged[:QUOTED]!r}. "
+            "Use fewer words, or describe the subject yourself"
         )
     return (
         f"the model gave no prompt for this image, but {answer[:QUOTED]!r}: describe the subject yourself, "

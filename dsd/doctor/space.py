@@ -12,6 +12,7 @@ from typing import Any
 from dsd.model.memory import installed_version
 from dsd.model.presets import FLUX_DEV, PRESETS
 
+SPACE = "SPACE_ID"  # variable with the Space's name, "owner/name"
 MODEL = "DSD_MODEL"  # variable that names the model, because a Space passes no flags
 PINS = "pre-requirements.txt"  # installed by a Space before requirements.txt
 TORCH = ("2.8.0", "2.9.1", "2.10.0", "2.11.0")
@@ -26,7 +27,18 @@ LARGE = 10 * 2**20  # maximum bytes of a file that git can push to a Space
 
 def is_space() -> bool:
     """Return whether this process runs on a Space."""
-    return bool(os.environ.get("SPACE_ID")) or is_zero()
+    return bool(os.environ.get(SPACE)) or is_zero()
+
+
+def page() -> str | None:
+    """Return the address of the page around this Space, or None elsewhere."""
+    name = os.environ.get(SPACE)
+    return f"https://huggingface.co/spaces/{name}" if name else None
+
+
+def code() -> str | None:
+    """Return the address of this Space's files, or None elsewhere."""
+    return f"{page()}/tree/main" if page() else None
 
 
 def is_zero() -> bool:

@@ -25,7 +25,7 @@ TRAITS = (*ANGLES, *RANGES)
 RESAMPLES, MOST = 200, 1000  # samples of kept grids, and most grids in one
 WORDS = {"subjects": "distinct subjects", **{f"distinct_{n}": f"distinct {n}-grams" for n in (1, 2, 3)}}
 PAGE = """\
-Turn one is {first}, turn two is {second}{lora}. Intervals are 95 %: shares by resampling grids, diversity
+Turn one is {first}, turn two is {second}. Intervals are 95 %: shares by resampling grids, diversity
 over {resamples} random samples of {size} kept grids of each turn, one of each prompt. The spread of a trait
 that no prompt names is 0 where all subjects of one color have the same: the circular variance, at most 1, of
 an angle, and the standard deviation of another number as a share of its range.
@@ -85,8 +85,15 @@ def compare(
         for turn, measures in zip(turns, (one, two), strict=True):
             measures |= _true_pairs(turn, scorer, on_grids) | _spreads(turn, scorer, size)
     measures = {name: {"one": one[name], "two": two[name]} for name in one}
-    loras = sorted({describe_lora(grid.teacher_lora) for grid in turns[1].grids if grid.teacher_lora})
-    return {"runs": [str(first), str(second)], "loras": loras, "grids": size, "measures": measures}
+    drawn = [_drawn_with(turn.grids) for turn in turns]
+    return {"runs": [str(first), str(second)], "drawn": drawn, "grids": size, "measures": measures}
+
+
+def _drawn_with(grids: Sequence[Grid]) -> list[str]:
+    """Return what the teacher of a turn drew with: its LoRAs, and noise that panels share."""
+    loras = {f"the {describe_lora(grid.teacher_lora)}" for grid in grids if grid.teacher_lora}
+    noises = {f"shared noise {grid.shared_noise:g}" for grid in grids if grid.shared_noise}
+    return sorted(loras) + sorted(noises)
 
 
 def _check_tasks(*turns: Turn) -> None:
@@ -99,11 +106,14 @@ def _check_tasks(*turns: Turn) -> None:
 
 def page(found: Row) -> str:
     """Return the comparison as a page."""
-    first, second = found["runs"]
-    lora = f", drawn with the {' and the '.join(found['loras'])}" if found["loras"] else ""
+    first, second = map(_name, found["runs"], found["drawn"])
     rows = [(name, _cell(turns["one"]), _cell(turns["two"])) for name, turns in found["measures"].items()]
-    about = {"first": first, "second": second, "lora": lora, "resamples": RESAMPLES, "size": found["grids"]}
+    about = {"first": first, "second": second, "resamples": RESAMPLES, "size": found["grids"]}
     return PAGE.format(**about, table=table(("", "turn one", "turn two"), rows))
+
+
+def _name(run: str, drawn: Sequence[str]) -> str:
+    return f"{run}, drawn with {' and '.join(drawn)}" if drawn else run
 
 
 def _cell(measure: Row) -> str:

@@ -149,6 +149,6 @@ def prompt_notice(pipe: Any, prompt: str, name: str = "The prompt") -> str | Non
     cut = prompt[offsets[limit - 1][0] :].strip()
     quote = cut if len(cut) <= 80 else f"{cut[:80].rstrip()} ..."
     return (
-        f"{name} is longer than the {limit} tokens this model reads: "
-        f'its last {len(cut):,} characters are cut, from "{quote}" on.'
+        f"{name} is longer than this model reads: its last {len(cut):,} characters are cut, "
+        f'from "{quote}" on.'
     )

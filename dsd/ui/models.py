@@ -104,7 +104,7 @@ def lazy_judge(name: str | None, *, device: str | None, model: str | None = None
     """
     name, missing = name or DEFAULT.name, None
     if name in PRESETS and not Path(PRESETS[name].judge or "").is_dir():
-        missing = "the embedded judge is not in this copy yet: python -m train.pocket.judge makes it"
+        missing = "the judge is not in this copy yet: python -m train.pocket.judge makes it"
 
     def open_judge() -> VLM:
         from dsd.vlm.open import open_vlm

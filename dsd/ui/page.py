@@ -12,6 +12,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # gradio reads it on
 import gradio as gr
 from starlette.middleware import Middleware
 
+from dsd.doctor import space
 from dsd.model.presets import PRESETS
 from dsd.ui import preview, server, sessions, uploads
 from dsd.ui.curate import tab as curate_tab
@@ -92,7 +93,12 @@ def build(loaded: Loaded, examples: Path, wheel: Wheel | None = None) -> gr.Bloc
 
 def _header(loaded: Loaded) -> str:
     missing = notice(sentence(loaded.missing)) if loaded.missing else ""
-    more = f' <a href="{html.escape(loaded.more)}" target="_blank">How it works</a>' if loaded.more else ""
+    links = {"The paper": loaded.more, "The code": space.code()}
+    more = "".join(
+        f' <a href="{html.escape(address)}" target="_blank">{name}</a>'
+        for name, address in links.items()
+        if address
+    )
     return f"<h1>{TITLE}</h1><p>{ABOUT} {_model(loaded)}{html.escape(loaded.description)}{more}</p>{missing}"
 
 

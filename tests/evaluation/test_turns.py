@@ -37,6 +37,17 @@ def make_run(folder: Path, subjects: int, *, kept: int = COUNT, **changed: objec
     return folder
 
 
+def test_the_page_names_the_noise_that_panels_of_a_turn_share(tmp_path):
+    first = make_run(tmp_path / "one", 2, shared_noise=0.25)
+    second = make_run(tmp_path / "two", 2, shared_noise=0.5, teacher_lora=LORA)
+    page = turns.page(turns.compare(first, second, FakeReader()))
+    assert (
+        f"Turn one is {first}, drawn with shared noise 0.25, turn two is {second}, drawn with the LoRA"
+        in page
+    )
+    assert "scale 1) and shared noise 0.5. Intervals" in page
+
+
 class FakeReader:
     """Reads a shade of red as the hue."""
 
@@ -103,7 +114,7 @@ def test_runs_of_different_tasks_are_not_compared(tmp_path):
 def test_the_page_says_what_drew_the_second_turn_and_what_is_not_known(found, tmp_path):
     page = turns.page(found)
     assert "drawn with the LoRA lora.safetensors (SHA-256 0123456789ab, scale 1)" in page
-    assert "| pairs kept | 0.5 (" in page
+    assert "shared noise" not in page and "| pairs kept | 0.5 (" in page
     first = make_run(tmp_path / "one", 2, kept=0, recipe="identity")
     plain = turns.compare(first, make_run(tmp_path / "two", 2, recipe="identity"), FakeReader())
     assert not any(name.startswith(("true", "spread", "distinct")) for name in plain["measures"])

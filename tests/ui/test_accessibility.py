@@ -161,6 +161,7 @@ class Seen(NamedTuple):
     edges: dict[str, list[str]]  # theme -> controls whose border has too little contrast
     unfocused: dict[str, list[str]]  # theme -> controls that do not show that they have the focus
     width: int  # of the page on a phone
+    across: set[float]  # of the page on a desktop: as opened, with something on it, and unfolded
     small: dict[str, list[str]]  # device -> controls with less than 24 pixels
     harm: dict[str, list[str]]  # device -> what axe-core calls serious or critical
 
@@ -175,13 +176,19 @@ def seen(browser, server) -> dict[str, Seen]:
         for name, visit in VISITS.items():
             tab.set_viewport_size({"width": 1280, "height": 900})
             tab.get_by_role("tab", name=name).click()
-            visit(tab)
-            unfold(tab)
-            found[name] = look(tab)
+            across = [measure(tab)]
+            for step in (visit, unfold):
+                step(tab)
+                across.append(measure(tab))
+            found[name] = look(tab, set(across))
     return found
 
 
-def look(tab) -> Seen:
+def measure(tab) -> float:
+    return tab.locator(".gradio-container").bounding_box()["width"]
+
+
+def look(tab, across: set[float]) -> Seen:
     said = tab.locator("body").aria_snapshot()
     faint, edges, unfocused, small, harm = {theme: [] for theme in THEMES}, {}, {}, {}, {}
     tab.keyboard.press("Shift")
@@ -201,7 +208,7 @@ def look(tab) -> Seen:
     width = tab.evaluate("document.documentElement.scrollWidth")
     controls = re.findall(rf"- ((?:{CONTROLS})\b.*)", said)
     headings = [int(level) for level in re.findall(r"- heading .*\[level=(\d)\]", said)]
-    return Seen(controls, headings, faint, edges, unfocused, width, small, harm)
+    return Seen(controls, headings, faint, edges, unfocused, width, across, small, harm)
 
 
 def harmful(tab) -> list[str]:
@@ -266,6 +273,10 @@ def test_headings_skip_no_level(seen, name):
 @pytest.mark.parametrize("name", VISITS)
 def test_no_tab_is_wider_than_a_phone(seen, name):
     assert seen[name].width <= DEVICES["phone"]["width"]
+
+
+def test_the_page_is_as_wide_on_every_tab_whatever_is_on_it(seen):
+    assert len(set.union(*(one.across for one in seen.values()))) == 1
 
 
 def test_faint_text_would_be_found(browser):

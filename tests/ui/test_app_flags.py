@@ -150,7 +150,13 @@ def test_a_hub_id_is_shown_whole(load):
 def test_a_preset_says_what_it_is_good_for_and_its_license(load):
     flux = presets.PRESETS["flux-dev"]
     said = shown(load("--model", "flux-dev")[0])
-    assert flux.description in said and flux.license in said and flux.more in said
+    assert flux.description in said and flux.license in said and f'href="{flux.more}"' in said
+    assert "The paper" in said and "The code" not in said, "this copy does not know where it is from"
+
+
+def test_on_a_space_the_page_links_its_code(load, monkeypatch):
+    monkeypatch.setenv("SPACE_ID", "somebody/dsd")
+    assert 'href="https://huggingface.co/spaces/somebody/dsd/tree/main"' in shown(load()[0])
 
 
 def texts(*values: object) -> list[str]:
@@ -174,8 +180,8 @@ def test_a_visitor_reads_no_internal_words(load, model):
     read = re.sub("<[^>]*>", " ", " ".join(said)).replace(loaded.license, "")
     every_tab = ("Pick a character", "The story, one", "drawn in 28 steps", "Why?", "What the model learned")
     assert [words for words in every_tab if words not in read] == []
-    found = re.findall(".{40}(?:pocket|flux|embedded|gpu|python -m|--teacher).{20}", read, re.IGNORECASE)
-    assert found == []
+    words = r"pocket|flux|embedded|gpu|kappa|lora\b|checkpoint|\btokens?\b|no key|python -m|--teacher"
+    assert re.findall(f".{{40}}(?:{words}).{{20}}", read, re.IGNORECASE) == []
 
 
 def test_weights_are_named_and_the_model_s_own_are_not_praised(load, tmp_path):

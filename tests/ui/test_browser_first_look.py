@@ -73,6 +73,15 @@ def test_the_first_look_shows_a_finished_example_beside_its_reference(finished, 
     assert below["y"] + below["height"] < boxes[0]["y"]
     assert tab.locator("#create").bounding_box()["y"] < 900, "one sees what to do without scrolling"
     assert provenance.read_settings(download(tab, tmp_path / "first.png"))["seed"] == 0
+    filling = tab.locator("#images").get_by_label("Download")
+    expect(filling).to_be_hidden()  # the button below does the same
+    tab.locator("#images").get_by_label("Fullscreen", exact=True).click()
+    with tab.expect_download() as waiting:
+        filling.click()
+    waiting.value.save_as(tmp_path / "filling.png")
+    assert (tmp_path / "filling.png").read_bytes() == (tmp_path / "first.png").read_bytes()
+    tab.locator("#images").get_by_label("Exit fullscreen").click()
+    expect(filling).to_be_hidden()
     levels = tab.evaluate("[...document.querySelectorAll('h1,h2,h3')].map((e) => Number(e.tagName[1]))")
     assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels))
     assert tab.evaluate("getComputedStyle(document.querySelector('footer .divider')).display") == "none"

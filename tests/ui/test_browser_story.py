@@ -73,6 +73,10 @@ def test_a_canceled_story_keeps_its_panels_one_is_drawn_again_and_the_strip_save
     after = panels(tab)
     assert before[1] != after[1] and [*before[:1], *before[2:]] == [*after[:1], *after[2:]]
     with tab.expect_download() as waiting:
+        tab.get_by_role("button", name="Download this panel").click()
+    waiting.value.save_as(tmp_path / "panel.png")
+    assert provenance.read_settings(tmp_path / "panel.png")["prompt"] == "in space"
+    with tab.expect_download() as waiting:
         tab.locator("#story-png").click()
     waiting.value.save_as(tmp_path / "strip.png")
     read = [panel["prompt"] for panel in provenance.read_settings(tmp_path / "strip.png")["panels"]]
@@ -113,9 +117,13 @@ def test_a_sentence_becomes_lines_to_edit_an_image_is_pasted_and_mistakes_stand_
     tab.get_by_text("currently busy").wait_for()
     tab.unroute("**/queue/join*")
     with Hold(pipe.transformer, first=4):
-        other = open_page()
+        other, third = open_page(), open_page()
         other.locator("#examples button").first.click()
         other.get_by_text(re.compile(r"Step \d+ of 28")).wait_for()
+        third.locator("#examples button").first.click()
+        third.locator("#status[data-place='1 person before you']").wait_for()
         tab.get_by_role("button", name="Draw the story").click()
+        tab.locator("#story-status[data-place='2 people before you']").wait_for()
+        third.get_by_role("button", name="Cancel").click()
         tab.locator("#story-status[data-place='1 person before you']").wait_for()
     tab.locator("#story-status").get_by_text("Done, seed").wait_for()

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from dsd.curation import judge as curation
+from dsd.files.jsonl import RunError
 from dsd.generate import provenance
 from dsd.grids.recipes import CRITTERS
 from dsd.ui import sessions
@@ -174,12 +175,10 @@ def test_a_threshold_moves_the_rate_and_the_cards_and_filters_and_pages_lead_to_
     tab.locator("#curate-position").get_by_text(first).wait_for()
     tab.locator("#curate-forth").click()
     tab.locator("#curate-position").get_by_text(second).wait_for()
+    number = tab.locator("#curate-page input")
     for typed, key, shown in (("-3", "back", first), ("99", "forth", second), ("-3", "Enter", first)):
-        tab.locator("#curate-page input").fill(typed)
-        if key == "Enter":
-            tab.locator("#curate-page input").press(key)
-        else:
-            tab.locator(f"#curate-{key}").click()
+        number.fill(typed)
+        number.press(key) if key == "Enter" else tab.locator(f"#curate-{key}").click()
         tab.locator("#curate-position").get_by_text(shown).wait_for()
     choose(tab, "answer cannot be read")
     tab.locator("#curate-position").get_by_text("page 1 of 1").wait_for()
@@ -188,7 +187,7 @@ def test_a_threshold_moves_the_rate_and_the_cards_and_filters_and_pages_lead_to_
     expect(tab.locator(".dsd-badge.dsd-kept")).to_have_count(0)
 
 
-def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path):
+def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path, monkeypatch):
     (run / "labels.jsonl").unlink(missing_ok=True)
     tab = open_tab("Curate")
     tab.locator("#pair-0 img").first.wait_for()
@@ -213,10 +212,20 @@ def test_labels_are_saved_counted_and_taken_away(open_tab, run, tmp_path):
         tab.get_by_role("button", name="Download my labels").click()
     waiting.value.save_as(tmp_path / "labels.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()]
-    assert [(row["id"], row["label"], row["verdict"]) for row in rows] == [
-        (ids[0], "keep", "keep"),
-        (ids[1], "drop", "drop"),
-    ]
+    told = [(row["id"], row["label"], row["verdict"]) for row in rows]
+    assert told == [(ids[0], "keep", "keep"), (ids[1], "drop", "drop")]
+    with monkeypatch.context() as full:
+        full.setattr(curation, "label", refuse)
+        tab.locator("#pair-0").get_by_role("button", name="Different").click()
+        tab.locator("#pair-0 [role=alert]").get_by_text("no space left").wait_for()
+    expect(pressed).to_have_text(["Same", "Different"])
+    assert tab.get_by_test_id("toast-body").count() == 0
+    tab.locator("#pair-0").get_by_role("button", name="Different").click()
+    expect(tab.locator("#pair-0 [role=alert]")).to_have_count(0)
+
+
+def refuse(*_):
+    raise RunError("cannot write labels.jsonl: no space left on device")
 
 
 def test_a_page_keeps_its_labels_however_many_programs_ask_meanwhile(

@@ -17,6 +17,7 @@ from dsd.ui import page
 from dsd.ui.generate import cost, tab
 from dsd.ui.generate import layout as generate_layout
 from dsd.ui.generate.cost import (
+    FIRST,
     MARGIN,
     RANK_SECONDS,
     SECONDS_PER_EVALUATION,
@@ -120,6 +121,16 @@ def test_a_later_run_moves_the_figure_halfway():
     pace.learn(options, 11.0)
     pace.learn(options, 33.0)
     assert pace.seconds(options) == pytest.approx(22.0)
+
+
+def test_a_ranking_is_part_of_the_time_once_one_was_measured():
+    pace, options = Pace(512), asked(steps=11, image_guidance=1.0, count=2)
+    assert pace.line(options, rank=True) == FIRST
+    pace.learn(options, 11.0)
+    assert pace.line(options, rank=True) == "Takes about 11 seconds, and some time to rank them."
+    pace.learn_rank(4, 20.0)
+    assert pace.line(options, rank=True) == "Takes about 21 seconds."
+    assert pace.line(options) == "Takes about 11 seconds."
 
 
 def test_a_canceled_run_teaches_nothing(work, photo):

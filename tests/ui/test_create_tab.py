@@ -1,6 +1,7 @@
 """Behind the Create tab: settings from an image, mistakes at their fields, what the page says."""
 
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -14,7 +15,7 @@ from dsd.ui.generate.form import RESTORED, Form
 from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.reference import References
 from dsd.ui.messages import notice
-from dsd.ui.models import Loaded
+from dsd.ui.models import Loaded, describe_model
 from tests import tiny
 from tests.forms import form
 
@@ -134,6 +135,19 @@ def test_no_seed_means_a_new_one_each_time(loaded, photo, seed):
 def test_a_long_prompt_runs_and_the_page_says_what_is_cut(loaded, photo):
     *_, shown = Generating(loaded).draw(form(photo, prompt="zebra " * 833))
     assert "characters are cut" in shown["status"] and shown["images"].value
+
+
+def test_an_example_brings_the_size_and_the_settings_of_a_fresh_page(loaded, photo):
+    work = Generating(replace(loaded, aspects={"Square": (1.0, 1.0), "Portrait": (1.0, 1.5)}))
+    filled = work.fill(photo, {"prompt": "in the snow", "seed": 3})
+    assert (filled["width"], filled["height"], filled["aspect"]) == (*loaded.pipe.frame, "Square")
+    assert {name: filled[name] for name in work.form.defaults()} == work.form.defaults()
+    assert filled["planned"] == 3 and filled["seed"] == -1
+
+
+def test_the_drawn_world_offers_its_trained_shape_alone(pipe):
+    one = Form(describe_model(pipe, "pocket", weights=None, describer=None))
+    assert one.sizes == {} and (one.defaults()["width"], one.defaults()["height"]) == pipe.frame
 
 
 def test_an_unforeseen_error_leaves_a_sentence_not_a_dead_page(loaded, photo, monkeypatch, caplog):

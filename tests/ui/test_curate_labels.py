@@ -56,15 +56,17 @@ def test_the_export_is_a_labels_file_with_the_verdict_beside_each(run, tmp_path,
     for index, verdict in ((0, DROP), (1, DROP), (0, KEEP)):
         said |= row(shown[index], verdict)
         label(work, shown[index], verdict, said)
-    exported = work.export(said)
+    exported, remark = work.export(said)
+    assert not remark.visible
     (tmp_path / "labels.jsonl").write_text(exported)
     assert curation.labels(tmp_path) == {shown[0]: KEEP, shown[1]: DROP}
     first, second = map(json.loads, exported.splitlines())
     assert (first["verdict"], second["reason"]) == (KEEP, DIFFERENT) and first["time"]
 
 
-def test_with_no_labels_there_is_nothing_to_download(run, toasts):
-    assert curating(run, own=False).export({}) == "" and len(toasts) == 1
+def test_with_no_labels_there_is_nothing_to_download(run):
+    exported, remark = curating(run, own=False).export({})
+    assert exported == "" and remark.visible and "Mark a pair as same or different first" in remark.value
 
 
 def test_pages_do_not_shift_while_one_labels(run, monkeypatch):
@@ -88,14 +90,18 @@ def test_the_agreement_is_with_the_verdicts_that_are_shown(run):
     assert "1 of 1" in view(work, limits=(*OWN[:2], 2))["agreement"]
 
 
-def test_agreement_shows_share_kappa_and_all_four_counts():
+def test_agreement_shows_share_chance_and_all_four_counts_in_plain_words():
     told = curate_cards.agreement(Agreement(both_keep=3, both_drop=4, only_judge=2, only_person=1))
-    assert "7 of 10" in told and "70%" in told and "0.40" in told and "no better than guessing" in told
+    assert "7 of 10" in told and "70%" in told and "kappa" not in told.lower()
+    assert "guess would agree now and then, too: on a scale from 0 for guessing to 1" in told
+    assert "the two of you reach 0.40" in told
+    alike = curate_cards.agreement(Agreement(both_keep=1, both_drop=0, only_judge=0, only_person=0))
+    assert "Mark pairs of both kinds" in alike
     cells = told.split("<tbody>")[1]
     assert [cells.index(f">{n}<") for n in (3, 1, 2, 4)] == sorted(cells.index(f">{n}<") for n in range(1, 5))
 
 
-def test_a_label_that_cannot_be_written_is_said_and_not_shown(run, monkeypatch, toasts):
+def test_a_label_that_cannot_be_written_is_said_on_its_card_and_not_shown(run, monkeypatch, toasts):
     def refuse(*_):
         raise RunError("cannot write labels.jsonl: no space left on device")
 
@@ -107,14 +113,15 @@ def test_a_label_that_cannot_be_written_is_said_and_not_shown(run, monkeypatch, 
     refused = first_time["cards"].props["refused"]
     assert (refused["pair"], refused["label"]) == (first, DROP)  # what the page then shows
     assert refused != second_time["cards"].props["refused"]  # or the page would not notice
-    assert "no space left" in toasts[0]
+    assert "no space left" in refused["why"] and not toasts
 
 
 @pytest.mark.parametrize("own", [True, False])
 @pytest.mark.parametrize(("pair", "verdict"), [("000009-0-1", KEEP), ("000000-0-1", "maybe"), (None, DROP)])
-def test_a_label_that_no_button_gives_is_refused(run, own, pair, verdict, toasts):
-    assert "agreement" not in label(curating(run, own=own), pair, verdict)
-    assert curation.labels(run) == {} and len(toasts) == 1
+def test_a_label_that_no_button_gives_is_refused(run, own, pair, verdict):
+    said = label(curating(run, own=own), pair, verdict)
+    assert list(said) == ["cards"] and said["cards"].props["refused"]["why"]
+    assert curation.labels(run) == {}
 
 
 def test_a_label_is_saved_although_the_thresholds_make_no_sense(run):

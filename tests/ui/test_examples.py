@@ -1,23 +1,47 @@
-"""The examples that ship: the one that is shown finished was drawn by the weights that ship."""
+"""The examples that ship: what is shown finished was drawn by the weights that ship."""
 
-import json
 from pathlib import Path
 
+from PIL import Image
+
 from dsd import load_pipeline
+from dsd.generate import drawing, provenance
 from dsd.model.presets import POCKET
 from dsd.ui.generate.form import Form
 from dsd.ui.generate.layout import find_finished
+from dsd.ui.generate.tasks import Choice
 from dsd.ui.models import describe_model
 from tests import tiny
 
+FOLDER = Path(POCKET.examples)
+LARGEST = 20_000  # bytes of a file: all of a page's examples are loaded at once
 
-def test_the_page_opens_with_a_finished_example_of_the_shipped_weights():
-    folder = Path(POCKET.examples)
-    rows = json.loads((folder / "examples.json").read_text(encoding="utf-8"))
-    loaded = describe_model(load_pipeline("pocket"), "pocket", weights=None, describer=None)
-    first = find_finished(rows, folder, Form(loaded))
-    assert first, "draw it again with these weights: python -m train.pocket.examples"
-    assert Path(first.image).parent == Path(first.path).parent == folder and first.prompt
-    assert all("seed" in row for row in rows)
-    other = describe_model(tiny.pipeline(guidance_embeds=False), "pocket", weights=None, describer=None)
-    assert find_finished(rows, folder, Form(other)) is None, "another model did not draw it"
+
+def choose(pipe) -> Choice:
+    loaded = describe_model(pipe, "pocket", weights=None, describer=None)
+    return Choice(loaded, FOLDER, Form(loaded).model_hash)
+
+
+def test_every_example_is_shown_finished_and_the_page_opens_with_one():
+    choice = choose(load_pipeline("pocket"))
+    rows = choice.rows[choice.first.name]
+    remedy = "draw them again with these weights: python -m train.pocket.examples"
+    assert len(rows) >= 8 and choice.finished == rows, remedy
+    for row, (tile, _) in zip(rows, choice.pictures(choice.first), strict=True):
+        settings = provenance.read_settings(FOLDER / row["result"])
+        options = drawing.options_from(settings)
+        assert (options.prompt, options.seed) == (row["prompt"], row["seed"]), "a click draws the same"
+        with Image.open(tile) as both, Image.open(FOLDER / row["result"]) as result:
+            assert both.crop((both.width - result.width, 0, *both.size)).tobytes() == result.tobytes()
+        assert max(Path(tile).stat().st_size, (FOLDER / row["result"]).stat().st_size) < LARGEST
+    first = find_finished(choice)
+    assert first.prompt in [row["prompt"] for row in rows if row.get("first")]
+    assert Path(first.image).parent == Path(first.path).parent == FOLDER
+
+
+def test_another_model_shows_the_references_alone():
+    choice = choose(tiny.pipeline(guidance_embeds=False))
+    assert find_finished(choice) is None and not choice.finished
+    assert choice.pictures(choice.first) == [
+        (str(FOLDER / row["image"]), row["prompt"]) for row in choice.rows[choice.first.name]
+    ]

@@ -125,7 +125,7 @@ def test_a_cancel_takes_the_preview_away_and_brings_back_the_grid_before(tmp_pat
         ("one two three four five six seven eight", PLACES, 7, "subject_remark", "at most 7 words"),
         (SUBJECT, PLACES, -2, "setting_remark", "Seed must be"),
         (SUBJECT, PLACES, 2.5, "setting_remark", "Seed must be"),
-        ("x" * 400, PLACES, 7, "place_remark", "Prompt too long"),
+        ("x" * 400, PLACES, 7, "place_remark", "longer than the model reads"),
     ],
 )
 def test_a_mistake_is_told_once_at_its_field_and_nothing_is_drawn(

@@ -5,7 +5,8 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from dsd.ui.generate.form import FIELDS, LONGEST_LINK, SPACE, Form
+from dsd.doctor.space import SPACE
+from dsd.ui.generate.form import FIELDS, LONGEST_LINK, Form
 from dsd.ui.models import Loaded
 from tests import tiny
 from tests.forms import form

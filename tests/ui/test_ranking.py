@@ -43,6 +43,14 @@ def test_the_best_stands_first_with_its_scores_in_words(pipe, photo):
     assert "Seed 9 · same subject 70 %, prompt 100 %" in describe(files(shown["images"])[0]["image"]["path"])
 
 
+def test_a_ranking_is_timed(pipe, photo):
+    work = working(pipe, last_is_best)
+    list(work.draw(form(photo, count=2)))
+    assert work.pace.rank_rate is None
+    list(work.draw(form(photo, count=2, rank=True)))
+    assert 0 < work.pace.rank_rate < 60
+
+
 def test_images_stay_as_drawn_without_the_tick(pipe, photo):
     views = list(working(pipe, last_is_best).draw(form(photo, count=2)))
     shown = [view for view in views if "images" in view][-1]

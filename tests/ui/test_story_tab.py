@@ -80,11 +80,13 @@ def test_one_panel_is_drawn_again_from_its_own_reference_and_the_other_stays(tel
         key: before[key] for key in before.keys() - changed
     }
     assert f"Panel 2 is drawn again, with seed {after['seed']}" in last["status"]
+    assert Path(last["panel"].value["path"]).read_bytes() == Path(second).read_bytes()
 
 
 def test_a_click_offers_a_panel_s_words_and_nothing_is_drawn_without_one(telling, strip):
     update = pick(items(strip), 1)
     assert (update["picked"], update["line"].value, update["line"].label) == (1, "at sea", "Panel 2")
+    assert Path(update["panel"].value["path"]).read_bytes() == strip[1].read_bytes(), "with its settings"
     assert not pick(items(strip), 2)["again"].visible
     (said,) = telling.redraw({"panels": items(strip), "picked": None, "line": "x"})
     assert "Click a panel first" in said["status"]
@@ -179,14 +181,14 @@ def test_words_that_the_model_does_not_know_are_named(telling, monkeypatch):
 
 
 def test_a_line_that_the_model_cuts_is_told_on_the_page_and_to_programs(telling, photo, toasts):
-    lines, words = "at sea\n" + "zebra " * 33, "Line 2 is longer than the 16 tokens this model reads"
+    lines, words = "at sea\n" + "zebra " * 33, "Line 2 is longer than this model reads: its last"
     shown = telling.remark({"lines": lines})["unknown"]
     assert words in shown.value and "its last" in shown.value and "Line 1" not in shown.value
     assert not telling.remark({"lines": "at sea"})["unknown"].visible
     list(telling.endpoint(**form(photo, lines=lines)))
     assert len(toasts) == 1 and words in toasts[0]
     list(telling.work.endpoint(photo, "zebra " * 33, quality="draft"))
-    assert len(toasts) == 2 and "The prompt is longer than the 16 tokens" in toasts[1]
+    assert len(toasts) == 2 and "The prompt is longer than this model reads" in toasts[1]
     list(telling.work.endpoint(photo, "at sea", quality="draft"))
     assert len(toasts) == 2
 

@@ -129,10 +129,20 @@ def test_links_carry_another_task_than_the_first_and_old_links_work(pipe):
     plain = several.link(form(address="x:/", task=IDENTITY))
     assert plain == alone.link(form(address="x:/", task=IDENTITY)) and "task" not in plain
     assert "task" not in several.read_link({"prompt": "a hat"})
-    for page_, offered in ((several, "identity, relight, edit"), (alone, "identity")):
-        refused = page_.read_link({"task": "<b>", "prompt": "a hat"})
-        assert list(refused) == ["link_notice"]
-        assert f"Task must be one of {offered}, got &quot;&lt;b&gt;&quot;." in refused["link_notice"].value
+
+
+def test_a_link_to_a_task_that_the_page_lacks_brings_its_other_settings(pipe):
+    several, alone = Form(able(pipe, *TASKS)), Form(able(pipe, IDENTITY))
+    link = several.link(form(address="x:/", task="relight", steps=5, seed=8))
+    read = alone.read_link(dict(parse_qsl(link.partition("?")[2])))
+    assert (read["prompt"], read["steps"], read["seed"]) == (form()["prompt"], 5, 8) and "task" not in read
+    assert "settings of this link are loaded" in read["link_notice"].value
+    assert "the choice &quot;relight&quot;, which this page does not have." in read["link_notice"].value
+    for page_ in (several, alone):
+        told = page_.read_link({"task": "<b>", "prompt": "a hat"})
+        assert told["prompt"] == "a hat" and "choice &quot;&lt;b&gt;&quot;" in told["link_notice"].value
+        (alone_notice,) = page_.read_link({"task": "<b>"}).values()
+        assert "settings" not in alone_notice.value and "does not have" in alone_notice.value
 
 
 def test_the_api_takes_no_task(pipe, folder):

@@ -1,8 +1,8 @@
 """Draw the app's examples, held-out critters with a prompt each: `python -m train.pocket.examples`.
 
-Every example gets the seed, of the first 16, whose image the scorer reads best. The image that it reads best
-of all is kept, because the page shows it before anything is drawn. A student that was trained for further
-tasks gets examples of each, with references of their own.
+Every example gets the seed, of the first 16, whose image the scorer reads best, that image, and a picture of
+reference and image side by side to pick it by. The page opens with the example that the scorer reads best of
+all. A student that was trained for further tasks gets examples of each, with references of their own.
 """
 
 import argparse
@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from dsd import load_pipeline
 from dsd.evaluation.critters import Scene
 from dsd.evaluation.tasks import TARGETS, TaskScorer, task_cases
 from dsd.files import intake, whole
-from dsd.generate import drawing
-from dsd.generate.drawing import Options, Result
+from dsd.generate import drawing, provenance
+from dsd.generate.drawing import Options
 from dsd.model.presets import POCKET
 from dsd.pocket import scorer
 from dsd.pocket.draw import draw
@@ -58,13 +59,11 @@ def write(folder: Path) -> list[Critter]:
 
 
 def finish(folder: Path, critters: list[Critter], pipe: Any, *, seeds: int = SEEDS) -> None:
-    """Add the best seed of every example to `examples.json`, and write the best image of all."""
-    rows, drawn = json.loads((folder / "examples.json").read_text()), []
+    """Draw every example, and mark in `examples.json` the one that the page opens with."""
+    rows, scores = json.loads((folder / "examples.json").read_text()), []
     for row, critter, (_, wanted) in zip(rows, critters, CASES.values(), strict=True):
-        score = partial(_score, critter, wanted)
-        drawn.append((*_draw_best(folder, row, pipe, score, seeds=seeds), row))
-    _, best, row = max(drawn, key=lambda each: each[0])
-    row["result"] = drawing.save(best, folder / f"result-{row['image']}").name
+        scores.append(_draw_best(folder, row, pipe, partial(_score, critter, wanted), seeds=seeds))
+    rows[scores.index(max(scores))]["first"] = True
     _write_rows(folder, rows)
 
 
@@ -84,15 +83,24 @@ def add_tasks(folder: Path, pipe: Any, *, seeds: int = SEEDS) -> None:
 
 def _draw_best(
     folder: Path, row: dict[str, Any], pipe: Any, score: Callable[[Reading], float], *, seeds: int
-) -> tuple[float, Result]:
-    """Draw an example, put the seed that is read best into its row, and return its score and its result."""
+) -> float:
+    """Draw an example, save the image that is read best and put it into the row; return its score."""
     options = Options(prompt=row["prompt"], count=seeds)
     with intake.open_image(folder / row["image"]) as reference:
         results = drawing.generate(pipe, reference, options, model=POCKET.name)
     scores = list(map(score, scorer.load().read([result.image for result in results])))
     best = results[scores.index(max(scores))]
-    row["seed"] = best.seed
-    return max(scores), best
+    row |= {"seed": best.seed, "result": drawing.save(best, folder / f"result-{row['image']}").name}
+    tile = _side_by_side(best.frame, best.image)
+    row["tile"] = provenance.save_marked(folder / f"tile-{row['image']}", tile, row["prompt"]).name
+    return max(scores)
+
+
+def _side_by_side(frame: Image.Image, image: Image.Image) -> Image.Image:
+    tile = Image.new("RGB", (frame.width + image.width, image.height))
+    tile.paste(frame, (0, 0))
+    tile.paste(image, (frame.width, 0))
+    return tile
 
 
 def _score(critter: Critter, wanted: dict[str, str], reading: Reading) -> float:
@@ -129,6 +137,7 @@ def main() -> None:
     with whole.locked(FOLDER):
         student = load_pipeline(POCKET.name)
         finish(FOLDER, write(FOLDER), student)
+        add_tasks(FOLDER, student)
 
 
 if __name__ == "__main__":

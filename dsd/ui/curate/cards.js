@@ -4,8 +4,16 @@ const opened = new Set();
 const cards = () => [...element.querySelectorAll("[data-pair]")];
 const press = (card, label) => card?.querySelectorAll("[data-label]").forEach((button) =>
   button.setAttribute("aria-pressed", String(button.dataset.label === label)));
+const tell = (card, why) => {
+  card?.querySelector("[role=alert]")?.remove();
+  if (!card || !why) return;
+  const box = Object.assign(document.createElement("div"), {className: "dsd-notice dsd-problem", textContent: why});
+  box.setAttribute("role", "alert");
+  card.append(box);
+};
 const mark = (card, label) => {
   press(card, label);
+  tell(card, "");
   element.dataset.marked = JSON.stringify({id: card.dataset.pair, label, time: new Date().toISOString()});
   trigger("mark", {pair: card.dataset.pair, label});
 };
@@ -33,4 +41,8 @@ element.addEventListener("keydown", (event) => {
 watch("value", () => element.querySelectorAll("details").forEach((details) => {
   details.open = opened.has(details.closest("[data-pair]").dataset.pair);
 }));
-watch("refused", () => press(cards().find((card) => card.dataset.pair === props.refused.pair), props.refused.label));
+watch("refused", () => {
+  const card = cards().find((one) => one.dataset.pair === props.refused.pair);
+  press(card, props.refused.label);
+  tell(card, props.refused.why);
+});

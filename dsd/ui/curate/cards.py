@@ -23,10 +23,11 @@ APPLY = (
     "run's folder for RUN:"
 )
 UNNAMED = "These words name no difference: the judge found it in a hue, an angle or a size."
-KAPPA = (
-    "Kappa compares your agreement with what two people who only guess would reach: 0 is no better than "
-    "guessing, 1 is always the same answer."
+CHANCE = (
+    "Two people who only guess would agree now and then, too: on a scale from 0 for guessing to 1 for always "
+    "the same answer, the two of you reach {reached:.2f}."
 )
+NO_CHANCE = "Mark pairs of both kinds to see how much better this is than guessing."
 
 
 def images(first: Image.Image, second: Image.Image, pair: Pair, places: list[str]) -> str:
@@ -130,17 +131,17 @@ def _bar(reason: str, count: int, total: int) -> str:
 
 
 def agreement(counts: Agreement) -> str:
-    """Return how often the visitor and the judge agree, in all four kinds of pairs, and kappa explained."""
+    """Return how often the visitor and the judge agree, in all four kinds of pairs, and beyond chance."""
     if not counts.pairs:
         return quiet("Mark some pairs as same or different to see how often the judge agrees with you.")
     same, pairs = counts.both_keep + counts.both_drop, "pair" if counts.pairs == 1 else "pairs"
-    kappa = "it needs pairs of both kinds" if counts.kappa is None else f"{counts.kappa:.2f}"
+    chance = NO_CHANCE if counts.kappa is None else CHANCE.format(reached=counts.kappa)
     return (
         f"<p>You and the judge agree on <b>{same} of {counts.pairs:,}</b> {pairs} "
-        f'(<b>{counts.share:.0%}</b>); kappa: <b>{kappa}</b>.</p><table class="dsd-confusion"><thead><tr>'
+        f'(<b>{counts.share:.0%}</b>).</p><table class="dsd-confusion"><thead><tr>'
         '<td></td><th scope="col">judge keeps</th><th scope="col">judge leaves out</th></tr></thead><tbody>'
         f'<tr><th scope="row">You: same</th><td class="dsd-agreed">{counts.both_keep:,}</td>'
         f'<td>{counts.only_person:,}</td></tr><tr><th scope="row">You: different</th>'
         f'<td>{counts.only_judge:,}</td><td class="dsd-agreed">{counts.both_drop:,}</td></tr></tbody></table>'
-        f"{quiet(KAPPA)}"
+        f"{quiet(chance)}"
     )

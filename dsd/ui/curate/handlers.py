@@ -5,7 +5,6 @@ to the user who started the app and is writable; otherwise, they stay in the vis
 can be downloaded. The server keeps no state of a visitor, because gradio drops the states of old sessions.
 """
 
-import html
 import os
 import time
 from collections import Counter
@@ -25,7 +24,7 @@ from dsd.files.jsonl import Row, RunError
 from dsd.ui.curate import cards, traits
 from dsd.ui.events import Update
 from dsd.ui.generate.handlers import whole
-from dsd.ui.messages import explain, notice, problem, quiet
+from dsd.ui.messages import explain, notice, problem, quiet, show
 from dsd.ui.models import Wheel
 
 CARDS = 24  # per page: even rows of 2, 3, 4 or 6
@@ -37,6 +36,7 @@ NO_RUN = (
 SAVED = "Your labels are saved in the run's folder as you click, beside the judge's verdicts (labels.jsonl)."
 NOT_SAVED = ": your labels stay on this page only until you reload it. Download them to keep them."
 SAMPLE = "This is the sample run that comes with the project, and it cannot be changed" + NOT_SAVED
+NO_LABELS = "Mark a pair as same or different first: there are no labels yet."
 READ_ONLY = "This run's folder is not writable" + NOT_SAVED
 Labels = dict[str, Row]  # pair id -> the visitor's own label, if it is not saved in the run
 
@@ -145,10 +145,10 @@ class Curating:
         try:
             self._save(pair_id, verdict)
         except ValueError as error:
-            gr.Warning(html.escape(explain(error)), title="Not saved")
             before = self.labels(own_labels).get(pair_id) if self.saves else None
             # `at` makes a second refusal of the same label another value.
-            return {"cards": gr.HTML(refused={"pair": pair_id, "label": before, "at": time.time()})}
+            refused = {"pair": pair_id, "label": before, "why": explain(error), "at": time.time()}
+            return {"cards": gr.HTML(refused=refused)}
         try:
             decided = self.review().decided(self.thresholds(values))
             labels = {**self.labels(own_labels), pair_id: verdict}
@@ -165,17 +165,19 @@ class Curating:
             with self._lock:  # the file allows one writer at a time, and clicks arrive in threads
                 curation.label(self.run, pair_id, verdict)
 
-    def export(self, own_labels: Labels) -> str:
-        """Return the labels as the text of a `labels.jsonl` file, each with the run's own verdict."""
+    def export(self, own_labels: Labels) -> tuple[str, gr.HTML]:
+        """Return the labels as the text of a `labels.jsonl` file, each with the run's own verdict.
+
+        Without labels, return what the visitor has to do first.
+        """
         labels = own_labels
         if self.saves:
             labels = {row["id"]: row for row in jsonl.read(self.run / "labels.jsonl")}
         if not labels:
-            gr.Warning("Mark a pair as same or different first.", title="There are no labels yet")
-            return ""
+            return "", show(problem(NO_LABELS))
         verdicts = {pair.id: {"verdict": pair.verdict, "reason": pair.reason} for pair in self.review().pairs}
         lines = [jsonl.to_line({**row, **verdicts.get(name, {})}) for name, row in labels.items()]
-        return b"".join(lines).decode()
+        return b"".join(lines).decode(), show()
 
 
 def _page_number(value: Any) -> int:

@@ -87,6 +87,7 @@ def _opinion() -> dict[str, Block]:
     return {
         "agreement": gr.HTML(elem_id="curate-agreement", padding=False),
         "download": gr.Button("Download my labels", size="sm", elem_id="curate-download"),
+        "download_remark": gr.HTML(visible=False, padding=False, elem_id="curate-download-remark"),
         "text": gr.Textbox(visible=False),
     }
 
@@ -131,7 +132,8 @@ def _wire(parts: Parts, work: Curating, tab: gr.Tab) -> None:
         _view_on(parts, work, parts[name].click(**turn, js=scroll_to("#curate-show"), **AT_ONCE).then)
     _label_on(parts, work)
     text = parts["text"]
-    export = parts["download"].click(work.export, parts["own_labels"], text, **AT_ONCE)
+    said = [text, parts["download_remark"]]
+    export = parts["download"].click(work.export, parts["own_labels"], said, **AT_ONCE)
     export.then(None, text, None, js=SAVE, **AT_ONCE)
 
 

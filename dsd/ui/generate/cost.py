@@ -17,6 +17,7 @@ SECONDS_PER_EVALUATION = 0.35  # for a 512-pixel frame on a ZeroGPU device; an a
 START_SECONDS = 15  # on ZeroGPU: loading weights, encoding text and reference, decoding; also an allowance
 RANK_SECONDS = 15  # on ZeroGPU, to rank the images of a request; an allowance as well
 MARGIN = 1.5  # on measured seconds: ZeroGPU aborts calls that run longer than requested
+UNTIMED = ", and some time to rank them"
 FIRST = "The first image will show how long it takes here."
 
 
@@ -32,17 +33,27 @@ class Pace:
     def __init__(self, side: int) -> None:
         self.side = side  # pixels of a frame, used if the options have no size
         self.rate: float | None = None  # seconds per evaluation and megapixel; None before the first run
+        self.rank_rate: float | None = None  # seconds to rank an image; None before the first ranking
 
     def learn(self, options: Options, seconds: float) -> None:
         """Update the estimate from the seconds that a run took where it was drawn."""
         rate = seconds / evaluations(options) / self._megapixels(options)
         self.rate = rate if self.rate is None else (self.rate + rate) / 2
 
+    def learn_rank(self, count: int, seconds: float) -> None:
+        """Update the estimate from the seconds that it took to rank so many images."""
+        rate = seconds / count
+        self.rank_rate = rate if self.rank_rate is None else (self.rank_rate + rate) / 2
+
     def seconds(self, *parts: Options) -> float | None:
         """Return the seconds that these options take together, or None before the first measured run."""
         if self.rate is None:
             return None
         return sum(self.rate * evaluations(options) * self._megapixels(options) for options in parts)
+
+    def _ranking(self, *parts: Options) -> float:
+        """Return the seconds to rank the images of these options; 0 before the first measured ranking."""
+        return (self.rank_rate or 0.0) * sum(options.count for options in parts)
 
     def gpu_seconds(self, image: Image.Image | None, options: Options) -> int:
         """Return the seconds to request from ZeroGPU, which refuses more than the visitor's quota."""
@@ -62,7 +73,10 @@ class Pace:
         """Return a sentence on the expected time, shown to the visitor before the click."""
         seconds = self.seconds(*parts)
         if not space.is_zero():
-            return f"Takes about {roughly(seconds)}." if seconds is not None else FIRST
+            if seconds is None:
+                return FIRST
+            more = UNTIMED if rank and self.rank_rate is None else ""
+            return f"Takes about {roughly(seconds + self._ranking(*parts) * rank)}{more}."
         # The remaining quota is not shown: `spaces` learns it only when a call is refused, and that error
         # message contains the number.
         seconds = self.gpu_seconds_of(None, parts) + RANK_SECONDS * rank

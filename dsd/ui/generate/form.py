@@ -3,7 +3,6 @@
 Images and links are untrusted: a value that the page does not offer raises an error with value and range.
 """
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
+from dsd.doctor import space
 from dsd.generate import drawing, provenance
 from dsd.generate.drawing import Options
 from dsd.model import checkpoint
@@ -30,13 +30,13 @@ RANGES = {"count": (1, 8), "steps": (1, 100)} | dict.fromkeys(
 )
 PATTERNS = {int: (r"-?\d{1,10}", "a whole number"), float: (r"-?\d{1,4}(\.\d{1,6})?", "a number")}
 LONGEST_LINK = 4000  # characters: gradio repeats the query with every event, and many servers refuse 8 kB
-SPACE = "SPACE_ID"  # environment variable with the Space's name, "owner/name"
 NO_PROMPT = "-"  # placeholder for a prompt that is still to be written
 LINK_READ = "The settings of this link are loaded. Links never carry an image: add yours and click Create."
 RESTORED = (
     "This image was made here. Its settings and its reference image have been restored: Create draws it "
     "again, and without the seed in More settings, a new one."
 )
+NO_TASK = "It is for a page with the choice {}, which this page does not have."
 OTHER_MODEL = " It was made by another model, so this one will draw it differently."
 
 
@@ -109,14 +109,19 @@ class Form:
         """Return the fields set by the query of the page's address, or only a message if a value is invalid.
 
         On a Space, the page is in a frame that receives the query of the surrounding page, and names that
-        Spaces adds, such as `__theme`. Unknown names are ignored.
+        Spaces adds, such as `__theme`. Unknown names are ignored. A task only changes what is suggested, so
+        that a link to one that this page lacks brings its other settings.
         """
         try:
             fields = self._fields(query)
         except Exception as error:  # an untrusted link can cause any error
             line = f"The settings in this link were not used. {explain(error)}"
             return {"link_notice": gr.HTML(problem(line), visible=True)}
-        return fields | {"link_notice": gr.HTML(notice(LINK_READ), visible=True)} if fields else {}
+        said = [LINK_READ] if fields else []
+        if (task := query.get("task", self.tasks[0])) not in self.tasks:
+            said.append(NO_TASK.format(_shorten(task)))
+        box = {"link_notice": gr.HTML(notice(" ".join(said)), visible=True)}
+        return fields | box if said else {}
 
     def _fields(self, query: Mapping[str, str]) -> dict[str, Any]:
         task = self._task(query)
@@ -134,11 +139,8 @@ class Form:
         return _without(fields | self.aspect(fields) | task, *absent)
 
     def _task(self, query: Mapping[str, str]) -> dict[str, str]:
-        """Return the task that a link names, if any; raise ValueError if the page does not offer it."""
-        task = {"task": query["task"]} if "task" in query else {}
-        if task and task["task"] not in self.tasks:
-            raise ValueError(f"task must be one of {', '.join(self.tasks)}, got {_shorten(query['task'])}")
-        return task
+        """Return the task that a link names, if the page offers it."""
+        return {"task": query["task"]} if query.get("task") in self.tasks else {}
 
     def make_link(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return a link with the fields' values, or a message that says why there is none."""
@@ -153,9 +155,7 @@ class Form:
 
         On a Space, it leads to the surrounding page, where visitors have their GPU quota.
         """
-        space = os.environ.get(SPACE)
-        page = f"https://huggingface.co/spaces/{space}" if space else values["address"]
-        return f"{page}?{self._query(values)}"
+        return f"{space.page() or values['address']}?{self._query(values)}"
 
     def _query(self, values: dict[str, Any]) -> str:
         query = {name: _text(values[name]) for name in FIELDS if values[name] is not None}

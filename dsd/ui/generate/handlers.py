@@ -4,6 +4,7 @@ They turn every invalid input into a sentence, and escape text from visitors bef
 """
 
 import html
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -131,13 +132,20 @@ class Generating:
                 results = progress.results
                 yield self._view(progress, options, folder, rank)
             if rank:
-                results = self._rank(results)
+                results = self._put_best_first(results)
                 yield _show(results, folder / RANKED) | self._finish(options, rank)
         except Exception as error:
             if not results:
                 raise
             line = f"{len(results)} of {options.count} images are done. {explain_zero(error)}"
             yield _show(results, folder) | {"status": problem(line)}
+
+    def _put_best_first(self, results: list[Result]) -> list[Result]:
+        """Rank the images, and learn how long it took."""
+        start = time.monotonic()
+        ranked = self._rank(results)
+        self.pace.learn_rank(len(results), time.monotonic() - start)
+        return ranked
 
     def _finish(self, options: Options, rank: bool) -> dict[str, str]:
         return {"status": finish(options, intake.prompt_notice(self.loaded.pipe, options.prompt), rank)}
@@ -200,7 +208,7 @@ class Generating:
                 for progress in self._time(all_steps, options):
                     yield _list(progress.results, Path(folder))
                 if rank:
-                    yield _list(self._rank(progress.results), Path(folder, RANKED))
+                    yield _list(self._put_best_first(progress.results), Path(folder, RANKED))
         except Exception as error:  # gradio's own message would say nothing, or too much
             raise gr.Error(explain_zero(error), print_exception=False) from error  # plain: programs read it
 

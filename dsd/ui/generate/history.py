@@ -129,7 +129,7 @@ def _is_there(values: dict[str, Any]) -> bool:
 def gallery(paths: list[str]) -> gr.Gallery:
     """Return a gallery that shows the first image large; the alternative text of each is its prompt."""
     items = [(path, caption(path)) for path in paths]
-    return gr.Gallery(items, selected_index=0 if items else None, buttons=["fullscreen"])
+    return gr.Gallery(items, selected_index=0 if items else None)
 
 
 def caption(path: str) -> str:

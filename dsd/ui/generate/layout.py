@@ -1,12 +1,9 @@
 """Layout of the Create tab: every part under the name by which handlers know it."""
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import gradio as gr
 
-from dsd.generate import provenance
 from dsd.generate.drawing import RANDOM_SEED
 from dsd.generate.sheet import SIDE
 from dsd.model.sampling import QUALITIES
@@ -40,6 +37,7 @@ SHEET = (
 NEW_SEED = f"{RANDOM_SEED} is a new one each time."
 HEIGHT = 320  # pixels of the reference and of the result, which stand side by side
 FINISHED = "Drawn from this reference and this prompt. Change the words, or pick another character."
+BUTTONS = ["download", "fullscreen"]  # of the result; both are also there while it fills the screen
 SMALL = {"size": "sm", "min_width": 110}
 
 
@@ -52,12 +50,10 @@ class Finished:
     path: str  # of the result
 
 
-def find_finished(rows: list[dict[str, Any]], folder: Path, form: Form) -> Finished | None:
-    """Return the example with a result that this model drew, or None."""
-    for row in rows:
-        path = str(folder / row.get("result", ""))
-        if "result" in row and provenance.read_settings(path).get("model_hash") == form.model_hash:
-            return Finished(str(folder / row["image"]), row["prompt"], path)
+def find_finished(choice: Choice) -> Finished | None:
+    """Return the example that the page opens with, or None if this model drew none."""
+    if row := choice.opening:
+        return Finished(str(choice.folder / row["image"]), row["prompt"], str(choice.folder / row["result"]))
     return None
 
 
@@ -66,10 +62,12 @@ def examples(parts: Parts, choice: Choice) -> None:
     if choice.has_examples:
         gr.set_static_paths(choice.folder)  # served in place, not copied for every visitor
         title, shown = "<h2>Pick a character, or bring your own</h2>", choice.pictures(choice.first)
+        kind = ["dsd-tiles"] if choice.opening and "tile" in choice.opening else []
         parts["heading"] = gr.HTML(title, visible=bool(shown), padding=False, elem_classes="dsd-heading")
         parts["examples"] = gr.Gallery(
             shown, visible=bool(shown), show_label=False, container=False, height="auto", interactive=False,
-            allow_preview=False, buttons=[], object_fit="contain", elem_id="examples", elem_classes=FRAME,
+            allow_preview=False, buttons=[], object_fit="contain", elem_id="examples",
+            elem_classes=[*FRAME, *kind],
         )  # fmt: skip
 
 
@@ -219,7 +217,7 @@ def results(parts: Parts, first: Finished | None) -> None:
     parts["visit"] = gr.State(Visit(shown=first.path if first else None))
     parts["images"] = gr.Gallery(
         [(first.path, first.prompt)] if first else [], selected_index=0 if first else None, label="Result",
-        type="filepath", buttons=["fullscreen"], columns=2, format="png", interactive=False,
+        type="filepath", buttons=BUTTONS, columns=2, format="png", interactive=False,
         object_fit="contain", height=HEIGHT, elem_id="images", elem_classes=FRAME,
     )  # fmt: skip
     status = messages.idle(FINISHED if first else "Your images will appear here.")

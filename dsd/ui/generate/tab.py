@@ -44,9 +44,9 @@ _SAVE = """(file) => { if (file) {
 def build(loaded: Loaded, examples: Path) -> Generating:
     """Add the tab to the page under construction; return what it draws with."""
     work, enhancing, parts = Generating(loaded), Enhancing(loaded), Parts()
-    choice = Choice(loaded, examples)
+    choice = Choice(loaded, examples, work.form.model_hash)
     layout.examples(parts, choice)
-    first = layout.find_finished(choice.rows[choice.first.name], examples, work.form)
+    first = layout.find_finished(choice)
     with gr.Row(equal_height=False, elem_classes=["dsd-columns", "dsd-create"]):
         with gr.Column(elem_classes="dsd-make"):
             layout.reference(parts, first)

@@ -8,19 +8,32 @@ from typing import Any
 
 import gradio as gr
 
+from dsd.generate import provenance
 from dsd.model.presets import IDENTITY, Task
 from dsd.ui import messages
 from dsd.ui.models import Loaded
 
 
 class Choice:
-    """The tasks that the page offers, in order, each with its example rows."""
+    """The tasks that the page offers, in order, each with its example rows.
 
-    def __init__(self, loaded: Loaded, folder: Path) -> None:
+    `model_hash` names the model: what it drew itself is shown beside the references, and no other's images.
+    """
+
+    def __init__(self, loaded: Loaded, folder: Path, model_hash: str | None = None) -> None:
         self.tasks = {task.name: task for task in loaded.tasks}
         self.first, self.folder = loaded.tasks[0], folder
         self.rows = {name: _find_rows(folder, task) for name, task in self.tasks.items()}
         self.has_examples = any(self.rows.values())
+        self.finished = [
+            row for rows in self.rows.values() for row in rows if _is_finished(folder, row, model_hash)
+        ]
+
+    @property
+    def opening(self) -> dict[str, Any] | None:
+        """Return the finished example of the first task that the page opens with, or None."""
+        rows = [row for row in self.rows[self.first.name] if row in self.finished]
+        return next((row for row in rows if row.get("first")), rows[0] if rows else None)
 
     def choose(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the suggestions for a task; the prompt keeps what was typed."""
@@ -53,7 +66,11 @@ class Choice:
 
     def pictures(self, task: Task) -> list[tuple[str, str]]:
         """Return the examples of a task as a gallery takes them: files and captions."""
-        return [(str(self.folder / row["image"]), row["prompt"]) for row in self.rows[task.name]]
+        return [(str(self.folder / self._picture(row)), row["prompt"]) for row in self.rows[task.name]]
+
+    def _picture(self, row: Mapping[str, Any]) -> str:
+        """Return the reference's file, or the one that shows it beside the finished image."""
+        return row.get("tile", row["image"]) if row in self.finished else row["image"]
 
 
 def read_rows(folder: Path, task: str = IDENTITY) -> list[dict[str, Any]]:
@@ -61,6 +78,13 @@ def read_rows(folder: Path, task: str = IDENTITY) -> list[dict[str, Any]]:
     listing = folder / "examples.json"
     rows = json.loads(listing.read_text(encoding="utf-8")) if listing.exists() else []
     return [row for row in rows if row.get("task", IDENTITY) == task]
+
+
+def _is_finished(folder: Path, row: Mapping[str, Any], model_hash: str | None) -> bool:
+    """Return whether an example has an image that this model drew."""
+    if "result" not in row or model_hash is None:
+        return False
+    return provenance.read_settings(folder / row["result"]).get("model_hash") == model_hash
 
 
 def _find_rows(folder: Path, task: Task) -> list[dict[str, Any]]:

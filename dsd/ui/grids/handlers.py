@@ -43,6 +43,7 @@ PANELS = ROWS * COLUMNS
 PAIRS = PANELS * (PANELS - 1) // 2
 PLACES = tuple(f"place_{panel}" for panel in range(PANELS))  # names of the fields
 REMARKS = ("subject_remark", "place_remark", "setting_remark")  # messages at the fields
+TOO_LONG = "subject and places are longer than the model reads, so that panels would be lost: use fewer words"
 SECONDS_PER_PAIR = 2  # for a judge on a ZeroGPU device; an allowance, not a measurement
 
 
@@ -95,10 +96,10 @@ class DrawingGrids:
             is_open = all(lazy.is_open for lazy in (self.wheel.teacher, self.wheel.judge) if lazy)
             line = "Starting" if is_open else "Opening the models, which takes a moment the first time"
             yield {"status": status(line, 0.0)} | _no_remarks()
-            if reason := self.wheel.teacher().refuse(prompt):
+            if self.wheel.teacher().refuse(prompt):
                 yield {"status": idle("Nothing was drawn.")}
                 with belongs_to("place_remark"):
-                    raise ValueError(f"{reason}; use fewer words")
+                    raise ValueError(TOO_LONG)
             unjudged = self._open_judge()
             yield {"grid": None, "panels": gr.Gallery([], visible=False)} | _tell("")
             with closing(self._steps(prompt)) as reports, uploads.workplace() as folder:

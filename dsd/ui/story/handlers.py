@@ -126,7 +126,8 @@ class Telling:
                     yield {"status": step_status(progress.step, progress.total, progress.seconds_left)}
                 paths[index] = panels.save(progress, Path(folder))[0]
                 line = f"Panel {index + 1} is drawn again, with seed {options.seed}."
-                yield {"panels": panels.gallery(paths), "status": status(line)}
+                changed = {"panels": panels.gallery(paths), "panel": gr.DownloadButton(value=paths[index])}
+                yield changed | {"status": status(line)}
         except Exception as error:  # the page must always get an answer
             yield report(error)
 

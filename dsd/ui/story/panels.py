@@ -18,12 +18,13 @@ FILES = tuple(suffix.removeprefix(".") for suffix in story.SUFFIXES)  # of the s
 
 
 def pick(items: list[dict[str, Any]] | None, index: int) -> Update:
-    """Return the words of a panel, to be changed, and the button that draws it again."""
+    """Return the words of a panel, to be changed, and the buttons that draw it again and download it."""
     paths = finished(items)
     if not 0 <= index < len(paths):
         return {"again": gr.Column(visible=False), "picked": None}
     line = gr.Textbox(caption(paths[index]), label=f"Panel {index + 1}")
-    return {"again": gr.Column(visible=True), "picked": index, "line": line, "line_remark": show()}
+    shown = {"again": gr.Column(visible=True), "picked": index, "line": line, "line_remark": show()}
+    return shown | {"panel": gr.DownloadButton(value=paths[index])}
 
 
 def finished(items: list[dict[str, Any]] | None) -> list[str]:

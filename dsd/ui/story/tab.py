@@ -23,7 +23,7 @@ ABOUT = (
     "Draw one subject in up to eight panels, a line of the story each. Returns the strip as PNG and PDF, the "
     "panels as PNG files, which carry their settings, and the seeds."
 )
-RUN = ["panels", "status", "setting_remark", "line_remark", *FILES]
+RUN = ["panels", "panel", "status", "setting_remark", "line_remark", *FILES]
 
 
 def build(loaded: Loaded, examples: Path, work: Generating) -> None:
@@ -121,10 +121,11 @@ def _results(parts: Parts) -> None:
         parts["line_remark"] = gr.HTML(elem_id="story-line-remark", visible=False, padding=False)
         with gr.Row(elem_classes="dsd-actions"):
             parts["redraw"] = gr.Button("Draw this panel again", elem_id="story-redraw", **SMALL)
+            parts["panel"] = gr.DownloadButton("Download this panel", elem_id="story-panel", **SMALL)
     parts["font_remark"] = gr.HTML(visible=False, padding=False)
     with gr.Row(elem_classes="dsd-actions"):
         for kind in FILES:
-            label = f"Download {kind.upper()}"
+            label = f"Download the strip as {kind.upper()}"
             parts[kind] = gr.DownloadButton(label, visible=False, elem_id=f"story-{kind}", **SMALL)
 
 
@@ -139,7 +140,8 @@ def _wire(parts: Parts, telling: Telling) -> None:
     def choose(items: Any, event: gr.SelectData) -> dict[Any, Any]:
         return parts.updates(pick(items, event.index))
 
-    select = {"preprocess": False, **parts.named(["panels"], ["again", "picked", "line", "line_remark"])}
+    shown = ["again", "picked", "line", "line_remark", "panel"]
+    select = {"preprocess": False, **parts.named(["panels"], shown)}
     picked = parts["panels"].select(choose, **select, **AT_ONCE)
     picked.success(None, js=events.scroll_to("#story-again"), **PRIVATE)
     ends = _wire_runs(parts, telling)
