@@ -51,11 +51,7 @@ def enhance(
         merged = "" if is_refused(answer) else _read(answer, text)
         if merged and count(merged) <= LONGEST:
             return merged
-<<<<<<< HEAD
-    raise UnusableError(_explain(merged, answer, count))
-=======
-    raise VLMError(_explain(merged, answer))
->>>>>>> page
+    raise UnusableError(_explain(merged, answer))
 
 
 def _read(answer: str, question: str) -> str:
