@@ -75,8 +75,9 @@ def test_reference_and_prompt_move_the_image(hub, plain, subject, tmp_path):
 
 
 def test_an_image_is_made_again_from_its_file(hub, plain, tmp_path):
-    ended = succeed("dsd.generate", "--from", plain, "-o", tmp_path / "again.png")
-    assert "identical to the original" in ended.out
+    again = ("dsd.generate", "--from", plain, "-o", tmp_path / "again.png")
+    assert "--model flux-dev" in run(*again).message  # a file does not choose what is opened
+    assert "identical to the original" in succeed(*again, *FLUX).out
 
 
 def test_what_was_downloaded_needs_no_network(hub, plain, subject, tmp_path, slept):
@@ -134,7 +135,7 @@ def test_the_command_counts_the_layers_and_an_image_with_styles_is_made_again(hu
     assert "style_comfyui.safetensors: 4 of 4 layers, scale 0.5" in ended.out
     missing = run("dsd.generate", "--from", out, "-o", again)  # images name files without their folders
     assert missing.code == 2 and "--lora style_comfyui.safetensors:0.5" in missing.message
-    assert "identical" in succeed("dsd.generate", "--from", out, "-o", again, *flags).out
+    assert "identical" in succeed("dsd.generate", "--from", out, "-o", again, *FLUX, *flags).out
 
 
 def test_an_image_with_a_style_of_the_hub_is_made_again(hub, subject, tmp_path):
@@ -143,7 +144,7 @@ def test_an_image_with_a_style_of_the_hub_is_made_again(hub, subject, tmp_path):
     draw(out, subject, *FLUX, *flags)
     again = ("dsd.generate", "--from", out, "-o", tmp_path / "again.png")
     assert " ".join(flags) in run(*again).message  # a file does not choose what is fetched
-    assert "identical" in succeed(*again, *flags).out
+    assert "identical" in succeed(*again, *FLUX, *flags).out
 
 
 def test_a_style_of_another_width_is_refused_in_a_sentence(hub, subject, style, tmp_path):
