@@ -88,6 +88,8 @@ def connect_run(
     stop = cancel.click(disable_cancel, None, cancel, cancels=runs, **AT_ONCE)
     # If the message came before the stop, progress updates on their way to the browser could overwrite it.
     canceled = stop.then(lambda: messages.status("Canceled."), None, status, **AT_ONCE)
+    for run in runs:  # a full queue refuses it; gradio runs no `then` after an error
+        run.failure(disable_cancel, None, cancel, **AT_ONCE)
     return [*(run.then(disable_cancel, None, cancel, **AT_ONCE) for run in runs), canceled]
 
 

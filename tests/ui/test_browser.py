@@ -137,6 +137,7 @@ def test_create_is_usable_again_after_every_kind_of_error(open_page):
     create.click()
     tab.get_by_text("currently busy").wait_for()
     expect(tab.locator("#status").get_by_text("Error", exact=True)).to_be_hidden()  # said once
+    expect(tab.locator("#cancel")).to_be_disabled()  # nothing runs
     tab.unroute("**/queue/join*")
     create.click()
     tab.locator("#history-strip button").nth(1).wait_for()
