@@ -4,13 +4,14 @@ import html
 import re
 from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from gradio.route_utils import get_root_url
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import FileResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dsd.ui.server import route_path
 
 IMAGE = Path(__file__).parents[2] / "assets" / "teaser.png"
 ADDRESS = "/preview.png"
@@ -23,7 +24,7 @@ def serve(app: ASGIApp, title: str, about: str) -> ASGIApp:
     async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await app(scope, receive, send)
-        elif scope["path"] in (ADDRESS, urlsplit(scope["root_path"]).path.rstrip("/") + ADDRESS):
+        elif route_path(scope) == ADDRESS:
             await FileResponse(IMAGE)(scope, receive, send)
         else:
             await app(scope, receive, _rewriter(send, lambda: tags(scope, title, about)))

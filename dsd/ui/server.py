@@ -36,6 +36,7 @@ MAX_HOURLY = 300_000_000  # bytes that one address may send in an hour
 MAX_PATH = 8192  # characters of a request's path, which gradio resolves while all others wait
 MAX_VALUES = 100_000  # of one request, which is parsed while all others wait
 RUN = re.compile(r"/gradio_api/(run|api)/")
+UPLOAD = "/gradio_api/upload"
 REMEDY = "start the app with --allow-host"
 STOPPING = "the server is stopping: try again in a minute"
 # uvicorn takes the client's address from the headers of the proxies that this variable names.
@@ -83,6 +84,11 @@ class Server:
             limit = f"{MAX_HOURLY // 1_000_000} MB"
             raise Refused(429, f"more than {limit} came from your address in an hour: try again later")
         self.sent[address] = recent
+
+
+def route_path(scope: Scope) -> str:
+    """Return the path of a request without that of `--root-path`, which some proxies leave in place."""
+    return scope["path"].removeprefix(urlsplit(scope.get("root_path", "")).path.rstrip("/"))
 
 
 def host_name(text: str) -> str:
@@ -193,7 +199,7 @@ class Request:
         self.received = self.sent = self.status = 0
         self.values = 0  # about as many as it has commas and brackets
         self.complete, self.outcome = False, "done"
-        self.is_upload = scope["path"].endswith("/upload")
+        self.is_upload = route_path(scope) == UPLOAD
 
     async def serve(self, app: ASGIApp, server: Server) -> None:
         path, posts = self.scope["path"], self.scope["method"] == "POST"

@@ -26,6 +26,8 @@ def test_a_request_may_have_so_many_values(http, monkeypatch, body):
         assert answer.status_code == 413 and "more than 1,000 values" in answer.json()["detail"]
     answer = http.post(f"{API}/upload", files={"files": ("a.txt", 1000 * body)})
     assert answer.status_code == 200, "a file is not parsed"
+    for path in ("call/upload", "run/upload"):  # an endpoint of that name takes values, too
+        assert http.post(f"{API}/{path}", content=b'{"data":[' + 1000 * body + b"0]}").status_code == 413
 
 
 def test_a_path_may_be_so_long(http):
