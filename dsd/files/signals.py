@@ -8,11 +8,13 @@ _received: list[int] = []
 def watch() -> None:
     """Let SIGTERM raise KeyboardInterrupt as Ctrl-C does, so that unfinished files go and locks are released.
 
-    Call this in the main thread of an entry point. A second SIGTERM ends the process at once.
+    Call this in the main thread of an entry point. A second SIGTERM ends the process at once. A signal that
+    the process was started to ignore, as a script's shell does for Ctrl-C in the background, stays ignored.
     """
     _received.clear()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _stop)
 
 
 def _stop(number: int, _: object) -> None:

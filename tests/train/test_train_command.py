@@ -39,23 +39,34 @@ def test_our_own_mistakes_keep_their_traceback():
     assert command.run(lambda: 0) is None
 
 
+@pytest.fixture
+def handlers(monkeypatch):
+    """What signals do is as before after the test."""
+    monkeypatch.setattr(signals, "_received", [])
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("error", [ValueError("cannot write"), RuntimeError("failed"), SystemExit(1)])
-def test_a_signal_is_reported_also_when_a_library_replaces_its_exception(monkeypatch, capsys, error, number):
-    monkeypatch.setattr(signals, "_received", [])
-
+def test_a_signal_is_reported_also_when_a_library_replaces_its_exception(capsys, error, number):
     def main() -> None:
         try:
             os.kill(os.getpid(), number)
         except BaseException as stop:
             raise error from stop
 
-    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    try:
-        with pytest.raises(SystemExit) as end:
-            command.run(main)
-    finally:
-        signal.signal(signal.SIGTERM, before[0])
-        signal.signal(signal.SIGINT, before[1])
+    with pytest.raises(SystemExit) as end:
+        command.run(main)
     assert end.value.code == 128 + number
     assert capsys.readouterr().err == "stopped; run the same command again to continue\n"
+
+
+@pytest.mark.usefixtures("handlers")
+def test_ctrl_c_stops_no_command_that_a_shell_runs_in_the_background():
+    """Such a shell lets it ignore SIGINT: Ctrl-C is for what runs in the foreground."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    command.run(lambda: os.kill(os.getpid(), signal.SIGINT))
