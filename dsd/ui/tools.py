@@ -14,6 +14,6 @@ class Tools(GradioMCPServer):
         """Check a call's arguments: gradio's client, which sends them on, would upload any file from here."""
         admitted = gate.admit(value, self.blocks.folders())
         inline = [text for text in admitted.values() if isinstance(text, str) and text.startswith("data:")]
-        if not uploads.make_room(sum(map(len, inline))):
+        if inline and not uploads.make_room(sum(map(len, inline))):
             raise ValueError(uploads.FULL)
         return super().convert_strings_to_filedata(admitted, *args)

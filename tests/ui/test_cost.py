@@ -127,7 +127,7 @@ def test_a_ranking_is_part_of_the_time_once_one_was_measured():
     pace, options = Pace(512), asked(steps=11, image_guidance=1.0, count=2)
     assert pace.line(options, rank=True) == FIRST
     pace.learn(options, 11.0)
-    assert pace.line(options, rank=True) == "Takes about 11 seconds, and some time to rank them."
+    assert pace.line(options, rank=True) == "Takes about 11 seconds, and some time to rank the images."
     pace.learn_rank(4, 20.0)
     assert pace.line(options, rank=True) == "Takes about 21 seconds."
     assert pace.line(options) == "Takes about 11 seconds."

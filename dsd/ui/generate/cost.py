@@ -17,7 +17,7 @@ SECONDS_PER_EVALUATION = 0.35  # for a 512-pixel frame on a ZeroGPU device; an a
 START_SECONDS = 15  # on ZeroGPU: loading weights, encoding text and reference, decoding; also an allowance
 RANK_SECONDS = 15  # on ZeroGPU, to rank the images of a request; an allowance as well
 MARGIN = 1.5  # on measured seconds: ZeroGPU aborts calls that run longer than requested
-UNTIMED = ", and some time to rank them"
+UNTIMED = ", and some time to rank the images"
 FIRST = "The first image will show how long it takes here."
 
 

@@ -36,7 +36,7 @@ RESTORED = (
     "This image was made here. Its settings and its reference image have been restored: Create draws it "
     "again, and without the seed in More settings, a new one."
 )
-NO_TASK = "It is for a page with the choice {}, which this page does not have."
+NO_TASK = "The link asks for the choice {}, which this page does not have."
 OTHER_MODEL = " It was made by another model, so this one will draw it differently."
 
 
