@@ -46,16 +46,21 @@ class Recorded(VLM):
 
     @cached_property
     def _known(self) -> dict[str, str]:
+        """Return the answers on disk, by request; cut off the incomplete line of a killed command."""
+        if self.shard.exists():  # once, because a new file would take no answers of a stream under way
+            jsonl.write_rows(self.shard, jsonl.read(self.shard))
         return {row.id: row.answer for row in jsonl.read_records(self.path, Answer)}
 
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield one answer for each request, in order; ask only for those that are not on disk."""
         order: deque[Asked] = deque()
+        with jsonl.explain_errors(self.shard):
+            known = self._known
 
         def pick_unanswered() -> Iterator[Request]:
             for request in requests:
                 key = self._hash_request(request)
-                order.append(Asked(key, self._known.get(key)))
+                order.append(Asked(key, known.get(key)))
                 if order[-1].known is None:
                     yield replace(request, on_answer=partial(self._write, file, order[-1]))
 
@@ -75,9 +80,6 @@ class Recorded(VLM):
                 asked.is_written = True
 
     def _open_shard(self) -> BinaryIO:
-        """Open the shard to append to, without the incomplete line of a killed command."""
-        if self.shard.exists():
-            jsonl.write_rows(self.shard, jsonl.read(self.shard))
         self.shard.parent.mkdir(parents=True, exist_ok=True)
         return self.shard.open("ab", buffering=0)
 

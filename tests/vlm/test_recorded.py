@@ -64,6 +64,14 @@ def test_a_server_that_fails_one_request_costs_none_of_the_answers_behind_it(tmp
     }
 
 
+def test_a_question_asked_while_others_are_answered_costs_none_of_their_answers(tmp_path):
+    recorded, answers = Recorded(counted(), tmp_path), []
+    for answer in recorded.ask_many(REQUESTS[:3]):
+        answers += [answer, recorded.ask(f"about {answer}")]
+    kept = [row["answer"] for row in jsonl.read_all(tmp_path / FILE)]
+    assert len(answers) == 6 and sorted(answers) == sorted(kept)
+
+
 def test_equal_requests_in_one_stream_keep_their_order(tmp_path):
     recorded = Recorded(counted(), tmp_path)
     assert list(recorded.ask_many([Request("a"), Request("a"), Request("b")])) == ["a 0", "a 1", "b 2"]
