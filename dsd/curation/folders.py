@@ -16,7 +16,7 @@ from PIL import Image
 
 from dsd.curation.dataset import Dataset, digest_of, select_some
 from dsd.curation.selection import Choice, Item, Run
-from dsd.files import contact_sheet, jsonl, typed
+from dsd.files import contact_sheet, jsonl, typed, whole
 from dsd.files.jsonl import Row, RunError
 from dsd.grids import grids
 from dsd.model.canvas import MULTIPLE
@@ -95,8 +95,8 @@ def _own(out: Path, files: list[str], digest: str) -> None:
         raise _strange(linked[0])  # its files lie elsewhere
     if table.exists():
         of, old = _read_table(table)
-        for part in (part for folder in (TARGETS, CONTROL) for part in (out / folder).glob(".*.part")):
-            part.unlink()
+        for folder in (TARGETS, CONTROL):
+            whole.sweep(out / folder)
         if of == digest:
             return
         for name in old:

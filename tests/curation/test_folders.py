@@ -244,14 +244,15 @@ def test_a_damaged_image_is_written_again(run, how):
     assert contents(export(run, "imagefolder")) == before
 
 
-def test_unfinished_files_of_other_folders_stay(run):
+def test_unfinished_files_of_others_stay(run):
     elsewhere, out = run / "elsewhere" / ".a.png.1.part", export(run, "imagefolder")
     elsewhere.parent.mkdir()
     elsewhere.touch()
     (out / "linked").symlink_to(elsewhere.parent)
     (own := out / "control" / ".a.png.1.part").touch()
+    (other := out / "control" / ".film.mp4.part").touch()
     write_folder(read_run(run), out, format="imagefolder")
-    assert elsewhere.exists() and not own.exists()
+    assert elsewhere.exists() and other.exists() and not own.exists()
 
 
 def test_an_id_that_leads_elsewhere_is_refused(tmp_path):
