@@ -76,17 +76,18 @@ def _ranks(processes: int) -> list[dict[str, str]]:
 
 
 def _wait(children: list) -> int:
-    """Return the exit code of the first process that ends with an error, or else 0."""
+    """Return the exit code of the first process that ends with an error, or else 0; kill those that hang."""
     running = {child.sentinel: child for child in children}
     while running:
-        for ended in connection.wait(running, HOUR):
-            child = running.pop(ended)
+        ended = [running.pop(sentinel) for sentinel in connection.wait(running, HOUR)]
+        for child in ended:
             child.join()
-            if child.exitcode:
-                for other in running.values():
-                    other.kill()
-                    other.join()
-                return child.exitcode
+        failed = [child.exitcode for child in ended if child.exitcode]
+        if failed or not ended:
+            for child in running.values():
+                child.kill()
+                child.join()
+            return failed[0] if failed else -signal.SIGKILL
     return 0
 
 
