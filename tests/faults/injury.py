@@ -17,7 +17,8 @@ from dsd.generate import command as generate
 from dsd.generate import flags
 from tests.faults.writes import Writes
 from tests.servers import free_port
-from train import command, curate, dataset, evaluate, grids, prompts, train  # noqa: F401 preloaded
+from train import command, curate, dataset, evaluate, grids, prompts, teacher, train  # noqa: F401 preloaded
+from train.baselines import __main__ as baselines  # noqa: F401 preloaded
 
 FORKS = get_context("forkserver")
 # What every command would import anew.
