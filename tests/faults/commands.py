@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,8 +42,13 @@ class Command:
         return Path(shutil.copytree(self.start, folder)) if self.start else folder
 
     def run(self, folder: Path, **injury_: object) -> injury.Ended:
-        arguments = [part.replace("RUN", str(folder)) for part in self.arguments]
-        return injury.run(self.module, arguments, folder, self.processes, **injury_)
+        return injury.run(self.module, self._fill(folder), folder, self.processes, **injury_)
+
+    def launch(self, folder: Path) -> subprocess.Popen[str]:
+        return injury.launch(self.module, self._fill(folder), self.processes)
+
+    def _fill(self, folder: Path) -> list[str]:
+        return [part.replace("RUN", str(folder)) for part in self.arguments]
 
 
 def make(folder: Path) -> dict[str, Command]:
@@ -78,6 +84,7 @@ def make(folder: Path) -> dict[str, Command]:
         "train": Command("train", (*train, "--rank", "2")),
         "train in full": Command("train", (*train, "--full")),
         "train in two": Command("train", (*train, "--rank", "2"), processes=2),
+        "train with torchrun": Command("train", (*train, "--rank", "2", "--steps", "30"), processes=2),
         "teacher": Command(
             "teacher",
             (str(judged), "--out", "RUN", "--model", teacher, "--share", "0.3", "--rank", "2",

@@ -1,10 +1,14 @@
 """Killed at any write, stopped, or on a full disk: the same command continues to the same files."""
 
+import os
 import random
 import shutil
 import signal
+import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 pytest.importorskip("resource")
@@ -89,6 +93,35 @@ def test_stopped_it_leaves_no_unfinished_file_and_says_so(made, name, seed):
     assert ended.code == 128 + number and "stopped" in ended.said.splitlines()[-1], ended.said
     assert "Traceback" not in ended.said and not leftovers(folder)
     check_continues(command, folder, whole)
+
+
+@pytest.mark.all_faults
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("target", ["launcher", "0", "1"])
+def test_a_launch_of_which_one_process_is_stopped_ends_as_a_whole(made, target, seed):
+    """torchrun kills what does not end within 30 s of its SIGTERM, and says so."""
+    _, whole = made.unharmed("train with torchrun")
+    command, dice = made.commands["train with torchrun"], random.Random(f"torchrun {target} {seed}")
+    folder = made.begin("train with torchrun")
+    with command.launch(folder) as launcher:
+        wait_for_step(folder, dice.randint(1, 12), launcher)
+        time.sleep(dice.random() * 0.3)
+        process = psutil.Process(launcher.pid)
+        family = process.children(recursive=True)
+        ranks = {worker.environ()["RANK"]: worker.pid for worker in process.children()}
+        os.kill(launcher.pid if target == "launcher" else ranks[target], signal.SIGTERM)
+        _, said = launcher.communicate(timeout=120)
+    assert launcher.returncode and "stopped; run" in said and "forcefully" not in said, said
+    assert psutil.wait_procs(family, timeout=5)[1] == []
+    assert not leftovers(folder)
+    check_continues(command, folder, whole)
+
+
+def wait_for_step(folder: Path, step: int, launcher: subprocess.Popen) -> None:
+    states = folder / "run" / "states"
+    while not any(int(state.name[len("step-") :]) >= step for state in states.glob("step-*")):
+        assert launcher.poll() is None, launcher.stderr.read()
+        time.sleep(0.01)
 
 
 @pytest.mark.seeds(1, 8, suite=("dataset", "generate"))
