@@ -9,7 +9,7 @@ import numpy as np
 from dsd.files import jsonl
 from dsd.grids import writers
 from dsd.grids.prompts import PromptOptions, write_prompts
-from dsd.vlm.base import AGAIN, Request
+from dsd.vlm.base import AGAIN, VLM, Request
 
 PETS = [
     "a photo of a red fox in the snow",
@@ -32,10 +32,10 @@ def written(run: Path, captions: Iterable[str] | None = None, vlm=None, **change
     return jsonl.read(run / "prompts.jsonl")
 
 
-class Fake:
+class Fake(VLM):
     """A writer that says yes to every caption and knows the answers to some; others it makes up."""
 
-    name, weights, batch = "fake", None, 4
+    name, batch = "fake", 4
 
     def __init__(
         self, answers: dict[str, str] | None = None, clear: dict[str, str] | None = None, wait: float = 0

@@ -41,26 +41,6 @@ class Request:
     on_answer: Callable[[str], None] | None = field(default=None, compare=False, repr=False)
 
 
-class VLM(Protocol):
-    """A model that reads images and answers in text."""
-
-    name: str  # name of the model, for the rows
-    weights: str | None = None  # hash of a local model's weights: further training changes it
-    batch: int  # number of requests to pass at a time, to keep the model busy
-
-    def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
-        """Yield one answer for each request, in order; requests are consumed as needed.
-
-        Where a content filter refuses a request, its message after `REFUSED` stands for the answer.
-        """
-        ...
-
-    def ask(self, question: str, images: Sequence[Image.Image] = (), *, seed: int | None = None) -> str:
-        """Return the answer to one question about any number of images, or none."""
-        (answer,) = self.ask_many([Request(question, tuple(images), seed)])
-        return answer
-
-
 @dataclass(frozen=True, kw_only=True)
 class VLMOptions:
     """The options of every model; invalid ones raise VLMError."""
@@ -74,3 +54,24 @@ class VLMOptions:
                 raise VLMError(f"{name} must be at least {MINIMUM[name]}, got {value}")
             if name in ("temperature", "timeout") and not value > 0:
                 raise VLMError(f"{name} must be above 0, got {value}")
+
+
+class VLM(Protocol):
+    """A model that reads images and answers in text."""
+
+    name: str  # name of the model, for the rows
+    weights: str | None = None  # hash of a local model's weights: further training changes it
+    batch: int  # number of requests to pass at a time, to keep the model busy
+    options: VLMOptions = VLMOptions()
+
+    def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
+        """Yield one answer for each request, in order; requests are consumed as needed.
+
+        Where a content filter refuses a request, its message after `REFUSED` stands for the answer.
+        """
+        ...
+
+    def ask(self, question: str, images: Sequence[Image.Image] = (), *, seed: int | None = None) -> str:
+        """Return the answer to one question about any number of images, or none."""
+        (answer,) = self.ask_many([Request(question, tuple(images), seed)])
+        return answer

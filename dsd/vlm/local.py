@@ -44,7 +44,7 @@ class LocalVLM(VLM):
     def __init__(self, name: str, model: PreTrainedModel, processor: ProcessorMixin, options: LocalOptions):
         self.name, self.model, self.processor = name, model.eval(), processor
         self.weights = weights_hash(model)
-        self.batch, self.temperature = options.batch or 8, options.temperature
+        self.batch, self.options = options.batch or 8, options
         tokenizer = processor.tokenizer
         tokenizer.padding_side = "left"  # the answer must follow the question directly
         tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
@@ -68,7 +68,9 @@ class LocalVLM(VLM):
     @torch.inference_mode()
     def _answer(self, requests: list[Request]) -> list[str]:
         inputs = self.prepare(requests)
-        draws = SeededDraws([request.seed for request in requests], self.temperature, self.model.device)
+        draws = SeededDraws(
+            [request.seed for request in requests], self.options.temperature, self.model.device
+        )
         draws = transformers.LogitsProcessorList([draws])
         tokens = self.model.generate(**inputs, generation_config=self._generation, logits_processor=draws)
         tokens = tokens[:, inputs["input_ids"].shape[1] :]  # [B, question + answer] -> [B, answer]

@@ -1,6 +1,7 @@
 """Answers on disk as they arrive, so that after a kill or an outage nothing is asked twice."""
 
 import hashlib
+import json
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -11,14 +12,14 @@ from typing import BinaryIO
 
 from dsd.files import jsonl
 from dsd.files.jsonl import Record
-from dsd.vlm.base import VLM, Request
+from dsd.vlm.base import VLM, Request, VLMOptions
 
 FILE = "answers.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer(Record):
-    """A row of `answers.jsonl`; the id is a hash of the request and the model."""
+    """A row of `answers.jsonl`; the id is a hash of the request, the model and its settings."""
 
     answer: str
 
@@ -35,14 +36,15 @@ class Asked:
 class Recorded(VLM):
     """A model whose answers are written to a run's folder at once, and are used by the next command.
 
-    They are written in the order in which they arrive. An answer belongs to a request and a model. `forget`
-    removes the answers once their rows are on disk.
+    They are written in the order in which they arrive. An answer belongs to a request, a model and its
+    settings. `forget` removes the answers once their rows are on disk.
     """
 
     def __init__(self, vlm: VLM, folder: Path, process: int = 0):
         self.vlm, self.path, self.shard = vlm, folder / FILE, jsonl.shard(folder / FILE, process)
-        self.name, self.weights, self.batch = vlm.name, vlm.weights, vlm.batch
+        self.name, self.weights, self.batch, self.options = vlm.name, vlm.weights, vlm.batch, vlm.options
         self._lock = Lock()
+        self._written: dict[str, str] = {}  # answers of this process, by request
 
     @cached_property
     def _known(self) -> dict[str, str]:
@@ -54,13 +56,12 @@ class Recorded(VLM):
     def ask_many(self, requests: Iterable[Request]) -> Iterator[str]:
         """Yield one answer for each request, in order; ask only for those that are not on disk."""
         order: deque[Asked] = deque()
-        with jsonl.explain_errors(self.shard):
-            known = self._known
+        with jsonl.explain_errors(self.shard), self._lock:
+            self._known.update(self._written)
 
         def pick_unanswered() -> Iterator[Request]:
             for request in requests:
-                key = self._hash_request(request)
-                order.append(Asked(key, known.get(key)))
+                order.append(self._look_up(request))
                 if order[-1].known is None:
                     yield replace(request, on_answer=partial(self._write, file, order[-1]))
 
@@ -77,17 +78,28 @@ class Recorded(VLM):
         with self._lock:
             if not asked.is_written:
                 file.write(jsonl.to_line({"id": asked.key, "answer": text}))
-                asked.is_written = True
+                asked.is_written, self._written[asked.key] = True, text
 
     def _open_shard(self) -> BinaryIO:
         self.shard.parent.mkdir(parents=True, exist_ok=True)
         return self.shard.open("ab", buffering=0)
 
-    def _hash_request(self, request: Request) -> str:
+    def _look_up(self, request: Request) -> Asked:
         digest = hashlib.sha256(repr((self.name, self.weights, request.question, request.seed)).encode())
         for image in request.images:
             digest.update(repr((image.mode, image.size)).encode() + image.tobytes())
-        return digest.hexdigest()
+        old = digest.hexdigest()  # the id of older versions, whose settings were the defaults unless changed
+        settings, defaults = (_settings_of(options, request) for options in (self.options, VLMOptions()))
+        digest.update(json.dumps([settings, request.schema]).encode())
+        known = self._known.get(digest.hexdigest())
+        if known is None and settings == defaults:
+            known = self._known.get(old)
+        return Asked(digest.hexdigest(), known)
+
+
+def _settings_of(options: VLMOptions, request: Request) -> tuple[int, float | None]:
+    """Return the settings that change an answer: the temperature only where the answer is sampled."""
+    return options.max_tokens, None if request.seed is None else options.temperature
 
 
 def forget(folder: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from dsd.generate import command as generate
 from dsd.generate import flags
 from tests.faults.writes import Writes
 from tests.servers import free_port
-from train import command, curate, dataset, evaluate, grids, prompts, train  # noqa: F401 preloaded
+from train import command, curate, dataset, evaluate, grids, prompts, teacher, train  # noqa: F401 preloaded
+from train.baselines import __main__ as baselines  # noqa: F401 preloaded
 
 FORKS = get_context("forkserver")
 # What every command would import anew.
@@ -62,6 +64,15 @@ def run(module: str, arguments: list[str], folder: Path, processes: int = 1, **i
     code = _wait(children)
     reader.join(60)
     return Ended(code, said[0], counted.value)
+
+
+def launch(module: str, arguments: list[str], processes: int) -> subprocess.Popen[str]:
+    """Start a command with torchrun."""
+    port = str(free_port())
+    place = ["--nproc-per-node", str(processes), "--master-addr", "127.0.0.1", "--master-port", port]
+    line = [sys.executable, "-m", "torch.distributed.run", *place, "-m", f"train.{module}", *arguments]
+    pipes = {"stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(line, env=os.environ | {"OMP_NUM_THREADS": "1"}, **pipes)
 
 
 def _ranks(processes: int) -> list[dict[str, str]]:

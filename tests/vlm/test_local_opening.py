@@ -116,6 +116,8 @@ def test_the_models_own_settings_are_kept_but_for_sampling(llava):
     model.generation_config = copy.deepcopy(llava.model.generation_config)
     model.generation_config.update(do_sample=True, temperature=0.3, top_k=5, repetition_penalty=1.3)
     options = vlm_local.LocalOptions(max_tokens=7)
-    plan = vlm_local.LocalVLM("x", model, llava.processor, options)._generation
+    vlm = vlm_local.LocalVLM("x", model, llava.processor, options)
+    plan = vlm._generation
+    assert vlm.options == options
     assert (plan.do_sample, plan.temperature, plan.top_k) == (False, None, None)
     assert (plan.repetition_penalty, plan.max_new_tokens) == (1.3, 7)
