@@ -69,8 +69,10 @@ def test_a_run_teaches_what_the_next_one_takes_and_the_line_says_so(telling, pho
     assert telling.estimate(form(photo, lines=""))["cost"] == '<p class="dsd-quiet"></p>'
 
 
-def test_one_panel_is_drawn_again_from_its_own_reference_and_the_other_stays(telling, strip):
-    *_, last = telling.redraw({"panels": items(strip), "picked": 1, "line": " in\nspace "})
+def test_one_panel_is_drawn_again_from_its_own_reference_and_the_other_stays(telling, strip, monkeypatch):
+    monkeypatch.setattr(telling.work, "unknown_words", lambda text: {"space": []})
+    begin, *_, last = telling.redraw({"panels": items(strip), "picked": 1, "line": " in\nspace "})
+    assert "space&quot; and ignores it" in begin["line_remark"].value, "while it is drawn, too"
     first, second = shown(last)
     assert Path(first).read_bytes() == strip[0].read_bytes()
     before, after = map(provenance.read_settings, (strip[1], second))
@@ -178,6 +180,12 @@ def test_words_that_the_model_does_not_know_are_named(telling, monkeypatch):
     monkeypatch.setattr(telling.work, "unknown_words", lambda text: {"beech": ["beach"]} if text else {})
     remark = telling.remark({"lines": "on the beech"})["unknown"]
     assert remark.visible and "beech" in remark.value and not telling.remark({"lines": ""})["unknown"].visible
+    assert 'data-fields="#story-lines"' in remark.value and 'data-word="beech"' in remark.value
+    again = telling.remark_line({"line": "on the beech"})["line_remark"]
+    assert (
+        'data-fields="#story-line"' in again.value
+        and not telling.remark_line({"line": None})["line_remark"].visible
+    )
 
 
 def test_a_line_that_the_model_cuts_is_told_on_the_page_and_to_programs(telling, photo, toasts):

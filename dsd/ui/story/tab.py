@@ -136,6 +136,7 @@ def _wire(parts: Parts, telling: Telling) -> None:
     write = parts.call(telling.write, ["sentence"], ["lines", "write_remark"])
     gr.on([parts["write"].click, parts["sentence"].submit], **write, **wait, **LANE, **PRIVATE)
     parts["lines"].change(**parts.call(telling.remark, ["lines"], ["unknown"]), **LATEST, **AT_ONCE)
+    parts["line"].change(**parts.call(telling.remark_line, ["line"], ["line_remark"]), **LATEST, **AT_ONCE)
 
     def choose(items: Any, event: gr.SelectData) -> dict[Any, Any]:
         return parts.updates(pick(items, event.index))
