@@ -113,7 +113,7 @@ class Telling:
         """Yield panels and status; an error removes nothing that is shown."""
         try:
             frame, plan = self._request(values)
-            yield panels.begin() | {"again": gr.Column(visible=False), "picked": None}
+            yield panels.begin() | {"again": gr.Column(visible=False), "picked": None, "replaced": {}}
             with closing(self._time(frame, plan)) as steps, uploads.workplace() as folder:
                 yield from panels.watch(steps, len(plan), Path(folder))
         except Exception as error:  # the page must always get an answer
@@ -128,10 +128,9 @@ class Telling:
             with closing(self._time(frame, [options])) as steps, uploads.workplace() as folder:
                 for progress in steps:
                     yield {"status": step_status(progress.step, progress.total, progress.seconds_left)}
-                paths[index] = panels.save(progress, Path(folder))[0]
+                (path,) = panels.save(progress, Path(folder))
                 line = f"Panel {index + 1} is drawn again, with seed {options.seed}."
-                changed = {"panels": panels.gallery(paths), "panel": gr.DownloadButton(value=paths[index])}
-                yield changed | {"status": status(line)}
+                yield panels.exchange(paths, index, path, values["replaced"]) | {"status": status(line)}
         except Exception as error:  # the page must always get an answer
             yield report(error)
 
