@@ -255,13 +255,16 @@ class Agreement(NamedTuple):
 
     @property
     def kappa(self) -> float | None:
-        """Return Cohen's kappa, the agreement beyond chance, or None where it is undefined."""
+        """Return Cohen's kappa, the agreement beyond chance, or None where it tells nothing.
+
+        If one of the two decides all pairs alike, it is 0 however often they agree, or undefined.
+        """
         if not self.pairs:
             return None
         judge = (self.both_keep + self.only_judge) / self.pairs
         person = (self.both_keep + self.only_person) / self.pairs
         chance = judge * person + (1 - judge) * (1 - person)
-        return (self.share - chance) / (1 - chance) if chance < 1 else None
+        return (self.share - chance) / (1 - chance) if 0 < judge < 1 and 0 < person < 1 else None
 
 
 def agreement(verdicts: Iterable[tuple[str, str]], labels: dict[str, str]) -> Agreement:

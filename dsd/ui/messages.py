@@ -75,8 +75,9 @@ def idle(line: str) -> str:
 
 
 def show(*boxes: str) -> gr.HTML:
-    """Return an HTML component with boxes, hidden if there are none."""
-    return gr.HTML("".join(boxes), visible=bool(boxes))
+    """Return an HTML component with boxes, hidden if there is nothing in them."""
+    text = "".join(boxes)
+    return gr.HTML(text, visible=bool(text))
 
 
 def quiet(text: str) -> str:
@@ -94,17 +95,22 @@ def problem(text: str) -> str:
     return f'<div class="dsd-notice dsd-problem" role="alert">{html.escape(text)}</div>'
 
 
-def unknown_words(unknown: dict[str, list[str]]) -> str:
-    """Return a box with the words that a model does not know, and near ones to click instead."""
+def unknown_words(unknown: dict[str, list[str]], fields: str) -> str:
+    """Return a box with the words that a model does not know, and near ones to click instead; "" for none.
+
+    `fields` selects the components in which a click replaces the word.
+    """
+    if not unknown:
+        return ""
     near = [
-        f'<button type="button" class="dsd-chip" data-word="{html.escape(word)}" '
-        f'data-instead="{html.escape(known)}">{html.escape(known)}</button>'
+        f'<button type="button" class="dsd-chip" data-word="{html.escape(word)}">'
+        f"{html.escape(known)}</button>"
         for word, words in unknown.items()
         for known in words
     ]
     offer = f'<div class="dsd-chips">Instead: {"".join(near)}</div>' if near else ""
     line = known_words.notice(dict.fromkeys(unknown, []))
-    return f'<div class="dsd-notice" role="status">{html.escape(line)}{offer}</div>'
+    return f'<div class="dsd-notice" role="status" data-fields="{fields}">{html.escape(line)}{offer}</div>'
 
 
 def chips(groups: Mapping[str, tuple[str, ...]]) -> str:

@@ -1,12 +1,12 @@
 () => {
   const find = (selector) => document.querySelector(selector);
-  const type = (text) => {
-    const field = find("#prompt textarea, #prompt input");
+  const field = () => find("#prompt textarea, #prompt input");
+  const type = (field, text) => {
     const set = Object.getOwnPropertyDescriptor(Object.getPrototypeOf(field), "value").set;
     set.call(field, text);
     field.dispatchEvent(new Event("input", {bubbles: true}));
   };
-  const prompt = () => find("#prompt textarea, #prompt input")?.value ?? "";
+  const prompt = () => field()?.value ?? "";
   const escape = (text) => text.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   const whole = (text) => new RegExp(`(?<![\\p{L}\\p{N}])${escape(text)}(?![\\p{L}\\p{N}])`, "iu");
   const tidy = (text) => text.replace(/\s+/g, " ").trim();
@@ -14,18 +14,25 @@
   // A chip puts its phrase into the prompt, in the place of another one of its group, or takes it out.
   const insert = (chip) => {
     const text = prompt(), phrase = chip.textContent;
-    if (chip.dataset.word) return type(text.replace(whole(chip.dataset.word), phrase));
-    if (whole(phrase).test(text)) return type(tidy(text.replace(whole(phrase), "")));
+    if (whole(phrase).test(text)) return type(field(), tidy(text.replace(whole(phrase), "")));
     const group = [...chip.parentElement.querySelectorAll(".dsd-chip")].map((other) => other.textContent);
     const old = group.find((other) => whole(other).test(text));
-    type(old ? text.replace(whole(old), phrase) : tidy(`${text} ${phrase}`));
+    type(field(), old ? text.replace(whole(old), phrase) : tidy(`${text} ${phrase}`));
+  };
+  // A near word takes the place of an unknown one, everywhere in the fields that its notice is about.
+  const correct = (chip) => {
+    const {fields} = chip.closest("[data-fields]").dataset, word = new RegExp(whole(chip.dataset.word), "giu");
+    document.querySelectorAll(`:is(${fields}) :is(textarea, input)`).forEach((field) => {
+      const text = field.value.replace(word, chip.textContent);
+      if (text !== field.value) type(field, text);
+    });
   };
   window.dsdPress = () => document.querySelectorAll("#chips .dsd-chip").forEach((chip) => {
     chip.setAttribute("aria-pressed", whole(chip.textContent).test(prompt()));
   });
   document.addEventListener("click", (event) => {
     const chip = event.target.closest?.(".dsd-chip");
-    if (chip) insert(chip);
+    if (chip) chip.dataset.word ? correct(chip) : insert(chip);
   });
   window.dsdPress();
 

@@ -248,3 +248,5 @@ def test_agreement_beyond_chance_is_told(tmp_path):
     assert found.kappa == pytest.approx((0.6 - 0.52) / (1 - 0.52))  # both keep two of five
     assert curation.agreement(verdicts.items(), {}).share is None
     assert curation.agreement(verdicts.items(), {"a": "keep"}).kappa is None  # nothing to disagree about
+    one_sided = ({"a": "drop"}, {"a": "keep", "b": "drop"}, {"a": "keep", "c": "keep"})
+    assert all(curation.agreement(verdicts.items(), labels).kappa is None for labels in one_sided)

@@ -2,13 +2,15 @@
 
 import re
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
 from dsd.generate import provenance
 from dsd.ui.models import Loaded
-from tests import browsing, tiny
+from tests import browsing, tiny, wheel_page
 from tests.browsing import Hold, done, download, expect, fill_unfolded, fits, has_size, image, unfold_settings
 from tests.calling import is_still, until
 from train.pocket import text
@@ -91,10 +93,16 @@ def test_nothing_uploaded_is_said_once_at_the_reference_and_an_example_draws(ope
     expect(tab.get_by_label("Where should it be?")).to_have_value("at sea")
 
 
-def test_unknown_words_are_named_while_the_prompt_is_typed(browser, tmp_path_factory):
+def test_unknown_words_are_named_while_they_are_typed_and_a_click_puts_a_near_one_there(
+    browser, tmp_path_factory
+):
     pipe = tiny.pipeline(guidance_embeds=False)
     pipe.tokenizer_2 = text.build_t5_tokenizer()
-    with browsing.serving(Loaded(pipe=pipe, name="tiny"), tmp_path_factory.mktemp("none")) as url:
+    teacher = replace(wheel_page.teacher(), pipe=SimpleNamespace(tokenizer_2=pipe.tokenizer_2))
+    late = wheel_page.late(teacher)
+    late()  # as after the first grid
+    given = tmp_path_factory.mktemp("none"), wheel_page.wheel(teacher=late)
+    with browsing.serving(Loaded(pipe=pipe, name="tiny"), *given) as url:
         with browsing.visitors(browser, url) as open_page:
             tab = open_page()
             prompt, remark = tab.get_by_label("Where should it be?"), tab.locator("#unknown-words")
@@ -103,6 +111,21 @@ def test_unknown_words_are_named_while_the_prompt_is_typed(browser, tmp_path_fac
             assert "beach" in remark.inner_text()
             remark.get_by_role("button", name="beach").click()
             remark.wait_for(state="hidden")
+            expect(prompt).to_have_value("on the beach")
+            tab.get_by_role("tab", name="Story").click()
+            lines = tab.locator("#story-lines textarea")
+            fill_unfolded(lines, "on the beech\nat the Beech, under beeches")
+            tab.locator("#story-unknown").get_by_role("button", name="beach").first.click()
+            expect(lines).to_have_value("on the beach\nat the beach, under beeches")
+            tab.get_by_role("tab", name="Grids").click()
+            subject, place = tab.get_by_label("Who or what?"), tab.get_by_label("Bottom right")
+            fill_unfolded(place, "beech at night")
+            fill_unfolded(subject, "redd critter")
+            for word in ("red", "beach"):
+                tab.locator("#grid-unknown").get_by_role("button", name=word, exact=True).click()
+            tab.locator("#grid-unknown").wait_for(state="hidden")
+            expect(subject).to_have_value("red critter")
+            expect(place).to_have_value("beach at night")
             expect(prompt).to_have_value("on the beach")
 
 

@@ -26,7 +26,7 @@ from tests.browsing import (
 )
 from tests.calling import until
 
-DOWN = ("#upload", "#prompt", "#create", "#cost", "#images", "#actions", "#chips", "#advanced", "#describe")
+DOWN = ("#upload", "#prompt", "#create", "#cost", "#chips", "#images", "#actions", "#advanced", "#describe")
 
 
 def last_is_best(frame, prompt, images):
@@ -91,9 +91,13 @@ def test_the_first_look_shows_a_finished_example_beside_its_reference(finished, 
     for size in (640, 900, 360):
         tab.set_viewport_size({"width": size, "height": 800})
         fits(tab, size)
-    until(
-        lambda: (found := tops(tab)) == sorted(set(found))
-    )  # on a phone the result follows the Create button
+    until(lambda: (found := tops(tab)) == sorted(set(found)))  # on a phone one below the other
+    first, last = tab.locator("#prompt").bounding_box(), tab.locator("#chips").bounding_box()
+    assert last["y"] + last["height"] - first["y"] < 400, "one sees what a chip writes"
+    tab.locator("#status").get_by_text("with the reference it was made from").wait_for()
+    tab.locator("#upload").get_by_label("Remove Image").click()
+    tab.locator("#tools").wait_for(state="hidden")
+    tab.locator("#about").get_by_alt_text("Its reference").wait_for()
 
 
 def tops(tab) -> list[float]:

@@ -72,6 +72,13 @@ def test_a_canceled_story_keeps_its_panels_one_is_drawn_again_and_the_strip_save
     redraw(tab)
     after = panels(tab)
     assert before[1] != after[1] and [*before[:1], *before[2:]] == [*after[:1], *after[2:]]
+    swap = tab.get_by_role("button", name="Swap with the one before")
+    for words in ("place 2", "in space"):
+        swap.click()
+        tab.locator("#story-panels").get_by_text(f"2. {words}").wait_for()
+        expect(tab.get_by_label("Panel 2")).to_have_value(words)
+    assert panels(tab) == after
+    tab.locator("#story-status").get_by_text("Panel 2 is swapped").wait_for()
     with tab.expect_download() as waiting:
         tab.get_by_role("button", name="Download this panel").click()
     waiting.value.save_as(tmp_path / "panel.png")

@@ -96,7 +96,7 @@ def test_agreement_shows_share_chance_and_all_four_counts_in_plain_words():
     assert "guess would agree now and then, too: on a scale from 0 for guessing to 1" in told
     assert "the two of you reach 0.40" in told
     alike = curate_cards.agreement(Agreement(both_keep=1, both_drop=0, only_judge=0, only_person=0))
-    assert "Mark pairs of both kinds" in alike
+    assert "Mark kept and left-out pairs" in alike
     cells = told.split("<tbody>")[1]
     assert [cells.index(f">{n}<") for n in (3, 1, 2, 4)] == sorted(cells.index(f">{n}<") for n in range(1, 5))
 

@@ -2,10 +2,12 @@
 
 import pickle
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -15,7 +17,7 @@ from dsd.generate import provenance
 from dsd.grids import teacher as teachers
 from dsd.grids.recipes import CRITTERS, IDENTITY
 from dsd.model.known_words import unknown_words
-from dsd.model.presets import ASSETS
+from dsd.model.presets import ASSETS, DEFAULT
 from dsd.ui.grids import handlers as drawing_grids
 from dsd.ui.grids.examples import EXAMPLES
 from dsd.ui.grids.handlers import REMARKS, DrawingGrids, draw_and_judge, finish, new_prompt, surprise
@@ -121,7 +123,8 @@ def test_a_cancel_takes_the_preview_away_and_brings_back_the_grid_before(tmp_pat
     ("subject", "places", "seed", "part", "sentence"),
     [
         ("  ", PLACES, 7, "subject_remark", "A subject is empty"),
-        (SUBJECT, ["beach", "", "snow", "space"], 7, "place_remark", "A place is empty"),
+        (SUBJECT, ["beach", "", "snow", " "], 7, "place_remark", "at top right, bottom right: write"),
+        (SUBJECT, [None] * 4, 7, "place_remark", "at top left, top right, bottom left, bottom right: write"),
         ("one two three four five six seven eight", PLACES, 7, "subject_remark", "at most 7 words"),
         (SUBJECT, PLACES, -2, "setting_remark", "Seed must be"),
         (SUBJECT, PLACES, 2.5, "setting_remark", "Seed must be"),
@@ -193,6 +196,25 @@ def test_the_embedded_teacher_knows_every_word_of_its_examples():
     for subject, places in EXAMPLES[CRITTERS.name]:
         assert unknown_words(pipe, " ".join([subject, *places])) == {}
     assert [*unknown_words(pipe, "red dragon beach")] == ["dragon"]
+
+
+def test_words_that_the_teacher_does_not_know_are_told_while_they_are_typed():
+    known = SimpleNamespace(tokenizer_2=AutoTokenizer.from_pretrained(ASSETS / "teacher" / "tokenizer_2"))
+    typed = form("redd critter", ["beech", None, "snow", ""], -1)
+
+    def told(name: str, opener: Callable) -> gr.HTML:
+        return DrawingGrids(wheel_page.wheel(teacher=Lazy(name, opener))).remark(typed)["unknown"]
+
+    found = told(DEFAULT.name, lambda: SimpleNamespace(pipe=known))
+    assert "beech&quot; and ignores them" in found.value and 'data-word="beech"' in found.value
+    assert 'data-fields="#grid-subject, #grid-places"' in found.value
+    assert not told(DEFAULT.name, lambda: SimpleNamespace(pipe=SimpleNamespace())).visible
+    assert not told("flux-dev", lambda: 1 / 0).visible, "a large teacher is not opened for that"
+
+    def fail() -> None:
+        raise ValueError("no such folder")
+
+    assert not told(DEFAULT.name, fail).visible, "a click on Draw tells it"
 
 
 def test_a_teacher_with_one_tokenizer_shows_its_grid(teacher, monkeypatch):

@@ -15,7 +15,7 @@ from dsd.ui.generate.handlers import Generating
 from dsd.ui.generate.reference import References
 from dsd.ui.models import Loaded
 from dsd.ui.story.handlers import Telling
-from dsd.ui.story.panels import finish, pick
+from dsd.ui.story.panels import bring_back, finish, pick
 from tests import wheel_page
 
 SETTINGS = {"quality": "draft", "image_guidance": 1.0, "text_guidance": 1.0}
@@ -69,8 +69,12 @@ def test_a_run_teaches_what_the_next_one_takes_and_the_line_says_so(telling, pho
     assert telling.estimate(form(photo, lines=""))["cost"] == '<p class="dsd-quiet"></p>'
 
 
-def test_one_panel_is_drawn_again_from_its_own_reference_and_the_other_stays(telling, strip):
-    *_, last = telling.redraw({"panels": items(strip), "picked": 1, "line": " in\nspace "})
+def test_one_panel_is_drawn_again_from_its_own_reference_and_the_other_stays(telling, strip, monkeypatch):
+    monkeypatch.setattr(telling.work, "unknown_words", lambda text: {"space": []})
+    begin, *_, last = telling.redraw(
+        {"panels": items(strip), "picked": 1, "line": " in\nspace ", "replaced": {}}
+    )
+    assert "space&quot; and ignores it" in begin["line_remark"].value, "while it is drawn, too"
     first, second = shown(last)
     assert Path(first).read_bytes() == strip[0].read_bytes()
     before, after = map(provenance.read_settings, (strip[1], second))
@@ -83,14 +87,32 @@ def test_one_panel_is_drawn_again_from_its_own_reference_and_the_other_stays(tel
     assert Path(last["panel"].value["path"]).read_bytes() == Path(second).read_bytes()
 
 
+def test_a_panel_that_was_drawn_again_is_swapped_with_the_one_before_and_back(telling, strip, tmp_path):
+    old = [shutil.copy(path, tmp_path) for path in strip]
+    asked = {"panels": items(old), "picked": 1, "line": "in space", "replaced": {}}
+    *_, last = telling.redraw(asked)
+    new = shutil.copy(shown(last)[1], f"{tmp_path}/new.png")  # as gradio keeps it
+    assert last["replaced"] == {1: old[1]} and last["back"].visible
+    given = {"panels": items([old[0], new]), "picked": 1, "replaced": last["replaced"]}
+    back = bring_back(given)
+    assert [settings(path) for path in shown(back)] == [settings(path) for path in strip]
+    assert (back["line"], back["replaced"]) == ("at sea", {1: new}) and "Panel 2" in back["status"]
+    again = bring_back({"panels": items(old), "picked": 1, "replaced": back["replaced"]})
+    assert settings(shown(again)[1]) == settings(new) and again["replaced"] == {1: old[1]}
+    assert pick(items(old), 1, {1: new})["back"].visible and not pick(items(old), 0, {1: new})["back"].visible
+    assert bring_back(given | {"picked": 0}) == bring_back(given | {"panels": items(old[:1])}) == {}
+    Path(old[1]).unlink()  # swept
+    assert "is gone" in bring_back(given)["line_remark"].value
+
+
 def test_a_click_offers_a_panel_s_words_and_nothing_is_drawn_without_one(telling, strip):
-    update = pick(items(strip), 1)
+    update = pick(items(strip), 1, {})
     assert (update["picked"], update["line"].value, update["line"].label) == (1, "at sea", "Panel 2")
     assert Path(update["panel"].value["path"]).read_bytes() == strip[1].read_bytes(), "with its settings"
-    assert not pick(items(strip), 2)["again"].visible
-    (said,) = telling.redraw({"panels": items(strip), "picked": None, "line": "x"})
+    assert not pick(items(strip), 2, {})["again"].visible
+    (said,) = telling.redraw({"panels": items(strip), "picked": None, "line": "x", "replaced": {}})
     assert "Click a panel first" in said["status"]
-    (said,) = telling.redraw({"panels": items(strip), "picked": 0, "line": " "})
+    (said,) = telling.redraw({"panels": items(strip), "picked": 0, "line": " ", "replaced": {}})
     assert "The prompt is empty" in said["line_remark"].value and list(said) == ["line_remark"]
 
 
@@ -178,6 +200,12 @@ def test_words_that_the_model_does_not_know_are_named(telling, monkeypatch):
     monkeypatch.setattr(telling.work, "unknown_words", lambda text: {"beech": ["beach"]} if text else {})
     remark = telling.remark({"lines": "on the beech"})["unknown"]
     assert remark.visible and "beech" in remark.value and not telling.remark({"lines": ""})["unknown"].visible
+    assert 'data-fields="#story-lines"' in remark.value and 'data-word="beech"' in remark.value
+    again = telling.remark_line({"line": "on the beech"})["line_remark"]
+    assert (
+        'data-fields="#story-line"' in again.value
+        and not telling.remark_line({"line": None})["line_remark"].visible
+    )
 
 
 def test_a_line_that_the_model_cuts_is_told_on_the_page_and_to_programs(telling, photo, toasts):
@@ -215,5 +243,5 @@ def test_a_panel_that_the_page_does_not_offer_is_not_drawn_again(telling, strip,
     panel = provenance.read_settings(strip[0]) | {"steps": 150}
     image, frame = Image.open(strip[0]), provenance.read_reference(strip[0])
     forged = provenance.save(tmp_path / "forged.png", image, panel, frame)
-    (said,) = telling.redraw({"panels": items([forged]), "picked": 0, "line": "x"})
+    (said,) = telling.redraw({"panels": items([forged]), "picked": 0, "line": "x", "replaced": {}})
     assert "steps must be a whole number from 1 to 100, got 150" in said["status"].lower()

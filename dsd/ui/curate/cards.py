@@ -27,7 +27,10 @@ CHANCE = (
     "Two people who only guess would agree now and then, too: on a scale from 0 for guessing to 1 for always "
     "the same answer, the two of you reach {reached:.2f}."
 )
-NO_CHANCE = "Mark pairs of both kinds to see how much better this is than guessing."
+NO_CHANCE = (
+    "Mark kept and left-out pairs, some as same and some as different, to see how much better than guessing "
+    "that is."
+)
 
 
 def images(first: Image.Image, second: Image.Image, pair: Pair, places: list[str]) -> str:

@@ -25,7 +25,6 @@ from dsd.ui.generate.cost import RANK_SECONDS, Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
 from dsd.ui.generate.history import GONE, gallery
 from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, show, status, step_status
-from dsd.ui.messages import unknown_words as unknown_words_notice
 from dsd.ui.models import Loaded
 
 PREVIEW_SECONDS = 0.4
@@ -224,8 +223,7 @@ class Generating:
 
     def remark(self, values: dict[str, Any]) -> dict[str, Any]:
         """Return the notice below a prompt while it is typed: the words that the model does not know."""
-        unknown = self.unknown_words(values["prompt"])
-        return {"unknown": show(unknown_words_notice(unknown)) if unknown else show()}
+        return {"unknown": show(messages.unknown_words(self.unknown_words(values["prompt"]), "#prompt"))}
 
     def cost(self, values: dict[str, Any]) -> dict[str, str]:
         """Return the expected times as HTML, empty while a field is invalid."""

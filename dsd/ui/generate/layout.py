@@ -36,7 +36,7 @@ SHEET = (
 )
 NEW_SEED = f"{RANDOM_SEED} is a new one each time."
 HEIGHT = 320  # pixels of the reference and of the result, which stand side by side
-FINISHED = "Drawn from this reference and this prompt. Change the words, or pick another character."
+FINISHED = "An example, with the reference it was made from. Change the words, or pick another character."
 BUTTONS = ["download", "fullscreen"]  # of the result; both are also there while it fills the screen
 SMALL = {"size": "sm", "min_width": 110}
 
@@ -108,7 +108,7 @@ def tools(parts: Parts, image: str | None, *, prefix: str = "") -> None:
 
 
 def form(parts: Parts, choice: Choice, first: Finished | None) -> None:
-    """Add the choice of a task where there is one, the prompt, the buttons and the cost."""
+    """Add the choice of a task where there is one, the prompt, the buttons, the cost, and words to insert."""
     parts["link_notice"] = gr.HTML(elem_id="brought", visible=False, padding=False)
     _tasks(parts, choice)
     parts["prompt"] = gr.Textbox(
@@ -121,6 +121,8 @@ def form(parts: Parts, choice: Choice, first: Finished | None) -> None:
         parts["cancel"] = gr.Button("Cancel", interactive=False, elem_id="cancel", scale=1, min_width=90)
     parts["cost"] = gr.HTML(elem_id="cost", padding=False)  # filled in when a page opens
     parts["setting_remark"] = gr.HTML(elem_id="setting-remark", visible=False, padding=False)
+    phrases = choice.first.phrases
+    parts["chips"] = gr.HTML(messages.chips(phrases), visible=bool(phrases), padding=False, elem_id="chips")
 
 
 def _tasks(parts: Parts, choice: Choice) -> None:
@@ -132,10 +134,8 @@ def _tasks(parts: Parts, choice: Choice) -> None:
     parts["task"] = gr.Radio(titles, value=name, label="What would you like?", info=TASKS, elem_id="task")
 
 
-def more(parts: Parts, loaded: Loaded, form: Form, choice: Choice) -> None:
-    """Add phrases to insert, and all other settings folded."""
-    phrases = choice.first.phrases
-    parts["chips"] = gr.HTML(messages.chips(phrases), visible=bool(phrases), padding=False, elem_id="chips")
+def more(parts: Parts, loaded: Loaded, form: Form) -> None:
+    """Add all other settings, folded."""
     with gr.Accordion("More settings", open=False, elem_id="advanced"):
         _settings(parts, form, can_rank=loaded.ranker is not None)
         _link(parts)
@@ -222,7 +222,9 @@ def results(parts: Parts, first: Finished | None) -> None:
     )  # fmt: skip
     status = messages.idle(FINISHED if first else "Your images will appear here.")
     parts["status"] = gr.HTML(status, elem_id="status", padding=False)
-    parts["about"] = gr.HTML(describe(first.path) if first else "", elem_id="about", padding=False)
+    parts["about"] = gr.HTML(
+        describe(first.path, with_reference=True) if first else "", elem_id="about", padding=False
+    )
     with gr.Row(visible=first is not None, elem_id="actions", elem_classes="dsd-actions") as parts["actions"]:
         parts["another"] = gr.Button("Draw another", elem_id="another", **SMALL)
         parts["refer"] = gr.Button("Use as reference", elem_id="refer", **SMALL)

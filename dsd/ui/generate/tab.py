@@ -55,7 +55,7 @@ def build(loaded: Loaded, examples: Path) -> Generating:
             layout.results(parts, first)
             layout.history(parts)
         with gr.Column(elem_classes="dsd-more"):
-            layout.more(parts, loaded, work.form, choice)
+            layout.more(parts, loaded, work.form)
             layout.description(parts, enhancing)
     _wire_reference(parts, References(loaded, work.form), work.form)
     _wire_prompt(parts, work, enhancing)

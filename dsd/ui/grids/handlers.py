@@ -6,7 +6,7 @@ without a judge.
 
 import random
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -29,7 +29,8 @@ from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY, Recipe
 from dsd.grids.task_writers import WITHOUT_MODEL
 from dsd.model import known_words
-from dsd.ui import uploads
+from dsd.model.presets import DEFAULT
+from dsd.ui import messages, uploads
 from dsd.ui.events import Update
 from dsd.ui.generate.cost import SECONDS_PER_EVALUATION, START_SECONDS
 from dsd.ui.generate.handlers import PREVIEW_SECONDS, belongs_to, report, whole
@@ -41,6 +42,7 @@ from dsd.ui.models import Wheel
 ROWS, COLUMNS = 2, 2
 PANELS = ROWS * COLUMNS
 PAIRS = PANELS * (PANELS - 1) // 2
+WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
 PLACES = tuple(f"place_{panel}" for panel in range(PANELS))  # names of the fields
 REMARKS = ("subject_remark", "place_remark", "setting_remark")  # messages at the fields
 TOO_LONG = "subject and places are longer than the model reads, so that panels would be lost: use fewer words"
@@ -86,6 +88,18 @@ class DrawingGrids:
 
     def surprise(self) -> Update:
         return _fill(*surprise(self.wheel.recipe, random.randrange(generate.NEW_SEEDS)))
+
+    def remark(self, values: dict[str, Any]) -> Update:
+        """Return the notice below the words while they are typed: those that the teacher does not know.
+
+        Only the embedded teacher is opened for that.
+        """
+        teacher, unknown = self.wheel.teacher, {}
+        with suppress(ValueError):  # a click on Draw reports it
+            if teacher.is_open or teacher.name == DEFAULT.name:
+                typed = (values[name] or "" for name in ("subject", *PLACES))
+                unknown = known_words.unknown_words(teacher().pipe, "\n".join(typed))
+        return {"unknown": show(messages.unknown_words(unknown, "#grid-subject, #grid-places"))}
 
     def draw(self, values: dict[str, Any]) -> Iterator[Update]:
         """Yield updates of grid, panels, facts and status; an error removes nothing that is shown."""
@@ -204,8 +218,10 @@ def new_prompt(recipe: Recipe, subject: str, places: Sequence[str], seed: int) -
     with belongs_to("subject_remark"):
         subject = prompts.check_words(recipe, "subject", subject)
     with belongs_to("place_remark"):
+        places = [" ".join((place or "").split()) for place in places]
+        if empty := [where.lower() for where, place in zip(WHERE, places, strict=True) if not place]:
+            raise ValueError(f"nothing is written at {', '.join(empty)}: write at least one word there")
         text = intake.check_prompt(prompts.compose_prompt(recipe, subject, places, ROWS, COLUMNS))
-    places = [" ".join(place.split()) for place in places]
     made = {"id": "page", "recipe": recipe.name, "prompt": text, "subject": subject, "places": places}
     return Prompt(**made, rows=ROWS, columns=COLUMNS, seed=seed)
 

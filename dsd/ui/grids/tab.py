@@ -6,14 +6,12 @@ from gradio.blocks import Block
 from dsd.grids.recipes import CRITTERS
 from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES, shipped
 from dsd.ui import events, messages
-from dsd.ui.events import AT_ONCE, PRIVATE, Parts
+from dsd.ui.events import AT_ONCE, LATEST, PRIVATE, Parts
 from dsd.ui.generate import layout
 from dsd.ui.generate.layout import FRAME
 from dsd.ui.grids.examples import EXAMPLES
-from dsd.ui.grids.handlers import PLACES, REMARKS, DrawingGrids, finish
+from dsd.ui.grids.handlers import PLACES, REMARKS, WHERE, DrawingGrids, finish
 from dsd.ui.models import Wheel
-
-WHERE = ("Top left", "Top right", "Bottom left", "Bottom right")
 
 
 def build(wheel: Wheel) -> None:
@@ -44,13 +42,14 @@ def _form(wheel: Wheel) -> Parts:
         label="Or start from one of these", elem_id="grid-examples",
     )  # fmt: skip
     parts["surprise"] = gr.Button("Surprise me", size="sm", elem_id="grid-surprise")
-    with gr.Group():
+    with gr.Group(elem_id="grid-places"):
         for row in ((0, 1), (2, 3)):
             with gr.Row():
                 for panel in row:
                     words = {"label": WHERE[panel], "placeholder": place_hints[panel]}
                     parts[PLACES[panel]] = gr.Textbox(**words, lines=1, max_lines=3, min_width=130)
     parts["place_remark"] = gr.HTML(elem_id="grid-place-remark", visible=False, padding=False)
+    parts["unknown"] = gr.HTML(elem_id="grid-unknown", visible=False, padding=False)
     if wheel.recipe is CRITTERS:
         with gr.Accordion("The words it knows", open=False):
             gr.HTML(_known_words(), padding=False)
@@ -99,6 +98,8 @@ def _wire(parts: Parts, work: DrawingGrids) -> None:
     fields = ["subject", *PLACES]
     parts["examples"].click(**parts.call(work.example, ["examples"], fields), **AT_ONCE)
     parts["surprise"].click(**parts.call(work.surprise, [], fields), **AT_ONCE)
+    typed = [parts[name].change for name in fields]
+    gr.on(typed, **parts.call(work.remark, fields, ["unknown"]), **LATEST, **AT_ONCE)
     shown = ["grid", "panels", "facts"]
     draw = parts.call(work.draw, [*fields, "seed"], ["status", *shown, "told", *REMARKS])
     ends = events.connect_run(parts, [parts["draw"].click, *(parts[name].submit for name in fields)], draw)

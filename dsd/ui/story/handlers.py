@@ -17,7 +17,6 @@ from PIL import Image
 from dsd.files import intake
 from dsd.generate import drawing, story
 from dsd.generate.drawing import Options, Progress
-from dsd.model import known_words
 from dsd.ui import messages, uploads
 from dsd.ui.events import Update
 from dsd.ui.generate.form import NO_PROMPT
@@ -83,9 +82,14 @@ class Telling:
                 boxes += map(notice, self._cuts(story.read_lines(values["lines"])))
         except ValueError as error:
             boxes.append(problem(explain(error)))
-        if unknown := known_words.notice(self.work.unknown_words(values["lines"])):
-            boxes.append(notice(unknown))
-        return {"unknown": show(*boxes)}
+        return {"unknown": show(*boxes, self._unknown(values["lines"], "#story-lines"))}
+
+    def remark_line(self, values: Update) -> Update:
+        """Return the notice below the line of a panel while it is typed: unknown words."""
+        return {"line_remark": show(self._unknown(values["line"], "#story-line"))}
+
+    def _unknown(self, text: str | None, fields: str) -> str:
+        return messages.unknown_words(self.work.unknown_words(text), fields)
 
     def _cuts(self, lines: Sequence[str]) -> list[str]:
         """Return a notice for each line that the model does not read to its end."""
@@ -109,7 +113,7 @@ class Telling:
         """Yield panels and status; an error removes nothing that is shown."""
         try:
             frame, plan = self._request(values)
-            yield panels.begin() | {"again": gr.Column(visible=False), "picked": None}
+            yield panels.begin() | {"again": gr.Column(visible=False), "picked": None, "replaced": {}}
             with closing(self._time(frame, plan)) as steps, uploads.workplace() as folder:
                 yield from panels.watch(steps, len(plan), Path(folder))
         except Exception as error:  # the page must always get an answer
@@ -120,14 +124,13 @@ class Telling:
         paths, index = panels.finished(values["panels"]), values["picked"]
         try:
             frame, options = self._again(paths, index, values["line"])
-            yield panels.begin()
+            yield panels.begin() | self.remark_line(values)
             with closing(self._time(frame, [options])) as steps, uploads.workplace() as folder:
                 for progress in steps:
                     yield {"status": step_status(progress.step, progress.total, progress.seconds_left)}
-                paths[index] = panels.save(progress, Path(folder))[0]
+                (path,) = panels.save(progress, Path(folder))
                 line = f"Panel {index + 1} is drawn again, with seed {options.seed}."
-                changed = {"panels": panels.gallery(paths), "panel": gr.DownloadButton(value=paths[index])}
-                yield changed | {"status": status(line)}
+                yield panels.exchange(paths, index, path, values["replaced"]) | {"status": status(line)}
         except Exception as error:  # the page must always get an answer
             yield report(error)
 

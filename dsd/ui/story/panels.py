@@ -12,19 +12,44 @@ from dsd.ui import uploads
 from dsd.ui.events import Update
 from dsd.ui.generate.handlers import explain_zero, report, save_once
 from dsd.ui.generate.history import GONE, caption
-from dsd.ui.messages import notice, problem, show, status, step_status
+from dsd.ui.messages import notice, problem, sentence, show, status, step_status
 
 FILES = tuple(suffix.removeprefix(".") for suffix in story.SUFFIXES)  # of the strip
 
 
-def pick(items: list[dict[str, Any]] | None, index: int) -> Update:
-    """Return the words of a panel, to be changed, and the buttons that draw it again and download it."""
+def pick(items: list[dict[str, Any]] | None, index: int, replaced: dict[int, str]) -> Update:
+    """Return the words of a panel, to be changed, and the buttons that draw it again and download it.
+
+    `replaced` holds the files, by their place, of the panels that were drawn again.
+    """
     paths = finished(items)
     if not 0 <= index < len(paths):
         return {"again": gr.Column(visible=False), "picked": None}
     line = gr.Textbox(caption(paths[index]), label=f"Panel {index + 1}")
     shown = {"again": gr.Column(visible=True), "picked": index, "line": line, "line_remark": show()}
-    return shown | {"panel": gr.DownloadButton(value=paths[index])}
+    return shown | {
+        "panel": gr.DownloadButton(value=paths[index]),
+        "back": gr.Button(visible=index in replaced),
+    }
+
+
+def exchange(paths: Sequence[str], index: int, path: str, replaced: dict[int, str]) -> Update:
+    """Return the strip with another file as one of its panels, and keep the one before."""
+    panels = gallery([*paths[:index], path, *paths[index + 1 :]])
+    kept = {"replaced": replaced | {index: paths[index]}, "back": gr.Button(visible=True)}
+    return {"panels": panels, "panel": gr.DownloadButton(value=path), **kept}
+
+
+def bring_back(values: Update) -> Update:
+    """Swap the picked panel with the one before it was drawn again; another click swaps them back."""
+    paths, index, replaced = finished(values["panels"]), values["picked"], values["replaced"]
+    if index not in replaced or index >= len(paths):
+        return {}
+    path = replaced[index]
+    if not Path(path).is_file():
+        return {"line_remark": show(problem(sentence(GONE)))}
+    line = f"Panel {index + 1} is swapped. Its seed is {provenance.read_settings(path)['seed']}."
+    return exchange(paths, index, path, replaced) | {"line": caption(path), "status": status(line)}
 
 
 def finished(items: list[dict[str, Any]] | None) -> list[str]:

@@ -17,13 +17,14 @@ from dsd.ui.generate.tab import wire_tools
 from dsd.ui.generate.tasks import read_rows
 from dsd.ui.models import Loaded
 from dsd.ui.story.handlers import SETTINGS, Telling
-from dsd.ui.story.panels import FILES, finish, pick
+from dsd.ui.story.panels import FILES, bring_back, finish, pick
 
 ABOUT = (
     "Draw one subject in up to eight panels, a line of the story each. Returns the strip as PNG and PDF, the "
     "panels as PNG files, which carry their settings, and the seeds."
 )
-RUN = ["panels", "panel", "status", "setting_remark", "line_remark", *FILES]
+REDRAWN = ["panels", "panel", "replaced", "back"]
+RUN = [*REDRAWN, "status", "setting_remark", "line_remark", *FILES]
 
 
 def build(loaded: Loaded, examples: Path, work: Generating) -> None:
@@ -114,6 +115,7 @@ def _results(parts: Parts) -> None:
         elem_classes=FRAME,
     )  # fmt: skip
     parts["picked"] = gr.State()  # place of the panel to draw again
+    parts["replaced"] = gr.State({})  # file of the panel before, by the place of one that was drawn again
     parts["kept"] = gr.State(())  # files of the last strip
     with gr.Column(visible=False, elem_id="story-again") as parts["again"]:
         info = "It is drawn again with the settings that it has and a new seed."
@@ -121,6 +123,8 @@ def _results(parts: Parts) -> None:
         parts["line_remark"] = gr.HTML(elem_id="story-line-remark", visible=False, padding=False)
         with gr.Row(elem_classes="dsd-actions"):
             parts["redraw"] = gr.Button("Draw this panel again", elem_id="story-redraw", **SMALL)
+            look = {"visible": False, "elem_id": "story-back", **SMALL}
+            parts["back"] = gr.Button("Swap with the one before", **look)
             parts["panel"] = gr.DownloadButton("Download this panel", elem_id="story-panel", **SMALL)
     parts["font_remark"] = gr.HTML(visible=False, padding=False)
     with gr.Row(elem_classes="dsd-actions"):
@@ -136,21 +140,16 @@ def _wire(parts: Parts, telling: Telling) -> None:
     write = parts.call(telling.write, ["sentence"], ["lines", "write_remark"])
     gr.on([parts["write"].click, parts["sentence"].submit], **write, **wait, **LANE, **PRIVATE)
     parts["lines"].change(**parts.call(telling.remark, ["lines"], ["unknown"]), **LATEST, **AT_ONCE)
-
-    def choose(items: Any, event: gr.SelectData) -> dict[Any, Any]:
-        return parts.updates(pick(items, event.index))
-
-    shown = ["again", "picked", "line", "line_remark", "panel"]
-    select = {"preprocess": False, **parts.named(["panels"], shown)}
-    picked = parts["panels"].select(choose, **select, **AT_ONCE)
-    picked.success(None, js=events.scroll_to("#story-again"), **PRIVATE)
+    parts["line"].change(**parts.call(telling.remark_line, ["line"], ["line_remark"]), **LATEST, **AT_ONCE)
+    strip = ["panels", "status", *FILES, "kept", "font_remark"]
+    finishing = {**parts.call(finish, ["panels", "kept"], strip), **QUIET}
+    _wire_panels(parts).success(**finishing)
     ends = _wire_runs(parts, telling)
     cost = {**parts.call(telling.estimate, ["lines", *SETTINGS[:-1]], ["cost"]), **AT_ONCE}
     gr.on(None, **cost, **LATEST)  # when a page opens or a field changes
     for end in ends:
         end.then(None, js=events.TO_PROBLEM, **PRIVATE)
-        outputs = ["panels", "status", *FILES, "kept", "font_remark"]
-        end.then(**parts.call(finish, ["panels", "kept"], outputs), **QUIET)
+        end.then(**finishing)
         end.then(**cost)
 
 
@@ -163,11 +162,25 @@ def _wire_characters(parts: Parts) -> None:
     parts["characters"].select(choose, **chosen, **AT_ONCE)
 
 
+def _wire_panels(parts: Parts) -> Any:
+    """Let a panel be picked, and swapped with the one before; return the event of the swap."""
+
+    def choose(items: Any, replaced: dict[int, str], event: gr.SelectData) -> dict[Any, Any]:
+        return parts.updates(pick(items, event.index, replaced))
+
+    shown = ["again", "picked", "line", "line_remark", "panel", "back"]
+    select = {"preprocess": False, **parts.named(["panels", "replaced"], shown)}
+    picked = parts["panels"].select(choose, **select, **AT_ONCE)
+    picked.success(None, js=events.scroll_to("#story-again"), **PRIVATE)
+    given, swapped = ["panels", "picked", "replaced"], [*REDRAWN, "line", "line_remark", "status"]
+    return parts["back"].click(**parts.call(bring_back, given, swapped), **AT_ONCE)
+
+
 def _wire_runs(parts: Parts, telling: Telling) -> list[Any]:
     """Make the buttons draw; return the events at the end of a run."""
     outputs = [*RUN, "again", "picked", "remarks", "unknown"]
     draw = parts.call(telling.draw, ["image", "lines", *SETTINGS], outputs)
-    redraw = parts.call(telling.redraw, ["panels", "picked", "line"], RUN)
+    redraw = parts.call(telling.redraw, ["panels", "picked", "line", "replaced"], RUN)
     again = [parts["redraw"].click, parts["line"].submit]
     return events.connect_run(parts, [parts["draw"].click], draw, (again, redraw))
 
