@@ -107,7 +107,7 @@ def test_cancel_stops_within_a_step_and_the_next_grid_is_drawn(open_tab, teacher
         hold.release()
         until(lambda: is_still(hold.calls))
         assert len(hold.calls) <= stopped + 1 and stopped < STEPS
-    assert tab.locator("#grid-facts").inner_text().strip() == ""
+    expect(tab.locator("#grid-facts")).to_have_text("")
     expect(tab.locator("#grid-grid img")).to_have_count(0)  # no blurry preview stays
     full = {"detail": "Queue is full. Please try again later."}
     tab.route("**/queue/join*", lambda way: way.fulfill(status=503, json=full))

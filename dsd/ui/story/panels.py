@@ -49,7 +49,8 @@ def bring_back(values: Update) -> Update:
     if not Path(path).is_file():
         return {"line_remark": show(problem(sentence(GONE)))}
     line = f"Panel {index + 1} is swapped. Its seed is {provenance.read_settings(path)['seed']}."
-    return exchange(paths, index, path, replaced) | {"line": caption(path), "status": status(line)}
+    changed = {"line": caption(path), "status": status(line)} | _without_files()
+    return exchange(paths, index, path, replaced) | changed
 
 
 def finished(items: list[dict[str, Any]] | None) -> list[str]:
@@ -77,8 +78,13 @@ def save(progress: Progress, folder: Path) -> list[str]:
 
 def begin() -> Update:
     """Return the status of a run that begins, without old messages and files that are about to change."""
-    hidden = {kind: gr.DownloadButton(visible=False) for kind in FILES}
-    return {"status": status("Starting", 0.0), "setting_remark": show(), "line_remark": show(), **hidden}
+    start = {"status": status("Starting", 0.0), "setting_remark": show(), "line_remark": show()}
+    return start | _without_files()
+
+
+def _without_files() -> Update:
+    """Hide the strip's files until `finish` has written those of the changed panels."""
+    return {kind: gr.DownloadButton(visible=False) for kind in FILES}
 
 
 def watch(steps: Iterator[Progress], count: int, folder: Path) -> Iterator[Update]:

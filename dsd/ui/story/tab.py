@@ -172,7 +172,7 @@ def _wire_panels(parts: Parts) -> Any:
     select = {"preprocess": False, **parts.named(["panels", "replaced"], shown)}
     picked = parts["panels"].select(choose, **select, **AT_ONCE)
     picked.success(None, js=events.scroll_to("#story-again"), **PRIVATE)
-    given, swapped = ["panels", "picked", "replaced"], [*REDRAWN, "line", "line_remark", "status"]
+    given, swapped = ["panels", "picked", "replaced"], [*REDRAWN, "line", "line_remark", "status", *FILES]
     return parts["back"].click(**parts.call(bring_back, given, swapped), **AT_ONCE)
 
 
