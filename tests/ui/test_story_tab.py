@@ -94,15 +94,22 @@ def test_a_panel_that_was_drawn_again_is_swapped_with_the_one_before_and_back(te
     new = shutil.copy(shown(last)[1], f"{tmp_path}/new.png")  # as gradio keeps it
     assert last["replaced"] == {1: old[1]} and last["back"].visible
     given = {"panels": items([old[0], new]), "picked": 1, "replaced": last["replaced"]}
-    back = bring_back(given)
+
+    def swap(values):
+        [update] = bring_back(values)
+        return update
+
+    back = swap(given)
     assert [settings(path) for path in shown(back)] == [settings(path) for path in strip]
     assert (back["line"], back["replaced"]) == ("at sea", {1: new}) and "Panel 2" in back["status"]
-    again = bring_back({"panels": items(old), "picked": 1, "replaced": back["replaced"]})
+    panels = provenance.read_settings(back["png"].value["path"])["panels"]
+    assert [panel["prompt"] for panel in panels] == ["in the snow", "at sea"]  # the strip changes with it
+    again = swap({"panels": items(old), "picked": 1, "replaced": back["replaced"]})
     assert settings(shown(again)[1]) == settings(new) and again["replaced"] == {1: old[1]}
     assert pick(items(old), 1, {1: new})["back"].visible and not pick(items(old), 0, {1: new})["back"].visible
-    assert bring_back(given | {"picked": 0}) == bring_back(given | {"panels": items(old[:1])}) == {}
+    assert swap(given | {"picked": 0}) == swap(given | {"panels": items(old[:1])}) == {}
     Path(old[1]).unlink()  # swept
-    assert "is gone" in bring_back(given)["line_remark"].value
+    assert "is gone" in swap(given)["line_remark"].value
 
 
 def test_a_click_offers_a_panel_s_words_and_nothing_is_drawn_without_one(telling, strip):

@@ -40,17 +40,17 @@ def exchange(paths: Sequence[str], index: int, path: str, replaced: dict[int, st
     return {"panels": panels, "panel": gr.DownloadButton(value=path), **kept}
 
 
-def bring_back(values: Update) -> Update:
+def bring_back(values: Update) -> Iterator[Update]:
     """Swap the picked panel with the one before it was drawn again; another click swaps them back."""
     paths, index, replaced = finished(values["panels"]), values["picked"], values["replaced"]
     if index not in replaced or index >= len(paths):
-        return {}
-    path = replaced[index]
-    if not Path(path).is_file():
-        return {"line_remark": show(problem(sentence(GONE)))}
-    line = f"Panel {index + 1} is swapped. Its seed is {provenance.read_settings(path)['seed']}."
-    changed = {"line": caption(path), "status": status(line)} | _without_files()
-    return exchange(paths, index, path, replaced) | changed
+        yield {}
+    elif not Path(path := replaced[index]).is_file():
+        yield {"line_remark": show(problem(sentence(GONE)))}
+    else:
+        line = f"Panel {index + 1} is swapped. Its seed is {provenance.read_settings(path)['seed']}."
+        swapped = exchange(paths, index, path, replaced) | {"line": caption(path), "status": status(line)}
+        yield from _with_files(swapped, [*paths[:index], path, *paths[index + 1 :]])
 
 
 def finished(items: list[dict[str, Any]] | None) -> list[str]:
@@ -78,13 +78,8 @@ def save(progress: Progress, folder: Path) -> list[str]:
 
 def begin() -> Update:
     """Return the status of a run that begins, without old messages and files that are about to change."""
-    start = {"status": status("Starting", 0.0), "setting_remark": show(), "line_remark": show()}
-    return start | _without_files()
-
-
-def _without_files() -> Update:
-    """Hide the strip's files until `finish` has written those of the changed panels."""
-    return {kind: gr.DownloadButton(visible=False) for kind in FILES}
+    hidden = {kind: gr.DownloadButton(visible=False) for kind in FILES}
+    return {"status": status("Starting", 0.0), "setting_remark": show(), "line_remark": show(), **hidden}
 
 
 def watch(steps: Iterator[Progress], count: int, folder: Path) -> Iterator[Update]:
@@ -121,9 +116,12 @@ def finish(values: Update) -> Iterator[Update]:
     """
     items = values["panels"] or []
     paths = finished(items) or [path for path in values["kept"] if Path(path).is_file()]
-    update = {"kept": tuple(paths)}
-    if len(items) != len(finished(items)):
-        update["panels"] = gallery(paths)
+    yield from _with_files({} if len(items) == len(finished(items)) else {"panels": gallery(paths)}, paths)
+
+
+def _with_files(update: Update, paths: Sequence[str]) -> Iterator[Update]:
+    """Yield an update of the panels together with the strip of these files."""
+    update |= {"kept": tuple(paths)}
     if not paths:
         yield update
         return

@@ -143,7 +143,7 @@ def _wire(parts: Parts, telling: Telling) -> None:
     parts["line"].change(**parts.call(telling.remark_line, ["line"], ["line_remark"]), **LATEST, **AT_ONCE)
     strip = ["panels", "status", *FILES, "kept", "font_remark"]
     finishing = {**parts.call(finish, ["panels", "kept"], strip), **QUIET}
-    _wire_panels(parts).success(**finishing)
+    _wire_panels(parts, strip)
     ends = _wire_runs(parts, telling)
     cost = {**parts.call(telling.estimate, ["lines", *SETTINGS[:-1]], ["cost"]), **AT_ONCE}
     gr.on(None, **cost, **LATEST)  # when a page opens or a field changes
@@ -162,8 +162,8 @@ def _wire_characters(parts: Parts) -> None:
     parts["characters"].select(choose, **chosen, **AT_ONCE)
 
 
-def _wire_panels(parts: Parts) -> Any:
-    """Let a panel be picked, and swapped with the one before; return the event of the swap."""
+def _wire_panels(parts: Parts, strip: list[str]) -> None:
+    """Let a panel be picked, and swapped with the one before; the strip's files change with it."""
 
     def choose(items: Any, replaced: dict[int, str], event: gr.SelectData) -> dict[Any, Any]:
         return parts.updates(pick(items, event.index, replaced))
@@ -172,8 +172,8 @@ def _wire_panels(parts: Parts) -> Any:
     select = {"preprocess": False, **parts.named(["panels", "replaced"], shown)}
     picked = parts["panels"].select(choose, **select, **AT_ONCE)
     picked.success(None, js=events.scroll_to("#story-again"), **PRIVATE)
-    given, swapped = ["panels", "picked", "replaced"], [*REDRAWN, "line", "line_remark", "status", *FILES]
-    return parts["back"].click(**parts.call(bring_back, given, swapped), **AT_ONCE)
+    swapped = list(dict.fromkeys([*REDRAWN, *strip, "line", "line_remark"]))
+    parts["back"].click(**parts.call(bring_back, ["panels", "picked", "replaced"], swapped), **QUIET)
 
 
 def _wire_runs(parts: Parts, telling: Telling) -> list[Any]:
