@@ -26,12 +26,6 @@ if processes := os.environ.get("PYTEST_XDIST_WORKER_COUNT"):
     gc.disable()  # imports make many objects: looking through them again and again takes a fifth of the time
 
 
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_auto_num_workers() -> int:
-    """One more than there are cores: tests that wait for a browser or a process leave theirs to others."""
-    return (os.cpu_count() or 1) + 1
-
-
 def pytest_addoption(parser):
     parser.addoption("--all-faults", action="store_true", help="injure every command many times (minutes)")
 
