@@ -69,4 +69,11 @@ def test_a_signal_is_reported_also_when_a_library_replaces_its_exception(capsys,
 def test_ctrl_c_stops_no_command_that_a_shell_runs_in_the_background():
     """Such a shell lets it ignore SIGINT: Ctrl-C is for what runs in the foreground."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    command.run(lambda: os.kill(os.getpid(), signal.SIGINT))
+    went_on = []
+
+    def main():
+        os.kill(os.getpid(), signal.SIGINT)
+        went_on.append(True)
+
+    command.run(main)
+    assert went_on
