@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, metavar="REPORT", help="folder of the results")
     add("--labels", type=Path, metavar="FILE", help="add labels.json, saved on the page of the REPORT named")
     add("--subjects", type=int, default=200, help="number of held-out critters (200)")
-    add("--prompts", type=int, help="prompts for each subject (3; 2 lights of pocket; all of DreamBench++'s)")
+    add("--prompts", type=int, help="prompts for each subject (3; all of DreamBench++'s)")
     text = "photographs, a file or a subfolder for each subject, or the data of DreamBench++ or OmniContext"
     add("--images", type=Path, metavar="FOLDER", help=text)
     add("--dino", default="facebook/dinov2-base", metavar="MODEL", help="scores identity in photographs")

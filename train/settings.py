@@ -64,6 +64,8 @@ def options_of(args: argparse.Namespace) -> TrainOptions:
     suited = dict(resolve(flags.get("model", TrainOptions.model)).training)
     if "start_from" in flags:  # its columns for the condition are trained already
         suited |= {"condition_init_scale": 0.0}
+    if not flags.get("full", suited.get("full")):
+        suited.pop("optimizer", None)  # Muon trains all weights only
     options = TrainOptions(**suited | flags)
     unused = [_flag(name) for name in LORA_ONLY if name in flags] if options.full else []
     if unused:

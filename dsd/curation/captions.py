@@ -20,6 +20,7 @@ from dsd.files import hub
 from dsd.files.errors import LoadError
 from dsd.files.jsonl import Record
 from dsd.grids.grids import Grid, open_panels
+from dsd.pocket.words import SAME
 from dsd.vlm.answers import read_caption
 from dsd.vlm.base import is_refused
 from dsd.vlm.open import VLM, Request
@@ -114,7 +115,9 @@ def write(vlm: VLM, requests: Sequence[Request], count: Count = estimate) -> lis
 
 
 def _read(request: Request, answer: str) -> str:
-    return "" if is_refused(answer) else one_line(read_caption(answer, request.question) or "")
+    """Return the text of an answer, without "the same critter": people type the context alone."""
+    text = "" if is_refused(answer) else one_line(read_caption(answer, request.question) or "")
+    return text.removeprefix(SAME)
 
 
 def caption_grids(

@@ -58,7 +58,7 @@ class CritterRanker:
     def __call__(self, frame: Image.Image, prompt: str, images: Sequence[Image.Image]) -> list[Score]:
         """Return the share of the reference's visible traits and of the prompt's words that each shows."""
         reference, *readings = self.network.read([frame, *images])
-        requested = find_requested(prompt, self.network.choices["light"])
+        requested = find_requested(prompt)
         return [_score(reference, requested, reading) for reading in readings]
 
 
@@ -74,7 +74,7 @@ def _score(reference: Reading, requested: dict[str, set[str]], reading: Reading)
     return Score(identity, fmean(shown) if shown else None, -fmean(gaps))
 
 
-def find_requested(prompt: str, lights: Sequence[str]) -> dict[str, set[str]]:
+def find_requested(prompt: str) -> dict[str, set[str]]:
     """Return for each part of the context the values that a prompt requests; none if it names no part.
 
     As in captions, a prompt that names no accessory requests none, and one that names no light the usual one.
@@ -83,20 +83,22 @@ def find_requested(prompt: str, lights: Sequence[str]) -> dict[str, set[str]]:
     scenes = {word for word in words if word in world.SCENES}
     places = [i for i, word in enumerate(words) if word in world.ACCESSORIES[1:]]
     colors = {words[i - 1] for i in places if i and words[i - 1] in world.ACCESSORY_COLORS}
-    named = _named_lights(" ".join(words), lights)
+    named = _named_lights(" ".join(words))
     if not (scenes or places or named):
         return {}
     requested = {"scene": scenes, "accessory_color": colors}
     requested["accessory"] = {words[i] for i in places} or {"none"}
-    requested["light"] = named or set(lights) & set(USUAL)
+    requested["light"] = named or {USUAL}
     return {name: values for name, values in requested.items() if values}
 
 
-def _named_lights(text: str, lights: Sequence[str]) -> set[str]:
-    """Return the lights that a text names; `at sunset` alone names those from the left and the right."""
-    exact = {light for light in lights if LIGHT_WORDS[light] and LIGHT_WORDS[light] in text}
-    begun = [words for words in (LIGHT_WORDS[name] for name in world.FLAT_LIGHTS) if words and words in text]
-    return exact or {light for light in lights if LIGHT_WORDS[light].startswith(tuple(begun)) and begun}
+def _named_lights(text: str) -> set[str]:
+    """Return the lights that a text names; `at sunset` alone names those from both sides."""
+    exact = {light for light, words in LIGHT_WORDS.items() if (words or "in daylight") in text}
+    begun = tuple(words for words in ("at sunset", "at night") if words in text)
+    sides = [side for side in ("left", "right") if f"from the {side}" in text] or [""]
+    kinds = {light for light, words in LIGHT_WORDS.items() if words.startswith(begun)}
+    return exact or {light for light in kinds if light.endswith(tuple(sides))}
 
 
 class EncoderRanker:

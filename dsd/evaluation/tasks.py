@@ -18,14 +18,14 @@ from dsd.grids.recipes import EDIT, RELIGHT
 from dsd.pocket import light, scorer
 from dsd.pocket.draw import draw
 from dsd.pocket.words import describe_context, describe_critter, describe_edit, describe_light
-from dsd.pocket.world import Context, sample_context, sample_critter, sample_edits, shipped
+from dsd.pocket.world import LIGHTS, Context, sample_context, sample_critter, sample_edits
 
 PROMPTS = 3  # of each critter, at most, unless told otherwise
 PARTS = ("scene", "light", "place", "accessory")  # of a context, besides the pose
 
 
 def _relight(context: Context, rng: np.random.Generator) -> list[Context]:
-    others = [name for name in shipped().lights if name != context.light]
+    others = [name for name in LIGHTS if name != context.light]
     return [replace(context, light=str(name)) for name in rng.permutation(others)]
 
 
@@ -39,7 +39,7 @@ def task_cases(
 ) -> list[Case]:
     """Return `subjects` x `prompts` cases of held-out critters; raise ValueError for too few or too many.
 
-    By default the prompts are three, or as many as there are: a world of three lights has two others.
+    By default the prompts are three.
     """
     cases = []
     for index in range(subjects):

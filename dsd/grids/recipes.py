@@ -199,7 +199,7 @@ CRITTERS = Recipe(
     name="critters",
     in_world=True,
     layouts=((1, 2), (2, 2)),
-    longest={"subject": 7, "place": 6, "prompt": 35},  # pocket's teacher reads 36 tokens, including the end
+    longest={"subject": 7, "place": 6, "prompt": 40},  # of 44 tokens
     phrasings=("{count} images of the same {subject} {panels}",),  # the only wording it was trained on
     panel="{where} {place}",
     filter='one critter in "{caption}" ?',
@@ -209,8 +209,8 @@ CRITTERS = Recipe(
     captions={"caption": "describe the picture", "instruction": "what changes"},
 )
 
-# The embedded judge compares the images of both tasks in one way; each task draws its own conclusion. For the
-# shipped judge, the similarity of 90 % of drawn pairs in two lights is 0.81 to 0.98, of edits 0.88 to 0.998.
+# The embedded judge compares the images of both tasks in one way; each task draws its own conclusion. For an
+# earlier judge, the similarity of 90 % of drawn pairs in two lights is 0.81 to 0.98, of edits 0.88 to 0.998.
 WHOLE = (*CRITTERS.parts, "scene", "accessory", "place", "light")
 CRITTERS_RELIGHT = replace(
     CRITTERS,

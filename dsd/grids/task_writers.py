@@ -35,7 +35,7 @@ def relight_grammar(captions: Iterable[str], count: int, *, seed: int) -> Iterat
     """Yield a draft per caption: the critter that it names in one drawn scene, in `count` lights."""
 
     def write(caption: str, rng: np.random.Generator) -> Written:
-        scene = words.describe_panel(sample_context(rng, LIGHTS), say_light=False)
+        scene = words.describe_panel(sample_context(rng), say_light=False)
         return f"{writers.name_critter(caption)} {scene}", rng.permutation(LIGHTS)[:count].tolist()
 
     return writers.write_drafts(captions, write, seed)
@@ -54,7 +54,7 @@ def edit_grammar(captions: Iterable[str], count: int, *, seed: int) -> Iterator[
 
 def sample_edit_panels(rng: np.random.Generator, count: int) -> list[Context]:
     """Draw a context and its edits in random order; two of six pairs differ in two things."""
-    context = sample_context(rng, LIGHTS)
+    context = sample_context(rng)
     contexts = [context, *sample_edits(context, rng)]
     return [contexts[index] for index in rng.permutation(len(contexts))[:count]]
 

@@ -19,7 +19,6 @@ from dsd.files.jsonl import Record, Row
 from dsd.grids.recipes import Recipe
 from dsd.pocket import world
 from dsd.pocket.words import describe_panel
-from dsd.pocket.world import shipped
 from dsd.vlm import schemas
 from dsd.vlm.answers import read_places, read_yes_or_no
 from dsd.vlm.base import AGAIN, VLM, Request, Schema, is_refused
@@ -120,7 +119,7 @@ def is_held_out(subject: str) -> bool:
 
 
 def draw_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
-    """Draw places such as `beach red hat night`, in the wording that pocket's teacher was trained on.
+    """Draw places such as `beach red hat overcast`, in the wording that pocket's teacher was trained on.
 
     Accessories and lights are as frequent as in `sample_context`. All scenes differ: equal neighbors teach
     little and hide the gutter between them.
@@ -133,8 +132,8 @@ def draw_places(rng: np.random.Generator, count: int) -> tuple[str, ...]:
 
 def _make_context(scene: str, has: float, which: float, color: float, light: float) -> world.Context:
     """Map four uniform numbers in [0, 1) to a context; `rng.choice` for each would take most of the time."""
-    accessories, colors, lights = world.ACCESSORIES[1:], tuple(world.ACCESSORY_COLORS), shipped().lights
-    limits = np.cumsum(world.LIGHT_SHARES[lights])[:-1]
+    accessories, colors, lights = world.ACCESSORIES[1:], tuple(world.ACCESSORY_COLORS), world.LIGHTS
+    limits = np.cumsum(world.LIGHT_SHARES)[:-1]
     return world.Context(
         scene=scene,
         accessory="none" if has < 0.36 else accessories[int(which * len(accessories))],

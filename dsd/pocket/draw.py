@@ -9,7 +9,7 @@ from PIL import Image, ImageChops, ImageFilter
 from dsd.pocket import light
 from dsd.pocket.backdrops import BACKDROPS, GROUND
 from dsd.pocket.pen import Color, Pen, Point, ellipse, to_bytes
-from dsd.pocket.world import ACCESSORY_COLORS, Context, Critter, shipped
+from dsd.pocket.world import ACCESSORY_COLORS, PANEL, Context, Critter
 
 CANVAS = 256  # pixels: 4x a panel of 64, 2x one of 128, where the final blur hides the aliasing that remains
 SOFTNESS = 0.8  # standard deviation of the final blur in pixels: soft edges suit a small VAE
@@ -38,8 +38,8 @@ BUILDS = {
 
 
 def draw(critter: Critter, context: Context, size: int | None = None) -> Image.Image:
-    """Return one RGB panel of `size` x `size` pixels; the default size is that of the shipped family."""
-    size = size or shipped().panel
+    """Return one RGB panel of `size` x `size` pixels, `PANEL` by default."""
+    size = PANEL if size is None else size
     image, lamp = blank(size), light.BY_NAME[context.light]
     BACKDROPS[context.scene](Pen(image), context.backdrop, lambda: _draw_sun(Pen(image), context, lamp))
     x, y = PLACE_X[context.place] + context.jitter[0], 0.585 + context.jitter[1]

@@ -34,9 +34,6 @@ BY_NAME = {
     "sunset right": Light(side=1, **_SUNSET),
     "moonlight left": Light(side=-1, **_MOON),
     "moonlight right": Light(side=1, **_MOON),
-    "day": Light(rgb=(1.0, 1.0, 1.0), disk=SUN),  # this and the next two are `FLAT_LIGHTS`
-    "sunset": Light(rgb=(1.0, 0.80, 0.62), disk=SUN),
-    "night": Light(rgb=(0.58, 0.63, 0.88), disk=SUN),
 }
 
 

@@ -33,7 +33,7 @@ SUN_FROM = ("light from the {}", "sun from the {}", "lit from the {}", "sun on t
 MOON_FROM = ("moonlight from the {}", "moon from the {}", "lit from the {}", "moon on the {}")
 DAY = ("by day", "in daylight", "at noon", "on a sunny day", "in the sun", "in the morning")
 CLOUDS = ("under clouds", "on a cloudy day", "under an overcast sky", "in grey weather", "on a gray day")
-LIGHTS = {"day": DAY, "daylight": DAY, "overcast": CLOUDS}
+LIGHTS = {"daylight": DAY, "overcast": CLOUDS}
 SIDES = {
     "left": ("on the left", "to the left", "at the left side", "on the left side"),
     "right": ("on the right", "to the right", "at the right side", "on the right side"),
@@ -117,14 +117,14 @@ def _accessory(context: Context, rng: np.random.Generator) -> str:
 
 def _light(light: str, rng: np.random.Generator) -> str:
     """Return words for a light, usually none for daylight."""
-    if light in USUAL and rng.random() < 0.7:
+    if light == USUAL and rng.random() < 0.7:
         return ""
     if light in LIGHTS:
         return _one(LIGHTS[light], rng)
     kind, _, side = light.partition(" ")
     when, whence = (SUNSET, SUN_FROM) if kind == "sunset" else (NIGHT, MOON_FROM)
     first = _one_or_first(when, rng)
-    return first if not side or rng.random() < 0.25 else f"{first} {_one(whence, rng).format(side)}"
+    return first if rng.random() < 0.25 else f"{first} {_one(whence, rng).format(side)}"
 
 
 def _type(parts: list[str], rng: np.random.Generator) -> str:

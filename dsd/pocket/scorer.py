@@ -5,7 +5,6 @@ the drawn world (`strangeness`), on which the app's warning is based.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from dsd.model import canvas
 from dsd.pocket import world
-from dsd.pocket.world import LIGHTS, SCORER, Context, Critter
+from dsd.pocket.world import LIGHTS, PANEL, SCORER, Context, Critter
 
 CHOICES = {
     "color": tuple(world.COLORS), "shape": world.SHAPES, "pattern": world.PATTERNS, "ears": world.EARS,
@@ -54,12 +53,12 @@ class Reading:
 class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apache-2.0"):
     """A network from images [B, 3, size, size] in -1..1 to choices and numbers.
 
-    `Scorer.from_pretrained(folder)` loads a scorer. `lights` are the names of the lights that it tells apart.
+    `Scorer.from_pretrained(folder)` loads a scorer.
     """
 
-    def __init__(self, width: int = 32, features: int = 192, size: int = 128, lights: Sequence[str] = LIGHTS):
+    def __init__(self, width: int = 32, features: int = 192, size: int = PANEL):
         super().__init__()
-        self.size, self.choices = size, CHOICES | {"light": tuple(lights)}
+        self.size = size
         w = width
         first = [_conv(3, w, 2)] if size == 64 else [_conv(3, w // 2, 2), _conv(w // 2, w, 2)]
         self.body = nn.Sequential(
@@ -68,7 +67,7 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
             nn.Linear(5 * w * 16, features), nn.BatchNorm1d(features), nn.ReLU(),
         )  # fmt: skip
         self.tilt = nn.Linear(5 * w * 16, 1)  # degrees; read before the features, which hardly contain it
-        self.heads = nn.ModuleDict({n: nn.Linear(features, len(v)) for n, v in self.choices.items()})
+        self.heads = nn.ModuleDict({n: nn.Linear(features, len(v)) for n, v in CHOICES.items()})
         self.numbers = nn.Linear(features, NUMBERS)
         self.strangeness = nn.Linear(features, 1)
         # An image with a higher strangeness counts as unlike the drawn world.
@@ -92,7 +91,7 @@ class Scorer(nn.Module, PyTorchModelHubMixin, library_name="dsd", license="apach
             pixels = to_tensor(images[start : start + BATCH], self.size).to(self.strange.device)
             logits, numbers, strangeness, tilt = self.eval()(pixels)
             for i in range(len(pixels)):
-                choices = {name: self.choices[name][values[i].argmax()] for name, values in logits.items()}
+                choices = {name: CHOICES[name][values[i].argmax()] for name, values in logits.items()}
                 others = decode_numbers(numbers[i]), strangeness[i].item(), tilt[i].item()
                 readings.append(Reading(choices, *others))
         return readings
@@ -115,7 +114,12 @@ def _conv(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 @cache
 def load(folder: str | Path = SCORER) -> Scorer:
-    return Scorer.from_pretrained(folder).eval()
+    """Open a scorer; raise ValueError for one of an earlier version, which tells other lights apart."""
+    try:
+        return Scorer.from_pretrained(folder).eval()
+    except RuntimeError as error:
+        remedy = "train it again with python -m train.pocket.scorer"
+        raise ValueError(f"the scorer in {folder} is of an earlier version: {remedy}") from error
 
 
 def warning(image: Image.Image) -> str | None:

@@ -15,11 +15,12 @@ PLACE_WORDS = {
 SPOTS = {"left": "on the left", "centre": "in the centre", "right": "on the right"}
 QUADRANTS = {2: ("left", "right"), 4: ("top left", "top right", "bottom left", "bottom right")}
 LIGHT_WORDS = {  # words in a caption; none for the usual light
-    "daylight": "", "overcast": "under clouds", "day": "", "sunset": "at sunset", "night": "at night",
+    "daylight": "", "overcast": "under clouds",
     **{f"sunset {side}": f"at sunset light from the {side}" for side in ("left", "right")},
     **{f"moonlight {side}": f"at night moonlight from the {side}" for side in ("left", "right")},
 }  # fmt: skip
-USUAL = ("day", "daylight")
+SAME = "the same critter "  # begins what the judge says of a change
+USUAL = "daylight"
 _OTHER = "a an the of and with in on at under same this it is critter creature character ears wearing holding"
 _GRID = "2 4 images image grid panels subject left right top bottom centre sunset night day"
 _LIGHT = "daylight overcast moonlight light from clouds"
@@ -36,7 +37,7 @@ def describe_critter(critter: Critter, *, traits: tuple[str, ...] = NAMED) -> st
 
 
 def describe_context(context: Context, *, say_place: bool = False) -> str:
-    """Return a description such as `wearing a blue hat on the beach at night`."""
+    """Return a description such as `wearing a blue hat on the beach under clouds`."""
     parts = [PLACE_WORDS[context.scene]]
     if context.accessory != "none":
         parts.insert(0, describe_accessory(context))
@@ -70,11 +71,11 @@ def caption(critter: Critter, context: Context) -> str:
 
 
 def describe_panel(context: Context, *, say_light: bool = True, say_accessory: bool = True) -> str:
-    """Return a panel's words in a grid's prompt, such as `beach red hat night`."""
+    """Return a panel's words in a grid's prompt, such as `beach red hat overcast`."""
     parts = [context.scene]
     if say_accessory and context.accessory != "none":
         parts += [context.accessory_color, context.accessory]
-    if say_light and context.light not in USUAL:
+    if say_light and context.light != USUAL:
         parts.append(context.light)
     return " ".join(parts)
 

@@ -6,12 +6,10 @@ critters appear in no training image of any part.
 """
 
 import colorsys
-import json
 import math
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,27 +30,11 @@ ACCESSORY_COLORS = {
     "green": (0.10, 0.66, 0.25), "white": (0.97, 0.97, 0.97), "black": (0.10, 0.10, 0.13),
 }  # fmt: skip
 LIGHTS = ("daylight", "overcast", "sunset left", "sunset right", "moonlight left", "moonlight right")
-FLAT_LIGHTS = ("day", "sunset", "night")  # they only tint a panel
-LIGHT_SHARES = {LIGHTS: (0.4, 0.12, 0.12, 0.12, 0.12, 0.12), FLAT_LIGHTS: (0.7, 0.15, 0.15)}
+LIGHT_SHARES = (0.4, 0.12, 0.12, 0.12, 0.12, 0.12)
 PLACES = ("left", "centre", "right")
 NAMED = ("color", "shape", "pattern", "ears")
+PANEL = 128  # pixels to a side
 SCORER = Path(__file__).parents[2] / "assets" / "pocket" / "scorer"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Family:
-    """A version of the drawn world: panels of `panel` x `panel` pixels in these lights."""
-
-    panel: int = 128
-    lights: tuple[str, ...] = LIGHTS
-
-
-@cache
-def shipped() -> Family:
-    """Return the family that the shipped weights know or, without weights, that training produces."""
-    config = SCORER / "config.json"
-    is_flat = config.exists() and json.loads(config.read_text(encoding="utf-8"))["size"] == 64
-    return Family(panel=64, lights=FLAT_LIGHTS) if is_flat else Family()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +80,7 @@ class Context:
     scene: str
     accessory: str = "none"
     accessory_color: str = "red"
-    light: str = "day"
+    light: str = "daylight"
     place: str = "centre"
     tilt: float = 0.0  # degrees
     scale: float = 1.0
@@ -142,14 +124,13 @@ def _sample_spots(rng: np.random.Generator) -> tuple[tuple[float, float, float],
     return tuple((r * math.cos(a), r * math.sin(a), float(rng.uniform(0.16, 0.3))) for r, a in centers)
 
 
-def sample_context(rng: np.random.Generator, lights: tuple[str, ...] | None = None) -> Context:
-    """Draw a random context; `lights` is `LIGHTS`, `FLAT_LIGHTS` or, by default, the shipped family's."""
-    lights = lights or shipped().lights
+def sample_context(rng: np.random.Generator) -> Context:
+    """Draw a random context."""
     return Context(
         scene=str(rng.choice(SCENES)),
         accessory=str(rng.choice(ACCESSORIES, p=(0.36, 0.16, 0.16, 0.16, 0.16))),
         accessory_color=str(rng.choice(list(ACCESSORY_COLORS))),
-        light=str(rng.choice(lights, p=LIGHT_SHARES[lights])),
+        light=str(rng.choice(LIGHTS, p=LIGHT_SHARES)),
         place=str(rng.choice(PLACES, p=(0.25, 0.5, 0.25))),
         tilt=float(rng.uniform(-12, 12)),
         scale=float(rng.uniform(0.92, 1.08)),

@@ -263,8 +263,10 @@ def save_student(base: Base, options: TrainOptions, trained: dict[str, Tensor], 
     transformer = _load_start(replace(base, source=source))
     dtypes = {"default": torch.float32}
     for file in sorted(Path(source).glob("*/*.safetensors")):
+        named = origin.read_json(source, f"{file.parent.name}/config.json").get("dtype")  # of text encoders
         with safe_open(file, framework="pt") as tensors:
-            dtypes[file.parent.name] = tensors.get_tensor(next(iter(tensors.keys()))).dtype
+            stored = tensors.get_tensor(next(iter(tensors.keys()))).dtype
+        dtypes[file.parent.name] = getattr(torch, named) if named else stored
     pipe = DSDPipeline.from_pretrained(source, transformer=transformer, dtype=dtypes, **hub.SAFE)
     match_training(pipe, base, options)
     kept = None

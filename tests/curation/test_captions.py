@@ -19,6 +19,7 @@ from dsd.curation.captions import (
 from dsd.files import jsonl
 from dsd.files.hub import LoadError
 from dsd.grids.recipes import CRITTERS, IDENTITY
+from dsd.pocket.words import SAME
 from dsd.vlm.base import REFUSED
 from dsd.vlm.open import Request
 from tests import tiny
@@ -65,6 +66,11 @@ def test_an_image_is_described_once_however_many_pairs_it_is_in(tmp_path):
         asked.count(CRITTERS.captions["caption"]) == 4 and asked.count(CRITTERS.captions["instruction"]) == 6
     )
     assert len(found) == 6 and {row.caption for row in found if row.id.endswith("-0")} == {"red"}
+
+
+def test_an_instruction_is_the_context_alone_as_people_type_it(tmp_path):
+    judge = FakeJudge(lambda request: "the same critter wearing a red hat in space")
+    assert captioned(tmp_path, judge, [(0, 1)])[0].instruction == "wearing a red hat in space"
 
 
 def test_the_questions_are_those_of_the_recipe(tmp_path):
@@ -134,11 +140,11 @@ def test_a_caption_holds_the_words_alone(said):
     assert write(FakeJudge([said]), [QUESTION], words) == [("A red fox.", False)]
 
 
-def test_pockets_captions_are_taken_as_they_are():
+def test_pockets_captions_are_taken_as_they_are_and_its_instructions_name_no_subject():
     path = Path(__file__).parents[1] / "data" / "old_run" / "captions.jsonl"
     for row in jsonl.read(path):
         for text in (row["caption"], row["instruction"]):
-            assert write(FakeJudge([text]), [QUESTION], words) == [(text, False)]
+            assert write(FakeJudge([text]), [QUESTION], words) == [(text.removeprefix(SAME), False)]
 
 
 def test_what_stays_too_long_is_cut_at_a_word():

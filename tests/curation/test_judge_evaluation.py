@@ -21,6 +21,7 @@ from dsd.pocket.world import Context, change_one_trait, sample_critter
 from tests.judging import FakeJudge, answer
 from train import curate
 
+SIDE = 64  # pixels, to draw in less time
 SOME = 32  # pairs: two of every trait
 DRAWN = cache(draw_pair)
 
@@ -33,11 +34,11 @@ def drawn_once(monkeypatch):
 
 @pytest.fixture
 def pairs() -> list[judge_evaluation.Drawing]:
-    return [DRAWN(index, seed=judge_evaluation.SEED, size=64) for index in range(SOME)]
+    return [DRAWN(index, seed=judge_evaluation.SEED, size=SIDE) for index in range(SOME)]
 
 
 def judged(judge: FakeJudge, count: int = SOME, **options) -> list[judge_evaluation.GradedPair]:
-    given = {"thresholds": Thresholds(), "recipe": "critters", **options}
+    given = {"thresholds": Thresholds(), "recipe": "critters", "size": SIDE, **options}
     return judge_drawn(range(count), vlm=judge, **given)
 
 
@@ -62,7 +63,7 @@ def test_half_of_the_pairs_show_one_critter_and_the_rest_take_the_traits_in_turn
 
 
 def test_a_pair_is_a_function_of_seed_and_index(pairs):
-    again = draw_pair(5)
+    again = draw_pair(5, size=SIDE)
     assert again == pairs[5] and again.images[1].tobytes() == pairs[5].images[1].tobytes()
     assert draw_pair(5, seed=1).critter != pairs[5].critter
     assert draw_pair(0, size=32).images[0].size == (32, 32)
@@ -84,15 +85,15 @@ def test_exactly_the_trait_that_is_named_differs(pairs):
 
 def test_the_images_are_those_of_the_two_critters_in_the_two_contexts(pairs):
     for pair in pairs[:4]:
-        drawn = [draw(pair.critter, pair.contexts[0]), draw(pair.other, pair.contexts[1])]
+        drawn = [draw(pair.critter, pair.contexts[0], SIDE), draw(pair.other, pair.contexts[1], SIDE)]
         assert [image.tobytes() for image in pair.images] == [image.tobytes() for image in drawn]
 
 
 def test_a_changed_trait_can_be_seen_in_both_contexts(pairs):
     for pair in pairs[1::2]:
         for context in pair.contexts:
-            change = ImageChops.difference(draw(pair.critter, context), draw(pair.other, context))
-            assert (np.asarray(change).max(2) >= 30).sum() >= 24  # pixels of 64 x 64
+            images = draw(pair.critter, context, SIDE), draw(pair.other, context, SIDE)
+            assert (np.asarray(ImageChops.difference(*images)).max(2) >= 30).sum() >= 24  # of 64 x 64 pixels
 
 
 def test_a_change_that_is_hidden_in_either_context_is_drawn_anew(monkeypatch):

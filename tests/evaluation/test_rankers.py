@@ -15,8 +15,6 @@ from dsd.pocket.draw import draw
 from dsd.pocket.words import describe_context
 from dsd.vlm.base import VLMError
 
-FLAT = ("day", "sunset", "night")
-
 
 @pytest.fixture(scope="module")
 def drawn():
@@ -46,33 +44,34 @@ def test_the_reference_itself_keeps_everything_and_a_prompt_of_other_words_is_no
 
 
 @pytest.mark.parametrize(
-    ("prompt", "lights", "requested"),
+    ("prompt", "requested"),
     [
         (
-            "wearing a red hat on the Beach at night", FLAT,
-            {"scene": {"beach"}, "accessory": {"hat"}, "accessory_color": {"red"}, "light": {"night"}},
+            "wearing a red hat on the Beach under clouds",
+            {"scene": {"beach"}, "accessory": {"hat"}, "accessory_color": {"red"}, "light": {"overcast"}},
         ),
-        ("in space", FLAT, {"scene": {"space"}, "accessory": {"none"}, "light": {"day"}}),
-        ("with a flag", world.LIGHTS, {"accessory": {"flag"}, "light": {"daylight"}}),
-        ("at sunset", world.LIGHTS, {"accessory": {"none"}, "light": {"sunset left", "sunset right"}}),
+        ("in space", {"scene": {"space"}, "accessory": {"none"}, "light": {"daylight"}}),
+        ("with a flag", {"accessory": {"flag"}, "light": {"daylight"}}),
+        ("at sunset", {"accessory": {"none"}, "light": {"sunset left", "sunset right"}}),
         (
-            "at night moonlight from the left", world.LIGHTS,
+            "at night moonlight from the left",
             {"accessory": {"none"}, "light": {"moonlight left"}},
         ),
-        ("riding a spacecraft", FLAT, {}),
+        ("at sunset lit from the left", {"accessory": {"none"}, "light": {"sunset left"}}),
+        ("in daylight", {"accessory": {"none"}, "light": {"daylight"}}),
+        ("riding a spacecraft", {}),
     ],
 )  # fmt: skip
-def test_a_prompt_requests_what_it_names_and_the_usual_for_the_rest(prompt, lights, requested):
-    assert find_requested(prompt, lights) == requested
+def test_a_prompt_requests_what_it_names_and_the_usual_for_the_rest(prompt, requested):
+    assert find_requested(prompt) == requested
 
 
 def test_every_context_is_read_back_from_its_own_words():
     rng = np.random.default_rng(0)
-    for lights in (world.LIGHTS, FLAT):
-        for _ in range(40):
-            context = world.sample_context(rng, lights)
-            requested = find_requested(describe_context(context), lights)
-            assert all(getattr(context, name) in values for name, values in requested.items()), context
+    for _ in range(80):
+        context = world.sample_context(rng)
+        requested = find_requested(describe_context(context))
+        assert all(getattr(context, name) in values for name, values in requested.items()), context
 
 
 # ---------------------------------------------------------------- an encoder, and a judge
@@ -146,7 +145,6 @@ def test_a_family_names_its_own_and_the_flag_another(monkeypatch):
         open_ranker(Preset(name="a", base="a", weights="a"))
 
 
-def test_the_shipped_scorer_ranks_until_a_ranker_ships():
-    folders = [world.SCORER.parent / "ranker", world.SCORER]
-    assert POCKET.ranker == str(next(folder for folder in folders if folder.is_dir()))
-    assert scorer.load(POCKET.ranker).choices["scene"] == world.SCENES
+def test_another_network_ranks_than_the_one_that_measures():
+    one, other = (scorer.load(folder).state_dict() for folder in (POCKET.ranker, world.SCORER))
+    assert one.keys() == other.keys() and not torch.equal(one["numbers.weight"], other["numbers.weight"])

@@ -53,7 +53,7 @@ class FakeReader:
 
     def read(self, images: list[Image.Image]) -> list[Reading]:
         named = {"color": "red", "shape": "round", "pattern": "plain", "ears": "no", "eyes": 2}
-        named |= {"scene": "beach", "accessory": "none", "place": "left", "light": "day"}
+        named |= {"scene": "beach", "accessory": "none", "place": "left", "light": "daylight"}
         return [
             Reading(named, {"hue": float(image.getpixel((8, 8))[0]), "eye_size": 1.0, "aspect": 1.0}, 0)
             for image in images

@@ -72,8 +72,7 @@ def make(folder: Path) -> dict[str, Command]:
     shutil.copytree(packed / "dataset-all", folder / "data")
     shutil.move(packed / "dataset-all", packed / "dataset")
     torch.manual_seed(0)
-    lights = scorer.load().choices["light"]
-    scorer.Scorer(width=4, features=8, size=64, lights=lights).save_pretrained(models / "ranker")
+    scorer.Scorer(width=4, features=8, size=64).save_pretrained(models / "ranker")
     data, teacher = str(folder / "data"), str(models / "teacher")
     train = (data, "--out", "RUN", "--model", teacher, *QUICK)
     return {

@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText
 
 from dsd.curation.selection import Choice
 from dsd.files import jsonl
+from dsd.files.jsonl import RunError
 from dsd.files.pairs import read_pairs
+from dsd.model.checkpoint import weights_hash
+from dsd.model.presets import POCKET
 from dsd.training.loop import train
 from tests import student
-from train import curate, dataset, grids
+from train import curate, dataset, grids, prompts
 from train.train import _parser, options_of
 
 DATA = Path(__file__).parents[1] / "data"
@@ -35,6 +39,9 @@ def test_an_old_dataset_is_read_under_todays_names(run):
 
 
 def test_an_old_run_is_finished_and_nothing_is_made_again(run, capsys):
+    judge = weights_hash(AutoModelForImageTextToText.from_pretrained(POCKET.judge))
+    old = (run / "pairs.jsonl").read_text()
+    (run / "pairs.jsonl").write_text(old.replace("3f527b9ab5f3", judge))  # as if that judge still shipped
     before = {path: jsonl.read(path) for path in run.rglob("*.jsonl")}
     assert curate.main([str(run), "--judge", "pocket", "--votes", "2", "2", "--floor", "0.5"]) == 0
     assert "asked 0 questions" in capsys.readouterr().out
@@ -44,13 +51,19 @@ def test_an_old_run_is_finished_and_nothing_is_made_again(run, capsys):
     assert Choice(words="grid").words == "grid"
 
 
-def test_an_old_run_takes_more_prompts(run):
-    from train import prompts
-
-    assert prompts.main([str(run), "--count", "4"]) == 0
-    assert grids.main([str(run), "--model", "pocket"]) == 0
-    rows = jsonl.read(run / "grids" / "grids.jsonl")
-    assert len(rows) == 4 and {row["license"] for row in rows} == {"Apache-2.0"}
+@pytest.mark.parametrize(
+    ("command", "flags", "sentence"),
+    [
+        (prompts, ["--count", "4"], "row 000000 was made with other settings .caption was"),
+        (grids, ["--model", "pocket"], "was made with other settings .generator_hash was"),
+        (curate, ["--judge", "pocket"], "was made with other settings .judge_hash was '3f527b9ab5f3', now"),
+    ],
+)
+def test_an_old_run_of_other_weights_is_not_mixed_with_those_that_ship(run, command, flags, sentence):
+    before = {path: path.read_bytes() for path in run.rglob("*.*")}
+    with pytest.raises(RunError, match=sentence):
+        command.main([str(run), *flags])
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_an_old_training_goes_on_to_the_same_weights(tmp_path):

@@ -37,7 +37,7 @@ def test_every_task_has_a_recipe_for_both_kinds_of_models():
 def test_a_task_words_a_grid_exactly_as_pockets_teacher_is_taught(recipe):
     generator = rng()
     for _ in range(100):
-        critter, context = sample_critter(generator), sample_context(generator, LIGHTS)
+        critter, context = sample_critter(generator), sample_context(generator)
         if recipe == "critters-edit":
             contexts = [context, *sample_edits(context, generator)]
             scene, panels = describe_panel(context, say_accessory=False), describe_edit_panels(contexts)
@@ -66,7 +66,7 @@ def test_a_grammar_for_edits_shows_one_scene_in_four_versions(tmp_path):
 def test_an_edit_changes_one_thing():
     generator = rng()
     for _ in range(100):
-        context = sample_context(generator, LIGHTS)
+        context = sample_context(generator)
         for other in sample_edits(context, generator):
             changed = {name for name, value in vars(other).items() if value != getattr(context, name)}
             is_added = context.accessory == "none" and "accessory" in changed

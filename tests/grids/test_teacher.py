@@ -194,7 +194,7 @@ def test_a_folder_is_asked_like_the_preset_it_is_said_to_be_like(folder):
         ("pocket", {"like": "flux-dev"}, "pocket has its own settings: leave out like='flux-dev'"),
         ("pocket", {"steps": 0}, "steps must be at least 1, got 0"),
         ("pocket", {"guidance": float("nan")}, "guidance must be 0 or more, got nan"),
-        ("pocket", {"margin": 32}, "margin must be from 0 to 31 pixels, got 32"),
+        ("pocket", {"margin": 64}, "margin must be from 0 to 63 pixels, got 64"),
         ("pocket", {"shared_noise": 1.5}, "shared noise must be from 0 to 1, got 1.5"),
         ("pocket", {"device": "cpu", "offload": "model"}, 'use "none"'),
     ],
@@ -259,6 +259,6 @@ def test_a_student_is_no_teacher(tmp_path):
 def test_the_shipped_teacher_draws_all_its_layouts():
     pocket = load_teacher("pocket", steps=1, device="cpu")
     rows = [grid(0, 2, 2, "4 images of the same red round critter"), grid(0, 1, 2, "2 images of the same")]
-    assert [one.size for one in pocket.draw(rows)] == [(128, 128), (128, 64)]
+    assert [one.size for one in pocket.draw(rows)] == [(256, 256), (256, 128)]
     assert pocket.stamp["license"] == "Apache-2.0" and len(pocket.hash) == 12
-    assert [pocket.tokens(row) for row in rows] == [36, 24]
+    assert [pocket.tokens(row) for row in rows] == [44, 32]

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast
 from dsd.model import known_words
 from dsd.model.known_words import unknown_words
 from dsd.pocket.phrases import VOCABULARY, phrase
-from dsd.pocket.world import LIGHTS, sample_context, sample_critter
+from dsd.pocket.world import sample_context, sample_critter
 from train.pocket import text
 
 POCKET = SimpleNamespace(tokenizer_2=text.build_t5_tokenizer())
@@ -47,7 +47,7 @@ def test_every_word_that_is_taught_is_known_whatever_its_case():
 def test_a_misspelled_word_of_a_phrase_is_found_and_its_right_spelling_mostly_offered():
     rng, hits, found = np.random.default_rng(3), 0, 0
     for _ in range(600):
-        said = phrase(sample_critter(rng), sample_context(rng, LIGHTS), rng)
+        said = phrase(sample_critter(rng), sample_context(rng), rng)
         for near in unknown_words(POCKET, said).values():
             found, hits = found + 1, hits + bool(near)
     assert found > 20 and hits / found > 0.8

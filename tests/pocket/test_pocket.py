@@ -17,7 +17,7 @@ from dsd.pocket.world import NAMED, sample_context, sample_critter
 from train.pocket import vae
 from train.pocket.scorer import fit_tilt
 
-SIDE = 64
+SIDE = 128
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +35,10 @@ def fresh(count: int, seed: int, *, held_out: bool = False) -> list:
     return [(sample_critter(rng, held_out=held_out), sample_context(rng)) for _ in range(count)]
 
 
-def test_no_file_is_over_16_mb_and_all_together_are_under_40():
-    sizes = [file.stat().st_size for file in ASSETS.rglob("*") if file.is_file()]
-    assert max(sizes) <= 16e6
-    assert sum(sizes) <= 40e6
+def test_no_file_is_over_10_mb_and_all_together_are_at_most_52():
+    sizes = [file.stat().st_size for file in ASSETS.parent.rglob("*") if file.is_file()]
+    assert max(sizes) <= 10 * 2**20, "git pushes no larger file to a Space"
+    assert sum(sizes) <= 52 * 2**20
 
 
 def test_the_vae_redraws_unseen_renders(teacher):
@@ -51,7 +51,9 @@ def test_the_scorer_reads_named_traits_and_how_far_a_critter_leans(scorer, held_
     scenes = fresh(150, 2, held_out=held_out)
     readings = scorer.read([draw(*scene) for scene in scenes])
     off = [abs(r.tilt - context.tilt) for (_, context), r in zip(scenes, readings, strict=True)]
-    assert np.mean(np.array(off) <= pocket_scorer.LEAN) >= 0.9
+    assert (
+        np.mean(np.array(off) <= pocket_scorer.LEAN) >= 0.85
+    )  # 91 % of 2,000, and two standard errors of 150
     traits = [pocket_scorer.check_traits(c, r) for (c, _), r in zip(scenes, readings, strict=True)]
     right = [agree[name] for agree in traits for name in NAMED]
     assert np.mean(right) >= 0.97
@@ -80,7 +82,7 @@ def test_the_teacher_draws_the_scene_in_plain_diffusers(teacher, scorer):
         height=SIDE,
         width=SIDE,
         num_inference_steps=12,
-        max_sequence_length=20,
+        max_sequence_length=28,
         generator=torch.Generator().manual_seed(0),
     ).images
     right = [r.choices["scene"] == x.scene for (_, x), r in zip(scenes, scorer.read(drawn), strict=True)]

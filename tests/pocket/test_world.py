@@ -1,17 +1,15 @@
 """The drawn world: identities, words and images."""
 
-import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from dsd.pocket import light, phrases, world
+from dsd.pocket import phrases
 from dsd.pocket.draw import draw
 from dsd.pocket.phrases import phrase
 from dsd.pocket.words import VOCABULARY, caption, grid_prompt, relight_prompt
 from dsd.pocket.world import (
-    FLAT_LIGHTS,
     LIGHTS,
     SCENES,
     Context,
@@ -49,7 +47,7 @@ def test_every_trait_can_be_seen(trait):
 
 
 @pytest.mark.parametrize(
-    "part", [{"scene": "snow"}, {"accessory": "hat"}, {"light": "night"}, {"place": "left"}]
+    "part", [{"scene": "snow"}, {"accessory": "hat"}, {"light": "moonlight left"}, {"place": "left"}]
 )
 def test_every_part_of_the_context_can_be_seen(part):
     critter, context = sample_critter(rng(3)), {"scene": "beach"}
@@ -107,10 +105,6 @@ def test_light_from_one_side_shades_the_other_and_throws_its_shadow_there(name):
     assert np.abs(left[108:, 1:] - right[108:, :0:-1]).mean() < 3, "shadows are each other's mirror image"
 
 
-def test_flat_lights_neither_shade_nor_cast_a_shadow():
-    assert not any(light.BY_NAME[name].shade or light.BY_NAME[name].shadow for name in FLAT_LIGHTS)
-
-
 def test_a_relit_grid_tells_what_its_panels_share_once_and_their_lights():
     critter = sample_critter(rng(4))
     contexts = [Context(scene="beach", accessory="hat", light=name) for name in LIGHTS[:4]]
@@ -141,7 +135,7 @@ def test_nearly_all_words_of_phrases_are_in_the_vocabulary():
     words = [
         word
         for _ in range(500)
-        for word in phrase(sample_critter(generator), sample_context(generator, LIGHTS), generator).split()
+        for word in phrase(sample_critter(generator), sample_context(generator), generator).split()
     ]
     unknown = [word for word in words if not set(word.split("-")) <= set(phrases.VOCABULARY)]
     assert 0 < len(unknown) / len(words) < 2 * phrases.MISSPELLED
@@ -156,13 +150,3 @@ def test_phrases_vary_but_always_name_the_scene():
     assert len(said) > 10
     places = [place for place in phrases.PLACES["forest"]]
     assert all("forest" in words or any(place.split()[-1] in words for place in places) for words in said)
-
-
-def test_the_family_that_ships_is_told_by_its_own_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(world, "SCORER", tmp_path)
-    for size, expected in ((64, (64, FLAT_LIGHTS)), (128, (128, LIGHTS)), (None, (128, LIGHTS))):
-        (tmp_path / "config.json").unlink(missing_ok=True)
-        if size:
-            (tmp_path / "config.json").write_text(json.dumps({"size": size}))
-        found = world.shipped.__wrapped__()
-        assert (found.panel, found.lights) == expected

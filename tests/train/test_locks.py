@@ -13,7 +13,6 @@ from dsd.curation.dataset import write_dataset
 from dsd.curation.selection import read_run
 from dsd.files import whole
 from dsd.grids.prompts import PromptOptions, write_prompts
-from dsd.pocket import scorer
 from tests import wheel
 
 ROOT = Path(__file__).parents[2]
@@ -54,9 +53,6 @@ def places(tmp_path, monkeypatch) -> dict[str, Path]:
     write_prompts(run, PromptOptions(count=1))
     write_dataset(read_run(run), run / "dataset")
     monkeypatch.setattr("train.pocket.examples.FOLDER", tmp_path / "out")
-    monkeypatch.setattr(
-        "train.baselines.scoring.open_ranker", lambda folder: scorer.load()
-    )  # none is shipped
     yield {"RUN": run, "OUT": tmp_path / "out"}
     PartialState._reset_state()
 

@@ -5,14 +5,14 @@ import pytest
 from PIL import Image, ImageFilter
 
 from dsd.pocket.draw import draw
-from dsd.pocket.world import LIGHTS, sample_context, sample_critter
+from dsd.pocket.world import sample_context, sample_critter
 from train.pocket.measure import TOKEN, sharpness, token_edges
 
 
 @pytest.fixture(scope="module")
 def renders() -> list[Image.Image]:
     rng = np.random.default_rng(4)
-    return [draw(sample_critter(rng), sample_context(rng, LIGHTS), 128) for _ in range(12)]
+    return [draw(sample_critter(rng), sample_context(rng), 128) for _ in range(12)]
 
 
 def mosaic(image: Image.Image, strength: float) -> Image.Image:

@@ -62,8 +62,10 @@ def test_more_noise_changes_more_and_the_same_call_draws_the_same(teacher, vae, 
 def test_only_images_that_still_tell_the_critter_count_as_true():
     from dsd.pocket import scorer
 
-    flat = [(critter, replace(context, light="day")) for critter, context in scenes.family(TRAIN_SEED, 0)]
-    images = np.stack([np.asarray(draw(*one, SIDE)) for one in flat])
+    by_day = [
+        (critter, replace(context, light="daylight")) for critter, context in scenes.family(TRAIN_SEED, 0)
+    ]
+    images = np.stack([np.asarray(draw(*one, SIDE)) for one in by_day])
     readings = scorer.load().read([redrawn.Image.fromarray(image) for image in images])
     assert sum(redrawn.is_true(row, reading) for row, reading in enumerate(readings)) >= 6
     other = scenes.FAMILY * 5  # another critter

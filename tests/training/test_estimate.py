@@ -19,8 +19,8 @@ from dsd.training.student import Base, find_base, open_encoders, open_transforme
 from tests import student
 
 CPU = torch.device("cpu")
-POCKET = TrainOptions(**presets.POCKET.training)
-LORA = TrainOptions(**{**presets.POCKET.training, "full": False, "rank": 8})
+POCKET = TrainOptions(**{**presets.POCKET.training, "optimizer": "adamw"})
+LORA = replace(POCKET, full=False, rank=8)
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +72,9 @@ def test_what_is_kept_for_the_way_back_is_near_what_autograd_keeps(base, options
         return tensor
 
     inputs = {
-        "hidden_states": torch.randn(4, 32, 128), "timestep": torch.rand(4), "txt_ids": torch.zeros(20, 3),
-        "encoder_hidden_states": torch.randn(4, 20, 96), "pooled_projections": torch.randn(4, 64),
-        "img_ids": torch.zeros(32, 3), "return_dict": False,
+        "hidden_states": torch.randn(4, 128, 128), "timestep": torch.rand(4), "txt_ids": torch.zeros(28, 3),
+        "encoder_hidden_states": torch.randn(4, 28, 96), "pooled_projections": torch.randn(4, 64),
+        "img_ids": torch.zeros(128, 3), "return_dict": False,
     }  # fmt: skip
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         model(**inputs)
@@ -90,10 +90,10 @@ def test_the_encoders_and_the_disk_are_counted(base):
     pipe, counted = open_encoders(base, torch.float32), made(base, POCKET, rows=1000)
     parts = (pipe.vae, pipe.text_encoder, pipe.text_encoder_2)
     assert counted.encoding > sum(weight.nbytes for part in parts for weight in part.parameters())
-    # two canvases of 16 x 8 x 16 numbers and two texts of 20 x 96 + 64, two bytes each
-    assert counted.disk == 1000 * 2 * (2 * 16 * 8 * 16 + 2 * (20 * 96 + 64))
+    # two canvases of 16 x 16 x 32 numbers and two texts of 28 x 96 + 64, two bytes each
+    assert counted.disk == 1000 * 2 * (2 * 16 * 16 * 32 + 2 * (28 * 96 + 64))
     unseen = made(base, replace(POCKET, condition_dropout=1.0), rows=1000)  # without [reference | black]
-    assert unseen.disk == 1000 * 2 * (16 * 8 * 16 + 2 * (20 * 96 + 64))
+    assert unseen.disk == 1000 * 2 * (16 * 16 * 32 + 2 * (28 * 96 + 64))
     assert unseen.flops_encoding < counted.flops_encoding
 
 
@@ -102,7 +102,7 @@ def test_a_limited_cache_takes_no_more_and_rows_that_were_dropped_are_encoded_ag
     kept = made(base, replace(POCKET, cache_gb=whole.disk / 2e9), rows=10_000)
     assert kept.disk == pytest.approx(whole.disk / 2, rel=1e-6) and kept.window < kept.disk
     assert whole.rows_encoded == 10_000 and whole.window == 0
-    assert kept.rows_encoded == pytest.approx(10_000 + (24 * 4_000 - 10_000) / 2, rel=1e-3)
+    assert kept.rows_encoded == pytest.approx(10_000 + (24 * POCKET.steps - 10_000) / 2, rel=1e-3)
     assert made(base, replace(POCKET, cache_gb=1), rows=10_000).rows_encoded == 10_000
     assert "10,000 rows before the first step, about 6 min" in plan.describe(
         replace(whole, flops_encoding=whole.flops * 0.072), POCKET, 0.5
@@ -189,7 +189,7 @@ def test_a_training_that_cannot_fit_is_refused_before_anything_is_loaded(tmp_pat
 
 def test_the_plan_reads_as_a_page(base):
     page = plan.describe(made(base, POCKET), replace(POCKET, steps=8_000), 0.5)
-    assert "24 pairs" in page and "4.4 M, of which 4.4 M are trained" in page
+    assert "24 pairs" in page and "8.7 M, of which 8.7 M are trained" in page
     assert "8,000 steps, about 1 h 7 min" in page
     assert "unknown" in plan.describe(made(base, POCKET), POCKET, None)
 

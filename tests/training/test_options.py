@@ -82,7 +82,8 @@ def test_a_model_by_name_brings_what_suits_it_and_a_flag_wins_over_that():
     with pytest.raises(ValueError, match="--rank and --targets would have no effect, because all weights"):
         parse("--rank", "8", "--targets", "to_q")
     assert parse("--rank", "8", "--no-full").rank == 8
-    assert parse("--no-full", "--lr", "0.5") == TrainOptions(**{**POCKET.training, "full": False, "lr": 0.5})
+    lora = {**POCKET.training, "full": False, "optimizer": "adamw", "lr": 0.5}
+    assert parse("--no-full", "--lr", "0.5") == TrainOptions(**lora), "Muon trains all weights only"
     assert parse("--model", "somewhere/else") == TrainOptions(model="somewhere/else")
 
 

@@ -178,7 +178,7 @@ def test_a_visitor_reads_no_internal_words(load, model):
     (grid, *_), pairs = read_grids(wheel.run), read_pairs(wheel.run)[:6]
     said.append(facts(grid, unknown=None, pairs=pairs, expected=6, unjudged=None))
     read = re.sub("<[^>]*>", " ", " ".join(said)).replace(loaded.license, "")
-    every_tab = ("Pick a character", "The story, one", "drawn in 28 steps", "Why?", "What the model learned")
+    every_tab = ("Pick a character", "The story, one", "drawn in 12 steps", "Why?", "What the model learned")
     assert [words for words in every_tab if words not in read] == []
     words = r"pocket|flux|embedded|gpu|kappa|lora\b|checkpoint|\btokens?\b|no key|python -m|--teacher"
     assert re.findall(f".{{40}}(?:{words}).{{20}}", read, re.IGNORECASE) == []

@@ -8,7 +8,7 @@ import pytest
 from dsd.curation import judge as curation
 from dsd.curation.judge import Agreement
 from dsd.curation.review import UNLABELED
-from dsd.curation.verdict import DIFFERENT, DROP, KEEP, LOW
+from dsd.curation.verdict import DROP, KEEP, LOW
 from dsd.files.jsonl import RunError
 from dsd.ui.curate import cards as curate_cards
 from dsd.ui.curate import handlers
@@ -61,7 +61,7 @@ def test_the_export_is_a_labels_file_with_the_verdict_beside_each(run, tmp_path,
     (tmp_path / "labels.jsonl").write_text(exported)
     assert curation.labels(tmp_path) == {shown[0]: KEEP, shown[1]: DROP}
     first, second = map(json.loads, exported.splitlines())
-    assert (first["verdict"], second["reason"]) == (KEEP, DIFFERENT) and first["time"]
+    assert (first["verdict"], second["reason"]) == (KEEP, "too alike") and first["time"]
 
 
 def test_with_no_labels_there_is_nothing_to_download(run):

@@ -1,5 +1,6 @@
 """The examples that ship: what is shown finished was drawn by the weights that ship."""
 
+import shutil
 from pathlib import Path
 
 from PIL import Image
@@ -14,12 +15,12 @@ from dsd.ui.models import describe_model
 from tests import tiny
 
 FOLDER = Path(POCKET.examples)
-LARGEST = 20_000  # bytes of a file: all of a page's examples are loaded at once
+LARGEST = 60_000  # bytes of a file: all of a page's examples are loaded at once
 
 
-def choose(pipe) -> Choice:
+def choose(pipe, folder: Path = FOLDER) -> Choice:
     loaded = describe_model(pipe, "pocket", weights=None, describer=None)
-    return Choice(loaded, FOLDER, Form(loaded).model_hash)
+    return Choice(loaded, folder, Form(loaded).model_hash)
 
 
 def test_every_example_is_shown_finished_and_the_page_opens_with_one():
@@ -37,6 +38,15 @@ def test_every_example_is_shown_finished_and_the_page_opens_with_one():
     first = find_finished(choice)
     assert first.prompt in [row["prompt"] for row in rows if row.get("first")]
     assert Path(first.image).parent == Path(first.path).parent == FOLDER
+
+
+def test_an_example_whose_image_is_missing_is_shown_without_it(tmp_path):
+    folder = Path(shutil.copytree(FOLDER, tmp_path / "examples"))
+    pipe = load_pipeline("pocket")
+    missing = choose(pipe, folder).finished[0]
+    (folder / missing["result"]).unlink()
+    choice = choose(pipe, folder)
+    assert missing not in choice.finished and missing in choice.rows[choice.first.name]
 
 
 def test_another_model_shows_the_references_alone():

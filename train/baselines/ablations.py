@@ -32,7 +32,9 @@ ABLATIONS = (
     Ablation(name="columns from 3", changes={"condition_init_scale": 3.0}),
     Ablation(name="no image dropout", changes={"condition_dropout": 0.0}),
     Ablation(name="no text dropout", changes={"text_dropout": 0.0}),
-    Ablation(name="LoRA of rank 16", changes={"full": False, "rank": 16}, search=True),
-    Ablation(name="LoRA of rank 128", changes={"full": False, "rank": 128}, search=True),
+    Ablation(name="LoRA of rank 16", changes={"full": False, "optimizer": "adamw", "rank": 16}, search=True),
+    Ablation(
+        name="LoRA of rank 128", changes={"full": False, "optimizer": "adamw", "rank": 128}, search=True
+    ),
     Ablation(name="all weights", changes={"full": True}, search=True),
 )

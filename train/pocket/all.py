@@ -72,11 +72,12 @@ def _turn(task: str, wheel: str, grids: int, max_rows: int) -> dict[str, str]:
     shared = f"-m torch.distributed.run --nproc-per-node {PROCESSES}"
     # The recipes of the other tasks have floors of their own.
     asked, floor = (f" --task{task}", "") if task else ("", " --floor 0.75")
+    noise = "" if task else " --shared-noise 1"  # panels of one subject agree more often
     return {
         f"prompts{task}": f"-m train.prompts {wheel} --count {grids}{asked}",
-        f"grids{task}": f"{shared} -m train.grids {wheel} --model pocket",
-        f"curate{task}": f"{shared} -m train.curate {wheel} --judge pocket --votes 2 2{floor} --no-captions",
-        f"dataset{task}": f"-m train.dataset {wheel} --words grid --max-rows {max_rows}",
+        f"grids{task}": f"{shared} -m train.grids {wheel} --model pocket{noise}",
+        f"curate{task}": f"{shared} -m train.curate {wheel} --judge pocket --votes 2 2{floor}",
+        f"dataset{task}": f"-m train.dataset {wheel} --max-rows {max_rows}",
     }
 
 

@@ -120,7 +120,7 @@ def _describe(critter: Critter) -> str:
 
 
 def _write_rows(folder: Path, rows: list[dict[str, Any]]) -> None:
-    (folder / "examples.json").write_text(json.dumps(rows, indent=1) + "\n")
+    whole.write_atomic(folder / "examples.json", (json.dumps(rows, indent=1) + "\n").encode())
 
 
 def _sample(rng: np.random.Generator, number: int, used_colors: set[str]) -> Critter:

@@ -16,7 +16,7 @@ from dsd.evaluation.critters import Scene as CaseScene
 from dsd.evaluation.intervals import Interval
 from dsd.evaluation.validation import Benchmark, by_student, by_teacher, in_batches, sample_sheet
 from dsd.files import whole
-from dsd.files.contact_sheet import marked_png
+from dsd.files.contact_sheet import marked_webp
 from dsd.grids import grids
 from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
@@ -48,8 +48,7 @@ class Models:
     def fresh(self, index: int, *, held_out: bool, contexts: int = 1) -> tuple[Critter, list[Context]]:
         """Return scene `index` of the measurements, from a seed that no training uses."""
         rng = np.random.default_rng((SEED, index, held_out))
-        lights = self.scorer.choices["light"]
-        return sample_critter(rng, held_out=held_out), [sample_context(rng, lights) for _ in range(contexts)]
+        return sample_critter(rng, held_out=held_out), [sample_context(rng) for _ in range(contexts)]
 
     def draw(self, prompts: list[str], side: int, tokens: int) -> list[Image.Image]:
         by_prompt = by_teacher(self.teacher, side=side, tokens=tokens, guidance=self.guidance, steps=STEPS)
@@ -110,7 +109,7 @@ def measure_singles(models: Models, count: int, out: Path) -> dict[str, float]:
     wanted = [(critter, contexts[0]) for critter, contexts in fresh]
     tokens = models.teacher.tokenizer_2.model_max_length
     images = models.draw([caption(*scene) for scene in wanted], models.panel, tokens)
-    save_grid(images[:40], 8, out / "teacher_singles.png")
+    save_grid(images[:40], 8, out / "teacher_singles.webp")
     return models.score(images, wanted, models.scorer.read(images))
 
 
@@ -118,7 +117,7 @@ def measure_grids(models: Models, count: int, tokens: int | None, out: Path) -> 
     fresh = [models.fresh(i, held_out=False, contexts=4) for i in range(count)]
     tokens = tokens or taught_lengths(models.teacher).get("tokens", SETTINGS["pocket"].tokens)
     images = models.draw([grid_prompt(*scene) for scene in fresh], 2 * models.panel, tokens)
-    save_grid(images[:12], 4, out / "teacher_grids.png")
+    save_grid(images[:12], 4, out / "teacher_grids.webp")
     panels = [panel for image in images for panel in grids.panels(image, 2, 2)]
     readings = models.scorer.read(panels)
     fours = [readings[i : i + 4] for i in range(0, len(readings), 4)]
@@ -158,7 +157,7 @@ def measure_student(models: Models, args: argparse.Namespace) -> dict[str, objec
         "prompted_teacher": benchmark.evaluate(by_words, described=True),
     }
     samples = {"student": ways["student"].images, "teacher": ways["prompted_teacher"].images}
-    (args.out / "student.png").write_bytes(marked_png(sample_sheet(cases, samples)))
+    (args.out / "student.webp").write_bytes(marked_webp(sample_sheet(cases, samples)))
     figures = {name: card_row(scores.means) for name, scores in ways.items()}
     wanted = [(case.facts.critter, case.facts.target) for case in cases]
     student_looks = looks(ways["student"].images, wanted, models.panel)
@@ -174,7 +173,7 @@ def save_grid(images: list[Image.Image], columns: int, path: Path) -> None:
     grid = draw_grid(images, columns)
     scale = max(1, 1024 // grid.width)
     large = grid.resize((scale * grid.width, scale * grid.height), Image.Resampling.BICUBIC)
-    path.write_bytes(marked_png(large))
+    path.write_bytes(marked_webp(large))
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -33,8 +33,8 @@ class Preset:
     teacher_steps: int = 40_000
     teacher_rate: float = 1e-3  # learning rate of AdamW; see `loop.MUON` for the blocks' matrices
     teacher_batch: int = 28  # single images per process; grid batches are smaller and take about as long
-    judge_redrawn: int = 4_000  # families that the judge also sees redrawn by the VAE
-    judge_taught: int = 2_400  # families that the judge also sees redrawn by the teacher
+    judge_redrawn: int = 1_000  # families that the judge also sees redrawn by the VAE
+    judge_taught: int = 300  # families that the judge also sees redrawn by the teacher
     judge_width: int = 128
     judge_eye_blocks: int = 4
     judge_blocks: int = 3

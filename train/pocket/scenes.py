@@ -44,7 +44,7 @@ def family(seed: int, index: int, *, held_out: bool = False) -> list[Scene]:
     rng = np.random.default_rng((seed, index))
     critter = sample_critter(rng, held_out=held_out)
     critters = [critter] * SAME + [_change(critter, rng) for _ in range(CHANGED)]
-    scenes = [(each, sample_context(rng, LIGHTS)) for each in critters]
+    scenes = [(each, sample_context(rng)) for each in critters]
     first = scenes[0][1]
     others = rng.permutation([name for name in LIGHTS if name != first.light])[:RELIT]
     return scenes + [(critter, replace(first, light=str(name))) for name in others]

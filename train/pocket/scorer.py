@@ -132,7 +132,8 @@ def _make(args: argparse.Namespace, name: str) -> None:
     families = render(TRAIN_SEED, preset.rendered, preset.panel, args.run / "renders")[:TILTED]
     tilts = torch.tensor([context.tilt for _, context in all_scenes(TRAIN_SEED, range(len(families)))])
     fit_tilt(scorer, to_tensor(families), tilts)
-    scorer.save_pretrained(args.run / name)
+    scorer.half().save_pretrained(args.run / name)
+    scorer = Scorer.from_pretrained(args.run / name).to(device())  # in float32, from the rounded values
     for held_out in (False, True):
         families = render(TEST_SEED + 2, 125, preset.panel, args.run / "renders", held_out=held_out)
         scenes = all_scenes(TEST_SEED + 2, range(125), held_out=held_out)

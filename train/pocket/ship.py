@@ -1,15 +1,21 @@
 """Copy the models of a run into `assets/pocket`: `python -m train.pocket.ship RUN`."""
 
 import argparse
+import json
 import shutil
 from pathlib import Path
 
+from safetensors.torch import load_file, save_file
+
 from dsd.files import whole
 from dsd.model.presets import ASSETS
+from dsd.model.transformer import load_transformer
 from train import command
 
+LARGEST = "9MB"  # of a file of weights: git pushes no file above 10 MB to a Space
 
-def ship(run: Path, assets: Path) -> list[str]:
+
+def ship(run: Path, assets: Path, largest: str = LARGEST) -> list[str]:
     """Copy the parts that exist, without the cards that libraries write, and return their names."""
     parts = [part for part in ("teacher", "student", "scorer", "ranker", "judge") if (run / part).is_dir()]
     training_files = shutil.ignore_patterns("README.md", "run", "samples*", "curves*", ".*")
@@ -18,9 +24,27 @@ def ship(run: Path, assets: Path) -> list[str]:
         shutil.copytree(run / part, assets / part, ignore=training_files)
         if part in ("teacher", "student"):  # the decoder may have improved since; latents never change
             shutil.copytree(run / "vae", assets / part / "vae", dirs_exist_ok=True)
+            _split(assets / part / "transformer", largest)
+            for name in ("text_encoder", "text_encoder_2"):
+                _halve(assets / part / name)
     if (run / "student" / "curves.jsonl").exists():  # a reference for other trainings
         shutil.copyfile(run / "student" / "curves.jsonl", assets / "curves.jsonl")
     return parts
+
+
+def _split(transformer: Path, largest: str) -> None:
+    """Replace the file of weights by several of at most `largest`, as diffusers saves and opens them."""
+    whole_file = transformer / "diffusion_pytorch_model.safetensors"
+    load_transformer(transformer).save_pretrained(transformer, max_shard_size=largest)
+    if list(transformer.glob("*.index.json")):
+        whole_file.unlink(missing_ok=True)
+
+
+def _halve(encoder: Path) -> None:
+    """Store the weights in float16; the config says float32, so that plain diffusers computes in it."""
+    file, config = encoder / "model.safetensors", encoder / "config.json"
+    save_file({name: value.half() for name, value in load_file(file).items()}, file, {"format": "pt"})
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
 
 
 def main() -> None:

@@ -72,8 +72,8 @@ def _first(folders: Sequence[Path], name: str) -> Path | None:
 
 def _samples(folder: Path) -> list[Path]:
     """Return a folder's sample sheets: its final one, or all if there is none."""
-    final = folder / "samples.png"
-    return [final] if final.is_file() else sorted((folder / "samples").glob("*.png"))
+    final, sheets = folder / "samples.png", (folder / "samples").glob("*")
+    return [final] if final.is_file() else sorted(one for one in sheets if one.suffix in (".png", ".webp"))
 
 
 def _read(file: Path) -> Any:

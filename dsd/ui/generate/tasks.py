@@ -82,7 +82,7 @@ def read_rows(folder: Path, task: str = IDENTITY) -> list[dict[str, Any]]:
 
 def _is_finished(folder: Path, row: Mapping[str, Any], model_hash: str | None) -> bool:
     """Return whether an example has an image that this model drew."""
-    if "result" not in row or model_hash is None:
+    if model_hash is None or "result" not in row or not (folder / row["result"]).is_file():
         return False
     return provenance.read_settings(folder / row["result"]).get("model_hash") == model_hash
 

@@ -5,8 +5,12 @@ from dsd.grids.recipes import CRITTERS, IDENTITY
 EXAMPLES = {  # recipe -> subjects with their places
     CRITTERS.name: (
         ("red round striped critter with long ears", ("beach blue hat", "forest", "snow red scarf", "space")),
-        ("teal boxy spotted critter with no ears", ("city", "sea", "room yellow balloon", "desert night")),
-        ("purple tall plain critter with pointy ears", ("forest white flag", "beach sunset", "city", "snow")),
+        ("teal boxy spotted critter with no ears", (
+            "city", "sea", "room yellow balloon", "desert moonlight left",
+        )),
+        ("purple tall plain critter with pointy ears", (
+            "forest white flag", "beach sunset right", "city", "snow",
+        )),
         ("yellow pointy striped critter with round ears", ("room", "desert red hat", "space", "sea")),
     ),
     IDENTITY.name: (

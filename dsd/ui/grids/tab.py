@@ -4,7 +4,7 @@ import gradio as gr
 from gradio.blocks import Block
 
 from dsd.grids.recipes import CRITTERS
-from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, PATTERNS, SCENES, SHAPES, shipped
+from dsd.pocket.world import ACCESSORIES, ACCESSORY_COLORS, COLORS, EARS, LIGHTS, PATTERNS, SCENES, SHAPES
 from dsd.ui import events, messages
 from dsd.ui.events import AT_ONCE, LATEST, PRIVATE, Parts
 from dsd.ui.generate import layout
@@ -69,7 +69,7 @@ def _known_words() -> str:
     groups = {
         "Who": ["critter"], "Colors": COLORS, "Shapes": SHAPES, "Patterns": PATTERNS,
         "Ears, as in “with long ears”": EARS, "Where": SCENES, "With a": ACCESSORIES[1:],
-        "whose color is": ACCESSORY_COLORS, "When": shipped().lights,
+        "whose color is": ACCESSORY_COLORS, "When": LIGHTS,
     }  # fmt: skip
     rows = "".join(f"<dt>{name}</dt> <dd>{', '.join(words)}</dd>" for name, words in groups.items())
     return f'<dl class="dsd-known">{rows}</dl>'

@@ -26,7 +26,7 @@ from transformers import (
 
 from dsd.grids.recipes import ANSWER, CRITTERS, CRITTERS_EDIT, CRITTERS_RELIGHT
 from dsd.pocket.scorer import CHOICES, NUMBERS
-from dsd.pocket.words import caption, describe_context, describe_edit, describe_light
+from dsd.pocket.words import SAME, caption, describe_context, describe_edit, describe_light
 from train.pocket import latents as grids
 from train.pocket import scenes
 from train.pocket.judge import redrawn, words
@@ -169,7 +169,7 @@ def sample_batch(count: int, batch: int, step: int) -> tuple[list[list[int]], st
         return [[r] for r in rows], CRITTERS.captions["caption"], [caption(*scene(r)) for r in rows]
     families = rng.integers(count, size=batch)
     pairs = [[scenes.FAMILY * int(f) + int(p) for p in rng.permutation(scenes.SAME)[:2]] for f in families]
-    answers = [f"the same critter {describe_context(scene(second)[1])}" for _, second in pairs]
+    answers = [f"{SAME}{describe_context(scene(second)[1])}" for _, second in pairs]
     return pairs, CRITTERS.captions["instruction"], answers
 
 
