@@ -2,7 +2,7 @@
 
 Each reference is stored losslessly in the file as the frame that the model saw (a PNG, base64 in one text
 chunk). A file name or a hash alone could not reproduce the image once the upload is deleted. A 128 x 128
-frame takes about 15 kB and a 512 x 512 frame about 0.5 MB.
+frame takes about 10 kB and a 512 x 512 frame about 0.5 MB.
 """
 
 import base64

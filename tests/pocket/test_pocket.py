@@ -59,6 +59,14 @@ def test_the_scorer_reads_named_traits_and_how_far_a_critter_leans(scorer, held_
     assert np.mean(right) >= 0.97
 
 
+def test_a_scorer_of_other_lights_is_refused_by_name(tmp_path):
+    old = pocket_scorer.Scorer(width=4, features=8, size=64)
+    old.heads["light"] = torch.nn.Linear(8, 3)
+    old.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="is of an earlier version: train it again with python -m"):
+        pocket_scorer.load(tmp_path)
+
+
 def test_fitting_how_far_they_lean_changes_nothing_else_of_the_scorer(scorer):
     scenes, other = fresh(24, 5), deepcopy(scorer)
     torch.nn.init.zeros_(other.tilt.weight)

@@ -18,9 +18,8 @@ def shipped(tmp_path_factory) -> Path:
     run, out = tmp_path_factory.mktemp("run"), tmp_path_factory.mktemp("assets")
     for name in ("teacher", "student"):
         shutil.copytree(ASSETS / name, run / name, ignore=shutil.ignore_patterns("diffusion_pytorch_model*"))
-        load_transformer(ASSETS / name).save_pretrained(
-            run / name / "transformer"
-        )  # one file, as training does
+        # As training saves it, in one file.
+        load_transformer(ASSETS / name).save_pretrained(run / name / "transformer")
     shutil.copytree(ASSETS / "student" / "vae", run / "vae")
     assert ship(run, out, largest="3MB") == ["teacher", "student"]
     return out
@@ -40,7 +39,11 @@ def test_no_file_is_too_large_and_the_weights_are_the_same(shipped, name):
 def test_plain_diffusers_draws_without_being_told_a_dtype(shipped):
     settings = {"prompt": "a red critter", "num_inference_steps": 1, "height": 64, "width": 64}
     settings |= {"max_sequence_length": 28}
-    FluxPipeline.from_pretrained(shipped / "teacher")(**settings)
-    FluxControlPipeline.from_pretrained(shipped / "student")(
-        control_image=Image.new("RGB", (64, 64)), **settings
+    reference = Image.new("RGB", (64, 64))
+    by_teacher = FluxPipeline.from_pretrained(shipped / "teacher")(**settings).images
+    student = FluxControlPipeline.from_pretrained(shipped / "student")
+    by_student = student(control_image=reference, **settings).images
+    assert [image.size for image in by_teacher + by_student] == 2 * [(64, 64)]
+    assert all(
+        image.convert("L").getextrema()[0] < image.convert("L").getextrema()[1] for image in by_student
     )
