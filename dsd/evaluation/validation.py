@@ -102,12 +102,13 @@ def check_task(task: str, what: str | Path) -> None:
         raise ValueError(f"the task {task} is measured on critters alone, got photographs: leave them out")
 
 
-def by_student(
-    pipe: Any, *, steps: int = 28, image_guidance: float = 1.5, text_guidance: float = 1.0
-) -> Draw:
-    """Return a `Draw` that uses a `DSDPipeline` with reference and prompt."""
-    settings = {"image_guidance_scale": image_guidance, "text_guidance_scale": text_guidance}
-    settings["num_inference_steps"] = steps
+def by_student(pipe: Any, *, steps: int | None = 28, quality: str = "best", **scales: float) -> Draw:
+    """Return a `Draw` that uses a `DSDPipeline` with reference and prompt.
+
+    `scales` are `image_guidance` and `text_guidance`, the model's own where they are not passed.
+    """
+    settings = {f"{name}_scale": scale for name, scale in {**pipe.scales, **scales}.items()}
+    settings |= {"num_inference_steps": steps, "quality": quality}
 
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:
         return pipe(prompts, image=references, generator=_generators(seeds), **settings).images

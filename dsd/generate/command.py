@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from dsd.files import signals
 from dsd.generate.flags import drawing_flags, flag, speed, way
 from dsd.generate.story_command import draw_story
-from dsd.generate.terminal import check_output, compile_pipe, draw, model_names, open_model, open_noted
+from dsd.generate.terminal import check_output, compile_pipe, draw, model_names, open_model, open_noted, suit
 from dsd.generate.words import find_task, suggest
 from dsd.model.memory import Way, is_out_of_memory
 from dsd.model.presets import PRESETS
@@ -110,7 +110,7 @@ def _draw_new(args: argparse.Namespace) -> None:
             options = replace(options, prompt=_describe(images[0], args.prompt, args))
         ranker = _open_ranker(args) if args.rank else None
         pipe = open_noted(args, images, [options])
-        draw(pipe, images, options, targets, ranker, **model_names(args))
+        draw(pipe, images, suit(options, args, pipe), targets, ranker, **model_names(args))
 
 
 def _answers(args: argparse.Namespace) -> Path:

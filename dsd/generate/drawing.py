@@ -19,6 +19,7 @@ from dsd.files import intake
 from dsd.generate import provenance
 from dsd.model import canvas, checkpoint, encoding, sampling
 from dsd.model.pipeline import DSDPipelineOutput
+from dsd.model.presets import SCALES
 from dsd.model.request import DrawingOptions, Request, embedded_guidance
 from dsd.model.sampling import check_whole
 
@@ -37,7 +38,8 @@ class Options(DrawingOptions):
     prompt: str  # where the subject should be
     seed: int = 0  # of the first image; the next images count up
     count: int = 1  # number of images
-    image_guidance: float = 1.5
+    image_guidance: float = SCALES["image_guidance"]  # for scripts: the page and the commands use the model's
+    text_guidance: float = SCALES["text_guidance"]
 
     def __post_init__(self) -> None:
         intake.check_prompt(self.prompt)

@@ -11,6 +11,7 @@ from dsd.generate.terminal import (
     number,
     open_noted,
     print_note,
+    suit,
     write,
 )
 
@@ -33,7 +34,9 @@ def draw_story(args: argparse.Namespace) -> None:
         print_note(notice)
     results = []
     try:
-        drawn = draw_each(open_noted(args, images, panels), images, panels, **model_names(args))
+        pipe = open_noted(args, images, panels)
+        panels = [suit(panel, args, pipe) for panel in panels]
+        drawn = draw_each(pipe, images, panels, **model_names(args))
         for result, target in zip(drawn, targets, strict=True):
             write(result, target)
             results.append(result)

@@ -7,6 +7,7 @@ import argparse
 import os
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,12 @@ def open_noted(
     for notice in filter(None, (*map(intake.image_notice, images), *cut, unknown)):
         print_note(notice)
     return pipe
+
+
+def suit(options: "Options", args: argparse.Namespace, pipe: Any) -> "Options":
+    """Return the options with the guidance scales that suit the model, but for those that flags name."""
+    own = {name: scale for name, scale in pipe.scales.items() if getattr(args, name) is None}
+    return replace(options, **own)
 
 
 def open_model(model: str, *, weights: str | None, **options: Any) -> Any:

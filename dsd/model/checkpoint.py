@@ -85,9 +85,9 @@ def load_pipeline(
         loras.add_styles(pipe, styles, style_files)
         if quantize:
             quantized.shrink(pipe, quantize, device)
+        pipe.speed, pipe.scales = speed, preset.scales
         origin.follow_student(pipe, preset.base, weights and str(weights), student)
         pipe.license = origin.license_of(pipe, preset, weights and str(weights), student)
-        pipe.speed = speed
         if attention:
             attend(pipe.transformer, attention, device)
         return place(pipe, device, offload)

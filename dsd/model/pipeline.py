@@ -18,7 +18,7 @@ from diffusers.utils import BaseOutput
 from PIL import Image
 from torch import Generator, Tensor
 
-from dsd.model import canvas, encoding, flow, latents, sampling
+from dsd.model import canvas, encoding, flow, latents, presets, sampling
 from dsd.model.guidance import PLAIN, Branch, combine
 from dsd.model.origin import USUAL_TASKS, training_facts
 from dsd.model.request import DrawingOptions, Request, check, embedded_guidance
@@ -75,7 +75,7 @@ class DSDPipeline(FluxControlPipeline):
     _callback_tensor_inputs = ["latents"]
     batch_branches: bool | None = None  # guidance branches in one call; None: if it suits the device
     license: str = "unknown: see the model's card"  # `load_pipeline` sets the strictest of all parts
-    speed = Speed()  # `load_pipeline` sets it
+    speed, scales = Speed(), presets.SCALES  # `load_pipeline` sets both; the scales are used where passed
     trained_frame: tuple[int, int] | None = None  # width, height of one frame in training, where recorded
     trained_references: int = 1  # the most references of an image in training
     trained_tasks: tuple[str, ...] = USUAL_TASKS  # of the pairs in training

@@ -14,6 +14,7 @@ ATTENTION = (  # all projections of FLUX's attention: for image tokens, then for
     "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out",
 )  # fmt: skip
 DEFAULT_GUIDANCE = 3.5  # embedded, for models that were distilled with it
+SCALES = {"image_guidance": 1.5, "text_guidance": 1.0}  # the release's demo draws with these
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +69,7 @@ class Preset:
     about_grids: str = ""  # tells visitors of the Grids tab who draws there
     recipe: str = "identity"  # name of the recipe that its grids are worded by
     knows_world: bool = False  # it draws the drawn world alone, and can tell when an image is not from there
+    scales: Mapping[str, float] = field(default_factory=SCALES.copy)  # of guidance, unless others are chosen
     drawing_grids: Mapping[str, Any] = field(default_factory=dict)  # fields of `dsd.grids.teacher.Settings`
     training: Mapping[str, Any] = field(default_factory=dict)  # fields of `dsd.training.options.TrainOptions`
 
@@ -129,6 +131,9 @@ POCKET = Preset(
     story=("in a room", "in the city wearing a red hat", "on the beach holding a yellow balloon",
            "under the sea", "in space holding a white flag", "in a room at night"),
     about_grids="A small model draws them here; it knows one world of drawn critters.",
+    # On 32 held-out critters these keep .830 of an identity and draw 75 % of the accessories asked for;
+    # 1.5 and 1 kept .845 and drew 47 %. Equal scales need two evaluations a step, not three.
+    scales={"image_guidance": 2.0, "text_guidance": 2.0},
     # The model card is measured at this guidance.
     drawing_grids={
         "panel": 128, "margin": 0, "steps": 12, "guidance": 3.0, "batch": 32, "tokens": 44,

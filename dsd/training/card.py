@@ -28,7 +28,12 @@ from PIL import Image
 from dsd import load_pipeline
 
 pipe = load_pipeline("{name}")
-image = pipe(prompt="on the beach", image=Image.open("subject.png"), image_guidance_scale=1.5).images[0]
+image = pipe(
+    prompt="on the beach",
+    image=Image.open("subject.png"),
+    image_guidance_scale={image_guidance:g},
+    text_guidance_scale={text_guidance:g},
+).images[0]
 ```
 
 Plain diffusers opens it as a `FluxControlPipeline`. Its control image is a canvas of two frames: the subject
@@ -102,7 +107,7 @@ def card(
         f"---\n{_metadata(result, license).to_yaml()}\n---",
         f"# Same subject, new place\n\n{INTRODUCTION.format(base=base, start=start)}",
         f"![Samples with subjects that were not in the training data]({samples})" if samples else None,
-        f"## Use\n\n{USE.format(name=name, lora=lora)}",
+        f"## Use\n\n{USE.format(name=name, lora=lora, **result.base.scales)}",
         f"## Data\n\n{table(('', ''), facts.items())}",
         rates,
         f"## Training\n\n{_cost(result)}\n\n{table(('setting', 'value'), settings(options).items())}",

@@ -5,7 +5,8 @@ channels, so that its B equals the new columns in full; standard tools read it l
 """
 
 import json
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from dsd.model import canvas, checkpoint, latents, origin
 from dsd.model import lora as loras
 from dsd.model.memory import INSTALL
 from dsd.model.pipeline import DSDPipeline
-from dsd.model.presets import LORA
+from dsd.model.presets import LORA, SCALES
 from dsd.model.quantize import END_LAYERS
 from dsd.model.transformer import is_widened, load_transformer, reads_reference, widen
 from dsd.training.comfyui import save_for_comfyui
@@ -46,6 +47,8 @@ class Base:
     license_page: str | None = None
     start: str | None = None  # a student of it, whose weights are trained instead of its own
     tasks: tuple[str, ...] = origin.USUAL_TASKS  # of the pairs that it is trained on
+    # of guidance, that suit its students; not hashed, as a dict has no hash
+    scales: Mapping[str, float] = field(default_factory=SCALES.copy, hash=False)
 
 
 def find_base(options: TrainOptions) -> Base:
@@ -62,7 +65,8 @@ def find_base(options: TrainOptions) -> Base:
     if options.quantize:
         _import_bitsandbytes(options.quantize)
     hub.check_source(source)
-    base = Base(preset.name, source, preset.license, preset.license_page, options.start_from)
+    terms = preset.license, preset.license_page
+    base = Base(preset.name, source, *terms, options.start_from, scales=preset.scales)
     if base.start is None:
         return base
     hub.check_source(base.start)
@@ -97,6 +101,7 @@ def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
         pipe = DSDPipeline.from_pretrained(base.source, transformer=None, dtype=dtype, **hub.SAFE)
         missing.check_parts(pipe, base.source)
     pipe.set_progress_bar_config(disable=True)
+    pipe.scales = base.scales
     return pipe
 
 

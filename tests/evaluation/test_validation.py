@@ -13,6 +13,7 @@ from dsd.evaluation import scores, validation
 from dsd.evaluation.critters import CritterScorer, Scene, find_copied_parts, validation_set
 from dsd.evaluation.scores import Case
 from dsd.generate import provenance
+from dsd.model.presets import SCALES
 from dsd.pocket.scorer import Reading
 from dsd.pocket.words import describe_context
 from dsd.pocket.world import Context
@@ -167,6 +168,8 @@ def test_the_grid_shows_every_subject_before_any_twice(cases):
 
 class Echo:
     """Stands in for a pipeline: an image is what it was asked for."""
+
+    scales = SCALES
 
     def __init__(self):
         self.sizes = []

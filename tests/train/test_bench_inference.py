@@ -113,8 +113,12 @@ def test_what_does_not_fit_or_is_missing_says_so():
     }  # fmt: skip
 
 
-def test_the_command_runs_them(monkeypatch, capsys):
-    monkeypatch.setattr(bench_inference, "measure_rows", lambda args: [{"rounds": args.rounds}])
+def test_the_command_runs_them_and_prints_their_rows_alone(monkeypatch, capsys):
+    def rounds(args):
+        print("Loading weights")  # as libraries do
+        yield {"rounds": args.rounds}
+
+    monkeypatch.setattr(bench_inference, "measure_rows", rounds)
     monkeypatch.setattr(bench_qualities, "measure_rows", lambda args: [{"subjects": args.subjects}])
     assert command.main(["inference", "--rounds", "3"]) == command.main(["qualities", "--subjects", "7"]) == 0
     assert capsys.readouterr().out == '{"rounds": 3}\n{"subjects": 7}\n'

@@ -6,6 +6,7 @@ from PIL import Image
 from dsd.evaluation.critters import CritterScorer, validation_set
 from dsd.evaluation.validation import Benchmark
 from dsd.generate.ranking import Score
+from dsd.model.presets import SCALES
 from dsd.pocket.world import SCORER
 from train.bench import __main__ as command
 from train.bench import ranking
@@ -41,6 +42,8 @@ def test_every_image_of_a_case_has_a_seed_of_its_own(benchmark):
     seeds = []
 
     class Pipe:
+        scales = SCALES
+
         def __call__(self, prompts, *, image, generator, **_):
             seeds.extend(each.initial_seed() for each in generator)
             return type("Output", (), {"images": list(image)})

@@ -12,6 +12,7 @@ from dsd.pocket.world import COLORS
 from train.pocket import examples
 
 FEW = 8
+OWN = {"image_guidance": 2.5, "text_guidance": 3.5}
 
 
 def result(image: Image.Image, seed: int, prompt: str) -> Result:
@@ -29,6 +30,7 @@ def drawn(folder, row) -> None:
 
 def test_every_example_is_finished_and_the_page_opens_with_the_best(tmp_path, monkeypatch):
     def draw(pipe, reference, options, **_):
+        assert (options.image_guidance, options.text_guidance) == (2.5, 3.5)  # as the page draws them
         return [result(Image.new("RGB", (16, 16), (seed, 0, 0)), seed, options.prompt) for seed in range(3)]
 
     best = iter([1] * 5 + [2] + [1] * 2)  # of three seeds the second has the best score, of one example twice
@@ -40,7 +42,7 @@ def test_every_example_is_finished_and_the_page_opens_with_the_best(tmp_path, mo
     monkeypatch.setattr(examples.drawing, "generate", draw)
     monkeypatch.setattr(examples.scorer, "load", Scorer)
     monkeypatch.setattr(examples, "_score", lambda critter, wanted, reading: reading)
-    examples.finish(tmp_path, examples.write(tmp_path), None)
+    examples.finish(tmp_path, examples.write(tmp_path), SimpleNamespace(scales=OWN))
     rows = json.loads((tmp_path / "examples.json").read_text())
     assert [row["seed"] for row in rows] == [1] * 8
     assert [row.get("first", False) for row in rows] == [False] * 5 + [True] + [False] * 2
@@ -62,7 +64,7 @@ def test_a_student_of_several_tasks_gets_examples_of_each(tmp_path, monkeypatch)
     monkeypatch.setattr(examples, "CRITTERS", FEW)
     first = {"image": "0.png", "prompt": "in the snow", "seed": 9}
     (tmp_path / "examples.json").write_text(json.dumps([first]))
-    examples.add_tasks(tmp_path, SimpleNamespace(trained_tasks=("identity", "edit")), seeds=3)
+    examples.add_tasks(tmp_path, SimpleNamespace(trained_tasks=("identity", "edit"), scales=OWN), seeds=3)
     kept, *rows = json.loads((tmp_path / "examples.json").read_text())
     assert kept == first and {row["task"] for row in rows} == {"edit"}
     assert len({row["image"].split("-")[2] for row in rows} & {*COLORS}) == len(rows) > 3

@@ -47,6 +47,12 @@ def test_scores_stand_with_their_interval_and_ends():
     assert "identity_low" not in text
 
 
+def test_its_example_draws_with_the_scales_of_the_model():
+    scales = {"image_guidance": 2.5, "text_guidance": 1.0}
+    text = card(Base("pocket", "/somewhere/teacher", "Apache-2.0", scales=scales))
+    assert "image_guidance_scale=2.5,\n" in text and "text_guidance_scale=1,\n" in text
+
+
 def test_only_settings_that_were_used_are_listed():
     assert "| rank | 128 |" in card() and "| targets | to_q to_k" in card()
     assert "| rank |" not in card(full=True) and "lora" not in card(full=True).lower()

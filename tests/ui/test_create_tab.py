@@ -68,6 +68,15 @@ def test_a_dropped_image_is_redrawn_at_the_quality_it_was_drawn_at(loaded, photo
         assert image.convert("RGB").tobytes() == result.image.tobytes()
 
 
+def test_the_prompt_below_the_picture_is_that_of_the_picture(loaded, photo, monkeypatch):
+    monkeypatch.setattr("dsd.ui.generate.handlers.PREVIEW_SECONDS", 0.0)
+    *views, last = Generating(loaded).draw(form(photo, steps=3, prompt="a new hat"))
+    previews = [view for view in views if "images" in view]
+    assert previews and all("a new hat" in view["about"] for view in previews)
+    # Before, the last picture stays with its own; after, what is picked in the gallery decides.
+    assert all("about" not in view for view in [*views, last] if view not in previews)
+
+
 def refused(loaded: Loaded, path: Path) -> str:
     """The message at the reference, when its settings were not used."""
     back = restore(loaded, path)

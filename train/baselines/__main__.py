@@ -39,8 +39,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--image-encoder", default="judge", metavar="NAME", help="encoder of its baseline (the judge's eyes)")
     add("--draw-steps", type=int, default=28, metavar="N", help="denoising steps (28)")
     add("--draw-batch", type=int, default=16, metavar="N", help="images at a time (16)")
-    add("--image-guidance", type=float, default=1.5, metavar="X", help="image guidance scale (1.5)")
-    add("--text-guidance", type=float, default=1.0, metavar="X", help="text guidance scale (1)")
+    add("--image-guidance", type=float, metavar="X", help="image guidance scale (the model's)")
+    add("--text-guidance", type=float, metavar="X", help="text guidance scale (the model's)")
     add("--teacher-guidance", type=float, metavar="X", help="guidance scale of the teacher (its preset's)")
     add_settings(parser)
     return parser
@@ -110,13 +110,15 @@ def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
 
 
 def _workshop(args: argparse.Namespace, options: TrainOptions, cases: list[Case]) -> "Workshop":
+    from dsd.model.checkpoint import resolve
     from train.baselines.per_subject import Tuning
     from train.baselines.workshop import Workshop
+    from train.comparison import chosen_scales
 
     tuning = Tuning(
         steps=args.tuning_steps, shift=options.shift, guidance=options.guidance, seed=options.seed
     )
-    same = ("run", "out", "image_guidance", "text_guidance", "teacher_guidance", "image_encoder")
+    same = ("run", "out", "teacher_guidance", "image_encoder")
     return Workshop(
         options=options,
         tuning=tuning,
@@ -124,6 +126,7 @@ def _workshop(args: argparse.Namespace, options: TrainOptions, cases: list[Case]
         cases=cases,
         steps=args.draw_steps,
         **{name: getattr(args, name) for name in same},
+        **chosen_scales(args, resolve(options.model).scales),
     )
 
 

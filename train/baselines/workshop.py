@@ -20,7 +20,7 @@ from dsd.files.pairs import Pairs, read_pairs
 from dsd.grids.teacher import Teacher, load_teacher
 from dsd.model import checkpoint
 from dsd.model.checkpoint import best_device
-from dsd.model.presets import DEFAULT, PRESETS
+from dsd.model.presets import DEFAULT, PRESETS, SCALES
 from dsd.training.cache import text_hash
 from dsd.training.data import dataset_name
 from dsd.training.loop import Method, train
@@ -46,8 +46,8 @@ class Workshop:
     search_steps: int
     cases: list[Case]  # all that will be drawn, those of the search included
     steps: int = 28  # of drawing
-    image_guidance: float = 1.5
-    text_guidance: float = 1.0
+    image_guidance: float = SCALES["image_guidance"]
+    text_guidance: float = SCALES["text_guidance"]
     teacher_guidance: float | None = None
     image_encoder: str = JUDGE
 

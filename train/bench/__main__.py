@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import sys
+from contextlib import redirect_stdout
 from importlib import import_module
 from pathlib import Path
 
@@ -34,8 +36,10 @@ def main(argv: list[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     quiet()
     join()
-    for row in import_module(f"train.bench.{args.what}").measure_rows(args):
-        print(json.dumps(row), flush=True)
+    out = sys.stdout
+    with redirect_stdout(sys.stderr):  # keep the libraries' messages out of the rows
+        for row in import_module(f"train.bench.{args.what}").measure_rows(args):
+            print(json.dumps(row), file=out, flush=True)
     return 0
 
 

@@ -6,8 +6,6 @@ row, `best`, is the reference for the others.
 """
 
 import argparse
-import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -38,8 +36,7 @@ def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
     from train.comparison import open_student
 
     pipe = open_student(args.model, base="pocket", device=args.device or best_device())
-    with contextlib.redirect_stdout(sys.stderr):  # keep the hub's messages out of the rows
-        benchmark = open_benchmark(CRITTERS, subjects=args.subjects, prompts=args.prompts)
+    benchmark = open_benchmark(CRITTERS, subjects=args.subjects, prompts=args.prompts)
     by_student(pipe, steps=1)(*requests(benchmark.cases[:1]))  # the first image of a process is slower
     best = measure(pipe, BEST, benchmark)
     yield row(BEST, best, best)
@@ -49,8 +46,8 @@ def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
 
 
 def measure(pipe: DSDPipeline, quality: str, benchmark: Benchmark) -> Result:
-    """Draw all cases with the default guidance scales, and score them."""
-    draw = in_batches(by_student(partial(pipe, quality=quality), steps=None), BATCH)
+    """Draw all cases with the guidance scales of the model, and score them."""
+    draw = in_batches(by_student(pipe, steps=None, quality=quality), BATCH)
     work = partial(draw, *requests(benchmark.cases))
     (images, branches), seconds = clock(lambda: count_branches(pipe.transformer, work))
     return Result(benchmark.evaluate(lambda *_: images), seconds, sum(branches))

@@ -6,8 +6,6 @@ could reach at most: the image that the scorer itself likes best.
 """
 
 import argparse
-import contextlib
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -35,10 +33,9 @@ def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
 
     if args.best_of < 2:
         raise ValueError(f"--best-of must be at least 2, got {args.best_of}")
-    ranker = CritterRanker(open_ranker(args.ranker or Path(POCKET.ranker)))  # fails before anything is drawn
+    ranker = CritterRanker(open_ranker(args.ranker or Path(POCKET.ranker)))  # fails before it draws
     pipe = open_student(args.model, base="pocket", device=args.device or best_device())
-    with contextlib.redirect_stdout(sys.stderr):  # keep the hub's messages out of the rows
-        benchmark = Benchmark(validation_set(0, args.subjects, args.prompts), CritterScorer())
+    benchmark = Benchmark(validation_set(0, args.subjects, args.prompts), CritterScorer())
     images = draw_several(pipe, benchmark.cases, args.best_of, args.steps)
     yield from rows(benchmark, images, ranker)
 

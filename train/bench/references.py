@@ -6,8 +6,6 @@ row of each shows the first view again and again: what it gains does not come fr
 """
 
 import argparse
-import contextlib
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -39,8 +37,7 @@ def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
             f"{args.model} was trained with one reference: pass --model with a student that train.train has "
             "trained with --references 2 or more"
         )
-    with contextlib.redirect_stdout(sys.stderr):  # keep the hub's messages out of the rows
-        benchmark = Benchmark(validation_set(0, args.subjects, args.prompts), CritterScorer())
+    benchmark = Benchmark(validation_set(0, args.subjects, args.prompts), CritterScorer())
     yield from rows(pipe, benchmark, args.steps)
 
 

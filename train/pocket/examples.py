@@ -85,7 +85,7 @@ def _draw_best(
     folder: Path, row: dict[str, Any], pipe: Any, score: Callable[[Reading], float], *, seeds: int
 ) -> float:
     """Draw an example, save the image that is read best and put it into the row; return its score."""
-    options = Options(prompt=row["prompt"], count=seeds)
+    options = Options(prompt=row["prompt"], count=seeds, **pipe.scales)
     with intake.open_image(folder / row["image"]) as reference:
         results = drawing.generate(pipe, reference, options, model=POCKET.name)
     scores = list(map(score, scorer.load().read([result.image for result in results])))

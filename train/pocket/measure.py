@@ -26,6 +26,7 @@ from dsd.pocket.scorer import Reading, Scorer, check_context, check_traits, same
 from dsd.pocket.words import caption, grid_prompt
 from dsd.pocket.world import Context, Critter, sample_context, sample_critter
 from train import command
+from train.comparison import chosen_scales
 from train.pocket import scenes, vae
 from train.pocket.loop import device
 from train.pocket.scenes import Scene
@@ -146,8 +147,7 @@ def measure_student(models: Models, args: argparse.Namespace) -> dict[str, objec
         critter, (shown, asked) = models.fresh(i, held_out=True, contexts=2)
         scene = CaseScene(critter=critter, reference=shown, target=asked)
         cases.append(make_case(scene, f"{i:04d}", SEED + i, size=models.panel))
-    scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
-    by_reference = in_batches(by_student(student, **scales, steps=STEPS), BATCH)
+    by_reference = in_batches(by_student(student, **chosen_scales(args, student.scales), steps=STEPS), BATCH)
     settings = {"side": models.panel, "guidance": models.guidance, "steps": STEPS}
     by_words = in_batches(by_teacher(models.teacher, **settings), BATCH)
     benchmark = Benchmark(cases, CritterScorer(models.scorer))
@@ -184,8 +184,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--assets", type=Path, default=ASSETS, help="folder of the models (assets/pocket)")
     add("--count", type=int, default=500, help="single images; half as many grids are drawn (500)")
     add("--guidance", type=float, default=3.0, help="the teacher's true_cfg_scale (3)")
-    add("--image-guidance", type=float, default=1.5, help="the student's image guidance scale (1.5)")
-    add("--text-guidance", type=float, default=1.0, help="the student's text guidance scale (1)")
+    add("--image-guidance", type=float, help="the student's image guidance scale (2)")
+    add("--text-guidance", type=float, help="the student's text guidance scale (2)")
     add("--grid-tokens", type=int, help="text tokens of a grid's prompt (default: the teacher's own)")
     add("--only-singles", action="store_true", help="measure only the teacher's single images")
     return parser

@@ -20,12 +20,13 @@ PROMPTS = ["on the beach", "wearing a red hat in the snow", "holding a yellow ba
 
 def draw(reference: Image.Image, seed: int) -> list[Image.Image]:
     """Return the reference's subject in the context of every prompt."""
-    return load_pipeline("pocket")(
+    pipe = load_pipeline("pocket")
+    return pipe(
         PROMPTS,
         image=reference,
         generator=[torch.Generator().manual_seed(seed + i) for i in range(len(PROMPTS))],
         num_inference_steps=STEPS,
-        image_guidance_scale=1.5,
+        **{f"{name}_scale": scale for name, scale in pipe.scales.items()},
     ).images
 
 

@@ -47,8 +47,8 @@ def _image(image: Image.Image, panel: int, places: list[str]) -> str:
     data = base64.b64encode(stream.getvalue()).decode()
     place = html.escape(places[panel] if panel < len(places) else "")
     return (
-        f'<figure><img src="data:image/webp;base64,{data}" alt="Panel {panel + 1}: {place}">'
-        f'<figcaption title="{place}">{place}</figcaption></figure>'
+        f'<figure><img src="data:image/webp;base64,{data}" alt="Panel {panel + 1}, asked for: {place}">'
+        f'<figcaption title="asked for: {place}">asked: {place}</figcaption></figure>'
     )
 
 

@@ -55,7 +55,8 @@ class Form:
         """Return the values of all settings on a fresh page; the prompt is not one of them."""
         width, height = self.pipe.frame
         guidance = DEFAULT_GUIDANCE if self.has_guidance else None
-        fields = self.values(Options(prompt=NO_PROMPT, width=width, height=height, guidance=guidance))
+        own = {"width": width, "height": height, "guidance": guidance, **self.pipe.scales}
+        fields = self.values(Options(prompt=NO_PROMPT, **own))
         return _without(fields, "prompt") | {"seed": drawing.RANDOM_SEED, "rank": False} | self.aspect(fields)
 
     def aspect(self, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class Form:
         """Convert field values to options; raise ValueError for a value that the page does not offer."""
         fields = {name: whole(values[name]) for name in FIELDS if values.get(name) is not None}
         self.check_ranges(fields)
-        options = Options(**{"prompt": "", **fields})
+        options = Options(**{"prompt": "", **self.pipe.scales, **fields})
         embedded_guidance(options, self.pipe)
         return options
 
@@ -129,11 +130,11 @@ class Form:
         if not link:
             return task
         prompt = link.get("prompt", "").strip()
-        size = dict(zip(("width", "height"), self.pipe.frame, strict=True))
+        own = {**dict(zip(("width", "height"), self.pipe.frame, strict=True)), **self.pipe.scales}
         self.check_ranges(link)
         is_random = link.get("seed") == drawing.RANDOM_SEED
         given = _without(link, "seed") if is_random else link
-        fields = self.values(Options(**{**size, **given, "prompt": prompt or NO_PROMPT}))
+        fields = self.values(Options(**{**own, **given, "prompt": prompt or NO_PROMPT}))
         fields |= {"seed": drawing.RANDOM_SEED} if is_random else {}
         absent = ([] if prompt else ["prompt"]) + ([] if "seed" in link else ["seed"])
         return _without(fields | self.aspect(fields) | task, *absent)

@@ -76,8 +76,7 @@ class Generating:
     ) -> Iterator[dict[str, Any]]:
         try:
             frame, options = request()
-            begin = {"status": status("Starting", 0.0), "setting_remark": show()}
-            yield begin | {"about": f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>'}
+            yield {"status": status("Starting", 0.0), "setting_remark": show()}
             with closing(self._steps(frame, options)) as steps, uploads.workplace() as folder:
                 yield from self._watch(steps, options, Path(folder), rank)
         except Exception as error:  # the page must always get an answer
@@ -159,7 +158,9 @@ class Generating:
         images = _save(progress.results, folder)
         for number, preview in enumerate(progress.previews, 1):
             images.append((uploads.preview(preview, folder, number), "preview"))
-        return view | {"images": gr.Gallery(images, selected_index=0 if len(images) == 1 else None)}
+        caption = f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>'  # until then, of the last image
+        shown = gr.Gallery(images, selected_index=0 if len(images) == 1 else None)
+        return view | {"images": shown, "about": caption}
 
     def endpoint(
         self,
