@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from dsd.grids.teacher import SETTINGS, load_teacher
 from dsd.model import checkpoint, presets
 from dsd.model.checkpoint import weights_hash
 from dsd.model.pipeline import DSDPipeline
+from dsd.model.presets import choose
 from dsd.vlm.open import VLM, open_vlm
 from dsd.vlm.recorded import Recorded
 from train import blocks
@@ -138,7 +139,7 @@ def _open_ways(args: argparse.Namespace, sources: dict[str, str], benchmark: Ben
     vae = None
     for name, source in sources.items():
         pipe = open_student(source, base=args.base, device=args.device, quantize=args.quantize)
-        settings = {"steps": args.steps, **chosen_scales(args, pipe.scales)}
+        settings = {"steps": args.steps, **choose(vars(args), pipe.scales)}
         yield (student := _way(args, name, validation.by_student, pipe, **settings))
         if args.described:
             yield replace(student, name=f"{name}{FULL}", described=True)
@@ -158,12 +159,6 @@ def _open_teacher(args: argparse.Namespace, source: str) -> Way:
     teacher = load_teacher(source, like=like, guidance=args.teacher_guidance, **way)
     scales = {"steps": args.steps, "guidance": teacher.settings.guidance}
     return replace(_way(args, TEACHER, validation.by_teacher, teacher.pipe, **scales), described=True)
-
-
-def chosen_scales(args: argparse.Namespace, own: Mapping[str, float]) -> dict[str, float]:
-    """Return the guidance scales of the flags, and a model's own where a flag was not passed."""
-    chosen = {name: getattr(args, name) for name in own}
-    return {name: own[name] if scale is None else scale for name, scale in chosen.items()}
 
 
 def _way(args: argparse.Namespace, name: str, way: Callable[..., Draw], pipe: Any, **settings: float) -> Way:

@@ -28,6 +28,7 @@ from dsd.grids.recipes import IDENTITY
 from dsd.grids.teacher import guidance_settings, panel_side
 from dsd.model import canvas, latents
 from dsd.model.latents import text_length
+from dsd.model.presets import choose
 from dsd.vlm.base import VLM
 
 logger = logging.getLogger(__name__)
@@ -102,12 +103,20 @@ def check_task(task: str, what: str | Path) -> None:
         raise ValueError(f"the task {task} is measured on critters alone, got photographs: leave them out")
 
 
-def by_student(pipe: Any, *, steps: int | None = 28, quality: str = "best", **scales: float) -> Draw:
+def by_student(
+    pipe: Any,
+    *,
+    steps: int | None = 28,
+    quality: str = "best",
+    image_guidance: float | None = None,
+    text_guidance: float | None = None,
+) -> Draw:
     """Return a `Draw` that uses a `DSDPipeline` with reference and prompt.
 
-    `scales` are `image_guidance` and `text_guidance`, the model's own where they are not passed.
+    The guidance scales are the model's own where they are None.
     """
-    settings = {f"{name}_scale": scale for name, scale in {**pipe.scales, **scales}.items()}
+    chosen = {"image_guidance": image_guidance, "text_guidance": text_guidance}
+    settings = {f"{name}_scale": scale for name, scale in choose(chosen, pipe.scales).items()}
     settings |= {"num_inference_steps": steps, "quality": quality}
 
     def draw(prompts: list[str], references: list[Image.Image], seeds: list[int]) -> list[Image.Image]:

@@ -38,7 +38,7 @@ class Options(DrawingOptions):
     prompt: str  # where the subject should be
     seed: int = 0  # of the first image; the next images count up
     count: int = 1  # number of images
-    image_guidance: float = SCALES["image_guidance"]  # for scripts: the page and the commands use the model's
+    image_guidance: float = SCALES["image_guidance"]  # for scripts; page and commands use `pipe.scales`
     text_guidance: float = SCALES["text_guidance"]
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dsd.generate.flags import speed, way
 from dsd.generate.words import check_trained, find_task, suggest
+from dsd.model.presets import choose
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -51,8 +52,7 @@ def open_noted(
 
 def suit(options: "Options", args: argparse.Namespace, pipe: Any) -> "Options":
     """Return the options with the guidance scales that suit the model, but for those that flags name."""
-    own = {name: scale for name, scale in pipe.scales.items() if getattr(args, name) is None}
-    return replace(options, **own)
+    return replace(options, **choose(vars(args), pipe.scales))
 
 
 def open_model(model: str, *, weights: str | None, **options: Any) -> Any:

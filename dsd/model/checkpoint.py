@@ -85,7 +85,7 @@ def load_pipeline(
         loras.add_styles(pipe, styles, style_files)
         if quantize:
             quantized.shrink(pipe, quantize, device)
-        pipe.speed, pipe.scales = speed, preset.scales
+        pipe.speed, pipe.scales = speed, dict(preset.scales)
         origin.follow_student(pipe, preset.base, weights and str(weights), student)
         pipe.license = origin.license_of(pipe, preset, weights and str(weights), student)
         if attention:

@@ -20,7 +20,7 @@ FRAME = "_frame"  # key in model_index.json for the frame of the training; diffu
 REFERENCES = "_references"  # the same for the most references of the training, if more than one
 TASKS = "_tasks"  # the same for the tasks of the training, unless they are these:
 USUAL_TASKS = (IDENTITY,)
-GUIDANCE = "_scales"  # the same for the guidance scales that suit the student, unless they are the usual ones
+GUIDANCE = "_scales"  # the same for the guidance scales that suit the student
 FREE = "Apache-2.0"
 Facts = dict[str, str | int | float]
 SHIFTED = {"shift": 3.0, "use_dynamic_shifting": True}  # the schedule of FLUX.1-dev, published so
@@ -123,7 +123,7 @@ def follow_student(pipe: Any, base: str, weights: str | None, lora: Path | None)
     own = sources[:1] if is_model or not weights else []  # where the weights are not one file
     pipe.trained_references = noted.get("references") or _find_fact(REFERENCES, own) or 1
     pipe.trained_tasks = _read_tasks(noted.get("tasks") or _find_fact(TASKS, own), weights or base)
-    pipe.scales = _read_scales(_find_fact(GUIDANCE, own), weights or base) or pipe.scales
+    pipe.scales = read_scales(sources) or pipe.scales
     tokens = noted.get("text_tokens")
     if is_model and not tokens:
         tokens = read_json(weights, "tokenizer_2/tokenizer_config.json").get("model_max_length")
@@ -146,15 +146,20 @@ def _read_tasks(names: Any, source: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def _read_scales(scales: Any, source: str) -> dict[str, float] | None:
-    """Return the guidance scales that a model's files name, or None; raise LoadError for anything else."""
-    if scales is None:
-        return None
-    is_whole = isinstance(scales, dict) and scales.keys() == SCALES.keys()
-    if not is_whole or not all(type(scale) in (int, float) and 0 <= scale <= 10 for scale in scales.values()):
-        what = f"its scales {' and '.join(SCALES)} as numbers from 0 to 10"
-        raise hub.LoadError(f"{source} must name {what}, got {scales!r:.80}: correct or remove this entry")
-    return scales
+def read_scales(sources: Iterable[str]) -> dict[str, float] | None:
+    """Return the guidance scales from the first folder or hub id that names some, or None.
+
+    Raise LoadError for anything but numbers.
+    """
+    for source in sources:
+        if (scales := read_json(source, "model_index.json").get(GUIDANCE)) is None:
+            continue
+        is_whole = isinstance(scales, dict) and scales.keys() == SCALES.keys()
+        if not is_whole or not all(type(it) in (int, float) and 0 <= it <= 10 for it in scales.values()):
+            what = f"its scales {' and '.join(SCALES)} as numbers from 0 to 10, got {scales!r:.80}"
+            raise hub.LoadError(f"{source} must name {what}: correct or remove this entry")
+        return {name: float(scales[name]) for name in SCALES}
+    return None
 
 
 def _find_fact(name: str, sources: Iterable[str]) -> Any:
@@ -166,5 +171,5 @@ def training_facts(pipe: Any) -> dict[str, Any]:
     """Return what model_index.json says of the training; nothing that its absence says as well."""
     facts = {FRAME: list(pipe.trained_frame)} if pipe.trained_frame else {}
     facts |= {REFERENCES: pipe.trained_references} if pipe.trained_references > 1 else {}
-    facts |= {GUIDANCE: dict(pipe.scales)} if pipe.scales != SCALES else {}
+    facts |= {GUIDANCE: dict(pipe.scales)}
     return facts | ({TASKS: list(pipe.trained_tasks)} if pipe.trained_tasks != USUAL_TASKS else {})

@@ -75,7 +75,7 @@ class DSDPipeline(FluxControlPipeline):
     _callback_tensor_inputs = ["latents"]
     batch_branches: bool | None = None  # guidance branches in one call; None: if it suits the device
     license: str = "unknown: see the model's card"  # `load_pipeline` sets the strictest of all parts
-    speed, scales = Speed(), presets.SCALES  # `load_pipeline` sets both; the scales are used where passed
+    speed, scales = Speed(), presets.SCALES  # `load_pipeline` sets both; a call uses the scales it is passed
     trained_frame: tuple[int, int] | None = None  # width, height of one frame in training, where recorded
     trained_references: int = 1  # the most references of an image in training
     trained_tasks: tuple[str, ...] = USUAL_TASKS  # of the pairs in training

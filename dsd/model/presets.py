@@ -17,6 +17,11 @@ DEFAULT_GUIDANCE = 3.5  # embedded, for models that were distilled with it
 SCALES = {"image_guidance": 1.5, "text_guidance": 1.0}  # the release's demo draws with these
 
 
+def choose(chosen: Mapping[str, float | None], own: Mapping[str, float]) -> dict[str, float]:
+    """Return a model's own guidance scales, each replaced by the chosen one that is not None."""
+    return {name: scale if chosen[name] is None else chosen[name] for name, scale in own.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task:
     """The words of one task for visitors. The model sees none of them, only the prompt that they lead to."""

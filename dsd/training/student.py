@@ -47,8 +47,7 @@ class Base:
     license_page: str | None = None
     start: str | None = None  # a student of it, whose weights are trained instead of its own
     tasks: tuple[str, ...] = origin.USUAL_TASKS  # of the pairs that it is trained on
-    # of guidance, that suit its students; not hashed, as a dict has no hash
-    scales: Mapping[str, float] = field(default_factory=SCALES.copy, hash=False)
+    scales: Mapping[str, float] = field(default_factory=SCALES.copy, hash=False)  # suit its students
 
 
 def find_base(options: TrainOptions) -> Base:
@@ -65,8 +64,9 @@ def find_base(options: TrainOptions) -> Base:
     if options.quantize:
         _import_bitsandbytes(options.quantize)
     hub.check_source(source)
-    terms = preset.license, preset.license_page
-    base = Base(preset.name, source, *terms, options.start_from, scales=preset.scales)
+    places = [name for name in (options.start_from, source) if name and Path(name).exists()]
+    scales = origin.read_scales(places) or dict(preset.scales)
+    base = Base(preset.name, source, preset.license, preset.license_page, options.start_from, scales=scales)
     if base.start is None:
         return base
     hub.check_source(base.start)
@@ -101,7 +101,6 @@ def open_encoders(base: Base, dtype: torch.dtype) -> DSDPipeline:
         pipe = DSDPipeline.from_pretrained(base.source, transformer=None, dtype=dtype, **hub.SAFE)
         missing.check_parts(pipe, base.source)
     pipe.set_progress_bar_config(disable=True)
-    pipe.scales = base.scales
     return pipe
 
 
@@ -241,7 +240,7 @@ def _import_bitsandbytes(bits: str) -> Any:
 
 
 def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None:
-    """Let a pipeline draw as training does: text tokens, frame size, number of references, and tasks.
+    """Let a pipeline draw as training does: text tokens, frame size, references, tasks and scales.
 
     The options decide, then the model that the training starts from, whose tasks are kept if it is a student.
     Of several sizes, the first is taken.
@@ -250,7 +249,7 @@ def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None
         lora = checkpoint.find_lora(base.start) if base.start else None
         origin.follow_student(pipe, base.source, base.start, lora)
     pipe.trained_frame = options.frames[0] if options.frames else pipe.frame
-    pipe.trained_references = options.references
+    pipe.trained_references, pipe.scales = options.references, dict(base.scales)
     is_student = base.start is not None or reads_reference(origin.transformer_config(base.source))
     pipe.trained_tasks = tuple(dict.fromkeys([*(pipe.trained_tasks if is_student else ()), *base.tasks]))
     if options.text_tokens:

@@ -110,10 +110,10 @@ def _compare(args: argparse.Namespace, options: TrainOptions) -> str:
 
 
 def _workshop(args: argparse.Namespace, options: TrainOptions, cases: list[Case]) -> "Workshop":
-    from dsd.model.checkpoint import resolve
+    from dsd.model.presets import choose
+    from dsd.training.student import find_base
     from train.baselines.per_subject import Tuning
     from train.baselines.workshop import Workshop
-    from train.comparison import chosen_scales
 
     tuning = Tuning(
         steps=args.tuning_steps, shift=options.shift, guidance=options.guidance, seed=options.seed
@@ -126,7 +126,7 @@ def _workshop(args: argparse.Namespace, options: TrainOptions, cases: list[Case]
         cases=cases,
         steps=args.draw_steps,
         **{name: getattr(args, name) for name in same},
-        **chosen_scales(args, resolve(options.model).scales),
+        **choose(vars(args), find_base(options).scales),
     )
 
 

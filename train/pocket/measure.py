@@ -20,13 +20,12 @@ from dsd.files.contact_sheet import marked_webp
 from dsd.grids import grids
 from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
-from dsd.model.presets import ASSETS
+from dsd.model.presets import ASSETS, choose
 from dsd.pocket.draw import draw, draw_grid
 from dsd.pocket.scorer import Reading, Scorer, check_context, check_traits, same_identity
 from dsd.pocket.words import caption, grid_prompt
 from dsd.pocket.world import Context, Critter, sample_context, sample_critter
 from train import command
-from train.comparison import chosen_scales
 from train.pocket import scenes, vae
 from train.pocket.loop import device
 from train.pocket.scenes import Scene
@@ -147,7 +146,7 @@ def measure_student(models: Models, args: argparse.Namespace) -> dict[str, objec
         critter, (shown, asked) = models.fresh(i, held_out=True, contexts=2)
         scene = CaseScene(critter=critter, reference=shown, target=asked)
         cases.append(make_case(scene, f"{i:04d}", SEED + i, size=models.panel))
-    by_reference = in_batches(by_student(student, **chosen_scales(args, student.scales), steps=STEPS), BATCH)
+    by_reference = in_batches(by_student(student, **choose(vars(args), student.scales), steps=STEPS), BATCH)
     settings = {"side": models.panel, "guidance": models.guidance, "steps": STEPS}
     by_words = in_batches(by_teacher(models.teacher, **settings), BATCH)
     benchmark = Benchmark(cases, CritterScorer(models.scorer))

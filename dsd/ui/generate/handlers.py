@@ -158,9 +158,8 @@ class Generating:
         images = _save(progress.results, folder)
         for number, preview in enumerate(progress.previews, 1):
             images.append((uploads.preview(preview, folder, number), "preview"))
-        caption = f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>'  # until then, of the last image
         shown = gr.Gallery(images, selected_index=0 if len(images) == 1 else None)
-        return view | {"images": shown, "about": caption}
+        return view | {"images": shown, "about": _caption(options.prompt)}
 
     def endpoint(
         self,
@@ -185,8 +184,8 @@ class Generating:
             prompt: where that subject should be, in a few words
             count: how many images
             steps: more are slower and a little finer; the quality's own number when left out
-            image_guidance: higher keeps more of the subject, 1 is neutral
-            text_guidance: higher follows the prompt more closely, 1 is neutral
+            image_guidance: higher keeps more of the subject, 1 is neutral; the model's own when left out
+            text_guidance: higher follows the prompt more closely, 1 is neutral; the model's own when left out
             guidance: higher is bolder and more contrasty
             seed: the same seed and settings give the same image; a new one when left out, or -1
             width: in pixels, a multiple of 16
@@ -285,8 +284,14 @@ def _list(results: list[Result], folder: Path) -> tuple[list[str], list[int]]:
     return [path for path, _ in _save(results, folder)], [result.seed for result in results]
 
 
-def _show(results: list[Result], folder: Path) -> dict[str, gr.Gallery]:
-    return {"images": gallery([path for path, _ in _save(results, folder)])}
+def _show(results: list[Result], folder: Path) -> dict[str, Any]:
+    shown = gallery([path for path, _ in _save(results, folder)])
+    return {"images": shown, "about": _caption(results[0].settings["prompt"])}
+
+
+def _caption(prompt: str) -> str:
+    """Return the prompt below an image, until `history` says more about it."""
+    return f'<p class="dsd-prompt">{html.escape(prompt)}</p>'
 
 
 def finish(options: Options, remark: str | None, is_ranked: bool = False) -> str:

@@ -183,8 +183,8 @@ class Telling:
             image: the subject, one character or thing; an uploaded file or a data: address
             lines: the story, a line for each panel, at most eight: where the subject is and what it does
             quality: draft and balanced are faster than best
-            image_guidance: higher keeps more of the subject, 1 is neutral
-            text_guidance: higher follows the lines more closely, 1 is neutral
+            image_guidance: higher keeps more of the subject, 1 is neutral; the model's own when left out
+            text_guidance: higher follows the lines more closely, 1 is neutral; the model's own when left out
             seed: of the first panel, each further one adds 1; a new one when left out, or -1
         """
         values = {"image": image["path"] if isinstance(image, dict) else image, "lines": lines}
