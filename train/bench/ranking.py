@@ -33,6 +33,7 @@ def measure_rows(args: argparse.Namespace) -> Iterator[Row]:
 
     if args.best_of < 2:
         raise ValueError(f"--best-of must be at least 2, got {args.best_of}")
+    # A missing ranker is reported before anything is drawn.
     ranker = CritterRanker(open_ranker(args.ranker or Path(POCKET.ranker)))
     pipe = open_student(args.model, base="pocket", device=args.device or best_device())
     benchmark = Benchmark(validation_set(0, args.subjects, args.prompts), CritterScorer())

@@ -20,7 +20,7 @@ from dsd.files.contact_sheet import marked_webp
 from dsd.grids import grids
 from dsd.grids.teacher import SETTINGS, taught_lengths
 from dsd.model.checkpoint import load_pipeline
-from dsd.model.presets import ASSETS, choose
+from dsd.model.presets import ASSETS
 from dsd.pocket.draw import draw, draw_grid
 from dsd.pocket.scorer import Reading, Scorer, check_context, check_traits, same_identity
 from dsd.pocket.words import caption, grid_prompt
@@ -146,7 +146,8 @@ def measure_student(models: Models, args: argparse.Namespace) -> dict[str, objec
         critter, (shown, asked) = models.fresh(i, held_out=True, contexts=2)
         scene = CaseScene(critter=critter, reference=shown, target=asked)
         cases.append(make_case(scene, f"{i:04d}", SEED + i, size=models.panel))
-    by_reference = in_batches(by_student(student, **choose(vars(args), student.scales), steps=STEPS), BATCH)
+    scales = {"image_guidance": args.image_guidance, "text_guidance": args.text_guidance}
+    by_reference = in_batches(by_student(student, **scales, steps=STEPS), BATCH)
     settings = {"side": models.panel, "guidance": models.guidance, "steps": STEPS}
     by_words = in_batches(by_teacher(models.teacher, **settings), BATCH)
     benchmark = Benchmark(cases, CritterScorer(models.scorer))
@@ -183,8 +184,8 @@ def build_parser() -> argparse.ArgumentParser:
     add("--assets", type=Path, default=ASSETS, help="folder of the models (assets/pocket)")
     add("--count", type=int, default=500, help="single images; half as many grids are drawn (500)")
     add("--guidance", type=float, default=3.0, help="the teacher's true_cfg_scale (3)")
-    add("--image-guidance", type=float, help="the student's image guidance scale (2)")
-    add("--text-guidance", type=float, help="the student's text guidance scale (2)")
+    add("--image-guidance", type=float, help="the student's image guidance scale (its own)")
+    add("--text-guidance", type=float, help="the student's text guidance scale (its own)")
     add("--grid-tokens", type=int, help="text tokens of a grid's prompt (default: the teacher's own)")
     add("--only-singles", action="store_true", help="measure only the teacher's single images")
     return parser

@@ -3,31 +3,25 @@
 import argparse
 from pathlib import Path
 
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from dsd import load_pipeline
+from dsd.evaluation.validation import by_student
 from dsd.files.contact_sheet import marked_png
 from dsd.model.presets import ASSETS
 from train import command
 from train.pocket.examples import FOLDER
 
 OUT = ASSETS.parent / "teaser.png"
-EXAMPLES, CELL, LABEL, GAP, STEPS = (0, 1, 5), 192, 34, 12, 28
+EXAMPLES, CELL, LABEL, GAP = (0, 1, 5), 192, 34, 12
 PROMPTS = ["on the beach", "wearing a red hat in the snow", "holding a yellow balloon in the forest",
            "in space"]  # fmt: skip
 
 
 def draw(reference: Image.Image, seed: int) -> list[Image.Image]:
     """Return the reference's subject in the context of every prompt."""
-    pipe = load_pipeline("pocket")
-    return pipe(
-        PROMPTS,
-        image=reference,
-        generator=[torch.Generator().manual_seed(seed + i) for i in range(len(PROMPTS))],
-        num_inference_steps=STEPS,
-        **{f"{name}_scale": scale for name, scale in pipe.scales.items()},
-    ).images
+    count = len(PROMPTS)
+    return by_student(load_pipeline("pocket"))(PROMPTS, [reference] * count, [*range(seed, seed + count)])
 
 
 def lay_out(rows: list[list[Image.Image]]) -> Image.Image:

@@ -3,7 +3,6 @@
 They turn every invalid input into a sentence, and escape text from visitors before it enters HTML.
 """
 
-import html
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -23,7 +22,7 @@ from dsd.model import known_words
 from dsd.ui import messages, uploads
 from dsd.ui.generate.cost import RANK_SECONDS, Pace
 from dsd.ui.generate.form import NO_PROMPT, Form, whole
-from dsd.ui.generate.history import GONE, gallery
+from dsd.ui.generate.history import GONE, gallery, prompt_line
 from dsd.ui.messages import convert_errors, explain, notice, problem, quiet, show, status, step_status
 from dsd.ui.models import Loaded
 
@@ -159,7 +158,7 @@ class Generating:
         for number, preview in enumerate(progress.previews, 1):
             images.append((uploads.preview(preview, folder, number), "preview"))
         shown = gr.Gallery(images, selected_index=0 if len(images) == 1 else None)
-        return view | {"images": shown, "about": _caption(options.prompt)}
+        return view | {"images": shown, "about": prompt_line(options.prompt)}
 
     def endpoint(
         self,
@@ -286,12 +285,7 @@ def _list(results: list[Result], folder: Path) -> tuple[list[str], list[int]]:
 
 def _show(results: list[Result], folder: Path) -> dict[str, Any]:
     shown = gallery([path for path, _ in _save(results, folder)])
-    return {"images": shown, "about": _caption(results[0].settings["prompt"])}
-
-
-def _caption(prompt: str) -> str:
-    """Return the prompt below an image, until `history` says more about it."""
-    return f'<p class="dsd-prompt">{html.escape(prompt)}</p>'
+    return {"images": shown, "about": prompt_line(results[0].settings["prompt"])}
 
 
 def finish(options: Options, remark: str | None, is_ranked: bool = False) -> str:

@@ -145,6 +145,11 @@ def thumbnails(visit: Visit) -> gr.Gallery:
     return gr.Gallery([(path, caption(path)) for path in visit.paths], selected_index=None)
 
 
+def prompt_line(prompt: str) -> str:
+    """Return the prompt below an image as HTML."""
+    return f'<p class="dsd-prompt">{html.escape(prompt)}</p>'
+
+
 def about(visit: Visit, *, with_reference: bool = False) -> dict[str, Any]:
     """Return the caption of the shown image, or the error if its file cannot be read, and its actions."""
     try:
@@ -159,7 +164,7 @@ def describe(path: str, *, with_reference: bool = False) -> str:
     settings = provenance.read_settings(uploads.open_upload(path, GONE))
     options, score = drawing.options_from(settings), ranking.read_score(settings)
     facts = f"Seed {options.seed}" + (f" · {ranking.in_words(score)}" if score else "")
-    line = f'<p class="dsd-prompt">{html.escape(options.prompt)}</p>' + quiet(facts)
+    line = prompt_line(options.prompt) + quiet(facts)
     picture = _reference(path) if with_reference else ""
     return f'<div class="dsd-caption">{picture}<div>{line}</div></div>'
 
