@@ -115,6 +115,17 @@ def test_latents_that_workers_draw_and_encode_are_the_vaes(spelled, tmp_path):
     torch.testing.assert_close(made[1].float(), expected, atol=1e-2, rtol=0)
 
 
+def test_fewer_families_are_read_from_a_file_of_more_and_not_drawn_again(spelled, tmp_path, monkeypatch):
+    drawn = scenes.render(3, 2, TOY.panel, tmp_path)
+    encoded = latents.load(spelled, 3, 2, TOY.panel, tmp_path)
+    monkeypatch.setattr(scenes, "draw", None)
+    monkeypatch.setattr(latents, "draw", None)
+    assert np.array_equal(scenes.render(3, 1, TOY.panel, tmp_path), drawn[:1])
+    assert torch.equal(latents.load(spelled, 3, 1, TOY.panel, tmp_path), encoded[:1])
+    with pytest.raises(TypeError):  # other critters are drawn
+        scenes.render(3, 1, TOY.panel, tmp_path, held_out=True)
+
+
 def test_packing_panels_equals_packing_their_grid():
     panels = torch.randn(8, 16, 8, 8)
     grids = vae.tile(panels, 2, 2)

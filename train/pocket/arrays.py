@@ -34,6 +34,18 @@ def write_once(path: Path, shape: tuple[int, ...], dtype: type, chunks: Iterable
     part.replace(path)
 
 
+def with_rows(folder: Path, name: str, count: int) -> Path:
+    """Return the stored file with at least `count` rows, or where to store them; `{}` in `name` is the count.
+
+    For arrays whose first rows do not depend on how many follow.
+    """
+    before, after = name.split("{}")
+    names = (file.name for file in folder.glob(f"{before}*{after}"))
+    numbers = (name.removeprefix(before).removesuffix(after) for name in names)
+    counts = sorted(int(number) for number in numbers if number.isdecimal())
+    return folder / name.format(next((rows for rows in counts if rows >= count), count))
+
+
 def on_all_cores(compute: Callable[[range], np.ndarray], count: int, chunk: int) -> Iterator[np.ndarray]:
     """Yield `compute(rows)` for chunks of `count` rows in order; processes compute more than one chunk."""
     ranges = [range(start, min(start + chunk, count)) for start in range(0, count, chunk)]

@@ -16,7 +16,7 @@ from dsd.model import latents
 from dsd.pocket.draw import draw
 from train.pocket import scenes
 from train.pocket import vae as pocket_vae
-from train.pocket.arrays import on_all_cores, store
+from train.pocket.arrays import on_all_cores, store, with_rows
 from train.pocket.linear import BLOCK, LATENTS
 
 
@@ -27,11 +27,12 @@ def load(
     weight, bias = (tensor.cpu().numpy() for tensor in block_code(vae))
     parameters = (parameter.detach().cpu().numpy().tobytes() for parameter in vae.encoder.parameters())
     encoder = zlib.crc32(b"".join(parameters))  # each encoder has its own latents
-    path = folder / f"{scenes.prefix(kind)}latents-{seed}-{count}-{panel}-{encoder:08x}.npy"
+    name = f"{scenes.prefix(kind)}latents-{seed}-{{}}-{panel}-{encoder:08x}.npy"
     shape = (count, scenes.KINDS[kind][1], LATENTS, panel // BLOCK, panel // BLOCK)
     encode = partial(_encode, seed=seed, panel=panel, weight=weight, bias=bias, kind=kind)
     chunks = on_all_cores(encode, count, 50)
-    return torch.from_numpy(np.array(store(path, shape, np.float16, chunks)))  # a writable copy in memory
+    stored = store(with_rows(folder, name, count), shape, np.float16, chunks)
+    return torch.from_numpy(np.array(stored[:count]))  # a writable copy in memory
 
 
 @torch.no_grad()

@@ -25,7 +25,7 @@ from dsd.pocket.world import (
     sample_critter,
     sample_edits,
 )
-from train.pocket.arrays import on_all_cores, store
+from train.pocket.arrays import on_all_cores, store, with_rows
 
 Scene = tuple[Critter, Context]
 # Numbers of panels in a family: the same critter, one changed trait, and panel 0 in another light.
@@ -79,10 +79,10 @@ def render(
 
     The kind `edits` has EDITS images of each family.
     """
-    path = folder / f"{kind}-{seed}-{count}-{size}{'-held-out' * held_out}.npy"
+    path = with_rows(folder, f"{kind}-{seed}-{{}}-{size}{'-held-out' * held_out}.npy", count)
     draw_some = partial(_render, seed=seed, size=size, held_out=held_out, kind=kind)
     shape = (count, KINDS[kind][1], size, size, 3)
-    return store(path, shape, np.uint8, on_all_cores(draw_some, count, 25))
+    return store(path, shape, np.uint8, on_all_cores(draw_some, count, 25))[:count]
 
 
 def _render(families: range, *, seed: int, size: int, held_out: bool, kind: str) -> np.ndarray:

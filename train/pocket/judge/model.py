@@ -111,14 +111,16 @@ class Images:
     def __init__(self, run: Path, preset: Preset, *, tasks: bool = False):
         families = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders")
         vae = AutoencoderKL.from_pretrained(run / "vae")
-        latents = grids.load(vae, TRAIN_SEED, preset.families, preset.panel, run)
         self.count = len(families)
         self.taught_count = min(preset.judge_taught, self.count)
+        redrawn_count = min(preset.judge_redrawn, self.count)
+        needed = max(self.taught_count, redrawn_count)  # fewer than the teacher's training draws
+        latents = grids.load(vae, TRAIN_SEED, needed, preset.panel, run)
         self.plain = families.reshape(-1, *families.shape[2:])
         if tasks:
             edits = scenes.render(TRAIN_SEED, preset.rendered, preset.panel, run / "renders", kind="edits")
             self.edits = edits.reshape(-1, *edits.shape[2:])
-        self.redrawn = redrawn.by_vae(run, preset.panel, latents, min(preset.judge_redrawn, self.count))
+        self.redrawn = redrawn.by_vae(run, preset.panel, latents, redrawn_count)
         self.taught, self.true = redrawn.by_teacher(run, preset, latents, self.taught_count)
 
     def pick(self, row: int, chance: float) -> np.ndarray:
