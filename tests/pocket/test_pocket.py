@@ -14,8 +14,8 @@ from dsd.pocket import scorer as pocket_scorer
 from dsd.pocket.draw import draw
 from dsd.pocket.words import caption, describe_context
 from dsd.pocket.world import NAMED, sample_context, sample_critter
-from train.pocket import vae
 from train.pocket.scorer import fit_tilt
+from train.pocket.vae import model as vae
 
 SIDE = 128
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "train.baselines RUN --out OUT --model pocket --only ours": "OUT/scores",
     "train.pocket.all RUN": "RUN/all",
     "train.pocket.vae RUN": "RUN/vae",
+    "train.pocket.vae.decoder RUN": "RUN/vae",
     "train.pocket.scorer RUN": "RUN/scorer",
     "train.pocket.scorer RUN --ranker": "RUN/ranker",
     "train.pocket.teacher RUN": "RUN/teacher",

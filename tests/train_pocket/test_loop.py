@@ -23,13 +23,13 @@ from train.pocket import (
     scorer,
     teacher,
     text,
-    vae,
 )
 from train.pocket.judge import model as judge
-from train.pocket.linear import LinearAutoencoder, spell
 from train.pocket.loop import learning_rate
 from train.pocket.presets import CPU
 from train.pocket.strangers import draw_strangers
+from train.pocket.vae import model as vae
+from train.pocket.vae.linear import LinearAutoencoder, spell
 
 SHIPPED = ASSETS / "teacher" / "tokenizer_2"
 

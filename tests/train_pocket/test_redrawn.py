@@ -15,7 +15,7 @@ from train.pocket import scenes
 from train.pocket.judge import redrawn
 from train.pocket.presets import CPU
 from train.pocket.teacher import Teacher
-from train.pocket.vae import TRAIN_SEED
+from train.pocket.vae.model import TRAIN_SEED
 
 FAMILIES, SIDE = range(0, 2), 64
 

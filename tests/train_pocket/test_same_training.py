@@ -8,10 +8,11 @@ import torch
 
 from tests.checksums import checksum, shapes
 from tests.toys import TOY, toy_latents
-from train.pocket import lessons, loop, scenes, scorer, strangers, teacher, vae
+from train.pocket import lessons, loop, scenes, scorer, strangers, teacher
 from train.pocket.judge import model as judge
 from train.pocket.judge import words
 from train.pocket.scenes import load_truths, targets
+from train.pocket.vae import model as vae
 
 SMALL = replace(
     TOY, rendered=2, strangers=6, scorer_batch=6, vae_batch=4, vae_families=2, judge_width=32,

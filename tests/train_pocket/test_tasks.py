@@ -10,10 +10,11 @@ from dsd.curation.verdict import Judged, Thresholds, add_answer, decide
 from dsd.grids.recipes import CRITTERS_EDIT, CRITTERS_RELIGHT
 from dsd.pocket.words import describe_edit
 from tests.toys import TOY, toy_latents
-from train.pocket import lessons, scenes, teacher, text, vae
+from train.pocket import lessons, scenes, teacher, text
 from train.pocket.judge import model as judge
 from train.pocket.judge import pairs, words
 from train.pocket.judge.pairs import sample_edit, sample_related, scene
+from train.pocket.vae import model as vae
 
 COUNT = 4
 MANY = 30  # families, so that every trait is changed in some

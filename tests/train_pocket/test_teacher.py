@@ -9,9 +9,10 @@ import torch
 
 from dsd.pocket.words import caption
 from tests.toys import TOY, toy_latents
-from train.pocket import arrays, latents, lessons, loop, scenes, teacher, text, vae
+from train.pocket import arrays, latents, lessons, loop, scenes, teacher, text
 from train.pocket.loop import TrainState, build_ema, descend, prefetch
 from train.pocket.scenes import Truths, load_truths, targets
+from train.pocket.vae import model as vae
 
 EVERY_LESSON = tuple(max(lessons.STAGES.items())[1])
 

@@ -51,6 +51,7 @@ def list_parts(
         flags += (f" --begin {run}/teacher" if i else "") + taught
         commands[f"teacher {i}"] = f"-m train.pocket.teacher {run} {flags}"
     commands |= {
+        "decoder": f"-m train.pocket.vae.decoder {run} {limit}",
         "judge": f"-m train.pocket.judge {run} {limit}{taught}",
         "ship": f"-m train.pocket.ship {run}",
     }

@@ -1,6 +1,7 @@
 """Arrays that are computed once, on all cores, and kept in a file."""
 
 import os
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -44,6 +45,12 @@ def with_rows(folder: Path, name: str, count: int) -> Path:
     numbers = (name.removeprefix(before).removesuffix(after) for name in names)
     counts = sorted(int(number) for number in numbers if number.isdecimal())
     return folder / name.format(next((rows for rows in counts if rows >= count), count))
+
+
+def checksum(*folders: Path) -> str:
+    """Return eight hex digits that identify the weights in these folders."""
+    files = [file for folder in folders for file in sorted(folder.glob("*.safetensors"))]
+    return f"{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}"
 
 
 def on_all_cores(compute: Callable[[range], np.ndarray], count: int, chunk: int) -> Iterator[np.ndarray]:

@@ -15,9 +15,9 @@ from torch import Tensor
 from dsd.model import latents
 from dsd.pocket.draw import draw
 from train.pocket import scenes
-from train.pocket import vae as pocket_vae
 from train.pocket.arrays import on_all_cores, store, with_rows
-from train.pocket.linear import BLOCK, LATENTS
+from train.pocket.vae import model as pocket_vae
+from train.pocket.vae.linear import BLOCK, LATENTS
 
 
 def load(

@@ -26,9 +26,10 @@ from dsd.pocket.scorer import Reading, Scorer, check_context, check_traits, same
 from dsd.pocket.words import caption, grid_prompt
 from dsd.pocket.world import Context, Critter, sample_context, sample_critter
 from train import command
-from train.pocket import scenes, vae
+from train.pocket import scenes
 from train.pocket.loop import device
 from train.pocket.scenes import Scene
+from train.pocket.vae import model as vae
 
 SEED, STEPS, BATCH = 5000, 28, 50
 TOKEN = 16  # side of the square that one token draws, in pixels: the VAE's 8, two by two

@@ -20,6 +20,8 @@ class Preset:
     linear_steps: int = 1_000
     vae_steps: int = 14_000
     vae_batch: int = 8  # panels
+    decoder_families: int = 768  # families of which the teacher redraws two panels for the decoder
+    decoder_steps: int = 1_500
     rendered: int = 6_000  # families whose images are kept for the scorer and the judge
     scorer_batch: int = 64  # drawn images; a third as many strangers are added
     strangers: int = 6_000
@@ -47,7 +49,7 @@ class Preset:
 CPU = Preset()
 GPU = replace(
     CPU, families=20_000,  # 220,000 images, a few milliseconds of one core each
-    vae_families=3_000, vae_batch=64, rendered=12_000, scorer_batch=256,
+    vae_families=3_000, vae_batch=64, decoder_families=8_000, rendered=12_000, scorer_batch=256,
     teacher_batch=2048, judge_redrawn=8_000, judge_taught=8_000, judge_eye_batch=256,
     judge_eye_steps=4_000, judge_batch=128,
 )  # fmt: skip

@@ -16,7 +16,7 @@ from dsd.pocket.words import caption, describe_context
 from train import command
 from train.pocket import scenes
 from train.pocket.presets import PRESETS, Preset
-from train.pocket.vae import TRAIN_SEED
+from train.pocket.vae.model import TRAIN_SEED
 
 SEED = 61
 SHARD_ROWS = 5000

@@ -21,7 +21,7 @@ from train.pocket.loop import TrainState, descend, device, mixed_precision, step
 from train.pocket.presets import PRESETS, Preset, build_parser, locked
 from train.pocket.scenes import FAMILY, Scene, all_scenes, render, take, targets
 from train.pocket.strangers import draw_strangers
-from train.pocket.vae import TEST_SEED, TRAIN_SEED, to_bytes, to_tensor
+from train.pocket.vae.model import TEST_SEED, TRAIN_SEED, to_bytes, to_tensor
 
 PEAK, FALSE_ALARMS = 2e-3, 0.03
 SEEDS = {"scorer": 21, "ranker": 22}

@@ -22,7 +22,7 @@ from train.pocket.lessons import SEED, STAGES, TASK_STAGES, Batch, Sampler, stag
 from train.pocket.presets import PRESETS, Preset, build_parser, locked
 from train.pocket.scenes import load_truths, take
 from train.pocket.scorer import reading_loss
-from train.pocket.vae import TRAIN_SEED
+from train.pocket.vae.model import TRAIN_SEED
 
 # Scene, color and their panels are decided above t = 0.8, where plain logit-normal times are rare: there a
 # wrong prompt makes the loss up to three times as large, at t = 0.4 only a third larger. Eyes and ears are

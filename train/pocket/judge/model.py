@@ -34,7 +34,7 @@ from train.pocket.judge.pairs import sample_edit, sample_pair, sample_related, s
 from train.pocket.loop import TrainState, build_ema, descend, device, mixed_precision, ranks, step_seed
 from train.pocket.presets import PRESETS, Preset, build_parser, locked
 from train.pocket.scorer import reading_loss, roughen
-from train.pocket.vae import TRAIN_SEED, to_tensor
+from train.pocket.vae.model import TRAIN_SEED, to_tensor
 
 PEAK, BETAS, SEED, PATCH = 1.5e-3, (0.9, 0.98), 41, 16
 SIDE = 128  # side of its input image, in pixels

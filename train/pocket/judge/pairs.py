@@ -7,7 +7,7 @@ import numpy as np
 from dsd.curation.judge_evaluation import NEEDS
 from dsd.pocket.world import Context
 from train.pocket import scenes
-from train.pocket.vae import TRAIN_SEED
+from train.pocket.vae.model import TRAIN_SEED
 
 # Shares of pairs: one critter; one trait changed; another critter with the same color, shape, pattern and
 # ears; any other critter. If too few numbers differ, the judge learns to copy the second description from

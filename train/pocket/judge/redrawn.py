@@ -5,7 +5,6 @@ denoised from there. Panels in which the scorer no longer reads the true critter
 """
 
 import shutil
-import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,21 +15,21 @@ from PIL import Image
 from torch import Tensor
 
 from dsd.grids.teacher import SETTINGS
-from dsd.model import flow
-from dsd.model.latents import decode, positions, unpack
+from dsd.model.latents import decode, unpack
 from dsd.pocket import scorer
 from dsd.pocket.scorer import check_traits
 from dsd.pocket.words import grid_prompt, relight_prompt
 from train.pocket import latents as grids
 from train.pocket import scenes
-from train.pocket.arrays import store, write_once
+from train.pocket.arrays import checksum, store, write_once
 from train.pocket.judge.pairs import scene
 from train.pocket.judge.words import PARTS
 from train.pocket.lessons import GRID_TOKENS
 from train.pocket.loop import device, step_seed
 from train.pocket.presets import Preset
+from train.pocket.redraw import redraw as redraw_latents
 from train.pocket.teacher import Teacher, begin_with
-from train.pocket.vae import TRAIN_SEED
+from train.pocket.vae.model import TRAIN_SEED
 
 SEED, BATCH, STEPS = 43, 24, 6
 NOISE = (0.4, 0.85)  # start times of drawing: least and most noise
@@ -51,7 +50,7 @@ def by_vae(run: Path, panel: int, latents: Tensor, count: int) -> np.ndarray:
         for part in latents[:count].flatten(0, 1).split(256):
             yield to_pixels(decode(vae, part.float().to(device())))
 
-    path = run / "renders" / f"redrawn-{count}-{panel}.npy"
+    path = run / "renders" / f"redrawn-{count}-{panel}-{checksum(run / 'vae')}.npy"
     return store(path, (scenes.FAMILY * count, panel, panel, 3), np.uint8, draw())
 
 
@@ -59,11 +58,10 @@ def by_teacher(run: Path, preset: Preset, latents: Tensor, count: int) -> tuple[
     """Return `count` families redrawn by the teacher, uint8 [FAMILY count, H, W, 3], and which are true.
 
     Each batch is kept until all are drawn, so that an interrupted command continues. The file names hold a
-    checksum of the teacher's weights: a teacher that was trained further draws its own.
+    checksum of the teacher's weights and the VAE's: a teacher that was trained further draws its own.
     """
     panel, rows = preset.panel, scenes.FAMILY * count
-    files = sorted((run / "teacher" / "transformer").glob("*.safetensors"))
-    name = f"{count}-{panel}-{zlib.crc32(b''.join(file.read_bytes() for file in files)):08x}"
+    name = f"{count}-{panel}-{checksum(run / 'teacher' / 'transformer', run / 'vae')}"
     drawn = draw_batches(run, preset, latents, count, run / "renders" / f"taught-{name}")
     images = store(run / "renders" / f"taught-{name}.npy", (rows, panel, panel, 3), np.uint8, drawn)
     truths = (read_truths(run, images) for _ in range(1))  # read only if they are not stored
@@ -101,11 +99,14 @@ def redraw(
     """Redraw one grid of these panels for each family: uint8 [B, 4, side, side, 3]."""
     generator = step_seed(SEED, families.start * scenes.FAMILY + panels[0])
     data = grids.pack(latents[list(families)][:, list(panels)].flatten(0, 1), SIDE, SIDE)  # [B, tokens, 64]
-    begin = NOISE[0] + (NOISE[1] - NOISE[0]) * torch.rand(len(data), generator=generator)
-    noise = torch.randn(data.shape, generator=generator)
     prompts = [prompt(family, panels) for family in families]
-    x_t = flow.interpolate(data, noise, begin).to(device())
-    x_0 = denoise(teacher, x_t, begin.to(device()), prompts, SIDE * side)
+    settings = {
+        "noise": NOISE,
+        "steps": STEPS,
+        "guidance": SETTINGS["pocket"].guidance,
+        "tokens": GRID_TOKENS,
+    }
+    x_0 = redraw_latents(teacher, data, prompts, SIDE * side, **settings, generator=generator)
     pixels = to_pixels(decode(vae, unpack(x_0, SIDE * side, SIDE * side)))
     rows = pixels.reshape(len(data), SIDE, side, SIDE, side, 3)  # [B, 2 side, 2 side, 3], cut into panels
     return rows.transpose(0, 1, 3, 2, 4, 5).reshape(len(data), SIDE * SIDE, side, side, 3)
@@ -116,18 +117,6 @@ def prompt(family: int, panels: tuple[int, ...]) -> str:
     contexts = [shown[panel][1] for panel in panels]
     write = relight_prompt if panels == scenes.ONE_CONTEXT else grid_prompt
     return write(shown[0][0], contexts)
-
-
-def denoise(teacher: Teacher, x_t: Tensor, begin: Tensor, prompts: list[str], side: int) -> Tensor:
-    """Take Euler steps from time `begin` [B] to 0, with the guidance scale of pocket's grids."""
-    guidance = SETTINGS["pocket"].guidance
-    ids = positions(side, side, device=device())
-    texts = [ids.to(device()) for ids in teacher.spell(prompts + [""] * len(prompts), GRID_TOKENS)]
-    for step in range(STEPS):
-        t = begin * (1 - step / STEPS)
-        prompted, empty = teacher(torch.cat([x_t, x_t]), torch.cat([t, t]), *texts, ids).chunk(2)
-        x_t = x_t - (begin / STEPS)[:, None, None] * (empty + guidance * (prompted - empty))
-    return x_t
 
 
 def read_truths(run: Path, images: np.ndarray) -> np.ndarray:

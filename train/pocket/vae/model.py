@@ -14,11 +14,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from train import command
 from train.pocket import scenes
-from train.pocket.linear import LATENTS, LinearAutoencoder, spell
 from train.pocket.loop import TrainState, build_ema, descend, device, mixed_precision, step_seed
 from train.pocket.presets import PRESETS, Preset, build_parser, locked
+from train.pocket.vae.linear import LATENTS, LinearAutoencoder, spell
 
 LINEAR_PEAK, PEAK, BLACK = 3e-3, 5e-4, -1.0
 LINEAR_NOISE, NOISE = 0.03, 0.1  # on the latents, as a sampler's latents are never exact
@@ -54,11 +53,16 @@ def tile(panels: Tensor, rows: int, columns: int) -> Tensor:
     return grid.reshape(-1, channels, rows * size, columns * size)
 
 
+def sample_layout(generator: torch.Generator) -> tuple[int, int]:
+    """Return the rows and columns of singles, diptychs or 2x2 grids."""
+    return ((1, 1), (1, 2), (2, 2))[int(torch.randint(3, (1,), generator=generator))]
+
+
 def sample_batch(images: np.ndarray, batch: int, generator: torch.Generator, where: str = "cpu") -> Tensor:
     """Sample `batch` panels as singles, diptychs (some half black) or 2x2 grids, all in one layout."""
     indices = torch.randint(len(images), (batch,), generator=generator).numpy()
     panels = to_tensor(images[indices], where)
-    rows, columns = ((1, 1), (1, 2), (2, 2))[int(torch.randint(3, (1,), generator=generator))]
+    rows, columns = sample_layout(generator)
     if columns == 2 and rows == 1:
         panels[1::8] = BLACK
     return tile(panels, rows, columns)
@@ -123,17 +127,7 @@ def train_branches(
 ) -> AutoencoderKL:
     """Train the decoder's residual branches and return the EMA of the VAE."""
     vae = vae.to(device(), memory_format=torch.channels_last)
-    # The layers that pass the linear code through the last norm have large constants that must not move:
-    # training them with the rest cost 10 dB within 60 steps.
-    decoder = vae.decoder
-    last = (decoder.conv_norm_out, decoder.conv_out, decoder.up_blocks[-1].resnets[0].conv_shortcut)
-    for module in (vae.encoder, *last):
-        module.requires_grad_(False)
-    ema = build_ema(vae)
-    weights = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(weights, PEAK, betas=(0.9, 0.95), weight_decay=0.0)
-    settings = {"optimizer": optimizer, "ema": ema, "steps": steps, "minutes": minutes}
-    state = TrainState(run / "vae.pt", vae, name="vae", **settings)
+    state = build_state(run / "vae.pt", vae, steps=steps, minutes=minutes)
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:
@@ -142,8 +136,23 @@ def train_branches(
     def decode(code: Tensor) -> Tensor:
         return vae.decode(code).sample
 
-    train_phase(state, encode, decode, images, preset.vae_batch, NOISE, lambda: vae_psnr(ema.module, test))
-    return ema.module
+    ema = state.ema.module
+    train_phase(state, encode, decode, images, preset.vae_batch, NOISE, lambda: vae_psnr(ema, test))
+    return ema
+
+
+def build_state(path: Path, vae: AutoencoderKL, *, steps: int, minutes: float | None) -> TrainState:
+    """Return the state of a training of the decoder's residual branches; freeze all else."""
+    # The layers that pass the linear code through the last norm have large constants that must not move:
+    # training them with the rest cost 10 dB within 60 steps.
+    decoder = vae.decoder
+    last = (decoder.conv_norm_out, decoder.conv_out, decoder.up_blocks[-1].resnets[0].conv_shortcut)
+    for module in (vae.encoder, *last):
+        module.requires_grad_(False)
+    weights = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(weights, PEAK, betas=(0.9, 0.95), weight_decay=0.0)
+    settings = {"optimizer": optimizer, "ema": build_ema(vae), "steps": steps, "minutes": minutes}
+    return TrainState(path, vae, name=path.stem, **settings)
 
 
 def main() -> None:
@@ -175,7 +184,3 @@ def save(vae: AutoencoderKL, folder: Path, test: Tensor) -> None:
     vae.half().save_pretrained(folder)
     vae = vae.float().to(test.device)
     print(f"vae: {vae_psnr(vae, test):.2f} dB on {len(test)} unseen renders", flush=True)
-
-
-if __name__ == "__main__":
-    command.run(main)
