@@ -28,6 +28,7 @@ from dsd.model import checkpoint, presets
 from dsd.model.checkpoint import weights_hash
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import choose
+from dsd.model.sampling import is_stochastic
 from dsd.vlm.open import VLM, open_vlm
 from dsd.vlm.recorded import Recorded
 from train import blocks
@@ -169,9 +170,10 @@ def _way(args: argparse.Namespace, name: str, way: Callable[..., Draw], pipe: An
 
 
 def part_hashes(pipe: DiffusionPipeline) -> dict[str, str]:
-    """Return the hash of the weights of each part, any of which changes the images."""
+    """Return the hash of each part's weights, any of which changes the images, and the kind of solver."""
     parts = {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
-    return {name: weights_hash(part) for name, part in sorted(parts.items())}
+    note = {"scheduler": "stochastic"} if is_stochastic(pipe.scheduler) else {}
+    return {name: weights_hash(part) for name, part in sorted(parts.items())} | note
 
 
 def _reconstruction(args: argparse.Namespace, pipe: DSDPipeline) -> Way:

@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from dsd.files import hub, missing
 from dsd.files.hub import LoadError
 from dsd.model import lora as loras
-from dsd.model import origin
+from dsd.model import origin, sampling
 from dsd.model import quantize as quantized
 from dsd.model.memory import OFFLOADS, Way, report_shortage
 from dsd.model.pipeline import DSDPipeline
@@ -185,19 +185,19 @@ def has_embedded_guidance(pipe: DiffusionPipeline) -> bool:
 
 
 def model_hash(pipe: DiffusionPipeline) -> str:
-    """Return the `weights_hash` of the pipeline's transformer."""
-    return weights_hash(pipe.transformer)
+    """Return the `weights_hash` of the transformer; another one if the scheduler is stochastic."""
+    return weights_hash(pipe.transformer, "stochastic" * sampling.is_stochastic(pipe.scheduler))
 
 
-def weights_hash(model: nn.Module) -> str:
-    """Return twelve hex digits that identify a model's weights, stacked LoRAs and their scales included.
+def weights_hash(model: nn.Module, note: str = "") -> str:
+    """Return twelve hex digits that identify a note and a model's weights, LoRAs and their scales included.
 
     Up to 50 million parameters, all values are hashed; above that, names, shapes and 64 or more values
     spread over each tensor.
     """
     state = model.state_dict()
     is_small = sum(tensor.numel() for tensor in state.values()) <= WHOLE_HASH
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(note.encode())
     for name, tensor in sorted(state.items()):
         digest.update(f"{name} {list(tensor.shape)}".encode())
         if tensor.is_meta:  # sequential offload keeps it elsewhere

@@ -201,7 +201,7 @@ class DSDPipeline(FluxControlPipeline):
         active = request.options.guided if index in request.options.loop.guided else PLAIN
         before = drawing.latents
         velocity = self._velocity(drawing, active, timestep)
-        after = drawing.solver.step(velocity, timestep, before, return_dict=False)[0].to(before.dtype)
+        after = sampling.advance(drawing.solver, velocity, timestep, before, request.generator)
         if request.callback_on_step_end:
             tensors = dict.fromkeys(request.callback_on_step_end_tensor_inputs, after)  # only "latents"
             after = request.callback_on_step_end(self, index, timestep, tensors).get("latents", after)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
-    from diffusers import SchedulerMixin
+    from diffusers import DiffusionPipeline, SchedulerMixin
 
 NAMES = ("draft", "balanced", "best", "own")
 MOST = 1000  # upper limit of steps
@@ -56,7 +56,7 @@ class Quality:
 QUALITIES = {
     quality.name: quality
     for quality in (
-        Quality(name="draft", steps=6, solver="unipc", guidance_stop=0.5),
+        Quality(name="draft", steps=6, solver="unipc"),
         Quality(name="balanced", steps=14, guidance_stop=0.7),
         Quality(name="best"),
     )
@@ -92,13 +92,13 @@ def schedule(
 
     "euler" is a copy of `own`, the pipeline's scheduler, because schedulers count steps, and a canceled
     drawing may still take its last step after the next has begun. "unipc" gets its shift as a static one: a
-    dynamic shift of `mu` equals a static shift of exp(mu).
+    dynamic shift of `mu` equals a static shift of exp(mu). A stochastic `own` solves at every quality.
     """
     from diffusers import UniPCMultistepScheduler
 
     from dsd.model import latents
 
-    if quality.solver == "euler":
+    if quality.solver == "euler" or is_stochastic(own):
         own = copy.deepcopy(own)
         return own, latents.timesteps(own, quality.steps, tokens, device=device)
     is_dynamic = own.config.get("use_dynamic_shifting", False)
@@ -109,3 +109,29 @@ def schedule(
     )  # fmt: skip
     solver.set_timesteps(quality.steps, device=device)
     return solver, solver.timesteps
+
+
+def is_stochastic(scheduler: "SchedulerMixin") -> bool:
+    """Return whether each step replaces the remaining noise by new noise, as the scheduler's config says.
+
+    An error of the model in one step is then no part of the next one's input: pocket draws cleaner outlines.
+    """
+    return bool(scheduler.config.get("stochastic_sampling"))
+
+
+def make_stochastic(pipe: "DiffusionPipeline") -> None:
+    """Give the pipeline a stochastic scheduler of the same times, which its folder records."""
+    config = dict(pipe.scheduler.config)
+    pipe.register_modules(scheduler=type(pipe.scheduler).from_config(config, stochastic_sampling=True))
+
+
+def advance(
+    solver: "SchedulerMixin",
+    velocity: "torch.Tensor",
+    timestep: "torch.Tensor",
+    sample: "torch.Tensor",
+    generator: "torch.Generator | list[torch.Generator] | None",
+) -> "torch.Tensor":
+    """Return the `sample` [B, tokens, C] after one step; new noise comes from the images' generators."""
+    noise = {"generator": generator} if is_stochastic(solver) else {}
+    return solver.step(velocity, timestep, sample, **noise, return_dict=False)[0].to(sample.dtype)

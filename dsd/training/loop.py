@@ -24,7 +24,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from dsd.files import whole
 from dsd.files.pairs import Row
 from dsd.model import flow
-from dsd.model.checkpoint import best_device, model_hash
+from dsd.model.checkpoint import best_device, weights_hash
 from dsd.model.origin import USUAL_TASKS
 from dsd.model.pipeline import DSDPipeline
 from dsd.training import estimate, student
@@ -106,7 +106,7 @@ def train(
 
     # model
     pipe.register_modules(transformer=method.open(base, options, pipe.dtype, accelerator.device))
-    bound = {"weights": model_hash(pipe), "data": data.name, "group": batches.order.group}
+    bound = {"weights": weights_hash(pipe.transformer), "data": data.name, "group": batches.order.group}
     bound |= options.binding()
     student.init_condition_columns(pipe, options)  # after the hash, which must not depend on GPU rounding
     built = build_optimizer(pipe.transformer, options, accelerator)

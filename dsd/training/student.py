@@ -26,6 +26,7 @@ from dsd.model.memory import INSTALL
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA, SCALES
 from dsd.model.quantize import END_LAYERS
+from dsd.model.sampling import make_stochastic
 from dsd.model.transformer import is_widened, load_transformer, reads_reference, widen
 from dsd.training.comfyui import save_for_comfyui
 from dsd.training.options import TrainingError, TrainOptions
@@ -48,6 +49,7 @@ class Base:
     start: str | None = None  # a student of it, whose weights are trained instead of its own
     tasks: tuple[str, ...] = origin.USUAL_TASKS  # of the pairs that it is trained on
     scales: Mapping[str, float] = field(default_factory=SCALES.copy, hash=False)  # suit its students
+    stochastic: bool = False  # whether new students draw with new noise in every step
 
 
 def find_base(options: TrainOptions) -> Base:
@@ -66,7 +68,8 @@ def find_base(options: TrainOptions) -> Base:
     hub.check_source(source)
     places = [name for name in (options.start_from, source) if name and Path(name).exists()]
     scales = origin.read_scales(places) or dict(preset.scales)
-    base = Base(preset.name, source, preset.license, preset.license_page, options.start_from, scales=scales)
+    drawing = {"scales": scales, "stochastic": preset.stochastic}
+    base = Base(preset.name, source, preset.license, preset.license_page, options.start_from, **drawing)
     if base.start is None:
         return base
     hub.check_source(base.start)
@@ -240,7 +243,7 @@ def _import_bitsandbytes(bits: str) -> Any:
 
 
 def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None:
-    """Let a pipeline draw as training does: text tokens, frame size, references, tasks and scales.
+    """Let a pipeline draw as training does: text tokens, frame size, references, tasks, scales and solver.
 
     The options decide, then the model that the training starts from, whose tasks are kept if it is a student.
     Of several sizes, the first is taken.
@@ -250,6 +253,8 @@ def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None
         origin.follow_student(pipe, base.source, base.start, lora)
     pipe.trained_frame = options.frames[0] if options.frames else pipe.frame
     pipe.trained_references, pipe.scales = options.references, dict(base.scales)
+    if base.stochastic and base.start is None:  # a student that is continued keeps its own scheduler
+        make_stochastic(pipe)
     is_student = base.start is not None or reads_reference(origin.transformer_config(base.source))
     pipe.trained_tasks = tuple(dict.fromkeys([*(pipe.trained_tasks if is_student else ()), *base.tasks]))
     if options.text_tokens:

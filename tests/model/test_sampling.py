@@ -13,12 +13,14 @@ from dsd.generate import command, drawing, provenance
 from dsd.generate.drawing import Options
 from dsd.generate.flags import parse
 from dsd.model import sampling as quality
+from dsd.model.checkpoint import model_hash
 from dsd.model.encoding import encode
 from dsd.model.latents import timesteps
 from dsd.model.request import DrawingOptions, Request
 from dsd.model.sampling import QUALITIES, SOLVERS, Quality
 from tests import tiny
 from tests.tiny import draw, seeded
+from train.comparison import part_hashes
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +126,45 @@ def walk(own, solver, steps, x, velocity):
     for t in times:
         x = made.step(velocity(x, float(t) / 1000), t, x, return_dict=False)[0]
     return x
+
+
+@pytest.fixture
+def stochastic():
+    pipe = tiny.pipeline(guidance_embeds=False)
+    quality.make_stochastic(pipe)
+    return pipe
+
+
+@pytest.mark.parametrize("name", QUALITIES)
+def test_new_noise_comes_from_each_images_generator(stochastic, name):
+    drawn = {"quality": name, "num_inference_steps": None, "num_images_per_prompt": 1}
+    one, two = (draw(stochastic, generator=seeded(seed), **drawn) for seed in (1, 2))
+    torch.manual_seed(3)  # the noise is not from torch's own generator
+    both = draw(stochastic, generator=seeded(1, 2), **drawn | {"num_images_per_prompt": 2})
+    torch.testing.assert_close(both, torch.cat([one, two]), atol=1e-5, rtol=0)
+    assert not torch.equal(one, two)
+
+
+def test_noise_is_replaced_and_a_straight_flow_is_still_followed(stochastic, own):
+    data, noise = torch.randn(2, 3, 8, generator=seeded(1)[0])
+    solver, times = quality.schedule(Quality(steps=4), stochastic.scheduler, 8)
+    x = noise
+    for index, t in enumerate(times):
+        now = float(t) / 1000
+        x = quality.advance(solver, (x - data) / now, t, x, seeded(2)[0])
+        after = float(solver.sigmas[index + 1])
+        assert after == 0 or (x - data.lerp(noise, after)).abs().mean() > 0.1 * after  # of Euler's step
+    torch.testing.assert_close(x, data)
+
+
+def test_the_solver_is_part_of_what_identifies_a_model(stochastic):
+    plain = tiny.pipeline(guidance_embeds=False)
+    assert part_hashes(plain) != part_hashes(stochastic)  # so that no stored image is taken for a new one
+    assert model_hash(plain) != model_hash(stochastic) and len(model_hash(stochastic)) == 12
+    differs = {
+        name for name, value in plain.scheduler.config.items() if stochastic.scheduler.config[name] != value
+    }
+    assert differs - {"_use_default_values"} == {"stochastic_sampling"}
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from dsd.model.checkpoint import load_pipeline, load_student
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA
+from dsd.model.sampling import is_stochastic
 from dsd.training import card as model_card
 from dsd.training.options import TrainingError
 from dsd.training.student import empty_transformer, find_base, match_training
@@ -61,6 +62,18 @@ def test_a_student_says_what_it_was_trained_for_and_a_further_training_adds_to_i
         options = student.options(model)
         match_training(pipe, replace(find_base(options), tasks=("relight",)), options)
         assert pipe.trained_tasks == (*before, "relight")
+
+
+def test_new_students_of_pocket_draw_with_new_noise_and_one_that_is_continued_as_before(teacher, first):
+    def is_drawn_with_noise(options):
+        pipe = DSDPipeline.from_pretrained(first)
+        match_training(pipe, find_base(options), options)
+        return is_stochastic(pipe.scheduler)
+
+    pocket = replace(student.options(teacher), model="pocket")
+    assert is_drawn_with_noise(pocket) and is_stochastic(load_pipeline("pocket").scheduler)
+    assert not is_drawn_with_noise(replace(pocket, start_from=str(first), condition_init_scale=0.0))
+    assert not is_drawn_with_noise(student.options(teacher))
 
 
 def test_a_student_with_a_lora_beside_draws_the_same_fused(teacher, first, tmp_path):

@@ -179,24 +179,24 @@ def by_single_frame(
             inputs = transformer_inputs(t.expand(count), texts[branch.text], positions, guidance)
             return model(x, seen[branch.image], **inputs)
 
-        x = _noise(pipe, seeds, reference)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        x = _noise(pipe, generators, reference)
         solver, times = sampling.schedule(loop, pipe.scheduler, x.shape[1], device=x.device)
         for index, time in enumerate(times):
             active = guided if index in loop.guided else PLAIN
             t = time.to(x.dtype) / solver.config.num_train_timesteps
             predicted = combine([velocity(one, x, t) for one in active], [one.weight for one in active])
-            x = solver.step(predicted, time, x, return_dict=False)[0].to(x.dtype)
+            x = sampling.advance(solver, predicted, time, x, generators)
         pixels = latents.decode(pipe.vae, latents.unpack(x, side, side, vae_scale=scale))
         return pipe.image_processor.postprocess(pixels, output_type="pil")
 
     return draw
 
 
-def _noise(pipe: DSDPipeline, seeds: list[int], like: Tensor) -> Tensor:
-    """Return the noise [B, tokens, C] of the stock pipelines for these seeds."""
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+def _noise(pipe: DSDPipeline, generators: list[torch.Generator], like: Tensor) -> Tensor:
+    """Return the noise [B, tokens, C] that the stock pipelines draw from these generators."""
     size, channels = (pipe.frame_size, pipe.frame_size), like.shape[-1] // 4
-    return pipe.prepare_latents(len(seeds), channels, *size, like.dtype, like.device, generators)[0]
+    return pipe.prepare_latents(len(generators), channels, *size, like.dtype, like.device, generators)[0]
 
 
 def encode_texts(pipe: Any, prompts: list[str]) -> tuple[Tensor, Tensor]:

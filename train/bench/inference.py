@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dsd.evaluation.critters import validation_set
 from dsd.files.jsonl import Row
+from dsd.model.sampling import advance
 from train.bench.timing import clock, count_branches
 
 UNGUIDED = 2  # steps before guidance starts
@@ -54,7 +55,7 @@ def draw_straight(
             neither = velocity(t, torch.zeros_like(shown), no_embeds, no_pooled)
             seen = velocity(t, shown, no_embeds, no_pooled)
             both = neither + scales[0] * (seen - neither) + scales[1] * (both - seen)
-        x = pipe.scheduler.step(both, t, x, return_dict=False)[0]
+        x = advance(pipe.scheduler, both, t, x, noise)
     x = pipe._unpack_latents(x, side, 2 * side, pipe.vae_scale_factor)
     pixels = vae.decode(x / vae.config.scaling_factor + vae.config.shift_factor, return_dict=False)[0]
     return pipe.image_processor.postprocess(pixels, output_type="pt")[..., side:]
