@@ -14,6 +14,7 @@ from safetensors import safe_open
 
 from dsd.files import hub, jsonl
 from dsd.model.presets import FLUX_DEV, IDENTITY, SCALES, Preset, family_of
+from dsd.model.sampling import make_stochastic
 
 METADATA = "dsd"  # key in a LoRA file's metadata for what training has noted, as JSON
 FRAME = "_frame"  # key in model_index.json for the frame of the training; diffusers ignores private keys
@@ -21,6 +22,7 @@ REFERENCES = "_references"  # the same for the most references of the training, 
 TASKS = "_tasks"  # the same for the tasks of the training, unless they are these:
 USUAL_TASKS = (IDENTITY,)
 GUIDANCE = "_scales"  # the same for the guidance scales that suit the student
+SCHEDULER = "scheduler/scheduler_config.json"
 FREE = "Apache-2.0"
 Facts = dict[str, str | int | float]
 SHIFTED = {"shift": 3.0, "use_dynamic_shifting": True}  # the schedule of FLUX.1-dev, published so
@@ -87,6 +89,7 @@ class Noted(TypedDict, total=False):
     frame: list[int] | None
     references: int | None
     text_tokens: int | None
+    stochastic: bool | None
 
 
 def lora_facts(file: Path) -> dict[str, Any]:
@@ -129,12 +132,14 @@ def follow_student(pipe: Any, base: str, weights: str | None, lora: Path | None)
         tokens = read_json(weights, "tokenizer_2/tokenizer_config.json").get("model_max_length")
     if tokens:
         pipe.tokenizer_2.model_max_length = tokens
-    config = read_json(weights, "scheduler/scheduler_config.json") if is_model else {}
+    config = read_json(weights, SCHEDULER) if is_model else {}
     family = family_of(getattr(pipe.transformer, "config", {}))  # training opens the transformer later
     if weights and not config and family is FLUX_DEV:
         config = {**pipe.scheduler.config, **SHIFTED}
     if config:
         pipe.register_modules(scheduler=type(pipe.scheduler).from_config(config))
+    if noted.get("stochastic"):
+        make_stochastic(pipe)
 
 
 def _read_tasks(names: Any, source: str) -> tuple[str, ...]:

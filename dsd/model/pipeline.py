@@ -1,8 +1,8 @@
 """DSDPipeline: diffusers' `FluxControlPipeline` on the canvas `[reference | target]`, with two-way guidance.
 
-The stock pipeline draws the same image from the same weights. This one adds the canvas, the guidance of
-`dsd.model.guidance`, references that are encoded without sampling, and a loop that can be observed and
-stopped at every step.
+The stock pipeline draws the same image from the same weights, if its scheduler adds no noise. This one adds
+the canvas, the guidance of `dsd.model.guidance`, references that are encoded without sampling, and a loop
+that can be observed and stopped at every step.
 """
 
 import itertools

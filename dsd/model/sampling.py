@@ -1,8 +1,8 @@
 """Named settings of the drawing loop that trade quality for time: `draft`, `balanced` and `best`.
 
 An image takes less time with fewer steps, with a solver that needs fewer, and with guidance, which costs up
-to three evaluations per step, only on the steps where it matters. The settings were chosen from the table of
-`python -m train.bench qualities`. torch is imported on first use, because --help needs only the names.
+to three evaluations per step, only on the steps where it matters. `python -m train.bench qualities` compares
+them. torch is imported on first use, because --help needs only the names.
 """
 
 import copy
@@ -31,7 +31,7 @@ class Quality:
 
     name: str = "own"  # one of NAMES
     steps: int = 28  # model evaluations when guidance is off
-    solver: str = "euler"  # one of SOLVERS
+    solver: str = "euler"  # one of SOLVERS; a model's stochastic scheduler takes its place
     guidance_start: int = 2  # the first step with guidance
     guidance_stop: float = 1.0  # share of the steps after which guidance stops
 

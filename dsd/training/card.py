@@ -37,7 +37,9 @@ image = pipe(
 ```
 
 Plain diffusers opens it as a `FluxControlPipeline`. Its control image is a canvas of two frames: the subject
-on the left, black on the right.{lora}"""
+on the left, black on the right.{noise}{lora}"""
+NOISE = """ Its scheduler adds new noise in every step, which plain diffusers takes from torch's
+global generator: seed that one to draw an image again."""
 LORA = """ `lora/pytorch_lora_weights.safetensors` holds the same model in one file, new input
 columns included: `load_lora_weights` adds it to `{base}`. `lora/comfyui.safetensors` is the same for
 ComfyUI."""
@@ -102,12 +104,14 @@ def card(
     license = origin.strictest([result.base.license, facts.get("generator's license", result.base.license)])
     lora = "" if options.full or result.base.start else LORA.format(base=base)
     lora += _rounding(result)
+    noise = NOISE if result.base.stochastic else ""
+    use = USE.format(name=name, lora=lora, noise=noise, **result.base.scales)
     start = f", continuing the student `{public_name(result.base.start)}`," if result.base.start else ""
     parts = [
         f"---\n{_metadata(result, license).to_yaml()}\n---",
         f"# Same subject, new place\n\n{INTRODUCTION.format(base=base, start=start)}",
         f"![Samples with subjects that were not in the training data]({samples})" if samples else None,
-        f"## Use\n\n{USE.format(name=name, lora=lora, **result.base.scales)}",
+        f"## Use\n\n{use}",
         f"## Data\n\n{table(('', ''), facts.items())}",
         rates,
         f"## Training\n\n{_cost(result)}\n\n{table(('setting', 'value'), settings(options).items())}",

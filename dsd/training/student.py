@@ -26,7 +26,7 @@ from dsd.model.memory import INSTALL
 from dsd.model.pipeline import DSDPipeline
 from dsd.model.presets import LORA, SCALES
 from dsd.model.quantize import END_LAYERS
-from dsd.model.sampling import make_stochastic
+from dsd.model.sampling import is_stochastic, make_stochastic
 from dsd.model.transformer import is_widened, load_transformer, reads_reference, widen
 from dsd.training.comfyui import save_for_comfyui
 from dsd.training.options import TrainingError, TrainOptions
@@ -253,8 +253,8 @@ def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None
         origin.follow_student(pipe, base.source, base.start, lora)
     pipe.trained_frame = options.frames[0] if options.frames else pipe.frame
     pipe.trained_references, pipe.scales = options.references, dict(base.scales)
-    if base.stochastic and base.start is None:  # a student that is continued keeps its own scheduler
-        make_stochastic(pipe)
+    if base.stochastic and not (base.start and origin.read_json(base.start, origin.SCHEDULER)):
+        make_stochastic(pipe)  # a student that is continued keeps its own scheduler, if it has one
     is_student = base.start is not None or reads_reference(origin.transformer_config(base.source))
     pipe.trained_tasks = tuple(dict.fromkeys([*(pipe.trained_tasks if is_student else ()), *base.tasks]))
     if options.text_tokens:
@@ -304,6 +304,7 @@ def _save_lora(
     FluxControlPipeline.save_lora_weights(folder, transformer_lora_layers=layers, **settings)
     facts = {"text_tokens": latents.text_length(pipe.tokenizer_2), "frame": pipe.frame, "license": license}
     facts |= {"references": pipe.trained_references} if pipe.trained_references > 1 else {}
+    facts |= {"stochastic": True} if is_stochastic(pipe.scheduler) else {}
     facts |= {"tasks": pipe.trained_tasks} if pipe.trained_tasks != origin.USUAL_TASKS else {}
     with safe_open(folder / LORA, framework="pt") as file:
         metadata = file.metadata() | {origin.METADATA: json.dumps(facts)}

@@ -52,7 +52,7 @@ def test_it_decodes_redrawn_latents_better_and_moves_only_the_branches(run):
 def test_a_stopped_training_goes_on_and_ends_in_the_same_weights(run, monkeypatch):
     test = to_tensor(scenes.render(7, 1, PRESET.panel, run / "renders"))
     whole = decoder.train(run, PRESET, 6, None, test)
-    (run / "decoder.pt").unlink()
+    next(run.glob("decoder-*.pt")).unlink()
     count = decoder.sample_layout
 
     def stop(generator):
@@ -68,6 +68,7 @@ def test_a_stopped_training_goes_on_and_ends_in_the_same_weights(run, monkeypatc
         decoder.train(run, PRESET, 6, None, test)
     stop.left = -1
     parts = decoder.train(run, PRESET, 6, None, test)
+    assert stop.left == -4, "three steps were left"
     for name, value in whole.state_dict().items():
         assert torch.equal(value, parts.state_dict()[name]), name
 

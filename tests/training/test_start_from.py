@@ -1,5 +1,6 @@
 """A training that continues a student: the start is fused, the result opens everywhere, the card says so."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,15 +8,17 @@ import pytest
 import torch
 from diffusers import FluxControlPipeline
 from huggingface_hub import ModelCard
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from dsd.model.checkpoint import load_pipeline, load_student
+from dsd.model.origin import METADATA
 from dsd.model.pipeline import DSDPipeline
-from dsd.model.presets import LORA
+from dsd.model.presets import ASSETS, LORA
 from dsd.model.sampling import is_stochastic
 from dsd.training import card as model_card
 from dsd.training.options import TrainingError
-from dsd.training.student import empty_transformer, find_base, match_training
+from dsd.training.student import empty_transformer, find_base, match_training, open_encoders
 from tests import student, tiny
 from train import train as command
 
@@ -66,14 +69,28 @@ def test_a_student_says_what_it_was_trained_for_and_a_further_training_adds_to_i
 
 def test_new_students_of_pocket_draw_with_new_noise_and_one_that_is_continued_as_before(teacher, first):
     def is_drawn_with_noise(options):
-        pipe = DSDPipeline.from_pretrained(first)
-        match_training(pipe, find_base(options), options)
+        base = find_base(options)
+        pipe = open_encoders(base, torch.float32)
+        match_training(pipe, base, options)
         return is_stochastic(pipe.scheduler)
 
     pocket = replace(student.options(teacher), model="pocket")
     assert is_drawn_with_noise(pocket) and is_stochastic(load_pipeline("pocket").scheduler)
-    assert not is_drawn_with_noise(replace(pocket, start_from=str(first), condition_init_scale=0.0))
+    continued = {"condition_init_scale": 0.0, "start_from": str(ASSETS / "student")}
+    assert is_drawn_with_noise(replace(pocket, **continued))
+    bare = {"start_from": str(ASSETS / "student" / "transformer")}  # without a scheduler of its own
+    assert is_drawn_with_noise(replace(pocket, **continued | bare))
+    assert not is_drawn_with_noise(replace(pocket, **continued | {"start_from": str(first)}))
     assert not is_drawn_with_noise(student.options(teacher))
+
+
+def test_a_lora_file_says_that_its_student_draws_with_new_noise(teacher, first, tmp_path):
+    with safe_open(first / "lora" / LORA, framework="pt") as file:
+        metadata = file.metadata()
+    noted = json.dumps(json.loads(metadata[METADATA]) | {"stochastic": True})
+    save_file(load_file(first / "lora" / LORA), tmp_path / LORA, metadata | {METADATA: noted})
+    assert is_stochastic(load_pipeline(teacher, weights=tmp_path / LORA).scheduler)
+    assert not is_stochastic(load_pipeline(teacher, weights=first / "lora" / LORA).scheduler)
 
 
 def test_a_student_with_a_lora_beside_draws_the_same_fused(teacher, first, tmp_path):

@@ -85,10 +85,19 @@ def refused(loaded: Loaded, path: Path) -> str:
 
 
 def test_a_quality_the_page_does_not_offer_is_refused_with_a_reason(loaded, photo, tmp_path):
-    made = drawing.Options(prompt="a hat", quality=Quality(steps=2, solver="unipc"))
+    own = Quality(steps=2, solver="unipc", guidance_stop=0.9)
+    made = drawing.Options(prompt="a hat", quality=own)
     result = drawing.generate(loaded.pipe, Image.open(photo), made)[0]
     said = refused(loaded, drawing.save(result, tmp_path / "made.png"))
     assert "unipc" in said and "draft, balanced, best" in said
+
+
+def test_a_draft_of_an_earlier_version_becomes_todays_draft(loaded, photo, tmp_path):
+    earlier = Quality(name="draft", steps=2, solver="unipc", guidance_stop=0.5)
+    result = drawing.generate(
+        loaded.pipe, Image.open(photo), drawing.Options(prompt="a hat", quality=earlier)
+    )[0]
+    assert restore(loaded, drawing.save(result, tmp_path / "made.png"))["quality"] == "draft"
 
 
 def test_an_image_of_another_model_says_so_and_brings_no_setting_this_one_lacks(loaded, photo, tmp_path):

@@ -25,14 +25,18 @@ def load(
 ) -> Tensor:
     """Return the latents of the first `count` families of a seed, or of their edits, once put in `folder`."""
     weight, bias = (tensor.cpu().numpy() for tensor in block_code(vae))
-    parameters = (parameter.detach().cpu().numpy().tobytes() for parameter in vae.encoder.parameters())
-    encoder = zlib.crc32(b"".join(parameters))  # each encoder has its own latents
-    name = f"{scenes.prefix(kind)}latents-{seed}-{{}}-{panel}-{encoder:08x}.npy"
+    name = f"{scenes.prefix(kind)}latents-{seed}-{{}}-{panel}-{encoder_checksum(vae)}.npy"
     shape = (count, scenes.KINDS[kind][1], LATENTS, panel // BLOCK, panel // BLOCK)
     encode = partial(_encode, seed=seed, panel=panel, weight=weight, bias=bias, kind=kind)
     chunks = on_all_cores(encode, count, 50)
     stored = store(with_rows(folder, name, count), shape, np.float16, chunks)
     return torch.from_numpy(np.array(stored[:count]))  # a writable copy in memory
+
+
+def encoder_checksum(vae: AutoencoderKL) -> str:
+    """Return eight hex digits that identify the encoder, as each encoder has its own latents."""
+    parameters = (parameter.detach().cpu().numpy().tobytes() for parameter in vae.encoder.parameters())
+    return f"{zlib.crc32(b''.join(parameters)):08x}"
 
 
 @torch.no_grad()

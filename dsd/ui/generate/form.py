@@ -192,11 +192,16 @@ def _text(value: Any) -> str:
 
 
 def _offered_quality(options: Options) -> str:
-    """Return the name of the page's quality that draws as these options do, even if it was renamed."""
+    """Return the name of the page's quality that draws as these options do, even if it was renamed.
+
+    A quality of an earlier version that draws in another way today is offered by its name.
+    """
     loop = options.loop
     for name, quality in QUALITIES.items():
         if replace(quality, name=loop.name, steps=loop.steps) == loop:
             return name
+    if loop.name in QUALITIES:
+        return loop.name
     raise ValueError(f"quality must be one of {', '.join(QUALITIES)}, got custom {loop.solver} settings")
 
 

@@ -1,8 +1,8 @@
 """Finish the VAE's decoder on latents that the teacher drew: `python -m train.pocket.vae.decoder RUN`.
 
-What a model draws is not noisy as in `vae.py`: its latents are smooth, and wrong in edges and small parts. So
-renders are noised, the teacher denoises them, and the decoder learns to decode the result to the render. The
-encoder stays as it is, so everything that was trained on its latents goes on with them.
+Latents that a model drew are not noisy, as in `model.py`, but wrong in edges and small parts. So renders are
+noised, the teacher denoises them, and the decoder learns to decode the result to the render. The encoder
+stays as it is, so everything that was trained on its latents goes on with them.
 """
 
 import shutil
@@ -67,7 +67,7 @@ def load_panels(run: Path, preset: Preset, vae: AutoencoderKL) -> Panels:
 
 
 def redraw_panels(run: Path, preset: Preset, plain: Tensor) -> Iterator[np.ndarray]:
-    """Yield the redrawn latents in batches, float16 [B, 16, h, w]."""
+    """Yield the redrawn latents in batches, float16 [B, 16, h, w]; a command that is stopped begins again."""
     teacher = Teacher(preset).to(device()).eval()
     begin_with(teacher, run / "teacher")
     shown = scenes.all_scenes(TRAIN_SEED, range(preset.decoder_families))
@@ -91,8 +91,10 @@ def train(run: Path, preset: Preset, steps: int, minutes: float | None, test: Te
     vae = build(preset)  # as a new one, whose config does not name the folder
     vae.load_state_dict(AutoencoderKL.from_pretrained(run / "vae").state_dict())
     panels = load_panels(run, preset, vae)
+    # Another encoder or a teacher that was trained further begins a training of its own.
+    name = f"decoder-{checksum(run / 'teacher' / 'transformer')}-{grids.encoder_checksum(vae)}.pt"
     vae = vae.to(device(), memory_format=torch.channels_last)
-    state = build_state(run / "decoder.pt", vae, steps=steps, minutes=minutes)
+    state = build_state(run / name, vae, steps=steps, minutes=minutes)
 
     def loss(step: int) -> Tensor:
         generator = step_seed(SEED, step)
@@ -116,7 +118,7 @@ def main() -> None:
     parser = build_parser("decoder", "Finish the VAE's decoder on latents that the teacher drew.")
     args = parser.parse_args()
     preset = PRESETS[args.preset]
-    with locked(args.run / "vae"):
+    with locked(args.run / "vae"), locked(args.run / "teacher"):
         torch.manual_seed(SEED)
         renders = scenes.render(TEST_SEED, 64, preset.panel, args.run / "renders")
         test = to_tensor(renders).to(device())

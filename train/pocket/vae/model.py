@@ -152,7 +152,7 @@ def build_state(path: Path, vae: AutoencoderKL, *, steps: int, minutes: float | 
     weights = [parameter for parameter in decoder.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(weights, PEAK, betas=(0.9, 0.95), weight_decay=0.0)
     settings = {"optimizer": optimizer, "ema": build_ema(vae), "steps": steps, "minutes": minutes}
-    return TrainState(path, vae, name=path.stem, **settings)
+    return TrainState(path, vae, name="vae", **settings)
 
 
 def main() -> None:
