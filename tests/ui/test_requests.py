@@ -173,8 +173,9 @@ def test_no_event_answers_null(serve, tmp_path, caplog):
 
 def test_a_server_that_stops_ends_what_runs_after_some_seconds(http, upload, blocks):
     """Last: the drawing is reported to who waits for it, and its previews are gone."""
+    before = {*uploads.workplace_folder().iterdir()}  # a killed server leaves its own
     ticket = join(http, upload).json()["event_id"]
-    until(lambda: any(uploads.workplace_folder().iterdir()))
+    until(lambda: {*uploads.workplace_folder().iterdir()} > before)
     asyncio.run_coroutine_threadsafe(blocks._queue.drain(0.2), blocks._queue.loop).result(10)
     assert "The server is stopping" in http.get(f"{API}/call/generate/{ticket}").text
-    until(lambda: not any(uploads.workplace_folder().iterdir()))  # the current step ends first
+    until(lambda: {*uploads.workplace_folder().iterdir()} <= before)  # the current step ends first
