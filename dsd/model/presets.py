@@ -75,9 +75,7 @@ class Preset:
     recipe: str = "identity"  # name of the recipe that its grids are worded by
     knows_world: bool = False  # it draws the drawn world alone, and can tell when an image is not from there
     scales: Mapping[str, float] = field(default_factory=SCALES.copy)  # of guidance, unless others are chosen
-    stochastic: bool = (
-        False  # whether students trained from it, by its name, draw with new noise in each step
-    )
+    stochastic: bool = False  # whether students trained from it by its name draw with new noise in each step
     drawing_grids: Mapping[str, Any] = field(default_factory=dict)  # fields of `dsd.grids.teacher.Settings`
     training: Mapping[str, Any] = field(default_factory=dict)  # fields of `dsd.training.options.TrainOptions`
 

@@ -42,7 +42,7 @@ def with_rows(folder: Path, name: str, count: int) -> Path:
     """
     before, after = name.split("{}")
     names = (file.name for file in folder.glob(f"{before}*{after}"))
-    numbers = (name.removeprefix(before).removesuffix(after) for name in names)
+    numbers = (each.removeprefix(before).removesuffix(after) for each in names)
     counts = sorted(int(number) for number in numbers if number.isdecimal())
     return folder / name.format(next((rows for rows in counts if rows >= count), count))
 

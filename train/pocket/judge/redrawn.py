@@ -100,12 +100,8 @@ def redraw(
     generator = step_seed(SEED, families.start * scenes.FAMILY + panels[0])
     data = grids.pack(latents[list(families)][:, list(panels)].flatten(0, 1), SIDE, SIDE)  # [B, tokens, 64]
     prompts = [prompt(family, panels) for family in families]
-    settings = {
-        "noise": NOISE,
-        "steps": STEPS,
-        "guidance": SETTINGS["pocket"].guidance,
-        "tokens": GRID_TOKENS,
-    }
+    settings = {"noise": NOISE, "steps": STEPS, "tokens": GRID_TOKENS}
+    settings["guidance"] = SETTINGS["pocket"].guidance
     x_0 = redraw_latents(teacher, data, prompts, SIDE * side, **settings, generator=generator)
     pixels = to_pixels(decode(vae, unpack(x_0, SIDE * side, SIDE * side)))
     rows = pixels.reshape(len(data), SIDE, side, SIDE, side, 3)  # [B, 2 side, 2 side, 3], cut into panels
