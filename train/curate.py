@@ -38,6 +38,7 @@ from train import command
 from train.blocks import KEPT, join, locked, place, record_answers, say, stage, wait_for_all
 
 if TYPE_CHECKING:
+    from dsd.pocket.embedding import CritterEmbedder
     from dsd.vlm.embed import Embedder
 
 LIMITS = {  # field of Thresholds -> type and help
@@ -72,8 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("run", metavar="RUN", type=Path, nargs="?", help="folder of the run")
     add("--judge", metavar="MODEL", help="judge: pocket, a folder, a hub id, or a server's http://host/v1")
-    text = "similarity model: judge (its vision encoder), an image encoder (folder or hub id), or none"
-    add("--embedder", default="judge", metavar="MODEL", help=text)
+    text = "similarity model: judge (its vision encoder), ranker (pocket's, which reads traits), none, or an "
+    text += "image encoder (folder or hub id); ranker for critters, else judge"
+    add("--embedder", metavar="MODEL", help=text)
     add("--recipe", choices=RECIPES, help="recipe of the judge's questions (the grids' own)")
     text = "keep pairs with at least K of N votes for `same` (1 1)"
     add("--votes", type=int, nargs=2, metavar=("K", "N"), help=text)
@@ -140,12 +142,16 @@ def _open_judge(args: argparse.Namespace) -> VLM:
     return open_vlm(args.judge, **options)
 
 
-def _open_embedder(args: argparse.Namespace, vlm: VLM) -> "Embedder | None":
-    if args.embedder == "none":
+def _open_embedder(name: str, vlm: VLM, device: str | None) -> "Embedder | CritterEmbedder | None":
+    if name == "none":
         return None
+    if name == "ranker":
+        from dsd.pocket.embedding import open_ranker
+
+        return open_ranker(device)
     from dsd.vlm.embed import open_embedder
 
-    return open_embedder(args.embedder, vlm=vlm, device=args.device)
+    return open_embedder(name, vlm=vlm, device=device)
 
 
 def _curate(args: argparse.Namespace) -> None:
@@ -162,9 +168,9 @@ def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, an
     recipes = {args.recipe or grid.recipe for grid in usable.values()}
     recipe = curation.find_one_task(recipes | {grid.recipe for grid in usable.values()} & RECIPES.keys())
     thresholds = _read_thresholds(args, Thresholds(**recipe.thresholds))
-    options = {"thresholds": thresholds, "embedder": _open_embedder(args, judge)}
-    _check_settings(path, judge, recipes, **options)
-    options |= {"run": args.run, "vlm": answering, "recipe": args.recipe}
+    embedder = _open_embedder(args.embedder or recipe.embedder, judge, args.device)
+    _check_settings(path, judge, recipes, thresholds, embedder.name if embedder else None)
+    options = {"thresholds": thresholds, "embedder": embedder, "run": args.run, "recipe": args.recipe}
 
     def write(new: list[Pair]) -> None:
         share.write(new)
@@ -174,7 +180,7 @@ def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, an
     about = {"batch": args.batch, "unit": "pair", "item_of": curation.grid_of, "outcome_of": _outcome}
     with stage(path, usable, rows_of=lambda grid: math.comb(grid.rows * grid.columns, 2), **about) as share:
         for block in share.blocks:
-            curation.judge_grids(block, on_grid=write, **options)
+            curation.judge_grids(block, vlm=answering, on_grid=write, **options)
         readable.check(at_end=True)
     pairs = curation.read_pairs(args.run)
     asked = f"this process asked {readable.questions} questions"
@@ -188,13 +194,13 @@ def _outcome(row: Row) -> str:
 
 
 def _check_settings(
-    path: Path, judge: VLM, recipes: set[str], thresholds: Thresholds, embedder: "Embedder | None"
+    path: Path, judge: VLM, recipes: set[str], thresholds: Thresholds, embedder: str | None
 ) -> None:
     """Let a run that was stopped ask again; check that all other rows were made with these settings."""
     if place().is_main_process and (count := ask_again(path)):
         say(f"asking again about {count} pairs whose answers were refused or could not be read")
     wait_for_all()
-    settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder and embedder.name}
+    settings = {"judge": judge.name, "judge_hash": judge.weights, "embedder": embedder}
     if len(recipes) == 1:  # with several recipes, each grid is judged by its own
         settings["recipe"] = recipes.pop()
     curation.check_settings(path, thresholds=thresholds, **settings)

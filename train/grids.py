@@ -35,7 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--guidance", type=float, help="guidance scale (the model's own: pocket 3, flux-dev 3.5)")
     add("--panel", type=int, help="side of a panel in pixels, a multiple of 16 (the model's own: FLUX 512)")
     add("--margin", type=int, help="pixels to crop from each side of a panel (pocket 0, others 8)")
-    text = "correlation of the panels' noise, 0 to 1: more alike, also in pose (0; FLUX.1 and pocket)"
+    text = "correlation of the panels' noise, 0 to 1: more alike, also in pose (pocket 1, FLUX.1 0)"
     add("--shared-noise", type=float, metavar="SHARE", help=text)
     add("--batch", type=int, help="grids drawn together (pocket 32, FLUX 4)")
     add("--device", help="cpu, cuda or mps; the best available by default")

@@ -18,7 +18,7 @@ from PIL import Image
 from dsd.files import jsonl
 from dsd.files.contact_sheet import marked_png, read_png
 from dsd.files.jsonl import Record, Row, RunError
-from dsd.grids.gutters import Box, equal_boxes, find_panels
+from dsd.grids.gutters import Box, equal_boxes
 from dsd.grids.prompts import Prompt
 from dsd.model.origin import Facts
 
@@ -144,7 +144,7 @@ def draw_grids(folder: Path, prompts: list[Prompt], teacher: "Teacher") -> list[
 
     def save(prompt: Prompt, image: Image.Image) -> None:
         jsonl.write_atomic(folder / f"{prompt.id}.png", marked_png(image))
-        boxes[prompt.id] = find_panels(image, prompt.rows, prompt.columns)
+        boxes[prompt.id] = teacher.find_panels(image, prompt)
 
     with ThreadPoolExecutor() as pool:  # encoding a large PNG takes as long as drawing it on a small GPU
         list(pool.map(save, accepted, images))

@@ -32,7 +32,8 @@ class Recipe:
     compare: str  # asks for a chain of thought about two images, in the fields of ANSWER
     parts: tuple[str, ...]  # of the images, each scored 0-4 in the answer
     changes: tuple[str, ...] = ()  # parts of which exactly one must differ; all others must agree
-    # Fields of `Thresholds` with other defaults.
+    embedder: str = "judge"  # similarity model of `train.curate`, unless another is chosen
+    # Fields of `Thresholds` with other defaults, for that similarity model.
     thresholds: Mapping[str, float] = field(default_factory=dict)
     captions: dict[str, str]  # mode -> question; `caption` shows the target, `instruction` both images
     looks: str | None = None  # asks for the looks of an image's subject alone
@@ -206,11 +207,13 @@ CRITTERS = Recipe(
     write='places for "{caption}" ?',
     compare="compare the critters",
     parts=("color", "shape", "pattern", "ears", "eyes"),
+    embedder="ranker",
+    # Images of two critters are at most 0.85 alike if the ranker is sure, near-copies more than 0.975.
+    thresholds={"floor": 0.86},
     captions={"caption": "describe the picture", "instruction": "what changes"},
 )
 
-# The embedded judge compares the images of both tasks in one way; each task draws its own conclusion. For an
-# earlier judge, the similarity of 90 % of drawn pairs in two lights is 0.81 to 0.98, of edits 0.88 to 0.998.
+# The embedded judge compares the images of both tasks in one way; each task draws its own conclusion.
 WHOLE = (*CRITTERS.parts, "scene", "accessory", "place", "light")
 CRITTERS_RELIGHT = replace(
     CRITTERS,
@@ -223,7 +226,6 @@ CRITTERS_RELIGHT = replace(
     compare="compare the images",
     parts=WHOLE,
     changes=("light",),
-    thresholds={"floor": 0.6, "ceiling": 0.99},
     captions=CRITTERS.captions | {"instruction": "which light"},
 )
 CRITTERS_EDIT = replace(
@@ -234,7 +236,6 @@ CRITTERS_EDIT = replace(
     aim=EDIT.aim,
     longest={"subject": 10, "place": 5, "prompt": 43},
     changes=("accessory", "place"),
-    thresholds={"floor": 0.6, "ceiling": 1.0},
     captions=CRITTERS.captions | {"instruction": "which change"},
 )
 

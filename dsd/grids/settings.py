@@ -30,6 +30,9 @@ class Settings:
     tokens: int = LONGEST  # of a prompt; longer prompts are rejected
     tokens_of: Mapping[tuple[int, int], int] = field(default_factory=dict)  # for layouts learned with fewer
     template: int = 0  # tokens that the pipeline puts around a prompt
+    # Whether the panels are always equal parts without gutters, because the weights learned such grids alone.
+    # Then a boundary need not be visible: two panels of one scene often have none.
+    equal_parts: bool = False
 
     def __post_init__(self) -> None:
         if self.panel < MULTIPLE or self.panel % MULTIPLE:

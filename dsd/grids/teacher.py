@@ -19,6 +19,7 @@ from dsd.files import hub, missing
 from dsd.files.jsonl import Row
 from dsd.generate.drawing import public_name
 from dsd.grids import tuned
+from dsd.grids.gutters import Box, equal_boxes, find_panels
 from dsd.grids.noise import correlate_panels
 from dsd.grids.prompts import Prompt
 from dsd.grids.settings import SETTINGS, Settings, panel_side, taught_lengths, text_tokenizer
@@ -60,6 +61,11 @@ class Teacher:
         if length <= self.tokens(prompt):
             return None
         return f"prompt too long: {length} tokens, the model reads {self.tokens(prompt)}"
+
+    def find_panels(self, image: Image.Image, prompt: Prompt) -> list[Box] | str:
+        """Return the boxes of a grid's panels in reading order, or the reason why there are none."""
+        find = equal_boxes if self.settings.equal_parts else find_panels
+        return find(image, prompt.rows, prompt.columns)
 
     def draw(
         self, prompts: list[Prompt], *, on_step: Callable[[Step], None] | None = None

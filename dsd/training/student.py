@@ -75,7 +75,9 @@ def find_base(options: TrainOptions) -> Base:
     hub.check_source(base.start)
     with hub.explain_errors(base.start, [base.start]):
         license = origin.strictest([base.license, checkpoint.student_license(base.start)])
-    return replace(base, license=license)
+        own = origin.read_json(base.start, origin.SCHEDULER)  # a student that is continued keeps it
+    stochastic = bool(own.get("stochastic_sampling")) if own else preset.stochastic
+    return replace(base, license=license, stochastic=stochastic)
 
 
 def empty_transformer(base: Base, options: TrainOptions, widens: bool = True) -> FluxTransformer2DModel:
@@ -253,8 +255,8 @@ def match_training(pipe: DSDPipeline, base: Base, options: TrainOptions) -> None
         origin.follow_student(pipe, base.source, base.start, lora)
     pipe.trained_frame = options.frames[0] if options.frames else pipe.frame
     pipe.trained_references, pipe.scales = options.references, dict(base.scales)
-    if base.stochastic and not (base.start and origin.read_json(base.start, origin.SCHEDULER)):
-        make_stochastic(pipe)  # a student that is continued keeps its own scheduler, if it has one
+    if base.stochastic:
+        make_stochastic(pipe)
     is_student = base.start is not None or reads_reference(origin.transformer_config(base.source))
     pipe.trained_tasks = tuple(dict.fromkeys([*(pipe.trained_tasks if is_student else ()), *base.tasks]))
     if options.text_tokens:

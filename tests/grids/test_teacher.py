@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoPipelineForText2Image, FluxPipeline
-from PIL import ImageChops
+from PIL import Image, ImageChops
 
 from dsd.doctor import doctor
 from dsd.doctor.advice import Facts, explain_shortage
 from dsd.grids import teacher
+from dsd.grids.gutters import equal_boxes
 from dsd.grids.prompts import Prompt
 from dsd.grids.teacher import SETTINGS, Settings, Teacher, load_teacher
 from dsd.model.checkpoint import LoadError, model_hash
@@ -262,3 +263,15 @@ def test_the_shipped_teacher_draws_all_its_layouts():
     assert [one.size for one in pocket.draw(rows)] == [(256, 256), (256, 128)]
     assert pocket.stamp["license"] == "Apache-2.0" and len(pocket.hash) == 12
     assert [pocket.tokens(row) for row in rows] == [44, 32]
+
+
+# -- where the panels are
+
+
+def test_panels_need_no_visible_boundary_only_where_the_weights_learned_equal_parts(tiny_teacher):
+    one_color = Image.new("RGB", (2 * FRAME, 2 * FRAME), "navy")
+    reason = tiny_teacher.find_panels(one_color, grid())
+    assert isinstance(reason, str) and reason.startswith("gutters: ")
+    equal = replace(tiny_teacher, settings=replace(tiny_teacher.settings, equal_parts=True))
+    assert equal.find_panels(one_color, grid()) == equal_boxes(one_color, 2, 2)
+    assert {name for name, settings in SETTINGS.items() if settings.equal_parts} == {"pocket"}

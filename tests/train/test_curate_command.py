@@ -1,10 +1,12 @@
 """`python -m train.curate`: grids in, judged pairs and captions out, and mistakes in a sentence."""
 
+from dataclasses import replace
+
 import pytest
 
 from dsd.files import jsonl, whole
 from dsd.files.jsonl import RunError
-from dsd.grids.recipes import CRITTERS
+from dsd.grids.recipes import CRITTERS, RECIPES
 from tests.judging import BLUE, DARK_RED, ORANGE, RED, FakeEyes, FakeJudge, by_colors, make_run
 from train import command, curate
 
@@ -18,8 +20,9 @@ def judge(monkeypatch) -> FakeJudge:
 
     judge = FakeJudge(said)
     monkeypatch.setattr(curate, "open_vlm", lambda name, **options: judge)
-    eyes = {"judge": FakeEyes()}
-    monkeypatch.setattr(curate, "_open_embedder", lambda args, vlm: eyes.get(args.embedder))
+    eyes = {"ranker": FakeEyes()}
+    monkeypatch.setattr(curate, "_open_embedder", lambda name, vlm, device: eyes.get(name))
+    monkeypatch.setitem(RECIPES, "critters", replace(CRITTERS, thresholds={}))  # those are the ranker's
     return judge
 
 

@@ -80,7 +80,9 @@ def test_new_students_of_pocket_draw_with_new_noise_and_one_that_is_continued_as
     assert is_drawn_with_noise(replace(pocket, **continued))
     bare = {"start_from": str(ASSETS / "student" / "transformer")}  # without a scheduler of its own
     assert is_drawn_with_noise(replace(pocket, **continued | bare))
-    assert not is_drawn_with_noise(replace(pocket, **continued | {"start_from": str(first)}))
+    deterministic = replace(pocket, **continued | {"start_from": str(first)})
+    assert not is_drawn_with_noise(deterministic)
+    assert not find_base(deterministic).stochastic, "the card would speak of noise"
     assert not is_drawn_with_noise(student.options(teacher))
 
 

@@ -7,7 +7,7 @@ import pytest
 from dsd.grids import grids
 from dsd.grids.gutters import equal_boxes
 from dsd.grids.recipes import CRITTERS
-from dsd.ui.grids import handlers as drawing_grids
+from dsd.grids.teacher import Teacher
 from dsd.ui.grids.handlers import DrawingGrids
 from dsd.ui.models import Lazy
 from dsd.vlm.base import VLMError
@@ -90,11 +90,11 @@ def test_a_judge_who_falls_silent_leaves_the_grid_and_what_was_said_before():
 
 
 def test_the_wording_the_origin_and_the_borders_are_told(monkeypatch):
-    monkeypatch.setattr(drawing_grids, "find_panels", equal_boxes)
+    monkeypatch.setattr(Teacher, "find_panels", lambda self, image, prompt: equal_boxes(image, 2, 2))
     facts, _ = last(DrawingGrids(wheel_page.wheel()))
     assert prompt().prompt in facts and "drawn by tiny in 3 steps" in facts
     assert "thrown away" not in facts
-    monkeypatch.setattr(drawing_grids, "find_panels", lambda *_: "gutters: no boundary between rows 1 and 2")
+    monkeypatch.setattr(Teacher, "find_panels", lambda *_: "gutters: no boundary between rows 1 and 2")
     facts, _ = last(DrawingGrids(wheel_page.wheel()))
     assert "thrown away" in facts and "no boundary between rows 1 and 2" in facts
 

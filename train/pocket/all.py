@@ -71,13 +71,11 @@ def list_parts(
 def _turn(task: str, wheel: str, grids: int, max_rows: int) -> dict[str, str]:
     """Return the parts that make a dataset; `task` ends their names, and is empty for identity."""
     shared = f"-m torch.distributed.run --nproc-per-node {PROCESSES}"
-    # The recipes of the other tasks have floors of their own.
-    asked, floor = (f" --task{task}", "") if task else ("", " --floor 0.75")
-    noise = "" if task else " --shared-noise 1"  # panels of one subject agree more often
+    asked = f" --task{task}" if task else ""
     return {
         f"prompts{task}": f"-m train.prompts {wheel} --count {grids}{asked}",
-        f"grids{task}": f"{shared} -m train.grids {wheel} --model pocket{noise}",
-        f"curate{task}": f"{shared} -m train.curate {wheel} --judge pocket --votes 2 2{floor}",
+        f"grids{task}": f"{shared} -m train.grids {wheel} --model pocket",
+        f"curate{task}": f"{shared} -m train.curate {wheel} --judge pocket --votes 2 2",
         f"dataset{task}": f"-m train.dataset {wheel} --max-rows {max_rows}",
     }
 

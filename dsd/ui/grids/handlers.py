@@ -24,7 +24,6 @@ from dsd.generate import drawing as generate
 from dsd.generate import provenance
 from dsd.grids import grids, prompts, references
 from dsd.grids.grids import Grid
-from dsd.grids.gutters import find_panels
 from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import CRITTERS, IDENTITY, Recipe
 from dsd.grids.task_writers import WITHOUT_MODEL
@@ -253,7 +252,7 @@ def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
             # Teachers other than FLUX.1 have no previews.
             preview = next(iter(step.preview()), None) if clock.preview_due() else None
             yield Report(clock.done, clock.total, clock.seconds_left(), preview)
-    grid = grids.new_grid(prompt, None, find_panels(image, ROWS, COLUMNS), teacher.stamp)
+    grid = grids.new_grid(prompt, None, teacher.find_panels(image, prompt), teacher.stamp)
     report = Report(clock.done, clock.total, grid=image, row=grid)
     yield report
     if wheel.judge is None or not wheel.judge.is_open:
