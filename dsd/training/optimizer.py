@@ -1,14 +1,18 @@
 """The optimizer of a training, AdamW or Muon beside it, and its learning rate over the steps."""
 
 import math
+import platform
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from dsd.training.options import TrainingError, TrainOptions
 
@@ -48,8 +52,25 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def step(self, closure: None = None) -> None:
         """Take a step with both."""
-        for part in self.parts:
-            part.step()
+        with nullcontext() if cpu_multiplies_bfloat16() else _Float32Products():
+            for part in self.parts:
+                part.step()
+
+
+class _Float32Products(TorchFunctionMode):
+    """Let torch.optim.Muon, which converts its matrices to bfloat16, multiply them in float32 on the CPU."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is Tensor.bfloat16 and args[0].is_cpu:
+            return args[0].to(torch.float32, copy=True)  # a copy, because Muon scales it in place
+        return function(*args, **(kwargs or {}))
+
+
+@cache
+def cpu_multiplies_bfloat16() -> bool:
+    """Return whether the CPU has AVX-512 BF16 or AMX; others take many times as long as in float32."""
+    flags = torch.cpu.get_capabilities() if platform.machine() in ("x86_64", "AMD64") else {}
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 
 
 def suits_muon(name: str, weight: Tensor) -> bool:

@@ -178,7 +178,7 @@ def test_optimizers_continue_as_if_they_had_not_stopped(save):
 
 def test_mixed_precision_computes_attention_in_float32(monkeypatch):
     seen, sdpa = [], torch.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(loop, "_cpu_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(loop, "cpu_multiplies_bfloat16", lambda: True)
     q = torch.randn(1, 2, 5, 8, requires_grad=True)
     with loop.mixed_precision():
         half = torch.nn.functional.linear(q, torch.eye(8))
@@ -191,7 +191,7 @@ def test_mixed_precision_computes_attention_in_float32(monkeypatch):
 
 
 def test_mixed_precision_keeps_attention_masks(monkeypatch):
-    monkeypatch.setattr(loop, "_cpu_multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(loop, "cpu_multiplies_bfloat16", lambda: True)
     q, causal = torch.randn(1, 2, 5, 8), torch.ones(5, 5, dtype=torch.bool).tril()
     sdpa = torch.nn.functional.scaled_dot_product_attention
     with loop.mixed_precision():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dsd.training import optimizer
 from tests.checksums import checksum, shapes
 from tests.toys import TOY, toy_latents
 from train.pocket import lessons, loop, scenes, scorer, strangers, teacher
@@ -23,7 +24,8 @@ SMALL = replace(
 @pytest.fixture(autouse=True)
 def float32(monkeypatch):
     """Compute the same on every CPU."""
-    monkeypatch.setattr(loop, "_cpu_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(loop, "cpu_multiplies_bfloat16", lambda: False)
+    monkeypatch.setattr(optimizer, "cpu_multiplies_bfloat16", lambda: True)  # Muon's own bfloat16
 
 
 def total(module: torch.nn.Module) -> float:

@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
+from dsd.training import optimizer as optimizer_module
 from dsd.training.optimizer import MuonAdamW, build_optimizer, suits_muon
 from dsd.training.options import TrainingError, TrainOptions
 from tests import student, tiny
@@ -31,7 +32,8 @@ def descend(optimizers, weights, steps: range) -> None:
             optimizer.step()
 
 
-def test_each_part_moves_its_weights_as_it_would_alone_also_after_a_restart():
+def test_each_part_moves_its_weights_as_it_would_alone_also_after_a_restart(monkeypatch):
+    monkeypatch.setattr(optimizer_module, "cpu_multiplies_bfloat16", lambda: True)
     alone, joint = named_weights(), named_weights()
     embedder, query = alone.values()
     descend([torch.optim.Muon([query], **MUON), torch.optim.AdamW([embedder], **ADAMW)], alone, range(4))
@@ -42,6 +44,20 @@ def test_each_part_moves_its_weights_as_it_would_alone_also_after_a_restart():
     descend([again], joint, range(2, 4))
     for name, weight in joint.items():
         assert torch.equal(weight, alone[name]) and not torch.equal(weight, named_weights()[name])
+
+
+def test_without_fast_bfloat16_muon_takes_the_same_step_in_float32(monkeypatch):
+    """Rounding to bfloat16, with 8 bits, changes a step by about a hundredth of its size."""
+    steps = {}
+    for is_fast in (True, False):
+        monkeypatch.setattr(optimizer_module, "cpu_multiplies_bfloat16", lambda is_fast=is_fast: is_fast)
+        weights = named_weights()
+        descend([MuonAdamW(weights.items(), muon=MUON, adamw=ADAMW)], weights, range(1))
+        steps[is_fast] = {name: weight - named_weights()[name] for name, weight in weights.items()}
+    embedder, query = steps[False]
+    assert torch.equal(steps[True][embedder], steps[False][embedder])  # AdamW's
+    exact, rounded = steps[False][query], steps[True][query]
+    assert 0 < (exact - rounded).norm() < 0.03 * exact.norm()
 
 
 def test_weights_that_suit_one_part_alone_have_no_other():

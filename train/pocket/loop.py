@@ -3,7 +3,6 @@
 import io
 import math
 import os
-import platform
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dsd.files import whole
 from dsd.files.whole import RunError
-from dsd.training.optimizer import MuonAdamW
+from dsd.training.optimizer import MuonAdamW, cpu_multiplies_bfloat16
 
 SAVE_EVERY = 120.0  # seconds between saved states
 WAIT = timedelta(days=30)  # the others wait for hours while the first process draws what all read
@@ -46,7 +45,7 @@ def mixed_precision() -> Iterator[None]:
     if device() == "cuda":
         with torch.autocast("cuda", torch.bfloat16):
             yield
-    elif device() == "cpu" and _cpu_multiplies_bfloat16():
+    elif device() == "cpu" and cpu_multiplies_bfloat16():
         with torch.autocast("cpu", torch.bfloat16), _Float32Attention():
             yield
     else:
@@ -66,11 +65,6 @@ class _Float32Attention(TorchFunctionMode):
 def _to_float32(value: Any) -> Any:
     """Convert float tensors to float32; keep boolean masks, which would mask nothing as numbers."""
     return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
-
-
-def _cpu_multiplies_bfloat16() -> bool:
-    flags = torch.cpu.get_capabilities() if platform.machine() in ("x86_64", "AMD64") else {}
-    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 
 
 def ranks() -> tuple[int, int]:
