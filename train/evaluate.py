@@ -17,6 +17,7 @@ import argparse
 from pathlib import Path
 
 from dsd.generate.flags import QUANTIZE_HELP, refuse_unused
+from dsd.grids.recipes import WORLD_TASKS
 from dsd.model.memory import QUANTIZED
 from train import command
 
@@ -38,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--clip", default="openai/clip-vit-base-patch32", metavar="MODEL", help="scores prompt following")
     add("--size", type=int, default=512, help="side of a photograph in pixels (512)")
     text = "what to ask for: identity, or one change of a critter's image (identity)"
-    add("--task", choices=("identity", "relight", "edit"), default="identity", help=text)
+    add("--task", choices=WORLD_TASKS, default="identity", help=text)
     add("--described", action="store_true", help="draw also with the full caption as the prompt")
     add("--teacher", metavar="MODEL", help="text-to-image model to prompt (pocket's; none for --images)")
     add("--teacher-guidance", type=float, help="guidance scale of the teacher (its preset's)")

@@ -37,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--margin", type=int, help="pixels to crop from each side of a panel (pocket 0, others 8)")
     text = "correlation of the panels' noise, 0 to 1: more alike, also in pose (pocket 1, FLUX.1 0)"
     add("--shared-noise", type=float, metavar="SHARE", help=text)
+    text = "strength, 0 to 1, of drawing each panel again by itself, from its own words (0: not at all)"
+    add("--refine", type=float, metavar="STRENGTH", help=text)
     add("--batch", type=int, help="grids drawn together (pocket 32, FLUX 4)")
     add("--device", help="cpu, cuda or mps; the best available by default")
     offloads, text = ("none", "model", "group", "sequential"), "keep parts of a large model in main memory"
@@ -64,7 +66,8 @@ def _draw(args: argparse.Namespace, prompts: list[Prompt]) -> None:
     quiet()  # before the import below, which would log messages
     from dsd.grids.teacher import load_teacher
 
-    names = ("like", "steps", "guidance", "panel", "margin", "shared_noise", "offload", "quantize", "lora")
+    names = ("like", "steps", "guidance", "panel", "margin", "shared_noise", "refine", "offload", "quantize")
+    names += ("lora",)
     options = {name: getattr(args, name) for name in names}
     teacher = load_teacher(args.model, device=args.device or own_device(), **options)
     grids.check_run(args.run, prompts, teacher.stamp)

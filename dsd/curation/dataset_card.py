@@ -234,6 +234,7 @@ def _drawing(grid: Grid) -> str:
         f"{grid.generator} (weights {grid.generator_hash}, {license(grid)}){lora}, "
         f"{grid.rows}x{grid.columns} panels, {grid.steps} steps, guidance {grid.guidance}"
         + (f", shared noise {grid.shared_noise:g}" if grid.shared_noise else "")
+        + (f", each panel drawn again at strength {grid.refine:g}" if grid.refine else "")
     )
 
 

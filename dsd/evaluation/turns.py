@@ -90,10 +90,11 @@ def compare(
 
 
 def _drawn_with(grids: Sequence[Grid]) -> list[str]:
-    """Return what the teacher of a turn drew with: its LoRAs, and noise that panels share."""
+    """Return what the teacher of a turn drew with: its LoRAs, noise that panels share, and its strength."""
     loras = {f"the {describe_lora(grid.teacher_lora)}" for grid in grids if grid.teacher_lora}
     noises = {f"shared noise {grid.shared_noise:g}" for grid in grids if grid.shared_noise}
-    return sorted(loras) + sorted(noises)
+    again = {f"panels drawn again at strength {grid.refine:g}" for grid in grids if grid.refine}
+    return sorted(loras) + sorted(noises) + sorted(again)
 
 
 def _check_tasks(*turns: Turn) -> None:

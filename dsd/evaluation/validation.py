@@ -25,7 +25,7 @@ from dsd.evaluation.scores import (
 )
 from dsd.files import contact_sheet, jsonl
 from dsd.grids.recipes import IDENTITY
-from dsd.grids.teacher import guidance_settings, panel_side
+from dsd.grids.settings import guidance_settings, panel_side
 from dsd.model import canvas, latents
 from dsd.model.latents import text_length
 from dsd.model.presets import choose
@@ -131,7 +131,7 @@ def by_teacher(
     """Return a `Draw` that uses a plain `FluxPipeline` with the prompt alone, ignoring the reference.
 
     `side` is in pixels and defaults to a panel of the pipeline's grids, `tokens` to its tokenizer's limit, at
-    most 512. See `dsd.grids.teacher.guidance_settings` for `guidance`.
+    most 512. See `dsd.grids.settings.guidance_settings` for `guidance`.
     """
     side = side or panel_side(pipe)
     settings = {"height": side, "width": side, "num_inference_steps": steps}

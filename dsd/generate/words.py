@@ -6,9 +6,9 @@ The model sees the prompt alone, so that any words work with any task.
 import argparse
 from typing import Any
 
-from dsd.model.presets import DEFAULT, Task, family_with_words
+from dsd.model.presets import DEFAULT, PRESETS, Task, family_with_words
 
-TASKS = tuple(task.name for task in DEFAULT.tasks)
+TASKS = tuple(dict.fromkeys(task.name for preset in PRESETS.values() for task in preset.tasks))
 
 
 def find_task(args: argparse.Namespace) -> Task | None:
@@ -17,10 +17,11 @@ def find_task(args: argparse.Namespace) -> Task | None:
 
     if args.task is None:
         return None
-    if args.task not in TASKS:
-        raise ValueError(f"--task must be one of {', '.join(TASKS)}, got {args.task!r}")
     family = family_with_words(resolve(args.model or DEFAULT.name))
-    return next(task for task in family.tasks if task.name == args.task)
+    tasks = {task.name: task for task in family.tasks}
+    if args.task not in tasks:
+        raise ValueError(f"--task of {family.name} must be one of {', '.join(tasks)}, got {args.task!r}")
+    return tasks[args.task]
 
 
 def suggest(task: Task) -> str:

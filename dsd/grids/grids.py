@@ -52,8 +52,9 @@ class Grid(Record):
     panel: int | None = None  # side of a panel as drawn, in pixels; None: drawn before it was recorded
     teacher_lora: Facts | None = None  # of a LoRA that the teacher drew with
     shared_noise: float | None = None  # correlation of two panels' noise; None: 0
+    refine: float | None = None  # strength at which the panels were drawn again; None: they were not
 
-    OPTIONAL = frozenset({"boxes", "panel", "teacher_lora", "shared_noise"})
+    OPTIONAL = frozenset({"boxes", "panel", "teacher_lora", "shared_noise", "refine"})
 
     def __post_init__(self) -> None:
         if min(self.rows, self.columns) < 1:
@@ -144,10 +145,11 @@ def draw_grids(folder: Path, prompts: list[Prompt], teacher: "Teacher") -> list[
 
     def save(prompt: Prompt, image: Image.Image) -> None:
         jsonl.write_atomic(folder / f"{prompt.id}.png", marked_png(image))
-        boxes[prompt.id] = teacher.find_panels(image, prompt)
 
     with ThreadPoolExecutor() as pool:  # encoding a large PNG takes as long as drawing it on a small GPU
-        list(pool.map(save, accepted, images))
+        found = list(pool.map(teacher.find_panels, images, accepted))
+        list(pool.map(save, accepted, teacher.refine(images, accepted, found)))
+    boxes |= {prompt.id: own for prompt, own in zip(accepted, found, strict=True)}
     files = {prompt.id: f"{prompt.id}.png" for prompt in accepted}
     return [new_grid(prompt, files.get(prompt.id), boxes[prompt.id], teacher.stamp) for prompt in prompts]
 
@@ -188,7 +190,8 @@ def check_run(run: Path, prompts: list[Prompt], stamp: Row) -> None:
     path, rows = table(run), {grid.id: grid.to_json() for grid in read_grids(run)}
     # A model and a LoRA may have several names, so only the hash of the weights is compared.
     names = ("generator", "license", "teacher_lora")
-    settings = {"shared_noise": None} | {name: it for name, it in stamp.items() if name not in names}
+    settings = {name: it for name, it in stamp.items() if name not in names}
+    settings = {"shared_noise": None, "refine": None} | settings
     for prompt in prompts:
         if row := rows.get(prompt.id):
             fields = {name: getattr(prompt, name) for name in ("prompt", "seed", "rows", "columns")}

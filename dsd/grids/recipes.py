@@ -1,7 +1,7 @@
 """Recipes: the wording of grids, of the judge's questions and of captions for each task.
 
-A recipe is text, not code: another task is one more entry in `RECIPES`. Each task has a recipe for full-size
-models and one for the embedded ones, which know only the few words of the drawn world. The thresholds of
+A recipe is text, not code: another task is one more entry in `ALL`. A task has a recipe for full-size models
+and, if the embedded models are taught it, a second one in the few words of the drawn world. The thresholds of
 `relight` and `edit` are guesses until they are measured on full-size models.
 """
 
@@ -27,6 +27,7 @@ class Recipe:
     longest: dict[str, int]  # most words in a `subject`, a `place` and a whole `prompt`
     phrasings: tuple[str, ...]  # of a grid: {count} images, {rows} by {columns}, of {subject}; {panels}
     panel: str  # of one panel: {where} in the grid, {place}
+    single: str = "{subject}, {place}"  # of a panel that is drawn again by itself
     filter: str  # asks whether a reference {caption} has one clear subject, yes or no
     write: str  # asks for a subject and {count} places from a reference {caption}
     compare: str  # asks for a chain of thought about two images, in the fields of ANSWER
@@ -203,6 +204,7 @@ CRITTERS = Recipe(
     longest={"subject": 7, "place": 6, "prompt": 40},  # its teacher reads 44 tokens
     phrasings=("{count} images of the same {subject} {panels}",),  # the only wording it was trained on
     panel="{where} {place}",
+    single="a {subject} {place}",
     filter='one critter in "{caption}" ?',
     write='places for "{caption}" ?',
     compare="compare the critters",
@@ -242,11 +244,18 @@ CRITTERS_EDIT = replace(
 ALL = (IDENTITY, RELIGHT, EDIT, CRITTERS, CRITTERS_RELIGHT, CRITTERS_EDIT)
 RECIPES = {recipe.name: recipe for recipe in ALL}
 TASKS = tuple(dict.fromkeys(recipe.task for recipe in ALL))
+WORLD_TASKS = tuple(dict.fromkeys(recipe.task for recipe in ALL if recipe.in_world))
 
 
 def recipe_for(task: str, recipe: Recipe) -> Recipe:
-    """Return the recipe of a task for the models that another recipe is worded for."""
-    return next(one for one in ALL if (one.task, one.in_world) == (task, recipe.in_world))
+    """Return the recipe of a task for the models that another recipe is worded for.
+
+    Raise ValueError for a task that these models are not taught.
+    """
+    fitting = {one.task: one for one in ALL if one.in_world == recipe.in_world}
+    if task not in fitting:
+        raise ValueError(f"the tasks beside {recipe.name} are {', '.join(fitting)}, got {task!r}")
+    return fitting[task]
 
 
 def recipe_of(model: str) -> Recipe:

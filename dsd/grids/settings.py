@@ -26,6 +26,7 @@ class Settings:
     guidance: float = 3.5  # embedded; otherwise true CFG against the empty prompt, off at 1 or less
     guidance_name: str = "true_cfg_scale"  # the pipeline's argument for it, unless it is embedded
     shared_noise: float = 0.0  # correlation of two panels' noise; FLUX.1's pipeline only
+    refine: float = 0.0  # strength, 0 to 1, of drawing each panel again from its own words; 0 leaves it out
     batch: int = 4  # grids at a time
     tokens: int = LONGEST  # of a prompt; longer prompts are rejected
     tokens_of: Mapping[tuple[int, int], int] = field(default_factory=dict)  # for layouts learned with fewer
@@ -45,6 +46,8 @@ class Settings:
             raise ValueError(f"guidance must be 0 or more, got {self.guidance}")
         if not 0 <= self.shared_noise <= 1:
             raise ValueError(f"shared noise must be from 0 to 1, got {self.shared_noise}")
+        if not 0 <= self.refine <= 1:
+            raise ValueError(f"refine must be from 0 to 1, got {self.refine}")
 
 
 SETTINGS = {name: Settings(**preset.drawing_grids) for name, preset in TEACHERS.items()}
@@ -53,6 +56,19 @@ SETTINGS = {name: Settings(**preset.drawing_grids) for name, preset in TEACHERS.
 def text_tokenizer(pipe: DiffusionPipeline) -> Any:
     """Return the tokenizer that limits a prompt's length: the second of two."""
     return getattr(pipe, "tokenizer_2", None) or pipe.tokenizer
+
+
+def guidance_settings(
+    pipe: DiffusionPipeline, guidance: float, count: int, name: str = Settings.guidance_name
+) -> dict[str, Any]:
+    """Return the pipeline arguments that apply `guidance` to `count` prompts.
+
+    It is embedded in a distilled model, or the argument `name` does all. A true CFG scale needs the empty
+    prompt too, at twice the work, and is off at 1 or less.
+    """
+    if name != "true_cfg_scale" or checkpoint.has_embedded_guidance(pipe):
+        return {"guidance_scale": guidance}
+    return {name: guidance, "negative_prompt": [""] * count} if guidance > 1 else {name: 1.0}
 
 
 def taught_lengths(pipe: DiffusionPipeline) -> dict[str, Any]:

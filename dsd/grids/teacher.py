@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any
 
 import torch
 from diffusers import AutoPipelineForText2Image, DiffusionPipeline, FluxPipeline, FluxTransformer2DModel
@@ -22,7 +21,15 @@ from dsd.grids import tuned
 from dsd.grids.gutters import Box, equal_boxes, find_panels
 from dsd.grids.noise import correlate_panels
 from dsd.grids.prompts import Prompt
-from dsd.grids.settings import SETTINGS, Settings, panel_side, taught_lengths, text_tokenizer
+from dsd.grids.refine import image_pipeline, refine
+from dsd.grids.settings import (
+    SETTINGS,
+    Settings,
+    guidance_settings,
+    panel_side,
+    taught_lengths,
+    text_tokenizer,
+)
 from dsd.model import checkpoint, latents, origin
 from dsd.model import quantize as quantized
 from dsd.model.checkpoint import LoadError
@@ -48,7 +55,8 @@ class Teacher:
         """Return the fields of a grid's row that record the model and its settings."""
         settings = {name: getattr(self.settings, name) for name in ("steps", "guidance", "margin", "panel")}
         made_by = {"generator": self.name, "generator_hash": self.hash, "license": self.license}
-        optional = {"shared_noise": self.settings.shared_noise, "teacher_lora": self.lora}
+        optional = {"shared_noise": self.settings.shared_noise, "refine": self.settings.refine}
+        optional |= {"teacher_lora": self.lora}
         return made_by | settings | {name: value for name, value in optional.items() if value}
 
     def tokens(self, prompt: Prompt) -> int:
@@ -66,6 +74,17 @@ class Teacher:
         """Return the boxes of a grid's panels in reading order, or the reason why there are none."""
         find = equal_boxes if self.settings.equal_parts else find_panels
         return find(image, prompt.rows, prompt.columns)
+
+    def refine(
+        self, images: list[Image.Image], prompts: list[Prompt], boxes: list[list[Box] | str]
+    ) -> list[Image.Image]:
+        """Draw the panels of the accepted grids again, each from its own words, if the settings say so."""
+        accepted = [i for i, own in enumerate(boxes) if self.settings.refine and not isinstance(own, str)]
+        if not accepted:
+            return images
+        chosen = [[rows[i] for i in accepted] for rows in (images, prompts, boxes)]
+        refined = dict(zip(accepted, refine(self, *chosen), strict=True))
+        return [refined.get(i, image) for i, image in enumerate(images)]
 
     def draw(
         self, prompts: list[Prompt], *, on_step: Callable[[Step], None] | None = None
@@ -124,6 +143,7 @@ def load_teacher(
     margin: int | None = None,
     panel: int | None = None,
     shared_noise: float | None = None,
+    refine: float | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     offload: str = "none",
@@ -133,14 +153,14 @@ def load_teacher(
     """Open a preset of `TEACHERS`, or a folder or hub id of a text-to-image pipeline of diffusers.
 
     A folder or hub id uses the settings of its family, or of the preset named by `like`; `steps`, `guidance`,
-    `margin`, `panel` and `shared_noise` override them. `dtype`, `device`, `offload` and `quantize` are as in
-    `load_pipeline`. `lora` puts a LoRA on a FLUX.1 teacher: FILE_OR_ID or FILE_OR_ID:SCALE. Raise LoadError
-    (a ValueError) that says what to do.
+    `margin`, `panel`, `shared_noise` and `refine` override them. `dtype`, `device`, `offload` and `quantize`
+    are as in `load_pipeline`. `lora` puts a LoRA on a FLUX.1 teacher: FILE_OR_ID or FILE_OR_ID:SCALE. Raise
+    LoadError (a ValueError) that says what to do.
     """
     preset = checkpoint.resolve(name, TEACHERS)
     kind = _find_kind(name, like, preset.like)
     changes = {"steps": steps, "guidance": guidance, "margin": margin, "panel": panel}
-    changes |= {"shared_noise": shared_noise}
+    changes |= {"shared_noise": shared_noise, "refine": refine}
     settings = replace(SETTINGS[kind], **{k: value for k, value in changes.items() if value is not None})
     base = preset.teacher or preset.base
     device = torch.device(device or checkpoint.best_device())
@@ -194,6 +214,8 @@ def _check(pipe: DiffusionPipeline, name: str, settings: Settings) -> None:
     if settings.shared_noise and not isinstance(pipe, FluxPipeline):
         problem = f"{name} is a {type(pipe).__name__}, and shared noise is made for a FluxPipeline"
         raise LoadError(f"{problem}: leave it out, or name a FLUX.1 model")
+    if settings.refine:
+        image_pipeline(pipe, name)  # raises if there is none
 
 
 def _draw_layout(
@@ -233,19 +255,6 @@ def _draw_noise(
     size = len(prompts), channels, height, width
     noise, _ = pipe.prepare_latents(*size, dtype, pipe._execution_device, _generators(prompts))
     return correlate_panels(noise, prompts[0].rows, prompts[0].columns, settings.shared_noise)
-
-
-def guidance_settings(
-    pipe: DiffusionPipeline, guidance: float, count: int, name: str = Settings.guidance_name
-) -> dict[str, Any]:
-    """Return the pipeline arguments that apply `guidance` to `count` prompts.
-
-    It is embedded in a distilled model, or the argument `name` does all. A true CFG scale needs the empty
-    prompt too, at twice the work, and is off at 1 or less.
-    """
-    if name != "true_cfg_scale" or checkpoint.has_embedded_guidance(pipe):
-        return {"guidance_scale": guidance}
-    return {name: guidance, "negative_prompt": [""] * count} if guidance > 1 else {name: 1.0}
 
 
 def _report_steps(

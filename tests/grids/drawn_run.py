@@ -22,7 +22,7 @@ class Fake:
     """A teacher whose grids are noise in four colors, each a function of its seed alone."""
 
     settings, stamp = Settings(batch=3), STAMP
-    find_panels = Teacher.find_panels
+    find_panels, refine = Teacher.find_panels, Teacher.refine
 
     def __init__(self) -> None:
         self.asked: list[list[str]] = []

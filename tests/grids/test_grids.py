@@ -26,7 +26,7 @@ def test_every_prompt_becomes_a_row_with_its_image_or_its_reason(tmp_path):
         "id": "000001", "file": "000001.png", "prompt": "prompt 1", "seed": 101, "rows": 2, "columns": 2,
         "recipe": "critters", "subject": "fox 1", "places": ["a", "b", "c", "d"], **STAMP, "rejected": None,
         "panel": None, "boxes": [[0, 0, 32, 32], [32, 0, 64, 32], [0, 32, 32, 64], [32, 32, 64, 64]],
-        "teacher_lora": None, "shared_noise": None,
+        "teacher_lora": None, "shared_noise": None, "refine": None,
     }  # fmt: skip
     assert grids.open_grid(tmp_path, Grid.from_json(found[1])) == paint(101)
     assert Image.open(tmp_path / "grids" / "000001.png").info["Source"] == provenance.MARK

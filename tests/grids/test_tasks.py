@@ -8,7 +8,7 @@ from dsd.files import jsonl
 from dsd.files.jsonl import RunError
 from dsd.grids import task_writers
 from dsd.grids.prompts import compose_prompt
-from dsd.grids.recipes import RECIPES, TASKS, recipe_for
+from dsd.grids.recipes import RECIPES, TASKS, WORLD_TASKS, recipe_for
 from dsd.grids.writers import Unusable
 from dsd.pocket.words import (
     describe_critter,
@@ -24,10 +24,14 @@ from train import prompts as train_prompts
 PLAIN = [f"a photo of a {kind} in the park" for kind in ("red fox", "grey cat", "tiny owl")]
 
 
-def test_every_task_has_a_recipe_for_both_kinds_of_models():
+def test_every_task_has_a_recipe_for_full_size_models_and_some_have_one_for_pocket():
+    assert set(WORLD_TASKS) <= set(TASKS)
     for recipe in RECIPES.values():
-        assert {recipe_for(task, recipe).task for task in TASKS} == set(TASKS)
-        assert all(recipe_for(task, recipe).in_world == recipe.in_world for task in TASKS)
+        tasks = WORLD_TASKS if recipe.in_world else TASKS
+        assert {recipe_for(task, recipe).task for task in tasks} == set(tasks)
+        assert all(recipe_for(task, recipe).in_world == recipe.in_world for task in tasks)
+        with pytest.raises(ValueError, match=f"the tasks beside {recipe.name} are identity, .*got 'season'"):
+            recipe_for("season", recipe)
         assert recipe_for(recipe.task, recipe) is recipe and set(recipe.changes) < set(recipe.parts)
         assert recipe.in_world or all(f'"{part}": N' in recipe.compare for part in recipe.parts)
         assert recipe.name in task_writers.WITHOUT_MODEL

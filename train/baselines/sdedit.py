@@ -9,7 +9,7 @@ from diffusers import FluxImg2ImgPipeline, FluxPipeline
 from PIL import Image
 
 from dsd.evaluation.scores import Draw
-from dsd.grids.teacher import guidance_settings, panel_side
+from dsd.grids.settings import guidance_settings, panel_side
 from dsd.model import canvas
 from dsd.model.latents import text_length
 

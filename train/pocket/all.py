@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dsd.files import jsonl, whole
-from dsd.grids.recipes import TASKS
+from dsd.grids.recipes import WORLD_TASKS
 from train import command
 from train.pocket.presets import PRESETS
 
@@ -38,7 +38,7 @@ def list_parts(
     """
     run, sizes, taught = shlex.quote(f"{run}"), f"--preset {preset}", " --tasks" if tasks else ""
     limit = f"{sizes} --minutes 8" if preset == "gpu" else sizes
-    others = TASKS[1:] if tasks else ()  # beside identity
+    others = WORLD_TASKS[1:] if tasks else ()  # beside identity
     wheels = {"": f"{run}/wheel"} | {f" {task}": f"{run}/{task}" for task in others}
     commands = {
         "vae": f"-m train.pocket.vae {run} {limit}",
@@ -121,7 +121,7 @@ def main() -> None:
     add("--preset", choices=PRESETS, default="cpu", help=text)
     add("--grids", type=int, default=GRIDS, help=f"number of grids to draw, for each task ({GRIDS})")
     add("--rows", type=int, default=ROWS, help=f"maximum number of training rows, of each task ({ROWS})")
-    add("--tasks", action="store_true", help=f"teach {', '.join(TASKS)} to one student")
+    add("--tasks", action="store_true", help=f"teach {', '.join(WORLD_TASKS)} to one student")
     add("--parts", type=int, metavar="N", help="run at most N parts (default: all)")
     args = parser.parse_args()
     sizes = {"grids": args.grids, "max_rows": args.rows, "tasks": args.tasks}

@@ -252,7 +252,9 @@ def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
             # Teachers other than FLUX.1 have no previews.
             preview = next(iter(step.preview()), None) if clock.preview_due() else None
             yield Report(clock.done, clock.total, clock.seconds_left(), preview)
-    grid = grids.new_grid(prompt, None, teacher.find_panels(image, prompt), teacher.stamp)
+    boxes = teacher.find_panels(image, prompt)
+    (image,) = teacher.refine([image], [prompt], [boxes])
+    grid = grids.new_grid(prompt, None, boxes, teacher.stamp)
     report = Report(clock.done, clock.total, grid=image, row=grid)
     yield report
     if wheel.judge is None or not wheel.judge.is_open:
