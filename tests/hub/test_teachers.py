@@ -56,6 +56,20 @@ def test_noise_is_shared_on_flux_alone(hub):
         load_teacher("z-image", device="cpu", shared_noise=0.5)
 
 
+def test_panels_are_drawn_again_by_families_that_can_draw_from_an_image(hub):
+    grid = prompt(1, places=["on a beach", "in the snow"])
+    boxes = [(0, 0, 64, 64), (64, 0, 128, 64)]
+    for name in [*FAMILIES, "flux-dev"]:
+        if name.startswith("flux2"):
+            with pytest.raises(LoadError, match=f"{name} is a Flux2.*, which cannot draw a panel again"):
+                load_teacher(name, device="cpu", refine=0.5)
+            continue
+        teacher = load_teacher(name, device="cpu", refine=0.5, steps=2, panel=64)
+        (image,) = teacher.draw([grid])
+        (refined,) = teacher.refine([image], [grid], [boxes])
+        assert refined.size == image.size and refined != image, name
+
+
 def test_turbo_has_settings_of_its_own_by_name_and_by_hub_id(hub):
     for name in ("z-image-turbo", shelf.Z_TURBO):
         settings = load_teacher(name, device="cpu").settings
