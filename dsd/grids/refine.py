@@ -6,7 +6,6 @@ same noise, so that they stay alike.
 """
 
 import inspect
-from typing import TYPE_CHECKING
 
 import torch
 from diffusers import AutoPipelineForImage2Image, DiffusionPipeline
@@ -15,11 +14,8 @@ from PIL import Image
 from dsd.grids.gutters import Box
 from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import IDENTITY, RECIPES
-from dsd.grids.settings import guidance_settings, text_tokenizer
+from dsd.grids.settings import Settings, guidance_settings, text_tokenizer
 from dsd.model.checkpoint import LoadError
-
-if TYPE_CHECKING:
-    from dsd.grids.teacher import Teacher
 
 NEEDS = {"image", "strength", "height", "width", "max_sequence_length", "generator"}
 
@@ -38,14 +34,18 @@ def image_pipeline(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
 
 
 def refine(
-    teacher: "Teacher", images: list[Image.Image], prompts: list[Prompt], boxes: list[list[Box]]
+    pipe: DiffusionPipeline,
+    settings: Settings,
+    images: list[Image.Image],
+    prompts: list[Prompt],
+    boxes: list[list[Box]],
 ) -> list[Image.Image]:
-    """Return the grids with the panels in these boxes drawn again, in one batch."""
-    size, pairs = (teacher.settings.panel,) * 2, list(zip(images, boxes, strict=True))
+    """Return the grids with the panels in these boxes drawn again by an `image_pipeline`, in one batch."""
+    size, pairs = (settings.panel, settings.panel), list(zip(images, boxes, strict=True))
     cut = [image.crop(box).resize(size) for image, own in pairs for box in own]
     words = [describe_panel(prompt, index) for prompt in prompts for index in range(len(prompt.places))]
     seeds = [prompt.seed for prompt in prompts for _ in prompt.places]
-    drawn, refined = iter(_draw_again(teacher, cut, words, seeds)), []
+    drawn, refined = iter(_draw_again(pipe, settings, cut, words, seeds)), []
     for image, own in pairs:
         refined.append(image.copy())
         for left, upper, right, lower in own:
@@ -60,22 +60,17 @@ def describe_panel(prompt: Prompt, index: int) -> str:
 
 
 def _draw_again(
-    teacher: "Teacher", panels: list[Image.Image], words: list[str], seeds: list[int]
+    pipe: DiffusionPipeline, settings: Settings, panels: list[Image.Image], words: list[str], seeds: list[int]
 ) -> list[Image.Image]:
-    settings, side = teacher.settings, teacher.settings.panel
-    pipe = image_pipeline(teacher.pipe, teacher.name)
     tokens = min(settings.tokens, text_tokenizer(pipe).model_max_length)
-    try:
-        return pipe(
-            prompt=words,
-            image=panels,
-            strength=settings.refine,
-            height=side,
-            width=side,
-            num_inference_steps=settings.steps,
-            max_sequence_length=tokens + settings.template,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            **guidance_settings(pipe, settings.guidance, len(panels), settings.guidance_name),
-        ).images
-    finally:
-        teacher.pipe.maybe_free_model_hooks()  # they belong to the pipeline that was loaded
+    return pipe(
+        prompt=words,
+        image=panels,
+        strength=settings.refine,
+        height=settings.panel,
+        width=settings.panel,
+        num_inference_steps=settings.steps,
+        max_sequence_length=tokens + settings.template,
+        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+        **guidance_settings(pipe, settings.guidance, len(panels), settings.guidance_name),
+    ).images

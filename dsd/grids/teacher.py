@@ -83,7 +83,11 @@ class Teacher:
         if not accepted:
             return images
         chosen = [[rows[i] for i in accepted] for rows in (images, prompts, boxes)]
-        refined = dict(zip(accepted, refine(self, *chosen), strict=True))
+        try:
+            drawn = refine(image_pipeline(self.pipe, self.name), self.settings, *chosen)
+        finally:
+            self.pipe.maybe_free_model_hooks()  # they belong to the pipeline that was loaded
+        refined = dict(zip(accepted, drawn, strict=True))
         return [refined.get(i, image) for i, image in enumerate(images)]
 
     def draw(

@@ -43,7 +43,8 @@ def test_an_old_run_is_finished_and_nothing_is_made_again(run, capsys):
     old = (run / "pairs.jsonl").read_text()
     (run / "pairs.jsonl").write_text(old.replace("3f527b9ab5f3", judge))  # as if that judge still shipped
     before = {path: jsonl.read(path) for path in run.rglob("*.jsonl")}
-    assert curate.main([str(run), "--judge", "pocket", "--votes", "2", "2", "--floor", "0.5"]) == 0
+    flags = ["--votes", "2", "2", "--embedder", "judge", "--floor", "0.5"]
+    assert curate.main([str(run), "--judge", "pocket", *flags]) == 0
     assert "asked 0 questions" in capsys.readouterr().out
     assert {path: jsonl.read(path) for path in before} == before
     assert dataset.main([str(run), "--words", "sheet"]) == 0  # the old name of the option
@@ -55,7 +56,11 @@ def test_an_old_run_is_finished_and_nothing_is_made_again(run, capsys):
     ("command", "flags", "sentence"),
     [
         (prompts, ["--count", "4"], "row 000000 was made with other settings .caption was"),
-        (grids, ["--model", "pocket"], "was made with other settings .generator_hash was"),
+        (
+            grids,
+            ["--model", "pocket", "--shared-noise", "0"],
+            "was made with other settings .generator_hash was",
+        ),
         (curate, ["--judge", "pocket"], "was made with other settings .judge_hash was '3f527b9ab5f3', now"),
     ],
 )
