@@ -32,18 +32,17 @@ from dsd.generate.command import quiet
 from dsd.generate.flags import flag, refuse_unused
 from dsd.grids import grids
 from dsd.grids.grids import Grid
-from dsd.grids.recipes import CRITTERS, RECIPES
+from dsd.grids.recipes import CRITTERS, RANKER, RECIPES, Recipe
 from dsd.vlm.open import VLM, open_vlm
 from train import command
 from train.blocks import KEPT, join, locked, place, record_answers, say, stage, wait_for_all
 
 if TYPE_CHECKING:
-    from dsd.pocket.embedding import CritterEmbedder
-    from dsd.vlm.embed import Embedder
+    from dsd.vlm.embed import ImageEmbedder
 
 LIMITS = {  # field of Thresholds -> type and help
-    "floor": (float, "minimum similarity of a kept pair (0.5, or its task's own)"),
-    "ceiling": (float, "maximum similarity of a kept pair (0.98, or its task's own)"),
+    "floor": (float, "minimum similarity of a kept pair (0.5, or its recipe's own)"),
+    "ceiling": (float, "maximum similarity of a kept pair (0.98, or its recipe's own)"),
     "minimum_score": (int, "minimum score of each part of a kept pair, 0-4 (3)"),
 }
 OF_JUDGE = {  # option of dsd.vlm.open -> type and help
@@ -142,13 +141,13 @@ def _open_judge(args: argparse.Namespace) -> VLM:
     return open_vlm(args.judge, **options)
 
 
-def _open_embedder(name: str, vlm: VLM, device: str | None) -> "Embedder | CritterEmbedder | None":
+def _open_embedder(name: str, vlm: VLM, device: str | None) -> "ImageEmbedder | None":
     if name == "none":
         return None
-    if name == "ranker":
-        from dsd.pocket.embedding import open_ranker
+    if name == RANKER:
+        from dsd.pocket.embedding import open_critter_embedder
 
-        return open_ranker(device)
+        return open_critter_embedder(device)
     from dsd.vlm.embed import open_embedder
 
     return open_embedder(name, vlm=vlm, device=device)
@@ -165,9 +164,11 @@ def _curate(args: argparse.Namespace) -> None:
 def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, answering: VLM) -> list[Pair]:
     """Judge all pairs of a run and return them; `answering` is the judge, with its answers recorded."""
     path, readable = args.run / "pairs.jsonl", Readable()
-    recipes = {args.recipe or grid.recipe for grid in usable.values()}
-    recipe = curation.find_one_task(recipes | {grid.recipe for grid in usable.values()} & RECIPES.keys())
-    thresholds = _read_thresholds(args, Thresholds(**recipe.thresholds))
+    drawn = {grid.recipe for grid in usable.values()}
+    recipes = {args.recipe} if args.recipe else drawn
+    curation.find_one_task(recipes | drawn & RECIPES.keys())  # raises for several tasks
+    recipe = curation.find_one_task(drawn & RECIPES.keys() or recipes)  # says what kind of images these are
+    thresholds = _read_thresholds(args, _own_thresholds(recipe, args.embedder))
     embedder = _open_embedder(args.embedder or recipe.embedder, judge, args.device)
     _check_settings(path, judge, recipes, thresholds, embedder.name if embedder else None)
     options = {"thresholds": thresholds, "embedder": embedder, "run": args.run, "recipe": args.recipe}
@@ -186,6 +187,12 @@ def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, an
     asked = f"this process asked {readable.questions} questions"
     say(*report.summary(pairs), f"{asked}, {share.speed:.1f} pairs/s")
     return pairs
+
+
+def _own_thresholds(recipe: Recipe, embedder: str | None) -> Thresholds:
+    """Return the recipe's thresholds; those of the ranker do not suit another similarity model."""
+    is_ranker = recipe.embedder == RANKER
+    return Thresholds(**({} if is_ranker and embedder not in (None, RANKER) else recipe.thresholds))
 
 
 def _outcome(row: Row) -> str:

@@ -28,7 +28,7 @@ from dsd.vlm.base import AGAIN
 from dsd.vlm.open import VLM, Request
 
 if TYPE_CHECKING:
-    from dsd.vlm.embed import Embedder
+    from dsd.vlm.embed import ImageEmbedder
 
 Kind = TypeVar("Kind", bound=Judged)
 
@@ -107,7 +107,7 @@ def judge_grids(
     *,
     run: Path,
     vlm: VLM,
-    embedder: "Embedder | None",
+    embedder: "ImageEmbedder | None",
     thresholds: Thresholds,
     recipe: str | None = None,
     on_grid: Callable[[list[Pair]], None] = lambda pairs: None,

@@ -90,7 +90,7 @@ def compare(
 
 
 def _drawn_with(grids: Sequence[Grid]) -> list[str]:
-    """Return what the teacher of a turn drew with: its LoRAs, noise that panels share, and its strength."""
+    """Return what the teacher of a turn drew with: its LoRAs, shared noise and refinement."""
     loras = {f"the {describe_lora(grid.teacher_lora)}" for grid in grids if grid.teacher_lora}
     noises = {f"shared noise {grid.shared_noise:g}" for grid in grids if grid.shared_noise}
     again = {f"panels drawn again at strength {grid.refine:g}" for grid in grids if grid.refine}

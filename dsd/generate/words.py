@@ -20,7 +20,7 @@ def find_task(args: argparse.Namespace) -> Task | None:
     family = family_with_words(resolve(args.model or DEFAULT.name))
     tasks = {task.name: task for task in family.tasks}
     if args.task not in tasks:
-        raise ValueError(f"--task of {family.name} must be one of {', '.join(tasks)}, got {args.task!r}")
+        raise ValueError(f"--task must be one of {', '.join(tasks)} for {family.name}, got {args.task!r}")
     return tasks[args.task]
 
 

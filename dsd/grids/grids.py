@@ -52,7 +52,7 @@ class Grid(Record):
     panel: int | None = None  # side of a panel as drawn, in pixels; None: drawn before it was recorded
     teacher_lora: Facts | None = None  # of a LoRA that the teacher drew with
     shared_noise: float | None = None  # correlation of two panels' noise; None: 0
-    refine: float | None = None  # strength at which the panels were drawn again; None: they were not
+    refine: float | None = None  # strength at which the panels of accepted grids were drawn again; None: 0
 
     OPTIONAL = frozenset({"boxes", "panel", "teacher_lora", "shared_noise", "refine"})
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 
 from dsd.model.presets import PRESETS
 
+RANKER = "ranker"  # the similarity model of critters
 # The judge's answer has these fields in this order, as JSON or as words with a colon.
 ANSWER = ("subject", "first", "second", "differences", "scores", "verdict")
 
@@ -209,7 +210,7 @@ CRITTERS = Recipe(
     write='places for "{caption}" ?',
     compare="compare the critters",
     parts=("color", "shape", "pattern", "ears", "eyes"),
-    embedder="ranker",
+    embedder=RANKER,
     # Images of two critters are at most 0.85 alike if the ranker is sure, near-copies more than 0.975.
     thresholds={"floor": 0.86},
     captions={"caption": "describe the picture", "instruction": "what changes"},
@@ -254,7 +255,8 @@ def recipe_for(task: str, recipe: Recipe) -> Recipe:
     """
     fitting = {one.task: one for one in ALL if one.in_world == recipe.in_world}
     if task not in fitting:
-        raise ValueError(f"the tasks beside {recipe.name} are {', '.join(fitting)}, got {task!r}")
+        remedy = "; for a task of full-size models, pass --recipe identity" if recipe.in_world else ""
+        raise ValueError(f"{recipe.name} goes with the tasks {', '.join(fitting)}, got {task!r}{remedy}")
     return fitting[task]
 
 

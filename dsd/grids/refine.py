@@ -2,10 +2,12 @@
 
 A teacher follows the words of one image better than those of four at once. So every panel is noised and drawn
 again from its own words, as SDEdit does (Meng et al. 2021, arXiv 2108.01073). The panels of a grid get the
-same noise, so that they stay alike.
+same noise, also where every step adds new noise, so that they stay alike.
 """
 
 import inspect
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from diffusers import AutoPipelineForImage2Image, DiffusionPipeline
@@ -13,16 +15,18 @@ from PIL import Image
 
 from dsd.grids.gutters import Box
 from dsd.grids.prompts import Prompt
-from dsd.grids.recipes import IDENTITY, RECIPES
+from dsd.grids.recipes import RECIPES
 from dsd.grids.settings import Settings, guidance_settings, text_tokenizer
 from dsd.model.checkpoint import LoadError
+from dsd.model.sampling import make_stochastic
 
 NEEDS = {"image", "strength", "height", "width", "max_sequence_length", "generator"}
 
 
 def image_pipeline(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
     """Return the pipeline that draws from an image with the same parts; raise LoadError if there is none."""
-    problem = f"{name} is a {type(pipe).__name__}, which cannot draw a panel again: leave out refine"
+    problem = f"{name} is a {type(pipe).__name__}, which cannot draw a panel again: leave out --refine, or "
+    problem += "name a FLUX.1, Qwen-Image or Z-Image model"
     try:
         other = AutoPipelineForImage2Image.from_pipe(pipe)
     except ValueError as error:
@@ -33,44 +37,71 @@ def image_pipeline(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
     return other
 
 
+def refuse(pipe: DiffusionPipeline, settings: Settings, prompt: Prompt) -> str | None:
+    """Return why the panels of a prompt's grid cannot be drawn again, or None."""
+    count = prompt.rows * prompt.columns
+    if len(prompt.places) != count:
+        return f"refine needs {count} places, got {len(prompt.places)}"
+    if prompt.recipe not in RECIPES:
+        return f"refine needs one of the recipes {', '.join(RECIPES)}, got {prompt.recipe!r}"
+    words, most = [panel_prompt(prompt, i) for i in range(count)], _tokens(pipe, settings)
+    longest = max(map(len, text_tokenizer(pipe)(words, verbose=False).input_ids))
+    return f"words of a panel too long: {longest} tokens, the model reads {most}" if longest > most else None
+
+
 def refine(
     pipe: DiffusionPipeline,
     settings: Settings,
     images: list[Image.Image],
     prompts: list[Prompt],
-    boxes: list[list[Box]],
+    boxes: list[list[Box] | str],
 ) -> list[Image.Image]:
-    """Return the grids with the panels in these boxes drawn again by an `image_pipeline`, in one batch."""
-    size, pairs = (settings.panel, settings.panel), list(zip(images, boxes, strict=True))
-    cut = [image.crop(box).resize(size) for image, own in pairs for box in own]
-    words = [describe_panel(prompt, index) for prompt in prompts for index in range(len(prompt.places))]
-    seeds = [prompt.seed for prompt in prompts for _ in prompt.places]
-    drawn, refined = iter(_draw_again(pipe, settings, cut, words, seeds)), []
-    for image, own in pairs:
-        refined.append(image.copy())
-        for left, upper, right, lower in own:
-            refined[-1].paste(next(drawn).resize((right - left, lower - upper)), (left, upper))
+    """Return the grids; where there are boxes, their panels are drawn again by an `image_pipeline`."""
+    if settings.new_noise:
+        make_stochastic(pipe)
+    size, grids = (settings.panel, settings.panel), list(zip(images, prompts, boxes, strict=True))
+    parts = [(image, prompt, own) for image, prompt, own in grids if not isinstance(own, str)]
+    panels = [image.crop(box).resize(size) for image, _, own in parts for box in own]
+    words = [panel_prompt(prompt, i) for _, prompt, own in parts for i in range(len(own))]
+    seeds = [prompt.seed for _, prompt, own in parts for _ in own]
+    drawn = _draw_again(pipe, settings, panels, words, seeds)
+    return [image if isinstance(own, str) else _paste(image, own, drawn) for image, _, own in grids]
+
+
+def _paste(image: Image.Image, boxes: list[Box], panels: Iterator[Image.Image]) -> Image.Image:
+    """Return a copy of the grid with the next panels in these boxes."""
+    refined = image.copy()
+    for left, upper, right, lower in boxes:
+        refined.paste(next(panels).resize((right - left, lower - upper)), (left, upper))
     return refined
 
 
-def describe_panel(prompt: Prompt, index: int) -> str:
+def panel_prompt(prompt: Prompt, index: int) -> str:
     """Return the words of one panel alone, in the wording of the grid's recipe."""
-    recipe = RECIPES.get(prompt.recipe, IDENTITY)
-    return recipe.single.format(subject=prompt.subject, place=prompt.places[index])
+    return RECIPES[prompt.recipe].single.format(subject=prompt.subject, place=prompt.places[index])
+
+
+def _tokens(pipe: DiffusionPipeline, settings: Settings) -> int:
+    return min(settings.tokens, text_tokenizer(pipe).model_max_length)  # weights may read fewer for one image
 
 
 def _draw_again(
     pipe: DiffusionPipeline, settings: Settings, panels: list[Image.Image], words: list[str], seeds: list[int]
-) -> list[Image.Image]:
-    tokens = min(settings.tokens, text_tokenizer(pipe).model_max_length)
-    return pipe(
-        prompt=words,
-        image=panels,
-        strength=settings.refine,
-        height=settings.panel,
-        width=settings.panel,
-        num_inference_steps=settings.steps,
-        max_sequence_length=tokens + settings.template,
-        generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-        **guidance_settings(pipe, settings.guidance, len(panels), settings.guidance_name),
-    ).images
+) -> Iterator[Image.Image]:
+    """Yield the panels, drawn in batches that need less memory than as many grids."""
+    for start in range(0, len(panels), settings.batch):
+        part = slice(start, start + settings.batch)
+        noise = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
+        if settings.new_noise:  # the pipeline passes its scheduler no generators
+            pipe.scheduler.step = partial(type(pipe.scheduler).step, pipe.scheduler, generator=noise)
+        yield from pipe(
+            prompt=words[part],
+            image=panels[part],
+            strength=settings.refine,
+            height=settings.panel,
+            width=settings.panel,
+            num_inference_steps=settings.steps,
+            max_sequence_length=_tokens(pipe, settings) + settings.template,
+            generator=noise,
+            **guidance_settings(pipe, settings.guidance, len(panels[part]), settings.guidance_name),
+        ).images

@@ -27,6 +27,7 @@ class Settings:
     guidance_name: str = "true_cfg_scale"  # the pipeline's argument for it, unless it is embedded
     shared_noise: float = 0.0  # correlation of two panels' noise; FLUX.1's pipeline only
     refine: float = 0.0  # strength, 0 to 1, of drawing each panel again from its own words; 0 leaves it out
+    new_noise: bool = False  # whether each step of drawing again replaces the remaining noise by new noise
     batch: int = 4  # grids at a time
     tokens: int = LONGEST  # of a prompt; longer prompts are rejected
     tokens_of: Mapping[tuple[int, int], int] = field(default_factory=dict)  # for layouts learned with fewer

@@ -1,6 +1,6 @@
 """The teacher: any text-to-image pipeline, drawing grids of panels with one seed per grid.
 
-`Settings` says how to prompt each model. `dsd.grids.grids` checks where the panels are and stores the grids.
+`Settings` says how to prompt each model. `dsd.grids.grids` stores the grids.
 """
 
 import inspect
@@ -17,11 +17,11 @@ from torch import Tensor
 from dsd.files import hub, missing
 from dsd.files.jsonl import Row
 from dsd.generate.drawing import public_name
+from dsd.grids import refine as refining
 from dsd.grids import tuned
 from dsd.grids.gutters import Box, equal_boxes, find_panels
 from dsd.grids.noise import correlate_panels
 from dsd.grids.prompts import Prompt
-from dsd.grids.refine import image_pipeline, refine
 from dsd.grids.settings import (
     SETTINGS,
     Settings,
@@ -55,8 +55,8 @@ class Teacher:
         """Return the fields of a grid's row that record the model and its settings."""
         settings = {name: getattr(self.settings, name) for name in ("steps", "guidance", "margin", "panel")}
         made_by = {"generator": self.name, "generator_hash": self.hash, "license": self.license}
-        optional = {"shared_noise": self.settings.shared_noise, "refine": self.settings.refine}
-        optional |= {"teacher_lora": self.lora}
+        optional = {name: getattr(self.settings, name) for name in ("shared_noise", "refine")}
+        optional["teacher_lora"] = self.lora
         return made_by | settings | {name: value for name, value in optional.items() if value}
 
     def tokens(self, prompt: Prompt) -> int:
@@ -67,7 +67,7 @@ class Teacher:
         """Return why this grid cannot be drawn, or None: a longer prompt's last panels would be lost."""
         length = len(text_tokenizer(self.pipe)(prompt.prompt, verbose=False).input_ids)
         if length <= self.tokens(prompt):
-            return None
+            return refining.refuse(self.pipe, self.settings, prompt) if self.settings.refine else None
         return f"prompt too long: {length} tokens, the model reads {self.tokens(prompt)}"
 
     def find_panels(self, image: Image.Image, prompt: Prompt) -> list[Box] | str:
@@ -79,16 +79,13 @@ class Teacher:
         self, images: list[Image.Image], prompts: list[Prompt], boxes: list[list[Box] | str]
     ) -> list[Image.Image]:
         """Draw the panels of the accepted grids again, each from its own words, if the settings say so."""
-        accepted = [i for i, own in enumerate(boxes) if self.settings.refine and not isinstance(own, str)]
-        if not accepted:
+        if not self.settings.refine:
             return images
-        chosen = [[rows[i] for i in accepted] for rows in (images, prompts, boxes)]
         try:
-            drawn = refine(image_pipeline(self.pipe, self.name), self.settings, *chosen)
+            pipe = refining.image_pipeline(self.pipe, self.name)
+            return refining.refine(pipe, self.settings, images, prompts, boxes)
         finally:
             self.pipe.maybe_free_model_hooks()  # they belong to the pipeline that was loaded
-        refined = dict(zip(accepted, drawn, strict=True))
-        return [refined.get(i, image) for i, image in enumerate(images)]
 
     def draw(
         self, prompts: list[Prompt], *, on_step: Callable[[Step], None] | None = None
@@ -217,9 +214,9 @@ def _check(pipe: DiffusionPipeline, name: str, settings: Settings) -> None:
         raise LoadError(f"{problem}: name a model of another family, such as {', '.join(TEACHERS)}")
     if settings.shared_noise and not isinstance(pipe, FluxPipeline):
         problem = f"{name} is a {type(pipe).__name__}, and shared noise is made for a FluxPipeline"
-        raise LoadError(f"{problem}: leave it out, or name a FLUX.1 model")
+        raise LoadError(f"{problem}: pass --shared-noise 0, or name a FLUX.1 model")
     if settings.refine:
-        image_pipeline(pipe, name)  # raises if there is none
+        refining.image_pipeline(pipe, name)  # raises if there is none
 
 
 def _draw_layout(

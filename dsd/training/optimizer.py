@@ -52,23 +52,29 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def step(self, closure: None = None) -> None:
         """Take a step with both."""
-        with nullcontext() if cpu_multiplies_bfloat16() else _Float32Products():
-            for part in self.parts:
+        for part in self.parts:
+            with _Float32Products() if _is_slow(part) else nullcontext():
                 part.step()
+
+
+def _is_slow(part: torch.optim.Optimizer) -> bool:
+    """Return whether this is Muon on a CPU that does not multiply bfloat16."""
+    is_muon = isinstance(part, torch.optim.Muon)
+    return is_muon and part.param_groups[0]["params"][0].is_cpu and not cpu_multiplies_bfloat16()
 
 
 class _Float32Products(TorchFunctionMode):
     """Let torch.optim.Muon, which converts its matrices to bfloat16, multiply them in float32 on the CPU."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is Tensor.bfloat16 and args[0].is_cpu:
+        if function is Tensor.bfloat16:
             return args[0].to(torch.float32, copy=True)  # a copy, because Muon scales it in place
         return function(*args, **(kwargs or {}))
 
 
 @cache
 def cpu_multiplies_bfloat16() -> bool:
-    """Return whether the CPU has AVX-512 BF16 or AMX; others take many times as long as in float32."""
+    """Return whether the CPU has AVX-512 BF16 or AMX; others take several times as long as in float32."""
     flags = torch.cpu.get_capabilities() if platform.machine() in ("x86_64", "AMD64") else {}
     return bool(flags.get("avx512_bf16") or flags.get("amx_bf16"))
 

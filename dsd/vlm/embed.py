@@ -7,6 +7,7 @@ elsewhere.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from PIL import Image
@@ -25,6 +26,15 @@ from dsd.vlm.local import LocalVLM, short_name
 JUDGE = "judge"
 UNREAD = "pooler"  # published classifiers lack it, and it comes after the tokens
 AT_ONCE = 64  # images per forward pass; affects memory, not the vectors
+
+
+class ImageEmbedder(Protocol):
+    """Anything that gives images vectors whose product is their similarity."""
+
+    name: str
+
+    def embed(self, images: Sequence[Image.Image]) -> Tensor:
+        """Return unit vectors [n, c]."""
 
 
 @dataclass(frozen=True)

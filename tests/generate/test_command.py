@@ -228,7 +228,7 @@ MISTAKES = {
     ),
     "an unknown task": (
         ["photo.png", "--task", "sing"],
-        "--task of pocket must be one of identity, relight, edit, got 'sing'",
+        "--task must be one of identity, relight, edit for pocket, got 'sing'",
     ),
     "from with a task": (["--from", "photo.png", "--task", "edit"], "leave out --task"),
     "from with describe": (["--from", "photo.png", "--describe"], "leave out --describe"),

@@ -25,6 +25,7 @@ def teacher() -> Teacher:
     torch.manual_seed(0)
     pipe = FluxPipeline(**{**tiny.components(), "transformer": tiny.plain_transformer()})
     pipe.set_progress_bar_config(disable=True)
+    pipe.tokenizer_2.model_max_length = 40
     settings = Settings(panel=FRAME, margin=0, steps=4, tokens=40, equal_parts=True, refine=0.5)
     return Teacher(pipe=pipe, settings=settings, name="tiny", hash=model_hash(pipe))
 
@@ -43,8 +44,8 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 
 def test_the_words_of_a_panel_are_in_the_wording_of_its_recipe():
-    assert refine.describe_panel(prompt(), 1) == "a red critter snow"
-    assert refine.describe_panel(replace(prompt(), recipe="identity"), 1) == "red critter, snow"
+    assert refine.panel_prompt(prompt(), 1) == "a red critter snow"
+    assert refine.panel_prompt(replace(prompt(), recipe="identity"), 1) == "red critter, snow"
 
 
 def test_without_a_strength_or_boxes_a_grid_stays_as_it_is(teacher):
@@ -79,6 +80,18 @@ def test_panels_of_a_grid_get_the_same_noise(teacher):
     assert all(np.abs(first - other).max() <= 1 for other in others) and (first != pixels(one)).any()
 
 
+def test_new_noise_in_every_step_is_a_grids_own_too_and_leaves_the_teacher_alone(teacher):
+    renewed = replace(teacher, settings=replace(teacher.settings, new_noise=True, batch=3))
+    grid = Image.new("RGB", (2 * FRAME, 2 * FRAME), "gray")
+    same = prompt(places=["beach"] * 4)
+    (plain,), (refined,) = (one.refine([grid], [same], [BOXES]) for one in (teacher, renewed))
+    first, *others = [pixels(refined.crop(box)) for box in BOXES]
+    assert all(np.abs(first - other).max() <= 1 for other in others)
+    assert np.abs(pixels(refined) - pixels(plain)).max() > 2
+    assert renewed.refine([grid], [same], [BOXES]) == [refined]
+    assert teacher.refine([grid], [same], [BOXES]) == [plain]
+
+
 def test_boxes_within_gutters_leave_the_gutters_alone(teacher):
     (grid,) = teacher.draw([prompt()])
     inner = [(left + 3, upper + 2, right - 3, lower - 2) for left, upper, right, lower in BOXES]
@@ -100,3 +113,12 @@ def test_what_cannot_be_refined_is_refused():
     pipe = tiny.pipeline()  # reads a reference
     with pytest.raises(LoadError, match="mine is a DSDPipeline, which cannot draw a panel again"):
         refine.image_pipeline(pipe, "mine")
+
+
+def test_a_prompt_whose_panels_have_no_words_of_their_own_is_refused(teacher):
+    assert teacher.refuse(prompt()) is None
+    assert teacher.refuse(prompt(places=["beach"])) == "refine needs 4 places, got 1"
+    unknown = replace(prompt(), recipe="mine")
+    assert teacher.refuse(unknown).endswith("got 'mine'") and at(teacher, 0).refuse(unknown) is None
+    long = prompt(places=["very " * 60 + "far away", *PLACES[1:]])
+    assert teacher.refuse(long).startswith("words of a panel too long: ")

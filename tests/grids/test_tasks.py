@@ -30,7 +30,7 @@ def test_every_task_has_a_recipe_for_full_size_models_and_some_have_one_for_pock
         tasks = WORLD_TASKS if recipe.in_world else TASKS
         assert {recipe_for(task, recipe).task for task in tasks} == set(tasks)
         assert all(recipe_for(task, recipe).in_world == recipe.in_world for task in tasks)
-        with pytest.raises(ValueError, match=f"the tasks beside {recipe.name} are identity, .*got 'season'"):
+        with pytest.raises(ValueError, match=f"{recipe.name} goes with the tasks identity, .*got 'season'"):
             recipe_for("season", recipe)
         assert recipe_for(recipe.task, recipe) is recipe and set(recipe.changes) < set(recipe.parts)
         assert recipe.in_world or all(f'"{part}": N' in recipe.compare for part in recipe.parts)

@@ -1,5 +1,7 @@
 """The ranker's embedding: the similarity of images tells one critter from another, and near-copies."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import combinations
 
 import numpy as np
@@ -8,8 +10,8 @@ import torch
 from PIL import Image
 
 from dsd.pocket.draw import draw
-from dsd.pocket.embedding import CritterEmbedder, open_ranker
-from dsd.pocket.world import change_one_trait, sample_context, sample_critter
+from dsd.pocket.embedding import CritterEmbedder, open_critter_embedder
+from dsd.pocket.world import Context, change_one_trait, sample_context, sample_critter
 from dsd.vlm.embed import similarity
 
 CRITTERS = 24
@@ -17,7 +19,7 @@ CRITTERS = 24
 
 @pytest.fixture(scope="module")
 def ranker() -> CritterEmbedder:
-    return open_ranker("cpu")
+    return open_critter_embedder("cpu")
 
 
 def drawn(index: int, changed: str | None = None) -> list[Image.Image]:
@@ -55,3 +57,26 @@ def test_only_near_copies_reach_the_ceiling(ranker):
     images = [drawn(index)[0] for index in range(8)]
     assert all(similarity(a, b) < 0.98 for a, b in combinations(ranker.embed(images), 2))
     assert np.mean(similarities(ranker) < 0.98) > 0.9
+
+
+EDITS: dict[str, Callable[[Context], Context]] = {
+    "scene": lambda context: replace(context, scene="forest"),
+    "light": lambda context: replace(context, light="moonlight left"),
+    "place": lambda context: replace(context, place="right"),
+    "accessory": lambda context: replace(context, accessory="none"),
+    "accessory_color": lambda context: replace(context, accessory_color="yellow"),
+}
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_an_image_that_differs_in_one_thing_of_its_context_is_no_near_copy(ranker, name):
+    images = []
+    for index in range(CRITTERS):
+        rng = np.random.default_rng((78, index))
+        critter, context = sample_critter(rng, held_out=True), sample_context(rng)
+        context = replace(context, scene="beach", light="daylight", place="left")
+        context = replace(context, accessory="scarf", accessory_color="red")
+        images += [draw(critter, context), draw(critter, EDITS[name](context))]
+    vectors = ranker.embed(images)
+    alike = similarity(vectors[::2], vectors[1::2]).numpy()
+    assert np.mean((alike > 0.86) & (alike < 0.98)) > 0.9, alike
