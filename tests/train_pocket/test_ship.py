@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffusers import FluxControlPipeline, FluxPipeline
+from diffusers import AutoencoderKL, FluxControlPipeline, FluxPipeline
 from PIL import Image
 
 from dsd.model.presets import ASSETS
@@ -20,7 +20,7 @@ def shipped(tmp_path_factory) -> Path:
         shutil.copytree(ASSETS / name, run / name, ignore=shutil.ignore_patterns("diffusion_pytorch_model*"))
         # As training saves it, in one file.
         load_transformer(ASSETS / name).save_pretrained(run / name / "transformer")
-    shutil.copytree(ASSETS / "student" / "vae", run / "vae")
+    AutoencoderKL.from_pretrained(ASSETS / "student" / "vae").save_pretrained(run / "vae")  # with its folder
     assert ship(run, out, largest="3MB") == ["teacher", "student"]
     return out
 
@@ -34,6 +34,12 @@ def test_no_file_is_too_large_and_the_weights_are_the_same(shipped, name):
         torch.equal(after[key], value) and value.dtype == after[key].dtype for key, value in before.items()
     )
     assert before.keys() == after.keys()
+
+
+def test_nothing_names_the_folders_of_the_run(shipped):
+    configs = [*shipped.rglob("config.json"), *shipped.rglob("model_index.json")]
+    assert len(configs) > 8
+    assert not [path for path in configs if "_name_or_path" in path.read_text()]
 
 
 def test_plain_diffusers_draws_without_being_told_a_dtype(shipped):

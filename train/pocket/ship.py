@@ -24,6 +24,7 @@ def ship(run: Path, assets: Path, largest: str = LARGEST) -> list[str]:
         shutil.copytree(run / part, assets / part, ignore=training_files)
         if part in ("teacher", "student"):  # the decoder may have improved since; latents never change
             shutil.copytree(run / "vae", assets / part / "vae", dirs_exist_ok=True)
+            _change_config(assets / part / "vae" / "config.json", _name_or_path=None)
             _split(assets / part / "transformer", largest)
             for name in ("text_encoder", "text_encoder_2"):
                 _halve(assets / part / name)
@@ -42,9 +43,17 @@ def _split(transformer: Path, largest: str) -> None:
 
 def _halve(encoder: Path) -> None:
     """Store the weights in float16; the config says float32, so that plain diffusers computes in it."""
-    file, config = encoder / "model.safetensors", encoder / "config.json"
+    file = encoder / "model.safetensors"
     save_file({name: value.half() for name, value in load_file(file).items()}, file, {"format": "pt"})
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"dtype": "float32"}, indent=2) + "\n")
+    _change_config(encoder / "config.json", dtype="float32")
+
+
+def _change_config(file: Path, **changes: str | None) -> None:
+    """Set these entries, and leave out those that are None, such as the folder that a VAE was opened from."""
+    config = json.loads(file.read_text()) | changes
+    for name in [name for name in changes if config[name] is None]:
+        del config[name]
+    file.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:
