@@ -37,9 +37,9 @@ def _parser() -> argparse.ArgumentParser:
     add("--margin", type=int, help="pixels to crop from each side of a panel (pocket 0, others 8)")
     text = "correlation of the panels' noise, 0 to 1: more alike, also in pose (pocket 1, FLUX.1 0)"
     add("--shared-noise", type=float, metavar="SHARE", help=text)
-    text = "strength, 0 to 1, at which each panel is drawn again from its own words (0: not at all)"
+    text = "strength, 0 to 1, at which each panel is drawn again from its own words (pocket 0.5, others 0)"
     add("--refine", type=float, metavar="STRENGTH", help=text)
-    add("--batch", type=int, help="grids drawn together (pocket 32, FLUX 4)")
+    add("--batch", type=int, help="grids drawn together (pocket 8, FLUX 4)")
     add("--device", help="cpu, cuda or mps; the best available by default")
     offloads, text = ("none", "model", "group", "sequential"), "keep parts of a large model in main memory"
     add("--offload", default="none", choices=offloads, help=text)

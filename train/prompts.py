@@ -43,6 +43,8 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.captions:
         refuse_unused(parser, args, ("column",), without="--captions")
+        if not RECIPES[args.recipe].in_world:
+            parser.error(f"--recipe {args.recipe} needs --captions FILE: pocket's own are about critters")
     if not args.writer:
         refuse_unused(parser, args, ("writer_model", "writer_key"), without="--writer")
     return args

@@ -99,7 +99,7 @@ def _question(pair: Judged, images: tuple[Image.Image, Image.Image]) -> Request:
     recipe, vote = find_recipe(pair.recipe), len(pair.votes)
     turned = images[::-1] if vote % 2 else images
     seed = AGAIN + vote if str(vote) in pair.repeated else vote // 2 or None
-    return Request(recipe.compare, turned, seed=seed, schema=schemas.judgment(recipe.parts, TOP_SCORE))
+    return Request(recipe.question, turned, seed=seed, schema=schemas.judgment(recipe.parts, TOP_SCORE))
 
 
 def judge_grids(

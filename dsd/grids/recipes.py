@@ -13,6 +13,12 @@ from dsd.model.presets import PRESETS
 RANKER = "ranker"  # the similarity model of critters
 # The judge's answer has these fields in this order, as JSON or as words with a colon.
 ANSWER = ("subject", "first", "second", "differences", "scores", "verdict")
+FORM = (
+    "Answer with one JSON object and nothing else, in this form, with each N replaced by a score and the "
+    "verdict by one of its two words:\n"
+    '{{"subject": "...", "first": "...", "second": "...", "differences": "... (or none)", '
+    '"scores": {{{scores}}}, "verdict": "same or different"}}'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +37,7 @@ class Recipe:
     single: str = "{subject}, {place}"  # of a panel that is drawn again by itself
     filter: str  # asks whether a reference {caption} has one clear subject, yes or no
     write: str  # asks for a subject and {count} places from a reference {caption}
-    compare: str  # asks for a chain of thought about two images, in the fields of ANSWER
+    compare: str  # asks for a chain of thought about two images; `question` adds the form of the answer
     parts: tuple[str, ...]  # of the images, each scored 0-4 in the answer
     changes: tuple[str, ...] = ()  # parts of which exactly one must differ; all others must agree
     embedder: str = "judge"  # similarity model of `train.curate`, unless another is chosen
@@ -40,6 +46,12 @@ class Recipe:
     captions: dict[str, str]  # mode -> question; `caption` shows the target, `instruction` both images
     looks: str | None = None  # asks for the looks of an image's subject alone
     merge: str | None = None  # asks for one prompt from an image and the user's {prompt}; None: cannot merge
+
+    @property
+    def question(self) -> str:
+        """Return the question about two images; only the embedded judge needs no form to answer in."""
+        scores = ", ".join(f'"{part}": N' for part in self.parts)
+        return self.compare if self.in_world else f"{self.compare} {FORM.format(scores=scores)}"
 
 
 LOOKS = (
@@ -75,11 +87,7 @@ IDENTITY = Recipe(
         "Name the main subject they have in common. Describe it in each picture in detail. List the "
         "differences of the subject itself; ignore background, pose, expression, light, viewpoint and "
         "accessories. Score how well each part agrees, with a whole number from 0 (not at all) to 4 "
-        "(exactly); a part that the subject does not have scores 4. Answer with one JSON object and nothing "
-        "else, in this form, with each N replaced by a score and the verdict by one of its two words:\n"
-        '{"subject": "...", "first": "...", "second": "...", "differences": "... (or none)", '
-        '"scores": {"shape": N, "color": N, "texture": N, "face": N, "details": N}, '
-        '"verdict": "same or different"}'
+        "(exactly); a part that the subject does not have scores 4."
     ),
     parts=("shape", "color", "texture", "face", "details"),
     captions={
@@ -130,12 +138,7 @@ RELIGHT = Recipe(
         "included. List the differences. Score how well each part agrees, with a whole number from 0 (not at "
         "all) to 4 (exactly): the subject's identity, its pose, the place with everything in it, the "
         "framing, and the light (source, side, color and time of day). Judge the other parts as if the light "
-        "were the same. The verdict is same if everything but the light is the same. Answer with one JSON "
-        "object and nothing else, in this form, with each N replaced by a score and the verdict by one of "
-        "its two words:\n"
-        '{"subject": "...", "first": "...", "second": "...", "differences": "... (or none)", '
-        '"scores": {"identity": N, "pose": N, "place": N, "framing": N, "light": N}, '
-        '"verdict": "same or different"}'
+        "were the same. The verdict is same if everything but the light is the same."
     ),
     parts=("identity", "pose", "place", "framing", "light"),
     changes=("light",),
@@ -179,12 +182,7 @@ EDIT = Recipe(
         "Score how well each part agrees, with a whole number from 0 (not at all) to 4 (exactly): the "
         "subject's identity, its pose, the background, the light, which accessories are worn, held or beside "
         "it, the colors of the accessories that are in both pictures (4 if there are none), and the "
-        "subject's position in the picture. The verdict is same if it is the same subject in the same scene. "
-        "Answer with one JSON object and nothing else, in this form, with each N replaced by a score and the "
-        "verdict by one of its "
-        'two words:\n{"subject": "...", "first": "...", "second": "...", "differences": "... (or none)", '
-        '"scores": {"identity": N, "pose": N, "background": N, "light": N, "accessories": N, "colors": N, '
-        '"position": N}, "verdict": "same or different"}'
+        "subject's position in the picture. The verdict is same if it is the same subject in the same scene."
     ),
     parts=("identity", "pose", "background", "light", "accessories", "colors", "position"),
     changes=("accessories", "colors", "position"),

@@ -143,8 +143,8 @@ POCKET = Preset(
     stochastic=True,
     # The model card is measured at this guidance.
     drawing_grids={
-        "panel": 128, "margin": 0, "steps": 12, "guidance": 3.0, "batch": 32, "tokens": 44,
-        "tokens_of": {(1, 2): 32}, "equal_parts": True, "shared_noise": 1.0,
+        "panel": 128, "margin": 0, "steps": 12, "guidance": 3.0, "batch": 8, "tokens": 44,
+        "tokens_of": {(1, 2): 32}, "equal_parts": True, "shared_noise": 1.0, "refine": 0.5,
         "new_noise": True,
     },
     training={

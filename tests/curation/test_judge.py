@@ -121,7 +121,7 @@ def test_an_unreadable_answer_drops_the_pair_and_is_kept(tmp_path):
 def test_another_recipe_can_be_asked_than_the_grids_were_drawn_by(tmp_path):
     judge = FakeJudge(by_colors)
     (pair,) = judged(make_run(tmp_path, (RED, ORANGE)), judge, recipe="identity")
-    assert judge.requests[0].question == IDENTITY.compare and pair.recipe == "identity"
+    assert judge.requests[0].question == IDENTITY.question and pair.recipe == "identity"
     with pytest.raises(RunError, match="unknown recipe 'portraits': choose one of identity, .*critters"):
         judged(make_run(tmp_path / "other", (RED, ORANGE), recipe="portraits"), judge)
 

@@ -36,7 +36,7 @@ def test_parts_may_come_in_any_order_and_are_those_of_the_recipe():
     text = answer().replace("color 4 shape 4", "shape 2 color 4")
     assert voted(text).scores["shape"] == 2
     assert voted(text, recipe=IDENTITY).votes == [None]
-    assert all(part in IDENTITY.compare for part in IDENTITY.parts)
+    assert all(part in IDENTITY.question for part in IDENTITY.parts)
 
 
 UNREADABLE = {

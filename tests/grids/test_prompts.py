@@ -195,6 +195,13 @@ def test_a_flag_without_an_effect_is_refused(flag, needed, tmp_path, capsys):
     assert f"{flag} would have no effect without {needed}" in capsys.readouterr().err
 
 
+def test_prompts_about_photographs_need_captions(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        train_prompts.main([str(tmp_path), "--count", "3", "--recipe", "relight"])
+    assert "--recipe relight needs --captions FILE" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_mistake_on_the_command_line_is_one_sentence_and_exit_code_2(tmp_path):
     again = [sys.executable, "-m", "train.prompts", str(tmp_path), "--count", "3", "--seed", "4"]
     written(tmp_path, count=2)

@@ -33,7 +33,7 @@ def test_every_task_has_a_recipe_for_full_size_models_and_some_have_one_for_pock
         with pytest.raises(ValueError, match=f"{recipe.name} goes with the tasks identity, .*got 'season'"):
             recipe_for("season", recipe)
         assert recipe_for(recipe.task, recipe) is recipe and set(recipe.changes) < set(recipe.parts)
-        assert recipe.in_world or all(f'"{part}": N' in recipe.compare for part in recipe.parts)
+        assert recipe.in_world or all(f'"{part}": N' in recipe.question for part in recipe.parts)
         assert recipe.name in task_writers.WITHOUT_MODEL
 
 

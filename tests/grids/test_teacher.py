@@ -181,6 +181,7 @@ def test_a_folder_is_asked_like_the_preset_it_is_said_to_be_like(folder):
     assert opened.stamp == {
         "generator": "mine", "generator_hash": model_hash(flux()), "license": "unknown: see the model's card",
         "steps": 2, "guidance": 3.0, "margin": 3, "panel": own, "shared_noise": 1.0,
+        "refine": 0.5,
     }  # fmt: skip
     (drawn,) = opened.draw([grid(rows=1)])
     assert drawn.size == (2 * own, own)

@@ -253,6 +253,8 @@ def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
             preview = next(iter(step.preview()), None) if clock.preview_due() else None
             yield Report(clock.done, clock.total, clock.seconds_left(), preview)
     boxes = teacher.find_panels(image, prompt)
+    if teacher.settings.refine:
+        yield Report(clock.done, clock.total, 0.0, image)  # shown until its panels are drawn again
     (image,) = teacher.refine([image], [prompt], [boxes])
     grid = grids.new_grid(prompt, None, boxes, teacher.stamp)
     report = Report(clock.done, clock.total, grid=image, row=grid)
