@@ -25,14 +25,14 @@ from dsd.curation.captions import Caption
 from dsd.curation.judge import Pair
 from dsd.curation.judge_evaluation import GradedPair
 from dsd.curation.readable import Readable, ask_again
-from dsd.curation.verdict import SAME, Thresholds
+from dsd.curation.verdict import SAME, Thresholds, own_thresholds
 from dsd.files import jsonl
 from dsd.files.jsonl import Row, RunError
 from dsd.generate.command import quiet
 from dsd.generate.flags import flag, refuse_unused
 from dsd.grids import grids
 from dsd.grids.grids import Grid
-from dsd.grids.recipes import CRITTERS, RANKER, RECIPES, Recipe
+from dsd.grids.recipes import CRITTERS, RANKER, RECIPES
 from dsd.vlm.open import VLM, open_vlm
 from train import command
 from train.blocks import KEPT, join, locked, place, record_answers, say, stage, wait_for_all
@@ -168,7 +168,7 @@ def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, an
     recipes = {args.recipe} if args.recipe else drawn
     curation.find_one_task(recipes | drawn & RECIPES.keys())  # raises for several tasks
     recipe = curation.find_one_task(drawn & RECIPES.keys() or recipes)  # says what kind of images these are
-    thresholds = _read_thresholds(args, _own_thresholds(recipe, args.embedder))
+    thresholds = _read_thresholds(args, own_thresholds(recipe, args.embedder))
     embedder = _open_embedder(args.embedder or recipe.embedder, judge, args.device)
     _check_settings(path, judge, recipes, thresholds, embedder.name if embedder else None)
     options = {"thresholds": thresholds, "embedder": embedder, "run": args.run, "recipe": args.recipe}
@@ -187,12 +187,6 @@ def _judge_run(args: argparse.Namespace, usable: dict[str, Grid], judge: VLM, an
     asked = f"this process asked {readable.questions} questions"
     say(*report.summary(pairs), f"{asked}, {share.speed:.1f} pairs/s")
     return pairs
-
-
-def _own_thresholds(recipe: Recipe, embedder: str | None) -> Thresholds:
-    """Return the recipe's thresholds; those of the ranker do not suit another similarity model."""
-    is_ranker = recipe.embedder == RANKER
-    return Thresholds(**({} if is_ranker and embedder not in (None, RANKER) else recipe.thresholds))
 
 
 def _outcome(row: Row) -> str:

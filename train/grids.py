@@ -67,23 +67,22 @@ def _draw(args: argparse.Namespace, prompts: list[Prompt]) -> None:
     from dsd.grids.teacher import load_teacher
 
     names = ("like", "steps", "guidance", "panel", "margin", "shared_noise", "refine", "offload", "quantize")
-    names += ("lora",)
+    names += ("lora", "batch")
     options = {name: getattr(args, name) for name in names}
     teacher = load_teacher(args.model, device=args.device or own_device(), **options)
     grids.check_run(args.run, prompts, teacher.stamp)
     finish(lambda: grids.check_files(args.run))
-    batch = teacher.settings.batch if args.batch is None else args.batch
-    speed = draw_run(args.run, prompts, teacher, batch=batch)
+    speed = draw_run(args.run, prompts, teacher)
     rows = jsonl.read(grids.table(args.run))
     is_shared = place().num_processes > 1
     outcomes, each = Counter(map(_outcome, rows)), " in each process" if is_shared else ""
     say(f"{len(rows)} grids in {args.run / 'grids'}: {describe(outcomes)}; {speed:.2f} grids/s{each}")
 
 
-def draw_run(run: Path, prompts: list[Prompt], teacher: "Teacher", *, batch: int) -> float:
-    """Draw this process's share of the prompts, `batch` at a time, and return its grids per second."""
-    items = {prompt.id: prompt for prompt in prompts}
-    with stage(grids.table(run), items, batch=batch, unit="grid", outcome_of=_outcome) as share:
+def draw_run(run: Path, prompts: list[Prompt], teacher: "Teacher") -> float:
+    """Draw this process's share of the prompts and return its grids per second."""
+    items, about = {prompt.id: prompt for prompt in prompts}, {"unit": "grid", "outcome_of": _outcome}
+    with stage(grids.table(run), items, batch=teacher.settings.batch, **about) as share:
         for block in share.blocks:
             share.write(grids.draw_grids(run / "grids", block, teacher))
     return share.speed

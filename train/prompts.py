@@ -28,7 +28,7 @@ def _parser() -> argparse.ArgumentParser:
     text = "what the pairs teach, in the words of the recipe's models (the recipe's own task)"
     add("--task", choices=TASKS, help=text)
     add("--layout", choices=("1x2", "2x2", "3x3"), default="2x2", help="rows x columns of a grid (2x2)")
-    add("--captions", type=Path, metavar="FILE", help=".txt, .jsonl or .parquet file (pocket's captions)")
+    add("--captions", type=Path, metavar="FILE", help=".txt, .jsonl or .parquet file (built in for critters)")
     add("--column", help="column of a .jsonl or .parquet file (caption or text)")
     add("--writer", metavar="MODEL", help="language model that writes: hub id, folder or http://host/v1")
     add("--writer-model", metavar="NAME", help="model name, on a server that has several")
@@ -44,7 +44,7 @@ def parse(argv: list[str] | None = None) -> argparse.Namespace:
     if not args.captions:
         refuse_unused(parser, args, ("column",), without="--captions")
         if not RECIPES[args.recipe].in_world:
-            parser.error(f"--recipe {args.recipe} needs --captions FILE: pocket's own are about critters")
+            parser.error(f"--recipe {args.recipe} needs --captions: the built-in ones are about critters")
     if not args.writer:
         refuse_unused(parser, args, ("writer_model", "writer_key"), without="--writer")
     return args

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from dsd.files.jsonl import Record
-from dsd.grids.recipes import Recipe
+from dsd.grids.recipes import RANKER, Recipe
 from dsd.vlm.answers import TOP_SCORE, read_judgment
 from dsd.vlm.base import is_refused
 
@@ -38,6 +38,18 @@ class Thresholds:
             raise ValueError(f"minimum_score must be a whole number in 0..{TOP_SCORE}, got {score}")
         if not 1 <= self.needed <= self.votes:
             raise ValueError(f"needed votes must be in 1..{self.votes} (all votes), got {self.needed}")
+
+
+def own_thresholds(recipe: Recipe, embedder: str | None = None) -> Thresholds:
+    """Return a recipe's thresholds for its own similarity model, or for the one of this name.
+
+    Those of the ranker suit no other model, which then gets the defaults. Raise ValueError if the ranker is
+    to compare anything but critters.
+    """
+    if embedder == RANKER and not recipe.in_world:
+        raise ValueError(f"--embedder {RANKER} compares critters alone: leave it out for {recipe.name}")
+    other = recipe.embedder == RANKER and embedder not in (None, RANKER)
+    return Thresholds(**({} if other else recipe.thresholds))
 
 
 @dataclass(frozen=True, kw_only=True)

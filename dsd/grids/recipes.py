@@ -203,13 +203,14 @@ CRITTERS = Recipe(
     longest={"subject": 7, "place": 6, "prompt": 40},  # its teacher reads 44 tokens
     phrasings=("{count} images of the same {subject} {panels}",),  # the only wording it was trained on
     panel="{where} {place}",
-    single="a {subject} {place}",
+    single="a {subject} {place}",  # as in grids; single images were also taught in sentences
     filter='one critter in "{caption}" ?',
     write='places for "{caption}" ?',
     compare="compare the critters",
     parts=("color", "shape", "pattern", "ears", "eyes"),
     embedder=RANKER,
-    # Images of two critters are at most 0.85 alike if the ranker is sure, near-copies more than 0.975.
+    # If the ranker is sure, critters that differ in one of the parts are at most 0.85 alike, near-copies more
+    # than 0.975.
     thresholds={"floor": 0.86},
     captions={"caption": "describe the picture", "instruction": "what changes"},
 )

@@ -2,12 +2,11 @@
 
 A teacher follows the words of one image better than those of four at once. So every panel is noised and drawn
 again from its own words, as SDEdit does (Meng et al. 2021, arXiv 2108.01073). The panels of a grid get the
-same noise, also where every step adds new noise, so that they stay alike.
+same noise, even if each step adds new noise; this keeps them alike.
 """
 
 import inspect
 from collections.abc import Iterator
-from functools import partial
 
 import torch
 from diffusers import AutoPipelineForImage2Image, DiffusionPipeline
@@ -18,14 +17,14 @@ from dsd.grids.prompts import Prompt
 from dsd.grids.recipes import RECIPES
 from dsd.grids.settings import Settings, guidance_settings, text_tokenizer
 from dsd.model.checkpoint import LoadError
-from dsd.model.sampling import make_stochastic
+from dsd.model.sampling import stochastic_with
 
 NEEDS = {"image", "strength", "height", "width", "max_sequence_length", "generator"}
 
 
 def image_pipeline(pipe: DiffusionPipeline, name: str) -> DiffusionPipeline:
     """Return the pipeline that draws from an image with the same parts; raise LoadError if there is none."""
-    problem = f"{name} is a {type(pipe).__name__}, which cannot draw a panel again: leave out --refine, or "
+    problem = f"{name} is a {type(pipe).__name__}, which cannot draw a panel again: pass --refine 0, or "
     problem += "name a FLUX.1, Qwen-Image or Z-Image model"
     try:
         other = AutoPipelineForImage2Image.from_pipe(pipe)
@@ -41,9 +40,9 @@ def refuse(pipe: DiffusionPipeline, settings: Settings, prompt: Prompt) -> str |
     """Return why the panels of a prompt's grid cannot be drawn again, or None."""
     count = prompt.rows * prompt.columns
     if len(prompt.places) != count:
-        return f"refine needs {count} places, got {len(prompt.places)}"
+        return f"not one place for each panel: {len(prompt.places)} for {count}; --refine 0 needs none"
     if prompt.recipe not in RECIPES:
-        return f"refine needs one of the recipes {', '.join(RECIPES)}, got {prompt.recipe!r}"
+        return f"no wording for a panel alone: the recipe is {prompt.recipe!r}; --refine 0 needs none"
     words, most = [panel_prompt(prompt, i) for i in range(count)], _tokens(pipe, settings)
     longest = max(map(len, text_tokenizer(pipe)(words, verbose=False).input_ids))
     return f"words of a panel too long: {longest} tokens, the model reads {most}" if longest > most else None
@@ -57,8 +56,6 @@ def refine(
     boxes: list[list[Box] | str],
 ) -> list[Image.Image]:
     """Return the grids; where there are boxes, their panels are drawn again by an `image_pipeline`."""
-    if settings.new_noise:
-        make_stochastic(pipe)
     size, grids = (settings.panel, settings.panel), list(zip(images, prompts, boxes, strict=True))
     parts = [(image, prompt, own) for image, prompt, own in grids if not isinstance(own, str)]
     panels = [image.crop(box).resize(size) for image, _, own in parts for box in own]
@@ -88,12 +85,12 @@ def _tokens(pipe: DiffusionPipeline, settings: Settings) -> int:
 def _draw_again(
     pipe: DiffusionPipeline, settings: Settings, panels: list[Image.Image], words: list[str], seeds: list[int]
 ) -> Iterator[Image.Image]:
-    """Yield the panels, drawn in batches that need less memory than as many grids."""
+    """Yield the panels, drawn `batch` at a time, which needs less memory than `batch` grids."""
     for start in range(0, len(panels), settings.batch):
         part = slice(start, start + settings.batch)
         noise = [torch.Generator().manual_seed(seed) for seed in seeds[part]]
-        if settings.new_noise:  # the pipeline passes its scheduler no generators
-            pipe.scheduler.step = partial(type(pipe.scheduler).step, pipe.scheduler, generator=noise)
+        if settings.stochastic:
+            pipe.register_modules(scheduler=stochastic_with(pipe.scheduler, noise))
         yield from pipe(
             prompt=words[part],
             image=panels[part],

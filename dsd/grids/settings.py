@@ -27,7 +27,7 @@ class Settings:
     guidance_name: str = "true_cfg_scale"  # the pipeline's argument for it, unless it is embedded
     shared_noise: float = 0.0  # correlation of two panels' noise; FLUX.1's pipeline only
     refine: float = 0.0  # strength, 0 to 1, of drawing each panel again from its own words; 0 leaves it out
-    new_noise: bool = False  # whether each step of drawing again replaces the remaining noise by new noise
+    stochastic: bool = False  # whether panels are drawn again with new noise in every step
     batch: int = 4  # grids at a time
     tokens: int = LONGEST  # of a prompt; longer prompts are rejected
     tokens_of: Mapping[tuple[int, int], int] = field(default_factory=dict)  # for layouts learned with fewer
@@ -45,6 +45,8 @@ class Settings:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
         if not (isfinite(self.guidance) and self.guidance >= 0):
             raise ValueError(f"guidance must be 0 or more, got {self.guidance}")
+        if self.batch < 1:
+            raise ValueError(f"batch must be at least 1, got {self.batch}")
         if not 0 <= self.shared_noise <= 1:
             raise ValueError(f"shared noise must be from 0 to 1, got {self.shared_noise}")
         if not 0 <= self.refine <= 1:

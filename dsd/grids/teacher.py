@@ -64,7 +64,7 @@ class Teacher:
         return self.settings.tokens_of.get((prompt.rows, prompt.columns), self.settings.tokens)
 
     def refuse(self, prompt: Prompt) -> str | None:
-        """Return why this grid cannot be drawn, or None: a longer prompt's last panels would be lost."""
+        """Return why this grid cannot be drawn, or its panels not be drawn again, or None."""
         length = len(text_tokenizer(self.pipe)(prompt.prompt, verbose=False).input_ids)
         if length <= self.tokens(prompt):
             return refining.refuse(self.pipe, self.settings, prompt) if self.settings.refine else None
@@ -145,6 +145,7 @@ def load_teacher(
     panel: int | None = None,
     shared_noise: float | None = None,
     refine: float | None = None,
+    batch: int | None = None,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     offload: str = "none",
@@ -154,14 +155,14 @@ def load_teacher(
     """Open a preset of `TEACHERS`, or a folder or hub id of a text-to-image pipeline of diffusers.
 
     A folder or hub id uses the settings of its family, or of the preset named by `like`; `steps`, `guidance`,
-    `margin`, `panel`, `shared_noise` and `refine` override them. `dtype`, `device`, `offload` and `quantize`
-    are as in `load_pipeline`. `lora` puts a LoRA on a FLUX.1 teacher: FILE_OR_ID or FILE_OR_ID:SCALE. Raise
-    LoadError (a ValueError) that says what to do.
+    `margin`, `panel`, `shared_noise`, `refine` and `batch` override them. `dtype`, `device`, `offload` and
+    `quantize` are as in `load_pipeline`. `lora` puts a LoRA on a FLUX.1 teacher: FILE_OR_ID or
+    FILE_OR_ID:SCALE. Raise LoadError (a ValueError) that says what to do.
     """
     preset = checkpoint.resolve(name, TEACHERS)
     kind = _find_kind(name, like, preset.like)
     changes = {"steps": steps, "guidance": guidance, "margin": margin, "panel": panel}
-    changes |= {"shared_noise": shared_noise, "refine": refine}
+    changes |= {"shared_noise": shared_noise, "refine": refine, "batch": batch}
     settings = replace(SETTINGS[kind], **{k: value for k, value in changes.items() if value is not None})
     base = preset.teacher or preset.base
     device = torch.device(device or checkpoint.best_device())

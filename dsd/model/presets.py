@@ -145,7 +145,7 @@ POCKET = Preset(
     drawing_grids={
         "panel": 128, "margin": 0, "steps": 12, "guidance": 3.0, "batch": 8, "tokens": 44,
         "tokens_of": {(1, 2): 32}, "equal_parts": True, "shared_noise": 1.0, "refine": 0.5,
-        "new_noise": True,
+        "stochastic": True,
     },
     training={
         "full": True, "condition_init_scale": 3.0, "steps": 2_000, "batch": 24, "accumulate": 1, "lr": 1e-3,

@@ -6,6 +6,7 @@ them. torch is imported on first use, because --help needs only the names.
 """
 
 import copy
+import functools
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -121,8 +122,21 @@ def is_stochastic(scheduler: "SchedulerMixin") -> bool:
 
 def make_stochastic(pipe: "DiffusionPipeline") -> None:
     """Give the pipeline a stochastic scheduler of the same times, which its folder records."""
-    config = dict(pipe.scheduler.config)
-    pipe.register_modules(scheduler=type(pipe.scheduler).from_config(config, stochastic_sampling=True))
+    pipe.register_modules(scheduler=_stochastic(pipe.scheduler))
+
+
+def stochastic_with(scheduler: "SchedulerMixin", generators: "list[torch.Generator]") -> "SchedulerMixin":
+    """Return a stochastic scheduler of the same times that takes its noise from the images' generators.
+
+    Diffusers' own pipelines pass none to `step`, which then takes it from torch's global generator.
+    """
+    own = _stochastic(scheduler)
+    own.step = functools.partial(own.step, generator=generators)
+    return own
+
+
+def _stochastic(scheduler: "SchedulerMixin") -> "SchedulerMixin":
+    return type(scheduler).from_config(dict(scheduler.config), stochastic_sampling=True)
 
 
 def advance(

@@ -23,8 +23,8 @@ class CritterEmbedder:
     The similarity of two images is 0.9 times the mean agreement of color, shape, pattern, ears, eyes and hue,
     and 0.1 times that of scene, light, place and the accessory with its color. Probabilities p and q agree by
     the sum of sqrt(p q), Bhattacharyya's coefficient; hues agree by the cosine of four times their angle.
-    If the scorer is sure, images of one critter are at least 0.9 alike, and images that differ in one of
-    these six traits at most 0.85.
+    If the scorer is sure, images of one critter are at least 0.9 alike, and images that differ in color,
+    shape, pattern, ears or eyes at most 0.85. Hues lose similarity gradually; other traits are not read.
     """
 
     def __init__(self, network: Scorer, name: str) -> None:

@@ -58,13 +58,13 @@ class MuonAdamW(torch.optim.Optimizer):
 
 
 def _is_slow(part: torch.optim.Optimizer) -> bool:
-    """Return whether this is Muon on a CPU that does not multiply bfloat16."""
+    """Return whether this is Muon for weights on a CPU without instructions for bfloat16."""
     is_muon = isinstance(part, torch.optim.Muon)
     return is_muon and part.param_groups[0]["params"][0].is_cpu and not cpu_multiplies_bfloat16()
 
 
 class _Float32Products(TorchFunctionMode):
-    """Let torch.optim.Muon, which converts its matrices to bfloat16, multiply them in float32 on the CPU."""
+    """Let torch.optim.Muon, which converts its matrices to bfloat16, multiply them in float32."""
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
         if function is Tensor.bfloat16:

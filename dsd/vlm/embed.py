@@ -29,7 +29,7 @@ AT_ONCE = 64  # images per forward pass; affects memory, not the vectors
 
 
 class ImageEmbedder(Protocol):
-    """Anything that gives images vectors whose product is their similarity."""
+    """Anything that returns a unit vector for each image; the dot product of two is their similarity."""
 
     name: str
 

@@ -27,7 +27,7 @@ FORMAT = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCH
 
 
 def compare(address: str, *colors: tuple, **more) -> httpx.Response:
-    return chat(address, IDENTITY.compare, *map(picture, colors), **more)
+    return chat(address, IDENTITY.question, *map(picture, colors), **more)
 
 
 def content(answer: httpx.Response):

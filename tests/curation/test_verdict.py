@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from dsd.curation.verdict import REASONS, Judged, Thresholds, add_answer, decide
+from dsd.curation.verdict import REASONS, Judged, Thresholds, add_answer, decide, own_thresholds
 from dsd.files import jsonl
-from dsd.grids.recipes import CRITTERS, EDIT, IDENTITY, RELIGHT
+from dsd.grids.recipes import CRITTERS, CRITTERS_EDIT, EDIT, IDENTITY, RELIGHT
 from tests.judging import USUAL, answer
 
 # ---------------------------------------------------------------- reading
@@ -183,3 +183,11 @@ def test_stricter_thresholds_never_keep_more():
         for name, value in stricter.items():
             if decide(pair, replace(loose, **{name: value}))[0] == "keep":
                 assert decide(pair, loose)[0] == "keep"
+
+
+def test_a_recipes_thresholds_are_those_of_its_own_similarity_model():
+    assert own_thresholds(CRITTERS) == own_thresholds(CRITTERS, "ranker") == Thresholds(floor=0.86)
+    assert own_thresholds(CRITTERS, "judge") == own_thresholds(CRITTERS_EDIT, "none") == Thresholds()
+    assert own_thresholds(EDIT) == own_thresholds(EDIT, "judge") == Thresholds(floor=0.7, ceiling=0.995)
+    with pytest.raises(ValueError, match="compares critters alone: leave it out for identity"):
+        own_thresholds(IDENTITY, "ranker")

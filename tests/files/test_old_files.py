@@ -58,7 +58,7 @@ def test_an_old_run_is_finished_and_nothing_is_made_again(run, capsys):
         (prompts, ["--count", "4"], "row 000000 was made with other settings .caption was"),
         (
             grids,
-            ["--model", "pocket", "--shared-noise", "0"],
+            ["--model", "pocket", "--shared-noise", "0", "--refine", "0"],
             "was made with other settings .generator_hash was",
         ),
         (curate, ["--judge", "pocket"], "was made with other settings .judge_hash was '3f527b9ab5f3', now"),

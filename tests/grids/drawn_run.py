@@ -1,6 +1,7 @@
 """A run of grids by a teacher that draws at once."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -63,8 +64,9 @@ def make_run(run: Path, count: int = 20, **other) -> Path:
 def work(run: Path, fake: Fake | None = None, batch: int | None = None) -> list[dict]:
     """What the command does, with a fake teacher; returns the rows."""
     fake, prompts = fake or Fake(), grids.read_prompts(run)
+    fake.settings = replace(fake.settings, batch=batch or fake.settings.batch)
     grids.check_run(run, prompts, fake.stamp)
-    command.draw_run(run, prompts, fake, batch=batch or fake.settings.batch)
+    command.draw_run(run, prompts, fake)
     whole.sweep(run)
     return jsonl.read(grids.table(run))
 

@@ -16,7 +16,12 @@ from train import grids as command
 @pytest.fixture
 def fake(monkeypatch) -> Fake:
     fake = Fake()
-    monkeypatch.setattr("dsd.grids.teacher.load_teacher", lambda name, **options: fake)
+
+    def open_fake(name: str, *, batch: int | None = None, **options) -> Fake:
+        fake.settings = fake.settings if batch is None else replace(fake.settings, batch=batch)
+        return fake
+
+    monkeypatch.setattr("dsd.grids.teacher.load_teacher", open_fake)
     yield fake
     PartialState._reset_state()
 
@@ -27,6 +32,7 @@ def test_the_command_draws_reports_and_goes_on(tmp_path, fake, capsys):
     told = capsys.readouterr()
     assert "20 grids in " in told.out and "14 kept, 3 gutters, 3 prompt too long; " in told.out
     assert "20/20" in told.err and "14 kept" in told.err and "grid/s" in told.err
+    assert max(map(len, fake.asked)) == 4
     drawn = len(fake.asked)
     (run / "grids" / "000001.png").write_bytes(b"")
     with pytest.raises(RunError, match="--mend"):
@@ -34,7 +40,7 @@ def test_the_command_draws_reports_and_goes_on(tmp_path, fake, capsys):
     assert command.main([str(run), "--batch", "4", "--mend"]) == 0 and len(fake.asked) == drawn + 1
     assert "1 grids will be drawn again" in capsys.readouterr().out
     shutil.rmtree(run / "grids")
-    with pytest.raises(ValueError, match="--batch must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="batch must be at least 1, got 0"):
         command.main([str(run), "--batch", "0"])
 
 

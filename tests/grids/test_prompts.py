@@ -198,7 +198,7 @@ def test_a_flag_without_an_effect_is_refused(flag, needed, tmp_path, capsys):
 def test_prompts_about_photographs_need_captions(tmp_path, capsys):
     with pytest.raises(SystemExit):
         train_prompts.main([str(tmp_path), "--count", "3", "--recipe", "relight"])
-    assert "--recipe relight needs --captions FILE" in capsys.readouterr().err
+    assert "--recipe relight needs --captions" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

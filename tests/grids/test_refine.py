@@ -81,7 +81,7 @@ def test_panels_of_a_grid_get_the_same_noise(teacher):
 
 
 def test_new_noise_in_every_step_is_a_grids_own_too_and_leaves_the_teacher_alone(teacher):
-    renewed = replace(teacher, settings=replace(teacher.settings, new_noise=True, batch=3))
+    renewed = replace(teacher, settings=replace(teacher.settings, stochastic=True, batch=3))
     grid = Image.new("RGB", (2 * FRAME, 2 * FRAME), "gray")
     same = prompt(places=["beach"] * 4)
     (plain,), (refined,) = (one.refine([grid], [same], [BOXES]) for one in (teacher, renewed))
@@ -117,8 +117,9 @@ def test_what_cannot_be_refined_is_refused():
 
 def test_a_prompt_whose_panels_have_no_words_of_their_own_is_refused(teacher):
     assert teacher.refuse(prompt()) is None
-    assert teacher.refuse(prompt(places=["beach"])) == "refine needs 4 places, got 1"
+    assert teacher.refuse(prompt(places=["beach"])).startswith("not one place for each panel: 1 for 4; ")
     unknown = replace(prompt(), recipe="mine")
-    assert teacher.refuse(unknown).endswith("got 'mine'") and at(teacher, 0).refuse(unknown) is None
+    assert "the recipe is 'mine'; --refine 0" in teacher.refuse(unknown)
+    assert at(teacher, 0).refuse(unknown) is None
     long = prompt(places=["very " * 60 + "far away", *PLACES[1:]])
     assert teacher.refuse(long).startswith("words of a panel too long: ")

@@ -100,3 +100,14 @@ def test_muon_is_refused_for_a_lora_and_for_shards():
     sharded = SimpleNamespace(distributed_type=DistributedType.FSDP)
     with pytest.raises(TrainingError, match="FSDP shards them"):
         build_optimizer(tiny.plain_transformer(), TrainOptions(optimizer="muon", full=True), sharded)
+
+
+@pytest.mark.parametrize(
+    ("device", "kind", "is_slow"), [("cpu", "Muon", True), ("meta", "Muon", False), ("cpu", "AdamW", False)]
+)
+def test_only_muon_for_weights_on_a_slow_cpu_multiplies_in_float32(device, kind, is_slow, monkeypatch):
+    monkeypatch.setattr(optimizer_module, "cpu_multiplies_bfloat16", lambda: False)
+    part = getattr(torch.optim, kind)([torch.nn.Parameter(torch.empty(2, 2, device=device))], lr=0.1)
+    assert optimizer_module._is_slow(part) == is_slow
+    monkeypatch.setattr(optimizer_module, "cpu_multiplies_bfloat16", lambda: True)
+    assert not optimizer_module._is_slow(part)

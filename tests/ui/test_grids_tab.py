@@ -55,6 +55,19 @@ def test_it_is_watched_step_by_step_and_then_cut_into_four_named_panels_that_say
     assert all(found == [(provenance.MARK, caption) for caption in captions] for found in panels)
 
 
+def test_a_teacher_that_draws_panels_again_shows_the_grid_before_and_says_so(teacher, monkeypatch):
+    monkeypatch.setattr(teacher.pipe.tokenizer_2, "model_max_length", 400)
+    again = replace(teacher, settings=replace(teacher.settings, refine=0.5, equal_parts=True))
+    seen = draw(DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(again), judge=None)))
+    (before,) = [update["grid"] for update in seen if "Drawing each panel again" in update.get("status", "")]
+    (first,) = again.draw([prompt()])
+    (expected,) = again.refine([first], [prompt()], [again.find_panels(first, prompt())])
+    shown = values(seen, "grid")[-1].convert("RGB")
+    assert shown.tobytes() == expected.tobytes() != first.tobytes()
+    off = [np.abs(np.asarray(before, int) - np.asarray(image, int)).mean() for image in (first, expected)]
+    assert off[0] < off[1]  # not 0, because it is a JPEG
+
+
 def test_what_is_shown_is_sent_again_with_every_update_because_the_page_may_lose_one(teacher):
     seen = draw(DrawingGrids(wheel_page.wheel(teacher=wheel_page.late(teacher))))
     judged = [update for update in seen if "facts" in update and "status" in update]

@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--search-critters", type=int, default=24, metavar="N", help="critters to choose rates on (24)")
     add("--tuning-steps", type=int, default=200, metavar="N", help="steps of tuning for one subject (200)")
     add("--ranker", type=Path, metavar="FOLDER", help="scorer that chooses the rates (the family's)")
-    add("--image-encoder", default="judge", metavar="NAME", help="encoder of its baseline (the judge's eyes)")
+    add("--image-encoder", default="judge", metavar="NAME", help="encoder of its baseline (the judge's own)")
     add("--draw-steps", type=int, default=28, metavar="N", help="denoising steps (28)")
     add("--draw-batch", type=int, default=16, metavar="N", help="images at a time (16)")
     add("--image-guidance", type=float, metavar="X", help="image guidance scale (the model's)")

@@ -56,7 +56,7 @@ def list_parts(
         "ship": f"-m train.pocket.ship {run}",
     }
     for task, wheel in wheels.items():
-        commands |= _turn(task, wheel, grids, max_rows)
+        commands |= _turn(task, wheel, grids, max_rows, " --batch 32" if preset == "gpu" else "")
     commands |= {
         "student": f"-m train.train {' '.join(wheels.values())} --out {run}/student --model pocket",
         "ship the student": f"-m train.pocket.ship {run}",
@@ -68,13 +68,16 @@ def list_parts(
     return {name: shlex.split(command) for name, command in commands.items()}
 
 
-def _turn(task: str, wheel: str, grids: int, max_rows: int) -> dict[str, str]:
-    """Return the parts that make a dataset; `task` ends their names, and is empty for identity."""
+def _turn(task: str, wheel: str, grids: int, max_rows: int, batch: str) -> dict[str, str]:
+    """Return the parts that make a dataset; `task` ends their names, and is empty for identity.
+
+    `batch` is the flag for the number of grids that are drawn together, if it is not the default.
+    """
     shared = f"-m torch.distributed.run --nproc-per-node {PROCESSES}"
     asked = f" --task{task}" if task else ""
     return {
         f"prompts{task}": f"-m train.prompts {wheel} --count {grids}{asked}",
-        f"grids{task}": f"{shared} -m train.grids {wheel} --model pocket",
+        f"grids{task}": f"{shared} -m train.grids {wheel} --model pocket{batch}",
         f"curate{task}": f"{shared} -m train.curate {wheel} --judge pocket --votes 2 2",
         f"dataset{task}": f"-m train.dataset {wheel} --max-rows {max_rows}",
     }

@@ -52,7 +52,7 @@ STAGES = {
     0.55: {SINGLES: 0.22, PAIRS: 0.1, COPIED_PAIRS: 0.13, GRIDS: 0.28, COPIED_GRIDS: 0.17, RELIT: 0.05,
            COPIED_RELIT: 0.05},
 }  # fmt: skip
-# The same with a last stage that also teaches the tasks. Nobody has trained on these shares from nothing yet.
+# The same with a last stage that also teaches the tasks. Not used yet for a training from nothing.
 TASK_STAGES = STAGES | {
     0.55: {SINGLES: 0.12, PAIRS: 0.04, COPIED_PAIRS: 0.04, GRIDS: 0.3, COPIED_GRIDS: 0.12, RELIT: 0.1,
            COPIED_RELIT: 0.08, EDITED: 0.12, COPIED_EDITED: 0.08},

@@ -56,6 +56,7 @@ class Report:
     total: int
     seconds_left: float = 0.0
     preview: Image.Image | None = None
+    is_refining: bool = False  # whether the panels are being drawn again
     grid: Image.Image | None = None
     row: Grid | None = None  # of the grid: where its panels are, or why it is rejected
     pairs: tuple[Pair, ...] = ()
@@ -79,7 +80,7 @@ class DrawingGrids:
         settings = self.wheel.teacher().settings
         area = PANELS * (settings.panel / 512) ** 2
         pairs = PAIRS if self.wheel.judge else 0
-        drawing = SECONDS_PER_EVALUATION * settings.steps * area
+        drawing = SECONDS_PER_EVALUATION * settings.steps * area * (1 + settings.refine)
         return round(START_SECONDS + drawing + SECONDS_PER_PAIR * pairs)
 
     def example(self, values: dict[str, Any]) -> Update:
@@ -152,6 +153,8 @@ class DrawingGrids:
     def _update(self, report: Report, prompt: Prompt, folder: Path) -> Update:
         if report.grid is None:
             update = {"status": step_status(report.step, report.total, report.seconds_left)}
+            if report.is_refining:
+                update = {"status": status("Drawing each panel again", 1.0)}
             if report.preview is not None:
                 update["grid"] = uploads.preview(report.preview, folder)
             return update
@@ -254,7 +257,7 @@ def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
             yield Report(clock.done, clock.total, clock.seconds_left(), preview)
     boxes = teacher.find_panels(image, prompt)
     if teacher.settings.refine:
-        yield Report(clock.done, clock.total, 0.0, image)  # shown until its panels are drawn again
+        yield Report(clock.done, clock.total, preview=image, is_refining=True)
     (image,) = teacher.refine([image], [prompt], [boxes])
     grid = grids.new_grid(prompt, None, boxes, teacher.stamp)
     report = Report(clock.done, clock.total, grid=image, row=grid)
