@@ -54,6 +54,7 @@ def test_with_tasks_one_student_learns_from_a_wheel_of_each():
     assert student[student.index("train.train") + 1 : student.index("--out")] == wheels
     for task, wheel in zip(("relight", "edit"), wheels[1:], strict=True):
         assert parts[f"prompts {task}"][-2:] == ["--task", task] and wheel in parts[f"curate {task}"]
+    assert [name for name, arguments in parts.items() if "--refine" in arguments] == ["grids edit"]
     alike = {name for name in usual if not name.startswith(("teacher", "judge", "student"))}
     assert all(usual[name] == parts[name] for name in alike), "what was built before goes on"
 

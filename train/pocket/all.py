@@ -56,7 +56,9 @@ def list_parts(
         "ship": f"-m train.pocket.ship {run}",
     }
     for task, wheel in wheels.items():
-        commands |= _turn(task, wheel, grids, max_rows, " --batch 32" if preset == "gpu" else "")
+        flags = " --batch 32" if preset == "gpu" else ""
+        flags += " --refine 0" if task == " edit" else ""  # panels drawn again differ in more than one thing
+        commands |= _turn(task, wheel, grids, max_rows, flags)
     commands |= {
         "student": f"-m train.train {' '.join(wheels.values())} --out {run}/student --model pocket",
         "ship the student": f"-m train.pocket.ship {run}",
@@ -68,16 +70,16 @@ def list_parts(
     return {name: shlex.split(command) for name, command in commands.items()}
 
 
-def _turn(task: str, wheel: str, grids: int, max_rows: int, batch: str) -> dict[str, str]:
+def _turn(task: str, wheel: str, grids: int, max_rows: int, flags: str) -> dict[str, str]:
     """Return the parts that make a dataset; `task` ends their names, and is empty for identity.
 
-    `batch` is the flag for the number of grids that are drawn together, if it is not the default.
+    `flags` are those of `train.grids`.
     """
     shared = f"-m torch.distributed.run --nproc-per-node {PROCESSES}"
     asked = f" --task{task}" if task else ""
     return {
         f"prompts{task}": f"-m train.prompts {wheel} --count {grids}{asked}",
-        f"grids{task}": f"{shared} -m train.grids {wheel} --model pocket{batch}",
+        f"grids{task}": f"{shared} -m train.grids {wheel} --model pocket{flags}",
         f"curate{task}": f"{shared} -m train.curate {wheel} --judge pocket --votes 2 2",
         f"dataset{task}": f"-m train.dataset {wheel} --max-rows {max_rows}",
     }
