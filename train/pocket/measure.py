@@ -18,12 +18,14 @@ from dsd.evaluation.validation import Benchmark, by_student, by_teacher, in_batc
 from dsd.files import whole
 from dsd.files.contact_sheet import marked_webp
 from dsd.grids import grids
-from dsd.grids.teacher import SETTINGS, taught_lengths
+from dsd.grids.prompts import Prompt
+from dsd.grids.recipes import CRITTERS
+from dsd.grids.teacher import Teacher, load_teacher
 from dsd.model.checkpoint import load_pipeline
 from dsd.model.presets import ASSETS
 from dsd.pocket.draw import draw, draw_grid
 from dsd.pocket.scorer import Reading, Scorer, check_context, check_traits, same_identity
-from dsd.pocket.words import caption, grid_prompt
+from dsd.pocket.words import caption, describe_critter, describe_panel, grid_prompt
 from dsd.pocket.world import Context, Critter, sample_context, sample_critter
 from train import command
 from train.pocket import scenes
@@ -114,10 +116,12 @@ def measure_singles(models: Models, count: int, out: Path) -> dict[str, float]:
     return models.score(images, wanted, models.scorer.read(images))
 
 
-def measure_grids(models: Models, count: int, tokens: int | None, out: Path) -> dict[str, float]:
+def measure_grids(models: Models, count: int, teacher: Teacher, out: Path) -> dict[str, float]:
+    """Measure grids that are drawn as `train.grids` draws them."""
     fresh = [models.fresh(i, held_out=False, contexts=4) for i in range(count)]
-    tokens = tokens or taught_lengths(models.teacher).get("tokens", SETTINGS["pocket"].tokens)
-    images = models.draw([grid_prompt(*scene) for scene in fresh], 2 * models.panel, tokens)
+    prompts = [_grid_prompt(*scene, SEED + i) for i, scene in enumerate(fresh)]
+    batches = [prompts[start : start + BATCH] for start in range(0, count, BATCH)]
+    images = [image for batch in batches for image in _draw_grids(teacher, batch)]
     save_grid(images[:12], 4, out / "teacher_grids.webp")
     panels = [panel for image in images for panel in grids.panels(image, 2, 2)]
     readings = models.scorer.read(panels)
@@ -129,6 +133,17 @@ def measure_grids(models: Models, count: int, tokens: int | None, out: Path) -> 
     }
     wanted = [(critter, context) for critter, contexts in fresh for context in contexts]
     return agreement | models.score(panels, wanted, readings)
+
+
+def _grid_prompt(critter: Critter, contexts: list[Context], seed: int) -> Prompt:
+    words = {"subject": describe_critter(critter), "places": [describe_panel(one) for one in contexts]}
+    layout = {"rows": 2, "columns": 2, "recipe": CRITTERS.name}
+    return Prompt(id=f"{seed}", prompt=grid_prompt(critter, contexts), seed=seed, **words, **layout)
+
+
+def _draw_grids(teacher: Teacher, prompts: list[Prompt]) -> list[Image.Image]:
+    images = teacher.draw(prompts)
+    return teacher.refine(images, prompts, list(map(teacher.find_panels, images, prompts)))
 
 
 def grids_ceiling(models: Models, count: int) -> float:
@@ -187,7 +202,6 @@ def build_parser() -> argparse.ArgumentParser:
     add("--guidance", type=float, default=3.0, help="the teacher's true_cfg_scale (3)")
     add("--image-guidance", type=float, help="the student's image guidance scale (its own)")
     add("--text-guidance", type=float, help="the student's text guidance scale (its own)")
-    add("--grid-tokens", type=int, help="text tokens of a grid's prompt (default: the teacher's own)")
     add("--only-singles", action="store_true", help="measure only the teacher's single images")
     return parser
 
@@ -208,7 +222,8 @@ def _measure(args: argparse.Namespace) -> None:
     figures["teacher_singles"] = measure_singles(models, args.count, args.out)
     if not args.only_singles:
         count = max(args.count // 2, 10)
-        figures["teacher_grids"] = measure_grids(models, count, args.grid_tokens, args.out)
+        drawing = load_teacher(str(args.assets / "teacher"), like="pocket", device=device())
+        figures["teacher_grids"] = measure_grids(models, count, drawing, args.out)
         figures["grids_ceiling"] = grids_ceiling(models, count)
         if (args.assets / "student").exists():
             figures["held_out"] = measure_student(models, args)
