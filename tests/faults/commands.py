@@ -77,7 +77,7 @@ def make(folder: Path) -> dict[str, Command]:
     train = (data, "--out", "RUN", "--model", teacher, *QUICK)
     return {
         "prompts": prompts,
-        "grids": Command("grids", ("RUN", *"--model pocket --steps 1 --refine 0".split()), prompted),
+        "grids": Command("grids", ("RUN", *"--steps 1 --batch 2 --refine 0".split()), prompted),
         "curate": Command("curate", ("RUN", "--judge", "pocket", "--batch", "1", "--floor", "-1"), drawn),
         "dataset": Command("dataset", pack, judged),
         "train": Command("train", (*train, "--rank", "2")),

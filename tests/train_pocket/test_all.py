@@ -55,6 +55,7 @@ def test_with_tasks_one_student_learns_from_a_wheel_of_each():
     for task, wheel in zip(("relight", "edit"), wheels[1:], strict=True):
         assert parts[f"prompts {task}"][-2:] == ["--task", task] and wheel in parts[f"curate {task}"]
     assert [name for name, arguments in parts.items() if "--refine" in arguments] == ["grids edit"]
+    assert parts["grids"][-2:] == ["--batch", "32"] and "--batch" not in commands("cpu")["grids"]
     alike = {name for name in usual if not name.startswith(("teacher", "judge", "student"))}
     assert all(usual[name] == parts[name] for name in alike), "what was built before goes on"
 

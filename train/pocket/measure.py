@@ -222,7 +222,8 @@ def _measure(args: argparse.Namespace) -> None:
     figures["teacher_singles"] = measure_singles(models, args.count, args.out)
     if not args.only_singles:
         count = max(args.count // 2, 10)
-        drawing = load_teacher(str(args.assets / "teacher"), like="pocket", device=device())
+        own = {"guidance": args.guidance, "device": device()}
+        drawing = load_teacher(str(args.assets / "teacher"), like="pocket", **own)
         figures["teacher_grids"] = measure_grids(models, count, drawing, args.out)
         figures["grids_ceiling"] = grids_ceiling(models, count)
         if (args.assets / "student").exists():

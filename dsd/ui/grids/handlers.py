@@ -256,7 +256,7 @@ def draw_and_judge(wheel: Wheel, prompt: Prompt) -> Iterator[Report]:
             preview = next(iter(step.preview()), None) if clock.preview_due() else None
             yield Report(clock.done, clock.total, clock.seconds_left(), preview)
     boxes = teacher.find_panels(image, prompt)
-    if teacher.settings.refine:
+    if teacher.settings.refine and not isinstance(boxes, str):
         yield Report(clock.done, clock.total, preview=image, is_refining=True)
     (image,) = teacher.refine([image], [prompt], [boxes])
     grid = grids.new_grid(prompt, None, boxes, teacher.stamp)
