@@ -186,7 +186,7 @@ def card_row(means: dict[str, Interval]) -> dict[str, list[float]]:
 
 
 def save_grid(images: list[Image.Image], columns: int, path: Path) -> None:
-    grid = draw_grid(images, columns)
+    grid = draw_grid(images, min(columns, len(images)))
     scale = max(1, 1024 // grid.width)
     large = grid.resize((scale * grid.width, scale * grid.height), Image.Resampling.BICUBIC)
     path.write_bytes(marked_webp(large))
