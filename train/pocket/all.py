@@ -57,7 +57,7 @@ def list_parts(
     }
     for task, wheel in wheels.items():
         flags = " --batch 32" if preset == "gpu" else ""
-        flags += " --refine 0" if task == " edit" else ""  # panels drawn again differ in more than one thing
+        flags += " --refine 0" if "edit" in task else ""  # panels drawn again differ in more than one thing
         commands |= _turn(task, wheel, grids, max_rows, flags)
     commands |= {
         "student": f"-m train.train {' '.join(wheels.values())} --out {run}/student --model pocket",
